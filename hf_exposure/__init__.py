@@ -1,0 +1,52 @@
+"""Is a language model memorising secrets, how sure is that, and could a stranger get them out?
+
+Public names are imported on first use, so that `import hf_exposure` loads neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+__version__ = "0.1.0"
+
+_HOME_OF = {
+    "CanarySet": "canaries",
+    "CanaryTemplate": "canaries",
+    "Canary": "canaries",
+    "Choice": "canaries",
+    "Digits": "canaries",
+    "Letters": "canaries",
+    "LuhnDigits": "canaries",
+    "VocabularyTokens": "canaries",
+    "Words": "canaries",
+    "draw_canaries": "canaries",
+    "presets": "canaries",
+    "CanaryInserter": "insertion",
+    "insert_canaries": "insertion",
+    "remove_canaries": "insertion",
+    "log_perplexity": "scoring",
+    "extract": "extraction",
+    "rank_bounds": "extraction",
+    "ExposureReport": "report",
+    "measure_exposure": "measure",
+    "ExposureCallback": "callback",
+    "Candidate": "records",
+    "ExposureEstimate": "records",
+    "Extraction": "records",
+    "RankBounds": "records",
+}
+
+__all__ = sorted([*_HOME_OF, "__version__"])
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'hf_exposure' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"hf_exposure.{_HOME_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

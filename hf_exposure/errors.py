@@ -1,0 +1,48 @@
+"""Every error the package raises on purpose. Errors on input subclass `ValueError`."""
+
+from __future__ import annotations
+
+__all__ = ["ExposureError", "InputError", "CanaryFileError", "NonFiniteScoreError", "MissingDependencyError"]
+
+_LONGEST_VALUE = 120
+
+
+class ExposureError(Exception):
+    """The root of the hierarchy: `except ExposureError` catches whatever this package raises on purpose."""
+
+
+class InputError(ExposureError, ValueError):
+    """An argument broke a rule. The message is one line: argument, rule, value received, remedy.
+
+    Args:
+        argument: name of the argument, column, option or file.
+        rule: what it must satisfy.
+        value: what was received; shown shortened.
+        remedy: what to type next.
+
+    Example:
+        >>> print(InputError("repetitions", "must be at least 1", 0, "Hold canaries out with controls=N."))
+        repetitions: must be at least 1, got 0. Hold canaries out with controls=N.
+    """
+
+    def __init__(self, argument: str, rule: str, value: object, remedy: str) -> None:
+        self.argument, self.rule, self.value, self.remedy = argument, rule, value, remedy
+        shown = repr(value)
+        if len(shown) > _LONGEST_VALUE:
+            shown = shown[: _LONGEST_VALUE - 3] + "..."
+        super().__init__(f"{argument}: {rule}, got {shown}. {remedy}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.argument, self.rule, self.value, self.remedy)
+
+
+class CanaryFileError(InputError):
+    """A canary file is from a newer version, damaged, or was edited by hand."""
+
+
+class NonFiniteScoreError(ExposureError, ArithmeticError):
+    """The model returned NaN where a log-probability was needed; the message names the text."""
+
+
+class MissingDependencyError(ExposureError, ImportError):
+    """An optional part is not installed; the message says which extra brings it."""

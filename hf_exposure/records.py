@@ -1,0 +1,114 @@
+"""The frozen records that travel between the parts. Logarithms are base 2, scores are in bits.
+
+Undefined figures are NaN (or None for a rank), and `note` gives the reason.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Candidate", "CostEstimate", "ExposureEstimate", "Extraction", "RankBounds"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostEstimate:
+    """The exposure of one cost (a log-perplexity) against references: what an estimator returns for each cost.
+
+    Attributes:
+        exposure_bits: the point estimate.
+        low_bits, high_bits: ends of the confidence interval on the exposure; NaN where there is none.
+        rank_low, rank_high: certified bounds on the rank, where known, else None.
+        method: the estimator's name.
+        note: what a reader must know to use the figure, else "".
+    """
+
+    exposure_bits: float
+    low_bits: float
+    high_bits: float
+    rank_low: int | None = None
+    rank_high: int | None = None
+    method: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureEstimate:
+    """One canary's measurement. Fields as in `CostEstimate`, with whose they are.
+
+    Attributes:
+        canary_id: the canary's id in its `CanarySet`; never its text.
+        repetitions: how many times it was inserted; 0 for a held-out control.
+        log_perplexity_bits: `sum_i -log2 p(x_i | x_<i)` of its whole text.
+    """
+
+    canary_id: str
+    repetitions: int
+    log_perplexity_bits: float
+    exposure_bits: float
+    low_bits: float
+    high_bits: float
+    rank_low: int | None = None
+    rank_high: int | None = None
+    method: str
+    note: str = ""
+
+    @property
+    def is_control(self) -> bool:
+        return self.repetitions == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A text that search found, with its log-perplexity in bits."""
+
+    text: str
+    log_perplexity_bits: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """The likeliest texts of a template under a model, cheapest first.
+
+    Attributes:
+        candidates: tuple of `Candidate`, ascending by log-perplexity.
+        certified: no text of the template outside `candidates` is likelier than the last of them.
+        expansions: states with more than one child that were expanded.
+        forward_passes: calls of the model.
+        model_rows: rows fed to the model, summed over the calls.
+        seconds: wall time.
+        backend: name of the token automaton that was walked.
+        note: why it is not certified, else "".
+    """
+
+    candidates: tuple[Candidate, ...]
+    certified: bool
+    expansions: int
+    forward_passes: int
+    model_rows: int
+    seconds: float
+    backend: str
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankBounds:
+    """Bounds on the rank of one text among all texts of its template: `low <= rank <= high`.
+
+    Attributes:
+        low, high: 1-based, exact ints; ties count against the text.
+        certified: the search closed; `low < high` then only for ties within the stated tolerance.
+        expansions: states with more than one child that were expanded.
+        forward_passes, model_rows, seconds: the cost.
+        log_perplexity_bits: of the text itself.
+        note: why it is not certified, else "".
+    """
+
+    low: int
+    high: int
+    certified: bool
+    expansions: int
+    forward_passes: int
+    model_rows: int
+    seconds: float
+    log_perplexity_bits: float
+    note: str = ""
