@@ -1,0 +1,266 @@
+"""The scorer for causal language models."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.scoring.encoding import EncodedText, Encoder
+from hf_exposure.scoring.forward import ForwardCounts, Mode, Prefix, edge_bits, encode_prefix
+from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
+from hf_exposure.scoring.protocol import PathBits, PathQuery
+from hf_exposure.scoring.token_tree import TokenTree
+from hf_exposure.scoring.tree_sums import PathTree, SequenceTree
+
+__all__ = ["CausalScorer", "log_perplexity"]
+
+# Two ways of computing one token's bits agree within this, by the dtype of the weights; beyond it a mask was ignored.
+_AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
+_PROBE_SEQUENCES = 8
+_LOGITS_BYTES_CPU = 2**28
+_LOGITS_SHARE_OF_FREE_GPU = 0.2
+
+
+class CausalScorer:
+    """Scores texts under a causal language model, sharing whatever texts share.
+
+    All texts of a call become one token tree. The prefix that they share is fed once, every other distinct inner
+    token once, and a text's last token is only read. How the tree reaches the model is chosen by a check on the
+    model itself, at the first call:
+
+    - `packed`: pieces of the tree in one row, under a 4-D ancestor mask, with the prefix's key-value cache;
+    - `cached`: one chain per row after the prefix's cache, for models that take no such mask;
+    - `plain`: whole texts, for models without a usable cache (LSTM, recurrent and hybrid ones).
+
+    Rows are padded on the right with positions of their own, so the tokenizer's padding side does not matter.
+
+    Args:
+        model: any module that takes `input_ids` (B, T) and returns an object with `.logits` (B, T, V).
+        tokenizer: a Hugging Face tokenizer.
+        end_token: whether the end of each text is scored too.
+        max_batch_tokens: tokens fed in one call; by default what keeps a batch's logits within 256 MiB on a CPU or a
+            fifth of the free memory on a GPU.
+        mode: force one of the three ways; tests and benchmarks do.
+
+    Attributes:
+        counts: calls, rows and tokens fed so far.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        end_token: bool = False,
+        max_batch_tokens: int | None = None,
+        mode: Mode | None = None,
+    ) -> None:
+        if max_batch_tokens is not None and max_batch_tokens < 1:
+            raise InputError(
+                "max_batch_tokens", "must be at least 1", max_batch_tokens, "Leave it out for a default that fits."
+            )
+        self.model = model
+        self.encoder = Encoder(tokenizer, end_token=end_token)
+        self.counts = ForwardCounts()
+        self.mode = mode
+        self._max_batch_tokens = max_batch_tokens
+        self._shape = _model_shape(model)
+        self._prefixes: dict[tuple[Mode, tuple[int, ...]], Prefix] = {}
+
+    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+        return self.encoder.encode(texts)
+
+    def sequence_bits(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        if not encoded:
+            return np.zeros(0)
+        self._check_length(max(len(text.ids) for text in encoded), encoded[0].text)
+        return self.tree_bits(SequenceTree.of([text.ids for text in encoded], encoded[0].first_scored), encoded)
+
+    def tree_bits(self, sequences: SequenceTree, encoded: Sequence[EncodedText]) -> np.ndarray:
+        """As `sequence_bits`, for a tree that was built before and is used again."""
+        with borrowed(self.model):
+            edge_values, prefix = self._score(sequences.tree)
+        totals = sequences.totals(edge_values, prefix.bits)
+        if np.isnan(totals).any():
+            text = encoded[int(np.flatnonzero(np.isnan(totals))[0])].text
+            raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
+        return totals
+
+    def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
+        paths = PathTree.of(prefix, queries)
+        self._check_length(len(prefix) + max((len(query.tokens) for query in queries), default=0), "the template")
+        with borrowed(self.model):
+            edge_values, _ = self._score(paths.tree)
+        answers = paths.answers(edge_values)
+        for query, answer in zip(queries, answers, strict=True):
+            if np.isnan(answer.run_bits) or np.isnan(answer.children_bits).any():
+                raise NonFiniteScoreError(f"the model returned NaN logits after the tokens {(*prefix, *query.tokens)}")
+        return answers
+
+    def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
+        """(P,) bits of each token of `prefix` given those before it; NaN at 0."""
+        ids = np.asarray(prefix, dtype=np.int64)
+        with borrowed(self.model):
+            return self._encode_prefix(ids, self.mode or "plain").bits
+
+    def _score(self, tree: TokenTree) -> tuple[np.ndarray, Prefix]:
+        if self.mode is None:
+            self.mode = self._probe(tree)
+        return self._score_as(tree, self.mode)
+
+    def _score_as(self, tree: TokenTree, mode: Mode) -> tuple[np.ndarray, Prefix]:
+        prefix = self._encode_prefix(tree.prefix, mode)
+        if not tree.size:
+            rows = Rows(*(np.zeros(0, dtype=np.int64),) * 3)
+        elif mode == "packed":
+            rows = packed_rows(tree, choose_row_width(tree, self._shape))
+        else:
+            rows = chain_rows(tree)
+        width = int(rows.width.max(initial=1)) + (len(tree.prefix) if mode == "plain" else 0)
+        tokens = self._batch_tokens()
+        while True:
+            try:
+                batch_rows = max(1, tokens // width)
+                return edge_bits(self.model, tree, rows, prefix, mode, batch_rows, self.counts), prefix
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not _is_out_of_memory(error) or tokens <= width:
+                    raise
+                tokens //= 2
+                self._max_batch_tokens = tokens
+
+    def _encode_prefix(self, prefix: np.ndarray, mode: Mode) -> Prefix:
+        key = (mode, tuple(prefix.tolist()))
+        if key not in self._prefixes:
+            # One prefix at a time: a search keeps to one, and a cache per template would grow without bound.
+            self._prefixes = {key: encode_prefix(self.model, prefix, mode, self.counts)}
+        return self._prefixes[key]
+
+    def _probe(self, tree: TokenTree) -> Mode:
+        """The fastest way whose answers on a small piece of `tree` equal those of plain whole texts."""
+        sample = _sample_chains(tree, _PROBE_SEQUENCES)
+        expected, _ = self._score_as(sample, "plain")
+        tolerance = _AGREEMENT_BITS[compute_dtype(self.model)]
+        modes: tuple[Mode, ...] = ("packed", "cached")
+        for mode in modes:
+            try:
+                found, _ = self._score_as(sample, mode)
+            except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
+                if _is_out_of_memory(error):
+                    raise
+                continue
+            if np.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True):
+                return mode
+        return "plain"
+
+    def _batch_tokens(self) -> int:
+        if self._max_batch_tokens is None:
+            self._max_batch_tokens = _default_batch_tokens(self.model)
+        return self._max_batch_tokens
+
+    def _check_length(self, tokens: int, text: str) -> None:
+        longest = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
+        if isinstance(longest, int) and 0 < longest < tokens:
+            raise InputError(
+                "texts",
+                f"must fit the model's context of {longest} tokens",
+                text,
+                f"It takes {tokens}: use a shorter template or a model with a longer context.",
+            )
+
+
+def log_perplexity(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    end_token: bool = False,
+    max_batch_tokens: int | None = None,
+) -> np.ndarray:
+    """Log-perplexity of each text in bits: `Px(x) = sum_i -log2 p(x_i | x_<i)`, a sum over tokens, never a mean.
+
+    Source: Carlini et al. 2019, "The Secret Sharer", Definition 1.
+
+    Args:
+        model: a causal language model (any module from `input_ids` to `.logits`). Its training flags, configuration
+            and random state are left as found.
+        tokenizer: its tokenizer. Special tokens before a text (BOS) are context; those after it (EOS) are not scored
+            unless `end_token=True`; a first token with nothing before it is not scored.
+        texts: N strings, scored in the tokenizer's canonical encoding.
+        end_token: also score one end token after each text.
+        max_batch_tokens: tokens fed in one call of the model; a default that fits the device.
+
+    Returns:
+        float64 array (N,), in input order, of at least 0. Equal texts get equal figures. `inf` where the model gives
+        a token probability 0.
+
+    Raises:
+        InputError: a text with no predicted token, longer than the context, or not encodable.
+        NonFiniteScoreError: NaN logits; names the text.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
+        >>> _ = torch.nn.init.zeros_(model.lm_head.weight)      # every byte equally likely: log2(384) = 8.585 bits
+        >>> log_perplexity(model, ByT5Tokenizer(), ["ab", "abc"]).round(3).tolist()
+        [8.585, 17.17]
+    """
+    if isinstance(texts, str):
+        raise InputError("texts", "must be a list of strings", texts, "Write [text].")
+    scorer = CausalScorer(model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens)
+    return scorer.sequence_bits(scorer.encode(texts))
+
+
+def _sample_chains(tree: TokenTree, chains: int) -> TokenTree:
+    """The sub-tree of a few fed vertices, evenly spread, with their ancestors and their first edges."""
+    chosen = set(np.linspace(0, tree.size - 1, num=min(chains, tree.size)).astype(int).tolist()) if tree.size else set()
+    for vertex in list(chosen):
+        while (vertex := int(tree.parent[vertex])) >= 0:
+            chosen.add(vertex)
+    kept = np.array(sorted(chosen), dtype=np.int64)
+    renumbered = np.full(tree.size + 1, -1, dtype=np.int64)
+    renumbered[kept] = np.arange(len(kept))
+    first_edge = np.searchsorted(tree.edge_parent, kept)
+    return TokenTree.build(
+        tree.prefix,
+        tree.token[kept],
+        renumbered[tree.parent[kept]],
+        tree.depth[kept],
+        (np.arange(len(kept)), tree.edge_token[np.minimum(first_edge, len(tree.edge_token) - 1)]),
+    )
+
+
+def _model_shape(model: nn.Module) -> ModelShape:
+    config = getattr(model, "config", None)
+    parameters = sum(p.numel() for p in model.parameters())
+    embedding = getattr(model, "get_input_embeddings", lambda: None)()
+    if embedding is not None and hasattr(embedding, "weight"):
+        parameters = max(1, parameters - embedding.weight.numel())
+    return ModelShape(
+        parameters=parameters,
+        layers=getattr(config, "num_hidden_layers", None) or 4,
+        hidden=getattr(config, "hidden_size", None) or 256,
+        heads=getattr(config, "num_attention_heads", None) or 4,
+    )
+
+
+def _default_batch_tokens(model: nn.Module) -> int:
+    """Tokens per call so that float32 logits and their copy stay within the budget."""
+    config = getattr(model, "config", None)
+    vocabulary = getattr(config, "vocab_size", None) or 50_000
+    device = model_device(model)
+    budget = _LOGITS_BYTES_CPU
+    if device.type == "cuda":
+        budget = int(torch.cuda.mem_get_info(device)[0] * _LOGITS_SHARE_OF_FREE_GPU)
+    ceiling = 4096 if device.type == "cpu" else 65_536
+    return max(64, min(ceiling, budget // (vocabulary * 8)))
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

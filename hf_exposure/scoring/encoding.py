@@ -1,0 +1,106 @@
+"""Texts to token ids, with the tokenizer's own special tokens in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hf_exposure.errors import InputError
+
+__all__ = ["EncodedText", "Encoder"]
+
+_PROBE = "a"
+
+
+@dataclass(frozen=True)
+class EncodedText:
+    """The canonical encoding of one text.
+
+    Attributes:
+        text: the source text, for error messages.
+        ids: its token ids, with the special tokens before it, and one after it where the end is scored.
+        first_scored: position of the first scored token; those before it are context.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    first_scored: int
+
+
+class Encoder:
+    """Encodes texts the way a training run does, and says which tokens are context.
+
+    Special tokens that the tokenizer puts before a text (BOS) are context. Those after it (EOS) are left out, unless
+    `end_token=True`: then one end token is scored after every text. A first token with nothing before it has no
+    prediction and is not scored.
+
+    Args:
+        tokenizer: a Hugging Face tokenizer; it is only called, never changed.
+        end_token: whether the end of the text is scored too.
+
+    Raises:
+        InputError: `end_token=True` with a tokenizer that has none; an empty text; a text of which no token is
+            predicted; a text that the tokenizer maps to its unknown token.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> encoded, = Encoder(ByT5Tokenizer()).encode(["hi!"])
+        >>> encoded.ids, encoded.first_scored
+        ((107, 108, 36), 1)
+    """
+
+    def __init__(self, tokenizer: Any, *, end_token: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.leading, trailing = _special_tokens_around(tokenizer)
+        self.ending: tuple[int, ...] = ()
+        if end_token:
+            end_id = trailing[0] if trailing else tokenizer.eos_token_id
+            if end_id is None:
+                raise InputError(
+                    "end_token",
+                    "needs a tokenizer that has an end token",
+                    type(tokenizer).__name__,
+                    "Set tokenizer.eos_token, or leave end_token=False.",
+                )
+            self.ending = (int(end_id),)
+        self.first_scored = max(len(self.leading), 1)
+
+    def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text without any special token."""
+        if not texts:
+            return []
+        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+
+    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+        """The canonical encoding of each text, in input order."""
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        encoded = []
+        for text, ids in zip(texts, self.plain_ids(texts), strict=True):
+            full = (*self.leading, *ids, *self.ending)
+            if not ids or len(full) <= self.first_scored:
+                raise InputError(
+                    "texts",
+                    "each needs at least one token that the model predicts from those before it",
+                    text,
+                    "Use a longer text, or a tokenizer that puts a BOS token first.",
+                )
+            if unknown is not None and unknown in ids:
+                raise InputError(
+                    "tokenizer",
+                    "must encode every character of the text, but maps part of it to its unknown token",
+                    text,
+                    "Use a template within the tokenizer's vocabulary, or another tokenizer.",
+                )
+            encoded.append(EncodedText(text, full, self.first_scored))
+        return encoded
+
+
+def _special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The special tokens that the tokenizer puts before and after a text."""
+    bare = list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
+    full = list(tokenizer(_PROBE)["input_ids"])
+    for start in range(len(full) - len(bare) + 1):
+        if full[start : start + len(bare)] == bare:
+            return tuple(full[:start]), tuple(full[start + len(bare) :])
+    return (), ()

@@ -1,0 +1,54 @@
+"""What search and measurement ask of a model, and nothing more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from hf_exposure.scoring.encoding import EncodedText
+
+__all__ = ["PathBits", "PathQuery", "Scorer"]
+
+
+@dataclass(frozen=True)
+class PathQuery:
+    """One state of a search.
+
+    Attributes:
+        tokens: the path below the search's prefix.
+        run: how many of its last tokens are forced, their bits not yet known.
+        children: token ids whose bits after the path are wanted; may be empty.
+    """
+
+    tokens: tuple[int, ...]
+    run: int
+    children: np.ndarray
+
+
+@dataclass(frozen=True)
+class PathBits:
+    """The answer: bits of the run summed, and (C,) bits of each child. Never renormalised over the children."""
+
+    run_bits: float
+    children_bits: np.ndarray
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """A model as the rest of the package sees it. All figures are `-log2 p`, summed in float64.
+
+    `tests/laws.py` holds what every scorer must satisfy. `hf_exposure.scoring.CausalScorer` is the one for models
+    that take `input_ids` and return `.logits`.
+    """
+
+    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+        """The canonical encoding of each text."""
+
+    def sequence_bits(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+        """(N,) log-perplexity of each text: the sum of its scored tokens' bits."""
+
+    def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
+        """The answer to each query, after the shared `prefix`."""
