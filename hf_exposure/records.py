@@ -20,6 +20,8 @@ class CostEstimate:
         rank_low, rank_high: certified bounds on the rank, where known, else None.
         method: the estimator's name.
         note: what a reader must know to use the figure, else "".
+        effective_hits: how many equal draws at or below the cost would be as precise, where it was estimated from
+            draws, else None. Stop drawing early only above 100.
     """
 
     exposure_bits: float
@@ -29,6 +31,7 @@ class CostEstimate:
     rank_high: int | None = None
     method: str
     note: str = ""
+    effective_hits: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,242 @@
+"""Exposure from draws of unequal weight; sampling is the case where the weights are equal."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hf_exposure.errors import InputError
+from hf_exposure.estimators._validation import FloatArray, checked_confidence, checked_costs, checked_space_size
+from hf_exposure.estimators.weighted_share import SharesAtOrBelow, weighted_shares
+from hf_exposure.records import CostEstimate
+
+__all__ = ["WeightCheck", "check_weights", "importance_exposure"]
+
+# Fewer effective hits than this leave the point more than a tenth of its rank in doubt.
+ENOUGH_HITS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightCheck:
+    """Do the weights add up to the space? `mean` estimates the share of it that the draws can reach: it should be 1.
+
+    Attributes:
+        mean: of the weights.
+        standard_error: of that mean, from the weights drawn; blind to heavy texts that were never drawn.
+        good: within 4 standard errors of 1, and within 5 % unless 2 standard errors explain that.
+    """
+
+    mean: float
+    standard_error: float
+    good: bool
+
+
+def check_weights(weights: ArrayLike, strata: ArrayLike | None = None) -> WeightCheck:
+    """Compare the mean weight of (N,) draws with 1. `strata` as in `importance_exposure`.
+
+    Example:
+        >>> check_weights([0.5, 1.5, 1.0, 1.0])
+        WeightCheck(mean=1.0, standard_error=0.176..., good=True)
+        >>> check_weights(np.full(100, 0.7)).good
+        False
+    """
+    weights_N = _checked_weights(weights, np.asarray(weights).size)
+    strata_N = _checked_strata(strata, weights_N.size)
+    counts_S = np.bincount(strata_N)
+    means_S = np.bincount(strata_N, weights_N) / counts_S
+    mean = float(weights_N.mean())
+    error = float(np.sqrt(((weights_N - means_S[strata_N]) ** 2).sum()) / weights_N.size)
+    off = abs(mean - 1.0)
+    # The 1e-9 is for weights that are equal but for rounding.
+    good = off <= 4.0 * error + 1e-9 and (off <= 0.05 or off <= 2.0 * error)
+    return WeightCheck(mean=mean, standard_error=error, good=bool(good))
+
+
+def importance_exposure(
+    costs: ArrayLike,
+    references: ArrayLike,
+    weights: ArrayLike | None = None,
+    *,
+    space_size: int | None,
+    confidence_level: float = 0.95,
+    weight_limits: ArrayLike | None = None,
+    strata: ArrayLike | None = None,
+    includes_self: ArrayLike = True,
+) -> list[CostEstimate]:
+    """Exposure as `-log2` of the weighted share of draws that cost no more than the canary.
+
+    One weighted set of references serves every canary of the template, from 3 bits to `log2 |R'|`. With equal weights
+    (None) this is sampling: m of N draws at or below give `log2((N + 1)/(m + 1))` with the Clopper-Pearson interval.
+    How: `weighted_share.py`. The canary counts as one more draw, as heavy as `weight_limits` allows, so that a canary
+    never inserted has `P(exposure >= x) <= 2^-x` here too.
+
+    Args:
+        costs: (K,) costs of the canaries in bits, lower = likelier.
+        references: (N,) costs of the draws.
+        weights: (N,) `1 / (|R'| q(r))` with q the probability of being drawn; mean about 1. 0 for a draw outside R'
+            (another inserted canary, an encoding that is not canonical): it stays in the list. None: uniform draws.
+        space_size: |R'|, an exact int; None leaves the exposure without a ceiling.
+        confidence_level: of the two-sided interval.
+        weight_limits: (K,) or scalar: no text at or below that canary's cost weighs more. A quarter of the draws
+            uniform and a quarter from the model at temperature 1 give `4 min(1, 2^b / |R'|)` for a canary of b bits;
+            a heavier draw raises the limit to its own weight. Without it only the heaviest weight drawn is known, and for a memorised canary `low_bits` stops at what
+            one unseen text of that weight could hide: about `log2(N / heaviest)`.
+        strata: (N,) which proposal each draw came from, where the number from each was fixed in advance; narrows the
+            interval. At least 2 draws each.
+        includes_self: scalar or (K,): can the draws hit the canary itself, with its weight? False where its own draws
+            have weight 0: it is then added back exactly, as 1 text of |R'|.
+
+    Returns:
+        one `CostEstimate` per cost, in input order, `effective_hits` with it. The interval covers the exposure by
+        enumeration, ties against the canary. Canaries that share draws miss together.
+        Notes say: no draw at or below (a lower bound); fewer than 100 effective hits; no `weight_limits`; or a mean
+        weight other than 1. The last also widens the interval: the share that the draws did not account for may lie
+        below the canary, unless `weight_limits` rule that out, and a surplus may have been counted there.
+
+    Raises:
+        InputError: NaN or -inf costs, no references, weights that are negative, not finite, all 0 or not (N,).
+
+    Source: importance sampling with multiple proposals and the balance heuristic, Veach and Guibas, SIGGRAPH 1995.
+        Coverage: 95 % intervals held the truth COVERAGE.
+
+    Example (half of 8 draws uniform, half from a model that always says the canary, |R'| = 1000, so q = 0.5005):
+        >>> w = 1 / (1000 * np.array([0.0005] * 4 + [0.5005] * 4))
+        >>> estimate, = importance_exposure([1.0], [9.0, 8.0, 9.0, 7.0, 1.0, 1.0, 1.0, 1.0], w, space_size=1000,
+        ...                                 weight_limits=w.min(), strata=[0, 0, 0, 0, 1, 1, 1, 1])
+        >>> round(estimate.exposure_bits, 2), round(float(np.log2(1000)), 2)      # one hit counted in addition
+        (9.65, 9.97)
+    """
+    costs_K = checked_costs("costs", costs)
+    references_N = checked_costs("references", references, smallest_count=1)
+    level = checked_confidence(confidence_level)
+    log2_size = math.inf if space_size is None else math.log2(checked_space_size(space_size))
+    weights_N = _checked_weights(weights, references_N.size)
+    strata_N = _checked_strata(strata, references_N.size)
+    limits_K = None if weight_limits is None else _checked_limits(weight_limits, costs_K.size)
+    apart_K = ~np.broadcast_to(np.asarray(includes_self, dtype=bool), costs_K.shape)
+    if space_size is None and apart_K.any():
+        raise InputError("space_size", "is needed where includes_self is False", None, "Pass template.space_size.")
+    shares = weighted_shares(
+        costs_K, references_N, weights_N, limits_K=limits_K, strata_N=strata_N, confidence_level=level
+    )
+    check = check_weights(weights_N, strata_N)
+    low_K, high_K = _widened(shares, check, limits_K is not None)
+    own_K = np.where(apart_K, 2.0**-log2_size, 0.0)
+    point_bits, low_bits, high_bits = (_bits(share_K, own_K, log2_size) for share_K in (shares.share, high_K, low_K))
+    effective_K = _effective_hits(shares, own_K)
+    unlimited = weights is not None and limits_K is None
+    return [
+        CostEstimate(
+            exposure_bits=float(point_bits[k]),
+            low_bits=float(low_bits[k]),
+            high_bits=float(high_bits[k]),
+            method="importance",
+            note=_note(
+                int(shares.hits[k]), references_N.size, effective_K[k], point_bits[k], log2_size, check, unlimited
+            ),
+            effective_hits=float(effective_K[k]),
+        )
+        for k in range(costs_K.size)
+    ]
+
+
+def _bits(share_K: FloatArray, own_K: FloatArray, log2_size: float) -> FloatArray:
+    """Bits of a share of the competitors, to which the canary itself is added as `own_K` of the space."""
+    with np.errstate(divide="ignore"):
+        bits = -np.log2(own_K + (1.0 - own_K) * share_K)
+    return np.clip(bits, 0.0, log2_size)
+
+
+def _widened(shares: SharesAtOrBelow, check: WeightCheck, limited: bool) -> tuple[FloatArray, FloatArray]:
+    """The limits, moved out where the mean weight is not 1.
+
+    Below 1, a share `1 - mean` of the space was out of reach. With weight limits none of it can lie at or below the
+    canary beyond what the upper limit allows, so only the division by the mean is undone; without them all of it may.
+    Above 1, the surplus may have been counted at or below the canary, or elsewhere.
+    """
+    if check.good:
+        return shares.low, shares.high
+    if check.mean < 1.0:
+        unseen = 0.0 if limited else 1.0 - check.mean
+        return shares.low * check.mean, shares.high if limited else shares.high * check.mean + unseen
+    surplus = check.mean - 1.0
+    return np.maximum(shares.low - surplus, 0.0), np.minimum(shares.high * check.mean, 1.0)
+
+
+def _effective_hits(shares: SharesAtOrBelow, own_K: FloatArray) -> FloatArray:
+    """Equal draws at or below that would be as precise: m for m of N; the canary itself, when known exactly, helps."""
+    whole_K = own_K + (1.0 - own_K) * shares.share
+    # A variance of 0 is a canary outranked by every draw: each of them is a hit.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        equal_K = whole_K**2 * (1.0 - shares.share) / ((1.0 - own_K) ** 2 * shares.variance) - 1.0
+    return np.maximum(np.where(shares.variance > 0.0, equal_K, shares.hits), 0.0)
+
+
+def _note(
+    hits: int,
+    draws: int,
+    effective: float,
+    bits: float,
+    log2_size: float,
+    check: WeightCheck,
+    unlimited: bool,
+) -> str:
+    """What a reader must know, most important first; "" where there is nothing."""
+    said = []
+    if hits == 0 and bits < log2_size:
+        said.append(f"a lower bound: none of {draws} references is at or below its cost")
+        if math.isinf(log2_size):
+            said.append("no upper end without space_size")
+    elif effective < ENOUGH_HITS:
+        said.append(f"fewer than {ENOUGH_HITS} effective hits ({effective:.1f})")
+    if unlimited:
+        said.append("no weight_limits: low_bits rests on the heaviest weight drawn")
+    if not check.good:
+        said.append(
+            f"mean weight {check.mean:.3f} +- {check.standard_error:.3f} should be 1: the draws miss or repeat part "
+            "of the space, and the interval is widened by it"
+        )
+    return "; ".join(said)
+
+
+def _checked_weights(weights: ArrayLike | None, draws: int) -> FloatArray:
+    if weights is None:
+        return np.ones(draws)
+    weights_N = np.asarray(weights, dtype=np.float64)
+    if weights_N.shape != (draws,) or not draws:
+        raise InputError(
+            "weights", f"must be one per reference, ({draws},)", weights_N.shape, "Pass them in the references' order."
+        )
+    if not np.isfinite(weights_N).all() or (weights_N < 0.0).any() or not (weights_N > 0.0).any():
+        raise InputError(
+            "weights", "must be finite, at least 0, and not all 0", weights, "Draw a part of the references uniformly."
+        )
+    return weights_N
+
+
+def _checked_limits(weight_limits: ArrayLike, canaries: int) -> FloatArray:
+    limits = np.asarray(weight_limits, dtype=np.float64)
+    if limits.shape not in {(), (canaries,)} or not np.isfinite(limits).all() or not (limits > 0.0).all():
+        raise InputError(
+            "weight_limits",
+            f"must be one finite number above 0, or one per cost, ({canaries},)",
+            weight_limits,
+            "Pass 4 * min(1, 2**b / space_size) for canaries of b bits.",
+        )
+    return np.broadcast_to(limits, (canaries,)).astype(np.float64)
+
+
+def _checked_strata(strata: ArrayLike | None, draws: int) -> NDArray[np.int64]:
+    """Labels 0..S-1; each stratum needs two draws to know its own variance."""
+    if strata is None:
+        return np.zeros(draws, dtype=np.int64)
+    labels = np.asarray(strata)
+    if labels.shape != (draws,):
+        raise InputError("strata", f"must be one label per reference, ({draws},)", labels.shape, "Or leave it out.")
+    _, strata_N, counts_S = np.unique(labels, return_inverse=True, return_counts=True)
+    if counts_S.min() < 2:
+        raise InputError("strata", "must hold at least 2 draws each", counts_S.min(), "Merge the small ones.")
+    return strata_N.astype(np.int64)

@@ -1,0 +1,150 @@
+"""Exact ranks and exposures, where every text of the space has been scored."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from hf_exposure.errors import InputError
+from hf_exposure.estimators._validation import FloatArray, checked_costs, checked_space_size
+from hf_exposure.records import CostEstimate
+
+__all__ = ["enumeration_exposure", "exposure_from_rank", "ranks"]
+
+
+def ranks(costs: ArrayLike, competitor_costs: ArrayLike) -> NDArray[np.int64]:
+    """The rank of each cost: 1 + the number of competitors that cost no more. Ties count against the canary.
+
+    Args:
+        costs: (K,) log-perplexities in bits, lower = likelier.
+        competitor_costs: (N,) costs of the other texts of the space, the canary itself not among them; may be empty.
+
+    Returns:
+        (K,) ints from 1 to N + 1, in input order.
+
+    Raises:
+        InputError: NaN or -inf among the costs, or an array that is not flat.
+
+    Source: Carlini et al., "The Secret Sharer" (USENIX Security 2019), Definition 2; ties as in DESIGN: against.
+
+    Example:
+        >>> ranks([0.5, 2.0, 9.0], [1.0, 2.0, 2.0, 3.0]).tolist()
+        [1, 4, 5]
+    """
+    costs_K = checked_costs("costs", costs)
+    competitors_N = np.sort(checked_costs("competitor_costs", competitor_costs))
+    return 1 + np.searchsorted(competitors_N, costs_K, side="right").astype(np.int64)
+
+
+def exposure_from_rank(rank: int, space_size: int) -> float:
+    """`log2 |R'| - log2 rank`, in bits: 0 for the last of the space, `log2 |R'|` for the first.
+
+    Both are Python ints of any size: `10**40` needs no float to hold it.
+
+    Args:
+        rank: from 1 to `space_size`.
+        space_size: number of texts in R', the canary included and the other inserted canaries not.
+
+    Raises:
+        InputError: a rank outside 1..space_size, or a size that is no int.
+
+    Source: Carlini et al. 2019, Definition 3.
+
+    Example:
+        >>> exposure_from_rank(4, 2**70)
+        68.0
+    """
+    size = checked_space_size(space_size)
+    if not 1 <= rank <= size:
+        raise InputError("rank", f"must lie in 1..{size}", rank, "Count ranks from 1, within the same space.")
+    return math.log2(size) - math.log2(int(rank))
+
+
+def enumeration_exposure(
+    costs: ArrayLike,
+    competitor_costs: ArrayLike,
+    *,
+    includes_self: bool | Sequence[bool] | NDArray[np.bool_],
+    tolerance_bits: float = 0.0,
+) -> list[CostEstimate]:
+    """The exact exposure of each cost, given the cost of every text of the space.
+
+    The point estimate is the definition: competitors with a cost `<=` the canary's outrank it. `low_bits` and
+    `high_bits` are no confidence interval, there being no chance in it: they say what a scoring error of up to
+    `tolerance_bits` per text, or another rule for ties, could change.
+
+    Args:
+        costs: (K,) costs of the canaries, in bits.
+        competitor_costs: (N,) costs of the space without the *other inserted* canaries: those do not compete.
+        includes_self: does `competitor_costs` hold the canary's own cost too? One bool, or one per canary:
+            an inserted canary has been taken out with its like (False), a held-out control has not (True).
+            Where True, the competitor of nearest cost is taken to be the canary and does not compete with itself.
+        tolerance_bits: two costs nearer than this cannot be told apart (batched scoring moves them by about 1e-5).
+
+    Returns:
+        one `CostEstimate` per cost, in input order. `rank_low` is 1 + the competitors below `cost - tolerance_bits`,
+        `rank_high` is 1 + those at or below `cost + tolerance_bits`; `low_bits` belongs to `rank_high`.
+
+    Raises:
+        InputError: NaN or -inf costs; a negative tolerance; `includes_self` where no competitor lies within
+            `tolerance_bits` of the canary's cost.
+
+    Example:
+        >>> first, last = enumeration_exposure([1.0, 4.0], [2.0, 3.0], includes_self=False)
+        >>> first.exposure_bits == np.log2(3), last.exposure_bits, last.rank_high
+        (np.True_, 0.0, 3)
+    """
+    costs_K = checked_costs("costs", costs)
+    ordered_N = np.sort(checked_costs("competitor_costs", competitor_costs))
+    if not tolerance_bits >= 0.0:
+        raise InputError("tolerance_bits", "must be at least 0", tolerance_bits, "Type 1e-4 for float32 scores.")
+    own_K = np.broadcast_to(np.asarray(includes_self, dtype=bool), costs_K.shape)
+    nearest_K = _nearest(costs_K, ordered_N, own_K, tolerance_bits)
+
+    def rivals(limit_K: FloatArray, side: str) -> NDArray[np.int64]:
+        counted = np.searchsorted(ordered_N, limit_K, side=side)  # type: ignore[call-overload]
+        itself = nearest_K < limit_K if side == "left" else nearest_K <= limit_K
+        return (counted - (own_K & itself)).astype(np.int64)
+
+    low_K = 1 + rivals(costs_K - tolerance_bits, "left")
+    rank_K = 1 + rivals(costs_K, "right")
+    high_K = 1 + rivals(costs_K + tolerance_bits, "right")
+    sizes_K = ordered_N.size + np.where(own_K, 0, 1)
+    return [
+        CostEstimate(
+            exposure_bits=exposure_from_rank(rank, size),
+            low_bits=exposure_from_rank(high, size),
+            high_bits=exposure_from_rank(low, size),
+            rank_low=low,
+            rank_high=high,
+            method="enumerate",
+            note=f"{high - low} texts tie with it, counted against it" if high > low else "",
+        )
+        for low, rank, high, size in zip(
+            low_K.tolist(), rank_K.tolist(), high_K.tolist(), sizes_K.tolist(), strict=True
+        )
+    ]
+
+
+def _nearest(
+    costs_K: FloatArray, ordered_N: FloatArray, own_K: NDArray[np.bool_], tolerance_bits: float
+) -> FloatArray:
+    """The cost, among `ordered_N`, that is the canary's own where `own_K`; +inf where it is not among them."""
+    nearest_K = np.full(costs_K.shape, np.inf)
+    for k in np.flatnonzero(own_K):
+        cost = costs_K[k]
+        at = int(np.searchsorted(ordered_N, cost, side="right"))
+        around = ordered_N[max(at - 1, 0) : at + 1]
+        gaps = np.where(around == cost, 0.0, np.abs(around - cost))
+        if not around.size or gaps.min() > tolerance_bits:
+            raise InputError(
+                "includes_self",
+                f"the canary's own cost must be among the competitors to within {tolerance_bits} bits",
+                f"cost {float(cost)} at position {int(k)}",
+                "Pass includes_self=False, or a larger tolerance_bits.",
+            )
+        nearest_K[k] = around[int(np.argmin(gaps))]
+    return nearest_K
