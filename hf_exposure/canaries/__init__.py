@@ -1,1 +1,36 @@
-"""To be filled."""
+"""What is secret: spaces, templates of them, and canaries drawn from a template."""
+
+from __future__ import annotations
+
+from hf_exposure.canaries import presets
+from hf_exposure.canaries.canary_set import Canary, CanarySet
+from hf_exposure.canaries.draw import draw_canaries
+from hf_exposure.canaries.spaces import (
+    Choice,
+    Digits,
+    Letters,
+    LuhnDigits,
+    Space,
+    VocabularyTokens,
+    Words,
+    parse_space,
+    space_from_dict,
+)
+from hf_exposure.canaries.template import CanaryTemplate
+
+__all__ = [
+    "Canary",
+    "CanarySet",
+    "CanaryTemplate",
+    "Choice",
+    "Digits",
+    "Letters",
+    "LuhnDigits",
+    "Space",
+    "VocabularyTokens",
+    "Words",
+    "draw_canaries",
+    "parse_space",
+    "presets",
+    "space_from_dict",
+]

@@ -1,0 +1,103 @@
+"""The canary file: JSON that holds the secrets, so only its owner may read it."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hf_exposure import __version__
+from hf_exposure.canaries.canary_set import Canary, CanarySet
+from hf_exposure.canaries.checks import encodable_text, whole_number
+from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.errors import CanaryFileError, InputError
+
+FORMAT, VERSION = "hf-exposure canaries", 1
+
+
+def save(canaries: CanarySet, path: str | Path) -> None:
+    """Write `canaries` to `path`, replacing it in one step; see `CanarySet.save`."""
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise InputError("path", "must be in a folder that exists", str(path), f"Make it: mkdir -p {target.parent}")
+    if target.is_dir():
+        raise InputError("path", "must be a file, not a folder", str(path), f"Write {target / 'canaries.json'}.")
+    # mkstemp makes the file with mode 0600, so that there is no moment at which another user could open it.
+    descriptor, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            json.dump(_to_dict(canaries), file, indent=1)
+        os.replace(aside, target)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def load(path: str | Path) -> CanarySet:
+    """Read the canaries at `path`; see `CanarySet.load`."""
+    shown = str(path)
+    try:
+        values = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        rule = f"must be a canary file that can be read ({error.strerror})"
+        raise InputError("path", rule, shown, "Make one with canaries.save(path).") from None
+    except (ValueError, RecursionError):
+        rule = "must be whole JSON; this file is damaged or cut off"
+        raise CanaryFileError("path", rule, shown, "Restore it from a copy.") from None
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        raise CanaryFileError("path", f"must be a file of format {FORMAT!r}", shown, "Give what canaries.save wrote.")
+    _check_version(values.get("version"))
+    try:
+        canaries = _from_dict(values)
+        unchanged = canaries.manifest_hash == values["manifest_hash"]
+    except (InputError, KeyError, TypeError, AttributeError):
+        # The cause is left out: it could quote a secret.
+        rule = "must be as it was saved; this file is damaged or was edited by hand"
+        raise CanaryFileError("path", rule, shown, "Restore it from a copy.") from None
+    if not unchanged:
+        rule = "must match its manifest hash; this file was edited by hand"
+        raise CanaryFileError("path", rule, shown, "Restore it from a copy, or draw again and insert again.")
+    return canaries
+
+
+def _check_version(version: object) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise CanaryFileError("version", "must be a whole number of at least 1", version, "Restore it from a copy.")
+    if version > VERSION:
+        rule = f"must be at most {VERSION}, what hf-exposure {__version__} reads"
+        raise CanaryFileError("version", rule, version, "Upgrade: pip install --upgrade hf-exposure")
+
+
+def _to_dict(canaries: CanarySet) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "package_version": __version__,
+        "seed": canaries.seed,
+        "salt": canaries.salt,
+        "manifest_hash": canaries.manifest_hash,
+        "template": canaries.template.to_dict(),
+        "canaries": [{"id": canary.id, "text": canary.text, "repetitions": canary.repetitions} for canary in canaries],
+    }
+
+
+def _from_dict(values: dict[str, Any]) -> CanarySet:
+    template, seed = CanaryTemplate.from_dict(values["template"]), values["seed"]
+    canaries = [
+        Canary(
+            id=encodable_text("id", item["id"]),
+            text=item["text"],
+            template=template,
+            repetitions=whole_number("repetitions", item["repetitions"], 0),
+        )
+        for item in values["canaries"]
+    ]
+    return CanarySet(
+        inserted=tuple(canary for canary in canaries if not canary.is_control),
+        controls=tuple(canary for canary in canaries if canary.is_control),
+        template=template,
+        seed=None if seed is None else whole_number("seed", seed, 0),
+        salt=values["salt"],
+    )

@@ -1,0 +1,211 @@
+"""A canary, and the set of them that one experiment inserts and measures."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hf_exposure.canaries.checks import encodable_text, whole_number
+from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
+from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.errors import InputError
+
+__all__ = ["Canary", "CanarySet"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Canary:
+    """One text of a template, and how often it stands in the training data.
+
+    Attributes:
+        id: names the canary in what is published. From the system's entropy, never from the seed or the text: an id
+            out of the seed's own stream would let anyone try seeds until the ids match, and read the secrets off.
+        text: the secret, whole. Left out of `repr`, so that it does not land in a log.
+        template: that it is a text of.
+        repetitions: how many times it is inserted; 0 for a held-out control.
+    """
+
+    id: str = field(default_factory=lambda: secrets.token_hex(4), compare=False)
+    text: str = field(repr=False)
+    template: CanaryTemplate = field(repr=False)
+    repetitions: int
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it was held out: what the model says of it is chance."""
+        return self.repetitions == 0
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class CanarySet:
+    """The canaries of one template: some inserted, some held out as controls.
+
+    Iterating gives the inserted ones, then the controls. Two sets are equal when template, texts, repetitions and seed
+    are; ids and salt are not compared.
+
+    Attributes:
+        inserted, controls: tuples of `Canary`.
+        template: of all of them.
+        seed: of the draw; None where nothing was drawn. With the template it gives every text away: it is the secret.
+        salt: random hex that enters `manifest_hash`, so that a published hash cannot be matched against guessed texts.
+
+    Raises:
+        InputError: no inserted canary, a repeated text or id, a text outside the template, an inserted canary with no
+            repetitions, a control with some. The message gives the position, never the text.
+
+    Example:
+        >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
+        >>> template = CanaryTemplate("The random number is {number}", number=Digits(9))
+        >>> canaries = draw_canaries(template, repetitions={1: 2, 8: 2}, controls=3, seed=0)
+        >>> len(canaries), canaries.total_insertions, canaries.repetition_counts
+        (7, 18, (1, 8))
+    """
+
+    inserted: tuple[Canary, ...]
+    controls: tuple[Canary, ...] = ()
+    template: CanaryTemplate
+    seed: int | None = None
+    salt: str = field(default_factory=lambda: secrets.token_hex(16), compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "inserted", tuple(self.inserted))
+        object.__setattr__(self, "controls", tuple(self.controls))
+        if not self.inserted:
+            raise InputError("inserted", "must hold at least one canary", (), "Draw some with repetitions={1: 4}.")
+        _check_canaries("inserted", self.inserted, self.template)
+        _check_canaries("controls", self.controls, self.template)
+        for what in ("text", "id"):
+            _refuse_repeats(what, [getattr(canary, what) for canary in self])
+
+    def __iter__(self) -> Iterator[Canary]:
+        yield from self.inserted
+        yield from self.controls
+
+    def __len__(self) -> int:
+        return len(self.inserted) + len(self.controls)
+
+    def __repr__(self) -> str:
+        return f"CanarySet({len(self.inserted)} inserted, {len(self.controls)} controls, {self.template!r})"
+
+    @property
+    def total_insertions(self) -> int:
+        """The number of rows that inserting the set adds."""
+        return sum(canary.repetitions for canary in self.inserted)
+
+    @property
+    def repetition_counts(self) -> tuple[int, ...]:
+        """The distinct repetitions of the inserted canaries, ascending."""
+        return tuple(sorted({canary.repetitions for canary in self.inserted}))
+
+    @property
+    def log2_space_size(self) -> float:
+        """`log2 |R|` of the template, in bits."""
+        return self.template.log2_space_size
+
+    @property
+    def manifest_hash(self) -> str:
+        """SHA-256 in hex of the salt, template, texts and repetitions: a commitment that is safe to publish."""
+        content = {
+            "template": self.template.to_dict(),
+            "canaries": [[canary.text, canary.repetitions] for canary in self],
+        }
+        canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256((self.salt + canonical).encode("utf-8")).hexdigest()
+
+    @classmethod
+    def from_secrets(
+        cls,
+        template: CanaryTemplate,
+        texts: Iterable[str],
+        repetitions: int | Sequence[int] = 1,
+        controls: int = 0,
+        seed: int | None = None,
+    ) -> CanarySet:
+        """Secrets that are in the data already, as in the paper's Table 5.
+
+        Args:
+            template: that all of them are texts of.
+            texts: the secrets, whole texts of the template.
+            repetitions: how often each stands in the data: one number for all, or one for each.
+            controls: how many to draw from the rest of the space.
+            seed: of that draw; from the system's entropy unless given.
+
+        Raises:
+            InputError: a text outside the template or twice in the list, repetitions below 1 or not one for each, or
+                a space that is smaller than texts and controls together.
+        """
+        texts = tuple(texts)  # an iterator is read once
+        counts = (repetitions,) * len(texts) if not isinstance(repetitions, Sequence) else tuple(repetitions)
+        if len(counts) != len(texts):
+            raise InputError(
+                "repetitions", f"must be one number or {len(texts)}", len(counts), "Give one for each text."
+            )
+        pairs = zip(texts, counts, strict=True)
+        inserted = tuple(Canary(text=text, template=template, repetitions=count) for text, count in pairs)
+        known = cls(inserted=inserted, template=template)
+        if not whole_number("controls", controls, 0):
+            return known
+        left = template.space_size - len(known)
+        if left < controls:
+            raise InputError("controls", f"must be at most the {left} texts that are left", controls, f"Write {left}.")
+        seed = seed_or_entropy(seed)
+        indices = distinct_indices(template.space_size, seed, (template.index_of(text) for text in texts))
+        ids = distinct_ids(canary.id for canary in known)
+        held_out = tuple(
+            Canary(id=next(ids), text=template.text_at(next(indices)), template=template, repetitions=0)
+            for _ in range(controls)
+        )
+        return cls(inserted=known.inserted, controls=held_out, template=template, seed=seed, salt=known.salt)
+
+    def save(self, path: str | Path) -> None:
+        """Write the set to a JSON file that only its owner may read. The file holds the secrets and the seed.
+
+        Raises:
+            InputError: the folder does not exist, or the path is a folder.
+        """
+        from hf_exposure.canaries.canary_file import save
+
+        save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> CanarySet:
+        """Read what `save` wrote.
+
+        Raises:
+            InputError: there is no such file.
+            CanaryFileError: it is from a newer version, damaged, or was edited by hand.
+        """
+        from hf_exposure.canaries.canary_file import load
+
+        return load(path)
+
+
+def _check_canaries(argument: str, canaries: tuple[Canary, ...], template: CanaryTemplate) -> None:
+    for position, canary in enumerate(canaries):
+        where = f"{argument}[{position}]"
+        if not isinstance(canary, Canary):
+            raise InputError(where, "must be a Canary", type(canary).__name__, "Make the set with draw_canaries.")
+        encodable_text(f"{where}.text", canary.text)
+        same = canary.template is template or canary.template == template
+        if not same or not template.contains(canary.text):
+            rule = f"must be a text of the template {template.text!r}"
+            received: Any = f"a text of {len(canary.text)} characters"  # a secret has no place in an error message
+            raise InputError(where, rule, received, "Check it with template.contains(text).")
+        whole_number(f"{where}.repetitions", canary.repetitions, 1 if argument == "inserted" else 0)
+        if argument == "controls" and canary.repetitions != 0:
+            raise InputError(where, "must have 0 repetitions", canary.repetitions, "Put it among the inserted ones.")
+
+
+def _refuse_repeats(what: str, values: list[str]) -> None:
+    first: dict[str, int] = {}
+    for position, value in enumerate(values):
+        if value in first:
+            rule = f"must each have a {what} of their own"
+            received = f"canary {position} with the {what} of canary {first[value]}"
+            raise InputError("canaries", rule, received, "Remove one, and count it in the other's repetitions.")
+        first[value] = position

@@ -1,0 +1,182 @@
+"""Spaces of a fixed number of characters: digits, letters, and digits with a Luhn checksum."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from hf_exposure.canaries.checks import encodable_text, whole_number
+from hf_exposure.canaries.space import Space, State
+from hf_exposure.errors import InputError
+
+__all__ = ["Digits", "Letters", "LuhnDigits"]
+
+_DIGITS = "0123456789"
+_LETTERS = "abcdefghijklmnopqrstuvwxyz"
+
+
+class _FixedAlphabet(Space):
+    """Every text of `length` characters of `symbols`. The state is the number of characters still to come."""
+
+    length: int
+
+    @property
+    def symbols(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def start(self) -> State:
+        return self.length
+
+    def moves(self, state: State) -> dict[str, State]:
+        return dict.fromkeys(self.symbols, state - 1) if state else {}
+
+    def is_end(self, state: State) -> bool:
+        return state == 0
+
+    def count(self, state: State) -> int:
+        return len(self.symbols) ** state
+
+    @property
+    def alphabet(self) -> frozenset[str]:
+        return frozenset(self.symbols)
+
+    @property
+    def fixed_length(self) -> int | None:
+        return self.length
+
+
+@dataclass(frozen=True)
+class Digits(_FixedAlphabet):
+    """All `10 ** length` texts of `length` decimal digits, leading zeros included.
+
+    The paper's running example is nine of them (Carlini et al. 2019, section 4.1).
+
+    Raises:
+        InputError: `length` is not a whole number of at least 1.
+
+    Example:
+        >>> Digits(9).size, Digits(9).text_at(42), Digits(3).index_of("007")
+        (1000000000, '000000042', 7)
+    """
+
+    length: int
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "length", whole_number("length", self.length, 1))
+
+    @property
+    def symbols(self) -> str:
+        return _DIGITS
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": "digits", "length": self.length}
+
+
+@dataclass(frozen=True, init=False)
+class Letters(_FixedAlphabet):
+    """All texts of `length` characters of an alphabet (a to z unless told): `len(alphabet) ** length` of them.
+
+    Args:
+        length: in characters.
+        alphabet: the distinct characters to draw from, in any order.
+
+    Raises:
+        InputError: `length` below 1, no letter, a repeated letter, or one that UTF-8 cannot encode.
+
+    Example:
+        >>> Letters(2).size, Letters(2).text_at(27), Letters(3, alphabet="AB").size
+        (676, 'bb', 8)
+    """
+
+    length: int
+    letters: str
+
+    def __init__(self, length: int, alphabet: str = _LETTERS) -> None:
+        letters = encodable_text("alphabet", alphabet)
+        if not letters or len(set(letters)) < len(letters):
+            raise InputError(
+                "alphabet", "must be distinct characters, at least one", letters, 'Write Letters(5, alphabet="abc").'
+            )
+        object.__setattr__(self, "length", whole_number("length", length, 1))
+        object.__setattr__(self, "letters", "".join(sorted(letters)))
+
+    @property
+    def symbols(self) -> str:
+        return self.letters
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": "letters", "length": self.length, "alphabet": self.letters}
+
+
+@dataclass(frozen=True)
+class LuhnDigits(Space):
+    """All texts of `length` digits whose Luhn checksum holds, as credit card numbers do (ISO/IEC 7812-1, annex B).
+
+    From the right, every second digit is doubled (9 subtracted above 9); the sum must be a multiple of 10. Whatever
+    the digits before it, exactly one last digit fits, so there are `10 ** (length - 1 - len(prefix))` of them.
+
+    Args:
+        length: in digits, at least 2.
+        prefix: digits that all of them start with, such as an issuer's.
+
+    Raises:
+        InputError: `length` below 2, or a prefix that is not digits or leaves no digit to draw.
+
+    Example:
+        >>> LuhnDigits(16).size == 10**15, LuhnDigits(16, prefix="4").size == 10**14
+        (True, True)
+        >>> LuhnDigits(11).contains("79927398713"), LuhnDigits(11).contains("79927398710")
+        (True, False)
+    """
+
+    length: int
+    prefix: str = ""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "length", whole_number("length", self.length, 2))
+        prefix = encodable_text("prefix", self.prefix)
+        # At least one free digit besides the check digit, else the "secret" would have one value.
+        if not set(prefix) <= set(_DIGITS) or len(prefix) > self.length - 2:
+            rule = f"must be at most {self.length - 2} digits"
+            raise InputError("prefix", rule, prefix, 'Write LuhnDigits(16, prefix="4").')
+
+    @property
+    def start(self) -> State:
+        return (0, 0)
+
+    def _after(self, state: State, digit: int) -> tuple[int, int]:
+        position, checksum = state
+        if (self.length - position) % 2 == 0:
+            digit = digit * 2 - 9 * (digit > 4)
+        return position + 1, (checksum + digit) % 10
+
+    def moves(self, state: State) -> dict[str, State]:
+        position = state[0]
+        if position < len(self.prefix):
+            return {self.prefix[position]: self._after(state, int(self.prefix[position]))}
+        if position == self.length:
+            return {}
+        moves: dict[str, State] = {digit: self._after(state, int(digit)) for digit in _DIGITS}
+        if position == self.length - 1:
+            return {digit: following for digit, following in moves.items() if self.is_end(following)}
+        return moves
+
+    def is_end(self, state: State) -> bool:
+        return state == (self.length, 0)
+
+    def count(self, state: State) -> int:
+        position = state[0]
+        # The check digit is free of choice, so it adds no factor; nor do the digits of the prefix.
+        return 10 ** max(0, self.length - 1 - max(position, len(self.prefix)))
+
+    @property
+    def alphabet(self) -> frozenset[str]:
+        return frozenset(_DIGITS)
+
+    @property
+    def fixed_length(self) -> int | None:
+        return self.length
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"type": "luhn", "length": self.length, "prefix": self.prefix}

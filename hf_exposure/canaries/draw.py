@@ -1,0 +1,65 @@
+"""Drawing canaries: uniformly, without replacement, from spaces of any size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hf_exposure.canaries.canary_set import Canary, CanarySet
+from hf_exposure.canaries.checks import whole_number
+from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
+from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.errors import InputError
+
+__all__ = ["draw_canaries"]
+
+
+def draw_canaries(
+    template: CanaryTemplate, repetitions: Mapping[int, int], controls: int = 32, seed: int | None = None
+) -> CanarySet:
+    """Canaries drawn uniformly without replacement from the template's space.
+
+    Args:
+        template: what to draw from.
+        repetitions: how many canaries to insert how often: `{1: 4, 8: 4}` is four canaries once and four 8 times.
+        controls: how many more to hold out. They are measured, and never inserted.
+        seed: a whole number of at least 0; 128 bits of the system's entropy unless given. The draw is the same on
+            every platform and Python version. Who knows it knows the canaries: give one for tests and examples only.
+
+    Returns:
+        The set; inserted canaries by ascending repetitions, and as drawn within.
+
+    Raises:
+        InputError: no group, repetitions or a group's size below 1, negative controls or seed, or a space with fewer
+            texts than are to be drawn.
+
+    Example:
+        >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
+        >>> template = CanaryTemplate("My PIN is {pin}", pin=Digits(4))
+        >>> canaries = draw_canaries(template, repetitions={8: 1, 1: 2}, controls=2, seed=0)
+        >>> [canary.repetitions for canary in canaries]
+        [1, 1, 8, 0, 0]
+    """
+    counts = _repetitions_of_each(repetitions)
+    wanted = len(counts) + whole_number("controls", controls, 0)
+    if template.space_size < wanted:
+        rule = f"must have at least as many texts as are drawn ({wanted})"
+        raise InputError("template", rule, template.space_size, "Draw fewer, or fill its holes from larger spaces.")
+    seed = seed_or_entropy(seed)
+    indices = distinct_indices(template.space_size, seed)
+    identifiers = distinct_ids()
+    canaries = [
+        Canary(id=next(identifiers), text=template.text_at(next(indices)), template=template, repetitions=count)
+        for count in [*counts, *[0] * (wanted - len(counts))]
+    ]
+    inserted, held_out = canaries[: len(counts)], canaries[len(counts) :]
+    return CanarySet(inserted=tuple(inserted), controls=tuple(held_out), template=template, seed=seed)
+
+
+def _repetitions_of_each(repetitions: Mapping[int, int]) -> list[int]:
+    remedy = "Write repetitions={1: 4, 8: 4} for four canaries once and four 8 times."
+    if not isinstance(repetitions, Mapping) or not repetitions:
+        raise InputError("repetitions", "must be a mapping with at least one group", repetitions, remedy)
+    counts: list[int] = []
+    for times in sorted(whole_number("repetitions", times, 1) for times in repetitions):
+        counts += [times] * whole_number(f"repetitions[{times}]", repetitions[times], 1)
+    return counts

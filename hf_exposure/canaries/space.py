@@ -1,0 +1,130 @@
+"""A space of fillings: a deterministic character automaton with exact counts. The rest is derived here, once.
+
+A kind of space says where a filling starts, which characters may come next, where it may end and how many fillings
+are left. Drawing, ranking and membership follow from those four without ever listing the space.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+from hf_exposure.errors import InputError
+
+__all__ = ["Space", "State"]
+
+State = Any  # hashable; each kind of space has its own
+
+
+class Space(ABC):
+    """The set `R` of texts that may fill one hole of a template.
+
+    Source: Carlini et al. 2019, "The Secret Sharer", section 4.1.
+
+    Instances are immutable, hashable, picklable and equal by value. Every state can be completed (there are no dead
+    ends), and no filling is the empty text.
+    """
+
+    @property
+    @abstractmethod
+    def start(self) -> State:
+        """The state before the first character."""
+
+    @abstractmethod
+    def moves(self, state: State) -> dict[str, State]:
+        """The characters that may come next, in sorted order, each with the state that it leads to."""
+
+    @abstractmethod
+    def is_end(self, state: State) -> bool:
+        """Whether the characters read so far are a whole filling (which may still go on)."""
+
+    @abstractmethod
+    def count(self, state: State) -> int:
+        """How many fillings can be completed from `state`, exactly; one that is complete already counts as one."""
+
+    @property
+    @abstractmethod
+    def alphabet(self) -> frozenset[str]:
+        """The characters that fillings are made of."""
+
+    @property
+    @abstractmethod
+    def fixed_length(self) -> int | None:
+        """The length of every filling in characters, or None where lengths differ."""
+
+    @abstractmethod
+    def to_dict(self) -> dict[str, Any]:
+        """The space as plain values for JSON; `space_from_dict` is the way back."""
+
+    @property
+    def continuations(self) -> frozenset[str]:
+        """Characters by which a whole filling may go on to a longer one; may hold others of the alphabet."""
+        return frozenset() if self.fixed_length is not None else self.alphabet
+
+    @property
+    def size(self) -> int:
+        """The number of fillings `|R|`, exactly."""
+        return self.count(self.start)
+
+    def text_at(self, index: int) -> str:
+        """The filling at `index` in lexicographic order of code points, from 0 to `size - 1`.
+
+        Raises:
+            InputError: the index is outside the space.
+        """
+        if not 0 <= index < self.size:
+            raise InputError("index", f"must be from 0 to {self.size - 1}", index, "Draw it below space.size.")
+        state = self.start
+        characters: list[str] = []
+        while True:
+            if self.is_end(state):
+                if index == 0:
+                    return "".join(characters)
+                index -= 1  # a text sorts before its own continuations
+            for character, following in self.moves(state).items():
+                fillings = self.count(following)
+                if index < fillings:
+                    characters.append(character)
+                    state = following
+                    break
+                index -= fillings
+
+    def index_of(self, text: str) -> int:
+        """The inverse of `text_at`.
+
+        Raises:
+            InputError: the text is not a filling of this space.
+        """
+        state, index = self.start, 0
+        for position, character in enumerate(text):
+            moves = self.moves(state)
+            if character not in moves:
+                raise self._not_a_filling(text, f"character {position} may not be {character!r}")
+            index += self.is_end(state)
+            for smaller, following in moves.items():
+                if smaller == character:
+                    break
+                index += self.count(following)
+            state = moves[character]
+        if not self.is_end(state):
+            raise self._not_a_filling(text, "it stops too early")
+        return index
+
+    def contains(self, text: str) -> bool:
+        """Whether `text` is a filling of this space."""
+        return len(text) in self.lengths_at(text, 0)
+
+    def lengths_at(self, text: str, position: int) -> list[int]:
+        """The lengths in characters, ascending, of the fillings that stand in `text` from `position` on."""
+        state, lengths = self.start, []
+        for length, character in enumerate(text[position:], start=1):
+            moves = self.moves(state)
+            if character not in moves:
+                break
+            state = moves[character]
+            if self.is_end(state):
+                lengths.append(length)
+        return lengths
+
+    def _not_a_filling(self, text: str, why: str) -> InputError:
+        return InputError("text", f"must be a filling of {self!r}; {why}", text, "Check it with space.contains(text).")

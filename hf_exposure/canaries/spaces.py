@@ -1,0 +1,92 @@
+"""Every kind of space in one place: from saved values, and from what is typed on a command line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hf_exposure.canaries.character_spaces import Digits, Letters, LuhnDigits
+from hf_exposure.canaries.space import Space
+from hf_exposure.canaries.vocabulary import VocabularyTokens
+from hf_exposure.canaries.word_lists import ENGLISH_LIST, digest, english_words
+from hf_exposure.canaries.word_spaces import Choice, Words
+from hf_exposure.errors import InputError
+
+__all__ = [
+    "Choice",
+    "Digits",
+    "Letters",
+    "LuhnDigits",
+    "Space",
+    "VocabularyTokens",
+    "Words",
+    "parse_space",
+    "space_from_dict",
+]
+
+
+def _words_from_dict(values: dict[str, Any]) -> Words:
+    if "list" not in values:
+        return Words(**values)
+    name, expected = values["list"], values["sha256"]
+    if name != ENGLISH_LIST or expected != digest(english_words()):
+        rule = f"must be {ENGLISH_LIST!r} with the words that ship with this version"
+        raise InputError("list", rule, name, "Load it with the version of hf-exposure that wrote it.")
+    return Words(values["number"], separator=values["separator"])
+
+
+_FROM_DICT: dict[str, Callable[[dict[str, Any]], Space]] = {
+    "digits": lambda values: Digits(**values),
+    "letters": lambda values: Letters(**values),
+    "luhn": lambda values: LuhnDigits(**values),
+    "choice": lambda values: Choice(**values),
+    "words": _words_from_dict,
+}
+
+
+def space_from_dict(values: dict[str, Any]) -> Space:
+    """The space that `space.to_dict()` wrote.
+
+    Raises:
+        InputError: no such type, arguments that its constructor refuses, or a shipped word list that has changed.
+
+    Example:
+        >>> space_from_dict({"type": "digits", "length": 9})
+        Digits(length=9)
+    """
+    arguments = dict(values)
+    kind = arguments.pop("type", None)
+    if kind not in _FROM_DICT:
+        raise InputError("type", f"must be one of {', '.join(_FROM_DICT)}", kind, "Write what space.to_dict() gives.")
+    try:
+        return _FROM_DICT[kind](arguments)
+    except (TypeError, KeyError):
+        rule = f"must hold the arguments of {kind!r}"
+        raise InputError("space", rule, arguments, "Write what space.to_dict() gives.") from None
+
+
+_FORMS = "digits:9, letters:5, luhn:16, words:3 or choice:red|green"
+
+
+def parse_space(spec: str) -> Space:
+    """The space that a short text names: `digits:9`, `letters:5`, `luhn:16`, `words:3` or `choice:a|b|c`.
+
+    Raises:
+        InputError: another form, or a number that the space refuses.
+
+    Example:
+        >>> parse_space("digits:9"), parse_space("choice:a|b|c").size
+        (Digits(length=9), 3)
+    """
+    kind, colon, argument = spec.partition(":")
+    kinds: dict[str, Callable[[int], Space]] = {
+        "digits": Digits,
+        "letters": Letters,
+        "luhn": LuhnDigits,
+        "words": Words,
+    }
+    if colon and kind == "choice":
+        return Choice(argument.split("|"))
+    if not colon or kind not in kinds or not (argument.isascii() and argument.isdigit()):
+        raise InputError("space", "must be a kind and its size", spec, f"Write {_FORMS}.")
+    return kinds[kind](int(argument))
