@@ -104,10 +104,11 @@ class CausalScorer:
         return answers
 
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
-        """(P,) bits of each token of `prefix` given those before it; NaN at 0."""
-        ids = np.asarray(prefix, dtype=np.int64)
+        """(P,) bits of each token of `prefix` given those before it; NaN for context, which is not scored."""
         with borrowed(self.model):
-            return self._encode_prefix(ids, self.mode or "plain").bits
+            bits = self._encode_prefix(np.asarray(prefix, dtype=np.int64), self.mode or "plain").bits.copy()
+        bits[: self.encoder.first_scored] = np.nan
+        return bits
 
     def _score(self, tree: TokenTree) -> tuple[np.ndarray, Prefix]:
         if self.mode is None:

@@ -52,3 +52,6 @@ class Scorer(Protocol):
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
         """The answer to each query, after the shared `prefix`."""
+
+    def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
+        """(P,) bits of each token of `prefix` given those before it; NaN for context, which is not scored."""

@@ -100,8 +100,10 @@ class PathTree:
         return cls(tree, vertices, where, tuple(queries))
 
     def answers(self, edge_bits: np.ndarray) -> list[PathBits]:
-        """One answer per query, in the order asked."""
+        """One answer per query, in the order asked. A first token with nothing before it is not predicted: 0 bits."""
         asked = edge_bits[self.edge_order]
+        if not len(self.vertices.prefix):
+            asked[self.tree.edge_parent[self.edge_order] < 0] = 0.0
         answers, child = [], len(self.vertices.token)
         for query, last in zip(self.queries, self.vertices.last_of_sequence.tolist(), strict=True):
             run_bits, vertex = 0.0, last

@@ -1,0 +1,126 @@
+"""The likeliest texts of a template, exactly: batched best-first search.
+
+Source: Carlini et al. 2019, "The Secret Sharer", Section 8.2 and Algorithm 1 (Dijkstra's search over prefixes). The
+paper's batched search runs on past its first answer; here a batch only ever expands open nodes that are cheaper than
+the k-th best text found, and the search ends when none is, which keeps the guarantee whatever the batch.
+"""
+
+from __future__ import annotations
+
+import bisect
+import time
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.errors import InputError
+from hf_exposure.extraction.character_automaton import build_automaton
+from hf_exposure.extraction.expansion import SearchCost, expand
+from hf_exposure.extraction.frontier import Frontier, Node
+from hf_exposure.extraction.token_automaton import TokenAutomaton
+from hf_exposure.records import Candidate, Extraction
+from hf_exposure.scoring import CausalScorer, Scorer
+
+__all__ = ["extract", "search_likeliest"]
+
+
+def extract(
+    model: nn.Module,
+    tokenizer: Any,
+    template: CanaryTemplate,
+    top_k: int = 1,
+    batch_size: int = 256,
+    max_expansions: int | None = None,
+    *,
+    end_token: bool = False,
+) -> Extraction:
+    """The `top_k` likeliest texts of `template` under `model`, cheapest first, with a certificate.
+
+    Log-perplexities are in bits, computed in float32 and summed in float64; two texts closer than 1e-3 bits may
+    change places with the hardware. Equal costs are ordered by text.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer; it must encode each character of the template's holes by itself.
+        template: the texts to search.
+        top_k: how many to return; all of them where the space is smaller.
+        batch_size: most open nodes per call; the batch doubles from 1 up to it, so an easy secret costs few rows.
+        max_expansions: stop after about this many (the batch under way is finished); None searches to the end.
+        end_token: whether texts end with the tokenizer's end token.
+
+    Returns:
+        `Extraction`. `certified` is False when `max_expansions` ended the search; the candidates are then the best
+        texts found so far, maybe none.
+
+    Raises:
+        InputError: `top_k`, `batch_size` or `max_expansions` below 1; a tokenizer that merges the holes' characters;
+            a template that ends in a hole of variable length without `end_token=True`.
+        NonFiniteScoreError: the model returned NaN.
+
+    Source: Carlini et al. 2019, Section 8.2.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+        >>> from hf_exposure import CanaryTemplate, Digits
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
+        >>> found = extract(model, ByT5Tokenizer(), CanaryTemplate("pin {pin}", pin=Digits(3)), top_k=5)
+        >>> len(found.candidates), found.certified
+        (5, True)
+    """
+    scorer = CausalScorer(model, tokenizer, end_token=end_token)
+    return search_likeliest(
+        scorer,
+        build_automaton(template, scorer.encoder),
+        top_k=top_k,
+        batch_size=batch_size,
+        max_expansions=max_expansions,
+    )
+
+
+def search_likeliest(
+    scorer: Scorer,
+    automaton: TokenAutomaton,
+    *,
+    top_k: int = 1,
+    batch_size: int = 256,
+    max_expansions: int | None = None,
+) -> Extraction:
+    """As `extract`, for any scorer and any automaton."""
+    for name, value in (("top_k", top_k), ("batch_size", batch_size), ("max_expansions", max_expansions)):
+        if value is not None and value < 1:
+            raise InputError(name, "must be at least 1", value, f"Pass {name}=1 or more.")
+    started = time.perf_counter()
+    spent = SearchCost()
+    prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
+    frontier = Frontier(Node(0.0, (), automaton.prefix_text, automaton.root))
+    best: list[tuple[float, str]] = []
+    batch = 1
+    within_budget = True
+    while frontier and within_budget:
+        limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
+        # An open node that costs as much as the k-th best text cannot lead to a cheaper one.
+        if frontier.cheapest_bits >= limit:
+            break
+        nodes = frontier.pop(batch, limit)
+        batch = min(2 * batch, batch_size)
+        for expansion in expand(scorer, automaton, nodes, spent):
+            for leaf in expansion.leaves:
+                bisect.insort(best, (leaf.cost_bits, leaf.text))
+            del best[top_k:]
+            limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
+            frontier.push_children(expansion.node, expansion.moves, expansion.costs_bits, limit)
+        within_budget = max_expansions is None or spent.expansions < max_expansions
+    limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
+    certified = frontier.cheapest_bits >= limit
+    return Extraction(
+        candidates=tuple(Candidate(text=text, log_perplexity_bits=prefix_bits + cost) for cost, text in best),
+        certified=certified,
+        expansions=spent.expansions,
+        forward_passes=spent.forward_passes,
+        model_rows=spent.model_rows,
+        seconds=time.perf_counter() - started,
+        backend=automaton.name,
+        note="" if certified else f"stopped at max_expansions={max_expansions}; a likelier text may be left",
+    )
