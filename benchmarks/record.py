@@ -1,0 +1,65 @@
+"""Writes a benchmark's figures with what they were measured on."""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+_RESULTS = Path(__file__).parent / "results"
+_PACKAGES = ("torch", "transformers", "datasets", "pyarrow", "numpy", "scipy")
+
+
+def write_result(name: str, figures: dict[str, Any]) -> Path:
+    """Write `figures` to `benchmarks/results/{name}.json` with the machine's kind, the versions and the date.
+
+    The description of the machine is generic: processor, cores and system, no host or user name.
+    """
+    record = {"benchmark": name, **figures, "machine": machine(), "versions": versions()}
+    record["date"] = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    _RESULTS.mkdir(exist_ok=True)
+    path, aside = _RESULTS / f"{name}.json", _RESULTS / f".{name}.json.{os.getpid()}"
+    aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    return path
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, system, and the accelerator if torch sees one."""
+    described: dict[str, Any] = {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "system": f"{platform.system()} {platform.machine()}",
+    }
+    try:
+        import torch
+
+        described["accelerator"] = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
+    except ImportError:
+        described["accelerator"] = None
+    return described
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the installed packages that matter to speed."""
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor() -> str:
+    # platform.processor() is empty or the bare architecture on most Linux systems.
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor()
