@@ -2,7 +2,8 @@
 
 A *position* is one way to have read the characters so far: `(segment, offset)` in a fixed text, `(segment, state)` in
 a hole. A hole that may end or go on makes two positions of one text, so a *state* is the tuple of its positions:
-nearly always one. No two fillings render the same text (`ambiguity.py` sees to it), so the counts of the positions add up.
+nearly always one. No two fillings render the same text (`ambiguity.py` sees to it), so the counts of the positions add
+up.
 """
 
 from __future__ import annotations

@@ -58,13 +58,15 @@ def single_token_words(tokenizer: Any, separator: str = " ") -> list[str]:
     candidates = _surfaces(tokenizer, separator)
     alone, with_separator = _encode(tokenizer, [_ANCHOR, _ANCHOR + separator])
     encoded = _encode(tokenizer, [_ANCHOR + separator + candidate for candidate in candidates])
-    words = []
-    for candidate, ids in zip(candidates, encoded, strict=True):
-        # The separator is part of the word's token (" the" in GPT-2) or a token of its own (bytes, punctuation).
-        if ids[:-1] not in (alone, with_separator) or len(ids) < 2:
-            continue
-        if _strip(tokenizer.decode(ids[-1:])) == candidate:
-            words.append(candidate)
+    # The separator is part of each word's token (" the" in GPT-2), or always a token of its own (bytes, hyphens). Both
+    # ways in one list would mix words of one token with words of two.
+    words: list[str] = []
+    for before in (alone, with_separator):
+        words = words or [
+            candidate
+            for candidate, ids in zip(candidates, encoded, strict=True)
+            if ids[:-1] == before and _strip(tokenizer.decode(ids[-1:])) == candidate
+        ]
     if not words:
         rule = f"must have an entry that is one token after {separator!r}"
         raise InputError("tokenizer", rule, type(tokenizer).__name__, "Use Words(number, words=[...]) instead.")
