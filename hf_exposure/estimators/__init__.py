@@ -2,20 +2,41 @@
 
 from __future__ import annotations
 
+from hf_exposure.estimators.audit import ControlTest, control_test
+from hf_exposure.estimators.epsilon import EpsilonBound, epsilon_lower_bound, one_run_p_value
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks
 from hf_exposure.estimators.sampling import sampling_exposure
+from hf_exposure.estimators.skew_normal import (
+    FitJudgement,
+    SkewNormalFit,
+    fit_skew_normal,
+    judge_fit,
+    skew_normal_exposure,
+)
+from hf_exposure.estimators.skew_normal_tail import log_cdf
 from hf_exposure.records import CostEstimate
 
 __all__ = [
+    "ControlTest",
     "CostEstimate",
+    "EpsilonBound",
+    "FitJudgement",
+    "SkewNormalFit",
     "WeightCheck",
     "check_weights",
     "clopper_pearson",
+    "control_test",
     "enumeration_exposure",
+    "epsilon_lower_bound",
     "exposure_from_rank",
+    "fit_skew_normal",
     "importance_exposure",
+    "judge_fit",
+    "log_cdf",
+    "one_run_p_value",
     "ranks",
     "sampling_exposure",
+    "skew_normal_exposure",
 ]

@@ -138,7 +138,8 @@ def _nearest(
         cost = costs_K[k]
         at = int(np.searchsorted(ordered_N, cost, side="right"))
         around = ordered_N[max(at - 1, 0) : at + 1]
-        gaps = np.where(around == cost, 0.0, np.abs(around - cost))
+        with np.errstate(invalid="ignore"):  # inf - inf, which is a tie
+            gaps = np.where(around == cost, 0.0, np.abs(around - cost))
         if not around.size or gaps.min() > tolerance_bits:
             raise InputError(
                 "includes_self",

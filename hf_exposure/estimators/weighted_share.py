@@ -13,8 +13,9 @@ upper limit also adds the heaviest weight. The weighted p-value is that of Tibsh
 under covariate shift" (NeurIPS 2019): under the null it is valid whenever the limit is at least the canary's own
 weight.
 
-Weights are divided by their sum, not by the number of draws: both are unbiased in the limit, the former is exact at
-share 1 and knows its own variance there.
+Weights are divided by their sum, not by the number of draws. The latter is unbiased where the former is only nearly so
+(its bias is of order 1/N), but it keeps the noise of the mean weight at shares near 1, where the former is exact;
+measured, its intervals miss there.
 
 Legend: K costs, N references, S strata; A, Q: sums of weights and of squared weights at or below a cost.
 """

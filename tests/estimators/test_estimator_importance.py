@@ -1,0 +1,130 @@
+"""Weighted draws: sampling as the special case, hand-made shares, weight limits, and weights that do not add up."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hf_exposure.errors import InputError
+from hf_exposure.estimators import check_weights, importance_exposure, sampling_exposure
+
+
+def test_equal_weights_are_sampling() -> None:
+    generator = np.random.default_rng(0)
+    references, costs = generator.integers(0, 30, 200), np.arange(-1.0, 31.0)
+    plain = sampling_exposure(costs, references, space_size=10**6)
+    for weights, limits in ((None, None), (np.ones(200), None), (np.ones(200), 1.0)):
+        weighted = importance_exposure(costs, references, weights, space_size=10**6, weight_limits=limits)
+        for ours, theirs in zip(weighted, plain, strict=True):
+            assert replace(ours, method="", note="") == replace(theirs, method="", note="")
+
+
+def test_a_share_by_hand() -> None:
+    """Hits weigh 0.5 + 0.25, misses 1.25 + 2; the canary's own limit is 0.5: (0.75 + 0.5) / (4 + 0.5)."""
+    (e,) = importance_exposure(
+        [2.0], [5.0, 1.0, 2.0, 3.0], [2.0, 0.5, 0.25, 1.25], space_size=10**6, weight_limits=0.5
+    )
+    assert e.exposure_bits == pytest.approx(-math.log2(1.25 / 4.5))
+    assert e.low_bits < e.exposure_bits < e.high_bits
+    assert e.note.startswith("fewer than 100 effective hits")
+
+
+def test_order_of_references_and_costs_does_not_matter() -> None:
+    generator = np.random.default_rng(1)
+    references, weights, strata = generator.normal(size=90), generator.uniform(0.5, 1.5, 90), np.repeat([0, 1, 2], 30)
+    costs, shuffled = np.array([-1.0, 0.0, 1.0]), generator.permutation(90)
+    forth = importance_exposure(costs, references, weights, space_size=1000, strata=strata)
+    back = importance_exposure(
+        costs[::-1],
+        references[shuffled],
+        weights[shuffled],
+        space_size=1000,
+        strata=np.array(list("xyz"))[strata[shuffled]],
+    )
+    for one, other in zip(forth, back[::-1], strict=True):
+        assert one.exposure_bits == pytest.approx(other.exposure_bits)
+        assert (one.low_bits, one.high_bits) == pytest.approx((other.low_bits, other.high_bits))
+
+
+def memorised(each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Space of 10^9, one text of cost 1 that the model says half the time; half the draws are uniform."""
+    says_it = np.random.default_rng(seed).random(each) < 0.5
+    q_canary, q_other = 0.25 + 0.5e-9, 0.5 * 1e-9 + 0.25e-9
+    hit = np.concatenate([np.zeros(each, dtype=bool), says_it])
+    weights = np.where(hit, 1 / (1e9 * q_canary), 1 / (1e9 * q_other))
+    return np.where(hit, 1.0, 30.0), weights, np.repeat([0, 1], each)
+
+
+def test_a_memorised_canary_needs_its_weight_limit() -> None:
+    """Rank 1 of 10^9: a limit from its own bits certifies it, the heaviest weight drawn cannot."""
+    references, weights, strata = memorised(2000)
+    limit = 2.0 * 2.0**1.0 / 1e9
+    (known,) = importance_exposure([1.0], references, weights, space_size=10**9, weight_limits=[limit], strata=strata)
+    assert known.low_bits > 29.7 and known.high_bits == math.log2(10**9)
+    (unknown,) = importance_exposure([1.0], references, weights, space_size=10**9, strata=strata)
+    assert unknown.exposure_bits == pytest.approx(math.log2(10**9), abs=0.15)
+    assert unknown.low_bits < 12 and "no weight_limits" in unknown.note
+
+
+def test_the_canarys_own_draws_may_be_dropped_and_added_back_exactly() -> None:
+    references, weights, _ = memorised(2000)
+    without = np.where(references == 1.0, 0.0, weights)
+    (e,) = importance_exposure([1.0], references, without, space_size=10**9, weight_limits=4e-9, includes_self=[False])
+    # One unseen text of weight 4e-9 among 4,000 draws is a thousandth of a text, 3.7 times that at 97.5 %.
+    assert e.low_bits == pytest.approx(math.log2(10**9), abs=0.01)
+    assert e.exposure_bits == pytest.approx(math.log2(10**9), abs=0.01)
+    assert "lower bound" in e.note or e.exposure_bits == math.log2(10**9) or e.note == ""
+
+
+def test_a_draw_heavier_than_its_limit_raises_it() -> None:
+    arguments = ([2.0], [1.0, 3.0, 3.0], [1.5, 0.75, 0.75])
+    low = importance_exposure(*arguments, space_size=100, weight_limits=0.1)
+    high = importance_exposure(*arguments, space_size=100, weight_limits=1.5)
+    assert low == high
+
+
+@pytest.mark.parametrize("factor", [0.5, 2.0])
+def test_weights_that_do_not_add_up_widen_the_interval(factor: float) -> None:
+    generator = np.random.default_rng(3)
+    references, weights = generator.normal(size=2000), generator.uniform(0.5, 1.5, 2000)
+    (fair,) = importance_exposure([-1.0], references, weights, space_size=10**6)
+    (bent,) = importance_exposure([-1.0], references, factor * weights, space_size=10**6)
+    assert "should be 1" not in fair.note and "should be 1" in bent.note
+    assert bent.low_bits < fair.low_bits - 0.5 if factor < 1 else bent.high_bits > fair.high_bits + 0.5
+    assert bent.low_bits <= bent.exposure_bits <= bent.high_bits
+    # Half the space out of reach may all lie below the canary; it cannot where the weight limits forbid it.
+    if factor < 1:
+        assert bent.low_bits < 1.0
+        (limited,) = importance_exposure(
+            [-1.0], references, factor * weights, space_size=10**6, weight_limits=factor * 1.5
+        )
+        assert limited.low_bits == pytest.approx(fair.low_bits, abs=0.01)
+
+
+def test_check_weights_by_hand() -> None:
+    """Weights 0, 2 in two strata of two: within-stratum squares sum to 4 x 1, over 4 squared."""
+    check = check_weights([0.0, 2.0, 0.0, 2.0], [0, 0, 1, 1])
+    assert (check.mean, check.standard_error, check.good) == (1.0, 0.5, True)
+    assert check_weights([0.0, 2.0, 0.0, 2.0], [0, 1, 0, 1]).standard_error == 0.0
+    assert not check_weights(np.full(10, 1.06)).good
+    assert check_weights(np.array([0.1] * 3) * 10).good
+
+
+def test_bad_weights_are_refused_by_name() -> None:
+    for weights, rule in (
+        ([1.0], r"weights: must be one per reference, \(2,\)"),
+        ([1.0, -1.0], "weights: must be finite, at least 0, and not all 0"),
+        ([1.0, math.nan], "weights: must be finite"),
+        ([0.0, 0.0], "weights: must be finite, at least 0, and not all 0"),
+    ):
+        with pytest.raises(InputError, match=rule):
+            importance_exposure([1.0], [1.0, 2.0], weights, space_size=10)
+    with pytest.raises(InputError, match="weight_limits: must be one finite number above 0"):
+        importance_exposure([1.0], [1.0, 2.0], space_size=10, weight_limits=[1.0, 2.0])
+    with pytest.raises(InputError, match="strata: must hold at least 2 draws each, got"):
+        importance_exposure([1.0], [1.0, 2.0, 3.0], space_size=10, strata=[0, 0, 1])
+    with pytest.raises(InputError, match="space_size: is needed where includes_self is False"):
+        importance_exposure([1.0], [1.0, 2.0], space_size=None, includes_self=False)
