@@ -5,6 +5,7 @@ Undefined figures are NaN (or None for a rank), and `note` gives the reason.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 __all__ = ["Candidate", "CostEstimate", "ExposureEstimate", "Extraction", "RankBounds"]
@@ -42,6 +43,8 @@ class ExposureEstimate:
         canary_id: the canary's id in its `CanarySet`; never its text.
         repetitions: how many times it was inserted; 0 for a held-out control.
         log_perplexity_bits: `sum_i -log2 p(x_i | x_<i)` of its whole text.
+        base_exposure_bits: its exposure under the base model, where one was given, else NaN. What training added is
+            `exposure_bits - base_exposure_bits`.
     """
 
     canary_id: str
@@ -55,9 +58,17 @@ class ExposureEstimate:
     method: str
     note: str = ""
 
+    base_exposure_bits: float = math.nan
+
     @property
     def is_control(self) -> bool:
+        """Whether it was held out."""
         return self.repetitions == 0
+
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether `exposure_bits` is the low end of what is known, and the note says so."""
+        return "lower bound" in self.note
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,1 +1,6 @@
-"""To be filled."""
+"""What people look at: the report of a measurement, its JSON and its plots."""
+
+from hf_exposure.report.exposure_report import ExposureReport
+from hf_exposure.report.groups import RepetitionGroup
+
+__all__ = ["ExposureReport", "RepetitionGroup"]

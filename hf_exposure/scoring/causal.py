@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from hf_exposure.errors import InputError, NonFiniteScoreError
-from hf_exposure.scoring.encoding import EncodedText, Encoder
+from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import ForwardCounts, Mode, Prefix, edge_bits, encode_prefix
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
-from hf_exposure.scoring.protocol import PathBits, PathQuery
+from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.token_tree import TokenTree
-from hf_exposure.scoring.tree_sums import PathTree, SequenceTree
+from hf_exposure.scoring.tree_sums import PathTree
 
 __all__ = ["CausalScorer", "log_perplexity"]
 
@@ -73,22 +73,19 @@ class CausalScorer:
         self._shape = _model_shape(model)
         self._prefixes: dict[tuple[Mode, tuple[int, ...]], Prefix] = {}
 
-    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)
 
-    def sequence_bits(self, encoded: Sequence[EncodedText]) -> np.ndarray:
-        if not encoded:
+    def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
+        if not len(encoded):
             return np.zeros(0)
-        self._check_length(max(len(text.ids) for text in encoded), encoded[0].text)
-        return self.tree_bits(SequenceTree.of([text.ids for text in encoded], encoded[0].first_scored), encoded)
-
-    def tree_bits(self, sequences: SequenceTree, encoded: Sequence[EncodedText]) -> np.ndarray:
-        """As `sequence_bits`, for a tree that was built before and is used again."""
+        longest = max(range(len(encoded)), key=lambda i: len(encoded.ids[i]))
+        self._check_length(len(encoded.ids[longest]), encoded.texts[longest])
         with borrowed(self.model):
-            edge_values, prefix = self._score(sequences.tree)
-        totals = sequences.totals(edge_values, prefix.bits)
+            edge_values, prefix = self._score(encoded.tree.tree)
+        totals = encoded.tree.totals(edge_values, prefix.bits)
         if np.isnan(totals).any():
-            text = encoded[int(np.flatnonzero(np.isnan(totals))[0])].text
+            text = encoded.texts[int(np.flatnonzero(np.isnan(totals))[0])]
             raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
         return totals
 

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from hf_exposure.errors import InputError
+from hf_exposure.scoring.tree_sums import SequenceTree
 
-__all__ = ["EncodedText", "Encoder"]
+__all__ = ["EncodedTexts", "Encoder"]
 
 _PROBE = "a"
 
 
 @dataclass(frozen=True)
-class EncodedText:
-    """The canonical encoding of one text.
+class EncodedTexts:
+    """The canonical encodings of N texts. Kept between calls, it is encoded and arranged once.
 
     Attributes:
-        text: the source text, for error messages.
-        ids: its token ids, with the special tokens before it, and one after it where the end is scored.
+        texts: the N source texts, for error messages.
+        ids: N tuples of token ids, with the special tokens before a text, and one after it where the end is scored.
         first_scored: position of the first scored token; those before it are context.
     """
 
-    text: str
-    ids: tuple[int, ...]
+    texts: tuple[str, ...]
+    ids: tuple[tuple[int, ...], ...]
     first_scored: int
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    @cached_property
+    def tree(self) -> SequenceTree:
+        """The texts as one token tree."""
+        return SequenceTree.of(self.ids, self.first_scored)
 
 
 class Encoder:
@@ -45,9 +55,9 @@ class Encoder:
 
     Example:
         >>> from transformers import ByT5Tokenizer
-        >>> encoded, = Encoder(ByT5Tokenizer()).encode(["hi!"])
+        >>> encoded = Encoder(ByT5Tokenizer()).encode(["hi!"])
         >>> encoded.ids, encoded.first_scored
-        ((107, 108, 36), 1)
+        (((107, 108, 36),), 1)
     """
 
     def __init__(self, tokenizer: Any, *, end_token: bool = False) -> None:
@@ -72,7 +82,7 @@ class Encoder:
             return []
         return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
 
-    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text, in input order."""
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         encoded = []
@@ -92,8 +102,8 @@ class Encoder:
                     text,
                     "Use a template within the tokenizer's vocabulary, or another tokenizer.",
                 )
-            encoded.append(EncodedText(text, full, self.first_scored))
-        return encoded
+            encoded.append(full)
+        return EncodedTexts(tuple(texts), tuple(encoded), self.first_scored)
 
 
 def _special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

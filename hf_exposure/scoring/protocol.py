@@ -3,37 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from hf_exposure.scoring.encoding import EncodedText
+from hf_exposure.scoring.encoding import EncodedTexts
+from hf_exposure.scoring.path_query import PathBits, PathQuery
 
-__all__ = ["PathBits", "PathQuery", "Scorer"]
-
-
-@dataclass(frozen=True)
-class PathQuery:
-    """One state of a search.
-
-    Attributes:
-        tokens: the path below the search's prefix.
-        run: how many of its last tokens are forced, their bits not yet known.
-        children: token ids whose bits after the path are wanted; may be empty.
-    """
-
-    tokens: tuple[int, ...]
-    run: int
-    children: np.ndarray
-
-
-@dataclass(frozen=True)
-class PathBits:
-    """The answer: bits of the run summed, and (C,) bits of each child. Never renormalised over the children."""
-
-    run_bits: float
-    children_bits: np.ndarray
+__all__ = ["Scorer"]
 
 
 @runtime_checkable
@@ -44,10 +21,10 @@ class Scorer(Protocol):
     that take `input_ids` and return `.logits`.
     """
 
-    def encode(self, texts: Sequence[str]) -> list[EncodedText]:
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text."""
 
-    def sequence_bits(self, encoded: Sequence[EncodedText]) -> np.ndarray:
+    def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
         """(N,) log-perplexity of each text: the sum of its scored tokens' bits."""
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_exposure.scoring.protocol import PathBits, PathQuery
+from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.token_tree import IntArray, TokenTree, Vertices, grow_vertices, pad_sequences
 
 __all__ = ["PathTree", "SequenceTree"]

@@ -1,0 +1,236 @@
+"""Exposure during training: a `TrainerCallback` that chooses the step, measures, and logs. It computes nothing."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from dataclasses import replace
+from typing import Any, Literal, get_args
+
+from torch import nn
+from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_exposure.canaries import CanarySet
+from hf_exposure.errors import ExposureError, InputError
+from hf_exposure.measure import ExposureMeter
+from hf_exposure.report import ExposureReport
+from hf_exposure.report.run_log import append_report, start_log
+
+__all__ = ["ExposureCallback", "Strategy"]
+
+Strategy = Literal["steps", "epoch", "eval", "end"]
+_PREFIX = "eval_exposure_"
+# Keys of which a larger value means less memorisation, or nothing; all others grow with it.
+_LARGER_IS_BETTER = ("eval_exposure_p_value",)
+
+
+class ExposureCallback(TrainerCallback):
+    """Measures the canaries' exposure while a `Trainer` trains.
+
+    The figures reach `log_history` and the metrics of each evaluation, hence `metric_for_best_model` and early
+    stopping; after `callback.attach(trainer)` every `report_to` tracker too. Every report is also appended to
+    `exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume. Model mode, random
+    state, tokenizer, arguments and control flags are left as found: training is the same as without the callback.
+
+    Args:
+        canaries: the set that was inserted.
+        strategy: "epoch" measures at the end of each epoch, "steps" every `steps` optimiser steps, "eval" at each
+            evaluation, "end" once, after the last step. Where an exposure key chooses the best model, each
+            evaluation measures too, since the trainer needs the key there.
+        steps: with `strategy="steps"`.
+        processing_class: the tokenizer; the trainer's own by default.
+        on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails.
+        **measure_arguments: those of `ExposureMeter`: method, references, seed, ...
+
+    Attributes:
+        report: the last `ExposureReport`, None before the first.
+        reports: all of this run, those before a resume included.
+
+    Raises:
+        InputError: an unknown strategy, `steps` missing or out of place; at the start of training: no tokenizer,
+            `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the most
+            memorised checkpoint.
+
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 6 measures during training.
+
+    Example:
+        >>> from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries
+        >>> canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(4)), {1: 2}, controls=2, seed=0)
+        >>> callback = ExposureCallback(canaries, strategy="steps", steps=50, references=256)
+        >>> callback.report is None         # trainer = Trainer(..., callbacks=[callback]); callback.attach(trainer)
+        True
+    """
+
+    def __init__(
+        self,
+        canaries: CanarySet,
+        strategy: Strategy = "epoch",
+        steps: int | None = None,
+        processing_class: Any = None,
+        on_error: Literal["raise", "warn"] = "raise",
+        **measure_arguments: Any,
+    ) -> None:
+        if strategy not in get_args(Strategy):
+            raise InputError("strategy", f"must be one of {', '.join(get_args(Strategy))}", strategy, "Use 'epoch'.")
+        if strategy == "steps" and (not isinstance(steps, int) or steps < 1):
+            raise InputError("steps", "must be at least 1 with strategy='steps'", steps, "Pass steps=100, say.")
+        if strategy != "steps" and steps is not None:
+            raise InputError("steps", "goes with strategy='steps' only", steps, "Leave it out, or set the strategy.")
+        if on_error not in ("raise", "warn"):
+            raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
+        self.canaries, self.strategy, self.steps, self.on_error = canaries, strategy, steps, on_error
+        self.reports: list[ExposureReport] = []
+        self._processing_class, self._measure_arguments = processing_class, measure_arguments
+        self._meter: ExposureMeter | None = None
+        self._trainer: Any = None
+        self._every_evaluation = strategy == "eval"
+        self._last_step: int | None = None
+        self._last_metrics: dict[str, float] = {}
+        self._warned = False
+
+    @property
+    def report(self) -> ExposureReport | None:
+        """The last measurement."""
+        return self.reports[-1] if self.reports else None
+
+    def attach(self, trainer: Any) -> ExposureCallback:
+        """Lets figures reach the trainer's trackers, and adds this callback to the trainer if it is absent.
+
+        A callback never receives its trainer, and `trainer.log` is the only way to the trackers. The callback is
+        moved before any `EarlyStoppingCallback`, which reads the metrics in the order of the callbacks.
+        """
+        self._trainer = trainer
+        callbacks = trainer.callback_handler.callbacks
+        if self not in callbacks:
+            trainer.add_callback(self)
+        stopping = [i for i, callback in enumerate(callbacks) if isinstance(callback, EarlyStoppingCallback)]
+        if stopping and callbacks.index(self) > stopping[0]:
+            callbacks.remove(self)
+            callbacks.insert(stopping[0], self)
+        return self
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.strategy == "eval" and str(args.eval_strategy.value) == "no":
+            raise InputError(
+                "strategy", "'eval' needs evaluations, but eval_strategy is 'no'", self.strategy, "Use 'epoch'."
+            )
+        self._every_evaluation = self.strategy == "eval" or self._chooses_best_model(args)
+        self._prepare(kwargs.get("processing_class"))
+        self.reports = start_log(args.output_dir, state.global_step, write=state.is_world_process_zero)
+        self._last_step, self._last_metrics = None, {}
+        if self.report is not None and self.report.step == state.global_step:
+            self._last_step, self._last_metrics = self.report.step, self.report.metrics()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.strategy == "steps" and self.steps and state.global_step % self.steps == 0:
+            self._measure_once(args, state, kwargs["model"])
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        ends = control.should_training_stop or state.global_step >= state.max_steps
+        # A best model that is loaded at the end is not the one of the last step: that one waits for on_train_end.
+        if self.strategy == "epoch" or (self.strategy == "end" and ends and not args.load_best_model_at_end):
+            self._measure_once(args, state, kwargs["model"])
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._every_evaluation and self._meter is not None:
+            self._measure_once(args, state, kwargs["model"])
+        if metrics is not None and self._last_step == state.global_step:
+            # The very dict that best-model selection and early stopping read next, on every process.
+            metrics.update(self._last_metrics)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.strategy == "end" and (args.load_best_model_at_end or self._last_step != state.global_step):
+            self._last_step = None
+            self._measure_once(args, state, kwargs["model"])
+
+    def _prepare(self, processing_class: Any) -> None:
+        tokenizer = self._processing_class if self._processing_class is not None else processing_class
+        tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
+        if tokenizer is None:
+            raise InputError(
+                "processing_class",
+                "must be the tokenizer, since the trainer has none",
+                None,
+                "Pass ExposureCallback(canaries, processing_class=tokenizer).",
+            )
+        if self._meter is None or self._meter.tokenizer is not tokenizer:
+            self._meter = ExposureMeter(self.canaries, tokenizer, **self._measure_arguments)
+
+    def _chooses_best_model(self, args: TrainingArguments) -> bool:
+        """Whether an exposure key chooses the best model; refuses one that is unknown or the wrong way round."""
+        key = args.metric_for_best_model
+        if key is None or not f"eval_{key.removeprefix('eval_')}".startswith(_PREFIX):
+            return False
+        key = f"eval_{key.removeprefix('eval_')}"
+        known = self._metric_keys()
+        if key not in known:
+            raise InputError(
+                "metric_for_best_model", "must be a figure of this callback", key, f"Use one of {', '.join(known)}."
+            )
+        if bool(args.greater_is_better) != (key in _LARGER_IS_BETTER):
+            raise InputError(
+                "greater_is_better",
+                f"would keep the most memorised checkpoint for metric_for_best_model={key!r}",
+                args.greater_is_better,
+                f"Pass greater_is_better={key in _LARGER_IS_BETTER} to TrainingArguments.",
+            )
+        return True
+
+    def _metric_keys(self) -> list[str]:
+        names = ["mean", "median", "max", "rank1_fraction", "seconds"]
+        names += [f"x{repetitions}_mean" for repetitions in self.canaries.repetition_counts]
+        names += ["controls_mean", "p_value"] if self.canaries.controls else []
+        return [_PREFIX + name for name in names]
+
+    def _measure_once(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        """Measures unless this step was measured already, and logs."""
+        if self._last_step == state.global_step:
+            return
+        assert self._meter is not None
+        try:
+            report = self._meter.measure(model)
+        except (ExposureError, RuntimeError, MemoryError) as error:
+            if self.on_error == "raise":
+                raise
+            self._warn_once(error)
+            metrics = dict.fromkeys(self._metric_keys(), math.nan)
+        else:
+            report = replace(report, step=state.global_step, epoch=state.epoch)
+            self.reports.append(report)
+            if state.is_world_process_zero:
+                append_report(args.output_dir, report)
+            metrics = report.metrics()
+        self._last_step, self._last_metrics = state.global_step, metrics
+        self._log(state, metrics)
+
+    def _log(self, state: TrainerState, metrics: dict[str, float]) -> None:
+        if self._trainer is None:
+            epoch = {} if state.epoch is None else {"epoch": state.epoch}
+            state.log_history.append({**metrics, **epoch, "step": state.global_step})
+            return
+        # trainer.log clears should_log, and with it the training loss that was due at this very step.
+        should_log = self._trainer.control.should_log
+        self._trainer.log(dict(metrics))
+        self._trainer.control.should_log = should_log
+
+    def _warn_once(self, error: BaseException) -> None:
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"exposure could not be measured and is logged as NaN: {type(error).__name__}: {error}", stacklevel=2
+            )
