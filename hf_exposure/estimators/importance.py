@@ -17,6 +17,8 @@ __all__ = ["WeightCheck", "check_weights", "importance_exposure"]
 
 # Fewer effective hits than this leave the point more than a tenth of its rank in doubt.
 ENOUGH_HITS = 100
+# Without a hit the figure is a lower bound, which need not be said this few bits below the largest there is.
+CLOSE_TO_THE_SPACE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,7 +191,7 @@ def _note(
 ) -> str:
     """What a reader must know, most important first; "" where there is nothing."""
     said = []
-    if hits == 0 and bits < log2_size:
+    if hits == 0 and bits < log2_size - CLOSE_TO_THE_SPACE:
         said.append(f"a lower bound: none of {draws} references is at or below its cost")
         if math.isinf(log2_size):
             said.append("no upper end without space_size")

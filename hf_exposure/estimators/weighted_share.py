@@ -41,7 +41,7 @@ class SharesAtOrBelow:
         share: (K,) point estimates, in (0, 1].
         low, high: (K,) confidence limits, in [0, 1].
         variance: (K,) of `share`.
-        hits: (K,) how many draws are at or below.
+        hits: (K,) how many draws of weight above 0 are at or below.
         heaviest_hit: (K,) the largest weight among those; 0 where there is none.
     """
 
@@ -102,13 +102,14 @@ def weighted_shares(
         own_K = np.where(heaviest_hit_K > 0.0, heaviest_hit_K, heaviest)
     else:
         unseen_K = own_K = np.maximum(limits_K, heaviest_hit_K)
+    counted_K = np.concatenate([[0], np.cumsum(weights_N > 0.0)])[hits_K]
     sums = _sums(weights_N, strata_N, hits_K)
     none_K = np.zeros(costs_K.shape)
     share, variance = _moments(sums, hit_K=own_K, miss_K=none_K)
     low, _ = _limits(*_moments(sums, hit_K=none_K, miss_K=none_K + heaviest), confidence_level)
     _, high = _limits(*_moments(sums, hit_K=unseen_K, miss_K=none_K), confidence_level)
     return SharesAtOrBelow(
-        share=share, low=low, high=high, variance=variance, hits=hits_K, heaviest_hit=heaviest_hit_K
+        share=share, low=low, high=high, variance=variance, hits=counted_K, heaviest_hit=heaviest_hit_K
     )
 
 
