@@ -1,0 +1,5 @@
+"""The whole job on one page: insert, train, measure, extract, report."""
+
+from hf_exposure.demo.job import DemoSettings, run_demo
+
+__all__ = ["DemoSettings", "run_demo"]

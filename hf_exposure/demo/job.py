@@ -1,0 +1,172 @@
+"""The demo's steps, in the order that any user would take them."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import transformers
+from datasets import Dataset, disable_progress_bars
+from transformers import (
+    DataCollatorForLanguageModeling,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainingArguments,
+    set_seed,
+)
+
+from hf_exposure.callback import ExposureCallback
+from hf_exposure.canaries import CanarySet, draw_canaries, presets
+from hf_exposure.demo.console import DemoProgress, describe_extraction, verdict
+from hf_exposure.demo.model import SMALL_MODELS, load_model, load_tokenizer
+from hf_exposure.demo.text import load_rows
+from hf_exposure.errors import InputError
+from hf_exposure.extraction import extract
+from hf_exposure.insertion import insert_canaries
+from hf_exposure.records import Extraction
+from hf_exposure.report import ExposureReport
+
+__all__ = ["DemoSettings", "run_demo"]
+
+_ROW_CHARACTERS = 200
+_CONTEXT_TOKENS = 256
+_MOST_EXPANSIONS = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class DemoSettings:
+    """What `hf-exposure demo` can be told; the defaults train in under three minutes on two CPU cores."""
+
+    out: Path = Path("exposure-demo")
+    text_file: Path | None = None
+    dataset: str | None = None
+    text_bytes: int = 100_000
+    model: str = SMALL_MODELS[0]
+    tokenizer: str | None = None
+    epochs: int = 4
+    repetitions: Mapping[int, int] = field(default_factory=lambda: {1: 4, 8: 4, 64: 4})
+    controls: int = 16
+    digits: int = 9
+    top_k: int = 20
+    learning_rate: float = 2e-3
+    batch_size: int = 16
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("text_bytes", "epochs", "controls", "top_k", "batch_size"):
+            if getattr(self, name) < 1:
+                option = f"--{name.replace('_', '-')}"
+                raise InputError(option, "must be at least 1", getattr(self, name), f"Leave {option} out.")
+
+    @property
+    def tokenizer_name(self) -> str:
+        """A loaded model brings its own tokenizer; a small one reads bytes."""
+        return self.tokenizer or ("bytes" if self.model in SMALL_MODELS else self.model)
+
+
+def run_demo(settings: DemoSettings) -> ExposureReport:
+    """Inserts canaries, trains with `ExposureCallback`, extracts, reports; prints as it goes.
+
+    Writes `canaries.json` (owner-readable), `exposure.jsonl`, `report.json` and the plots into `settings.out`.
+
+    Raises:
+        InputError: a text, model or number that cannot be used.
+    """
+    disable_progress_bars()
+    transformers.logging.set_verbosity_error()
+    set_seed(settings.seed)
+    rows = load_rows(settings.text_file, settings.dataset, settings.text_bytes, _ROW_CHARACTERS)
+    canaries = draw_canaries(
+        presets.random_number(settings.digits), settings.repetitions, controls=settings.controls, seed=settings.seed
+    )
+    train = insert_canaries(rows, canaries, seed=settings.seed)
+    tokenizer = load_tokenizer(settings.tokenizer_name, rows["text"])
+    model = load_model(settings.model, tokenizer, _CONTEXT_TOKENS)
+    settings.out.mkdir(parents=True, exist_ok=True)
+    canaries.save(settings.out / "canaries.json")
+    print(
+        f"{len(rows)} rows of text, {canaries.total_insertions} canary rows inserted: "
+        f"{canaries.template.text!r}, {len(canaries.inserted)} secrets, {len(canaries.controls)} held out\n"
+        f"{type(model).__name__} with {model.num_parameters():,} parameters, {settings.tokenizer_name} tokenizer"
+    )
+    started = time.perf_counter()
+    callback = _train(settings, model, tokenizer, train, canaries)
+    measured = sum(report.seconds for report in callback.reports)
+    print(f"trained in {time.perf_counter() - started:.0f} s, of which {measured:.0f} s measuring exposure\n")
+    report = callback.reports[-1]
+    extraction = _extract(settings, model, tokenizer, canaries)
+    if extraction is not None:
+        print(describe_extraction(extraction, canaries))
+        _print_missing(extraction, report, canaries)
+    print(f"\n{verdict(report, extraction, canaries)}")
+    report.save(settings.out, history=callback.reports)
+    print(f"\nWritten to {settings.out}{os.sep}: {', '.join(sorted(p.name for p in settings.out.iterdir()))}")
+    return report
+
+
+def _train(
+    settings: DemoSettings,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    train: Dataset,
+    canaries: CanarySet,
+) -> ExposureCallback:
+    callback = ExposureCallback(canaries, strategy="epoch", seed=settings.seed)
+    encoded = train.map(
+        lambda batch: tokenizer(batch["text"], truncation=True, max_length=_CONTEXT_TOKENS),
+        batched=True,
+        remove_columns=train.column_names,
+    )
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(settings.out),
+            num_train_epochs=settings.epochs,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            warmup_steps=20,
+            seed=settings.seed,
+            save_strategy="no",
+            logging_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=encoded,
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        processing_class=tokenizer,
+        callbacks=[callback, DemoProgress(callback)],
+    )
+    # The demo's own bar says the same in one line.
+    trainer.remove_callback(ProgressCallback)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    return callback
+
+
+def _extract(
+    settings: DemoSettings, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, canaries: CanarySet
+) -> Extraction | None:
+    try:
+        return extract(model, tokenizer, canaries.template, settings.top_k, max_expansions=_MOST_EXPANSIONS)
+    except InputError as error:
+        print(f"No search: {error}")
+        return None
+
+
+def _print_missing(extraction: Extraction, report: ExposureReport, canaries: CanarySet) -> None:
+    """Where the inserted canaries stand that did not come out."""
+    out = {candidate.text for candidate in extraction.candidates}
+    by_id = {estimate.canary_id: estimate for estimate in report.estimates}
+    missing = [canary for canary in canaries.inserted if canary.text not in out]
+    if missing:
+        print(f"Not among them: {len(missing)} of {len(canaries.inserted)} inserted canaries")
+    for canary in missing:
+        estimate = by_id[canary.id]
+        sign = ">= " if estimate.is_lower_bound else ""
+        print(f"      inserted {canary.repetitions} times: exposure {sign}{estimate.exposure_bits:.1f} bits")
