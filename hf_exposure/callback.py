@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import warnings
 from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from torch import nn
-from transformers import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import ExposureError, InputError
@@ -32,6 +33,9 @@ class ExposureCallback(TrainerCallback):
     `exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume. Model mode, random
     state, tokenizer, arguments and control flags are left as found: training is the same as without the callback.
 
+    An `EarlyStoppingCallback` that watches an exposure key must come after this one in `callbacks=[...]`: it reads
+    what stands in the metrics when its turn comes. `attach` sees to the order.
+
     Args:
         canaries: the set that was inserted.
         strategy: "epoch" measures at the end of each epoch, "steps" every `steps` optimiser steps, "eval" at each
@@ -40,16 +44,17 @@ class ExposureCallback(TrainerCallback):
         steps: with `strategy="steps"`.
         processing_class: the tokenizer; the trainer's own by default.
         on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails.
-        **measure_arguments: those of `ExposureMeter`: method, references, seed, ...
+        **measure_arguments: those of `measure_exposure`: method, references, seed, base_model, ...
 
     Attributes:
         report: the last `ExposureReport`, None before the first.
         reports: all of this run, those before a resume included.
 
     Raises:
-        InputError: an unknown strategy, `steps` missing or out of place; at the start of training: no tokenizer,
-            `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the most
-            memorised checkpoint.
+        InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
+            tokenizer, `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the
+            most memorised checkpoint.
+        ExposureError: a measurement failed, with `on_error="raise"`.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 6 measures during training.
 
@@ -78,6 +83,11 @@ class ExposureCallback(TrainerCallback):
             raise InputError("steps", "goes with strategy='steps' only", steps, "Leave it out, or set the strategy.")
         if on_error not in ("raise", "warn"):
             raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
+        self._base_model = measure_arguments.pop("base_model", None)
+        known = [name for name in inspect.signature(ExposureMeter).parameters if name not in ("canaries", "tokenizer")]
+        for name in measure_arguments:
+            if name not in known:
+                raise InputError(name, "is no argument of measure_exposure", name, f"Use one of {', '.join(known)}.")
         self.canaries, self.strategy, self.steps, self.on_error = canaries, strategy, steps, on_error
         self.reports: list[ExposureReport] = []
         self._processing_class, self._measure_arguments = processing_class, measure_arguments
@@ -97,16 +107,16 @@ class ExposureCallback(TrainerCallback):
         """Lets figures reach the trainer's trackers, and adds this callback to the trainer if it is absent.
 
         A callback never receives its trainer, and `trainer.log` is the only way to the trackers. The callback is
-        moved before any `EarlyStoppingCallback`, which reads the metrics in the order of the callbacks.
+        moved to the front: an `EarlyStoppingCallback` reads the metrics in the order of the callbacks, and trackers
+        close themselves in `on_train_end`.
         """
         self._trainer = trainer
         callbacks = trainer.callback_handler.callbacks
         if self not in callbacks:
             trainer.add_callback(self)
-        stopping = [i for i, callback in enumerate(callbacks) if isinstance(callback, EarlyStoppingCallback)]
-        if stopping and callbacks.index(self) > stopping[0]:
-            callbacks.remove(self)
-            callbacks.insert(stopping[0], self)
+        callbacks.remove(self)
+        first = next((i for i, other in enumerate(callbacks) if not isinstance(other, DefaultFlowCallback)), 0)
+        callbacks.insert(first, self)
         return self
 
     def on_train_begin(
@@ -119,9 +129,9 @@ class ExposureCallback(TrainerCallback):
         self._every_evaluation = self.strategy == "eval" or self._chooses_best_model(args)
         self._prepare(kwargs.get("processing_class"))
         self.reports = start_log(args.output_dir, state.global_step, write=state.is_world_process_zero)
-        self._last_step, self._last_metrics = None, {}
-        if self.report is not None and self.report.step == state.global_step:
-            self._last_step, self._last_metrics = self.report.step, self.report.metrics()
+        self._last_step, self._last_metrics, self._warned = None, {}, False
+        if state.global_step:
+            self._rejoin(args, state, kwargs["model"])
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -154,9 +164,13 @@ class ExposureCallback(TrainerCallback):
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.strategy == "end" and (args.load_best_model_at_end or self._last_step != state.global_step):
+        best_was_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        if best_was_loaded:
+            # Another model than the one measured at this step: an evaluation from here on must not repeat its figures.
             self._last_step = None
-            self._measure_once(args, state, kwargs["model"])
+        if self.strategy == "end":
+            note = f"of the best model, of step {state.best_global_step}, loaded at the end" if best_was_loaded else ""
+            self._measure_once(args, state, kwargs["model"], note)
 
     def _prepare(self, processing_class: Any) -> None:
         tokenizer = self._processing_class if self._processing_class is not None else processing_class
@@ -197,40 +211,78 @@ class ExposureCallback(TrainerCallback):
         names += ["controls_mean", "p_value"] if self.canaries.controls else []
         return [_PREFIX + name for name in names]
 
-    def _measure_once(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+    def _rejoin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        """Closes the gap between a checkpoint and the log, where a run resumes.
+
+        A checkpoint of an epoch's last step is written before `on_epoch_end`: it never holds that epoch's figures,
+        and the run may have been killed before they were measured.
+        """
+        logged = {entry["step"] for entry in state.log_history if f"{_PREFIX}mean" in entry}
+        lost = [report for report in self.reports if report.step not in logged]
+        for report in lost:
+            _add_to_history(state, report.metrics(), report.step, report.epoch)
+        state.log_history.sort(key=lambda entry: entry["step"])
+        if self.report is not None and self.report.step == state.global_step:
+            self._last_step, self._last_metrics = self.report.step, self.report.metrics()
+        elif self.strategy == "epoch" and state.epoch and state.epoch == int(state.epoch):
+            self._measure_once(args, state, model, to_trackers=False)  # they have not been opened yet
+
+    def _measure_once(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        model: nn.Module,
+        note: str = "",
+        *,
+        to_trackers: bool = True,
+    ) -> None:
         """Measures unless this step was measured already, and logs."""
         if self._last_step == state.global_step:
             return
         assert self._meter is not None
         try:
-            report = self._meter.measure(model)
+            report = self._meter.measure(model, base_model=self._base_model)
         except (ExposureError, RuntimeError, MemoryError) as error:
-            if self.on_error == "raise":
-                raise
-            self._warn_once(error)
+            self._fail(error, "could not be measured and is logged as NaN")
             metrics = dict.fromkeys(self._metric_keys(), math.nan)
         else:
-            report = replace(report, step=state.global_step, epoch=state.epoch)
+            notes = (*report.notes, note) if note else report.notes
+            report = replace(report, step=state.global_step, epoch=state.epoch, notes=notes)
             self.reports.append(report)
-            if state.is_world_process_zero:
-                append_report(args.output_dir, report)
             metrics = report.metrics()
+            if state.is_world_process_zero:
+                try:
+                    append_report(args.output_dir, report)
+                except OSError as error:
+                    self._fail(error, f"could not be written to {args.output_dir}")
         self._last_step, self._last_metrics = state.global_step, metrics
-        self._log(state, metrics)
+        self._log(state, metrics, to_trackers)
 
-    def _log(self, state: TrainerState, metrics: dict[str, float]) -> None:
-        if self._trainer is None:
-            epoch = {} if state.epoch is None else {"epoch": state.epoch}
-            state.log_history.append({**metrics, **epoch, "step": state.global_step})
+    def _log(self, state: TrainerState, metrics: dict[str, float], to_trackers: bool) -> None:
+        # Another trainer's state: the callback was attached once, and went on to a second trainer.
+        if not to_trackers or self._trainer is None or self._trainer.state is not state:
+            _add_to_history(state, metrics, state.global_step, state.epoch)
             return
         # trainer.log clears should_log, and with it the training loss that was due at this very step.
         should_log = self._trainer.control.should_log
         self._trainer.log(dict(metrics))
         self._trainer.control.should_log = should_log
 
-    def _warn_once(self, error: BaseException) -> None:
+    def _fail(self, error: Exception, what: str) -> None:
+        """Raises, or warns the first time."""
+        message = f"exposure {what}: {type(error).__name__}: {error}"
+        if self.on_error == "raise":
+            if isinstance(error, ExposureError):
+                raise error
+            # Not as it came: with auto_find_batch_size the trainer takes an out-of-memory error for its own, and
+            # silently begins again with half the batch.
+            remedy = "A smaller max_batch_tokens needs less memory; on_error='warn' trains on without the figures."
+            raise ExposureError(f"{message}. {remedy}") from error
         if not self._warned:
             self._warned = True
-            warnings.warn(
-                f"exposure could not be measured and is logged as NaN: {type(error).__name__}: {error}", stacklevel=2
-            )
+            warnings.warn(message, stacklevel=2)
+
+
+def _add_to_history(state: TrainerState, metrics: dict[str, float], step: int | None, epoch: float | None) -> None:
+    """What `Trainer.log` does, but for the trackers."""
+    state.log_history.append({**metrics, **({} if epoch is None else {"epoch": epoch}), "step": step})

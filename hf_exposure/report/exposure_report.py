@@ -86,13 +86,18 @@ class ExposureReport:
         return group_by_repetitions(self.estimates, self.log2_space_size, self.settings["confidence_level"])
 
     def metrics(self) -> dict[str, float]:
-        """The figures to log, as plain floats. Those of controls are absent when there are none."""
-        bits = np.array([estimate.exposure_bits for estimate in self.inserted])
+        """The figures to log, as plain floats. Those of controls are absent when there are none.
+
+        `rank1_fraction` counts the canaries that are certainly the likeliest of their template: methods that give no
+        certified rank add nothing to it.
+        """
+        bits = np.array([estimate.exposure_bits for estimate in self.inserted] or [math.nan])
+        first = [float(estimate.rank_high == 1) for estimate in self.inserted] or [math.nan]
         figures = {
             "eval_exposure_mean": bits.mean(),
             "eval_exposure_median": np.median(bits),
             "eval_exposure_max": bits.max(),
-            "eval_exposure_rank1_fraction": np.mean([estimate.rank_high == 1 for estimate in self.inserted]),
+            "eval_exposure_rank1_fraction": np.mean(first),
             "eval_exposure_seconds": self.seconds,
         }
         for group in self.groups:
@@ -112,7 +117,7 @@ class ExposureReport:
         """The report that `to_dict` wrote.
 
         Raises:
-            InputError: another format, or a newer schema.
+            InputError: another format, a newer schema, or a field that is missing or unknown.
         """
         if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
             raise InputError("report", f"must be of format {_FORMAT!r}", type(values).__name__, "Use report.json.")
@@ -125,19 +130,22 @@ class ExposureReport:
             )
         known = {f.name: f.type for f in fields(cls)}
         restored = {name: _restored(value, str(known[name])) for name, value in values.items() if name in known}
-        restored["estimates"] = tuple(
-            ExposureEstimate(**{k: _restored(v, str(_ESTIMATE_FIELDS[k])) for k, v in row.items()})
-            for row in values["estimates"]
-        )
-        restored["notes"] = tuple(values["notes"])
-        return cls(**restored)
+        try:
+            restored["estimates"] = tuple(
+                ExposureEstimate(**{k: _restored(v, str(_ESTIMATE_FIELDS[k])) for k, v in row.items()})
+                for row in values["estimates"]
+            )
+            return cls(**{**restored, "notes": tuple(values["notes"])})
+        except (KeyError, TypeError) as error:
+            remedy = "Take the file as it was written, or measure again."
+            raise InputError("report", "must hold the fields that to_dict writes", str(error), remedy) from error
 
     def save(self, folder: str | Path, history: Sequence[ExposureReport] = ()) -> list[Path]:
         """Writes `report.json`, and plots where matplotlib is installed.
 
         Args:
             folder: made if missing.
-            history: earlier reports of the same run, for the plot of exposure against step.
+            history: reports of the same run, for the plot of exposure against step; with or without this one.
 
         Returns:
             the files written.

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import io
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,13 +14,15 @@ from hf_exposure.files import write_aside
 
 if TYPE_CHECKING:
     from hf_exposure.report.exposure_report import ExposureReport
+    from hf_exposure.report.groups import RepetitionGroup
 
 __all__ = ["draw_plots", "matplotlib_is_installed"]
 
 # Okabe and Ito's palette: told apart by colour-blind readers; markers and dashes tell them apart in black and white.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
-_DASHES = ("-", "--", "-.", ":", "-", "--", "-.")
+# Lengths without a common divisor with that of the colours: no two of the first 28 groups look the same.
+_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+_DASHES = ("-", "--", "-.", ":")
 _NULL_MEAN_BITS = 1.4427
 
 
@@ -30,7 +33,7 @@ def matplotlib_is_installed() -> bool:
 
 def draw_plots(report: ExposureReport, history: Sequence[ExposureReport], folder: Path) -> list[Path]:
     """Writes the plots of a report into `folder`: `exposure_by_repetitions.png`, and with a history of at least two
-    reports `exposure_by_step.png`.
+    reports of different steps, this one counted, `exposure_by_step.png`.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -38,12 +41,13 @@ def draw_plots(report: ExposureReport, history: Sequence[ExposureReport], folder
     if not matplotlib_is_installed():
         raise MissingDependencyError('plots need matplotlib: pip install "hf-exposure[plots]"')
     written = [_save(_by_repetitions(report), folder / "exposure_by_repetitions.png")]
-    if len(history) > 1:
-        written.append(_save(_by_step(history), folder / "exposure_by_step.png"))
+    run = [*history, *([report] if all(earlier.step != report.step for earlier in history) else [])]
+    if len(run) > 1:
+        written.append(_save(_by_step(run), folder / "exposure_by_step.png"))
     return written
 
 
-def _new_axes(title: str, report: ExposureReport) -> tuple[Any, Any]:
+def _new_axes(title: str, log2_space_size: float, highest_bits: float) -> tuple[Any, Any]:
     # The object interface: pyplot would keep every figure alive in a long training run.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -56,63 +60,80 @@ def _new_axes(title: str, report: ExposureReport) -> tuple[Any, Any]:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
-    ceiling = report.log2_space_size
-    axes.axhline(ceiling, color="#555555", linewidth=1, linestyle=(0, (6, 3)))
-    axes.annotate(
-        f"log2|R| = {ceiling:.1f}: the likeliest of all", (0.005, ceiling), xycoords=("axes fraction", "data"),
-        xytext=(0, 3), textcoords="offset points", fontsize=8, color="#555555",
-    )  # fmt: skip
-    axes.axhline(_NULL_MEAN_BITS, color="#555555", linewidth=1, linestyle=(0, (1, 2)))
-    axes.annotate(
-        "1.44: mean of a canary never seen", (0.995, _NULL_MEAN_BITS), xycoords=("axes fraction", "data"),
-        xytext=(0, 3), textcoords="offset points", fontsize=8, color="#555555", ha="right",
-    )  # fmt: skip
-    axes.set_ylim(0, ceiling * 1.08)
+    lines = (
+        (log2_space_size, (6, 3), f"log2|R| = {log2_space_size:.1f}\nlikeliest of all"),
+        (_NULL_MEAN_BITS, (1, 2), "1.44: mean of\none never seen"),
+    )
+    for bits, dashes, meaning in lines:
+        axes.axhline(bits, color="#555555", linewidth=1, linestyle=(0, dashes))
+        # In the margin: anywhere inside, some run's data would lie under it.
+        axes.annotate(
+            meaning, (1.0, bits), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
+            fontsize=8, color="#555555", va="center", annotation_clip=False,
+        )  # fmt: skip
+    # An extrapolated figure may lie above log2|R|, and is shown there.
+    axes.set_ylim(0, 1.05 * max(log2_space_size, _NULL_MEAN_BITS, highest_bits))
     return figure, axes
 
 
-def _label(repetitions: int) -> str:
-    return "held-out controls" if repetitions == 0 else f"inserted {repetitions}×"
+def _style(place: int) -> dict[str, Any]:
+    return {"color": _COLOURS[place % len(_COLOURS)], "marker": _MARKERS[place % len(_MARKERS)], "clip_on": False}
+
+
+def _highest(values: Iterable[float]) -> float:
+    return max((value for value in values if math.isfinite(value)), default=0.0)
 
 
 def _by_repetitions(report: ExposureReport) -> Any:
-    figure, axes = _new_axes("Exposure against repetitions, one mark per canary", report)
     groups = report.groups
+    highest = _highest([e.exposure_bits for e in report.estimates] + [group.high_bits for group in groups])
+    figure, axes = _new_axes("Exposure against repetitions, one mark per canary", report.log2_space_size, highest)
     for place, group in enumerate(groups):
-        style = place % len(_COLOURS)
         bits = [e.exposure_bits for e in report.estimates if e.repetitions == group.repetitions]
         # Spread sideways so that equal figures stay visible.
-        spread = [place + 0.28 * ((i % 9) / 8 - 0.5) for i in range(len(bits))]
-        axes.plot(
-            spread, bits, linestyle="none", marker=_MARKERS[style], markersize=4.5, alpha=0.75, color=_COLOURS[style]
-        )
-        if group.low_bits == group.low_bits:
+        spread = [place - 0.08 + 0.36 * ((i % 9) / 8 - 0.5) for i in range(len(bits))]
+        axes.plot(spread, bits, linestyle="none", markersize=4.5, alpha=0.75, **_style(place))
+        if math.isfinite(group.low_bits) and math.isfinite(group.high_bits):
             axes.errorbar(
-                place + 0.3, group.mean_bits,
+                place + 0.26, group.mean_bits,
                 yerr=[[max(0.0, group.mean_bits - group.low_bits)], [max(0.0, group.high_bits - group.mean_bits)]],
-                fmt="_", markersize=12, color="black", capsize=4, linewidth=1.2,
+                fmt="_", markersize=8, color="black", capsize=3, linewidth=1.2,
             )  # fmt: skip
-    axes.set_xticks(range(len(groups)), [f"{_label(g.repetitions)}\n(n = {g.canaries})" for g in groups])
-    axes.set_xlim(-0.5, len(groups) - 0.35)
-    axes.set_xlabel("bars: mean and its 95 % interval" if report.settings["confidence_level"] == 0.95 else "")
+    axes.set_xticks(range(len(groups)), [_tick(group, report) for group in groups])
+    axes.tick_params(axis="x", labelsize=9 if len(groups) <= 9 else 6)
+    axes.set_xlim(-0.5, max(len(groups), 1) - 0.5)
+    level = 100 * report.settings["confidence_level"]
+    axes.set_xlabel(f"times inserted; bars: mean and its {level:g} % interval")
     return figure
 
 
-def _by_step(history: Sequence[ExposureReport]) -> Any:
-    figure, axes = _new_axes("Exposure during training, mean of each repetition count", history[-1])
-    for place, repetitions in enumerate(group.repetitions for group in history[-1].groups):
-        groups = [next(g for g in report.groups if g.repetitions == repetitions) for report in history]
-        style = place % len(_COLOURS)
-        steps = [report.step if report.step is not None else i for i, report in enumerate(history)]
+def _tick(group: RepetitionGroup, report: ExposureReport) -> str:
+    undefined = sum(not math.isfinite(e.exposure_bits) for e in report.estimates if e.repetitions == group.repetitions)
+    name = f"{group.repetitions}×" if group.repetitions else "controls"
+    return f"{name}\nn = {group.canaries}" + (f"\n{undefined} undefined" if undefined else "")
+
+
+def _by_step(run: Sequence[ExposureReport]) -> Any:
+    runs_groups = [{group.repetitions: group for group in report.groups} for report in run]
+    steps = [report.step if report.step is not None else place for place, report in enumerate(run)]
+    highest = _highest(g.mean_bits for groups in runs_groups for g in groups.values())
+    title = "Exposure during training, mean of each repetition count"
+    figure, axes = _new_axes(title, run[-1].log2_space_size, highest)
+    for place, repetitions in enumerate(sorted(runs_groups[-1])):
+        rows = [groups.get(repetitions) for groups in runs_groups]
+        names = ("mean_bits", "low_bits", "high_bits")
+        means, lows, highs = ([getattr(row, name) if row else math.nan for row in rows] for name in names)
+        label = f"{repetitions}×" if repetitions else "controls"
+        if not any(map(math.isfinite, means)):
+            label += " (undefined)"
         axes.plot(
-            steps, [g.mean_bits for g in groups], color=_COLOURS[style], marker=_MARKERS[style], markersize=5,
-            linestyle=_DASHES[style], linewidth=1.6, label=_label(repetitions),
+            steps, means, markersize=5, markevery=max(1, len(run) // 12), linestyle=_DASHES[place % len(_DASHES)],
+            linewidth=1.6, label=label, **_style(place),
         )  # fmt: skip
-        axes.fill_between(
-            steps, [g.low_bits for g in groups], [g.high_bits for g in groups], color=_COLOURS[style], alpha=0.15
-        )
-    axes.set_xlabel("optimiser step")
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(0.0, 0.93))
+        axes.fill_between(steps, lows, highs, color=_COLOURS[place % len(_COLOURS)], alpha=0.15, linewidth=0)
+    axes.set_xlabel("optimiser step" if run[-1].step is not None else "measurement")
+    axes.xaxis.get_major_locator().set_params(integer=True)
+    figure.legend(title="times inserted", frameon=False, fontsize=9, loc="outside lower center", ncols=5)
     return figure
 
 

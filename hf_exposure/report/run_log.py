@@ -1,12 +1,15 @@
 """The measurements of a training run, one JSON line each, beside its checkpoints.
 
-The trainer's own `log_history` lives in checkpoints; a run that is killed loses what came after the last one. This file
-is written after every measurement, and cut back to the checkpoint's step on resume, so that none is lost or doubled.
+The trainer's own `log_history` lives in checkpoints; a run that is killed loses what came after the last one. This
+file is written after every measurement, and cut back to the checkpoint's step on resume, so that none is lost or
+doubled.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from pathlib import Path
 
 from hf_exposure.errors import InputError
@@ -32,29 +35,40 @@ def start_log(folder: str | Path, step: int, *, write: bool = True) -> list[Expo
 
 
 def append_report(folder: str | Path, report: ExposureReport) -> None:
-    """Adds one measurement."""
-    path = Path(folder) / FILE_NAME
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
-    write_aside(path, before + _line(report))
+    """Adds one measurement.
+
+    At the end of the file: writing all of it anew each time would take hours over a long run's measurements. A line
+    cut short, by a full disk or a kill, has no line end; it is taken back, or passed over by whoever reads the file.
+    """
+    line = _line(report).encode("utf-8")
+    # Unbuffered: a buffer would be written once more on closing, after the cut.
+    with (Path(folder) / FILE_NAME).open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            if file.write(line) != len(line):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(Path(folder) / FILE_NAME))
+        except BaseException:
+            file.truncate(before)
+            raise
 
 
 def read_reports(path: str | Path) -> list[ExposureReport]:
-    """Every measurement in a log, oldest first; none where there is no file.
+    """Every measurement in a log, oldest first; none where there is no file. A last line without end is passed over.
 
     Raises:
-        InputError: a line that is no report.
+        InputError: another line that is no report.
     """
     path = Path(path)
     if not path.exists():
         return []
     reports = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    *whole, _cut_short = path.read_bytes().split(b"\n")
+    for number, line in enumerate(whole, start=1):
         try:
             values = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise InputError(
-                str(path), f"line {number} must be whole JSON ({error.msg})", line, "Remove that line."
-            ) from error
+        except ValueError as error:
+            shown = line.decode("utf-8", errors="replace")
+            raise InputError(str(path), f"line {number} must be whole JSON", shown, "Remove that line.") from error
         reports.append(ExposureReport.from_dict(values))
     return reports
 
