@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +16,7 @@ from hf_exposure.scoring.forward import ForwardCounts, Mode, Prefix, edge_bits, 
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
 from hf_exposure.scoring.path_query import PathBits, PathQuery
+from hf_exposure.scoring.probe import DEPTH_TO_SPARE, probe_tree
 from hf_exposure.scoring.token_tree import TokenTree
 from hf_exposure.scoring.tree_sums import PathTree
 
@@ -22,7 +24,6 @@ __all__ = ["CausalScorer", "log_perplexity"]
 
 # Two ways of computing one token's bits agree within this, by the dtype of the weights; beyond it a mask was ignored.
 _AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
-_PROBE_SEQUENCES = 8
 _LOGITS_BYTES_CPU = 2**28
 _LOGITS_SHARE_OF_FREE_GPU = 0.2
 
@@ -39,6 +40,8 @@ class CausalScorer:
     - `plain`: whole texts, for models without a usable cache (LSTM, recurrent and hybrid ones).
 
     Rows are padded on the right with positions of their own, so the tokenizer's padding side does not matter.
+
+    What was computed for a prefix is kept for the next call: after a training step, make a new scorer.
 
     Args:
         model: any module that takes `input_ids` (B, T) and returns an object with `.logits` (B, T, V).
@@ -69,6 +72,8 @@ class CausalScorer:
         self.encoder = Encoder(tokenizer, end_token=end_token)
         self.counts = ForwardCounts()
         self.mode = mode
+        # A sliding window shows only beyond its length: a way is trusted up to the length that it was tried at.
+        self._proven_length = 0.0 if mode is None else math.inf
         self._max_batch_tokens = max_batch_tokens
         self._shape = _model_shape(model)
         self._prefixes: dict[tuple[Mode, tuple[int, ...]], Prefix] = {}
@@ -90,8 +95,10 @@ class CausalScorer:
         return totals
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
+        if not queries:
+            return []
         paths = PathTree.of(prefix, queries)
-        self._check_length(len(prefix) + max((len(query.tokens) for query in queries), default=0), "the template")
+        self._check_length(len(prefix) + max(len(query.tokens) for query in queries), "the template")
         with borrowed(self.model):
             edge_values, _ = self._score(paths.tree)
         answers = paths.answers(edge_values)
@@ -102,14 +109,16 @@ class CausalScorer:
 
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
         """(P,) bits of each token of `prefix` given those before it; NaN for context, which is not scored."""
+        self._check_length(len(prefix), "the template")
         with borrowed(self.model):
             bits = self._encode_prefix(np.asarray(prefix, dtype=np.int64), self.mode or "plain").bits.copy()
         bits[: self.encoder.first_scored] = np.nan
         return bits
 
     def _score(self, tree: TokenTree) -> tuple[np.ndarray, Prefix]:
-        if self.mode is None:
-            self.mode = self._probe(tree)
+        length = len(tree.prefix) + int(tree.depth.max(initial=0))
+        if self.mode is None or (self.mode != "plain" and length > self._proven_length):
+            self.mode = self._probe(tree, length)
         return self._score_as(tree, self.mode)
 
     def _score_as(self, tree: TokenTree, mode: Mode) -> tuple[np.ndarray, Prefix]:
@@ -139,10 +148,14 @@ class CausalScorer:
             self._prefixes = {key: encode_prefix(self.model, prefix, mode, self.counts)}
         return self._prefixes[key]
 
-    def _probe(self, tree: TokenTree) -> Mode:
+    def _probe(self, tree: TokenTree, length: int) -> Mode:
         """The fastest way whose answers on a small piece of `tree` equal those of plain whole texts."""
-        sample = _sample_chains(tree, _PROBE_SEQUENCES)
+        context = _context_length(self.model)
+        proven = length if context is None else max(length, min(length + DEPTH_TO_SPARE, context))
+        sample = probe_tree(tree, proven)
         expected, _ = self._score_as(sample, "plain")
+        if np.isnan(expected[sample.edge_parent >= 0]).any():
+            return "plain"  # NaN agrees with anything
         tolerance = _AGREEMENT_BITS[compute_dtype(self.model)]
         modes: tuple[Mode, ...] = ("packed", "cached")
         for mode in modes:
@@ -153,6 +166,7 @@ class CausalScorer:
                     raise
                 continue
             if np.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True):
+                self._proven_length = proven
                 return mode
         return "plain"
 
@@ -162,8 +176,8 @@ class CausalScorer:
         return self._max_batch_tokens
 
     def _check_length(self, tokens: int, text: str) -> None:
-        longest = getattr(getattr(self.model, "config", None), "max_position_embeddings", None)
-        if isinstance(longest, int) and 0 < longest < tokens:
+        longest = _context_length(self.model)
+        if longest is not None and longest < tokens:
             raise InputError(
                 "texts",
                 f"must fit the model's context of {longest} tokens",
@@ -215,23 +229,9 @@ def log_perplexity(
     return scorer.sequence_bits(scorer.encode(texts))
 
 
-def _sample_chains(tree: TokenTree, chains: int) -> TokenTree:
-    """The sub-tree of a few fed vertices, evenly spread, with their ancestors and their first edges."""
-    chosen = set(np.linspace(0, tree.size - 1, num=min(chains, tree.size)).astype(int).tolist()) if tree.size else set()
-    for vertex in list(chosen):
-        while (vertex := int(tree.parent[vertex])) >= 0:
-            chosen.add(vertex)
-    kept = np.array(sorted(chosen), dtype=np.int64)
-    renumbered = np.full(tree.size + 1, -1, dtype=np.int64)
-    renumbered[kept] = np.arange(len(kept))
-    first_edge = np.searchsorted(tree.edge_parent, kept)
-    return TokenTree.build(
-        tree.prefix,
-        tree.token[kept],
-        renumbered[tree.parent[kept]],
-        tree.depth[kept],
-        (np.arange(len(kept)), tree.edge_token[np.minimum(first_edge, len(tree.edge_token) - 1)]),
-    )
+def _context_length(model: nn.Module) -> int | None:
+    longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+    return longest if isinstance(longest, int) and longest > 0 else None
 
 
 def _model_shape(model: nn.Module) -> ModelShape:

@@ -12,7 +12,8 @@ from hf_exposure.scoring.tree_sums import SequenceTree
 
 __all__ = ["EncodedTexts", "Encoder"]
 
-_PROBE = "a"
+# Tried in turn, as a tokenizer may drop what its vocabulary lacks.
+_PROBES = ("a", "A", "0", "e", " a")
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,20 @@ class Encoder:
         """Token ids of each text without any special token."""
         if not texts:
             return []
-        return self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        unknown = getattr(self.tokenizer, "unk_token_id", None)
+        for text, ids in zip(texts, encoded, strict=True):
+            if unknown is not None and unknown in ids:
+                raise InputError(
+                    "tokenizer",
+                    "must encode every character of the text, but maps part of it to its unknown token",
+                    text,
+                    "Use a template within the tokenizer's vocabulary, or another tokenizer.",
+                )
+        return encoded
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text, in input order."""
-        unknown = getattr(self.tokenizer, "unk_token_id", None)
         encoded = []
         for text, ids in zip(texts, self.plain_ids(texts), strict=True):
             full = (*self.leading, *ids, *self.ending)
@@ -95,22 +105,16 @@ class Encoder:
                     text,
                     "Use a longer text, or a tokenizer that puts a BOS token first.",
                 )
-            if unknown is not None and unknown in ids:
-                raise InputError(
-                    "tokenizer",
-                    "must encode every character of the text, but maps part of it to its unknown token",
-                    text,
-                    "Use a template within the tokenizer's vocabulary, or another tokenizer.",
-                )
             encoded.append(full)
         return EncodedTexts(tuple(texts), tuple(encoded), self.first_scored)
 
 
 def _special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The special tokens that the tokenizer puts before and after a text."""
-    bare = list(tokenizer(_PROBE, add_special_tokens=False)["input_ids"])
-    full = list(tokenizer(_PROBE)["input_ids"])
-    for start in range(len(full) - len(bare) + 1):
-        if full[start : start + len(bare)] == bare:
-            return tuple(full[:start]), tuple(full[start + len(bare) :])
+    for probe in _PROBES:
+        bare = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+        full = list(tokenizer(probe)["input_ids"])
+        for start in range(len(full) - len(bare) + 1 if bare else 0):
+            if full[start : start + len(bare)] == bare:
+                return tuple(full[:start]), tuple(full[start + len(bare) :])
     return (), ()

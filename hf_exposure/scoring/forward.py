@@ -159,7 +159,9 @@ def _bits_at(logits: torch.Tensor, rows: torch.Tensor, parents: torch.Tensor, to
     step = max(1, _LOGITS_PER_PIECE // logits.shape[-1])
     bounds = torch.searchsorted(parents, torch.arange(0, len(rows) + step, step, device=parents.device)).tolist()
     for piece, first in enumerate(range(0, len(rows), step)):
-        chosen = logits[rows[first : first + step]].float()
+        chosen = logits[rows[first : first + step]]
+        if chosen.dtype != torch.float64:
+            chosen = chosen.float()
         normaliser = torch.logsumexp(chosen, dim=-1)
         edges = slice(bounds[piece], bounds[piece + 1])
         local = parents[edges] - first
