@@ -34,6 +34,11 @@ class CostEstimate:
     note: str = ""
     effective_hits: float | None = None
 
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether `exposure_bits` is the low end of what is known, and the note says so."""
+        return "lower bound" in self.note
+
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureEstimate:

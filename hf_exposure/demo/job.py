@@ -136,6 +136,7 @@ def _train(
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
+            dataloader_pin_memory=torch.cuda.is_available(),
         ),
         train_dataset=encoded,
         data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),

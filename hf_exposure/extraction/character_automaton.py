@@ -16,7 +16,7 @@ import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.token_automaton import Moves
+from hf_exposure.extraction.token_automaton import Moves, State
 from hf_exposure.scoring import Encoder
 
 __all__ = ["CharacterAutomaton", "build_automaton"]
@@ -51,7 +51,7 @@ class CharacterAutomaton:
         for character in template.prefix:
             state = template.moves(state)[character]
         # A state: the template's own, and the tokens already taken of the next character.
-        self.root = (state, ())
+        self.root: State = (state, ())
         self.moves = lru_cache(maxsize=None)(self._moves)
 
     def count(self, state: Any) -> int:

@@ -1,0 +1,246 @@
+"""Canaries and a model in, a report out: the paper's measurement, step by step."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hf_exposure.canaries import CanarySet
+from hf_exposure.canaries.indices import distinct_indices
+from hf_exposure.errors import InputError
+from hf_exposure.estimators import control_test
+from hf_exposure.extraction import TokenAutomaton, build_automaton
+from hf_exposure.measure.methods import Occasion, seed_stream
+from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
+from hf_exposure.records import CostEstimate, ExposureEstimate
+from hf_exposure.report import ExposureReport
+from hf_exposure.scoring import CausalScorer, Encoder
+
+__all__ = ["ExposureMeter", "measure_exposure"]
+
+_PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
+_NEED_SEARCH = ("bounded", "importance")
+
+
+class ExposureMeter:
+    """A measurement that is prepared once and taken at any moment of a training: the object under the callback.
+
+    References are drawn and encoded on construction, so `measure` costs forward passes and little else.
+
+    Args:
+        canaries: the set whose exposure is measured.
+        tokenizer: the model's tokenizer; never changed.
+        method: "enumerate" scores every text of the space; "sample" compares with uniform references; "skew_normal"
+            extrapolates from them, as the paper does; "importance" draws weighted references from the model itself,
+            precise from 1 bit to log2|R|; "bounded" searches for the exact rank. "auto" takes the exact answer where
+            it is cheap: enumeration for a space no larger than `references`, search for a canary whose own bits bound
+            the search's cost by that of the references, weighted references for the rest (uniform ones where the
+            tokenizer allows no search).
+        references: how many are drawn, at most (all others of the space, where it is smaller).
+        seed: of those draws, in the report.
+        max_expansions: budget of one search.
+        precision_bits: width of the interval at which weighted references stop being drawn.
+        confidence_level: of every interval.
+        end_token: whether the end of each text is scored.
+        max_batch_tokens: as for `log_perplexity`.
+        **more: the other fields of `MeasureSettings`: `accept_bad_fit` gives skew-normal figures of a bad fit.
+
+    Raises:
+        InputError: an unknown method, a number out of range, a space too large to enumerate, a tokenizer or template
+            that search cannot handle with `method="bounded"` or "importance".
+    """
+
+    def __init__(
+        self,
+        canaries: CanarySet,
+        tokenizer: Any,
+        *,
+        method: Method = "auto",
+        references: int = 4096,
+        max_batch_tokens: int | None = None,
+        **more: Any,
+    ) -> None:
+        self.settings = MeasureSettings(method=method, references=references, **more)
+        self.canaries, self.tokenizer, self._max_batch_tokens = canaries, tokenizer, max_batch_tokens
+        size = canaries.template.space_size
+        # What is done: "auto" over a small space is enumeration.
+        self.method: Method = "enumerate" if method == "auto" and size <= references else method
+        if self.method == "enumerate" and size > MOST_ENUMERATED:
+            raise InputError(
+                "method",
+                f"'enumerate' takes spaces of at most {MOST_ENUMERATED} texts",
+                f"a space of {size}",
+                "Use method='auto'.",
+            )
+        encoder = Encoder(tokenizer, end_token=self.settings.end_token)
+        self._automaton, self._no_search = self._find_automaton(encoder)
+        self._encoded = encoder.encode([canary.text for canary in canaries] + self._competitors())
+
+    def measure(self, model: nn.Module, *, base_model: nn.Module | None = None) -> ExposureReport:
+        """The exposure of every canary under `model` as it is now. The model is left as it was found.
+
+        Raises:
+            NonFiniteScoreError: the model returned NaN.
+        """
+        started = time.perf_counter()
+        costs, estimates = self._estimate(model)
+        base = [math.nan] * len(estimates)
+        if base_model is not None:
+            base = [estimate.exposure_bits for estimate in self._estimate(base_model)[1]]
+        inserted = len(self.canaries.inserted)
+        audit = control_test(costs[:inserted], costs[inserted:]) if self.canaries.controls else None
+        template = self.canaries.template
+        return ExposureReport(
+            estimates=tuple(
+                ExposureEstimate(
+                    canary_id=canary.id,
+                    repetitions=canary.repetitions,
+                    log_perplexity_bits=float(cost),
+                    exposure_bits=estimate.exposure_bits,
+                    low_bits=estimate.low_bits,
+                    high_bits=estimate.high_bits,
+                    rank_low=estimate.rank_low,
+                    rank_high=estimate.rank_high,
+                    method=estimate.method,
+                    note=estimate.note,
+                    base_exposure_bits=base_bits,
+                )
+                for canary, cost, estimate, base_bits in zip(self.canaries, costs, estimates, base, strict=True)
+            ),
+            template=template.text,
+            spaces={name: repr(space) for name, space in template.spaces.items()},
+            space_size=template.space_size,
+            manifest_hash=self.canaries.manifest_hash,
+            settings=asdict(self.settings),
+            p_value=audit.p_value if audit else math.nan,
+            auc=audit.auc if audit else math.nan,
+            auc_low=audit.auc_low if audit else math.nan,
+            auc_high=audit.auc_high if audit else math.nan,
+            seconds=time.perf_counter() - started,
+            model=_describe(model),
+            versions=_versions(),
+            notes=(self._no_search,) if self._no_search else (),
+        )
+
+    def _find_automaton(self, encoder: Encoder) -> tuple[TokenAutomaton | None, str]:
+        """The template's automaton where the method may search, or the reason why there is none."""
+        if self.method not in ("auto", *_NEED_SEARCH):
+            return None, ""
+        try:
+            return build_automaton(self.canaries.template, encoder), ""
+        except InputError as error:
+            if self.method in _NEED_SEARCH:
+                raise
+            return None, f"no search, uniform references instead: {error}"
+
+    def _competitors(self) -> list[str]:
+        """The texts that canaries are compared with: the whole space, or uniform draws of what is no canary."""
+        template, size = self.canaries.template, self.canaries.template.space_size
+        if self.method == "enumerate":
+            return [template.text_at(index) for index in range(size)]
+        if self._automaton is not None:
+            return []
+        taken = [template.index_of(canary.text) for canary in self.canaries]
+        # A stream of its own: with the draw's seed, the references would go on where the canaries ended.
+        drawn = distinct_indices(size, seed_stream("references", self.settings.seed), taken)
+        count = min(self.settings.references, size - len(taken))
+        return [template.text_at(index) for index in itertools.islice(drawn, count)]
+
+    def _estimate(self, model: nn.Module) -> tuple[np.ndarray, list[CostEstimate]]:
+        """Costs (K,) of the canaries in bits, and one estimate for each."""
+        scorer = CausalScorer(
+            model, self.tokenizer, end_token=self.settings.end_token, max_batch_tokens=self._max_batch_tokens
+        )
+        bits = scorer.sequence_bits(self._encoded)
+        costs, competitors = bits[: len(self.canaries)], bits[len(self.canaries) :]
+        occasion = Occasion(self.canaries, self.settings, self._automaton, scorer, costs, competitors)
+        return costs, getattr(occasion, self.method)()
+
+
+def measure_exposure(
+    model: nn.Module,
+    tokenizer: Any,
+    canaries: CanarySet,
+    method: Method = "auto",
+    references: int = 4096,
+    seed: int = 0,
+    max_expansions: int = 100_000,
+    precision_bits: float = 0.25,
+    confidence_level: float = 0.95,
+    base_model: nn.Module | None = None,
+    end_token: bool = False,
+    max_batch_tokens: int | None = None,
+) -> ExposureReport:
+    """The exposure of every canary of a set under a model: how much likelier it is than chance made it.
+
+    `exposure(s[r]) = log2|R'| - log2 rank(s[r])` in bits, where the rank counts texts of the same template that the
+    model finds at least as likely (ties count against the canary) and R' leaves out the other inserted canaries. It
+    lies in [0, log2|R'|]; of a canary that was not memorised it exceeds x bits with probability at most 2^-x.
+
+    Source: Carlini et al. 2019, "The Secret Sharer", Definitions 2 to 4 and Section 4.3.
+
+    Args:
+        model: a causal language model; left as it was found.
+        tokenizer: its tokenizer.
+        canaries: inserted ones and held-out controls.
+        base_model: a model that did not see the canaries: its exposures are reported beside.
+
+    The other arguments are those of `ExposureMeter`, which prepares a measurement that is taken many times.
+
+    Returns:
+        `ExposureReport`, its estimates in the set's order, inserted canaries first.
+
+    Raises:
+        InputError: as `ExposureMeter`.
+        NonFiniteScoreError: the model returned NaN.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+        >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
+        >>> canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(3)), {1: 2}, controls=2, seed=0)
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
+        >>> report = measure_exposure(model, ByT5Tokenizer(), canaries)
+        >>> [estimate.method for estimate in report.estimates]
+        ['enumerate', 'enumerate', 'enumerate', 'enumerate']
+    """
+    meter = ExposureMeter(
+        canaries,
+        tokenizer,
+        method=method,
+        references=references,
+        seed=seed,
+        max_expansions=max_expansions,
+        precision_bits=precision_bits,
+        confidence_level=confidence_level,
+        end_token=end_token,
+        max_batch_tokens=max_batch_tokens,
+    )
+    return meter.measure(model, base_model=base_model)
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    """What the report says of the model: nothing that computing on it could change."""
+    parameters = list(model.parameters())
+    return {
+        "class": type(model).__name__,
+        "name": getattr(getattr(model, "config", None), "_name_or_path", "") or "",
+        "parameters": sum(p.numel() for p in parameters),
+        "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,193 @@
+"""The methods of measurement: each takes the canaries' costs and gives one estimate for each canary."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hf_exposure.canaries import CanarySet
+from hf_exposure.estimators import (
+    enumeration_exposure,
+    exposure_from_rank,
+    importance_exposure,
+    sampling_exposure,
+    skew_normal_exposure,
+)
+from hf_exposure.extraction import EXPONENTS, Proposals, TokenAutomaton, draw_proposals, hole_bits, search_ranks
+from hf_exposure.extraction.bounded_rank import TIE_TOLERANCE_BITS
+from hf_exposure.extraction.expansion import SearchCost
+from hf_exposure.measure.settings import MeasureSettings
+from hf_exposure.records import CostEstimate, RankBounds
+from hf_exposure.scoring import Scorer
+
+__all__ = ["Occasion", "seed_stream"]
+
+# The first weighted draws of an adaptive measurement; each round doubles what is there.
+_FIRST_DRAWS = 1024
+# Canaries that share draws miss together, so drawing stops early only with this many effective hits.
+_ENOUGH_HITS = 100
+
+
+def seed_stream(purpose: str, seed: int) -> int:
+    """A seed of its own for each purpose, so that equal seeds given to several parts are not equal streams."""
+    return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:16], "big")
+
+
+@dataclass(frozen=True)
+class Occasion:
+    """One model at one moment. K canaries, inserted ones first.
+
+    Attributes:
+        canaries, settings, automaton: as prepared by the meter; no automaton where search is impossible.
+        scorer: of the model.
+        costs: (K,) log-perplexities of the canaries, bits.
+        competitors: costs of the whole space in index order, or of the uniform references, as the method needs.
+    """
+
+    canaries: CanarySet
+    settings: MeasureSettings
+    automaton: TokenAutomaton | None
+    scorer: Scorer
+    costs: np.ndarray
+    competitors: np.ndarray
+
+    @cached_property
+    def is_inserted(self) -> np.ndarray:
+        """(K,) whether each canary was inserted."""
+        return np.arange(len(self.canaries)) < len(self.canaries.inserted)
+
+    def rivals_and_self(self, canary: int) -> int:
+        """|R'|: the texts of the space without the other inserted canaries."""
+        others = len(self.canaries.inserted) - int(self.is_inserted[canary])
+        return self.canaries.template.space_size - others
+
+    def enumerate(self) -> list[CostEstimate]:
+        """Exact ranks from the costs of the whole space."""
+        template = self.canaries.template
+        taken = [template.index_of(canary.text) for canary in self.canaries.inserted]
+        return enumeration_exposure(
+            self.costs,
+            np.delete(self.competitors, taken),
+            includes_self=~self.is_inserted,
+            tolerance_bits=TIE_TOLERANCE_BITS,
+        )
+
+    def sample(self) -> list[CostEstimate]:
+        """From uniform references that are no canaries."""
+        estimates = []
+        for group in (self.is_inserted, ~self.is_inserted):
+            if group.any():
+                size = self.rivals_and_self(int(np.flatnonzero(group)[0]))
+                estimates += sampling_exposure(
+                    self.costs[group],
+                    self.competitors,
+                    space_size=size,
+                    confidence_level=self.settings.confidence_level,
+                )
+        return estimates
+
+    def skew_normal(self) -> list[CostEstimate]:
+        """The paper's extrapolation from uniform references."""
+        return skew_normal_exposure(self.costs, self.competitors, accept_bad_fit=self.settings.accept_bad_fit)
+
+    def bounded(self) -> list[CostEstimate]:
+        """Certified ranks by one search."""
+        return self.search(list(range(len(self.canaries))), self.settings.max_expansions)
+
+    def search(self, canaries: list[int], max_expansions: int) -> list[CostEstimate]:
+        """The ranks of some canaries by one bounded search."""
+        assert self.automaton is not None
+        texts = [canary.text for canary in self.canaries]
+        found = search_ranks(
+            self.scorer,
+            self.automaton,
+            [texts[canary] for canary in canaries],
+            max_expansions=max_expansions,
+            exclude=[other.text for other in self.canaries.inserted],
+        )
+        return [self._from_bounds(canary, bounds) for canary, bounds in zip(canaries, found, strict=True)]
+
+    def _from_bounds(self, canary: int, bounds: RankBounds) -> CostEstimate:
+        size = self.rivals_and_self(canary)
+        # An open search bounds the rank over the whole space; R' is smaller by the other inserted canaries.
+        rank_low, rank_high = min(bounds.low, size), min(bounds.high, size)
+        low = exposure_from_rank(rank_high, size)
+        return CostEstimate(
+            exposure_bits=low,
+            low_bits=low,
+            high_bits=exposure_from_rank(rank_low, size),
+            rank_low=rank_low,
+            rank_high=rank_high,
+            method="bounded",
+            note="" if bounds.certified else f"a lower bound: {bounds.note}",
+        )
+
+    def importance(self) -> list[CostEstimate]:
+        """From weighted draws, until every interval is narrow enough or the references are spent."""
+        assert self.automaton is not None
+        generator = np.random.default_rng(seed_stream("proposals", self.settings.seed))
+        spent = SearchCost()
+        draws: Proposals | None = None
+        while True:
+            have = len(draws.texts) if draws else 0
+            wanted = min(max(have, _FIRST_DRAWS), self.settings.references - have)
+            new = draw_proposals(self.scorer, self.automaton, wanted, generator, spent)
+            draws = new if draws is None else draws.join(new)
+            estimates = self.weigh(draws)
+            if len(draws.texts) >= self.settings.references or all(map(self._is_settled, estimates)):
+                return estimates
+
+    def weigh(self, draws: Proposals) -> list[CostEstimate]:
+        """Estimates of all canaries from one weighted set."""
+        assert self.automaton is not None
+        space_size = self.canaries.template.space_size
+        inserted = {canary.text for canary in self.canaries.inserted}
+        # An inserted canary competes with no other: draws that hit one count for nothing.
+        weights = draws.weights(space_size) * np.array([text not in inserted for text in draws.texts])
+        shift = float(np.nansum(self.scorer.prefix_bits(self.automaton.prefix)))
+        holes = self.costs - shift
+        # The model's own component gives a text of b bits a probability of at least 2^-b, so its weight is bounded.
+        rarest = np.exp2(np.minimum(0.0, holes - math.log2(space_size))) if self.automaton.prefix else 1.0
+        estimates: list[CostEstimate] = [None] * len(holes)  # type: ignore[list-item]
+        for group in (self.is_inserted, ~self.is_inserted):
+            members = np.flatnonzero(group)
+            if not len(members):
+                continue
+            found = importance_exposure(
+                # Draws that are the canary itself, or tie with it, may come out a rounding error dearer.
+                holes[members] + TIE_TOLERANCE_BITS,
+                draws.hole_bits,
+                weights,
+                space_size=self.rivals_and_self(int(members[0])),
+                confidence_level=self.settings.confidence_level,
+                weight_limits=len(EXPONENTS) * np.broadcast_to(rarest, holes.shape)[members],
+                strata=draws.strata,
+                includes_self=~self.is_inserted[members],
+            )
+            for canary, estimate in zip(members.tolist(), found, strict=True):
+                estimates[canary] = estimate
+        return estimates
+
+    def auto(self) -> list[CostEstimate]:
+        """Exact ranks where a search is sure to cost no more than the references; weighted draws for the rest.
+
+        Where the tokenizer allows no search, uniform references.
+        """
+        if self.automaton is None:
+            return self.sample()
+        budget = min(self.settings.max_expansions, self.settings.references)
+        holes = [hole_bits(self.scorer, self.automaton, cost) for cost in self.costs.tolist()]
+        cheap = [canary for canary, bits in enumerate(holes) if bits <= math.log2(budget)]
+        searched = dict(zip(cheap, self.search(cheap, budget), strict=True)) if cheap else {}
+        exact = {canary: estimate for canary, estimate in searched.items() if not estimate.is_lower_bound}
+        if len(exact) == len(self.costs):
+            return list(exact.values())
+        return [exact.get(canary, estimate) for canary, estimate in enumerate(self.importance())]
+
+    def _is_settled(self, estimate: CostEstimate) -> bool:
+        narrow = estimate.high_bits - estimate.low_bits <= self.settings.precision_bits
+        return narrow and (estimate.effective_hits or 0.0) >= _ENOUGH_HITS
