@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_exposure.extraction import TokenAutomaton, search_likeliest, search_rank
+from hf_exposure.extraction import TokenAutomaton, search_likeliest, search_ranks
 from hf_exposure.scoring import PathQuery, Scorer
 
 TOLERANCE_BITS = 1e-3
@@ -140,12 +140,12 @@ def check_rank(
 ) -> None:
     """Bounded rank = brute-force rank, and at every budget the bounds hold it."""
     low, high = brute_force_rank(costs, own)
-    exact = search_rank(scorer, automaton, texts[own])
+    exact = search_ranks(scorer, automaton, [texts[own]])[0]
     assert exact.certified and exact.note == ""
     assert low <= exact.low <= exact.high <= high
     close(exact.log_perplexity_bits, costs[own], TOLERANCE_BITS)
     for budget in budgets:
-        partial = search_rank(scorer, automaton, texts[own], max_expansions=budget, batch_size=4)
+        partial = search_ranks(scorer, automaton, [texts[own]], max_expansions=budget, batch_size=4)[0]
         assert partial.expansions <= budget
         assert 1 <= partial.low <= high and low <= partial.high <= len(texts), (budget, partial, low, high)
         assert partial.certified == (budget >= exact.expansions), (budget, partial, exact)

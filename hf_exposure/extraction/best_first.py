@@ -17,7 +17,7 @@ from torch import nn
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.character_automaton import build_automaton
-from hf_exposure.extraction.expansion import SearchCost, expand
+from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.token_automaton import TokenAutomaton
 from hf_exposure.records import Candidate, Extraction
@@ -47,7 +47,7 @@ def extract(
         template: the texts to search.
         top_k: how many to return; all of them where the space is smaller.
         batch_size: most open nodes per call; the batch doubles from 1 up to it, so an easy secret costs few rows.
-        max_expansions: stop after about this many (the batch under way is finished); None searches to the end.
+        max_expansions: stop after this many; None searches to the end.
         end_token: whether texts end with the tokenizer's end token.
 
     Returns:
@@ -96,14 +96,13 @@ def search_likeliest(
     prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
     frontier = Frontier(Node(0.0, (), automaton.prefix_text, automaton.root))
     best: list[tuple[float, str]] = []
-    batch = 1
-    within_budget = True
-    while frontier and within_budget:
-        limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
-        # An open node that costs as much as the k-th best text cannot lead to a cheaper one.
-        if frontier.cheapest_bits >= limit:
+    batch, budget = 1, float("inf") if max_expansions is None else max_expansions
+    limit = float("inf")
+    # An open node that costs as much as the k-th best text cannot lead to a cheaper one.
+    while frontier.cheapest_bits < limit:
+        nodes = next_nodes(frontier, automaton, batch, limit, budget - spent.expansions)
+        if not nodes:
             break
-        nodes = frontier.pop(batch, limit)
         batch = min(2 * batch, batch_size)
         for expansion in expand(scorer, automaton, nodes, spent):
             for leaf in expansion.leaves:
@@ -111,8 +110,6 @@ def search_likeliest(
             del best[top_k:]
             limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
             frontier.push_children(expansion.node, expansion.moves, expansion.costs_bits, limit)
-        within_budget = max_expansions is None or spent.expansions < max_expansions
-    limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
     certified = frontier.cheapest_bits >= limit
     return Extraction(
         candidates=tuple(Candidate(text=text, log_perplexity_bits=prefix_bits + cost) for cost, text in best),

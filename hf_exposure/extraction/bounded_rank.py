@@ -19,15 +19,16 @@ from torch import nn
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.character_automaton import build_automaton
-from hf_exposure.extraction.expansion import SearchCost, expand
+from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier, Node
+from hf_exposure.extraction.open_texts import OpenTexts, Path
 from hf_exposure.extraction.token_automaton import TokenAutomaton
 from hf_exposure.records import RankBounds
-from hf_exposure.scoring import CausalScorer, Scorer
+from hf_exposure.scoring import CausalScorer, PathQuery, Scorer
 
 __all__ = ["TIE_TOLERANCE_BITS", "hole_bits", "rank_bounds", "search_ranks"]
 
-# Two computations of one text's bits in different batches agree within this in float32; closer costs count as ties.
+# `noise_bits` of a float32 scorer: costs that are closer count as ties.
 TIE_TOLERANCE_BITS = 1e-4
 
 
@@ -58,8 +59,8 @@ def rank_bounds(
 
     Returns:
         `RankBounds`: `low <= rank <= high` at any budget. When `certified`, `low < high` only for texts that cost the
-        same within 1e-4 bits. A text of b bits after the template's prefix needs at most (characters in the holes) x
-        2^b expansions.
+        same within 1e-4 bits (0.1 where the model computes in bfloat16, 0.02 in float16). A text of b bits after the
+        template's prefix needs at most (characters in the holes) x 2^b expansions.
 
     Raises:
         InputError: `text` is not of the template; `max_expansions` or `batch_size` below 1; a tokenizer that merges
@@ -111,75 +112,124 @@ def search_ranks(
         if value < 1:
             raise InputError(name, "must be at least 1", value, f"Pass {name}=1 or more.")
     started = time.perf_counter()
-    log_perplexities = scorer.sequence_bits(scorer.encode(texts))
-    costs = np.array([hole_bits(scorer, automaton, float(bits)) for bits in log_perplexities])
-    limit = float(costs.max()) + TIE_TOLERANCE_BITS
-    silent, wanted = set(exclude), set(texts)
-    spent = SearchCost()
-    frontier = Frontier(Node(0.0, (), automaton.prefix_text, automaton.root))
-    rivals: list[float] = []
-    own: dict[str, float] = {}
-    while frontier and frontier.cheapest_bits <= limit and spent.expansions < max_expansions:
-        nodes = frontier.pop(min(batch_size, max_expansions - spent.expansions), limit)
-        for expansion in expand(scorer, automaton, nodes, spent):
-            for leaf in expansion.leaves:
-                if leaf.text in wanted:
-                    own[leaf.text] = leaf.cost_bits
-                if leaf.text not in silent:
-                    rivals.append(leaf.cost_bits)
-            frontier.push_children(expansion.node, expansion.moves, expansion.costs_bits, limit)
-    counts = _Counts(np.sort(rivals), {text: bits for text, bits in own.items() if text not in silent}, frontier)
-    seconds = time.perf_counter() - started
+    paths = [_required_path(automaton, scorer, text) for text in texts]
+    silent = {path for path in _paths(automaton, scorer, exclude) if path is not None}
+    prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
+    # By the search's own route after the prefix, lest the rounding of a long prefix enter the comparison.
+    queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
+    costs = [answer.run_bits for answer in scorer.path_bits(automaton.prefix, queries)]
+    spent, frontier = SearchCost(), Frontier(Node(0.0, (), automaton.prefix_text, automaton.root))
+    leaves = _leaves_within(
+        scorer, automaton, frontier, max(costs, default=0.0) + scorer.noise_bits, spent, max_expansions, batch_size
+    )
+    counts = _Counts(
+        rivals=np.sort([cost for path, cost in leaves.items() if path not in silent]),
+        leaves=leaves,
+        silent=silent,
+        still_open=OpenTexts.of(frontier, automaton, paths, silent),
+        competitors=automaton.count(automaton.root) - len(silent),
+        noise_bits=scorer.noise_bits,
+        max_expansions=max_expansions,
+    )
+    bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
     return [
-        counts.bounds(automaton, text, float(cost), float(bits), spent, max_expansions, seconds)
-        for text, cost, bits in zip(texts, costs, log_perplexities, strict=True)
+        RankBounds(
+            low=low,
+            high=high,
+            certified=not note,
+            expansions=spent.expansions,
+            forward_passes=spent.forward_passes,
+            model_rows=spent.model_rows,
+            seconds=time.perf_counter() - started,
+            log_perplexity_bits=prefix_bits + cost,
+            note=note,
+        )
+        for (low, high, note), cost in zip(bounds, costs, strict=True)
     ]
+
+
+def _leaves_within(
+    scorer: Scorer,
+    automaton: TokenAutomaton,
+    frontier: Frontier,
+    limit_bits: float,
+    spent: SearchCost,
+    max_expansions: int,
+    batch_size: int,
+) -> dict[Path, float]:
+    """The texts that cost at most `limit_bits`, with their costs, as far as the budget goes."""
+    leaves: dict[Path, float] = {}
+    while frontier.cheapest_bits <= limit_bits:
+        nodes = next_nodes(frontier, automaton, batch_size, limit_bits, max_expansions - spent.expansions)
+        if not nodes:
+            break
+        for expansion in expand(scorer, automaton, nodes, spent):
+            leaves |= {leaf.path: leaf.cost_bits for leaf in expansion.leaves if leaf.cost_bits <= limit_bits}
+            frontier.push_children(expansion.node, expansion.moves, expansion.costs_bits, limit_bits)
+    return leaves
 
 
 @dataclass(frozen=True)
 class _Counts:
-    """What a search found: costs of the competing leaves, ascending; those of the texts themselves; what is open."""
+    """What a search found, and what it left open.
+
+    Attributes:
+        rivals: costs of the competing leaves, ascending.
+        leaves: the cost of every leaf by its path.
+        silent: paths that do not compete.
+        competitors: how many texts of the space do.
+    """
 
     rivals: np.ndarray
-    own: dict[str, float]
-    frontier: Frontier
+    leaves: dict[Path, float]
+    silent: set[Path]
+    still_open: OpenTexts
+    competitors: int
+    noise_bits: float
+    max_expansions: int
 
-    def bounds(
-        self,
-        automaton: TokenAutomaton,
-        text: str,
-        cost: float,
-        log_perplexity_bits: float,
-        spent: SearchCost,
-        max_expansions: int,
-        seconds: float,
-    ) -> RankBounds:
-        limit = cost + TIE_TOLERANCE_BITS
-        certified = self.frontier.cheapest_bits > limit
-        itself = self.own.get(text, math.inf)
-        low = int(np.searchsorted(self.rivals, cost - TIE_TOLERANCE_BITS, side="right"))
-        high = int(np.searchsorted(self.rivals, limit, side="right"))
-        still_open = 0 if certified else _texts_within(self.frontier, automaton, limit)
-        return RankBounds(
-            low=1 + low - (itself <= cost - TIE_TOLERANCE_BITS),
-            high=1 + high - (itself <= limit) + still_open,
-            certified=certified,
-            expansions=spent.expansions,
-            forward_passes=spent.forward_passes,
-            model_rows=spent.model_rows,
-            seconds=seconds,
-            log_perplexity_bits=log_perplexity_bits,
-            note="" if certified else f"stopped at max_expansions={max_expansions}; low and high hold all the same",
-        )
+    def bounds(self, path: Path, cost: float) -> tuple[int, int, str]:
+        """(low, high, note) of the rank of one text; an empty note is a certificate."""
+        limit, sure = cost + self.noise_bits, cost - self.noise_bits
+        competes = path not in self.silent
+        itself = self.leaves.get(path, math.inf) if competes else math.inf
+        low = 1 + int(np.searchsorted(self.rivals, sure, side="left")) - (itself < sure)
+        if not self.still_open.is_closed(limit):
+            met = int(np.searchsorted(self.rivals, limit, side="right")) - (competes and path in self.leaves)
+            below = self.still_open.within(limit, path if competes else None)
+            return (
+                low,
+                1 + met + below,
+                f"stopped at max_expansions={self.max_expansions}; low and high hold all the same",
+            )
+        if path not in self.leaves:
+            note = f"figures moved by more than {self.noise_bits} bits between batches: load the model in float32"
+            return low, self.competitors + (not competes), note
+        met = int(np.searchsorted(self.rivals, limit, side="right")) - competes
+        return low, 1 + met, ""
 
 
-def _texts_within(frontier: Frontier, automaton: TokenAutomaton, limit_bits: float) -> int:
-    """Most texts below the open nodes that can cost at most `limit_bits`."""
-    total = 0
-    for node in frontier.open_nodes():
-        slack = limit_bits - node.cost_bits
-        if slack >= 0.0:
-            below = automaton.count(node.state)
-            # 2^slack is a float: beyond 1,000 bits only the exact count can be the smaller.
-            total += below if slack > 1000 else min(below, math.floor(2.0**slack))
-    return total
+def _paths(automaton: TokenAutomaton, scorer: Scorer, texts: Iterable[str]) -> list[Path | None]:
+    """The tokens of each text below the automaton's prefix; None for what is no text of the template."""
+    return [_walk(automaton, ids) for ids in scorer.encode(tuple(texts)).ids]
+
+
+def _walk(automaton: TokenAutomaton, ids: tuple[int, ...]) -> Path | None:
+    below, state = ids[len(automaton.prefix) :], automaton.root
+    if ids[: len(automaton.prefix)] != automaton.prefix:
+        return None
+    for token in below:
+        moves = automaton.moves(state)
+        child = int(np.searchsorted(moves.tokens, token))
+        if child == len(moves) or moves.tokens[child] != token:
+            return None
+        state = moves.states[child]
+    return None if len(automaton.moves(state)) else below
+
+
+def _required_path(automaton: TokenAutomaton, scorer: Scorer, text: str) -> Path:
+    (path,) = _paths(automaton, scorer, [text])
+    if path is None:
+        remedy = "Check it with template.contains(text)."
+        raise InputError("text", "must be a text of the template", text, remedy)
+    return path

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_exposure.extraction.frontier import Node
+from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.token_automaton import Moves, TokenAutomaton, follow_forced_run
 from hf_exposure.scoring import PathQuery, Scorer
 
-__all__ = ["Expansion", "SearchCost", "expand"]
+__all__ = ["Expansion", "SearchCost", "expand", "next_nodes"]
 
 
 @dataclass
@@ -43,6 +43,19 @@ class Expansion:
     leaves: tuple[Node, ...]
     moves: Moves
     costs_bits: np.ndarray
+
+
+def next_nodes(
+    frontier: Frontier, automaton: TokenAutomaton, most: int, limit_bits: float, expansions_left: float
+) -> list[Node]:
+    """The next batch of a search: as many of the cheapest open nodes as its budget can still expand.
+
+    With nothing left, those that a forced run leads to a whole text: they cost no expansion, so that a budget which is
+    just enough ends with a certificate. None when the search is over.
+    """
+    if expansions_left > 0:
+        return frontier.pop(int(min(most, expansions_left)), limit_bits)
+    return frontier.pop(most, limit_bits, lambda node: not len(follow_forced_run(automaton, node.state)[3]))
 
 
 def expand(scorer: Scorer, automaton: TokenAutomaton, nodes: list[Node], spent: SearchCost) -> Iterator[Expansion]:

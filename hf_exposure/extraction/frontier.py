@@ -7,7 +7,7 @@ stands in the heap, so the heap is as long as the number of expanded parents, no
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,15 +68,15 @@ class Frontier:
         if kept:
             self._push(_Entry(parent.path, parent.text, moves, order[:kept], costs[:kept]))
 
-    def pop(self, most: int, limit_bits: float) -> list[Node]:
-        """Up to `most` open nodes that cost at most `limit_bits`, cheapest first."""
+    def pop(self, most: int, limit_bits: float, only: Callable[[Node], bool] | None = None) -> list[Node]:
+        """Up to `most` open nodes that cost at most `limit_bits`, cheapest first, up to one that `only` refuses."""
         nodes: list[Node] = []
         while self._heap and len(nodes) < most and self._heap[0][0] <= limit_bits:
             entry = self._heap[0][2]
-            if entry is self._root_entry:
-                nodes.append(self._root)
-            else:
-                nodes.append(entry.node(entry.cursor))
+            node = self._root if entry is self._root_entry else entry.node(entry.cursor)
+            if only is not None and not only(node):
+                break
+            nodes.append(node)
             entry.cursor += 1
             if entry.cursor < len(entry.costs):
                 # The counter breaks ties between equal costs; entries themselves have no order.

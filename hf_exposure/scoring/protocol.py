@@ -19,7 +19,13 @@ class Scorer(Protocol):
 
     `tests/laws.py` holds what every scorer must satisfy. `hf_exposure.scoring.CausalScorer` is the one for models
     that take `input_ids` and return `.logits`.
+
+    Attributes:
+        noise_bits: two computations of one text's bits, in different company, agree within this.
     """
+
+    @property
+    def noise_bits(self) -> float: ...
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text."""
