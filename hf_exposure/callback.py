@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 import warnings
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from typing import Any, Literal, get_args
 
 from torch import nn
@@ -13,7 +13,7 @@ from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, T
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import ExposureError, InputError
-from hf_exposure.measure import ExposureMeter
+from hf_exposure.measure import ExposureMeter, MeasureSettings
 from hf_exposure.report import ExposureReport
 from hf_exposure.report.run_log import append_report, start_log
 
@@ -84,10 +84,7 @@ class ExposureCallback(TrainerCallback):
         if on_error not in ("raise", "warn"):
             raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
         self._base_model = measure_arguments.pop("base_model", None)
-        known = [name for name in inspect.signature(ExposureMeter).parameters if name not in ("canaries", "tokenizer")]
-        for name in measure_arguments:
-            if name not in known:
-                raise InputError(name, "is no argument of measure_exposure", name, f"Use one of {', '.join(known)}.")
+        _check_measure_arguments(measure_arguments)
         self.canaries, self.strategy, self.steps, self.on_error = canaries, strategy, steps, on_error
         self.reports: list[ExposureReport] = []
         self._processing_class, self._measure_arguments = processing_class, measure_arguments
@@ -281,6 +278,17 @@ class ExposureCallback(TrainerCallback):
         if not self._warned:
             self._warned = True
             warnings.warn(message, stacklevel=2)
+
+
+def _check_measure_arguments(arguments: Mapping[str, Any]) -> None:
+    """Refuses at construction what would otherwise fail when training starts."""
+    settings = [field.name for field in fields(MeasureSettings)]
+    known = [*settings, "max_batch_tokens"]
+    for name, value in arguments.items():
+        if name not in known:
+            rule = "must be an argument of ExposureCallback or measure_exposure"
+            raise InputError(name, rule, value, f"Use one of {', '.join(known)}.")
+    MeasureSettings(**{name: value for name, value in arguments.items() if name in settings})
 
 
 def _add_to_history(state: TrainerState, metrics: dict[str, float], step: int | None, epoch: float | None) -> None:
