@@ -15,6 +15,7 @@ from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.errors import CanaryFileError, InputError
 
 FORMAT, VERSION = "hf-exposure canaries", 1
+_CANARY_FIELDS = ("id", "text", "repetitions", "coin")
 
 
 def save(canaries: CanarySet, path: str | Path) -> None:
@@ -79,7 +80,7 @@ def _to_dict(canaries: CanarySet) -> dict[str, Any]:
         "salt": canaries.salt,
         "manifest_hash": canaries.manifest_hash,
         "template": canaries.template.to_dict(),
-        "canaries": [{"id": canary.id, "text": canary.text, "repetitions": canary.repetitions} for canary in canaries],
+        "canaries": [{name: getattr(canary, name) for name in _CANARY_FIELDS} for canary in canaries],
     }
 
 
@@ -91,6 +92,7 @@ def _from_dict(values: dict[str, Any]) -> CanarySet:
             text=item["text"],
             template=template,
             repetitions=whole_number("repetitions", item["repetitions"], 0),
+            coin=item["coin"],
         )
         for item in values["canaries"]
     ]

@@ -28,12 +28,15 @@ class Canary:
         text: the secret, whole. Left out of `repr`, so that it does not land in a log.
         template: that it is a text of.
         repetitions: how many times it is inserted; 0 for a held-out control.
+        coin: True or False where a fair coin of its own decided between one repetition and none; None where the
+            experiment fixed it. Only coins bound the epsilon of differential privacy.
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(4), compare=False)
     text: str = field(repr=False)
     template: CanaryTemplate = field(repr=False)
     repetitions: int
+    coin: bool | None = None
 
     @property
     def is_control(self) -> bool:
@@ -79,6 +82,8 @@ class CanarySet:
             raise InputError("inserted", "must hold at least one canary", (), "Draw some with repetitions={1: 4}.")
         _check_canaries("inserted", self.inserted, self.template)
         _check_canaries("controls", self.controls, self.template)
+        if any(canary.coin is not None and canary.repetitions != int(canary.coin) for canary in self):
+            raise InputError("coin", "must agree with repetitions (1 for True, 0 for False)", "otherwise", "Draw again.")
         for what in ("text", "id"):
             _refuse_repeats(what, [getattr(canary, what) for canary in self])
 
@@ -112,7 +117,7 @@ class CanarySet:
         """SHA-256 in hex of the salt, template, texts and repetitions: a commitment that is safe to publish."""
         content = {
             "template": self.template.to_dict(),
-            "canaries": [[canary.text, canary.repetitions] for canary in self],
+            "canaries": [[canary.text, canary.repetitions, canary.coin] for canary in self],
         }
         canonical = json.dumps(content, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256((self.salt + canonical).encode("utf-8")).hexdigest()

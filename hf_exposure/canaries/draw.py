@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Mapping
 
 from hf_exposure.canaries.canary_set import Canary, CanarySet
@@ -14,19 +15,26 @@ __all__ = ["draw_canaries"]
 
 
 def draw_canaries(
-    template: CanaryTemplate, repetitions: Mapping[int, int], controls: int = 32, seed: int | None = None
+    template: CanaryTemplate,
+    repetitions: Mapping[int, int],
+    controls: int = 32,
+    seed: int | None = None,
+    coin_flips: int = 0,
 ) -> CanarySet:
     """Canaries drawn uniformly without replacement from the template's space.
 
     Args:
         template: what to draw from.
-        repetitions: how many canaries to insert how often: `{1: 4, 8: 4}` is four canaries once and four 8 times.
+        repetitions: how many canaries to insert how often: `{1: 4, 8: 4}` is four canaries once and four 8 times. May
+            be empty where coins are flipped.
         controls: how many more to hold out. They are measured, and never inserted.
         seed: a whole number of at least 0; 128 bits of the system's entropy unless given. The draw is the same on
             every platform and Python version. Who knows it knows the canaries: give one for tests and examples only.
+        coin_flips: how many more canaries to flip a fair coin for, each its own: heads is inserted once, tails joins
+            the controls. They bound the epsilon of differential privacy from below (`epsilon_lower_bound`).
 
     Returns:
-        The set; inserted canaries by ascending repetitions, and as drawn within.
+        The set; inserted canaries by ascending repetitions, and as drawn within, then those of the coins.
 
     Raises:
         InputError: no group, repetitions or a group's size below 1, negative controls or seed, or a space with fewer
@@ -39,20 +47,29 @@ def draw_canaries(
         >>> [canary.repetitions for canary in canaries]
         [1, 1, 8, 0, 0]
     """
-    counts = _repetitions_of_each(repetitions)
-    wanted = len(counts) + whole_number("controls", controls, 0)
+    flips = whole_number("coin_flips", coin_flips, 0)
+    counts = [] if flips and not repetitions else _repetitions_of_each(repetitions)
+    counts += [0] * whole_number("controls", controls, 0)
+    wanted = len(counts) + flips
     if template.space_size < wanted:
         rule = f"must have at least as many texts as are drawn ({wanted})"
         raise InputError("template", rule, template.space_size, "Draw fewer, or fill its holes from larger spaces.")
     seed = seed_or_entropy(seed)
-    indices = distinct_indices(template.space_size, seed)
-    identifiers = distinct_ids()
-    canaries = [
-        Canary(id=next(identifiers), text=template.text_at(next(indices)), template=template, repetitions=count)
-        for count in [*counts, *[0] * (wanted - len(counts))]
+    # Coins of a stream of their own, so that the texts do not depend on whether there are any.
+    generator = random.Random(f"coins {seed}")
+    coins = [generator.getrandbits(1) == 1 for _ in range(flips)]
+    plan = [(count, None) for count in counts] + [(int(coin), coin) for coin in coins]
+    texts, ids = distinct_indices(template.space_size, seed), distinct_ids()
+    drawn = [
+        Canary(id=next(ids), text=template.text_at(next(texts)), template=template, repetitions=count, coin=coin)
+        for count, coin in plan
     ]
-    inserted, held_out = canaries[: len(counts)], canaries[len(counts) :]
-    return CanarySet(inserted=tuple(inserted), controls=tuple(held_out), template=template, seed=seed)
+    return CanarySet(
+        inserted=tuple(canary for canary in drawn if not canary.is_control),
+        controls=tuple(canary for canary in drawn if canary.is_control),
+        template=template,
+        seed=seed,
+    )
 
 
 def _repetitions_of_each(repetitions: Mapping[int, int]) -> list[int]:

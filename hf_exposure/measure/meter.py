@@ -15,7 +15,7 @@ from torch import nn
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.indices import distinct_indices
 from hf_exposure.errors import InputError
-from hf_exposure.estimators import control_test
+from hf_exposure.estimators import control_test, epsilon_lower_bound
 from hf_exposure.extraction import TokenAutomaton, build_automaton
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
@@ -50,7 +50,8 @@ class ExposureMeter:
         confidence_level: of every interval.
         end_token: whether the end of each text is scored.
         max_batch_tokens: as for `log_perplexity`.
-        **more: the other fields of `MeasureSettings`: `accept_bad_fit` gives skew-normal figures of a bad fit.
+        **more: the other fields of `MeasureSettings`: `accept_bad_fit` gives skew-normal figures of a bad fit, `delta`
+            is that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound.
 
     Raises:
         InputError: an unknown method, a number out of range, a space too large to enumerate, a tokenizer or template
@@ -126,6 +127,7 @@ class ExposureMeter:
             seconds=time.perf_counter() - started,
             model=_describe(model),
             versions=_versions(),
+            epsilon=self._epsilon(costs),
             notes=(self._no_search,) if self._no_search else (),
         )
 
@@ -152,6 +154,21 @@ class ExposureMeter:
         drawn = distinct_indices(size, seed_stream("references", self.settings.seed), taken)
         count = min(self.settings.references, size - len(taken))
         return [template.text_at(index) for index in itertools.islice(drawn, count)]
+
+    def _epsilon(self, costs: np.ndarray) -> dict[str, Any] | None:
+        """What the coins refute; None without coins on both sides, since fixed controls bound no epsilon."""
+        coins = [canary.coin for canary in self.canaries]
+        flipped = np.array([coin is not None for coin in coins])
+        included = np.array([bool(coin) for coin in coins])[flipped]
+        if not included.any() or included.all():
+            return None
+        bound = epsilon_lower_bound(
+            costs[flipped],
+            included,
+            delta=self.settings.delta,
+            confidence_level=self.settings.confidence_level,
+        )
+        return asdict(bound)
 
     def _estimate(self, model: nn.Module) -> tuple[np.ndarray, list[CostEstimate]]:
         """Costs (K,) of the canaries in bits, and one estimate for each."""

@@ -31,6 +31,7 @@ class MeasureSettings:
     confidence_level: float = 0.95
     end_token: bool = False
     accept_bad_fit: bool = False
+    delta: float = 0.0
 
     def __post_init__(self) -> None:
         methods = get_args(Method)
@@ -44,6 +45,8 @@ class MeasureSettings:
             raise InputError("seed", "must be a whole number of at least 0", self.seed, "Leave seed out for 0.")
         if not self.precision_bits > 0:
             raise InputError("precision_bits", "must be above 0", self.precision_bits, "Leave it out for 0.25.")
+        if not 0 <= self.delta < 1:
+            raise InputError("delta", "must lie in [0, 1)", self.delta, "Use the delta of your privacy accountant.")
         if not 0 < self.confidence_level < 1:
             raise InputError(
                 "confidence_level", "must lie between 0 and 1", self.confidence_level, "Leave it out for 0.95."

@@ -35,6 +35,8 @@ class ExposureReport:
         settings: arguments of the measurement, with its seed.
         p_value: one-sided rank test of inserted against controls, on log-perplexities; NaN without controls.
         auc: share of (inserted, control) pairs in which the inserted one is likelier, with `auc_low`, `auc_high`.
+        epsilon: what the run refutes of differential privacy (the fields of `EpsilonBound`): adding or removing one
+            row. None where no coins were flipped: without coins there is no epsilon.
         seconds: wall time of the measurement.
         model: class, number of parameters, dtype and name of the model.
         versions: of the packages that took part.
@@ -58,6 +60,7 @@ class ExposureReport:
     auc: float = math.nan
     auc_low: float = math.nan
     auc_high: float = math.nan
+    epsilon: Mapping[str, Any] | None = None
     seconds: float = math.nan
     model: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)

@@ -96,7 +96,7 @@ def test_the_hash_is_salted_and_covers_the_content(canaries: CanarySet) -> None:
     assert same.manifest_hash == canaries.manifest_hash
     # By hand, for the smallest set: anyone can recompute a published commitment from the file.
     known = CanarySet.from_secrets(CanaryTemplate("{n}", n=Digits(1)), ["7"])
-    content = '{"canaries":[["7",1]],"template":{"spaces":{"n":{"length":1,"type":"digits"}},"text":"{n}"}}'
+    content = '{"canaries":[["7",1,null]],"template":{"spaces":{"n":{"length":1,"type":"digits"}},"text":"{n}"}}'
     assert known.manifest_hash == hashlib.sha256((known.salt + content).encode()).hexdigest()
 
 
