@@ -22,7 +22,7 @@ from hf_exposure.extraction.character_automaton import build_automaton
 from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.open_texts import OpenTexts, Path
-from hf_exposure.extraction.token_automaton import TokenAutomaton
+from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens
 from hf_exposure.records import RankBounds
 from hf_exposure.scoring import CausalScorer, PathQuery, Scorer
 
@@ -113,7 +113,7 @@ def search_ranks(
             raise InputError(name, "must be at least 1", value, f"Pass {name}=1 or more.")
     started = time.perf_counter()
     paths = [_required_path(automaton, scorer, text) for text in texts]
-    silent = {path for path in _paths(automaton, scorer, exclude) if path is not None}
+    silent = {path for path in _paths(automaton, scorer, tuple(exclude)) if path is not None}
     prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
     # By the search's own route after the prefix, lest the rounding of a long prefix enter the comparison.
     queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
@@ -209,22 +209,13 @@ class _Counts:
         return low, 1 + met, ""
 
 
-def _paths(automaton: TokenAutomaton, scorer: Scorer, texts: Iterable[str]) -> list[Path | None]:
+def _paths(automaton: TokenAutomaton, scorer: Scorer, texts: Sequence[str]) -> list[Path | None]:
     """The tokens of each text below the automaton's prefix; None for what is no text of the template."""
-    return [_walk(automaton, ids) for ids in scorer.encode(tuple(texts)).ids]
-
-
-def _walk(automaton: TokenAutomaton, ids: tuple[int, ...]) -> Path | None:
-    below, state = ids[len(automaton.prefix) :], automaton.root
-    if ids[: len(automaton.prefix)] != automaton.prefix:
-        return None
-    for token in below:
-        moves = automaton.moves(state)
-        child = int(np.searchsorted(moves.tokens, token))
-        if child == len(moves) or moves.tokens[child] != token:
-            return None
-        state = moves.states[child]
-    return None if len(automaton.moves(state)) else below
+    length = len(automaton.prefix)
+    return [
+        ids[length:] if ids[:length] == automaton.prefix and follow_tokens(automaton, ids[length:]) == text else None
+        for text, ids in zip(texts, scorer.encode(texts).ids, strict=True)
+    ]
 
 
 def _required_path(automaton: TokenAutomaton, scorer: Scorer, text: str) -> Path:

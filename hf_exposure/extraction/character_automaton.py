@@ -8,7 +8,7 @@ byte and character tokenizers, and subword tokenizers that split every character
 from __future__ import annotations
 
 import random
-from collections.abc import Hashable
+from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
 
@@ -16,7 +16,7 @@ import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.token_automaton import Moves, State
+from hf_exposure.extraction.token_automaton import Moves, State, follow_tokens
 from hf_exposure.scoring import Encoder
 
 __all__ = ["CharacterAutomaton", "build_automaton"]
@@ -27,31 +27,35 @@ _AUDIT_SEED = 20190814
 
 
 class CharacterAutomaton:
-    """One token path per text: the template's character automaton with each character's tokens in its place.
+    """One token path per text: the template's character automaton with tokens in the place of its characters.
 
     Args:
         template: the texts.
         prefix: tokens of everything before the first hole, special tokens included.
         tokens_of: the tokens of each character after the prefix, in context.
+        tokens_of_literal: by segment, the tokens of fixed texts between and after the holes; where a hole may end or
+            go on, its characters' own tokens stand for the text that follows.
         ending: tokens after each text (an end token), or ().
 
     Raises:
         InputError: while walking, where one text of the template is the beginning of another and no end token tells
-            them apart.
+            them apart, or where two of them have the same tokens.
     """
 
     name = "characters"
 
     def __init__(
-        self, template: CanaryTemplate, prefix: tuple[int, ...], tokens_of: dict[str, tuple[int, ...]], ending: tuple
+        self,
+        template: CanaryTemplate,
+        prefix: tuple[int, ...],
+        tokens_of: dict[str, tuple[int, ...]],
+        tokens_of_literal: dict[int, tuple[int, ...]],
+        ending: tuple[int, ...],
     ) -> None:
         self.template, self.prefix, self.prefix_text = template, prefix, template.prefix
-        self._tokens_of, self._ending = tokens_of, ending
-        state: Hashable = template.start
-        for character in template.prefix:
-            state = template.moves(state)[character]
-        # A state: the template's own, and the tokens already taken of the next character.
-        self.root: State = (state, ())
+        self._tokens_of, self._tokens_of_literal, self.ending = tokens_of, tokens_of_literal, ending
+        # A state: the template's own, and the tokens already taken of the next piece.
+        self.root: State = (_after(template, template.start, template.prefix), ())
         self.moves = lru_cache(maxsize=None)(self._moves)
 
     def count(self, state: Any) -> int:
@@ -60,23 +64,24 @@ class CharacterAutomaton:
             return 1
         if not taken:
             return self.template.count(position)
-        moves = self.template.moves(position)
-        return sum(self.template.count(moves[c]) for c in moves if self._tokens_of[c][: len(taken)] == taken)
+        return sum(
+            self.template.count(after) for _, tokens, after in self._pieces(position) if _goes_on(tokens, taken)
+        )
 
     def _moves(self, state: Any) -> Moves:
         position, taken = state
         found: dict[int, tuple[str, Any]] = {}
         if position == _END:
             return Moves(np.zeros(0, dtype=np.int64), (), ())
-        for character, after in self.template.moves(position).items():
-            tokens = self._tokens_of[character]
-            if tokens[: len(taken)] == taken:
+        for piece, tokens, after in self._pieces(position):
+            if _goes_on(tokens, taken):
                 whole = len(tokens) == len(taken) + 1
-                piece = character if whole else ""
-                found[tokens[len(taken)]] = (piece, (after, ()) if whole else (position, tokens[: len(taken) + 1]))
+                child = (piece, (after, ())) if whole else ("", (position, tokens[: len(taken) + 1]))
+                if found.setdefault(tokens[len(taken)], child) != child:
+                    raise self._same_tokens(piece, found[tokens[len(taken)]][0])
         if not taken and self.template.is_end(position):
-            if self._ending:
-                found[self._ending[0]] = ("", (_END, ()))
+            if self.ending:
+                found[self.ending[0]] = ("", (_END, ()))
             elif found:
                 raise InputError(
                     "template",
@@ -88,6 +93,30 @@ class CharacterAutomaton:
         return Moves(
             np.array(order, dtype=np.int64), tuple(found[t][0] for t in order), tuple(found[t][1] for t in order)
         )
+
+    def _same_tokens(self, piece: str, other: str) -> InputError:
+        rule = f"must tell the template's texts apart, but encodes {piece!r} and {other!r} alike"
+        return InputError("tokenizer", rule, self.template.text, "Use a space without one of them.")
+
+    def _pieces(self, position: Any) -> Iterator[tuple[str, tuple[int, ...], Any]]:
+        """What may come next: (text, its tokens, the template's state after it)."""
+        literal = self._literal_after(position)
+        if literal is not None:
+            text = str(self.template.segments[literal])
+            yield text, self._tokens_of_literal[literal], _after(self.template, position, text)
+            return
+        for character, after in self.template.moves(position).items():
+            yield character, self._tokens_of[character], after
+
+    def _literal_after(self, position: Any) -> int | None:
+        """The fixed text that comes next, where a hole can only end; as a segment."""
+        if len(position) != 1:
+            return None
+        index, inner = position[0]
+        segment = self.template.segments[index]
+        if isinstance(segment, str) or not segment[1].is_end(inner) or segment[1].moves(inner):
+            return None
+        return index + 1 if index + 1 in self._tokens_of_literal else None
 
 
 def build_automaton(template: CanaryTemplate, encoder: Encoder) -> CharacterAutomaton:
@@ -104,31 +133,88 @@ def build_automaton(template: CanaryTemplate, encoder: Encoder) -> CharacterAuto
             template.text,
             "Add a fixed suffix, or pass end_token=True.",
         )
-    prefix = tuple(encoder.plain_ids([template.prefix])[0]) if template.prefix else ()
-    tokens_of = _character_tokens(template, prefix, encoder)
     texts = _audit_texts(template)
-    for text, ids in zip(texts, encoder.plain_ids(texts), strict=True):
-        spelt = prefix + tuple(t for c in text[len(template.prefix) :] for t in tokens_of[c])
-        if spelt != tuple(ids):
-            raise InputError(
-                "tokenizer",
-                "must encode each character of the holes by itself (byte and character tokenizers do) for search",
-                f"{type(encoder.tokenizer).__name__} on {text!r}",
-                "Use method='sample' or 'skew_normal', which need no search.",
-            )
-    return CharacterAutomaton(template, (*encoder.leading, *prefix), tokens_of, encoder.ending)
+    encoded = encoder.plain_ids(texts)
+    prefix = tuple(encoder.plain_ids([template.prefix])[0]) if template.prefix else ()
+    leads = [prefix]
+    if not prefix:
+        # Some tokenizers put a mark of their own before a text's first character: all texts then begin with it.
+        leads.append(_shared_lead(encoder.plain_ids(list(template.moves(template.start)))))
+    refusal: InputError | None = None
+    for lead in leads:
+        try:
+            automaton = _guess(template, lead, encoder)
+            misspelt = _first_misspelt(automaton, texts, encoded, len(lead))
+        except InputError as error:
+            refusal = error
+            continue
+        if misspelt is None:
+            return automaton
+        refusal = InputError(
+            "tokenizer",
+            "must encode each character of the holes by itself (byte and character tokenizers do) for search",
+            f"{type(encoder.tokenizer).__name__} on {misspelt!r}",
+            "Use method='sample' or 'skew_normal', which need no search.",
+        )
+    assert refusal is not None
+    raise refusal
 
 
-def _character_tokens(
-    template: CanaryTemplate, prefix: tuple[int, ...], encoder: Encoder
-) -> dict[str, tuple[int, ...]]:
-    """The tokens that each character adds after the template's prefix; wrong guesses are caught by the audit."""
-    characters: set[str] = set()
-    for segment in template.segments:
-        characters.update(segment if isinstance(segment, str) else segment[1].alphabet)
-    ordered = sorted(characters)
+def _guess(template: CanaryTemplate, prefix: tuple[int, ...], encoder: Encoder) -> CharacterAutomaton:
+    """An automaton from single characters and fixed texts in context; wrong guesses are caught by the audit."""
+    parts = [segment if isinstance(segment, str) else segment[1].alphabet for segment in template.segments]
+    ordered = sorted({character for part in parts for character in part})
     encoded = encoder.plain_ids([template.prefix + character for character in ordered])
-    return {c: tuple(ids[len(prefix) :]) or tuple(ids) for c, ids in zip(ordered, encoded, strict=True)}
+    tokens_of = {c: tuple(ids[len(prefix) :]) or tuple(ids) for c, ids in zip(ordered, encoded, strict=True)}
+    return CharacterAutomaton(
+        template, (*encoder.leading, *prefix), tokens_of, _literal_tokens(template, encoder), encoder.ending
+    )
+
+
+def _literal_tokens(template: CanaryTemplate, encoder: Encoder) -> dict[int, tuple[int, ...]]:
+    """What each fixed text after a hole adds to the tokens of a text, for those that only add."""
+    fillings = template.parse(template.text_at(0))
+    read, cuts = "", [""]
+    for segment in template.segments:
+        read += segment if isinstance(segment, str) else fillings[segment[0]]
+        cuts.append(read)
+    encoded = [tuple(ids) for ids in encoder.plain_ids(cuts[1:])]
+    return {
+        index: encoded[index][len(encoded[index - 1]) :]
+        for index, segment in enumerate(template.segments)
+        if index and isinstance(segment, str) and encoded[index][: len(encoded[index - 1])] == encoded[index - 1]
+    }
+
+
+def _first_misspelt(
+    automaton: CharacterAutomaton, texts: list[str], encoded: list[list[int]], prefix_length: int
+) -> str | None:
+    """The first text whose encoding is no path, or another text's; None where there is none."""
+    prefix = list(automaton.prefix[len(automaton.prefix) - prefix_length :])
+    for text, ids in zip(texts, encoded, strict=True):
+        below = (*ids[prefix_length:], *automaton.ending)
+        if ids[:prefix_length] != prefix or follow_tokens(automaton, below) != text:
+            return text
+    return None
+
+
+def _shared_lead(encoded: list[list[int]]) -> tuple[int, ...]:
+    """The first tokens that all encodings share, leaving one to each."""
+    first, last = min(encoded), max(encoded)
+    shared = 0
+    while shared < min(map(len, encoded)) - 1 and first[shared] == last[shared]:
+        shared += 1
+    return tuple(first[:shared])
+
+
+def _goes_on(tokens: tuple[int, ...], taken: tuple[int, ...]) -> bool:
+    return len(tokens) > len(taken) and tokens[: len(taken)] == taken
+
+
+def _after(template: CanaryTemplate, position: Any, text: str) -> Any:
+    for character in text:
+        position = template.moves(position)[character]
+    return position
 
 
 def _audit_texts(template: CanaryTemplate) -> list[str]:

@@ -5,13 +5,13 @@ Training saw one segmentation of each text, the tokenizer's own, so each text of
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
-__all__ = ["Moves", "TokenAutomaton", "follow_forced_run"]
+__all__ = ["Moves", "TokenAutomaton", "follow_forced_run", "follow_tokens"]
 
 State = Hashable
 
@@ -70,3 +70,16 @@ def follow_forced_run(automaton: TokenAutomaton, state: State) -> tuple[tuple[in
         state = moves.states[0]
         moves = automaton.moves(state)
     return tuple(tokens), "".join(text), state, moves
+
+
+def follow_tokens(automaton: TokenAutomaton, tokens: Sequence[int]) -> str | None:
+    """The text whose path below the prefix is `tokens`; None where that is no path from the root to a leaf."""
+    state, pieces = automaton.root, [automaton.prefix_text]
+    for token in tokens:
+        moves = automaton.moves(state)
+        child = int(np.searchsorted(moves.tokens, token))
+        if child == len(moves) or moves.tokens[child] != token:
+            return None
+        pieces.append(moves.pieces[child])
+        state = moves.states[child]
+    return None if len(automaton.moves(state)) else "".join(pieces)
