@@ -66,7 +66,7 @@ def chain_rows(tree: TokenTree) -> Rows:
     """One row per bottom vertex, each a plain chain from the top: right for any causal model."""
     is_bottom = tree.end == np.arange(1, tree.size + 1)
     stop = np.flatnonzero(is_bottom) + 1
-    start = np.concatenate([[0], stop[:-1]]).astype(np.int64)
+    start = np.concatenate([[0], stop]).astype(np.int64)[:-1]
     return Rows(start, stop, tree.depth[start] - 1)
 
 
@@ -78,7 +78,7 @@ def packed_rows(tree: TokenTree, width: int) -> Rows:
         starts.append(at)
         at += max(1, width - int(path[at]))
     start = np.array(starts, dtype=np.int64)
-    stop = np.append(start[1:], tree.size).astype(np.int64)
+    stop = np.append(start, tree.size).astype(np.int64)[1:]
     return Rows(start, stop, path[start])
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
@@ -110,3 +112,23 @@ def test_a_model_configured_without_cache(byte_tokenizer: ByT5Tokenizer) -> None
     scorer = CausalScorer(model, byte_tokenizer)
     close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
     assert model.config.use_cache is False and scorer.mode == "packed"
+
+
+class MaskIgnoring(torch.nn.Module):
+    """Takes a mask of ancestors and positions without complaint, and reads rows as plain text all the same."""
+
+    def __init__(self, inner: torch.nn.Module) -> None:
+        super().__init__()
+        self.inner, self.config = inner, inner.config
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: object = None, **keywords: Any) -> Any:
+        return self.inner(input_ids=input_ids, **keywords)
+
+
+@pytest.mark.parametrize("first", [["pin 1"], ["ab", "abcdef"], TEXTS])
+def test_a_model_that_ignores_masks_is_found_out(first: list[str], byte_tokenizer: ByT5Tokenizer) -> None:
+    model = MaskIgnoring(tiny_model("gpt2"))
+    scorer = CausalScorer(model, byte_tokenizer)
+    scorer.sequence_bits(scorer.encode(first))
+    assert scorer.mode == "cached"
+    close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
