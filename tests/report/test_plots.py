@@ -1,0 +1,136 @@
+"""Plots: there, readable by an image library, and drawn from the figures. Judged by eye when they change."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_samples import estimate, mixed, report
+
+from hf_exposure.errors import MissingDependencyError
+from hf_exposure.report import ExposureReport
+from hf_exposure.report import plots as plots_module
+from hf_exposure.report.plots import draw_plots
+
+pytest.importorskip("matplotlib")
+
+
+def many_counts() -> ExposureReport:
+    counts = [2**power for power in range(8) for _ in range(10)]
+    return report(*(estimate(1.0 + 0.09 * i, count) for i, count in enumerate(counts)), estimate(1.4, 0))
+
+
+def axes_of(figure: Any) -> Any:
+    figure.canvas.draw()
+    return figure.axes[0]
+
+
+def boxes_overlap(boxes: list[Any]) -> bool:
+    return any(first.overlaps(second) for i, first in enumerate(boxes) for second in boxes[i + 1 :])
+
+
+def test_files_are_pictures_with_something_on_them(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    history = [mixed(step=step) for step in (1, 2)]
+    written = draw_plots(mixed(step=2), history, tmp_path)
+    assert [path.name for path in written] == ["exposure_by_repetitions.png", "exposure_by_step.png"]
+    for path in written:
+        pixels = imread(path)
+        assert pixels.shape[0] > 400
+        assert pixels.shape[1] > 600
+        assert len(np.unique((pixels[..., :3] * 255).astype(int).reshape(-1, 3), axis=0)) > 50
+
+
+@pytest.mark.parametrize(
+    ("steps", "of_report", "drawn"), [([], 5, False), ([5], 5, False), ([3], 5, True), ([3, 5], 5, True)]
+)
+def test_a_curve_needs_two_moments(tmp_path: Path, steps: list[int], of_report: int, drawn: bool) -> None:
+    draw_plots(mixed(step=of_report), [mixed(step=step) for step in steps], tmp_path)
+    assert (tmp_path / "exposure_by_step.png").exists() == drawn
+
+
+def test_every_canary_is_a_mark_at_its_exposure() -> None:
+    axes = axes_of(plots_module._by_repetitions(mixed()))
+    marks = [y for line in axes.lines if line.get_marker() in plots_module._MARKERS for y in line.get_ydata()]
+    assert sorted(y for y in marks if math.isfinite(y)) == [1.0, 2.0, 3.0, 5.0, 9.0]
+    labels = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert labels == ["controls\nn = 2", "1×\nn = 2\n1 undefined", "8×\nn = 2"]
+
+
+def test_the_curve_goes_through_the_means() -> None:
+    run = [report(estimate(2.0, 4), estimate(4.0, 4), step=10), report(estimate(6.0, 4), estimate(7.0, 4), step=30)]
+    figure = plots_module._by_step(run)
+    axes = axes_of(figure)
+    (curve,) = [line for line in axes.lines if line.get_label() == "4×"]
+    assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([10, 30], [3.0, 6.5])
+
+
+@pytest.mark.parametrize("sample", [many_counts(), mixed(), report(estimate(3.0, 8))], ids=["many", "mixed", "one"])
+def test_tick_labels_do_not_overlap(sample: ExposureReport) -> None:
+    axes = axes_of(plots_module._by_repetitions(sample))
+    assert not boxes_overlap([tick.get_window_extent() for tick in axes.get_xticklabels()])
+
+
+def test_legend_and_notes_stay_off_the_data() -> None:
+    run = [dataclasses.replace(many_counts(), step=step) for step in (100, 200)]
+    figure = plots_module._by_step(run)
+    axes = axes_of(figure)
+    data = axes.get_window_extent()
+    assert not figure.legends[0].get_window_extent().overlaps(data)
+    assert len(axes.texts) == 2
+    assert not any(text.get_window_extent().overlaps(data) for text in axes.texts)
+    page = figure.bbox
+    for artist in (figure.legends[0], *axes.texts):
+        box = artist.get_window_extent()
+        assert box.x0 >= page.x0
+        assert box.x1 <= page.x1
+        assert box.y0 >= page.y0
+
+
+def test_no_two_groups_look_alike() -> None:
+    run = [dataclasses.replace(many_counts(), step=step) for step in (100, 200)]
+    axes = axes_of(plots_module._by_step(run))
+    curves = [line for line in axes.lines if line.get_marker() in plots_module._MARKERS]
+    assert len(curves) == 9
+    assert len({(line.get_color(), line.get_marker()) for line in curves}) == 9
+
+
+def test_a_figure_above_the_space_is_shown() -> None:
+    axes = axes_of(plots_module._by_repetitions(report(estimate(31.0, 8), estimate(30.0, 8))))
+    assert axes.get_ylim()[1] > 31.0
+
+
+@pytest.mark.filterwarnings("error")
+def test_undefined_figures_are_said_to_be() -> None:
+    nothing = [report(estimate(math.nan, 4, low_bits=math.nan, high_bits=math.nan), step=step) for step in (1, 2)]
+    axes_of(plots_module._by_repetitions(nothing[0]))
+    figure = plots_module._by_step(nothing)
+    axes_of(figure)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["4× (undefined)"]
+
+
+def test_a_history_of_other_counts_is_drawn_where_it_has_them() -> None:
+    run = [report(estimate(2.0, 4), step=10), report(estimate(6.0, 4), estimate(3.0, 8), step=30)]
+    axes = axes_of(plots_module._by_step(run))
+    (curve,) = [line for line in axes.lines if line.get_label() == "8×"]
+    assert math.isnan(curve.get_ydata()[0])
+    assert curve.get_ydata()[1] == 3.0
+
+
+def test_without_matplotlib_the_report_is_still_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *more: None if name == "matplotlib" else find_spec(name, *more)
+    )
+    written = mixed().save(tmp_path, [mixed(step=1), mixed(step=2)])
+    assert (tmp_path / "report.json").exists()
+    assert not any(path.suffix == ".png" for path in written)
+    assert not list(tmp_path.glob("*.png"))
+    with pytest.raises(MissingDependencyError, match=r'^plots need matplotlib: pip install "hf-exposure\[plots\]"$'):
+        draw_plots(mixed(), [], tmp_path)

@@ -1,0 +1,260 @@
+"""Exposures against the definition, counted text by text on a space small enough to score whole."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers import ByT5Tokenizer
+
+from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, measure_exposure
+from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.measure import ExposureMeter
+
+TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
+CANARIES = draw_canaries(TEMPLATE, {1: 3, 4: 3}, controls=4, seed=11)
+TEXTS = [f"pin {''.join(digits)} ok" for digits in product("0123456789", repeat=3)]
+
+
+@pytest.fixture(scope="module")
+def model(make_model: Callable[..., nn.Module]) -> nn.Module:
+    return make_model("gpt2", seed=1, scale=0.5).double()
+
+
+@pytest.fixture(scope="module")
+def bits(model: nn.Module) -> dict[str, float]:
+    """Log-perplexity of every text of the space: one plain forward pass, summed by hand."""
+    ids = torch.tensor([[byte + 3 for byte in text.encode()] for text in TEXTS])
+    with torch.no_grad():
+        logits = model(input_ids=ids).logits.double()
+    chances = torch.log_softmax(logits[:, :-1], dim=-1).gather(-1, ids[:, 1:, None])[..., 0]
+    return dict(zip(TEXTS, (-chances.sum(dim=1) / math.log(2)).tolist(), strict=True))
+
+
+@pytest.fixture(scope="module")
+def defined(bits: dict[str, float]) -> list[tuple[int, float]]:
+    """Rank and exposure of each canary, word for word as the definition has them."""
+    inserted = {canary.text for canary in CANARIES.inserted}
+    found = []
+    for canary in CANARIES:
+        rivals = [text for text in TEXTS if text != canary.text and text not in inserted]
+        rank = 1 + sum(bits[text] <= bits[canary.text] for text in rivals)
+        found.append((rank, math.log2(len(rivals) + 1) - math.log2(rank)))
+    return found
+
+
+def of(report: Any) -> list[float]:
+    return [estimate.exposure_bits for estimate in report.estimates]
+
+
+@pytest.mark.parametrize("method", ["enumerate", "bounded", "auto"])
+def test_exact_methods_equal_the_definition(
+    model: nn.Module, bits: dict[str, float], defined: list[tuple[int, float]], method: Any
+) -> None:
+    report = measure_exposure(model, ByT5Tokenizer(), CANARIES, method=method)
+    assert [e.canary_id for e in report.estimates] == [c.id for c in CANARIES]
+    assert [e.repetitions for e in report.estimates] == [1, 1, 1, 4, 4, 4, 0, 0, 0, 0]
+    for estimate, canary, (rank, exposure) in zip(report.estimates, CANARIES, defined, strict=True):
+        assert estimate.log_perplexity_bits == pytest.approx(bits[canary.text], abs=1e-6)
+        assert (estimate.rank_low, estimate.rank_high) == (rank, rank)
+        assert estimate.exposure_bits == pytest.approx(exposure, abs=1e-12)
+    # Ranks of a random model are all over the place; equal ones would prove little.
+    assert len({rank for rank, _ in defined}) >= 8
+
+
+def test_the_size_of_the_space_is_without_the_other_inserted(make_model: Callable[..., nn.Module]) -> None:
+    class Constant(nn.Module):
+        """Every text costs the same: each canary ranks last."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(1))
+
+        def forward(self, input_ids: torch.Tensor, **more: Any) -> Any:
+            return type("Output", (), {"logits": torch.zeros(*input_ids.shape, 384), "past_key_values": None})()
+
+    report = measure_exposure(Constant(), ByT5Tokenizer(), CANARIES, method="enumerate")
+    # Ties count against: R' is 1000 less the 5 other inserted for an inserted one, less all 6 for a control.
+    assert of(report) == [0.0] * 10
+    assert [e.rank_high for e in report.estimates] == [995] * 6 + [994] * 4
+    assert [e.rank_low for e in report.estimates] == [1] * 10
+    assert [e.high_bits for e in report.estimates] == pytest.approx([math.log2(995)] * 6 + [math.log2(994)] * 4)
+
+
+def test_sampling_counts_the_references(model: nn.Module, bits: dict[str, float]) -> None:
+    meter = ExposureMeter(CANARIES, ByT5Tokenizer(), method="sample", references=200, seed=4)
+    references = meter._competitors()
+    assert len(references) == len(set(references)) == 200
+    assert not {canary.text for canary in CANARIES} & set(references)
+    assert set(references) <= set(TEXTS)
+    for estimate, canary in zip(meter.measure(model).estimates, CANARIES, strict=True):
+        at_or_below = sum(bits[text] <= bits[canary.text] for text in references)
+        assert estimate.exposure_bits == pytest.approx(math.log2(201 / (at_or_below + 1)), abs=1e-9)
+        assert estimate.low_bits <= estimate.exposure_bits <= estimate.high_bits
+        assert estimate.method == "sample"
+
+
+def test_references_are_all_others_where_the_space_is_smaller() -> None:
+    references = ExposureMeter(CANARIES, ByT5Tokenizer(), method="sample", references=5000)._competitors()
+    assert sorted(references) == sorted(set(TEXTS) - {canary.text for canary in CANARIES})
+
+
+def test_the_seed_fixes_the_references(model: nn.Module) -> None:
+    def run(seed: int) -> list[float]:
+        return of(measure_exposure(model, ByT5Tokenizer(), CANARIES, method="sample", references=50, seed=seed))
+
+    assert run(3) == run(3)
+    assert run(3) != run(4)
+
+
+def test_references_do_not_go_on_where_the_draw_ended() -> None:
+    larger = CanaryTemplate("pin {pin} ok", pin=Digits(9))
+    drawn = draw_canaries(larger, {1: 50}, seed=11)
+    few = CanarySet(inserted=drawn.inserted[:2], template=larger, seed=11)
+    references = ExposureMeter(few, ByT5Tokenizer(), method="sample", references=100, seed=11)._competitors()
+    assert not {canary.text for canary in drawn.inserted} & set(references)
+
+
+@pytest.mark.parametrize("method", ["importance", "skew_normal"])
+def test_estimates_of_a_small_space_are_near_the_truth(
+    model: nn.Module, defined: list[tuple[int, float]], method: Any
+) -> None:
+    report = measure_exposure(
+        model, ByT5Tokenizer(), CANARIES, method=method, references=4000, precision_bits=0.01, seed=2
+    )
+    assert {e.method for e in report.estimates} == {method}
+    # Within 0.6 bits: loose, but a figure in nats or of another canary is further away.
+    assert of(report) == pytest.approx([exposure for _, exposure in defined], abs=0.6)
+    assert sorted(of(report)) != pytest.approx(of(report), abs=0.6)
+
+
+@pytest.fixture(scope="module")
+def memorised(make_model: Callable[..., nn.Module]) -> nn.Module:
+    """A model that learned what the texts look like, and the first canary by heart."""
+    model = make_model("gpt2", seed=3, scale=0.1)
+    texts = [TEXTS[(389 * i) % 1000] for i in range(40)] + [CANARIES.inserted[0].text] * 40
+    ids = torch.tensor([[byte + 3 for byte in text.encode()] for text in texts])
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    for _ in range(60):
+        optimiser.zero_grad()
+        model(input_ids=ids, labels=ids).loss.backward()
+        optimiser.step()
+    return model.eval()
+
+
+def test_auto_searches_where_that_is_cheap_and_draws_elsewhere(memorised: nn.Module) -> None:
+    exact = measure_exposure(memorised, ByT5Tokenizer(), CANARIES, method="enumerate")
+    report = measure_exposure(memorised, ByT5Tokenizer(), CANARIES, references=200, seed=1)
+    methods = [estimate.method for estimate in report.estimates]
+    assert methods[0] == "bounded"
+    assert "importance" in methods
+    assert exact.estimates[0].rank_high == 1
+    for truth, estimate in zip(exact.estimates, report.estimates, strict=True):
+        if estimate.method == "bounded":
+            assert (estimate.rank_low, estimate.rank_high) == (truth.rank_low, truth.rank_high)
+            assert estimate.exposure_bits == truth.exposure_bits
+        else:
+            assert estimate.low_bits <= truth.exposure_bits <= estimate.high_bits
+    assert report.metrics()["eval_exposure_rank1_fraction"] == pytest.approx(1 / 6)
+
+
+def test_a_search_without_budget_bounds_the_rank(memorised: nn.Module) -> None:
+    exact = measure_exposure(memorised, ByT5Tokenizer(), CANARIES, method="enumerate")
+    cut = measure_exposure(memorised, ByT5Tokenizer(), CANARIES, method="bounded", max_expansions=2)
+    assert any(estimate.is_lower_bound for estimate in cut.estimates)
+    for truth, estimate in zip(exact.estimates, cut.estimates, strict=True):
+        assert estimate.rank_low <= truth.rank_high <= estimate.rank_high
+        assert estimate.exposure_bits == estimate.low_bits <= truth.exposure_bits <= estimate.high_bits
+
+
+def test_the_base_model_is_reported_beside(
+    model: nn.Module, make_model: Callable[..., nn.Module], defined: list[tuple[int, float]]
+) -> None:
+    other = make_model("gpt2", seed=2, scale=0.5)
+    report = measure_exposure(other, ByT5Tokenizer(), CANARIES, base_model=model)
+    assert [e.base_exposure_bits for e in report.estimates] == pytest.approx([x for _, x in defined], abs=1e-9)
+    assert of(report) != [e.base_exposure_bits for e in report.estimates]
+    without = measure_exposure(other, ByT5Tokenizer(), CANARIES)
+    assert all(math.isnan(e.base_exposure_bits) for e in without.estimates)
+
+
+def test_the_report_says_what_was_done(model: nn.Module) -> None:
+    report = measure_exposure(model, ByT5Tokenizer(), CANARIES, method="sample", references=20, seed=9)
+    assert (report.settings["method"], report.settings["references"], report.settings["seed"]) == ("sample", 20, 9)
+    assert (report.template, report.space_size) == ("pin {pin} ok", 1000)
+    assert report.manifest_hash == CANARIES.manifest_hash
+    assert report.model["class"] == "GPT2LMHeadModel"
+    assert report.model["parameters"] == sum(p.numel() for p in model.parameters())
+    assert report.seconds > 0
+    assert (report.step, report.epoch) == (None, None)
+    assert len(report.inserted) == 6
+    assert len(report.controls) == 4
+
+
+def test_p_value_is_that_of_scipy(model: nn.Module, bits: dict[str, float]) -> None:
+    from scipy.stats import mannwhitneyu
+
+    report = measure_exposure(model, ByT5Tokenizer(), CANARIES)
+    costs = [[bits[canary.text] for canary in group] for group in (CANARIES.inserted, CANARIES.controls)]
+    expected = mannwhitneyu(*costs, alternative="less", method="exact").pvalue
+    assert report.p_value == pytest.approx(expected, rel=1e-9)
+    assert report.metrics()["eval_exposure_p_value"] == report.p_value
+    assert report.auc == np.mean([[a < b for b in costs[1]] for a in costs[0]])
+
+
+def test_without_controls_there_is_no_p_value(model: nn.Module) -> None:
+    alone = CanarySet(inserted=CANARIES.inserted, template=TEMPLATE)
+    report = measure_exposure(model, ByT5Tokenizer(), alone)
+    assert math.isnan(report.p_value)
+    assert "eval_exposure_p_value" not in report.metrics()
+    assert report.controls == ()
+
+
+def test_end_token_counts_the_end(model: nn.Module) -> None:
+    ended = measure_exposure(model, ByT5Tokenizer(), CANARIES, end_token=True)
+    plain = measure_exposure(model, ByT5Tokenizer(), CANARIES)
+    assert all(
+        a.log_perplexity_bits > b.log_perplexity_bits for a, b in zip(ended.estimates, plain.estimates, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            {"method": "guess"},
+            r"^method: must be one of auto, .*, got 'guess'\. Use method='auto'\.$",
+        ),
+        ({"references": 0}, r"^references: must be a whole number of at least 1, got 0\. Leave references out"),
+        ({"references": 2.5}, r"^references: must be a whole number of at least 1, got 2\.5\."),
+        ({"max_expansions": -1}, r"^max_expansions: must be a whole number of at least 1, got -1\."),
+        ({"precision_bits": 0.0}, r"^precision_bits: must be above 0, got 0\.0\. Leave it out for 0\.25\.$"),
+        ({"precision_bits": math.nan}, r"^precision_bits: must be above 0, got nan\."),
+        ({"confidence_level": 95}, r"^confidence_level: must lie between 0 and 1, got 95\. Leave it out for 0\.95\.$"),
+        ({"max_batch_tokens": 0}, r"^max_batch_tokens: must be at least 1, got 0\."),
+        ({"method": "skew_normal", "references": 8}, r"^references: "),
+    ],
+)
+def test_wrong_arguments_are_refused(model: nn.Module, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        measure_exposure(model, ByT5Tokenizer(), CANARIES, **arguments)
+
+
+def test_a_space_too_large_to_enumerate_is_refused(model: nn.Module) -> None:
+    large = draw_canaries(CanaryTemplate("pin {pin} ok", pin=Digits(7)), {1: 1}, seed=0)
+    with pytest.raises(InputError, match=r"^method: 'enumerate' takes spaces of at most 1000000 texts, got"):
+        measure_exposure(model, ByT5Tokenizer(), large, method="enumerate")
+
+
+def test_nan_logits_are_an_error(make_model: Callable[..., nn.Module]) -> None:
+    broken = make_model("gpt2")
+    with torch.no_grad():
+        broken.transformer.ln_f.weight.fill_(math.nan)
+    with pytest.raises(NonFiniteScoreError, match="NaN logits"):
+        measure_exposure(broken, ByT5Tokenizer(), CANARIES)
