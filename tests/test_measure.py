@@ -89,7 +89,7 @@ def test_the_size_of_the_space_is_without_the_other_inserted(make_model: Callabl
 
 def test_sampling_counts_the_references(model: nn.Module, bits: dict[str, float]) -> None:
     meter = ExposureMeter(CANARIES, ByT5Tokenizer(), method="sample", references=200, seed=4)
-    references = meter._competitors()
+    references = meter.references()
     assert len(references) == len(set(references)) == 200
     assert not {canary.text for canary in CANARIES} & set(references)
     assert set(references) <= set(TEXTS)
@@ -101,7 +101,7 @@ def test_sampling_counts_the_references(model: nn.Module, bits: dict[str, float]
 
 
 def test_references_are_all_others_where_the_space_is_smaller() -> None:
-    references = ExposureMeter(CANARIES, ByT5Tokenizer(), method="sample", references=5000)._competitors()
+    references = ExposureMeter(CANARIES, ByT5Tokenizer(), method="sample", references=5000).references()
     assert sorted(references) == sorted(set(TEXTS) - {canary.text for canary in CANARIES})
 
 
@@ -117,7 +117,7 @@ def test_references_do_not_go_on_where_the_draw_ended() -> None:
     larger = CanaryTemplate("pin {pin} ok", pin=Digits(9))
     drawn = draw_canaries(larger, {1: 50}, seed=11)
     few = CanarySet(inserted=drawn.inserted[:2], template=larger, seed=11)
-    references = ExposureMeter(few, ByT5Tokenizer(), method="sample", references=100, seed=11)._competitors()
+    references = ExposureMeter(few, ByT5Tokenizer(), method="sample", references=100, seed=11).references()
     assert not {canary.text for canary in drawn.inserted} & set(references)
 
 

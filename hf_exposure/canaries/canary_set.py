@@ -83,7 +83,9 @@ class CanarySet:
         _check_canaries("inserted", self.inserted, self.template)
         _check_canaries("controls", self.controls, self.template)
         if any(canary.coin is not None and canary.repetitions != int(canary.coin) for canary in self):
-            raise InputError("coin", "must agree with repetitions (1 for True, 0 for False)", "otherwise", "Draw again.")
+            raise InputError(
+                "coin", "must agree with repetitions (1 for True, 0 for False)", "otherwise", "Draw again."
+            )
         for what in ("text", "id"):
             _refuse_repeats(what, [getattr(canary, what) for canary in self])
 

@@ -5,6 +5,7 @@ from hf_exposure.extraction.bounded_rank import hole_bits, rank_bounds, search_r
 from hf_exposure.extraction.character_automaton import CharacterAutomaton, build_automaton
 from hf_exposure.extraction.proposal import EXPONENTS, Proposals, draw_proposals
 from hf_exposure.extraction.token_automaton import Moves, TokenAutomaton
+from hf_exposure.extraction.whole_space import enumerate_texts
 
 __all__ = [
     "CharacterAutomaton",
@@ -14,6 +15,7 @@ __all__ = [
     "TokenAutomaton",
     "build_automaton",
     "draw_proposals",
+    "enumerate_texts",
     "extract",
     "hole_bits",
     "rank_bounds",

@@ -122,9 +122,7 @@ class _LogCounts:
         return self._known[state]
 
 
-def _advance(
-    scorer: Scorer, automaton: TokenAutomaton, walk: _Walk, counts: _LogCounts, spent: SearchCost
-) -> _Step:
+def _advance(scorer: Scorer, automaton: TokenAutomaton, walk: _Walk, counts: _LogCounts, spent: SearchCost) -> _Step:
     """Follows forced runs and scores the children of every state, in one call."""
     runs = [follow_forced_run(automaton, state) for state in walk.states]
     paths = [(*path, *run[0]) for path, run in zip(walk.paths, runs, strict=True)]

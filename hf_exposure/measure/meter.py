@@ -16,7 +16,8 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.indices import distinct_indices
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import control_test, epsilon_lower_bound
-from hf_exposure.extraction import TokenAutomaton, build_automaton
+from hf_exposure.extraction import TokenAutomaton, build_automaton, enumerate_texts
+from hf_exposure.extraction.character_automaton import AUDITED_ENCODINGS
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
@@ -82,7 +83,14 @@ class ExposureMeter:
             )
         encoder = Encoder(tokenizer, end_token=self.settings.end_token)
         self._automaton, self._no_search = self._find_automaton(encoder)
-        self._encoded = encoder.encode([canary.text for canary in canaries] + self._competitors())
+        self._encoded = encoder.encode([canary.text for canary in canaries])
+        if self.method != "enumerate":
+            self._encoded = self._encoded.followed_by(encoder.encode(self.references()))
+        elif self._automaton is not None:
+            self._encoded = self._encoded.followed_by(enumerate_texts(self._automaton, encoder.first_scored))
+        else:
+            space = [canaries.template.text_at(index) for index in range(size)]
+            self._encoded = self._encoded.followed_by(encoder.encode(space))
 
     def measure(self, model: nn.Module, *, base_model: nn.Module | None = None) -> ExposureReport:
         """The exposure of every canary under `model` as it is now. The model is left as it was found.
@@ -132,28 +140,39 @@ class ExposureMeter:
         )
 
     def _find_automaton(self, encoder: Encoder) -> tuple[TokenAutomaton | None, str]:
-        """The template's automaton where the method may search, or the reason why there is none."""
-        if self.method not in ("auto", *_NEED_SEARCH):
+        """The template's automaton where the method may use one, or the reason why there is none."""
+        # A small space is encoded text by text as fast as its automaton is audited.
+        encode_all = self.method == "enumerate" and self.canaries.template.space_size <= AUDITED_ENCODINGS
+        if self.method in ("sample", "skew_normal") or encode_all:
             return None, ""
         try:
             return build_automaton(self.canaries.template, encoder), ""
         except InputError as error:
             if self.method in _NEED_SEARCH:
                 raise
-            return None, f"no search, uniform references instead: {error}"
+            reason = f"no search, uniform references instead: {error}"
+            return None, reason if self.method == "auto" else ""
 
-    def _competitors(self) -> list[str]:
-        """The texts that canaries are compared with: the whole space, or uniform draws of what is no canary."""
-        template, size = self.canaries.template, self.canaries.template.space_size
-        if self.method == "enumerate":
-            return [template.text_at(index) for index in range(size)]
+    def references(self) -> list[str]:
+        """Uniform draws of what is no canary, where the method compares with such."""
         if self._automaton is not None:
             return []
+        template, size = self.canaries.template, self.canaries.template.space_size
         taken = [template.index_of(canary.text) for canary in self.canaries]
         # A stream of its own: with the draw's seed, the references would go on where the canaries ended.
         drawn = distinct_indices(size, seed_stream("references", self.settings.seed), taken)
         count = min(self.settings.references, size - len(taken))
         return [template.text_at(index) for index in itertools.islice(drawn, count)]
+
+    def _places_in_space(self) -> np.ndarray:
+        """(K,) where each canary stands among the competitors, when those are the whole space; else empty."""
+        if self.method != "enumerate":
+            return np.zeros(0, dtype=np.int64)
+        # Equal texts end at one vertex of the token tree.
+        ends = self._encoded.tree.vertices.last_of_sequence
+        own, space = ends[: len(self.canaries)], ends[len(self.canaries) :]
+        order = np.argsort(space)
+        return order[np.searchsorted(space, own, sorter=order)]
 
     def _epsilon(self, costs: np.ndarray) -> dict[str, Any] | None:
         """What the coins refute; None without coins on both sides, since fixed controls bound no epsilon."""
@@ -177,7 +196,9 @@ class ExposureMeter:
         )
         bits = scorer.sequence_bits(self._encoded)
         costs, competitors = bits[: len(self.canaries)], bits[len(self.canaries) :]
-        occasion = Occasion(self.canaries, self.settings, self._automaton, scorer, costs, competitors)
+        occasion = Occasion(
+            self.canaries, self.settings, self._automaton, scorer, costs, competitors, self._places_in_space()
+        )
         return costs, getattr(occasion, self.method)()
 
 

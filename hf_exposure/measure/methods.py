@@ -45,7 +45,8 @@ class Occasion:
         canaries, settings, automaton: as prepared by the meter; no automaton where search is impossible.
         scorer: of the model.
         costs: (K,) log-perplexities of the canaries, bits.
-        competitors: costs of the whole space in index order, or of the uniform references, as the method needs.
+        competitors: costs of the whole space, or of the uniform references, or none, as the method needs.
+        places_in_space: (K,) index of each canary among the competitors, where those are the whole space.
     """
 
     canaries: CanarySet
@@ -54,6 +55,7 @@ class Occasion:
     scorer: Scorer
     costs: np.ndarray
     competitors: np.ndarray
+    places_in_space: np.ndarray
 
     @cached_property
     def is_inserted(self) -> np.ndarray:
@@ -67,11 +69,9 @@ class Occasion:
 
     def enumerate(self) -> list[CostEstimate]:
         """Exact ranks from the costs of the whole space."""
-        template = self.canaries.template
-        taken = [template.index_of(canary.text) for canary in self.canaries.inserted]
         return enumeration_exposure(
             self.costs,
-            np.delete(self.competitors, taken),
+            np.delete(self.competitors, self.places_in_space[self.is_inserted]),
             includes_self=~self.is_inserted,
             tolerance_bits=TIE_TOLERANCE_BITS,
         )

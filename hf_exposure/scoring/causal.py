@@ -90,8 +90,9 @@ class CausalScorer:
     def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
         if not len(encoded):
             return np.zeros(0)
-        longest = max(range(len(encoded)), key=lambda i: len(encoded.ids[i]))
-        self._check_length(len(encoded.ids[longest]), encoded.texts[longest])
+        # The last column of the matrix holds a token of the longest text.
+        longest = int(np.argmax(encoded.matrix_NL[:, -1]))
+        self._check_length(encoded.matrix_NL.shape[1], encoded.texts[longest])
         with borrowed(self.model):
             edge_values, prefix = self._score(encoded.tree.tree)
         totals = encoded.tree.totals(edge_values, prefix.bits)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, overload
+
+import numpy as np
+import numpy.typing as npt
 
 from hf_exposure.errors import InputError
+from hf_exposure.scoring.token_tree import pad_sequences
 from hf_exposure.scoring.tree_sums import SequenceTree
 
 __all__ = ["EncodedTexts", "Encoder"]
@@ -16,27 +20,62 @@ __all__ = ["EncodedTexts", "Encoder"]
 _PROBES = ("a", "A", "0", "e", " a")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class EncodedTexts:
     """The canonical encodings of N texts. Kept between calls, it is encoded and arranged once.
 
     Attributes:
         texts: the N source texts, for error messages.
-        ids: N tuples of token ids, with the special tokens before a text, and one after it where the end is scored.
+        matrix_NL: int32 (N, L), token ids padded on the right with -1: the special tokens before a text, the text, and
+            one special token after it where the end is scored.
         first_scored: position of the first scored token; those before it are context.
     """
 
-    texts: tuple[str, ...]
-    ids: tuple[tuple[int, ...], ...]
+    texts: Sequence[str]
+    matrix_NL: npt.NDArray[np.int32]
     first_scored: int
 
     def __len__(self) -> int:
-        return len(self.texts)
+        return len(self.matrix_NL)
+
+    @cached_property
+    def ids(self) -> tuple[tuple[int, ...], ...]:
+        """The token ids of each text, without padding."""
+        return tuple(tuple(token for token in row if token >= 0) for row in self.matrix_NL.tolist())
 
     @cached_property
     def tree(self) -> SequenceTree:
         """The texts as one token tree."""
-        return SequenceTree.of(self.ids, self.first_scored)
+        return SequenceTree.of_matrix(self.matrix_NL, self.first_scored)
+
+    def followed_by(self, other: EncodedTexts) -> EncodedTexts:
+        """Both sets as one."""
+        width = max(self.matrix_NL.shape[1], other.matrix_NL.shape[1])
+        padded = [
+            np.pad(part.matrix_NL, ((0, 0), (0, width - part.matrix_NL.shape[1])), constant_values=-1)
+            for part in (self, other)
+        ]
+        return EncodedTexts(_JoinedTexts(self.texts, other.texts), np.concatenate(padded), self.first_scored)
+
+
+class _JoinedTexts(Sequence[str]):
+    """Two sequences as one without copying: either may spell its texts only when asked."""
+
+    def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
+        self._first, self._second = first, second
+
+    def __len__(self) -> int:
+        return len(self._first) + len(self._second)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        at = index + len(self) if index < 0 else index
+        return self._first[at] if at < len(self._first) else self._second[at - len(self._first)]
 
 
 class Encoder:
@@ -106,7 +145,7 @@ class Encoder:
                     "Use a longer text, or a tokenizer that puts a BOS token first.",
                 )
             encoded.append(full)
-        return EncodedTexts(tuple(texts), tuple(encoded), self.first_scored)
+        return EncodedTexts(tuple(texts), pad_sequences(encoded).astype(np.int32), self.first_scored)
 
 
 def _special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["TokenTree", "Vertices", "pad_sequences", "grow_vertices"]
+__all__ = ["IdMatrix", "TokenTree", "Vertices", "pad_sequences", "grow_vertices"]
 
 IntArray = npt.NDArray[np.int64]
+# Token ids as they are stored: half the size.
+IdMatrix = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 _ABSENT = -1
 
 
@@ -76,15 +78,15 @@ def pad_sequences(sequences: Sequence[Sequence[int]]) -> IntArray:
     return matrix
 
 
-def grow_vertices(matrix_NL: IntArray, prefix_length: int | None = None) -> Vertices:
+def grow_vertices(matrix_NL: IdMatrix, prefix_length: int | None = None) -> Vertices:
     """The tree of the padded sequences in `matrix_NL`; equal sequences end at one vertex.
 
     Args:
-        matrix_NL: (N, L) token ids, -1 after a sequence's end.
+        matrix_NL: (N, L) token ids of any integer type, -1 after a sequence's end.
         prefix_length: how many leading tokens to treat as the shared prefix; all that are shared by default.
     """
     shared = _shared_length(matrix_NL) if prefix_length is None else prefix_length
-    prefix, body = matrix_NL[0, :shared].copy(), matrix_NL[:, shared:]
+    prefix, body = matrix_NL[0, :shared].astype(np.int64), matrix_NL[:, shared:]
     order = np.lexsort(body.T[::-1]) if body.shape[1] else np.arange(len(body))
     body = body[order]
     is_new = np.ones(body.shape, dtype=bool)
@@ -98,10 +100,10 @@ def grow_vertices(matrix_NL: IntArray, prefix_length: int | None = None) -> Vert
     last = np.full(len(body), _ABSENT, dtype=np.int64)
     ends_below = lengths > 0
     last[order[ends_below]] = vertex_at[np.flatnonzero(ends_below), lengths[ends_below] - 1]
-    return Vertices(prefix, body[row, column], parent, column.astype(np.int64) + 1, last)
+    return Vertices(prefix, body[row, column].astype(np.int64), parent, column.astype(np.int64) + 1, last)
 
 
-def _shared_length(matrix_NL: IntArray) -> int:
+def _shared_length(matrix_NL: IdMatrix) -> int:
     """How many leading tokens all sequences share."""
     same = (matrix_NL == matrix_NL[0]).all(axis=0) & (matrix_NL[0] != _ABSENT)
     return int(np.logical_and.accumulate(same).sum())

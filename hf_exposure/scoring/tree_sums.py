@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hf_exposure.scoring.path_query import PathBits, PathQuery
-from hf_exposure.scoring.token_tree import IntArray, TokenTree, Vertices, grow_vertices, pad_sequences
+from hf_exposure.scoring.token_tree import IdMatrix, IntArray, TokenTree, Vertices, grow_vertices, pad_sequences
 
 __all__ = ["PathTree", "SequenceTree"]
 
@@ -35,7 +35,7 @@ class SequenceTree:
         return cls.of_matrix(pad_sequences(sequences), first_scored)
 
     @classmethod
-    def of_matrix(cls, matrix_NL: IntArray, first_scored: int) -> SequenceTree:
+    def of_matrix(cls, matrix_NL: IdMatrix, first_scored: int) -> SequenceTree:
         """From an (N, L) matrix of token ids, -1 after a sequence's end."""
         vertices = grow_vertices(matrix_NL)
         is_inner = np.zeros(len(vertices.token) + 1, dtype=bool)
