@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from callback_runs import make_callback, make_trainer, small_model
+from callback_runs import TOKENIZER, make_callback, make_trainer, small_model
 from transformers import ByT5Tokenizer, TrainerCallback
 
 
@@ -104,7 +104,7 @@ def test_a_measurement_leaves_everything_as_found(tmp_path: Path, method: str) -
 
 def test_attached_logging_leaves_the_control_flags(tmp_path: Path) -> None:
     callback = make_callback(strategy="steps", steps=1)
-    after = Witness(ByT5Tokenizer())
+    after = Witness(TOKENIZER)
     trainer = make_trainer(tmp_path, [callback], max_steps=2, logging_steps=1, save_strategy="steps", save_steps=1)
     callback.attach(trainer)
     trainer.add_callback(after)
@@ -124,7 +124,7 @@ def test_references_cost_no_global_randomness() -> None:
     np.random.seed(3)
     torch.manual_seed(3)
     callback = make_callback(method="sample", references=50)
-    callback._prepare(ByT5Tokenizer())
+    callback._prepare(TOKENIZER)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
 
 
@@ -134,7 +134,7 @@ def test_a_part_in_evaluation_mode_stays_there(tmp_path: Path) -> None:
     model.transformer.h[0].eval()
     expected = [module.training for module in model.modules()]
     callback = make_callback()
-    callback._prepare(ByT5Tokenizer())
+    callback._prepare(TOKENIZER)
     assert callback._meter is not None
     callback._meter.measure(model)
     assert [module.training for module in model.modules()] == expected
