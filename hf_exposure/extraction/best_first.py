@@ -46,7 +46,7 @@ def extract(
         tokenizer: its tokenizer; it must encode each character of the template's holes by itself.
         template: the texts to search.
         top_k: how many to return; all of them where the space is smaller.
-        batch_size: most open nodes per call; the batch doubles from 1 up to it, so an easy secret costs few rows.
+        batch_size: most open nodes per call; the batch grows up to it from 1, so an easy secret costs few rows.
         max_expansions: stop after this many; None searches to the end.
         end_token: whether texts end with the tokenizer's end token.
 
@@ -96,14 +96,16 @@ def search_likeliest(
     prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
     frontier = Frontier(Node(0.0, (), automaton.prefix_text, automaton.root))
     best: list[tuple[float, str]] = []
-    batch, budget = 1, float("inf") if max_expansions is None else max_expansions
+    budget = float("inf") if max_expansions is None else max_expansions
     limit = float("inf")
     # An open node that costs as much as the k-th best text cannot lead to a cheaper one.
     while frontier.cheapest_bits < limit:
+        # A text of n characters takes n calls one after the other, however wide they are. A quarter of what was
+        # expanded so far is a batch that costs a memorised text n expansions, and not 2^n as doubling does.
+        batch = min(batch_size, max(1, spent.expansions // 4))
         nodes = next_nodes(frontier, automaton, batch, limit, budget - spent.expansions)
         if not nodes:
             break
-        batch = min(2 * batch, batch_size)
         for expansion in expand(scorer, automaton, nodes, spent):
             for leaf in expansion.leaves:
                 bisect.insort(best, (leaf.cost_bits, leaf.text))

@@ -159,8 +159,10 @@ def _leaves_within(
 ) -> dict[Path, float]:
     """The texts that cost at most `limit_bits`, with their costs, as far as the budget goes."""
     leaves: dict[Path, float] = {}
+    # All within the limit is expanded in the end; but a small budget says most when its cheapest nodes go first.
+    batch = min(batch_size, max(1, max_expansions // 32))
     while frontier.cheapest_bits <= limit_bits:
-        nodes = next_nodes(frontier, automaton, batch_size, limit_bits, max_expansions - spent.expansions)
+        nodes = next_nodes(frontier, automaton, batch, limit_bits, max_expansions - spent.expansions)
         if not nodes:
             break
         for expansion in expand(scorer, automaton, nodes, spent):
