@@ -215,6 +215,7 @@ def measure_exposure(
     base_model: nn.Module | None = None,
     end_token: bool = False,
     max_batch_tokens: int | None = None,
+    **more: Any,
 ) -> ExposureReport:
     """The exposure of every canary of a set under a model: how much likelier it is than chance made it.
 
@@ -259,6 +260,7 @@ def measure_exposure(
         confidence_level=confidence_level,
         end_token=end_token,
         max_batch_tokens=max_batch_tokens,
+        **more,
     )
     return meter.measure(model, base_model=base_model)
 

@@ -12,7 +12,8 @@ from torch import nn
 
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
-from hf_exposure.scoring.forward import ForwardCounts, Mode, Prefix, edge_bits, encode_prefix
+from hf_exposure.scoring.forward import Mode, Prefix, edge_bits, encode_prefix
+from hf_exposure.scoring.logits import ForwardCounts, LogitReader
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
 from hf_exposure.scoring.path_query import PathBits, PathQuery
@@ -52,9 +53,6 @@ class CausalScorer:
         max_batch_tokens: tokens fed in one call; by default what keeps a batch's logits within 256 MiB on a CPU or a
             fifth of the free memory on a GPU.
         mode: force one of the three ways; tests and benchmarks do.
-
-    Attributes:
-        counts: calls, rows and tokens fed so far.
     """
 
     def __init__(
@@ -72,13 +70,18 @@ class CausalScorer:
             )
         self.model = model
         self.encoder = Encoder(tokenizer, end_token=end_token)
-        self.counts = ForwardCounts()
+        self._reader = LogitReader(model)
         self.mode = mode
         # A sliding window shows only beyond its length: a way is trusted up to the length that it was tried at.
         self._proven_length = 0.0 if mode is None else math.inf
         self._max_batch_tokens = max_batch_tokens
         self._shape = _model_shape(model)
         self._prefixes: dict[tuple[Mode, tuple[int, ...]], Prefix] = {}
+
+    @property
+    def counts(self) -> ForwardCounts:
+        """Calls of the model, rows and tokens fed so far."""
+        return self._reader.counts
 
     @property
     def noise_bits(self) -> float:
@@ -141,7 +144,7 @@ class CausalScorer:
         while True:
             try:
                 batch_rows = max(1, tokens // width)
-                return edge_bits(self.model, tree, rows, prefix, mode, batch_rows, self.counts), prefix
+                return edge_bits(self._reader, tree, rows, prefix, mode, batch_rows), prefix
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not _is_out_of_memory(error) or tokens <= width:
                     raise
@@ -152,7 +155,7 @@ class CausalScorer:
         key = (mode, tuple(prefix.tolist()))
         if key not in self._prefixes:
             # One prefix at a time: a search keeps to one, and a cache per template would grow without bound.
-            self._prefixes = {key: encode_prefix(self.model, prefix, mode, self.counts)}
+            self._prefixes = {key: encode_prefix(self._reader, prefix, mode)}
         return self._prefixes[key]
 
     def _probe(self, tree: TokenTree, length: int) -> Mode:
@@ -179,7 +182,7 @@ class CausalScorer:
 
     def _batch_tokens(self) -> int:
         if self._max_batch_tokens is None:
-            self._max_batch_tokens = _default_batch_tokens(self.model)
+            self._max_batch_tokens = _default_batch_tokens(self.model, self._reader.reads_rows)
         return self._max_batch_tokens
 
     def _check_length(self, tokens: int, text: str) -> None:
@@ -255,15 +258,16 @@ def _model_shape(model: nn.Module) -> ModelShape:
     )
 
 
-def _default_batch_tokens(model: nn.Module) -> int:
-    """Tokens per call so that float32 logits and their copy stay within the budget."""
-    config = getattr(model, "config", None)
-    vocabulary = getattr(config, "vocab_size", None) or 50_000
+def _default_batch_tokens(model: nn.Module, reads_rows: bool) -> int:
+    """Tokens per call: a device's fill, or fewer so that the logits of a whole batch stay within the budget."""
     device = model_device(model)
+    ceiling = 4096 if device.type == "cpu" else 65_536
+    if reads_rows:
+        return ceiling
+    vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or 50_000
     budget = _LOGITS_BYTES_CPU
     if device.type == "cuda":
         budget = int(torch.cuda.mem_get_info(device)[0] * _LOGITS_SHARE_OF_FREE_GPU)
-    ceiling = 4096 if device.type == "cpu" else 65_536
     return max(64, min(ceiling, budget // (vocabulary * 8)))
 
 

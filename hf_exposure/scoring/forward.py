@@ -14,25 +14,17 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_exposure.scoring.logits import LogitReader, Logits
 from hf_exposure.scoring.model_state import compute_dtype, model_device
 from hf_exposure.scoring.packing import Rows
 from hf_exposure.scoring.token_tree import IntArray, TokenTree
 
-__all__ = ["ForwardCounts", "Mode", "Prefix", "edge_bits", "encode_prefix"]
+__all__ = ["Mode", "Prefix", "edge_bits", "encode_prefix"]
 
 Mode = Literal["packed", "cached", "plain"]
 _LOG2_E = 1.0 / math.log(2.0)
 # Log-sum-exp goes through float32 in pieces of this many logits, so a large vocabulary never doubles its memory.
 _LOGITS_PER_PIECE = 2**24
-
-
-@dataclass
-class ForwardCounts:
-    """What scoring cost so far: calls of the model, rows and tokens fed, padding included."""
-
-    calls: int = 0
-    rows: int = 0
-    tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -50,63 +42,51 @@ class Prefix:
     cache: Any
 
 
-def encode_prefix(model: nn.Module, prefix: IntArray, mode: Mode, counts: ForwardCounts) -> Prefix:
+def encode_prefix(reader: LogitReader, prefix: IntArray, mode: Mode) -> Prefix:
     """Feeds the shared prefix once."""
     bits = np.full(len(prefix), np.nan)
     if not len(prefix):
         return Prefix(bits, None, None)
-    ids = torch.as_tensor(prefix, device=model_device(model))[None]
-    output = model(input_ids=ids) if mode == "plain" else model(input_ids=ids, use_cache=True)
-    counts.calls, counts.rows, counts.tokens = counts.calls + 1, counts.rows + 1, counts.tokens + ids.numel()
-    logits = output.logits[0]
-    at = torch.arange(len(prefix) - 1, device=logits.device)
-    bits[1:] = _bits_at(logits, at, at, ids[0, 1:])
-    return Prefix(bits, logits[-1:], None if mode == "plain" else output.past_key_values)
+    ids = torch.as_tensor(prefix, device=model_device(reader.model))[None]
+    logits = reader(input_ids=ids) if mode == "plain" else reader(input_ids=ids, use_cache=True)
+    at = torch.arange(len(prefix), device=ids.device)
+    bits[1:] = _bits_at(logits, at[:-1], at[:-1], ids[0, 1:])
+    return Prefix(bits, logits.of(at[-1:]), None if mode == "plain" else logits.cache)
 
 
 def edge_bits(
-    model: nn.Module, tree: TokenTree, rows: Rows, prefix: Prefix, mode: Mode, batch_rows: int, counts: ForwardCounts
+    reader: LogitReader, tree: TokenTree, rows: Rows, prefix: Prefix, mode: Mode, batch_rows: int
 ) -> np.ndarray:
     """(E,) float64 bits of every edge of `tree`; NaN for edges at the end of an empty prefix."""
     bits = np.full(len(tree.edge_parent), np.nan)
     at_root = int(np.searchsorted(tree.edge_parent, 0))
     if at_root and prefix.last_logits is not None:
-        tokens = torch.as_tensor(tree.edge_token[:at_root], device=prefix.last_logits.device)
+        last = prefix.last_logits
+        tokens = torch.as_tensor(tree.edge_token[:at_root], device=last.device)
         zero = torch.zeros_like(tokens)
-        bits[:at_root] = _bits_at(prefix.last_logits, zero[:1], zero, tokens)
+        at_end = Logits(lambda rows: last[rows], last.shape[-1], 1, None)
+        bits[:at_root] = _bits_at(at_end, zero[:1], zero, tokens)
     for first in range(0, len(rows), batch_rows):
-        last = min(first + batch_rows, len(rows))
-        edges = slice(*np.searchsorted(tree.edge_parent, [rows.start[first], rows.stop[last - 1]]))
-        bits[edges] = _score_batch(model, tree, rows, prefix, mode, slice(first, last), edges, counts)
+        batch = slice(first, min(first + batch_rows, len(rows)))
+        edges = slice(*np.searchsorted(tree.edge_parent, [rows.start[first], rows.stop[batch.stop - 1]]))
+        bits[edges] = _score_batch(reader, tree, rows, prefix, mode, batch, edges)
     return bits
 
 
 def _score_batch(
-    model: nn.Module,
-    tree: TokenTree,
-    rows: Rows,
-    prefix: Prefix,
-    mode: Mode,
-    batch: slice,
-    edges: slice,
-    counts: ForwardCounts,
+    reader: LogitReader, tree: TokenTree, rows: Rows, prefix: Prefix, mode: Mode, batch: slice, edges: slice
 ) -> np.ndarray:
     slots = rows.slots(tree, batch.start, batch.stop)
-    inputs, skipped = _inputs(model, tree, slots, prefix, mode)
-    logits = model(**inputs).logits
-    counts.calls += 1
-    counts.rows += len(slots)
-    counts.tokens += inputs["input_ids"].numel()
+    inputs, skipped = _inputs(reader.model, tree, slots, prefix, mode)
+    logits = reader(**inputs)
     # Ancestors and empty slots are not read: a vertex is read in the one row that holds it as its own.
     is_own = (slots >= rows.start[batch, None]) & (slots < rows.stop[batch, None])
     own_row, own_slot = np.nonzero(is_own)
-    flat = own_row * logits.shape[1] + own_slot + skipped
-    parents = tree.edge_parent[edges] - rows.start[batch.start]
-    device = logits.device
+    device = inputs["input_ids"].device
     return _bits_at(
-        logits.reshape(-1, logits.shape[-1]),
-        torch.as_tensor(flat, device=device),
-        torch.as_tensor(parents, device=device),
+        logits,
+        torch.as_tensor(own_row * logits.positions + own_slot + skipped, device=device),
+        torch.as_tensor(tree.edge_parent[edges] - rows.start[batch.start], device=device),
         torch.as_tensor(tree.edge_token[edges], device=device),
     )
 
@@ -153,13 +133,13 @@ def _repeat_cache(cache: Any, times: int) -> Any:
     return repeated
 
 
-def _bits_at(logits: torch.Tensor, rows: torch.Tensor, parents: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:
-    """-log2 softmax of `tokens` (E,) under row `rows[parents]` of `logits` (any, V); `parents` ascend."""
+def _bits_at(logits: Logits, rows: torch.Tensor, parents: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:
+    """-log2 softmax of `tokens` (E,) at the flat positions `rows[parents]`; `parents` ascend."""
     pieces = []
-    step = max(1, _LOGITS_PER_PIECE // logits.shape[-1])
+    step = max(1, _LOGITS_PER_PIECE // logits.vocabulary_size)
     bounds = torch.searchsorted(parents, torch.arange(0, len(rows) + step, step, device=parents.device)).tolist()
     for piece, first in enumerate(range(0, len(rows), step)):
-        chosen = logits[rows[first : first + step]]
+        chosen = logits.of(rows[first : first + step])
         if chosen.dtype != torch.float64:
             chosen = chosen.float()
         normaliser = torch.logsumexp(chosen, dim=-1)

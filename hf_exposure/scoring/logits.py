@@ -1,0 +1,123 @@
+"""One call of a model, and logits of only those positions that are read.
+
+A vocabulary of 150,000 makes the logits of a batch far larger than its activations. Where that matters, the output head
+is kept from running on the whole batch: a hook takes its input, lets one position through, and the head is run on the
+chosen rows afterwards, piece by piece. Models that change logits after the head (capping, scaling) are found by
+comparing that one position, and read whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+__all__ = ["ForwardCounts", "LogitReader", "Logits"]
+
+# Below this, logits are smaller than a layer's activations, and a second run of the head costs more than it saves.
+_SMALL_VOCABULARY = 16_384
+_SAME_LOGIT = 1e-3
+
+
+@dataclass
+class ForwardCounts:
+    """What scoring cost so far: calls of the model, rows and tokens fed, padding included."""
+
+    calls: int = 0
+    rows: int = 0
+    tokens: int = 0
+
+
+@dataclass(frozen=True)
+class Logits:
+    """Logits of one call, B rows of T positions.
+
+    Attributes:
+        of: from (n,) flat positions `row * T + slot` to (n, V) logits.
+        vocabulary_size: V.
+        positions: T.
+        cache: the key-value cache that the model returned, if it did.
+    """
+
+    of: Callable[[torch.Tensor], torch.Tensor]
+    vocabulary_size: int
+    positions: int
+    cache: Any
+
+
+class LogitReader:
+    """Calls a model and counts what it is fed.
+
+    Attributes:
+        counts: so far.
+        reads_rows: whether the head runs on chosen rows only, so that memory does not grow with V x batch.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.counts = ForwardCounts()
+        self._head = _output_head(model)
+        self._head_is_last: bool | None = None
+
+    @property
+    def reads_rows(self) -> bool:
+        return self._head is not None
+
+    def __call__(self, **inputs: Any) -> Logits:
+        batch, positions = inputs["input_ids"].shape
+        self.counts.calls += 1
+        self.counts.rows += batch
+        self.counts.tokens += batch * positions
+        if self._head is None:
+            return _whole(self.model(**inputs))
+        taken: list[torch.Tensor] = []
+        with self._head.register_forward_pre_hook(_let_last_position_through(taken)):
+            output = self.model(**inputs)
+        if not self._is_last_step(taken, output.logits):
+            self._head = None
+            return _whole(self.model(**inputs))
+        hidden, head = taken[0].reshape(-1, taken[0].shape[-1]), self._head
+        return Logits(
+            lambda rows: head(hidden[rows]),
+            output.logits.shape[-1],
+            positions,
+            getattr(output, "past_key_values", None),
+        )
+
+    def _is_last_step(self, taken: list[torch.Tensor], last_logits: torch.Tensor) -> bool:
+        """Whether the head ran once, on hidden states, and its outputs are the logits."""
+        if self._head_is_last is None:
+            assert self._head is not None
+            usable = len(taken) == 1 and taken[0].ndim == 3
+            self._head_is_last = usable and torch.allclose(
+                self._head(taken[0][:, -1:]).float(), last_logits.float(), rtol=_SAME_LOGIT, atol=_SAME_LOGIT
+            )
+        return self._head_is_last
+
+
+def _whole(output: Any) -> Logits:
+    flat = output.logits.reshape(-1, output.logits.shape[-1])
+    cache = getattr(output, "past_key_values", None)
+    return Logits(lambda rows: flat[rows], flat.shape[-1], output.logits.shape[1], cache)
+
+
+def _let_last_position_through(taken: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+    def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+        taken.append(arguments[0])
+        return (arguments[0][..., -1:, :], *arguments[1:])
+
+    return hook
+
+
+def _output_head(model: nn.Module) -> nn.Module | None:
+    """The model's output embedding where it is large enough to matter and a plain, unsharded layer."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    weight = getattr(head, "weight", None)
+    if not isinstance(head, nn.Module) or not isinstance(weight, torch.Tensor) or weight.ndim != 2:
+        return None
+    # A sharded head is gathered inside the model's own forward pass, and only there.
+    is_sharded = type(weight.data).__name__ == "DTensor" or weight.numel() == 0
+    return None if is_sharded or weight.shape[0] < _SMALL_VOCABULARY else head

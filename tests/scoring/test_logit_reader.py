@@ -1,0 +1,84 @@
+"""Reading chosen rows of the head: the same answers, without a batch of whole logits."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import (
+    ByT5Tokenizer,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    OPTConfig,
+    OPTForCausalLM,
+)
+
+from hf_exposure.scoring import CausalScorer
+from hf_exposure.scoring import logits as logits_module
+
+VOCABULARY = 20_000
+TEXTS = [f"The number is {n:03d}{' yes' if n % 3 else ''}" for n in range(40)]
+
+
+def _gpt2() -> GPT2LMHeadModel:
+    config = GPT2Config(
+        vocab_size=VOCABULARY, n_layer=2, n_head=2, n_embd=32, initializer_range=0.3, bos_token_id=0, eos_token_id=1
+    )
+    return GPT2LMHeadModel(config)
+
+
+def _opt() -> OPTForCausalLM:
+    # The head reads a projection of the last hidden state.
+    return OPTForCausalLM(
+        OPTConfig(
+            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, ffn_dim=32,
+            word_embed_proj_dim=16, init_std=0.3,
+        )
+    )  # fmt: skip
+
+
+def _gemma2() -> Gemma2ForCausalLM:
+    # Logits are capped after the head.
+    return Gemma2ForCausalLM(
+        Gemma2Config(
+            vocab_size=VOCABULARY, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, num_key_value_heads=1,
+            head_dim=16, intermediate_size=32, initializer_range=0.3, final_logit_softcapping=3.0,
+        )
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("make", "by_rows"), [(_gpt2, True), (_opt, True), (_gemma2, False)])
+def test_rows_give_what_whole_logits_give(make: Any, by_rows: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = make()
+    scorer = CausalScorer(model, ByT5Tokenizer())
+    found = scorer.sequence_bits(scorer.encode(TEXTS))
+    assert scorer._reader.reads_rows is by_rows
+    monkeypatch.setattr(logits_module, "_SMALL_VOCABULARY", 10**9)
+    whole = CausalScorer(model, ByT5Tokenizer())
+    assert not whole._reader.reads_rows
+    np.testing.assert_allclose(found, whole.sequence_bits(whole.encode(TEXTS)), atol=1e-3)
+
+
+def test_the_head_never_sees_a_whole_batch() -> None:
+    model = _gpt2()
+    seen: list[int] = []
+    model.lm_head.register_forward_hook(lambda module, inputs, output: seen.append(output.numel()))
+    scorer = CausalScorer(model, ByT5Tokenizer(), mode="packed")
+    scorer.sequence_bits(scorer.encode([f"The number is {33 * n:05d}" for n in range(3000)]))
+    assert scorer.counts.tokens > 3000
+    # 2^24 logits of 4 bytes is 64 MiB; the batch's own would be five times as many.
+    assert max(seen) <= 2**24 < scorer.counts.tokens * VOCABULARY / 5
+
+
+def test_no_hook_is_left_behind_even_after_an_error() -> None:
+    model = _gpt2()
+    model.transformer.register_forward_hook(lambda module, inputs, output: 1 / 0)
+    scorer = CausalScorer(model, ByT5Tokenizer(), mode="packed")
+    with pytest.raises(ZeroDivisionError):
+        scorer.sequence_bits(scorer.encode(TEXTS))
+    assert not model.lm_head._forward_pre_hooks
