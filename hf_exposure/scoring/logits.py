@@ -1,8 +1,8 @@
 """One call of a model, and logits of only those positions that are read.
 
-A vocabulary of 150,000 makes the logits of a batch far larger than its activations. Where that matters, the output head
-is kept from running on the whole batch: a hook takes its input, lets one position through, and the head is run on the
-chosen rows afterwards, piece by piece. Models that change logits after the head (capping, scaling) are found by
+A vocabulary of 150,000 makes the logits of a batch far larger than its activations. Where that matters, the output
+head is kept from running on the whole batch: a hook takes its input, lets one position through, and the head is run on
+the chosen rows afterwards, piece by piece. Models that change logits after the head (capping, scaling) are found by
 comparing that one position, and read whole.
 """
 
