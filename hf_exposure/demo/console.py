@@ -58,28 +58,28 @@ def verdict(report: ExposureReport, extraction: Extraction | None, canaries: Can
     """One or two sentences that say what the figures allow to say, and no more."""
     if not report.controls:
         return "Without held-out controls there is nothing to compare with: no verdict."
-    chance = (
-        f"rank test of {len(report.inserted)} inserted against {len(report.controls)} held-out canaries: "
-        f"p = {report.p_value:.2g}"
-    )
-    top = max(report.groups, key=lambda group: group.repetitions)
-    if report.p_value > _SIGNIFICANT:
+    p_value = report.memorisation_p_value
+    chance = f"inserted against {len(report.controls)} held-out canaries, one rank test per repetition count: p = {p_value:.2g}"
+    if not p_value < _SIGNIFICANT:
+        top = max(report.groups, key=lambda group: group.repetitions)
         return (
             f"No memorisation was shown ({chance}). Mean exposure of those inserted {top.repetitions} times: "
             f"{top.mean_bits:.1f} bits; a canary never seen has 1.4 on average."
         )
     first = f"The model memorised ({chance})."
-    out = {candidate.text for candidate in extraction.candidates} if extraction is not None else set()
-    found = [canary for canary in canaries.inserted if canary.text in out]
     if extraction is None:
         return f"{first} Nothing was searched for."
+    out = {candidate.text for candidate in extraction.candidates}
+    found = sum(canary.text in out for canary in canaries.inserted)
     if not found:
-        return f"{first} Still, none of the inserted canaries is among the {len(out)} likeliest secrets."
-    return f"{first} A stranger with the model gets {len(found)} of {len(canaries.inserted)} inserted canaries out."
+        return f"{first} Still, no inserted canary is among the {len(out)} texts that search brought out."
+    return f"{first} A stranger with the model gets {found} of {len(canaries.inserted)} inserted canaries out."
 
 
 def describe_extraction(extraction: Extraction, canaries: CanarySet) -> str:
     """The likeliest secrets in order, each with whether it was inserted."""
+    if not extraction.candidates:
+        return f"No secret came out within {extraction.expansions} expansions ({extraction.seconds:.1f} s of search)."
     inserted = {canary.text: canary for canary in canaries.inserted}
     controls = {canary.text for canary in canaries.controls}
     guarantee = (

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -83,10 +84,20 @@ class ExposureReport:
         """Estimates of the held-out canaries."""
         return tuple(estimate for estimate in self.estimates if estimate.is_control)
 
-    @property
+    @cached_property
     def groups(self) -> tuple[RepetitionGroup, ...]:
         """One group per repetition count, controls (0 repetitions) first."""
         return group_by_repetitions(self.estimates, self.log2_space_size, self.settings["confidence_level"])
+
+    @property
+    def memorisation_p_value(self) -> float:
+        """How surprising the most memorised repetition count would be, had the model memorised nothing.
+
+        The smallest p-value of the groups times their number (Bonferroni), at most 1; NaN without controls. Unlike
+        `p_value`, it is not diluted by repetition counts that left no trace.
+        """
+        tested = [group.p_value for group in self.groups if group.repetitions]
+        return min(1.0, len(tested) * min(tested)) if tested and not np.isnan(tested).any() else math.nan
 
     def metrics(self) -> dict[str, float]:
         """The figures to log, as plain floats. Those of controls are absent when there are none.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from hf_exposure.estimators import control_test
 from hf_exposure.records import ExposureEstimate
 
 __all__ = ["RepetitionGroup", "group_by_repetitions"]
@@ -26,6 +27,8 @@ class RepetitionGroup:
             [0, log2 |R|]; for a single canary, that canary's own interval.
         rank1: how many are certainly the likeliest text of their template.
         lower_bounds: how many of the figures are lower bounds only.
+        p_value: one-sided rank test of their log-perplexities against those of the held-out controls; NaN for the
+            controls themselves and without any. With many groups, multiply the smallest by their number.
     """
 
     repetitions: int
@@ -36,6 +39,7 @@ class RepetitionGroup:
     high_bits: float
     rank1: int
     lower_bounds: int
+    p_value: float
 
 
 def group_by_repetitions(
@@ -45,11 +49,16 @@ def group_by_repetitions(
     members: dict[int, list[ExposureEstimate]] = {}
     for estimate in estimates:
         members.setdefault(estimate.repetitions, []).append(estimate)
-    return tuple(_group(r, members[r], log2_space_size, confidence_level) for r in sorted(members))
+    controls = [estimate.log_perplexity_bits for estimate in members.get(0, [])]
+    return tuple(_group(r, members[r], controls, log2_space_size, confidence_level) for r in sorted(members))
 
 
 def _group(
-    repetitions: int, estimates: list[ExposureEstimate], log2_space_size: float, confidence_level: float
+    repetitions: int,
+    estimates: list[ExposureEstimate],
+    control_costs: list[float],
+    log2_space_size: float,
+    confidence_level: float,
 ) -> RepetitionGroup:
     bits = np.array([estimate.exposure_bits for estimate in estimates])
     low, high = _interval_of_mean(estimates, bits, log2_space_size, confidence_level)
@@ -62,7 +71,16 @@ def _group(
         high_bits=high,
         rank1=sum(estimate.rank_high == 1 for estimate in estimates),
         lower_bounds=sum(estimate.is_lower_bound for estimate in estimates),
+        p_value=_p_value(estimates, control_costs) if repetitions else math.nan,
     )
+
+
+def _p_value(estimates: list[ExposureEstimate], control_costs: list[float]) -> float:
+    costs = [estimate.log_perplexity_bits for estimate in estimates]
+    # NaN where a measurement failed or nothing was held out: there is nothing to test.
+    if not control_costs or np.isnan([*costs, *control_costs]).any():
+        return math.nan
+    return control_test(costs, control_costs).p_value
 
 
 def _interval_of_mean(

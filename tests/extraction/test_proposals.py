@@ -1,0 +1,91 @@
+"""Weighted draws: their probabilities by brute force, and their weights."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+
+from hf_exposure import CanaryTemplate, Choice, Digits, Words
+from hf_exposure.extraction import EXPONENTS, build_automaton, draw_proposals, enumerate_texts
+from hf_exposure.extraction.expansion import SearchCost
+from hf_exposure.scoring import CausalScorer
+
+TEMPLATES = [
+    CanaryTemplate("pin {pin} ok", pin=Digits(2)),
+    # Words of unequal length: uniform over texts is not uniform over letters.
+    CanaryTemplate("say {words}.", words=Words(2, ["a", "ab", "abc", "b", "cab", "é"])),
+    CanaryTemplate("{who} is", who=Choice(["ann", "anna", "bo"])),
+]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> CausalScorer:
+    torch.manual_seed(1)
+    config = GPT2Config(
+        vocab_size=384, n_layer=2, n_head=2, n_embd=32, n_positions=64, initializer_range=0.3, bos_token_id=0,
+        eos_token_id=1,
+    )  # fmt: skip
+    return CausalScorer(GPT2LMHeadModel(config), ByT5Tokenizer())
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
+def test_draws_are_texts_with_their_true_costs(scorer: CausalScorer, template: CanaryTemplate) -> None:
+    automaton = build_automaton(template, scorer.encoder)
+    draws = draw_proposals(scorer, automaton, 400, np.random.default_rng(0), SearchCost())
+    assert all(template.contains(text) for text in draws.texts)
+    whole = scorer.sequence_bits(scorer.encode(draws.texts))
+    prefix = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
+    np.testing.assert_allclose(draws.hole_bits + prefix, whole, atol=1e-3)
+    assert np.bincount(draws.strata).tolist() == [100] * len(EXPONENTS)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
+def test_probabilities_sum_to_one_and_match_frequencies(scorer: CausalScorer, template: CanaryTemplate) -> None:
+    automaton = build_automaton(template, scorer.encoder)
+    draws = draw_proposals(scorer, automaton, 8000, np.random.default_rng(0), SearchCost())
+    q = {text: np.exp2(row) for text, row in zip(draws.texts, draws.log2_q, strict=True)}
+    for stratum, exponent in enumerate(EXPONENTS):
+        drawn = [text for text, s in zip(draws.texts, draws.strata.tolist(), strict=True) if s == stratum]
+        for text in set(drawn):
+            share, expected = drawn.count(text) / len(drawn), q[text][stratum]
+            assert abs(share - expected) < 5 * math.sqrt(expected / len(drawn)) + 1e-3, (exponent, text)
+    # Texts never drawn hold what is missing.
+    assert (sum(q.values()) <= 1 + 1e-6).all()
+    if len(q) == template.space_size:
+        np.testing.assert_allclose(sum(q.values()), 1.0, atol=1e-6)
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
+def test_the_uniform_part_is_uniform_and_bounds_the_weights(scorer: CausalScorer, template: CanaryTemplate) -> None:
+    automaton = build_automaton(template, scorer.encoder)
+    draws = draw_proposals(scorer, automaton, 4000, np.random.default_rng(0), SearchCost())
+    np.testing.assert_allclose(draws.log2_q[:, 0], -math.log2(template.space_size), atol=1e-9)
+    weights = draws.weights(template.space_size)
+    assert weights.max() <= len(EXPONENTS) + 1e-9
+    assert abs(weights.mean() - 1) < 5 * weights.std() / math.sqrt(len(weights))
+    # A text of b bits weighs at most S 2^b / |R|.
+    limits = len(EXPONENTS) * np.exp2(draws.hole_bits) / template.space_size
+    assert (weights <= limits * (1 + 1e-6)).all()
+
+
+def test_the_same_seed_draws_the_same(scorer: CausalScorer) -> None:
+    automaton = build_automaton(TEMPLATES[0], scorer.encoder)
+    first = draw_proposals(scorer, automaton, 40, np.random.default_rng(5), SearchCost())
+    again = draw_proposals(scorer, automaton, 40, np.random.default_rng(5), SearchCost())
+    assert first.texts == again.texts
+    assert first.texts != draw_proposals(scorer, automaton, 40, np.random.default_rng(6), SearchCost()).texts
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
+def test_the_whole_space_is_enumerated_as_it_would_be_encoded(scorer: CausalScorer, template: CanaryTemplate) -> None:
+    automaton = build_automaton(template, scorer.encoder)
+    space = enumerate_texts(automaton, scorer.encoder.first_scored)
+    texts = [template.text_at(index) for index in range(template.space_size)]
+    expected = dict(zip(texts, scorer.encode(texts).ids, strict=True))
+    found = dict(zip(space.texts, space.ids, strict=True))
+    assert len(space) == template.space_size and found == expected
+    assert space.texts[-1] in expected
