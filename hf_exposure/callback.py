@@ -128,7 +128,14 @@ class ExposureCallback(TrainerCallback):
         self.reports = start_log(args.output_dir, state.global_step, write=state.is_world_process_zero)
         self._last_step, self._last_metrics, self._warned = None, {}, False
         if state.global_step:
-            self._rejoin(args, state, kwargs["model"])
+            self._rejoin(state)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Measured already, but for a run that was killed after the last save of an epoch and before its measurement.
+        if self.strategy == "epoch" and state.global_step and state.epoch == int(state.epoch or 0):
+            self._measure_once(args, state, kwargs["model"])
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -168,6 +175,9 @@ class ExposureCallback(TrainerCallback):
         if self.strategy == "end":
             note = f"of the best model, of step {state.best_global_step}, loaded at the end" if best_was_loaded else ""
             self._measure_once(args, state, kwargs["model"], note)
+        elif self.strategy == "epoch" and not best_was_loaded:
+            # As in on_epoch_begin, where no epoch is left.
+            self._measure_once(args, state, kwargs["model"])
 
     def _prepare(self, processing_class: Any) -> None:
         tokenizer = self._processing_class if self._processing_class is not None else processing_class
@@ -208,31 +218,19 @@ class ExposureCallback(TrainerCallback):
         names += ["controls_mean", "p_value"] if self.canaries.controls else []
         return [_PREFIX + name for name in names]
 
-    def _rejoin(self, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        """Closes the gap between a checkpoint and the log, where a run resumes.
+    def _rejoin(self, state: TrainerState) -> None:
+        """Gives the history of a resumed run what its checkpoint lacks.
 
-        A checkpoint of an epoch's last step is written before `on_epoch_end`: it never holds that epoch's figures,
-        and the run may have been killed before they were measured.
+        The checkpoint of an epoch's last step is written before `on_epoch_end`, where that epoch is measured.
         """
         logged = {entry["step"] for entry in state.log_history if f"{_PREFIX}mean" in entry}
-        lost = [report for report in self.reports if report.step not in logged]
-        for report in lost:
-            _add_to_history(state, report.metrics(), report.step, report.epoch)
-        state.log_history.sort(key=lambda entry: entry["step"])
+        for report in self.reports:
+            if report.step not in logged:
+                _add_to_history(state, report.metrics(), report.step, report.epoch)
         if self.report is not None and self.report.step == state.global_step:
             self._last_step, self._last_metrics = self.report.step, self.report.metrics()
-        elif self.strategy == "epoch" and state.epoch and state.epoch == int(state.epoch):
-            self._measure_once(args, state, model, to_trackers=False)  # they have not been opened yet
 
-    def _measure_once(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        model: nn.Module,
-        note: str = "",
-        *,
-        to_trackers: bool = True,
-    ) -> None:
+    def _measure_once(self, args: TrainingArguments, state: TrainerState, model: nn.Module, note: str = "") -> None:
         """Measures unless this step was measured already, and logs."""
         if self._last_step == state.global_step:
             return
@@ -253,11 +251,11 @@ class ExposureCallback(TrainerCallback):
                 except OSError as error:
                     self._fail(error, f"could not be written to {args.output_dir}")
         self._last_step, self._last_metrics = state.global_step, metrics
-        self._log(state, metrics, to_trackers)
+        self._log(state, metrics)
 
-    def _log(self, state: TrainerState, metrics: dict[str, float], to_trackers: bool) -> None:
+    def _log(self, state: TrainerState, metrics: dict[str, float]) -> None:
         # Another trainer's state: the callback was attached once, and went on to a second trainer.
-        if not to_trackers or self._trainer is None or self._trainer.state is not state:
+        if self._trainer is None or self._trainer.state is not state:
             _add_to_history(state, metrics, state.global_step, state.epoch)
             return
         # trainer.log clears should_log, and with it the training loss that was due at this very step.

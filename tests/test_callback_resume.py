@@ -58,21 +58,23 @@ def curve(trainer: Any) -> list[dict[str, Any]]:
         ("steps", "on_save", 6, 6),
         ("epoch", "on_save", 6, 6),  # the checkpoint of an epoch's end, before on_epoch_end
         ("epoch", "on_epoch_begin", 6, 6),  # after on_epoch_end: in the log, but in no checkpoint
+        ("epoch", "on_save", 9, 9),  # the last step of all
     ],
 )
 def test_a_killed_run_resumes_with_the_curve_of_an_uninterrupted_one(
     tmp_path: Path, strategy: str, event: str, step: int, checkpoint: int
 ) -> None:
     arguments = {"strategy": strategy, "steps": 1 if strategy == "steps" else None}
+    settings = {**SAVING, "max_steps": 9, "save_steps": 3} if checkpoint == 9 else {**SAVING, "max_steps": 8}
     whole = make_callback(**arguments)
-    uninterrupted = make_trainer(tmp_path / "whole", [whole], max_steps=8, **SAVING)
+    uninterrupted = make_trainer(tmp_path / "whole", [whole], **settings)
     uninterrupted.train()
     folder = tmp_path / "killed"
-    killed = make_trainer(folder, [make_callback(**arguments), KillAfter(event, step)], max_steps=8, **SAVING)
+    killed = make_trainer(folder, [make_callback(**arguments), KillAfter(event, step)], **settings)
     with pytest.raises(Killed):
         killed.train()
     again = make_callback(**arguments)
-    resumed = make_trainer(folder, [again], max_steps=8, **SAVING)
+    resumed = make_trainer(folder, [again], **settings)
     resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{checkpoint}"))
     assert figures(again.reports) == figures(whole.reports)
     assert figures(read_reports(folder / FILE_NAME)) == figures(whole.reports)

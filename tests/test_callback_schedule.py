@@ -10,7 +10,7 @@ import pytest
 from callback_runs import CANARIES, KEYS, logged, logged_steps, make_callback, make_trainer, rows, small_model
 from transformers import ByT5Tokenizer, EarlyStoppingCallback, TrainerCallback
 
-from hf_exposure import ExposureCallback
+from hf_exposure import ExposureCallback, measure_exposure
 from hf_exposure.errors import InputError
 from hf_exposure.report.run_log import read_reports
 
@@ -255,7 +255,9 @@ def test_the_base_model_is_measured_beside(tmp_path: Path) -> None:
     callback = make_callback(strategy="epoch", base_model=small_model())
     make_trainer(tmp_path, [callback], max_steps=6).train()
     first, last = callback.reports
+    alone = measure_exposure(small_model(), ByT5Tokenizer(), CANARIES)
     base = [estimate.base_exposure_bits for estimate in first.estimates]
+    assert base == [estimate.exposure_bits for estimate in alone.estimates]
     assert base == [estimate.base_exposure_bits for estimate in last.estimates]
     assert base != [estimate.exposure_bits for estimate in last.estimates]
 

@@ -61,6 +61,21 @@ def test_figures_reach_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert len(list((tmp_path / "events").rglob("events.out.tfevents.*"))) == 1
 
 
+def test_an_epoch_measured_late_reaches_tensorboard_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
+    monkeypatch.chdir(tmp_path)
+    saving = {"save_strategy": "steps", "save_steps": 3, "max_steps": 6, "report_to": "tensorboard"}
+    make_trainer(tmp_path / "run", **saving).train()  # without the callback: the first epoch's figures are missing
+    callback = make_callback(strategy="epoch")
+    trainer = make_trainer(tmp_path / "run", [callback], **saving)
+    callback.attach(trainer)
+    trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
+    found = scalars(tmp_path / "events")
+    assert [step for step, _ in found["eval/exposure_mean"]] == [3, 6]
+    assert not (tmp_path / "runs").exists()
+
+
 def test_without_attach_they_stay_in_the_history(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     callback, found = tensorboard_run(tmp_path, monkeypatch, attach=False, strategy="epoch")
     assert callback.reports
