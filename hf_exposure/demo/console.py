@@ -59,7 +59,7 @@ def verdict(report: ExposureReport, extraction: Extraction | None, canaries: Can
     if not report.controls:
         return "Without held-out controls there is nothing to compare with: no verdict."
     p_value = report.memorisation_p_value
-    chance = f"inserted against {len(report.controls)} held-out canaries, one rank test per repetition count: p = {p_value:.2g}"
+    chance = f"each repetition count against {len(report.controls)} held-out canaries, rank test: p = {p_value:.2g}"
     if not p_value < _SIGNIFICANT:
         top = max(report.groups, key=lambda group: group.repetitions)
         return (
