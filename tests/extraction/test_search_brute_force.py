@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import character_tokenizer, merging_tokenizer, tiny_model
-from laws import brute_force_bits, check_search
+from laws import brute_force_bits, check_likeliest, check_rank, check_search
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
@@ -23,7 +24,7 @@ TEMPLATES = {
     "after a prefix": CanaryTemplate("pin {a}", a=Digits(2)),
     "no prefix": CanaryTemplate("{a}", a=Digits(2)),
     "suffix": CanaryTemplate("pin {a} it", a=Digits(2)),
-    "no prefix, suffix": CanaryTemplate("{a}.", a=Digits(2)),
+    "no prefix, suffix": CanaryTemplate("{a}.", a=LuhnDigits(2)),
     "infix": CanaryTemplate("{a}-{b}", a=Digits(1), b=Letters(2, alphabet="xyz")),
     "holes side by side": CanaryTemplate("n {a}{b}{c}", a=Digits(1), b=Letters(1, alphabet="ab"), c=Digits(1)),
     "unequal lengths": CanaryTemplate("the {a} {b}.", a=COLOURS, b=Digits(1)),
@@ -55,7 +56,7 @@ def search(
     ids_of: Callable[[str], list[int]],
     *,
     end_token: bool = False,
-    budgets: tuple[int, ...] = (1, 3, 12, 40),
+    budgets: tuple[int, ...] = (1, 12),
 ) -> None:
     scorer = CausalScorer(model, tokenizer, end_token=end_token)
     texts = [template.text_at(index) for index in range(template.space_size)]
@@ -72,7 +73,7 @@ def test_templates_under_a_byte_tokenizer(name: str, byte_tokenizer: ByT5Tokeniz
     search(TEMPLATES[name], BagOfBytes(), byte_tokenizer, byte_ids)
 
 
-@pytest.mark.parametrize("family", ["gpt2", "mistral", "bloom", "lstm"])
+@pytest.mark.parametrize("family", ["mistral", "bloom", "lstm"])
 def test_families(family: str, byte_tokenizer: ByT5Tokenizer) -> None:
     search(TEMPLATES["unequal lengths"], tiny_model(family), byte_tokenizer, byte_ids)
 
@@ -91,7 +92,14 @@ def test_the_end_token_ends_texts(template: CanaryTemplate, byte_tokenizer: ByT5
 
 
 def test_ten_thousand_texts(byte_tokenizer: ByT5Tokenizer) -> None:
-    search(CanaryTemplate("{a}", a=Digits(4)), BagOfBytes(), byte_tokenizer, byte_ids, budgets=(50,))
+    template, model = CanaryTemplate("{a}", a=Digits(4)), BagOfBytes()
+    scorer = CausalScorer(model, byte_tokenizer)
+    automaton = build_automaton(template, scorer.encoder)
+    texts = [template.text_at(index) for index in range(10_000)]
+    costs = np.array([brute_force_bits(model, byte_ids(text), 1) for text in texts])
+    check_likeliest(scorer, automaton, texts, costs, 10, 1e-3)
+    for place in (0, 9, 99, 9_999):
+        check_rank(scorer, automaton, texts, costs, int(np.argsort(costs)[place]), budgets=(100,))
 
 
 def single_digit_tokenizer() -> PreTrainedTokenizerFast:
@@ -111,7 +119,7 @@ def single_digit_tokenizer() -> PreTrainedTokenizerFast:
 def test_single_digits_under_a_subword_tokenizer(text: str) -> None:
     """Fixed texts keep the tokens that they have in context: `is ok` is two, not six."""
     tokenizer = single_digit_tokenizer()
-    spaces = {"a": Digits(1), "b": LuhnDigits(2)} if "{b}" in text else {"a": Digits(2)}
+    spaces = {"a": Choice(["3", "7"]), "b": LuhnDigits(2)} if "{b}" in text else {"a": LuhnDigits(2)}
     ids_of = lambda known: tokenizer(known)["input_ids"]  # noqa: E731
     search(CanaryTemplate(text, **spaces), BagOfBytes(), tokenizer, ids_of)
 
@@ -122,7 +130,7 @@ def test_single_digits_under_a_subword_tokenizer(text: str) -> None:
 def test_character_tokenizers(text: str, special: bool, metaspace: bool) -> None:
     tokenizer = character_tokenizer(" 0123456789ab", special=special, metaspace=metaspace)
     ids_of = lambda known: tokenizer(known)["input_ids"][: -1 if special else None]  # noqa: E731
-    search(CanaryTemplate(text, a=Digits(2)), BagOfBytes(), tokenizer, ids_of)
+    search(CanaryTemplate(text, a=LuhnDigits(2)), BagOfBytes(), tokenizer, ids_of)
 
 
 def test_words_after_a_mark() -> None:
@@ -157,7 +165,8 @@ def test_characters_that_a_tokenizer_does_not_know(alphabet: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["pin {a}", "{a} is it", "no {a}{b}"])
-def test_a_tokenizer_that_merges_digits(text: str) -> None:
+def test_a_tokenizer_that_merges_digits(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_exposure.extraction.character_automaton.AUDITED_ENCODINGS", 500)
     spaces = {"a": Digits(3)} | ({"b": Digits(6)} if "{b}" in text else {})
     rule = r"^tokenizer: must encode each character of the holes by itself .* on '.*Use method='sample'"
     with pytest.raises(InputError, match=rule):
