@@ -118,7 +118,7 @@ def _train(
     train: Dataset,
     canaries: CanarySet,
 ) -> ExposureCallback:
-    callback = ExposureCallback(canaries, strategy="epoch", seed=settings.seed)
+    callback = ExposureCallback(canaries, strategy="epoch")
     encoded = train.map(
         lambda batch: tokenizer(batch["text"], truncation=True, max_length=_CONTEXT_TOKENS),
         batched=True,

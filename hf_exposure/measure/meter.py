@@ -6,6 +6,7 @@ import itertools
 import math
 import time
 from dataclasses import asdict
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -134,7 +135,7 @@ class ExposureMeter:
             auc_high=audit.auc_high if audit else math.nan,
             seconds=time.perf_counter() - started,
             model=_describe(model),
-            versions=_versions(),
+            versions=dict(_versions()),
             epsilon=self._epsilon(costs),
             notes=(self._no_search,) if self._no_search else (),
         )
@@ -276,6 +277,7 @@ def _describe(model: nn.Module) -> dict[str, Any]:
     }
 
 
+@cache
 def _versions() -> dict[str, str]:
     found = {}
     for package in _PACKAGES:
