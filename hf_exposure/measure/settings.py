@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hf_exposure.errors import InputError
+from hf_exposure.estimators.skew_normal import FEWEST_REFERENCES
 
 __all__ = ["MOST_ENUMERATED", "MeasureSettings", "Method"]
 
@@ -13,7 +14,6 @@ Method = Literal["auto", "enumerate", "sample", "skew_normal", "importance", "bo
 
 # Encoding and scoring every text of a larger space takes minutes and gigabytes on a CPU.
 MOST_ENUMERATED = 10**6
-FEWEST_FITTED = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +42,9 @@ class MeasureSettings:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise InputError(name, "must be a whole number of at least 1", value, f"Leave {name} out.")
-        if self.method == "skew_normal" and self.references < FEWEST_FITTED:
+        if self.method == "skew_normal" and self.references < FEWEST_REFERENCES:
             raise InputError(
-                "references", f"must be at least {FEWEST_FITTED} for a fit", self.references, "Leave it out for 4096."
+                "references", f"must be at least {FEWEST_REFERENCES} for a fit", self.references, "Leave it out for 4096."
             )
         if not isinstance(self.seed, int) or self.seed < 0:
             raise InputError("seed", "must be a whole number of at least 0", self.seed, "Leave seed out for 0.")
