@@ -18,7 +18,6 @@ from hf_exposure.estimators import (
     skew_normal_exposure,
 )
 from hf_exposure.extraction import EXPONENTS, Proposals, TokenAutomaton, draw_proposals, hole_bits, search_ranks
-from hf_exposure.extraction.bounded_rank import TIE_TOLERANCE_BITS
 from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.measure.settings import MeasureSettings
 from hf_exposure.records import CostEstimate, RankBounds
@@ -73,7 +72,7 @@ class Occasion:
             self.costs,
             np.delete(self.competitors, self.places_in_space[self.is_inserted]),
             includes_self=~self.is_inserted,
-            tolerance_bits=TIE_TOLERANCE_BITS,
+            tolerance_bits=self.scorer.noise_bits,
         )
 
     def sample(self) -> list[CostEstimate]:
@@ -159,7 +158,7 @@ class Occasion:
                 continue
             found = importance_exposure(
                 # Draws that are the canary itself, or tie with it, may come out a rounding error dearer.
-                holes[members] + TIE_TOLERANCE_BITS,
+                holes[members] + self.scorer.noise_bits,
                 draws.hole_bits,
                 weights,
                 space_size=self.rivals_and_self(int(members[0])),

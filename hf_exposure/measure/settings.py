@@ -43,9 +43,8 @@ class MeasureSettings:
             if not isinstance(value, int) or value < 1:
                 raise InputError(name, "must be a whole number of at least 1", value, f"Leave {name} out.")
         if self.method == "skew_normal" and self.references < FEWEST_REFERENCES:
-            raise InputError(
-                "references", f"must be at least {FEWEST_REFERENCES} for a fit", self.references, "Leave it out for 4096."
-            )
+            rule = f"must be at least {FEWEST_REFERENCES} for a fit"
+            raise InputError("references", rule, self.references, "Leave it out for 4096.")
         if not isinstance(self.seed, int) or self.seed < 0:
             raise InputError("seed", "must be a whole number of at least 0", self.seed, "Leave seed out for 0.")
         if not self.precision_bits > 0:
