@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import math
 import os
 import platform
 from importlib import metadata
@@ -19,13 +20,22 @@ def write_result(name: str, figures: dict[str, Any]) -> Path:
 
     The description of the machine is generic: processor, cores and system, no host or user name.
     """
-    record = {"benchmark": name, **figures, "machine": machine(), "versions": versions()}
+    record = {"benchmark": name, **_finite(figures), "machine": machine(), "versions": versions()}
     record["date"] = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     _RESULTS.mkdir(exist_ok=True)
     path, aside = _RESULTS / f"{name}.json", _RESULTS / f".{name}.json.{os.getpid()}"
     aside.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     os.replace(aside, path)
     return path
+
+
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN: None stands for it."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def machine() -> dict[str, Any]:
