@@ -177,6 +177,7 @@ def test_a_second_run_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest
         ),
         (lambda: remove_canaries(ROWS, CANARIES), "dataset: must be a Dataset or DatasetDict, got 'list'"),
     ],
+    ids=["none", "numpy", "int32", "arrow", "custom"],
 )
 def test_errors_name_argument_rule_and_value(make: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
