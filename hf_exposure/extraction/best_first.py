@@ -21,7 +21,7 @@ from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.token_automaton import TokenAutomaton
 from hf_exposure.records import Candidate, Extraction
-from hf_exposure.scoring import CausalScorer, Scorer
+from hf_exposure.scoring import Scorer, make_scorer, source_for
 
 __all__ = ["extract", "search_likeliest"]
 
@@ -35,6 +35,7 @@ def extract(
     max_expansions: int | None = None,
     *,
     end_token: bool = False,
+    source: str | None = None,
 ) -> Extraction:
     """The `top_k` likeliest texts of `template` under `model`, cheapest first, with a certificate.
 
@@ -42,13 +43,14 @@ def extract(
     change places with the hardware. Equal costs are ordered by text.
 
     Args:
-        model: a causal language model.
+        model: a causal language model, or an encoder-decoder one with `source`; a masked one allows no search.
         tokenizer: its tokenizer; it must encode each character of the template's holes by itself.
         template: the texts to search.
         top_k: how many to return; all of them where the space is smaller.
         batch_size: most open nodes per call; the batch grows up to it from 1, so an easy secret costs few rows.
         max_expansions: stop after this many; None searches to the end.
         end_token: whether texts end with the tokenizer's end token.
+        source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
 
     Returns:
         `Extraction`. `certified` is False when `max_expansions` ended the search; the candidates are then the best
@@ -69,7 +71,7 @@ def extract(
         >>> len(found.candidates), found.certified
         (5, True)
     """
-    scorer = CausalScorer(model, tokenizer, end_token=end_token)
+    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
     return search_likeliest(
         scorer,
         build_automaton(template, scorer.encoder),

@@ -24,7 +24,7 @@ from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.open_texts import OpenTexts, Path
 from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens
 from hf_exposure.records import RankBounds
-from hf_exposure.scoring import CausalScorer, PathQuery, Scorer
+from hf_exposure.scoring import PathQuery, Scorer, make_scorer, source_for
 
 __all__ = ["TIE_TOLERANCE_BITS", "hole_bits", "rank_bounds", "search_ranks"]
 
@@ -42,13 +42,14 @@ def rank_bounds(
     *,
     end_token: bool = False,
     batch_size: int = 256,
+    source: str | None = None,
 ) -> RankBounds:
     """Certified bounds on the rank of `text` among all texts of `template`: exact when the search closes.
 
     `rank = 1 + |{other texts with log-perplexity <= that of text}|`: ties count against the text.
 
     Args:
-        model: a causal language model.
+        model: a causal language model, or an encoder-decoder one with `source`; a masked one allows no search.
         tokenizer: its tokenizer; it must encode each character of the template's holes by itself.
         text: a text of the template.
         template: the texts to rank among.
@@ -56,6 +57,7 @@ def rank_bounds(
         exclude: texts that do not compete (the other inserted canaries).
         end_token: whether texts end with the tokenizer's end token.
         batch_size: most open nodes per call.
+        source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
 
     Returns:
         `RankBounds`: `low <= rank <= high` at any budget. When `certified`, `low < high` only for texts that cost the
@@ -77,7 +79,7 @@ def rank_bounds(
         >>> bounds.certified, 1 <= bounds.low <= bounds.high <= 1000
         (True, True)
     """
-    scorer = CausalScorer(model, tokenizer, end_token=end_token)
+    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
     template.parse(text)
     return search_ranks(
         scorer,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -23,12 +23,27 @@ from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
 from hf_exposure.report import ExposureReport
-from hf_exposure.scoring import CausalScorer, Encoder
+from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, SourceTemplate, make_scorer, source_for
 
 __all__ = ["ExposureMeter", "measure_exposure"]
 
 _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
 _NEED_SEARCH = ("bounded", "importance")
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What a measurement needs beside a model: it depends on how the model's kind reads a text.
+
+    Attributes:
+        encoded: the canaries, then what they are compared with.
+        automaton: of the template, where the method may search.
+        no_search: why it may not; "" where it does not want to.
+    """
+
+    encoded: EncodedTexts
+    automaton: TokenAutomaton | None
+    no_search: str
 
 
 class ExposureMeter:
@@ -82,16 +97,20 @@ class ExposureMeter:
                 f"a space of {size}",
                 "Use method='auto'.",
             )
-        encoder = Encoder(tokenizer, end_token=self.settings.end_token)
-        self._automaton, self._no_search = self._find_automaton(encoder)
-        self._encoded = encoder.encode([canary.text for canary in canaries])
-        if self.method != "enumerate":
-            self._encoded = self._encoded.followed_by(encoder.encode(self.references()))
-        elif self._automaton is not None:
-            self._encoded = self._encoded.followed_by(enumerate_texts(self._automaton, encoder.first_scored))
-        else:
-            space = [canaries.template.text_at(index) for index in range(size)]
-            self._encoded = self._encoded.followed_by(encoder.encode(space))
+        self._source = source_for(self.settings.source, canaries.template)
+        no_search = ""
+        if isinstance(self._source, SourceTemplate):
+            no_search = f"the source {self._source!r} holds the secret too, so that a prefix has no score"
+            self._refuse_search("source", self._source, no_search, "Use method='sample', or a source without holes.")
+        self._prepared: dict[tuple[Any, ...], _Prepared] = {}
+        if self._source is None:
+            # What most models need; how a decoder reads a target shows with the model.
+            self._prepare(Encoder(tokenizer, end_token=self.settings.end_token), no_search)
+        self._source_allows = no_search
+
+    def _refuse_search(self, argument: str, value: object, reason: str, remedy: str) -> None:
+        if self.method in _NEED_SEARCH:
+            raise InputError(argument, f"allows no search with method={self.method!r} ({reason})", value, remedy)
 
     def measure(self, model: nn.Module, *, base_model: nn.Module | None = None) -> ExposureReport:
         """The exposure of every canary under `model` as it is now. The model is left as it was found.

@@ -33,6 +33,7 @@ class MeasureSettings:
     end_token: bool = False
     accept_bad_fit: bool = False
     delta: float = 0.0
+    source: str | None = None
 
     def __post_init__(self) -> None:
         methods = get_args(Method)

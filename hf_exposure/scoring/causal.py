@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.scoring.batches import is_out_of_memory
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, Prefix, edge_bits, encode_prefix
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
@@ -21,7 +22,7 @@ from hf_exposure.scoring.probe import DEPTH_TO_SPARE, probe_tree
 from hf_exposure.scoring.token_tree import TokenTree
 from hf_exposure.scoring.tree_sums import PathTree
 
-__all__ = ["CausalScorer", "log_perplexity"]
+__all__ = ["CausalScorer"]
 
 # Two ways of computing one token's bits agree within this, by the dtype of the weights; beyond it a mask was ignored.
 _AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
@@ -146,7 +147,7 @@ class CausalScorer:
                 batch_rows = max(1, tokens // width)
                 return edge_bits(self._reader, tree, rows, prefix, mode, batch_rows), prefix
             except (torch.OutOfMemoryError, RuntimeError) as error:
-                if not _is_out_of_memory(error) or tokens <= width:
+                if not is_out_of_memory(error) or tokens <= width:
                     raise
                 tokens //= 2
                 self._max_batch_tokens = tokens
@@ -172,7 +173,7 @@ class CausalScorer:
             try:
                 found, _ = self._score_as(sample, mode)
             except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
-                if _is_out_of_memory(error):
+                if is_out_of_memory(error):
                     raise
                 continue
             if np.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True):
@@ -194,49 +195,6 @@ class CausalScorer:
                 text,
                 f"It takes {tokens}: use a shorter template or a model with a longer context.",
             )
-
-
-def log_perplexity(
-    model: nn.Module,
-    tokenizer: Any,
-    texts: Sequence[str],
-    *,
-    end_token: bool = False,
-    max_batch_tokens: int | None = None,
-) -> np.ndarray:
-    """Log-perplexity of each text in bits: `Px(x) = sum_i -log2 p(x_i | x_<i)`, a sum over tokens, never a mean.
-
-    Source: Carlini et al. 2019, "The Secret Sharer", Definition 1.
-
-    Args:
-        model: a causal language model (any module from `input_ids` to `.logits`). Its training flags, configuration
-            and random state are left as found.
-        tokenizer: its tokenizer. Special tokens before a text (BOS) are context; those after it (EOS) are not scored
-            unless `end_token=True`; a first token with nothing before it is not scored.
-        texts: N strings, scored in the tokenizer's canonical encoding.
-        end_token: also score one end token after each text.
-        max_batch_tokens: tokens fed in one call of the model; a default that fits the device.
-
-    Returns:
-        float64 array (N,), in input order, of at least 0. Equal texts get equal figures. `inf` where the model gives
-        a token probability 0.
-
-    Raises:
-        InputError: a text with no predicted token, longer than the context, or not encodable.
-        NonFiniteScoreError: NaN logits; names the text.
-
-    Example:
-        >>> import torch
-        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
-        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
-        >>> _ = torch.nn.init.zeros_(model.lm_head.weight)      # every byte equally likely: log2(384) = 8.585 bits
-        >>> log_perplexity(model, ByT5Tokenizer(), ["ab", "abc"]).round(3).tolist()
-        [8.585, 17.17]
-    """
-    if isinstance(texts, str):
-        raise InputError("texts", "must be a list of strings", texts, "Write [text].")
-    scorer = CausalScorer(model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens)
-    return scorer.sequence_bits(scorer.encode(texts))
 
 
 def _context_length(model: nn.Module) -> int | None:
@@ -269,7 +227,3 @@ def _default_batch_tokens(model: nn.Module, reads_rows: bool) -> int:
     if device.type == "cuda":
         budget = int(torch.cuda.mem_get_info(device)[0] * _LOGITS_SHARE_OF_FREE_GPU)
     return max(64, min(ceiling, budget // (vocabulary * 8)))
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)

@@ -87,7 +87,7 @@ def upper(batch: dict[str, list[str]]) -> dict[str, list[str]]:
         {"type": "arrow"},
         {"type": "custom", "transform": upper},
     ],
-    ids=str,
+    ids=["none", "numpy", "int32", "arrow", "custom"],
 )
 def test_the_format_is_kept(form: dict[str, object]) -> None:
     dataset = plain(label=list(range(100))).with_format(**form)
@@ -177,7 +177,6 @@ def test_a_second_run_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest
         ),
         (lambda: remove_canaries(ROWS, CANARIES), "dataset: must be a Dataset or DatasetDict, got 'list'"),
     ],
-    ids=["none", "numpy", "int32", "arrow", "custom"],
 )
 def test_errors_name_argument_rule_and_value(make: object, message: str) -> None:
     with pytest.raises(InputError) as caught:
