@@ -23,7 +23,7 @@ from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
 from hf_exposure.report import ExposureReport
-from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
 
 __all__ = ["ExposureMeter", "measure_exposure"]
 
@@ -68,7 +68,10 @@ class ExposureMeter:
         end_token: whether the end of each text is scored.
         max_batch_tokens: as for `log_perplexity`.
         **more: the other fields of `MeasureSettings`: `accept_bad_fit` gives skew-normal figures of a bad fit, `delta`
-            is that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound.
+            is that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound;
+            `source` is what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a
+            text for each canary and reference, the same secret in both ("My number is {number}"), which allows no
+            search.
 
     Raises:
         InputError: an unknown method, a number out of range, a space too large to enumerate, a tokenizer or template
@@ -98,19 +101,12 @@ class ExposureMeter:
                 "Use method='auto'.",
             )
         self._source = source_for(self.settings.source, canaries.template)
-        no_search = ""
-        if isinstance(self._source, SourceTemplate):
-            no_search = f"the source {self._source!r} holds the secret too, so that a prefix has no score"
-            self._refuse_search("source", self._source, no_search, "Use method='sample', or a source without holes.")
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
         if self._source is None:
-            # What most models need; how a decoder reads a target shows with the model.
-            self._prepare(Encoder(tokenizer, end_token=self.settings.end_token), no_search)
-        self._source_allows = no_search
-
-    def _refuse_search(self, argument: str, value: object, reason: str, remedy: str) -> None:
-        if self.method in _NEED_SEARCH:
-            raise InputError(argument, f"allows no search with method={self.method!r} ({reason})", value, remedy)
+            # As most models read a text. How a decoder does is known with the model.
+            self._prepare(Encoder(tokenizer, end_token=self.settings.end_token), "")
+        else:
+            self._check_search(self._why_no_search(None))
 
     def measure(self, model: nn.Module, *, base_model: nn.Module | None = None) -> ExposureReport:
         """The exposure of every canary under `model` as it is now. The model is left as it was found.
@@ -119,7 +115,7 @@ class ExposureMeter:
             NonFiniteScoreError: the model returned NaN.
         """
         started = time.perf_counter()
-        costs, estimates = self._estimate(model)
+        costs, estimates, notes = self._estimate(model)
         base = [math.nan] * len(estimates)
         if base_model is not None:
             base = [estimate.exposure_bits for estimate in self._estimate(base_model)[1]]
@@ -156,16 +152,35 @@ class ExposureMeter:
             model=_describe(model),
             versions=dict(_versions()),
             epsilon=self._epsilon(costs),
-            notes=(self._no_search,) if self._no_search else (),
+            notes=notes,
         )
 
-    def _find_automaton(self, encoder: Encoder) -> tuple[TokenAutomaton | None, str]:
+    def _prepare(self, encoder: Encoder, why_no_search: str) -> _Prepared:
+        """The encodings as `encoder` reads texts, made once and kept."""
+        key = (encoder.leading, encoder.ending, encoder.first_scored, why_no_search)
+        if key not in self._prepared:
+            template = self.canaries.template
+            automaton, no_search = self._find_automaton(encoder, why_no_search)
+            own = encoder.encode([canary.text for canary in self.canaries])
+            if self.method == "enumerate" and automaton is not None:
+                others = enumerate_texts(automaton, encoder.first_scored)
+            elif self.method == "enumerate":
+                others = encoder.encode([template.text_at(index) for index in range(template.space_size)])
+            else:
+                others = encoder.encode([] if automaton is not None else self.references())
+            self._prepared[key] = _Prepared(own.followed_by(others), automaton, no_search)
+        return self._prepared[key]
+
+    def _find_automaton(self, encoder: Encoder, why_no_search: str) -> tuple[TokenAutomaton | None, str]:
         """The template's automaton where the method may use one, or the reason why there is none."""
         # A small space is encoded text by text as fast as its automaton is audited.
         encode_all = self.method == "enumerate" and self.canaries.template.space_size <= AUDITED_ENCODINGS
         if self.method in ("sample", "skew_normal") or encode_all:
             return None, ""
+        self._check_search(why_no_search)
         try:
+            if why_no_search and self.method == "auto":
+                return None, f"no search, uniform references instead: {why_no_search}"
             return build_automaton(self.canaries.template, encoder), ""
         except InputError as error:
             if self.method in _NEED_SEARCH:
@@ -173,10 +188,19 @@ class ExposureMeter:
             reason = f"no search, uniform references instead: {error}"
             return None, reason if self.method == "auto" else ""
 
+    def _why_no_search(self, scorer: Scorer | None) -> str:
+        """Why a prefix of a text has no score; "" where it has one."""
+        if isinstance(scorer, MaskedScorer):
+            return "a masked model predicts each token from all the others"
+        return "the source holds the secret too" if isinstance(self._source, SourceTemplate) else ""
+
+    def _check_search(self, why_not: str) -> None:
+        if why_not and self.method in _NEED_SEARCH:
+            rule = f"must be 'auto', 'enumerate', 'sample' or 'skew_normal' here, since {why_not}"
+            raise InputError("method", rule, self.method, "Use method='auto'.")
+
     def references(self) -> list[str]:
-        """Uniform draws of what is no canary, where the method compares with such."""
-        if self._automaton is not None:
-            return []
+        """Uniform draws of what is no canary."""
         template, size = self.canaries.template, self.canaries.template.space_size
         taken = [template.index_of(canary.text) for canary in self.canaries]
         # A stream of its own: with the draw's seed, the references would go on where the canaries ended.
@@ -184,12 +208,12 @@ class ExposureMeter:
         count = min(self.settings.references, size - len(taken))
         return [template.text_at(index) for index in itertools.islice(drawn, count)]
 
-    def _places_in_space(self) -> np.ndarray:
+    def _places_in_space(self, encoded: EncodedTexts) -> np.ndarray:
         """(K,) where each canary stands among the competitors, when those are the whole space; else empty."""
         if self.method != "enumerate":
             return np.zeros(0, dtype=np.int64)
         # Equal texts end at one vertex of the token tree.
-        ends = self._encoded.tree.vertices.last_of_sequence
+        ends = encoded.tree.vertices.last_of_sequence
         own, space = ends[: len(self.canaries)], ends[len(self.canaries) :]
         order = np.argsort(space)
         return order[np.searchsorted(space, own, sorter=order)]
@@ -209,17 +233,23 @@ class ExposureMeter:
         )
         return asdict(bound)
 
-    def _estimate(self, model: nn.Module) -> tuple[np.ndarray, list[CostEstimate]]:
-        """Costs (K,) of the canaries in bits, and one estimate for each."""
-        scorer = CausalScorer(
-            model, self.tokenizer, end_token=self.settings.end_token, max_batch_tokens=self._max_batch_tokens
+    def _estimate(self, model: nn.Module) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...]]:
+        """Costs (K,) of the canaries in bits, one estimate for each, and what the report says of them."""
+        scorer = make_scorer(
+            model,
+            self.tokenizer,
+            source=self._source,
+            end_token=self.settings.end_token,
+            max_batch_tokens=self._max_batch_tokens,
         )
-        bits = scorer.sequence_bits(self._encoded)
+        prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
+        bits = scorer.sequence_bits(prepared.encoded)
         costs, competitors = bits[: len(self.canaries)], bits[len(self.canaries) :]
-        occasion = Occasion(
-            self.canaries, self.settings, self._automaton, scorer, costs, competitors, self._places_in_space()
-        )
-        return costs, getattr(occasion, self.method)()
+        places = self._places_in_space(prepared.encoded)
+        occasion = Occasion(self.canaries, self.settings, prepared.automaton, scorer, costs, competitors, places)
+        kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
+        notes = tuple(note for note in (kind, prepared.no_search) if note)
+        return costs, getattr(occasion, self.method)(), notes
 
 
 def measure_exposure(
@@ -235,6 +265,7 @@ def measure_exposure(
     base_model: nn.Module | None = None,
     end_token: bool = False,
     max_batch_tokens: int | None = None,
+    source: str | None = None,
     **more: Any,
 ) -> ExposureReport:
     """The exposure of every canary of a set under a model: how much likelier it is than chance made it.
@@ -246,10 +277,11 @@ def measure_exposure(
     Source: Carlini et al. 2019, "The Secret Sharer", Definitions 2 to 4 and Section 4.3.
 
     Args:
-        model: a causal language model; left as it was found.
+        model: a causal language model, an encoder-decoder one (with `source`) or a masked one; left as it was found.
         tokenizer: its tokenizer.
         canaries: inserted ones and held-out controls.
         base_model: a model that did not see the canaries: its exposures are reported beside.
+        source: what an encoder-decoder model reads, fixed or with the template's holes (see `ExposureMeter`).
 
     The other arguments are those of `ExposureMeter`, which prepares a measurement that is taken many times.
 
@@ -280,6 +312,7 @@ def measure_exposure(
         confidence_level=confidence_level,
         end_token=end_token,
         max_batch_tokens=max_batch_tokens,
+        source=source,
         **more,
     )
     return meter.measure(model, base_model=base_model)

@@ -1,0 +1,152 @@
+"""The scorer for masked language models: pseudo-log-likelihoods.
+
+Shapes: N texts, B rows of T tokens in a batch, n scored tokens of one text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.scoring.batches import score_in_batches
+from hf_exposure.scoring.causal import _NOISE_BITS, _context_length, _default_batch_tokens
+from hf_exposure.scoring.encoding import EncodedTexts, Encoder, _special_tokens_around
+from hf_exposure.scoring.forward import _bits_at
+from hf_exposure.scoring.logits import ForwardCounts, LogitReader
+from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.path_query import PathBits, PathQuery
+
+__all__ = ["MaskedScorer"]
+
+
+class MaskedScorer:
+    """Scores texts under a masked language model by pseudo-log-likelihood.
+
+    `PLL(x) = sum_i -log2 p(x_i | x with token i masked)`: each token is masked in turn and predicted from all the
+    others. It is no log-perplexity: the sum is not the logarithm of a probability of the text, and `2^-bits` over all
+    texts does not sum to at most 1. Ranks and exposures among texts of one template are well defined all the same. A
+    text has no score before it is whole, so there is no search.
+
+    Special tokens around a text are seen but neither masked nor scored. Rows of a batch are of one length: nothing is
+    padded. A text of n tokens costs n rows.
+
+    Source: Salazar et al. 2020, "Masked Language Model Scoring", Section 2.
+
+    Args:
+        model: any module that takes `input_ids` (B, T) and returns an object with `.logits` (B, T, V).
+        tokenizer: a Hugging Face tokenizer with a mask token.
+        max_batch_tokens: tokens fed in one call, as for `CausalScorer`.
+
+    Raises:
+        InputError: a tokenizer without a mask token.
+    """
+
+    note = "log-perplexities are pseudo-log-likelihoods: each token given all others, not only those before it"
+
+    def __init__(self, model: nn.Module, tokenizer: Any, *, max_batch_tokens: int | None = None) -> None:
+        mask = getattr(tokenizer, "mask_token_id", None)
+        if mask is None:
+            rule = "must have a mask token for a model that reads in both directions"
+            raise InputError("tokenizer", rule, type(tokenizer).__name__, "Set tokenizer.mask_token.")
+        if max_batch_tokens is not None and max_batch_tokens < 1:
+            remedy = "Leave it out for a default that fits."
+            raise InputError("max_batch_tokens", "must be at least 1", max_batch_tokens, remedy)
+        self.model, self._mask = model, int(mask)
+        self.encoder = _WholeTextEncoder(tokenizer)
+        self._reader = LogitReader(model)
+        self._max_batch_tokens = max_batch_tokens
+
+    @property
+    def counts(self) -> ForwardCounts:
+        """Calls of the model, rows and tokens fed so far."""
+        return self._reader.counts
+
+    @property
+    def noise_bits(self) -> float:
+        return _NOISE_BITS[compute_dtype(self.model)]
+
+    def encode(self, texts: Sequence[str]) -> EncodedTexts:
+        return self.encoder.encode(texts)
+
+    def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
+        """(N,) pseudo-log-likelihood of each text in bits, of at least 0. Equal texts get equal figures.
+
+        Raises:
+            InputError: a text longer than the model's context.
+            NonFiniteScoreError: the model returned NaN; names the text.
+        """
+        distinct = sorted(set(encoded.ids), key=lambda ids: (len(ids), ids))
+        self._check_length(encoded)
+        leading, trailing = len(self.encoder.leading), self.encoder.trailing
+        rows = [((*ids, *trailing), at) for ids in distinct for at in range(leading, len(ids))]
+        bits = np.zeros(len(rows))
+        widths = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
+        with borrowed(self.model):
+            # One length at a time: a model need not know what padding is.
+            for width in np.unique(widths).tolist():
+                start, stop = np.searchsorted(widths, [width, width + 1]).tolist()
+                alike = rows[start:stop]
+                bits[start:stop] = self._score_rows(alike)
+        ends = np.cumsum([len(ids) - leading for ids in distinct], dtype=np.int64)
+        sums = [part.sum() for part in np.split(bits, ends[:-1])] if len(ends) else []
+        totals = dict(zip(distinct, sums, strict=True))
+        figures = np.array([totals[ids] for ids in encoded.ids], dtype=np.float64)
+        if np.isnan(figures).any():
+            text = encoded.texts[int(np.flatnonzero(np.isnan(figures))[0])]
+            raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
+        return figures
+
+    def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
+        self._refuse_search()
+
+    def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
+        self._refuse_search()
+
+    def _score_rows(self, rows: list[tuple[tuple[int, ...], int]]) -> np.ndarray:
+        """Bits of the token at each row's place, masked; rows of one length."""
+        if self._max_batch_tokens is None:
+            self._max_batch_tokens = _default_batch_tokens(self.model, self._reader.reads_rows)
+        widths = np.full(len(rows), len(rows[0][0]))
+        bits, self._max_batch_tokens = score_in_batches(
+            widths, self._max_batch_tokens, lambda batch: self._score_batch(rows[batch])
+        )
+        return bits
+
+    def _score_batch(self, rows: list[tuple[tuple[int, ...], int]]) -> np.ndarray:
+        device = model_device(self.model)
+        ids_BT = torch.as_tensor([ids for ids, _ in rows], device=device)
+        row, place = torch.arange(len(rows), device=device), torch.as_tensor([at for _, at in rows], device=device)
+        tokens = ids_BT[row, place]
+        ids_BT[row, place] = self._mask
+        logits = self._reader(input_ids=ids_BT)
+        return _bits_at(logits, row * logits.positions + place, row, tokens)
+
+    def _check_length(self, encoded: EncodedTexts) -> None:
+        longest = _context_length(self.model)
+        tokens = encoded.matrix_NL.shape[1] + len(self.encoder.trailing)
+        if len(encoded) and longest is not None and longest < tokens:
+            text = encoded.texts[int(np.argmax(encoded.matrix_NL[:, -1]))]
+            rule = f"must fit the model's context of {longest} tokens"
+            raise InputError("texts", rule, text, f"It takes {tokens}: use a shorter template.")
+
+    def _refuse_search(self) -> NoReturn:
+        raise InputError(
+            "model",
+            "must read from left to right where texts are searched: a masked model gives a prefix no score",
+            type(self.model).__name__,
+            "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal'.",
+        )
+
+
+class _WholeTextEncoder(Encoder):
+    """Every token of a text is scored, its first one too; `trailing` is what the model sees after it."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__(tokenizer)
+        _, self.trailing = _special_tokens_around(tokenizer)
+        self.first_scored = len(self.leading)

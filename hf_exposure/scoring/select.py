@@ -1,0 +1,161 @@
+"""Which scorer a model needs, found on the model itself, and the log-perplexities of texts under it."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_exposure.errors import InputError
+from hf_exposure.scoring.causal import CausalScorer
+from hf_exposure.scoring.masked import MaskedScorer
+from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.seq2seq import Seq2SeqScorer, Source
+
+__all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]
+
+_PROBE_TOKENS = 8
+# Below this share of the logits' own spread, a difference is rounding: experts and quantised layers mix their rows.
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+def make_scorer(
+    model: nn.Module,
+    tokenizer: Any,
+    *,
+    source: Source | None = None,
+    end_token: bool = False,
+    max_batch_tokens: int | None = None,
+) -> CausalScorer | MaskedScorer:
+    """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
+
+    A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
+
+    Args:
+        model: left as it was found; the check is one forward pass of 2 rows of 8 tokens.
+        tokenizer: its tokenizer.
+        source: for an encoder-decoder model: a fixed text, or a function from a target to its source.
+        end_token: whether the end of each text is scored too; not for masked models.
+        max_batch_tokens: tokens fed in one call; a default that fits the device.
+
+    Raises:
+        InputError: no source for an encoder-decoder model, or one for another; a model that reads in both directions
+            with a tokenizer without a mask token, or with `end_token=True`.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
+        >>> type(make_scorer(model, ByT5Tokenizer())).__name__
+        'CausalScorer'
+    """
+    kind = type(model).__name__
+    if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        if source is None:
+            rule = "must be given for an encoder-decoder model"
+            raise InputError("source", rule, None, "Pass source='...' (log_perplexity: sources=[...]).")
+        return Seq2SeqScorer(model, tokenizer, source=source, end_token=end_token, max_batch_tokens=max_batch_tokens)
+    if source is not None:
+        raise InputError("source", "goes with encoder-decoder models only", kind, "Leave it out.")
+    if not sees_later_tokens(model, tokenizer):
+        return CausalScorer(model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens)
+    if getattr(tokenizer, "mask_token_id", None) is None:
+        rule = "must read from left to right, or come with a tokenizer that has a mask token"
+        raise InputError("model", rule, kind, "Its logits depend on later tokens: set tokenizer.mask_token.")
+    if end_token:
+        raise InputError("end_token", "goes with models that read from left to right", True, "Leave it out.")
+    return MaskedScorer(model, tokenizer, max_batch_tokens=max_batch_tokens)
+
+
+def sees_later_tokens(model: nn.Module, tokenizer: Any) -> bool:
+    """Whether the logits of a first token move when all tokens after it change: a model that reads both ways.
+
+    One forward pass of 2 rows, in evaluation mode, without gradients or random numbers.
+    """
+    first, second, third = _probe_tokens(tokenizer)
+    rows = [[first] + [other] * (_PROBE_TOKENS - 1) for other in (second, third)]
+    with borrowed(model):
+        try:
+            logits = model(input_ids=torch.as_tensor(rows, device=model_device(model))).logits[:, 0]
+        except Exception:  # a model that cannot be called fails again, in scoring, where the message names a text
+            return False
+    one, other = logits.double()
+    known = torch.isfinite(one) & torch.isfinite(other)
+    spread = one[known].std(correction=0).item() if known.any() else 0.0
+    moved = (one - other)[known].abs().max().item() if known.any() else 0.0
+    return moved > _ROUNDING[compute_dtype(model)] * spread
+
+
+def log_perplexity(
+    model: nn.Module,
+    tokenizer: Any,
+    texts: Sequence[str],
+    *,
+    sources: str | Sequence[str] | None = None,
+    end_token: bool = False,
+    max_batch_tokens: int | None = None,
+) -> np.ndarray:
+    """Log-perplexity of each text in bits: `Px(x) = sum_i -log2 p(x_i | x_<i)`, a sum over tokens, never a mean.
+
+    An encoder-decoder model gives `sum_i -log2 p(y_i | y_<i, source)` (`Seq2SeqScorer`). A masked model gives the
+    pseudo-log-likelihood, each token given all the others, which is another quantity (`MaskedScorer`).
+
+    Source: Carlini et al. 2019, "The Secret Sharer", Definition 1; Section 6.2 for translation.
+
+    Args:
+        model: a language model (any module from `input_ids` to `.logits`). Its training flags, configuration and
+            random state are left as found.
+        tokenizer: its tokenizer. Special tokens before a text (BOS) are context; those after it (EOS) are not scored
+            unless `end_token=True`; a first token with nothing before it is not scored.
+        texts: N strings, scored in the tokenizer's canonical encoding.
+        sources: for an encoder-decoder model, one source for each text or one string for all.
+        end_token: also score one end token after each text.
+        max_batch_tokens: tokens fed in one call of the model; a default that fits the device.
+
+    Returns:
+        float64 array (N,), in input order, of at least 0. Equal texts get equal figures. `inf` where the model gives
+        a token probability 0.
+
+    Raises:
+        InputError: a text with no predicted token, longer than the context, or not encodable; sources that are
+            missing, out of place or not as many as texts; a model that reads both ways without a mask token.
+        NonFiniteScoreError: NaN logits; names the text.
+
+    Example:
+        >>> import torch
+        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
+        >>> _ = torch.nn.init.zeros_(model.lm_head.weight)      # every byte equally likely: log2(384) = 8.585 bits
+        >>> log_perplexity(model, ByT5Tokenizer(), ["ab", "abc"]).round(3).tolist()
+        [8.585, 17.17]
+    """
+    if isinstance(texts, str):
+        raise InputError("texts", "must be a list of strings", texts, "Write [text].")
+    source = sources if sources is None or isinstance(sources, str) else _given_with_texts
+    scorer = make_scorer(
+        model,
+        tokenizer,
+        source=source,
+        end_token=end_token,
+        max_batch_tokens=max_batch_tokens,
+    )
+    encoded = scorer.encode(texts)
+    if isinstance(scorer, Seq2SeqScorer) and not isinstance(sources, str):
+        return scorer.sequence_bits(encoded, sources)
+    return scorer.sequence_bits(encoded)
+
+
+def _given_with_texts(text: str) -> str:
+    raise AssertionError("sources are given with the texts")
+
+
+def _probe_tokens(tokenizer: Any) -> tuple[int, int, int]:
+    """Three tokens of plain characters, the last two different; the first ids where it has too few of those."""
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    encoded = tokenizer(list(string.digits + string.ascii_letters), add_special_tokens=False)["input_ids"]
+    plain = list(dict.fromkeys(ids[-1] for ids in encoded if ids and ids[-1] not in special))
+    first, second, third = (*plain, 0, 1, 2)[:3] if len(plain) > 2 else (0, 1, 2)
+    return first, second, third

@@ -1,0 +1,339 @@
+"""The scorer for encoder-decoder models: a target's log-perplexity given its source.
+
+Shapes: N targets, B rows in a batch, S source tokens, T target tokens fed, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.scoring.batches import score_in_batches
+from hf_exposure.scoring.causal import CausalScorer, _context_length
+from hf_exposure.scoring.encoding import EncodedTexts, Encoder
+from hf_exposure.scoring.forward import Mode, _bits_at, _repeat_cache
+from hf_exposure.scoring.model_state import borrowed, model_device
+from hf_exposure.scoring.path_query import PathBits, PathQuery
+from hf_exposure.scoring.token_tree import pad_sequences
+
+__all__ = ["Seq2SeqScorer", "Source", "SourceTemplate", "source_for"]
+
+Source = str | Callable[[str], str]
+"""One source for all targets, or a function from a target to its source."""
+
+
+class Seq2SeqScorer(CausalScorer):
+    """Scores target texts under an encoder-decoder model: `Px(y | x) = sum_i -log2 p(y_i | y_<i, x)`, teacher-forced.
+
+    The decoder is fed `decoder_start_token_id` and then the target: the first target token is predicted by the start
+    token. Special tokens that the tokenizer puts before a target (BOS, a language code) are context; the end token is
+    scored with `end_token=True` only. The source is encoded with all its special tokens, as in training.
+
+    With one fixed source the encoder runs once, and the decoder after it is a causal model: everything that
+    `CausalScorer` does holds, search included. A source of its own for each target may hold the secret too; then
+    texts can be scored but not searched, since a prefix of the target has no score before its source is known.
+
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 6.2 (neural machine translation).
+
+    Args:
+        model: takes `input_ids`, `attention_mask`, `decoder_input_ids` and `encoder_outputs`, as Hugging Face's do.
+        tokenizer: encodes sources, and targets by `text_target`.
+        source: a fixed text, or a function from a target to its source (`SourceTemplate`); None where every call of
+            `sequence_bits` brings its own.
+        end_token: whether the end of each target is scored too.
+        max_batch_tokens: source and target tokens fed in one call, as for `CausalScorer`.
+        mode: as for `CausalScorer`.
+
+    Raises:
+        InputError: a model without a decoder start token; a source that is empty or longer than the context.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        source: Source | None = None,
+        end_token: bool = False,
+        max_batch_tokens: int | None = None,
+        mode: Mode | None = None,
+    ) -> None:
+        decoder = _Decoder(model)
+        super().__init__(decoder, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, mode=mode)
+        self.encoder = _TargetEncoder(tokenizer, _start_token(model), end_token=end_token)
+        self.source, self._source_tokenizer = source, tokenizer
+        if isinstance(source, str):
+            decoder.fix_source(self._source_ids([source])[source])
+
+    def sequence_bits(self, encoded: EncodedTexts, sources: Sequence[str] | None = None) -> np.ndarray:
+        """(N,) bits of each target given its source: `sources[i]` where they are given, else the scorer's own.
+
+        Equal targets with equal sources get equal figures.
+
+        Raises:
+            InputError: no source; a number of sources that is not the number of targets; a text beyond the context.
+            NonFiniteScoreError: the model returned NaN; names the target.
+        """
+        if sources is None and isinstance(self.source, str):
+            return super().sequence_bits(encoded)
+        if sources is None:
+            source_of = self._required_source()
+            sources = [source_of(text) for text in encoded.texts]
+        if isinstance(sources, str) or len(sources) != len(encoded):
+            rule = f"must be one text for each of the {len(encoded)} targets"
+            raise InputError("sources", rule, sources, "Write sources=[source] * len(texts), or one string for all.")
+        if not len(encoded):
+            return np.zeros(0)
+        longest = int(np.argmax(encoded.matrix_NL[:, -1]))
+        self._check_length(encoded.matrix_NL.shape[1], encoded.texts[longest])
+        return self._score_pairs(encoded, sources)
+
+    def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
+        self._refuse_search()
+        return super().path_bits(prefix, queries)
+
+    def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
+        """(P,) bits of each token of `prefix` given those before it and the source; NaN for context."""
+        self._refuse_search()
+        return super().prefix_bits(prefix)
+
+    def _score_pairs(self, encoded: EncodedTexts, sources: Sequence[str]) -> np.ndarray:
+        """Each distinct pair of a source and a target once, in batches of similar lengths."""
+        ids_of = self._source_ids(sources)
+        keys = [(ids_of[source], ids) for source, ids in zip(sources, encoded.ids, strict=True)]
+        pairs = sorted(set(keys), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
+        # Both sides are padded to the longest of a batch: in this order the widths are within a little of the sums.
+        widths = np.maximum.accumulate([len(source) for source, _ in pairs])
+        widths = widths + np.maximum.accumulate([len(target) - 1 for _, target in pairs])
+        with borrowed(self.model):
+            bits, self._max_batch_tokens = score_in_batches(
+                widths, self._batch_tokens(), lambda rows: self._score_batch(pairs[rows])
+            )
+        totals = dict(zip(pairs, bits.tolist(), strict=True))
+        figures = np.array([totals[key] for key in keys])
+        if np.isnan(figures).any():
+            text = encoded.texts[int(np.flatnonzero(np.isnan(figures))[0])]
+            raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
+        return figures
+
+    def _score_batch(self, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> np.ndarray:
+        """(B,) bits of each pair. Padding is on the right: sources are masked there, targets not read."""
+        device = model_device(self.model)
+        source_BS = pad_sequences([source for source, _ in pairs])
+        target_BT = pad_sequences([target for _, target in pairs])
+        # A target's last token is read, not fed; what stands after a target is seen by no token of it.
+        fed = np.where(target_BT < 0, target_BT[:, :1], target_BT)[:, :-1]
+        logits = self._reader(
+            input_ids=torch.as_tensor(fed, device=device),
+            source_ids=torch.as_tensor(np.where(source_BS < 0, source_BS[:, :1], source_BS), device=device),
+            source_mask=torch.as_tensor((source_BS >= 0).astype(np.int64), device=device),
+        )
+        row, slot = np.nonzero(target_BT[:, self.encoder.first_scored :] >= 0)
+        slot += self.encoder.first_scored
+        bits = _bits_at(
+            logits,
+            torch.as_tensor(row * logits.positions + slot - 1, device=device),
+            torch.arange(len(row), device=device),
+            torch.as_tensor(target_BT[row, slot], device=device),
+        )
+        return np.bincount(row, weights=bits, minlength=len(pairs))
+
+    def _source_ids(self, sources: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """The tokens of each distinct source, special tokens included."""
+        distinct = list(dict.fromkeys(sources))
+        for source in distinct:
+            if not isinstance(source, str) or not source:
+                raise InputError("source", "must be a text of at least one character", source, "Pass source='...'.")
+        encoded = self._source_tokenizer(distinct)["input_ids"] if distinct else []
+        longest = _context_length(self.model)
+        for source, ids in zip(distinct, encoded, strict=True):
+            if longest is not None and len(ids) > longest:
+                rule = f"must fit the model's context of {longest} tokens"
+                raise InputError("source", rule, source, f"It takes {len(ids)}: use a shorter source.")
+        return {source: tuple(ids) for source, ids in zip(distinct, encoded, strict=True)}
+
+    def _required_source(self) -> Callable[[str], str]:
+        if self.source is None:
+            remedy = "Pass source='...' (log_perplexity: sources=[...])."
+            raise InputError("source", "must be given for an encoder-decoder model", None, remedy)
+        assert not isinstance(self.source, str)
+        return self.source
+
+    def _refuse_search(self) -> None:
+        if not isinstance(self.source, str):
+            raise InputError(
+                "source",
+                "must be one fixed text where texts are searched: one that holds the secret differs with each of them",
+                self._required_source(),
+                "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal', or a source without holes.",
+            )
+
+
+@dataclass(frozen=True, repr=False)
+class SourceTemplate:
+    """The source of each text of a template, with the same secret in its holes.
+
+    Args:
+        text: fixed text with holes that the target's template has too; any of them, each as often as wanted.
+        template: of the targets.
+
+    Raises:
+        InputError: a hole that the template lacks, or with a format; braces that do not match.
+
+    Example:
+        >>> from hf_exposure import CanaryTemplate, Digits
+        >>> target = CanaryTemplate("Ma carte : {pin}", pin=Digits(4))
+        >>> SourceTemplate("My card: {pin}", target)("Ma carte : 0417")
+        'My card: 0417'
+    """
+
+    text: str
+    template: CanaryTemplate
+
+    def __post_init__(self) -> None:
+        fields = _fields(self.text)
+        known = self.template.spaces
+        for _, name, form, conversion in fields:
+            if name is not None and (name not in known or form or conversion):
+                rule = f"may have only the template's holes, plain: {', '.join(known)}"
+                raise InputError("source", rule, self.text, "Double a literal brace: {{ }}.")
+
+    def __call__(self, text: str) -> str:
+        """The source that belongs to the target `text`."""
+        return self.text.format_map(self.template.parse(text))
+
+    def __repr__(self) -> str:
+        return repr(self.text)
+
+
+def source_for(source: str | None, template: CanaryTemplate) -> Source | None:
+    """What `source` means beside `template`: a fixed text, or with holes one text for each target.
+
+    Raises:
+        InputError: as `SourceTemplate`.
+
+    Example:
+        >>> from hf_exposure import CanaryTemplate, Digits
+        >>> source_for("translate {{this}}", CanaryTemplate("pin {pin}", pin=Digits(4)))
+        'translate {this}'
+    """
+    if source is None:
+        return None
+    if not isinstance(source, str):
+        raise InputError("source", "must be a text", source, "Pass source='...'; holes are written {name}.")
+    if any(name is not None for _, name, _, _ in _fields(source)):
+        return SourceTemplate(source, template)
+    return source.format()
+
+
+class _Decoder(nn.Module):
+    """The decoder given its source, as a causal model: `input_ids` are the decoder's own.
+
+    The whole model is called each time, never its encoder alone, so that sharded models gather their weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.inner, self.config = model, model.config
+        self._source: torch.Tensor | None = None
+        self._encoded: torch.Tensor | None = None
+        self._cross_cache: Any = None
+
+    def get_output_embeddings(self) -> Any:
+        return getattr(self.inner, "get_output_embeddings", lambda: None)()
+
+    def fix_source(self, ids: Sequence[int]) -> None:
+        self._source = torch.as_tensor([ids], device=model_device(self.inner))
+
+    # No position_ids and no 4-D mask: a call that brings them is refused, and another way of reading is tried.
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        use_cache: bool = False,
+        past_key_values: Any = None,
+        source_ids: torch.Tensor | None = None,
+        source_mask: torch.Tensor | None = None,
+    ) -> Any:
+        if source_ids is not None:
+            return self.inner(
+                input_ids=source_ids, attention_mask=source_mask, decoder_input_ids=input_ids, use_cache=False
+            )
+        assert self._source is not None
+        times = len(input_ids)
+        inputs: dict[str, Any] = {
+            "attention_mask": torch.ones_like(self._source).expand(times, -1),
+            "encoder_outputs": BaseModelOutput(last_hidden_state=self._encoded_source().expand(times, -1, -1)),
+        }
+        if past_key_values is not None:
+            cross = _repeat_cache(self._cross_cache, times)
+            inputs["past_key_values"] = EncoderDecoderCache(past_key_values, cross)
+        output = self.inner(decoder_input_ids=input_ids, use_cache=use_cache, **inputs)
+        cache = output.past_key_values if use_cache else None
+        if cache is not None and past_key_values is None and times == 1:
+            # The caller keeps the target's keys and values; those of the source are the same for every prefix.
+            self._cross_cache = cache.cross_attention_cache
+        own = getattr(cache, "self_attention_cache", None)
+        return SimpleNamespace(logits=output.logits, past_key_values=own)
+
+    def _encoded_source(self) -> torch.Tensor:
+        """(1, S, H), computed once."""
+        if self._encoded is None:
+            assert self._source is not None
+            output = self.inner(
+                input_ids=self._source,
+                attention_mask=torch.ones_like(self._source),
+                decoder_input_ids=self._source[:, :1],
+                use_cache=False,
+            )
+            self._encoded = output.encoder_last_hidden_state
+        return self._encoded
+
+
+class _TargetEncoder(Encoder):
+    """Targets as the decoder reads them: the start token first, then the target's own encoding."""
+
+    def __init__(self, tokenizer: Any, start_token: int, *, end_token: bool) -> None:
+        super().__init__(_TargetSide(tokenizer), end_token=end_token)
+        self.leading = (start_token, *self.leading)
+        self.first_scored = len(self.leading)
+
+
+class _TargetSide:
+    """A tokenizer that reads every text as a target: another vocabulary or language code, where it has one."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def __call__(self, text: Any, **keywords: Any) -> Any:
+        return self._tokenizer(text_target=text, **keywords)
+
+
+def _start_token(model: nn.Module) -> int:
+    for config in (model.config, getattr(model, "generation_config", None)):
+        start = getattr(config, "decoder_start_token_id", None)
+        if isinstance(start, int):
+            return start
+    rule = "must have a decoder start token in its configuration"
+    raise InputError("model", rule, type(model).__name__, "Set model.config.decoder_start_token_id.")
+
+
+def _fields(text: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    try:
+        return list(string.Formatter().parse(text))
+    except ValueError as error:
+        rule = f"must have matching braces ({error})"
+        raise InputError("source", rule, text, "Double a literal brace: {{ }}.") from None
