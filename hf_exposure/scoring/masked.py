@@ -83,15 +83,15 @@ class MaskedScorer:
         distinct = sorted(set(encoded.ids), key=lambda ids: (len(ids), ids))
         self._check_length(encoded)
         leading, trailing = len(self.encoder.leading), self.encoder.trailing
-        rows = [((*ids, *trailing), at) for ids in distinct for at in range(leading, len(ids))]
+        whole = ((len(ids), (*ids, *trailing)) for ids in distinct)
+        rows = [(ids, at) for own, ids in whole for at in range(leading, own)]
         bits = np.zeros(len(rows))
         widths = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
         with borrowed(self.model):
             # One length at a time: a model need not know what padding is.
             for width in np.unique(widths).tolist():
                 start, stop = np.searchsorted(widths, [width, width + 1]).tolist()
-                alike = rows[start:stop]
-                bits[start:stop] = self._score_rows(alike)
+                bits[start:stop] = self._score_rows(rows[start:stop])
         ends = np.cumsum([len(ids) - leading for ids in distinct], dtype=np.int64)
         sums = [part.sum() for part in np.split(bits, ends[:-1])] if len(ends) else []
         totals = dict(zip(distinct, sums, strict=True))
