@@ -17,6 +17,7 @@ from hf_exposure.scoring.forward import Mode, Prefix, edge_bits, encode_prefix
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
+from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, probe_tree
 from hf_exposure.scoring.token_tree import TokenTree
@@ -54,6 +55,7 @@ class CausalScorer:
         max_batch_tokens: tokens fed in one call; by default what keeps a batch's logits within 256 MiB on a CPU or a
             fifth of the free memory on a GPU.
         mode: force one of the three ways; tests and benchmarks do.
+        processes: those that score together; every one of them must make the same calls in the same order.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class CausalScorer:
         end_token: bool = False,
         max_batch_tokens: int | None = None,
         mode: Mode | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         if max_batch_tokens is not None and max_batch_tokens < 1:
             raise InputError(
@@ -72,6 +75,7 @@ class CausalScorer:
         self.model = model
         self.encoder = Encoder(tokenizer, end_token=end_token)
         self._reader = LogitReader(model)
+        self._processes = processes
         self.mode = mode
         # A sliding window shows only beyond its length: a way is trusted up to the length that it was tried at.
         self._proven_length = 0.0 if mode is None else math.inf
@@ -145,7 +149,7 @@ class CausalScorer:
         while True:
             try:
                 batch_rows = max(1, tokens // width)
-                return edge_bits(self._reader, tree, rows, prefix, mode, batch_rows), prefix
+                return edge_bits(self._reader, tree, rows, prefix, mode, batch_rows, self._processes), prefix
             except (torch.OutOfMemoryError, RuntimeError) as error:
                 if not is_out_of_memory(error) or tokens <= width:
                     raise
@@ -170,20 +174,23 @@ class CausalScorer:
         tolerance = _AGREEMENT_BITS[compute_dtype(self.model)]
         modes: tuple[Mode, ...] = ("packed", "cached")
         for mode in modes:
+            agrees = False
             try:
                 found, _ = self._score_as(sample, mode)
+                agrees = np.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True)
             except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
                 if is_out_of_memory(error):
                     raise
-                continue
-            if np.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True):
+            # All processes take the same way, or none would wait for the others' calls.
+            if self._processes.smallest(int(agrees)):
                 self._proven_length = proven
                 return mode
         return "plain"
 
     def _batch_tokens(self) -> int:
         if self._max_batch_tokens is None:
-            self._max_batch_tokens = _default_batch_tokens(self.model, self._reader.reads_rows)
+            fits = _default_batch_tokens(self.model, self._reader.reads_rows)
+            self._max_batch_tokens = self._processes.smallest(fits)
         return self._max_batch_tokens
 
     def _check_length(self, tokens: int, text: str) -> None:

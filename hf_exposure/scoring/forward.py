@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 
 from hf_exposure.scoring.logits import LogitReader, Logits
 from hf_exposure.scoring.model_state import compute_dtype, model_device
 from hf_exposure.scoring.packing import Rows
+from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.token_tree import IntArray, TokenTree
 
 __all__ = ["Mode", "Prefix", "edge_bits", "encode_prefix"]
@@ -55,40 +57,70 @@ def encode_prefix(reader: LogitReader, prefix: IntArray, mode: Mode) -> Prefix:
 
 
 def edge_bits(
-    reader: LogitReader, tree: TokenTree, rows: Rows, prefix: Prefix, mode: Mode, batch_rows: int
+    reader: LogitReader,
+    tree: TokenTree,
+    rows: Rows,
+    prefix: Prefix,
+    mode: Mode,
+    batch_rows: int,
+    processes: Processes = ALONE,
 ) -> np.ndarray:
-    """(E,) float64 bits of every edge of `tree`; NaN for edges at the end of an empty prefix."""
-    bits = np.full(len(tree.edge_parent), np.nan)
+    """(E,) float64 bits of every edge of `tree`; NaN for edges at the end of an empty prefix.
+
+    With several processes each feeds its part of the rows, and all get all figures.
+    """
+    bits = np.zeros(len(tree.edge_parent))
+    share = -(-len(rows) // processes.count)
+    for first in range(0, share, batch_rows):
+        batch = processes.rank * share + np.arange(first, min(first + batch_rows, share))
+        is_real = (batch < min((processes.rank + 1) * share, len(rows))) & (batch < len(rows))
+        # The last rows stand in for those that this process lacks: its calls are as many and as large as the others'.
+        batch = np.minimum(batch, len(rows) - 1)
+        width = int((rows.width if processes.count > 1 else rows.width[batch]).max())
+        found, edges = _score_batch(reader, tree, rows, prefix, mode, batch, is_real, width)
+        bits[edges] = found
+    bits = processes.sum(bits)
     at_root = int(np.searchsorted(tree.edge_parent, 0))
+    bits[:at_root] = np.nan
     if at_root and prefix.last_logits is not None:
         last = prefix.last_logits
         tokens = torch.as_tensor(tree.edge_token[:at_root], device=last.device)
         zero = torch.zeros_like(tokens)
         at_end = Logits(lambda rows: last[rows], last.shape[-1], 1, None)
         bits[:at_root] = _bits_at(at_end, zero[:1], zero, tokens)
-    for first in range(0, len(rows), batch_rows):
-        batch = slice(first, min(first + batch_rows, len(rows)))
-        edges = slice(*np.searchsorted(tree.edge_parent, [rows.start[first], rows.stop[batch.stop - 1]]))
-        bits[edges] = _score_batch(reader, tree, rows, prefix, mode, batch, edges)
     return bits
 
 
 def _score_batch(
-    reader: LogitReader, tree: TokenTree, rows: Rows, prefix: Prefix, mode: Mode, batch: slice, edges: slice
-) -> np.ndarray:
-    slots = rows.slots(tree, batch.start, batch.stop)
+    reader: LogitReader,
+    tree: TokenTree,
+    rows: Rows,
+    prefix: Prefix,
+    mode: Mode,
+    batch: IntArray,
+    is_real: npt.NDArray[np.bool_],
+    width: int,
+) -> tuple[np.ndarray, slice]:
+    """Bits of the edges below the real rows of a batch, which are consecutive, and where those edges stand."""
+    slots = rows.slots(tree, batch, width)
     inputs, skipped = _inputs(reader.model, tree, slots, prefix, mode)
     logits = reader(**inputs)
+    real = batch[is_real]
+    if not len(real):
+        return np.zeros(0), slice(0, 0)
+    first_vertex, stop_vertex = int(rows.start[real[0]]), int(rows.stop[real[-1]])
+    edges = slice(*np.searchsorted(tree.edge_parent, [first_vertex, stop_vertex]).tolist())
     # Ancestors and empty slots are not read: a vertex is read in the one row that holds it as its own.
-    is_own = (slots >= rows.start[batch, None]) & (slots < rows.stop[batch, None])
+    is_own = (slots >= rows.start[batch, None]) & (slots < rows.stop[batch, None]) & is_real[:, None]
     own_row, own_slot = np.nonzero(is_own)
     device = inputs["input_ids"].device
-    return _bits_at(
+    found = _bits_at(
         logits,
         torch.as_tensor(own_row * logits.positions + own_slot + skipped, device=device),
-        torch.as_tensor(tree.edge_parent[edges] - rows.start[batch.start], device=device),
+        torch.as_tensor(tree.edge_parent[edges] - first_vertex, device=device),
         torch.as_tensor(tree.edge_token[edges], device=device),
     )
+    return found, edges
 
 
 def _inputs(

@@ -48,10 +48,10 @@ class Rows:
     def __len__(self) -> int:
         return len(self.start)
 
-    def slots(self, tree: TokenTree, first: int, last: int) -> IntArray:
-        """(B, W) fed vertex in each slot of rows `first:last`, `tree.size` where a slot is empty."""
-        start, stop, path = self.start[first:last], self.stop[first:last], self.path_length[first:last]
-        offset = np.arange(int(self.width[first:last].max()))[None, :] - path[:, None]
+    def slots(self, tree: TokenTree, chosen: IntArray, width: int) -> IntArray:
+        """(B, W) fed vertex in each slot of the chosen rows, `tree.size` where a slot is empty."""
+        start, stop, path = self.start[chosen], self.stop[chosen], self.path_length[chosen]
+        offset = np.arange(width)[None, :] - path[:, None]
         slots = start[:, None] + offset
         slots[offset >= (stop - start)[:, None]] = tree.size
         ancestor = tree.parent[start]

@@ -84,7 +84,7 @@ def test_every_fed_vertex_is_own_in_one_row_with_its_ancestors(
 
 
 def check_slots(tree: TokenTree, rows: Rows, first: int, last: int) -> None:
-    slots = rows.slots(tree, first, last)
+    slots = rows.slots(tree, np.arange(first, last), int(rows.width.max()))
     for row, line in zip(range(first, last), slots.tolist(), strict=True):
         held = [vertex for vertex in line if vertex < tree.size]
         assert len(held) == len(set(held)) == rows.width[row] and line[: len(held)] == held, "padding is on the right"
@@ -98,7 +98,7 @@ def check_slots(tree: TokenTree, rows: Rows, first: int, last: int) -> None:
 def test_chain_rows_are_chains(sequences: list[tuple[int, ...]]) -> None:
     tree = SequenceTree.of(sequences, 1).tree
     rows = chain_rows(tree)
-    for line in rows.slots(tree, 0, len(rows)).tolist() if len(rows) else []:
+    for line in rows.slots(tree, np.arange(len(rows)), int(rows.width.max())).tolist() if len(rows) else []:
         held = [vertex for vertex in line if vertex < tree.size]
         assert [int(tree.parent[vertex]) for vertex in held] == [-1, *held[:-1]]
 
