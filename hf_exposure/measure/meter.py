@@ -24,6 +24,8 @@ from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Metho
 from hf_exposure.records import CostEstimate, ExposureEstimate
 from hf_exposure.report import ExposureReport
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.scoring.model_state import model_device
+from hf_exposure.scoring.processes import ALONE, Processes
 
 __all__ = ["ExposureMeter", "measure_exposure"]
 
@@ -67,6 +69,8 @@ class ExposureMeter:
         confidence_level: of every interval.
         end_token: whether the end of each text is scored.
         max_batch_tokens: as for `log_perplexity`.
+        across_processes: share the work among all processes of the initialised `torch.distributed` job, as
+            `ExposureCallback` does; every process must then measure, and all get the same report.
         **more: the other fields of `MeasureSettings`: `accept_bad_fit` gives skew-normal figures of a bad fit, `delta`
             is that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound;
             `source` is what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a
@@ -86,10 +90,12 @@ class ExposureMeter:
         method: Method = "auto",
         references: int = 4096,
         max_batch_tokens: int | None = None,
+        across_processes: bool = False,
         **more: Any,
     ) -> None:
         self.settings = MeasureSettings(method=method, references=references, **more)
         self.canaries, self.tokenizer, self._max_batch_tokens = canaries, tokenizer, max_batch_tokens
+        self._across_processes = across_processes
         size = canaries.template.space_size
         # What is done: "auto" over a small space is enumeration.
         self.method: Method = "enumerate" if method == "auto" and size <= references else method
@@ -241,6 +247,7 @@ class ExposureMeter:
             source=self._source,
             end_token=self.settings.end_token,
             max_batch_tokens=self._max_batch_tokens,
+            processes=Processes.of_job(model_device(model)) if self._across_processes else ALONE,
         )
         prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
         bits = scorer.sequence_bits(prepared.encoded)

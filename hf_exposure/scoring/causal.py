@@ -17,9 +17,9 @@ from hf_exposure.scoring.forward import Mode, Prefix, edge_bits, encode_prefix
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
-from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, probe_tree
+from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.token_tree import TokenTree
 from hf_exposure.scoring.tree_sums import PathTree
 

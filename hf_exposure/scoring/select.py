@@ -14,6 +14,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer, Source
 
 __all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]
@@ -30,6 +31,7 @@ def make_scorer(
     source: Source | None = None,
     end_token: bool = False,
     max_batch_tokens: int | None = None,
+    processes: Processes = ALONE,
 ) -> CausalScorer | MaskedScorer:
     """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
 
@@ -41,6 +43,7 @@ def make_scorer(
         source: for an encoder-decoder model: a fixed text, or a function from a target to its source.
         end_token: whether the end of each text is scored too; not for masked models.
         max_batch_tokens: tokens fed in one call; a default that fits the device.
+        processes: those that share the work of a causal model; of other models each process does all of it.
 
     Raises:
         InputError: no source for an encoder-decoder model, or one for another; a model that reads in both directions
@@ -61,7 +64,9 @@ def make_scorer(
     if source is not None:
         raise InputError("source", "goes with encoder-decoder models only", kind, "Leave it out.")
     if not sees_later_tokens(model, tokenizer):
-        return CausalScorer(model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens)
+        return CausalScorer(
+            model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, processes=processes
+        )
     if getattr(tokenizer, "mask_token_id", None) is None:
         rule = "must read from left to right, or come with a tokenizer that has a mask token"
         raise InputError("model", rule, kind, "Its logits depend on later tokens: set tokenizer.mask_token.")
