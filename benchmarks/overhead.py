@@ -1,0 +1,78 @@
+"""What measuring costs a training run: the demo's model over five epochs, a measurement after each.
+
+`python -m benchmarks.overhead`: 40 inserted canaries, 64 controls, 4,096 references, by `sample`, `importance` and
+`auto`. Training time is that of the same run, measurements taken off. A last run measures after every step, as the paper
+does for its Figure 8, with 256 references.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from typing import Any
+
+import torch
+import transformers
+from datasets import disable_progress_bars
+from transformers import ByT5Tokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+from benchmarks.record import write_result
+from hf_exposure import ExposureCallback, draw_canaries, insert_canaries, presets
+from hf_exposure.demo.model import load_model
+from hf_exposure.demo.text import load_rows
+
+MOST_SHARE = {"sample": 0.05, "importance": 0.10}
+EPOCHS = 5
+TOKENIZER = ByT5Tokenizer()
+
+
+def train(callback: ExposureCallback, steps: int = -1) -> dict[str, Any]:
+    """Seconds of one run, with and without what the callback measured."""
+    transformers.set_seed(0)
+    rows = insert_canaries(load_rows(None, None, 100_000, 200), callback.canaries, seed=0)
+    encoded = rows.map(lambda batch: TOKENIZER(batch["text"]), batched=True, remove_columns=["text"])
+    model = load_model("small-gpt2", TOKENIZER, 256)
+    with tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            output_dir=folder, num_train_epochs=EPOCHS, max_steps=steps, per_device_train_batch_size=16,
+            learning_rate=2e-3, warmup_steps=20, save_strategy="no", report_to="none", disable_tqdm=True,
+            logging_strategy="no", dataloader_pin_memory=False,
+        )  # fmt: skip
+        trainer = Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=encoded,
+            data_collator=DataCollatorForLanguageModeling(TOKENIZER, mlm=False),
+            processing_class=TOKENIZER,
+            callbacks=[callback],
+        )
+        started = time.perf_counter()
+        trainer.train()
+        whole = time.perf_counter() - started
+    measuring = [report.seconds for report in callback.reports]
+    # Preparing (drawing, encoding, auditing the tokenizer) happens once, at the start of training.
+    return {
+        "whole_seconds": whole,
+        "measuring_seconds": measuring,
+        "measurements": len(measuring),
+        "share_of_training": sum(measuring) / (whole - sum(measuring)),
+        "last_mean_bits": callback.reports[-1].metrics()["eval_exposure_mean"],
+    }
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    disable_progress_bars()
+    canaries = draw_canaries(presets.random_number(9), {1: 20, 8: 15, 32: 5}, controls=64, seed=0)
+    figures: dict[str, Any] = {}
+    for method in ("sample", "importance", "auto"):
+        figures[method] = train(ExposureCallback(canaries, method=method, references=4096))
+        print(method, {key: value for key, value in figures[method].items() if key != "measuring_seconds"}, flush=True)
+    every_step = ExposureCallback(canaries, strategy="steps", steps=1, method="sample", references=256)
+    figures["every_step_256_references"] = train(every_step, steps=40)
+    print("every step", figures["every_step_256_references"]["share_of_training"])
+    print(write_result("overhead", {**figures, "most_share": MOST_SHARE, "threads": torch.get_num_threads()}))
+
+
+if __name__ == "__main__":
+    main()
