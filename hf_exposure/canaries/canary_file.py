@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from hf_exposure.canaries.canary_set import Canary, CanarySet
 from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.errors import CanaryFileError, InputError
+from hf_exposure.files import write_aside
 
 FORMAT, VERSION = "hf-exposure canaries", 1
 _CANARY_FIELDS = ("id", "text", "repetitions", "coin")
@@ -25,15 +25,7 @@ def save(canaries: CanarySet, path: str | Path) -> None:
         raise InputError("path", "must be in a folder that exists", str(path), f"Make it: mkdir -p {target.parent}")
     if target.is_dir():
         raise InputError("path", "must be a file, not a folder", str(path), f"Write {target / 'canaries.json'}.")
-    # mkstemp makes the file with mode 0600, so that there is no moment at which another user could open it.
-    descriptor, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump(_to_dict(canaries), file, indent=1)
-        os.replace(aside, target)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    write_aside(target, json.dumps(_to_dict(canaries), indent=1), private=True)
 
 
 def load(path: str | Path) -> CanarySet:
@@ -52,13 +44,13 @@ def load(path: str | Path) -> CanarySet:
     _check_version(values.get("version"))
     try:
         canaries = _from_dict(values)
-        unchanged = canaries.manifest_hash == values["manifest_hash"]
+        unchanged = canaries.manifest_hash == values["manifest_hash"] and _file_hash(values) == values["file_hash"]
     except (InputError, KeyError, TypeError, AttributeError):
         # The cause is left out: it could quote a secret.
         rule = "must be as it was saved; this file is damaged or was edited by hand"
         raise CanaryFileError("path", rule, shown, "Restore it from a copy.") from None
     if not unchanged:
-        rule = "must match its manifest hash; this file was edited by hand"
+        rule = "must match its hashes; this file was edited by hand"
         raise CanaryFileError("path", rule, shown, "Restore it from a copy, or draw again and insert again.")
     return canaries
 
@@ -71,8 +63,14 @@ def _check_version(version: object) -> None:
         raise CanaryFileError("version", rule, version, "Upgrade: pip install --upgrade hf-exposure")
 
 
+def _file_hash(values: dict[str, Any]) -> str:
+    """SHA-256 of all that the file says, ids and seed included: what the manifest hash leaves out."""
+    content = {name: value for name, value in values.items() if name != "file_hash"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+
 def _to_dict(canaries: CanarySet) -> dict[str, Any]:
-    return {
+    values = {
         "format": FORMAT,
         "version": VERSION,
         "package_version": __version__,
@@ -82,6 +80,7 @@ def _to_dict(canaries: CanarySet) -> dict[str, Any]:
         "template": canaries.template.to_dict(),
         "canaries": [{name: getattr(canary, name) for name in _CANARY_FIELDS} for canary in canaries],
     }
+    return {**values, "file_hash": _file_hash(values)}
 
 
 def _from_dict(values: dict[str, Any]) -> CanarySet:

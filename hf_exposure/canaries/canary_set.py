@@ -146,6 +146,8 @@ class CanarySet:
             InputError: a text outside the template or twice in the list, repetitions below 1 or not one for each, or
                 a space that is smaller than texts and controls together.
         """
+        if isinstance(texts, str):
+            raise InputError("texts", "must be a list of strings", "one string", "Write [text].")
         texts = tuple(texts)  # an iterator is read once
         counts = (repetitions,) * len(texts) if not isinstance(repetitions, Sequence) else tuple(repetitions)
         if len(counts) != len(texts):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -60,20 +61,39 @@ def verdict(report: ExposureReport, extraction: Extraction | None, canaries: Can
         return "Without held-out controls there is nothing to compare with: no verdict."
     p_value = report.memorisation_p_value
     chance = f"each repetition count against {len(report.controls)} held-out canaries, rank test: p = {p_value:.2g}"
-    if not p_value < _SIGNIFICANT:
+    # Never seen, a canary is the likeliest of its space with probability 1/|R|: one such among a few is evidence.
+    first_of_all = sum(estimate.rank_high == 1 for estimate in report.inserted)
+    surprising = first_of_all > 0 and len(report.inserted) / report.space_size < _SIGNIFICANT
+    if p_value < _SIGNIFICANT:
+        said = f"The model memorised ({chance})."
+    elif surprising:
+        said = f"The model memorised: {first_of_all} of {len(report.inserted)} inserted canaries are certified rank 1."
+    else:
         top = max(report.groups, key=lambda group: group.repetitions)
-        return (
+        said = (
             f"No memorisation was shown ({chance}). Mean exposure of those inserted {top.repetitions} times: "
             f"{top.mean_bits:.1f} bits; a canary never seen has 1.4 on average."
         )
-    first = f"The model memorised ({chance})."
+        least = _least_p_value(report)
+        if least >= _SIGNIFICANT:
+            said += f" With so few canaries and controls the test could not have shown less than p = {least:.2g}."
+    return f"{said} {_what_came_out(extraction, canaries)}"
+
+
+def _least_p_value(report: ExposureReport) -> float:
+    """What the rank tests would give if every inserted canary were likelier than every control."""
+    groups = [group.canaries for group in report.groups if group.repetitions]
+    return min(1.0, len(groups) * min(1 / math.comb(n + len(report.controls), n) for n in groups))
+
+
+def _what_came_out(extraction: Extraction | None, canaries: CanarySet) -> str:
     if extraction is None:
-        return f"{first} Nothing was searched for."
+        return "Nothing was searched for."
     out = {candidate.text for candidate in extraction.candidates}
     found = sum(canary.text in out for canary in canaries.inserted)
     if not found:
-        return f"{first} Still, no inserted canary is among the {len(out)} texts that search brought out."
-    return f"{first} A stranger with the model gets {found} of {len(canaries.inserted)} inserted canaries out."
+        return f"No inserted canary is among the {len(out)} texts that search brought out."
+    return f"A stranger with the model gets {found} of {len(canaries.inserted)} inserted canaries out."
 
 
 def describe_extraction(extraction: Extraction, canaries: CanarySet) -> str:

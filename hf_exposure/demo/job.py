@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -64,6 +65,10 @@ class DemoSettings:
             if getattr(self, name) < 1:
                 option = f"--{name.replace('_', '-')}"
                 raise InputError(option, "must be at least 1", getattr(self, name), f"Leave {option} out.")
+        if not 0 <= self.seed < 2**32:
+            raise InputError("--seed", "must be from 0 to 2^32 - 1", self.seed, "Leave --seed out for 0.")
+        if not 0 < self.learning_rate < math.inf:
+            raise InputError("--learning-rate", "must be above 0", self.learning_rate, "Leave --learning-rate out.")
 
     @property
     def tokenizer_name(self) -> str:
@@ -89,7 +94,11 @@ def run_demo(settings: DemoSettings) -> ExposureReport:
     train = insert_canaries(rows, canaries, seed=settings.seed)
     tokenizer = load_tokenizer(settings.tokenizer_name, rows["text"])
     model = load_model(settings.model, tokenizer, _CONTEXT_TOKENS)
-    settings.out.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        rule = f"must be a folder that can be made ({error.strerror})"
+        raise InputError("--out", rule, str(settings.out), "Name another folder.") from None
     canaries.save(settings.out / "canaries.json")
     print(
         f"{len(rows)} rows of text, {canaries.total_insertions} canary rows inserted: "

@@ -18,6 +18,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from hf_exposure.errors import InputError
+
 __all__ = ["SMALL_MODELS", "load_model", "load_tokenizer"]
 
 SMALL_MODELS = ("small-gpt2", "small-llama")
@@ -31,7 +33,7 @@ def load_tokenizer(name: str, rows: Iterable[str]) -> PreTrainedTokenizerBase:
         return ByT5Tokenizer()
     if name == "bpe":
         return _train_bpe(rows)
-    tokenizer = AutoTokenizer.from_pretrained(name)
+    tokenizer = _loaded("--tokenizer", name, AutoTokenizer)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -40,7 +42,7 @@ def load_tokenizer(name: str, rows: Iterable[str]) -> PreTrainedTokenizerBase:
 def load_model(name: str, tokenizer: PreTrainedTokenizerBase, context: int) -> PreTrainedModel:
     """`small-gpt2` or `small-llama` from a config, or a folder or Hub id."""
     if name not in SMALL_MODELS:
-        return AutoModelForCausalLM.from_pretrained(name)
+        return _loaded("--model", name, AutoModelForCausalLM)
     special = {
         "vocab_size": len(tokenizer),
         "bos_token_id": tokenizer.bos_token_id,
@@ -62,6 +64,15 @@ def load_model(name: str, tokenizer: PreTrainedTokenizerBase, context: int) -> P
             **special,
         )
     )
+
+
+def _loaded(option: str, name: str, auto_class: Any) -> Any:
+    try:
+        return auto_class.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        # The library's own message runs over many lines; its first says what is wrong.
+        rule = f"must be a folder or Hub id that loads ({str(error).strip().splitlines()[0]})"
+        raise InputError(option, rule, name, f"Leave {option} out for one that is made on the spot.") from None
 
 
 def _train_bpe(rows: Iterable[str]) -> PreTrainedTokenizerFast:

@@ -21,14 +21,17 @@ def load_rows(text_file: Path | None, dataset: str | None, most_bytes: int, row_
         InputError: both are given, a file that cannot be read, a dataset without a `text` column, an empty text.
     """
     if text_file is not None and dataset is not None:
-        raise InputError("--text-file", "and --dataset exclude each other", str(text_file), "Give one of them.")
+        raise InputError("--text-file", "cannot be combined with --dataset", str(text_file), "Give one of them.")
     text = _python_reference()
     if text_file is not None:
         try:
             text = Path(text_file).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(
-                "--text-file", f"must be a readable UTF-8 file ({error})", str(text_file), "Check it."
+                "--text-file",
+                f"must be a readable UTF-8 file ({error})",
+                str(text_file),
+                "Give another path, or leave it out.",
             ) from None
     if dataset is not None:
         text = _dataset_text(dataset, most_bytes)
@@ -36,7 +39,8 @@ def load_rows(text_file: Path | None, dataset: str | None, most_bytes: int, row_
     rows = [text[i : i + row_characters] for i in range(0, len(text), row_characters)]
     rows = [row for row in rows if row.strip()]
     if not rows:
-        raise InputError("text", "must not be empty", dataset or text_file, "Give a file with some text.")
+        option = "--dataset" if dataset is not None else "--text-file"
+        raise InputError(option, "must hold some text", str(dataset or text_file), "Give another, or leave it out.")
     return Dataset.from_dict({"text": rows})
 
 
@@ -67,6 +71,10 @@ def _open_dataset(name: str) -> Dataset | DatasetDict | IterableDataset:
     if Path(name).is_dir() and (list(Path(name).glob("*.arrow")) or (Path(name) / "dataset_dict.json").exists()):
         return load_from_disk(name)
     # Several configurations and none named: the first will do, since only its first bytes are read.
-    configurations = get_dataset_config_names(name)
-    configuration = configurations[0] if configurations and "default" not in configurations else None
-    return load_dataset(name, configuration, split="train", streaming=True)
+    try:
+        configurations = get_dataset_config_names(name)
+        configuration = configurations[0] if configurations and "default" not in configurations else None
+        return load_dataset(name, configuration, split="train", streaming=True)
+    except (OSError, ValueError, RuntimeError) as error:
+        rule = f"must be a folder or Hub id that loads ({str(error).strip().splitlines()[0]})"
+        raise InputError("--dataset", rule, name, "Use --text-file, or leave both out.") from None

@@ -16,7 +16,7 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.character_automaton import build_automaton
+from hf_exposure.extraction.character_automaton import build_automaton, check_template
 from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.token_automaton import TokenAutomaton
@@ -71,6 +71,7 @@ def extract(
         >>> len(found.candidates), found.certified
         (5, True)
     """
+    check_template(template, end_token=end_token)
     scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
     return search_likeliest(
         scorer,

@@ -18,7 +18,7 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.character_automaton import build_automaton
+from hf_exposure.extraction.character_automaton import build_automaton, check_template
 from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.open_texts import OpenTexts, Path
@@ -79,8 +79,10 @@ def rank_bounds(
         >>> bounds.certified, 1 <= bounds.low <= bounds.high <= 1000
         (True, True)
     """
+    check_template(template, end_token=end_token)
     scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
-    template.parse(text)
+    for other in (text, *(exclude := tuple(exclude))):
+        template.parse(other)
     return search_ranks(
         scorer,
         build_automaton(template, scorer.encoder),

@@ -19,7 +19,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.extraction.token_automaton import Moves, State, follow_tokens
 from hf_exposure.scoring import Encoder
 
-__all__ = ["CharacterAutomaton", "build_automaton"]
+__all__ = ["CharacterAutomaton", "build_automaton", "check_template"]
 
 AUDITED_ENCODINGS = 10_000
 _END = "end"
@@ -119,6 +119,20 @@ class CharacterAutomaton:
         return index + 1 if index + 1 in self._tokens_of_literal else None
 
 
+def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
+    """Refuses what is no template, and one whose last hole may go on: nothing would tell a text from a longer one."""
+    if not isinstance(template, CanaryTemplate):
+        remedy = 'Write CanaryTemplate("... {number}", number=Digits(9)).'
+        raise InputError("template", "must be a CanaryTemplate", template, remedy)
+    if template.ends_in_variable_length and not end_token:
+        raise InputError(
+            "template",
+            "must not end in a hole of variable length",
+            template.text,
+            "Add a fixed suffix, or pass end_token=True.",
+        )
+
+
 def build_automaton(template: CanaryTemplate, encoder: Encoder) -> CharacterAutomaton:
     """The automaton of a template under a tokenizer, audited on sampled encodings.
 
@@ -126,13 +140,7 @@ def build_automaton(template: CanaryTemplate, encoder: Encoder) -> CharacterAuto
         InputError: the template ends in a hole of variable length and no end token is scored; or the tokenizer does
             not encode the template piece by piece (it merges characters of the holes).
     """
-    if template.ends_in_variable_length and not encoder.ending:
-        raise InputError(
-            "template",
-            "must not end in a hole of variable length",
-            template.text,
-            "Add a fixed suffix, or pass end_token=True.",
-        )
+    check_template(template, end_token=bool(encoder.ending))
     texts = _audit_texts(template)
     encoded = encoder.plain_ids(texts)
     prefix = tuple(encoder.plain_ids([template.prefix])[0]) if template.prefix else ()

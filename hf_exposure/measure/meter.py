@@ -17,7 +17,7 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.indices import distinct_indices
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import control_test, epsilon_lower_bound
-from hf_exposure.extraction import TokenAutomaton, build_automaton, enumerate_texts
+from hf_exposure.extraction import TokenAutomaton, build_automaton, check_template, enumerate_texts
 from hf_exposure.extraction.character_automaton import AUDITED_ENCODINGS
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
@@ -96,6 +96,10 @@ class ExposureMeter:
         self.settings = MeasureSettings(method=method, references=references, **more)
         self.canaries, self.tokenizer, self._max_batch_tokens = canaries, tokenizer, max_batch_tokens
         self._across_processes = across_processes
+        if not isinstance(canaries, CanarySet):
+            rule = "must be a CanarySet"
+            raise InputError("canaries", rule, type(canaries).__name__, "Make one with draw_canaries(template, ...).")
+        check_template(canaries.template, end_token=self.settings.end_token)
         size = canaries.template.space_size
         # What is done: "auto" over a small space is enumeration.
         self.method: Method = "enumerate" if method == "auto" and size <= references else method

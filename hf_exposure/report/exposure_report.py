@@ -165,7 +165,11 @@ class ExposureReport:
             the files written.
         """
         target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
+        try:
+            target.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            rule = f"must be a folder that can be made ({error.strerror})"
+            raise InputError("folder", rule, str(folder), "Name another folder.") from None
         earlier = [{"step": r.step, "epoch": r.epoch, **r.metrics()} for r in history]
         document = {**self.to_dict(), "history": _plain(earlier)}
         written = [write_aside(target / "report.json", json.dumps(document, indent=1) + "\n")]

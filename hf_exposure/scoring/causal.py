@@ -79,6 +79,7 @@ class CausalScorer:
         self.mode = mode
         # A sliding window shows only beyond its length: a way is trusted up to the length that it was tried at.
         self._proven_length = 0.0 if mode is None else math.inf
+        self._proven_with_prefix = mode is not None
         self._max_batch_tokens = max_batch_tokens
         self._shape = _model_shape(model)
         self._prefixes: dict[tuple[Mode, tuple[int, ...]], Prefix] = {}
@@ -93,7 +94,17 @@ class CausalScorer:
         return _NOISE_BITS[compute_dtype(self.model)]
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        return self.encoder.encode(texts)
+        encoded = self.encoder.encode(texts)
+        embedding = getattr(self.model, "get_input_embeddings", lambda: None)()
+        entries = getattr(embedding, "num_embeddings", None)
+        if entries is not None and len(encoded) and encoded.matrix_NL.max() >= entries:
+            raise InputError(
+                "tokenizer",
+                f"must be the model's own: the model knows {entries} tokens",
+                f"token {encoded.matrix_NL.max()}",
+                "Load both from the same folder, or call model.resize_token_embeddings(len(tokenizer)).",
+            )
+        return encoded
 
     def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
         if not len(encoded):
@@ -132,12 +143,15 @@ class CausalScorer:
 
     def _score(self, tree: TokenTree) -> tuple[np.ndarray, Prefix]:
         length = len(tree.prefix) + int(tree.depth.max(initial=0))
-        if self.mode is None or (self.mode != "plain" and length > self._proven_length):
+        unproven = length > self._proven_length or (len(tree.prefix) > 0 and not self._proven_with_prefix)
+        if self.mode is None or (self.mode != "plain" and unproven):
             self.mode = self._probe(tree, length)
         return self._score_as(tree, self.mode)
 
     def _score_as(self, tree: TokenTree, mode: Mode) -> tuple[np.ndarray, Prefix]:
         prefix = self._encode_prefix(tree.prefix, mode)
+        if mode != "plain" and len(tree.prefix) and prefix.cache is None:
+            raise RuntimeError(f"{type(self.model).__name__} returned no key-value cache for the prefix")
         if not tree.size:
             rows = Rows(*(np.zeros(0, dtype=np.int64),) * 3)
         elif mode == "packed":
@@ -167,10 +181,12 @@ class CausalScorer:
         """The fastest way whose answers on a small piece of `tree` equal those of plain whole texts."""
         context = _context_length(self.model)
         proven = length if context is None else max(length, min(length + DEPTH_TO_SPARE, context))
-        sample = probe_tree(tree, proven)
+        sample = probe_tree(tree, proven, context)
         expected, _ = self._score_as(sample, "plain")
         if np.isnan(expected[sample.edge_parent >= 0]).any():
             return "plain"  # NaN agrees with anything
+        if len(tree.prefix) and not len(sample.prefix):
+            return "plain"  # no room to try a cache
         tolerance = _AGREEMENT_BITS[compute_dtype(self.model)]
         modes: tuple[Mode, ...] = ("packed", "cached")
         for mode in modes:
@@ -183,7 +199,7 @@ class CausalScorer:
                     raise
             # All processes take the same way, or none would wait for the others' calls.
             if self._processes.smallest(int(agrees)):
-                self._proven_length = proven
+                self._proven_length, self._proven_with_prefix = proven, len(sample.prefix) > 0
                 return mode
         return "plain"
 

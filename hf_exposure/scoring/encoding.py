@@ -10,6 +10,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from hf_exposure.canaries.checks import encodable_text
 from hf_exposure.errors import InputError
 from hf_exposure.scoring.token_tree import pad_sequences
 from hf_exposure.scoring.tree_sums import SequenceTree
@@ -101,6 +102,9 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: Any, *, end_token: bool = False) -> None:
+        if not callable(tokenizer) or not hasattr(tokenizer, "all_special_ids"):
+            rule = "must be a Hugging Face tokenizer"
+            raise InputError("tokenizer", rule, type(tokenizer).__name__, "The order is (model, tokenizer, ...).")
         self.tokenizer = tokenizer
         self.leading, trailing = _special_tokens_around(tokenizer)
         self.ending: tuple[int, ...] = ()
@@ -120,7 +124,8 @@ class Encoder:
         """Token ids of each text without any special token."""
         if not texts:
             return []
-        encoded = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        checked = [encodable_text("texts", text) for text in texts]
+        encoded = self.tokenizer(checked, add_special_tokens=False)["input_ids"]
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         for text, ids in zip(texts, encoded, strict=True):
             if unknown is not None and unknown in ids:

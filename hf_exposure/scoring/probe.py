@@ -18,8 +18,12 @@ DEPTH_TO_SPARE = 32
 _REAL_CHAINS = 4
 
 
-def probe_tree(tree: TokenTree, length: int) -> TokenTree:
-    """A few of the tree's own paths, and branching ones of its tokens, one of them `length` tokens with the prefix."""
+def probe_tree(tree: TokenTree, length: int, context: int | None) -> TokenTree:
+    """A few of the tree's own paths, and branching ones of its tokens, one of them `length` tokens with the prefix.
+
+    The prefix stays whole unless the model's `context` has no room for it: a cache that is not there would not be
+    missed without one.
+    """
     bottom = np.flatnonzero(tree.end == np.arange(1, tree.size + 1))
     deepest = int(tree.depth.argmax()) if tree.size else -1
     spread = np.linspace(0, len(bottom) - 1, num=min(_REAL_CHAINS, len(bottom))).astype(int)
@@ -29,7 +33,7 @@ def probe_tree(tree: TokenTree, length: int) -> TokenTree:
     other = next((token for token in known if token != first), 1 if first == 0 else 0)
     # A branch needs two tokens: where the prefix fills the context, the probe's is shorter.
     reach = max(2, length - len(tree.prefix))
-    prefix = tree.prefix[: max(0, length - reach)].tolist()
+    prefix = tree.prefix[: None if context is None else max(0, context - reach)].tolist()
     long = [known[at % len(known)] for at in range(reach)]
     # Siblings at the top and in the middle: a mask that is ignored lets each see the one before it.
     branches = [long, [other, *long[1:3]], [*long[: reach // 2], other]]

@@ -76,7 +76,7 @@ def test_a_failed_save_leaves_the_old_file_and_no_other(
     def fail(*_: object, **__: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(json, "dump", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         canaries.save(path)
     assert path.read_bytes() == before and [file.name for file in path.parent.iterdir()] == ["canaries.json"]
@@ -135,7 +135,16 @@ def test_an_edited_text_or_count(path: Path) -> None:
     items = json.loads(path.read_text())["canaries"]
     for change in ({"repetitions": 2}, {"text": TEMPLATE.text_at(77)}):
         edited(path, canaries=[items[0] | change, *items[1:]])
-        with pytest.raises(CanaryFileError, match="path: must match its manifest hash; this file was edited by hand"):
+        with pytest.raises(CanaryFileError, match="path: must match its hashes; this file was edited by hand"):
+            CanarySet.load(path)
+
+
+def test_an_edited_id_or_seed(path: Path) -> None:
+    """Neither is in the manifest hash, but an edited id would give a canary another's figures."""
+    items = json.loads(path.read_text())["canaries"]
+    for changes in ({"canaries": [items[0] | {"id": "00000000"}, *items[1:]]}, {"seed": 12}):
+        edited(path, **changes)
+        with pytest.raises(CanaryFileError, match="path: must match its hashes; this file was edited by hand"):
             CanarySet.load(path)
 
 

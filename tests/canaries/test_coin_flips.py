@@ -56,7 +56,7 @@ def test_coins_survive_the_file_and_their_edit_is_noticed(tmp_path: Path) -> Non
     flipped = next(item for item in values["canaries"] if item["coin"] is not None)
     flipped["coin"] = None
     path.write_text(json.dumps(values))
-    with pytest.raises(CanaryFileError, match="must match its manifest hash"):
+    with pytest.raises(CanaryFileError, match="must match its hashes"):
         CanarySet.load(path)
 
 

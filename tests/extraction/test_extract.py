@@ -65,6 +65,11 @@ def test_the_batch_size_changes_no_answer(byte_tokenizer: ByT5Tokenizer) -> None
         assert bounds.low == bounds.high == (expected <= expected[12] + TIE_BITS).sum()
 
 
+def test_excluding_what_is_no_text_of_the_template_is_refused(byte_tokenizer: ByT5Tokenizer) -> None:
+    with pytest.raises(InputError, match="text: must be a text of the template 'pin {pin}', got 'pin 12x'"):
+        rank_bounds(BagOfBytes(), byte_tokenizer, TEXTS[0], PIN, exclude=["pin 12x"])
+
+
 def test_excluded_texts_do_not_compete(byte_tokenizer: ByT5Tokenizer) -> None:
     model = BagOfBytes()
     expected = costs_of(model, TEXTS)
@@ -72,7 +77,7 @@ def test_excluded_texts_do_not_compete(byte_tokenizer: ByT5Tokenizer) -> None:
     cheaper, dearer = [TEXTS[i] for i in order[:9]], [TEXTS[i] for i in order[-5:]]
     own = TEXTS[order[20]]
     scorer, automaton = prepared(model, byte_tokenizer, PIN)
-    for exclude, rank in ((cheaper, 12), (dearer, 21), ([*cheaper, *dearer, own, own], 12), (["no such text"], 21)):
+    for exclude, rank in ((cheaper, 12), (dearer, 21), ([*cheaper, *dearer, own, own], 12), ([], 21)):
         bounds = rank_bounds(model, byte_tokenizer, own, PIN, exclude=exclude)
         assert (bounds.low, bounds.high) == (rank, rank)
         competitors = 1000 - len(set(exclude) & set(TEXTS) - {own})

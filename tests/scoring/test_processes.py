@@ -86,7 +86,9 @@ def _free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.mark.parametrize("shard", [False, True], ids=["replicated", "fully_shard"])
+@pytest.mark.parametrize(
+    "shard", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["replicated", "fully_shard"]
+)
 def test_two_processes_give_the_figures_of_one(shard: bool, tmp_path: Path) -> None:
     alone = _figures(_model(), ALONE)
     context = multiprocessing.spawn(_run, (_free_port(), str(tmp_path), shard), nprocs=2, join=False)

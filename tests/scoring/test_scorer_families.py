@@ -132,3 +132,15 @@ def test_a_model_that_ignores_masks_is_found_out(first: list[str], byte_tokenize
     scorer.sequence_bits(scorer.encode(first))
     assert scorer.mode == "cached"
     close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
+
+
+@pytest.mark.parametrize("texts", [["#12", "#34"], ["#1", "#2", "#3"], ["12", "34"], ["# 1", "# 2"]], ids=str)
+@pytest.mark.parametrize("family", MODES)
+def test_a_prefix_of_one_token_is_not_lost(family: str, texts: list[str], byte_tokenizer: ByT5Tokenizer) -> None:
+    """A model without a cache agrees with itself where there is no prefix to forget."""
+    model = tiny_model(family)
+    scorer = CausalScorer(model, byte_tokenizer)
+    close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
+    other = CausalScorer(model, byte_tokenizer)
+    other.sequence_bits(other.encode(["12", "34"]))
+    close(other.sequence_bits(other.encode(texts)), expected_bits(model, texts), 1e-3)

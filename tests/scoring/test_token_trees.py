@@ -149,7 +149,7 @@ def test_the_tree_that_a_model_is_tried_on_can_fail(sequences: list[tuple[int, .
     """It branches at the prefix and below it, is as long as was asked, and never longer."""
     tree = SequenceTree.of(sequences, 1).tree
     length = max(2, len(tree.prefix) + int(tree.depth.max(initial=0)) + spare)
-    tried = probe_tree(tree, length)
+    tried = probe_tree(tree, length, length)
     assert len(tried.prefix) + tried.depth.max() == length
     assert (tried.depth == 1).sum() >= 2, "siblings see each other where a mask is ignored"
     assert packed_rows(tried, 1024).width.max() > tried.depth.max()
