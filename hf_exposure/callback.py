@@ -124,7 +124,7 @@ class ExposureCallback(TrainerCallback):
                 "strategy", "'eval' needs evaluations, but eval_strategy is 'no'", self.strategy, "Use 'epoch'."
             )
         self._every_evaluation = self.strategy == "eval" or self._chooses_best_model(args)
-        self._prepare(args, kwargs.get("processing_class"))
+        self._prepare(kwargs.get("processing_class"), across_processes=args.world_size > 1)
         self.reports = start_log(args.output_dir, state.global_step, write=state.is_world_process_zero)
         self._last_step, self._last_metrics, self._warned = None, {}, False
         if state.global_step:
@@ -179,7 +179,7 @@ class ExposureCallback(TrainerCallback):
             # As in on_epoch_begin, where no epoch is left.
             self._measure_once(args, state, kwargs["model"])
 
-    def _prepare(self, args: TrainingArguments, processing_class: Any) -> None:
+    def _prepare(self, processing_class: Any, *, across_processes: bool = False) -> None:
         tokenizer = self._processing_class if self._processing_class is not None else processing_class
         tokenizer = getattr(tokenizer, "tokenizer", tokenizer)
         if tokenizer is None:
@@ -190,7 +190,7 @@ class ExposureCallback(TrainerCallback):
                 "Pass ExposureCallback(canaries, processing_class=tokenizer).",
             )
         if self._meter is None or self._meter.tokenizer is not tokenizer:
-            arguments = {"across_processes": args.world_size > 1, **self._measure_arguments}
+            arguments = {"across_processes": across_processes, **self._measure_arguments}
             self._meter = ExposureMeter(self.canaries, tokenizer, **arguments)
 
     def _chooses_best_model(self, args: TrainingArguments) -> bool:
