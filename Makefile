@@ -33,7 +33,10 @@ check: $(VENV)/.installed
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.insertion
-	$(BIN)/python -m benchmarks.scoring
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.scoring
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.search
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
+	$(BIN)/python -m benchmarks.overhead
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info exposure-demo

@@ -1,4 +1,4 @@
-"""What an exact rank costs, against the canary's own bits: nine digits, and 16-digit card numbers with their Luhn digit.
+"""What an exact rank costs, against the canary's own bits: nine digits, and card numbers of 16 with a Luhn digit.
 
 `python -m benchmarks.search` trains the demo's model on text with both kinds of secret in it, and every 20 steps ranks
 each canary of at most 13 bits by bounded search. A canary of b bits after its template's prefix needs at most
