@@ -1,6 +1,6 @@
 """What an exact rank costs, against the canary's own bits: nine digits, and card numbers of 16 with a Luhn digit.
 
-`python -m benchmarks.search` trains the demo's model on text with both kinds of secret in it, and every 20 steps ranks
+`python -m benchmarks.search` trains the demo's model on text with both kinds of secret in it and every 20 steps ranks
 each canary of at most 13 bits by bounded search. A canary of b bits after its template's prefix needs at most
 digits x 2^b expansions.
 """
