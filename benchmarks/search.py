@@ -88,7 +88,8 @@ def train(canary_sets: list[CanarySet]) -> list[dict[str, Any]]:
         inserted = {canary.text for canary in canaries.inserted}
         out = sum(candidate.text in inserted for candidate in found.candidates)
         print(
-            f"{name}: {out} of the 3 likeliest were inserted, certified={found.certified}, {found.expansions} expansions"
+            f"{name}: {out} of the 3 likeliest were inserted, certified={found.certified}, "
+            f"{found.expansions} expansions"
         )
     return rows
 

@@ -25,6 +25,8 @@ from hf_exposure.scoring import Scorer, make_scorer, source_for
 
 __all__ = ["extract", "search_likeliest"]
 
+_NOTICEABLE_BITS = 1e-3
+
 
 def extract(
     model: nn.Module,
@@ -124,5 +126,13 @@ def search_likeliest(
         model_rows=spent.model_rows,
         seconds=time.perf_counter() - started,
         backend=automaton.name,
-        note="" if certified else f"stopped at max_expansions={max_expansions}; a likelier text may be left",
+        note="; ".join(_notes(scorer.noise_bits, None if certified else max_expansions)),
     )
+
+
+def _notes(noise_bits: float, budget: int | None) -> list[str]:
+    """What a reader must know of the order and of a search that had to stop."""
+    notes = [] if budget is None else [f"stopped at max_expansions={budget}; a likelier text may be left"]
+    if noise_bits > _NOTICEABLE_BITS:
+        notes.append(f"in this precision costs move by {noise_bits} bits: texts nearer than that may change places")
+    return notes

@@ -259,3 +259,9 @@ def test_a_hole_first_and_nothing_before_it() -> None:
             (bounds,) = search_ranks(scorer, automaton, [texts[place]], max_expansions=budget)
             assert bounds.low <= rank <= bounds.high
         assert bounds.low == bounds.high and bounds.certified
+
+
+def test_a_low_precision_is_said(byte_tokenizer: ByT5Tokenizer) -> None:
+    assert extract(tiny_model("gpt2"), byte_tokenizer, PIN).note == ""
+    note = extract(tiny_model("gpt2").bfloat16(), byte_tokenizer, PIN).note
+    assert note == "in this precision costs move by 0.1 bits: texts nearer than that may change places"
