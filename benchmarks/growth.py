@@ -1,0 +1,90 @@
+"""Enumeration against the size of the space: seconds per fed node from 10^2 to 10^6 candidates, and the bare forward.
+
+`python -m benchmarks.growth`: every text of templates with 3 to 6 digits, in the same model; the plain way (batches of
+whole texts) on 2,000 texts, scaled; and the model alone over the very batches that scoring feeds.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import ByT5Tokenizer
+
+from benchmarks.record import write_result
+from hf_exposure import CanaryTemplate, Digits
+from hf_exposure.demo.model import load_model
+from hf_exposure.extraction import build_automaton, enumerate_texts
+from hf_exposure.scoring import CausalScorer
+
+TOKENIZER = ByT5Tokenizer()
+PLAIN_TEXTS, PLAIN_BATCH = 2_000, 64
+
+
+class Recorder(nn.Module):
+    """Keeps what a model is called with, to call it again with nothing around it."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model, self.config, self.calls = model, model.config, []
+
+    def forward(self, **inputs: Any) -> Any:
+        self.calls.append(inputs)
+        return self.model(**inputs)
+
+
+def plain_seconds(model: nn.Module, texts: list[str]) -> float:
+    """The plain way: whole texts in batches, log-softmax of everything."""
+    started = time.perf_counter()
+    with torch.no_grad():
+        for first in range(0, len(texts), PLAIN_BATCH):
+            ids = torch.tensor(TOKENIZER(texts[first : first + PLAIN_BATCH], add_special_tokens=False)["input_ids"])
+            log_p = torch.log_softmax(model(input_ids=ids).logits, dim=-1)
+            log_p[:, :-1].gather(2, ids[:, 1:, None]).sum(dim=1)
+    return time.perf_counter() - started
+
+
+def enumerate_space(model: nn.Module, digits: int) -> dict[str, Any]:
+    template = CanaryTemplate("The random number is {number}", number=Digits(digits))
+    scorer = CausalScorer(model, TOKENIZER)
+    automaton = build_automaton(template, scorer.encoder)
+    started = time.perf_counter()
+    space = enumerate_texts(automaton, scorer.encoder.first_scored)
+    scorer.sequence_bits(space)
+    seconds = time.perf_counter() - started
+    row = {"digits": digits, "texts": template.space_size, "inner_nodes": space.tree.tree.size, "seconds": seconds}
+    if digits <= 5:  # the recorded inputs of a million texts would not fit
+        recorder = Recorder(model)
+        CausalScorer(recorder, TOKENIZER, mode="packed").sequence_bits(space)
+        started = time.perf_counter()
+        with torch.no_grad():
+            for inputs in recorder.calls:
+                cache = inputs.get("past_key_values")
+                if cache is not None:  # a call appends to its cache: cut back to the prefix
+                    cache.crop(-(cache.get_seq_length() - len(space.tree.tree.prefix)))
+                model(**inputs)
+        row["bare_forward_seconds"] = time.perf_counter() - started
+    return row
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    transformers.set_seed(0)
+    model = load_model("small-gpt2", TOKENIZER, 256).eval()
+    enumerate_space(model, 3)  # warm
+    rows = [enumerate_space(model, digits) for digits in (3, 4, 5, 6)]
+    template = CanaryTemplate("The random number is {number}", number=Digits(6))
+    per_text = plain_seconds(model, [template.text_at(499 * i) for i in range(PLAIN_TEXTS)]) / PLAIN_TEXTS
+    for row in rows:
+        row["microseconds_per_node"] = 1e6 * row["seconds"] / row["inner_nodes"]
+        row["ratio_to_plain"] = per_text * row["texts"] / row["seconds"]
+        print(row)
+    figures = {"plain_seconds_per_text": per_text, "plain_texts": PLAIN_TEXTS, "threads": torch.get_num_threads()}
+    print(write_result("growth", {**figures, "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()
