@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from transformers import ByT5Tokenizer
+from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, measure_exposure
 from hf_exposure.errors import InputError, NonFiniteScoreError
@@ -258,3 +258,9 @@ def test_nan_logits_are_an_error(make_model: Callable[..., nn.Module]) -> None:
         broken.transformer.ln_f.weight.fill_(math.nan)
     with pytest.raises(NonFiniteScoreError, match="NaN logits"):
         measure_exposure(broken, ByT5Tokenizer(), CANARIES)
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused_before_scoring() -> None:
+    small = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_layer=1, n_head=2, n_embd=16, bos_token_id=0, eos_token_id=1))
+    with pytest.raises(InputError, match="tokenizer: must be the model's own: the model knows 40 tokens, got 'token"):
+        measure_exposure(small, ByT5Tokenizer(), CANARIES, method="sample", references=20)

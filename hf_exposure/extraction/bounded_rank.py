@@ -26,10 +26,7 @@ from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens
 from hf_exposure.records import RankBounds
 from hf_exposure.scoring import PathQuery, Scorer, make_scorer, source_for
 
-__all__ = ["TIE_TOLERANCE_BITS", "hole_bits", "rank_bounds", "search_ranks"]
-
-# `noise_bits` of a float32 scorer: costs that are closer count as ties.
-TIE_TOLERANCE_BITS = 1e-4
+__all__ = ["hole_bits", "rank_bounds", "search_ranks"]
 
 
 def rank_bounds(

@@ -41,11 +41,13 @@ class _Prepared:
         encoded: the canaries, then what they are compared with.
         automaton: of the template, where the method may search.
         no_search: why it may not; "" where it does not want to.
+        places_in_space: as `Occasion` takes them.
     """
 
     encoded: EncodedTexts
     automaton: TokenAutomaton | None
     no_search: str
+    places_in_space: np.ndarray
 
 
 class ExposureMeter:
@@ -178,7 +180,8 @@ class ExposureMeter:
                 others = encoder.encode([template.text_at(index) for index in range(template.space_size)])
             else:
                 others = encoder.encode([] if automaton is not None else self.references())
-            self._prepared[key] = _Prepared(own.followed_by(others), automaton, no_search)
+            encoded = own.followed_by(others)
+            self._prepared[key] = _Prepared(encoded, automaton, no_search, self._places_in_space(encoded))
         return self._prepared[key]
 
     def _find_automaton(self, encoder: Encoder, why_no_search: str) -> tuple[TokenAutomaton | None, str]:
@@ -256,8 +259,9 @@ class ExposureMeter:
         prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
         bits = scorer.sequence_bits(prepared.encoded)
         costs, competitors = bits[: len(self.canaries)], bits[len(self.canaries) :]
-        places = self._places_in_space(prepared.encoded)
-        occasion = Occasion(self.canaries, self.settings, prepared.automaton, scorer, costs, competitors, places)
+        occasion = Occasion(
+            self.canaries, self.settings, prepared.automaton, scorer, costs, competitors, prepared.places_in_space
+        )
         kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
         notes = tuple(note for note in (kind, prepared.no_search) if note)
         return costs, getattr(occasion, self.method)(), notes

@@ -94,21 +94,12 @@ class CausalScorer:
         return _NOISE_BITS[compute_dtype(self.model)]
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
-        encoded = self.encoder.encode(texts)
-        embedding = getattr(self.model, "get_input_embeddings", lambda: None)()
-        entries = getattr(embedding, "num_embeddings", None)
-        if entries is not None and len(encoded) and encoded.matrix_NL.max() >= entries:
-            raise InputError(
-                "tokenizer",
-                f"must be the model's own: the model knows {entries} tokens",
-                f"token {encoded.matrix_NL.max()}",
-                "Load both from the same folder, or call model.resize_token_embeddings(len(tokenizer)).",
-            )
-        return encoded
+        return self.encoder.encode(texts)
 
     def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
         if not len(encoded):
             return np.zeros(0)
+        self._check_vocabulary(int(encoded.matrix_NL.max()))
         # The last column of the matrix holds a token of the longest text.
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
         self._check_length(encoded.matrix_NL.shape[1], encoded.texts[longest])
@@ -208,6 +199,17 @@ class CausalScorer:
             fits = _default_batch_tokens(self.model, self._reader.reads_rows)
             self._max_batch_tokens = self._processes.smallest(fits)
         return self._max_batch_tokens
+
+    def _check_vocabulary(self, largest_token: int) -> None:
+        embedding = getattr(self.model, "get_input_embeddings", lambda: None)()
+        entries = getattr(embedding, "num_embeddings", None)
+        if entries is not None and largest_token >= entries:
+            raise InputError(
+                "tokenizer",
+                f"must be the model's own: the model knows {entries} tokens",
+                f"token {largest_token}",
+                "Load both from the same folder, or call model.resize_token_embeddings(len(tokenizer)).",
+            )
 
     def _check_length(self, tokens: int, text: str) -> None:
         longest = _context_length(self.model)
