@@ -3,7 +3,7 @@
 from hf_exposure.extraction.best_first import extract, search_likeliest
 from hf_exposure.extraction.bounded_rank import hole_bits, rank_bounds, search_ranks
 from hf_exposure.extraction.character_automaton import CharacterAutomaton, build_automaton, check_template
-from hf_exposure.extraction.proposal import EXPONENTS, Proposals, draw_proposals
+from hf_exposure.extraction.proposal import EXPONENTS, Proposals, UniformPaths, draw_proposals
 from hf_exposure.extraction.token_automaton import Moves, TokenAutomaton
 from hf_exposure.extraction.whole_space import enumerate_texts
 
@@ -13,6 +13,7 @@ __all__ = [
     "Moves",
     "Proposals",
     "TokenAutomaton",
+    "UniformPaths",
     "build_automaton",
     "check_template",
     "draw_proposals",

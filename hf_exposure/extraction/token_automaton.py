@@ -11,6 +11,8 @@ from typing import Protocol
 
 import numpy as np
 
+from hf_exposure.canaries import CanaryTemplate
+
 __all__ = ["Moves", "TokenAutomaton", "follow_forced_run", "follow_tokens"]
 
 State = Hashable
@@ -39,12 +41,14 @@ class TokenAutomaton(Protocol):
 
     Attributes:
         name: which backend this is; named in results.
+        template: the texts.
         prefix: tokens that every text begins with, special tokens before the text included. May be empty.
         prefix_text: the source text that `prefix` stands for.
         root: the state after `prefix`.
     """
 
     name: str
+    template: CanaryTemplate
     prefix: tuple[int, ...]
     prefix_text: str
     root: State

@@ -17,7 +17,7 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.indices import distinct_indices
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import control_test, epsilon_lower_bound
-from hf_exposure.extraction import TokenAutomaton, build_automaton, check_template, enumerate_texts
+from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template, enumerate_texts
 from hf_exposure.extraction.character_automaton import AUDITED_ENCODINGS
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
@@ -39,13 +39,14 @@ class _Prepared:
 
     Attributes:
         encoded: the canaries, then what they are compared with.
-        automaton: of the template, where the method may search.
+        automaton, uniform: of the template, where the method may search, and uniform draws from it.
         no_search: why it may not; "" where it does not want to.
         places_in_space: as `Occasion` takes them.
     """
 
     encoded: EncodedTexts
     automaton: TokenAutomaton | None
+    uniform: UniformPaths | None
     no_search: str
     places_in_space: np.ndarray
 
@@ -181,7 +182,10 @@ class ExposureMeter:
             else:
                 others = encoder.encode([] if automaton is not None else self.references())
             encoded = own.followed_by(others)
-            self._prepared[key] = _Prepared(encoded, automaton, no_search, self._places_in_space(encoded))
+            seed = seed_stream("uniform draws", self.settings.seed)
+            uniform = UniformPaths(automaton, seed) if automaton is not None else None
+            places = self._places_in_space(encoded)
+            self._prepared[key] = _Prepared(encoded, automaton, uniform, no_search, places)
         return self._prepared[key]
 
     def _find_automaton(self, encoder: Encoder, why_no_search: str) -> tuple[TokenAutomaton | None, str]:
@@ -260,7 +264,14 @@ class ExposureMeter:
         bits = scorer.sequence_bits(prepared.encoded)
         costs, competitors = bits[: len(self.canaries)], bits[len(self.canaries) :]
         occasion = Occasion(
-            self.canaries, self.settings, prepared.automaton, scorer, costs, competitors, prepared.places_in_space
+            self.canaries,
+            self.settings,
+            prepared.automaton,
+            prepared.uniform,
+            scorer,
+            costs,
+            competitors,
+            prepared.places_in_space,
         )
         kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
         notes = tuple(note for note in (kind, prepared.no_search) if note)

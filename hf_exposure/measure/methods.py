@@ -17,7 +17,15 @@ from hf_exposure.estimators import (
     sampling_exposure,
     skew_normal_exposure,
 )
-from hf_exposure.extraction import EXPONENTS, Proposals, TokenAutomaton, draw_proposals, hole_bits, search_ranks
+from hf_exposure.extraction import (
+    EXPONENTS,
+    Proposals,
+    TokenAutomaton,
+    UniformPaths,
+    draw_proposals,
+    hole_bits,
+    search_ranks,
+)
 from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.measure.settings import MeasureSettings
 from hf_exposure.records import CostEstimate, RankBounds
@@ -41,7 +49,8 @@ class Occasion:
     """One model at one moment. K canaries, inserted ones first.
 
     Attributes:
-        canaries, settings, automaton: as prepared by the meter; no automaton where search is impossible.
+        canaries, settings, automaton, uniform: as prepared by the meter; no automaton, and no uniform draws from it,
+            where search is impossible.
         scorer: of the model.
         costs: (K,) log-perplexities of the canaries, bits.
         competitors: costs of the whole space, or of the uniform references, or none, as the method needs.
@@ -51,6 +60,7 @@ class Occasion:
     canaries: CanarySet
     settings: MeasureSettings
     automaton: TokenAutomaton | None
+    uniform: UniformPaths | None
     scorer: Scorer
     costs: np.ndarray
     competitors: np.ndarray
@@ -127,14 +137,15 @@ class Occasion:
 
     def importance(self) -> list[CostEstimate]:
         """From weighted draws, until every interval is narrow enough or the references are spent."""
-        assert self.automaton is not None
+        assert self.automaton is not None and self.uniform is not None
         generator = np.random.default_rng(seed_stream("proposals", self.settings.seed))
         spent = SearchCost()
         draws: Proposals | None = None
         while True:
             have = len(draws.texts) if draws else 0
             wanted = min(max(have, _FIRST_DRAWS), self.settings.references - have)
-            new = draw_proposals(self.scorer, self.automaton, wanted, generator, spent)
+            uniform = self.uniform.take(self.scorer, have // len(EXPONENTS), -(-wanted // len(EXPONENTS)))
+            new = draw_proposals(self.scorer, self.automaton, uniform, generator, spent)
             draws = new if draws is None else draws.join(new)
             estimates = self.weigh(draws)
             if len(draws.texts) >= self.settings.references or all(map(self._is_settled, estimates)):

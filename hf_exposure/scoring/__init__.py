@@ -1,6 +1,7 @@
 """How surprised a model is: log-perplexities of texts, and next-token bits for search."""
 
 from hf_exposure.scoring.causal import CausalScorer
+from hf_exposure.scoring.descent import Descent
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.path_query import PathBits, PathQuery
@@ -10,6 +11,7 @@ from hf_exposure.scoring.seq2seq import Seq2SeqScorer, SourceTemplate, source_fo
 
 __all__ = [
     "CausalScorer",
+    "Descent",
     "EncodedTexts",
     "Encoder",
     "MaskedScorer",

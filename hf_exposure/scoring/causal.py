@@ -16,10 +16,11 @@ from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, Prefix, edge_bits, encode_prefix
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
-from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
+from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_draws, choose_row_width, packed_rows
 from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, probe_tree
 from hf_exposure.scoring.processes import ALONE, Processes
+from hf_exposure.scoring.row_caches import RowCaches
 from hf_exposure.scoring.token_tree import TokenTree
 from hf_exposure.scoring.tree_sums import PathTree
 
@@ -31,6 +32,7 @@ _AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1,
 _NOISE_BITS = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 _LOGITS_BYTES_CPU = 2**28
 _LOGITS_SHARE_OF_FREE_GPU = 0.2
+_CACHE_SHARE_OF_FREE_GPU = 0.4
 
 
 class CausalScorer:
@@ -131,6 +133,22 @@ class CausalScorer:
             bits = self._encode_prefix(np.asarray(prefix, dtype=np.int64), self.mode or "plain").bits.copy()
         bits[: self.encoder.first_scored] = np.nan
         return bits
+
+    def draws_at_once(self, length: int) -> int:
+        """How many draws of `length` tokens below the prefix may keep their caches at the same time."""
+        # All heads' keys and values, twice: the model's own concatenation makes a copy.
+        per_token = 4 * self._shape.layers * self._shape.hidden * compute_dtype(self.model).itemsize
+        return self._processes.smallest(max(1, _cache_bytes(self.model) // (per_token * (length + 1))))
+
+    def row_caches(self, prefix: Sequence[int], draws: int, length: int) -> RowCaches | None:
+        """Caches for `draws` paths of about `length` tokens below `prefix`; None for a model that lends none."""
+        if self.mode != "packed" or not len(prefix):
+            return None
+        with borrowed(self.model):
+            shared = self._encode_prefix(np.asarray(prefix, dtype=np.int64), "packed")
+        row_draws = choose_row_draws(len(prefix), length, self._shape)
+        batch_rows = max(1, self._batch_tokens() // (2 * row_draws))
+        return RowCaches(self._reader, shared, len(prefix), draws, row_draws, batch_rows, self._processes)
 
     def _score(self, tree: TokenTree) -> tuple[np.ndarray, Prefix]:
         length = len(tree.prefix) + int(tree.depth.max(initial=0))
@@ -239,6 +257,12 @@ def _model_shape(model: nn.Module) -> ModelShape:
         hidden=getattr(config, "hidden_size", None) or 256,
         heads=getattr(config, "num_attention_heads", None) or 4,
     )
+
+
+def _cache_bytes(model: nn.Module) -> int:
+    """What the caches of many draws may take."""
+    device = model_device(model)
+    return int(torch.cuda.mem_get_info(device)[0] * _CACHE_SHARE_OF_FREE_GPU) if device.type == "cuda" else 2**30
 
 
 def _default_batch_tokens(model: nn.Module, reads_rows: bool) -> int:

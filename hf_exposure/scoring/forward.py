@@ -21,7 +21,7 @@ from hf_exposure.scoring.packing import Rows
 from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.token_tree import IntArray, TokenTree
 
-__all__ = ["Mode", "Prefix", "edge_bits", "encode_prefix"]
+__all__ = ["Mode", "Prefix", "bits_at", "edge_bits", "encode_prefix", "repeat_cache"]
 
 Mode = Literal["packed", "cached", "plain"]
 _LOG2_E = 1.0 / math.log(2.0)
@@ -52,7 +52,7 @@ def encode_prefix(reader: LogitReader, prefix: IntArray, mode: Mode) -> Prefix:
     ids = torch.as_tensor(prefix, device=model_device(reader.model))[None]
     logits = reader(input_ids=ids) if mode == "plain" else reader(input_ids=ids, use_cache=True)
     at = torch.arange(len(prefix), device=ids.device)
-    bits[1:] = _bits_at(logits, at[:-1], at[:-1], ids[0, 1:])
+    bits[1:] = bits_at(logits, at[:-1], at[:-1], ids[0, 1:])
     return Prefix(bits, logits.of(at[-1:]), None if mode == "plain" else logits.cache)
 
 
@@ -87,7 +87,7 @@ def edge_bits(
         tokens = torch.as_tensor(tree.edge_token[:at_root], device=last.device)
         zero = torch.zeros_like(tokens)
         at_end = Logits(lambda rows: last[rows], last.shape[-1], 1, None)
-        bits[:at_root] = _bits_at(at_end, zero[:1], zero, tokens)
+        bits[:at_root] = bits_at(at_end, zero[:1], zero, tokens)
     return bits
 
 
@@ -114,7 +114,7 @@ def _score_batch(
     is_own = (slots >= rows.start[batch, None]) & (slots < rows.stop[batch, None]) & is_real[:, None]
     own_row, own_slot = np.nonzero(is_own)
     device = inputs["input_ids"].device
-    found = _bits_at(
+    found = bits_at(
         logits,
         torch.as_tensor(own_row * logits.positions + own_slot + skipped, device=device),
         torch.as_tensor(tree.edge_parent[edges] - first_vertex, device=device),
@@ -136,7 +136,7 @@ def _inputs(
         return {"input_ids": torch.cat([head, ids], dim=1)}, len(tree.prefix)
     inputs: dict[str, Any] = {"input_ids": ids, "use_cache": prefix.cache is not None}
     if prefix.cache is not None:
-        inputs["past_key_values"] = _repeat_cache(prefix.cache, len(slots))
+        inputs["past_key_values"] = repeat_cache(prefix.cache, len(slots))
     if mode == "packed":
         depth = np.append(tree.depth, 1)[slots]
         inputs["position_ids"] = torch.as_tensor(len(tree.prefix) + depth - 1, device=device)
@@ -155,7 +155,7 @@ def _ancestor_mask(tree: TokenTree, slots: IntArray, device: torch.device, dtype
     return mask
 
 
-def _repeat_cache(cache: Any, times: int) -> Any:
+def repeat_cache(cache: Any, times: int) -> Any:
     """`cache` for `times` rows, as views: the model's own concatenation makes the one copy."""
     repeated = copy.copy(cache)
     repeated.layers = [copy.copy(layer) for layer in cache.layers]
@@ -165,7 +165,7 @@ def _repeat_cache(cache: Any, times: int) -> Any:
     return repeated
 
 
-def _bits_at(logits: Logits, rows: torch.Tensor, parents: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:
+def bits_at(logits: Logits, rows: torch.Tensor, parents: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:
     """-log2 softmax of `tokens` (E,) at the flat positions `rows[parents]`; `parents` ascend."""
     pieces = []
     step = max(1, _LOGITS_PER_PIECE // logits.vocabulary_size)

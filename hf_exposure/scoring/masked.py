@@ -16,7 +16,7 @@ from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.scoring.batches import score_in_batches
 from hf_exposure.scoring.causal import _NOISE_BITS, _context_length, _default_batch_tokens
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder, _special_tokens_around
-from hf_exposure.scoring.forward import _bits_at
+from hf_exposure.scoring.forward import bits_at
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.scoring.path_query import PathBits, PathQuery
@@ -124,7 +124,7 @@ class MaskedScorer:
         tokens = ids_BT[row, place]
         ids_BT[row, place] = self._mask
         logits = self._reader(input_ids=ids_BT)
-        return _bits_at(logits, row * logits.positions + place, row, tokens)
+        return bits_at(logits, row * logits.positions + place, row, tokens)
 
     def _check_length(self, encoded: EncodedTexts) -> None:
         longest = _context_length(self.model)

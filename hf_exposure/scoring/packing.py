@@ -7,13 +7,14 @@ long ones share their ancestors and the prefix cache, and need an ancestor mask.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from hf_exposure.scoring.token_tree import IntArray, TokenTree
 
-__all__ = ["ModelShape", "Rows", "chain_rows", "choose_row_width", "packed_rows"]
+__all__ = ["ModelShape", "Rows", "chain_rows", "choose_row_draws", "choose_row_width", "packed_rows"]
 
 _WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 
@@ -90,9 +91,7 @@ def choose_row_width(tree: TokenTree, shape: ModelShape) -> int:
     that the mask forbids, shorter ones repeat paths and copies.
     """
     prefix, mean_path = len(tree.prefix), float(tree.depth.mean()) - 1.0
-    # Softmax and mask traffic, per head and pair, and the copy, per element, in units of one multiply-add.
-    per_pair = shape.layers * (2 * shape.hidden + 12 * shape.heads)
-    per_copied_token = shape.layers * 2 * shape.hidden * 8
+    per_pair, per_copied_token = _attention_work(shape)
 
     def work(width: int) -> float:
         own = width - mean_path
@@ -104,3 +103,19 @@ def choose_row_width(tree: TokenTree, shape: ModelShape) -> int:
 
     longest_path = int(tree.depth.max())
     return max(min(_WIDTHS, key=work), longest_path)
+
+
+def choose_row_draws(prefix: int, length: int, shape: ModelShape) -> int:
+    """How many draws share a row whose cache is kept, with the least estimated work.
+
+    At each step a row copies its prefix's and its own keys and values, and every draw's token attends to all of them:
+    long rows spare copies of the prefix, short ones attention.
+    """
+    per_pair, per_copied_token = _attention_work(shape)
+    best = math.sqrt(prefix * per_copied_token / (max(1, length) * per_pair))
+    return max(8, min(64, round(best)))
+
+
+def _attention_work(shape: ModelShape) -> tuple[int, int]:
+    """Work per attended pair (softmax and mask traffic too), and per copied cache token, in multiply-adds."""
+    return shape.layers * (2 * shape.hidden + 12 * shape.heads), shape.layers * 2 * shape.hidden * 8

@@ -22,7 +22,7 @@ from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.scoring.batches import score_in_batches
 from hf_exposure.scoring.causal import CausalScorer, _context_length
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
-from hf_exposure.scoring.forward import Mode, _bits_at, _repeat_cache
+from hf_exposure.scoring.forward import Mode, bits_at, repeat_cache
 from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.token_tree import pad_sequences
@@ -141,7 +141,7 @@ class Seq2SeqScorer(CausalScorer):
         )
         row, slot = np.nonzero(target_BT[:, self.encoder.first_scored :] >= 0)
         slot += self.encoder.first_scored
-        bits = _bits_at(
+        bits = bits_at(
             logits,
             torch.as_tensor(row * logits.positions + slot - 1, device=device),
             torch.arange(len(row), device=device),
@@ -276,7 +276,7 @@ class _Decoder(nn.Module):
             "encoder_outputs": BaseModelOutput(last_hidden_state=self._encoded_source().expand(times, -1, -1)),
         }
         if past_key_values is not None:
-            cross = _repeat_cache(self._cross_cache, times)
+            cross = repeat_cache(self._cross_cache, times)
             inputs["past_key_values"] = EncoderDecoderCache(past_key_values, cross)
         output = self.inner(decoder_input_ids=input_ids, use_cache=use_cache, **inputs)
         cache = output.past_key_values if use_cache else None

@@ -10,7 +10,15 @@ import torch
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanaryTemplate, Choice, Digits, Words
-from hf_exposure.extraction import EXPONENTS, build_automaton, draw_proposals, enumerate_texts
+from hf_exposure.extraction import (
+    EXPONENTS,
+    Proposals,
+    TokenAutomaton,
+    UniformPaths,
+    build_automaton,
+    draw_proposals,
+    enumerate_texts,
+)
 from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.scoring import CausalScorer
 
@@ -32,10 +40,15 @@ def scorer() -> CausalScorer:
     return CausalScorer(GPT2LMHeadModel(config), ByT5Tokenizer())
 
 
+def _draw(scorer: CausalScorer, automaton: TokenAutomaton, count: int, seed: int) -> Proposals:
+    uniform = UniformPaths(automaton, seed).take(scorer, 0, count // len(EXPONENTS))
+    return draw_proposals(scorer, automaton, uniform, np.random.default_rng(seed), SearchCost())
+
+
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
 def test_draws_are_texts_with_their_true_costs(scorer: CausalScorer, template: CanaryTemplate) -> None:
     automaton = build_automaton(template, scorer.encoder)
-    draws = draw_proposals(scorer, automaton, 400, np.random.default_rng(0), SearchCost())
+    draws = _draw(scorer, automaton, 400, seed=0)
     assert all(template.contains(text) for text in draws.texts)
     whole = scorer.sequence_bits(scorer.encode(draws.texts))
     prefix = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
@@ -46,7 +59,7 @@ def test_draws_are_texts_with_their_true_costs(scorer: CausalScorer, template: C
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
 def test_probabilities_sum_to_one_and_match_frequencies(scorer: CausalScorer, template: CanaryTemplate) -> None:
     automaton = build_automaton(template, scorer.encoder)
-    draws = draw_proposals(scorer, automaton, 8000, np.random.default_rng(0), SearchCost())
+    draws = _draw(scorer, automaton, 8000, seed=0)
     q = {text: np.exp2(row) for text, row in zip(draws.texts, draws.log2_q, strict=True)}
     for stratum, exponent in enumerate(EXPONENTS):
         drawn = [text for text, s in zip(draws.texts, draws.strata.tolist(), strict=True) if s == stratum]
@@ -62,7 +75,7 @@ def test_probabilities_sum_to_one_and_match_frequencies(scorer: CausalScorer, te
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
 def test_the_uniform_part_is_uniform_and_bounds_the_weights(scorer: CausalScorer, template: CanaryTemplate) -> None:
     automaton = build_automaton(template, scorer.encoder)
-    draws = draw_proposals(scorer, automaton, 4000, np.random.default_rng(0), SearchCost())
+    draws = _draw(scorer, automaton, 4000, seed=0)
     np.testing.assert_allclose(draws.log2_q[:, 0], -math.log2(template.space_size), atol=1e-9)
     weights = draws.weights(template.space_size)
     assert weights.max() <= len(EXPONENTS) + 1e-9
@@ -74,10 +87,10 @@ def test_the_uniform_part_is_uniform_and_bounds_the_weights(scorer: CausalScorer
 
 def test_the_same_seed_draws_the_same(scorer: CausalScorer) -> None:
     automaton = build_automaton(TEMPLATES[0], scorer.encoder)
-    first = draw_proposals(scorer, automaton, 40, np.random.default_rng(5), SearchCost())
-    again = draw_proposals(scorer, automaton, 40, np.random.default_rng(5), SearchCost())
+    first = _draw(scorer, automaton, 40, seed=5)
+    again = _draw(scorer, automaton, 40, seed=5)
     assert first.texts == again.texts
-    assert first.texts != draw_proposals(scorer, automaton, 40, np.random.default_rng(6), SearchCost()).texts
+    assert first.texts != _draw(scorer, automaton, 40, seed=6).texts
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)

@@ -1,0 +1,144 @@
+"""Random draws going down a graph of texts together, a level at a time.
+
+While the draws still share most of their states, each distinct state is asked for by its whole path. Once they part,
+a scorer that can keeps the caches of the paths, so that no token is fed twice.
+
+Shapes: D draws, A of them alive in a step, T new tokens at most, C children at most.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_exposure.scoring.path_query import PathQuery
+from hf_exposure.scoring.protocol import Scorer
+from hf_exposure.scoring.row_caches import CacheRefused, RowCaches
+from hf_exposure.scoring.token_tree import IntArray, pad_sequences
+
+__all__ = ["Descent"]
+
+# Caches are kept from the level on at which the draws stand at this share of distinct states.
+_APART = 0.25
+_CHECKED_DRAWS = 8
+# Figures that differ by more than so many times the scorer's noise are other figures: the cache was not read as meant.
+_AGREEMENT = 20.0
+
+
+class Descent:
+    """The paths of D draws below one prefix.
+
+    Args:
+        scorer: answers for whole paths; one with a method `row_caches(prefix, draws, length)` may keep their caches.
+        prefix: tokens that all paths begin with.
+        draws: D.
+        length: tokens that a path is expected to have; for the caches' size only.
+    """
+
+    def __init__(self, scorer: Scorer, prefix: Sequence[int], draws: int, length: int) -> None:
+        self._scorer, self._prefix, self._length = scorer, tuple(prefix), length
+        self._paths: list[tuple[int, ...]] = [()] * draws
+        self._row_caches: Any = getattr(scorer, "row_caches", None)
+        self._caches: RowCaches | None = None
+        self._order = np.zeros(0, dtype=np.int64)  # the number of each draw among the rows
+        self._steps_cached = 0
+
+    @property
+    def keeps_caches(self) -> bool:
+        """Whether the paths' caches are kept by now."""
+        return self._caches is not None
+
+    def step(
+        self, alive: IntArray, tokens: Sequence[tuple[int, ...]], run: IntArray, children_AC: IntArray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Appends tokens to some paths and reads what comes after.
+
+        Args:
+            alive: (A,) draws, ascending.
+            tokens: the new tokens of each; may be none at the first step only.
+            run: (A,) how many of the last of these are asked for.
+            children_AC: tokens whose bits after the path are asked for, padded with -1.
+
+        Returns:
+            (A,) bits of the run, and (A, C) bits of the children, inf for padding.
+        """
+        for draw, new in zip(alive.tolist(), tokens, strict=True):
+            self._paths[draw] += new
+        if self._row_caches is None:
+            return self._by_paths(alive, run, children_AC)
+        if self._caches is None:
+            distinct = len({self._paths[draw] for draw in alive.tolist()})
+            if distinct < _APART * len(alive) or not all(self._paths[draw] for draw in alive.tolist()):
+                return self._by_paths(alive, run, children_AC)
+            self._begin(alive)
+            tokens = [self._paths[draw] for draw in alive.tolist()]
+        return self._by_caches(alive, tokens, run, children_AC)
+
+    def _begin(self, alive: IntArray) -> None:
+        """Numbers the draws so that those that share most of their paths stand side by side."""
+        sorted_draws = sorted(alive.tolist(), key=self._paths.__getitem__)
+        self._order = np.full(len(self._paths), -1, dtype=np.int64)
+        self._order[sorted_draws] = np.arange(len(sorted_draws))
+        self._caches = self._row_caches(self._prefix, len(alive), self._length)
+        if self._caches is None:
+            self._row_caches = None
+
+    def _by_caches(
+        self, alive: IntArray, tokens: Sequence[tuple[int, ...]], run: IntArray, children_AC: IntArray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        if self._caches is None:
+            return self._by_paths(alive, run, children_AC)
+        by_row = np.argsort(self._order[alive])
+        try:
+            found = self._caches.step(
+                self._order[alive][by_row], pad_sequences(tokens)[by_row], run[by_row], children_AC[by_row]
+            )
+        except CacheRefused:
+            return self._without_caches(alive, run, children_AC)
+        back = np.argsort(by_row)
+        run_bits, children_bits = found[0][back], found[1][back]
+        self._steps_cached += 1
+        # The second step is the first that reads what a step has kept.
+        if self._steps_cached == 2 and not self._agrees(alive, run, children_AC, run_bits, children_bits):
+            return self._without_caches(alive, run, children_AC)
+        return run_bits, children_bits
+
+    def _without_caches(self, alive: IntArray, run: IntArray, children_AC: IntArray) -> tuple[np.ndarray, np.ndarray]:
+        self._caches = self._row_caches = None
+        return self._by_paths(alive, run, children_AC)
+
+    def _agrees(
+        self,
+        alive: IntArray,
+        run: IntArray,
+        children_AC: IntArray,
+        run_bits: np.ndarray,
+        children_bits: np.ndarray,
+    ) -> bool:
+        """Whether some draws get the figures that their whole paths give. NaN never does: the paths then say so."""
+        some = np.unique(np.linspace(0, len(alive) - 1, _CHECKED_DRAWS).astype(np.int64))
+        expected = self._by_paths(alive[some], run[some], children_AC[some])
+        tolerance = _AGREEMENT * self._scorer.noise_bits
+        return bool(
+            np.allclose(run_bits[some], expected[0], rtol=0.0, atol=tolerance)
+            and np.allclose(children_bits[some], expected[1], rtol=0.0, atol=tolerance)
+            and not np.isnan(run_bits).any()
+            and not np.isnan(children_bits).any()
+        )
+
+    def _by_paths(self, alive: IntArray, run: IntArray, children_AC: IntArray) -> tuple[np.ndarray, np.ndarray]:
+        """Each distinct path asked for once, from its beginning."""
+        numbers: dict[tuple[int, ...], int] = {}
+        number_A = np.array([numbers.setdefault(self._paths[draw], len(numbers)) for draw in alive.tolist()])
+        _, first = np.unique(number_A, return_index=True)
+        queries = [
+            PathQuery(path, int(run[at]), children_AC[at][children_AC[at] >= 0])
+            for path, at in zip(numbers, first.tolist(), strict=True)
+        ]
+        answers = self._scorer.path_bits(self._prefix, queries)
+        children_bits = np.full((len(queries), children_AC.shape[1]), np.inf)
+        for line, answer in enumerate(answers):
+            children_bits[line, : len(answer.children_bits)] = answer.children_bits
+        return np.array([answer.run_bits for answer in answers])[number_A], children_bits[number_A]
