@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-__all__ = ["Candidate", "CostEstimate", "ExposureEstimate", "Extraction", "RankBounds"]
+from hf_exposure.errors import InputError
+
+__all__ = ["Candidate", "CostEstimate", "Discoverability", "ExposureEstimate", "Extraction", "RankBounds"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,3 +133,56 @@ class RankBounds:
     seconds: float
     log_perplexity_bits: float
     note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discoverability:
+    """How likely a model is to say one text after the prefix of its template.
+
+    Attributes:
+        text: the text.
+        bits: `-log2` of the probability that one sample says it, verbatim; inf where it cannot.
+        is_greedy: greedy decoding says it, verbatim.
+        greedy_edits: characters to insert, delete or replace to make what greedy decoding says the secret.
+        samples, near_samples, near_edits: of so many samples, so many came within `near_edits` edits of it.
+
+    Source: Hayes et al. 2025, "Measuring memorization in language models via probabilistic extraction".
+    """
+
+    text: str
+    bits: float
+    is_greedy: bool
+    greedy_edits: int
+    samples: int
+    near_samples: int
+    near_edits: int
+
+    def probability_within(self, samples: int) -> float:
+        """The probability that at least one of `samples` says the text: `1 - (1 - 2^-bits)^samples`.
+
+        Example:
+            >>> found = Discoverability(
+            ...     text="", bits=1.0, is_greedy=False, greedy_edits=1, samples=0, near_samples=0, near_edits=1
+            ... )
+            >>> found.probability_within(2)
+            0.75
+        """
+        once = 2.0**-self.bits
+        return float(samples > 0) if once >= 1 else -math.expm1(samples * math.log1p(-once))
+
+    def samples_needed(self, probability: float) -> float:
+        """The fewest samples of which one says the text with at least this probability: it is (n, p)-discoverable.
+
+        inf where no number does. A `probability` of 0 needs none; 1 needs inf, unless every sample says it.
+
+        Raises:
+            InputError: `probability` outside 0 to 1.
+        """
+        if not 0 <= probability <= 1:
+            raise InputError("probability", "must be between 0 and 1", probability, "Use 0.5, say.")
+        once = 2.0**-self.bits
+        if probability == 0 or once >= 1:
+            return float(probability > 0)
+        if probability == 1 or once == 0:
+            return math.inf
+        return float(max(1, math.ceil(math.log1p(-probability) / math.log1p(-once) - 1e-12)))

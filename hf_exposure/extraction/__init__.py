@@ -3,6 +3,7 @@
 from hf_exposure.extraction.best_first import extract, search_likeliest
 from hf_exposure.extraction.bounded_rank import hole_bits, rank_bounds, search_ranks
 from hf_exposure.extraction.character_automaton import CharacterAutomaton, build_automaton, check_template
+from hf_exposure.extraction.discoverable import discoverable_extraction
 from hf_exposure.extraction.proposal import EXPONENTS, Proposals, UniformPaths, draw_proposals
 from hf_exposure.extraction.token_automaton import Moves, TokenAutomaton
 from hf_exposure.extraction.whole_space import enumerate_texts
@@ -16,6 +17,7 @@ __all__ = [
     "UniformPaths",
     "build_automaton",
     "check_template",
+    "discoverable_extraction",
     "draw_proposals",
     "enumerate_texts",
     "extract",

@@ -1,0 +1,153 @@
+"""Whether a stranger who knows the prefix gets the secret by asking: discoverable extraction.
+
+Search finds the likeliest text *of the template*, however unlikely the model is to say it. Here the model says what it
+likes: the secret may lose to something that is no text of the template at all. Both views belong side by side.
+
+Sources: Carlini et al. 2023, "Quantifying Memorization Across Neural Language Models" (greedy, verbatim); Hayes et al.
+2025, "Measuring memorization in language models via probabilistic extraction" ((n, p)-discoverable); Ippolito et al.
+2023, "Preventing Verbatim Memorization in Language Models Gives a False Sense of Privacy" (near-verbatim).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.errors import InputError
+from hf_exposure.records import Discoverability
+from hf_exposure.scoring import CausalScorer, make_scorer
+from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
+
+__all__ = ["discoverable_extraction"]
+
+
+def discoverable_extraction(
+    model: nn.Module,
+    tokenizer: Any,
+    template: CanaryTemplate,
+    texts: Sequence[str],
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    samples: int = 256,
+    near_edits: int = 1,
+    seed: int = 0,
+) -> list[Discoverability]:
+    """For each text, how likely the model is to say it after the template's prefix.
+
+    The prompt is the template's prefix up to its last space, which may belong to the secret's first token. The
+    probability of a text is that of its canonical tokens after the prompt, computed, not sampled: with several
+    segmentations of one text the true probability is a little larger. It says at once what any number of samples
+    would: see `Discoverability.probability_within` and `samples_needed`. Near-verbatim success is counted in real
+    samples.
+
+    Args:
+        model: a causal language model.
+        tokenizer: its tokenizer.
+        template: one that begins with fixed text.
+        texts: texts of the template, such as those of the canaries.
+        temperature, top_k, top_p: how the stranger samples, in this order, as in `transformers`.
+        samples: how many continuations are drawn to count near-verbatim ones; 0 for none.
+        near_edits: a continuation is near-verbatim when at most so many characters must be inserted, deleted or
+            replaced to make it the secret.
+        seed: of the samples. The random state of torch is left alone.
+
+    Returns:
+        One `Discoverability` per text, in input order.
+
+    Raises:
+        InputError: no texts, or one that is none of the template; a template without a prefix; a model that is not
+            causal; numbers out of range.
+        NonFiniteScoreError: the model returned NaN.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+        >>> from hf_exposure import CanaryTemplate, Digits
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
+        >>> template = CanaryTemplate("pin {pin}", pin=Digits(3))
+        >>> [found] = discoverable_extraction(model, ByT5Tokenizer(), template, ["pin 123"], samples=0)
+        >>> found.is_greedy, 20 < found.bits < 30, found.samples_needed(0.5) > 10**6
+        (False, True, True)
+    """
+    sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    _check(template, texts, samples, near_edits)
+    scorer = make_scorer(model, tokenizer)
+    if not isinstance(scorer, CausalScorer):
+        raise InputError("model", "must be a causal language model", type(model).__name__, "Use extract instead.")
+    prompt, continuations = _cut(template, scorer.encoder.encode(texts).ids, scorer)
+    bits, is_greedy = continuation_bits(model, prompt, continuations, sampling)
+    secrets = [_spell(tokenizer, tokens) for tokens in continuations]
+    # Half as long again, since what the model says may be cut into shorter tokens; the edits cut it to characters.
+    length = max(map(len, continuations)) * 3 // 2
+    greedy = _spell(tokenizer, decode_greedily(model, prompt, length))
+    drawn = draw_samples(model, prompt, length, samples, sampling, seed=seed).tolist()
+    said = [_spell(tokenizer, tokens) for tokens in drawn]
+    return [
+        Discoverability(
+            text=text,
+            bits=float(own_bits),
+            is_greedy=bool(greedy_or_not),
+            greedy_edits=int(_edits(secret, [greedy])[0]),
+            samples=samples,
+            near_samples=int((_edits(secret, said) <= near_edits).sum()),
+            near_edits=near_edits,
+        )
+        for text, own_bits, greedy_or_not, secret in zip(texts, bits, is_greedy, secrets, strict=True)
+    ]
+
+
+def _check(template: CanaryTemplate, texts: Sequence[str], samples: int, near_edits: int) -> None:
+    if not template.prefix.strip():
+        remedy = "There is nothing to ask the model with: use extract."
+        raise InputError("template", "must begin with fixed text", template.text, remedy)
+    if not len(texts):
+        raise InputError("texts", "must hold at least one text", [], "Pass [canary.text for canary in canaries].")
+    for text in texts:
+        if not template.contains(text):
+            raise InputError(
+                "texts", "must be texts of the template", text, "Check them with template.contains(text)."
+            )
+    for name, value in (("samples", samples), ("near_edits", near_edits)):
+        if value < 0:
+            raise InputError(name, "must be at least 0", value, f"Use {name}=0 for none.")
+
+
+def _cut(
+    template: CanaryTemplate, encoded: Sequence[tuple[int, ...]], scorer: CausalScorer
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """The prompt that all texts begin with, within the template's prefix, and what each has after it."""
+    alone = (*scorer.encoder.leading, *scorer.encoder.plain_ids([template.prefix.rstrip()])[0])
+    shared = 0
+    while shared < len(alone) and all(len(ids) > shared + 1 and ids[shared] == alone[shared] for ids in encoded):
+        shared += 1
+    if not shared:
+        rule = "must share tokens with all texts of the template"
+        raise InputError("template", rule, template.prefix, "Begin the template with a longer fixed text.")
+    return alone[:shared], [ids[shared:] for ids in encoded]
+
+
+def _spell(tokenizer: Any, tokens: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def _edits(secret: str, said: Sequence[str]) -> np.ndarray:
+    """(N,) Levenshtein distances from the secret to as many characters of what was said."""
+    cut = [text[: len(secret)] for text in said]
+    codes = np.full((len(cut), len(secret)), -1, dtype=np.int64)
+    for line, text in enumerate(cut):
+        codes[line, : len(text)] = [ord(character) for character in text]
+    distance = np.tile(np.arange(len(secret) + 1), (len(cut), 1))
+    for row, character in enumerate(secret, 1):
+        diagonal, distance[:, 0] = distance[:, 0].copy(), row
+        for column in range(1, len(secret) + 1):
+            replaced = diagonal + (codes[:, column - 1] != ord(character))
+            diagonal = distance[:, column].copy()
+            shorter = np.minimum(distance[:, column], distance[:, column - 1]) + 1
+            distance[:, column] = np.minimum(replaced, shorter)
+    lengths = np.array([len(text) for text in cut], dtype=np.int64)
+    return distance[np.arange(len(cut)), lengths]

@@ -1,0 +1,139 @@
+"""What a model says by itself after a prompt: greedily, by sampling, and how likely given continuations are.
+
+Everything runs over the whole vocabulary, by plain forward passes, so any causal model will do.
+
+Shapes: N continuations or samples, P prompt tokens, L tokens of a continuation, V vocabulary entries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.scoring.model_state import borrowed, model_device
+from hf_exposure.scoring.token_tree import IntArray, pad_sequences
+
+__all__ = ["Sampling", "continuation_bits", "decode_greedily", "draw_samples"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is drawn, in the order that `transformers` takes: temperature, then top-k, then top-p.
+
+    Attributes:
+        temperature: divides the logits.
+        top_k: only the k likeliest tokens; ties with the k-th stay in. None for all.
+        top_p: only the fewest tokens, likeliest first, whose probabilities reach p. None for all.
+
+    Raises:
+        InputError: a temperature or `top_k` that is not positive, a `top_p` outside (0, 1].
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0 or math.isinf(self.temperature):
+            raise InputError("temperature", "must be positive", self.temperature, "Use temperature=1.0.")
+        if self.top_k is not None and self.top_k < 1:
+            raise InputError("top_k", "must be at least 1", self.top_k, "Leave it out for the whole vocabulary.")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise InputError("top_p", "must be above 0 and at most 1", self.top_p, "Leave it out for all tokens.")
+
+    def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
+        """(..., V) natural logarithms of the probabilities drawn with, in float32; -inf for what is never drawn."""
+        logits = logits.float() / self.temperature
+        if self.top_k is not None:
+            least = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
+            logits = logits.masked_fill(logits < least, -math.inf)
+        if self.top_p is not None and self.top_p < 1:
+            ordered, tokens = logits.sort(dim=-1)
+            # Dropped from the unlikeliest on, while those dropped hold no more than 1 - p; the likeliest always stays.
+            dropped = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
+            dropped[..., -1] = False
+            logits = logits.masked_fill(torch.zeros_like(dropped).scatter(-1, tokens, dropped), -math.inf)
+        return torch.log_softmax(logits, dim=-1)
+
+
+def continuation_bits(
+    model: nn.Module,
+    prompt: Sequence[int],
+    continuations: Sequence[Sequence[int]],
+    sampling: Sampling,
+    *,
+    max_batch_tokens: int = 4096,
+) -> tuple[np.ndarray, np.ndarray]:
+    """How likely each continuation is to be drawn after the prompt, and whether it is the greedy one.
+
+    Returns:
+        (N,) float64 bits, inf where the scheme never draws it; and (N,) whether every token is the likeliest at its
+        place (the first of equals).
+    """
+    matrix_NL = pad_sequences(continuations)
+    bits, is_greedy = np.zeros(len(matrix_NL)), np.ones(len(matrix_NL), dtype=bool)
+    rows = max(1, max_batch_tokens // (len(prompt) + matrix_NL.shape[1]))
+    with borrowed(model):
+        for first in range(0, len(matrix_NL), rows):
+            batch = matrix_NL[first : first + rows]
+            # A last token is only read; padding repeats a real token, and a causal model lets nothing look ahead.
+            logits = _logits(model, prompt, np.where(batch < 0, prompt[0], batch)[:, :-1])[:, len(prompt) - 1 :]
+            is_token = batch >= 0
+            tokens = torch.as_tensor(np.where(is_token, batch, 0), device=logits.device)
+            chosen = sampling.log_probabilities(logits).gather(2, tokens[..., None])[..., 0].double().cpu().numpy()
+            bits[first : first + rows] = -np.where(is_token, chosen, 0.0).sum(axis=1) / math.log(2)
+            likeliest = logits.argmax(dim=-1).cpu().numpy()
+            is_greedy[first : first + rows] = ((likeliest == batch) | ~is_token).all(axis=1)
+    return bits + 0.0, is_greedy
+
+
+def decode_greedily(model: nn.Module, prompt: Sequence[int], length: int) -> tuple[int, ...]:
+    """The `length` tokens after the prompt, each the likeliest after those before it."""
+    tokens: list[int] = []
+    with borrowed(model):
+        for _ in range(length):
+            tokens.append(int(_logits(model, prompt, np.array([tokens], dtype=np.int64))[0, -1].argmax()))
+    return tuple(tokens)
+
+
+def draw_samples(
+    model: nn.Module,
+    prompt: Sequence[int],
+    length: int,
+    count: int,
+    sampling: Sampling,
+    *,
+    seed: int,
+    max_batch_tokens: int = 4096,
+) -> IntArray:
+    """(count, length) tokens drawn after the prompt. The random state of torch is left alone."""
+    device = model_device(model)
+    generator = torch.Generator(device=device).manual_seed(seed % 2**63)
+    samples = np.zeros((count, length), dtype=np.int64)
+    rows = max(1, max_batch_tokens // (len(prompt) + length))
+    with borrowed(model):
+        for first in range(0, count, rows):
+            batch = samples[first : first + rows]
+            for at in range(length):
+                # Equal beginnings are fed once: with little randomness most of them are.
+                distinct, same = np.unique(batch[:, :at], axis=0, return_inverse=True)
+                log_p = sampling.log_probabilities(_logits(model, prompt, distinct)[:, -1])
+                drawn = torch.multinomial(log_p.exp()[torch.as_tensor(same, device=device)], 1, generator=generator)
+                batch[:, at] = drawn[:, 0].cpu().numpy()
+    return samples
+
+
+def _logits(model: nn.Module, prompt: Sequence[int], continuations: np.ndarray) -> torch.Tensor:
+    """(N, P + L, V) logits after the prompt and each continuation."""
+    head = np.broadcast_to(np.asarray(prompt, dtype=np.int64), (len(continuations), len(prompt)))
+    ids = np.concatenate([head, continuations.astype(np.int64)], axis=1)
+    logits: torch.Tensor = model(input_ids=torch.as_tensor(ids, device=model_device(model))).logits
+    if torch.isnan(logits).any():
+        raise NonFiniteScoreError(f"the model returned NaN logits after the tokens {tuple(prompt)}")
+    return logits
