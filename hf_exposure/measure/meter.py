@@ -18,7 +18,7 @@ from hf_exposure.canaries.indices import distinct_indices
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import control_test, epsilon_lower_bound
 from hf_exposure.extraction import TokenAutomaton, build_automaton, check_template, enumerate_texts
-from hf_exposure.extraction.character_automaton import AUDITED_ENCODINGS
+from hf_exposure.extraction.sampled_encodings import AUDITED_ENCODINGS
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
@@ -194,7 +194,7 @@ class ExposureMeter:
         try:
             if why_no_search and self.method == "auto":
                 return None, f"no search, uniform references instead: {why_no_search}"
-            return build_automaton(self.canaries.template, encoder), ""
+            return build_automaton(self.canaries.template, encoder, one_path=self.method == "enumerate"), ""
         except InputError as error:
             if self.method in _NEED_SEARCH:
                 raise
