@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_exposure.canaries import CanaryTemplate, Digits, Letters, Space, Words
+from hf_exposure.canaries import CanaryTemplate, Choice, Digits, Letters, Space, Words
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.encoding_trie import EncodingTrie
 from hf_exposure.extraction.product_automaton import ProductAutomaton
@@ -19,7 +19,8 @@ from hf_exposure.scoring import Encoder
 
 __all__ = ["cut_before_space", "slot_automaton"]
 
-_LARGEST_SLOT = 10**6
+_LARGEST_LIST = 10**6  # words are given one by one, so encoding each is no more work
+_LARGEST_HOLE = 10**4  # of other holes, all fillings in one slot: no dearer than an audit
 _GROUP = 3  # \p{N}{1,3}, as in GPT-4's and Llama 3's tokenizers, from the left or from the right
 
 
@@ -125,22 +126,26 @@ def _slots(template: CanaryTemplate, cut: Cut) -> Iterator[_Slot]:
 def _slots_of_hole(space: Space, before: str, cut: Cut) -> Iterator[_Slot]:
     if isinstance(space, Words):
         fixed, space_between = cut_before_space(space.separator)
-        yield _piece(before, len(space.words), space.words.__getitem__)
+        yield _piece(before, len(space.words), space.words.__getitem__, most=_LARGEST_LIST)
         for _ in range(space.number - 1):
             if fixed:
                 yield _Slot([fixed])
-            yield _piece(space_between, len(space.words), space.words.__getitem__, (space, "later"))
+            yield _piece(space_between, len(space.words), space.words.__getitem__, (space, "later"), _LARGEST_LIST)
     elif isinstance(space, (Digits, Letters)):
         for length in cut(space):
             group = Digits(length) if isinstance(space, Digits) else Letters(length, space.letters)
             yield _piece(before, group.size, group.text_at)
             before = ""
+    elif isinstance(space, Choice):
+        yield _piece(before, space.size, space.options.__getitem__, most=_LARGEST_LIST)
     else:
         yield _piece(before, space.size, space.text_at)
 
 
-def _piece(before: str, count: int, text_at: Callable[[int], str], kind: object = None) -> _Slot:
-    if count > _LARGEST_SLOT:
-        rule = f"must come in pieces of at most {_LARGEST_SLOT} fillings"
+def _piece(
+    before: str, count: int, text_at: Callable[[int], str], kind: object = None, most: int = _LARGEST_HOLE
+) -> _Slot:
+    if count > most:
+        rule = f"must come in pieces of at most {most} fillings"
         raise InputError("template", rule, count, "Use a smaller space.")
     return _Slot(_After(before, count, text_at), kind)

@@ -19,7 +19,6 @@ from hf_exposure.canaries.word_trie import WordTrie
 from hf_exposure.extraction.encoding_trie import alike
 from hf_exposure.extraction.product_automaton import text_begins_another
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
-from hf_exposure.extraction.slot_automaton import cut_before_space
 from hf_exposure.extraction.token_automaton import (
     NO_MOVES,
     Exactness,
@@ -253,13 +252,16 @@ def _beginnings_are_canonical(automaton: TokenAutomaton, encoder: Encoder, sampl
 
 
 def _separable_prefix(template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings) -> str:
-    """The longest beginning of the template's prefix whose tokens begin every sampled encoding; cut before spaces."""
-    kept, _ = cut_before_space(template.prefix)
-    while kept:
-        tokens = tuple(encoder.plain_ids([kept])[0])
-        if all(ids[: len(tokens)] == tokens and len(ids) > len(tokens) for ids in sample.ids):
-            return kept
-        kept, _ = cut_before_space(kept.rpartition(" ")[0])
+    """The longest beginning of the template's prefix whose tokens begin every sampled encoding.
+
+    All of it, or cut at a space, which most tokenizers write with what follows.
+    """
+    prefix = template.prefix
+    cuts = {cut for at, letter in enumerate(prefix) if letter == " " for cut in (at, at + 1)} | {len(prefix)}
+    for cut in sorted(cuts - {0}, reverse=True):
+        tokens = tuple(encoder.plain_ids([prefix[:cut]])[0])
+        if tokens and all(ids[: len(tokens)] == tokens and len(ids) > len(tokens) for ids in sample.ids):
+            return prefix[:cut]
     return ""
 
 
