@@ -43,9 +43,12 @@ class TokenSurfaces:
             raise InputError("tokenizer", rule, model["end_of_word_suffix"], "Use method='sample'.")
         self._goes_on = model.get("continuing_subword_prefix") or ""
         vocabulary: dict[str, int] = tokenizer.get_vocab()
-        skipped = {int(index) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
-        self._ids = {entry: index for entry, index in vocabulary.items() if index not in skipped}
+        special = {int(index) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._falls_back = bool(model.get("byte_fallback"))
+        # Some tokenizers call the entries for single bytes special.
+        self._ids = {
+            entry: index for entry, index in vocabulary.items() if index not in special or self._is_byte(entry)
+        }
         self.render = lru_cache(maxsize=2**16)(self._render)
 
     def matching(self, symbols: frozenset[str]) -> dict[str, int]:
@@ -65,8 +68,11 @@ class TokenSurfaces:
             raise InputError("tokenizer", rule, before + character, "Use method='sample'.")
         return longer[len(known) :]
 
+    def _is_byte(self, entry: str) -> bool:
+        return self._falls_back and len(entry) == 6 and entry.startswith("<0x") and entry.endswith(">")
+
     def _surface(self, entry: str) -> str:
-        if self._falls_back and len(entry) == 6 and entry.startswith("<0x") and entry.endswith(">"):
+        if self._is_byte(entry):
             return chr(_FIRST_BYTE + int(entry[3:5], 16))
         if not self._goes_on:
             return entry
