@@ -18,6 +18,7 @@ _HOME_OF = {
     "Digits": "canaries",
     "Letters": "canaries",
     "LuhnDigits": "canaries",
+    "Pattern": "canaries",
     "VocabularyTokens": "canaries",
     "Words": "canaries",
     "draw_canaries": "canaries",

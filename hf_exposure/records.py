@@ -98,6 +98,8 @@ class Extraction:
         model_rows: rows fed to the model, summed over the calls.
         seconds: wall time.
         backend: name of the token automaton that was walked.
+        exactness: "proven", or "audited": of 10,000 sampled texts the automaton missed none, so with 95 % confidence
+            fewer than 0.03 % are outside the search.
         note: why it is not certified, else "".
     """
 
@@ -108,6 +110,7 @@ class Extraction:
     model_rows: int
     seconds: float
     backend: str
+    exactness: str = ""
     note: str = ""
 
 
@@ -121,6 +124,7 @@ class RankBounds:
         expansions: states with more than one child that were expanded.
         forward_passes, model_rows, seconds: the cost.
         log_perplexity_bits: of the text itself.
+        backend, exactness: as for `Extraction`.
         note: why it is not certified, else "".
     """
 
@@ -132,6 +136,8 @@ class RankBounds:
     model_rows: int
     seconds: float
     log_perplexity_bits: float
+    backend: str = ""
+    exactness: str = ""
     note: str = ""
 
 

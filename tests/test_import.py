@@ -19,6 +19,7 @@ CONTRACT = [
     "Words",
     "Choice",
     "VocabularyTokens",
+    "Pattern",
     "presets",
     "draw_canaries",
     "CanarySet",

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from hf_exposure.canaries.character_spaces import Digits, Letters, LuhnDigits
+from hf_exposure.canaries.pattern import Pattern
 from hf_exposure.canaries.space import Space
 from hf_exposure.canaries.vocabulary import VocabularyTokens
 from hf_exposure.canaries.word_lists import ENGLISH_LIST, digest, english_words
@@ -17,6 +18,7 @@ __all__ = [
     "Digits",
     "Letters",
     "LuhnDigits",
+    "Pattern",
     "Space",
     "VocabularyTokens",
     "Words",
@@ -41,6 +43,7 @@ _FROM_DICT: dict[str, Callable[[dict[str, Any]], Space]] = {
     "luhn": lambda values: LuhnDigits(**values),
     "choice": lambda values: Choice(**values),
     "words": _words_from_dict,
+    "pattern": lambda values: Pattern(**values),
 }
 
 
@@ -65,11 +68,12 @@ def space_from_dict(values: dict[str, Any]) -> Space:
         raise InputError("space", rule, arguments, "Write what space.to_dict() gives.") from None
 
 
-_FORMS = "digits:9, letters:5, luhn:16, words:3 or choice:red|green"
+_FORMS = "digits:9, letters:5, luhn:16, words:3, choice:red|green or pattern:[A-Z]{2}"
 
 
 def parse_space(spec: str) -> Space:
-    """The space that a short text names: `digits:9`, `letters:5`, `luhn:16`, `words:3` or `choice:a|b|c`.
+    """The space that a short text names: `digits:9`, `letters:5`, `luhn:16`, `words:3`, `choice:a|b|c`, or
+    `pattern:` and a regular expression.
 
     Raises:
         InputError: another form, or a number that the space refuses.
@@ -87,6 +91,8 @@ def parse_space(spec: str) -> Space:
     }
     if colon and kind == "choice":
         return Choice(argument.split("|"))
+    if colon and kind == "pattern":
+        return Pattern(argument)
     if not colon or kind not in kinds or not (argument.isascii() and argument.isdigit()):
         raise InputError("space", "must be a kind and its size", spec, f"Write {_FORMS}.")
     return kinds[kind](int(argument))

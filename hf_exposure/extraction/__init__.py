@@ -2,7 +2,8 @@
 
 from hf_exposure.extraction.best_first import extract, search_likeliest
 from hf_exposure.extraction.bounded_rank import hole_bits, rank_bounds, search_ranks
-from hf_exposure.extraction.character_automaton import CharacterAutomaton, build_automaton, check_template
+from hf_exposure.extraction.build import build_automaton, check_template
+from hf_exposure.extraction.character_automaton import CharacterAutomaton
 from hf_exposure.extraction.discoverable import discoverable_extraction
 from hf_exposure.extraction.proposal import EXPONENTS, Proposals, UniformPaths, draw_proposals
 from hf_exposure.extraction.token_automaton import Moves, TokenAutomaton

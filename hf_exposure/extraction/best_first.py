@@ -15,10 +15,9 @@ import numpy as np
 from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.errors import InputError
-from hf_exposure.extraction.character_automaton import build_automaton, check_template
-from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
-from hf_exposure.extraction.frontier import Frontier, Node
+from hf_exposure.extraction.build import build_automaton, check_template
+from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
+from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
 from hf_exposure.extraction.token_automaton import TokenAutomaton
 from hf_exposure.records import Candidate, Extraction
 from hf_exposure.scoring import Scorer, make_scorer, source_for
@@ -38,6 +37,7 @@ def extract(
     *,
     end_token: bool = False,
     source: str | None = None,
+    max_open_nodes: int = MOST_OPEN_NODES,
 ) -> Extraction:
     """The `top_k` likeliest texts of `template` under `model`, cheapest first, with a certificate.
 
@@ -46,21 +46,24 @@ def extract(
 
     Args:
         model: a causal language model, or an encoder-decoder one with `source`; a masked one allows no search.
-        tokenizer: its tokenizer; it must encode each character of the template's holes by itself.
+        tokenizer: its tokenizer: any fast one; a slow one where it keeps the pieces of the template apart (bytes,
+            characters, words), or for a space of at most a million texts.
         template: the texts to search.
         top_k: how many to return; all of them where the space is smaller.
         batch_size: most open nodes per call; the batch grows up to it from 1, so an easy secret costs few rows.
         max_expansions: stop after this many; None searches to the end.
         end_token: whether texts end with the tokenizer's end token.
         source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
+        max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
 
     Returns:
-        `Extraction`. `certified` is False when `max_expansions` ended the search; the candidates are then the best
-        texts found so far, maybe none.
+        `Extraction`. `certified` is False when `max_expansions` or `max_open_nodes` ended the search; the candidates
+        are then the best texts found so far, maybe none.
 
     Raises:
-        InputError: `top_k`, `batch_size` or `max_expansions` below 1; a tokenizer that merges the holes' characters;
-            a template that ends in a hole of variable length without `end_token=True`.
+        InputError: `top_k`, `batch_size`, `max_expansions` or `max_open_nodes` below 1; a tokenizer that gives two
+            texts the same tokens, or that no automaton explains; a template in which one text begins another, without
+            `end_token=True`.
         NonFiniteScoreError: the model returned NaN.
 
     Source: Carlini et al. 2019, Section 8.2.
@@ -81,6 +84,7 @@ def extract(
         top_k=top_k,
         batch_size=batch_size,
         max_expansions=max_expansions,
+        max_open_nodes=max_open_nodes,
     )
 
 
@@ -91,20 +95,19 @@ def search_likeliest(
     top_k: int = 1,
     batch_size: int = 256,
     max_expansions: int | None = None,
+    max_open_nodes: int = MOST_OPEN_NODES,
 ) -> Extraction:
     """As `extract`, for any scorer and any automaton."""
-    for name, value in (("top_k", top_k), ("batch_size", batch_size), ("max_expansions", max_expansions)):
-        if value is not None and value < 1:
-            raise InputError(name, "must be at least 1", value, f"Pass {name}=1 or more.")
+    check_limits(top_k=top_k, batch_size=batch_size, max_expansions=max_expansions, max_open_nodes=max_open_nodes)
     started = time.perf_counter()
     spent = SearchCost()
     prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
-    frontier = Frontier(Node(0.0, (), automaton.prefix_text, automaton.root))
+    frontier = Frontier(automaton)
     best: list[tuple[float, str]] = []
     budget = float("inf") if max_expansions is None else max_expansions
     limit = float("inf")
     # An open node that costs as much as the k-th best text cannot lead to a cheaper one.
-    while frontier.cheapest_bits < limit:
+    while frontier.cheapest_bits < limit and len(frontier) <= max_open_nodes:
         # A text of n characters takes n calls one after the other, however wide they are. A quarter of what was
         # expanded so far is a batch that costs a memorised text n expansions, and not 2^n as doubling does.
         batch = min(batch_size, max(1, spent.expansions // 4))
@@ -116,8 +119,9 @@ def search_likeliest(
                 bisect.insort(best, (leaf.cost_bits, leaf.text))
             del best[top_k:]
             limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
-            frontier.push_children(expansion.node, expansion.moves, expansion.costs_bits, limit)
+            frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, limit)
     certified = frontier.cheapest_bits >= limit
+    stop = "" if certified else stopped_at(frontier, max_open_nodes, max_expansions)
     return Extraction(
         candidates=tuple(Candidate(text=text, log_perplexity_bits=prefix_bits + cost) for cost, text in best),
         certified=certified,
@@ -126,13 +130,14 @@ def search_likeliest(
         model_rows=spent.model_rows,
         seconds=time.perf_counter() - started,
         backend=automaton.name,
-        note="; ".join(_notes(scorer.noise_bits, None if certified else max_expansions)),
+        exactness=automaton.exactness,
+        note="; ".join(_notes(scorer.noise_bits, stop)),
     )
 
 
-def _notes(noise_bits: float, budget: int | None) -> list[str]:
+def _notes(noise_bits: float, stop: str) -> list[str]:
     """What a reader must know of the order and of a search that had to stop."""
-    notes = [] if budget is None else [f"stopped at max_expansions={budget}; a likelier text may be left"]
+    notes = [f"{stop}; a likelier text may be left"] if stop else []
     if noise_bits > _NOTICEABLE_BITS:
         notes.append(f"in this precision costs move by {noise_bits} bits: texts nearer than that may change places")
     return notes

@@ -18,9 +18,9 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.character_automaton import build_automaton, check_template
-from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
-from hf_exposure.extraction.frontier import Frontier, Node
+from hf_exposure.extraction.build import build_automaton, check_template
+from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
+from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
 from hf_exposure.extraction.open_texts import OpenTexts, Path
 from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens
 from hf_exposure.records import RankBounds
@@ -40,6 +40,7 @@ def rank_bounds(
     end_token: bool = False,
     batch_size: int = 256,
     source: str | None = None,
+    max_open_nodes: int = MOST_OPEN_NODES,
 ) -> RankBounds:
     """Certified bounds on the rank of `text` among all texts of `template`: exact when the search closes.
 
@@ -47,7 +48,8 @@ def rank_bounds(
 
     Args:
         model: a causal language model, or an encoder-decoder one with `source`; a masked one allows no search.
-        tokenizer: its tokenizer; it must encode each character of the template's holes by itself.
+        tokenizer: its tokenizer: any fast one; a slow one where it keeps the pieces of the template apart (bytes,
+            characters, words), or for a space of at most a million texts.
         text: a text of the template.
         template: the texts to rank among.
         max_expansions: budget; one expansion is one state with more than one child.
@@ -55,6 +57,7 @@ def rank_bounds(
         end_token: whether texts end with the tokenizer's end token.
         batch_size: most open nodes per call.
         source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
+        max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
 
     Returns:
         `RankBounds`: `low <= rank <= high` at any budget. When `certified`, `low < high` only for texts that cost the
@@ -62,8 +65,8 @@ def rank_bounds(
         template's prefix needs at most (characters in the holes) x 2^b expansions.
 
     Raises:
-        InputError: `text` is not of the template; `max_expansions` or `batch_size` below 1; a tokenizer that merges
-            the holes' characters.
+        InputError: `text` is not of the template; `max_expansions`, `batch_size` or `max_open_nodes` below 1; a
+            tokenizer that gives two texts the same tokens, or that no automaton explains.
         NonFiniteScoreError: the model returned NaN.
 
     Source: ours; the rank is Carlini et al. 2019, Definition 2.
@@ -87,6 +90,7 @@ def rank_bounds(
         max_expansions=max_expansions,
         exclude=exclude,
         batch_size=batch_size,
+        max_open_nodes=max_open_nodes,
     )[0]
 
 
@@ -103,15 +107,14 @@ def search_ranks(
     max_expansions: int = 100_000,
     exclude: Iterable[str] = (),
     batch_size: int = 256,
+    max_open_nodes: int = MOST_OPEN_NODES,
 ) -> list[RankBounds]:
     """As `rank_bounds`, for any scorer and automaton, and for many texts in one search.
 
     The cheapest node is always expanded first, so the search for a dear text goes through that for each cheaper one:
     together they cost what the dearest costs alone, and each text gets the bounds that it would get alone.
     """
-    for name, value in (("max_expansions", max_expansions), ("batch_size", batch_size)):
-        if value < 1:
-            raise InputError(name, "must be at least 1", value, f"Pass {name}=1 or more.")
+    check_limits(max_expansions=max_expansions, batch_size=batch_size, max_open_nodes=max_open_nodes)
     started = time.perf_counter()
     paths = [_required_path(automaton, scorer, text) for text in texts]
     silent = {path for path in _paths(automaton, scorer, tuple(exclude)) if path is not None}
@@ -119,10 +122,9 @@ def search_ranks(
     # By the search's own route after the prefix, lest the rounding of a long prefix enter the comparison.
     queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
     costs = [answer.run_bits for answer in scorer.path_bits(automaton.prefix, queries)]
-    spent, frontier = SearchCost(), Frontier(Node(0.0, (), automaton.prefix_text, automaton.root))
-    leaves = _leaves_within(
-        scorer, automaton, frontier, max(costs, default=0.0) + scorer.noise_bits, spent, max_expansions, batch_size
-    )
+    spent, frontier = SearchCost(), Frontier(automaton)
+    limits = _Limits(max(costs, default=0.0) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
+    leaves = _leaves_within(scorer, automaton, frontier, limits, spent)
     counts = _Counts(
         rivals=np.sort([cost for path, cost in leaves.items() if path not in silent]),
         leaves=leaves,
@@ -130,7 +132,7 @@ def search_ranks(
         still_open=OpenTexts.of(frontier, automaton, paths, silent),
         competitors=automaton.count(automaton.root) - len(silent),
         noise_bits=scorer.noise_bits,
-        max_expansions=max_expansions,
+        stop=stopped_at(frontier, max_open_nodes, max_expansions),
     )
     bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
     return [
@@ -143,32 +145,36 @@ def search_ranks(
             model_rows=spent.model_rows,
             seconds=time.perf_counter() - started,
             log_perplexity_bits=prefix_bits + cost,
+            backend=automaton.name,
+            exactness=automaton.exactness,
             note=note,
         )
         for (low, high, note), cost in zip(bounds, costs, strict=True)
     ]
 
 
+@dataclass(frozen=True)
+class _Limits:
+    bits: float
+    expansions: int
+    open_nodes: int
+    batch_size: int
+
+
 def _leaves_within(
-    scorer: Scorer,
-    automaton: TokenAutomaton,
-    frontier: Frontier,
-    limit_bits: float,
-    spent: SearchCost,
-    max_expansions: int,
-    batch_size: int,
+    scorer: Scorer, automaton: TokenAutomaton, frontier: Frontier, limits: _Limits, spent: SearchCost
 ) -> dict[Path, float]:
-    """The texts that cost at most `limit_bits`, with their costs, as far as the budget goes."""
+    """The texts within the limit of bits, with their costs, as far as the budget goes."""
     leaves: dict[Path, float] = {}
     # All within the limit is expanded in the end; but a small budget says most when its cheapest nodes go first.
-    batch = min(batch_size, max(1, max_expansions // 32))
-    while frontier.cheapest_bits <= limit_bits:
-        nodes = next_nodes(frontier, automaton, batch, limit_bits, max_expansions - spent.expansions)
+    batch = min(limits.batch_size, max(1, limits.expansions // 32))
+    while frontier.cheapest_bits <= limits.bits and len(frontier) <= limits.open_nodes:
+        nodes = next_nodes(frontier, automaton, batch, limits.bits, limits.expansions - spent.expansions)
         if not nodes:
             break
         for expansion in expand(scorer, automaton, nodes, spent):
-            leaves |= {leaf.path: leaf.cost_bits for leaf in expansion.leaves if leaf.cost_bits <= limit_bits}
-            frontier.push_children(expansion.node, expansion.moves, expansion.costs_bits, limit_bits)
+            leaves |= {leaf.path: leaf.cost_bits for leaf in expansion.leaves if leaf.cost_bits <= limits.bits}
+            frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, limits.bits)
     return leaves
 
 
@@ -181,6 +187,7 @@ class _Counts:
         leaves: the cost of every leaf by its path.
         silent: paths that do not compete.
         competitors: how many texts of the space do.
+        stop: which limit ended the search, if it was ended.
     """
 
     rivals: np.ndarray
@@ -189,7 +196,7 @@ class _Counts:
     still_open: OpenTexts
     competitors: int
     noise_bits: float
-    max_expansions: int
+    stop: str
 
     def bounds(self, path: Path, cost: float) -> tuple[int, int, str]:
         """(low, high, note) of the rank of one text; an empty note is a certificate."""
@@ -200,11 +207,9 @@ class _Counts:
         if not self.still_open.is_closed(limit):
             met = int(np.searchsorted(self.rivals, limit, side="right")) - (competes and path in self.leaves)
             below = self.still_open.within(limit, path if competes else None)
-            return (
-                low,
-                1 + met + below,
-                f"stopped at max_expansions={self.max_expansions}; low and high hold all the same",
-            )
+            # Where several paths spell one text, it may be counted below several open nodes.
+            high = min(1 + met + below, self.competitors + (not competes))
+            return low, high, f"{self.stop}; low and high hold all the same"
         if path not in self.leaves:
             note = f"figures moved by more than {self.noise_bits} bits between batches: load the model in float32"
             return low, self.competitors + (not competes), note

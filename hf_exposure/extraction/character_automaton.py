@@ -7,7 +7,6 @@ byte and character tokenizers, and subword tokenizers that split every character
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from functools import lru_cache
 from typing import Any
@@ -16,17 +15,19 @@ import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.token_automaton import Moves, State, follow_tokens
+from hf_exposure.extraction.encoding_trie import alike
+from hf_exposure.extraction.product_automaton import text_begins_another
+from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText, State
 from hf_exposure.scoring import Encoder
 
-__all__ = ["CharacterAutomaton", "build_automaton", "check_template"]
+__all__ = ["CharacterAutomaton", "character_automaton"]
 
-AUDITED_ENCODINGS = 10_000
+_REMEMBERED_STATES = 2**16
 _END = "end"
-_AUDIT_SEED = 20190814
 
 
-class CharacterAutomaton:
+class CharacterAutomaton(OnePathPerText):
     """One token path per text: the template's character automaton with tokens in the place of its characters.
 
     Args:
@@ -43,6 +44,7 @@ class CharacterAutomaton:
     """
 
     name = "characters"
+    exactness: Exactness = "audited"
 
     def __init__(
         self,
@@ -56,7 +58,7 @@ class CharacterAutomaton:
         self._tokens_of, self._tokens_of_literal, self.ending = tokens_of, tokens_of_literal, ending
         # A state: the template's own, and the tokens already taken of the next piece.
         self.root: State = (_after(template, template.start, template.prefix), ())
-        self.moves = lru_cache(maxsize=None)(self._moves)
+        self.moves = lru_cache(maxsize=_REMEMBERED_STATES)(self._moves)
 
     def count(self, state: Any) -> int:
         position, taken = state
@@ -72,31 +74,22 @@ class CharacterAutomaton:
         position, taken = state
         found: dict[int, tuple[str, Any]] = {}
         if position == _END:
-            return Moves(np.zeros(0, dtype=np.int64), (), ())
+            return NO_MOVES
         for piece, tokens, after in self._pieces(position):
             if _goes_on(tokens, taken):
                 whole = len(tokens) == len(taken) + 1
                 child = (piece, (after, ())) if whole else ("", (position, tokens[: len(taken) + 1]))
                 if found.setdefault(tokens[len(taken)], child) != child:
-                    raise self._same_tokens(piece, found[tokens[len(taken)]][0])
+                    raise alike(piece, found[tokens[len(taken)]][0])
         if not taken and self.template.is_end(position):
             if self.ending:
                 found[self.ending[0]] = ("", (_END, ()))
             elif found:
-                raise InputError(
-                    "template",
-                    "must not have a text that begins another of its texts",
-                    self.template.text,
-                    "Add a fixed suffix, or pass end_token=True.",
-                )
+                raise text_begins_another(self.template)
         order = sorted(found)
         return Moves(
             np.array(order, dtype=np.int64), tuple(found[t][0] for t in order), tuple(found[t][1] for t in order)
         )
-
-    def _same_tokens(self, piece: str, other: str) -> InputError:
-        rule = f"must tell the template's texts apart, but encodes {piece!r} and {other!r} alike"
-        return InputError("tokenizer", rule, self.template.text, "Use a space without one of them.")
 
     def _pieces(self, position: Any) -> Iterator[tuple[str, tuple[int, ...], Any]]:
         """What may come next: (text, its tokens, the template's state after it)."""
@@ -119,53 +112,34 @@ class CharacterAutomaton:
         return index + 1 if index + 1 in self._tokens_of_literal else None
 
 
-def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
-    """Refuses what is no template, and one whose last hole may go on: nothing would tell a text from a longer one."""
-    if not isinstance(template, CanaryTemplate):
-        remedy = 'Write CanaryTemplate("... {number}", number=Digits(9)).'
-        raise InputError("template", "must be a CanaryTemplate", template, remedy)
-    if template.ends_in_variable_length and not end_token:
-        raise InputError(
-            "template",
-            "must not end in a hole of variable length",
-            template.text,
-            "Add a fixed suffix, or pass end_token=True.",
-        )
-
-
-def build_automaton(template: CanaryTemplate, encoder: Encoder) -> CharacterAutomaton:
-    """The automaton of a template under a tokenizer, audited on sampled encodings.
+def character_automaton(
+    template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings
+) -> tuple[CharacterAutomaton | None, str | None]:
+    """The automaton if it holds every sampled encoding, else None and one that it lacks.
 
     Raises:
-        InputError: the template ends in a hole of variable length and no end token is scored; or the tokenizer does
-            not encode the template piece by piece (it merges characters of the holes).
+        InputError: two texts have the same tokens, or one begins another.
     """
-    check_template(template, end_token=bool(encoder.ending))
-    texts = _audit_texts(template)
-    encoded = encoder.plain_ids(texts)
     prefix = tuple(encoder.plain_ids([template.prefix])[0]) if template.prefix else ()
     leads = [prefix]
     if not prefix:
         # Some tokenizers put a mark of their own before a text's first character: all texts then begin with it.
         leads.append(_shared_lead(encoder.plain_ids(list(template.moves(template.start)))))
+    missed: str | None = None
     refusal: InputError | None = None
     for lead in leads:
         try:
             automaton = _guess(template, lead, encoder)
-            misspelt = _first_misspelt(automaton, texts, encoded, len(lead))
+            automaton.exactness = sample.exactness
+            missed = sample.first_missed(automaton, encoder)
         except InputError as error:
             refusal = error
             continue
-        if misspelt is None:
-            return automaton
-        refusal = InputError(
-            "tokenizer",
-            "must encode each character of the holes by itself (byte and character tokenizers do) for search",
-            f"{type(encoder.tokenizer).__name__} on {misspelt!r}",
-            "Use method='sample' or 'skew_normal', which need no search.",
-        )
-    assert refusal is not None
-    raise refusal
+        if missed is None:
+            return automaton, None
+    if missed is None and refusal is not None:
+        raise refusal
+    return None, missed
 
 
 def _guess(template: CanaryTemplate, prefix: tuple[int, ...], encoder: Encoder) -> CharacterAutomaton:
@@ -194,18 +168,6 @@ def _literal_tokens(template: CanaryTemplate, encoder: Encoder) -> dict[int, tup
     }
 
 
-def _first_misspelt(
-    automaton: CharacterAutomaton, texts: list[str], encoded: list[list[int]], prefix_length: int
-) -> str | None:
-    """The first text whose encoding is no path, or another text's; None where there is none."""
-    prefix = list(automaton.prefix[len(automaton.prefix) - prefix_length :])
-    for text, ids in zip(texts, encoded, strict=True):
-        below = (*ids[prefix_length:], *automaton.ending)
-        if ids[:prefix_length] != prefix or follow_tokens(automaton, below) != text:
-            return text
-    return None
-
-
 def _shared_lead(encoded: list[list[int]]) -> tuple[int, ...]:
     """The first tokens that all encodings share, leaving one to each."""
     first, last = min(encoded), max(encoded)
@@ -223,12 +185,3 @@ def _after(template: CanaryTemplate, position: Any, text: str) -> Any:
     for character in text:
         position = template.moves(position)[character]
     return position
-
-
-def _audit_texts(template: CanaryTemplate) -> list[str]:
-    """Every text of a small template, else a fixed random sample with the first and the last."""
-    size = template.space_size
-    if size <= AUDITED_ENCODINGS:
-        return [template.text_at(index) for index in range(size)]
-    draw = random.Random(_AUDIT_SEED)
-    return [template.text_at(i) for i in (0, size - 1, *(draw.randrange(size) for _ in range(AUDITED_ENCODINGS)))]

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 
+from hf_exposure.errors import InputError
 from hf_exposure.extraction.frontier import Frontier, Node
-from hf_exposure.extraction.token_automaton import Moves, TokenAutomaton, follow_forced_run
+from hf_exposure.extraction.token_automaton import Run, TokenAutomaton
 from hf_exposure.scoring import PathQuery, Scorer
 
-__all__ = ["Expansion", "SearchCost", "expand", "next_nodes"]
+__all__ = ["Expansion", "SearchCost", "check_limits", "expand", "next_nodes", "stopped_at"]
+
+
+def check_limits(**limits: int | None) -> None:
+    """Refuses a limit below 1; None is no limit."""
+    for name, value in limits.items():
+        if value is not None and value < 1:
+            raise InputError(name, "must be at least 1", value, f"Pass {name}=1 or more.")
+
+
+def stopped_at(frontier: Frontier, max_open_nodes: int, max_expansions: int | None) -> str:
+    """Which limit ended a search."""
+    if len(frontier) > max_open_nodes:
+        return f"stopped at max_open_nodes={max_open_nodes}"
+    return f"stopped at max_expansions={max_expansions}"
 
 
 @dataclass
@@ -36,58 +50,93 @@ class Expansion:
     Attributes:
         node: the node at the end of its run; its cost includes the run.
         leaves: nodes that are whole texts.
-        moves, costs_bits: the children that are no leaves yet, with their costs.
+        children: which of the state's moves are no leaves yet.
+        costs_bits: of those.
     """
 
     node: Node
     leaves: tuple[Node, ...]
-    moves: Moves
+    children: np.ndarray
     costs_bits: np.ndarray
 
 
 def next_nodes(
     frontier: Frontier, automaton: TokenAutomaton, most: int, limit_bits: float, expansions_left: float
-) -> list[Node]:
-    """The next batch of a search: as many of the cheapest open nodes as its budget can still expand.
+) -> list[tuple[Node, Run]]:
+    """The next batch of a search: as many of the cheapest open nodes as its budget can still expand, with their runs.
 
-    With nothing left, those that a forced run leads to a whole text: they cost no expansion, so that a budget which is
-    just enough ends with a certificate. None when the search is over.
+    What leads to no canonical encoding is dropped on the way. With nothing left of the budget, those that a forced run
+    leads to a whole text: they cost no expansion, so that a budget which is just enough ends with a certificate. None
+    when the search is over.
     """
-    if expansions_left > 0:
-        return frontier.pop(int(min(most, expansions_left)), limit_bits)
-    return frontier.pop(most, limit_bits, lambda node: not len(follow_forced_run(automaton, node.state)[3]))
+    if expansions_left <= 0:
+        return _next_leaves(frontier, automaton, most, limit_bits)
+    while nodes := frontier.pop(int(min(most, expansions_left)), limit_bits):
+        found = [(node, run) for node, run in zip(nodes, _runs(automaton, nodes), strict=True) if run is not None]
+        if found:
+            return found
+    return []
 
 
-def expand(scorer: Scorer, automaton: TokenAutomaton, nodes: list[Node], spent: SearchCost) -> Iterator[Expansion]:
+def _next_leaves(
+    frontier: Frontier, automaton: TokenAutomaton, most: int, limit_bits: float
+) -> list[tuple[Node, Run]]:
+    found: list[tuple[Node, Run]] = []
+    while len(found) < most and (node := frontier.peek(limit_bits)) is not None:
+        (run,) = _runs(automaton, [node])
+        if run is not None and len(run[3]):
+            break
+        frontier.pop(1, limit_bits)
+        if run is not None:
+            found.append((node, run))
+    return found
+
+
+def _runs(automaton: TokenAutomaton, nodes: list[Node]) -> list[Run | None]:
+    return automaton.runs([node.path for node in nodes], [node.text for node in nodes], [node.state for node in nodes])
+
+
+def expand(
+    scorer: Scorer, automaton: TokenAutomaton, nodes: list[tuple[Node, Run]], spent: SearchCost
+) -> list[Expansion]:
     """Feeds the nodes in one batch. A last token's cost is read from its parent, so a leaf is never fed."""
-    runs = [follow_forced_run(automaton, node.state) for node in nodes]
-    queries = [
-        PathQuery((*node.path, *tokens), len(tokens), moves.tokens)
-        for node, (tokens, _, _, moves) in zip(nodes, runs, strict=True)
-    ]
+    queries = [PathQuery((*node.path, *tokens), len(tokens), moves.tokens) for node, (tokens, _, _, moves) in nodes]
     answers = scorer.path_bits(automaton.prefix, queries)
     spent.forward_passes += 1
     spent.model_rows += len(nodes)
-    for node, query, (_, text, state, moves), answer in zip(nodes, queries, runs, answers, strict=True):
-        reached = Node(node.cost_bits + answer.run_bits, query.tokens, node.text + text, state)
+    expansions = []
+    for (node, (_, text, state, moves)), query, answer in zip(nodes, queries, answers, strict=True):
+        reached = Node(node.cost_bits + answer.run_bits, query.tokens, node.text + text, state, node.parent)
         if not len(moves):
-            yield Expansion(reached, (reached,), moves, np.zeros(0))
+            expansions.append(Expansion(reached, (reached,), np.zeros(0, dtype=np.int64), np.zeros(0)))
             continue
         spent.expansions += 1
-        yield _split_leaves(automaton, reached, moves, reached.cost_bits + answer.children_bits)
+        expansions.append(_split_leaves(automaton, reached, reached.cost_bits + answer.children_bits))
+    return _without_other_paths(automaton, expansions)
 
 
-def _split_leaves(automaton: TokenAutomaton, node: Node, moves: Moves, costs_bits: np.ndarray) -> Expansion:
-    leaves, open_children = [], []
-    for child, state in enumerate(moves.states):
-        if len(automaton.moves(state)):
-            open_children.append(child)
-        else:
-            path = (*node.path, int(moves.tokens[child]))
-            leaves.append(Node(float(costs_bits[child]), path, node.text + moves.pieces[child], state))
-    kept = Moves(
-        moves.tokens[open_children],
-        tuple(moves.pieces[c] for c in open_children),
-        tuple(moves.states[c] for c in open_children),
+def _split_leaves(automaton: TokenAutomaton, node: Node, costs_bits: np.ndarray) -> Expansion:
+    moves = automaton.moves(node.state)
+    ends = np.array([automaton.is_leaf(state) for state in moves.states])
+    leaves = [
+        Node(
+            float(costs_bits[child]),
+            (*node.path, int(moves.tokens[child])),
+            node.text + moves.pieces[child],
+            moves.states[child],
+        )
+        for child in np.flatnonzero(ends).tolist()
+    ]
+    return Expansion(node, tuple(leaves), np.flatnonzero(~ends), costs_bits[~ends])
+
+
+def _without_other_paths(automaton: TokenAutomaton, expansions: list[Expansion]) -> list[Expansion]:
+    """The same without leaves that are not the canonical encodings of their texts, judged in one batch."""
+    leaves = [leaf for expansion in expansions for leaf in expansion.leaves]
+    verdicts = iter(
+        automaton.canonical([leaf.path for leaf in leaves], [leaf.text for leaf in leaves], [True] * len(leaves))
     )
-    return Expansion(node, tuple(leaves), kept, costs_bits[open_children])
+    return [
+        Expansion(one.node, tuple(leaf for leaf in one.leaves if next(verdicts)), one.children, one.costs_bits)
+        for one in expansions
+    ]

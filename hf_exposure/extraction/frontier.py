@@ -1,103 +1,192 @@
-"""The open nodes of a search.
+"""The open nodes of a search, in arrays.
 
-One entry per expanded parent holds its children sorted by cost, with a cursor: only the cheapest child not yet taken
-stands in the heap, so the heap is as long as the number of expanded parents, not of their children.
+A node is 16 bytes: its cost, its expanded parent, and which child of that it is. Paths and texts are not kept but
+followed back to the root, over the parents. The cheapest nodes stand in a small heap; all dearer ones lie unsorted
+until the heap runs empty.
+
+Memory: 16 bytes a node that was ever opened, 8 more while it is open, and about 200 an expanded parent, its state
+included. 10^7 open nodes take 0.4 GB where ten share a parent, and 2 GB at most.
 """
 
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
-from hf_exposure.extraction.token_automaton import Moves, State
+from hf_exposure.extraction.token_automaton import State, TokenAutomaton
 
-__all__ = ["Frontier", "Node"]
+__all__ = ["MOST_OPEN_NODES", "Frontier", "Node", "OpenNodes"]
+
+MOST_OPEN_NODES = 10**7
+"""At which a search stops, with what is certain by then; at most 2 GB."""
+
+_LARGEST_HEAP = 2**17
+_ROOT = -1
 
 
 @dataclass(frozen=True)
 class Node:
-    """An open node: `path` is its tokens below the automaton's prefix, `cost_bits` those of the path."""
+    """A node of a search: `path` is its tokens below the automaton's prefix, `cost_bits` those of the path.
+
+    `parent` is the number of the expanded node that it is a child of; -1 for the root.
+    """
 
     cost_bits: float
     path: tuple[int, ...]
     text: str
     state: State
+    parent: int = _ROOT
 
 
-@dataclass
-class _Entry:
-    path: tuple[int, ...]
-    text: str
-    moves: Moves
-    order: np.ndarray
-    costs: np.ndarray
-    cursor: int = 0
+@dataclass(frozen=True)
+class OpenNodes:
+    """M open nodes.
 
-    def node(self, at: int) -> Node:
-        child = int(self.order[at])
-        path = (*self.path, int(self.moves.tokens[child]))
-        return Node(float(self.costs[at]), path, self.text + self.moves.pieces[child], self.moves.states[child])
+    Attributes:
+        costs_M: bits.
+        parents_M: number of the expanded parent; -1 for the root.
+        children_M: which child of it.
+    """
+
+    costs_M: npt.NDArray[np.float64]
+    parents_M: npt.NDArray[np.int32]
+    children_M: npt.NDArray[np.int32]
 
 
 class Frontier:
     """Open nodes, cheapest first; equal costs in the order of discovery, so that a search repeats itself exactly."""
 
-    def __init__(self, root: Node) -> None:
-        self._heap: list[tuple[float, int, _Entry]] = []
-        self._count = 0
-        moves = Moves(np.zeros(1, dtype=np.int64), ("",), (root.state,))
-        self._root = root
-        self._push(_Entry(root.path, root.text, moves, np.zeros(1, dtype=np.int64), np.array([root.cost_bits])))
+    def __init__(self, automaton: TokenAutomaton) -> None:
+        self._automaton = automaton
+        # Expanded nodes, each with what it adds to its parent.
+        self._parent, self._depth, self._length = array("i"), array("i"), array("i")
+        self._text: list[str] = []
+        self._state: list[State] = []
+        self._tokens, self._first_token = array("i"), array("q")
+        # Nodes ever opened, by number.
+        self._cost, self._owner, self._child = array("d", [0.0]), array("i", [_ROOT]), array("i", [0])
+        # In the heap: the first nodes by (cost, number). Behind it: all others, and their cost is at least the limit.
+        self._heap: list[tuple[float, int]] = [(0.0, 0)]
+        self._limit = float("inf")
+        self._behind: list[npt.NDArray[np.int64]] = []
+        self._open = 1
 
-    def __bool__(self) -> bool:
-        return bool(self._heap)
+    def __len__(self) -> int:
+        return self._open
 
     @property
     def cheapest_bits(self) -> float:
         """Cost of the cheapest open node; inf when none is open."""
+        if not self._heap:
+            self._refill()
         return self._heap[0][0] if self._heap else float("inf")
 
-    def push_children(self, parent: Node, moves: Moves, costs_bits: np.ndarray, limit_bits: float) -> None:
-        """Opens the children of an expanded node that cost at most `limit_bits`."""
-        order = np.argsort(costs_bits, kind="stable")
-        costs = costs_bits[order]
-        kept = int(np.searchsorted(costs, limit_bits, side="right"))
-        if kept:
-            self._push(_Entry(parent.path, parent.text, moves, order[:kept], costs[:kept]))
+    def push_children(self, parent: Node, children: np.ndarray, costs_bits: np.ndarray, limit_bits: float) -> None:
+        """Opens the children of an expanded node that cost at most `limit_bits`.
 
-    def pop(self, most: int, limit_bits: float, only: Callable[[Node], bool] | None = None) -> list[Node]:
-        """Up to `most` open nodes that cost at most `limit_bits`, cheapest first, up to one that `only` refuses."""
+        `parent` is the node after its forced run; `children` says which of its moves they are.
+        """
+        kept = np.flatnonzero(costs_bits <= limit_bits)
+        if not len(kept):
+            return
+        owner, first = self._add_parent(parent), len(self._cost)
+        costs = costs_bits[kept].astype(np.float64)
+        self._cost.frombytes(costs.tobytes())
+        self._owner.extend([owner] * len(kept))
+        self._child.frombytes(children[kept].astype(np.int32).tobytes())
+        self._open += len(kept)
+        near = costs < self._limit
+        for at in np.flatnonzero(near).tolist():
+            heapq.heappush(self._heap, (float(costs[at]), first + at))
+        if not near.all():
+            self._behind.append(first + np.flatnonzero(~near))
+        if len(self._heap) > _LARGEST_HEAP:
+            self._spill()
+
+    def peek(self, limit_bits: float) -> Node | None:
+        """The cheapest open node, if it costs at most `limit_bits`."""
+        return self._node(self._heap[0][1]) if self.cheapest_bits <= limit_bits and self._heap else None
+
+    def pop(self, most: int, limit_bits: float) -> list[Node]:
+        """Up to `most` open nodes that cost at most `limit_bits`, cheapest first."""
         nodes: list[Node] = []
-        while self._heap and len(nodes) < most and self._heap[0][0] <= limit_bits:
-            entry = self._heap[0][2]
-            node = self._root if entry is self._root_entry else entry.node(entry.cursor)
-            if only is not None and not only(node):
-                break
-            nodes.append(node)
-            entry.cursor += 1
-            if entry.cursor < len(entry.costs):
-                # The counter breaks ties between equal costs; entries themselves have no order.
-                heapq.heapreplace(self._heap, (float(entry.costs[entry.cursor]), self._next(), entry))
-            else:
-                heapq.heappop(self._heap)
+        while len(nodes) < most and self.cheapest_bits <= limit_bits and self._heap:
+            nodes.append(self._node(heapq.heappop(self._heap)[1]))
+            self._open -= 1
         return nodes
 
-    def open_nodes(self) -> Iterator[Node]:
+    def open_nodes(self) -> OpenNodes:
         """Every open node, in no particular order."""
-        for _, _, entry in self._heap:
-            if entry is self._root_entry:
-                yield self._root
-            else:
-                yield from (entry.node(at) for at in range(entry.cursor, len(entry.costs)))
+        inside = np.array([number for _, number in self._heap], dtype=np.int64)
+        numbers = np.concatenate([inside, *self._behind])
+        columns = (np.frombuffer(self._cost), np.frombuffer(self._owner, "i4"), np.frombuffer(self._child, "i4"))
+        return OpenNodes(*(column[numbers] for column in columns))
 
-    def _push(self, entry: _Entry) -> None:
-        if not self._count:
-            self._root_entry = entry
-        heapq.heappush(self._heap, (float(entry.costs[0]), self._next(), entry))
+    @property
+    def parents(self) -> list[State]:
+        """The states of the expanded nodes after their forced runs, by number."""
+        return self._state
 
-    def _next(self) -> int:
-        self._count += 1
-        return self._count
+    def path_of(self, parent: int) -> tuple[int, ...]:
+        """The tokens of an expanded node, forced run included."""
+        pieces = []
+        while parent != _ROOT:
+            start = self._first_token[parent]
+            stop = self._first_token[parent + 1] if parent + 1 < len(self._first_token) else len(self._tokens)
+            pieces.append(self._tokens[start:stop])
+            parent = self._parent[parent]
+        return tuple(token for piece in reversed(pieces) for token in piece)
+
+    def _text_of(self, parent: int) -> str:
+        pieces = []
+        while parent != _ROOT:
+            pieces.append(self._text[parent])
+            parent = self._parent[parent]
+        return self._automaton.prefix_text + "".join(reversed(pieces))
+
+    def _node(self, number: int) -> Node:
+        owner, child = self._owner[number], self._child[number]
+        if owner == _ROOT:
+            return Node(0.0, (), self._automaton.prefix_text, self._automaton.root)
+        moves = self._automaton.moves(self._state[owner])
+        path = (*self.path_of(owner), int(moves.tokens[child]))
+        return Node(self._cost[number], path, self._text_of(owner) + moves.pieces[child], moves.states[child], owner)
+
+    def _add_parent(self, node: Node) -> int:
+        above = node.parent
+        depth = 0 if above == _ROOT else self._depth[above]
+        length = len(self._automaton.prefix_text) if above == _ROOT else self._length[above]
+        self._parent.append(above)
+        self._depth.append(len(node.path))
+        self._length.append(len(node.text))
+        self._first_token.append(len(self._tokens))
+        self._tokens.extend(node.path[depth:])
+        self._text.append(node.text[length:])
+        self._state.append(node.state)
+        return len(self._parent) - 1
+
+    def _refill(self) -> None:
+        """The cheapest part of what lies behind moves into the empty heap."""
+        if not self._behind:
+            self._limit = float("inf")
+            return
+        numbers = np.concatenate(self._behind)
+        self._behind = []
+        self._divide(numbers[np.argsort(np.frombuffer(self._cost)[numbers], kind="stable")], _LARGEST_HEAP // 2)
+
+    def _spill(self) -> None:
+        """The dearer half of a full heap moves behind."""
+        numbers = np.array([number for _, number in sorted(self._heap)], dtype=np.int64)
+        self._divide(numbers, _LARGEST_HEAP // 2)
+
+    def _divide(self, numbers: npt.NDArray[np.int64], size: int) -> None:
+        """Sorted nodes, all of them before what lies behind already: `size` into the heap, the others behind."""
+        costs = np.frombuffer(self._cost)[numbers[:size]].tolist()
+        self._heap = list(zip(costs, numbers[:size].tolist(), strict=True))  # sorted, hence a heap
+        self._limit = costs[-1]
+        if len(numbers) > size:
+            self._behind.insert(0, numbers[size:])

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.expansion import SearchCost
-from hf_exposure.extraction.token_automaton import Moves, TokenAutomaton, follow_forced_run
+from hf_exposure.extraction.token_automaton import Moves, OnePathPerText, TokenAutomaton
 from hf_exposure.scoring import Descent, Scorer
 
 __all__ = ["EXPONENTS", "Proposals", "UniformPaths", "draw_proposals"]
@@ -34,17 +35,20 @@ class Proposals:
         hole_bits: (N,) their bits after the automaton's prefix.
         log2_q: (N, S) log2 of the probability that each component gives each draw.
         strata: (N,) the component that each was drawn from; all components draw equally often.
+        is_text: (N,) whether the tokens drawn are the canonical ones of a text. Others weigh nothing, which leaves
+            the weighted shares unbiased.
     """
 
     texts: tuple[str, ...]
     hole_bits: np.ndarray
     log2_q: np.ndarray
     strata: np.ndarray
+    is_text: np.ndarray
 
     def weights(self, space_size: int) -> np.ndarray:
         """(N,) balance-heuristic weights `1 / (|R| q_mix(r))`, of mean about 1 and at most S."""
         log2_mixture = np.logaddexp2.reduce(self.log2_q, axis=1) - math.log2(self.log2_q.shape[1])
-        return np.exp2(-math.log2(space_size) - log2_mixture)
+        return np.where(self.is_text, np.exp2(-math.log2(space_size) - log2_mixture), 0.0)
 
     def join(self, other: Proposals) -> Proposals:
         """Both sets as one."""
@@ -53,27 +57,28 @@ class Proposals:
             np.concatenate([self.hole_bits, other.hole_bits]),
             np.concatenate([self.log2_q, other.log2_q]),
             np.concatenate([self.strata, other.strata]),
+            np.concatenate([self.is_text, other.is_text]),
         )
 
 
 class UniformPaths:
-    """Uniformly random texts of an automaton's template, with replacement, as token paths.
+    """Uniformly random texts of a template, with replacement, as token paths.
 
     Drawn and encoded once, and kept: a measurement with the same seed uses the same.
     """
 
-    def __init__(self, automaton: TokenAutomaton, seed: int) -> None:
-        self._automaton, self._generator = automaton, random.Random(seed)
-        self._paths: list[tuple[int, ...]] = []
+    def __init__(self, template: CanaryTemplate, seed: int) -> None:
+        self._template, self._generator = template, random.Random(seed)
+        self._ids: list[tuple[int, ...]] = []
 
-    def take(self, scorer: Scorer, first: int, count: int) -> list[tuple[int, ...]]:
-        """The tokens below the prefix of `count` texts from the one at `first` on."""
-        missing = first + count - len(self._paths)
+    def take(self, scorer: Scorer, automaton: TokenAutomaton, first: int, count: int) -> list[tuple[int, ...]]:
+        """The tokens below the automaton's prefix of `count` texts from the one at `first` on."""
+        missing = first + count - len(self._ids)
         if missing > 0:
-            template = self._automaton.template
-            texts = [template.text_at(self._generator.randrange(template.space_size)) for _ in range(missing)]
-            self._paths += [ids[len(self._automaton.prefix) :] for ids in scorer.encode(texts).ids]
-        return self._paths[first : first + count]
+            size = self._template.space_size
+            texts = [self._template.text_at(self._generator.randrange(size)) for _ in range(missing)]
+            self._ids += scorer.encode(texts).ids
+        return [ids[len(automaton.prefix) :] for ids in self._ids[first : first + count]]
 
 
 def draw_proposals(
@@ -135,64 +140,96 @@ class _Walk:
         self._descent = Descent(scorer, automaton.prefix, draws, length)
         self._states: list[Hashable] = [automaton.root] * draws
         self._texts = [automaton.prefix_text] * draws
-        self._chosen: list[tuple[int, ...]] = [()] * draws
-        self._depth = np.zeros(draws, dtype=np.int64)
+        self._paths: list[tuple[int, ...]] = [()] * draws
+        self._is_text = np.ones(draws, dtype=bool)
         self._bits = np.zeros(draws)
         self._log2_q = np.zeros((draws, len(EXPONENTS)))
-        self._junctions: dict[Hashable, _Junction] = {}
+        self._junctions: dict[Hashable, _Junction | None] = {}
 
     def run(self) -> Proposals:
-        """Until all are whole texts."""
+        """Until all are whole texts, or known to be none."""
         alive = np.arange(len(self._strata))
         while len(alive):
             alive = self._level(alive)
+        whole = np.flatnonzero(self._is_text).tolist()
+        self._is_text[whole] = self._automaton.canonical(
+            [self._paths[draw] for draw in whole], [self._texts[draw] for draw in whole], [True] * len(whole)
+        )
         # Whatever the graph's shape, the first component draws each text equally often.
-        self._log2_q[:, 0] = -math.log2(self._automaton.template.space_size)
-        return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata)
+        self._log2_q[:, 0] = -math.log2(self._automaton.count(self._automaton.root))
+        return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata, self._is_text)
 
     def _level(self, alive: np.ndarray) -> np.ndarray:
         """Through the forced runs of the draws, and one choice each; returns those that go on."""
-        numbers: dict[Hashable, int] = {}
-        at = np.array([numbers.setdefault(self._states[draw], len(numbers)) for draw in alive.tolist()])
-        junctions = [self._junction(state) for state in numbers]
+        alive, at, junctions = self._reach(alive)
+        if not len(alive):
+            return alive
         children, log2_counts = _padded(junctions)
         run = np.array([len(junction.run) for junction in junctions])
         width = np.array([len(junction.moves) for junction in junctions])
         here = list(zip(alive.tolist(), at.tolist(), strict=True))
-        passed = [self._chosen[draw] + junctions[line].run for draw, line in here]
-        run_bits, child_bits = self._descent.step(alive, passed, run[at], children[at])
+        for draw, line in here:
+            self._paths[draw] += junctions[line].run
+            self._texts[draw] += junctions[line].run_text
+        run_bits, child_bits = self._descent.step(
+            alive, [self._paths[draw] for draw in alive.tolist()], run[at], children[at]
+        )
         self._spent.forward_passes += 1
         self._spent.model_rows += len(alive)
         self._spent.expansions += int((width[at] > 1).sum())
         self._bits[alive] += run_bits
-        self._depth[alive] += run[at]
-        for draw, line in here:
-            self._texts[draw] += junctions[line].run_text
         goes_on = width[at] > 0
-        alive, at = alive[goes_on], at[goes_on]
+        alive, at, child_bits = alive[goes_on], at[goes_on], child_bits[goes_on]
         if not len(alive):
             return alive
-        shares = _component_shares(child_bits[goes_on], log2_counts[at])
+        shares = _component_shares(child_bits, log2_counts[at])
         child = self._choose(alive, shares, children[at])
-        lines = np.arange(len(alive))
-        self._bits[alive] += child_bits[goes_on][lines, child]
+        # A uniform text that an audited graph lacks has no place among the draws.
+        self._is_text[alive[child < 0]] = False
+        lines = np.flatnonzero(child >= 0)
+        alive, at, child = alive[lines], at[lines], child[lines]
+        self._bits[alive] += child_bits[lines, child]
         self._log2_q[alive] += shares[lines, :, child]
         return self._go_to(alive, [junctions[line].moves for line in at.tolist()], child)
 
+    def _reach(self, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[_Junction]]:
+        """The draws that may become texts, which junction each has reached, and the distinct junctions."""
+        # Where a text is one path, what is forced depends on the state alone, and many draws share few states.
+        of = self._states if isinstance(self._automaton, OnePathPerText) else self._paths
+        new = {of[draw]: draw for draw in alive.tolist() if of[draw] not in self._junctions}
+        draws = list(new.values())
+        runs = self._automaton.runs(
+            [self._paths[draw] for draw in draws],
+            [self._texts[draw] for draw in draws],
+            [self._states[draw] for draw in draws],
+        )
+        for key, run in zip(new, runs, strict=True):
+            self._junctions[key] = None if run is None else self._junction(*run)
+        lives = np.array([self._junctions[of[draw]] is not None for draw in alive.tolist()], dtype=bool)
+        self._is_text[alive[~lives]] = False
+        alive = alive[lives]
+        numbers: dict[Hashable, int] = {}
+        at = np.array([numbers.setdefault(of[draw], len(numbers)) for draw in alive.tolist()], dtype=np.int64)
+        return alive, at, [junction for key in numbers if (junction := self._junctions[key]) is not None]
+
+    def _junction(self, run: tuple[int, ...], text: str, state: Hashable, moves: Moves) -> _Junction:
+        counts = np.array([math.log2(self._automaton.count(child)) for child in moves.states])
+        return _Junction(run, text, moves, counts)
+
     def _go_to(self, alive: np.ndarray, moves: list[Moves], child: np.ndarray) -> np.ndarray:
         """Takes the chosen children; returns the draws that are no whole texts yet."""
-        self._depth[alive] += 1
         is_open = np.zeros(len(alive), dtype=bool)
         for line, (draw, taken) in enumerate(zip(alive.tolist(), child.tolist(), strict=True)):
             state = moves[line].states[taken]
-            self._states[draw], self._chosen[draw] = state, (int(moves[line].tokens[taken]),)
+            self._states[draw] = state
+            self._paths[draw] += (int(moves[line].tokens[taken]),)
             self._texts[draw] += moves[line].pieces[taken]
             # The last token's bits are read already: a whole text is never fed.
-            is_open[line] = len(self._automaton.moves(state)) > 0
+            is_open[line] = not self._automaton.is_leaf(state)
         return alive[is_open]
 
     def _choose(self, alive: np.ndarray, log2_q_ASC: np.ndarray, children_AC: np.ndarray) -> np.ndarray:
-        """A child for each draw: by its component's shares, or the one on its path for a uniform draw."""
+        """A child for each draw: by its component's shares, or a uniform draw's own; -1 where that is none."""
         lines, strata = np.arange(len(alive)), self._strata[alive]
         cumulative = np.cumsum(np.exp2(log2_q_ASC[lines, strata]), axis=1)
         uniform = self._generator.random(len(alive)) * cumulative[:, -1]
@@ -200,19 +237,10 @@ class _Walk:
         # Rounding may run past the last child that has any probability.
         child = np.minimum(child, (children_AC >= 0).sum(axis=1) - 1)
         given = np.flatnonzero(strata == 0)
-        token = [
-            self._uniform[draw][depth]
-            for draw, depth in zip(alive[given].tolist(), self._depth[alive[given]].tolist(), strict=True)
-        ]
-        child[given] = (children_AC[given] == np.array(token, dtype=np.int64)[:, None]).argmax(axis=1)
+        token = [self._uniform[draw][len(self._paths[draw])] for draw in alive[given].tolist()]
+        is_own = children_AC[given] == np.array(token, dtype=np.int64)[:, None]
+        child[given] = np.where(is_own.any(axis=1), is_own.argmax(axis=1), -1)
         return child
-
-    def _junction(self, state: Hashable) -> _Junction:
-        if state not in self._junctions:
-            run, text, _, moves = follow_forced_run(self._automaton, state)
-            counts = np.array([math.log2(self._automaton.count(child)) for child in moves.states])
-            self._junctions[state] = _Junction(run, text, moves, counts)
-        return self._junctions[state]
 
 
 def _padded(junctions: list[_Junction]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,21 +1,23 @@
 """The texts of a template as a graph of tokens: what search walks.
 
-Training saw one segmentation of each text, the tokenizer's own, so each text of the template is exactly one path here.
+Training saw one segmentation of each text, the tokenizer's own (the *canonical* one), and the rank counts texts. A
+backend whose graph has just that one path for each text is exact as it stands. One that has others too must tell them
+apart: `canonical` and `runs` do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import numpy as np
 
-from hf_exposure.canaries import CanaryTemplate
-
-__all__ = ["Moves", "TokenAutomaton", "follow_forced_run", "follow_tokens"]
+__all__ = ["Exactness", "Moves", "OnePathPerText", "Run", "TokenAutomaton", "follow_forced_run", "follow_tokens"]
 
 State = Hashable
+Path = tuple[int, ...]
+Exactness = Literal["proven", "audited"]
 
 
 @dataclass(frozen=True)
@@ -24,47 +26,83 @@ class Moves:
 
     Attributes:
         tokens: (C,) int64 token ids.
-        pieces: C strings, the source text that each token adds; together they spell the text of a path.
+        pieces: C strings, the source text that each token adds; together they spell the text of a path. A token that
+            leaves a character or a word undecided adds nothing yet.
         states: C states.
     """
 
     tokens: np.ndarray
-    pieces: tuple[str, ...]
-    states: tuple[State, ...]
+    pieces: Sequence[str]
+    states: Sequence[State]
 
     def __len__(self) -> int:
         return len(self.states)
 
 
+Run = tuple[Path, str, State, Moves]
+"""What is forced after a state: (tokens, text) passed, the state reached, and its moves: none (a leaf) or several."""
+
+NO_MOVES = Moves(np.zeros(0, dtype=np.int64), (), ())
+
+
 class TokenAutomaton(Protocol):
-    """A deterministic, acyclic graph whose leaves are the template's texts.
+    """A deterministic, acyclic graph. Each text of the template is the path of its canonical encoding to a leaf.
+
+    Paths are tokens below the prefix, texts are whole, from their first character on.
 
     Attributes:
         name: which backend this is; named in results.
-        template: the texts.
+        exactness: "proven" where every text was seen to be a path, or is one by construction; "audited" where 10,000
+            sampled ones were, so that with 95 % confidence fewer than 0.03 % are not.
         prefix: tokens that every text begins with, special tokens before the text included. May be empty.
         prefix_text: the source text that `prefix` stands for.
         root: the state after `prefix`.
     """
 
     name: str
-    template: CanaryTemplate
-    prefix: tuple[int, ...]
+    exactness: Exactness
+    prefix: Path
     prefix_text: str
     root: State
 
     def moves(self, state: State) -> Moves:
         """The children of a state; none for a leaf."""
 
+    def is_leaf(self, state: State) -> bool:
+        """Whether a state is the end of a text."""
+
     def count(self, state: State) -> int:
-        """How many texts lie at or below a state, exactly; 1 for a leaf."""
+        """How many texts are spelt at or below a state, exactly; 1 for a leaf. Where several paths spell one text,
+        it is counted below each, so the counts of siblings may add up to more than their parent's.
+        """
+
+    def canonical(self, paths: Sequence[Path], texts: Sequence[str], ends: Sequence[bool]) -> list[bool]:
+        """Whether each path is the beginning of a canonical encoding, or the whole of one where `ends` says so.
+
+        `texts` are what the paths spell. A leaf is judged exactly; of a beginning, True may mean "not known".
+        """
+
+    def runs(self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]) -> list[Run | None]:
+        """What is forced after each state; None for a path that leads to no canonical encoding."""
 
 
-def follow_forced_run(automaton: TokenAutomaton, state: State) -> tuple[tuple[int, ...], str, State, Moves]:
-    """From `state` through every state with one child: (tokens, text) passed, the state reached, and its moves.
+class OnePathPerText:
+    """The part of a backend whose graph has no path but the canonical ones."""
 
-    The state reached has no move (a leaf) or several.
-    """
+    def is_leaf(self: TokenAutomaton, state: State) -> bool:
+        return not len(self.moves(state))
+
+    def canonical(self, paths: Sequence[Path], texts: Sequence[str], ends: Sequence[bool]) -> list[bool]:
+        return [True] * len(paths)
+
+    def runs(
+        self: TokenAutomaton, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]
+    ) -> list[Run | None]:
+        return [follow_forced_run(self, state) for state in states]
+
+
+def follow_forced_run(automaton: TokenAutomaton, state: State) -> Run:
+    """From `state` through every state with one child."""
     tokens: list[int] = []
     text: list[str] = []
     moves = automaton.moves(state)
@@ -86,4 +124,4 @@ def follow_tokens(automaton: TokenAutomaton, tokens: Sequence[int]) -> str | Non
             return None
         pieces.append(moves.pieces[child])
         state = moves.states[child]
-    return None if len(automaton.moves(state)) else "".join(pieces)
+    return "".join(pieces) if automaton.is_leaf(state) else None

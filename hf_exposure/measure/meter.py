@@ -18,7 +18,7 @@ from hf_exposure.canaries.indices import distinct_indices
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import control_test, epsilon_lower_bound
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template, enumerate_texts
-from hf_exposure.extraction.character_automaton import AUDITED_ENCODINGS
+from hf_exposure.extraction.sampled_encodings import AUDITED_ENCODINGS
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
@@ -183,7 +183,7 @@ class ExposureMeter:
                 others = encoder.encode([] if automaton is not None else self.references())
             encoded = own.followed_by(others)
             seed = seed_stream("uniform draws", self.settings.seed)
-            uniform = UniformPaths(automaton, seed) if automaton is not None else None
+            uniform = UniformPaths(template, seed) if automaton is not None else None
             places = self._places_in_space(encoded)
             self._prepared[key] = _Prepared(encoded, automaton, uniform, no_search, places)
         return self._prepared[key]
@@ -198,7 +198,7 @@ class ExposureMeter:
         try:
             if why_no_search and self.method == "auto":
                 return None, f"no search, uniform references instead: {why_no_search}"
-            return build_automaton(self.canaries.template, encoder), ""
+            return build_automaton(self.canaries.template, encoder, one_path=self.method == "enumerate"), ""
         except InputError as error:
             if self.method in _NEED_SEARCH:
                 raise

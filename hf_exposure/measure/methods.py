@@ -144,7 +144,9 @@ class Occasion:
         while True:
             have = len(draws.texts) if draws else 0
             wanted = min(max(have, _FIRST_DRAWS), self.settings.references - have)
-            uniform = self.uniform.take(self.scorer, have // len(EXPONENTS), -(-wanted // len(EXPONENTS)))
+            uniform = self.uniform.take(
+                self.scorer, self.automaton, have // len(EXPONENTS), -(-wanted // len(EXPONENTS))
+            )
             new = draw_proposals(self.scorer, self.automaton, uniform, generator, spent)
             draws = new if draws is None else draws.join(new)
             estimates = self.weigh(draws)

@@ -39,10 +39,10 @@ class Descent:
 
     def __init__(self, scorer: Scorer, prefix: Sequence[int], draws: int, length: int) -> None:
         self._scorer, self._prefix, self._length = scorer, tuple(prefix), length
-        self._paths: list[tuple[int, ...]] = [()] * draws
         self._row_caches: Any = getattr(scorer, "row_caches", None)
         self._caches: RowCaches | None = None
-        self._order = np.zeros(0, dtype=np.int64)  # the number of each draw among the rows
+        self._order = np.full(draws, -1, dtype=np.int64)  # the number of each draw among the rows
+        self._kept = np.zeros(draws, dtype=np.int64)  # tokens of each that the caches hold
         self._steps_cached = 0
 
     @property
@@ -51,75 +51,72 @@ class Descent:
         return self._caches is not None
 
     def step(
-        self, alive: IntArray, tokens: Sequence[tuple[int, ...]], run: IntArray, children_AC: IntArray
+        self, alive: IntArray, paths: Sequence[tuple[int, ...]], run: IntArray, children_AC: IntArray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Appends tokens to some paths and reads what comes after.
+        """Reads what comes after some draws' paths.
 
         Args:
             alive: (A,) draws, ascending.
-            tokens: the new tokens of each; may be none at the first step only.
-            run: (A,) how many of the last of these are asked for.
+            paths: of each, from the prefix on; each goes on from the one that it had a step before.
+            run: (A,) how many of the last tokens, all of them new, are asked for.
             children_AC: tokens whose bits after the path are asked for, padded with -1.
 
         Returns:
             (A,) bits of the run, and (A, C) bits of the children, inf for padding.
         """
-        for draw, new in zip(alive.tolist(), tokens, strict=True):
-            self._paths[draw] += new
-        if self._row_caches is None:
-            return self._by_paths(alive, run, children_AC)
+        may_begin = self._row_caches is not None and self._caches is None and all(paths)
+        if may_begin and len(set(paths)) >= _APART * len(alive):
+            self._begin(alive, paths)
         if self._caches is None:
-            distinct = len({self._paths[draw] for draw in alive.tolist()})
-            if distinct < _APART * len(alive) or not all(self._paths[draw] for draw in alive.tolist()):
-                return self._by_paths(alive, run, children_AC)
-            self._begin(alive)
-            tokens = [self._paths[draw] for draw in alive.tolist()]
-        return self._by_caches(alive, tokens, run, children_AC)
+            return self._by_paths(paths, run, children_AC)
+        return self._by_caches(alive, paths, run, children_AC)
 
-    def _begin(self, alive: IntArray) -> None:
+    def _begin(self, alive: IntArray, paths: Sequence[tuple[int, ...]]) -> None:
         """Numbers the draws so that those that share most of their paths stand side by side."""
-        sorted_draws = sorted(alive.tolist(), key=self._paths.__getitem__)
-        self._order = np.full(len(self._paths), -1, dtype=np.int64)
-        self._order[sorted_draws] = np.arange(len(sorted_draws))
+        by_path = alive[sorted(range(len(alive)), key=paths.__getitem__)]
+        self._order[by_path] = np.arange(len(alive))
         self._caches = self._row_caches(self._prefix, len(alive), self._length)
         if self._caches is None:
             self._row_caches = None
 
     def _by_caches(
-        self, alive: IntArray, tokens: Sequence[tuple[int, ...]], run: IntArray, children_AC: IntArray
+        self, alive: IntArray, paths: Sequence[tuple[int, ...]], run: IntArray, children_AC: IntArray
     ) -> tuple[np.ndarray, np.ndarray]:
-        if self._caches is None:
-            return self._by_paths(alive, run, children_AC)
+        assert self._caches is not None
+        new = [path[kept:] for path, kept in zip(paths, self._kept[alive].tolist(), strict=True)]
         by_row = np.argsort(self._order[alive])
         try:
             found = self._caches.step(
-                self._order[alive][by_row], pad_sequences(tokens)[by_row], run[by_row], children_AC[by_row]
+                self._order[alive][by_row], pad_sequences(new)[by_row], run[by_row], children_AC[by_row]
             )
         except CacheRefused:
-            return self._without_caches(alive, run, children_AC)
+            return self._without_caches(paths, run, children_AC)
+        self._kept[alive] = [len(path) for path in paths]
         back = np.argsort(by_row)
         run_bits, children_bits = found[0][back], found[1][back]
         self._steps_cached += 1
         # The second step is the first that reads what a step has kept.
-        if self._steps_cached == 2 and not self._agrees(alive, run, children_AC, run_bits, children_bits):
-            return self._without_caches(alive, run, children_AC)
+        if self._steps_cached == 2 and not self._agrees(paths, run, children_AC, run_bits, children_bits):
+            return self._without_caches(paths, run, children_AC)
         return run_bits, children_bits
 
-    def _without_caches(self, alive: IntArray, run: IntArray, children_AC: IntArray) -> tuple[np.ndarray, np.ndarray]:
+    def _without_caches(
+        self, paths: Sequence[tuple[int, ...]], run: IntArray, children_AC: IntArray
+    ) -> tuple[np.ndarray, np.ndarray]:
         self._caches = self._row_caches = None
-        return self._by_paths(alive, run, children_AC)
+        return self._by_paths(paths, run, children_AC)
 
     def _agrees(
         self,
-        alive: IntArray,
+        paths: Sequence[tuple[int, ...]],
         run: IntArray,
         children_AC: IntArray,
         run_bits: np.ndarray,
         children_bits: np.ndarray,
     ) -> bool:
         """Whether some draws get the figures that their whole paths give. NaN never does: the paths then say so."""
-        some = np.unique(np.linspace(0, len(alive) - 1, _CHECKED_DRAWS).astype(np.int64))
-        expected = self._by_paths(alive[some], run[some], children_AC[some])
+        some = np.unique(np.linspace(0, len(paths) - 1, _CHECKED_DRAWS).astype(np.int64))
+        expected = self._by_paths([paths[line] for line in some.tolist()], run[some], children_AC[some])
         tolerance = _AGREEMENT * self._scorer.noise_bits
         return bool(
             np.allclose(run_bits[some], expected[0], rtol=0.0, atol=tolerance)
@@ -128,10 +125,12 @@ class Descent:
             and not np.isnan(children_bits).any()
         )
 
-    def _by_paths(self, alive: IntArray, run: IntArray, children_AC: IntArray) -> tuple[np.ndarray, np.ndarray]:
+    def _by_paths(
+        self, paths: Sequence[tuple[int, ...]], run: IntArray, children_AC: IntArray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Each distinct path asked for once, from its beginning."""
         numbers: dict[tuple[int, ...], int] = {}
-        number_A = np.array([numbers.setdefault(self._paths[draw], len(numbers)) for draw in alive.tolist()])
+        number_A = np.array([numbers.setdefault(path, len(numbers)) for path in paths])
         _, first = np.unique(number_A, return_index=True)
         queries = [
             PathQuery(path, int(run[at]), children_AC[at][children_AC[at] >= 0])

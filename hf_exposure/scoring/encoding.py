@@ -125,7 +125,10 @@ class Encoder:
         if not texts:
             return []
         checked = [encodable_text("texts", text) for text in texts]
-        encoded = self.tokenizer(checked, add_special_tokens=False)["input_ids"]
+        # Without masks, which nothing here reads, it takes half the time.
+        encoded = self.tokenizer(
+            checked, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
+        )["input_ids"]
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         for text, ids in zip(texts, encoded, strict=True):
             if unknown is not None and unknown in ids:

@@ -226,7 +226,7 @@ def memorised() -> tuple[nn.Module, str]:
 
 def test_a_memorised_canary_costs_little(byte_tokenizer: ByT5Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most depth x 2^b expansions, b being the canary's bits after the prefix, among 10^9 texts."""
-    monkeypatch.setattr("hf_exposure.extraction.character_automaton.AUDITED_ENCODINGS", 500)
+    monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 500)
     model, secret = memorised()
     scorer, automaton = prepared(model, byte_tokenizer, SECRET)
     whole, before = (brute_force_bits(model, byte_ids(text), 1) for text in (secret, SECRET.prefix))

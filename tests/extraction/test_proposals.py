@@ -7,6 +7,8 @@ import math
 import numpy as np
 import pytest
 import torch
+from token_models import bare_costs, model_for
+from tokenizer_styles import tokenizer_in_style
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanaryTemplate, Choice, Digits, Words
@@ -20,6 +22,8 @@ from hf_exposure.extraction import (
     enumerate_texts,
 )
 from hf_exposure.extraction.expansion import SearchCost
+from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import CausalScorer
 
 TEMPLATES = [
@@ -40,15 +44,17 @@ def scorer() -> CausalScorer:
     return CausalScorer(GPT2LMHeadModel(config), ByT5Tokenizer())
 
 
-def _draw(scorer: CausalScorer, automaton: TokenAutomaton, count: int, seed: int) -> Proposals:
-    uniform = UniformPaths(automaton, seed).take(scorer, 0, count // len(EXPONENTS))
+def _draw(
+    scorer: CausalScorer, template: CanaryTemplate, automaton: TokenAutomaton, count: int, seed: int
+) -> Proposals:
+    uniform = UniformPaths(template, seed).take(scorer, automaton, 0, count // len(EXPONENTS))
     return draw_proposals(scorer, automaton, uniform, np.random.default_rng(seed), SearchCost())
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
 def test_draws_are_texts_with_their_true_costs(scorer: CausalScorer, template: CanaryTemplate) -> None:
     automaton = build_automaton(template, scorer.encoder)
-    draws = _draw(scorer, automaton, 400, seed=0)
+    draws = _draw(scorer, template, automaton, 400, seed=0)
     assert all(template.contains(text) for text in draws.texts)
     whole = scorer.sequence_bits(scorer.encode(draws.texts))
     prefix = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
@@ -59,7 +65,7 @@ def test_draws_are_texts_with_their_true_costs(scorer: CausalScorer, template: C
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
 def test_probabilities_sum_to_one_and_match_frequencies(scorer: CausalScorer, template: CanaryTemplate) -> None:
     automaton = build_automaton(template, scorer.encoder)
-    draws = _draw(scorer, automaton, 8000, seed=0)
+    draws = _draw(scorer, template, automaton, 8000, seed=0)
     q = {text: np.exp2(row) for text, row in zip(draws.texts, draws.log2_q, strict=True)}
     for stratum, exponent in enumerate(EXPONENTS):
         drawn = [text for text, s in zip(draws.texts, draws.strata.tolist(), strict=True) if s == stratum]
@@ -75,7 +81,7 @@ def test_probabilities_sum_to_one_and_match_frequencies(scorer: CausalScorer, te
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
 def test_the_uniform_part_is_uniform_and_bounds_the_weights(scorer: CausalScorer, template: CanaryTemplate) -> None:
     automaton = build_automaton(template, scorer.encoder)
-    draws = _draw(scorer, automaton, 4000, seed=0)
+    draws = _draw(scorer, template, automaton, 4000, seed=0)
     np.testing.assert_allclose(draws.log2_q[:, 0], -math.log2(template.space_size), atol=1e-9)
     weights = draws.weights(template.space_size)
     assert weights.max() <= len(EXPONENTS) + 1e-9
@@ -86,11 +92,12 @@ def test_the_uniform_part_is_uniform_and_bounds_the_weights(scorer: CausalScorer
 
 
 def test_the_same_seed_draws_the_same(scorer: CausalScorer) -> None:
-    automaton = build_automaton(TEMPLATES[0], scorer.encoder)
-    first = _draw(scorer, automaton, 40, seed=5)
-    again = _draw(scorer, automaton, 40, seed=5)
+    template = TEMPLATES[0]
+    automaton = build_automaton(template, scorer.encoder)
+    first = _draw(scorer, template, automaton, 40, seed=5)
+    again = _draw(scorer, template, automaton, 40, seed=5)
     assert first.texts == again.texts
-    assert first.texts != _draw(scorer, automaton, 40, seed=6).texts
+    assert first.texts != _draw(scorer, template, automaton, 40, seed=6).texts
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
@@ -102,3 +109,26 @@ def test_the_whole_space_is_enumerated_as_it_would_be_encoded(scorer: CausalScor
     found = dict(zip(space.texts, space.ids, strict=True))
     assert len(space) == template.space_size and found == expected
     assert space.texts[-1] in expected
+
+
+@pytest.mark.parametrize("style", ["gpt2", "from the right"])
+def test_shares_are_right_where_one_text_has_many_paths(style: str) -> None:
+    """Digits merge: draws that are no canonical encodings weigh nothing; the shares are those of all texts."""
+    tokenizer, model = tokenizer_in_style(style), model_for(style, "bag")
+    scorer, template = CausalScorer(model, tokenizer), CanaryTemplate("the number is {number} ok", number=Digits(4))
+    sample = SampledEncodings.of(template, scorer.encoder)
+    automaton, _ = vocabulary_automaton(template, scorer.encoder, sample)
+    assert automaton is not None
+    encoded = scorer.encode([template.text_at(index) for index in range(template.space_size)])
+    prefix = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
+    truth = bare_costs(model, encoded.ids, encoded.first_scored) - prefix
+    draws = _draw(scorer, template, automaton, 6000, seed=3)
+    weights = draws.weights(template.space_size)
+    assert 0 < (weights == 0).sum() < 0.75 * len(weights) and weights.max() <= len(EXPONENTS) + 1e-9
+    assert not weights[~draws.is_text].any()
+    of_text = dict(zip(encoded.texts, truth, strict=True))
+    drawn = [of_text[text] for text, is_text in zip(draws.texts, draws.is_text, strict=True) if is_text]
+    np.testing.assert_allclose(draws.hole_bits[draws.is_text], drawn, atol=1e-3)
+    for rank in (10, 300, 1_000, 5_000, 10_000):
+        hit = weights * (draws.hole_bits <= np.sort(truth)[rank - 1] + 1e-4)
+        assert abs(hit.mean() - rank / 1e4) < 5 * hit.std() / math.sqrt(len(hit)), rank

@@ -67,10 +67,10 @@ def _walk(scorer: CausalScorer, draws: int, seed: int) -> tuple[Descent, float]:
         alive = np.flatnonzero(lengths > level)
         forced = (60, 61) if level == 2 else ()
         chosen = [(int(generator.choice(CHILDREN)),) if level else () for _ in alive]
-        tokens = [(*one, *forced) for one in chosen]
+        after = [(*paths[draw], *one, *forced) for draw, one in zip(alive.tolist(), chosen, strict=True)]
         run = np.full(len(alive), len(forced))
         children = np.tile(np.array([*CHILDREN, -1]), (len(alive), 1))
-        run_bits, child_bits = descent.step(alive, tokens, run, children)
+        run_bits, child_bits = descent.step(alive, after, run, children)
         assert np.isinf(child_bits[:, -1]).all()
         for line, draw in enumerate(alive.tolist()):
             before = paths[draw] + chosen[line]

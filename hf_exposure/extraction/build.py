@@ -1,0 +1,74 @@
+"""Which token automaton a template gets under a tokenizer: the cheapest one that holds every sampled encoding."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.errors import InputError
+from hf_exposure.extraction.character_automaton import character_automaton
+from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.slot_automaton import slot_automaton
+from hf_exposure.extraction.token_automaton import TokenAutomaton
+from hf_exposure.extraction.trie_automaton import LARGEST_TRIE, trie_automaton
+from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
+from hf_exposure.scoring import Encoder
+
+__all__ = ["build_automaton", "check_template"]
+
+Backend = Callable[[CanaryTemplate, Encoder, SampledEncodings], tuple[TokenAutomaton | None, str | None]]
+_SMALL_TRIE = 10_000  # as many encodings as an audit takes
+
+
+def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
+    """Refuses what is no template, and one whose last hole may go on: nothing would tell a text from a longer one."""
+    if not isinstance(template, CanaryTemplate):
+        remedy = 'Write CanaryTemplate("... {number}", number=Digits(9)).'
+        raise InputError("template", "must be a CanaryTemplate", template, remedy)
+    if template.ends_in_variable_length and not end_token:
+        raise InputError(
+            "template",
+            "must not end in a hole of variable length",
+            template.text,
+            "Add a fixed suffix, or pass end_token=True.",
+        )
+
+
+def build_automaton(template: CanaryTemplate, encoder: Encoder, *, one_path: bool = False) -> TokenAutomaton:
+    """The automaton of a template under a tokenizer.
+
+    Characters or slots where the tokenizer keeps them apart; every text encoded where the space is small; else the
+    vocabulary is walked. Each is tried on the encodings of 10,000 sampled texts (all texts of a smaller space), and a
+    single miss refuses it.
+
+    Args:
+        template: the texts.
+        encoder: of the tokenizer.
+        one_path: only a graph without paths that are not canonical, as enumeration needs.
+
+    Raises:
+        InputError: the template ends in a hole of variable length and no end token is scored; two texts have the same
+            tokens; or no automaton holds every sampled encoding.
+    """
+    check_template(template, end_token=bool(encoder.ending))
+    sample = SampledEncodings.of(template, encoder)
+    backends: list[Backend] = [character_automaton, slot_automaton]
+    missed, refusal = None, None
+    if not one_path and template.space_size > _SMALL_TRIE:
+        backends.append(vocabulary_automaton)
+    for backend in backends:
+        try:
+            automaton, missed = backend(template, encoder, sample)
+        except InputError as error:
+            missed, refusal = None, error
+            continue
+        if automaton is not None:
+            return automaton
+    if template.space_size <= LARGEST_TRIE:
+        return trie_automaton(template, encoder)
+    if missed is None:
+        assert refusal is not None
+        raise refusal
+    rule = f"must encode the template in a way that can be searched, or its space have at most {LARGEST_TRIE} texts"
+    value = f"{type(encoder.tokenizer).__name__} on {missed!r}"
+    raise InputError("tokenizer", rule, value, "Use method='sample' or 'skew_normal', which need no search.")

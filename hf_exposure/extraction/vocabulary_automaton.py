@@ -1,0 +1,273 @@
+"""The token automaton for holes whose characters merge: vocabulary entries against the template's characters.
+
+A state is expanded when it is asked for: every entry that spells the characters that may come next is a child. One
+text then has many paths, of which one is canonical. Training saw that one, so each leaf is encoded again and must
+equal its path. Where the audit found that beginnings of canonical encodings are canonical themselves (they are for
+most tokenizers, though not where digits are grouped from the right), open paths are judged in the same way, early.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.canaries.word_trie import WordTrie
+from hf_exposure.extraction.encoding_trie import alike
+from hf_exposure.extraction.product_automaton import text_begins_another
+from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.token_automaton import (
+    NO_MOVES,
+    Exactness,
+    Moves,
+    Path,
+    Run,
+    State,
+    TokenAutomaton,
+    follow_forced_run,
+)
+from hf_exposure.extraction.token_surfaces import TokenSurfaces
+from hf_exposure.scoring import Encoder
+
+__all__ = ["VocabularyAutomaton", "vocabulary_automaton"]
+
+_REMEMBERED_STATES = 2**16
+_LARGEST_ALPHABET = 128  # up to it, characters after which all others render alike are treated as one
+_END = ("end", "", "")
+
+
+class VocabularyAutomaton:
+    """All token paths that spell a text of the template, the canonical ones told apart by encoding again.
+
+    A state is (template state, the character before, symbols already taken of the next character's rendering).
+
+    Args:
+        template: the texts.
+        encoder: of the tokenizer.
+        prefix_text: the beginning of the template's prefix whose tokens begin every encoding.
+
+    Attributes:
+        prunes: whether open paths are judged too, and not only leaves.
+    """
+
+    exactness: Exactness
+
+    def __init__(self, template: CanaryTemplate, encoder: Encoder, prefix_text: str, exactness: Exactness) -> None:
+        self.template, self._encoder, self.prefix_text, self.exactness = template, encoder, prefix_text, exactness
+        self._plain_prefix = tuple(encoder.plain_ids([prefix_text])[0]) if prefix_text else ()
+        self.prefix: Path = (*encoder.leading, *self._plain_prefix)
+        self._surfaces = TokenSurfaces(encoder.tokenizer)
+        position = template.start
+        for character in prefix_text:
+            position = template.moves(position)[character]
+        self._letters = sorted(_letters_after(template, prefix_text))
+        self._anchor = prefix_text or template.text_at(0)[0]
+        self._kind_of = lru_cache(maxsize=None)(self._first_like)
+        symbols = {symbol for a in ["", *self._letters] for b in self._letters for symbol in self._added(a, b)}
+        self._token_of = self._surfaces.matching(frozenset(symbols))
+        self._entries = WordTrie(self._token_of or [" "], "tokenizer")
+        self._undecided: set[int] = set()
+        self.prunes, self.name = True, "vocabulary"
+        self.root: State = (position, "", "")
+        self.moves = lru_cache(maxsize=_REMEMBERED_STATES)(self._moves)
+        self._steps = lru_cache(maxsize=_REMEMBERED_STATES)(self._find_steps)
+
+    def judge_leaves_only(self) -> None:
+        """For tokenizers of which a canonical encoding may have a beginning that is not."""
+        self.prunes, self.name = False, "vocabulary, judging leaves only"
+
+    def count(self, state: Any) -> int:
+        position, before, taken = state
+        if state == _END:
+            return 1
+        if not taken:
+            return self.template.count(position)
+        return sum(
+            self.template.count(after)
+            for character, after in self.template.moves(position).items()
+            if self._added(before, character).startswith(taken)
+        )
+
+    def is_leaf(self, state: Any) -> bool:
+        position, _, taken = state
+        if state == _END:
+            return True
+        ended = not self._encoder.ending and not taken and self.template.is_end(position)
+        return ended and not self.template.moves(position)
+
+    def canonical(self, paths: Sequence[Path], texts: Sequence[str], ends: Sequence[bool]) -> list[bool]:
+        verdicts = [True] * len(paths)
+        judged = [at for at, path in enumerate(paths) if ends[at] or (self.prunes and self._is_decided(path))]
+        found = self._paths_of([texts[at] for at in judged])
+        for at, path in zip(judged, found, strict=True):
+            ending = self._encoder.ending if ends[at] else ()
+            verdicts[at] = path is not None and (*path, *ending) == paths[at]
+        return verdicts
+
+    def runs(self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]) -> list[Run | None]:
+        """Where one text is left, its encoding says the rest; elsewhere what has one child is followed."""
+        rests = [self._rest(state) for state in states]
+        runs: list[Run | None] = [None] * len(states)
+        alone = [at for at, rest in enumerate(rests) if rest is not None]
+        found = self._paths_of([texts[at] + str(rests[at]) for at in alone])
+        for at, path in zip(alone, found, strict=True):
+            whole = None if path is None else (*path, *self._encoder.ending)
+            if whole is not None and whole[: len(paths[at])] == paths[at]:
+                runs[at] = (whole[len(paths[at]) :], str(rests[at]), _END, NO_MOVES)
+        several = [at for at, rest in enumerate(rests) if rest is None]
+        followed = [follow_forced_run(self, states[at]) for at in several]
+        verdicts = self.canonical(
+            [(*paths[at], *run[0]) for at, run in zip(several, followed, strict=True)],
+            [texts[at] + run[1] for at, run in zip(several, followed, strict=True)],
+            [not len(run[3]) for run in followed],
+        )
+        for at, run, verdict in zip(several, followed, verdicts, strict=True):
+            runs[at] = run if verdict else None
+        return runs
+
+    def _is_decided(self, path: Path) -> bool:
+        """Whether a path ends between characters, so that its text can be encoded."""
+        return not path or path[-1] not in self._undecided
+
+    def _paths_of(self, texts: list[str]) -> list[Path | None]:
+        length = len(self._plain_prefix)
+        encoded = self._encoder.plain_ids(texts)
+        return [tuple(ids[length:]) if tuple(ids[:length]) == self._plain_prefix else None for ids in encoded]
+
+    def _rest(self, state: Any) -> str | None:
+        """The text that is left, where it is just one."""
+        if state == _END or self.count(state) > 1:
+            return None
+        position, before, taken = state
+        rest: list[str] = []
+        while not self.template.is_end(position):
+            ways = self.template.moves(position)
+            character = next(one for one in ways if not taken or self._added(before, one).startswith(taken))
+            rest.append(character)
+            position, taken = ways[character], ""
+        return "".join(rest)
+
+    def _moves(self, state: Any) -> Moves:
+        if state == _END:
+            return NO_MOVES
+        found: dict[int, tuple[str, Any]] = {}
+        position, _, taken = state
+        if not taken and self.template.is_end(position):
+            if self._encoder.ending:
+                found[self._encoder.ending[0]] = ("", _END)
+            elif self.template.moves(position):
+                raise text_begins_another(self.template)
+        open_nodes = [(self._entries.root, "", state)]
+        while open_nodes:
+            node, text, reached = open_nodes.pop()
+            if reached is not state and self._entries.is_word(node):
+                token = self._token_of[self._entries.words[node[0]]]
+                if reached[2]:
+                    self._undecided.add(token)
+                if found.setdefault(token, (text, reached)) != (text, reached):
+                    raise alike(text, found[token][0])
+            children = self._entries.children(node)
+            for symbol, (piece, following) in self._steps(reached).items():
+                if symbol in children:
+                    open_nodes.append((children[symbol], text + piece, following))
+        order = sorted(found)
+        tokens = np.array(order, dtype=np.int64)
+        return Moves(tokens, tuple(found[t][0] for t in order), tuple(found[t][1] for t in order))
+
+    def _find_steps(self, state: Any) -> dict[str, tuple[str, Any]]:
+        """By rendered symbol: the text that it decides and the state after it."""
+        position, before, taken = state
+        steps: dict[str, tuple[str, Any]] = {}
+        for character, after in self.template.moves(position).items():
+            added = self._added(before, character)
+            found: Iterator[tuple[str, tuple[str, Any]]] = iter(())
+            if not added and not taken:  # a dropped space: what follows comes at once
+                following = self._steps((after, self._kind_of(character), ""))
+                found = ((symbol, (character + piece, to)) for symbol, (piece, to) in following.items())
+            elif added.startswith(taken) and len(added) > len(taken):
+                decided = len(added) == len(taken) + 1
+                step = (
+                    self._settled(character, after) if decided else ("", (position, before, added[: len(taken) + 1]))
+                )
+                found = iter([(added[len(taken)], step)])
+            for symbol, step in found:
+                if steps.setdefault(symbol, step) != step:
+                    raise alike(step[0], steps[symbol][0])
+        return steps
+
+    def _settled(self, text: str, position: Any) -> tuple[str, Any]:
+        """After a whole character, with what is forced and dropped behind it (a space at the very end)."""
+        while len(moves := self.template.moves(position)) == 1 and not self.template.is_end(position):
+            ((character, after),) = moves.items()
+            if self._added(self._kind_of(text[-1]), character):
+                break
+            text, position = text + character, after
+        return text, (position, self._kind_of(text[-1]), "")
+
+    def _added(self, before: str, character: str) -> str:
+        return self._surfaces.added((self._anchor if before else self.prefix_text) + before, character)
+
+    def _first_like(self, character: str) -> str:
+        """The first character after which all others render as after this one: fewer states, the same moves."""
+        if len(self._letters) > _LARGEST_ALPHABET:
+            return character
+        after = [self._added(character, other) for other in self._letters]
+        return next(
+            one for one in self._letters if one == character or after == [self._added(one, c) for c in self._letters]
+        )
+
+
+def vocabulary_automaton(
+    template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings
+) -> tuple[VocabularyAutomaton | None, str | None]:
+    """The automaton if it holds every sampled encoding, else None and one that it lacks.
+
+    Raises:
+        InputError: a tokenizer that cannot be walked, or that gives two texts the same tokens.
+    """
+    automaton = VocabularyAutomaton(template, encoder, _separable_prefix(template, encoder, sample), sample.exactness)
+    missed = sample.first_missed(automaton, encoder)
+    if missed is not None:
+        return None, missed
+    if not _beginnings_are_canonical(automaton, encoder, sample):
+        automaton.judge_leaves_only()
+    return automaton, None
+
+
+def _beginnings_are_canonical(automaton: TokenAutomaton, encoder: Encoder, sample: SampledEncodings) -> bool:
+    """Whether pruning would have kept every sampled encoding: a single miss says no."""
+    beginnings: dict[Path, str] = {}
+    for ids in sample.ids:
+        path = (*encoder.leading, *ids)[len(automaton.prefix) :]
+        state, text = automaton.root, automaton.prefix_text
+        for depth, token in enumerate(path, start=1):
+            moves = automaton.moves(state)
+            child = int(np.searchsorted(moves.tokens, token))
+            state, text = moves.states[child], text + moves.pieces[child]
+            beginnings[path[:depth]] = text
+    return all(automaton.canonical(list(beginnings), list(beginnings.values()), [False] * len(beginnings)))
+
+
+def _separable_prefix(template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings) -> str:
+    """The longest beginning of the template's prefix whose tokens begin every sampled encoding.
+
+    All of it, or cut at a space, which most tokenizers write with what follows.
+    """
+    prefix = template.prefix
+    cuts = {cut for at, letter in enumerate(prefix) if letter == " " for cut in (at, at + 1)} | {len(prefix)}
+    for cut in sorted(cuts - {0}, reverse=True):
+        tokens = tuple(encoder.plain_ids([prefix[:cut]])[0])
+        if tokens and all(ids[: len(tokens)] == tokens and len(ids) > len(tokens) for ids in sample.ids):
+            return prefix[:cut]
+    return ""
+
+
+def _letters_after(template: CanaryTemplate, prefix_text: str) -> set[str]:
+    """Every character that may stand after the prefix."""
+    letters = set(template.prefix[len(prefix_text) :])
+    for segment in template.segments[bool(template.prefix) :]:
+        letters |= set(segment if isinstance(segment, str) else segment[1].alphabet)
+    return letters
