@@ -116,11 +116,13 @@ def grow(open_nodes: int, children: int) -> tuple[Frontier, float]:
     tracemalloc.start()
     frontier = Frontier(automaton)
     everything, places = float("inf"), np.arange(children)
-    while len(frontier) < open_nodes:
+
+    def expand_some() -> None:
         for node in frontier.pop(256, everything):
-            # A state of its own to each, as a trie or a walk through words has.
-            reached = Node(node.cost_bits, node.path, node.text, node.state, node.parent)
-            frontier.push_children(reached, places, node.cost_bits + costs.random(children), everything)
+            frontier.push_children(node, places, node.cost_bits + costs.random(children), everything)
+
+    while len(frontier) < open_nodes:
+        expand_some()
     used = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     return frontier, used / len(frontier)
