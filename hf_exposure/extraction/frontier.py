@@ -4,8 +4,9 @@ A node is 16 bytes: its cost, its expanded parent, and which child of that it is
 followed back to the root, over the parents. The cheapest nodes stand in a small heap; all dearer ones lie unsorted
 until the heap runs empty.
 
-Memory: 16 bytes a node that was ever opened, 8 more while it is open, and about 200 an expanded parent, its state
-included. 10^7 open nodes take 0.4 GB where ten share a parent, and 2 GB at most.
+Memory: 16 bytes a node that was ever opened, 8 more while it is open, and 50 to 200 an expanded parent, its state
+included. 10^7 open nodes take 0.4 GB where ten share a parent and up to 2 GB where two do; where a limit leaves most
+parents with one child or none, it is `max_expansions` that bounds the memory.
 """
 
 from __future__ import annotations
