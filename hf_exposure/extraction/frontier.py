@@ -4,8 +4,9 @@ A node is 16 bytes: its cost, its expanded parent, and which child of that it is
 followed back to the root, over the parents. The cheapest nodes stand in a small heap; all dearer ones lie unsorted
 until the heap runs empty.
 
-Memory: 16 bytes a node that was ever opened, 8 more while it is open, and about 200 an expanded parent, its state
-included. 10^7 open nodes take 0.4 GB where ten share a parent, and 2 GB at most.
+Memory: 16 bytes a node that was ever opened, 8 more while it is open, and 50 to 200 an expanded parent, its state
+included. 10^7 open nodes take 0.4 GB where ten share a parent and up to 2 GB where two do; where a limit leaves most
+parents with one child or none, it is `max_expansions` that bounds the memory.
 """
 
 from __future__ import annotations
@@ -73,6 +74,7 @@ class Frontier:
         self._heap: list[tuple[float, int]] = [(0.0, 0)]
         self._limit = float("inf")
         self._behind: list[npt.NDArray[np.int64]] = []
+        self._latest = array("q")  # behind too, found after the others there
         self._open = 1
 
     def __len__(self) -> int:
@@ -103,7 +105,7 @@ class Frontier:
         for at in np.flatnonzero(near).tolist():
             heapq.heappush(self._heap, (float(costs[at]), first + at))
         if not near.all():
-            self._behind.append(first + np.flatnonzero(~near))
+            self._latest.frombytes((first + np.flatnonzero(~near)).tobytes())
         if len(self._heap) > _LARGEST_HEAP:
             self._spill()
 
@@ -122,7 +124,7 @@ class Frontier:
     def open_nodes(self) -> OpenNodes:
         """Every open node, in no particular order."""
         inside = np.array([number for _, number in self._heap], dtype=np.int64)
-        numbers = np.concatenate([inside, *self._behind])
+        numbers = np.concatenate([inside, *self._behind, np.frombuffer(self._latest, "i8")])
         columns = (np.frombuffer(self._cost), np.frombuffer(self._owner, "i4"), np.frombuffer(self._child, "i4"))
         return OpenNodes(*(column[numbers] for column in columns))
 
@@ -171,17 +173,19 @@ class Frontier:
 
     def _refill(self) -> None:
         """The cheapest part of what lies behind moves into the empty heap."""
-        if not self._behind:
+        if not self._behind and not self._latest:
             self._limit = float("inf")
             return
-        numbers = np.concatenate(self._behind)
-        self._behind = []
-        self._divide(numbers[np.argsort(np.frombuffer(self._cost)[numbers], kind="stable")], _LARGEST_HEAP // 2)
+        numbers = np.concatenate([*self._behind, np.frombuffer(self._latest, "i8")])
+        self._behind, self._latest = [], array("q")
+        self._divide(
+            numbers[np.argsort(np.frombuffer(self._cost)[numbers], kind="stable")], max(1, _LARGEST_HEAP // 2)
+        )
 
     def _spill(self) -> None:
         """The dearer half of a full heap moves behind."""
         numbers = np.array([number for _, number in sorted(self._heap)], dtype=np.int64)
-        self._divide(numbers, _LARGEST_HEAP // 2)
+        self._divide(numbers, max(1, _LARGEST_HEAP // 2))
 
     def _divide(self, numbers: npt.NDArray[np.int64], size: int) -> None:
         """Sorted nodes, all of them before what lies behind already: `size` into the heap, the others behind."""

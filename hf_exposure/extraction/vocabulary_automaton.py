@@ -34,7 +34,7 @@ from hf_exposure.scoring import Encoder
 
 __all__ = ["VocabularyAutomaton", "vocabulary_automaton"]
 
-_REMEMBERED_STATES = 2**16
+_REMEMBERED_STATES = 2**14  # each may have a thousand children
 _LARGEST_ALPHABET = 128  # up to it, characters after which all others render alike are treated as one
 _END = ("end", "", "")
 

@@ -13,7 +13,7 @@ from token_models import bare_costs, model_for
 from tokenizer_styles import STYLES, tokenizer_in_style
 
 from hf_exposure import CanaryTemplate, Choice, Digits, Letters, LuhnDigits, Pattern, Words, extract, rank_bounds
-from hf_exposure.extraction import build_automaton
+from hf_exposure.extraction import build_automaton, search_ranks
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens
 from hf_exposure.extraction.trie_automaton import trie_automaton
@@ -273,3 +273,24 @@ def check_random_template(data: st.DataObject, style: str) -> None:
     for automaton in automata:
         check_likeliest(scorer, automaton, texts, costs, 5, 1e-3)
         check_rank(scorer, automaton, texts, costs, own, (2,))
+
+
+@pytest.mark.parametrize("style", ["gpt2", "unigram", "wordpiece cased", "sentencepiece"])
+def test_an_end_token_and_texts_that_do_not_compete(style: str) -> None:
+    """Fillings that begin one another, told apart by the end; two cheaper ones left out of the rank."""
+    template = CanaryTemplate("the {a}", a=Choice(["red", "reddish", "re", "1", "12", "123", "1234", "list 1"]))
+    tokenizer, model = tokenizer_in_style(style), model_for(style, "bag")
+    scorer = CausalScorer(model, tokenizer, end_token=True)
+    texts = [template.text_at(index) for index in range(template.space_size)]
+    encoded = scorer.encode(texts)
+    assert {ids[-1] for ids in encoded.ids} == {scorer.encoder.ending[0]}
+    costs = bare_costs(model, encoded.ids, encoded.first_scored)
+    order = np.argsort(costs)
+    for automaton in (build_automaton(template, scorer.encoder), walked(scorer, template)):
+        check_likeliest(scorer, automaton, texts, costs, 8, 1e-3)
+        check_rank(scorer, automaton, texts, costs, int(order[4]), (1, 2, 3))
+        exclude = [texts[place] for place in (*order[:2], order[7])]
+        for budget in (1, 2, 3, 100):
+            (bounds,) = search_ranks(scorer, automaton, [texts[order[4]]], exclude=exclude, max_expansions=budget)
+            assert bounds.low <= 3 <= bounds.high <= 5
+        assert bounds.certified and bounds.low == bounds.high == 3
