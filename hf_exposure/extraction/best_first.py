@@ -19,6 +19,7 @@ from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
 from hf_exposure.extraction.token_automaton import TokenAutomaton
+from hf_exposure.extraction.watch import SearchWatch
 from hf_exposure.records import Candidate, Extraction
 from hf_exposure.scoring import Scorer, make_scorer, source_for
 
@@ -38,6 +39,8 @@ def extract(
     end_token: bool = False,
     source: str | None = None,
     max_open_nodes: int = MOST_OPEN_NODES,
+    unbatched: bool = False,
+    progress: bool | None = False,
 ) -> Extraction:
     """The `top_k` likeliest texts of `template` under `model`, cheapest first, with a certificate.
 
@@ -55,10 +58,12 @@ def extract(
         end_token: whether texts end with the tokenizer's end token.
         source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
         max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
+        unbatched: one open node per call, the cheapest: the paper's own search, with the same answer, for comparison.
+        progress: True shows a bar, None shows one where stderr is a terminal.
 
     Returns:
-        `Extraction`. `certified` is False when `max_expansions` or `max_open_nodes` ended the search; the candidates
-        are then the best texts found so far, maybe none.
+        `Extraction`. `certified` is False when `max_expansions`, `max_open_nodes` or Ctrl-C ended the search; the
+        candidates are then the best texts found so far, maybe none.
 
     Raises:
         InputError: `top_k`, `batch_size`, `max_expansions` or `max_open_nodes` below 1; a tokenizer that gives two
@@ -78,14 +83,17 @@ def extract(
     """
     check_template(template, end_token=end_token)
     scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
-    return search_likeliest(
-        scorer,
-        build_automaton(template, scorer.encoder),
-        top_k=top_k,
-        batch_size=batch_size,
-        max_expansions=max_expansions,
-        max_open_nodes=max_open_nodes,
-    )
+    automaton = build_automaton(template, scorer.encoder)
+    with SearchWatch(progress) as watch:
+        return search_likeliest(
+            scorer,
+            automaton,
+            top_k=top_k,
+            batch_size=1 if unbatched else batch_size,
+            max_expansions=max_expansions,
+            max_open_nodes=max_open_nodes,
+            watch=watch,
+        )
 
 
 def search_likeliest(
@@ -96,6 +104,7 @@ def search_likeliest(
     batch_size: int = 256,
     max_expansions: int | None = None,
     max_open_nodes: int = MOST_OPEN_NODES,
+    watch: SearchWatch | None = None,
 ) -> Extraction:
     """As `extract`, for any scorer and any automaton."""
     check_limits(top_k=top_k, batch_size=batch_size, max_expansions=max_expansions, max_open_nodes=max_open_nodes)
@@ -108,6 +117,9 @@ def search_likeliest(
     limit = float("inf")
     # An open node that costs as much as the k-th best text cannot lead to a cheaper one.
     while frontier.cheapest_bits < limit and len(frontier) <= max_open_nodes:
+        cheapest = best[0][0] if best else float("inf")
+        if watch and not watch.goes_on(spent.expansions, len(frontier), cheapest, frontier.cheapest_bits):
+            break
         # A text of n characters takes n calls one after the other, however wide they are. A quarter of what was
         # expanded so far is a batch that costs a memorised text n expansions, and not 2^n as doubling does.
         batch = min(batch_size, max(1, spent.expansions // 4))
@@ -121,7 +133,7 @@ def search_likeliest(
             limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
             frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, limit)
     certified = frontier.cheapest_bits >= limit
-    stop = "" if certified else stopped_at(frontier, max_open_nodes, max_expansions)
+    stop = "" if certified else stopped_at(frontier, max_open_nodes, max_expansions, watch)
     return Extraction(
         candidates=tuple(Candidate(text=text, log_perplexity_bits=prefix_bits + cost) for cost, text in best),
         certified=certified,

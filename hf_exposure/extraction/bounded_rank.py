@@ -23,6 +23,7 @@ from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, n
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
 from hf_exposure.extraction.open_texts import OpenTexts, Path
 from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens
+from hf_exposure.extraction.watch import SearchWatch
 from hf_exposure.records import RankBounds
 from hf_exposure.scoring import PathQuery, Scorer, make_scorer, source_for
 
@@ -41,6 +42,7 @@ def rank_bounds(
     batch_size: int = 256,
     source: str | None = None,
     max_open_nodes: int = MOST_OPEN_NODES,
+    progress: bool | None = False,
 ) -> RankBounds:
     """Certified bounds on the rank of `text` among all texts of `template`: exact when the search closes.
 
@@ -58,6 +60,8 @@ def rank_bounds(
         batch_size: most open nodes per call.
         source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
         max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
+        progress: True shows a bar, None shows one where stderr is a terminal. Ctrl-C ends the search with the bounds
+            that are certain by then.
 
     Returns:
         `RankBounds`: `low <= rank <= high` at any budget. When `certified`, `low < high` only for texts that cost the
@@ -83,15 +87,18 @@ def rank_bounds(
     scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
     for other in (text, *(exclude := tuple(exclude))):
         template.parse(other)
-    return search_ranks(
-        scorer,
-        build_automaton(template, scorer.encoder),
-        [text],
-        max_expansions=max_expansions,
-        exclude=exclude,
-        batch_size=batch_size,
-        max_open_nodes=max_open_nodes,
-    )[0]
+    automaton = build_automaton(template, scorer.encoder)
+    with SearchWatch(progress) as watch:
+        return search_ranks(
+            scorer,
+            automaton,
+            [text],
+            max_expansions=max_expansions,
+            exclude=exclude,
+            batch_size=batch_size,
+            max_open_nodes=max_open_nodes,
+            watch=watch,
+        )[0]
 
 
 def hole_bits(scorer: Scorer, automaton: TokenAutomaton, log_perplexity_bits: float) -> float:
@@ -108,6 +115,7 @@ def search_ranks(
     exclude: Iterable[str] = (),
     batch_size: int = 256,
     max_open_nodes: int = MOST_OPEN_NODES,
+    watch: SearchWatch | None = None,
 ) -> list[RankBounds]:
     """As `rank_bounds`, for any scorer and automaton, and for many texts in one search.
 
@@ -124,7 +132,7 @@ def search_ranks(
     costs = [answer.run_bits for answer in scorer.path_bits(automaton.prefix, queries)]
     spent, frontier = SearchCost(), Frontier(automaton)
     limits = _Limits(max(costs, default=0.0) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
-    leaves = _leaves_within(scorer, automaton, frontier, limits, spent)
+    leaves = _leaves_within(scorer, automaton, frontier, limits, spent, watch)
     counts = _Counts(
         rivals=np.sort([cost for path, cost in leaves.items() if path not in silent]),
         leaves=leaves,
@@ -132,7 +140,7 @@ def search_ranks(
         still_open=OpenTexts.of(frontier, automaton, paths, silent),
         competitors=automaton.count(automaton.root) - len(silent),
         noise_bits=scorer.noise_bits,
-        stop=stopped_at(frontier, max_open_nodes, max_expansions),
+        stop=stopped_at(frontier, max_open_nodes, max_expansions, watch),
     )
     bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
     return [
@@ -162,18 +170,28 @@ class _Limits:
 
 
 def _leaves_within(
-    scorer: Scorer, automaton: TokenAutomaton, frontier: Frontier, limits: _Limits, spent: SearchCost
+    scorer: Scorer,
+    automaton: TokenAutomaton,
+    frontier: Frontier,
+    limits: _Limits,
+    spent: SearchCost,
+    watch: SearchWatch | None,
 ) -> dict[Path, float]:
     """The texts within the limit of bits, with their costs, as far as the budget goes."""
     leaves: dict[Path, float] = {}
+    best = math.inf
     # All within the limit is expanded in the end; but a small budget says most when its cheapest nodes go first.
     batch = min(limits.batch_size, max(1, limits.expansions // 32))
     while frontier.cheapest_bits <= limits.bits and len(frontier) <= limits.open_nodes:
+        if watch and not watch.goes_on(spent.expansions, len(frontier), best, frontier.cheapest_bits):
+            break
         nodes = next_nodes(frontier, automaton, batch, limits.bits, limits.expansions - spent.expansions)
         if not nodes:
             break
         for expansion in expand(scorer, automaton, nodes, spent):
-            leaves |= {leaf.path: leaf.cost_bits for leaf in expansion.leaves if leaf.cost_bits <= limits.bits}
+            found = {leaf.path: leaf.cost_bits for leaf in expansion.leaves if leaf.cost_bits <= limits.bits}
+            leaves |= found
+            best = min(best, *found.values(), math.inf)
             frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, limits.bits)
     return leaves
 

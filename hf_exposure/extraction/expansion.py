@@ -9,6 +9,7 @@ import numpy as np
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.token_automaton import Run, TokenAutomaton
+from hf_exposure.extraction.watch import SearchWatch
 from hf_exposure.scoring import PathQuery, Scorer
 
 __all__ = ["Expansion", "SearchCost", "check_limits", "expand", "next_nodes", "stopped_at"]
@@ -21,8 +22,12 @@ def check_limits(**limits: int | None) -> None:
             raise InputError(name, "must be at least 1", value, f"Pass {name}=1 or more.")
 
 
-def stopped_at(frontier: Frontier, max_open_nodes: int, max_expansions: int | None) -> str:
-    """Which limit ended a search."""
+def stopped_at(
+    frontier: Frontier, max_open_nodes: int, max_expansions: int | None, watch: SearchWatch | None = None
+) -> str:
+    """What ended a search before its end."""
+    if watch and watch.interrupted:
+        return "interrupted"
     if len(frontier) > max_open_nodes:
         return f"stopped at max_open_nodes={max_open_nodes}"
     return f"stopped at max_expansions={max_expansions}"
