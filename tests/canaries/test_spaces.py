@@ -157,7 +157,10 @@ def test_the_english_list_is_sorted_words_and_saved_by_name() -> None:
         (lambda: Digits(2).text_at(-1), "index: must be from 0 to 99, got -1"),
         (lambda: Digits(2).index_of("1"), "text: must be a filling of Digits(length=2); it stops too early, got '1'"),
         (lambda: Digits(2).index_of("123"), "text: must be a filling of Digits(length=2); character 2 may not be '3'"),
-        (lambda: space_from_dict({"type": "digit"}), "type: must be one of digits, letters, luhn, choice, words, got"),
+        (
+            lambda: space_from_dict({"type": "digit"}),
+            "type: must be one of digits, letters, luhn, choice, words, pattern, got",
+        ),
         (lambda: space_from_dict({"type": "digits"}), "space: must hold the arguments of 'digits', got {}"),
         (lambda: parse_space("digits"), "space: must be a kind and its size, got 'digits'. Write digits:9,"),
         (lambda: parse_space("numbers:3"), "space: must be a kind and its size, got 'numbers:3'"),
