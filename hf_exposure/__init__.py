@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME_OF = {
+    "CanaryContext": "canaries",
     "CanarySet": "canaries",
     "CanaryTemplate": "canaries",
     "Canary": "canaries",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.canaries import CanaryContext, CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.character_automaton import build_automaton, check_template
 from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
@@ -38,6 +38,7 @@ def extract(
     *,
     end_token: bool = False,
     source: str | None = None,
+    context: CanaryContext | None = None,
 ) -> Extraction:
     """The `top_k` likeliest texts of `template` under `model`, cheapest first, with a certificate.
 
@@ -53,6 +54,7 @@ def extract(
         max_expansions: stop after this many; None searches to the end.
         end_token: whether texts end with the tokenizer's end token.
         source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
+        context: what stands before every text, a prompt or a chat: what a stranger would type.
 
     Returns:
         `Extraction`. `certified` is False when `max_expansions` ended the search; the candidates are then the best
@@ -74,7 +76,7 @@ def extract(
         (5, True)
     """
     check_template(template, end_token=end_token)
-    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
+    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token, context=context)
     return search_likeliest(
         scorer,
         build_automaton(template, scorer.encoder),

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.canaries import CanaryContext, CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.character_automaton import build_automaton, check_template
 from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
@@ -40,6 +40,7 @@ def rank_bounds(
     end_token: bool = False,
     batch_size: int = 256,
     source: str | None = None,
+    context: CanaryContext | None = None,
 ) -> RankBounds:
     """Certified bounds on the rank of `text` among all texts of `template`: exact when the search closes.
 
@@ -55,6 +56,7 @@ def rank_bounds(
         end_token: whether texts end with the tokenizer's end token.
         batch_size: most open nodes per call.
         source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
+        context: what stands before every text, a prompt or a chat: what a stranger would type.
 
     Returns:
         `RankBounds`: `low <= rank <= high` at any budget. When `certified`, `low < high` only for texts that cost the
@@ -77,7 +79,7 @@ def rank_bounds(
         (True, True)
     """
     check_template(template, end_token=end_token)
-    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
+    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token, context=context)
     for other in (text, *(exclude := tuple(exclude))):
         template.parse(other)
     return search_ranks(
