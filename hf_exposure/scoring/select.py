@@ -11,12 +11,13 @@ import torch
 from torch import nn
 
 from hf_exposure.canaries import CanaryContext
+from hf_exposure.canaries.source import Source
 from hf_exposure.errors import InputError
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.scoring.processes import ALONE, Processes
-from hf_exposure.scoring.seq2seq import Seq2SeqScorer, Source
+from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
 __all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]
 
