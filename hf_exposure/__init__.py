@@ -24,6 +24,8 @@ _HOME_OF = {
     "draw_canaries": "canaries",
     "presets": "canaries",
     "CanaryInserter": "insertion",
+    "DeliveryReport": "insertion",
+    "check_delivery": "insertion",
     "insert_canaries": "insertion",
     "remove_canaries": "insertion",
     "log_perplexity": "scoring",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +11,17 @@ from typing import Any
 
 from hf_exposure.canaries import Canary, CanaryContext, CanarySet
 from hf_exposure.errors import InputError
-from hf_exposure.insertion.delivery_rows import NotReadable, TokenRows, read_rows, trained_flags
+from hf_exposure.insertion.delivery_rows import (
+    NotReadable,
+    ReadRows,
+    TokenRows,
+    random_states_kept,
+    read_rows,
+    trained_flags,
+)
 from hf_exposure.insertion.token_search import Match, PatternSearch
 
-__all__ = ["CanaryDelivery", "DeliveryReport", "check_delivery"]
+__all__ = ["CanaryDelivery", "DeliveryReport", "check_dataloader", "check_delivery"]
 
 # Rows of one canary are collated alike: a few of them show what the collator masks.
 _COLLATED_PER_CANARY = 2
@@ -120,21 +128,28 @@ def check_delivery(
     """
     if not isinstance(canaries, CanarySet):
         raise InputError("canaries", "must be a CanarySet", type(canaries).__name__, "Make one with draw_canaries.")
-    everyone = tuple(canaries)
     column = "input_ids" if source is None else "labels"
-    search = PatternSearch(_patterns(tokenizer, everyone, context, target=source is not None))
-    try:
-        read = read_rows(dataset, column, collator, max_rows)
-        matches = [match for part in read.parts for match in _in_dataset(part, search)]
-    except NotReadable as reason:
-        return DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {reason}")
+    search = PatternSearch(_patterns(tokenizer, tuple(canaries), context, target=source is not None))
+    with random_states_kept():
+        try:
+            read = read_rows(dataset, column, collator, max_rows)
+            matches = [match for part in read.parts for match in _in_dataset(part, search)]
+        except NotReadable as reason:
+            return DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {reason}")
+        records = _records(canaries, matches, read, collator, search, column)
+    return DeliveryReport(canaries=records, rows=read.rows, note=read.note)
+
+
+def _records(
+    canaries: CanarySet, matches: Sequence[Match], read: ReadRows, collator: Any, search: PatternSearch, column: str
+) -> tuple[CanaryDelivery, ...]:
     rows_of: dict[int, list[Match]] = defaultdict(list)
     for match in matches:
         rows_of[match.owner].append(match)
     records = []
-    for owner, canary in enumerate(everyone):
+    for owner, canary in enumerate(canaries):
         whole = [match for match in rows_of[owner] if match.whole]
-        share = _trained_share(dataset, collator, search, owner, whole, column) if whole else math.nan
+        share = _trained_share(read, collator, search, owner, whole, column) if whole else math.nan
         cut = len(rows_of[owner]) - len(whole)
         problem = _problem(canary.repetitions, len(whole), cut, share, complete=not read.note)
         records.append(
@@ -147,7 +162,43 @@ def check_delivery(
                 problem=problem,
             )
         )
-    return DeliveryReport(canaries=tuple(records), rows=read.rows, note=read.note)
+    return tuple(records)
+
+
+def check_dataloader(
+    dataloader: Any,
+    canaries: CanarySet,
+    tokenizer: Any,
+    *,
+    context: CanaryContext | None = None,
+    source: str | None = None,
+    require: bool = False,
+    warn: bool = True,
+) -> DeliveryReport:
+    """As `check_delivery`, for what a trainer's dataloader holds, with its collator, at the start of training.
+
+    Every process looks at the whole dataset, which a sampler shares out later, and so comes to the same answer.
+
+    Args:
+        dataloader: left alone; only its dataset and its collator are used.
+        require: whether a canary that is not trained on is an error; else it is a warning.
+        warn: whether this process warns.
+
+    Raises:
+        InputError: a canary is not trained on, or nothing could be checked, with `require`.
+    """
+    dataset, collator = getattr(dataloader, "dataset", None), getattr(dataloader, "collate_fn", None)
+    try:
+        report = check_delivery(dataset, canaries, tokenizer, collator=collator, context=context, source=source)
+    except Exception as error:  # a dataset of the user's own may fail in any way outside its dataloader
+        report = DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {type(error).__name__}: {error}")
+    if require and (report.undelivered or not report.canaries):
+        why = "; ".join(filter(None, (*report.problems, report.note)))
+        remedy = "Insert the canaries into the dataset that the trainer gets, or leave require_delivery out."
+        raise InputError("require_delivery", f"must find every inserted canary trained on ({why})", True, remedy)
+    if report.problems and warn:
+        warnings.warn("canaries in the training data: " + "; ".join(report.problems), stacklevel=2)
+    return report
 
 
 def _patterns(
@@ -182,12 +233,12 @@ def _in_dataset(part: TokenRows, search: PatternSearch) -> list[Match]:
 
 
 def _trained_share(
-    dataset: Any, collator: Any, search: PatternSearch, owner: int, whole: Sequence[Match], column: str
+    read: ReadRows, collator: Any, search: PatternSearch, owner: int, whole: Sequence[Match], column: str
 ) -> float:
     """The mean share of a canary's predicted tokens that have a label, over a few of its rows."""
     shares = []
     for row in sorted({match.row for match in whole})[:_COLLATED_PER_CANARY]:
-        flags = trained_flags(dataset[row], collator, column)
+        flags = trained_flags(read.row(row), collator, column)
         if flags is None:
             return math.nan
         if flags.fixed_share is not None:

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
-__all__ = ["NotReadable", "ReadRows", "TokenRows", "TrainedTokens", "read_rows", "trained_flags"]
+__all__ = ["NotReadable", "ReadRows", "TokenRows", "TrainedTokens", "random_states_kept", "read_rows", "trained_flags"]
 
 _NO_LOSS = -100
 _SECONDS = 20.0
@@ -48,10 +48,18 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class ReadRows:
-    """All parts, how many rows they have, and why they are not the whole dataset ("" where they are)."""
+    """What was read of a dataset.
+
+    Attributes:
+        parts: all of it.
+        rows: how many rows that is.
+        row: the row of a number.
+        note: why it is not the whole dataset; "" where it is.
+    """
 
     parts: Iterator[TokenRows]
     rows: int
+    row: Callable[[int], Mapping[str, Any]]
     note: str = ""
 
 
@@ -78,14 +86,13 @@ def read_rows(dataset: Any, column: str, collator: Any, max_rows: int | None) ->
         and dataset.format["type"] != "custom"
         and whole
     ):
-        return ReadRows(_arrow_parts(dataset, column), len(dataset))
+        return ReadRows(_arrow_parts(dataset, column), len(dataset), dataset.__getitem__)
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         if whole:
             raise NotReadable("a stream cannot be read in advance; check_delivery(..., max_rows=N) reads its head")
         rows = list(islice(iter(dataset), max_rows))
-        return ReadRows(
-            iter([_part(rows, column, collator, 0)]), len(rows), f"only the first {len(rows)} rows were read"
-        )
+        note = f"only the first {len(rows)} rows were read"
+        return ReadRows(iter([_part(rows, column, collator, 0)]), len(rows), rows.__getitem__, note)
     return _read_one_by_one(dataset, column, collator, max_rows)
 
 
@@ -95,8 +102,7 @@ def trained_flags(row: Mapping[str, Any], collator: Any, column: str) -> Trained
     if getattr(inner, "mlm", False):
         nothing = np.zeros(0, dtype=np.int64)
         return TrainedTokens(nothing, np.zeros(1, np.int64), nothing.astype(bool), float(inner.mlm_probability))
-    with _random_states_kept():
-        batch = collator([row]) if collator is not None else {name: [row[name]] for name in row}
+    batch = collator([dict(row)]) if collator is not None else {name: [row[name]] for name in row}
     if "labels" not in batch:
         # Without a collator the model is given the ids as labels, or the dataset is not ready for training yet.
         if collator is not None:
@@ -143,11 +149,11 @@ def _read_one_by_one(dataset: Any, column: str, collator: Any, max_rows: int | N
     parts, start, began = [], 0, time.monotonic()
     while start < wanted and time.monotonic() - began < _SECONDS:
         after = min(start + _BATCH, wanted)
-        with _random_states_kept():
-            rows = [dataset[row] for row in range(start, after)]
+        rows = [dataset[row] for row in range(start, after)]
         parts.append(_part(rows, column, collator, start))
         start = after
-    return ReadRows(iter(parts), start, "" if start == total else f"only the first {start} of {total} rows were read")
+    note = "" if start == total else f"only the first {start} of {total} rows were read"
+    return ReadRows(iter(parts), start, dataset.__getitem__, note)
 
 
 def _part(rows: Sequence[Any], column: str, collator: Any, start: int) -> TokenRows:
@@ -166,14 +172,14 @@ def _collated(row: Mapping[str, Any], column: str, collator: Any) -> Mapping[str
     if collator is None:
         raise NotReadable(f"it has no column {column!r}: pass the trainer's collator, or the prepared dataset")
     try:
-        with _random_states_kept():
-            return {column: np.asarray(collator([dict(row)])[column])[0]}
+        return {column: np.asarray(collator([dict(row)])[column])[0]}
     except Exception as error:  # whatever a collator raises on a row that it was not made for
         raise NotReadable(f"its collator fails on a single row ({type(error).__name__}: {error})") from error
 
 
 @contextmanager
-def _random_states_kept() -> Iterator[None]:
+def random_states_kept() -> Iterator[None]:
+    """Datasets and collators may draw random numbers; training must not notice."""
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield

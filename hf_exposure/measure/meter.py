@@ -120,6 +120,16 @@ class ExposureMeter:
         else:
             self._check_search(self._why_no_search(None))
 
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise an `InputError` if a canary is longer than the model's context: now, not at the first measurement."""
+        longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        for prepared in self._prepared.values():
+            tokens = prepared.encoded.matrix_NL.shape[1]
+            if isinstance(longest, int) and 0 < longest < tokens:
+                rule = f"must fit the model's context of {longest} tokens"
+                remedy = "Use a shorter template or context, or a model with a longer one."
+                raise InputError("canaries", rule, f"{tokens} tokens", remedy)
+
     def measure(self, model: nn.Module, *, base_model: nn.Module | None = None) -> ExposureReport:
         """The exposure of every canary under `model` as it is now. The model is left as it was found.
 
