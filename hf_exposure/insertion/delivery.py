@@ -69,8 +69,8 @@ class DeliveryReport:
 
     @property
     def undelivered(self) -> tuple[CanaryDelivery, ...]:
-        """Inserted canaries that no epoch trains on."""
-        return tuple(one for one in self.canaries if one.requested and one.dose_per_epoch == 0)
+        """Inserted canaries that no epoch trains on, as far as that is known."""
+        return tuple(one for one in self.canaries if one.requested and one.problem and one.dose_per_epoch == 0)
 
     @property
     def doses_per_epoch(self) -> dict[str, float]:
@@ -110,7 +110,8 @@ def check_delivery(
         tokenizer: the one that made the ids.
         collator: the trainer's (`trainer.data_collator`); without one, the rows' own labels count.
         context, source: as they were given to `insert_canaries`. With a source the canaries stand in the labels.
-        max_rows: read at most so many rows; needed for a stream, which is not read otherwise.
+        max_rows: read at most so many rows; needed for a stream, which is not read otherwise. Of a dataset that is not
+            in Arrow, or that is tokenised on the fly, 20,000 rows are read unless told.
 
     Raises:
         InputError: an argument of the wrong type.
@@ -181,18 +182,19 @@ def check_dataloader(
 
     Args:
         dataloader: left alone; only its dataset and its collator are used.
-        require: whether a canary that is not trained on is an error; else it is a warning.
+        require: whether a canary that is not trained on is an error, and what could not be checked too; else the
+            first is a warning.
         warn: whether this process warns.
 
     Raises:
-        InputError: a canary is not trained on, or nothing could be checked, with `require`.
+        InputError: a canary is not trained on, or not everything could be checked, with `require`.
     """
     dataset, collator = getattr(dataloader, "dataset", None), getattr(dataloader, "collate_fn", None)
     try:
         report = check_delivery(dataset, canaries, tokenizer, collator=collator, context=context, source=source)
     except Exception as error:  # a dataset of the user's own may fail in any way outside its dataloader
         report = DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {type(error).__name__}: {error}")
-    if require and (report.undelivered or not report.canaries):
+    if require and (report.undelivered or report.note):
         why = "; ".join(filter(None, (*report.problems, report.note)))
         remedy = "Insert the canaries into the dataset that the trainer gets, or leave require_delivery out."
         raise InputError("require_delivery", f"must find every inserted canary trained on ({why})", True, remedy)

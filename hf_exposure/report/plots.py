@@ -104,7 +104,7 @@ def _by_repetitions(report: ExposureReport) -> Any:
     axes.set_xlim(-0.5, max(len(groups), 1) - 0.5)
     level = 100 * report.settings["confidence_level"]
     known = any(math.isfinite(group.effective_dose) for group in groups)
-    dose = ", below: times trained on so far" if known else ""
+    dose = "; dose: times trained on so far" if known else ""
     axes.set_xlabel(f"times inserted{dose}; bars: mean and its {level:g} % interval")
     return figure
 
@@ -112,7 +112,7 @@ def _by_repetitions(report: ExposureReport) -> Any:
 def _tick(group: RepetitionGroup, report: ExposureReport) -> str:
     undefined = sum(not math.isfinite(e.exposure_bits) for e in report.estimates if e.repetitions == group.repetitions)
     name = f"{group.repetitions}×" if group.repetitions else "controls"
-    dose = f"\ntrained {group.effective_dose:.3g}×" if math.isfinite(group.effective_dose) else ""
+    dose = f"\ndose\n{group.effective_dose:.3g}" if math.isfinite(group.effective_dose) else ""
     return f"{name}{dose}\nn = {group.canaries}" + (f"\n{undefined} undefined" if undefined else "")
 
 

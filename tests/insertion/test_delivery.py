@@ -173,6 +173,13 @@ def test_a_stream_is_not_read_unless_asked() -> None:
     assert check_delivery(stream, CANARIES, TOKENIZER, max_rows=1).problems == ()
 
 
+def test_a_long_dataset_outside_arrow_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("hf_exposure.insertion.delivery_rows._MOST_ROWS", 3)
+    report = check_delivery(encode(WITH).to_list(), CANARIES, TOKENIZER)
+    assert report.note == "only the first 3 of 56 rows were read" and report.rows == 3
+    assert report.problems == () and report.undelivered == () and report.doses_per_epoch == {}
+
+
 def test_what_cannot_be_searched_says_why() -> None:
     assert (
         "it has no column 'input_ids': pass the trainer's collator" in check_delivery(WITH, CANARIES, TOKENIZER).note
