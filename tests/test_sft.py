@@ -40,9 +40,15 @@ ROWS = {
 CONTEXTS = {"text": None, "prompted text": ASKED, "pairs": ASKED, "chat": CHAT, "chat pairs": CHAT}
 
 
-def trainer_for(folder: Path, kind: str, callbacks: Any = (), context: Any = "own", **settings: Any) -> Any:
+def trainer_for(
+    folder: Path, kind: str, callbacks: Any = (), context: Any = "own", stream: bool = False, **settings: Any
+) -> Any:
     inside = CONTEXTS[kind] if context == "own" else context
-    data = insert_canaries(Dataset.from_list([ROWS[kind]] * 20), CANARIES, context=inside)
+    plain = Dataset.from_list([ROWS[kind]] * 20)
+    if stream:
+        data = insert_canaries(plain.to_iterable_dataset(num_shards=4), CANARIES, context=inside, num_rows=20)
+    else:
+        data = insert_canaries(plain, CANARIES, context=inside)
     tokenizer = chat_tokenizer(CHATML, adds_bos=True)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_layer=1, n_head=2, n_embd=16, n_positions=128))
     arguments = {
@@ -86,6 +92,22 @@ def test_every_kind_of_dataset_delivers_whole_canaries(tmp_path: Path, kind: str
     report = delivery_in(trainer_for(tmp_path, kind, **settings), kind)
     assert [(one.whole, one.cut) for one in report.canaries] == [(2, 0), (2, 0), (5, 0), (0, 0), (0, 0), (0, 0)]
     assert [one.trained_share for one in report.canaries[:3]] == [1.0] * 3 and report.problems == ()
+
+
+@pytest.mark.parametrize("kind", ["text", "chat"])
+def test_a_stream_delivers_the_same(tmp_path: Path, kind: str) -> None:
+    trainer = trainer_for(tmp_path, kind, stream=True, dataloader_num_workers=2, max_steps=2)
+    trainer.train()
+    report = check_delivery(
+        trainer.train_dataset,
+        CANARIES,
+        trainer.processing_class,
+        collator=trainer.data_collator,
+        context=CONTEXTS[kind],
+        max_rows=29,
+    )
+    assert [(one.whole, one.trained_share) for one in report.canaries[:3]] == [(2, 1.0), (2, 1.0), (5, 1.0)]
+    assert len(list(trainer.train_dataset)) == 29
 
 
 def test_wrapped_packing_cuts_some_and_says_which(tmp_path: Path) -> None:
