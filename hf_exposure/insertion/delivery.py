@@ -101,7 +101,7 @@ def check_delivery(
     The data are searched for each canary's token ids as the tokenizer writes them at the beginning of a row, after a
     space or a newline, and in its context. Labels are those that the collator makes of a few of the rows found; a
     masked-language-model collator, which masks at random, counts with its probability. Random states are left as they
-    were. About a second for 10^6 rows of 30 tokens in Arrow.
+    were. It takes seconds for 10^6 rows in Arrow.
 
     Args:
         dataset: what the trainer's dataloader holds (`trainer.get_train_dataloader().dataset`): a `Dataset`, or any
