@@ -26,15 +26,16 @@ from benchmarks.record import write_result
 from hf_exposure import CanarySet, draw_canaries, insert_canaries, presets
 from hf_exposure.demo.model import load_model
 from hf_exposure.demo.text import load_rows
-from hf_exposure.extraction import TokenAutomaton, build_automaton, search_likeliest, search_ranks
+from hf_exposure.extraction import TokenAutomaton, build_automaton, hole_bits, search_likeliest, search_ranks
 from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier
 from hf_exposure.scoring import CausalScorer
 
 DIGITS = 9
 TOKENIZER = ByT5Tokenizer()
-STEPS, EVERY = 260, 10
-MOST_EXPANSIONS = 60_000
+STEPS, EVERY = 220, 4
+# Beyond this many bits after the prefix all searches take minutes.
+MOST_BITS, MOST_EXPANSIONS = 18.0, 100_000
 PAPER_BATCH = 512
 
 
@@ -93,9 +94,12 @@ def look(model: GPT2LMHeadModel, canaries: CanarySet, step: int) -> dict[str, An
     scorer = CausalScorer(model, TOKENIZER)
     automaton, text = build_automaton(canaries.template, scorer.encoder), canaries.inserted[0].text
     scorer.path_bits(automaton.prefix, [])  # nothing is warm for one and cold for another
+    bits = hole_bits(scorer, automaton, float(scorer.sequence_bits(scorer.encode([text]))[0]))
+    if bits > MOST_BITS:
+        return {"step": step, "bits_after_prefix": bits}
     exact = ours(scorer, automaton, text)
-    rank = exact["rank"][1]
-    row = {"step": step, "exposure_bits": canaries.template.log2_space_size - math.log2(rank), "ours": exact}
+    exposure = canaries.template.log2_space_size - math.log2(exact["rank"][1])
+    row = {"step": step, "bits_after_prefix": bits, "exposure_bits": exposure, "ours": exact}
     if exact["found"]:
         row["dijkstra"] = dijkstra(scorer, automaton, text)
         row["paper_batched"] = paper_batched(scorer, automaton, text)
@@ -126,24 +130,27 @@ def train(seed: int) -> list[dict[str, Any]]:
             step += 1
             if step % EVERY == 0:
                 rows.append({"seed": seed, **look(model.eval(), canaries, step)})
-                print({k: v if not isinstance(v, dict) else (v["expansions"], round(v["seconds"], 2)) for k, v in rows[-1].items()}, flush=True)  # noqa: E501
+                print({name: value for name, value in rows[-1].items() if not isinstance(value, dict)}, flush=True)
     return rows
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Ratios of time where exposure is moderate, and how often beam search misses."""
-    moderate = [row for row in rows if "dijkstra" in row and 10 <= row["exposure_bits"] <= 20 and row["dijkstra"]["found"]]
-    ratios = [row["dijkstra"]["seconds"] / row["ours"]["seconds"] for row in moderate]
+    both = [(row["ours"]["seconds"], row["dijkstra"]["seconds"]) for row in rows if _is_moderate(row)]
+    ratios = [theirs / own for own, theirs in both]
     beams = [row["beam_finds_best"] for row in rows if "beam_finds_best" in row]
     return {
-        "moderate_searches": len(moderate),
-        "dijkstra_over_ours_seconds": {
-            "median": float(np.median(ratios)), "least": min(ratios), "most": max(ratios),
-            "in_total": sum(row["dijkstra"]["seconds"] for row in moderate) / sum(row["ours"]["seconds"] for row in moderate),
-        } if ratios else None,
+        "moderate_searches": len(both),
+        "dijkstra_over_ours_median": float(np.median(ratios)) if ratios else None,
+        "dijkstra_over_ours_least": min(ratios, default=None),
+        "dijkstra_over_ours_in_total": sum(t for _, t in both) / sum(o for o, _ in both) if both else None,
         "beam_searches": len(beams),
         "beam_misses": beams.count(False),
-    }  # fmt: skip
+    }
+
+
+def _is_moderate(row: dict[str, Any]) -> bool:
+    return 10 <= row.get("exposure_bits", 0.0) <= 20 and row.get("dijkstra", {}).get("found", False)
 
 
 def plot(rows: list[dict[str, Any]], path: str) -> None:

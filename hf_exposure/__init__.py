@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOME_OF = {
+    "CanaryContext": "canaries",
     "CanarySet": "canaries",
     "CanaryTemplate": "canaries",
     "Canary": "canaries",
@@ -24,6 +25,8 @@ _HOME_OF = {
     "draw_canaries": "canaries",
     "presets": "canaries",
     "CanaryInserter": "insertion",
+    "DeliveryReport": "insertion",
+    "check_delivery": "insertion",
     "insert_canaries": "insertion",
     "remove_canaries": "insertion",
     "log_perplexity": "scoring",

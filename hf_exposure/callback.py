@@ -13,6 +13,7 @@ from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, T
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import ExposureError, InputError
+from hf_exposure.insertion import DeliveryReport, check_dataloader
 from hf_exposure.measure import ExposureMeter, MeasureSettings
 from hf_exposure.report import ExposureReport
 from hf_exposure.report.run_log import append_report, start_log
@@ -44,16 +45,20 @@ class ExposureCallback(TrainerCallback):
         steps: with `strategy="steps"`.
         processing_class: the tokenizer; the trainer's own by default.
         on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails.
-        **measure_arguments: those of `measure_exposure`: method, references, seed, base_model, ...
+        require_delivery: whether a canary that the trainer's data do not train on is an error when training starts;
+            else it is a warning.
+        **measure_arguments: those of `measure_exposure`: method, references, seed, base_model, context, ...
 
     Attributes:
         report: the last `ExposureReport`, None before the first.
         reports: all of this run, those before a resume included.
+        delivery: what of the canaries arrives in an epoch, known once training started (`check_delivery`).
 
     Raises:
         InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
             tokenizer, `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the
-            most memorised checkpoint.
+            most memorised checkpoint, a second `ExposureCallback`, a canary longer than the model's context, one that
+            does not arrive (with `require_delivery`).
         ExposureError: a measurement failed, with `on_error="raise"`.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 6 measures during training.
@@ -73,6 +78,8 @@ class ExposureCallback(TrainerCallback):
         steps: int | None = None,
         processing_class: Any = None,
         on_error: Literal["raise", "warn"] = "raise",
+        *,
+        require_delivery: bool = False,
         **measure_arguments: Any,
     ) -> None:
         if strategy not in get_args(Strategy):
@@ -94,6 +101,8 @@ class ExposureCallback(TrainerCallback):
         self._last_step: int | None = None
         self._last_metrics: dict[str, float] = {}
         self._warned = False
+        self._require_delivery = require_delivery
+        self.delivery: DeliveryReport | None = None
 
     @property
     def report(self) -> ExposureReport | None:
@@ -125,6 +134,7 @@ class ExposureCallback(TrainerCallback):
             )
         self._every_evaluation = self.strategy == "eval" or self._chooses_best_model(args)
         self._prepare(kwargs.get("processing_class"), across_processes=args.world_size > 1)
+        self._check_start(state, kwargs.get("model"), kwargs.get("train_dataloader"))
         self.reports = start_log(args.output_dir, state.global_step, write=state.is_world_process_zero)
         self._last_step, self._last_metrics, self._warned = None, {}, False
         if state.global_step:
@@ -193,6 +203,33 @@ class ExposureCallback(TrainerCallback):
             arguments = {"across_processes": across_processes, **self._measure_arguments}
             self._meter = ExposureMeter(self.canaries, tokenizer, **arguments)
 
+    def _check_start(self, state: TrainerState, model: Any, dataloader: Any) -> None:
+        """Refuses at the start what would be found out after hours, and looks at what is trained on."""
+        assert self._meter is not None
+        # The state is new in each training, and no field of it: it is not saved.
+        if vars(state).setdefault("_measured_by", id(self)) != id(self):
+            rule = "must hold one ExposureCallback: two would write the same keys and the same file"
+            raise InputError("callbacks", rule, "two", "Measure the second set of canaries in a run of its own.")
+        if model is not None:
+            self._meter.check_fits(model)
+        self.delivery = None
+        if dataloader is not None:
+            self.delivery = check_dataloader(
+                dataloader,
+                self.canaries,
+                self._meter.tokenizer,
+                context=self._meter.settings.context,
+                source=self._meter.settings.source,
+                require=self._require_delivery,
+                warn=state.is_world_process_zero,
+            )
+
+    def _with_delivery(self, report: ExposureReport, epoch: float | None) -> ExposureReport:
+        if self.delivery is None:
+            return report
+        notes = (*report.notes, *self.delivery.problems, *filter(None, [self.delivery.note]))
+        return replace(report.with_doses(self.delivery.doses_per_epoch, epoch or 0.0), notes=notes)
+
     def _chooses_best_model(self, args: TrainingArguments) -> bool:
         """Whether an exposure key chooses the best model; refuses one that is unknown or the wrong way round."""
         key = args.metric_for_best_model
@@ -244,6 +281,7 @@ class ExposureCallback(TrainerCallback):
         else:
             notes = (*report.notes, note) if note else report.notes
             report = replace(report, step=state.global_step, epoch=state.epoch, notes=notes)
+            report = self._with_delivery(report, state.epoch)
             self.reports.append(report)
             metrics = report.metrics()
             if state.is_world_process_zero:

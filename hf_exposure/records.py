@@ -52,6 +52,8 @@ class ExposureEstimate:
         log_perplexity_bits: `sum_i -log2 p(x_i | x_<i)` of its whole text.
         base_exposure_bits: its exposure under the base model, where one was given, else NaN. What training added is
             `exposure_bits - base_exposure_bits`.
+        effective_dose: how often the model was trained on it until then: rows delivered in an epoch x epochs x the
+            share of its tokens that counts in the loss. NaN where delivery is not known.
     """
 
     canary_id: str
@@ -66,6 +68,7 @@ class ExposureEstimate:
     note: str = ""
 
     base_exposure_bits: float = math.nan
+    effective_dose: float = math.nan
 
     @property
     def is_control(self) -> bool:

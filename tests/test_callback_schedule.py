@@ -138,7 +138,7 @@ def test_the_end_is_the_best_model_where_that_is_loaded(tmp_path: Path) -> None:
     assert [report.step for report in callback.reports] == [2, 4, 6, 6]
     first, *_, end = callback.reports
     assert [e.exposure_bits for e in end.estimates] == [e.exposure_bits for e in first.estimates]
-    assert end.notes == ("of the best model, of step 2, loaded at the end",)
+    assert "of the best model, of step 2, loaded at the end" in end.notes
 
 
 @pytest.mark.parametrize(("order", "attach"), [("after", False), ("after", True), ("before", True)])

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.canaries import CanaryContext, CanaryTemplate
 from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
@@ -41,6 +41,7 @@ def extract(
     max_open_nodes: int = MOST_OPEN_NODES,
     unbatched: bool = False,
     progress: bool | None = False,
+    context: CanaryContext | None = None,
 ) -> Extraction:
     """The `top_k` likeliest texts of `template` under `model`, cheapest first, with a certificate.
 
@@ -60,6 +61,7 @@ def extract(
         max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
         unbatched: one open node per call, the cheapest: the paper's own search, with the same answer, for comparison.
         progress: True shows a bar, None shows one where stderr is a terminal.
+        context: what stands before every text, a prompt or a chat: what a stranger would type.
 
     Returns:
         `Extraction`. `certified` is False when `max_expansions`, `max_open_nodes` or Ctrl-C ended the search; the
@@ -82,7 +84,7 @@ def extract(
         (5, True)
     """
     check_template(template, end_token=end_token)
-    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
+    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token, context=context)
     automaton = build_automaton(template, scorer.encoder)
     with SearchWatch(progress) as watch:
         return search_likeliest(

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.canaries import CanaryContext, CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
@@ -43,6 +43,7 @@ def rank_bounds(
     source: str | None = None,
     max_open_nodes: int = MOST_OPEN_NODES,
     progress: bool | None = False,
+    context: CanaryContext | None = None,
 ) -> RankBounds:
     """Certified bounds on the rank of `text` among all texts of `template`: exact when the search closes.
 
@@ -62,6 +63,7 @@ def rank_bounds(
         max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
         progress: True shows a bar, None shows one where stderr is a terminal. Ctrl-C ends the search with the bounds
             that are certain by then.
+        context: what stands before every text, a prompt or a chat: what a stranger would type.
 
     Returns:
         `RankBounds`: `low <= rank <= high` at any budget. When `certified`, `low < high` only for texts that cost the
@@ -84,7 +86,7 @@ def rank_bounds(
         (True, True)
     """
     check_template(template, end_token=end_token)
-    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token)
+    scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token, context=context)
     for other in (text, *(exclude := tuple(exclude))):
         template.parse(other)
     automaton = build_automaton(template, scorer.encoder)

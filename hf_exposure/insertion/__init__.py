@@ -1,8 +1,17 @@
-"""Where canaries go: into a dataset's texts, and out again."""
+"""Where canaries go: into a dataset, out again, and whether they arrive in what is trained on."""
 
 from __future__ import annotations
 
+from hf_exposure.insertion.delivery import CanaryDelivery, DeliveryReport, check_dataloader, check_delivery
 from hf_exposure.insertion.insert import insert_canaries, remove_canaries
 from hf_exposure.insertion.inserter import CanaryInserter
 
-__all__ = ["CanaryInserter", "insert_canaries", "remove_canaries"]
+__all__ = [
+    "CanaryDelivery",
+    "CanaryInserter",
+    "DeliveryReport",
+    "check_dataloader",
+    "check_delivery",
+    "insert_canaries",
+    "remove_canaries",
+]

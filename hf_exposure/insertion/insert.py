@@ -6,15 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
-from hf_exposure.canaries import CanarySet
+from hf_exposure.canaries import CanaryContext, CanarySet
+from hf_exposure.canaries.checks import whole_number
 from hf_exposure.errors import ExposureError, InputError
-from hf_exposure.insertion.inserter import CanaryInserter, as_array, check_columns, check_string_type
+from hf_exposure.insertion.inserter import CanaryInserter
+from hf_exposure.insertion.rows import CanaryRows, check_string_type
+from hf_exposure.insertion.stream import head_of, insert_into_stream
+from hf_exposure.insertion.token_rows import TOKEN_COLUMN
 
 __all__ = ["insert_canaries", "remove_canaries"]
 
-D = TypeVar("D", Dataset, DatasetDict)
+D = TypeVar("D", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
 
 
 def insert_canaries(
@@ -27,24 +32,45 @@ def insert_canaries(
     other_columns: Mapping[str, Any] | None = None,
     num_proc: int | None = None,
     batch_size: int = 1000,
+    num_rows: int | None = None,
+    tokenizer: Any = None,
+    context: CanaryContext | None = None,
+    source: str | None = None,
+    source_column: str = "source",
 ) -> D:
     """The dataset with each inserted canary in it exactly `repetitions` times, at uniformly random places.
 
     The original rows are all there, in order. Schema and format are kept, and `datasets` caches the result: the same
-    texts, seed and data are not processed again. See `CanaryInserter` for the other columns of a canary's row.
+    texts, seed and data are not processed again. See `CanaryInserter` for the columns that a canary does not fill.
+
+    What a canary's row holds follows the dataset's columns: its text in `text_column`; with a chat as `context` the
+    turns in "messages", or in "prompt" and "completion"; a text in "completion" after the context's prompt; and with
+    `tokenizer`, the columns of a tokenised dataset. A dataset whose tokenised rows all have one length (`group_texts`)
+    keeps it: canary rows are padded, with labels that train on no padding. Insertion before grouping is better: a
+    block then holds text around the canary, as the other blocks do.
+
+    A stream gets each canary exactly `repetitions` times in one pass over all of it, however workers and ranks share
+    it out; in a part of a pass, in proportion. Call `.shuffle()` after inserting: a buffer before it is filled in the
+    same order in every epoch.
 
     Args:
-        dataset: texts that are not tokenised yet.
+        dataset: a `Dataset`, `DatasetDict`, `IterableDataset` or `IterableDatasetDict`.
         canaries: what to insert; its controls stay out.
         text_column: where the text goes.
         seed: of the places.
-        splits: of a `DatasetDict`: each of them gets every canary; the others are returned as they are.
+        splits: of a dictionary of datasets: each of them gets every canary; the others are returned as they are.
         other_columns: values by column for the canary rows, such as `{"source": "canary"}`.
-        num_proc, batch_size: as in `Dataset.map`; the result does not depend on them.
+        num_proc, batch_size: as in `Dataset.map`; the result does not depend on them. Not for streams.
+        num_rows: of a stream, about how many it has; by default what its own information says.
+        tokenizer: the one that made the `input_ids` of a dataset that is tokenised already.
+        context: what stands before each canary in its row; give the same one to `measure_exposure`.
+        source: what an encoder-decoder model reads, as for `measure_exposure`; `text_column` then holds the target.
+        source_column: where the source goes.
 
     Raises:
-        InputError: a streaming or unknown dataset, a split or column that is not there, a column that is not of
-            strings, values that do not fit their column, no rows, or fewer rows than insertions.
+        InputError: an unknown dataset, a split or column that is not there, a column of the wrong type, values that
+            do not fit their column, no rows, fewer rows than insertions, a stream of unknown length, a canary longer
+            than the rows of a dataset of one length.
 
     Example:
         >>> from datasets import Dataset
@@ -55,26 +81,42 @@ def insert_canaries(
         5
     """
     _refuse_other_types(dataset)
-    arguments = (canaries, text_column, seed, other_columns, num_proc, batch_size)
-    if isinstance(dataset, Dataset):
-        return _insert(dataset, *arguments)
+    how: dict[str, Any] = {"other_columns": other_columns, "tokenizer": tokenizer, "context": context}
+    how |= {"source": source, "source_column": source_column}
+
+    def insert(part: Any) -> Any:
+        if isinstance(part, IterableDataset):
+            return _insert_into_stream(part, canaries, text_column, seed, num_rows, how)
+        return _insert(part, canaries, text_column, seed, num_proc, batch_size, how)
+
+    if isinstance(dataset, (Dataset, IterableDataset)):
+        return insert(dataset)
     chosen = [splits] if isinstance(splits, str) else list(splits)
     missing = [split for split in chosen if split not in dataset]
     if missing or not chosen:
         rule = f"must name splits of the dataset ({', '.join(dataset)})"
         raise InputError("splits", rule, missing or chosen, f'Write splits=("{next(iter(dataset), "train")}",).')
-    return DatasetDict(
-        {name: _insert(split, *arguments) if name in chosen else split for name, split in dataset.items()}
-    )
+    return type(dataset)({name: insert(part) if name in chosen else part for name, part in dataset.items()})
 
 
-def remove_canaries(dataset: D, canaries: CanarySet, text_column: str = "text") -> D:
-    """The dataset without the rows whose text is an inserted canary's, whole: the inverse of `insert_canaries`.
+def remove_canaries(
+    dataset: D,
+    canaries: CanarySet,
+    text_column: str = "text",
+    *,
+    tokenizer: Any = None,
+    context: CanaryContext | None = None,
+    source: str | None = None,
+) -> D:
+    """The dataset without the rows that are an inserted canary's, whole: the inverse of `insert_canaries`.
 
-    An original row with the very text of a canary goes too. Of a `DatasetDict`, every split that has the column.
+    An original row with the very text of a canary goes too. Of a dictionary, every split that has the column.
+
+    Args:
+        tokenizer, context, source: as they were given to `insert_canaries`.
 
     Raises:
-        InputError: a streaming or unknown dataset, or a column that is not there or not of strings.
+        InputError: an unknown dataset, or a column that is not there or of another type.
 
     Example:
         >>> from datasets import Dataset
@@ -85,33 +127,26 @@ def remove_canaries(dataset: D, canaries: CanarySet, text_column: str = "text") 
         ['one']
     """
     _refuse_other_types(dataset)
-    _refuse_other_canaries(canaries)
-    if isinstance(dataset, Dataset):
-        return _remove(dataset, canaries, text_column)
-    if not any(text_column in split.column_names for split in dataset.values()):
-        names = sorted({name for split in dataset.values() for name in split.column_names})
-        check_columns(names, text_column, {})
-    return DatasetDict(
-        {
-            name: _remove(split, canaries, text_column) if text_column in split.column_names else split
-            for name, split in dataset.items()
-        }
-    )
+    how = {"tokenizer": tokenizer, "context": context, "source": source}
+    if isinstance(dataset, (Dataset, IterableDataset)):
+        return _remove(dataset, canaries, text_column, how)
+    kept, refusal = {}, None
+    for name, part in dataset.items():
+        try:
+            kept[name] = _remove(part, canaries, text_column, how)
+        except InputError as error:
+            if error.argument != "text_column" or "must be a column of the dataset" not in error.rule:
+                raise
+            kept[name], refusal = part, error
+    if refusal is not None and all(kept[name] is part for name, part in dataset.items()):
+        raise refusal
+    return type(dataset)(kept)
 
 
 def _refuse_other_types(dataset: object) -> None:
-    if isinstance(dataset, (Dataset, DatasetDict)):
-        return
-    if isinstance(dataset, (IterableDataset, IterableDatasetDict)):
-        rule = "must be a Dataset or DatasetDict; streaming datasets are not supported yet"
-        raise InputError("dataset", rule, type(dataset).__name__, "Load it without streaming=True.")
-    rule = "must be a Dataset or DatasetDict"
-    raise InputError("dataset", rule, type(dataset).__name__, 'Write Dataset.from_dict({"text": texts}).')
-
-
-def _refuse_other_canaries(canaries: object) -> None:
-    if not isinstance(canaries, CanarySet):
-        raise InputError("canaries", "must be a CanarySet", type(canaries).__name__, "Make one with draw_canaries.")
+    if not isinstance(dataset, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
+        rule = "must be a Dataset or DatasetDict, or a streaming one"
+        raise InputError("dataset", rule, type(dataset).__name__, 'Write Dataset.from_dict({"text": texts}).')
 
 
 def _insert(
@@ -119,22 +154,19 @@ def _insert(
     canaries: CanarySet,
     text_column: str,
     seed: int,
-    other_columns: Mapping[str, Any] | None,
     num_proc: int | None,
     batch_size: int,
+    how: Mapping[str, Any],
 ) -> Dataset:
-    _refuse_other_canaries(canaries)
+    row_length = _length_of_all_rows(dataset) if how["tokenizer"] is not None else None
+    rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
     if len(dataset) == 0:
         raise InputError("dataset", "must have rows", 0, "Load the split that you train on.")
-    check_columns(dataset.column_names, text_column, other_columns or {})
-    schema = dataset.features.arrow_schema
-    check_string_type(text_column, schema.field(text_column).type)
-    for name, value in (other_columns or {}).items():
-        as_array(name, [value], schema.field(name).type)
+    rows.check_types(dataset.features.arrow_schema)
     if canaries.total_insertions > len(dataset):
         rule = f"must have at least as many rows as there are insertions ({canaries.total_insertions})"
         raise InputError("dataset", rule, len(dataset), "Use fewer repetitions, or more data.")
-    inserter = CanaryInserter(canaries, len(dataset), text_column, seed, other_columns)
+    inserter = CanaryInserter(canaries, len(dataset), text_column, seed, **how, row_length=row_length)
     merged = dataset.with_format("arrow").map(
         inserter,
         batched=True,
@@ -152,11 +184,61 @@ def _insert(
     return _with_format_of(merged, dataset)
 
 
-def _remove(dataset: Dataset, canaries: CanarySet, text_column: str) -> Dataset:
-    check_columns(dataset.column_names, text_column, {})
-    check_string_type(text_column, dataset.features.arrow_schema.field(text_column).type)
-    texts = [canary.text for canary in canaries.inserted]
-    kept = dataset.with_format("arrow").filter(_IsNotOneOf(texts), batched=True, input_columns=[text_column])
+def _insert_into_stream(
+    dataset: IterableDataset,
+    canaries: CanarySet,
+    text_column: str,
+    seed: int,
+    num_rows: int | None,
+    how: Mapping[str, Any],
+) -> IterableDataset:
+    head = head_of(dataset)
+    row_length = _length_of_head(head) if how["tokenizer"] is not None else None
+    rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
+    rows.values(list(head))
+    if dataset.features is not None:
+        rows.check_types(dataset.features.arrow_schema)
+    repetitions = tuple(canary.repetitions for canary in canaries.inserted)
+    if num_rows is not None:
+        num_rows = whole_number("num_rows", num_rows, 1)
+    return insert_into_stream(dataset, rows, repetitions, whole_number("seed", seed, 0), num_rows)
+
+
+def _length_of_all_rows(dataset: Dataset) -> int | None:
+    """The number of tokens of every row, where it is one number."""
+    if TOKEN_COLUMN not in dataset.column_names or len(dataset) < 2:
+        return None
+    seen: set[int] = set()
+    for chunk in dataset.data.column(TOKEN_COLUMN).chunks:
+        bounds = pc.min_max(pc.list_value_length(chunk))
+        seen |= {bounds["min"].as_py(), bounds["max"].as_py()} - {None}
+        if len(seen) > 1:
+            return None
+    return seen.pop() if seen else None
+
+
+def _length_of_head(head: Mapping[str, list[Any]]) -> int | None:
+    """The same of a stream, as far as its first rows show it."""
+    lengths = [len(ids) for ids in head.get(TOKEN_COLUMN, ())]
+    return lengths[0] if len(lengths) > 1 and len(set(lengths)) == 1 else None
+
+
+def _remove(
+    dataset: Dataset | IterableDataset, canaries: CanarySet, text_column: str, how: Mapping[str, Any]
+) -> Dataset | IterableDataset:
+    stream = isinstance(dataset, IterableDataset)
+    names = dataset.column_names or (list(head_of(dataset)) if stream else [])
+    row_length = None
+    if how["tokenizer"] is not None:
+        row_length = _length_of_head(head_of(dataset)) if stream else _length_of_all_rows(dataset)
+    rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
+    key, values = rows.keys(names)
+    if dataset.features is not None and isinstance(values[0], str):
+        check_string_type(key, dataset.features.arrow_schema.field(key).type)
+    kept_out = _IsNotOneOf([_comparable(value) for value in values])
+    if stream:
+        return dataset.filter(kept_out, batched=True, input_columns=[key])
+    kept = dataset.with_format("arrow").filter(kept_out, batched=True, input_columns=[key])
     return _with_format_of(kept, dataset)
 
 
@@ -170,12 +252,20 @@ def _with_format_of(dataset: Dataset, original: Dataset) -> Dataset:
     )
 
 
+def _comparable(value: Any) -> Any:
+    """Texts, chats and token ids as something hashable; a key without a value counts as absent."""
+    if isinstance(value, Mapping):
+        return tuple((name, _comparable(item)) for name, item in sorted(value.items()) if item is not None)
+    return tuple(map(_comparable, value)) if isinstance(value, (list, tuple)) else value
+
+
 class _IsNotOneOf:
-    """A filter on a batch of Arrow strings; a class at module level, so that its fingerprint is its texts."""
+    """A filter on a batch of one column; a class at module level, so that its fingerprint is its values."""
 
-    def __init__(self, texts: list[str]) -> None:
-        self.texts = texts
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
 
-    def __call__(self, column: pa.ChunkedArray) -> list[bool]:
-        texts = set(self.texts)
-        return [text not in texts for text in column.to_pylist()]
+    def __call__(self, column: pa.ChunkedArray | list[Any]) -> list[bool]:
+        values = set(self.values)
+        rows = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
+        return [_comparable(row) not in values for row in rows]

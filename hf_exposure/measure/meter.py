@@ -78,7 +78,7 @@ class ExposureMeter:
             is that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound;
             `source` is what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a
             text for each canary and reference, the same secret in both ("My number is {number}"), which allows no
-            search.
+            search; `context` is the `CanaryContext` that the canaries were inserted in.
 
     Raises:
         InputError: an unknown method, a number out of range, a space too large to enumerate, a tokenizer or template
@@ -117,9 +117,19 @@ class ExposureMeter:
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
         if self._source is None:
             # As most models read a text. How a decoder does is known with the model.
-            self._prepare(Encoder(tokenizer, end_token=self.settings.end_token), "")
+            self._prepare(Encoder(tokenizer, end_token=self.settings.end_token, context=self.settings.context), "")
         else:
             self._check_search(self._why_no_search(None))
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise an `InputError` if a canary is longer than the model's context: now, not at the first measurement."""
+        longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        for prepared in self._prepared.values():
+            tokens = prepared.encoded.matrix_NL.shape[1]
+            if isinstance(longest, int) and 0 < longest < tokens:
+                rule = f"must fit the model's context of {longest} tokens"
+                remedy = "Use a shorter template or context, or a model with a longer one."
+                raise InputError("canaries", rule, f"{tokens} tokens", remedy)
 
     def measure(self, model: nn.Module, *, base_model: nn.Module | None = None) -> ExposureReport:
         """The exposure of every canary under `model` as it is now. The model is left as it was found.
@@ -259,6 +269,7 @@ class ExposureMeter:
             end_token=self.settings.end_token,
             max_batch_tokens=self._max_batch_tokens,
             processes=Processes.of_job(model_device(model)) if self._across_processes else ALONE,
+            context=self.settings.context,
         )
         prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
         bits = scorer.sequence_bits(prepared.encoded)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from hf_exposure.canaries import CanaryContext
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.skew_normal import FEWEST_REFERENCES
 
@@ -34,6 +35,7 @@ class MeasureSettings:
     accept_bad_fit: bool = False
     delta: float = 0.0
     source: str | None = None
+    context: CanaryContext | None = None
 
     def __post_init__(self) -> None:
         methods = get_args(Method)
@@ -52,6 +54,8 @@ class MeasureSettings:
             raise InputError("precision_bits", "must be above 0", self.precision_bits, "Leave it out for 0.25.")
         if not 0 <= self.delta < 1:
             raise InputError("delta", "must lie in [0, 1)", self.delta, "Use the delta of your privacy accountant.")
+        if self.context is not None and not isinstance(self.context, CanaryContext):
+            raise InputError("context", "must be a CanaryContext", self.context, "Write CanaryContext(prompt=...).")
         if not 0 < self.confidence_level < 1:
             raise InputError(
                 "confidence_level", "must lie between 0 and 1", self.confidence_level, "Leave it out for 0.95."

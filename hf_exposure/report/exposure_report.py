@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -98,6 +98,21 @@ class ExposureReport:
         """
         tested = [group.p_value for group in self.groups if group.repetitions]
         return min(1.0, len(tested) * min(tested)) if tested and not np.isnan(tested).any() else math.nan
+
+    def with_doses(self, doses_per_epoch: Mapping[str, float], epochs: float) -> ExposureReport:
+        """The report with each canary's effective dose after so many epochs; of ids that are not named it stays NaN.
+
+        Example:
+            >>> report = ExposureReport(estimates=(), template="pin {pin}", spaces={"pin": "digits:4"},
+            ...     space_size=10**4, manifest_hash="", settings={"confidence_level": 0.95})
+            >>> report.with_doses({}, 2.0) == report
+            True
+        """
+        estimates = (
+            replace(one, effective_dose=epochs * doses_per_epoch.get(one.canary_id, math.nan))
+            for one in self.estimates
+        )
+        return replace(self, estimates=tuple(estimates))
 
     def metrics(self) -> dict[str, float]:
         """The figures to log, as plain floats. Those of controls are absent when there are none.

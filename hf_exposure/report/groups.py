@@ -29,6 +29,7 @@ class RepetitionGroup:
         lower_bounds: how many of the figures are lower bounds only.
         p_value: one-sided rank test of their log-perplexities against those of the held-out controls; NaN for the
             controls themselves and without any. With many groups, multiply the smallest by their number.
+        effective_dose: the mean of theirs; NaN where one is not known.
     """
 
     repetitions: int
@@ -40,6 +41,7 @@ class RepetitionGroup:
     rank1: int
     lower_bounds: int
     p_value: float
+    effective_dose: float = math.nan
 
 
 def group_by_repetitions(
@@ -72,6 +74,7 @@ def _group(
         rank1=sum(estimate.rank_high == 1 for estimate in estimates),
         lower_bounds=sum(estimate.is_lower_bound for estimate in estimates),
         p_value=_p_value(estimates, control_costs) if repetitions else math.nan,
+        effective_dose=float(np.mean([estimate.effective_dose for estimate in estimates])),
     )
 
 

@@ -103,14 +103,17 @@ def _by_repetitions(report: ExposureReport) -> Any:
     axes.tick_params(axis="x", labelsize=9 if len(groups) <= 9 else 6)
     axes.set_xlim(-0.5, max(len(groups), 1) - 0.5)
     level = 100 * report.settings["confidence_level"]
-    axes.set_xlabel(f"times inserted; bars: mean and its {level:g} % interval")
+    known = any(math.isfinite(group.effective_dose) for group in groups)
+    dose = "; dose: times trained on so far" if known else ""
+    axes.set_xlabel(f"times inserted{dose}; bars: mean and its {level:g} % interval")
     return figure
 
 
 def _tick(group: RepetitionGroup, report: ExposureReport) -> str:
     undefined = sum(not math.isfinite(e.exposure_bits) for e in report.estimates if e.repetitions == group.repetitions)
     name = f"{group.repetitions}×" if group.repetitions else "controls"
-    return f"{name}\nn = {group.canaries}" + (f"\n{undefined} undefined" if undefined else "")
+    dose = f"\ndose\n{group.effective_dose:.3g}" if math.isfinite(group.effective_dose) else ""
+    return f"{name}{dose}\nn = {group.canaries}" + (f"\n{undefined} undefined" if undefined else "")
 
 
 def _by_step(run: Sequence[ExposureReport]) -> Any:

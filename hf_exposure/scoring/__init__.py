@@ -1,5 +1,6 @@
 """How surprised a model is: log-perplexities of texts, and next-token bits for search."""
 
+from hf_exposure.canaries.source import SourceTemplate, source_for
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.descent import Descent
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
@@ -7,7 +8,7 @@ from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.select import log_perplexity, make_scorer
-from hf_exposure.scoring.seq2seq import Seq2SeqScorer, SourceTemplate, source_for
+from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
 __all__ = [
     "CausalScorer",

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_exposure.canaries import CanaryContext
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.scoring.batches import is_out_of_memory
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
@@ -58,6 +59,7 @@ class CausalScorer:
             fifth of the free memory on a GPU.
         mode: force one of the three ways; tests and benchmarks do.
         processes: those that score together; every one of them must make the same calls in the same order.
+        context: what stands before every text, as for `Encoder`.
     """
 
     def __init__(
@@ -69,13 +71,14 @@ class CausalScorer:
         max_batch_tokens: int | None = None,
         mode: Mode | None = None,
         processes: Processes = ALONE,
+        context: CanaryContext | None = None,
     ) -> None:
         if max_batch_tokens is not None and max_batch_tokens < 1:
             raise InputError(
                 "max_batch_tokens", "must be at least 1", max_batch_tokens, "Leave it out for a default that fits."
             )
         self.model = model
-        self.encoder = Encoder(tokenizer, end_token=end_token)
+        self.encoder = Encoder(tokenizer, end_token=end_token, context=context)
         self._reader = LogitReader(model)
         self._processes = processes
         self.mode = mode

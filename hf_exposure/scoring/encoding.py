@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import string
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +12,7 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
+from hf_exposure.canaries import CanaryContext
 from hf_exposure.canaries.checks import encodable_text
 from hf_exposure.errors import InputError
 from hf_exposure.scoring.token_tree import pad_sequences
@@ -19,6 +22,8 @@ __all__ = ["EncodedTexts", "Encoder"]
 
 # Tried in turn, as a tokenizer may drop what its vocabulary lacks.
 _PROBES = ("a", "A", "0", "e", " a")
+# What a text may begin with; some tokenizers have words of several digits and none of one.
+_BEGINNINGS = (*string.printable, *(f"{number:02}" for number in range(100)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,10 +94,19 @@ class Encoder:
     Args:
         tokenizer: a Hugging Face tokenizer; it is only called, never changed.
         end_token: whether the end of the text is scored too.
+        context: what stood before each text in training. Texts are encoded behind it, and its tokens are context as
+            BOS is. A chat template writes its special tokens itself: the tokenizer then adds none. The end token is
+            the first one that the chat template puts after a text, where it puts any.
+
+    Attributes:
+        leading: the tokens before every text. What merges with a text's first character is left to the text.
+        ending: the tokens after every text, () or one.
+        first_scored: position of the first scored token.
 
     Raises:
         InputError: `end_token=True` with a tokenizer that has none; an empty text; a text of which no token is
-            predicted; a text that the tokenizer maps to its unknown token.
+            predicted; a text that the tokenizer maps to its unknown token; a context of which the last word changes
+            with the text behind it.
 
     Example:
         >>> from transformers import ByT5Tokenizer
@@ -101,12 +115,19 @@ class Encoder:
         (((107, 108, 36),), 1)
     """
 
-    def __init__(self, tokenizer: Any, *, end_token: bool = False) -> None:
+    def __init__(self, tokenizer: Any, *, end_token: bool = False, context: CanaryContext | None = None) -> None:
         if not callable(tokenizer) or not hasattr(tokenizer, "all_special_ids"):
             rule = "must be a Hugging Face tokenizer"
             raise InputError("tokenizer", rule, type(tokenizer).__name__, "The order is (model, tokenizer, ...).")
         self.tokenizer = tokenizer
         self.leading, trailing = _special_tokens_around(tokenizer)
+        self._before = ""
+        self._before_ids: tuple[int, ...] = ()
+        if context is not None:
+            self._before, after = context.around(tokenizer)
+            self._before_ids = _stable_prefix(tokenizer, self._before)
+            self.leading = (*(() if context.is_chat else self.leading), *self._before_ids)
+            trailing = tuple(tokenizer(after, add_special_tokens=False)["input_ids"]) or trailing
         self.ending: tuple[int, ...] = ()
         if end_token:
             end_id = trailing[0] if trailing else tokenizer.eos_token_id
@@ -121,14 +142,16 @@ class Encoder:
         self.first_scored = max(len(self.leading), 1)
 
     def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text without any special token."""
+        """Token ids of each text behind the context, without those of the context and without special tokens."""
         if not texts:
             return []
-        checked = [encodable_text("texts", text) for text in texts]
+        checked = [self._before + encodable_text("texts", text) for text in texts]
         # Without masks, which nothing here reads, it takes half the time.
         encoded = self.tokenizer(
             checked, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
         )["input_ids"]
+        if self._before_ids:
+            encoded = [self._behind_context(ids, text) for ids, text in zip(encoded, texts, strict=True)]
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         for text, ids in zip(texts, encoded, strict=True):
             if unknown is not None and unknown in ids:
@@ -139,6 +162,13 @@ class Encoder:
                     "Use a template within the tokenizer's vocabulary, or another tokenizer.",
                 )
         return encoded
+
+    def _behind_context(self, ids: list[int], text: str) -> list[int]:
+        stable = len(self._before_ids)
+        if tuple(ids[:stable]) != self._before_ids:
+            rule = "must be encoded the same way whatever text stands behind it"
+            raise InputError("context", rule, self._before + text, "End the prompt with a full stop and a newline.")
+        return ids[stable:]
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text, in input order."""
@@ -154,6 +184,18 @@ class Encoder:
                 )
             encoded.append(full)
         return EncodedTexts(tuple(texts), pad_sequences(encoded).astype(np.int32), self.first_scored)
+
+
+def _stable_prefix(tokenizer: Any, before: str) -> tuple[int, ...]:
+    """The tokens of `before` that stay when text follows: the last ones may merge with its first characters."""
+    if not before:
+        return ()
+    probes = [before, *(before + beginning for beginning in _BEGINNINGS)]
+    ids, *others = tokenizer(probes, add_special_tokens=False)["input_ids"]
+    for whole in others:
+        pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, whole, strict=False))
+        ids = [token for token, _ in pairs]
+    return tuple(ids)
 
 
 def _special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

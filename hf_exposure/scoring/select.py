@@ -10,12 +10,14 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_exposure.canaries import CanaryContext
+from hf_exposure.canaries.source import Source
 from hf_exposure.errors import InputError
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.scoring.processes import ALONE, Processes
-from hf_exposure.scoring.seq2seq import Seq2SeqScorer, Source
+from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
 __all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]
 
@@ -32,6 +34,7 @@ def make_scorer(
     end_token: bool = False,
     max_batch_tokens: int | None = None,
     processes: Processes = ALONE,
+    context: CanaryContext | None = None,
 ) -> CausalScorer | MaskedScorer:
     """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
 
@@ -44,6 +47,7 @@ def make_scorer(
         end_token: whether the end of each text is scored too; not for masked models.
         max_batch_tokens: tokens fed in one call; a default that fits the device.
         processes: those that share the work of a causal model; of other models each process does all of it.
+        context: what stood before each text in training; for causal models.
 
     Raises:
         InputError: no source for an encoder-decoder model, or one for another; a model that reads in both directions
@@ -56,6 +60,8 @@ def make_scorer(
         'CausalScorer'
     """
     kind = type(model).__name__
+    if context is not None and source is not None:
+        raise InputError("context", "goes with models that have no source", kind, "Put the prompt into source=.")
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         if source is None:
             rule = "must be given for an encoder-decoder model"
@@ -65,8 +71,15 @@ def make_scorer(
         raise InputError("source", "goes with encoder-decoder models only", kind, "Leave it out.")
     if not sees_later_tokens(model, tokenizer):
         return CausalScorer(
-            model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, processes=processes
+            model,
+            tokenizer,
+            end_token=end_token,
+            max_batch_tokens=max_batch_tokens,
+            processes=processes,
+            context=context,
         )
+    if context is not None:
+        raise InputError("context", "goes with models that read from left to right", kind, "Leave it out.")
     if getattr(tokenizer, "mask_token_id", None) is None:
         rule = "must read from left to right, or come with a tokenizer that has a mask token"
         raise InputError("model", rule, kind, "Its logits depend on later tokens: set tokenizer.mask_token.")

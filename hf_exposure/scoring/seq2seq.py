@@ -5,9 +5,7 @@ Shapes: N targets, B rows in a batch, S source tokens, T target tokens fed, V vo
 
 from __future__ import annotations
 
-import string
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +15,7 @@ from torch import nn
 from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.canaries.source import Source
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.scoring.batches import score_in_batches
 from hf_exposure.scoring.causal import CausalScorer, _context_length
@@ -27,10 +25,7 @@ from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.token_tree import pad_sequences
 
-__all__ = ["Seq2SeqScorer", "Source", "SourceTemplate", "source_for"]
-
-Source = str | Callable[[str], str]
-"""One source for all targets, or a function from a target to its source."""
+__all__ = ["Seq2SeqScorer"]
 
 
 class Seq2SeqScorer(CausalScorer):
@@ -180,63 +175,6 @@ class Seq2SeqScorer(CausalScorer):
             )
 
 
-@dataclass(frozen=True, repr=False)
-class SourceTemplate:
-    """The source of each text of a template, with the same secret in its holes.
-
-    Args:
-        text: fixed text with holes that the target's template has too; any of them, each as often as wanted.
-        template: of the targets.
-
-    Raises:
-        InputError: a hole that the template lacks, or with a format; braces that do not match.
-
-    Example:
-        >>> from hf_exposure import CanaryTemplate, Digits
-        >>> target = CanaryTemplate("Ma carte : {pin}", pin=Digits(4))
-        >>> SourceTemplate("My card: {pin}", target)("Ma carte : 0417")
-        'My card: 0417'
-    """
-
-    text: str
-    template: CanaryTemplate
-
-    def __post_init__(self) -> None:
-        fields = _fields(self.text)
-        known = self.template.spaces
-        for _, name, form, conversion in fields:
-            if name is not None and (name not in known or form or conversion):
-                rule = f"may have only the template's holes, plain: {', '.join(known)}"
-                raise InputError("source", rule, self.text, "Double a literal brace: {{ }}.")
-
-    def __call__(self, text: str) -> str:
-        """The source that belongs to the target `text`."""
-        return self.text.format_map(self.template.parse(text))
-
-    def __repr__(self) -> str:
-        return repr(self.text)
-
-
-def source_for(source: str | None, template: CanaryTemplate) -> Source | None:
-    """What `source` means beside `template`: a fixed text, or with holes one text for each target.
-
-    Raises:
-        InputError: as `SourceTemplate`.
-
-    Example:
-        >>> from hf_exposure import CanaryTemplate, Digits
-        >>> source_for("translate {{this}}", CanaryTemplate("pin {pin}", pin=Digits(4)))
-        'translate {this}'
-    """
-    if source is None:
-        return None
-    if not isinstance(source, str):
-        raise InputError("source", "must be a text", source, "Pass source='...'; holes are written {name}.")
-    if any(name is not None for _, name, _, _ in _fields(source)):
-        return SourceTemplate(source, template)
-    return source.format()
-
-
 class _Decoder(nn.Module):
     """The decoder given its source, as a causal model: `input_ids` are the decoder's own.
 
@@ -329,11 +267,3 @@ def _start_token(model: nn.Module) -> int:
             return start
     rule = "must have a decoder start token in its configuration"
     raise InputError("model", rule, type(model).__name__, "Set model.config.decoder_start_token_id.")
-
-
-def _fields(text: str) -> list[tuple[str, str | None, str | None, str | None]]:
-    try:
-        return list(string.Formatter().parse(text))
-    except ValueError as error:
-        rule = f"must have matching braces ({error})"
-        raise InputError("source", rule, text, "Double a literal brace: {{ }}.") from None

@@ -162,9 +162,12 @@ def test_a_second_run_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest
         (lambda: insert_canaries(DatasetDict({"train": plain()}), CANARIES, splits=()), "splits: must name splits"),
         (
             lambda: insert_canaries(IterableDataset.from_generator(lambda: iter([{"text": "a"}])), CANARIES),
-            "streaming datasets are not supported yet, got 'IterableDataset'. Load it without streaming=True.",
+            "num_rows: must be given for a stream that does not know its length: about how many rows one pass has",
         ),
-        (lambda: insert_canaries(ROWS, CANARIES), "dataset: must be a Dataset or DatasetDict, got 'list'. Write"),
+        (
+            lambda: insert_canaries(ROWS, CANARIES),
+            "or a streaming one, got 'list'. Write",
+        ),
         (lambda: insert_canaries(plain(), [1]), "canaries: must be a CanarySet, got 'list'"),
         (lambda: remove_canaries(plain(), [1]), "canaries: must be a CanarySet, got 'list'"),
         (
@@ -175,7 +178,10 @@ def test_a_second_run_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest
             lambda: remove_canaries(DatasetDict({"a": plain()}), CANARIES, "body"),
             "text_column: must be a column of the dataset (text), got 'body'",
         ),
-        (lambda: remove_canaries(ROWS, CANARIES), "dataset: must be a Dataset or DatasetDict, got 'list'"),
+        (
+            lambda: remove_canaries(ROWS, CANARIES),
+            "dataset: must be a Dataset or DatasetDict, or a streaming",
+        ),
     ],
 )
 def test_errors_name_argument_rule_and_value(make: object, message: str) -> None:

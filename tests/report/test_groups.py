@@ -49,3 +49,9 @@ def test_groups_ascend_from_the_controls_and_count_what_they_hold() -> None:
 def test_an_undefined_member_leaves_the_group_undefined() -> None:
     _, once, _ = mixed().groups
     assert all(map(math.isnan, (once.mean_bits, once.median_bits, once.low_bits, once.high_bits)))
+
+
+def test_the_dose_of_a_group_is_the_mean_of_its_members() -> None:
+    members = [estimate(2.0, 4, effective_dose=6.0), estimate(3.0, 4, effective_dose=3.0), estimate(4.0, 2)]
+    two, four = report(*members).groups
+    assert four.effective_dose == 4.5 and math.isnan(two.effective_dose)

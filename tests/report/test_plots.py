@@ -71,7 +71,21 @@ def test_the_curve_goes_through_the_means() -> None:
     assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([10, 30], [3.0, 6.5])
 
 
-@pytest.mark.parametrize("sample", [many_counts(), mixed(), report(estimate(3.0, 8))], ids=["many", "mixed", "one"])
+def dosed(sample: ExposureReport, epochs: float = 12.5) -> ExposureReport:
+    return sample.with_doses({one.canary_id: float(one.repetitions) for one in sample.estimates}, epochs)
+
+
+def test_the_dose_is_named_where_it_is_known() -> None:
+    axes = axes_of(plots_module._by_repetitions(dosed(report(estimate(1.0, 0), estimate(2.0, 1), estimate(9.0, 8)))))
+    labels = [tick.get_text() for tick in axes.get_xticklabels()]
+    assert labels == ["controls\ndose\n0\nn = 1", "1×\ndose\n12.5\nn = 1", "8×\ndose\n100\nn = 1"]
+    assert "dose: times trained on so far" in axes.get_xlabel()
+
+
+SAMPLES = {"many": many_counts(), "mixed": mixed(), "one": report(estimate(3.0, 8)), "doses": dosed(many_counts())}
+
+
+@pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES.keys())
 def test_tick_labels_do_not_overlap(sample: ExposureReport) -> None:
     axes = axes_of(plots_module._by_repetitions(sample))
     assert not boxes_overlap([tick.get_window_extent() for tick in axes.get_xticklabels()])

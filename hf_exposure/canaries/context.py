@@ -1,0 +1,97 @@
+"""What stands around a canary in its training row and is no secret: a prompt, or the turns of a chat."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hf_exposure.canaries.checks import encodable_text
+from hf_exposure.errors import InputError
+
+__all__ = ["CanaryContext"]
+
+# No whitespace at its ends, which templates may strip, and nothing that a prompt would hold by chance.
+_PLACEHOLDER = "canary9f3a17"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryContext:
+    """Where a canary stands in its training row: the same object inserts it there and scores it there.
+
+    With a text as `prompt`, the canary is the completion of that text. With messages, it is what the assistant says
+    next. Tokens of the prompt are context for the canary: they are never scored. With `end_token=True` a chat's own
+    end of turn is scored after the canary, where a plain text has the tokenizer's end token.
+
+    Args:
+        prompt: a text, or messages (mappings of "role" and "content"); `()` is a chat that the assistant begins.
+        chat_template: instead of the tokenizer's own.
+        chat_template_kwargs: further arguments of the chat template, such as `{"enable_thinking": False}`.
+
+    Raises:
+        InputError: a prompt that is neither, or a message without a role and a text.
+
+    Example:
+        >>> context = CanaryContext(prompt=[{"role": "user", "content": "What is my PIN?"}])
+        >>> context.messages("It is 0042.")[-1]
+        {'role': 'assistant', 'content': 'It is 0042.'}
+    """
+
+    prompt: str | Sequence[Mapping[str, str]] = ""
+    chat_template: str | None = None
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.prompt, str):
+            encodable_text("prompt", self.prompt)
+            return
+        remedy = 'Write prompt=[{"role": "user", "content": "..."}].'
+        if not isinstance(self.prompt, Sequence):
+            raise InputError("prompt", "must be a text or a list of messages", self.prompt, remedy)
+        for message in self.prompt:
+            texts = [message.get(name) for name in ("role", "content")] if isinstance(message, Mapping) else [None]
+            if not all(isinstance(text, str) for text in texts):
+                raise InputError("prompt", "must have messages with a role and a text", message, remedy)
+        object.__setattr__(
+            self, "prompt", tuple(dict(message) for message in self.prompt if isinstance(message, Mapping))
+        )
+
+    @property
+    def is_chat(self) -> bool:
+        """Whether the canary is a turn of a chat."""
+        return not isinstance(self.prompt, str)
+
+    def messages(self, text: str) -> list[dict[str, str]]:
+        """The chat with `text` as the assistant's last turn."""
+        return [*self.prompt_messages(), {"role": "assistant", "content": text}]
+
+    def prompt_messages(self) -> list[dict[str, str]]:
+        """The turns before the canary's."""
+        return [dict(message) for message in self.prompt if isinstance(message, Mapping)]
+
+    def around(self, tokenizer: Any) -> tuple[str, str]:
+        """The literal text before and after a canary, as the tokenizer's chat template writes it.
+
+        Raises:
+            InputError: no chat template; one that refuses these messages; one that does not write the assistant's
+                text exactly once.
+        """
+        if isinstance(self.prompt, str):
+            return self.prompt, ""
+        template = self.chat_template or getattr(tokenizer, "chat_template", None)
+        if template is None:
+            remedy = "Set tokenizer.chat_template, or pass CanaryContext(chat_template=...)."
+            raise InputError("tokenizer", "must have a chat template", type(tokenizer).__name__, remedy)
+        try:
+            written = tokenizer.apply_chat_template(
+                self.messages(_PLACEHOLDER), tokenize=False, chat_template=template, **self.chat_template_kwargs
+            )
+        except Exception as error:  # a template raises whatever it likes
+            rule = f"must be messages that the chat template accepts ({error})"
+            raise InputError("prompt", rule, self.prompt, "Change the roles or their order.") from error
+        if written.count(_PLACEHOLDER) != 1:
+            rule = "must be written exactly once by the chat template: the assistant's last turn"
+            remedy = "Check tokenizer.apply_chat_template(context.messages(text), tokenize=False)."
+            raise InputError("context", rule, f"{written.count(_PLACEHOLDER)} times", remedy)
+        before, after = written.split(_PLACEHOLDER)
+        return before, after

@@ -1,0 +1,181 @@
+"""What the row of a canary says, column by column: a text, a chat, a pair, or token ids."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from hf_exposure.canaries import CanaryContext, CanarySet
+from hf_exposure.canaries.source import source_for
+from hf_exposure.errors import InputError
+from hf_exposure.insertion.token_rows import TOKEN_COLUMN, token_rows
+
+__all__ = ["CanaryRows", "as_array", "check_columns", "check_string_type"]
+
+_MESSAGES, _PROMPT, _COMPLETION = "messages", "prompt", "completion"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryRows:
+    """The values that canary rows have of their own. Plain values, so that its pickle is its fingerprint.
+
+    Attributes:
+        texts: of the canaries, K of them.
+        text_column: where a text goes.
+        context: as for `insert_canaries`.
+        tokens: K mappings from the name of a column of tokens to its values, where the dataset is tokenised.
+        sources: K sources of an encoder-decoder model, or ().
+        source_column: where they go.
+        other_columns: fixed values by column.
+    """
+
+    texts: tuple[str, ...]
+    text_column: str
+    context: CanaryContext
+    tokens: tuple[Mapping[str, Any], ...]
+    sources: tuple[str, ...]
+    source_column: str
+    other_columns: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        canaries: CanarySet,
+        text_column: str = "text",
+        *,
+        other_columns: Mapping[str, Any] | None = None,
+        tokenizer: Any = None,
+        context: CanaryContext | None = None,
+        source: str | None = None,
+        source_column: str = "source",
+        row_length: int | None = None,
+    ) -> CanaryRows:
+        """The rows of a set's inserted canaries.
+
+        Args:
+            row_length: of every row of a tokenised dataset that has one length, such as `group_texts` makes.
+
+        Raises:
+            InputError: an argument of the wrong type, or a canary that is longer than `row_length`.
+        """
+        if not isinstance(canaries, CanarySet):
+            remedy = "Make one with draw_canaries."
+            raise InputError("canaries", "must be a CanarySet", type(canaries).__name__, remedy)
+        if other_columns is not None and text_column in other_columns:
+            remedy = "Leave it out: the text is the canary's."
+            raise InputError("other_columns", "must not name the text column", text_column, remedy)
+        if context is not None and not isinstance(context, CanaryContext):
+            raise InputError("context", "must be a CanaryContext", context, "Write CanaryContext(prompt=...).")
+        if context is not None and source is not None:
+            remedy = "Leave the context out: what an encoder-decoder model reads is its source."
+            raise InputError("context", "must not be given together with source", context.prompt, remedy)
+        texts = tuple(canary.text for canary in canaries.inserted)
+        around = source_for(source, canaries.template)
+        sources = () if around is None else tuple(around if isinstance(around, str) else around(t) for t in texts)
+        tokens = token_rows(tokenizer, texts, context, sources, row_length) if tokenizer is not None else ()
+        return cls(
+            texts=texts,
+            text_column=text_column,
+            context=context or CanaryContext(),
+            tokens=tokens,
+            sources=sources,
+            source_column=source_column,
+            other_columns=dict(sorted((other_columns or {}).items())),
+        )
+
+    def values(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        """For each column of the dataset that canary rows do not copy, its K values.
+
+        Raises:
+            InputError: the dataset has no column for them.
+        """
+        own = self._own_values(names)
+        check_columns(names, self.text_column, self.other_columns, own)
+        if self.sources and not self.tokens:
+            if self.source_column not in names:
+                rule = f"must be a column of the dataset ({', '.join(names)})"
+                raise InputError("source_column", rule, self.source_column, "Name the column that the model reads.")
+            own[self.source_column] = list(self.sources)
+        return own | {name: [value] * len(self.texts) for name, value in self.other_columns.items()}
+
+    def keys(self, names: Sequence[str]) -> tuple[str, list[Any]]:
+        """The column by which a canary's row is known, and its K values."""
+        own = self._own_values(names)
+        check_columns(names, self.text_column, {}, own)
+        key = _COMPLETION if _COMPLETION in own and not self.tokens else next(iter(own))
+        if self.tokens and self.sources and "labels" in own:
+            key = "labels"
+        return key, own[key]
+
+    def check_types(self, schema: pa.Schema) -> None:
+        """Raise an `InputError` unless the values fit the columns of `schema`."""
+        for name, values in self.values(schema.names).items():
+            kind = schema.field(name).type
+            if name in (self.text_column, self.source_column) and isinstance(values[0], str):
+                check_string_type(name, kind)
+            as_array(name, values[:1], kind)
+
+    def _own_values(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        texts, context = self.texts, self.context
+        if self.tokens:
+            if TOKEN_COLUMN not in names:
+                rule = f"goes with a dataset that is tokenised already, but it has no {TOKEN_COLUMN!r}"
+                raise InputError("tokenizer", rule, list(names), "Leave tokenizer out: the text goes in as it is.")
+            return {name: [row[name] for row in self.tokens] for name in self.tokens[0] if name in names}
+        if context.is_chat:
+            if _MESSAGES in names:
+                return {_MESSAGES: [context.messages(text) for text in texts]}
+            if _PROMPT in names and _COMPLETION in names:
+                return {
+                    _PROMPT: [context.prompt_messages() for _ in texts],
+                    _COMPLETION: [[context.messages(text)[-1]] for text in texts],
+                }
+            rule = f"with messages goes with columns {_MESSAGES!r}, or {_PROMPT!r} and {_COMPLETION!r}"
+            raise InputError("context", rule, list(names), "Write the prompt as one text, or convert the dataset.")
+        prompt = str(context.prompt)
+        if self.text_column in names:
+            return {self.text_column: [prompt + text for text in texts]}
+        if _PROMPT in names and _COMPLETION in names:
+            return {_PROMPT: [prompt] * len(texts), _COMPLETION: list(texts)}
+        return {}
+
+
+def check_columns(
+    names: Sequence[str], text_column: str, other_columns: Mapping[str, Any], own: Mapping[str, Any]
+) -> None:
+    """Raise an `InputError` unless canaries have a place (`own`) and the overriding values a column among `names`."""
+    listed = ", ".join(names)
+    if not own:
+        remedy = "Name one of them."
+        if TOKEN_COLUMN in names:
+            remedy = "It is tokenised already: pass tokenizer=, or insert before tokenising."
+        elif _MESSAGES in names:
+            remedy = 'It holds chats: pass context=CanaryContext(prompt=[{"role": "user", "content": "..."}]).'
+        raise InputError("text_column", f"must be a column of the dataset ({listed})", text_column, remedy)
+    unknown = [name for name in other_columns if name not in names]
+    if unknown:
+        rule = f"must name columns of the dataset ({listed})"
+        raise InputError("other_columns", rule, unknown, "Add the column to the dataset first, or leave it out.")
+
+
+def check_string_type(text_column: str, kind: pa.DataType) -> None:
+    """Raise an `InputError` unless `kind` is a type of strings."""
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        remedy = "Insert canaries into the texts, before they are tokenised. (Or pass tokenizer=; chats: context=.)"
+        raise InputError("text_column", f"must be a column of strings: {text_column}", str(kind), remedy)
+
+
+def as_array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
+    """The values as an Arrow array of the column's own type.
+
+    Raises:
+        InputError: they do not fit it.
+    """
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowException, TypeError, OverflowError):
+        rule = f"must hold values of the columns' types: {name} is of type {kind}"
+        raise InputError("other_columns", rule, values[0], "Give one of that type.") from None

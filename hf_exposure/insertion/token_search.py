@@ -1,0 +1,120 @@
+"""Where in millions of rows of token ids do a few short patterns stand, whole or cut at a row's end?
+
+Shapes: T tokens of all rows one after the other, R rows, window w.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Match", "PatternSearch"]
+
+_LONGEST_WINDOW = 6
+# Odd, so that multiplying loses nothing; the upper bits of the product depend on all tokens of a window.
+_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
+_TABLE_BITS = 16
+_TOKENS_AT_ONCE = 2**21
+
+
+@dataclass(frozen=True)
+class Match:
+    """One place where a pattern stands.
+
+    Attributes:
+        owner: whose pattern it is.
+        row: the row's number.
+        start: of the pattern within the row; below 0 where its beginning is cut off.
+        length: of the pattern.
+        whole: whether all of it is there; else it goes up to an end of its row, or of its document within the row.
+    """
+
+    owner: int
+    row: int
+    start: int
+    length: int
+    whole: bool
+
+
+class PatternSearch:
+    """Finds patterns of token ids in rows, in one pass whose cost hardly depends on their number.
+
+    Every window of w tokens is hashed; a table of 2^16 bits lets one window in a thousand or so through, and those are
+    compared token by token. Windows that many patterns share (a template's fixed words) are not looked for: they say
+    nothing about which pattern stands there.
+
+    Args:
+        patterns: (owner, token ids). Patterns of one owner that end at one place are one match.
+    """
+
+    def __init__(self, patterns: Iterable[tuple[int, Sequence[int]]]) -> None:
+        self._patterns = [(owner, np.asarray(ids, dtype=np.int64)) for owner, ids in patterns if len(ids)]
+        shortest = min((len(ids) for _, ids in self._patterns), default=1)
+        self._window = min(_LONGEST_WINDOW, shortest)
+        hashes = [_hashes(ids, self._window).tolist() for _, ids in self._patterns]
+        shared = Counter(value for own in hashes for value in set(own))
+        self._places: dict[int, list[tuple[int, int]]] = {}
+        for pattern, own in enumerate(hashes):
+            rare = max(2, min(shared[value] for value in own))
+            for offset, value in enumerate(own):
+                if shared[value] <= rare:
+                    self._places.setdefault(value, []).append((pattern, offset))
+        self._wanted = np.array(sorted(self._places), dtype=np.uint64)
+        self._table = np.zeros(2**_TABLE_BITS, dtype=bool)
+        self._table[self._wanted >> np.uint64(64 - _TABLE_BITS)] = True
+
+    def find(
+        self,
+        values: npt.NDArray[np.integer],
+        offsets: npt.NDArray[np.int64],
+        inner_ends: Callable[[int], Sequence[int]] = lambda row: (),
+    ) -> list[Match]:
+        """Every match, by row and place.
+
+        Args:
+            values: (T,) token ids.
+            offsets: (R + 1,) where each row begins, and T.
+            inner_ends: where the documents within a row end, counted from the row's beginning; none by default.
+        """
+        found: dict[tuple[int, int], Match] = {}
+        for position, value in self._candidates(values):
+            row = int(np.searchsorted(offsets, position, side="right")) - 1
+            first, after = int(offsets[row]), int(offsets[row + 1])
+            low, high = first, after
+            for end in inner_ends(row):
+                low, high = (first + end, high) if first + end <= position else (low, min(high, first + end))
+            for pattern, offset in self._places[value]:
+                owner, ids = self._patterns[pattern]
+                start = position - offset
+                left, right = max(start, low), min(start + len(ids), high)
+                if position + self._window > right or (values[left:right] != ids[left - start : right - start]).any():
+                    continue
+                match = Match(owner, row, start - first, len(ids), right - left == len(ids))
+                key = (owner, start + len(ids))
+                if key not in found or (match.whole and not found[key].whole):
+                    found[key] = match
+        return [found[key] for key in sorted(found, key=lambda key: (key[1], key[0]))]
+
+    def _candidates(self, values: npt.NDArray[np.integer]) -> Iterable[tuple[int, int]]:
+        for begin in range(0, len(values), _TOKENS_AT_ONCE):
+            hashes = _hashes(values[begin : begin + _TOKENS_AT_ONCE + self._window - 1], self._window)
+            likely = np.flatnonzero(self._table[hashes >> np.uint64(64 - _TABLE_BITS)])
+            picked = hashes[likely]
+            sure = np.isin(picked, self._wanted)
+            yield from zip((likely[sure] + begin).tolist(), picked[sure].tolist(), strict=True)
+
+
+def _hashes(values: npt.NDArray[np.integer], window: int) -> npt.NDArray[np.uint64]:
+    """One number for each window of `values`; few windows share one by chance."""
+    count = max(len(values) - window + 1, 0)
+    tokens = values.astype(np.uint64) + np.uint64(1)
+    mixed = np.zeros(count, dtype=np.uint64)
+    for place in range(window):
+        mixed += tokens[place : place + count]
+        mixed *= _MULTIPLIER
+        mixed ^= mixed >> np.uint64(29)
+    return mixed

@@ -1,0 +1,121 @@
+"""At the start of training: what does not arrive, does not fit, or is there twice is said then."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from callback_runs import CANARIES, TOKENIZER, make_callback, make_trainer, small_model
+from datasets import Dataset, disable_progress_bars
+from transformers import Trainer
+
+from hf_exposure import CanaryTemplate, Digits, ExposureCallback, ExposureReport, draw_canaries, insert_canaries
+from hf_exposure.errors import InputError
+
+disable_progress_bars()
+TEXTS = Dataset.from_dict({"text": [f"row {row:03}" for row in range(30)]})  # as long as a canary
+
+
+def encode(dataset: Dataset) -> Dataset:
+    def one(row: dict[str, Any]) -> dict[str, Any]:
+        ids = TOKENIZER(row["text"]).input_ids
+        return {"input_ids": ids, "labels": ids}
+
+    return dataset.map(one, remove_columns="text")
+
+
+def trainer_on(folder: Path, data: Any, callback: ExposureCallback, **settings: Any) -> Trainer:
+    trainer = make_trainer(folder, [callback], **settings)
+    trainer.train_dataset = data
+    return trainer
+
+
+def test_the_dose_reaches_reports_groups_and_files(tmp_path: Path) -> None:
+    callback = make_callback(strategy="epoch", require_delivery=True)
+    data = encode(insert_canaries(TEXTS, CANARIES))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*canaries in the training data.*")
+        trainer_on(tmp_path, data, callback, max_steps=-1, num_train_epochs=2).train()
+    assert [one.whole for one in callback.delivery.canaries] == [1, 1, 4, 4, 0, 0, 0]
+    for report, epochs in zip(callback.reports, (1.0, 2.0), strict=True):
+        doses = [estimate.effective_dose for estimate in report.estimates]
+        assert doses == pytest.approx([epochs * n for n in (1, 1, 4, 4, 0, 0, 0)])
+        assert [group.effective_dose for group in report.groups] == pytest.approx([0, epochs, 4 * epochs])
+    callback.report.save(tmp_path / "out")
+    saved = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert ExposureReport.from_dict(saved) == callback.report
+    # A report of before doses were known loads, with doses unknown.
+    for estimate in saved["estimates"]:
+        del estimate["effective_dose"]
+    older = ExposureReport.from_dict(saved)
+    assert all(estimate.effective_dose != estimate.effective_dose for estimate in older.estimates)
+
+
+def test_what_does_not_arrive_is_a_warning_or_an_error(tmp_path: Path) -> None:
+    callback = make_callback(strategy="end")
+    with pytest.warns(UserWarning, match="4 of 4 inserted canaries: it is not in the training data"):
+        trainer_on(tmp_path, encode(TEXTS), callback, max_steps=1).train()
+    assert callback.delivery.problems[0] in callback.report.notes
+    assert callback.report.estimates[0].effective_dose == 0
+    strict = make_callback(strategy="end", require_delivery=True)
+    with pytest.raises(InputError, match="require_delivery: must find every inserted canary trained on .4 of 4"):
+        trainer_on(tmp_path, encode(TEXTS), strict).train()
+
+
+def test_a_stream_is_left_alone_and_said_to_be_unchecked(tmp_path: Path) -> None:
+    data = encode(insert_canaries(TEXTS, CANARIES)).to_iterable_dataset()
+    callback = make_callback(strategy="end")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*canaries in the training data.*")
+        trainer_on(tmp_path, data, callback, max_steps=2).train()
+    assert "a stream cannot be read in advance" in callback.report.notes[-1]
+    assert callback.report.estimates[0].effective_dose != callback.report.estimates[0].effective_dose
+    strict = make_callback(strategy="end", require_delivery=True)
+    with pytest.raises(InputError, match="delivery was not checked: a stream cannot be read in advance"):
+        trainer_on(tmp_path, data, strict, max_steps=2).train()
+
+
+class Broken(torch.utils.data.Dataset):
+    """Rows that can be had in one order only."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, row: int) -> Any:
+        self.calls += 1
+        if self.calls == 1:
+            raise RuntimeError("not yet")
+        return encode(TEXTS)[row]
+
+
+def test_a_dataset_that_fails_outside_its_loader_does_not_end_training(tmp_path: Path) -> None:
+    callback = make_callback(strategy="end")
+    trainer_on(tmp_path, Broken(), callback, max_steps=1).train()
+    assert "delivery was not checked: RuntimeError: not yet" in callback.report.notes
+
+
+def test_two_callbacks_in_one_trainer_are_refused(tmp_path: Path) -> None:
+    first, second = make_callback(strategy="end"), make_callback(strategy="end")
+    trainer = make_trainer(tmp_path, [first, second], max_steps=1)
+    with pytest.raises(InputError, match="callbacks: must hold one ExposureCallback: two would write the same keys"):
+        trainer.train()
+    trainer.remove_callback(second)
+    trainer.train()
+    trainer.train()
+    assert first.report is not None
+
+
+def test_a_canary_longer_than_the_context_is_refused_at_the_start(tmp_path: Path) -> None:
+    long = CanaryTemplate("a number of many words before it " + "{pin}", pin=Digits(3))
+    callback = ExposureCallback(draw_canaries(long, {1: 2}, controls=0, seed=0), strategy="end")
+    trainer = make_trainer(tmp_path, [callback], model=small_model())
+    with pytest.raises(InputError, match="canaries: must fit the model's context of 32 tokens, got '36 tokens'"):
+        trainer.train()
+    assert trainer.state.global_step == 0

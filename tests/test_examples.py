@@ -1,0 +1,36 @@
+"""Each example runs, at its smallest size, and prints what it promises."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(folder: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, *command], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.mark.slow
+def test_sft_chat(tmp_path: Path) -> None:
+    said = run(tmp_path, str(ROOT / "examples" / "sft_chat.py"), "--rows", "60", "--steps", "8")
+    # 60 chats and 36 canary rows: 8 steps of 16 rows are 1.33 epochs.
+    assert "inserted 16 times    trained on   21.3 times" in said and "held-out controls    trained on    0.0" in said
+    assert (tmp_path / "exposure-sft" / "report.json").exists()
+
+
+@pytest.mark.slow
+def test_streaming(tmp_path: Path) -> None:
+    said = run(tmp_path, str(ROOT / "examples" / "streaming.py"), "--rows", "200")
+    assert "68 of 68 canary rows arrive in one pass of 268 rows" in said and "held-out controls" in said
+    assert (tmp_path / "exposure-stream" / "report.json").exists()
