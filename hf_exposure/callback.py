@@ -12,10 +12,13 @@ from torch import nn
 from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.errors import ExposureError, InputError
+from hf_exposure.errors import ExposureError, InputError, OutOfStepError
 from hf_exposure.measure import ExposureMeter, MeasureSettings
+from hf_exposure.measure.base_model import check_base_model
 from hf_exposure.report import ExposureReport
 from hf_exposure.report.run_log import append_report, start_log
+from hf_exposure.scoring.job import call_roll, check_parallelism
+from hf_exposure.scoring.processes import Processes
 
 __all__ = ["ExposureCallback", "Strategy"]
 
@@ -124,8 +127,11 @@ class ExposureCallback(TrainerCallback):
                 "strategy", "'eval' needs evaluations, but eval_strategy is 'no'", self.strategy, "Use 'epoch'."
             )
         self._every_evaluation = self.strategy == "eval" or self._chooses_best_model(args)
+        check_parallelism(args)
+        check_base_model(kwargs["model"], self._base_model)
+        call_roll("ExposureCallback")
         self._prepare(kwargs.get("processing_class"), across_processes=args.world_size > 1)
-        self.reports = start_log(args.output_dir, state.global_step, write=state.is_world_process_zero)
+        self.reports = start_log(args.output_dir, state.global_step, self._processes(kwargs["model"]))
         self._last_step, self._last_metrics, self._warned = None, {}, False
         if state.global_step:
             self._rejoin(state)
@@ -238,6 +244,8 @@ class ExposureCallback(TrainerCallback):
         assert self._meter is not None
         try:
             report = self._meter.measure(model, base_model=self._base_model)
+        except OutOfStepError:
+            raise  # to train on would leave the other processes waiting
         except (ExposureError, RuntimeError, MemoryError) as error:
             self._fail(error, "could not be measured and is logged as NaN")
             metrics = dict.fromkeys(self._metric_keys(), math.nan)
@@ -246,13 +254,17 @@ class ExposureCallback(TrainerCallback):
             report = replace(report, step=state.global_step, epoch=state.epoch, notes=notes)
             self.reports.append(report)
             metrics = report.metrics()
-            if state.is_world_process_zero:
-                try:
-                    append_report(args.output_dir, report)
-                except OSError as error:
-                    self._fail(error, f"could not be written to {args.output_dir}")
+            try:
+                with self._processes(model).together():
+                    if state.is_world_process_zero:
+                        append_report(args.output_dir, report)
+            except (OSError, ExposureError) as error:
+                self._fail(error, f"could not be written to {args.output_dir}")
         self._last_step, self._last_metrics = state.global_step, metrics
         self._log(state, metrics)
+
+    def _processes(self, model: nn.Module) -> Processes:
+        return Processes.of_job(model, calls_model=False)
 
     def _log(self, state: TrainerState, metrics: dict[str, float]) -> None:
         # Another trainer's state: the callback was attached once, and went on to a second trainer.

@@ -65,7 +65,7 @@ def _run(rank: int, port: int, folder: str, shard: bool) -> None:
         for layer in model.transformer.h:
             fully_shard(layer, mesh=mesh)
         fully_shard(model, mesh=mesh)
-    torch.save(_figures(model, Processes.of_job(torch.device("cpu"))), Path(folder) / f"{rank}.pt")
+    torch.save(_figures(model, Processes.of_job(model)), Path(folder) / f"{rank}.pt")
     distributed.destroy_process_group()
 
 
