@@ -15,7 +15,7 @@ from hf_exposure.errors import InputError, NonFiniteScoreError, OutOfStepError
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, Prefix, edge_bits, encode_prefix
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
-from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.out_of_memory import is_out_of_memory
 from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
 from hf_exposure.scoring.path_query import PathBits, PathQuery
@@ -92,7 +92,7 @@ class CausalScorer:
 
     @property
     def noise_bits(self) -> float:
-        return _NOISE_BITS[compute_dtype(self.model)]
+        return _NOISE_BITS[self._reader.dtype]
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)
@@ -180,7 +180,7 @@ class CausalScorer:
             return "plain"  # NaN agrees with anything
         if len(tree.prefix) and not len(sample.prefix):
             return "plain"  # no room to try a cache
-        tolerance = _AGREEMENT_BITS[compute_dtype(self.model)]
+        tolerance = _AGREEMENT_BITS[self._reader.dtype]
         modes: tuple[Mode, ...] = ("packed", "cached")
         for mode in modes:
             agrees = False

@@ -18,7 +18,7 @@ from hf_exposure.scoring.causal import _NOISE_BITS, _context_length, _default_ba
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder, _special_tokens_around
 from hf_exposure.scoring.forward import _bits_at
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
-from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.processes import ALONE, Processes
 
@@ -76,7 +76,7 @@ class MaskedScorer:
 
     @property
     def noise_bits(self) -> float:
-        return _NOISE_BITS[compute_dtype(self.model)]
+        return _NOISE_BITS[self._reader.dtype]
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)

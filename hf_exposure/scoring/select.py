@@ -55,6 +55,8 @@ def make_scorer(
         >>> type(make_scorer(model, ByT5Tokenizer())).__name__
         'CausalScorer'
     """
+    # What torch.compile wraps has the same weights, and is not compiled anew for every shape of a batch.
+    model = getattr(model, "_orig_mod", model)
     kind = type(model).__name__
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         if source is None:

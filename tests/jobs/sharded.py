@@ -19,17 +19,23 @@ from torch.distributed.fsdp import fully_shard
 
 from hf_exposure import ExposureCallback
 from hf_exposure.measure import ExposureMeter
+from hf_exposure.scoring import processes
 from hf_exposure.scoring.model_state import is_sharded, tensor_parallel_size
 
 
-def fsdp(folder: Path) -> dict[str, Any]:
-    """`fully_shard`, trained by hand: accelerate leaves FSDP out on a CPU without a word."""
+def _fully_sharded() -> Any:
     distributed.init_process_group("gloo")
     model = small_model()
     mesh = init_device_mesh("cpu", (2,))
     for layer in model.transformer.h:
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
+    return model
+
+
+def fsdp(folder: Path) -> dict[str, Any]:
+    """`fully_shard`, trained by hand: accelerate leaves FSDP out on a CPU without a word."""
+    model = _fully_sharded()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     found = _measured(model)
     batch = {name: ids[4 * distributed.get_rank() :][:4] for name, ids in collate(rows(8)).items()}
@@ -80,6 +86,36 @@ def tensor(folder: Path) -> dict[str, Any]:
     return _measured(model)
 
 
+def stranded(folder: Path) -> dict[str, Any]:
+    """One process fails between the model's own exchanges, in the second layer of a pass."""
+    model = _fully_sharded()
+    processes.SECONDS_FOR_ALL_TO_FAIL = 3.0
+
+    def fail(*_: Any) -> None:
+        if distributed.get_rank() == 1:
+            raise RuntimeError("a fault of this device alone")
+
+    model.transformer.h[0].mlp.register_forward_pre_hook(fail)
+    ExposureMeter(CANARIES, TOKENIZER, method="sample", references=50, across_processes=True).measure(model)
+    return {}
+
+
+def both_fail(folder: Path) -> dict[str, Any]:
+    """Both are out of memory at the same place, until the batch is small enough."""
+    meter = ExposureMeter(CANARIES, TOKENIZER, method="sample", references=200, across_processes=True)
+    model, most, rows = _fully_sharded(), 6, []
+    expected = figures(meter.measure(model))["log_perplexity_bits"]
+
+    def fail(module: Any, arguments: tuple[Any, ...]) -> None:
+        if len(arguments[0]) >= most:
+            raise torch.OutOfMemoryError("no room")
+        rows.append(len(arguments[0]))
+
+    model.transformer.h[0].mlp.register_forward_pre_hook(fail)
+    found = figures(meter.measure(model))["log_perplexity_bits"]
+    return {"rows": rows, "refused_from": most, "found": found, "expected": expected}
+
+
 def _measured(model: Any) -> dict[str, Any]:
     """By each method; the calls that it took, and how many weights this process holds."""
     calls = Calls(model)
@@ -89,7 +125,9 @@ def _measured(model: Any) -> dict[str, Any]:
         found[method] = figures(meter.measure(model))
     found["calls"] = calls.take()
     own = [getattr(weight, "to_local", lambda weight=weight: weight)() for weight in model.parameters()]
-    held = sum(getattr(weight, "ds_tensor", local).numel() for weight, local in zip(model.parameters(), own, strict=True))
+    held = sum(
+        getattr(weight, "ds_tensor", local).numel() for weight, local in zip(model.parameters(), own, strict=True)
+    )
     return {"figures": found, "held": held, "sharded": is_sharded(model), "copies": tensor_parallel_size(model)}
 
 
