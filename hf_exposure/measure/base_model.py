@@ -10,6 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from hf_exposure.errors import InputError
+from hf_exposure.scoring.model_state import bare
 
 __all__ = ["BaseExposures", "BaseModel", "check_base_model", "without_adapter"]
 
@@ -68,7 +69,7 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
     Raises:
         InputError: no adapter; one that is merged; weights that are trained beside them (LoRA's `bias`).
     """
-    own: Any = getattr(model, "_orig_mod", model)
+    own: Any = bare(model)
     if any(getattr(module, "merged", False) is True for module in own.modules()):
         rule = "needs adapters that can be switched off, but they are merged into the weights"
         raise InputError("base_model", rule, "without_adapter", "Call model.unmerge_adapter() first.")

@@ -25,6 +25,7 @@ from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Metho
 from hf_exposure.records import CostEstimate, ExposureEstimate
 from hf_exposure.report import ExposureReport
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.scoring.model_state import bare
 from hf_exposure.scoring.processes import ALONE, Processes
 
 __all__ = ["ExposureMeter", "measure_exposure"]
@@ -134,6 +135,7 @@ class ExposureMeter:
             NonFiniteScoreError: the model returned NaN.
         """
         started = time.perf_counter()
+        model = bare(model)
         costs, estimates, notes = self._estimate(model)
         base = [math.nan] * len(estimates) if base_model is None else self._base.bits(model, base_model)
         inserted = len(self.canaries.inserted)

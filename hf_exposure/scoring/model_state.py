@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["borrowed", "compute_dtype", "is_sharded", "model_device", "tensor_parallel_size"]
+__all__ = ["bare", "borrowed", "compute_dtype", "is_sharded", "model_device", "tensor_parallel_size"]
 
 
 @contextmanager
@@ -23,6 +23,20 @@ def borrowed(model: nn.Module) -> Iterator[None]:
         for module, training in flags:
             # Not module.train(): that would recurse into children whose flag differs from their parent's.
             module.training = training
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """`model` without what torch.compile and data parallelism put around it: the same weights.
+
+    It is not compiled anew for every shape of a batch, and exchanges no buffers with other processes.
+    """
+    while True:
+        if isinstance(model, nn.parallel.DistributedDataParallel):
+            model = model.module
+        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
+            model = inner
+        else:
+            return model
 
 
 def model_device(model: nn.Module) -> torch.device:

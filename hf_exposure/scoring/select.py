@@ -13,7 +13,7 @@ from torch import nn
 from hf_exposure.errors import InputError, OutOfStepError
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
-from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.model_state import bare, borrowed, compute_dtype, model_device
 from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer, Source
 
@@ -55,8 +55,7 @@ def make_scorer(
         >>> type(make_scorer(model, ByT5Tokenizer())).__name__
         'CausalScorer'
     """
-    # What torch.compile wraps has the same weights, and is not compiled anew for every shape of a batch.
-    model = getattr(model, "_orig_mod", model)
+    model = bare(model)
     kind = type(model).__name__
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         if source is None:
