@@ -4,8 +4,8 @@
 one process's share of the work are then measured on their own: the forward passes of a share of the rows (as process
 0 of 8, 64, 512 would feed them), and the bytes that a measurement exchanges. The time at P processes is the share's
 time plus one exchange, at a stated bandwidth and latency. For a model of 7 billion parameters in shards, every call
-also gathers the weights: calls and bytes are counted from the plan of a real measurement, and its seconds are arithmetic, not
-a measurement.
+also gathers the weights: its calls and bytes are counted on the tree of a million references, and its seconds are
+arithmetic, not a measurement.
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 from benchmarks.record import write_result
 from hf_exposure import CanaryTemplate, Digits, draw_canaries
 from hf_exposure.measure import ExposureMeter
-from hf_exposure.scoring import CausalScorer
+from hf_exposure.scoring import CausalScorer, EncodedTexts
 from hf_exposure.scoring.packing import ModelShape, choose_row_width, packed_rows
 from hf_exposure.scoring.processes import Processes
+from hf_exposure.scoring.token_tree import TokenTree
 
 TEMPLATE = CanaryTemplate("The random number is {number}", number=Digits(9))
 REFERENCES = 4096
@@ -102,13 +103,22 @@ def one_share(count: int, texts: list[str]) -> dict[str, Any]:
     }
 
 
-def sharded_plan(count: int, texts: list[str]) -> dict[str, Any]:
-    """The calls of one process that scores `texts` by a 7-billion-parameter model in `count` shards, in arithmetic."""
-    tree = CausalScorer(small_model(), ByT5Tokenizer()).encode(texts).tree.tree
+def tree_of_a_million() -> TokenTree:
+    """The token tree of 10^6 references of nine digits, without rendering or encoding a million texts."""
+    example = CausalScorer(small_model(), ByT5Tokenizer()).encode([TEMPLATE.text_at(0)]).matrix_NL[0]
+    numbers = np.random.default_rng(0).choice(10**9, MANY_REFERENCES, replace=False)
+    matrix = np.repeat(example[None, :], len(numbers), axis=0)
+    # Bytes of digits are neighbours, and the example's are all zeros.
+    matrix[:, -9:] += (numbers[:, None] // 10 ** np.arange(8, -1, -1) % 10).astype(matrix.dtype)
+    return EncodedTexts([""] * len(matrix), matrix, 1).tree.tree
+
+
+def sharded_plan(count: int, tree: TokenTree) -> dict[str, Any]:
+    """The calls of one process that scores `tree` by a 7-billion-parameter model in `count` shards, in arithmetic."""
     width = choose_row_width(tree, PARAMETERS_7B)
     rows = packed_rows(tree, width)
     share, batch = -(-len(rows) // count), max(1, 65_536 // width)
-    calls = -(-share // batch) + 2
+    calls = -(-share // batch) + 5  # the prefix, and the calls that find out how the model can be read
     gathered = calls * 2 * PARAMETERS_7B.parameters * (count - 1) // count
     computing = share * width * PARAMETERS_7B.parameters / MULTIPLY_ADDS_PER_SECOND
     return {
@@ -134,8 +144,8 @@ def main() -> None:
     figures["simulated"] = {str(count): one_share(count, texts) for count in (1, 2, *RANKS)}
     for count, share in figures["simulated"].items():
         print(count, "processes", share, flush=True)
-    many = [TEMPLATE.text_at(int(index)) for index in generator.choice(10**9, MANY_REFERENCES, replace=False)]
-    figures["sharded_7b_of_a_million_references"] = {str(count): sharded_plan(count, many) for count in RANKS}
+    tree = tree_of_a_million()
+    figures["sharded_7b_of_a_million_references"] = {str(count): sharded_plan(count, tree) for count in RANKS}
     for count, plan in figures["sharded_7b_of_a_million_references"].items():
         print(count, "shards", plan, flush=True)
     figures["assumed"] = {

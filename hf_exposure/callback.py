@@ -46,7 +46,8 @@ class ExposureCallback(TrainerCallback):
             evaluation measures too, since the trainer needs the key there.
         steps: with `strategy="steps"`.
         processing_class: the tokenizer; the trainer's own by default.
-        on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails.
+        on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails. A
+            failure on one process is one on all, except inside a sharded model, where it ends the job.
         **measure_arguments: those of `measure_exposure`: method, references, seed, base_model, ...
 
     Attributes:
@@ -56,7 +57,7 @@ class ExposureCallback(TrainerCallback):
     Raises:
         InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
             tokenizer, `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the
-            most memorised checkpoint.
+            most memorised checkpoint, a process of the job without this callback, context or sequence parallelism.
         ExposureError: a measurement failed, with `on_error="raise"`.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 6 measures during training.
