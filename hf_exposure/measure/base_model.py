@@ -11,6 +11,7 @@ from torch import nn
 
 from hf_exposure.errors import InputError
 from hf_exposure.scoring.model_state import bare
+from hf_exposure.scoring.processes import Processes
 
 __all__ = ["BaseExposures", "BaseModel", "check_base_model", "without_adapter"]
 
@@ -23,10 +24,13 @@ class BaseExposures:
 
     Args:
         estimate: the canaries' exposures in bits under a model.
+        processes_of: those that score a model together, and must all measure it again if one of them must.
     """
 
-    def __init__(self, estimate: Callable[[nn.Module], list[float]]) -> None:
-        self._estimate = estimate
+    def __init__(
+        self, estimate: Callable[[nn.Module], list[float]], processes_of: Callable[[nn.Module], Processes]
+    ) -> None:
+        self._estimate, self._processes_of = estimate, processes_of
         self._known: tuple[weakref.ref[nn.Module], Any, list[float]] | None = None
 
     def bits(self, model: nn.Module, base_model: BaseModel) -> list[float]:
@@ -40,9 +44,11 @@ class BaseExposures:
             return self._bits(model, frozen)
 
     def _bits(self, base: nn.Module, versions: Any) -> list[float]:
-        if self._known is None or self._known[0]() is not base or self._known[1] != versions:
-            self._known = weakref.ref(base), versions, self._estimate(base)
-        return self._known[2]
+        known = self._known
+        is_known = known is not None and known[0]() is base and known[1] == versions
+        if not self._processes_of(base).smallest(int(is_known)) or known is None:
+            known = self._known = weakref.ref(base), versions, self._estimate(base)
+        return known[2]
 
 
 def check_base_model(model: nn.Module, base_model: BaseModel | None) -> None:

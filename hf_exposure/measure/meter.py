@@ -114,7 +114,9 @@ class ExposureMeter:
                 "Use method='auto'.",
             )
         self._source = source_for(self.settings.source, canaries.template)
-        self._base = BaseExposures(lambda base: [estimate.exposure_bits for estimate in self._estimate(base)[1]])
+        self._base = BaseExposures(
+            lambda base: [estimate.exposure_bits for estimate in self._estimate(base)[1]], self._processes_of
+        )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
         if self._source is None:
             # As most models read a text. How a decoder does is known with the model.
@@ -253,9 +255,12 @@ class ExposureMeter:
         )
         return asdict(bound)
 
+    def _processes_of(self, model: nn.Module) -> Processes:
+        return Processes.of_job(model) if self._across_processes else ALONE
+
     def _estimate(self, model: nn.Module) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...]]:
         """Costs (K,) of the canaries in bits, one estimate for each, and what the report says of them."""
-        processes = Processes.of_job(model) if self._across_processes else ALONE
+        processes = self._processes_of(model)
         with processes.together():
             scorer = make_scorer(
                 model,
