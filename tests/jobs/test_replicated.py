@@ -74,7 +74,8 @@ def test_out_of_memory_on_one_process_halves_the_batch_of_both(tmp_path: Path) -
         folder.mkdir()
         measured.append(results(run(torchrun(), "job.py", "fails_on_one", folder, "memory", rows, "raise"), folder))
     expected, found = measured
-    assert found[0]["rows"] == found[1]["rows"] and max(found[0]["rows"]) >= 8
+    # In the batch that failed on one, the other may have gone further; they start again together.
+    assert found[0]["rows"][-3:] == found[1]["rows"][-3:] and max(found[0]["rows"]) >= 8
     assert len(found[0]["rows"]) > len(expected[0]["rows"])
     for one, other in zip(found[0]["figures"], expected[0]["figures"], strict=True):
         agree(one, other, 1e-3)
