@@ -12,11 +12,14 @@ from torch import nn
 from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.errors import ExposureError, InputError
+from hf_exposure.errors import ExposureError, InputError, OutOfStepError
 from hf_exposure.insertion import DeliveryReport, check_dataloader
 from hf_exposure.measure import ExposureMeter, MeasureSettings
+from hf_exposure.measure.base_model import check_base_model
 from hf_exposure.report import ExposureReport
 from hf_exposure.report.run_log import append_report, start_log
+from hf_exposure.scoring.job import call_roll, check_parallelism
+from hf_exposure.scoring.processes import Processes
 
 __all__ = ["ExposureCallback", "Strategy"]
 
@@ -44,7 +47,8 @@ class ExposureCallback(TrainerCallback):
             evaluation measures too, since the trainer needs the key there.
         steps: with `strategy="steps"`.
         processing_class: the tokenizer; the trainer's own by default.
-        on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails.
+        on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails. A
+            failure on one process is one on all, except inside a sharded model, where it ends the job.
         require_delivery: whether a canary that the trainer's data do not train on is an error when training starts;
             else it is a warning.
         **measure_arguments: those of `measure_exposure`: method, references, seed, base_model, context, ...
@@ -58,7 +62,8 @@ class ExposureCallback(TrainerCallback):
         InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
             tokenizer, `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the
             most memorised checkpoint, a second `ExposureCallback`, a canary longer than the model's context, one that
-            does not arrive (with `require_delivery`).
+            does not arrive (with `require_delivery`), a process of the job without this callback, context or sequence
+            parallelism.
         ExposureError: a measurement failed, with `on_error="raise"`.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 6 measures during training.
@@ -133,9 +138,12 @@ class ExposureCallback(TrainerCallback):
                 "strategy", "'eval' needs evaluations, but eval_strategy is 'no'", self.strategy, "Use 'epoch'."
             )
         self._every_evaluation = self.strategy == "eval" or self._chooses_best_model(args)
+        check_parallelism(args)
+        check_base_model(kwargs["model"], self._base_model)
+        call_roll("ExposureCallback")
         self._prepare(kwargs.get("processing_class"), across_processes=args.world_size > 1)
         self._check_start(state, kwargs.get("model"), kwargs.get("train_dataloader"))
-        self.reports = start_log(args.output_dir, state.global_step, write=state.is_world_process_zero)
+        self.reports = start_log(args.output_dir, state.global_step, self._processes(kwargs["model"]))
         self._last_step, self._last_metrics, self._warned = None, {}, False
         if state.global_step:
             self._rejoin(state)
@@ -275,6 +283,8 @@ class ExposureCallback(TrainerCallback):
         assert self._meter is not None
         try:
             report = self._meter.measure(model, base_model=self._base_model)
+        except OutOfStepError:
+            raise  # to train on would leave the other processes waiting
         except (ExposureError, RuntimeError, MemoryError) as error:
             self._fail(error, "could not be measured and is logged as NaN")
             metrics = dict.fromkeys(self._metric_keys(), math.nan)
@@ -284,13 +294,17 @@ class ExposureCallback(TrainerCallback):
             report = self._with_delivery(report, state.epoch)
             self.reports.append(report)
             metrics = report.metrics()
-            if state.is_world_process_zero:
-                try:
-                    append_report(args.output_dir, report)
-                except OSError as error:
-                    self._fail(error, f"could not be written to {args.output_dir}")
+            try:
+                with self._processes(model).together():
+                    if state.is_world_process_zero:
+                        append_report(args.output_dir, report)
+            except (OSError, ExposureError) as error:
+                self._fail(error, f"could not be written to {args.output_dir}")
         self._last_step, self._last_metrics = state.global_step, metrics
         self._log(state, metrics)
+
+    def _processes(self, model: nn.Module) -> Processes:
+        return Processes.of_job(model, calls_model=False)
 
     def _log(self, state: TrainerState, metrics: dict[str, float]) -> None:
         # Another trainer's state: the callback was attached once, and went on to a second trainer.

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-__all__ = ["ExposureError", "InputError", "CanaryFileError", "NonFiniteScoreError", "MissingDependencyError"]
+__all__ = [
+    "CanaryFileError",
+    "ExposureError",
+    "InputError",
+    "MissingDependencyError",
+    "NonFiniteScoreError",
+    "OutOfStepError",
+]
 
 _LONGEST_VALUE = 120
 
@@ -42,6 +49,13 @@ class CanaryFileError(InputError):
 
 class NonFiniteScoreError(ExposureError, ArithmeticError):
     """The model returned NaN where a log-probability was needed; the message names the text."""
+
+
+class OutOfStepError(ExposureError):
+    """Processes of one job went different ways, and those that wait cannot be told: the job must end.
+
+    Never turned into a warning: a process that trained on would leave the others waiting for it.
+    """
 
 
 class MissingDependencyError(ExposureError, ImportError):

@@ -19,12 +19,13 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators import control_test, epsilon_lower_bound
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template, enumerate_texts
 from hf_exposure.extraction.sampled_encodings import AUDITED_ENCODINGS
+from hf_exposure.measure.base_model import BaseExposures, BaseModel
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
 from hf_exposure.report import ExposureReport
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
-from hf_exposure.scoring.model_state import model_device
+from hf_exposure.scoring.model_state import bare
 from hf_exposure.scoring.processes import ALONE, Processes
 
 __all__ = ["ExposureMeter", "measure_exposure"]
@@ -114,6 +115,9 @@ class ExposureMeter:
                 "Use method='auto'.",
             )
         self._source = source_for(self.settings.source, canaries.template)
+        self._base = BaseExposures(
+            lambda base: [estimate.exposure_bits for estimate in self._estimate(base)[1]], self._processes_of
+        )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
         if self._source is None:
             # As most models read a text. How a decoder does is known with the model.
@@ -131,17 +135,22 @@ class ExposureMeter:
                 remedy = "Use a shorter template or context, or a model with a longer one."
                 raise InputError("canaries", rule, f"{tokens} tokens", remedy)
 
-    def measure(self, model: nn.Module, *, base_model: nn.Module | None = None) -> ExposureReport:
+    def measure(self, model: nn.Module, *, base_model: BaseModel | None = None) -> ExposureReport:
         """The exposure of every canary under `model` as it is now. The model is left as it was found.
 
+        Args:
+            model: to measure.
+            base_model: measured beside: a model that did not see the canaries, or "without_adapter" for `model` with
+                its PEFT adapters off. Measured anew only when its weights have changed.
+
         Raises:
+            InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained.
             NonFiniteScoreError: the model returned NaN.
         """
         started = time.perf_counter()
+        model = bare(model)
         costs, estimates, notes = self._estimate(model)
-        base = [math.nan] * len(estimates)
-        if base_model is not None:
-            base = [estimate.exposure_bits for estimate in self._estimate(base_model)[1]]
+        base = [math.nan] * len(estimates) if base_model is None else self._base.bits(model, base_model)
         inserted = len(self.canaries.inserted)
         audit = control_test(costs[:inserted], costs[inserted:]) if self.canaries.controls else None
         template = self.canaries.template
@@ -260,33 +269,39 @@ class ExposureMeter:
         )
         return asdict(bound)
 
+    def _processes_of(self, model: nn.Module) -> Processes:
+        return Processes.of_job(model) if self._across_processes else ALONE
+
     def _estimate(self, model: nn.Module) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...]]:
         """Costs (K,) of the canaries in bits, one estimate for each, and what the report says of them."""
-        scorer = make_scorer(
-            model,
-            self.tokenizer,
-            source=self._source,
-            end_token=self.settings.end_token,
-            max_batch_tokens=self._max_batch_tokens,
-            processes=Processes.of_job(model_device(model)) if self._across_processes else ALONE,
-            context=self.settings.context,
-        )
-        prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
-        bits = scorer.sequence_bits(prepared.encoded)
-        costs, competitors = bits[: len(self.canaries)], bits[len(self.canaries) :]
-        occasion = Occasion(
-            self.canaries,
-            self.settings,
-            prepared.automaton,
-            prepared.uniform,
-            scorer,
-            costs,
-            competitors,
-            prepared.places_in_space,
-        )
+        processes = self._processes_of(model)
+        with processes.together():
+            scorer = make_scorer(
+                model,
+                self.tokenizer,
+                source=self._source,
+                end_token=self.settings.end_token,
+                max_batch_tokens=self._max_batch_tokens,
+                processes=processes,
+                context=self.settings.context,
+            )
+            prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
+            bits = scorer.sequence_bits(prepared.encoded)
+            costs, competitors = bits[: len(self.canaries)], bits[len(self.canaries) :]
+            occasion = Occasion(
+                self.canaries,
+                self.settings,
+                prepared.automaton,
+                prepared.uniform,
+                scorer,
+                costs,
+                competitors,
+                prepared.places_in_space,
+            )
+            estimates = getattr(occasion, self.method)()
         kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
         notes = tuple(note for note in (kind, prepared.no_search) if note)
-        return costs, getattr(occasion, self.method)(), notes
+        return costs, estimates, notes
 
 
 def measure_exposure(
@@ -299,7 +314,7 @@ def measure_exposure(
     max_expansions: int = 100_000,
     precision_bits: float = 0.25,
     confidence_level: float = 0.95,
-    base_model: nn.Module | None = None,
+    base_model: BaseModel | None = None,
     end_token: bool = False,
     max_batch_tokens: int | None = None,
     source: str | None = None,
@@ -317,7 +332,8 @@ def measure_exposure(
         model: a causal language model, an encoder-decoder one (with `source`) or a masked one; left as it was found.
         tokenizer: its tokenizer.
         canaries: inserted ones and held-out controls.
-        base_model: a model that did not see the canaries: its exposures are reported beside.
+        base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
+            off: its exposures are reported beside.
         source: what an encoder-decoder model reads, fixed or with the template's holes (see `ExposureMeter`).
 
     The other arguments are those of `ExposureMeter`, which prepares a measurement that is taken many times.

@@ -15,23 +15,28 @@ from pathlib import Path
 from hf_exposure.errors import InputError
 from hf_exposure.files import write_aside
 from hf_exposure.report.exposure_report import ExposureReport
+from hf_exposure.scoring.processes import ALONE, Processes
 
 __all__ = ["FILE_NAME", "append_report", "read_reports", "start_log"]
 
 FILE_NAME = "exposure.jsonl"
 
 
-def start_log(folder: str | Path, step: int, *, write: bool = True) -> list[ExposureReport]:
+def start_log(folder: str | Path, step: int, processes: Processes = ALONE) -> list[ExposureReport]:
     """Opens the log of a run that starts or resumes at `step`: later lines are dropped, earlier ones returned.
 
-    With `write=False` (a process that is not the first) the file is only read.
+    The first process alone reads and writes; the others, perhaps on machines without that folder, are told.
     """
     path = Path(folder) / FILE_NAME
-    kept = [report for report in read_reports(path) if report.step is not None and report.step <= step] if step else []
-    if write:
+
+    def cut_back() -> str:
+        whole = read_reports(path) if step else []
+        kept = "".join(_line(report) for report in whole if report.step is not None and report.step <= step)
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, "".join(_line(report) for report in kept))
-    return kept
+        write_aside(path, kept)
+        return kept
+
+    return [ExposureReport.from_dict(json.loads(line)) for line in processes.text_from_first(cut_back).splitlines()]
 
 
 def append_report(folder: str | Path, report: ExposureReport) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,12 @@ import torch
 from torch import nn
 
 from hf_exposure.canaries import CanaryContext
-from hf_exposure.errors import InputError, NonFiniteScoreError
-from hf_exposure.scoring.batches import is_out_of_memory
+from hf_exposure.errors import InputError, NonFiniteScoreError, OutOfStepError
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, Prefix, edge_bits, encode_prefix
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
-from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.model_state import borrowed, model_device
+from hf_exposure.scoring.out_of_memory import is_out_of_memory
 from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_draws, choose_row_width, packed_rows
 from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, probe_tree
@@ -96,7 +97,7 @@ class CausalScorer:
 
     @property
     def noise_bits(self) -> float:
-        return _NOISE_BITS[compute_dtype(self.model)]
+        return _NOISE_BITS[self._reader.dtype]
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)
@@ -140,7 +141,7 @@ class CausalScorer:
     def draws_at_once(self, length: int) -> int:
         """How many draws of `length` tokens below the prefix may keep their caches at the same time."""
         # All heads' keys and values, twice: the model's own concatenation makes a copy.
-        per_token = 4 * self._shape.layers * self._shape.hidden * compute_dtype(self.model).itemsize
+        per_token = 4 * self._shape.layers * self._shape.hidden * self._reader.dtype.itemsize
         return self._processes.smallest(max(1, _cache_bytes(self.model) // (per_token * (length + 1))))
 
     def row_caches(self, prefix: Sequence[int], draws: int, length: int) -> RowCaches | None:
@@ -176,7 +177,7 @@ class CausalScorer:
             try:
                 batch_rows = max(1, tokens // width)
                 return edge_bits(self._reader, tree, rows, prefix, mode, batch_rows, self._processes), prefix
-            except (torch.OutOfMemoryError, RuntimeError) as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or tokens <= width:
                     raise
                 tokens //= 2
@@ -186,7 +187,8 @@ class CausalScorer:
         key = (mode, tuple(prefix.tolist()))
         if key not in self._prefixes:
             # One prefix at a time: a search keeps to one, and a cache per template would grow without bound.
-            self._prefixes = {key: encode_prefix(self._reader, prefix, mode)}
+            found = self._processes.attempt(lambda: encode_prefix(self._reader, prefix, mode))
+            self._prefixes = {key: replace(found, bits=self._processes.from_first(found.bits))}
         return self._prefixes[key]
 
     def _probe(self, tree: TokenTree, length: int) -> Mode:
@@ -199,13 +201,16 @@ class CausalScorer:
             return "plain"  # NaN agrees with anything
         if len(tree.prefix) and not len(sample.prefix):
             return "plain"  # no room to try a cache
-        tolerance = _AGREEMENT_BITS[compute_dtype(self.model)]
+        tolerance = _AGREEMENT_BITS[self._reader.dtype]
         modes: tuple[Mode, ...] = ("packed", "cached")
         for mode in modes:
             agrees = False
             try:
-                found, _ = self._score_as(sample, mode)
+                with self._processes.together():
+                    found, _ = self._score_as(sample, mode)
                 agrees = np.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True)
+            except OutOfStepError:
+                raise
             except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
                 if is_out_of_memory(error):
                     raise

@@ -69,26 +69,36 @@ def edge_bits(
 
     With several processes each feeds its part of the rows, and all get all figures.
     """
-    bits = np.zeros(len(tree.edge_parent))
-    share = -(-len(rows) // processes.count)
-    for first in range(0, share, batch_rows):
-        batch = processes.rank * share + np.arange(first, min(first + batch_rows, share))
-        is_real = (batch < min((processes.rank + 1) * share, len(rows))) & (batch < len(rows))
-        # The last rows stand in for those that this process lacks: its calls are as many and as large as the others'.
-        batch = np.minimum(batch, len(rows) - 1)
-        width = int((rows.width if processes.count > 1 else rows.width[batch]).max())
-        found, edges = _score_batch(reader, tree, rows, prefix, mode, batch, is_real, width)
-        bits[edges] = found
-    bits = processes.sum(bits)
     at_root = int(np.searchsorted(tree.edge_parent, 0))
-    bits[:at_root] = np.nan
-    if at_root and prefix.last_logits is not None:
-        last = prefix.last_logits
-        tokens = torch.as_tensor(tree.edge_token[:at_root], device=last.device)
-        zero = torch.zeros_like(tokens)
-        at_end = Logits(lambda rows: last[rows], last.shape[-1], 1, None)
-        bits[:at_root] = bits_at(at_end, zero[:1], zero, tokens)
+    share = -(-len(rows) // processes.shares)
+
+    def own_part() -> np.ndarray:
+        bits = np.zeros(len(tree.edge_parent))
+        for first in range(0, share, batch_rows):
+            batch = processes.share * share + np.arange(first, min(first + batch_rows, share))
+            is_real = (batch < min((processes.share + 1) * share, len(rows))) & (batch < len(rows))
+            # The last rows stand in for those that this process lacks: its calls are as many and as large as the
+            # others'.
+            batch = np.minimum(batch, len(rows) - 1)
+            width = int((rows.width if processes.shares > 1 else rows.width[batch]).max())
+            found, edges = _score_batch(reader, tree, rows, prefix, mode, batch, is_real, width)
+            bits[edges] = found
+        if at_root and prefix.last_logits is not None and processes.share == 0:
+            bits[:at_root] = _root_bits(tree, prefix.last_logits, at_root)
+        return bits
+
+    bits = processes.sum_of(own_part)
+    if prefix.last_logits is None:
+        bits[:at_root] = np.nan
     return bits
+
+
+def _root_bits(tree: TokenTree, last_logits: torch.Tensor, at_root: int) -> np.ndarray:
+    """Bits of the first tokens after the prefix."""
+    tokens = torch.as_tensor(tree.edge_token[:at_root], device=last_logits.device)
+    zero = torch.zeros_like(tokens)
+    at_end = Logits(lambda rows: last_logits[rows], last_logits.shape[-1], 1, None)
+    return bits_at(at_end, zero[:1], zero, tokens)
 
 
 def _score_batch(

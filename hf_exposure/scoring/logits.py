@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_exposure.scoring.model_state import compute_dtype, model_device
+
 __all__ = ["ForwardCounts", "LogitReader", "Logits"]
 
 # Below this, logits are smaller than a layer's activations, and a second run of the head costs more than it saves.
@@ -54,11 +56,15 @@ class LogitReader:
     Attributes:
         counts: so far.
         reads_rows: whether the head runs on chosen rows only, so that memory does not grow with V x batch.
+        dtype: that the model computes in, as far as it has been called: of its weights, or of the autocast that a
+            wrapper of its `forward` entered, as Accelerate's does.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.counts = ForwardCounts()
+        self.dtype = compute_dtype(model)
+        self._is_watched = False
         self._head = _output_head(model)
         self._head_is_last: bool | None = None
 
@@ -72,13 +78,13 @@ class LogitReader:
         self.counts.rows += batch
         self.counts.tokens += batch * positions
         if self._head is None:
-            return _whole(self.model(**inputs))
+            return _whole(self._run(inputs))
         taken: list[torch.Tensor] = []
         with self._head.register_forward_pre_hook(_let_last_position_through(taken)):
-            output = self.model(**inputs)
+            output = self._run(inputs)
         if not self._is_last_step(taken, output.logits):
             self._head = None
-            return _whole(self.model(**inputs))
+            return _whole(self._run(inputs))
         hidden, head = taken[0].reshape(-1, taken[0].shape[-1]), self._head
         return Logits(
             lambda rows: head(hidden[rows]),
@@ -86,6 +92,21 @@ class LogitReader:
             positions,
             getattr(output, "past_key_values", None),
         )
+
+    def _run(self, inputs: dict[str, Any]) -> Any:
+        # A hook in a model that compiles itself would be compiled too.
+        if self._is_watched or getattr(self.model, "_compiled_call_impl", None) is not None:
+            return self.model(**inputs)
+        self._is_watched = True
+        # Inside the model's own forward: outside of it, the autocast that it runs under is not to be seen.
+        inner = next((part for part in self.model.modules() if not list(part.children())), self.model)
+        with inner.register_forward_pre_hook(self._note_autocast):
+            return self.model(**inputs)
+
+    def _note_autocast(self, module: nn.Module, _: Any) -> None:
+        device = model_device(self.model).type
+        if torch.is_autocast_enabled(device) and self.dtype == torch.float32:
+            self.dtype = torch.get_autocast_dtype(device)
 
     def _is_last_step(self, taken: list[torch.Tensor], last_logits: torch.Tensor) -> bool:
         """Whether the head ran once, on hidden states, and its outputs are the logits."""

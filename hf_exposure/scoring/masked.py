@@ -18,8 +18,9 @@ from hf_exposure.scoring.causal import _NOISE_BITS, _context_length, _default_ba
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder, _special_tokens_around
 from hf_exposure.scoring.forward import bits_at
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
-from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.path_query import PathBits, PathQuery
+from hf_exposure.scoring.processes import ALONE, Processes
 
 __all__ = ["MaskedScorer"]
 
@@ -40,7 +41,7 @@ class MaskedScorer:
     Args:
         model: any module that takes `input_ids` (B, T) and returns an object with `.logits` (B, T, V).
         tokenizer: a Hugging Face tokenizer with a mask token.
-        max_batch_tokens: tokens fed in one call, as for `CausalScorer`.
+        max_batch_tokens, processes: as for `CausalScorer`.
 
     Raises:
         InputError: a tokenizer without a mask token.
@@ -48,7 +49,14 @@ class MaskedScorer:
 
     note = "log-perplexities are pseudo-log-likelihoods: each token given all others, not only those before it"
 
-    def __init__(self, model: nn.Module, tokenizer: Any, *, max_batch_tokens: int | None = None) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        tokenizer: Any,
+        *,
+        max_batch_tokens: int | None = None,
+        processes: Processes = ALONE,
+    ) -> None:
         mask = getattr(tokenizer, "mask_token_id", None)
         if mask is None:
             rule = "must have a mask token for a model that reads in both directions"
@@ -59,7 +67,7 @@ class MaskedScorer:
         self.model, self._mask = model, int(mask)
         self.encoder = _WholeTextEncoder(tokenizer)
         self._reader = LogitReader(model)
-        self._max_batch_tokens = max_batch_tokens
+        self._max_batch_tokens, self._processes = max_batch_tokens, processes
 
     @property
     def counts(self) -> ForwardCounts:
@@ -68,7 +76,7 @@ class MaskedScorer:
 
     @property
     def noise_bits(self) -> float:
-        return _NOISE_BITS[compute_dtype(self.model)]
+        return _NOISE_BITS[self._reader.dtype]
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)
@@ -110,10 +118,14 @@ class MaskedScorer:
     def _score_rows(self, rows: list[tuple[tuple[int, ...], int]]) -> np.ndarray:
         """Bits of the token at each row's place, masked; rows of one length."""
         if self._max_batch_tokens is None:
-            self._max_batch_tokens = _default_batch_tokens(self.model, self._reader.reads_rows)
+            fits = _default_batch_tokens(self.model, self._reader.reads_rows)
+            self._max_batch_tokens = self._processes.smallest(fits)
         widths = np.full(len(rows), len(rows[0][0]))
         bits, self._max_batch_tokens = score_in_batches(
-            widths, self._max_batch_tokens, lambda batch: self._score_batch(rows[batch])
+            widths,
+            self._max_batch_tokens,
+            lambda own, _: self._score_batch([rows[row] for row in own]),
+            self._processes,
         )
         return bits
 

@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_exposure.scoring.batches import is_out_of_memory
 from hf_exposure.scoring.forward import Prefix, bits_at, repeat_cache
 from hf_exposure.scoring.logits import LogitReader
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.out_of_memory import is_out_of_memory
 from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.token_tree import IntArray
 
@@ -118,7 +118,7 @@ class RowCaches:
         self._reader, self._prefix, self._prefix_length, self._processes = reader, prefix, prefix_length, processes
         self._row_draws, self._batch_rows = row_draws, batch_rows
         self._rows = -(-draws // row_draws)
-        self._share = -(-self._rows // processes.count)
+        self._share = -(-self._rows // processes.shares)
         batches = -(-self._share // batch_rows)
         self._caches: list[Any] = [None] * batches
         self._filled = np.zeros(batches, dtype=np.int64)  # own slots of a row, by its batch
@@ -140,23 +140,24 @@ class RowCaches:
             (A,) bits of the run, and (A, C) bits of the children, inf for padding.
         """
         slots = self._append(alive, tokens_AT)
-        answers_AX = np.zeros((len(alive), tokens_AT.shape[1] + children_AC.shape[1]))
         asked = _questions(slots, alive // self._row_draws, tokens_AT, run, children_AC)
         batch_of_row = (np.arange(self._rows) % self._share) // self._batch_rows
-        refusal: Exception | None = None
-        try:
+
+        def own_part() -> np.ndarray:
+            answers_AX = np.zeros((len(alive), tokens_AT.shape[1] + children_AC.shape[1]))
             with borrowed(self._reader.model):
                 for batch in range(len(self._caches)):
                     width = int(slots.place[batch_of_row[slots.row] == batch].max(initial=-1)) + 1
                     if width:
                         self._feed(batch, width, slots, asked, answers_AX)
-        except (CacheRefused, MemoryError, RuntimeError) as error:
-            if not isinstance(error, CacheRefused) and not is_out_of_memory(error):
-                raise
-            refusal = error
-        if not self._processes.smallest(int(refusal is None)):
-            raise CacheRefused from refusal
-        answers_AX = self._processes.sum(answers_AX)[asked.answered_by]
+            return answers_AX
+
+        try:
+            answers_AX = self._processes.sum_of(own_part)[asked.answered_by]
+        except (RuntimeError, MemoryError) as error:
+            if is_out_of_memory(error):
+                raise CacheRefused from error
+            raise
         children_bits = np.where(children_AC >= 0, answers_AX[:, tokens_AT.shape[1] :], np.inf)
         return answers_AX[:, : tokens_AT.shape[1]].sum(axis=1), children_bits
 
@@ -188,8 +189,8 @@ class RowCaches:
 
     def _feed(self, batch: int, width: int, slots: _Slots, asked: _Questions, answers_AX: np.ndarray) -> None:
         """One call of the model for one batch of this process's rows, and the answers that it gives."""
-        first = self._processes.rank * self._share + batch * self._batch_rows
-        stop = min(first + self._batch_rows, (self._processes.rank + 1) * self._share)
+        first = self._processes.share * self._share + batch * self._batch_rows
+        stop = min(first + self._batch_rows, (self._processes.share + 1) * self._share)
         rows = stop - first  # rows beyond the last draw are fed all the same: calls are equal on all processes
         here = np.flatnonzero((slots.row >= first) & (slots.row < stop))
         row, place = slots.row[here] - first, slots.place[here]

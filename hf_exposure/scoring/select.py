@@ -12,10 +12,10 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryContext
 from hf_exposure.canaries.source import Source
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, OutOfStepError
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
-from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.scoring.model_state import bare, borrowed, compute_dtype, model_device
 from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
@@ -46,7 +46,7 @@ def make_scorer(
         source: for an encoder-decoder model: a fixed text, or a function from a target to its source.
         end_token: whether the end of each text is scored too; not for masked models.
         max_batch_tokens: tokens fed in one call; a default that fits the device.
-        processes: those that share the work of a causal model; of other models each process does all of it.
+        processes: those that share the work; each must make this call.
         context: what stood before each text in training; for causal models.
 
     Raises:
@@ -59,6 +59,7 @@ def make_scorer(
         >>> type(make_scorer(model, ByT5Tokenizer())).__name__
         'CausalScorer'
     """
+    model = bare(model)
     kind = type(model).__name__
     if context is not None and source is not None:
         raise InputError("context", "goes with models that have no source", kind, "Put the prompt into source=.")
@@ -66,10 +67,17 @@ def make_scorer(
         if source is None:
             rule = "must be given for an encoder-decoder model"
             raise InputError("source", rule, None, "Pass source='...' (log_perplexity: sources=[...]).")
-        return Seq2SeqScorer(model, tokenizer, source=source, end_token=end_token, max_batch_tokens=max_batch_tokens)
+        return Seq2SeqScorer(
+            model,
+            tokenizer,
+            source=source,
+            end_token=end_token,
+            max_batch_tokens=max_batch_tokens,
+            processes=processes,
+        )
     if source is not None:
         raise InputError("source", "goes with encoder-decoder models only", kind, "Leave it out.")
-    if not sees_later_tokens(model, tokenizer):
+    if not sees_later_tokens(model, tokenizer, processes):
         return CausalScorer(
             model,
             tokenizer,
@@ -85,26 +93,29 @@ def make_scorer(
         raise InputError("model", rule, kind, "Its logits depend on later tokens: set tokenizer.mask_token.")
     if end_token:
         raise InputError("end_token", "goes with models that read from left to right", True, "Leave it out.")
-    return MaskedScorer(model, tokenizer, max_batch_tokens=max_batch_tokens)
+    return MaskedScorer(model, tokenizer, max_batch_tokens=max_batch_tokens, processes=processes)
 
 
-def sees_later_tokens(model: nn.Module, tokenizer: Any) -> bool:
+def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = ALONE) -> bool:
     """Whether the logits of a first token move when all tokens after it change: a model that reads both ways.
 
-    One forward pass of 2 rows, in evaluation mode, without gradients or random numbers.
+    One forward pass of 2 rows, in evaluation mode, without gradients or random numbers. All processes give one answer.
     """
     first, second, third = _probe_tokens(tokenizer)
     rows = [[first] + [other] * (_PROBE_TOKENS - 1) for other in (second, third)]
+    ids = torch.as_tensor(rows, device=model_device(model))
     with borrowed(model):
         try:
-            logits = model(input_ids=torch.as_tensor(rows, device=model_device(model))).logits[:, 0]
+            logits = processes.attempt(lambda: model(input_ids=ids).logits[:, 0])
+        except OutOfStepError:
+            raise
         except Exception:  # a model that cannot be called fails again, in scoring, where the message names a text
             return False
     one, other = logits.double()
     known = torch.isfinite(one) & torch.isfinite(other)
     spread = one[known].std(correction=0).item() if known.any() else 0.0
     moved = (one - other)[known].abs().max().item() if known.any() else 0.0
-    return moved > _ROUNDING[compute_dtype(model)] * spread
+    return bool(processes.smallest(int(moved > _ROUNDING[compute_dtype(model)] * spread)))
 
 
 def log_perplexity(

@@ -23,9 +23,12 @@ from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, bits_at, repeat_cache
 from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.path_query import PathBits, PathQuery
+from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.token_tree import pad_sequences
 
 __all__ = ["Seq2SeqScorer"]
+
+_Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
 class Seq2SeqScorer(CausalScorer):
@@ -48,7 +51,7 @@ class Seq2SeqScorer(CausalScorer):
             `sequence_bits` brings its own.
         end_token: whether the end of each target is scored too.
         max_batch_tokens: source and target tokens fed in one call, as for `CausalScorer`.
-        mode: as for `CausalScorer`.
+        mode, processes: as for `CausalScorer`.
 
     Raises:
         InputError: a model without a decoder start token; a source that is empty or longer than the context.
@@ -63,9 +66,12 @@ class Seq2SeqScorer(CausalScorer):
         end_token: bool = False,
         max_batch_tokens: int | None = None,
         mode: Mode | None = None,
+        processes: Processes = ALONE,
     ) -> None:
         decoder = _Decoder(model)
-        super().__init__(decoder, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, mode=mode)
+        super().__init__(
+            decoder, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, mode=mode, processes=processes
+        )
         self.encoder = _TargetEncoder(tokenizer, _start_token(model), end_token=end_token)
         self.source, self._source_tokenizer = source, tokenizer
         if isinstance(source, str):
@@ -113,7 +119,10 @@ class Seq2SeqScorer(CausalScorer):
         widths = widths + np.maximum.accumulate([len(target) - 1 for _, target in pairs])
         with borrowed(self.model):
             bits, self._max_batch_tokens = score_in_batches(
-                widths, self._batch_tokens(), lambda rows: self._score_batch(pairs[rows])
+                widths,
+                self._batch_tokens(),
+                lambda rows, together: self._score_batch([pairs[row] for row in rows], pairs[together]),
+                self._processes,
             )
         totals = dict(zip(pairs, bits.tolist(), strict=True))
         figures = np.array([totals[key] for key in keys])
@@ -122,11 +131,15 @@ class Seq2SeqScorer(CausalScorer):
             raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
         return figures
 
-    def _score_batch(self, pairs: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> np.ndarray:
-        """(B,) bits of each pair. Padding is on the right: sources are masked there, targets not read."""
+    def _score_batch(self, pairs: list[_Pair], together: list[_Pair]) -> np.ndarray:
+        """(B,) bits of each pair, padded to the longest of those that all processes score together.
+
+        Padding is on the right: sources are masked there, targets not read.
+        """
         device = model_device(self.model)
-        source_BS = pad_sequences([source for source, _ in pairs])
-        target_BT = pad_sequences([target for _, target in pairs])
+        longest = max((source for source, _ in together), key=len), max((target for _, target in together), key=len)
+        source_BS = pad_sequences([*(source for source, _ in pairs), longest[0]])[:-1]
+        target_BT = pad_sequences([*(target for _, target in pairs), longest[1]])[:-1]
         # A target's last token is read, not fed; what stands after a target is seen by no token of it.
         fed = np.where(target_BT < 0, target_BT[:, :1], target_BT)[:, :-1]
         logits = self._reader(

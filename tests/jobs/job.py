@@ -1,0 +1,199 @@
+"""Trainings of a few steps for `launch.run`: `job.py SCENARIO FOLDER`; each process writes `FOLDER/{rank}.json`."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import sys
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from callback_runs import TOKENIZER, logged, make_callback, make_trainer
+from torch import nn
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries, measure_exposure
+from hf_exposure.measure import ExposureMeter
+
+TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(4))
+CANARIES = draw_canaries(TEMPLATE, repetitions={1: 2, 4: 1}, controls=3, seed=5)
+METHODS = {
+    "sample": {"references": 101},
+    "skew_normal": {"references": 301, "accept_bad_fit": True},
+    "importance": {"references": 64},
+    "bounded": {"max_expansions": 40},
+}
+
+
+def figures(report: Any) -> dict[str, list[Any]]:
+    names = ("exposure_bits", "low_bits", "high_bits", "log_perplexity_bits", "rank_low", "rank_high")
+    return {name: [getattr(estimate, name) for estimate in report.estimates] for name in names}
+
+
+def digest(model: nn.Module) -> str:
+    """Of all weights, bit for bit."""
+    found = hashlib.sha256()
+    for name, weight in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.detach().contiguous().view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
+
+
+class Calls:
+    """The shape of every call of a model in evaluation mode."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.shapes: list[tuple[int, ...]] = []
+        model.register_forward_pre_hook(self._note, with_kwargs=True)
+
+    def _note(self, module: nn.Module, _: Any, inputs: dict[str, Any]) -> None:
+        if not module.training:
+            self.shapes.append(tuple(inputs["input_ids"].shape))
+
+    def take(self) -> list[tuple[int, ...]]:
+        taken, self.shapes = self.shapes, []
+        return taken
+
+
+class AloneToo(TrainerCallback):
+    """Measures the same model without the other processes, at each step."""
+
+    def __init__(self) -> None:
+        self.reports: list[Any] = []
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.reports.append(figures(measure_exposure(kwargs["model"], TOKENIZER, CANARIES, references=64)))
+
+
+def replicated(folder: Path) -> dict[str, Any]:
+    """DDP, best-model selection and early stopping by an exposure figure; then each method, together and alone."""
+    callback = ExposureCallback(CANARIES, strategy="eval", references=64)
+    alone = AloneToo()
+    trainer = make_trainer(
+        folder / "out", [callback, alone, EarlyStoppingCallback(2)], eval_strategy="steps", eval_steps=1,
+        save_strategy="steps", save_steps=1, load_best_model_at_end=True, metric_for_best_model="eval_exposure_mean",
+        greater_is_better=False, max_steps=6,
+    )  # fmt: skip
+    trainer.train()
+    model = trainer.model
+    calls = Calls(model)
+    each = {}
+    for method, arguments in METHODS.items():
+        shared = ExposureMeter(CANARIES, TOKENIZER, method=method, across_processes=True, **arguments).measure(model)
+        shapes = calls.take()
+        own = ExposureMeter(CANARIES, TOKENIZER, method=method, **arguments).measure(model)
+        each[method] = {
+            "shared": figures(shared),
+            "alone": figures(own),
+            "shapes": shapes,
+            "alone_shapes": calls.take(),
+        }
+    return {
+        "world": trainer.args.world_size,
+        "reports": [figures(report) for report in callback.reports],
+        "alone": alone.reports,
+        "stopped": trainer.state.global_step,
+        "best": [trainer.state.best_global_step, trainer.state.best_metric],
+        "history": [entry["eval_exposure_mean"] for entry in logged(trainer)],
+        "each": each,
+        "weights": digest(model),
+    }
+
+
+def bit_identical(folder: Path) -> dict[str, Any]:
+    """Final weights with and without a measurement after every step."""
+    found = {}
+    for name in ("without", "with"):
+        callbacks = [make_callback(strategy="steps", steps=1)] if name == "with" else []
+        trainer = make_trainer(folder / name, callbacks, dropout=0.3, max_steps=4, dataloader_num_workers=1)
+        trainer.train()
+        found[name] = digest(trainer.model)
+    return found
+
+
+class FailsOn(nn.Module):
+    """A causal model that fails on one process: with an error, or NaN, in evaluation mode."""
+
+    def __init__(self, rank: int, kind: str, rows: int) -> None:
+        super().__init__()
+        self.inner = make_trainer(Path("unused")).model
+        self.config = self.inner.config
+        self.fails = int(os.environ.get("RANK", 0)) == rank
+        self.kind, self.rows = kind, rows
+
+    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **more: Any) -> Any:
+        output = self.inner(input_ids=input_ids, labels=labels, **more)
+        if self.training or not self.fails or len(input_ids) < self.rows:
+            return output
+        if self.kind == "memory":
+            raise torch.OutOfMemoryError("no room for so many rows")
+        if self.kind == "error":
+            raise RuntimeError("a fault of this device alone")
+        output.logits = output.logits * math.nan
+        return output
+
+
+def fails_on_one(folder: Path, kind: str, rows: str, on_error: str) -> dict[str, Any]:
+    """What each process makes of a fault on process 1."""
+    callback = ExposureCallback(
+        CANARIES, strategy="steps", steps=1, method="sample", references=200, on_error=on_error
+    )
+    trainer = make_trainer(folder / "out", [callback], model=FailsOn(1, kind, int(rows)), max_steps=2)
+    calls, error = Calls(trainer.model), ""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            trainer.train()
+        except Exception as raised:
+            error = f"{type(raised).__name__}: {raised}"
+    return {
+        "error": error,
+        "warnings": [str(warning.message) for warning in caught if "exposure" in str(warning.message)],
+        "steps": trainer.state.global_step,
+        "means": [entry["eval_exposure_mean"] for entry in logged(trainer)],
+        "rows": [shape[0] for shape in calls.take()],
+        "figures": [figures(report) for report in callback.reports],
+    }
+
+
+def on_one_only(folder: Path) -> dict[str, Any]:
+    """The callback on the first process alone."""
+    from hf_exposure.scoring import job
+
+    job.SECONDS_FOR_ALL_TO_START = 3.0
+    trainer = make_trainer(folder / "out", [make_callback()] if os.environ["RANK"] == "0" else [])
+    trainer.train()
+    return {}
+
+
+def unwritable(folder: Path, on_error: str) -> dict[str, Any]:
+    """The log cannot be written by the first process, which alone writes it."""
+    from hf_exposure import callback as module
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    module.append_report = full
+    callback = make_callback(strategy="steps", steps=1, on_error=on_error)
+    trainer = make_trainer(folder / "out", [callback], max_steps=2)
+    error = ""
+    try:
+        trainer.train()
+    except Exception as raised:
+        error = f"{type(raised).__name__}: {raised}"
+    return {"error": error, "steps": trainer.state.global_step, "reports": len(callback.reports)}
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    scenario, folder = sys.argv[1], Path(sys.argv[2])
+    found = globals()[scenario](folder, *sys.argv[3:])
+    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

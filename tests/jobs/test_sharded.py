@@ -1,0 +1,67 @@
+"""Models whose weights lie on two processes: equal calls on each, and the figures that one process gives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from job import CANARIES, METHODS, TOKENIZER, figures
+from launch import results, run, torchrun
+from transformers import AutoModelForCausalLM
+
+from hf_exposure.measure import ExposureMeter
+
+pytestmark = pytest.mark.slow
+
+
+def check(found: list[dict[str, Any]], folder: Path) -> None:
+    """Both processes say the same, and what one process says that loads the saved weights."""
+    assert found[0]["figures"] == found[1]["figures"]
+    model = AutoModelForCausalLM.from_pretrained(folder / "saved")
+    assert found[0]["held"] < sum(weight.numel() for weight in model.parameters())
+    for method, settings in METHODS.items():
+        alone = figures(ExposureMeter(CANARIES, TOKENIZER, method=method, **settings).measure(model))
+        for name, expected in alone.items():
+            shared = np.array(found[0]["figures"][method][name], dtype=np.float64)
+            np.testing.assert_allclose(shared, np.array(expected, dtype=np.float64), atol=1e-3, err_msg=method)
+
+
+def test_fsdp2(tmp_path: Path) -> None:
+    found = results(run(torchrun(), "sharded.py", "fsdp", tmp_path), tmp_path)
+    assert found[0]["sharded"]
+    check(found, tmp_path)
+
+
+def test_tensor_parallelism_feeds_a_group_the_same_inputs(tmp_path: Path) -> None:
+    found = results(run(torchrun(), "sharded.py", "tensor", tmp_path), tmp_path)
+    assert found[0]["sharded"] and found[0]["copies"] == 2
+    check(found, tmp_path)
+
+
+@pytest.mark.parametrize("stage", ["2", "3"])
+def test_deepspeed_zero(stage: str, tmp_path: Path) -> None:
+    pytest.importorskip("deepspeed")
+    # With ACCELERATE_USE_CPU, accelerate would leave DeepSpeed out without a word: use_cpu of the arguments is enough.
+    environment = {"ACCELERATE_USE_CPU": "false", "ACCELERATE_USE_DEEPSPEED": "true"}
+    found = results(run(torchrun(), "sharded.py", "zero", tmp_path, stage, **environment), tmp_path)
+    assert found[0]["engine"] == "DeepSpeedEngine" and found[0]["sharded"] == (stage == "3")
+    assert found[0]["steps"] == [1, 2]
+    assert found[0]["last"] == found[1]["last"]
+    if stage == "2":
+        found[0]["held"] = found[1]["held"] = 0  # stage 2 shares gradients and optimizer states, not weights
+    check(found, tmp_path)
+
+
+def test_one_that_fails_alone_inside_a_sharded_model_ends_the_job(tmp_path: Path) -> None:
+    done = run(torchrun(), "sharded.py", "stranded", tmp_path, seconds=100)
+    assert done.returncode != 0
+    assert "OutOfStepError: RuntimeError: a fault of this device alone. 1 of 2 processes failed inside" in done.stdout
+
+
+def test_both_that_fail_inside_a_sharded_model_go_on_together(tmp_path: Path) -> None:
+    first, second = results(run(torchrun(), "sharded.py", "both_fail", tmp_path, seconds=100), tmp_path)
+    assert first == second
+    assert first["rows"] and max(first["rows"]) < first["refused_from"]
+    np.testing.assert_allclose(first["found"], first["expected"], atol=1e-3)
