@@ -1,6 +1,6 @@
 """Our search beside the paper's, its batched rule, and beam search, on the same models: the paper's Figure 11.
 
-`python -m benchmarks.search_comparison` trains the demo's model on text that holds one nine-digit number and stops at
+`python -m benchmarks.search_comparison` trains the demo's model on text that holds one seven-digit number and stops at
 every few steps: the number's exposure grows from nothing to log2|R|. At each stop four searches look for it:
 
 - ours: batched, exact;
@@ -31,11 +31,11 @@ from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier
 from hf_exposure.scoring import CausalScorer
 
-DIGITS = 9
+DIGITS = 7
 TOKENIZER = ByT5Tokenizer()
 STEPS, EVERY = 220, 4
 # Beyond this many bits after the prefix all searches take minutes.
-MOST_BITS, MOST_EXPANSIONS = 18.0, 100_000
+MOST_BITS, MOST_EXPANSIONS = 15.0, 40_000
 PAPER_BATCH = 512
 
 
@@ -80,7 +80,7 @@ def beam_finds_best(model: GPT2LMHeadModel, canaries: CanarySet, best: str, rows
     """Whether beam search comes out with the true best, at as many model rows as our search for it took."""
     prompt = TOKENIZER(canaries.template.prefix, add_special_tokens=False, return_tensors="pt")
     digits = [TOKENIZER(digit, add_special_tokens=False)["input_ids"][0] for digit in "0123456789"]
-    # Each of nine steps feeds one row a beam.
+    # Each step feeds one row a beam.
     beams = max(1, rows // DIGITS)
     output = model.generate(
         **prompt, num_beams=beams, do_sample=False, max_new_tokens=DIGITS, min_new_tokens=DIGITS,
@@ -130,8 +130,15 @@ def train(seed: int) -> list[dict[str, Any]]:
             step += 1
             if step % EVERY == 0:
                 rows.append({"seed": seed, **look(model.eval(), canaries, step)})
-                print({name: value for name, value in rows[-1].items() if not isinstance(value, dict)}, flush=True)
+                print(_in_short(rows[-1]), flush=True)
     return rows
+
+
+def _in_short(row: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: f"{value['expansions']} in {value['seconds']:.2f} s" if isinstance(value, dict) else value
+        for name, value in row.items()
+    }
 
 
 def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -172,7 +179,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
         axes.set_ylabel("prefixes expanded" if what == "expansions" else "calls of the model")
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
-    figure.suptitle("What it costs to find a nine-digit number, from hardly to wholly memorised")
+    figure.suptitle("What it costs to find a seven-digit number, from hardly to wholly memorised")
     figure.savefig(path, dpi=120)
 
 
