@@ -33,9 +33,9 @@ from hf_exposure.scoring import CausalScorer
 
 DIGITS = 7
 TOKENIZER = ByT5Tokenizer()
-STEPS, EVERY = 220, 4
+FIRST, STEPS, EVERY = 140, 250, 6
 # Beyond this many bits after the prefix all searches take minutes.
-MOST_BITS, MOST_EXPANSIONS = 15.0, 40_000
+MOST_BITS, MOST_EXPANSIONS = 24.0, 5_000
 PAPER_BATCH = 512
 
 
@@ -128,7 +128,7 @@ def train(seed: int) -> list[dict[str, Any]]:
             optimiser.step()
             optimiser.zero_grad()
             step += 1
-            if step % EVERY == 0:
+            if step >= FIRST and step % EVERY == 0:
                 rows.append({"seed": seed, **look(model.eval(), canaries, step)})
                 print(_in_short(rows[-1]), flush=True)
     return rows
