@@ -22,7 +22,7 @@ from hf_exposure.extraction.character_automaton import AUDITED_ENCODINGS
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
-from hf_exposure.report import ExposureReport
+from hf_exposure.report import ExposureReport, ReferenceCosts
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
 from hf_exposure.scoring.model_state import model_device
 from hf_exposure.scoring.processes import ALONE, Processes
@@ -128,7 +128,7 @@ class ExposureMeter:
             NonFiniteScoreError: the model returned NaN.
         """
         started = time.perf_counter()
-        costs, estimates, notes = self._estimate(model)
+        costs, estimates, notes, references = self._estimate(model)
         base = [math.nan] * len(estimates)
         if base_model is not None:
             base = [estimate.exposure_bits for estimate in self._estimate(base_model)[1]]
@@ -165,6 +165,7 @@ class ExposureMeter:
             model=_describe(model),
             versions=dict(_versions()),
             epsilon=self._epsilon(costs),
+            references=references,
             notes=notes,
         )
 
@@ -250,7 +251,9 @@ class ExposureMeter:
         )
         return asdict(bound)
 
-    def _estimate(self, model: nn.Module) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...]]:
+    def _estimate(
+        self, model: nn.Module
+    ) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...], ReferenceCosts | None]:
         """Costs (K,) of the canaries in bits, one estimate for each, and what the report says of them."""
         scorer = make_scorer(
             model,
@@ -275,7 +278,9 @@ class ExposureMeter:
         )
         kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
         notes = tuple(note for note in (kind, prepared.no_search) if note)
-        return costs, getattr(occasion, self.method)(), notes
+        estimates = getattr(occasion, self.method)()
+        uniform = np.concatenate([competitors, *occasion.uniform_costs])
+        return costs, estimates, notes, ReferenceCosts.of(uniform, whole_space=self.method == "enumerate")
 
 
 def measure_exposure(
@@ -347,9 +352,11 @@ def measure_exposure(
 def _describe(model: nn.Module) -> dict[str, Any]:
     """What the report says of the model: nothing that computing on it could change."""
     parameters = list(model.parameters())
+    config = getattr(model, "config", None)
     return {
         "class": type(model).__name__,
-        "name": getattr(getattr(model, "config", None), "_name_or_path", "") or "",
+        "name": getattr(config, "_name_or_path", "") or "",
+        "revision": getattr(config, "_commit_hash", None),
         "parameters": sum(p.numel() for p in parameters),
         "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
     }

@@ -14,8 +14,10 @@ from report_samples import estimate, mixed, report
 
 from hf_exposure.errors import MissingDependencyError
 from hf_exposure.report import ExposureReport
-from hf_exposure.report import plots as plots_module
 from hf_exposure.report.plots import draw_plots
+from hf_exposure.report.plots.by_repetitions import by_repetitions
+from hf_exposure.report.plots.by_step import by_step
+from hf_exposure.report.plots.style import MARKERS
 
 pytest.importorskip("matplotlib")
 
@@ -56,8 +58,8 @@ def test_a_curve_needs_two_moments(tmp_path: Path, steps: list[int], of_report: 
 
 
 def test_every_canary_is_a_mark_at_its_exposure() -> None:
-    axes = axes_of(plots_module._by_repetitions(mixed()))
-    marks = [y for line in axes.lines if line.get_marker() in plots_module._MARKERS for y in line.get_ydata()]
+    axes = axes_of(by_repetitions(mixed()))
+    marks = [y for line in axes.lines if line.get_marker() in MARKERS for y in line.get_ydata()]
     assert sorted(y for y in marks if math.isfinite(y)) == [1.0, 2.0, 3.0, 5.0, 9.0]
     labels = [tick.get_text() for tick in axes.get_xticklabels()]
     assert labels == ["controls\nn = 2", "1×\nn = 2\n1 undefined", "8×\nn = 2"]
@@ -65,7 +67,7 @@ def test_every_canary_is_a_mark_at_its_exposure() -> None:
 
 def test_the_curve_goes_through_the_means() -> None:
     run = [report(estimate(2.0, 4), estimate(4.0, 4), step=10), report(estimate(6.0, 4), estimate(7.0, 4), step=30)]
-    figure = plots_module._by_step(run)
+    figure = by_step(run)
     axes = axes_of(figure)
     (curve,) = [line for line in axes.lines if line.get_label() == "4×"]
     assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([10, 30], [3.0, 6.5])
@@ -73,13 +75,13 @@ def test_the_curve_goes_through_the_means() -> None:
 
 @pytest.mark.parametrize("sample", [many_counts(), mixed(), report(estimate(3.0, 8))], ids=["many", "mixed", "one"])
 def test_tick_labels_do_not_overlap(sample: ExposureReport) -> None:
-    axes = axes_of(plots_module._by_repetitions(sample))
+    axes = axes_of(by_repetitions(sample))
     assert not boxes_overlap([tick.get_window_extent() for tick in axes.get_xticklabels()])
 
 
 def test_legend_and_notes_stay_off_the_data() -> None:
     run = [dataclasses.replace(many_counts(), step=step) for step in (100, 200)]
-    figure = plots_module._by_step(run)
+    figure = by_step(run)
     axes = axes_of(figure)
     data = axes.get_window_extent()
     assert not figure.legends[0].get_window_extent().overlaps(data)
@@ -95,29 +97,29 @@ def test_legend_and_notes_stay_off_the_data() -> None:
 
 def test_no_two_groups_look_alike() -> None:
     run = [dataclasses.replace(many_counts(), step=step) for step in (100, 200)]
-    axes = axes_of(plots_module._by_step(run))
-    curves = [line for line in axes.lines if line.get_marker() in plots_module._MARKERS]
+    axes = axes_of(by_step(run))
+    curves = [line for line in axes.lines if line.get_marker() in MARKERS]
     assert len(curves) == 9
     assert len({(line.get_color(), line.get_marker()) for line in curves}) == 9
 
 
 def test_a_figure_above_the_space_is_shown() -> None:
-    axes = axes_of(plots_module._by_repetitions(report(estimate(31.0, 8), estimate(30.0, 8))))
+    axes = axes_of(by_repetitions(report(estimate(31.0, 8), estimate(30.0, 8))))
     assert axes.get_ylim()[1] > 31.0
 
 
 @pytest.mark.filterwarnings("error")
 def test_undefined_figures_are_said_to_be() -> None:
     nothing = [report(estimate(math.nan, 4, low_bits=math.nan, high_bits=math.nan), step=step) for step in (1, 2)]
-    axes_of(plots_module._by_repetitions(nothing[0]))
-    figure = plots_module._by_step(nothing)
+    axes_of(by_repetitions(nothing[0]))
+    figure = by_step(nothing)
     axes_of(figure)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["4× (undefined)"]
 
 
 def test_a_history_of_other_counts_is_drawn_where_it_has_them() -> None:
     run = [report(estimate(2.0, 4), step=10), report(estimate(6.0, 4), estimate(3.0, 8), step=30)]
-    axes = axes_of(plots_module._by_step(run))
+    axes = axes_of(by_step(run))
     (curve,) = [line for line in axes.lines if line.get_label() == "8×"]
     assert math.isnan(curve.get_ydata()[0])
     assert curve.get_ydata()[1] == 3.0
