@@ -14,7 +14,7 @@ from hf_exposure.report.exposure_report import make_folder
 from hf_exposure.report.html import definitions, escaped, figures, paragraph, shell, table
 from hf_exposure.report.page import LIMITS, group_cells, times_inserted
 from hf_exposure.report.plots import draw_comparison, matplotlib_is_installed
-from hf_exposure.report.verdict import headline
+from hf_exposure.report.verdict import headline, p_value_text
 
 __all__ = ["comparison_page", "comparison_values", "run_cells", "save_comparison"]
 
@@ -114,7 +114,7 @@ def run_cells(run: ComparedRun) -> list[str]:
         _figure(exposure.mean_bits, ".1f"),
         f"{exposure.low_bits:.1f} to {exposure.high_bits:.1f}" if math.isfinite(exposure.low_bits) else "none",
         _figure(run.report.metrics().get("eval_exposure_controls_mean", math.nan), ".1f"),
-        _figure(run.report.memorisation_p_value, ".2g"),
+        _p_value(run.report.memorisation_p_value),
         "yes" if run.on_front else "",
     ]
 
@@ -134,3 +134,7 @@ def _group_table(comparison: Comparison) -> str:
 
 def _figure(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else ""
+
+
+def _p_value(value: float) -> str:
+    return p_value_text(value).removeprefix("= ") if math.isfinite(value) else ""

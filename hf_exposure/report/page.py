@@ -11,7 +11,7 @@ from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.exposure_report import ExposureReport
 from hf_exposure.report.groups import RepetitionGroup
 from hf_exposure.report.html import data_block, definitions, escaped, figures, paragraph, read_part, shell, table
-from hf_exposure.report.verdict import headline, judgement
+from hf_exposure.report.verdict import headline, judgement, p_value_text
 
 __all__ = ["CAPTIONS", "LIMITS", "group_cells", "report_page", "times_inserted"]
 
@@ -103,7 +103,7 @@ def group_cells(group: RepetitionGroup) -> list[str]:
         f"{sign}{_bits(group.mean_bits)}",
         f"{_bits(group.low_bits)} to {_bits(group.high_bits)}" if math.isfinite(group.low_bits) else "none",
         f"{group.rank1} of {group.canaries}",
-        f"{group.p_value:.2g}" if math.isfinite(group.p_value) else "",
+        p_value_text(group.p_value).removeprefix("= ") if math.isfinite(group.p_value) else "",
     ]
 
 

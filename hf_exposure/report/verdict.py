@@ -10,7 +10,7 @@ from scipy import stats
 from hf_exposure.report.exposure_report import ExposureReport
 from hf_exposure.report.groups import RepetitionGroup
 
-__all__ = ["controls_p_value", "headline", "judgement"]
+__all__ = ["controls_p_value", "headline", "judgement", "p_value_text"]
 
 _SIGNIFICANT = 0.01
 
@@ -34,7 +34,9 @@ def judgement(report: ExposureReport) -> str:
     if not report.controls:
         return "Without held-out controls there is nothing to compare with: no verdict."
     p_value = report.memorisation_p_value
-    chance = f"each repetition count against {len(report.controls)} held-out canaries, rank test: p = {p_value:.2g}"
+    chance = (
+        f"each repetition count against {len(report.controls)} held-out canaries, rank test: p {p_value_text(p_value)}"
+    )
     if p_value < _SIGNIFICANT:
         return f"The model memorised ({chance})."
     if _first_of_all(report):
@@ -49,6 +51,11 @@ def judgement(report: ExposureReport) -> str:
     if least >= _SIGNIFICANT:
         said += f" With so few canaries and controls the test could not have shown less than p = {least:.2g}."
     return said
+
+
+def p_value_text(p_value: float) -> str:
+    """`= 0.034`, or `< 1e-10` where the digits of a tail mean nothing."""
+    return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
 
 
 def controls_p_value(report: ExposureReport) -> float:
@@ -120,7 +127,7 @@ def _about_controls(report: ExposureReport) -> str:
     if p_value >= _SIGNIFICANT:
         return "held-out controls behave as chance"
     return (
-        f"held-out controls are more exposed than chance allows (p = {p_value:.2g}), so something other than "
+        f"held-out controls are more exposed than chance allows (p {p_value_text(p_value)}), so something other than "
         "insertion is at work"
     )
 
