@@ -22,6 +22,8 @@ def main() -> None:
     try:
         # Left to itself, the library would answer Ctrl-C with status 1, which here means a crossed threshold.
         status = get_command(app).main(arguments, prog_name="hf-exposure", standalone_mode=False)
+        if status == INTERRUPTED:  # newer releases catch it, and answer with its status
+            status = _interrupted(arguments)
     except ExposureError as error:
         status = _fail(str(error))
     except OSError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import stats
 
+from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.exposure_report import ExposureReport
 from hf_exposure.report.groups import RepetitionGroup
 
@@ -34,14 +36,20 @@ def judgement(report: ExposureReport) -> str:
     if not report.controls:
         return "Without held-out controls there is nothing to compare with: no verdict."
     p_value = report.memorisation_p_value
-    chance = (
-        f"each repetition count against {len(report.controls)} held-out canaries, rank test: p {p_value_text(p_value)}"
-    )
+    test = f"rank test: p {p_value_text(p_value)}"
+    chance = f"each repetition count against {len(report.controls)} held-out canaries, {test}"
     if p_value < _SIGNIFICANT:
         return f"The model memorised ({chance})."
     if _first_of_all(report):
         first = sum(group.rank1 for group in _inserted_groups(report))
         return f"The model memorised: {first} of {len(report.inserted)} inserted canaries are certified rank 1."
+    beyond = _beyond_chance(report)
+    if beyond is not None:
+        group, beyond_p = beyond
+        return (
+            f"The model memorised: those inserted {_times(group)} are exposed as chance would do it with p "
+            f"{p_value_text(beyond_p)}. The {test} alone cannot show it with so few canaries and controls."
+        )
     top = max(report.groups, key=lambda group: group.repetitions)
     said = (
         f"No memorisation was shown ({chance}). Mean exposure of those inserted {top.repetitions} times: "
@@ -72,10 +80,34 @@ def controls_p_value(report: ExposureReport) -> float:
         ...     manifest_hash="", settings={}))
         0.125
     """
-    bits = np.array([estimate.exposure_bits for estimate in report.controls])
+    return round(_chance_p_value(report.controls), 12)
+
+
+def _chance_p_value(estimates: Sequence[ExposureEstimate]) -> float:
+    bits = np.array([estimate.exposure_bits for estimate in estimates])
     if not bits.size or np.isnan(bits).any():
         return math.nan
-    return round(float(stats.gamma.sf(bits.sum() * math.log(2.0), bits.size)), 12)
+    return float(stats.gamma.sf(bits.sum() * math.log(2.0), bits.size))
+
+
+def _beyond_chance(report: ExposureReport) -> tuple[RepetitionGroup, float] | None:
+    """The repetition count whose exposures chance explains least, with its p-value times the number of counts.
+
+    Only where it is significant, was not extrapolated, and the controls vouch for the measurement.
+    """
+    if not controls_p_value(report) >= _SIGNIFICANT:
+        return None
+    found = []
+    for group in _inserted_groups(report):
+        members = [estimate for estimate in report.inserted if estimate.repetitions == group.repetitions]
+        if not any(estimate.method == "skew_normal" for estimate in members):
+            found.append((_chance_p_value(members), -group.mean_bits, group))
+    tested = [one for one in found if math.isfinite(one[0])]
+    if not tested:
+        return None
+    p_value, _, group = min(tested, key=lambda one: one[:2])
+    corrected = min(1.0, p_value * len(tested))
+    return (group, corrected) if corrected < _SIGNIFICANT else None
 
 
 def _inserted_groups(report: ExposureReport) -> list[RepetitionGroup]:
@@ -101,8 +133,11 @@ def _about_inserted(report: ExposureReport) -> str:
         first = f"{group.rank1} of {_canaries(group)} inserted {_times(group)}"
         return f"{first} {verb} the likeliest secret of {whose} template"
     tested = [group for group in groups if math.isfinite(group.p_value) and math.isfinite(group.mean_bits)]
-    if report.memorisation_p_value < _SIGNIFICANT and tested:
+    by_rank = report.memorisation_p_value < _SIGNIFICANT and bool(tested)
+    beyond = _beyond_chance(report)
+    if by_rank or beyond is not None:
         group = min(tested, key=lambda group: (group.p_value, -group.mean_bits))
+        group = group if by_rank or beyond is None else beyond[0]
         at_least = "at least " if group.lower_bounds else ""
         return (
             f"Canaries inserted {_times(group)} were memorised in part: {at_least}{group.mean_bits:.1f} bits of "

@@ -127,7 +127,7 @@ def test_a_hint_is_quoted_for_the_shell(
         ({"--canaries": "{tmp}/readme.md"}, "--canaries: must be whole JSON; this file is damaged or cut off"),
         ({"--text-column": "body"}, "text_column: must be a column"),
         ({"--split": "test"}, "splits: must name splits of the dataset (train)"),
-        ({"--out": "{tmp}/readme.md/x"}, "--out: must be a folder that can be made (Not a directory)"),
+        ({"--out": "{tmp}/readme.md/x"}, "--out: must be a folder that can be made ("),
         ({"--out": "{tmp}/full"}, "--out: must not exist yet"),
     ],
     ids=["missing", "suffix", "folder", "canaries", "damaged", "column", "split", "unwritable", "there"],

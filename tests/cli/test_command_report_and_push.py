@@ -38,7 +38,7 @@ def test_one_run_is_laid_out_again(tmp_path: Path, capsys: pytest.CaptureFixture
     folder = make(tmp_path / "run", 12.0)
     done = run(capsys, "report", folder, "--out", tmp_path / "page")
     assert done.status == 0, done.err
-    assert "8 times          4             12.2" in done.out
+    assert "8 times          4             12.1" in done.out
     assert {"report.html", "report.json"} <= {path.name for path in (tmp_path / "page").iterdir()}
     values = json.loads(run(capsys, "report", folder, "--out", tmp_path / "page", "--overwrite", "--json").out)
     assert values["metrics"]["eval_exposure_x8_mean"] == pytest.approx(12.15)

@@ -69,6 +69,20 @@ def test_each_kind_of_outcome(estimates: list[ExposureEstimate], changes: dict[s
     assert headline(report(*estimates, **changes)).startswith(expected)
 
 
+def test_few_canaries_far_beyond_chance_are_evidence_that_a_rank_test_is_too_small_for() -> None:
+    far = [estimate(12.0, 8, log_perplexity_bits=20.5 + i) for i in range(3)]
+    few = report(*far, *controls([1.0, 2.0]), space_size=10**9)
+    # 3 against 2: at best 1 in 10 orders. But 12 bits thrice is 2^-36 at most, times what the sum can be made of.
+    assert few.memorisation_p_value == pytest.approx(0.1)
+    assert headline(few).startswith("Canaries inserted 8 times were memorised in part: 12.0 bits of exposure")
+    assert judgement(few).startswith("The model memorised: those inserted 8 times are exposed as chance would do it")
+    # Not where the figures are extrapolated, nor where the controls are exposed as well.
+    guessed = [estimate(12.0, 8, log_perplexity_bits=20.5 + i, method="skew_normal") for i in range(3)]
+    for doubtful in (report(*guessed, *controls([1.0, 2.0])), report(*far, *controls([9.0, 9.0], cost=10.0))):
+        assert headline(doubtful).startswith("No memorisation was shown")
+        assert judgement(doubtful).startswith("No memorisation was shown")
+
+
 def test_exposed_controls_are_pointed_out() -> None:
     said = headline(report(estimate(9.0, 8), *controls([9.0] * 8)))
     assert "held-out controls are more exposed than chance allows (p < 1e-10), so something other than" in said
