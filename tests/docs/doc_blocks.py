@@ -1,8 +1,8 @@
 """The code blocks of a Markdown page, run in order, in one folder, as a reader would type them.
 
 A fence of `python` is executed, all of a page in one namespace. One of `bash` must end with status 0. In one of
-`console`, lines after `$ ` are typed, and what the page shows below them must be what comes out: word for word, figures
-and hashes aside. Three comments steer it, each on its own line before a fence:
+`console`, lines after `$ ` are typed, and what the page shows below them must be what comes out: word for word,
+figures and hashes aside. Three comments steer it, each on its own line before a fence:
 
     <!-- not run: why -->      passed over
     <!-- slow -->              run by `make proof` only
@@ -26,6 +26,9 @@ _PART = re.compile(
     re.DOTALL | re.MULTILINE,
 )
 _FIGURE = re.compile(r"\b[0-9a-f]{8,}\b|\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
+
+# Other packages, where they are installed, log to the standard output too.
+_LOG_LINE = re.compile(r"\[\d{4}-\d\d-\d\d .*\] \[WARNING\]")
 
 
 @dataclass(frozen=True)
@@ -85,7 +88,7 @@ def transcript(code: str) -> Iterator[tuple[str, str]]:
 
 def shape(text: str) -> list[str]:
     """Lines without their figures and without the width of their columns."""
-    lines = (" ".join(_FIGURE.sub("#", line).split()) for line in text.strip().splitlines())
+    lines = (" ".join(_FIGURE.sub("#", line).split()) for line in text.splitlines() if not _LOG_LINE.match(line))
     return [line for line in lines if line]
 
 

@@ -20,7 +20,8 @@ from hf_exposure.report.comparison import compare_runs
 from hf_exposure.report.plots import draw_plots
 from hf_exposure.report.plots.against_utility import against_utility
 from hf_exposure.report.plots.by_repetitions import by_repetitions
-from hf_exposure.report.plots.by_step import by_step
+from hf_exposure.report.plots.by_step import beside_losses, by_step
+from hf_exposure.report.plots.of_references import of_references, skew_normal_density
 from hf_exposure.report.plots.style import MARKERS
 from hf_exposure.report.run import Run
 
@@ -174,8 +175,8 @@ def test_the_density_is_scipys() -> None:
 def test_losses_stand_over_the_same_steps() -> None:
     run = [mixed(step=10), mixed(step=20)]
     log = [
-        {"step": 5, "loss": 3.0}, {"step": 10, "eval_loss": 2.5}, {"step": 15, "loss": 2.0}, {"step": 20, "loss": None},
-        {"step": 20, "eval_loss": 2.25}, {"loss": 9.0},
+        {"step": 5, "loss": 3.0}, {"step": 10, "eval_loss": 2.5}, {"step": 15, "loss": 2.0},
+        {"step": 20, "loss": None}, {"step": 20, "eval_loss": 2.25}, {"loss": 9.0},
     ]  # fmt: skip
     above, below = beside_losses(run, log).axes
     curves = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in above.lines}

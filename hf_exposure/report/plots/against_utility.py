@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 __all__ = ["against_utility"]
 
-_LONGEST_NAME = 28
+_LONGEST_NAME = 22
 
 
 def against_utility(comparison: Comparison) -> Any:
@@ -39,6 +39,6 @@ def against_utility(comparison: Comparison) -> Any:
     axes.set_xlabel(f"{comparison.utility_key} ({better} is better)")
     axes.margins(x=0.12)
     figure.legend(
-        frameon=False, fontsize=9, loc="outside lower center", ncols=4, title="filled: on the front; hollow: behind it"
+        frameon=False, fontsize=9, loc="outside lower center", ncols=3, title="filled: on the front; hollow: behind it"
     )
     return figure
