@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from typing import NamedTuple
+from unittest.mock import patch
 
 import pytest
 
@@ -16,13 +17,14 @@ class Done(NamedTuple):
     err: str
 
 
-def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> Done:
-    """`hf-exposure ARGUMENTS`, in this process."""
+def run(capsys: pytest.CaptureFixture[str], *arguments: object, plots: bool = False) -> Done:
+    """`hf-exposure ARGUMENTS`, in this process; plots take a second each, and have tests of their own."""
     typed = sys.argv
     sys.argv = ["hf-exposure", *map(str, arguments)]
     capsys.readouterr()
     try:
-        main()
+        with patch("hf_exposure.report.plots.matplotlib_is_installed", lambda: plots):
+            main()
         status = 0
     except SystemExit as stopped:
         status = int(stopped.code or 0)

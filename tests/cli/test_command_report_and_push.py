@@ -24,10 +24,12 @@ def make(folder: Path, bits: float, loss: float | None = None) -> Path:
         for count, mean in ((8, bits), (0, 1.0))
         for i in range(4)
     )  # fmt: skip
-    ExposureReport(
+    report = ExposureReport(
         estimates=rows, template="pin {pin}", spaces={"pin": "digits"}, space_size=10**9, manifest_hash="a",
         settings={"confidence_level": 0.95}, step=3,
-    ).save(folder)  # fmt: skip
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.json").write_text(json.dumps(report.to_dict()))
     if loss is not None:
         state = {"log_history": [{"step": 3, "eval_loss": loss}, {"step": 3, "loss": loss}]}
         (folder / "trainer_state.json").write_text(json.dumps(state))
@@ -36,8 +38,9 @@ def make(folder: Path, bits: float, loss: float | None = None) -> Path:
 
 def test_one_run_is_laid_out_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = make(tmp_path / "run", 12.0)
-    done = run(capsys, "report", folder, "--out", tmp_path / "page")
+    done = run(capsys, "report", folder, "--out", tmp_path / "page", plots=True)
     assert done.status == 0, done.err
+    assert (tmp_path / "page" / "exposure_by_repetitions.png").stat().st_size > 10_000
     assert "8 times          4             12.1" in done.out
     assert {"report.html", "report.json"} <= {path.name for path in (tmp_path / "page").iterdir()}
     values = json.loads(run(capsys, "report", folder, "--out", tmp_path / "page", "--overwrite", "--json").out)
