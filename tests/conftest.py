@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,8 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import nn
 from transformers import AutoModelForCausalLM, ByT5Tokenizer, PreTrainedTokenizerFast
+
+from hf_exposure import CanaryTemplate, Digits, draw_canaries
 
 transformers.logging.set_verbosity_error()
 
@@ -99,6 +102,27 @@ def byte_tokenizer() -> ByT5Tokenizer:
 @pytest.fixture(scope="session")
 def make_model() -> Callable[..., nn.Module]:
     return tiny_model
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model and its tokenizer as `save_pretrained` leaves them."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        config = transformers.GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16, n_positions=64)
+        transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    ByT5Tokenizer().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def canary_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four canaries to insert ten times in all, and three controls."""
+    path = tmp_path_factory.mktemp("canaries") / "canaries.json"
+    template = CanaryTemplate("number {number}.", number=Digits(6))
+    draw_canaries(template, {1: 2, 4: 2}, controls=3, seed=918_273_645_546).save(path)
+    return path
 
 
 @pytest.fixture(autouse=True, scope="session")

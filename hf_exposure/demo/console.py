@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -14,10 +13,9 @@ from hf_exposure.callback import ExposureCallback
 from hf_exposure.canaries import CanarySet
 from hf_exposure.records import Extraction
 from hf_exposure.report import ExposureReport, RepetitionGroup
+from hf_exposure.report.verdict import judgement
 
-__all__ = ["DemoProgress", "describe_extraction", "verdict"]
-
-_SIGNIFICANT = 0.01
+__all__ = ["DemoProgress", "verdict"]
 
 
 class DemoProgress(TrainerCallback):
@@ -57,33 +55,8 @@ class DemoProgress(TrainerCallback):
 
 def verdict(report: ExposureReport, extraction: Extraction | None, canaries: CanarySet) -> str:
     """One or two sentences that say what the figures allow to say, and no more."""
-    if not report.controls:
-        return "Without held-out controls there is nothing to compare with: no verdict."
-    p_value = report.memorisation_p_value
-    chance = f"each repetition count against {len(report.controls)} held-out canaries, rank test: p = {p_value:.2g}"
-    # Never seen, a canary is the likeliest of its space with probability 1/|R|: one such among a few is evidence.
-    first_of_all = sum(estimate.rank_high == 1 for estimate in report.inserted)
-    surprising = first_of_all > 0 and len(report.inserted) / report.space_size < _SIGNIFICANT
-    if p_value < _SIGNIFICANT:
-        said = f"The model memorised ({chance})."
-    elif surprising:
-        said = f"The model memorised: {first_of_all} of {len(report.inserted)} inserted canaries are certified rank 1."
-    else:
-        top = max(report.groups, key=lambda group: group.repetitions)
-        said = (
-            f"No memorisation was shown ({chance}). Mean exposure of those inserted {top.repetitions} times: "
-            f"{top.mean_bits:.1f} bits; a canary never seen has 1.4 on average."
-        )
-        least = _least_p_value(report)
-        if least >= _SIGNIFICANT:
-            said += f" With so few canaries and controls the test could not have shown less than p = {least:.2g}."
-    return f"{said} {_what_came_out(extraction, canaries)}"
-
-
-def _least_p_value(report: ExposureReport) -> float:
-    """What the rank tests would give if every inserted canary were likelier than every control."""
-    groups = [group.canaries for group in report.groups if group.repetitions]
-    return min(1.0, len(groups) * min(1 / math.comb(n + len(report.controls), n) for n in groups))
+    said = judgement(report)
+    return f"{said} {_what_came_out(extraction, canaries)}" if report.controls else said
 
 
 def _what_came_out(extraction: Extraction | None, canaries: CanarySet) -> str:
@@ -94,29 +67,6 @@ def _what_came_out(extraction: Extraction | None, canaries: CanarySet) -> str:
     if not found:
         return f"No inserted canary is among the {len(out)} texts that search brought out."
     return f"A stranger with the model gets {found} of {len(canaries.inserted)} inserted canaries out."
-
-
-def describe_extraction(extraction: Extraction, canaries: CanarySet) -> str:
-    """The likeliest secrets in order, each with whether it was inserted."""
-    if not extraction.candidates:
-        return f"No secret came out within {extraction.expansions} expansions ({extraction.seconds:.1f} s of search)."
-    inserted = {canary.text: canary for canary in canaries.inserted}
-    controls = {canary.text for canary in canaries.controls}
-    guarantee = (
-        "certified: no other secret of the template is likelier"
-        if extraction.certified
-        else f"not certified: {extraction.note}"
-    )
-    lines = [
-        f"The {len(extraction.candidates)} likeliest secrets ({guarantee}; {extraction.expansions} expansions, "
-        f"{extraction.model_rows} model rows, {extraction.seconds:.1f} s):"
-    ]
-    for rank, candidate in enumerate(extraction.candidates, start=1):
-        canary = inserted.get(candidate.text)
-        mark = f"<- inserted {canary.repetitions} times" if canary else ""
-        mark = "<- a control, never inserted" if candidate.text in controls else mark
-        lines.append(f"{rank:4d}  {candidate.log_perplexity_bits:8.2f} bits  {candidate.text}  {mark}".rstrip())
-    return "\n".join(lines)
 
 
 def _epoch_lines(report: ExposureReport, epochs: float) -> str:

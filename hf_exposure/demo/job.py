@@ -25,7 +25,7 @@ from transformers import (
 
 from hf_exposure.callback import ExposureCallback
 from hf_exposure.canaries import CanarySet, draw_canaries, presets
-from hf_exposure.demo.console import DemoProgress, describe_extraction, verdict
+from hf_exposure.demo.console import DemoProgress, verdict
 from hf_exposure.demo.model import SMALL_MODELS, load_model, load_tokenizer
 from hf_exposure.demo.text import load_rows
 from hf_exposure.errors import InputError
@@ -33,6 +33,7 @@ from hf_exposure.extraction import extract
 from hf_exposure.insertion import insert_canaries
 from hf_exposure.records import Extraction
 from hf_exposure.report import ExposureReport
+from hf_exposure.report.extraction_text import describe_extraction
 
 __all__ = ["DemoSettings", "run_demo"]
 
@@ -79,7 +80,8 @@ class DemoSettings:
 def run_demo(settings: DemoSettings) -> ExposureReport:
     """Inserts canaries, trains with `ExposureCallback`, extracts, reports; prints as it goes.
 
-    Writes `canaries.json` (owner-readable), `exposure.jsonl`, `report.json` and the plots into `settings.out`.
+    Writes `canaries.json` (owner-readable), `exposure.jsonl`, `model/`, `report.json`, `report.html` and the plots
+    into `settings.out`.
 
     Raises:
         InputError: a text, model or number that cannot be used.
@@ -107,6 +109,8 @@ def run_demo(settings: DemoSettings) -> ExposureReport:
     )
     started = time.perf_counter()
     callback = _train(settings, model, tokenizer, train, canaries)
+    for part in (model, tokenizer):
+        part.save_pretrained(settings.out / "model")
     measured = sum(report.seconds for report in callback.reports)
     print(f"trained in {time.perf_counter() - started:.0f} s, of which {measured:.0f} s measuring exposure\n")
     report = callback.reports[-1]

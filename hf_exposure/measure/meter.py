@@ -23,7 +23,7 @@ from hf_exposure.measure.base_model import BaseExposures, BaseModel
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
-from hf_exposure.report import ExposureReport
+from hf_exposure.report import ExposureReport, ReferenceCosts
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
 from hf_exposure.scoring.model_state import bare
 from hf_exposure.scoring.processes import ALONE, Processes
@@ -149,7 +149,7 @@ class ExposureMeter:
         """
         started = time.perf_counter()
         model = bare(model)
-        costs, estimates, notes = self._estimate(model)
+        costs, estimates, notes, references = self._estimate(model)
         base = [math.nan] * len(estimates) if base_model is None else self._base.bits(model, base_model)
         inserted = len(self.canaries.inserted)
         audit = control_test(costs[:inserted], costs[inserted:]) if self.canaries.controls else None
@@ -184,6 +184,7 @@ class ExposureMeter:
             model=_describe(model),
             versions=dict(_versions()),
             epsilon=self._epsilon(costs),
+            references=references,
             notes=notes,
         )
 
@@ -272,7 +273,9 @@ class ExposureMeter:
     def _processes_of(self, model: nn.Module) -> Processes:
         return Processes.of_job(model) if self._across_processes else ALONE
 
-    def _estimate(self, model: nn.Module) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...]]:
+    def _estimate(
+        self, model: nn.Module
+    ) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...], ReferenceCosts | None]:
         """Costs (K,) of the canaries in bits, one estimate for each, and what the report says of them."""
         processes = self._processes_of(model)
         with processes.together():
@@ -301,7 +304,8 @@ class ExposureMeter:
             estimates = getattr(occasion, self.method)()
         kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
         notes = tuple(note for note in (kind, prepared.no_search) if note)
-        return costs, estimates, notes
+        uniform = np.concatenate([competitors, *occasion.uniform_costs])
+        return costs, estimates, notes, ReferenceCosts.of(uniform, whole_space=self.method == "enumerate")
 
 
 def measure_exposure(
@@ -374,9 +378,11 @@ def measure_exposure(
 def _describe(model: nn.Module) -> dict[str, Any]:
     """What the report says of the model: nothing that computing on it could change."""
     parameters = list(model.parameters())
+    config = getattr(model, "config", None)
     return {
         "class": type(model).__name__,
-        "name": getattr(getattr(model, "config", None), "_name_or_path", "") or "",
+        "name": getattr(config, "_name_or_path", "") or "",
+        "revision": getattr(config, "_commit_hash", None),
         "parameters": sum(p.numel() for p in parameters),
         "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
     }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -55,6 +55,7 @@ class Occasion:
         costs: (K,) log-perplexities of the canaries, bits.
         competitors: costs of the whole space, or of the uniform references, or none, as the method needs.
         places_in_space: (K,) index of each canary among the competitors, where those are the whole space.
+        uniform_costs: filled by `importance`: what the uniform part of its draws cost, for the report's histogram.
     """
 
     canaries: CanarySet
@@ -65,6 +66,7 @@ class Occasion:
     costs: np.ndarray
     competitors: np.ndarray
     places_in_space: np.ndarray
+    uniform_costs: list[np.ndarray] = field(default_factory=list)
 
     @cached_property
     def is_inserted(self) -> np.ndarray:
@@ -151,7 +153,13 @@ class Occasion:
             draws = new if draws is None else draws.join(new)
             estimates = self.weigh(draws)
             if len(draws.texts) >= self.settings.references or all(map(self._is_settled, estimates)):
+                is_uniform = draws.is_text & (draws.strata == EXPONENTS.index(0.0))
+                self.uniform_costs.append(self._prefix_bits() + draws.hole_bits[is_uniform])
                 return estimates
+
+    def _prefix_bits(self) -> float:
+        assert self.automaton is not None
+        return float(np.nansum(self.scorer.prefix_bits(self.automaton.prefix)))
 
     def weigh(self, draws: Proposals) -> list[CostEstimate]:
         """Estimates of all canaries from one weighted set."""
@@ -160,8 +168,7 @@ class Occasion:
         inserted = {canary.text for canary in self.canaries.inserted}
         # An inserted canary competes with no other: draws that hit one count for nothing.
         weights = draws.weights(space_size) * np.array([text not in inserted for text in draws.texts])
-        shift = float(np.nansum(self.scorer.prefix_bits(self.automaton.prefix)))
-        holes = self.costs - shift
+        holes = self.costs - self._prefix_bits()
         # The model's own component gives a text of b bits a probability of at least 2^-b, so its weight is bounded.
         rarest = np.exp2(np.minimum(0.0, holes - math.log2(space_size))) if self.automaton.prefix else 1.0
         estimates: list[CostEstimate] = [None] * len(holes)  # type: ignore[list-item]

@@ -2,5 +2,6 @@
 
 from hf_exposure.report.exposure_report import ExposureReport
 from hf_exposure.report.groups import RepetitionGroup
+from hf_exposure.report.references import ReferenceCosts
 
-__all__ = ["ExposureReport", "RepetitionGroup"]
+__all__ = ["ExposureReport", "ReferenceCosts", "RepetitionGroup"]

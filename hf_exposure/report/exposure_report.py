@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -16,12 +17,15 @@ from hf_exposure.errors import InputError
 from hf_exposure.files import write_aside
 from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
+from hf_exposure.report.references import ReferenceCosts
+from hf_exposure.report.schema import SCHEMA_VERSION, check_report, report_schema
+
+if TYPE_CHECKING:
+    from hf_exposure.canaries import CanarySet
 
 __all__ = ["SCHEMA_VERSION", "ExposureReport"]
 
-SCHEMA_VERSION = 1
-_FORMAT = "hf-exposure report"
-_ESTIMATE_FIELDS = {f.name: f.type for f in fields(ExposureEstimate)}
+REPORT_FILE = "report.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +43,11 @@ class ExposureReport:
         epsilon: what the run refutes of differential privacy (the fields of `EpsilonBound`): adding or removing one
             row. None where no coins were flipped: without coins there is no epsilon.
         seconds: wall time of the measurement.
-        model: class, number of parameters, dtype and name of the model.
+        model: class, number of parameters, dtype, name and revision of the model.
+        dataset: what the canaries were inserted into, where it is known: its name, say.
         versions: of the packages that took part.
         step, epoch: of the training run, where there was one.
+        references: costs of uniform texts of the template as a histogram; None where the method scored none.
         notes: what concerns all canaries alike (how well the skew-normal fits, say).
 
     Example:
@@ -64,9 +70,11 @@ class ExposureReport:
     epsilon: Mapping[str, Any] | None = None
     seconds: float = math.nan
     model: Mapping[str, Any] = field(default_factory=dict)
+    dataset: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     step: int | None = None
     epoch: float | None = None
+    references: ReferenceCosts | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -137,63 +145,151 @@ class ExposureReport:
                 figures["eval_exposure_p_value"] = self.p_value
         return {key: float(value) for key, value in figures.items()}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON. Figures that are not finite become None."""
-        return _plain({"format": _FORMAT, "schema_version": SCHEMA_VERSION, **asdict(self), "metrics": self.metrics()})
+    def to_dict(self, *, include_secrets: bool = False, canaries: CanarySet | None = None) -> dict[str, Any]:
+        """Plain values for JSON, of the shape that `report.schema.json` gives; None for figures that are not finite.
+
+        Args:
+            include_secrets: add `secrets`, the text of each canary by its id. A report has none: `canaries` must bring
+                them.
+            canaries: the set that was measured.
+
+        Raises:
+            InputError: secrets without canaries, or those of another set.
+        """
+        head = {"format": report_schema()["properties"]["format"]["const"], "schema_version": SCHEMA_VERSION}
+        values: dict[str, Any] = _plain({**head, **asdict(self), "metrics": self.metrics()})
+        if not include_secrets:
+            return values
+        if canaries is None or canaries.manifest_hash != self.manifest_hash:
+            received = None if canaries is None else f"another set, of template {canaries.template.text!r}"
+            rule = f"must be the set that was measured, of template {self.template!r}, with include_secrets=True"
+            raise InputError("canaries", rule, received, "Pass canaries=CanarySet.load(the file that was measured).")
+        return {**values, "secrets": {canary.id: canary.text for canary in canaries}}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExposureReport:
-        """The report that `to_dict` wrote.
+        """The report that `to_dict` wrote. Secrets, where it was asked to write them, stay in the file.
 
         Raises:
-            InputError: another format, a newer schema, or a field that is missing or unknown.
+            InputError: another format, a newer schema, or a field that is missing or of the wrong type.
         """
-        if not isinstance(values, Mapping) or values.get("format") != _FORMAT:
-            raise InputError("report", f"must be of format {_FORMAT!r}", type(values).__name__, "Use report.json.")
-        if values.get("schema_version", 0) > SCHEMA_VERSION:
-            raise InputError(
-                "schema_version",
-                f"must be at most {SCHEMA_VERSION} for this version of hf_exposure",
-                values["schema_version"],
-                "Upgrade: pip install --upgrade hf-exposure",
-            )
-        known = {f.name: f.type for f in fields(cls)}
-        restored = {name: _restored(value, str(known[name])) for name, value in values.items() if name in known}
-        try:
-            restored["estimates"] = tuple(
-                ExposureEstimate(**{k: _restored(v, str(_ESTIMATE_FIELDS[k])) for k, v in row.items()})
-                for row in values["estimates"]
-            )
-            return cls(**{**restored, "notes": tuple(values["notes"])})
-        except (KeyError, TypeError) as error:
-            remedy = "Take the file as it was written, or measure again."
-            raise InputError("report", "must hold the fields that to_dict writes", str(error), remedy) from error
+        check_report(values)
+        references = values.get("references")
+        restored = {
+            **values,
+            "estimates": tuple(_record(ExposureEstimate, row) for row in values["estimates"]),
+            "notes": tuple(values["notes"]),
+        }
+        if references is not None:
+            counts = tuple(references["counts"])
+            restored["references"] = _record(ReferenceCosts, {**references, "counts": counts})
+        return _record(cls, restored)
 
-    def save(self, folder: str | Path, history: Sequence[ExposureReport] = ()) -> list[Path]:
-        """Writes `report.json`, and plots where matplotlib is installed.
+    @classmethod
+    def load(cls, path: str | Path) -> ExposureReport:
+        """The report that `save` wrote.
+
+        Args:
+            path: `report.json`, or the folder that holds it.
+
+        Raises:
+            InputError: no such file, JSON that is damaged or cut off, or as `from_dict`.
+        """
+        return cls.from_dict(read_report_file(path))
+
+    def save(
+        self,
+        folder: str | Path,
+        history: Sequence[ExposureReport] = (),
+        *,
+        training_log: Sequence[Mapping[str, Any]] = (),
+        include_secrets: bool = False,
+        canaries: CanarySet | None = None,
+    ) -> list[Path]:
+        """Writes `report.json`, `report.html`, and plots where matplotlib is installed.
 
         Args:
             folder: made if missing.
             history: reports of the same run, for the plot of exposure against step; with or without this one.
+            training_log: the trainer's `state.log_history`, for the plot of losses beside exposure.
+            include_secrets, canaries: as for `to_dict`; `report.json` is then readable by its owner only.
 
         Returns:
             the files written.
+
+        Raises:
+            InputError: a folder that cannot be made or written to, or as `to_dict`.
         """
-        target = Path(folder)
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            rule = f"must be a folder that can be made ({error.strerror})"
-            raise InputError("folder", rule, str(folder), "Name another folder.") from None
         earlier = [{"step": r.step, "epoch": r.epoch, **r.metrics()} for r in history]
-        document = {**self.to_dict(), "history": _plain(earlier)}
-        written = [write_aside(target / "report.json", json.dumps(document, indent=1) + "\n")]
-        # Imported here: a plot is an optional part, a report is not.
+        values = self.to_dict(include_secrets=include_secrets, canaries=canaries)
+        document = json.dumps({**values, "history": _plain(earlier)}, indent=1, allow_nan=False) + "\n"
+        # Imported here: what draws and what lays out a page need this class.
+        from hf_exposure.report.page import report_page
         from hf_exposure.report.plots import draw_plots, matplotlib_is_installed
 
-        if matplotlib_is_installed():
-            written += draw_plots(self, history, target)
-        return written
+        target = make_folder("folder", folder)
+        written = [write_aside(target / REPORT_FILE, document, private=include_secrets)]
+        plots = draw_plots(self, history, target, training_log) if matplotlib_is_installed() else []
+        page = report_page(self, {path.name: path.read_bytes() for path in plots})
+        return [*written, write_aside(target / "report.html", page), *plots]
+
+
+def make_folder(argument: str, folder: str | Path) -> Path:
+    """The folder, made where it is missing, and writable.
+
+    Raises:
+        InputError: it cannot be made, or not be written to.
+    """
+    target = Path(folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        reason = "" if os.access(target, os.W_OK | os.X_OK) else "Permission denied"
+    except OSError as error:
+        reason = str(error.strerror)
+    if reason:
+        raise InputError(
+            argument,
+            f"must be a folder that can be made and written to ({reason})",
+            str(folder),
+            "Name another folder.",
+        )
+    return target
+
+
+def read_report_file(path: str | Path) -> dict[str, Any]:
+    """The values in a report file, or in the `report.json` of a folder; not yet checked.
+
+    Raises:
+        InputError: no such file, or JSON that is damaged or cut off.
+    """
+    file = Path(path) / REPORT_FILE if Path(path).is_dir() else Path(path)
+    try:
+        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except OSError as error:
+        rule = f"must be a report that can be read ({error.strerror})"
+        raise InputError("path", rule, str(file), "Write one with report.save(folder).") from None
+    except (ValueError, RecursionError):
+        rule = "must be whole JSON; this file is damaged or cut off"
+        raise InputError("path", rule, str(file), "Restore it from a copy, or measure again.") from None
+    return values
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+Record = TypeVar("Record", bound=Any)
+
+
+def _record(kind: type[Record], values: Mapping[str, Any]) -> Record:
+    """A dataclass from checked values. None where a float must be stands for a figure that was not finite."""
+    known = {f.name: str(f.type) for f in fields(kind) if f.name in values}
+    return kind(
+        **{
+            name: math.nan if values[name] is None and annotation == "float" else values[name]
+            for name, annotation in known.items()
+        }
+    )
 
 
 def _plain(value: Any) -> Any:
@@ -204,8 +300,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, (float, np.floating)):
         return float(value) if math.isfinite(value) else None
     return value.item() if isinstance(value, np.generic) else value
-
-
-def _restored(value: Any, annotation: str) -> Any:
-    """None stands for a figure that was not finite, except where None is a value of its own."""
-    return math.nan if value is None and annotation == "float" else value

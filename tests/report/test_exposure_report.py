@@ -16,7 +16,9 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanaryTemplate, Digits, ExposureReport, draw_canaries, measure_exposure
 from hf_exposure.errors import InputError
+from hf_exposure.report import ReferenceCosts
 from hf_exposure.report.run_log import FILE_NAME, append_report
+from hf_exposure.report.schema import report_schema
 
 
 def strict_json(text: str) -> Any:
@@ -108,16 +110,54 @@ def test_numpy_values_become_plain(tmp_path: Path) -> None:
             r"^schema_version: must be at most 1 for this version .*, got 2\. Upgrade: ",
         ),
         ({"format": "another"}, r"^report: must be of format 'hf-exposure report'"),
-        ({"notes": ...}, r"^report: must hold the fields that to_dict writes, got .*notes"),
-        ({"estimates": [{"canary_id": "x"}]}, r"^report: must hold the fields that to_dict writes, got .*repetitions"),
-        ({"estimates": [{"surprise": 1}]}, r"^report: must hold the fields that to_dict writes, got .*surprise"),
-        ({"template": ...}, r"^report: must hold the fields that to_dict writes, got .*template"),
+        ({"notes": ...}, r"^report: must have the field 'notes', got 'none'\. Take the file as it was written"),
+        ({"template": ...}, r"^report: must have the field 'template'"),
+        ({"estimates": [{"canary_id": "x"}]}, r"^report\.estimates\[0\]: must have the field 'repetitions'"),
+        ({"estimates": {"a": 1}}, r"^report\.estimates: must be of type array, got {'a': 1}"),
+        ({"space_size": "10"}, r"^report\.space_size: must be of type integer, got '10'"),
+        ({"space_size": 0}, r"^report\.space_size: must be at least 1, got 0"),
+        ({"space_size": True}, r"^report\.space_size: must be of type integer, got True"),
+        ({"settings": {}}, r"^report\.settings: must have the field 'confidence_level'"),
+        ({"p_value": 1.5}, r"^report\.p_value: must be at most 1, got 1\.5"),
+        ({"spaces": {"pin": 3}}, r"^report\.spaces\.pin: must be of type string, got 3"),
+        ({"schema_version": "1"}, r"^report\.schema_version: must be of type integer, got '1'"),
+        ({"references": {"count": 1}}, r"^report\.references: must have the field 'low_bits'"),
+        ({"notes": [None]}, r"^report\.notes\[0\]: must be of type string, got None"),
     ],
 )
 def test_what_is_no_report_is_refused(change: dict[str, Any], message: str) -> None:
     values = {key: value for key, value in {**mixed().to_dict(), **change}.items() if value is not ...}
     with pytest.raises(InputError, match=message):
         ExposureReport.from_dict(values)
+
+
+def test_fields_of_later_readers_are_passed_over() -> None:
+    values = mixed().to_dict()
+    values["surprise"] = values["estimates"][0]["surprise"] = 1
+    assert same(asdict(ExposureReport.from_dict(values)), asdict(mixed()))
+
+
+def test_the_document_is_a_json_schema_that_another_validator_agrees_with() -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    validator = jsonschema.Draft202012Validator(report_schema())
+    validator.check_schema(report_schema())
+    references = ReferenceCosts.of(np.linspace(30.0, 40.0, 50))
+    good = [mixed().to_dict(), report().to_dict(), mixed(references=references, step=3, epoch=0.5).to_dict()]
+    for values in good:
+        assert validator.is_valid(values)
+    changes: list[dict[str, Any]] = [
+        {"notes": None}, {"space_size": 0}, {"space_size": "1"}, {"p_value": 2}, {"spaces": {"a": 1}}, {"step": 1.5},
+        {"estimates": [{}]}, {"settings": {}}, {"references": {}}, {"schema_version": 2}, {"format": "x"},
+        {"epoch": True}, {"secrets": {"a": 1}}, {"versions": []}, {"step": 3.0},
+    ]  # fmt: skip
+    for change in changes:
+        values = {**good[0], **change}
+        if validator.is_valid(values):
+            ExposureReport.from_dict(values)
+        else:
+            with pytest.raises(InputError):
+                ExposureReport.from_dict(values)
+    assert sum(validator.is_valid({**good[0], **change}) for change in changes) == 1
 
 
 def test_a_list_is_no_report() -> None:
@@ -136,6 +176,67 @@ def test_save_writes_valid_json_with_its_history(tmp_path: Path) -> None:
     assert document["history"][0]["eval_exposure_x8_mean"] == 7.0
     assert document["history"][0]["eval_exposure_mean"] is None
     assert same(asdict(ExposureReport.from_dict(document)), asdict(mixed(step=20, epoch=2.0)))
+
+
+def test_a_saved_report_is_loaded_from_its_folder_and_its_file(tmp_path: Path) -> None:
+    references = ReferenceCosts.of(np.linspace(30.0, 40.0, 50))
+    original = mixed(step=20, references=references, dataset={"name": "d"})
+    original.save(tmp_path)
+    for path in (tmp_path, tmp_path / "report.json", str(tmp_path)):
+        loaded = ExposureReport.load(path)
+        assert same(asdict(loaded), asdict(original))
+        assert loaded.references == references
+        assert loaded.metrics().keys() == original.metrics().keys()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, r"^path: must be a report that can be read \(No such file or directory\), got '.*report\.json'"),
+        ("", r"^path: must be whole JSON; this file is damaged or cut off"),
+        ('{"format": "hf-exposure report", "estimates": [', r"^path: must be whole JSON"),
+        ('{"seconds": NaN}', r"^path: must be whole JSON"),
+        ("\xff", r"^path: must be whole JSON"),
+        ("[" * 100_000, r"^path: must be whole JSON"),
+        ("[1]", r"^report: must be of format 'hf-exposure report', got 'list'"),
+        ("{}", r"^report: must be of format 'hf-exposure report', got 'dict'"),
+    ],
+    ids=["missing", "empty", "cut", "nan", "bytes", "deep", "list", "other"],
+)
+def test_files_that_are_no_reports(tmp_path: Path, content: str | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "report.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(InputError, match=message):
+        ExposureReport.load(tmp_path)
+
+
+def test_secrets_are_written_only_where_asked_for_and_for_the_owner(tmp_path: Path) -> None:
+    template = CanaryTemplate("number {number}", number=Digits(9))
+    canaries = draw_canaries(template, {1: 2}, controls=1, seed=3)
+    other = draw_canaries(template, {1: 2}, controls=1, seed=4)
+    rows = [estimate(1.0, c.repetitions, canary_id=c.id) for c in canaries]
+    original = report(*rows, manifest_hash=canaries.manifest_hash, template=template.text)
+    original.save(tmp_path / "plain")
+    original.save(tmp_path / "private", include_secrets=True, canaries=canaries)
+    plain, private = (tmp_path / name / "report.json" for name in ("plain", "private"))
+    assert "secrets" not in json.loads(plain.read_text())
+    assert json.loads(private.read_text())["secrets"] == {canary.id: canary.text for canary in canaries}
+    assert private.stat().st_mode & 0o777 == 0o600
+    loaded = ExposureReport.load(private)
+    assert same(asdict(loaded), asdict(original))
+    assert canaries.inserted[0].text not in repr(loaded)
+    assert canaries.inserted[0].text not in (tmp_path / "private" / "report.html").read_text()
+    with pytest.raises(InputError, match=r"^canaries: must be the set that was measured, .*got None"):
+        original.save(tmp_path / "none", include_secrets=True)
+    with pytest.raises(InputError, match=r"^canaries: must be the set that was measured, .*another set, of template"):
+        original.save(tmp_path / "none", include_secrets=True, canaries=other)
+    assert not (tmp_path / "none").exists()
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"^folder: must be a folder that can be made and written to \((Not|File)"):
+        report(estimate(1.0)).save(tmp_path / "file")
 
 
 def test_a_failure_while_saving_leaves_the_old_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

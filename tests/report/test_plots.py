@@ -11,11 +11,19 @@ from typing import Any
 import numpy as np
 import pytest
 from report_samples import estimate, mixed, report
+from scipy import stats
 
 from hf_exposure.errors import MissingDependencyError
-from hf_exposure.report import ExposureReport
-from hf_exposure.report import plots as plots_module
+from hf_exposure.estimators import SkewNormalFit
+from hf_exposure.report import ExposureReport, ReferenceCosts
+from hf_exposure.report.comparison import compare_runs
 from hf_exposure.report.plots import draw_plots
+from hf_exposure.report.plots.against_utility import against_utility
+from hf_exposure.report.plots.by_repetitions import by_repetitions
+from hf_exposure.report.plots.by_step import beside_losses, by_step
+from hf_exposure.report.plots.of_references import of_references, skew_normal_density
+from hf_exposure.report.plots.style import MARKERS
+from hf_exposure.report.run import Run
 
 pytest.importorskip("matplotlib")
 
@@ -56,8 +64,8 @@ def test_a_curve_needs_two_moments(tmp_path: Path, steps: list[int], of_report: 
 
 
 def test_every_canary_is_a_mark_at_its_exposure() -> None:
-    axes = axes_of(plots_module._by_repetitions(mixed()))
-    marks = [y for line in axes.lines if line.get_marker() in plots_module._MARKERS for y in line.get_ydata()]
+    axes = axes_of(by_repetitions(mixed()))
+    marks = [y for line in axes.lines if line.get_marker() in MARKERS for y in line.get_ydata()]
     assert sorted(y for y in marks if math.isfinite(y)) == [1.0, 2.0, 3.0, 5.0, 9.0]
     labels = [tick.get_text() for tick in axes.get_xticklabels()]
     assert labels == ["controls\nn = 2", "1×\nn = 2\n1 undefined", "8×\nn = 2"]
@@ -65,7 +73,7 @@ def test_every_canary_is_a_mark_at_its_exposure() -> None:
 
 def test_the_curve_goes_through_the_means() -> None:
     run = [report(estimate(2.0, 4), estimate(4.0, 4), step=10), report(estimate(6.0, 4), estimate(7.0, 4), step=30)]
-    figure = plots_module._by_step(run)
+    figure = by_step(run)
     axes = axes_of(figure)
     (curve,) = [line for line in axes.lines if line.get_label() == "4×"]
     assert (list(curve.get_xdata()), list(curve.get_ydata())) == ([10, 30], [3.0, 6.5])
@@ -76,7 +84,7 @@ def dosed(sample: ExposureReport, epochs: float = 12.5) -> ExposureReport:
 
 
 def test_the_dose_is_named_where_it_is_known() -> None:
-    axes = axes_of(plots_module._by_repetitions(dosed(report(estimate(1.0, 0), estimate(2.0, 1), estimate(9.0, 8)))))
+    axes = axes_of(by_repetitions(dosed(report(estimate(1.0, 0), estimate(2.0, 1), estimate(9.0, 8)))))
     labels = [tick.get_text() for tick in axes.get_xticklabels()]
     assert labels == ["controls\ndose\n0\nn = 1", "1×\ndose\n12.5\nn = 1", "8×\ndose\n100\nn = 1"]
     assert "dose: times trained on so far" in axes.get_xlabel()
@@ -87,13 +95,13 @@ SAMPLES = {"many": many_counts(), "mixed": mixed(), "one": report(estimate(3.0, 
 
 @pytest.mark.parametrize("sample", SAMPLES.values(), ids=SAMPLES.keys())
 def test_tick_labels_do_not_overlap(sample: ExposureReport) -> None:
-    axes = axes_of(plots_module._by_repetitions(sample))
+    axes = axes_of(by_repetitions(sample))
     assert not boxes_overlap([tick.get_window_extent() for tick in axes.get_xticklabels()])
 
 
 def test_legend_and_notes_stay_off_the_data() -> None:
     run = [dataclasses.replace(many_counts(), step=step) for step in (100, 200)]
-    figure = plots_module._by_step(run)
+    figure = by_step(run)
     axes = axes_of(figure)
     data = axes.get_window_extent()
     assert not figure.legends[0].get_window_extent().overlaps(data)
@@ -109,29 +117,29 @@ def test_legend_and_notes_stay_off_the_data() -> None:
 
 def test_no_two_groups_look_alike() -> None:
     run = [dataclasses.replace(many_counts(), step=step) for step in (100, 200)]
-    axes = axes_of(plots_module._by_step(run))
-    curves = [line for line in axes.lines if line.get_marker() in plots_module._MARKERS]
+    axes = axes_of(by_step(run))
+    curves = [line for line in axes.lines if line.get_marker() in MARKERS]
     assert len(curves) == 9
     assert len({(line.get_color(), line.get_marker()) for line in curves}) == 9
 
 
 def test_a_figure_above_the_space_is_shown() -> None:
-    axes = axes_of(plots_module._by_repetitions(report(estimate(31.0, 8), estimate(30.0, 8))))
+    axes = axes_of(by_repetitions(report(estimate(31.0, 8), estimate(30.0, 8))))
     assert axes.get_ylim()[1] > 31.0
 
 
 @pytest.mark.filterwarnings("error")
 def test_undefined_figures_are_said_to_be() -> None:
     nothing = [report(estimate(math.nan, 4, low_bits=math.nan, high_bits=math.nan), step=step) for step in (1, 2)]
-    axes_of(plots_module._by_repetitions(nothing[0]))
-    figure = plots_module._by_step(nothing)
+    axes_of(by_repetitions(nothing[0]))
+    figure = by_step(nothing)
     axes_of(figure)
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["4× (undefined)"]
 
 
 def test_a_history_of_other_counts_is_drawn_where_it_has_them() -> None:
     run = [report(estimate(2.0, 4), step=10), report(estimate(6.0, 4), estimate(3.0, 8), step=30)]
-    axes = axes_of(plots_module._by_step(run))
+    axes = axes_of(by_step(run))
     (curve,) = [line for line in axes.lines if line.get_label() == "8×"]
     assert math.isnan(curve.get_ydata()[0])
     assert curve.get_ydata()[1] == 3.0
@@ -148,3 +156,77 @@ def test_without_matplotlib_the_report_is_still_written(tmp_path: Path, monkeypa
     assert not list(tmp_path.glob("*.png"))
     with pytest.raises(MissingDependencyError, match=r'^plots need matplotlib: pip install "hf-exposure\[plots\]"$'):
         draw_plots(mixed(), [], tmp_path)
+
+
+def with_references() -> ExposureReport:
+    costs = np.random.default_rng(0).normal(50.0, 3.0, 2000)
+    rows = [estimate(20.0, 8, log_perplexity_bits=31.0), estimate(1.0, 0, log_perplexity_bits=49.0)]
+    return report(*rows, references=ReferenceCosts.of(costs), step=20)
+
+
+def test_the_histogram_counts_every_reference_and_marks_every_canary() -> None:
+    above, below = of_references(with_references()).axes
+    (steps,) = above.patches
+    values, edges, _ = steps.get_data()
+    assert values.sum() == 2000
+    assert len(values) < 128  # bins joined until they show a shape
+    marks = {tuple(line.get_xdata()) for line in below.lines}
+    assert marks == {(31.0,), (49.0,)}
+    assert [tick.get_text() for tick in below.get_yticklabels()] == ["controls", "8\u00d7"]
+    # The law's curve holds as many references as there are, and peaks where they do.
+    (curve,) = above.lines
+    costs, expected = curve.get_xdata(), curve.get_ydata()
+    assert np.trapezoid(expected, costs) / (edges[1] - edges[0]) == pytest.approx(2000, rel=0.02)
+    assert costs[np.argmax(expected)] == pytest.approx(50.0, abs=1.0)
+
+
+def test_the_density_is_scipys() -> None:
+    law = SkewNormalFit(shape=-2.5, loc=40.0, scale=6.0, log_likelihood=0.0)
+    costs = np.linspace(20.0, 60.0, 9)
+    assert skew_normal_density(costs, law) == pytest.approx(stats.skewnorm(-2.5, 40.0, 6.0).pdf(costs))
+
+
+def test_losses_stand_over_the_same_steps() -> None:
+    run = [mixed(step=10), mixed(step=20)]
+    log = [
+        {"step": 5, "loss": 3.0}, {"step": 10, "eval_loss": 2.5}, {"step": 15, "loss": 2.0},
+        {"step": 20, "loss": None}, {"step": 20, "eval_loss": 2.25}, {"loss": 9.0},
+    ]  # fmt: skip
+    above, below = beside_losses(run, log).axes
+    curves = {line.get_label(): (list(line.get_xdata()), list(line.get_ydata())) for line in above.lines}
+    assert curves == {"training loss": ([5, 15], [3.0, 2.0]), "validation loss": ([10, 20], [2.5, 2.25])}
+    assert above.get_xlim() == below.get_xlim()
+    (curve,) = [line for line in below.lines if line.get_label() == "8\u00d7"]
+    assert list(curve.get_ydata()) == [7.0, 7.0]
+
+
+def test_all_plots_of_a_run_are_written(tmp_path: Path) -> None:
+    history = [dataclasses.replace(with_references(), step=10)]
+    names = [path.name for path in draw_plots(with_references(), history, tmp_path, [{"step": 10, "loss": 2.0}])]
+    assert names == [
+        "exposure_by_repetitions.png", "references.png", "exposure_by_step.png", "exposure_and_loss.png",
+    ]  # fmt: skip
+    assert [path.name for path in draw_plots(mixed(step=1), [], tmp_path, [{"step": 1, "loss": 2.0}])] == names[:1]
+
+
+def test_runs_stand_at_their_utility_and_exposure() -> None:
+    runs = [
+        Run(
+            name=f"$run {i}_{'x' * 40 * i}",
+            report=report(estimate(bits, 8, canary_id="a")),
+            results={"eval_loss": loss},
+        )
+        for i, (bits, loss) in enumerate([(9.0, 2.0), (4.0, 2.5), (8.0, 3.0)])
+    ]
+    figure = against_utility(compare_runs(runs))
+    axes = axes_of(figure)
+    marks = [bar.lines[0] for bar in axes.containers]
+    assert [(line.get_xdata()[0], line.get_ydata()[0]) for line in marks] == [(2.0, 9.0), (2.5, 4.0), (3.0, 8.0)]
+    assert [line.get_markerfacecolor() == "white" for line in marks] == [False, False, True]
+    (front,) = [line for line in axes.lines if line.get_label() == "Pareto front"]
+    assert list(front.get_xdata()) == [2.0, 2.5]
+    assert axes.get_xlabel() == "eval_loss (left is better)"
+    page = figure.bbox
+    box = figure.legends[0].get_window_extent()
+    assert box.x0 >= page.x0
+    assert box.x1 <= page.x1

@@ -1,66 +1,18 @@
-"""The command line: parses, calls, prints. Heavy parts are imported by the command that needs them."""
+"""`hf-exposure demo`: the whole job on a model that trains on the spot."""
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hf_exposure import __version__
-from hf_exposure.errors import ExposureError, InputError
+from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.values import parse_repetitions
 
-__all__ = ["app", "main"]
-
-BAD_USAGE = 2
-
-app = typer.Typer(
-    name="hf-exposure",
-    help="Is a language model memorising secrets, how sure is that, and could a stranger get them out?",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
+__all__ = ["demo"]
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"hf-exposure {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
-    ] = False,
-) -> None:
-    """Is a language model memorising secrets, how sure is that, and could a stranger get them out?"""
-
-
-def parse_repetitions(value: str) -> dict[int, int]:
-    """`"1:4,8:4"` as {1: 4, 8: 4}: how many canaries at each repetition count.
-
-    Raises:
-        InputError: it is not of that form.
-
-    Example:
-        >>> parse_repetitions("1:4,64:2")
-        {1: 4, 64: 2}
-    """
-    counts: dict[int, int] = {}
-    for part in value.split(","):
-        repetitions, _, canaries = part.partition(":")
-        if not (repetitions.strip().isdigit() and canaries.strip().isdigit()) or int(repetitions) in counts:
-            raise InputError(
-                "--repetitions", "must read REPETITIONS:CANARIES,...", value, "Type --repetitions 1:4,8:4,64:4."
-            )
-        counts[int(repetitions)] = int(canaries)
-    return counts
-
-
-@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report, plots and canaries.")] = Path("exposure-demo"),
     text_file: Annotated[Path | None, typer.Option(help="Train on this UTF-8 text file.")] = None,
@@ -82,6 +34,7 @@ def demo(
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     batch_size: Annotated[int, typer.Option(help="Rows per optimiser step.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of canaries, places, weights and order.")] = 0,
+    config: ConfigOption = None,
 ) -> None:
     """Train a small model with canaries in its text, watch exposure rise, and pull the secrets back out."""
     from hf_exposure.demo import DemoSettings, run_demo
@@ -104,12 +57,3 @@ def demo(
             seed=seed,
         )
     )
-
-
-def main() -> None:
-    """Runs the command line. Exit status: 0 done, 2 bad usage or input."""
-    try:
-        app()
-    except ExposureError as error:
-        typer.echo(f"hf-exposure: {error}", err=True)
-        sys.exit(BAD_USAGE)

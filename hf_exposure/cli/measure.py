@@ -1,0 +1,160 @@
+"""`hf-exposure measure`: the exposure of canaries under a saved model; with `--fail-above`, a test in a pipeline."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.insert import RECORD_FILE
+from hf_exposure.cli.models import (
+    DeviceOption,
+    Dtype,
+    DtypeOption,
+    ModelOption,
+    ModelSource,
+    RevisionOption,
+    TokenizerOption,
+    TrustOption,
+)
+from hf_exposure.cli.progress import calls_shown
+from hf_exposure.cli.values import check_new, load_canaries
+from hf_exposure.errors import InputError
+
+if TYPE_CHECKING:
+    from hf_exposure.canaries import CanarySet
+    from hf_exposure.report import ExposureReport
+
+__all__ = ["measure"]
+
+_CROSSED = 1
+
+
+def measure(
+    model: ModelOption,
+    canaries: Annotated[Path, typer.Option(help="The canary file.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for report.json, report.html and plots.")] = None,
+    method: Annotated[str, typer.Option(help="auto, enumerate, sample, skew_normal, importance or bounded.")] = "auto",
+    references: Annotated[int, typer.Option(help="How many other texts to compare with, at most.")] = 4096,
+    max_expansions: Annotated[int, typer.Option(help="Budget of one search.")] = 100_000,
+    precision_bits: Annotated[float, typer.Option(help="Width of interval at which drawing stops.")] = 0.25,
+    confidence_level: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Of the references. Not the seed of the draw, which is a secret.")] = 0,
+    source: Annotated[str | None, typer.Option(help="What an encoder-decoder model reads.")] = None,
+    end_token: Annotated[bool, typer.Option("--end-token", help="Score the end of each text too.")] = False,
+    max_batch_tokens: Annotated[int | None, typer.Option(help="Less needs less memory.")] = None,
+    base_model: Annotated[str | None, typer.Option(help="One that saw no canaries, to compare with.")] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="What the model was trained on: a folder that insert wrote, or a name.")
+    ] = None,
+    tokenizer: TokenizerOption = None,
+    dtype: DtypeOption = Dtype.auto,
+    device: DeviceOption = None,
+    revision: RevisionOption = None,
+    trust_remote_code: TrustOption = False,
+    fail_above: Annotated[
+        float | None,
+        typer.Option(
+            metavar="BITS", help="Exit with status 1 if canaries of some repetition count have more on average."
+        ),
+    ] = None,
+    include_secrets: Annotated[
+        bool, typer.Option("--include-secrets", help="Write the canaries' texts into report.json.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of a table.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Measure the exposure of canaries under a model."""
+    drawn = load_canaries(canaries)
+    trained_on = _described(dataset, drawn)
+    if out is not None:
+        check_new(out, overwrite)
+    from hf_exposure.measure import MeasureSettings, measure_exposure
+
+    settings = {
+        "method": method, "references": references, "max_expansions": max_expansions, "precision_bits": precision_bits,
+        "confidence_level": confidence_level, "seed": seed, "source": source, "end_token": end_token,
+    }  # fmt: skip
+    MeasureSettings(**settings)  # type: ignore[arg-type]  # refused before a large model is loaded
+    where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
+    loaded, its_tokenizer = ModelSource(name=model, tokenizer=tokenizer, revision=revision, **where).load()  # type: ignore[arg-type]
+    base = None
+    if base_model is not None:
+        chosen = tokenizer or model
+        base, _ = ModelSource(name=base_model, tokenizer=chosen, option="--base-model", **where).load()  # type: ignore[arg-type]
+    with calls_shown(loaded, "measuring"):
+        found = measure_exposure(
+            loaded,
+            its_tokenizer,
+            drawn,
+            base_model=base,
+            max_batch_tokens=max_batch_tokens,
+            **settings,  # type: ignore[arg-type]
+        )
+    found = replace(found, dataset=trained_on, model={**found.model, "name": model})
+    if out is not None:
+        found.save(out, include_secrets=include_secrets, canaries=drawn)
+    _print(found, drawn, out, as_json=as_json, include_secrets=include_secrets)
+    _gate(found, fail_above)
+
+
+def _described(dataset: str | None, canaries: CanarySet) -> Mapping[str, Any]:
+    """What the report says of the training data: what insert recorded, where it did."""
+    if dataset is None:
+        return {}
+    record = Path(dataset) / RECORD_FILE
+    if not record.exists():
+        return {"name": dataset}
+    try:
+        values: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        its_hash = values["manifest_hash"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise InputError("--dataset", f"must have a whole {RECORD_FILE}", dataset, "Insert again.") from None
+    if its_hash != canaries.manifest_hash:
+        rule = "must hold the canaries of --canaries; others were inserted"
+        raise InputError("--dataset", rule, dataset, "Name the canary file that insert was given.")
+    return values
+
+
+def _print(
+    report: ExposureReport, canaries: CanarySet, out: Path | None, *, as_json: bool, include_secrets: bool
+) -> None:
+    from hf_exposure.cli.tables import group_table
+    from hf_exposure.report.verdict import headline, judgement
+
+    if as_json:
+        values = report.to_dict(include_secrets=include_secrets, canaries=canaries)
+        typer.echo(json.dumps(values, indent=1, allow_nan=False))
+        return
+    typer.echo(f"{headline(report)}\n{judgement(report)}\n\n{group_table(report)}")
+    for note in report.notes:
+        typer.echo(f"note: {note}")
+    if out is not None:
+        typer.echo(f"\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in out.iterdir()))}")
+
+
+def _gate(report: ExposureReport, fail_above: float | None) -> None:
+    """Means of groups, since one canary out of many exceeds any threshold by chance.
+
+    What is undefined counts as crossed: a gate must not open on what was not measured.
+    """
+    if fail_above is None:
+        return
+    groups = [group for group in report.groups if group.repetitions]
+    top = max(groups, key=lambda group: math.inf if math.isnan(group.mean_bits) else group.mean_bits)
+    about = f"mean exposure of canaries inserted {top.repetitions} times: {top.mean_bits:.1f} bits"
+    if not top.mean_bits <= fail_above:
+        typer.echo(f"hf-exposure: above the threshold of {fail_above:g} bits: {about}", err=True)
+        raise typer.Exit(_CROSSED)
+    if any(group.lower_bounds for group in groups):
+        doubt = "some figures are lower bounds only, and may hide more: raise --max-expansions or --references"
+        typer.echo(f"hf-exposure: warning: {doubt}", err=True)
+    typer.echo(f"hf-exposure: within the threshold of {fail_above:g} bits: {about}", err=True)

@@ -1,0 +1,59 @@
+"""`hf-exposure report`: the page of a run, or of several side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.values import check_new
+
+__all__ = ["report"]
+
+
+def report(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN...", help="Folders that measure or a training wrote, or report.json.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for report.html and plots.")],
+    utility: Annotated[
+        str, typer.Option(help="What of the trainer's log stands for utility, where there are several runs.")
+    ] = "eval_loss",
+    tolerance: Annotated[float, typer.Option(help="Utilities nearer than this share count as equal.")] = 0.01,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Lay out a run on one page; or several runs: which setting memorises less at equal utility?"""
+    check_new(out, overwrite)
+    from hf_exposure.report.run import load_run, load_runs
+
+    if len(runs) == 1:
+        run = load_run(runs[0])
+        written = run.report.save(out, run.history, training_log=run.training_log)
+        from hf_exposure.cli.tables import group_table
+        from hf_exposure.report.verdict import headline
+
+        values = run.report.to_dict()
+        text = f"{headline(run.report)}\n\n{group_table(run.report)}"
+    else:
+        from hf_exposure.cli.tables import comparison_table
+        from hf_exposure.report.comparison import compare_runs
+        from hf_exposure.report.comparison_page import comparison_values, save_comparison
+
+        comparison = compare_runs(load_runs(runs), utility_key=utility, tolerance=tolerance)
+        written = save_comparison(comparison, out)
+        values = comparison_values(comparison)
+        text = "\n".join([*comparison.findings, "", comparison_table(comparison), *_noted(comparison.notes)])
+    if as_json:
+        typer.echo(json.dumps(values, indent=1, allow_nan=False))
+        return
+    typer.echo(f"{text}\n\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in written))}")
+
+
+def _noted(notes: tuple[str, ...]) -> list[str]:
+    return [f"note: {note}" for note in notes]

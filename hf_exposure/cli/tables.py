@@ -1,0 +1,42 @@
+"""Tables for a terminal. No secret is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_exposure.report import ExposureReport
+    from hf_exposure.report.comparison import Comparison
+
+__all__ = ["comparison_table", "group_table"]
+
+
+def group_table(report: ExposureReport) -> str:
+    """One line for each repetition count, controls last."""
+    from hf_exposure.report.page import group_cells, times_inserted
+
+    groups = sorted(report.groups, key=lambda group: (group.repetitions == 0, group.repetitions))
+    level = f"{100 * report.settings['confidence_level']:g} % interval"
+    rows = [[times_inserted(group.repetitions), str(group.canaries), *group_cells(group)] for group in groups]
+    return _aligned([["inserted", "canaries", "exposure (bits)", level, "rank 1", "p-value"], *rows])
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """One line for each run."""
+    from hf_exposure.report.comparison_page import run_cells
+
+    heads = ["run", comparison.utility_key, "exposure (bits)", "interval", "controls", "p-value", "front"]
+    return _aligned([heads, *(run_cells(run) for run in comparison.runs)])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they must be: the first to the left, figures to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )

@@ -1,0 +1,92 @@
+"""What is typed on the command line, as values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hf_exposure.errors import InputError
+
+if TYPE_CHECKING:
+    from hf_exposure.canaries import CanarySet, CanaryTemplate
+
+__all__ = ["check_new", "load_canaries", "parse_repetitions", "parse_template"]
+
+
+def parse_repetitions(value: str) -> dict[int, int]:
+    """`"1:4,8:4"` as {1: 4, 8: 4}: how many canaries at each repetition count.
+
+    Raises:
+        InputError: it is not of that form.
+
+    Example:
+        >>> parse_repetitions("1:4,64:2")
+        {1: 4, 64: 2}
+    """
+    counts: dict[int, int] = {}
+    for part in value.split(","):
+        repetitions, _, canaries = part.partition(":")
+        if not (repetitions.strip().isdigit() and canaries.strip().isdigit()) or int(repetitions) in counts:
+            raise InputError(
+                "--repetitions", "must read REPETITIONS:CANARIES,...", value, "Type --repetitions 1:4,8:4,64:4."
+            )
+        counts[int(repetitions)] = int(canaries)
+    return counts
+
+
+def parse_template(template: str, spaces: Sequence[str]) -> CanaryTemplate:
+    """The template of `--template "pin {pin}" --space pin=digits:4`.
+
+    Raises:
+        InputError: a space that is not NAME=KIND:SIZE or given twice, or as `CanaryTemplate`.
+
+    Example:
+        >>> parse_template("pin {pin}", ["pin=digits:4"]).space_size
+        10000
+    """
+    from hf_exposure.canaries import CanaryTemplate
+    from hf_exposure.canaries.spaces import parse_space
+
+    holes = {}
+    for space in spaces:
+        name, equals, spec = space.partition("=")
+        if not equals or not name.isidentifier() or name in holes:
+            raise InputError("--space", "must read NAME=KIND:SIZE, once for each hole", space, "Type pin=digits:4.")
+        try:
+            holes[name] = parse_space(spec)
+        except InputError as error:
+            raise InputError(f"--space {name}", error.rule, error.value, error.remedy) from None
+    try:
+        return CanaryTemplate(template, **holes)
+    except InputError as error:
+        raise InputError(f"--template, {error.argument}", error.rule, error.value, error.remedy) from None
+    except TypeError:
+        raise InputError("--space", "must not take that name", list(holes), "Name the hole otherwise.") from None
+
+
+def load_canaries(path: Path) -> CanarySet:
+    """The canaries of a file.
+
+    Raises:
+        InputError: no such file, or one that `CanarySet.load` refuses.
+    """
+    from hf_exposure.canaries import CanarySet
+
+    try:
+        return CanarySet.load(path)
+    except InputError as error:
+        # The command's own option, where the library says "path".
+        raise type(error)("--canaries", error.rule, error.value, error.remedy) from None
+
+
+def check_new(out: Path, overwrite: bool) -> Path:
+    """Refuses to write where something is, unless told to; an empty folder is nothing.
+
+    Raises:
+        InputError: it exists, or its parent cannot be written to.
+    """
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not is_empty and not overwrite:
+        raise InputError("--out", "must not exist yet", str(out), "Name another, or add --overwrite.")
+    return out

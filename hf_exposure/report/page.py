@@ -1,0 +1,240 @@
+"""`report.html`: one page about one measurement, for whoever must decide whether a model may leave the house."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from hf_exposure.records import ExposureEstimate
+from hf_exposure.report.exposure_report import ExposureReport
+from hf_exposure.report.groups import RepetitionGroup
+from hf_exposure.report.html import data_block, definitions, escaped, figures, paragraph, read_part, shell, table
+from hf_exposure.report.verdict import headline, judgement, p_value_text
+
+__all__ = ["CAPTIONS", "LIMITS", "group_cells", "report_page", "times_inserted"]
+
+# Rows of the canary table on one page of it.
+_PAGE_ROWS = 100
+
+CAPTIONS = {
+    "exposure_by_repetitions.png": (
+        "Exposure of every canary against how often it was inserted",
+        "Exposure against repetitions. Controls were never inserted: they show what chance looks like.",
+    ),
+    "exposure_by_step.png": (
+        "Mean exposure during training, one line for each repetition count",
+        "Exposure during training. Shaded: confidence intervals of the means.",
+    ),
+    "exposure_and_loss.png": (
+        "Training and validation loss above, exposure below, over the same steps",
+        "Memorising often begins well before the validation loss turns up: a good loss is no proof of privacy.",
+    ),
+    "references.png": (
+        "Histogram of log-perplexities of texts of the template, with the canaries marked below",
+        "How surprised the model is by texts of the template, with the skew-normal law of the paper's extrapolation. "
+        "Canaries far to the left of the histogram were memorised.",
+    ),
+}
+
+_METHODS = {
+    "enumerate": "every text of the template was scored: the ranks are exact",
+    "bounded": "a certified search counted the texts that are at least as likely: the ranks are exact, unless the "
+    "note says that it was stopped",
+    "importance": "weighted draws from the model itself estimate the rank, with a confidence interval",
+    "sample": "uniformly drawn texts estimate the rank, with an exact interval; beyond log2 of their number it is a "
+    "lower bound",
+    "skew_normal": "a skew-normal law was fitted to uniformly drawn texts and extrapolated, as in the paper: no "
+    "interval can vouch for it",
+}
+
+LIMITS = (
+    "Low exposure of canaries does not prove that nothing else was memorised: real secrets may be longer, likelier, "
+    "or repeated in ways that canaries were not.",
+    "Nor does it prove that no better attack exists. Exposure is about whoever asks the model for likelihoods.",
+    "One canary is no evidence: what was never seen exceeds x bits with probability 2^-x. Read groups and p-values.",
+    "The figures hold for this template, these repetition counts, this model and this training run.",
+    "Figures here have more digits than are fit to publish: with the model at hand they help to guess a secret.",
+)
+
+
+def report_page(report: ExposureReport, plots: Mapping[str, bytes]) -> str:
+    """The page as HTML: it needs no network and loads nothing.
+
+    Args:
+        report: to show.
+        plots: PNG bytes by the file names that `draw_plots` gives; those that are missing are left out.
+    """
+    body = [
+        '<a class="skip" href="#table">To the table</a>',
+        "<main>",
+        "<h1>Exposure report</h1>",
+        paragraph(headline(report), kind="verdict"),
+        paragraph(judgement(report)),
+        definitions(_facts(report)),
+        "<h2>What it means</h2>",
+        *map(paragraph, _meaning(report)),
+        '<h2 id="table">By repetitions</h2>',
+        _group_table(report),
+        "<h2>Plots</h2>" if plots else paragraph('No plots: pip install "hf-exposure[plots]" brings them.'),
+        figures(plots, CAPTIONS),
+        "<h2>Every canary</h2>",
+        _canary_table(report),
+        "<h2>How it was measured</h2>",
+        _list(_how(report)),
+        definitions(_settings(report)),
+        "<h2>Limits</h2>",
+        _list(LIMITS),
+        "</main>",
+    ]
+    return shell("Exposure report", "\n".join(body), script=read_part("page.js"))
+
+
+def times_inserted(repetitions: int) -> str:
+    """How a table names the canaries inserted that often."""
+    return {0: "held out", 1: "once"}.get(repetitions, f"{repetitions} times")
+
+
+def group_cells(group: RepetitionGroup) -> list[str]:
+    """The figures of a group as a table shows them: mean, interval, canaries of rank 1, p-value."""
+    sign = "≥ " if group.lower_bounds else ""
+    return [
+        f"{sign}{_bits(group.mean_bits)}",
+        f"{_bits(group.low_bits)} to {_bits(group.high_bits)}" if math.isfinite(group.low_bits) else "none",
+        f"{group.rank1} of {group.canaries}",
+        p_value_text(group.p_value).removeprefix("= ") if math.isfinite(group.p_value) else "",
+    ]
+
+
+def _facts(report: ExposureReport) -> list[tuple[str, object]]:
+    model = report.model
+    parts = [model.get("name") or model.get("class") or "unnamed", model.get("revision")]
+    facts: list[tuple[str, object]] = [
+        ("template", report.template),
+        ("secrets", f"{report.space_size:,} (log2|R| = {report.log2_space_size:.1f} bits)"),
+        ("model", " @ ".join(str(part) for part in parts if part)),
+    ]
+    if report.dataset:
+        facts.append(("dataset", report.dataset.get("name", "unnamed")))
+    if report.step is not None:
+        epoch = f", epoch {report.epoch:g}" if report.epoch is not None else ""
+        facts.append(("moment", f"step {report.step}{epoch}"))
+    return facts
+
+
+def _meaning(report: ExposureReport) -> list[str]:
+    ceiling = report.log2_space_size
+    return [
+        f"A canary is a random secret that was put into the training data on purpose. Its exposure says how much "
+        f"better than chance the model knows it: each bit halves the guesses that a stranger with the model needs. At "
+        f"{ceiling:.1f} bits it is the likeliest of all {report.space_size:,} secrets, and comes out first.",
+        "Zero is not the baseline. A canary that the model never saw has 1.4 bits on average, and one in eight has "
+        "more than 3. That is why some were held out: inserted ones count only by how far they are from those.",
+    ]
+
+
+def _group_table(report: ExposureReport) -> str:
+    rows = [[times_inserted(group.repetitions), group.canaries, *group_cells(group)] for group in report.groups]
+    level = 100 * report.settings["confidence_level"]
+    heads = ("inserted", "canaries", "mean exposure (bits)", f"{level:g} % interval", "certified rank 1", "p-value")
+    return table("Exposure by repetitions", heads, rows, kinds=("text", "", "", "", "", ""))
+
+
+_COLUMNS: tuple[tuple[str, str, int | None], ...] = (
+    ("canary", "text", None),
+    ("inserted", "", 0),
+    ("exposure (bits)", "", 2),
+    ("low", "", 2),
+    ("high", "", 2),
+    ("rank", "", None),
+    ("log-perplexity (bits)", "", 2),
+    ("method", "text", None),
+    ("note", "note", None),
+)
+
+
+def _canary_table(report: ExposureReport) -> str:
+    """The most exposed canaries as HTML; all of them as data, which the script sorts and turns the pages of."""
+    rows = [_canary_row(estimate) for estimate in report.estimates]
+    by_exposure = sorted(rows, key=lambda row: (row[2] is None, -(row[2] or 0.0)))
+    shown = [
+        [_cell(v, digits) for v, (_, _, digits) in zip(row, _COLUMNS, strict=True)] for row in by_exposure[:_PAGE_ROWS]
+    ]
+    heads, kinds = [name for name, _, _ in _COLUMNS], [kind for _, kind, _ in _COLUMNS]
+    columns = [{"kind": kind, "digits": digits} for _, kind, digits in _COLUMNS]
+    data = {"rows": rows, "columns": columns, "page_size": _PAGE_ROWS, "sorted_by": 2}
+    more = f" The first {_PAGE_ROWS} are shown without scripts." if len(rows) > _PAGE_ROWS else ""
+    return "\n".join(
+        [
+            paragraph(f"{len(rows):,} canaries, the most exposed first; report.json has all figures.{more}"),
+            '<div class="tools" id="canaries-tools" hidden>',
+            '<label>show <select id="canaries-counts"><option value="">all</option></select></label>',
+            '<button type="button" id="canaries-back">previous</button>',
+            '<button type="button" id="canaries-next">next</button>',
+            '<span id="canaries-place" role="status"></span></div>',
+            table("Every canary", heads, shown, kinds=kinds, name="canaries"),
+            data_block("canaries-data", data),
+        ]
+    )
+
+
+def _canary_row(estimate: ExposureEstimate) -> list[Any]:
+    """Figures rounded as they are shown; None where one is not finite."""
+    figures = (estimate.exposure_bits, estimate.low_bits, estimate.high_bits)
+    low, high = estimate.rank_low, estimate.rank_high
+    rank = "" if low is None or high is None else f"{low:,}" if low == high else f"{low:,} to {high:,}"
+    return [
+        estimate.canary_id,
+        estimate.repetitions,
+        *(_rounded(figure) for figure in figures),
+        rank,
+        _rounded(estimate.log_perplexity_bits),
+        estimate.method,
+        estimate.note,
+    ]
+
+
+def _how(report: ExposureReport) -> list[str]:
+    used = Counter(estimate.method for estimate in report.estimates)
+    said = [f"{count:,} canaries by {name}: {_METHODS.get(name, 'see the notes')}." for name, count in used.items()]
+    if report.references is not None:
+        kind = "all texts of the template" if report.references.whole_space else "uniformly drawn texts"
+        said.append(f"The histogram is of {report.references.count:,} {kind}.")
+    if report.epsilon is not None:
+        said.append(f"Differential privacy: {dict(report.epsilon)}")
+    return [*said, *report.notes]
+
+
+def _settings(report: ExposureReport) -> list[tuple[str, object]]:
+    settings = [(name, value) for name, value in report.settings.items() if value is not None]
+    facts = [*report.model.items(), *((f"dataset {name}", value) for name, value in report.dataset.items())]
+    described = [(name, value) for name, value in facts if value not in (None, "")]
+    spaces = [(f"hole {name}", space) for name, space in report.spaces.items()]
+    seconds = [("seconds", f"{report.seconds:.1f}")] if math.isfinite(report.seconds) else []
+    return [
+        *settings,
+        *spaces,
+        *described,
+        *seconds,
+        *report.versions.items(),
+        ("manifest hash", report.manifest_hash),
+    ]
+
+
+def _list(items: Any) -> str:
+    return "<ul>" + "".join(f"<li>{escaped(item)}</li>" for item in items) + "</ul>"
+
+
+def _bits(value: float) -> str:
+    return f"{value:.1f}" if math.isfinite(value) else "undefined"
+
+
+def _rounded(value: float) -> float | None:
+    return round(value, 2) if math.isfinite(value) else None
+
+
+def _cell(value: Any, digits: int | None) -> str:
+    if value is None:
+        return "undefined"
+    return str(value) if digits is None else f"{value:.{digits}f}"

@@ -1,0 +1,181 @@
+"""What the figures allow to say, in one sentence and in two, and no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from scipy import stats
+
+from hf_exposure.records import ExposureEstimate
+from hf_exposure.report.exposure_report import ExposureReport
+from hf_exposure.report.groups import RepetitionGroup
+
+__all__ = ["controls_p_value", "headline", "judgement", "p_value_text"]
+
+_SIGNIFICANT = 0.01
+
+
+def headline(report: ExposureReport) -> str:
+    """One sentence: what was memorised, and whether the held-out controls behave as chance.
+
+    Example:
+        >>> from hf_exposure.records import ExposureEstimate
+        >>> canary = ExposureEstimate(canary_id="a", repetitions=64, log_perplexity_bits=5.0, exposure_bits=29.9,
+        ...     low_bits=29.9, high_bits=29.9, rank_low=1, rank_high=1, method="bounded")
+        >>> print(headline(ExposureReport(estimates=(canary,), template="pin {pin}", spaces={}, space_size=10**9,
+        ...     manifest_hash="", settings={"confidence_level": 0.95})))
+        1 of 1 canary inserted 64 times is the likeliest secret of its template; no canary was held out...
+    """
+    return f"{_about_inserted(report)}; {_about_controls(report)}."
+
+
+def judgement(report: ExposureReport) -> str:
+    """One or two sentences with the test behind the headline."""
+    if not report.controls:
+        return "Without held-out controls there is nothing to compare with: no verdict."
+    p_value = report.memorisation_p_value
+    test = f"rank test: p {p_value_text(p_value)}"
+    chance = f"each repetition count against {len(report.controls)} held-out canaries, {test}"
+    if p_value < _SIGNIFICANT:
+        return f"The model memorised ({chance})."
+    if _first_of_all(report):
+        first = sum(group.rank1 for group in _inserted_groups(report))
+        return f"The model memorised: {first} of {len(report.inserted)} inserted canaries are certified rank 1."
+    beyond = _beyond_chance(report)
+    if beyond is not None:
+        group, beyond_p = beyond
+        return (
+            f"The model memorised: those inserted {_times(group)} are exposed as chance would do it with p "
+            f"{p_value_text(beyond_p)}. The {test} alone cannot show it with so few canaries and controls."
+        )
+    top = max(report.groups, key=lambda group: group.repetitions)
+    said = (
+        f"No memorisation was shown ({chance}). Mean exposure of those inserted {top.repetitions} times: "
+        f"{top.mean_bits:.1f} bits; a canary never seen has 1.4 on average."
+    )
+    least = _least_p_value(report)
+    if least >= _SIGNIFICANT:
+        said += f" With so few canaries and controls the test could not have shown less than p = {least:.2g}."
+    return said
+
+
+def p_value_text(p_value: float) -> str:
+    """`= 0.034`, or `< 1e-10` where the digits of a tail mean nothing."""
+    return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
+
+
+def controls_p_value(report: ExposureReport) -> float:
+    """How often chance alone would expose the controls as much as this, on average; NaN where that is undefined.
+
+    Of a canary never seen, exposure exceeds x bits with probability at most 2^-x: times ln 2 it is at most Exp(1), and
+    the sum of n of them Gamma(n). One-sided: a discrete rank can only make the controls look less exposed.
+
+    Example:
+        >>> from hf_exposure.records import ExposureEstimate
+        >>> control = ExposureEstimate(canary_id="a", repetitions=0, log_perplexity_bits=5.0, exposure_bits=3.0,
+        ...     low_bits=3.0, high_bits=3.0, method="enumerate")
+        >>> controls_p_value(ExposureReport(estimates=(control,), template="", spaces={}, space_size=10**9,
+        ...     manifest_hash="", settings={}))
+        0.125
+    """
+    return round(_chance_p_value(report.controls), 12)
+
+
+def _chance_p_value(estimates: Sequence[ExposureEstimate]) -> float:
+    bits = np.array([estimate.exposure_bits for estimate in estimates])
+    if not bits.size or np.isnan(bits).any():
+        return math.nan
+    return float(stats.gamma.sf(bits.sum() * math.log(2.0), bits.size))
+
+
+def _beyond_chance(report: ExposureReport) -> tuple[RepetitionGroup, float] | None:
+    """The repetition count whose exposures chance explains least, with its p-value times the number of counts.
+
+    Only where it is significant, was not extrapolated, and the controls vouch for the measurement.
+    """
+    if not controls_p_value(report) >= _SIGNIFICANT:
+        return None
+    found = []
+    for group in _inserted_groups(report):
+        members = [estimate for estimate in report.inserted if estimate.repetitions == group.repetitions]
+        if not any(estimate.method == "skew_normal" for estimate in members):
+            found.append((_chance_p_value(members), -group.mean_bits, group))
+    tested = [one for one in found if math.isfinite(one[0])]
+    if not tested:
+        return None
+    p_value, _, group = min(tested, key=lambda one: one[:2])
+    corrected = min(1.0, p_value * len(tested))
+    return (group, corrected) if corrected < _SIGNIFICANT else None
+
+
+def _inserted_groups(report: ExposureReport) -> list[RepetitionGroup]:
+    return [group for group in report.groups if group.repetitions]
+
+
+def _first_of_all(report: ExposureReport) -> bool:
+    """Whether canaries are certified rank 1 that chance would hardly have put there.
+
+    Never seen, a canary is the likeliest of its space with probability 1/|R|: one such among a few is evidence.
+    """
+    first = sum(group.rank1 for group in _inserted_groups(report))
+    return first > 0 and len(report.inserted) / report.space_size < _SIGNIFICANT
+
+
+def _about_inserted(report: ExposureReport) -> str:
+    groups = _inserted_groups(report)
+    if not groups:
+        return "No canary was inserted"
+    if _first_of_all(report):
+        group = max(groups, key=lambda group: (group.rank1 / group.canaries, group.repetitions))
+        verb, whose = ("is", "its") if group.rank1 == 1 else ("are", "their")
+        first = f"{group.rank1} of {_canaries(group)} inserted {_times(group)}"
+        return f"{first} {verb} the likeliest secret of {whose} template"
+    tested = [group for group in groups if math.isfinite(group.p_value) and math.isfinite(group.mean_bits)]
+    by_rank = report.memorisation_p_value < _SIGNIFICANT and bool(tested)
+    beyond = _beyond_chance(report)
+    if by_rank or beyond is not None:
+        group = min(tested, key=lambda group: (group.p_value, -group.mean_bits))
+        group = group if by_rank or beyond is None else beyond[0]
+        at_least = "at least " if group.lower_bounds else ""
+        return (
+            f"Canaries inserted {_times(group)} were memorised in part: {at_least}{group.mean_bits:.1f} bits of "
+            f"exposure on average where chance gives 1.4 and {report.log2_space_size:.1f} is the most"
+        )
+    top = groups[-1]
+    if not math.isfinite(top.mean_bits):
+        return "The exposure of the inserted canaries is undefined (the notes say why)"
+    shown = "No memorisation was shown" if report.controls else "Nothing can be concluded"
+    return (
+        f"{shown}: canaries inserted {_times(top)} have {top.mean_bits:.1f} bits of exposure on average where chance "
+        "gives 1.4"
+    )
+
+
+def _about_controls(report: ExposureReport) -> str:
+    if not report.controls:
+        return "no canary was held out to compare with"
+    p_value = controls_p_value(report)
+    if math.isnan(p_value):
+        return "the exposure of the held-out controls is undefined"
+    if p_value >= _SIGNIFICANT:
+        return "held-out controls behave as chance"
+    return (
+        f"held-out controls are more exposed than chance allows (p {p_value_text(p_value)}), so something other than "
+        "insertion is at work"
+    )
+
+
+def _canaries(group: RepetitionGroup) -> str:
+    return f"{group.canaries} canary" if group.canaries == 1 else f"{group.canaries} canaries"
+
+
+def _times(group: RepetitionGroup) -> str:
+    return "once" if group.repetitions == 1 else f"{group.repetitions} times"
+
+
+def _least_p_value(report: ExposureReport) -> float:
+    """What the rank tests would give if every inserted canary were likelier than every control."""
+    groups = [group.canaries for group in _inserted_groups(report)]
+    return min(1.0, len(groups) * min(1 / math.comb(n + len(report.controls), n) for n in groups))

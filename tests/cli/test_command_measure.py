@@ -1,0 +1,206 @@
+"""`hf-exposure measure`."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cli_runs import one_line, run
+from conftest import tiny_model
+from transformers import AutoModelForCausalLM, ByT5Tokenizer
+
+from hf_exposure import CanarySet, ExposureReport, measure_exposure
+
+QUICK = ("--references", "64", "--method", "sample")
+
+
+def measure(capsys: pytest.CaptureFixture[str], model: Path, canaries: Path, *more: object) -> Any:
+    return run(capsys, "measure", "--model", model, "--canaries", canaries, *QUICK, *more)
+
+
+def test_the_figures_are_those_of_the_library(
+    tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    done = measure(capsys, model_folder, canary_file, "--out", out)
+    assert done.status == 0, done.err
+    assert {"report.json", "report.html"} <= {path.name for path in out.iterdir()}
+    canaries = CanarySet.load(canary_file)
+    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    direct = measure_exposure(model, ByT5Tokenizer(), canaries, method="sample", references=64)
+    loaded = ExposureReport.load(out)
+    assert [e.exposure_bits for e in loaded.estimates] == [e.exposure_bits for e in direct.estimates]
+    assert (loaded.model["name"], loaded.model["dtype"]) == (str(model_folder), "float32")
+    assert "once             2" in done.out and "held out         3" in done.out
+    everything = done.out + done.err + (out / "report.json").read_text() + (out / "report.html").read_text()
+    secrets = [canaries.template.parse(canary.text)["number"] for canary in canaries]
+    assert not any(secret in everything for secret in [*secrets, str(canaries.seed), canaries.salt])
+
+
+def test_json_is_the_report(model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = measure(capsys, model_folder, canary_file, "--json", "--dtype", "bfloat16", "--device", "cpu", "--seed", 5)
+    report = ExposureReport.from_dict(json.loads(done.out))
+    assert (report.model["dtype"], report.settings["seed"], report.dataset) == ("bfloat16", 5, {})
+
+
+@pytest.mark.parametrize(("bits", "status"), [(30.0, 0), (0.0, 1), (-1.0, 1)])
+def test_a_threshold_is_a_test(
+    bits: float, status: int, tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = measure(capsys, model_folder, canary_file, "--out", tmp_path / "run", "--fail-above", bits)
+    assert done.status == status
+    word = "above" if status else "within"
+    assert f"hf-exposure: {word} the threshold of {bits:g} bits: mean exposure of canaries inserted" in done.err
+    assert (tmp_path / "run" / "report.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("means", "status"),
+    [({1: 2.0, 64: 5.0}, 0), ({1: 6.0, 64: 2.0}, 1), ({1: 1.0, 64: math.nan}, 1), ({1: 5.0}, 0)],
+)
+def test_the_threshold_looks_at_the_most_exposed_count_and_what_is_undefined_crosses_it(
+    means: dict[int, float], status: int
+) -> None:
+    import typer
+
+    from hf_exposure.cli.measure import _gate
+    from hf_exposure.records import ExposureEstimate
+
+    rows = tuple(
+        ExposureEstimate(
+            canary_id=str(count), repetitions=count, log_perplexity_bits=1.0, exposure_bits=bits, low_bits=bits,
+            high_bits=bits, method="sample",
+        )
+        for count, bits in {**means, 0: 29.0}.items()
+    )  # fmt: skip
+    report = ExposureReport(
+        estimates=rows, template="", spaces={}, space_size=10**9, manifest_hash="", settings={"confidence_level": 0.95}
+    )
+    if status:
+        with pytest.raises(typer.Exit) as stopped:
+            _gate(report, 5.0)
+        assert stopped.value.exit_code == 1
+    else:
+        _gate(report, 5.0)
+
+
+def test_the_training_data_is_named_and_must_hold_these_canaries(
+    tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record = {"name": "news", "seed": 3, "manifest_hash": CanarySet.load(canary_file).manifest_hash}
+    (tmp_path / "exposure_insertion.json").write_text(json.dumps(record))
+    named = ExposureReport.from_dict(
+        json.loads(measure(capsys, model_folder, canary_file, "--dataset", tmp_path, "--json").out)
+    )
+    assert named.dataset == record
+    other = measure(capsys, model_folder, canary_file, "--dataset", "me/news", "--json")
+    assert json.loads(other.out)["dataset"] == {"name": "me/news"}
+    (tmp_path / "exposure_insertion.json").write_text(json.dumps({**record, "manifest_hash": "00"}))
+    done = measure(capsys, model_folder, canary_file, "--dataset", tmp_path)
+    one_line(done, "--dataset: must hold the canaries of --canaries; others were inserted")
+
+
+def test_secrets_are_in_the_report_only_if_typed(
+    tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert measure(capsys, model_folder, canary_file, "--out", tmp_path / "r", "--include-secrets").status == 0
+    values = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert values["secrets"] == {canary.id: canary.text for canary in CanarySet.load(canary_file)}
+    assert (tmp_path / "r" / "report.json").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_base_model_stands_beside(model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = measure(capsys, model_folder, canary_file, "--base-model", model_folder, "--json")
+    rows = json.loads(done.out)["estimates"]
+    assert [row["base_exposure_bits"] for row in rows] == [row["exposure_bits"] for row in rows]
+
+
+def test_an_adapter_is_measured_on_its_base(
+    tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    peft = pytest.importorskip("peft")
+    base = AutoModelForCausalLM.from_pretrained(model_folder)
+    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], init_lora_weights=False)
+    adapted = peft.get_peft_model(base, config)
+    adapted.save_pretrained(tmp_path / "lora")
+    done = measure(capsys, tmp_path / "lora", canary_file, "--tokenizer", model_folder, "--json")
+    assert done.status == 0, done.err
+    direct = measure_exposure(adapted, ByT5Tokenizer(), CanarySet.load(canary_file), method="sample", references=64)
+    costs = [row["log_perplexity_bits"] for row in json.loads(done.out)["estimates"]]
+    assert costs == pytest.approx([e.log_perplexity_bits for e in direct.estimates], abs=1e-3)
+
+
+def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
+    tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    def stop(*arguments: object, **more: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_exposure.measure.measure_exposure", stop)
+    done = measure(capsys, model_folder, canary_file, "--out", tmp_path / "a b")
+    assert done.status == 130
+    assert f"--out '{tmp_path}/a b'" in done.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--model": "./no-such-folder"}, "--model: must be a folder that exists, got './no-such-folder'"),
+        ({"--model": "{tmp}/empty"}, "--tokenizer: must be a folder or Hub id that loads"),
+        ({"--model": "{tmp}/empty", "--tokenizer": "{model}"}, "--model: must be a folder or Hub id that loads"),
+        ({"--canaries": "{tmp}/cut.json"}, "--canaries: must be whole JSON"),
+        ({"--method": "guess"}, "method: must be one of auto, enumerate"),
+        ({"--references": "0"}, "references: must be a whole number of at least 1"),
+        ({"--dtype": "int3"}, "--dtype"),
+        ({"--device": "qpu"}, "--device: must be a device of this machine"),
+        ({"--out": "{tmp}/full"}, "--out: must not exist yet"),
+        ({"--out": "{tmp}/cut.json/x"}, "folder: must be a folder that can be made and written to ("),
+        ({"--dataset": "{tmp}/full"}, "--dataset: must have a whole exposure_insertion.json"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_bad_input(
+    change: dict[str, str], message: str, tmp_path: Path, model_folder: Path, canary_file: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "exposure_insertion.json").write_text("{")
+    (tmp_path / "cut.json").write_text(canary_file.read_text()[:200])
+    typed = {"--model": str(model_folder), "--canaries": str(canary_file), "--references": "64"}
+    places = {"{tmp}": tmp_path, "{model}": model_folder}
+    for key, value in change.items():
+        for mark, place in places.items():
+            value = value.replace(mark, str(place))
+        typed[key] = value
+    one_line(run(capsys, "measure", *(part for pair in typed.items() for part in pair)), message)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_folder_without_leave_to_write(
+    tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tmp_path.chmod(0o500)
+    one_line(measure(capsys, model_folder, canary_file, "--out", tmp_path / "x"), "folder: must be a folder that can")
+
+
+def test_the_bar_counts_calls_on_a_terminal_and_is_gone_elsewhere(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from hf_exposure.cli.progress import calls_shown
+
+    model = tiny_model("lstm")
+    inputs = ByT5Tokenizer()("ab", return_tensors="pt").input_ids
+    for is_terminal in (True, False):
+        monkeypatch.setattr(sys.stderr, "isatty", lambda shown=is_terminal: shown, raising=False)
+        with calls_shown(model, "measuring"):
+            model(inputs)
+        assert ("measuring" in capsys.readouterr().err) == is_terminal
+        assert not model._forward_hooks

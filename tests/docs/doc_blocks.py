@@ -1,0 +1,108 @@
+"""The code blocks of a Markdown page, run in order, in one folder, as a reader would type them.
+
+A fence of `python` is executed, all of a page in one namespace. One of `bash` must end with status 0. In one of
+`console`, lines after `$ ` are typed, and what the page shows below them must be what comes out: word for word,
+figures and hashes aside. Three comments steer it, each on its own line before a fence:
+
+    <!-- not run: why -->      passed over
+    <!-- slow -->              run by `make proof` only
+    <!-- setup: python code -->    run first, for what a reader has already (its own data set, its own model)
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+_PART = re.compile(
+    r"<!-- (?P<mark>not run: [^>]*|slow) -->\n+|<!-- setup:\n(?P<setup>.*?)-->\n|"
+    r"^```(?P<kind>\w+)\n(?P<code>.*?)^```$",
+    re.DOTALL | re.MULTILINE,
+)
+_FIGURE = re.compile(r"\b[0-9a-f]{8,}\b|\d[\d,]*(\.\d+)?(e[+-]?\d+)?")
+
+# Other packages, where they are installed, log to the standard output too.
+_LOG_LINE = re.compile(r"\[\d{4}-\d\d-\d\d .*\] \[WARNING\]")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fence or a setup comment: its kind, code, line in the page, and the mark before it."""
+
+    kind: str
+    code: str
+    line: int
+    mark: str = ""
+
+
+def blocks_of(text: str) -> Iterator[Block]:
+    """The blocks that are run, in order."""
+    mark = ""
+    for part in _PART.finditer(text):
+        line = text.count("\n", 0, part.start()) + 1
+        if part["mark"]:
+            mark = part["mark"]
+            continue
+        if part["setup"] is not None:
+            yield Block("python", part["setup"], line, mark)
+        elif part["kind"] in ("python", "bash", "console"):
+            yield Block(part["kind"], part["code"], line, mark)
+        mark = ""
+
+
+def run_blocks(page: Path, folder: Path, *, slow: bool) -> int:
+    """Runs the blocks of a page in `folder`; with `slow`, those too that take long. Returns how many were run."""
+    done = 0
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for block in blocks_of(page.read_text(encoding="utf-8")):
+        if block.mark.startswith("not run") or (block.mark == "slow" and not slow):
+            continue
+        where = f"{page.name}, line {block.line}"
+        if block.kind == "python":
+            exec(compile(block.code, where, "exec"), namespace)
+        elif block.kind == "bash":
+            typed(block.code, folder, where)
+        else:
+            for command, shown in transcript(block.code):
+                came = typed(command, folder, where)
+                assert shape(came) == shape(shown), (
+                    f"{where}: {command}\n--- came\n{came}\n--- the page shows\n{shown}"
+                )
+        done += 1
+    return done
+
+
+def transcript(code: str) -> Iterator[tuple[str, str]]:
+    """Commands of a console block, each with the output shown below it. A backslash goes on with the next line."""
+    for part in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
+        lines = part.split("\n")
+        end = next(i for i, line in enumerate(lines) if not line.endswith("\\")) + 1
+        yield "\n".join(lines[:end]), "\n".join(lines[end:])
+
+
+def shape(text: str) -> list[str]:
+    """Lines without their figures and without the width of their columns."""
+    lines = (" ".join(_FIGURE.sub("#", line).split()) for line in text.splitlines() if not _LOG_LINE.match(line))
+    return [line for line in lines if line]
+
+
+def typed(command: str, folder: Path, where: str) -> str:
+    """What a command prints; `hf-exposure` is the one of this checkout."""
+    shim = folder / ".bin" / "hf-exposure"
+    if not shim.exists():
+        shim.parent.mkdir(exist_ok=True)
+        code = "from hf_exposure.cli import main; main()"
+        shim.write_text(f'#!/bin/sh\nPYTHONPATH="{ROOT}" exec "{sys.executable}" -c "{code}" "$@"\n')
+        shim.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{shim.parent}{os.pathsep}{os.environ['PATH']}", "COLUMNS": "100"}
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{where}: status {done.returncode}\n{command}\n{done.stdout}\n{done.stderr}"
+    return done.stdout

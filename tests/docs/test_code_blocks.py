@@ -1,0 +1,59 @@
+"""Every code block of the README and the user guide runs, and prints what the page says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from doc_blocks import ROOT, blocks_of, run_blocks, shape, transcript
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def name_of(page: Path) -> str:
+    return page.stem
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_the_quick_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_blocks(page, tmp_path, slow=False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_all_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    run_blocks(page, tmp_path, slow=True)
+
+
+def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    for fence, error in (
+        ("python\n1 / 0\n", ZeroDivisionError),
+        ("bash\nfalse\n", AssertionError),
+        ("console\n$ echo one\ntwo\n", AssertionError),
+    ):
+        page.write_text(f"Text.\n\n```{fence}```\n")
+        with pytest.raises(error):
+            run_blocks(page, tmp_path, slow=False)
+        page.write_text(f"Text.\n\n<!-- slow -->\n\n```{fence}```\n")
+        assert run_blocks(page, tmp_path, slow=False) == 0
+        page.write_text(f"<!-- not run: it needs a hub -->\n\n```{fence}```\n")
+        assert run_blocks(page, tmp_path, slow=True) == 0
+
+
+def test_blocks_are_found_in_order_and_share_their_names(tmp_path: Path) -> None:
+    text = (
+        "<!-- setup:\na = 1\n-->\n\n```python\nb = a + 1\n```\n\n```\nno code\n```\n\n```python\nassert b == 2\n```\n"
+    )
+    page = tmp_path / "page.md"
+    page.write_text(text)
+    assert [(block.kind, block.line) for block in blocks_of(text)] == [("python", 1), ("python", 5), ("python", 13)]
+    assert run_blocks(page, tmp_path, slow=False) == 3
+
+
+def test_a_transcript_is_compared_by_its_words() -> None:
+    assert list(transcript("$ a \\\n  b\nout\n\n$ c\n")) == [("a \\\n  b", "out\n\n"), ("c", "")]
+    assert shape("p = 4e-05,  12.3 bits of 1,000") == ["p = #, # bits of #"]
+    assert shape("one\n\n two") == ["one", "two"]

@@ -1,0 +1,26 @@
+"""Figures that a page quotes are those of the benchmark that it names."""
+
+from __future__ import annotations
+
+import json
+
+from doc_blocks import ROOT
+
+
+def test_the_table_of_estimators_is_the_benchmarks() -> None:
+    page = (ROOT / "docs" / "choosing-an-estimator.md").read_text(encoding="utf-8")
+    table = page.split("<!-- table: estimators -->\n")[1].split("\n\n")[0].splitlines()[2:]
+    measured = json.loads((ROOT / "benchmarks" / "results" / "estimators.json").read_text())["rows"]
+    for line, row in zip(table, measured, strict=True):
+        methods = row["methods"]
+        errors = [f"{methods[name]['error_bits']:+.2f}" for name in ("sample", "skew_normal", "importance")]
+        search = methods["bounded"]
+        outcome = "exact," if search["certified"] else "open after"
+        seconds = [
+            methods["sample"]["seconds_measuring"],
+            methods["importance"]["seconds_measuring"],
+            search["seconds"],
+        ]
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        expected = [f"{row['truth_bits']:.2f}", *errors, f"{outcome} {search['expansions']:,} expansions"]
+        assert cells == [*expected, ", ".join(f"{value:.1f}" for value in seconds)]

@@ -1,0 +1,111 @@
+"""What a report is said to show: worded by hand for each kind of outcome."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from report_samples import estimate, report
+
+from hf_exposure.records import ExposureEstimate
+from hf_exposure.report.verdict import controls_p_value, headline, judgement, p_value_text
+
+CHANCE = [0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.7, 2.3, 3.1, 4.6]
+
+
+def controls(bits: list[float], cost: float = 60.0) -> list[ExposureEstimate]:
+    return [estimate(b, 0, log_perplexity_bits=cost + i) for i, b in enumerate(bits)]
+
+
+def first(count: int, repetitions: int) -> list[ExposureEstimate]:
+    return [estimate(29.9, repetitions, rank_low=1, rank_high=1, log_perplexity_bits=5.0 + i) for i in range(count)]
+
+
+def test_the_sentence_of_the_whole_job() -> None:
+    rest = [estimate(20.0, 64, log_perplexity_bits=9.0 + i) for i in range(3)]
+    found = report(*first(37, 64), *rest, *controls(CHANCE), space_size=10**9)
+    assert headline(found) == (
+        "37 of 40 canaries inserted 64 times are the likeliest secret of their template; "
+        "held-out controls behave as chance."
+    )
+    assert judgement(found).startswith("The model memorised (each repetition count against 10 held-out canaries, rank")
+
+
+@pytest.mark.parametrize(
+    ("estimates", "changes", "expected"),
+    [
+        (
+            first(1, 1),
+            {"space_size": 10**9},
+            "1 of 1 canary inserted once is the likeliest secret of its template;",
+        ),
+        # One of three rank 1 texts among ten is chance.
+        (first(1, 4), {"space_size": 10}, "Nothing can be concluded: canaries inserted 4 times have 29.9 bits of"),
+        ([estimate(1.5, 8)], {}, "Nothing can be concluded: canaries inserted 8 times have 1.5 bits of exposure on"),
+        (
+            [*(estimate(1.5, 8, log_perplexity_bits=62.5 + i) for i in range(4)), *controls(CHANCE)],
+            {},
+            "No memorisation was shown: canaries inserted 8 times have 1.5 bits of exposure on average where chance "
+            "gives 1.4; held-out controls behave as chance.",
+        ),
+        (
+            [*(estimate(8.0, 8, log_perplexity_bits=20.5 + i) for i in range(8)), *controls(CHANCE)],
+            {"space_size": 10**6},
+            "Canaries inserted 8 times were memorised in part: 8.0 bits of exposure on average where chance gives 1.4 "
+            "and 19.9 is the most; held-out controls behave as chance.",
+        ),
+        (
+            [*(estimate(8.0, 8, log_perplexity_bits=20.5, note="a lower bound") for _ in range(8)), *controls(CHANCE)],
+            {},
+            "Canaries inserted 8 times were memorised in part: at least 8.0 bits",
+        ),
+        ([estimate(math.nan, 8)], {}, "The exposure of the inserted canaries is undefined (the notes say why); no"),
+        (controls(CHANCE), {}, "No canary was inserted; held-out controls behave as chance."),
+    ],
+)
+def test_each_kind_of_outcome(estimates: list[ExposureEstimate], changes: dict[str, Any], expected: str) -> None:
+    assert headline(report(*estimates, **changes)).startswith(expected)
+
+
+def test_few_canaries_far_beyond_chance_are_evidence_that_a_rank_test_is_too_small_for() -> None:
+    far = [estimate(12.0, 8, log_perplexity_bits=20.5 + i) for i in range(3)]
+    few = report(*far, *controls([1.0, 2.0]), space_size=10**9)
+    # 3 against 2: at best 1 in 10 orders. But 12 bits thrice is 2^-36 at most, times what the sum can be made of.
+    assert few.memorisation_p_value == pytest.approx(0.1)
+    assert headline(few).startswith("Canaries inserted 8 times were memorised in part: 12.0 bits of exposure")
+    assert judgement(few).startswith("The model memorised: those inserted 8 times are exposed as chance would do it")
+    # Not where the figures are extrapolated, nor where the controls are exposed as well.
+    guessed = [estimate(12.0, 8, log_perplexity_bits=20.5 + i, method="skew_normal") for i in range(3)]
+    for doubtful in (report(*guessed, *controls([1.0, 2.0])), report(*far, *controls([9.0, 9.0], cost=10.0))):
+        assert headline(doubtful).startswith("No memorisation was shown")
+        assert judgement(doubtful).startswith("No memorisation was shown")
+
+
+def test_exposed_controls_are_pointed_out() -> None:
+    said = headline(report(estimate(9.0, 8), *controls([9.0] * 8)))
+    assert "held-out controls are more exposed than chance allows (p < 1e-10), so something other than" in said
+    undefined = headline(report(estimate(9.0, 8), *controls([math.nan, 1.0])))
+    assert undefined.endswith("; the exposure of the held-out controls is undefined.")
+
+
+def test_the_controls_are_judged_as_simulated_ones_would_be() -> None:
+    # Exposure of a canary never seen: -log2 of a uniform number. The share of simulated sets that are worse.
+    bits = [1.0, 2.5, 3.0, 0.5, 4.0]
+    simulated = -np.log2(np.random.default_rng(0).random((200_000, len(bits)))).sum(axis=1)
+    expected = (simulated >= sum(bits)).mean()
+    assert controls_p_value(report(*controls(bits))) == pytest.approx(expected, abs=0.005)
+    assert math.isnan(controls_p_value(report(estimate(1.0))))
+
+
+def test_a_test_that_could_show_nothing_says_so() -> None:
+    said = judgement(report(estimate(1.0, 8, log_perplexity_bits=70.0), *controls([1.0, 2.0])))
+    # One canary against two controls: at best 1 in 3 orders.
+    assert said.endswith("the test could not have shown less than p = 0.33.")
+    assert judgement(report(estimate(1.0))).startswith("Without held-out controls there is nothing to compare with")
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0341, "= 0.034"), (1.0, "= 1"), (1e-11, "< 1e-10"), (0.0, "< 1e-10")])
+def test_p_values_as_text(value: float, text: str) -> None:
+    assert p_value_text(value) == text
