@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-__all__ = ["ExposureError", "InputError", "CanaryFileError", "NonFiniteScoreError", "MissingDependencyError"]
+__all__ = [
+    "CanaryFileError",
+    "ExposureError",
+    "HubError",
+    "InputError",
+    "MissingDependencyError",
+    "NonFiniteScoreError",
+    "SecretFoundError",
+]
 
 _LONGEST_VALUE = 120
 
@@ -46,3 +54,11 @@ class NonFiniteScoreError(ExposureError, ArithmeticError):
 
 class MissingDependencyError(ExposureError, ImportError):
     """An optional part is not installed; the message says which extra brings it."""
+
+
+class SecretFoundError(ExposureError):
+    """What was about to be published holds a canary; the message names the file and the canary's id, not the text."""
+
+
+class HubError(ExposureError):
+    """The Hub did not take what was published, or could not be reached; the message says what to do."""
