@@ -32,7 +32,7 @@ class ExposureCallback(TrainerCallback):
 
     The figures reach `log_history` and the metrics of each evaluation, hence `metric_for_best_model` and early
     stopping; after `callback.attach(trainer)` every `report_to` tracker too. Every report is also appended to
-    `exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume. Model mode, random
+    `_exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume. Model mode, random
     state, tokenizer, arguments and control flags are left as found: training is the same as without the callback.
 
     An `EarlyStoppingCallback` that watches an exposure key must come after this one in `callbacks=[...]`: it reads

@@ -79,7 +79,7 @@ class DemoSettings:
 def run_demo(settings: DemoSettings) -> ExposureReport:
     """Inserts canaries, trains with `ExposureCallback`, extracts, reports; prints as it goes.
 
-    Writes `canaries.json` (owner-readable), `exposure.jsonl`, `report.json` and the plots into `settings.out`.
+    Writes `canaries.json` (owner-readable), `_exposure.jsonl`, `report.json` and the plots into `settings.out`.
 
     Raises:
         InputError: a text, model or number that cannot be used.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from hub_server import TOKEN, Hub, running_hub
+from hub_server import Hub, hub_environment, running_hub
 
-ROOT = Path(__file__).resolve().parents[2]
 TRACKERS = [name for name in ("tensorboard", "trackio", "wandb") if find_spec(name) is not None]
 
 
@@ -25,12 +23,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
     folder = tmp_path_factory.mktemp("trainer")
     with running_hub() as hub:
         environment = {
-            **os.environ, "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(folder / "home"), "HF_TOKEN": TOKEN,
-            "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
-            "TENSORBOARD_LOGGING_DIR": str(folder / "events"), "TRACKIO_DIR": str(folder / "trackio"),
-            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "WANDB_MODE": "offline", "WANDB_DIR": str(folder), "WANDB_SILENT": "true",
+            **hub_environment(hub, folder / "home"), "TENSORBOARD_LOGGING_DIR": str(folder / "events"),
+            "TRACKIO_DIR": str(folder / "trackio"), "WANDB_MODE": "offline", "WANDB_DIR": str(folder),
+            "WANDB_SILENT": "true",
         }  # fmt: skip
-        environment.pop("TRANSFORMERS_OFFLINE", None)
         script = Path(__file__).with_name("trainer_worker.py")
         done = subprocess.run(
             [sys.executable, str(script), str(folder), *TRACKERS],

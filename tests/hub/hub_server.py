@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -89,6 +91,18 @@ def running_hub() -> Iterator[Hub]:
         server.shutdown()
         server.server_close()
         thread.join(5)
+
+
+def hub_environment(hub: Hub, home: Path) -> dict[str, str]:
+    """The environment of a process that takes a hub for the real one: `HF_ENDPOINT` is read on import."""
+    packages = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
+    mine = {
+        "HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home), "HF_TOKEN": TOKEN, "HF_HUB_OFFLINE": "0",
+        "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1", "TRANSFORMERS_OFFLINE": "0",
+        # This package comes before an installed one.
+        "PYTHONPATH": os.pathsep.join(filter(None, packages)),
+    }  # fmt: skip
+    return {**os.environ, **mine}
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 import yaml
-from hub_server import TOKEN, Fault, Hub, running_hub
+from hub_server import Fault, Hub, hub_environment, running_hub
 
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries
 from hf_exposure.hub.card import BEGIN, END
@@ -22,7 +21,6 @@ from hf_exposure.report import ExposureReport
 from hf_exposure.report.run_log import append_report
 
 pytest.importorskip("huggingface_hub")
-ROOT = Path(__file__).resolve().parents[2]
 REPO = "me/model"
 TEMPLATE = CanaryTemplate("The random number is {number}", number=Digits(9))
 CANARIES = draw_canaries(TEMPLATE, {1: 3, 64: 3}, controls=4, seed=5)
@@ -82,14 +80,13 @@ def address() -> Iterator[list[Hub]]:
 @pytest.fixture(scope="module")
 def worker(address: list[Hub], tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
     home = tmp_path_factory.mktemp("home")
-    environment = {
-        **os.environ, "HF_ENDPOINT": address[0].endpoint, "HF_HOME": str(home), "HF_TOKEN": TOKEN,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1",
-    }  # fmt: skip
-    environment.pop("TRANSFORMERS_OFFLINE", None)
     script = Path(__file__).with_name("push_worker.py")
     process = subprocess.Popen(
-        [sys.executable, str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
+        [sys.executable, str(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=hub_environment(address[0], home),
     )
     yield process
     assert process.stdin is not None
