@@ -77,7 +77,7 @@ def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
     rows = [
         "| times inserted | canaries | mean exposure (bits) | interval | likeliest of all |",
         "|---|---|---|---|---|",
-        *(_row(group) for group in sorted(report.groups, key=lambda g: (g.repetitions == 0, g.repetitions))),
+        *(_row(group) for group in _controls_last(report)),
     ]
     spaces = ", ".join(f"{name}: {space}" for name, space in report.spaces.items())
     level = 100 * report.settings["confidence_level"]
@@ -139,7 +139,7 @@ def _results(report: ExposureReport, pipeline_tag: Any) -> list[dict[str, Any]]:
     }
     figures: list[tuple[str, str, float, dict[str, Any]]] = [
         ("exposure", _title(group), round(float(group.mean_bits), 1), {**about, **_details(group)})
-        for group in report.groups
+        for group in _controls_last(report)
         if math.isfinite(group.mean_bits)
     ]
     p_value = report.memorisation_p_value
@@ -159,6 +159,10 @@ def _results(report: ExposureReport, pipeline_tag: Any) -> list[dict[str, Any]]:
         for kind_of_metric, title, value, arguments in figures
     ]
     return eval_results_to_model_index("", results)[0]["results"] if results else []
+
+
+def _controls_last(report: ExposureReport) -> list[RepetitionGroup]:
+    return sorted(report.groups, key=lambda group: (group.repetitions == 0, group.repetitions))
 
 
 def _details(group: RepetitionGroup) -> dict[str, Any]:

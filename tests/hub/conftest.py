@@ -25,7 +25,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
         environment = {
             **hub_environment(hub, folder / "home"), "TENSORBOARD_LOGGING_DIR": str(folder / "events"),
             "TRACKIO_DIR": str(folder / "trackio"), "WANDB_MODE": "offline", "WANDB_DIR": str(folder),
-            "WANDB_SILENT": "true",
+            "WANDB_SILENT": "true", "WANDB_DATA_DIR": str(folder / "wandb-data"),
+            "WANDB_CACHE_DIR": str(folder / "wandb-cache"), "WANDB_CONFIG_DIR": str(folder / "wandb-config"),
         }  # fmt: skip
         script = Path(__file__).with_name("trainer_worker.py")
         done = subprocess.run(

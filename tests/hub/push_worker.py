@@ -5,15 +5,17 @@ One JSON request a line on standard input, one JSON answer a line on standard ou
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
+import time
 import traceback
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.hub import push
-from hf_exposure.report import ExposureReport
+from hf_exposure.report import ExposureReport, plots
 
-push.WAITS = (0.01, 0.01, 0.01)
+# Attempts are counted, not timed: neither our waits nor the library's.
+time.sleep = lambda seconds: None
 
 
 def main() -> None:
@@ -21,6 +23,9 @@ def main() -> None:
         request = json.loads(line)
         report = ExposureReport.from_dict(request["report"])
         arguments = request["arguments"]
+        # Most tests have no need of pictures, which take a second.
+        wanted = arguments.pop("plots", False)
+        plots.matplotlib_is_installed = functools.partial(bool, wanted)
         if "canaries" in arguments:
             arguments["canaries"] = CanarySet.load(arguments["canaries"])
         try:
