@@ -21,6 +21,7 @@ __all__ = ["published_files", "push_to_hub"]
 # Before each new attempt, in seconds.
 WAITS = (1.0, 2.0, 4.0)
 _CARD = "README.md"
+_CANARIES = "canaries.json"
 # Somebody else committed in between: begin again from the new state.
 _CONFLICT = (409, 412)
 _PASSING = (408, 429, 500, 502, 503, 504)
@@ -52,14 +53,15 @@ def push_to_hub(
             plot of exposure against step. None of its files is uploaded as it is.
         revision: the branch, "main" unless given.
         private: True or False to create the repository, if missing, with that visibility.
-        canaries: what was inserted: with it, everything is searched for the secrets before it is sent.
+        canaries: what was inserted: with it, everything is searched for the secrets before it is sent. Those of
+            `folder`/canaries.json, where there is one, unless given.
 
     Returns:
         the address of the commit, or of the pull request.
 
     Raises:
         InputError: a malformed `repo_id`, a repository that does not exist or may not be seen, a card whose metadata
-            cannot be read.
+            cannot be read, a damaged canary file.
         SecretFoundError: a canary stands in what would be uploaded; nothing was sent.
         HubError: the Hub refused, or could not be reached. Nothing was written.
 
@@ -74,6 +76,8 @@ def push_to_hub(
     unreachable = (transport_error, errors.LocalEntryNotFoundError, ConnectionError, errors.LocalTokenNotFoundError)
     api = HfApi(token=token, library_name="hf_exposure")
     history = read_reports(Path(folder) / FILE_NAME) if folder is not None else []
+    if canaries is None and folder is not None and (Path(folder) / _CANARIES).is_file():
+        canaries = CanarySet.load(Path(folder) / _CANARIES)
     files = published_files(report, history, canaries)
     last = len(WAITS)
     for attempt in range(last + 1):

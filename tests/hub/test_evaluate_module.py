@@ -128,12 +128,3 @@ def test_the_space_is_whole() -> None:
     assert (folder / card["app_file"]).is_file()
     assert {"evaluate", "metric"} <= set(card["tags"])
     assert len(card["title"]) <= 60
-
-
-def test_nothing_of_ours_needs_evaluate() -> None:
-    code = (
-        "import sys; sys.modules['evaluate'] = None; import hf_exposure.hub, hf_exposure.callback, hf_exposure.cli;"
-        "print(hf_exposure.hub.metric_path())"
-    )
-    done = space(code)
-    assert done.returncode == 0, done.stderr

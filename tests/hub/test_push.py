@@ -330,7 +330,7 @@ def test_the_history_of_a_run_becomes_a_plot(hub_and_push: tuple[Hub, Push], tmp
     hub.add(REPO)
     for step in (1, 2):
         append_report(tmp_path, made(step=step))
-    (tmp_path / "canaries.json").write_text("never to be uploaded")
+    CANARIES.save(tmp_path / "canaries.json")
     push(made(step=2), folder=str(tmp_path), plots=True)
     files = hub.files(REPO)
     assert "exposure/exposure_by_step.png" in files
@@ -351,7 +351,7 @@ def test_a_secret_stops_the_push_before_anything_is_sent(hub_and_push: tuple[Hub
     digits = TEMPLATE.parse(secret.text)["number"]
     assert digits not in answer["traceback"]
     hub.add(REPO, {"README.md": f"# {secret.text}\n".encode()})
-    answer = push(canaries=str(tmp_path / "canaries.json"))
+    answer = push(folder=str(tmp_path))  # the canaries in the run's folder are looked for without being named
     assert answer["message"].startswith("README.md holds the secret")
     assert hub.count("POST", "/commit/") == 0
 
