@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Iterable
 from pathlib import Path
@@ -36,10 +37,11 @@ def attach_report(reports: list[ExposureReport], callbacks: Iterable[Any], canar
     trackers = [callback for callback in callbacks if _way(callback) is not None]
     if not reports or not trackers:
         return
+    files = functools.cache(lambda: published_files(reports[-1], reports, canaries))
     with TemporaryDirectory() as folder:
         for tracker in trackers:
             try:
-                for name, content in published_files(reports[-1], reports, canaries).items():
+                for name, content in files().items():
                     (Path(folder) / name).write_bytes(content)
                 _way(tracker)(tracker, Path(folder), reports[-1])
             except Exception as error:

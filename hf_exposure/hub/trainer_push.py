@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
 from hf_exposure.canaries import CanarySet
 from hf_exposure.files import write_aside
 from hf_exposure.hub.card import FOLDER, updated_card
@@ -22,6 +24,10 @@ from hf_exposure.report import ExposureReport
 
 __all__ = ["complete_cards", "write_published"]
 
+_TEXTS = (".csv", ".html", ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml")
+# Larger ones are vocabularies and data, which take seconds to search.
+_LARGEST_TEXT = 1_000_000
+
 
 class _Callback(Protocol):
     canaries: CanarySet
@@ -31,15 +37,32 @@ class _Callback(Protocol):
 def write_published(reports: Sequence[ExposureReport], folder: str | Path, canaries: CanarySet) -> None:
     """The published form of the last report into `folder`/exposure, its plots with the run's history; none, nothing.
 
+    The trainer is about to upload all of `folder`, so its other small text files are searched for canaries too: a
+    canary file that was saved there, a list of samples.
+
     Raises:
-        SecretFoundError: a canary stands in one of the files; none was written.
+        SecretFoundError: a canary stands in one of the files; none was written, and the push does not happen.
     """
+    _refuse_secrets_beside(Path(folder), canaries)
     if not reports:
         return
     target = Path(folder) / FOLDER
     target.mkdir(parents=True, exist_ok=True)
     for name, content in published_files(reports[-1], reports, canaries).items():
         write_aside(target / name, content)
+
+
+def _refuse_secrets_beside(folder: Path, canaries: CanarySet) -> None:
+    """As the trainer's own upload: not what begins with an underscore, nor checkpoints."""
+    texts = {
+        str(path.relative_to(folder)): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.suffix in _TEXTS
+        and not path.relative_to(folder).parts[0].startswith(("_", PREFIX_CHECKPOINT_DIR))
+        and path.is_file()
+        and path.stat().st_size <= _LARGEST_TEXT
+    }
+    refuse_secrets(texts, canaries)
 
 
 def complete_cards(trainer: Any, callback: _Callback) -> None:

@@ -7,13 +7,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from callback_runs import make_trainer
+from callback_runs import CANARIES, make_trainer
+from hub_samples import mixed
 from hub_server import Hub
 
 from hf_exposure import CanarySet, ExposureCallback
 from hf_exposure.canaries import CanaryTemplate, Digits, draw_canaries
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, SecretFoundError
 from hf_exposure.hub.card import BEGIN
+from hf_exposure.hub.trainer_push import write_published
 from hf_exposure.report.run_log import FILE_NAME, read_reports
 
 REPO = "me/model"
@@ -64,6 +66,19 @@ def test_no_secret_and_no_exact_figure_is_pushed(run: tuple[Hub, Path]) -> None:
             assert canary.text.encode() not in content, name
             assert canary.id.encode() not in content, name
             assert str(estimate.log_perplexity_bits).encode() not in content, name
+
+
+def test_a_canary_file_in_the_output_folder_stops_the_push(tmp_path: Path) -> None:
+    CANARIES.save(tmp_path / "canaries.json")
+    with pytest.raises(SecretFoundError, match=r"^canaries\.json holds the secret of canary"):
+        write_published([mixed()], tmp_path, CANARIES)
+    assert not (tmp_path / "exposure").exists()
+    # The trainer does not upload these.
+    (tmp_path / "canaries.json").rename(tmp_path / "_canaries.json")
+    (tmp_path / "checkpoint-3").mkdir()
+    CANARIES.save(tmp_path / "checkpoint-3" / "canaries.json")
+    write_published([mixed()], tmp_path, CANARIES)
+    assert (tmp_path / "exposure" / "report.json").is_file()
 
 
 def test_without_attach_it_is_an_error(tmp_path: Path) -> None:
