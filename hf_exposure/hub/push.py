@@ -61,7 +61,7 @@ def push_to_hub(
 
     Raises:
         InputError: a malformed `repo_id`, a repository that does not exist or may not be seen, a card whose metadata
-            cannot be read, a damaged canary file.
+            cannot be read or are not accepted, a damaged canary file.
         SecretFoundError: a canary stands in what would be uploaded; nothing was sent.
         HubError: the Hub refused, or could not be reached. Nothing was written.
 
@@ -126,7 +126,7 @@ def _commit(
     revision: str | None,
     create_pr: bool,
 ) -> Any:
-    from huggingface_hub import CommitOperationAdd
+    from huggingface_hub import CommitOperationAdd, errors
 
     head = api.model_info(repo_id, revision=revision).sha
     name = repo_id.rsplit("/", 1)[-1]
@@ -136,14 +136,21 @@ def _commit(
     if canaries is not None:
         refuse_secrets({_CARD: card}, canaries)
     uploads = {_CARD: card, **{f"{FOLDER}/{name}": content for name, content in files.items()}}
-    return api.create_commit(
-        repo_id,
-        [CommitOperationAdd(path, content) for path, content in uploads.items()],
-        commit_message="Publish the exposure of canaries",
-        revision=revision,
-        create_pr=create_pr,
-        parent_commit=head,
-    )
+    try:
+        return api.create_commit(
+            repo_id,
+            [CommitOperationAdd(path, content) for path, content in uploads.items()],
+            commit_message="Publish the exposure of canaries",
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=head,
+        )
+    except errors.HfHubHTTPError:
+        raise
+    except ValueError as error:
+        # The Hub checks the card's metadata first, those of others included.
+        rule = "must have metadata that the Hub accepts"
+        raise InputError(_CARD, rule, str(error), "Mend the block between the two lines of ---.") from error
 
 
 def _read_card(api: Any, repo_id: str, head: str | None) -> str | None:

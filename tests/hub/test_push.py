@@ -295,8 +295,9 @@ def test_a_malformed_name(hub_and_push: tuple[Hub, Push]) -> None:
         (b"---\na: [1\n---\n", "must have YAML metadata"),
         (b"---\n- a\n---\n", "must have YAML metadata"),
         (b"---\nmodel-index: 3\n---\n", "must have a list of models as model-index"),
+        (b"---\nmodel-index:\n- name: a\n  results: [{}]\n---\n", "must have metadata that the Hub accepts"),
     ],
-    ids=["cut", "list", "index"],
+    ids=["cut", "list", "index", "refused by the Hub"],
 )
 def test_a_card_that_makes_no_sense_is_left_alone(hub_and_push: tuple[Hub, Push], card: bytes, rule: str) -> None:
     hub, push = hub_and_push
