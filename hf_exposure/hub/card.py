@@ -113,7 +113,8 @@ def _verdict(report: ExposureReport) -> str:
 def _row(group: RepetitionGroup) -> str:
     name = str(group.repetitions) if group.repetitions else "controls"
     interval = f"{group.low_bits:.1f} to {group.high_bits:.1f}" if _finite(group.low_bits, group.high_bits) else "-"
-    mean = f"{group.mean_bits:.1f}" if _finite(group.mean_bits) else "undefined"
+    at_least = "at least " if group.lower_bounds else ""
+    mean = f"{at_least}{group.mean_bits:.1f}" if _finite(group.mean_bits) else "undefined"
     return f"| {name} | {group.canaries} | {mean} | {interval} | {group.rank1} |"
 
 
@@ -171,6 +172,7 @@ def _details(group: RepetitionGroup) -> dict[str, Any]:
         "repetitions": int(group.repetitions),
         "canaries": int(group.canaries),
         "rank1": int(group.rank1),
+        "lower_bounds": int(group.lower_bounds),
         **{name: round(float(value), 1) for name, value in limits.items() if math.isfinite(value)},
     }
 
