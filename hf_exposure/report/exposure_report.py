@@ -99,6 +99,20 @@ class ExposureReport:
         tested = [group.p_value for group in self.groups if group.repetitions]
         return min(1.0, len(tested) * min(tested)) if tested and not np.isnan(tested).any() else math.nan
 
+    def push_to_hub(self, repo_id: str, **arguments: Any) -> str:
+        """Writes the rounded figures into the card of a model on the Hub, and files beside it, in one commit.
+
+        Args:
+            repo_id: "user/model".
+            **arguments: those of `hf_exposure.hub.push_to_hub`: create_pr, token, folder, revision, private, canaries.
+
+        Returns:
+            the address of the commit, or of the pull request.
+        """
+        from hf_exposure.hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **arguments)
+
     def metrics(self) -> dict[str, float]:
         """The figures to log, as plain floats. Those of controls are absent when there are none.
 
@@ -179,20 +193,6 @@ class ExposureReport:
         if matplotlib_is_installed():
             written += draw_plots(self, history, target)
         return written
-
-    def push_to_hub(self, repo_id: str, **arguments: Any) -> str:
-        """Writes the rounded figures into the card of a model on the Hub, and files beside it, in one commit.
-
-        Args:
-            repo_id: "user/model".
-            **arguments: those of `hf_exposure.hub.push_to_hub`: create_pr, token, folder, revision, private, canaries.
-
-        Returns:
-            the address of the commit, or of the pull request.
-        """
-        from hf_exposure.hub import push_to_hub
-
-        return push_to_hub(self, repo_id, **arguments)
 
 
 def _plain(value: Any) -> Any:

@@ -136,7 +136,7 @@ def test_a_secret_is_not_attached() -> None:
             written.append(arguments)
 
     leaking = mixed(notes=(CANARIES.inserted[0].text,))
-    with pytest.warns(UserWarning, match="not attached to TensorBoard: SecretFoundError: report.json holds"):
+    with pytest.warns(UserWarning, match="not attached to TensorBoard: SecretFoundError: report.(html|json) holds"):
         attach_report([leaking], [TensorBoardCallback(Writer())], CANARIES)
     assert not written
     attach_report([mixed()], [TensorBoardCallback(Writer())], CANARIES)
