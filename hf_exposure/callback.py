@@ -13,6 +13,8 @@ from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, T
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import ExposureError, InputError, OutOfStepError
+from hf_exposure.hub.trackers import attach_report
+from hf_exposure.hub.trainer_push import complete_cards, write_published
 from hf_exposure.insertion import DeliveryReport, check_dataloader
 from hf_exposure.measure import ExposureMeter, MeasureSettings
 from hf_exposure.measure.base_model import check_base_model
@@ -34,7 +36,7 @@ class ExposureCallback(TrainerCallback):
 
     The figures reach `log_history` and the metrics of each evaluation, hence `metric_for_best_model` and early
     stopping; after `callback.attach(trainer)` every `report_to` tracker too. Every report is also appended to
-    `exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume. Model mode, random
+    `_exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume. Model mode, random
     state, tokenizer, arguments and control flags are left as found: training is the same as without the callback.
 
     An `EarlyStoppingCallback` that watches an exposure key must come after this one in `callbacks=[...]`: it reads
@@ -51,6 +53,8 @@ class ExposureCallback(TrainerCallback):
             failure on one process is one on all, except inside a sharded model, where it ends the job.
         require_delivery: whether a canary that the trainer's data do not train on is an error when training starts;
             else it is a warning.
+        push_to_hub: let what the trainer pushes hold the rounded figures, in its model card and in `exposure/`; needs
+            `attach`.
         **measure_arguments: those of `measure_exposure`: method, references, seed, base_model, context, ...
 
     Attributes:
@@ -85,6 +89,7 @@ class ExposureCallback(TrainerCallback):
         on_error: Literal["raise", "warn"] = "raise",
         *,
         require_delivery: bool = False,
+        push_to_hub: bool = False,
         **measure_arguments: Any,
     ) -> None:
         if strategy not in get_args(Strategy):
@@ -98,6 +103,7 @@ class ExposureCallback(TrainerCallback):
         self._base_model = measure_arguments.pop("base_model", None)
         _check_measure_arguments(measure_arguments)
         self.canaries, self.strategy, self.steps, self.on_error = canaries, strategy, steps, on_error
+        self.push_to_hub = push_to_hub
         self.reports: list[ExposureReport] = []
         self._processing_class, self._measure_arguments = processing_class, measure_arguments
         self._meter: ExposureMeter | None = None
@@ -128,6 +134,8 @@ class ExposureCallback(TrainerCallback):
         callbacks.remove(self)
         first = next((i for i, other in enumerate(callbacks) if not isinstance(other, DefaultFlowCallback)), 0)
         callbacks.insert(first, self)
+        if self.push_to_hub:
+            complete_cards(trainer, self)
         return self
 
     def on_train_begin(
@@ -137,6 +145,9 @@ class ExposureCallback(TrainerCallback):
             raise InputError(
                 "strategy", "'eval' needs evaluations, but eval_strategy is 'no'", self.strategy, "Use 'epoch'."
             )
+        if self.push_to_hub and self._trainer is None:
+            rule = "needs callback.attach(trainer), since a card is the trainer's to write"
+            raise InputError("push_to_hub", rule, True, "Attach it, or call report.push_to_hub after training.")
         self._every_evaluation = self.strategy == "eval" or self._chooses_best_model(args)
         check_parallelism(args)
         check_base_model(kwargs["model"], self._base_model)
@@ -196,6 +207,14 @@ class ExposureCallback(TrainerCallback):
         elif self.strategy == "epoch" and not best_was_loaded:
             # As in on_epoch_begin, where no epoch is left.
             self._measure_once(args, state, kwargs["model"])
+        if self._trainer is not None and self._trainer.state is state and state.is_world_process_zero:
+            attach_report(self.reports, self._trainer.callback_handler.callbacks, self.canaries)
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.push_to_hub and state.is_world_process_zero:
+            write_published(self.reports, args.output_dir, self.canaries)
 
     def _prepare(self, processing_class: Any, *, across_processes: bool = False) -> None:
         tokenizer = self._processing_class if self._processing_class is not None else processing_class

@@ -5,10 +5,12 @@ from __future__ import annotations
 __all__ = [
     "CanaryFileError",
     "ExposureError",
+    "HubError",
     "InputError",
     "MissingDependencyError",
     "NonFiniteScoreError",
     "OutOfStepError",
+    "SecretFoundError",
 ]
 
 _LONGEST_VALUE = 120
@@ -60,3 +62,11 @@ class OutOfStepError(ExposureError):
 
 class MissingDependencyError(ExposureError, ImportError):
     """An optional part is not installed; the message says which extra brings it."""
+
+
+class SecretFoundError(ExposureError):
+    """What was about to be published holds a canary; the message names the file and the canary's id, not the text."""
+
+
+class HubError(ExposureError):
+    """The Hub did not take what was published, or could not be reached; the message says what to do."""

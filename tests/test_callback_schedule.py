@@ -49,7 +49,7 @@ def test_each_strategy_measures_at_its_steps(
     trainer = make_trainer(tmp_path, [callback], **arguments)
     trainer.train()
     assert [report.step for report in callback.reports] == expected
-    assert [report.step for report in read_reports(tmp_path / "exposure.jsonl")] == expected
+    assert [report.step for report in read_reports(tmp_path / "_exposure.jsonl")] == expected
     assert logged_steps(trainer) == expected
 
 
@@ -271,7 +271,7 @@ def test_one_callback_serves_two_trainers_one_after_the_other(tmp_path: Path) ->
     second.train()
     assert (logged_steps(first), logged_steps(second)) == ([1, 2], [1, 2, 3])
     assert [report.step for report in callback.reports] == [1, 2, 3]
-    assert len(read_reports(tmp_path / "first" / "exposure.jsonl")) == 2
+    assert len(read_reports(tmp_path / "first" / "_exposure.jsonl")) == 2
 
 
 def test_prediction_does_not_measure(tmp_path: Path) -> None:

@@ -80,7 +80,7 @@ class DemoSettings:
 def run_demo(settings: DemoSettings) -> ExposureReport:
     """Inserts canaries, trains with `ExposureCallback`, extracts, reports; prints as it goes.
 
-    Writes `canaries.json` (owner-readable), `exposure.jsonl`, `model/`, `report.json`, `report.html` and the plots
+    Writes `canaries.json` (owner-readable), `_exposure.jsonl`, `model/`, `report.json`, `report.html` and the plots
     into `settings.out`.
 
     Raises:

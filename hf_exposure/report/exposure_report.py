@@ -122,6 +122,20 @@ class ExposureReport:
         )
         return replace(self, estimates=tuple(estimates))
 
+    def push_to_hub(self, repo_id: str, **arguments: Any) -> str:
+        """Writes the rounded figures into the card of a model on the Hub, and files beside it, in one commit.
+
+        Args:
+            repo_id: "user/model".
+            **arguments: those of `hf_exposure.hub.push_to_hub`: create_pr, token, folder, revision, private, canaries.
+
+        Returns:
+            the address of the commit, or of the pull request.
+        """
+        from hf_exposure.hub import push_to_hub
+
+        return push_to_hub(self, repo_id, **arguments)
+
     def metrics(self) -> dict[str, float]:
         """The figures to log, as plain floats. Those of controls are absent when there are none.
 

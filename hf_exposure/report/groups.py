@@ -27,8 +27,9 @@ class RepetitionGroup:
             [0, log2 |R|]; for a single canary, that canary's own interval.
         rank1: how many are certainly the likeliest text of their template.
         lower_bounds: how many of the figures are lower bounds only.
-        p_value: one-sided rank test of their log-perplexities against those of the held-out controls; NaN for the
-            controls themselves and without any. With many groups, multiply the smallest by their number.
+        p_value: one-sided rank test of their log-perplexities against those of the held-out controls (of their
+            exposures, where no log-perplexity is given at all); NaN for the controls themselves and without any. With
+            many groups, multiply the smallest by their number.
         effective_dose: the mean of theirs; NaN where one is not known.
     """
 
@@ -51,14 +52,23 @@ def group_by_repetitions(
     members: dict[int, list[ExposureEstimate]] = {}
     for estimate in estimates:
         members.setdefault(estimate.repetitions, []).append(estimate)
-    controls = [estimate.log_perplexity_bits for estimate in members.get(0, [])]
-    return tuple(_group(r, members[r], controls, log2_space_size, confidence_level) for r in sorted(members))
+    # A published report withholds all log-perplexities: exposures order texts alike.
+    withheld = all(math.isnan(estimate.log_perplexity_bits) for group in members.values() for estimate in group)
+
+    def costs(repetitions: int) -> list[float]:
+        group = members.get(repetitions, [])
+        return [-e.exposure_bits if withheld else e.log_perplexity_bits for e in group]
+
+    return tuple(
+        _group(r, members[r], _p_value(costs(r), costs(0)) if r else math.nan, log2_space_size, confidence_level)
+        for r in sorted(members)
+    )
 
 
 def _group(
     repetitions: int,
     estimates: list[ExposureEstimate],
-    control_costs: list[float],
+    p_value: float,
     log2_space_size: float,
     confidence_level: float,
 ) -> RepetitionGroup:
@@ -73,13 +83,12 @@ def _group(
         high_bits=high,
         rank1=sum(estimate.rank_high == 1 for estimate in estimates),
         lower_bounds=sum(estimate.is_lower_bound for estimate in estimates),
-        p_value=_p_value(estimates, control_costs) if repetitions else math.nan,
+        p_value=p_value,
         effective_dose=float(np.mean([estimate.effective_dose for estimate in estimates])),
     )
 
 
-def _p_value(estimates: list[ExposureEstimate], control_costs: list[float]) -> float:
-    costs = [estimate.log_perplexity_bits for estimate in estimates]
+def _p_value(costs: list[float], control_costs: list[float]) -> float:
     # NaN where a measurement failed or nothing was held out: there is nothing to test.
     if not control_costs or np.isnan([*costs, *control_costs]).any():
         return math.nan

@@ -25,7 +25,7 @@ class Run:
     Attributes:
         name: of its folder.
         report: the last measurement.
-        history: all measurements of the training, oldest first; empty where there is no `exposure.jsonl`.
+        history: all measurements of the training, oldest first; empty where there is no `_exposure.jsonl`.
         training_log: the trainer's `log_history`; empty where no checkpoint kept one.
         results: what `trainer.save_metrics` wrote last.
     """

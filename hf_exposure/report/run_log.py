@@ -19,7 +19,9 @@ from hf_exposure.scoring.processes import ALONE, Processes
 
 __all__ = ["FILE_NAME", "append_report", "read_reports", "start_log"]
 
-FILE_NAME = "exposure.jsonl"
+# The underscore keeps it at home: `Trainer.push_to_hub` uploads all of the output folder but what begins with one, and
+# these figures are exact.
+FILE_NAME = "_exposure.jsonl"
 
 
 def start_log(folder: str | Path, step: int, processes: Processes = ALONE) -> list[ExposureReport]:

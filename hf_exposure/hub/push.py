@@ -1,0 +1,201 @@
+"""Figures to a model's repository on the Hub, in one commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hf_exposure.canaries import CanarySet
+from hf_exposure.errors import HubError, InputError
+from hf_exposure.hub.card import FOLDER, updated_card
+from hf_exposure.hub.published import published
+from hf_exposure.hub.secret_check import refuse_secrets
+from hf_exposure.report import ExposureReport
+from hf_exposure.report.run_log import FILE_NAME, read_reports
+
+__all__ = ["published_files", "push_to_hub"]
+
+# Before each new attempt, in seconds.
+WAITS = (1.0, 2.0, 4.0)
+_CARD = "README.md"
+_CANARIES = "canaries.json"
+# Somebody else committed in between: begin again from the new state.
+_CONFLICT = (409, 412)
+_PASSING = (408, 429, 500, 502, 503, 504)
+
+
+def push_to_hub(
+    report: ExposureReport,
+    repo_id: str,
+    *,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    folder: str | Path | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
+    canaries: CanarySet | None = None,
+) -> str:
+    """Writes a report into a model repository: the card's `model-index` and a section of its text, and files beside.
+
+    What is pushed is `published(report)`, and pictures and pages drawn from it, in `exposure/`. All goes in one commit
+    on top of the state that was read, so an interrupted push leaves the repository as it was, and another's commit in
+    between is never overwritten: the push begins again from there. A second push replaces what the first wrote.
+
+    Args:
+        report: as measured.
+        repo_id: "user/model"; the repository must exist, unless `private` is given.
+        create_pr: propose the commit as a pull request, for which read access is enough.
+        token: as everywhere in `huggingface_hub`: the stored one unless given.
+        folder: a run's folder, as the callback writes it: the earlier measurements in its log are published too, as a
+            plot of exposure against step. None of its files is uploaded as it is.
+        revision: the branch, "main" unless given.
+        private: True or False to create the repository, if missing, with that visibility.
+        canaries: what was inserted: with it, everything is searched for the secrets before it is sent. Those of
+            `folder`/canaries.json, where there is one, unless given.
+
+    Returns:
+        the address of the commit, or of the pull request.
+
+    Raises:
+        InputError: a malformed `repo_id`, a repository that does not exist or may not be seen, a card whose metadata
+            cannot be read or are not accepted, a damaged canary file.
+        SecretFoundError: a canary stands in what would be uploaded; nothing was sent.
+        HubError: the Hub refused, or could not be reached. Nothing was written.
+
+    Example (needs the Hub):
+        >>> push_to_hub(report, "me/model", create_pr=True)                                     # doctest: +SKIP
+        'https://huggingface.co/me/model/discussions/1'
+    """
+    from huggingface_hub import HfApi, errors
+
+    # The root of the transport's own errors: httpx's or httpx2's, as the library's version has it.
+    transport_error = errors.HfHubHTTPError.__mro__[1]
+    unreachable = (transport_error, errors.LocalEntryNotFoundError, ConnectionError, errors.LocalTokenNotFoundError)
+    api = HfApi(token=token, library_name="hf_exposure")
+    history = read_reports(Path(folder) / FILE_NAME) if folder is not None else []
+    if canaries is None and folder is not None and (Path(folder) / _CANARIES).is_file():
+        canaries = CanarySet.load(Path(folder) / _CANARIES)
+    files = published_files(report, history, canaries)
+    last = len(WAITS)
+    for attempt in range(last + 1):
+        try:
+            if private is not None:
+                api.create_repo(repo_id, private=private, exist_ok=True)
+            commit = _commit(api, repo_id, report, files, canaries, revision=revision, create_pr=create_pr)
+            return str(commit.pr_url if create_pr else commit.commit_url)
+        except errors.HFValidationError as error:
+            raise InputError("repo_id", f"must name a repository ({error})", repo_id, "Write user/model.") from error
+        except errors.RepositoryNotFoundError as error:
+            rule = "must be a model repository that exists and that your token may see"
+            remedy = "Log in with `hf auth login`, or pass private=True to create it."
+            raise InputError("repo_id", rule, repo_id, remedy) from error
+        except unreachable as error:
+            # A commit on top of a known state is not made twice; a pull request could be.
+            if attempt == last or not _may_pass(error, conflicts_only=create_pr):
+                raise HubError(_explained(error, repo_id)) from error
+            time.sleep(WAITS[attempt])
+    raise AssertionError("unreachable")
+
+
+def published_files(
+    report: ExposureReport, history: Sequence[ExposureReport] = (), canaries: CanarySet | None = None
+) -> dict[str, bytes]:
+    """What stands beside the card: `ExposureReport.save` of the published report, by name.
+
+    Raises:
+        SecretFoundError: a canary stands in one of them.
+    """
+    with TemporaryDirectory() as folder:
+        published(report).save(folder, [published(earlier) for earlier in history])
+        files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    if canaries is not None:
+        refuse_secrets(files, canaries)
+    return files
+
+
+def _commit(
+    api: Any,
+    repo_id: str,
+    report: ExposureReport,
+    files: dict[str, bytes],
+    canaries: CanarySet | None,
+    *,
+    revision: str | None,
+    create_pr: bool,
+) -> Any:
+    from huggingface_hub import CommitOperationAdd, errors
+
+    head = api.model_info(repo_id, revision=revision).sha
+    name = repo_id.rsplit("/", 1)[-1]
+    card = updated_card(_read_card(api, repo_id, head), published(report), name=name, files=list(files)).encode(
+        "utf-8"
+    )
+    if canaries is not None:
+        refuse_secrets({_CARD: card}, canaries)
+    uploads = {_CARD: card, **{f"{FOLDER}/{name}": content for name, content in files.items()}}
+    try:
+        return api.create_commit(
+            repo_id,
+            [CommitOperationAdd(path, content) for path, content in uploads.items()],
+            commit_message="Publish the exposure of canaries",
+            revision=revision,
+            create_pr=create_pr,
+            parent_commit=head,
+        )
+    except errors.HfHubHTTPError:
+        raise
+    except ValueError as error:
+        # The Hub checks the card's metadata first, those of others included.
+        rule = "must have metadata that the Hub accepts"
+        raise InputError(_CARD, rule, str(error), "Mend the block between the two lines of ---.") from error
+
+
+def _read_card(api: Any, repo_id: str, head: str | None) -> str | None:
+    """The card as it is at a commit; None where there is none."""
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    with TemporaryDirectory() as folder:
+        try:
+            path = api.hf_hub_download(repo_id, _CARD, revision=head, local_dir=folder)
+        except LocalEntryNotFoundError:
+            # The Hub could not be asked. Its class says "no such entry", but a card may well be there.
+            raise
+        except EntryNotFoundError:
+            return None
+        # Bytes, so that line ends stay as they are.
+        return Path(path).read_bytes().decode("utf-8-sig")
+
+
+def _may_pass(error: Exception, *, conflicts_only: bool) -> bool:
+    from huggingface_hub import constants, errors
+
+    status = _status(error)
+    if status in _CONFLICT:
+        return True
+    if conflicts_only or constants.HF_HUB_OFFLINE or isinstance(error, errors.LocalTokenNotFoundError):
+        return False
+    return status is None or status in _PASSING
+
+
+def _status(error: BaseException) -> int | None:
+    """The HTTP status behind an error, where there was an answer at all."""
+    response = getattr(error, "response", None)
+    if response is None and error.__cause__ is not None:
+        return _status(error.__cause__)
+    return getattr(response, "status_code", None)
+
+
+def _explained(error: Exception, repo_id: str) -> str:
+    status = _status(error)
+    remedies = {
+        401: "Log in with `hf auth login`, or pass a token.",
+        403: "The token may not write there: use one that may, or create_pr=True.",
+        409: "Others keep committing: push again later.",
+        412: "Others keep committing: push again later.",
+    }
+    remedy = remedies.get(status or 0, "Push again later.")
+    first_line = str(error).strip().split("\n")[0]
+    return f"{repo_id} was left as it was: {type(error).__name__}: {first_line} {remedy}"

@@ -1,0 +1,74 @@
+"""The final report in the experiment trackers: an artifact where the tracker has such a thing, else text."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Iterable
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
+
+from hf_exposure.canaries import CanarySet
+from hf_exposure.hub.card import exposure_section
+from hf_exposure.hub.published import published
+from hf_exposure.hub.push import published_files
+from hf_exposure.report import ExposureReport
+
+__all__ = ["ARTIFACT", "attach_report"]
+
+ARTIFACT, ARTIFACT_TYPE = "exposure-report", "exposure-report"
+
+
+def attach_report(reports: list[ExposureReport], callbacks: Iterable[Any], canaries: CanarySet) -> None:
+    """Attaches the last report of a run, in its published form, to the trackers among a trainer's callbacks.
+
+    W&B and trackio get an artifact named `exposure-report` with the files of `ExposureReport.save`, TensorBoard (which
+    has no artifacts) the card's section as text. To be called before the trackers close. What fails, or holds a
+    canary, is not attached, with a warning: a training that is done must not be lost to it.
+
+    Args:
+        reports: of the run, oldest first; none, nothing.
+        callbacks: of the trainer; those that are no trackers are passed over.
+        canaries: what must not be in it.
+    """
+    trackers = [callback for callback in callbacks if _way(callback) is not None]
+    if not reports or not trackers:
+        return
+    files = functools.cache(lambda: published_files(reports[-1], reports, canaries))
+    with TemporaryDirectory() as folder:
+        for tracker in trackers:
+            try:
+                for name, content in files().items():
+                    (Path(folder) / name).write_bytes(content)
+                _way(tracker)(tracker, Path(folder), reports[-1])
+            except Exception as error:
+                name = type(tracker).__name__.removesuffix("Callback")
+                warnings.warn(f"the report was not attached to {name}: {type(error).__name__}: {error}", stacklevel=2)
+
+
+def _to_tensorboard(tracker: Any, folder: Path, report: ExposureReport) -> None:
+    if tracker.tb_writer is not None:
+        tracker.tb_writer.add_text("exposure/report", exposure_section(published(report)), report.step)
+
+
+def _to_wandb(tracker: Any, folder: Path, report: ExposureReport) -> None:
+    run = tracker._wandb.run
+    artifact = tracker._wandb.Artifact(f"{ARTIFACT}-{run.id}", type=ARTIFACT_TYPE)
+    artifact.add_dir(str(folder))
+    run.log_artifact(artifact)
+
+
+def _to_trackio(tracker: Any, folder: Path, report: ExposureReport) -> None:
+    # Artifacts came to trackio later than its callback did.
+    if hasattr(tracker._trackio, "log_artifact"):
+        tracker._trackio.log_artifact(folder, name=ARTIFACT, type=ARTIFACT_TYPE)
+
+
+_WAYS = {TensorBoardCallback: _to_tensorboard, WandbCallback: _to_wandb, TrackioCallback: _to_trackio}
+
+
+def _way(callback: Any) -> Any:
+    return next((way for kind, way in _WAYS.items() if isinstance(callback, kind)), None)
