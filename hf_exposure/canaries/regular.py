@@ -27,6 +27,8 @@ _CLASSES = {
     sre.CATEGORY_NOT_WORD: _PRINTABLE - _WORD,
 }
 _LARGEST = 100_000  # states; about a second
+# States of the simple automaton in those of the deterministic one, summed: nested repetitions overlap in all of them.
+_LARGEST_IN_ALL = 2_000_000
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,10 @@ def compile_regex(regex: str) -> tuple[Automaton, int | None]:
     builder = _Builder(regex)
     end = builder.add(tree, 0)
     automaton = _determinise(builder, end)
+    if any("\ud800" <= character <= "\udfff" for row in automaton.moves for character in row):
+        raise _refused(regex, "no surrogates, which UTF-8 cannot encode", "Leave them out of the class.")
     if automaton.ends[0]:
-        raise _refused(regex, "no empty text", "Use + instead of *, or {1,3} instead of {0,3}.")
+        raise _refused(regex, "no empty text", "Write {1,3} instead of {0,3}.")
     shortest, longest = tree.getwidth()
     return automaton, shortest if shortest == longest else None
 
@@ -166,7 +170,7 @@ class _Builder:
 def _determinise(builder: _Builder, end: int) -> Automaton:
     start = builder.closure([0])
     number_of = {start: 0}
-    found, moves = [start], []
+    found, moves, size = [start], [], len(start)
     for states in found:  # grows while it is walked
         following: dict[str, set[int]] = {}
         for state in states:
@@ -182,7 +186,8 @@ def _determinise(builder: _Builder, end: int) -> Automaton:
                 closures[key] = builder.closure(key)
             to = closures[key]
             if to not in number_of:
-                if len(found) >= _LARGEST:
+                size += len(to)
+                if size > _LARGEST_IN_ALL:
                     raise _refused(builder.regex, f"at most {_LARGEST} states", "Use smaller repetitions.")
                 number_of[to] = len(found)
                 found.append(to)

@@ -109,7 +109,9 @@ def search_likeliest(
     watch: SearchWatch | None = None,
 ) -> Extraction:
     """As `extract`, for any scorer and any automaton."""
-    check_limits(top_k=top_k, batch_size=batch_size, max_expansions=max_expansions, max_open_nodes=max_open_nodes)
+    check_limits(top_k=top_k, batch_size=batch_size, max_open_nodes=max_open_nodes)
+    if max_expansions is not None:
+        check_limits(max_expansions=max_expansions)
     started = time.perf_counter()
     spent = SearchCost()
     prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))

@@ -89,7 +89,7 @@ def rank_bounds(
     scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token, context=context)
     for other in (text, *(exclude := tuple(exclude))):
         template.parse(other)
-    automaton = build_automaton(template, scorer.encoder)
+    automaton = build_automaton(template, scorer.encoder, also=(text, *exclude))
     with SearchWatch(progress) as watch:
         return search_ranks(
             scorer,
@@ -249,6 +249,6 @@ def _paths(automaton: TokenAutomaton, scorer: Scorer, texts: Sequence[str]) -> l
 def _required_path(automaton: TokenAutomaton, scorer: Scorer, text: str) -> Path:
     (path,) = _paths(automaton, scorer, [text])
     if path is None:
-        remedy = "Check it with template.contains(text)."
-        raise InputError("text", "must be a text of the template", text, remedy)
+        rule = f"must be a text of the template whose encoding the automaton ({automaton.name}) holds"
+        raise InputError("text", rule, text, "Build the automaton with also=[text].")
     return path

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
@@ -34,7 +34,9 @@ def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
         )
 
 
-def build_automaton(template: CanaryTemplate, encoder: Encoder, *, one_path: bool = False) -> TokenAutomaton:
+def build_automaton(
+    template: CanaryTemplate, encoder: Encoder, *, one_path: bool = False, also: Iterable[str] = ()
+) -> TokenAutomaton:
     """The automaton of a template under a tokenizer.
 
     Characters or slots where the tokenizer keeps them apart; every text encoded where the space is small; else the
@@ -45,13 +47,14 @@ def build_automaton(template: CanaryTemplate, encoder: Encoder, *, one_path: boo
         template: the texts.
         encoder: of the tokenizer.
         one_path: only a graph without paths that are not canonical, as enumeration needs.
+        also: texts of the template that must be found: canaries, whose encodings may be rarer than a sample shows.
 
     Raises:
         InputError: the template ends in a hole of variable length and no end token is scored; two texts have the same
             tokens; or no automaton holds every sampled encoding.
     """
     check_template(template, end_token=bool(encoder.ending))
-    sample = SampledEncodings.of(template, encoder)
+    sample = SampledEncodings.of(template, encoder, also)
     backends: list[Backend] = [character_automaton, slot_automaton]
     missed, refusal = None, None
     if not one_path and template.space_size > _SMALL_TRIE:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from hf_exposure.errors import InputError
+from hf_exposure.canaries.checks import whole_number
 from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.token_automaton import Run, TokenAutomaton
 from hf_exposure.extraction.watch import SearchWatch
@@ -15,11 +16,10 @@ from hf_exposure.scoring import PathQuery, Scorer
 __all__ = ["Expansion", "SearchCost", "check_limits", "expand", "next_nodes", "stopped_at"]
 
 
-def check_limits(**limits: int | None) -> None:
-    """Refuses a limit below 1; None is no limit."""
+def check_limits(**limits: Any) -> None:
+    """Refuses a limit that is no whole number or below 1."""
     for name, value in limits.items():
-        if value is not None and value < 1:
-            raise InputError(name, "must be at least 1", value, f"Pass {name}=1 or more.")
+        whole_number(name, value, 1)
 
 
 def stopped_at(

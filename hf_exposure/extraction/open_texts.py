@@ -28,6 +28,7 @@ class OpenTexts:
     Attributes:
         cheapest_bits: cost of the cheapest; inf when none is open.
         costs_M: cost of each, in bits.
+        bounded_M: whether the bits of its texts bound their number.
         which_M: for each, the place of its count among the distinct ones.
         counts: the distinct exact numbers of competing texts below a node.
         index: the place of each node that lies on a path of interest.
@@ -35,6 +36,7 @@ class OpenTexts:
 
     cheapest_bits: float
     costs_M: np.ndarray
+    bounded_M: np.ndarray
     which_M: np.ndarray
     counts: list[int]
     index: dict[Path, int]
@@ -67,7 +69,9 @@ class OpenTexts:
                 if (*path, token) in interesting:
                     index[*path, token] = at
                     which[at] = counts.number_of(counts.values[which[at]] - hidden[*path, token])
-        return cls(frontier.cheapest_bits, nodes.costs_M, which, counts.values, index)
+        # With nothing before it a first token is not scored: bits bound the number of texts only below it.
+        bounded = np.full(len(which), True) if automaton.prefix else nodes.parents_M >= 0
+        return cls(frontier.cheapest_bits, nodes.costs_M, bounded, which, counts.values, index)
 
     def is_closed(self, limit_bits: float) -> bool:
         """Whether no node within `limit_bits` is open."""
@@ -77,7 +81,7 @@ class OpenTexts:
         """Most competing texts that can cost at most `limit_bits`, not counting the one at `path`."""
         with np.errstate(invalid="ignore"):  # inf less inf: nothing is known, so the count holds
             slack = limit_bits - self.costs_M
-        is_near = slack < _EXACT_BITS
+        is_near = self.bounded_M & (slack < _EXACT_BITS)
         exact = np.bincount(self.which_M[~is_near], minlength=len(self.counts)).tolist()
         total = sum(count * number for count, number in zip(self.counts, exact, strict=True))
         capped = np.array([min(count, 2**_EXACT_BITS) for count in self.counts], dtype=np.int64)

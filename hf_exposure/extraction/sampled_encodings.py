@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from hf_exposure.canaries import CanaryTemplate
@@ -15,6 +16,7 @@ AUDITED_ENCODINGS = 10_000
 """No miss among them bounds the share of misses by 3 / 10,000 = 0.03 % with 95 % confidence."""
 
 _AUDIT_SEED = 20190814
+_PLACES_TRIED, _MOST_ADDED_TOKENS = 3, 200
 
 
 @dataclass(frozen=True)
@@ -22,7 +24,8 @@ class SampledEncodings:
     """N texts with their plain token ids.
 
     Attributes:
-        texts: all texts of a small template, else a fixed random sample with the first and the last.
+        texts: all texts of a small template, else a fixed random sample with the first and the last, texts around the
+            tokens that were added to the tokenizer, and those that the caller knows to matter.
         ids: their tokens, without special ones.
         exactness: of what holds for all of them.
     """
@@ -32,17 +35,21 @@ class SampledEncodings:
     exactness: Exactness
 
     @classmethod
-    def of(cls, template: CanaryTemplate, encoder: Encoder) -> SampledEncodings:
-        """The sample of `template`.
+    def of(cls, template: CanaryTemplate, encoder: Encoder, also: Iterable[str] = ()) -> SampledEncodings:
+        """The sample of `template`, `also` in it.
 
         Raises:
-            InputError: the tokenizer maps part of a text to its unknown token.
+            InputError: the tokenizer maps part of a text to its unknown token, or leaves a text without any token that
+                a model predicts.
         """
         size, whole = template.space_size, template.space_size <= AUDITED_ENCODINGS
         draw = random.Random(_AUDIT_SEED)
         places = range(size) if whole else [0, size - 1, *(draw.randrange(size) for _ in range(AUDITED_ENCODINGS))]
         texts = [template.text_at(index) for index in places]
-        ids = tuple(tuple(found) for found in encoder.plain_ids(texts))
+        if not whole:
+            texts += [*also, *_around_added_tokens(template, encoder, texts[:_PLACES_TRIED])]
+        first, last = len(encoder.leading), len(encoder.ending)
+        ids = tuple(found[first : len(found) - last] for found in encoder.encode(texts).ids)
         return cls(tuple(texts), ids, "proven" if whole else "audited")
 
     def first_missed(self, automaton: TokenAutomaton, encoder: Encoder) -> str | None:
@@ -53,3 +60,22 @@ class SampledEncodings:
             if whole[:length] != automaton.prefix or follow_tokens(automaton, whole[length:]) != text:
                 return text
         return None
+
+
+def _around_added_tokens(template: CanaryTemplate, encoder: Encoder, texts: list[str]) -> Iterator[str]:
+    """Texts of the template that hold a token which was added to the vocabulary.
+
+    Such a token is cut out before anything else, however rare it is among random texts; and one that was added for a
+    secret stands in just that secret.
+    """
+    added: dict[str, int] = getattr(encoder.tokenizer, "get_added_vocab", dict)()
+    special = set(getattr(encoder.tokenizer, "all_special_tokens", ()))
+    letters = {letter for space in template.spaces.values() for letter in space.alphabet}
+    for token in list(added)[:_MOST_ADDED_TOKENS]:
+        if len(token) < 2 or token in special or not letters.intersection(token):
+            continue
+        for text in texts:
+            for at in range(len(text) - len(token) + 1):
+                changed = text[:at] + token + text[at + len(token) :]
+                if changed != text and template.contains(changed):
+                    yield changed

@@ -125,7 +125,9 @@ class VocabularyAutomaton:
             [not len(run[3]) for run in followed],
         )
         for at, run, verdict in zip(several, followed, verdicts, strict=True):
-            runs[at] = run if verdict else None
+            # Without moves a state is the end of a text, or one that the vocabulary cannot go on from.
+            leads_on = len(run[3]) > 0 or self.is_leaf(run[2])
+            runs[at] = run if verdict and leads_on else None
         return runs
 
     def _is_decided(self, path: Path) -> bool:

@@ -218,7 +218,8 @@ class ExposureMeter:
         try:
             if why_no_search and self.method == "auto":
                 return None, f"no search, uniform references instead: {why_no_search}"
-            return build_automaton(self.canaries.template, encoder, one_path=self.method == "enumerate"), ""
+            own, one_path = [canary.text for canary in self.canaries], self.method == "enumerate"
+            return build_automaton(self.canaries.template, encoder, one_path=one_path, also=own), ""
         except InputError as error:
             if self.method in _NEED_SEARCH:
                 raise

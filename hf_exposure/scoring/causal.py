@@ -121,6 +121,7 @@ class CausalScorer:
         if not queries:
             return []
         paths = PathTree.of(prefix, queries)
+        self._check_vocabulary(int(paths.tree.edge_token.max(initial=0)))
         self._check_length(len(prefix) + max(len(query.tokens) for query in queries), "the template")
         with borrowed(self.model):
             edge_values, _ = self._score(paths.tree)
@@ -186,6 +187,7 @@ class CausalScorer:
     def _encode_prefix(self, prefix: np.ndarray, mode: Mode) -> Prefix:
         key = (mode, tuple(prefix.tolist()))
         if key not in self._prefixes:
+            self._check_vocabulary(int(prefix.max(initial=0)))
             # One prefix at a time: a search keeps to one, and a cache per template would grow without bound.
             found = self._processes.attempt(lambda: encode_prefix(self._reader, prefix, mode))
             self._prefixes = {key: replace(found, bits=self._processes.from_first(found.bits))}

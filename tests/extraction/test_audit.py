@@ -1,0 +1,118 @@
+"""What a sample of random texts does not show: dead ends, tokens added for one secret, texts that predict nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import merging_tokenizer, tiny_model
+from token_models import BagOfTokens, bare_costs, entries_of
+from tokenizer_styles import tokenizer_in_style
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from hf_exposure import CanaryTemplate, Digits, Letters, Pattern, extract, measure_exposure, rank_bounds
+from hf_exposure.canaries import CanarySet
+from hf_exposure.errors import InputError
+from hf_exposure.extraction import build_automaton, search_likeliest, search_ranks
+from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
+from hf_exposure.extraction.watch import SearchWatch
+from hf_exposure.scoring import CausalScorer
+
+
+def _without_a_piece() -> PreTrainedTokenizerFast:
+    """WordPiece that can go on with Q only behind a or b in one piece: behind a lone b it cannot."""
+    pieces = ["[UNK]", "key", "a", "b", "##a", "##b", "##aQ", "##bQ", "##1", "##2"]
+    backend = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="[UNK]")
+
+
+def test_a_dead_end_is_no_text() -> None:
+    tokenizer = _without_a_piece()
+    model = BagOfTokens(entries_of(tokenizer)).eval()
+    template = CanaryTemplate("key {x}Q{y}", x=Letters(5, "ab"), y=Letters(3, "12"))
+    scorer = CausalScorer(model, tokenizer)
+    automaton, _ = vocabulary_automaton(template, scorer.encoder, SampledEncodings.of(template, scorer.encoder))
+    assert automaton is not None
+    texts = [template.text_at(index) for index in range(template.space_size)]
+    costs = bare_costs(model, scorer.encode(texts).ids, scorer.encoder.first_scored)
+    order = np.argsort(costs, kind="stable")
+    found = search_likeliest(scorer, automaton, top_k=5)
+    assert found.certified and [one.text for one in found.candidates] == [texts[at] for at in order[:5]]
+    for rank in (1, 10, 100):
+        (bounds,) = search_ranks(scorer, automaton, [texts[order[rank - 1]]])
+        assert bounds.certified and bounds.low <= rank <= bounds.high <= rank + 1
+
+
+def _with_a_token_for_the_secret() -> PreTrainedTokenizerFast:
+    tokenizer = tokenizer_in_style("qwen")
+    copied = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(tokenizer.backend_tokenizer.to_str()))
+    copied.add_tokens(["313371"])
+    return copied
+
+
+def test_a_token_that_was_added_for_a_secret_hides_it_from_no_search() -> None:
+    tokenizer, template = _with_a_token_for_the_secret(), CanaryTemplate("the number is {n}", n=Digits(9))
+    secret = "the number is 313371222"
+    ids = tokenizer(secret)["input_ids"]
+    assert tokenizer.convert_tokens_to_ids("313371") in ids
+    model = tiny_model("gpt2", vocab_size=entries_of(tokenizer))
+    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    for _ in range(60):
+        optimiser.zero_grad()
+        model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss.backward()
+        optimiser.step()
+    found = extract(model.eval(), tokenizer, template)
+    assert found.certified and found.candidates[0].text == secret
+    bounds = rank_bounds(model, tokenizer, secret, template)
+    assert bounds.certified and (bounds.low, bounds.high) == (1, 1)
+    report = measure_exposure(model, tokenizer, CanarySet.from_secrets(template, [secret]), references=256)
+    assert report.estimates[0].rank_high == 1
+
+
+def test_a_canary_that_the_sample_misses_is_added_to_it() -> None:
+    """Pattern texts around an added token that is longer than the places tried: only the canary itself shows it."""
+    tokenizer = _with_a_token_for_the_secret()
+    template = CanaryTemplate("code {c}", c=Pattern(r"31337[0-9]{5}|[02-9]{10}"))
+    text = "code 3133712345"
+    model = tiny_model("gpt2", vocab_size=entries_of(tokenizer))
+    scorer = CausalScorer(model, tokenizer)
+    automaton = build_automaton(template, scorer.encoder, also=[text])
+    assert search_ranks(scorer, automaton, [text], max_expansions=5)[0].low >= 1
+
+
+def test_nothing_is_known_of_texts_whose_first_token_is_not_scored() -> None:
+    """Interrupted before its first batch, a search without a prefix has the whole space open."""
+    tokenizer, template = tokenizer_in_style("characters"), CanaryTemplate("{n} ok", n=Digits(4))
+    scorer = CausalScorer(tiny_model("gpt2", vocab_size=entries_of(tokenizer)), tokenizer)
+    automaton = build_automaton(template, scorer.encoder)
+    assert not automaton.prefix
+    watch = SearchWatch()
+    watch.interrupted = True
+    (bounds,) = search_ranks(scorer, automaton, ["1234 ok"], watch=watch)
+    assert (bounds.low, bounds.high) == (1, 10_000)
+
+
+def test_a_text_that_predicts_nothing_is_refused() -> None:
+    tokenizer, template = merging_tokenizer(), CanaryTemplate("{n}", n=Digits(2))
+    model = tiny_model("gpt2", vocab_size=entries_of(tokenizer))
+    with pytest.raises(InputError, match="at least one token that the model predicts"):
+        extract(model, tokenizer, template, end_token=False)
+
+
+def test_limits_are_whole_numbers() -> None:
+    tokenizer, template = tokenizer_in_style("characters"), CanaryTemplate("pin {n}", n=Digits(2))
+    model = tiny_model("gpt2", vocab_size=entries_of(tokenizer))
+    with pytest.raises(InputError, match="top_k: must be a whole number"):
+        extract(model, tokenizer, template, top_k="3")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_expansions: must be a whole number"):
+        rank_bounds(model, tokenizer, "pin 12", template, max_expansions=None)  # type: ignore[arg-type]
+
+
+def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
+    tokenizer, template = tokenizer_in_style("characters"), CanaryTemplate("pin {n}", n=Digits(2))
+    model = tiny_model("gpt2", vocab_size=12)
+    with pytest.raises(InputError, match="must be the model's own: the model knows 12 tokens"):
+        extract(model, tokenizer, template)
