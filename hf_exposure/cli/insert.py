@@ -57,10 +57,9 @@ def insert(
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    # Else `datasets` leaves a copy with the secrets beside the original, or in a cache that others may read.
-    datasets.disable_caching()
     original = _load(dataset, name, revision)
-    changed = insert_canaries(original, drawn, text_column=text_column, seed=seed, splits=tuple(split))
+    with _without_cache():
+        changed = insert_canaries(original, drawn, text_column=text_column, seed=seed, splits=tuple(split))
     rows = {key: len(part) for key, part in _parts(changed).items()}
     record = {
         "name": dataset,
@@ -114,6 +113,20 @@ def replaced_folder(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
+
+
+@contextmanager
+def _without_cache() -> Iterator[None]:
+    """Else `datasets` leaves a copy with the secrets beside the original, or in a cache that others may read."""
+    import datasets
+
+    was_enabled = datasets.is_caching_enabled()
+    datasets.disable_caching()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            datasets.enable_caching()
 
 
 def _load(dataset: str, name: str | None, revision: str | None) -> Dataset | DatasetDict:

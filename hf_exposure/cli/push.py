@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 from pathlib import Path
 from typing import Annotated
@@ -10,6 +9,7 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.values import load_canaries
 
 __all__ = ["push"]
 
@@ -18,15 +18,26 @@ def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that measure or a training wrote.")],
     repo_id: Annotated[str, typer.Option(help="The model on the Hub: me/model.")],
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of writing.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Make the repository, private, if there is none.")
+    ] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to write to.")] = None,
+    canaries: Annotated[Path | None, typer.Option(help="Canary file: none of its texts may leave.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Publish a run's figures, rounded to 0.1 bit, in a model's card. The token is the one of `hf auth login`."""
+    from hf_exposure.hub.push import push_to_hub
     from hf_exposure.report.run import load_run
 
     loaded = load_run(run)
-    folder = run if run.is_dir() else run.parent
-    url = importlib.import_module("hf_exposure.hub.push").push_to_hub(
-        loaded.report, repo_id, create_pr=create_pr, folder=folder
+    url = push_to_hub(
+        loaded.report,
+        repo_id,
+        create_pr=create_pr,
+        folder=run if run.is_dir() else run.parent,
+        private=private or None,
+        revision=revision,
+        canaries=None if canaries is None else load_canaries(canaries),
     )
     typer.echo(json.dumps({"url": url}) if as_json else f"Published: {url}")

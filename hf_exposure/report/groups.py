@@ -73,6 +73,7 @@ def _group(
     confidence_level: float,
 ) -> RepetitionGroup:
     bits = np.array([estimate.exposure_bits for estimate in estimates])
+    dose = float(np.mean([estimate.effective_dose for estimate in estimates]))
     low, high = _interval_of_mean(estimates, bits, log2_space_size, confidence_level)
     return RepetitionGroup(
         repetitions=repetitions,
@@ -84,7 +85,8 @@ def _group(
         rank1=sum(estimate.rank_high == 1 for estimate in estimates),
         lower_bounds=sum(estimate.is_lower_bound for estimate in estimates),
         p_value=p_value,
-        effective_dose=float(np.mean([estimate.effective_dose for estimate in estimates])),
+        # The one NaN that equals itself among the fields of a record.
+        effective_dose=math.nan if math.isnan(dose) else dose,
     )
 
 

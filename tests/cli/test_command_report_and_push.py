@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -110,20 +108,18 @@ def test_push_hands_the_report_over(
 ) -> None:
     calls: list[tuple[Any, ...]] = []
 
-    def push_to_hub(
-        report: ExposureReport, repo_id: str, *, create_pr: bool = False, token: object = None, folder: object = None
-    ) -> str:
-        calls.append((report.metrics()["eval_exposure_x8_mean"], repo_id, create_pr, token, folder))
+    def push_to_hub(report: ExposureReport, repo_id: str, **options: Any) -> str:
+        calls.append((report.metrics()["eval_exposure_x8_mean"], repo_id, options))
         return "https://hub/me/model"
 
-    monkeypatch.setitem(sys.modules, "hf_exposure.hub", SimpleNamespace(push=None))
-    monkeypatch.setitem(sys.modules, "hf_exposure.hub.push", SimpleNamespace(push_to_hub=push_to_hub))
+    monkeypatch.setattr("hf_exposure.hub.push.push_to_hub", push_to_hub)
     folder = make(tmp_path / "run", 12.0)
     done = run(capsys, "push", folder, "--repo-id", "me/model")
     assert (done.status, done.out) == (0, "Published: https://hub/me/model\n")
     done = run(capsys, "push", folder / "report.json", "--repo-id", "me/model", "--create-pr", "--json")
     assert json.loads(done.out) == {"url": "https://hub/me/model"}
+    usual = {"create_pr": False, "folder": folder, "private": None, "revision": None, "canaries": None}
     assert calls == [
-        (pytest.approx(12.15), "me/model", False, None, folder),
-        (pytest.approx(12.15), "me/model", True, None, folder),
+        (pytest.approx(12.15), "me/model", usual),
+        (pytest.approx(12.15), "me/model", {**usual, "create_pr": True}),
     ]

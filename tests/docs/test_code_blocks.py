@@ -7,11 +7,19 @@ from pathlib import Path
 import pytest
 from doc_blocks import ROOT, blocks_of, run_blocks, shape, transcript
 
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MODULE_PAGE = ROOT / "hf_exposure" / "hub" / "exposure" / "README.md"
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), MODULE_PAGE]
 
 
 def name_of(page: Path) -> str:
-    return page.stem
+    return str(page.relative_to(ROOT))
+
+
+@pytest.fixture(autouse=True)
+def nothing_outside_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches and tracker files stay in the test's own folder."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path))
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -191,10 +191,10 @@ def test_a_long_prefix_does_not_blur_the_rank(byte_tokenizer: ByT5Tokenizer) -> 
 def test_input_errors(byte_tokenizer: ByT5Tokenizer) -> None:
     model = BagOfBytes()
     for name in ("top_k", "batch_size", "max_expansions"):
-        with pytest.raises(InputError, match=rf"^{name}: must be at least 1, got 0\. Pass {name}=1 or more"):
+        with pytest.raises(InputError, match=rf"^{name}: must be a whole number of at least 1, got 0"):
             extract(model, byte_tokenizer, PIN, **{name: 0})
     for name in ("batch_size", "max_expansions"):
-        with pytest.raises(InputError, match=rf"^{name}: must be at least 1, got 0"):
+        with pytest.raises(InputError, match=rf"^{name}: must be a whole number of at least 1, got 0"):
             rank_bounds(model, byte_tokenizer, "pin 123", PIN, **{name: 0})
     for text in ("pin 12", "pin 1234", "pan 123"):
         with pytest.raises(InputError, match=rf"^text: must be a text of the template .*, got '{text}'"):

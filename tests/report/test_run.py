@@ -58,7 +58,7 @@ def test_runs_of_one_name_go_by_their_paths(tmp_path: Path) -> None:
 def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^run: must be a folder or report that exists"):
         load_run(tmp_path / "nowhere")
-    with pytest.raises(InputError, match=r"^run: must hold report\.json or exposure\.jsonl"):
+    with pytest.raises(InputError, match=r"^run: must hold report\.json or _exposure\.jsonl"):
         load_run(tmp_path)
     mixed().save(tmp_path)
     (tmp_path / "trainer_state.json").write_text("{")
