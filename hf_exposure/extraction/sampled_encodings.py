@@ -36,12 +36,13 @@ class SampledEncodings:
         """The sample of `template`.
 
         Raises:
-            InputError: the tokenizer maps part of a text to its unknown token.
+            InputError: the tokenizer maps part of a text to its unknown token, or the context changes its last token.
         """
         size, whole = template.space_size, template.space_size <= AUDITED_ENCODINGS
         draw = random.Random(_AUDIT_SEED)
         places = range(size) if whole else [0, size - 1, *(draw.randrange(size) for _ in range(AUDITED_ENCODINGS))]
         texts = [template.text_at(index) for index in places]
+        encoder.check_end(texts)
         ids = tuple(tuple(found) for found in encoder.plain_ids(texts))
         return cls(tuple(texts), ids, "proven" if whole else "audited")
 

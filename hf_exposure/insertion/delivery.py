@@ -114,7 +114,7 @@ def check_delivery(
             in Arrow, or that is tokenised on the fly, 20,000 rows are read unless told.
 
     Raises:
-        InputError: an argument of the wrong type.
+        InputError: an argument of the wrong type, or a context that changes a canary's last token.
 
     Example:
         >>> from datasets import Dataset
@@ -211,6 +211,7 @@ def _patterns(
     """Each canary's ids as they are written in several surroundings; they may differ in the first token."""
     before = ["", " ", "\n"]
     if context is not None:
+        context.check_end(tokenizer, [canary.text for canary in canaries])
         before.append(context.around(tokenizer)[0])
     found: dict[tuple[int, tuple[int, ...]], None] = {}
     for lead in before:

@@ -29,11 +29,14 @@ def token_rows(
     right up to it, and what pads is neither attended nor trained on.
 
     Raises:
-        InputError: no tokenizer, a text that is longer than `row_length`, or nothing to pad with.
+        InputError: no tokenizer, a text that is longer than `row_length`, nothing to pad with, or a context that
+            changes a text's last token.
     """
     if not callable(tokenizer):
         remedy = "Pass the tokenizer that made the dataset."
         raise InputError("tokenizer", "must be a Hugging Face tokenizer", type(tokenizer).__name__, remedy)
+    if context is not None:
+        context.check_end(tokenizer, texts)
     rows = []
     for place, text in enumerate(texts):
         if sources:
