@@ -34,6 +34,7 @@ _HOME_OF = {
     "extract": "extraction",
     "rank_bounds": "extraction",
     "ExposureReport": "report",
+    "ExposureMeter": "measure",
     "measure_exposure": "measure",
     "ExposureCallback": "callback",
     "Candidate": "records",

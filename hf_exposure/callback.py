@@ -305,7 +305,7 @@ class ExposureCallback(TrainerCallback):
         except OutOfStepError:
             raise  # to train on would leave the other processes waiting
         except (ExposureError, RuntimeError, MemoryError) as error:
-            self._fail(error, "could not be measured and is logged as NaN")
+            self._fail(error, "could not be measured", meanwhile=" and is logged as NaN")
             metrics = dict.fromkeys(self._metric_keys(), math.nan)
         else:
             notes = (*report.notes, note) if note else report.notes
@@ -335,19 +335,19 @@ class ExposureCallback(TrainerCallback):
         self._trainer.log(dict(metrics))
         self._trainer.control.should_log = should_log
 
-    def _fail(self, error: Exception, what: str) -> None:
-        """Raises, or warns the first time."""
-        message = f"exposure {what}: {type(error).__name__}: {error}"
+    def _fail(self, error: Exception, what: str, meanwhile: str = "") -> None:
+        """Raises, or warns the first time, and of what is done meanwhile."""
+        cause = f"{type(error).__name__}: {error}"
         if self.on_error == "raise":
             if isinstance(error, ExposureError):
                 raise error
             # Not as it came: with auto_find_batch_size the trainer takes an out-of-memory error for its own, and
             # silently begins again with half the batch.
             remedy = "A smaller max_batch_tokens needs less memory; on_error='warn' trains on without the figures."
-            raise ExposureError(f"{message}. {remedy}") from error
+            raise ExposureError(f"exposure {what}: {cause}. {remedy}") from error
         if not self._warned:
             self._warned = True
-            warnings.warn(message, stacklevel=2)
+            warnings.warn(f"exposure {what}{meanwhile}: {cause}", stacklevel=2)
 
 
 def _check_measure_arguments(arguments: Mapping[str, Any]) -> None:

@@ -87,7 +87,7 @@ def character_tokenizer(
 def merging_tokenizer() -> PreTrainedTokenizerFast:
     """A byte-level BPE with a few merges by hand: what a prefix ends with may merge with what follows."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("1", "2"), ("12", "3"), ("i", "s"), ("\u0120", "1"), ("n", "o")]
+    merges = [("1", "2"), ("12", "3"), ("i", "s"), ("\u0120", "1"), ("n", "o"), (".", "\u010a")]
     vocabulary = {symbol: index for index, symbol in enumerate([*symbols, *(a + b for a, b in merges)])}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)

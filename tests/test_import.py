@@ -28,6 +28,7 @@ CONTRACT = [
     "remove_canaries",
     "log_perplexity",
     "measure_exposure",
+    "ExposureMeter",
     "ExposureReport",
     "ExposureCallback",
     "extract",

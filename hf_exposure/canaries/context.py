@@ -78,13 +78,15 @@ class CanaryContext:
         """
         if isinstance(self.prompt, str):
             return self.prompt, ""
-        template = self.chat_template or getattr(tokenizer, "chat_template", None)
-        if template is None:
+        if (self.chat_template or getattr(tokenizer, "chat_template", None)) is None:
             remedy = "Set tokenizer.chat_template, or pass CanaryContext(chat_template=...)."
             raise InputError("tokenizer", "must have a chat template", type(tokenizer).__name__, remedy)
         try:
             written = tokenizer.apply_chat_template(
-                self.messages(_PLACEHOLDER), tokenize=False, chat_template=template, **self.chat_template_kwargs
+                self.messages(_PLACEHOLDER),
+                tokenize=False,
+                chat_template=self.chat_template,  # None: of a tokenizer that has several, its default
+                **self.chat_template_kwargs,
             )
         except Exception as error:  # a template raises whatever it likes
             rule = f"must be messages that the chat template accepts ({error})"
@@ -95,3 +97,21 @@ class CanaryContext:
             raise InputError("context", rule, f"{written.count(_PLACEHOLDER)} times", remedy)
         before, after = written.split(_PLACEHOLDER)
         return before, after
+
+    def check_end(self, tokenizer: Any, texts: Sequence[str]) -> None:
+        """Raise an `InputError` if the end of a text is another token where the chat template writes on behind it.
+
+        Then what is trained on is not what is scored: the last full stop is one token with the newline behind it.
+        """
+        before, after = self.around(tokenizer)
+        # A special token, which most templates end a turn with, merges with nothing.
+        first = tokenizer(after, add_special_tokens=False)["input_ids"][:1] if after else []
+        if not texts or not first or first[0] in getattr(tokenizer, "all_special_ids", ()):
+            return
+        alone = tokenizer([before + text for text in texts], add_special_tokens=False)["input_ids"]
+        followed = tokenizer([before + text + after for text in texts], add_special_tokens=False)["input_ids"]
+        for text, ids, more in zip(texts, alone, followed, strict=True):
+            if list(more[: len(ids)]) != list(ids):
+                rule = "must not merge the end of a canary with what the chat template writes behind it"
+                remedy = "End the canary template in another suffix (a word), or the turn in a special token."
+                raise InputError("context", rule, text[-1:] + after, remedy)

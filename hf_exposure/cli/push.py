@@ -18,9 +18,7 @@ def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that measure or a training wrote.")],
     repo_id: Annotated[str, typer.Option(help="The model on the Hub: me/model.")],
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of writing.")] = False,
-    private: Annotated[
-        bool, typer.Option("--private", help="Make the repository if there is none.")
-    ] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository if there is none.")] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to write to.")] = None,
     canaries: Annotated[Path | None, typer.Option(help="Canary file: none of its texts may leave.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -114,7 +114,7 @@ def check_delivery(
             in Arrow, or that is tokenised on the fly, 20,000 rows are read unless told.
 
     Raises:
-        InputError: an argument of the wrong type.
+        InputError: an argument of the wrong type, or a context that changes a canary's last token.
 
     Example:
         >>> from datasets import Dataset
@@ -150,9 +150,11 @@ def _records(
     records = []
     for owner, canary in enumerate(canaries):
         whole = [match for match in rows_of[owner] if match.whole]
-        share = _trained_share(read, collator, search, owner, whole, column) if whole else math.nan
+        shares = _trained_shares(read, collator, search, owner, whole, column)
+        share = sum(one or 0.0 for one in shares) / len(shares) if shares else math.nan
         cut = len(rows_of[owner]) - len(whole)
-        problem = _problem(canary.repetitions, len(whole), cut, share, complete=not read.note)
+        collated = not shares or any(one is not None for one in shares)
+        problem = _problem(canary.repetitions, len(whole), cut, share, collated=collated, complete=not read.note)
         records.append(
             CanaryDelivery(
                 canary_id=canary.id,
@@ -209,13 +211,15 @@ def _patterns(
     """Each canary's ids as they are written in several surroundings; they may differ in the first token."""
     before = ["", " ", "\n"]
     if context is not None:
+        context.check_end(tokenizer, [canary.text for canary in canaries])
         before.append(context.around(tokenizer)[0])
     found: dict[tuple[int, tuple[int, ...]], None] = {}
     for lead in before:
         texts = [lead + canary.text for canary in canaries]
         name = "text_target" if target else "text"
         encoded = tokenizer(**{name: texts}, add_special_tokens=False)["input_ids"]
-        alone = tokenizer(**{name: [lead]}, add_special_tokens=False)["input_ids"][0] if lead.strip() else []
+        # The lead's own tokens are no part of the canary: they may be masked where it is trained on.
+        alone = tokenizer(**{name: [lead]}, add_special_tokens=False)["input_ids"][0] if lead else []
         for owner, ids in enumerate(encoded):
             shared = 0
             while shared < min(len(alone), len(ids)) and alone[shared] == ids[shared]:
@@ -234,29 +238,38 @@ def _in_dataset(part: TokenRows, search: PatternSearch) -> list[Match]:
     ]
 
 
-def _trained_share(
+def _trained_shares(
     read: ReadRows, collator: Any, search: PatternSearch, owner: int, whole: Sequence[Match], column: str
-) -> float:
-    """The mean share of a canary's predicted tokens that have a label, over a few of its rows."""
-    shares = []
+) -> list[float | None]:
+    """The share of a canary's predicted tokens that have a label, in a few of its rows; NaN where nobody knows.
+
+    None for a row that the collator leaves without the whole canary.
+    """
+    shares: list[float | None] = []
     for row in sorted({match.row for match in whole})[:_COLLATED_PER_CANARY]:
         flags = trained_flags(read.row(row), collator, column)
         if flags is None:
-            return math.nan
+            return [math.nan]
         if flags.fixed_share is not None:
-            return flags.fixed_share
-        for match in search.find(flags.values, flags.offsets):
-            if match.owner == owner and match.whole:
-                first = int(flags.offsets[match.row]) + match.start
-                # Nothing predicts the first token of a row, so that its label does not count.
-                begin = first + (column == "input_ids" and match.start == 0 and match.length > 1)
-                shares.append(float(flags.trained[begin : first + match.length].mean()))
-    return sum(shares) / len(shares) if shares else math.nan
+            return [flags.fixed_share]
+        here = [match for match in search.find(flags.values, flags.offsets) if match.owner == owner and match.whole]
+        for match in here:
+            first = int(flags.offsets[match.row]) + match.start
+            # Nothing predicts the first token of a row, so that its label does not count.
+            begin = first + (column == "input_ids" and match.start == 0 and match.length > 1)
+            shares.append(float(flags.trained[begin : first + match.length].mean()))
+        shares += [] if here else [None]
+    return shares
 
 
-def _problem(requested: int, whole: int, cut: int, share: float, *, complete: bool) -> str:
+def _problem(requested: int, whole: int, cut: int, share: float, *, collated: bool, complete: bool) -> str:
     if not requested:
         return "it stands in the training data, so it is no control" if whole else ""
+    if not collated:
+        return (
+            "it is whole in the dataset but not in what the collator makes of its rows: the collator cuts or changes "
+            "them (use a longer max_length, or a shorter template)"
+        )
     if share == 0:
         return (
             "every token is masked out of the loss (label -100): it stands on the side that is not trained on "
@@ -269,8 +282,8 @@ def _problem(requested: int, whole: int, cut: int, share: float, *, complete: bo
         lengthen = "use a longer max_length (or block), a shorter template, or another packing strategy"
         return f"{there}, {cut} are cut by truncation or packing: {lengthen}"
     if whole:
-        return f"{there}: a filter or deduplication took the others"
+        return f"{there}: a filter, deduplication or a cut within the first tokens took the others"
     return (
-        f"{there}: insert_canaries was not called on it, a filter took it out, the tokenizer is another, or the "
-        "context is not the one it was inserted in"
+        f"{there}: insert_canaries was not called on it, a filter took it out, it was cut within its first tokens, "
+        "the tokenizer is another, or the context is not the one it was inserted in"
     )

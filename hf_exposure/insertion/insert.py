@@ -13,7 +13,7 @@ from hf_exposure.canaries import CanaryContext, CanarySet
 from hf_exposure.canaries.checks import whole_number
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.insertion.inserter import CanaryInserter
-from hf_exposure.insertion.rows import CanaryRows, check_string_type
+from hf_exposure.insertion.rows import HEAD, CanaryRows, check_string_type
 from hf_exposure.insertion.stream import head_of, insert_into_stream
 from hf_exposure.insertion.token_rows import TOKEN_COLUMN
 
@@ -69,8 +69,8 @@ def insert_canaries(
 
     Raises:
         InputError: an unknown dataset, a split or column that is not there, a column of the wrong type, values that
-            do not fit their column, no rows, fewer rows than insertions, a stream of unknown length, a canary longer
-            than the rows of a dataset of one length.
+            do not fit their column, a tokenised dataset with further values for each token, no rows, fewer rows than
+            insertions, a stream of unknown length, a canary longer than the rows of a dataset of one length.
 
     Example:
         >>> from datasets import Dataset
@@ -163,6 +163,8 @@ def _insert(
     if len(dataset) == 0:
         raise InputError("dataset", "must have rows", 0, "Load the split that you train on.")
     rows.check_types(dataset.features.arrow_schema)
+    head = dict.fromkeys(dataset.column_names, ())
+    rows.check_head(dataset.with_format("arrow")[:HEAD].to_pydict() if rows.tokens else head)
     if canaries.total_insertions > len(dataset):
         rule = f"must have at least as many rows as there are insertions ({canaries.total_insertions})"
         raise InputError("dataset", rule, len(dataset), "Use fewer repetitions, or more data.")
@@ -195,7 +197,7 @@ def _insert_into_stream(
     head = head_of(dataset)
     row_length = _length_of_head(head) if how["tokenizer"] is not None else None
     rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
-    rows.values(list(head))
+    rows.check_head(head)
     if dataset.features is not None:
         rows.check_types(dataset.features.arrow_schema)
     repetitions = tuple(canary.repetitions for canary in canaries.inserted)

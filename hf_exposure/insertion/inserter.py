@@ -12,12 +12,13 @@ import pyarrow as pa
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.checks import whole_number
 from hf_exposure.errors import InputError
-from hf_exposure.insertion.rows import CanaryRows, as_array
+from hf_exposure.insertion.rows import HEAD, CanaryRows, as_array
 from hf_exposure.insertion.slots import Integers, draw_slots
+from hf_exposure.insertion.token_rows import LENGTH_COLUMN, TOKEN_COLUMN
 
 __all__ = ["CanaryInserter", "insert_into_columns"]
 
-_FORMAT_VERSION = 2
+_FORMAT_VERSION = 3
 """Part of the pickled state, hence of the fingerprint: raise it when the rows that come out change."""
 
 
@@ -94,18 +95,22 @@ class CanaryInserter:
     def __call__(self, batch: pa.Table | Mapping[str, Any], indices: Sequence[int]) -> pa.Table | dict[str, Any]:
         local_gaps, canaries = self._insertions(indices)
         if isinstance(batch, pa.Table):
-            values = self._values_for(tuple(batch.column_names), batch.schema)
+            values = self._values_for(batch)
             return _insert_into_table(batch, local_gaps, canaries, values) if len(canaries) else batch
         columns = {name: batch[name] for name in batch}
-        return insert_into_columns(columns, local_gaps, canaries, self._values_for(tuple(columns)))
+        return insert_into_columns(columns, local_gaps, canaries, self._values_for(columns))
 
-    def _values_for(self, names: tuple[str, ...], schema: pa.Schema | None = None) -> dict[str, list[Any]]:
+    def _values_for(self, batch: pa.Table | Mapping[str, Any]) -> dict[str, list[Any]]:
         """The canaries' values for these columns, looked up and checked once for all batches."""
+        schema = batch.schema if isinstance(batch, pa.Table) else None
+        names = tuple(batch) if schema is None else tuple(schema.names)
         known = self.__dict__.setdefault("_known_values", {})
         if (names, schema) not in known:
             if schema is not None:
                 self.rows.check_types(schema)
-            known[names, schema] = self.rows.values(names)
+            counted = [name for name in (TOKEN_COLUMN, LENGTH_COLUMN) if name in names]
+            head = batch.select(counted).slice(0, HEAD).to_pydict() if isinstance(batch, pa.Table) else batch
+            known[names, schema] = self.rows.values(names, head)
         return known[names, schema]
 
     def _insertions(self, indices: Sequence[int]) -> tuple[Integers, Integers]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,10 +12,18 @@ import pyarrow as pa
 from hf_exposure.canaries import CanaryContext, CanarySet
 from hf_exposure.canaries.source import source_for
 from hf_exposure.errors import InputError
-from hf_exposure.insertion.token_rows import TOKEN_COLUMN, token_rows
+from hf_exposure.insertion.token_rows import (
+    LENGTH_COLUMN,
+    TOKEN_COLUMN,
+    check_token_columns,
+    counts_tokens,
+    token_rows,
+)
 
-__all__ = ["CanaryRows", "as_array", "check_columns", "check_string_type"]
+__all__ = ["HEAD", "CanaryRows", "as_array", "check_columns", "check_string_type"]
 
+# As many of a dataset's first rows show what its columns hold.
+HEAD = 100
 _MESSAGES, _PROMPT, _COMPLETION = "messages", "prompt", "completion"
 
 
@@ -86,13 +95,18 @@ class CanaryRows:
             other_columns=dict(sorted((other_columns or {}).items())),
         )
 
-    def values(self, names: Sequence[str]) -> dict[str, list[Any]]:
+    def values(self, names: Sequence[str], head: Mapping[str, Sequence[Any]] | None = None) -> dict[str, list[Any]]:
         """For each column of the dataset that canary rows do not copy, its K values.
+
+        Args:
+            head: the columns of the first rows, which show whether a "length" is a number of tokens.
 
         Raises:
             InputError: the dataset has no column for them.
         """
         own = self._own_values(names)
+        if self.tokens and counts_tokens(head or {}):
+            own[LENGTH_COLUMN] = [row[LENGTH_COLUMN] for row in self.tokens]
         check_columns(names, self.text_column, self.other_columns, own)
         if self.sources and not self.tokens:
             if self.source_column not in names:
@@ -110,6 +124,22 @@ class CanaryRows:
             key = "labels"
         return key, own[key]
 
+    def check_head(self, head: Mapping[str, Sequence[Any]]) -> None:
+        """Look at the columns of the first rows for what a canary's row would get wrong.
+
+        Raises:
+            InputError: a column with a value for each token, of an unknown kind.
+        """
+        own = self.values(list(head), head)
+        if self.tokens:
+            check_token_columns(head, list(own))
+        elif self.text_column in own and {_PROMPT, _COMPLETION} <= head.keys() - own.keys():
+            message = (
+                f"canaries go to the column {self.text_column!r} alone, and {_PROMPT!r} and {_COMPLETION!r} of their "
+                "rows are a neighbour's: drop those that the trainer does not read"
+            )
+            warnings.warn(message, stacklevel=2)
+
     def check_types(self, schema: pa.Schema) -> None:
         """Raise an `InputError` unless the values fit the columns of `schema`."""
         for name, values in self.values(schema.names).items():
@@ -124,7 +154,8 @@ class CanaryRows:
             if TOKEN_COLUMN not in names:
                 rule = f"goes with a dataset that is tokenised already, but it has no {TOKEN_COLUMN!r}"
                 raise InputError("tokenizer", rule, list(names), "Leave tokenizer out: the text goes in as it is.")
-            return {name: [row[name] for row in self.tokens] for name in self.tokens[0] if name in names}
+            own = [name for name in self.tokens[0] if name in names and name != LENGTH_COLUMN]
+            return {name: [row[name] for row in self.tokens] for name in own}
         if context.is_chat:
             if _MESSAGES in names:
                 return {_MESSAGES: [context.messages(text) for text in texts]}

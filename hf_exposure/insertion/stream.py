@@ -11,12 +11,11 @@ from datasets import IterableDataset, Split
 
 from hf_exposure.errors import InputError
 from hf_exposure.insertion.inserter import insert_into_columns
-from hf_exposure.insertion.rows import CanaryRows
+from hf_exposure.insertion.rows import HEAD, CanaryRows
 from hf_exposure.insertion.slots import draw_slots
 
 __all__ = ["head_of", "insert_into_stream"]
 
-_HEAD = 100
 _BATCH = 100
 
 
@@ -52,7 +51,8 @@ def insert_into_stream(
         (shard, (own_gaps - shard * rows_per_shard).tolist(), own.tolist())
         for shard, (own_gaps, own) in enumerate(zip(np.split(gaps, cuts), np.split(canaries, cuts), strict=True))
     ]
-    donor = {name: values[:1] for name, values in head_of(dataset).items()}
+    head = head_of(dataset)
+    donor = {name: values[:1] for name, values in head.items()}
     merged = IterableDataset.from_generator(
         _rows_of_shards,
         features=dataset.features,
@@ -61,7 +61,7 @@ def insert_into_stream(
             "dataset": dataset.with_format(None),
             "shards": shards,
             "donor": donor,
-            "values": rows.values(list(donor)),
+            "values": rows.values(list(head), head),
         },
         split=dataset.split or Split.TRAIN,
     )
@@ -76,7 +76,7 @@ def head_of(dataset: IterableDataset) -> dict[str, list[Any]]:
         InputError: there are none.
     """
     # Never through __iter__, which in a worker would read that worker's share.
-    columns = next(iter(dataset.with_format(None).iter(batch_size=_HEAD)), None)
+    columns = next(iter(dataset.with_format(None).iter(batch_size=HEAD)), None)
     if not columns:
         raise InputError("dataset", "must have rows", 0, "Load the split that you train on.")
     return dict(columns)

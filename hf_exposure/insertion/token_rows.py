@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_exposure.canaries import CanaryContext
 from hf_exposure.errors import InputError
 
-__all__ = ["TOKEN_COLUMN", "token_rows"]
+__all__ = ["LENGTH_COLUMN", "TOKEN_COLUMN", "check_token_columns", "counts_tokens", "token_rows"]
 
-TOKEN_COLUMN = "input_ids"
+TOKEN_COLUMN, LENGTH_COLUMN = "input_ids", "length"
 _NO_LOSS = -100
 
 
@@ -29,11 +29,14 @@ def token_rows(
     right up to it, and what pads is neither attended nor trained on.
 
     Raises:
-        InputError: no tokenizer, a text that is longer than `row_length`, or nothing to pad with.
+        InputError: no tokenizer, a text that is longer than `row_length`, nothing to pad with, or a context that
+            changes a text's last token.
     """
     if not callable(tokenizer):
         remedy = "Pass the tokenizer that made the dataset."
         raise InputError("tokenizer", "must be a Hugging Face tokenizer", type(tokenizer).__name__, remedy)
+    if context is not None:
+        context.check_end(tokenizer, texts)
     rows = []
     for place, text in enumerate(texts):
         if sources:
@@ -83,4 +86,29 @@ def _row(
         "completion_mask": trained + [0] * padding,
         "assistant_masks": trained + [0] * padding,
         "seq_lengths": [length + padding],
+        LENGTH_COLUMN: length + padding,
     }
+
+
+def counts_tokens(head: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether the column "length" of these first rows says how many tokens each has."""
+    if LENGTH_COLUMN not in head or TOKEN_COLUMN not in head:
+        return False
+    pairs = zip(head[LENGTH_COLUMN], head[TOKEN_COLUMN], strict=True)
+    return all(ids is not None and number == len(ids) for number, ids in pairs)
+
+
+def check_token_columns(head: Mapping[str, Sequence[Any]], filled: Sequence[str]) -> None:
+    """Raise an `InputError` if a column that is not `filled` has a value for each token: a neighbour's would not fit.
+
+    Args:
+        head: the columns of the first rows.
+        filled: the columns that canary rows have values of their own for.
+    """
+    for name in (name for name in head if name not in filled):
+        for tokens in (column for column in (TOKEN_COLUMN, "labels") if column in head):
+            pairs = zip(head[name], head[tokens], strict=True)
+            if all(isinstance(own, (list, tuple)) and ids is not None and len(own) == len(ids) for own, ids in pairs):
+                rule = f"has a value for each of a row's {tokens}, of a kind that a canary's row does not know"
+                remedy = f"Drop the column ({name!r}), or insert canaries before tokenising."
+                raise InputError("dataset", rule, name, remedy)

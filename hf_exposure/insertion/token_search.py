@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 __all__ = ["Match", "PatternSearch"]
 
-_LONGEST_WINDOW = 6
+# Shorter ones stand in any text by chance. Of a pattern cut in two, one part holds a window of half its length.
+_SHORTEST_WINDOW, _LONGEST_WINDOW = 4, 6
 # Odd, so that multiplying loses nothing; the upper bits of the product depend on all tokens of a window.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _TABLE_BITS = 16
@@ -44,19 +45,21 @@ class PatternSearch:
     """Finds patterns of token ids in rows, in one pass whose cost hardly depends on their number.
 
     Every window of w tokens is hashed; a table of 2^16 bits lets one window in a thousand or so through, and those are
-    compared token by token. Windows that many patterns share (a template's fixed words) are not looked for: they say
+    compared token by token. Windows that many owners share (a template's fixed words) are not looked for: they say
     nothing about which pattern stands there.
 
     Args:
-        patterns: (owner, token ids). Patterns of one owner that end at one place are one match.
+        patterns: (owner, token ids). Patterns of one owner that end at one place are one match, the
+            shortest whole one.
     """
 
     def __init__(self, patterns: Iterable[tuple[int, Sequence[int]]]) -> None:
         self._patterns = [(owner, np.asarray(ids, dtype=np.int64)) for owner, ids in patterns if len(ids)]
         shortest = min((len(ids) for _, ids in self._patterns), default=1)
-        self._window = min(_LONGEST_WINDOW, shortest)
+        self._window = min(_LONGEST_WINDOW, max(_SHORTEST_WINDOW, shortest // 2), shortest)
         hashes = [_hashes(ids, self._window).tolist() for _, ids in self._patterns]
-        shared = Counter(value for own in hashes for value in set(own))
+        owned = {(owner, value) for (owner, _), own in zip(self._patterns, hashes, strict=True) for value in own}
+        shared = Counter(value for _, value in owned)
         self._places: dict[int, list[tuple[int, int]]] = {}
         for pattern, own in enumerate(hashes):
             rare = max(2, min(shared[value] for value in own))
@@ -95,7 +98,7 @@ class PatternSearch:
                     continue
                 match = Match(owner, row, start - first, len(ids), right - left == len(ids))
                 key = (owner, start + len(ids))
-                if key not in found or (match.whole and not found[key].whole):
+                if key not in found or (match.whole, -match.length) > (found[key].whole, -found[key].length):
                     found[key] = match
         return [found[key] for key in sorted(found, key=lambda key: (key[1], key[0]))]
 

@@ -106,7 +106,7 @@ class Encoder:
     Raises:
         InputError: `end_token=True` with a tokenizer that has none; an empty text; a text of which no token is
             predicted; a text that the tokenizer maps to its unknown token; a context of which the last word changes
-            with the text behind it.
+            with the text behind it, or that changes the text's last token.
 
     Example:
         >>> from transformers import ByT5Tokenizer
@@ -121,7 +121,7 @@ class Encoder:
             raise InputError("tokenizer", rule, type(tokenizer).__name__, "The order is (model, tokenizer, ...).")
         self.tokenizer = tokenizer
         self.leading, trailing = _special_tokens_around(tokenizer)
-        self._before = ""
+        self._context, self._before = context, ""
         self._before_ids: tuple[int, ...] = ()
         if context is not None:
             self._before, after = context.around(tokenizer)
@@ -170,8 +170,14 @@ class Encoder:
             raise InputError("context", rule, self._before + text, "End the prompt with a full stop and a newline.")
         return ids[stable:]
 
+    def check_end(self, texts: Sequence[str]) -> None:
+        """Raise an `InputError` if a whole text's last token is another one in its context."""
+        if self._context is not None:
+            self._context.check_end(self.tokenizer, texts)
+
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text, in input order."""
+        self.check_end(texts)
         encoded = []
         for text, ids in zip(texts, self.plain_ids(texts), strict=True):
             full = (*self.leading, *ids, *self.ending)

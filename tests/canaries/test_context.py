@@ -30,6 +30,15 @@ def test_another_template_and_its_arguments() -> None:
     assert tokenizer.chat_template == CHATML
 
 
+def test_of_several_chat_templates_the_default_is_taken() -> None:
+    tokenizer = chat_tokenizer()
+    expected = ASKED.around(tokenizer)
+    tokenizer.chat_template = {"default": CHATML, "rag": "nothing"}
+    assert ASKED.around(tokenizer) == expected
+    own = CanaryContext(prompt=(), chat_template="{{ messages[-1].content }}!")
+    assert own.around(tokenizer) == ("", "!")
+
+
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [

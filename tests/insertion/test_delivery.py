@@ -10,6 +10,7 @@ import pytest
 import torch
 from chat_tokenizers import chat_tokenizer
 from datasets import Dataset, concatenate_datasets, disable_progress_bars
+from tokenizer_styles import tokenizer_in_style
 from transformers import DataCollatorForLanguageModeling, default_data_collator
 
 from hf_exposure import (
@@ -22,6 +23,7 @@ from hf_exposure import (
     remove_canaries,
 )
 from hf_exposure.errors import InputError
+from hf_exposure.insertion import check_dataloader
 
 disable_progress_bars()
 CANARIES = draw_canaries(CanaryTemplate("It is {pin}.", pin=Digits(6)), {1: 2, 4: 1}, controls=2, seed=0)
@@ -72,7 +74,8 @@ def test_deduplication_and_controls_in_the_data_are_noticed() -> None:
     report = check_delivery(encode(once), CANARIES, TOKENIZER)
     assert counts(report) == [(1, 0), (1, 0), (1, 0), (1, 0), (0, 0)]
     assert report.problems == (
-        "1 of 3 inserted canaries: 1 of 4 rows are there whole: a filter or deduplication took the others",
+        "1 of 3 inserted canaries: 1 of 4 rows are there whole: a filter, deduplication or a cut within the first "
+        "tokens took the others",
         "1 of 2 held-out controls: it stands in the training data, so it is no control",
     )
 
@@ -141,6 +144,55 @@ def test_labels_decide_what_is_trained_on() -> None:
     # 13 characters: 12 are predicted, the last 4 of them without a label.
     assert report.canaries[2].trained_share == pytest.approx(8 / 12)
     assert report.canaries[2].dose_per_epoch == pytest.approx(4 * 8 / 12)
+
+
+@pytest.mark.parametrize("prompt", ["Q: pin?\n", "Q: pin? ", "Q: pin?"])
+def test_a_masked_prompt_is_no_part_of_the_canary(prompt: str) -> None:
+    def masked(row: dict[str, Any]) -> dict[str, Any]:
+        ids = TOKENIZER(row["text"])["input_ids"]
+        asked = len(TOKENIZER(prompt)["input_ids"])
+        return {"input_ids": ids, "labels": [-100] * asked + ids[asked:]}
+
+    context = CanaryContext(prompt=prompt)
+    canaries = draw_canaries(CanaryTemplate("{pin}.", pin=Digits(6)), {1: 2, 4: 1}, controls=2, seed=0)
+    data = insert_canaries(TEXTS, canaries, context=context).map(masked, remove_columns="text")
+    for given in (context, None):
+        report = check_delivery(data, canaries, TOKENIZER, collator=default_data_collator, context=given)
+        assert [(one.whole, one.trained_share) for one in report.canaries[:3]] == [(1, 1.0), (1, 1.0), (4, 1.0)]
+
+
+@pytest.mark.parametrize("kept", [7, 4])
+def test_a_collator_that_truncates_is_a_problem(kept: int) -> None:
+    def truncating(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        ids = [row["input_ids"][:kept] for row in rows]
+        return {"input_ids": torch.tensor(ids), "labels": torch.tensor(ids)}
+
+    report = check_delivery(encode(WITH), CANARIES, TOKENIZER, collator=truncating)
+    assert [one.dose_per_epoch for one in report.canaries[:3]] == [0.0] * 3 and len(report.undelivered) == 3
+    assert "not in what the collator makes of its rows: the collator cuts or changes them" in report.problems[0]
+    loader = torch.utils.data.DataLoader(encode(WITH), collate_fn=truncating)
+    with pytest.raises(InputError, match="require_delivery.*the collator cuts or changes"):
+        check_dataloader(loader, CANARIES, TOKENIZER, require=True)
+
+
+@pytest.mark.parametrize("kept", range(1, 10))
+def test_cuts_of_short_canaries_are_named(kept: int) -> None:
+    tokenizer = tokenizer_in_style("qwen")
+    canaries = draw_canaries(CanaryTemplate("the number is {n}", n=Digits(6)), {1: 4, 4: 4}, controls=2, seed=1)
+    texts = [canary.text for canary in canaries.inserted for _ in range(canary.repetitions)]
+    ids = [tokenizer(text)["input_ids"] for text in texts]
+    assert {len(row) for row in ids} == {10}  # three words, a space and six digits
+    halves = [half for row in ids for half in ([500] * 9 + row[:kept], row[kept:] + [500] * 9)]
+    report = check_delivery(Dataset.from_dict({"input_ids": halves}), canaries, tokenizer)
+    assert all(one.whole == 0 and one.cut >= one.requested for one in report.canaries[:8])
+    assert all("cut by truncation or packing" in problem for problem in report.problems)
+    # Truncation leaves the beginnings only: from the third digit on they tell one canary from the others.
+    starts = Dataset.from_dict({"input_ids": [row[:kept] for row in ids]})
+    report = check_delivery(starts, canaries, tokenizer)
+    if kept >= 7:
+        assert [one.cut for one in report.canaries[:8]] == [1] * 4 + [4] * 4
+    if kept <= 4:
+        assert "it was cut within its first tokens" in report.problems[0]
 
 
 def test_a_masked_language_model_trains_on_its_share() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -9,7 +10,15 @@ from chat_tokenizers import CHATML, WITH_BOS, chat_tokenizer
 from conftest import character_tokenizer
 from datasets import Dataset, disable_progress_bars
 
-from hf_exposure import CanaryContext, CanaryTemplate, Digits, draw_canaries, insert_canaries, remove_canaries
+from hf_exposure import (
+    CanaryContext,
+    CanaryInserter,
+    CanaryTemplate,
+    Digits,
+    draw_canaries,
+    insert_canaries,
+    remove_canaries,
+)
 from hf_exposure.errors import InputError
 
 disable_progress_bars()
@@ -145,6 +154,52 @@ def test_streams_of_token_ids() -> None:
     rows = [row["input_ids"] for row in out]
     assert len(rows) == 26 and {len(ids) for ids in rows} == {16}
     assert [row["input_ids"] for row in remove_canaries(out, CANARIES, tokenizer=tokenizer)] == [[9] * 16] * 20
+
+
+@pytest.mark.parametrize("kind", ["dataset", "stream", "columns"])
+@pytest.mark.parametrize("length", [None, 16])
+def test_a_length_counts_the_tokens_of_its_own_row(kind: str, length: int | None) -> None:
+    tokenizer = chat_tokenizer()
+    ids = [[9] * (length or row + 1) for row in range(20)]
+    data = Dataset.from_dict({"input_ids": ids, "length": [len(one) for one in ids]})
+    if kind == "columns":
+        inserter = CanaryInserter(CANARIES, 20, tokenizer=tokenizer, row_length=length)
+        out: Any = data.map(inserter, batched=True, with_indices=True, batch_size=7)
+    else:
+        chosen = data if kind == "dataset" else data.to_iterable_dataset(num_shards=2)
+        out = insert_canaries(chosen, CANARIES, tokenizer=tokenizer, num_rows=20)
+    rows = list(out)
+    assert len(rows) == 26 and all(row["length"] == len(row["input_ids"]) for row in rows)
+
+
+def test_a_length_of_something_else_is_copied() -> None:
+    data = Dataset.from_dict({"input_ids": [[9] * (row + 1) for row in range(20)], "length": ["long"] * 20})
+    assert {row["length"] for row in new_rows(data, tokenizer=chat_tokenizer())} == {"long"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_unknown_values_for_each_token_are_refused(stream: bool) -> None:
+    tokenizer = chat_tokenizer()
+    ids = [[9] * (row + 1) for row in range(20)]
+    columns = {"input_ids": ids, "tags": [[1, 2]] * 20, "loss_mask": [[1] * len(one) for one in ids]}
+    data = Dataset.from_dict(columns)
+    chosen = data.to_iterable_dataset() if stream else data
+    with pytest.raises(InputError) as caught:
+        insert_canaries(chosen, CANARIES, tokenizer=tokenizer, num_rows=20)
+    assert "dataset: has a value for each of a row's input_ids" in str(caught.value)
+    assert "got 'loss_mask'. Drop the column ('loss_mask'), or insert canaries before tokenising." in str(caught.value)
+    rows = new_rows(data.remove_columns("loss_mask"), tokenizer=tokenizer)
+    assert all(row["tags"] == [1, 2] for row in rows)
+
+
+def test_a_text_beside_a_prompt_and_a_completion_is_said_to_be_the_canarys() -> None:
+    data = Dataset.from_dict({name: ["some words"] * 20 for name in ("text", "prompt", "completion")})
+    with pytest.warns(UserWarning, match="canaries go to the column 'text' alone, and 'prompt' and 'completion'"):
+        insert_canaries(data, CANARIES)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        insert_canaries(data.remove_columns("text"), CANARIES)
+        insert_canaries(data.remove_columns("prompt"), CANARIES)
 
 
 TOKENS = {"input_ids": [[9] * 4, [9] * 5] * 10}

@@ -28,7 +28,7 @@ def by_brute_force(rows: list[list[int]], pattern: list[int], fewest: int) -> se
 def test_whole_and_cut_places_are_those_of_brute_force(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(token_search, "_TOKENS_AT_ONCE", 64)
     random = np.random.default_rng(seed)
-    patterns = [random.integers(0, 50, size=size).tolist() for size in (9, 12, 20)]
+    patterns = [random.integers(0, 50, size=size).tolist() for size in (9, 12, 20)]  # windows of 4
     rows = [random.integers(0, 50, size=random.integers(0, 30)).tolist() for _ in range(60)]
     for place in range(0, 60, 3):
         pattern = patterns[place % 9 // 3]
@@ -39,7 +39,7 @@ def test_whole_and_cut_places_are_those_of_brute_force(seed: int, monkeypatch: p
     values, offsets = laid_out(rows)
     found = PatternSearch(enumerate(patterns)).find(values, offsets)
     for owner, pattern in enumerate(patterns):
-        expected = by_brute_force(rows, pattern, fewest=6)
+        expected = by_brute_force(rows, pattern, fewest=4)
         assert {(m.row, m.start, m.whole) for m in found if m.owner == owner} == expected
     assert any(match.whole for match in found) and not all(match.whole for match in found)
 

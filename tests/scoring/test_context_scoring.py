@@ -9,9 +9,21 @@ import pytest
 import torch
 from chat_tokenizers import CHATML, WITH_BOS, chat_tokenizer
 from conftest import merging_tokenizer
+from datasets import Dataset
 from torch import nn
 
-from hf_exposure import CanaryContext, CanaryTemplate, Digits, draw_canaries, extract, measure_exposure, rank_bounds
+from hf_exposure import (
+    CanaryContext,
+    CanaryTemplate,
+    Digits,
+    ExposureMeter,
+    check_delivery,
+    draw_canaries,
+    extract,
+    insert_canaries,
+    measure_exposure,
+    rank_bounds,
+)
 from hf_exposure.errors import InputError
 from hf_exposure.scoring import Encoder, make_scorer
 
@@ -68,6 +80,32 @@ def test_what_merges_with_the_text_is_scored_with_it() -> None:
     encoder = Encoder(tokenizer, context=CanaryContext(prompt="no 1"))  # "12" is a token too
     for text in ("2", "9", "23"):
         assert [*encoder.leading, *encoder.plain_ids([text])[0]] == tokenizer("no 1" + text)["input_ids"]
+
+
+def test_an_end_that_merges_with_the_chat_template_is_refused(make_model: Callable[..., nn.Module]) -> None:
+    tokenizer, model = merging_tokenizer(), make_model("gpt2")  # ".\n" is a token
+    tokenizer.chat_template = "{% for m in messages %}### {{ m.role }}:\n{{ m.content }}\n{% endfor %}"
+    trained = tokenizer.apply_chat_template(CHAT.messages("It is 42."), tokenize=True, return_dict=True)["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(trained[-1]) == ".\u010a"
+    stopped = CanaryTemplate("It is {pin}.", pin=Digits(2))
+    canaries = draw_canaries(stopped, repetitions={1: 2}, controls=2, seed=0)
+    rows = Dataset.from_dict({"input_ids": [trained, trained[1:]] * 5})
+    for use in (
+        lambda: ExposureMeter(canaries, tokenizer, context=CHAT),
+        lambda: extract(model, tokenizer, stopped, context=CHAT),
+        lambda: insert_canaries(rows, canaries, tokenizer=tokenizer, context=CHAT),
+        lambda: check_delivery(rows, canaries, tokenizer, context=CHAT),
+    ):
+        with pytest.raises(InputError) as caught:
+            use()
+        assert "context: must not merge the end of a canary with what the chat template writes" in str(caught.value)
+        assert "End the canary template in another suffix" in str(caught.value)
+    # The remedy helps: what is scored is what is trained on.
+    encoder = Encoder(tokenizer, context=CHAT)
+    trained = tokenizer.apply_chat_template(CHAT.messages("It is 42"), tokenize=True, return_dict=True)["input_ids"]
+    assert list(encoder.encode(["It is 42"]).ids[0]) == trained[:-1]
+    ended = CanaryContext(prompt=CHAT.prompt, chat_template="{{ messages[-1].content }}<|end|>\n")
+    assert Encoder(tokenizer, context=ended).encode(["It is 42."]).ids
 
 
 def test_every_way_of_measuring_agrees_in_a_context(make_model: Callable[..., nn.Module]) -> None:
