@@ -16,10 +16,11 @@ from torch import nn
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.indices import distinct_indices
 from hf_exposure.errors import InputError
-from hf_exposure.estimators import control_test, epsilon_lower_bound
+from hf_exposure.estimators import control_test
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template, enumerate_texts
 from hf_exposure.extraction.sampled_encodings import AUDITED_ENCODINGS
 from hf_exposure.measure.base_model import BaseExposures, BaseModel
+from hf_exposure.measure.coins import epsilon_of
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
@@ -183,7 +184,7 @@ class ExposureMeter:
             seconds=time.perf_counter() - started,
             model=_describe(model),
             versions=dict(_versions()),
-            epsilon=self._epsilon(costs),
+            epsilon=epsilon_of(self.canaries, costs, self.settings),
             references=references,
             notes=notes,
         )
@@ -255,21 +256,6 @@ class ExposureMeter:
         own, space = ends[: len(self.canaries)], ends[len(self.canaries) :]
         order = np.argsort(space)
         return order[np.searchsorted(space, own, sorter=order)]
-
-    def _epsilon(self, costs: np.ndarray) -> dict[str, Any] | None:
-        """What the coins refute; None without coins on both sides, since fixed controls bound no epsilon."""
-        coins = [canary.coin for canary in self.canaries]
-        flipped = np.array([coin is not None for coin in coins])
-        included = np.array([bool(coin) for coin in coins])[flipped]
-        if not included.any() or included.all():
-            return None
-        bound = epsilon_lower_bound(
-            costs[flipped],
-            included,
-            delta=self.settings.delta,
-            confidence_level=self.settings.confidence_level,
-        )
-        return asdict(bound)
 
     def _processes_of(self, model: nn.Module) -> Processes:
         return Processes.of_job(model) if self._across_processes else ALONE
