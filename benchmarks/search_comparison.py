@@ -189,7 +189,7 @@ def main() -> None:
     summary = summarise(rows)
     print(summary)
     path = write_result("search_comparison", {"threads": torch.get_num_threads(), **summary, "rows": rows})
-    plot(rows, str(path).replace(".json", ".png"))
+    plot(rows, str(path.parents[2] / "docs" / "images" / "search_comparison.png"))
     print(path)
 
 

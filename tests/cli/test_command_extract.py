@@ -50,7 +50,7 @@ def test_a_canary_file_brings_the_template_and_marks(
     [
         ((), "--template: must be given, or --canaries"),
         (("--template", "pin {pin}.", "--space", "pin=pins:2"), "--space pin: must be a kind and its size"),
-        ((*PIN, "--top-k", "0"), "top_k: must be at least 1, got 0"),
+        ((*PIN, "--top-k", "0"), "top_k: must be a whole number of at least 1, got 0"),
         ((*PIN, "--model", "./nowhere"), "--model: must be a folder that exists"),
     ],
     ids=["nothing", "space", "top", "model"],

@@ -165,7 +165,7 @@ def test_too_many_open_nodes_end_a_search_with_what_is_certain() -> None:
     assert not search_likeliest(scorer, automaton, top_k=20, max_open_nodes=1).certified
     assert not search_ranks(scorer, automaton, [texts[order[9999]]], max_open_nodes=100)[0].certified
     for search in (search_likeliest, lambda *args, **more: search_ranks(*args, [texts[0]], **more)):
-        with pytest.raises(InputError, match="^max_open_nodes: must be at least 1, got 0"):
+        with pytest.raises(InputError, match="^max_open_nodes: must be a whole number of at least 1, got 0"):
             search(scorer, automaton, max_open_nodes=0)
 
 
