@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -33,7 +34,7 @@ from hf_exposure.scoring import Scorer
 
 __all__ = ["Occasion", "seed_stream"]
 
-# The first weighted draws of an adaptive measurement; each round doubles what is there.
+# The first weighted draws of an adaptive measurement; their intervals say how many more are likely to be needed.
 _FIRST_DRAWS = 1024
 # Canaries that share draws miss together, so drawing stops early only with this many effective hits.
 _ENOUGH_HITS = 100
@@ -143,9 +144,10 @@ class Occasion:
         generator = np.random.default_rng(seed_stream("proposals", self.settings.seed))
         spent = SearchCost()
         draws: Proposals | None = None
+        wanted = _FIRST_DRAWS
         while True:
             have = len(draws.texts) if draws else 0
-            wanted = min(max(have, _FIRST_DRAWS), self.settings.references - have)
+            wanted = min(wanted, self.settings.references - have)
             uniform = self.uniform.take(
                 self.scorer, self.automaton, have // len(EXPONENTS), -(-wanted // len(EXPONENTS))
             )
@@ -156,6 +158,15 @@ class Occasion:
                 is_uniform = draws.is_text & (draws.strata == EXPONENTS.index(0.0))
                 self.uniform_costs.append(self._prefix_bits() + draws.hole_bits[is_uniform])
                 return estimates
+            wanted = max(map(self._draws_missing, estimates, itertools.repeat(len(draws.texts))))
+
+    def _draws_missing(self, estimate: CostEstimate, have: int) -> int:
+        """How many more draws are likely to settle an estimate: widths shrink as the root of their number, hits grow
+        with it. At least as many as there are, and all that may be where nothing is known.
+        """
+        width, hits = estimate.high_bits - estimate.low_bits, estimate.effective_hits or 0.0
+        times = max((width / self.settings.precision_bits) ** 2, _ENOUGH_HITS / max(hits, 1.0))
+        return max(have, math.ceil(have * (times - 1.0))) if math.isfinite(times) else self.settings.references
 
     def _prefix_bits(self) -> float:
         assert self.automaton is not None
