@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.character_automaton import character_automaton
+from hf_exposure.extraction.remembered import Question, RememberedAutomata
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.slot_automaton import slot_automaton
 from hf_exposure.extraction.token_automaton import TokenAutomaton
@@ -17,6 +18,7 @@ from hf_exposure.scoring import Encoder
 __all__ = ["build_automaton", "check_template"]
 
 Backend = Callable[[CanaryTemplate, Encoder, SampledEncodings], tuple[TokenAutomaton | None, str | None]]
+_REMEMBERED = RememberedAutomata(most=4)
 _SMALL_TRIE = 10_000  # as many encodings as an audit takes
 
 
@@ -41,7 +43,8 @@ def build_automaton(
 
     Characters or slots where the tokenizer keeps them apart; every text encoded where the space is small; else the
     vocabulary is walked. Each is tried on the encodings of 10,000 sampled texts (all texts of a smaller space), and a
-    single miss refuses it.
+    single miss refuses it. The last few automata are remembered: a second search of one template under an unchanged
+    tokenizer starts at once, with nothing but `also` audited again.
 
     Args:
         template: the texts.
@@ -54,6 +57,12 @@ def build_automaton(
             tokens; or no automaton holds every sampled encoding.
     """
     check_template(template, end_token=bool(encoder.ending))
+    question = Question.of(template, encoder, one_path)
+    known = _REMEMBERED.find(question, encoder, also)
+    return known or _REMEMBERED.keep(question, encoder, _audited(template, encoder, one_path, also))
+
+
+def _audited(template: CanaryTemplate, encoder: Encoder, one_path: bool, also: Iterable[str]) -> TokenAutomaton:
     sample = SampledEncodings.of(template, encoder, also)
     backends: list[Backend] = [character_automaton, slot_automaton]
     missed, refusal = None, None

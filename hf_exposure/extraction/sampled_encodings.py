@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.extraction.token_automaton import Exactness, TokenAutomaton, follow_tokens
+from hf_exposure.extraction.token_automaton import Exactness, Path, TokenAutomaton, follow_tokens
 from hf_exposure.scoring import Encoder
 
 __all__ = ["SampledEncodings"]
@@ -48,9 +50,14 @@ class SampledEncodings:
         texts = [template.text_at(index) for index in places]
         if not whole:
             texts += [*also, *_around_added_tokens(template, encoder, texts[:_PLACES_TRIED])]
+        return cls.among(texts, encoder, "proven" if whole else "audited")
+
+    @classmethod
+    def among(cls, texts: Sequence[str], encoder: Encoder, exactness: Exactness) -> SampledEncodings:
+        """These texts and no others; raises as `of` does."""
         first, last = len(encoder.leading), len(encoder.ending)
         ids = tuple(found[first : len(found) - last] for found in encoder.encode(texts).ids)
-        return cls(tuple(texts), ids, "proven" if whole else "audited")
+        return cls(tuple(texts), ids, exactness)
 
     def first_missed(self, automaton: TokenAutomaton, encoder: Encoder) -> str | None:
         """The first text whose encoding is no path of the automaton, or another text's path; None: there is none."""
@@ -60,6 +67,19 @@ class SampledEncodings:
             if whole[:length] != automaton.prefix or follow_tokens(automaton, whole[length:]) != text:
                 return text
         return None
+
+    def beginnings_are_kept(self, automaton: TokenAutomaton, encoder: Encoder) -> bool:
+        """Whether pruning keeps every encoding, all of which must be paths of the automaton: a single miss says no."""
+        beginnings: dict[Path, str] = {}
+        for ids in self.ids:
+            path = (*encoder.leading, *ids)[len(automaton.prefix) :]
+            state, text = automaton.root, automaton.prefix_text
+            for depth, token in enumerate(path, start=1):
+                moves = automaton.moves(state)
+                child = int(np.searchsorted(moves.tokens, token))
+                state, text = moves.states[child], text + moves.pieces[child]
+                beginnings[path[:depth]] = text
+        return all(automaton.canonical(list(beginnings), list(beginnings.values()), [False] * len(beginnings)))
 
 
 def _around_added_tokens(template: CanaryTemplate, encoder: Encoder, texts: list[str]) -> Iterator[str]:

@@ -234,23 +234,9 @@ def vocabulary_automaton(
     missed = sample.first_missed(automaton, encoder)
     if missed is not None:
         return None, missed
-    if not _beginnings_are_canonical(automaton, encoder, sample):
+    if not sample.beginnings_are_kept(automaton, encoder):
         automaton.judge_leaves_only()
     return automaton, None
-
-
-def _beginnings_are_canonical(automaton: TokenAutomaton, encoder: Encoder, sample: SampledEncodings) -> bool:
-    """Whether pruning would have kept every sampled encoding: a single miss says no."""
-    beginnings: dict[Path, str] = {}
-    for ids in sample.ids:
-        path = (*encoder.leading, *ids)[len(automaton.prefix) :]
-        state, text = automaton.root, automaton.prefix_text
-        for depth, token in enumerate(path, start=1):
-            moves = automaton.moves(state)
-            child = int(np.searchsorted(moves.tokens, token))
-            state, text = moves.states[child], text + moves.pieces[child]
-            beginnings[path[:depth]] = text
-    return all(automaton.canonical(list(beginnings), list(beginnings.values()), [False] * len(beginnings)))
 
 
 def _separable_prefix(template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings) -> str:

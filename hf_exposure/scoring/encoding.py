@@ -101,6 +101,7 @@ class Encoder:
     Attributes:
         leading: the tokens before every text. What merges with a text's first character is left to the text.
         ending: the tokens after every text, () or one.
+        before: the text of the context, "" without one.
         first_scored: position of the first scored token.
 
     Raises:
@@ -121,11 +122,11 @@ class Encoder:
             raise InputError("tokenizer", rule, type(tokenizer).__name__, "The order is (model, tokenizer, ...).")
         self.tokenizer = tokenizer
         self.leading, trailing = _special_tokens_around(tokenizer)
-        self._context, self._before = context, ""
+        self._context, self.before = context, ""
         self._before_ids: tuple[int, ...] = ()
         if context is not None:
-            self._before, after = context.around(tokenizer)
-            self._before_ids = _stable_prefix(tokenizer, self._before)
+            self.before, after = context.around(tokenizer)
+            self._before_ids = _stable_prefix(tokenizer, self.before)
             self.leading = (*(() if context.is_chat else self.leading), *self._before_ids)
             trailing = tuple(tokenizer(after, add_special_tokens=False)["input_ids"]) or trailing
         self.ending: tuple[int, ...] = ()
@@ -145,7 +146,7 @@ class Encoder:
         """Token ids of each text behind the context, without those of the context and without special tokens."""
         if not texts:
             return []
-        checked = [self._before + encodable_text("texts", text) for text in texts]
+        checked = [self.before + encodable_text("texts", text) for text in texts]
         # Without masks, which nothing here reads, it takes half the time.
         encoded = self.tokenizer(
             checked, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
@@ -167,7 +168,7 @@ class Encoder:
         stable = len(self._before_ids)
         if tuple(ids[:stable]) != self._before_ids:
             rule = "must be encoded the same way whatever text stands behind it"
-            raise InputError("context", rule, self._before + text, "End the prompt with a full stop and a newline.")
+            raise InputError("context", rule, self.before + text, "End the prompt with a full stop and a newline.")
         return ids[stable:]
 
     def check_end(self, texts: Sequence[str]) -> None:

@@ -15,10 +15,12 @@ from hf_exposure import CanaryTemplate, Digits, Letters, Pattern, extract, measu
 from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import build_automaton, search_likeliest, search_ranks
+from hf_exposure.extraction.remembered import Question, RememberedAutomata
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.token_automaton import follow_tokens
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.extraction.watch import SearchWatch
-from hf_exposure.scoring import CausalScorer
+from hf_exposure.scoring import CausalScorer, Encoder
 
 
 def _without_a_piece() -> PreTrainedTokenizerFast:
@@ -116,3 +118,47 @@ def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
     model = tiny_model("gpt2", vocab_size=12)
     with pytest.raises(InputError, match="must be the model's own: the model knows 12 tokens"):
         extract(model, tokenizer, template)
+
+
+class _Counting(PreTrainedTokenizerFast):
+    """Counts the texts that it encodes."""
+
+    texts = 0
+
+    def __call__(self, text, *arguments, **keywords):  # type: ignore[no-untyped-def]
+        type(self).texts += len(text) if isinstance(text, list) else 1
+        return super().__call__(text, *arguments, **keywords)
+
+
+def test_a_second_search_does_not_audit_an_unchanged_tokenizer_again() -> None:
+    source = tokenizer_in_style("qwen").backend_tokenizer.to_str()
+    tokenizer = _Counting(tokenizer_object=Tokenizer.from_str(source))
+    model, template = tiny_model("gpt2", vocab_size=entries_of(tokenizer)), CanaryTemplate("no {n}.", n=Digits(6))
+    automata, encodings = [], []
+    for also in (["no 313371."], ["no 000004."], ["no 313371.", "no 271828."]):
+        before = _Counting.texts
+        automata.append(build_automaton(template, CausalScorer(model, tokenizer).encoder, also=also))
+        encodings.append(_Counting.texts - before)
+    assert encodings[0] > 10_000 and max(encodings[1:]) < 1_000
+    assert automata[0] is automata[1] is automata[2]
+    copied = _Counting(tokenizer_object=Tokenizer.from_str(source))
+    assert build_automaton(template, CausalScorer(model, copied).encoder) is not automata[0]
+    tokenizer.add_tokens(["3133"])  # now another tokenizer, though the same object
+    again = build_automaton(template, CausalScorer(model, tokenizer).encoder)
+    ids = tuple(tokenizer("no 313371.")["input_ids"])
+    assert again is not automata[0]
+    assert follow_tokens(again, ids[len(again.prefix) :]) == "no 313371." != follow_tokens(automata[0], ids)
+
+
+def test_a_canary_that_a_remembered_automaton_lacks_is_audited_with_the_whole_again() -> None:
+    tokenizer, template = tokenizer_in_style("qwen"), CanaryTemplate("no {n}.", n=Digits(6))
+    encoder = Encoder(tokenizer)
+    remembered, known = RememberedAutomata(most=2), build_automaton(template, encoder)
+    question = Question.of(template, encoder, one_path=False)
+    remembered.keep(question, encoder, known)
+    assert remembered.find(question, encoder, ["no 123456."]) is known
+    assert remembered.find(question, encoder, ["no 12345x."]) is None
+    for number in (4, 5):
+        other = CanaryTemplate("no {n}.", n=Digits(number))
+        remembered.keep(Question.of(other, encoder, one_path=False), encoder, build_automaton(other, encoder))
+    assert remembered.find(question, encoder, []) is None
