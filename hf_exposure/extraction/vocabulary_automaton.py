@@ -26,7 +26,6 @@ from hf_exposure.extraction.token_automaton import (
     Path,
     Run,
     State,
-    TokenAutomaton,
     follow_forced_run,
 )
 from hf_exposure.extraction.token_surfaces import TokenSurfaces
