@@ -50,21 +50,24 @@ def small_model() -> GPT2LMHeadModel:
     return GPT2LMHeadModel(config).eval()
 
 
-def measure(processes: int) -> float:
-    """Seconds of one measurement shared by so many real processes, the better of two."""
+def measure(processes: int, shared: bool = True) -> float:
+    """Seconds of one measurement shared by so many real processes, the better of two.
+
+    Not shared, each process does the whole at the same time: how much they slow each other on this machine.
+    """
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
         probe.close()
-        multiprocessing.spawn(_measure, (processes, port, folder), nprocs=processes)
+        multiprocessing.spawn(_measure, (processes, port, folder, shared), nprocs=processes)
         return max(float((Path(folder) / str(rank)).read_text()) for rank in range(processes))
 
 
-def _measure(rank: int, count: int, port: int, folder: str) -> None:
+def _measure(rank: int, count: int, port: int, folder: str, shared: bool) -> None:
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=count)
     canaries = draw_canaries(TEMPLATE, {1: 4}, controls=4, seed=0)
-    meter = ExposureMeter(canaries, ByT5Tokenizer(), method="sample", references=REFERENCES, across_processes=True)
+    meter = ExposureMeter(canaries, ByT5Tokenizer(), method="sample", references=REFERENCES, across_processes=shared)
     model, seconds = small_model(), []
     for _ in range(3):
         distributed.barrier()
@@ -138,7 +141,8 @@ def main() -> None:
     torch.set_num_threads(1)
     figures: dict[str, Any] = {"references": REFERENCES, "cores": os.cpu_count()}
     figures["measured_seconds"] = {str(count): measure(count) for count in (1, 2)}
-    print("measured", figures["measured_seconds"], flush=True)
+    figures["seconds_of_two_wholes_at_once"] = measure(2, shared=False)
+    print("measured", figures["measured_seconds"], figures["seconds_of_two_wholes_at_once"], flush=True)
     generator = np.random.default_rng(0)
     texts = [TEMPLATE.text_at(int(index)) for index in generator.choice(10**9, REFERENCES, replace=False)]
     figures["simulated"] = {str(count): one_share(count, texts) for count in (1, 2, *RANKS)}
