@@ -22,7 +22,7 @@ _HEAD = """\
 Every public name, from its docstring: `python docs/make_api.py` writes this page. Names are imported from
 `hf_exposure` where nothing else is said. Logarithms are base 2 and scores are in bits. The examples are run as tests.
 """
-_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example|Sources?):(?: (.*))?$")
+_SECTION = re.compile(r"^(Args|Attributes|Returns|Raises|Example|Sources?)(?: \((.+)\))?:(?: (.*))?$")
 _ITEM = re.compile(r"^(\*{0,2}\w+(?:, \*{0,2}\w+)*): (.*)$", re.DOTALL)
 _LISTED = ("Args", "Attributes", "Raises")
 
@@ -115,7 +115,9 @@ def markdown(docstring: str) -> str:
         head = _SECTION.match(line)
         if head or line == "End:":
             parts.append(_section(title, lines))
-            title, lines = (head[1], [head[2]] if head[2] else []) if head else ("", [])
+            if head and head[2]:
+                parts.append(f"{head[2][0].upper()}{head[2][1:]}:")
+            title, lines = (head[1], [head[3]] if head[3] else []) if head else ("", [])
         else:
             lines.append(line)
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -127,7 +129,7 @@ def _section(title: str, lines: list[str]) -> str:
         return f"```pycon\n{text.strip()}\n```"
     if title in _LISTED:
         return f"**{title}**\n\n" + "\n".join(_item(item) for item in _items(text))
-    body = _prose(text)
+    body = _prose("\n".join(line.strip() for line in text.splitlines()) if title else text)
     return f"**{title}**: {body}" if title and body else body
 
 
