@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench clean
+.PHONY: demo test proof check bench docs clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -40,6 +40,11 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.processes
+
+# What the pages take from elsewhere: docstrings, and figures of the benchmarks.
+docs: $(VENV)/.installed
+	$(BIN)/python docs/make_api.py
+	$(BIN)/python docs/make_tables.py
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info exposure-demo

@@ -305,7 +305,8 @@ class ExposureCallback(TrainerCallback):
         except OutOfStepError:
             raise  # to train on would leave the other processes waiting
         except (ExposureError, RuntimeError, MemoryError) as error:
-            self._fail(error, "could not be measured", meanwhile=" and is logged as NaN")
+            remedy = "A smaller max_batch_tokens needs less memory; on_error='warn' trains on without the figures."
+            self._fail(error, "could not be measured", remedy, meanwhile=" and is logged as NaN")
             metrics = dict.fromkeys(self._metric_keys(), math.nan)
         else:
             notes = (*report.notes, note) if note else report.notes
@@ -318,7 +319,8 @@ class ExposureCallback(TrainerCallback):
                     if state.is_world_process_zero:
                         append_report(args.output_dir, report)
             except (OSError, ExposureError) as error:
-                self._fail(error, f"could not be written to {args.output_dir}")
+                remedy = "Make room there, or name another output_dir; on_error='warn' trains on without the log."
+                self._fail(error, f"could not be written to {args.output_dir}", remedy)
         self._last_step, self._last_metrics = state.global_step, metrics
         self._log(state, metrics)
 
@@ -335,15 +337,14 @@ class ExposureCallback(TrainerCallback):
         self._trainer.log(dict(metrics))
         self._trainer.control.should_log = should_log
 
-    def _fail(self, error: Exception, what: str, meanwhile: str = "") -> None:
-        """Raises, or warns the first time, and of what is done meanwhile."""
+    def _fail(self, error: Exception, what: str, remedy: str, meanwhile: str = "") -> None:
+        """Raises with the remedy, or warns the first time, and of what is done meanwhile."""
         cause = f"{type(error).__name__}: {error}"
         if self.on_error == "raise":
             if isinstance(error, ExposureError):
                 raise error
             # Not as it came: with auto_find_batch_size the trainer takes an out-of-memory error for its own, and
             # silently begins again with half the batch.
-            remedy = "A smaller max_batch_tokens needs less memory; on_error='warn' trains on without the figures."
             raise ExposureError(f"exposure {what}: {cause}. {remedy}") from error
         if not self._warned:
             self._warned = True

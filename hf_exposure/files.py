@@ -4,9 +4,24 @@ from __future__ import annotations
 
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["write_aside"]
+__all__ = ["owner_only", "write_aside"]
+
+
+@contextmanager
+def owner_only() -> Iterator[None]:
+    """Files that anybody in this process makes meanwhile are readable by their owner alone.
+
+    For files that another library writes: the process's umask, which its own processes inherit, is all that it heeds.
+    """
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def write_aside(path: str | Path, content: str | bytes, *, private: bool = False) -> Path:

@@ -41,9 +41,9 @@ def draw(
     """Draw random canaries of a template. The secrets go into the file, never to the screen."""
     from hf_exposure.canaries import draw_canaries
 
-    check_new(out, overwrite)
     if not out.parent.is_dir():
         raise InputError("--out", "must be in a folder that exists", str(out), f"Type mkdir -p {out.parent} first.")
+    check_new(out, overwrite, is_file=True)
     canaries = draw_canaries(
         parse_template(template, space),
         parse_repetitions(repetitions),

@@ -1,15 +1,19 @@
-"""`hf-exposure extract`: the likeliest secrets of a template under a model. They are what it prints."""
+"""`hf-exposure extract`: the likeliest secrets of a template under a model. They are what it prints.
+
+With `--discoverable` it asks as a stranger would, and prints no secret.
+"""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.context import MessagesOption, PromptOption, SourceOption, context_of
 from hf_exposure.cli.models import (
     DeviceOption,
     Dtype,
@@ -25,9 +29,11 @@ from hf_exposure.cli.values import load_canaries, parse_template
 from hf_exposure.errors import InputError
 
 if TYPE_CHECKING:
-    from hf_exposure.canaries import CanarySet, CanaryTemplate
+    from hf_exposure.canaries import CanaryContext, CanarySet, CanaryTemplate
 
 __all__ = ["extract"]
+
+_ASKING = "Asking instead of searching"
 
 
 def extract(
@@ -42,8 +48,30 @@ def extract(
         int | None, typer.Option(help="Stop after so many; else the search ends by itself.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Most open prefixes in one call.")] = 256,
-    source: Annotated[str | None, typer.Option(help="What an encoder-decoder model reads.")] = None,
+    prompt: PromptOption = None,
+    messages: MessagesOption = None,
+    source: SourceOption = None,
     end_token: Annotated[bool, typer.Option("--end-token", help="Texts end with the end token.")] = False,
+    discoverable: Annotated[
+        bool,
+        typer.Option(
+            "--discoverable",
+            help="Do not search: how likely is a stranger who knows the prefix to be told each canary?",
+        ),
+    ] = False,
+    samples: Annotated[int, typer.Option(help="How often the stranger asks.", rich_help_panel=_ASKING)] = 256,
+    probability: Annotated[float, typer.Option(help="How surely it must come out.", rich_help_panel=_ASKING)] = 0.5,
+    near_edits: Annotated[
+        int, typer.Option(help="So many wrong characters count as near.", rich_help_panel=_ASKING)
+    ] = 1,
+    temperature: Annotated[float, typer.Option(help="Of sampling.", rich_help_panel=_ASKING)] = 1.0,
+    sample_top_k: Annotated[
+        int | None, typer.Option(help="Sample from so many tokens.", rich_help_panel=_ASKING)
+    ] = None,
+    sample_top_p: Annotated[
+        float | None, typer.Option(help="From so much probability.", rich_help_panel=_ASKING)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the samples.", rich_help_panel=_ASKING)] = 0,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = Dtype.auto,
     device: DeviceOption = None,
@@ -55,22 +83,63 @@ def extract(
     """Search a model for the likeliest secrets of a template, with a certificate that none was missed."""
     known = None if canaries is None else load_canaries(canaries)
     searched = _template(template, space, known)
-    from hf_exposure.extraction import extract as search
-
-    loaded, its_tokenizer = ModelSource(
+    context = context_of(prompt, messages)
+    if discoverable:
+        known = _askable(known, context, source)
+    origin = ModelSource(
         name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
         trust_remote_code=trust_remote_code,
-    ).load()  # fmt: skip
+    )  # fmt: skip
+    if discoverable and known is not None:
+        asking = {"temperature": temperature, "top_k": sample_top_k, "top_p": sample_top_p, "samples": samples}
+        _ask(origin, known, {**asking, "near_edits": near_edits, "seed": seed}, probability, as_json=as_json)
+        return
+    from hf_exposure.extraction import extract as search
+
+    loaded, its_tokenizer = origin.load()
     with calls_shown(loaded, "searching"):
         found = search(
-            loaded, its_tokenizer, searched, top_k, batch_size, max_expansions, end_token=end_token, source=source
-        )
+            loaded, its_tokenizer, searched, top_k, batch_size, max_expansions, end_token=end_token, source=source,
+            context=context,
+        )  # fmt: skip
     if as_json:
         typer.echo(json.dumps({"template": searched.text, "model": model, **asdict(found)}, indent=1))
         return
     from hf_exposure.report.extraction_text import describe_extraction
 
     typer.echo(describe_extraction(found, known))
+
+
+def _askable(known: CanarySet | None, context: CanaryContext | None, source: str | None) -> CanarySet:
+    """The canaries that a stranger is told or not; the prefix alone is what the model is asked with."""
+    if known is None:
+        rule = "asks for the canaries of a file, so it needs --canaries"
+        raise InputError("--discoverable", rule, None, "Type --canaries canaries.json, or leave --discoverable out.")
+    if context is not None or source is not None:
+        rule = "asks with the template's fixed beginning alone, without --prompt, --messages and --source"
+        raise InputError("--discoverable", rule, True, "Leave them out, or search without --discoverable.")
+    return known
+
+
+def _ask(
+    origin: ModelSource, canaries: CanarySet, asking: dict[str, Any], probability: float, *, as_json: bool
+) -> None:
+    from hf_exposure.extraction import discoverable_extraction
+    from hf_exposure.report.extraction_text import describe_discoverability, discoverability_values
+
+    if not 0 < probability < 1:
+        raise InputError("--probability", "must lie between 0 and 1", probability, "Type --probability 0.5.")
+    loaded, tokenizer = origin.load()
+    with calls_shown(loaded, "asking"):
+        found = discoverable_extraction(
+            loaded, tokenizer, canaries.template, [canary.text for canary in canaries], **asking
+        )
+    if as_json:
+        values = discoverability_values(found, canaries, probability)
+        head = {"template": canaries.template.text, "model": origin.name, "probability": probability, **asking}
+        typer.echo(json.dumps({**head, "canaries": values}, indent=1, allow_nan=False))
+        return
+    typer.echo(describe_discoverability(found, canaries, probability))
 
 
 def _template(template: str | None, spaces: list[str], known: CanarySet | None) -> CanaryTemplate:

@@ -15,19 +15,29 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.context import MessagesOption, PromptOption, as_recorded, context_of
+from hf_exposure.cli.data_sets import load_data_set, parts_of, without_cache, write_shards
+from hf_exposure.cli.models import load_tokenizer
 from hf_exposure.cli.values import check_new, load_canaries
 from hf_exposure.errors import InputError
 
 if TYPE_CHECKING:
-    from datasets import Dataset, DatasetDict
+    from hf_exposure.canaries import CanarySet
 
 __all__ = ["RECORD_FILE", "insert"]
 
 # What measure reads to say which data set a model was trained on. No secret is in it.
 RECORD_FILE = "exposure_insertion.json"
-_BUILDERS = {
-    ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text",
-}  # fmt: skip
+# Where the library's remedy is Python, what is typed instead.
+_TYPED = {
+    "num_rows": ("--num-rows", "Type --num-rows 1000000, or about as many rows as one pass has."),
+    "text_column": ("--text-column", "Name one; for chats type --messages, for token ids --tokenizer."),
+    "splits": ("--split", "Name one of them; --split may be repeated."),
+    "tokenizer": ("--tokenizer", "Leave --tokenizer out: the text goes in as it is."),
+    "context": ("--prompt or --messages", "See hf-exposure insert --help."),
+    "source_column": ("--source-column", "Name the column that the model reads."),
+    "other_columns": ("--other-column", "Give a value of the type of a column that is there."),
+}
 
 
 def insert(
@@ -38,42 +48,74 @@ def insert(
         ),
     ],
     canaries: Annotated[Path, typer.Option(help="The canary file.")],
-    out: Annotated[Path, typer.Option(help="Folder for the new data set, written with save_to_disk.")],
-    text_column: Annotated[str, typer.Option(help="Where the text goes.")] = "text",
+    out: Annotated[Path, typer.Option(help="Folder for the new data set: save_to_disk's, of a stream parquet files.")],
+    text_column: Annotated[str, typer.Option(help="Where the text goes; of source and target, the target.")] = "text",
+    prompt: PromptOption = None,
+    messages: MessagesOption = None,
+    source: Annotated[
+        str | None, typer.Option(help="What an encoder-decoder model reads, with or without holes.")
+    ] = None,
+    source_column: Annotated[str, typer.Option(help="Where the source goes.")] = "source",
+    tokenizer: Annotated[
+        str | None, typer.Option(help="Of a data set that is tokenised already: a folder or Hub id.")
+    ] = None,
+    other_column: Annotated[
+        list[str], typer.Option(metavar="NAME=VALUE", help="A value of the canary rows; else their neighbours'.")
+    ] = [],  # noqa: B006
     split: Annotated[list[str], typer.Option(help="Which splits get every canary.")] = ["train"],  # noqa: B006
     name: Annotated[str | None, typer.Option(help="Configuration of a data set on the Hub.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set on the Hub.")] = None,
+    stream: Annotated[
+        bool, typer.Option("--stream", help="Read it row by row and write parquet files; for what is too large.")
+    ] = False,
+    num_rows: Annotated[
+        int | None, typer.Option(help="Of a stream, about how many rows it has; not needed where it knows.")
+    ] = None,
+    num_proc: Annotated[int | None, typer.Option(help="Processes that insert. Not for streams.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Insert canaries into a data set at random places, before it is tokenised."""
+    """Insert canaries into a data set at random places: texts, chats, pairs, token ids, streams."""
     check_new(out, overwrite)
     drawn = load_canaries(canaries)
+    context = context_of(prompt, messages)
+    if num_rows is not None and not stream:
+        raise InputError("--num-rows", "goes with --stream", num_rows, "Leave it out: the rows are counted.")
+    if num_proc is not None and stream:
+        raise InputError("--num-proc", "does not go with --stream", num_proc, "Leave it out: one process writes.")
     import datasets
-
-    from hf_exposure.insertion import insert_canaries
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    original = _load(dataset, name, revision)
-    with _without_cache():
-        changed = insert_canaries(original, drawn, text_column=text_column, seed=seed, splits=tuple(split))
-    rows = {key: len(part) for key, part in _parts(changed).items()}
+    original = load_data_set(dataset, name, revision, stream=stream)
+    how = {
+        "text_column": text_column, "seed": seed, "splits": tuple(split), "context": context, "source": source,
+        "source_column": source_column, "num_proc": num_proc, "num_rows": num_rows,
+        "other_columns": _other_columns(other_column, original, split),
+        "tokenizer": None if tokenizer is None else load_tokenizer(tokenizer),
+    }  # fmt: skip
+    changed = _inserted(original, drawn, how)
     record = {
         "name": dataset,
         "configuration": name,
         "revision": revision,
         "splits": list(split),
         "text_column": text_column,
-        "rows_before": {key: len(part) for key, part in _parts(original).items()},
-        "rows": rows,
+        **as_recorded(context, source),
         "seed": seed,
         "manifest_hash": drawn.manifest_hash,
     }
     with replaced_folder(out) as aside:
-        changed.save_to_disk(aside)
+        if stream:
+            rows = write_shards(parts_of(changed), aside)
+        else:
+            changed.save_to_disk(aside)
+            rows = {key: len(part) for key, part in parts_of(changed).items()}
+        chosen = split if isinstance(original, dict) else list(rows)
+        added = {key: drawn.total_insertions if key in chosen else 0 for key in rows}
+        record |= {"rows_before": {key: rows[key] - added[key] for key in rows}, "rows": rows}
         (aside / RECORD_FILE).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     if as_json:
         typer.echo(json.dumps({"out": str(out), "inserted_rows": drawn.total_insertions, **record}, indent=1))
@@ -83,6 +125,36 @@ def insert(
         + ", ".join(f"{key} has {count} rows" for key, count in rows.items())
         + f"\nWritten to {out}{os.sep}: train on it, then type hf-exposure measure."
     )
+
+
+def _inserted(original: Any, canaries: CanarySet, how: dict[str, Any]) -> Any:
+    from hf_exposure.insertion import insert_canaries
+
+    try:
+        with without_cache():
+            return insert_canaries(original, canaries, **how)
+    except InputError as error:
+        option, remedy = _TYPED.get(error.argument, (error.argument, error.remedy))
+        raise InputError(option, error.rule, error.value, remedy) from None
+
+
+def _other_columns(typed: list[str], dataset: Any, splits: list[str]) -> dict[str, Any] | None:
+    """`NAME=VALUE` as values: a text where the column holds texts, else JSON."""
+    features = parts_of(dataset).get(splits[0] if splits else "", None)
+    values: dict[str, Any] = {}
+    for one in typed:
+        column, equals, value = one.partition("=")
+        if not equals or not column or column in values:
+            raise InputError("--other-column", "must read NAME=VALUE, once for a column", one, "Type label=0, say.")
+        feature = (getattr(features, "features", None) or {}).get(column)
+        if getattr(feature, "dtype", None) in ("string", "large_string"):
+            values[column] = value
+            continue
+        try:
+            values[column] = json.loads(value)
+        except ValueError:
+            values[column] = value
+    return values or None
 
 
 @contextmanager
@@ -113,44 +185,3 @@ def replaced_folder(out: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(aside, ignore_errors=True)
         raise
-
-
-@contextmanager
-def _without_cache() -> Iterator[None]:
-    """Else `datasets` leaves a copy with the secrets beside the original, or in a cache that others may read."""
-    import datasets
-
-    was_enabled = datasets.is_caching_enabled()
-    datasets.disable_caching()
-    try:
-        yield
-    finally:
-        if was_enabled:
-            datasets.enable_caching()
-
-
-def _load(dataset: str, name: str | None, revision: str | None) -> Dataset | DatasetDict:
-    from datasets import load_dataset, load_from_disk
-
-    path = Path(dataset)
-    remedy = "Name a folder, a csv, jsonl, parquet or txt file, or a data set on the Hub."
-    try:
-        if path.is_file():
-            builder = _BUILDERS.get(path.suffix.lower())
-            if builder is None:
-                raise InputError("--dataset", f"must end in {', '.join(_BUILDERS)}", str(path), remedy)
-            return load_dataset(builder, data_files={"train": str(path)})
-        if path.is_dir():
-            saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
-            return load_from_disk(str(path)) if saved else load_dataset(str(path))
-        return load_dataset(dataset, name, revision=revision)
-    except InputError:
-        raise
-    except Exception as error:
-        # Of the library's own classes, the hub client's and pyarrow's: each says what is wrong in its first line.
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError("--dataset", f"must be a data set that loads ({said[0]})", dataset, remedy) from None
-
-
-def _parts(dataset: Any) -> dict[str, Any]:
-    return dict(dataset) if isinstance(dataset, dict) else {"train": dataset}

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.context import MessagesOption, PromptOption, SourceOption, context_of, recorded_or_typed
 from hf_exposure.cli.insert import RECORD_FILE
 from hf_exposure.cli.models import (
     DeviceOption,
@@ -47,7 +48,9 @@ def measure(
     precision_bits: Annotated[float, typer.Option(help="Width of interval at which drawing stops.")] = 0.25,
     confidence_level: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
     seed: Annotated[int, typer.Option(help="Of the references. Not the seed of the draw, which is a secret.")] = 0,
-    source: Annotated[str | None, typer.Option(help="What an encoder-decoder model reads.")] = None,
+    prompt: PromptOption = None,
+    messages: MessagesOption = None,
+    source: SourceOption = None,
     end_token: Annotated[bool, typer.Option("--end-token", help="Score the end of each text too.")] = False,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Less needs less memory.")] = None,
     base_model: Annotated[str | None, typer.Option(help="One that saw no canaries, to compare with.")] = None,
@@ -75,6 +78,7 @@ def measure(
     """Measure the exposure of canaries under a model."""
     drawn = load_canaries(canaries)
     trained_on = _described(dataset, drawn)
+    context, source = recorded_or_typed(context_of(prompt, messages), source, trained_on)
     if out is not None:
         check_new(out, overwrite)
     from hf_exposure.measure import MeasureSettings, measure_exposure
@@ -82,6 +86,7 @@ def measure(
     settings = {
         "method": method, "references": references, "max_expansions": max_expansions, "precision_bits": precision_bits,
         "confidence_level": confidence_level, "seed": seed, "source": source, "end_token": end_token,
+        "context": context,
     }  # fmt: skip
     MeasureSettings(**settings)  # type: ignore[arg-type]  # refused before a large model is loaded
     where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}

@@ -13,7 +13,7 @@ import typer
 from hf_exposure.errors import InputError
 
 __all__ = ["DeviceOption", "Dtype", "DtypeOption", "ModelOption", "ModelSource", "RevisionOption", "TokenizerOption",
-           "TrustOption"]  # fmt: skip
+           "TrustOption", "load_tokenizer"]  # fmt: skip
 
 
 class Dtype(StrEnum):
@@ -58,7 +58,7 @@ class ModelSource:
         transformers.logging.set_verbosity_error()
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
-        if _looks_local(self.name) and not Path(self.name).is_dir():
+        if (_looks_local(self.name) or Path(self.name).is_file()) and not Path(self.name).is_dir():
             raise InputError(
                 self.option, "must be a folder that exists", self.name, "Name the folder of a saved model."
             )
@@ -98,7 +98,7 @@ class ModelSource:
         except (OSError, ValueError, KeyError, ImportError) as error:
             # The library's own message runs over many lines; its first says what is wrong.
             said = str(error).strip().splitlines() or [type(error).__name__]
-            option = "--tokenizer" if auto_class == "AutoTokenizer" else self.option
+            option = "--tokenizer" if auto_class == "AutoTokenizer" and self.tokenizer else self.option
             rule = f"must be a folder or Hub id that loads ({said[0]})"
             raise InputError(option, rule, name, "Check the name, or name a folder of a saved model.") from None
 
@@ -111,6 +111,15 @@ class ModelSource:
         except (RuntimeError, AssertionError) as error:
             rule = f"must be a device of this machine ({str(error).splitlines()[0]})"
             raise InputError("--device", rule, self.device or best, "Type --device cpu.") from None
+
+
+def load_tokenizer(name: str) -> Any:
+    """A tokenizer alone.
+
+    Raises:
+        InputError: no folder or Hub id of one.
+    """
+    return ModelSource(name=name, tokenizer=name)._from("AutoTokenizer", name)
 
 
 def _looks_local(name: str) -> bool:

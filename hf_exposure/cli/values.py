@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +62,8 @@ def parse_template(template: str, spaces: Sequence[str]) -> CanaryTemplate:
     try:
         return CanaryTemplate(template, **holes)
     except InputError as error:
-        raise InputError(f"--template, {error.argument}", error.rule, error.value, error.remedy) from None
+        remedy = re.sub(r"^Add (\w+)=Digits\(9\)", r"Add --space \1=digits:9", error.remedy)
+        raise InputError(f"--template, {error.argument}", error.rule, error.value, remedy) from None
     except TypeError:
         raise InputError("--space", "must not take that name", list(holes), "Name the hole otherwise.") from None
 
@@ -77,16 +80,28 @@ def load_canaries(path: Path) -> CanarySet:
         return CanarySet.load(path)
     except InputError as error:
         # The command's own option, where the library says "path".
-        raise type(error)("--canaries", error.rule, error.value, error.remedy) from None
+        argument = "--canaries" if error.argument == "path" else f"--canaries, {error.argument}"
+        raise type(error)(argument, error.rule, error.value, error.remedy) from None
 
 
-def check_new(out: Path, overwrite: bool) -> Path:
-    """Refuses to write where something is, unless told to; an empty folder is nothing.
+def check_new(out: Path, overwrite: bool, *, is_file: bool = False) -> Path:
+    """Refuses, before any work is done, to write where something is, unless told to, or where nothing can be written.
+
+    An empty folder is nothing.
 
     Raises:
-        InputError: it exists, or its parent cannot be written to.
+        InputError: it exists, or cannot be made.
     """
     is_empty = out.is_dir() and not any(out.iterdir())
     if out.exists() and not is_empty and not overwrite:
         raise InputError("--out", "must not exist yet", str(out), "Name another, or add --overwrite.")
-    return out
+    place = out.absolute().parent if is_file else out.absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        # Asking for permissions is not enough: there are file systems that refuse their owner.
+        with tempfile.TemporaryFile(dir=place):
+            return out
+    except OSError as error:
+        rule = f"must be a {'file' if is_file else 'folder'} that can be made ({error.strerror})"
+        raise InputError("--out", rule, str(out), "Name another place.") from None

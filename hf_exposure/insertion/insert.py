@@ -12,6 +12,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from hf_exposure.canaries import CanaryContext, CanarySet
 from hf_exposure.canaries.checks import whole_number
 from hf_exposure.errors import ExposureError, InputError
+from hf_exposure.files import owner_only
 from hf_exposure.insertion.inserter import CanaryInserter
 from hf_exposure.insertion.rows import HEAD, CanaryRows, check_string_type
 from hf_exposure.insertion.stream import head_of, insert_into_stream
@@ -42,6 +43,10 @@ def insert_canaries(
 
     The original rows are all there, in order. Schema and format are kept, and `datasets` caches the result: the same
     texts, seed and data are not processed again. See `CanaryInserter` for the columns that a canary does not fill.
+
+    The cache of a dataset that lies on the disk is a file beside it, and **holds the canaries**. This one is readable
+    by its owner alone; those of later steps (`map`) are as open as `datasets` makes them. `datasets.disable_caching()`
+    before inserting leaves none of them; `hf-exposure insert` writes nothing but its output.
 
     What a canary's row holds follows the dataset's columns: its text in `text_column`; with a chat as `context` the
     turns in "messages", or in "prompt" and "completion"; a text in "completion" after the context's prompt; and with
@@ -169,15 +174,16 @@ def _insert(
         rule = f"must have at least as many rows as there are insertions ({canaries.total_insertions})"
         raise InputError("dataset", rule, len(dataset), "Use fewer repetitions, or more data.")
     inserter = CanaryInserter(canaries, len(dataset), text_column, seed, **how, row_length=row_length)
-    merged = dataset.with_format("arrow").map(
-        inserter,
-        batched=True,
-        with_indices=True,
-        batch_size=batch_size,
-        num_proc=num_proc,
-        features=dataset.features,
-        desc="Inserting canaries",
-    )
+    with owner_only():
+        merged = dataset.with_format("arrow").map(
+            inserter,
+            batched=True,
+            with_indices=True,
+            batch_size=batch_size,
+            num_proc=num_proc,
+            features=dataset.features,
+            desc="Inserting canaries",
+        )
     if len(merged) != len(dataset) + inserter.total:
         raise ExposureError(
             f"datasets returned {len(merged)} rows instead of {len(dataset)} + {inserter.total}: "

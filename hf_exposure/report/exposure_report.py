@@ -209,7 +209,11 @@ class ExposureReport:
         Raises:
             InputError: no such file, JSON that is damaged or cut off, or as `from_dict`.
         """
-        return cls.from_dict(read_report_file(path))
+        values = read_report_file(path)
+        try:
+            return cls.from_dict(values)
+        except InputError as error:
+            raise InputError(f"{path}: {error.argument}", error.rule, error.value, error.remedy) from None
 
     def save(
         self,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from hf_exposure.canaries import CanarySet
-from hf_exposure.records import Extraction
+import math
+from collections.abc import Sequence
+from typing import Any
 
-__all__ = ["describe_extraction"]
+from hf_exposure.canaries import CanarySet
+from hf_exposure.records import Discoverability, Extraction
+
+__all__ = ["describe_discoverability", "describe_extraction", "discoverability_values"]
 
 
 def describe_extraction(extraction: Extraction, canaries: CanarySet | None = None) -> str:
@@ -29,3 +33,70 @@ def describe_extraction(extraction: Extraction, canaries: CanarySet | None = Non
         mark = "<- a control, never inserted" if candidate.text in controls else mark
         lines.append(f"{rank:4d}  {candidate.log_perplexity_bits:8.2f} bits  {candidate.text}  {mark}".rstrip())
     return "\n".join(lines)
+
+
+def describe_discoverability(found: Sequence[Discoverability], canaries: CanarySet, probability: float) -> str:
+    """For each canary whether a stranger who knows the prefix is told it, by id: no secret is in the lines.
+
+    Args:
+        found: one for each canary, inserted ones first, then controls.
+        probability: that one of the samples tells it, for the (n, p) of the last column.
+    """
+    asked = found[0].samples
+    heads = [
+        "canary",
+        "inserted",
+        "bits",
+        "greedy",
+        f"in {asked:,} samples",
+        "nearly",
+        f"samples for {probability:.0%}",
+    ]
+    rows = [heads]
+    for canary, one in zip(canaries, found, strict=True):
+        needed = one.samples_needed(probability)
+        rows.append(
+            [
+                canary.id,
+                f"{canary.repetitions} times" if canary.repetitions else "held out",
+                f"{one.bits:.1f}",
+                "yes" if one.is_greedy else f"{one.greedy_edits} edits",
+                f"{one.probability_within(asked):.2g}",
+                f"{one.near_samples:,} of {asked:,}",
+                f"{needed:,.0f}" if needed < 1e6 else f"{needed:.1e}",
+            ]
+        )
+    inserted = found[: len(canaries.inserted)]
+    told = sum(one.is_greedy for one in inserted)
+    within = sum(one.probability_within(asked) >= probability for one in inserted)
+    near = sum(one.near_samples > 0 for one in inserted)
+    head = (
+        f"Asked with {canaries.template.prefix.rstrip()!r}, the model says {told} of {len(inserted)} inserted "
+        f"canaries greedily; {within} come out in {asked:,} samples with a probability of {probability:.0%} or more, "
+        f"{near} nearly (within {found[0].near_edits} wrong characters).\n"
+    )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
+    return "\n".join([head, *lines])
+
+
+def discoverability_values(
+    found: Sequence[Discoverability], canaries: CanarySet, probability: float
+) -> list[dict[str, Any]]:
+    """The same as plain values, by id and without texts; None where a figure is infinite."""
+    rows = []
+    for canary, one in zip(canaries, found, strict=True):
+        needed = one.samples_needed(probability)
+        rows.append(
+            {
+                "canary_id": canary.id,
+                "repetitions": canary.repetitions,
+                "bits": one.bits if math.isfinite(one.bits) else None,
+                "is_greedy": one.is_greedy,
+                "greedy_edits": one.greedy_edits,
+                "probability_within_samples": one.probability_within(one.samples),
+                "near_samples": one.near_samples,
+                "samples_needed": needed if math.isfinite(needed) else None,
+            }
+        )
+    return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 from pathlib import Path
@@ -54,6 +55,7 @@ def test_a_file_that_is_there_is_kept(tmp_path: Path, capsys: pytest.CaptureFixt
         (("--space", "digits:4"), "--space: must read NAME=KIND:SIZE"),
         (("--space", "pin=digits:0"), "--space pin: "),
         (("--space", "pun=digits:4"), "--template, "),
+        (("--template", "number {number} and {pin}"), "Add --space "),
         (("--repetitions", "64"), "--repetitions: must read REPETITIONS:CANARIES"),
         (("--controls", "100000"), "template: must have at least as many texts as are drawn"),
         (("--out", "no/such/folder/c.json"), "--out: must be in a folder that exists"),
@@ -70,3 +72,14 @@ def test_bad_input(
     arguments = [part for pair in typed.items() for part in pair]
     one_line(run(capsys, "draw", *arguments), message)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_that_takes_no_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    done = run(capsys, *DRAW, "--out", tmp_path / "c.json")
+    one_line(done, "--out: must be a file that can be made (Permission denied), got ", "Name another place.")

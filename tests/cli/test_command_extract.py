@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from cli_runs import one_line, run
 from transformers import AutoModelForCausalLM, ByT5Tokenizer
 
@@ -59,3 +60,67 @@ def test_bad_input(
     typed: tuple[str, ...], message: str, model_folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one_line(run(capsys, "extract", "--model", model_folder, *typed), message)
+
+
+def told(folder: Path) -> Path:
+    """A model that says one pin for certain: after each character of "pin 42." the next one has all probability."""
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    state = model.state_dict()
+    ids = ByT5Tokenizer()("pin 42.")["input_ids"]
+    with torch.no_grad():
+        for tensor in state.values():
+            tensor.zero_()
+        # Each token is a direction of its own, and the head reads the next one off it: nothing else is computed.
+        tokens = sorted(set(ids))
+        for place, token in enumerate(tokens):
+            state["transformer.wte.weight"][token, place] = 1.0
+        state["transformer.ln_f.weight"].fill_(50.0)
+        head = torch.zeros_like(state["transformer.wte.weight"])
+        for one, following in zip(ids, ids[1:], strict=False):
+            head[following, tokens.index(one)] = 1.0
+    model.config.tie_word_embeddings = False
+    model.lm_head.weight = torch.nn.Parameter(head)
+    model.save_pretrained(folder / "told")
+    ByT5Tokenizer().save_pretrained(folder / "told")
+    return folder / "told"
+
+
+def test_a_stranger_is_told_what_the_model_says(
+    model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    template = CanaryTemplate("pin {pin}.", pin=Digits(2))
+    canaries = CanarySet.from_secrets(template, ["pin 42.", "pin 17."], repetitions=[9, 1])
+    canaries.save(tmp_path / "c.json")
+    folder = tmp_path / "told"
+    AutoModelForCausalLM.from_pretrained(model_folder).save_pretrained(folder)
+    arguments = ("extract", "--model", told(folder), "--canaries", tmp_path / "c.json", "--discoverable")
+    done = run(capsys, *arguments, "--samples", 8, "--json")
+    assert done.status == 0, done.err
+    sure, never = json.loads(done.out)["canaries"]
+    assert (sure["repetitions"], sure["is_greedy"], sure["samples_needed"], sure["near_samples"]) == (9, True, 1, 8)
+    assert sure["bits"] < 0.1 and sure["probability_within_samples"] > 0.99
+    assert (never["is_greedy"], never["greedy_edits"], never["near_samples"]) == (False, 2, 0)
+    assert never["bits"] > 20
+    shown = run(capsys, *arguments, "--samples", 8).out
+    assert "the model says 1 of 2 inserted canaries greedily; 1 come out in 8 samples" in shown
+    assert "9 times" in shown and "8 of 8" in shown
+    # It names canaries by their ids: nobody need see the secrets to read it.
+    assert "42" not in shown.replace(canaries.inserted[0].id, "") and "pin 17." not in shown
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (PIN, "--discoverable: asks for the canaries of a file, so it needs --canaries"),
+        (("--canaries", "{file}", "--prompt", "a"), "--discoverable: asks with the template's fixed beginning alone"),
+        (("--canaries", "{file}", "--probability", "1"), "--probability: must lie between 0 and 1"),
+        (("--canaries", "{file}", "--samples", "-1"), "samples: must be at least 0"),
+        (("--canaries", "{file}", "--temperature", "-1"), "temperature: "),
+    ],
+    ids=["template", "prompt", "probability", "samples", "temperature"],
+)
+def test_a_stranger_asks_of_what_is_known(
+    typed: tuple[str, ...], message: str, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed = tuple(str(canary_file) if part == "{file}" else part for part in typed)
+    one_line(run(capsys, "extract", "--model", model_folder, "--discoverable", *typed), message)

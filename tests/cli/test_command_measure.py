@@ -153,15 +153,20 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
     ("change", "message"),
     [
         ({"--model": "./no-such-folder"}, "--model: must be a folder that exists, got './no-such-folder'"),
-        ({"--model": "{tmp}/empty"}, "--tokenizer: must be a folder or Hub id that loads"),
+        ({"--model": "{tmp}/empty"}, "--model: must be a folder or Hub id that loads"),
+        ({"--model": "{tmp}/cut.json"}, "--model: must be a folder that exists"),
+        ({"--tokenizer": "{tmp}/empty"}, "--tokenizer: must be a folder or Hub id that loads"),
         ({"--model": "{tmp}/empty", "--tokenizer": "{model}"}, "--model: must be a folder or Hub id that loads"),
         ({"--canaries": "{tmp}/cut.json"}, "--canaries: must be whole JSON"),
+        ({"--canaries": "{tmp}/newer.json"}, "--canaries, version: must be at most 1, what hf-exposure"),
         ({"--method": "guess"}, "method: must be one of auto, enumerate"),
         ({"--references": "0"}, "references: must be a whole number of at least 1"),
         ({"--dtype": "int3"}, "--dtype"),
         ({"--device": "qpu"}, "--device: must be a device of this machine"),
         ({"--out": "{tmp}/full"}, "--out: must not exist yet"),
-        ({"--out": "{tmp}/cut.json/x"}, "folder: must be a folder that can be made and written to ("),
+        ({"--out": "{tmp}/cut.json/x"}, "--out: must be a folder that can be made ("),
+        # Before a model is loaded, which may take an hour to measure.
+        ({"--out": "{tmp}/cut.json/x", "--model": "./no-such-folder"}, "--out: must be a folder that can be made ("),
         ({"--dataset": "{tmp}/full"}, "--dataset: must have a whole exposure_insertion.json"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
@@ -174,6 +179,7 @@ def test_bad_input(
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "exposure_insertion.json").write_text("{")
     (tmp_path / "cut.json").write_text(canary_file.read_text()[:200])
+    (tmp_path / "newer.json").write_text(json.dumps({**json.loads(canary_file.read_text()), "version": 99}))
     typed = {"--model": str(model_folder), "--canaries": str(canary_file), "--references": "64"}
     places = {"{tmp}": tmp_path, "{model}": model_folder}
     for key, value in change.items():
@@ -188,7 +194,7 @@ def test_a_folder_without_leave_to_write(
     tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tmp_path.chmod(0o500)
-    one_line(measure(capsys, model_folder, canary_file, "--out", tmp_path / "x"), "folder: must be a folder that can")
+    one_line(measure(capsys, model_folder, canary_file, "--out", tmp_path / "x"), "--out: must be a folder that can")
 
 
 def test_the_bar_counts_calls_on_a_terminal_and_is_gone_elsewhere(

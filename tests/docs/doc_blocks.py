@@ -2,15 +2,18 @@
 
 A fence of `python` is executed, all of a page in one namespace. One of `bash` must end with status 0. In one of
 `console`, lines after `$ ` are typed, and what the page shows below them must be what comes out: word for word,
-figures and hashes aside. Three comments steer it, each on its own line before a fence:
+figures and hashes aside. Comments steer it, each on its own line before a fence:
 
     <!-- not run: why -->      passed over
     <!-- slow -->              run by `make proof` only
+    <!-- prints -->            not code: what the `python` fence before it prints, compared in the same way
     <!-- setup: python code -->    run first, for what a reader has already (its own data set, its own model)
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import re
 import subprocess
@@ -21,7 +24,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 _PART = re.compile(
-    r"<!-- (?P<mark>not run: [^>]*|slow) -->\n+|<!-- setup:\n(?P<setup>.*?)-->\n|"
+    r"<!-- (?P<mark>not run: [^>]*|slow|prints) -->\n+|<!-- setup:\n(?P<setup>.*?)-->\n|"
     r"^```(?P<kind>\w+)\n(?P<code>.*?)^```$",
     re.DOTALL | re.MULTILINE,
 )
@@ -51,6 +54,8 @@ def blocks_of(text: str) -> Iterator[Block]:
             continue
         if part["setup"] is not None:
             yield Block("python", part["setup"], line, mark)
+        elif mark == "prints":
+            yield Block("prints", part["code"], line)
         elif part["kind"] in ("python", "bash", "console"):
             yield Block(part["kind"], part["code"], line, mark)
         mark = ""
@@ -59,23 +64,34 @@ def blocks_of(text: str) -> Iterator[Block]:
 def run_blocks(page: Path, folder: Path, *, slow: bool) -> int:
     """Runs the blocks of a page in `folder`; with `slow`, those too that take long. Returns how many were run."""
     done = 0
+    printed: str | None = None  # by the fence before, if it was run
     namespace: dict[str, object] = {"__name__": "__main__"}
     for block in blocks_of(page.read_text(encoding="utf-8")):
+        where = f"{page.name}, line {block.line}"
+        if block.kind == "prints":
+            if printed is not None:
+                compare(printed, block.code, where)
+                done += 1
+            continue
+        printed = None
         if block.mark.startswith("not run") or (block.mark == "slow" and not slow):
             continue
-        where = f"{page.name}, line {block.line}"
         if block.kind == "python":
-            exec(compile(block.code, where, "exec"), namespace)
+            with contextlib.redirect_stdout(io.StringIO()) as output:
+                exec(compile(block.code, where, "exec"), namespace)
+            printed = output.getvalue()
         elif block.kind == "bash":
             typed(block.code, folder, where)
         else:
             for command, shown in transcript(block.code):
-                came = typed(command, folder, where)
-                assert shape(came) == shape(shown), (
-                    f"{where}: {command}\n--- came\n{came}\n--- the page shows\n{shown}"
-                )
+                compare(typed(command, folder, where), shown, f"{where}: {command}")
         done += 1
     return done
+
+
+def compare(came: str, shown: str, where: str) -> None:
+    """Fails unless the two have one shape."""
+    assert shape(came) == shape(shown), f"{where}\n--- came\n{came}\n--- the page shows\n{shown}"
 
 
 def transcript(code: str) -> Iterator[tuple[str, str]]:

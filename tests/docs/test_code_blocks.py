@@ -51,6 +51,19 @@ def test_a_block_that_fails_is_noticed(tmp_path: Path) -> None:
         assert run_blocks(page, tmp_path, slow=True) == 0
 
 
+def test_what_a_page_says_is_printed_is_compared(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    code = "```python\nprint('mean', 1.5)\n```\n\n"
+    page.write_text(f"{code}<!-- prints -->\n\n```text\nmean 1.7\n```\n")
+    assert run_blocks(page, tmp_path, slow=False) == 2
+    page.write_text(f"{code}<!-- prints -->\n\n```text\nmedian 1.5\n```\n")
+    with pytest.raises(AssertionError, match="the page shows"):
+        run_blocks(page, tmp_path, slow=False)
+    # Of a block that is not run, nothing is known.
+    page.write_text(f"<!-- slow -->\n\n{code}<!-- prints -->\n\n```text\nmedian 1.5\n```\n")
+    assert run_blocks(page, tmp_path, slow=False) == 0
+
+
 def test_blocks_are_found_in_order_and_share_their_names(tmp_path: Path) -> None:
     text = (
         "<!-- setup:\na = 1\n-->\n\n```python\nb = a + 1\n```\n\n```\nno code\n```\n\n```python\nassert b == 2\n```\n"

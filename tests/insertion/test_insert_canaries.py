@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,9 @@ from datasets import (
     Features,
     IterableDataset,
     Value,
+    disable_caching,
     disable_progress_bars,
+    enable_caching,
     load_from_disk,
 )
 
@@ -111,6 +114,34 @@ def test_removing_is_the_inverse() -> None:
     dataset = plain(label=list(range(100)))
     assert remove_canaries(insert_canaries(dataset, CANARIES), CANARIES).to_dict() == dataset.to_dict()
     assert remove_canaries(dataset, CANARIES).to_dict() == dataset.to_dict()
+
+
+@pytest.mark.parametrize("num_proc", [None, 2])
+def test_what_is_cached_beside_the_data_is_its_owners_alone(tmp_path: Path, num_proc: int | None) -> None:
+    plain().save_to_disk(tmp_path / "data")
+    saved = load_from_disk(tmp_path / "data")
+    before = set((tmp_path / "data").iterdir())
+    umask = os.umask(0o022)
+    try:
+        insert_canaries(saved, CANARIES, num_proc=num_proc)
+        assert os.umask(0o022) == 0o022
+    finally:
+        os.umask(umask)
+    new = set((tmp_path / "data").iterdir()) - before
+    assert new and {path.stat().st_mode & 0o777 for path in new} == {0o600}
+    texts = [canary.text.encode() for canary in CANARIES.inserted]
+    assert all(any(text in path.read_bytes() for path in new) for text in texts)
+
+
+def test_without_caching_nothing_is_left_beside_the_data(tmp_path: Path) -> None:
+    plain().save_to_disk(tmp_path / "data")
+    before = set((tmp_path / "data").iterdir())
+    disable_caching()
+    try:
+        merged = insert_canaries(load_from_disk(tmp_path / "data"), CANARIES)
+    finally:
+        enable_caching()
+    assert len(merged) == 113 and set((tmp_path / "data").iterdir()) == before
 
 
 def test_a_second_run_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

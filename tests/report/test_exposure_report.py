@@ -198,8 +198,8 @@ def test_a_saved_report_is_loaded_from_its_folder_and_its_file(tmp_path: Path) -
         ('{"seconds": NaN}', r"^path: must be whole JSON"),
         ("\xff", r"^path: must be whole JSON"),
         ("[" * 100_000, r"^path: must be whole JSON"),
-        ("[1]", r"^report: must be of format 'hf-exposure report', got 'list'"),
-        ("{}", r"^report: must be of format 'hf-exposure report', got 'dict'"),
+        ("[1]", r"test_files_\w+: report: must be of format 'hf-exposure report', got 'list'"),
+        ("{}", r"test_files_\w+: report: must be of format 'hf-exposure report', got 'dict'"),
     ],
     ids=["missing", "empty", "cut", "nan", "bytes", "deep", "list", "other"],
 )

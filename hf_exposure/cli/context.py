@@ -1,0 +1,87 @@
+"""What stands around a canary, as options: the same ones put it there and score it there."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_exposure.errors import InputError
+
+if TYPE_CHECKING:
+    from hf_exposure.canaries import CanaryContext
+
+__all__ = ["MessagesOption", "PromptOption", "SourceOption", "as_recorded", "context_of", "recorded_or_typed"]
+
+PromptOption = Annotated[str | None, typer.Option(help="A text before each canary, which is not scored.")]
+MessagesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON", help="The turns of a chat before each canary, which the assistant says; JSON, or a .json file."
+    ),
+]
+SourceOption = Annotated[str | None, typer.Option(help="What an encoder-decoder model reads.")]
+_EXAMPLE = """Type --messages '[{"role": "user", "content": "What is my number?"}]'."""
+
+
+def context_of(prompt: str | None, messages: str | None) -> CanaryContext | None:
+    """The context that is typed, or none.
+
+    Raises:
+        InputError: both are typed, JSON that is damaged, messages without role and content.
+
+    Example:
+        >>> context_of("Q: my number? A: ", None).prompt
+        'Q: my number? A: '
+    """
+    from hf_exposure.canaries import CanaryContext
+
+    if prompt is not None and messages is not None:
+        raise InputError("--messages", "does not go with --prompt", messages, "Leave one of them out.")
+    if messages is None:
+        return None if prompt is None else CanaryContext(prompt=prompt)
+    try:
+        turns = json.loads(Path(messages).read_text(encoding="utf-8") if messages.endswith(".json") else messages)
+    except OSError as error:
+        rule = f"must be JSON, or a file that can be read ({error.strerror})"
+        raise InputError("--messages", rule, messages, _EXAMPLE) from None
+    except ValueError:
+        raise InputError("--messages", "must be JSON, or a file of it", messages, _EXAMPLE) from None
+    if not isinstance(turns, list):
+        raise InputError("--messages", "must be a list of messages", turns, _EXAMPLE)
+    try:
+        return CanaryContext(prompt=turns)
+    except InputError as error:
+        raise InputError("--messages", error.rule, error.value, _EXAMPLE) from None
+
+
+def as_recorded(context: CanaryContext | None, source: str | None) -> dict[str, Any]:
+    """What a record of the insertion keeps, as plain JSON values."""
+    return {"context": None if context is None else json.loads(json.dumps(asdict(context))), "source": source}
+
+
+def recorded_or_typed(
+    context: CanaryContext | None, source: str | None, recorded: Mapping[str, Any]
+) -> tuple[CanaryContext | None, str | None]:
+    """What was typed, or where nothing was, what the insertion recorded.
+
+    Raises:
+        InputError: both, and they differ: canaries would not be scored where they were trained on.
+    """
+    from hf_exposure.canaries import CanaryContext
+
+    was = {key: recorded.get(key) for key in ("context", "source")}
+    typed = as_recorded(context, source)
+    if typed == was or not any(was.values()):
+        return context, source
+    if any(typed.values()):
+        given = {key: value for key, value in typed.items() if value}
+        remedy = "Leave them out: they are read from --dataset."
+        raise InputError(
+            "--prompt, --messages, --source", "must be what the canaries were inserted with", given, remedy
+        )
+    return None if was["context"] is None else CanaryContext(**was["context"]), was["source"]
