@@ -67,7 +67,7 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "table_1",
+        "table1",
         corpus=corpus,
         settings=settings | {"architecture": "lstm", "training": asdict(Training(epochs=settings["epochs"]))},
         seeds=settings["seeds"],

@@ -83,7 +83,7 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "figure_8",
+        "figure8",
         corpus=corpus,
         settings=settings | {"architecture": "lstm", "batch_size": BATCH_ROWS},
         seeds=settings["seeds"],

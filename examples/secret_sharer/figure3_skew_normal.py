@@ -104,7 +104,7 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "figure_3",
+        "figure3",
         corpus=corpus,
         settings=settings | {"architecture": "lstm", "repetitions": 4},
         seeds=settings["seeds"],

@@ -43,10 +43,6 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-class TargetReached(Exception):
-    """Ends a training at the common validation loss."""
-
-
 def one_run(corpus: Corpus, settings: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
     """Train by one strategy until the target, then measure every canary."""
     strategy = STRATEGIES[name]
@@ -54,10 +50,9 @@ def one_run(corpus: Corpus, settings: dict[str, Any], name: str, seed: int) -> d
     torch.manual_seed(seed)
     model, held_out, losses = make_model("lstm", len(corpus.tokenizer), width=settings["width"]), corpus.held_out, []
 
-    def look(epoch: int) -> None:
+    def target_reached(epoch: int) -> bool:
         losses.append(loss_bits(model, held_out))
-        if losses[-1] <= settings["target_bits"]:
-            raise TargetReached
+        return losses[-1] <= settings["target_bits"]
 
     training = Training(
         epochs=strategy["most_epochs"],
@@ -65,10 +60,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], name: str, seed: int) -> d
         learning_rate=strategy["learning_rate"],
         seed=seed,
     )
-    try:
-        train(model, corpus.train_with(canaries, seed), training, after_epoch=look)
-    except TargetReached:
-        pass
+    train(model, corpus.train_with(canaries, seed), training, after_epoch=target_reached)
     report = measure_exposure(model, corpus.tokenizer, canaries, references=1024, seed=seed, max_expansions=5_000)
     by_repetitions: dict[int, list[float]] = {count: [] for count in (0, *settings["repetitions"])}
     for estimate in report.estimates:
@@ -114,7 +106,7 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "figure_1",
+        "figure1",
         corpus=corpus,
         settings=settings | {"architecture": "lstm", "strategies": STRATEGIES},
         seeds=settings["seeds"],
