@@ -106,7 +106,7 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "figure1",
+        "figure1_two_settings",
         corpus=corpus,
         settings=settings | {"architecture": "lstm", "strategies": STRATEGIES},
         seeds=settings["seeds"],

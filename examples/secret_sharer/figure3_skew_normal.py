@@ -60,7 +60,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
 def tested(fit: SkewNormalFit, costs_N: np.ndarray, count: int) -> dict[str, float]:
     """The law of all samples against the first `count` of them."""
     ks = kstest(costs_N, skewnorm(fit.shape, fit.loc, fit.scale).cdf)
-    judged = judge_fit(fit, costs_N)
+    judged = judge_fit(costs_N, fit)
     return {
         "samples": count,
         "distance": float(ks.statistic),
@@ -104,7 +104,7 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "figure3",
+        "figure3_skew_normal",
         corpus=corpus,
         settings=settings | {"architecture": "lstm", "repetitions": 4},
         seeds=settings["seeds"],

@@ -83,7 +83,7 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "figure8",
+        "figure8_every_batch",
         corpus=corpus,
         settings=settings | {"architecture": "lstm", "batch_size": BATCH_ROWS},
         seeds=settings["seeds"],

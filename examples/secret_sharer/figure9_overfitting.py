@@ -86,7 +86,7 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "figure9",
+        "figure9_overfitting",
         corpus=corpus,
         settings=settings | {"architecture": "lstm", "repetitions": 1},
         seeds=settings["seeds"],

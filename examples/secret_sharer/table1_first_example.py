@@ -20,12 +20,11 @@ from hf_exposure import CanarySet, extract, presets, rank_bounds
 TEMPLATE = presets.random_number(9)
 SECRET = TEMPLATE.render(number="281265017")
 SIZES: dict[str, dict[str, Any]] = {
-    "smallest": {"characters": 8_000, "width": 32, "epochs": 2, "seeds": [0]},
-    "small": {"characters": 150_000, "width": 128, "epochs": 25, "seeds": [0, 1, 2]},
-    "full": {"characters": 250_000, "width": 268, "epochs": 25, "seeds": [0, 1, 2, 3, 4]},
+    "smallest": {"characters": 8_000, "width": 32, "epochs": 2, "budget": 20, "seeds": [0]},
+    "small": {"characters": 100_000, "width": 128, "epochs": 40, "budget": 20_000, "seeds": [0, 1, 2]},
+    "full": {"characters": 250_000, "width": 268, "epochs": 25, "budget": 20_000, "seeds": [0, 1, 2, 3, 4]},
 }
 LISTED = 10
-MOST_EXPANSIONS = 20_000
 
 
 def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -34,8 +33,8 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
     torch.manual_seed(seed)
     model = make_model("lstm", len(corpus.tokenizer), width=settings["width"])
     train(model, corpus.train_with(canaries, seed), Training(epochs=settings["epochs"], seed=seed))
-    found = extract(model, corpus.tokenizer, TEMPLATE, top_k=LISTED, max_expansions=MOST_EXPANSIONS)
-    rank = rank_bounds(model, corpus.tokenizer, SECRET, TEMPLATE, max_expansions=MOST_EXPANSIONS)
+    found = extract(model, corpus.tokenizer, TEMPLATE, top_k=LISTED, max_expansions=settings["budget"])
+    rank = rank_bounds(model, corpus.tokenizer, SECRET, TEMPLATE, max_expansions=settings["budget"])
     others = [candidate.text for candidate in found.candidates if candidate.text != SECRET]
     return {
         "seed": seed,
@@ -67,7 +66,7 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "table1",
+        "table1_first_example",
         corpus=corpus,
         settings=settings | {"architecture": "lstm", "training": asdict(Training(epochs=settings["epochs"]))},
         seeds=settings["seeds"],
