@@ -1,6 +1,6 @@
 """Figure 9: a small part of the data, far into overfitting: when is the canary memorised?
 
-Training and validation loss and the exposure of canaries that were inserted once, after every epoch.
+Training and validation loss and the exposure of canaries that were inserted once, as the training goes on.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from hf_exposure import ExposureMeter, draw_canaries, presets
 
 TEMPLATE = presets.random_number(9)
 SIZES: dict[str, dict[str, Any]] = {
-    "smallest": {"characters": 8_000, "width": 16, "epochs": 2, "canaries": 1, "seeds": [0]},
-    "small": {"characters": 50_000, "width": 128, "epochs": 50, "canaries": 3, "seeds": [0, 1, 2, 3, 4]},
-    "full": {"characters": 250_000, "width": 268, "epochs": 80, "canaries": 1, "seeds": [0, 1, 2, 3, 4]},
+    "smallest": {"characters": 8_000, "width": 16, "epochs": 2, "every": 1, "canaries": 1, "seeds": [0]},
+    "small": {"characters": 50_000, "width": 128, "epochs": 40, "every": 2, "canaries": 4, "seeds": [0, 1, 2, 3]},
+    "full": {"characters": 250_000, "width": 268, "epochs": 80, "every": 1, "canaries": 1, "seeds": [0, 1, 2, 3, 4]},
 }
 
 
@@ -29,24 +29,24 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
     torch.manual_seed(seed)
     model, held_out = make_model("lstm", len(corpus.tokenizer), width=settings["width"]), corpus.held_out
     meter = ExposureMeter(canaries, corpus.tokenizer, references=512, seed=seed, max_expansions=3_000)
-    validation, exposures = [], []
+    validation, exposures, every = [], [], settings["every"]
 
     def look(epoch: int) -> None:
-        validation.append(loss_bits(model, held_out))
-        exposures.append(float(np.mean([e.exposure_bits for e in meter.measure(model).estimates])))
+        if epoch % every == 0:
+            validation.append(loss_bits(model, held_out))
+            exposures.append(float(np.mean([e.exposure_bits for e in meter.measure(model).estimates])))
 
     rows = corpus.train_with(canaries, seed)
     losses = train(model, rows, Training(epochs=settings["epochs"], seed=seed), after_epoch=look)
     best = int(np.argmin(validation))
     return {
         "seed": seed,
-        "training_bits": losses,
+        "epochs": list(range(every, settings["epochs"] + 1, every)),
+        "training_bits": losses[every - 1 :: every],
         "validation_bits": validation,
         "exposures": exposures,
-        "best_epoch": best + 1,
-        "peak_epoch": int(np.argmax(exposures)) + 1,
-        # The first epoch that has nine tenths of all exposure that there will be.
-        "risen_epoch": int(np.argmax(np.asarray(exposures) >= 0.9 * max(exposures))) + 1,
+        "best_epoch": every * (best + 1),
+        "peak_epoch": every * (int(np.argmax(exposures)) + 1),
         "exposure_at_best": exposures[best],
         "last_exposure": exposures[-1],
     }
@@ -138,7 +138,7 @@ def over_epochs(runs: list[dict[str, Any]], key: str, name: str) -> dict[str, An
     points = [interval(values) for values in zip(*(run[key] for run in runs), strict=True)]
     return {
         "name": name,
-        "x": list(range(1, len(points) + 1)),
+        "x": runs[0]["epochs"],
         "y": [mean for mean, _, _ in points],
         "low": [low for _, low, _ in points],
         "high": [high for _, _, high in points],
