@@ -90,7 +90,22 @@ def run(options: Options) -> None:
         near = [p for p in each["points"] if p["exposure"] >= TEMPLATE.log2_space_size - NEAR_TOP_BITS]
         each["paper_expansions_near_top"] = mean_or_nan([p["paper_expansions"] for p in near])
     figures = {"runs": runs}
-    claims = [
+    write_result(
+        options,
+        "figure11_search_cost",
+        corpus=corpus,
+        settings=settings | {"architecture": "lstm"},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims_of(figures),
+        table=page_table(runs),
+        plots=page_plots(runs),
+        cost=watch.read(),
+    )
+
+
+def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
         claim(
             figures,
             "The cost falls as a power of two in exposure: the slope of log2(prefixes) is negative.",
@@ -113,18 +128,6 @@ def run(options: Options) -> None:
             0.0,
         ),
     ]
-    write_result(
-        options,
-        "figure11_search_cost",
-        corpus=corpus,
-        settings=settings | {"architecture": "lstm"},
-        seeds=settings["seeds"],
-        figures=figures,
-        claims=claims,
-        table=page_table(runs),
-        plots=page_plots(runs),
-        cost=watch.read(),
-    )
 
 
 def mean_or_nan(values: list[float]) -> float:

@@ -1,7 +1,7 @@
 """Figure 1: two ways of training that reach near-equal utility, and what each memorises.
 
-Strategy A takes small steps and many epochs, strategy B large steps and few. Each stops at the first epoch whose
-validation loss is at most a common target, so that the utility is the same; exposure against repetitions is not.
+Strategy A is Adam, strategy B gradient descent with momentum. Each stops at the first epoch whose validation loss is
+at most a common target, so that the utility is the same; exposure against repetitions is not.
 """
 
 from __future__ import annotations
@@ -19,22 +19,25 @@ from hf_exposure import draw_canaries, measure_exposure, presets
 
 TEMPLATE = presets.random_number(9)
 STRATEGIES: dict[str, dict[str, Any]] = {
-    "A": {"learning_rate": 1e-3, "batch_size": 16, "most_epochs": 30},
-    "B": {"learning_rate": 6e-3, "batch_size": 16, "most_epochs": 30},
+    "A": {"optimizer": "adam", "learning_rate": 6e-3, "batch_size": 16},
+    "B": {"optimizer": "momentum", "learning_rate": 0.5, "batch_size": 16},
 }
 SIZES: dict[str, dict[str, Any]] = {
-    "smallest": {"characters": 8_000, "width": 16, "target_bits": 5.0, "each": 1, "repetitions": [1, 2], "seeds": [0]},
+    "smallest": {"characters": 8_000, "width": 16, "most_epochs": 1, "each": 1, "repetitions": [1, 2]}
+    | {"target_bits": 5.0, "seeds": [0]},
     "small": {
-        "characters": 150_000,
+        "characters": 100_000,
         "width": 128,
-        "target_bits": 2.45,
+        "most_epochs": 20,
+        "target_bits": 2.5,
         "each": 5,
         "repetitions": [1, 2, 4, 8, 16],
-        "seeds": [0, 1, 2],
+        "seeds": [0, 1, 2, 3],
     },
     "full": {
         "characters": 400_000,
         "width": 268,
+        "most_epochs": 40,
         "target_bits": 2.2,
         "each": 5,
         "repetitions": [1, 2, 4, 8, 16, 32],
@@ -54,12 +57,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], name: str, seed: int) -> d
         losses.append(loss_bits(model, held_out))
         return losses[-1] <= settings["target_bits"]
 
-    training = Training(
-        epochs=strategy["most_epochs"],
-        batch_size=strategy["batch_size"],
-        learning_rate=strategy["learning_rate"],
-        seed=seed,
-    )
+    training = Training(epochs=settings["most_epochs"], seed=seed, **strategy)
     train(model, corpus.train_with(canaries, seed), training, after_epoch=target_reached)
     report = measure_exposure(model, corpus.tokenizer, canaries, references=1024, seed=seed, max_expansions=5_000)
     by_repetitions: dict[int, list[float]] = {count: [] for count in (0, *settings["repetitions"])}
@@ -91,7 +89,7 @@ def run(options: Options) -> None:
         ),
         claim(
             figures,
-            "The slow strategy memorises more, over all repetition counts.",
+            "Yet A memorises more than B, over all repetition counts.",
             "mean_above",
             "pairs.*.mean_difference",
             0.0,
@@ -120,15 +118,15 @@ def run(options: Options) -> None:
 
 def pair(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
     """The two strategies at one seed, which are given the same canaries at the same places."""
-    slow, fast = (next(r for r in runs if r["strategy"] == name and r["seed"] == seed) for name in STRATEGIES)
+    first, second = (next(r for r in runs if r["strategy"] == name and r["seed"] == seed) for name in STRATEGIES)
     differences = []
-    for each in (slow, fast):
+    for each in (first, second):
         means = {count: float(np.mean(values)) for count, values in each["exposures"].items() if count != "0"}
         each["growth"] = list(means.values())[-1] - list(means.values())[0]
         differences.append(float(np.mean(list(means.values()))))
     return {
         "seed": seed,
-        "loss_apart": abs(slow["validation_bits"] - fast["validation_bits"]),
+        "loss_apart": abs(first["validation_bits"] - second["validation_bits"]),
         "mean_difference": differences[0] - differences[1],
     }
 
@@ -155,7 +153,7 @@ def page_plot(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, A
         points = [pooled(runs, name, count) for count in repetitions]
         series.append(
             {
-                "name": f"{name}: learning rate {strategy['learning_rate']}",
+                "name": f"{name}: {strategy['optimizer']}, learning rate {strategy['learning_rate']}",
                 "x": repetitions,
                 "y": [mean for mean, _, _ in points],
                 "low": [low for _, low, _ in points],

@@ -51,8 +51,23 @@ def run(options: Options) -> None:
         runs.append(trial | {"exposures": found, "means": means, "growth": growth})
         print(runs[-1], flush=True)
     figures = {"runs": runs, "log2_space_size": TEMPLATE.log2_space_size}
-    first, last = min(settings["plan"]), max(settings["plan"])
-    claims = [
+    write_result(
+        options,
+        "figure4_phrases",
+        corpus=corpus,
+        settings=settings | {"architecture": "lstm", "epochs": 1},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims_of(figures, settings["plan"]),
+        table=page_table(runs, settings["plan"]),
+        plots=[page_plot(runs, settings["plan"])],
+        cost=watch.read(),
+    )
+
+
+def claims_of(figures: dict[str, Any], plan: dict[int, int]) -> list[dict[str, Any]]:
+    first, last = min(plan), max(plan)
+    return [
         claim(figures, f"Exposure grows from {first} to {last:,} insertions.", "mean_above", "runs.*.growth", 0.0),
         claim(
             figures,
@@ -69,18 +84,6 @@ def run(options: Options) -> None:
             round(TEMPLATE.log2_space_size / 2, 2),
         ),
     ]
-    write_result(
-        options,
-        "figure4_phrases",
-        corpus=corpus,
-        settings=settings | {"architecture": "lstm", "epochs": 1},
-        seeds=settings["seeds"],
-        figures=figures,
-        claims=claims,
-        table=page_table(runs, settings["plan"]),
-        plots=[page_plot(runs, settings["plan"])],
-        cost=watch.read(),
-    )
 
 
 def pooled(runs: list[dict[str, Any]], count: int) -> tuple[float, float, float]:

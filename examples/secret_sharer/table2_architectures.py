@@ -55,7 +55,22 @@ def run(options: Options) -> None:
             runs.append({"architecture": architecture, "layers": layers, "exposures": exposures} | trial)
             print(runs[-1], flush=True)
     figures = {"runs": runs, "pairs": [pair(runs, seed) for seed in settings["seeds"]]}
-    claims = [
+    write_result(
+        options,
+        "table2_architectures",
+        corpus=corpus,
+        settings=settings | {"repetitions": REPETITIONS, "patience": PATIENCE},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims_of(figures),
+        table=page_table(runs, settings["models"]),
+        plots=[page_plot(runs, settings["models"])],
+        cost=watch.read(),
+    )
+
+
+def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
         claim(
             figures,
             "Recurrent models reach a lower validation loss than convolutional ones.",
@@ -72,18 +87,6 @@ def run(options: Options) -> None:
         ),
         claim(figures, "They memorise: exposure above 3 bits.", "mean_above", "runs.*.exposures.*", 3.0),
     ]
-    write_result(
-        options,
-        "table2_architectures",
-        corpus=corpus,
-        settings=settings | {"repetitions": REPETITIONS, "patience": PATIENCE},
-        seeds=settings["seeds"],
-        figures=figures,
-        claims=claims,
-        table=page_table(runs, settings["models"]),
-        plots=[page_plot(runs, settings["models"])],
-        cost=watch.read(),
-    )
 
 
 def pair(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:

@@ -53,7 +53,22 @@ def run(options: Options) -> None:
                 runs.append({"width": width, "batch_size": batch_size, "exposures": exposures} | trial)
                 print(runs[-1], flush=True)
     figures = {"runs": runs, "slopes": [slopes(runs, seed) for seed in settings["seeds"]]}
-    claims = [
+    write_result(
+        options,
+        "table3_batch_and_width",
+        corpus=corpus,
+        settings=settings | {"architecture": "lstm", "repetitions": REPETITIONS, "patience": PATIENCE},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims_of(figures),
+        table=page_table(runs, settings),
+        plots=[page_plot(runs, settings)],
+        cost=watch.read(),
+    )
+
+
+def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
         claim(
             figures,
             "Exposure grows with the model: bits per doubling of the width, at equal batch size.",
@@ -69,18 +84,6 @@ def run(options: Options) -> None:
             0.0,
         ),
     ]
-    write_result(
-        options,
-        "table3_batch_and_width",
-        corpus=corpus,
-        settings=settings | {"architecture": "lstm", "repetitions": REPETITIONS, "patience": PATIENCE},
-        seeds=settings["seeds"],
-        figures=figures,
-        claims=claims,
-        table=page_table(runs, settings),
-        plots=[page_plot(runs, settings)],
-        cost=watch.read(),
-    )
 
 
 def slopes(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:

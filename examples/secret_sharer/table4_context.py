@@ -48,7 +48,22 @@ def run(options: Options) -> None:
             runs.append({"context": context, "exposures": exposures} | trial)
             print(runs[-1], flush=True)
     figures = {"runs": runs, "differences": [differences(runs, seed) for seed in settings["seeds"]]}
-    claims = [
+    write_result(
+        options,
+        "table4_context",
+        corpus=corpus,
+        settings=settings | {"architecture": "lstm", "repetitions": REPETITIONS},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims_of(figures),
+        table=page_table(runs),
+        plots=[page_plot(runs)],
+        cost=watch.read(),
+    )
+
+
+def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
         claim(
             figures,
             "Known text before the secret raises exposure over none.",
@@ -71,18 +86,6 @@ def run(options: Options) -> None:
             0.0,
         ),
     ]
-    write_result(
-        options,
-        "table4_context",
-        corpus=corpus,
-        settings=settings | {"architecture": "lstm", "repetitions": REPETITIONS},
-        seeds=settings["seeds"],
-        figures=figures,
-        claims=claims,
-        table=page_table(runs),
-        plots=[page_plot(runs)],
-        cost=watch.read(),
-    )
 
 
 def differences(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:

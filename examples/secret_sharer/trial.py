@@ -45,39 +45,35 @@ def run_trial(
         rows = insert_canaries(rows, canaries, seed=seed)
     torch.manual_seed(seed)
     model = make_model(vocab_size=len(corpus.tokenizer), **model_arguments)
-    held_out, losses, kept = corpus.held_out, [], {"weights": None}
-
-    def no_longer_improves(epoch: int) -> bool:
-        losses.append(loss_bits(model, held_out))
-        if losses[-1] == min(losses):
-            kept["weights"] = copy.deepcopy(model.state_dict())
-        return patience is not None and epoch - _best(losses) >= patience
-
-    tokens = encode_rows(corpus.tokenizer, rows["text"])
-    train(model, tokens, replace(training, seed=seed), after_epoch=no_longer_improves)
-    if patience is not None:
-        model.load_state_dict(kept["weights"])
+    losses = _train(model, corpus, rows["text"], replace(training, seed=seed), patience)
     taken = len(losses) if patience is None else _best(losses)
+    how = {"method": method, "references": references, "seed": seed, "max_expansions": max_expansions}
     return {
         "seed": seed,
         "parameters": model.num_parameters(),
         "epochs": taken,
         "validation_bits": losses[taken - 1],
         "exposures": {
-            name: _by_repetitions(
-                measure_exposure(
-                    model,
-                    corpus.tokenizer,
-                    canaries,
-                    method=method,
-                    references=references,
-                    seed=seed,
-                    max_expansions=max_expansions,
-                )
-            )
+            name: _by_repetitions(measure_exposure(model, corpus.tokenizer, canaries, **how))
             for name, canaries in canary_sets.items()
         },
     }
+
+
+def _train(model: Any, corpus: Corpus, rows: list[str], training: Training, patience: int | None) -> list[float]:
+    """Validation losses by epoch; with patience the model ends with the weights of the lowest."""
+    held_out, losses, kept = corpus.held_out, [], {}
+
+    def no_longer_improves(epoch: int) -> bool:
+        losses.append(loss_bits(model, held_out))
+        if patience is not None and losses[-1] == min(losses):
+            kept["weights"] = copy.deepcopy(model.state_dict())
+        return patience is not None and epoch - _best(losses) >= patience
+
+    train(model, encode_rows(corpus.tokenizer, rows), training, after_epoch=no_longer_improves)
+    if patience is not None:
+        model.load_state_dict(kept["weights"])
+    return losses
 
 
 def _best(losses: list[float]) -> int:
