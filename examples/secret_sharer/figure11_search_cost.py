@@ -24,9 +24,9 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "characters": 100_000,
         "width": 96,
-        "epochs": 10,
+        "epochs": 8,
         "repetitions": {2: 1, 4: 1, 8: 1, 16: 1},
-        "budget": 1_000,
+        "budget": 600,
         "seeds": [0, 1, 2],
     },
     "full": {

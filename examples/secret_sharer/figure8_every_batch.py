@@ -20,7 +20,7 @@ from hf_exposure import ExposureMeter, draw_canaries, insert_canaries, presets
 TEMPLATE = presets.random_number(9)
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": {"characters": 12_000, "width": 16, "epochs": 2, "references": 50, "seeds": [0]},
-    "small": {"characters": 110_000, "width": 128, "epochs": 3, "references": 500, "seeds": [0, 1, 2, 3]},
+    "small": {"characters": 110_000, "width": 128, "epochs": 3, "references": 300, "seeds": [0, 1, 2, 3]},
     "full": {"characters": 400_000, "width": 268, "epochs": 3, "references": 4096, "seeds": [0, 1, 2, 3, 4]},
 }
 BATCH_ROWS, FIRST_ROWS = 32, 64

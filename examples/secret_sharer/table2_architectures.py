@@ -23,7 +23,7 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"seeds": [0]},
     },
     "small": {
-        **{"characters": 120_000, "parameters": 620_000, "models": ONE_DEPTH, "epochs": 14, "each": 5},
+        **{"characters": 60_000, "parameters": 620_000, "models": ONE_DEPTH, "epochs": 12, "each": 5},
         **{"references": 512, "seeds": [0, 1, 2]},
     },
     "full": {
