@@ -23,6 +23,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {"characters": 250_000, "width": 268, "epochs": 80, "every": 1, "canaries": 1, "seeds": [0, 1, 2, 3, 4]},
 }
 
+TRAINING: dict[str, Any] = {"batch_size": 16, "learning_rate": 6e-3}
+
 
 def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, Any]:
     canaries = draw_canaries(TEMPLATE, {1: settings["canaries"]}, controls=0, seed=seed)
@@ -37,7 +39,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
             exposures.append(float(np.mean([e.exposure_bits for e in meter.measure(model).estimates])))
 
     rows = corpus.train_with(canaries, seed)
-    losses = train(model, rows, Training(epochs=settings["epochs"], seed=seed), after_epoch=look)
+    losses = train(model, rows, Training(epochs=settings["epochs"], seed=seed, **TRAINING), after_epoch=look)
     best = int(np.argmin(validation))
     return {
         "seed": seed,
@@ -88,7 +90,7 @@ def run(options: Options) -> None:
         options,
         "figure9_overfitting",
         corpus=corpus,
-        settings=settings | {"architecture": "lstm", "repetitions": 1},
+        settings=settings | {"architecture": "lstm", "repetitions": 1} | TRAINING,
         seeds=settings["seeds"],
         figures=figures,
         claims=claims,
