@@ -141,7 +141,8 @@ def train(
 ) -> list[float]:
     """Trains `model` in place, on the GPU where there is one.
 
-    `after_batch(step)` and `after_epoch(epoch)`, both from 1, may measure it. The training ends early after an epoch whose `after_epoch` returns True.
+    `after_batch(step)` and `after_epoch(epoch)`, both from 1, may measure it. The training ends early after an epoch
+    whose `after_epoch` returns True.
 
     Returns:
         the mean loss of each epoch, in bits per character.
