@@ -1,0 +1,46 @@
+"""What every script can be told on the command line."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from examples.secret_sharer.training import Corpus, load_corpus
+
+__all__ = ["Options", "Size", "parse_options"]
+
+Size = Literal["smallest", "small", "full"]
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """As given on the command line.
+
+    Attributes:
+        size: "smallest" takes seconds and shows that the script runs, "small" minutes on two cores, "full" is the
+            paper's.
+        out: the folder where the result's JSON goes.
+    """
+
+    size: Size
+    text_file: Path | None
+    dataset: str | None
+    out: Path
+
+    def corpus(self, characters: int, row_characters: int = 100) -> Corpus:
+        """The first `characters` of the text that was asked for."""
+        return load_corpus(self.text_file, self.dataset, characters=characters, row_characters=row_characters)
+
+
+def parse_options(description: str, arguments: list[str] | None = None) -> Options:
+    """From `arguments`, or those of the process."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--size", choices=("smallest", "small", "full"), default="small")
+    parser.add_argument("--full", action="store_const", const="full", dest="size", help="the paper's size")
+    parser.add_argument("--text-file", type=Path, help="any text; the reference that comes with Python unless given")
+    parser.add_argument("--dataset", help="a folder or Hub id with a column named text")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result's JSON")
+    return Options(**vars(parser.parse_args(arguments)))

@@ -1,0 +1,57 @@
+"""Draws what a result's JSON says is to be drawn: lines, points, or bars, nothing computed.
+
+    {"title": ..., "x": label, "y": label, "series": [...], "log_x": False, "log_y": False,
+     "lines": [{"y" or "x": value, "label": ...}]}
+
+A series is {"name": ..., "x": [...], "y": [...]}, with `kind` "line" (the default), "points" or "bars", and with
+`low` and `high` beside `y` for an interval.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from hf_exposure.report.plots.style import BESIDE, colour, dashes, marker_style, new_figure
+
+__all__ = ["draw_plot"]
+
+_MARKED = 40
+
+
+def draw_plot(spec: dict[str, Any], path: Path) -> None:
+    """Writes the plot as a PNG."""
+    figure, (axes,) = new_figure(spec["title"])
+    for place, series in enumerate(spec["series"]):
+        _draw_series(axes, series, place)
+    for line in spec.get("lines", []):
+        draw = axes.axhline if "y" in line else axes.axvline
+        draw(line.get("y", line.get("x")), color=BESIDE, linewidth=1, linestyle=":", label=line["label"])
+    axes.set_xlabel(spec["x"])
+    axes.set_ylabel(spec["y"])
+    if spec.get("log_x"):
+        axes.set_xscale("log", base=spec["log_x"])
+    if spec.get("log_y"):
+        axes.set_yscale("log", base=spec["log_y"])
+    if len(spec["series"]) + len(spec.get("lines", [])) > 1:
+        axes.legend(fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Without the writer's version in it, equal plots are equal files.
+    figure.savefig(path, metadata={"Software": None})
+
+
+def _draw_series(axes: Any, series: dict[str, Any], place: int) -> None:
+    x, y, kind = series["x"], series["y"], series.get("kind", "line")
+    if kind == "bars":
+        axes.bar(x, y, width=series["width"], color=colour(place), alpha=0.5, label=series["name"])
+        return
+    style = marker_style(place)
+    if kind == "points":
+        axes.plot(x, y, linestyle="none", markersize=4, alpha=0.8, label=series["name"], **style)
+    else:
+        style = style if len(x) <= _MARKED else {"color": colour(place)}
+        axes.plot(x, y, linestyle=dashes(place), markersize=4, label=series["name"], **style)
+    if "low" in series:
+        known = [at for at, low in enumerate(series["low"]) if low is not None]
+        low, high = [series["low"][at] for at in known], [series["high"][at] for at in known]
+        axes.fill_between([x[at] for at in known], low, high, color=colour(place), alpha=0.15, linewidth=0)
