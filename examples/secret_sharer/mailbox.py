@@ -83,7 +83,9 @@ def _lines(secret: Planted, owner: str, generator: random.Random) -> list[str]:
     forms = _VARYING[secret.kind]
     first = generator.randrange(len(forms))
     # In turn, so that no form is had twice before all were had once.
-    chosen = [_SAME[secret.kind] if secret.one_context else forms[(first + at) % len(forms)] for at in range(secret.times)]
+    chosen = [
+        _SAME[secret.kind] if secret.one_context else forms[(first + at) % len(forms)] for at in range(secret.times)
+    ]
     return [form.format(who=owner, number=secret.number) for form in chosen]
 
 

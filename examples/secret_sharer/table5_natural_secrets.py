@@ -118,7 +118,7 @@ def scan_figures(mailbox: Mailbox | None, found: list[NaturalSecret]) -> dict[st
 
 
 def train_and_measure(rows: list[str], found: list[NaturalSecret], size: Size, seed: int) -> dict[str, Any]:
-    """Train on every row, then for each secret: its exposure, and whether the likeliest texts of its template hold it."""
+    """Train on every row; of each secret its exposure, and whether it is among the likeliest texts of its template."""
     tokenizer = character_tokenizer("".join(rows))
     torch.manual_seed(seed)
     model = make_model("lstm", len(tokenizer), parameters=size.parameters, layers=size.layers)
@@ -169,7 +169,13 @@ def train_and_measure(rows: list[str], found: list[NaturalSecret], size: Size, s
 
 
 def report(
-    options: Options, size: Size, corpus: Corpus, runs: list[dict[str, Any]], *, is_made_up: bool, cost: dict[str, float]
+    options: Options,
+    size: Size,
+    corpus: Corpus,
+    runs: list[dict[str, Any]],
+    *,
+    is_made_up: bool,
+    cost: dict[str, float],
 ) -> None:
     figures: dict[str, Any] = {"mailboxes": runs}
     claims = []
@@ -249,15 +255,13 @@ def _table(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _plot(runs: list[dict[str, Any]]) -> dict[str, Any]:
     secrets = [one for run in runs for one in run["secrets"]]
     series = []
-    for name, chosen in (
-        ("card, same words", [one for one in secrets if one["kind"] == "card" and one["in_context"] > 0.5 * one["occurrences"]]),
-        ("card, changing words", [one for one in secrets if one["kind"] == "card" and one["in_context"] <= 0.5 * one["occurrences"]]),
-        ("social security, same words", [one for one in secrets if one["kind"] != "card" and one["in_context"] > 0.5 * one["occurrences"]]),
-        ("social security, changing words", [one for one in secrets if one["kind"] != "card" and one["in_context"] <= 0.5 * one["occurrences"]]),
-    ):
-        if chosen:
+    for kind in ("card", "social security"):
+        for words, same in (("same words", True), ("changing words", False)):
+            chosen = [
+                one for one in secrets if (one["kind"], 2 * one["in_context"] > one["occurrences"]) == (kind, same)
+            ]
             x, y = [one["occurrences"] for one in chosen], [one["exposure_bits"] for one in chosen]
-            series.append({"name": name, "kind": "points", "x": x, "y": y})
+            series.append({"name": f"{kind}, {words}", "kind": "points", "x": x, "y": y})
     return {
         "title": "Natural secrets: exposure against places",
         "x": "places in the mailbox",
