@@ -186,7 +186,7 @@ class LuhnDigits(Space):
 
     @property
     def alphabet(self) -> frozenset[str]:
-        return frozenset(_DIGITS + self.separator)
+        return frozenset(_DIGITS + (self.separator if self.length > _GROUP else ""))
 
     @property
     def fixed_length(self) -> int | None:
