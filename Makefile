@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench clean
+.PHONY: demo test proof check bench reproduce clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -40,6 +40,14 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.processes
+
+# Table 1 and Figures 1, 3, 8, 9 and 11 of The Secret Sharer, measured again, and docs/reproduction.md made of them.
+# TEXT=my.txt takes a text of your own; the stored results are of the Penn Treebank's validation part.
+reproduce: $(VENV)/.installed
+	for script in table1_first_example figure1_two_settings figure3_skew_normal figure8_every_batch \
+		figure9_overfitting figure11_search_cost; do \
+		$(BIN)/python -m examples.secret_sharer.$$script $(if $(TEXT),--text-file "$(TEXT)") || exit 1; done
+	$(BIN)/python -m examples.secret_sharer.page
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info exposure-demo

@@ -63,8 +63,10 @@ def numbers_at(figures: Any, path: str) -> list[float]:
 
 
 def interval(numbers: Any) -> tuple[float, float, float]:
-    """(mean, low, high): the 95 % t-interval of the mean of independent numbers; no interval for a single one."""
+    """(mean, low, high): the 95 % t-interval of the mean of independent numbers; NaN where there are too few."""
     values_N = np.asarray(numbers, dtype=np.float64)
+    if not values_N.size:
+        return math.nan, math.nan, math.nan
     mean = float(values_N.mean())
     if len(values_N) < 2:
         return mean, math.nan, math.nan
@@ -73,24 +75,28 @@ def interval(numbers: Any) -> tuple[float, float, float]:
 
 
 def claim(figures: dict[str, Any], sentence: str, rule: str, numbers: str, than: float) -> dict[str, Any]:
-    """The claim with what it comes to on `figures`: mean and interval, or least and greatest, and whether it holds."""
+    """The claim with what it comes to on `figures`: mean and interval, or least and greatest, and whether it holds.
+
+    A claim on no number, or on one that is NaN, does not hold.
+    """
     values = numbers_at(figures, numbers)
     mean, low, high = interval(values)
+    least, greatest = (min(values), max(values)) if values and not np.isnan(values).any() else (math.nan, math.nan)
     holds = {
         "mean_above": low > than,
         "mean_below": high < than,
         "mean_holds": low <= than <= high,
-        "all_at_least": min(values) >= than,
-        "all_at_most": max(values) <= than,
+        "all_at_least": least >= than,
+        "all_at_most": greatest <= than,
     }[rule]
-    spread = [mean, low, high] if rule.startswith("mean") else [mean, min(values), max(values)]
+    spread = [mean, low, high] if rule.startswith("mean") else [mean, least, greatest]
     return {
         "sentence": sentence,
         "rule": rule,
         "numbers": numbers,
         "than": than,
         "count": len(values),
-        "mean_low_high": [round(value, 4) for value in spread],
+        "mean_low_high": [float(f"{value:.5g}") for value in spread],
         "holds": bool(holds),
     }
 

@@ -141,6 +141,8 @@ def train(
 ) -> list[float]:
     """Trains `model` in place; `after_batch(step)` and `after_epoch(epoch)`, both from 1, may measure it.
 
+    The training ends early after an epoch whose `after_epoch` returns True.
+
     Returns:
         the mean loss of each epoch, in bits per character.
     """
@@ -162,8 +164,8 @@ def train(
             if after_batch is not None:
                 after_batch(step)
         losses.append(total / count / math.log(2))
-        if after_epoch is not None:
-            after_epoch(epoch)
+        if after_epoch is not None and after_epoch(epoch) is True:
+            break
     model.eval()
     return losses
 

@@ -1,0 +1,124 @@
+"""Figure 4 and Section 6.1: seven-word canaries, the middle three words random, inserted up to ten thousand times.
+
+The model reads its text once, as one that is trained on far more text than it could read twice. The paper's is a word
+model trained on e-mail; here a character model reads the same kind of phrase.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from examples.secret_sharer.options import Options, parse_options
+from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.training import Training
+from examples.secret_sharer.trial import run_trial
+from hf_exposure import draw_canaries, presets
+
+SIZES: dict[str, dict[str, Any]] = {
+    "smallest": {
+        **{"characters": 6_000, "width": 16, "plan": {1: 1, 10: 1}, "references": 32, "seeds": [0]},
+    },
+    "small": {
+        **{"characters": 380_000, "width": 96, "plan": {1: 4, 10: 4, 100: 2, 1000: 1}, "references": 1024},
+        **{"seeds": [0, 1, 2]},
+    },
+    "full": {
+        **{"characters": 4_000_000, "width": 268, "plan": {1: 4, 10: 4, 100: 4, 1000: 2, 10_000: 1}},
+        **{"references": 4096, "seeds": [0, 1, 2, 3, 4]},
+    },
+}
+TEMPLATE = presets.smart_compose()
+
+
+def run(options: Options) -> None:
+    settings, watch = SIZES[options.size], Stopwatch()
+    corpus, runs = options.corpus(settings["characters"]), []
+    for seed in settings["seeds"]:
+        trial = run_trial(
+            corpus,
+            {"phrase": draw_canaries(TEMPLATE, settings["plan"], controls=8, seed=seed)},
+            Training(epochs=1),
+            seed=seed,
+            references=settings["references"],
+            architecture="lstm",
+            width=settings["width"],
+        )
+        found = trial.pop("exposures")["phrase"]
+        means = {count: float(np.mean(values)) for count, values in found.items()}
+        growth = means[str(max(settings["plan"]))] - means[str(min(settings["plan"]))]
+        runs.append(trial | {"exposures": found, "means": means, "growth": growth})
+        print(runs[-1], flush=True)
+    figures = {"runs": runs, "log2_space_size": TEMPLATE.log2_space_size}
+    write_result(
+        options,
+        "figure4_phrases",
+        corpus=corpus,
+        settings=settings | {"architecture": "lstm", "epochs": 1},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims_of(figures, settings["plan"]),
+        table=page_table(runs, settings["plan"]),
+        plots=[page_plot(runs, settings["plan"])],
+        cost=watch.read(),
+    )
+
+
+def claims_of(figures: dict[str, Any], plan: dict[int, int]) -> list[dict[str, Any]]:
+    first, last = min(plan), max(plan)
+    return [
+        claim(figures, f"Exposure grows from {first} to {last:,} insertions.", "mean_above", "runs.*.growth", 0.0),
+        claim(
+            figures,
+            f"Inserted {first} time, a phrase has no more exposure than chance (1.44 bits).",
+            "mean_holds",
+            f"runs.*.means.{first}",
+            1.44,
+        ),
+        claim(
+            figures,
+            f"Inserted {last:,} times in one epoch, it is still not the likeliest: below half of log2|R|.",
+            "mean_below",
+            f"runs.*.means.{last}",
+            round(TEMPLATE.log2_space_size / 2, 2),
+        ),
+    ]
+
+
+def pooled(runs: list[dict[str, Any]], count: int) -> tuple[float, float, float]:
+    return interval([value for run in runs for value in run["exposures"][str(count)]])
+
+
+def page_table(runs: list[dict[str, Any]], plan: dict[int, int]) -> dict[str, Any]:
+    rows = [
+        [f"{count:,}×" if count else "held out", "{:.1f} ({:.1f} to {:.1f})".format(*pooled(runs, count))]
+        for count in (0, *plan)
+    ]
+    return {"columns": ["inserted", f"exposure (bits, of {TEMPLATE.log2_space_size:.1f})"], "rows": rows}
+
+
+def page_plot(runs: list[dict[str, Any]], plan: dict[int, int]) -> dict[str, Any]:
+    points = [pooled(runs, count) for count in plan]
+    series = {
+        "name": "seven-word phrases",
+        "x": list(plan),
+        "y": [mean for mean, _, _ in points],
+        "low": [low for _, low, _ in points],
+        "high": [high for _, _, high in points],
+    }
+    return {
+        "title": "Phrases with three random words, one epoch",
+        "x": "times inserted",
+        "y": "exposure (bits)",
+        "log_x": 10,
+        "series": [series],
+        "lines": [
+            {"y": TEMPLATE.log2_space_size, "label": "log2|R|"},
+            {"y": 1.4427, "label": "1.44: mean of one never seen"},
+        ],
+    }
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))

@@ -1,0 +1,148 @@
+"""Figure 5: many hyperparameters, utility against exposure: is more memorisation the price of a better model?
+
+Settings are drawn at random. A setting is on the Pareto front if no other has both a lower loss and less exposure.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+from scipy.stats import spearmanr
+
+from examples.secret_sharer.options import Options, parse_options
+from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.training import Training
+from examples.secret_sharer.trial import run_trial
+from hf_exposure import draw_canaries, presets
+
+TEMPLATE = presets.random_number(9)
+SIZES: dict[str, dict[str, Any]] = {
+    "smallest": {"characters": 6_000, "models": 2, "widths": [8, 16], "epochs": 1, "each": 1, "references": 32},
+    "small": {"characters": 80_000, "models": 32, "widths": [32, 64, 128], "epochs": 12, "each": 3, "references": 512},
+    "full": {"characters": 400_000, "models": 300, "widths": [64, 128, 256], "epochs": 20, "each": 3}
+    | {"references": 4096},
+}
+REPETITIONS, BLOCKS = 4, 4
+
+
+def drawn_settings(number: int, widths: list[int], epochs: int) -> dict[str, Any]:
+    generator = random.Random(number)
+    return {
+        "architecture": generator.choice(["lstm", "gru", "cnn"]),
+        "layers": generator.choice([1, 2]),
+        "width": generator.choice(widths),
+        "dropout": generator.choice([0.0, 0.1, 0.2]),
+        "learning_rate": generator.choice([1e-3, 3e-3, 6e-3]),
+        "batch_size": generator.choice([8, 16, 32, 64]),
+        "epochs": generator.randint(max(1, epochs // 3), epochs),
+    }
+
+
+def one_model(corpus: Any, settings: dict[str, Any], number: int) -> dict[str, Any]:
+    drawn = drawn_settings(number, settings["widths"], settings["epochs"])
+    trial = run_trial(
+        corpus,
+        {"number": draw_canaries(TEMPLATE, {REPETITIONS: settings["each"]}, controls=0, seed=number)},
+        Training(**{name: drawn[name] for name in ("epochs", "learning_rate", "batch_size")}),
+        seed=number,
+        references=settings["references"],
+        **{name: drawn[name] for name in ("architecture", "layers", "width", "dropout")},
+    )
+    exposure = float(np.mean(trial.pop("exposures")["number"][str(REPETITIONS)]))
+    print(number, drawn, trial["validation_bits"], exposure, flush=True)
+    return drawn | {"seed": number, "validation_bits": trial["validation_bits"], "exposure": exposure}
+
+
+def run(options: Options) -> None:
+    settings, watch = SIZES[options.size], Stopwatch()
+    corpus = options.corpus(settings["characters"])
+    models = [one_model(corpus, settings, number) for number in range(settings["models"])]
+    for model in models:
+        model["on_front"] = is_on_front(model, models)
+    figures: dict[str, Any] = {"models": models, "blocks": correlations(models)}
+    figures["spread_at_equal_loss"] = spread_at_equal_loss(models)
+    claims = [
+        claim(
+            figures,
+            "The better the model, the more it memorises: loss and exposure correlate negatively (Spearman, in "
+            "separate blocks of models).",
+            "mean_below",
+            "blocks.*",
+            0.0,
+        ),
+        claim(
+            figures,
+            "Yet models of equal utility (0.1 bits apart at most) differ in exposure by 5 bits or more.",
+            "all_at_least",
+            "spread_at_equal_loss.*",
+            5.0,
+        ),
+    ]
+    write_result(
+        options,
+        "figure5_many_settings",
+        corpus=corpus,
+        settings=settings | {"repetitions": REPETITIONS},
+        seeds=list(range(settings["models"])),
+        figures=figures,
+        claims=claims,
+        table=page_table(models),
+        plots=[page_plot(models)],
+        cost=watch.read(),
+    )
+
+
+def is_on_front(model: dict[str, Any], models: list[dict[str, Any]]) -> bool:
+    """Whether no other has both a lower loss and less exposure."""
+    return not any(
+        other["validation_bits"] < model["validation_bits"] and other["exposure"] < model["exposure"]
+        for other in models
+    )
+
+
+def correlations(models: list[dict[str, Any]]) -> list[float]:
+    """Of loss and exposure, in `BLOCKS` disjoint groups of models: independent numbers, for an interval."""
+    blocks = [models[start::BLOCKS] for start in range(BLOCKS)]
+    pairs = [[(m["validation_bits"], m["exposure"]) for m in block] for block in blocks if len(block) > 2]
+    return [float(spearmanr(*zip(*pair, strict=True)).statistic) for pair in pairs]
+
+
+def spread_at_equal_loss(models: list[dict[str, Any]], apart: float = 0.1) -> list[float]:
+    """The largest difference in exposure between two models whose losses are at most `apart`."""
+    return [
+        max(
+            abs(a["exposure"] - b["exposure"])
+            for a in models
+            for b in models
+            if abs(a["validation_bits"] - b["validation_bits"]) <= apart
+        )
+    ]
+
+
+def page_table(models: list[dict[str, Any]]) -> dict[str, Any]:
+    front = sorted((model for model in models if model["on_front"]), key=lambda model: model["validation_bits"])
+    names = ["architecture", "layers", "width", "dropout", "learning_rate", "batch_size", "epochs"]
+    rows = [
+        [*(model[name] for name in names), f"{model['validation_bits']:.2f}", f"{model['exposure']:.1f}"]
+        for model in front
+    ]
+    columns = [name.replace("_", " ") for name in names]
+    return {"columns": [*columns, "loss of the front's models", "exposure"], "rows": rows}
+
+
+def page_plot(models: list[dict[str, Any]]) -> dict[str, Any]:
+    series = []
+    for name in ("lstm", "gru", "cnn"):
+        own = [model for model in models if model["architecture"] == name]
+        x, y = [model["validation_bits"] for model in own], [model["exposure"] for model in own]
+        series.append({"name": name, "kind": "points", "x": x, "y": y})
+    front = sorted((m["validation_bits"], m["exposure"]) for m in models if m["on_front"])
+    series.append({"name": "Pareto front", "x": [loss for loss, _ in front], "y": [bits for _, bits in front]})
+    title = "Models of random settings: utility against exposure"
+    return {"title": title, "x": "validation loss (bits per character)", "y": "exposure (bits)", "series": series}
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))

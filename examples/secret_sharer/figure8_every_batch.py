@@ -1,0 +1,134 @@
+"""Figure 8: exposure after every minibatch for three epochs, the canary near the start of each.
+
+Rows are not shuffled, so the canary comes once an epoch, at a known batch: exposure jumps there, and falls after it.
+As in the paper, exposure is the skew-normal extrapolation, which needs only a sample of references at every step.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from datasets import concatenate_datasets
+
+from examples.secret_sharer.models import make_model
+from examples.secret_sharer.options import Options, parse_options
+from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.training import Corpus, Training, encode_rows, train
+from hf_exposure import ExposureMeter, draw_canaries, insert_canaries, presets
+
+TEMPLATE = presets.random_number(9)
+SIZES: dict[str, dict[str, Any]] = {
+    "smallest": {"characters": 12_000, "width": 16, "epochs": 2, "references": 50, "seeds": [0]},
+    "small": {"characters": 110_000, "width": 128, "epochs": 3, "references": 500, "seeds": [0, 1, 2, 3]},
+    "full": {"characters": 400_000, "width": 268, "epochs": 3, "references": 4096, "seeds": [0, 1, 2, 3, 4]},
+}
+BATCH_ROWS, FIRST_ROWS = 32, 64
+
+
+def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    canaries = draw_canaries(TEMPLATE, {1: 1}, controls=0, seed=seed)
+    # Among the first rows, at a random place.
+    first = insert_canaries(corpus.train.select(range(FIRST_ROWS)), canaries, seed=seed)
+    rows = concatenate_datasets([first, corpus.train.select(range(FIRST_ROWS, len(corpus.train)))])["text"]
+    canary_batch = list(rows).index(canaries.inserted[0].text) // BATCH_ROWS
+    torch.manual_seed(seed)
+    model, exposures = make_model("lstm", len(corpus.tokenizer), width=settings["width"]), []
+    meter = ExposureMeter(
+        canaries,
+        corpus.tokenizer,
+        method="skew_normal",
+        references=settings["references"],
+        seed=seed,
+        accept_bad_fit=True,
+    )
+
+    def look(step: int) -> None:
+        exposures.append(meter.measure(model).estimates[0].exposure_bits)
+
+    training = Training(epochs=settings["epochs"], batch_size=BATCH_ROWS, shuffle=False, seed=seed)
+    train(model, encode_rows(corpus.tokenizer, rows), training, after_batch=look)
+    batches = len(exposures) // settings["epochs"]
+    # From the second epoch on: in the first the model has not yet learned what a number is.
+    at = [epoch * batches + canary_batch for epoch in range(1, settings["epochs"])]
+    changes = [after - before for before, after in zip(exposures, exposures[1:], strict=False)]
+    spikes = [changes[place - 1] for place in at]
+    others = [change for place, change in enumerate(changes, 1) if place >= batches and place not in at]
+    return {
+        "seed": seed,
+        "batches_in_an_epoch": batches,
+        "canary_batch": canary_batch,
+        "exposures": exposures,
+        "spikes": spikes,
+        "mean_other_change": sum(others) / len(others),
+        "spike_over_largest_other": min(spikes) - sorted(others)[int(0.95 * len(others))],
+    }
+
+
+def run(options: Options) -> None:
+    settings, watch = SIZES[options.size], Stopwatch()
+    corpus = options.corpus(settings["characters"])
+    runs = [one_run(corpus, settings, seed) for seed in settings["seeds"]]
+    figures = {"runs": runs}
+    claims = [
+        claim(figures, "Exposure jumps at the canary's batch.", "mean_above", "runs.*.spikes.*", 0.0),
+        claim(figures, "It falls at the other batches.", "mean_below", "runs.*.mean_other_change", 0.0),
+        claim(
+            figures,
+            "The jump is larger than 95 % of the changes at other batches.",
+            "mean_above",
+            "runs.*.spike_over_largest_other",
+            0.0,
+        ),
+    ]
+    write_result(
+        options,
+        "figure8_every_batch",
+        corpus=corpus,
+        settings=settings | {"architecture": "lstm", "batch_size": BATCH_ROWS},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims,
+        table=page_table(runs),
+        plots=[page_plot(runs[0])],
+        cost=watch.read(),
+    )
+
+
+def page_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    rows = [
+        [
+            run["seed"],
+            ", ".join(f"{spike:+.1f}" for spike in run["spikes"]),
+            f"{run['mean_other_change']:+.3f}",
+            f"{max(run['exposures']):.1f}",
+            f"{run['exposures'][-1]:.1f}",
+        ]
+        for run in runs
+    ]
+    columns = ["seed", "change at the canary's batch, epoch 2 on", "mean change at the others", "highest", "last"]
+    return {"columns": columns, "rows": rows}
+
+
+def page_plot(run: dict[str, Any]) -> dict[str, Any]:
+    steps = list(range(1, len(run["exposures"]) + 1))
+    at = range(run["canary_batch"] + 1, len(steps) + 1, run["batches_in_an_epoch"])
+    return {
+        "title": "Exposure after every minibatch, rows in order (seed 0)",
+        "x": "minibatches",
+        "y": "exposure (bits, skew-normal)",
+        "series": [
+            {"name": "after every minibatch", "x": steps, "y": run["exposures"]},
+            {
+                "name": "after the canary's",
+                "kind": "points",
+                "x": list(at),
+                "y": [run["exposures"][place - 1] for place in at],
+            },
+        ],
+        "lines": [{"y": 1.4427, "label": "1.44: mean of one never seen"}],
+    }
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))

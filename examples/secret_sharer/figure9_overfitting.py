@@ -1,0 +1,149 @@
+"""Figure 9: a small part of the data, far into overfitting: when is the canary memorised?
+
+Training and validation loss and the exposure of canaries that were inserted once, as the training goes on.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from examples.secret_sharer.models import make_model
+from examples.secret_sharer.options import Options, parse_options
+from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.training import Corpus, Training, loss_bits, train
+from hf_exposure import ExposureMeter, draw_canaries, presets
+
+TEMPLATE = presets.random_number(9)
+SIZES: dict[str, dict[str, Any]] = {
+    "smallest": {"characters": 8_000, "width": 16, "epochs": 2, "every": 1, "canaries": 1, "seeds": [0]},
+    "small": {"characters": 50_000, "width": 128, "epochs": 40, "every": 2, "canaries": 4, "seeds": [0, 1, 2, 3]},
+    "full": {"characters": 250_000, "width": 268, "epochs": 80, "every": 1, "canaries": 1, "seeds": [0, 1, 2, 3, 4]},
+}
+
+
+def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, Any]:
+    canaries = draw_canaries(TEMPLATE, {1: settings["canaries"]}, controls=0, seed=seed)
+    torch.manual_seed(seed)
+    model, held_out = make_model("lstm", len(corpus.tokenizer), width=settings["width"]), corpus.held_out
+    meter = ExposureMeter(canaries, corpus.tokenizer, references=512, seed=seed, max_expansions=3_000)
+    validation, exposures, every = [], [], settings["every"]
+
+    def look(epoch: int) -> None:
+        if epoch % every == 0:
+            validation.append(loss_bits(model, held_out))
+            exposures.append(float(np.mean([e.exposure_bits for e in meter.measure(model).estimates])))
+
+    rows = corpus.train_with(canaries, seed)
+    losses = train(model, rows, Training(epochs=settings["epochs"], seed=seed), after_epoch=look)
+    best = int(np.argmin(validation))
+    return {
+        "seed": seed,
+        "epochs": list(range(every, settings["epochs"] + 1, every)),
+        "training_bits": losses[every - 1 :: every],
+        "validation_bits": validation,
+        "exposures": exposures,
+        "best_epoch": every * (best + 1),
+        "peak_epoch": every * (int(np.argmax(exposures)) + 1),
+        "exposure_at_best": exposures[best],
+        "last_exposure": exposures[-1],
+    }
+
+
+def run(options: Options) -> None:
+    settings, watch = SIZES[options.size], Stopwatch()
+    corpus = options.corpus(settings["characters"])
+    runs = [one_run(corpus, settings, seed) for seed in settings["seeds"]]
+    for each in runs:
+        peak = max(each["exposures"])
+        each["share_at_best"] = each["exposure_at_best"] / peak
+        each["fall_after_peak"] = peak - each["last_exposure"]
+    figures = {"runs": runs}
+    claims = [
+        claim(
+            figures,
+            "Where the validation loss is lowest, exposure is far above chance (5 bits).",
+            "mean_above",
+            "runs.*.exposure_at_best",
+            5.0,
+        ),
+        claim(
+            figures,
+            "Most of the peak exposure is there at the lowest validation loss: at least half.",
+            "mean_above",
+            "runs.*.share_at_best",
+            0.5,
+        ),
+        claim(
+            figures,
+            "After its peak exposure falls again while the model overfits (by more than 1 bit).",
+            "mean_above",
+            "runs.*.fall_after_peak",
+            1.0,
+        ),
+    ]
+    write_result(
+        options,
+        "figure9_overfitting",
+        corpus=corpus,
+        settings=settings | {"architecture": "lstm", "repetitions": 1},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims,
+        table=page_table(runs),
+        plots=page_plots(runs),
+        cost=watch.read(),
+    )
+
+
+def page_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    columns = ["seed", "lowest validation loss: epoch", "exposure there", "peak exposure", "at epoch", "last exposure"]
+    rows = [
+        [
+            run["seed"],
+            run["best_epoch"],
+            f"{run['exposure_at_best']:.1f}",
+            f"{max(run['exposures']):.1f}",
+            run["peak_epoch"],
+            f"{run['last_exposure']:.1f}",
+        ]
+        for run in runs
+    ]
+    return {"columns": columns, "rows": rows}
+
+
+def page_plots(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    best = float(np.mean([run["best_epoch"] for run in runs]))
+    line = [{"x": best, "label": "lowest validation loss (mean)"}]
+    exposure = {
+        "title": "Exposure of canaries inserted once, into overfitting",
+        "x": "epochs",
+        "y": "exposure (bits)",
+        "series": [over_epochs(runs, "exposures", "exposure, mean of the seeds")],
+        "lines": [*line, {"y": TEMPLATE.log2_space_size, "label": "log2|R|: the likeliest of all"}],
+    }
+    losses = {
+        "title": "Training and validation loss of the same models",
+        "x": "epochs",
+        "y": "loss (bits per character)",
+        "series": [over_epochs(runs, "training_bits", "training"), over_epochs(runs, "validation_bits", "validation")],
+        "lines": line,
+    }
+    return [exposure, losses]
+
+
+def over_epochs(runs: list[dict[str, Any]], key: str, name: str) -> dict[str, Any]:
+    points = [interval(values) for values in zip(*(run[key] for run in runs), strict=True)]
+    return {
+        "name": name,
+        "x": runs[0]["epochs"],
+        "y": [mean for mean, _, _ in points],
+        "low": [low for _, low, _ in points],
+        "high": [high for _, _, high in points],
+    }
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))

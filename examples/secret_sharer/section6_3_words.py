@@ -1,0 +1,116 @@
+"""Section 6.3: a character model memorises a random sequence of words less than a random number.
+
+Both have about 30 bits of randomness: nine digits, or three words of a list of a thousand. They are inserted equally
+often into the same text, and read by the same model.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from examples.secret_sharer.options import Options, parse_options
+from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.training import Training
+from examples.secret_sharer.trial import run_trial
+from hf_exposure import CanaryTemplate, Digits, Words, draw_canaries
+
+SIZES: dict[str, dict[str, Any]] = {
+    "smallest": {
+        **{"characters": 6_000, "width": 16, "epochs": 1, "each": 1, "repetitions": [1], "references": 32},
+        **{"seeds": [0]},
+    },
+    "small": {
+        **{"characters": 80_000, "width": 128, "epochs": 8, "each": 3, "repetitions": [1, 2, 4, 8]},
+        **{"references": 512, "seeds": [0, 1, 2, 3, 4]},
+    },
+    "full": {
+        **{"characters": 400_000, "width": 268, "epochs": 10, "each": 5, "repetitions": [1, 2, 4, 8, 16]},
+        **{"references": 4096, "seeds": [0, 1, 2, 3, 4]},
+    },
+}
+WORDS = 1000
+
+
+def templates() -> dict[str, CanaryTemplate]:
+    words = list(Words(1).words)
+    # Every so manyth of the list, whatever its order, so that short and long words are among them.
+    chosen = words[:: max(1, len(words) // WORDS)][:WORDS]
+    return {
+        "number": CanaryTemplate("The random number is {number}.", number=Digits(9)),
+        "words": CanaryTemplate("The random words are {words}.", words=Words(3, words=chosen)),
+    }
+
+
+def run(options: Options) -> None:
+    settings, watch = SIZES[options.size], Stopwatch()
+    corpus, kinds = options.corpus(settings["characters"]), templates()
+    plan = dict.fromkeys(settings["repetitions"], settings["each"])
+    runs = []
+    for seed in settings["seeds"]:
+        trial = run_trial(
+            corpus,
+            {name: draw_canaries(kind, plan, controls=0, seed=seed) for name, kind in kinds.items()},
+            Training(epochs=settings["epochs"]),
+            seed=seed,
+            references=settings["references"],
+            architecture="lstm",
+            width=settings["width"],
+        )
+        means = {name: float(np.mean(list(found.values()))) for name, found in trial["exposures"].items()}
+        runs.append(trial | {"difference": means["number"] - means["words"]})
+        print(runs[-1], flush=True)
+    figures = {"log2_space_size": {name: kind.log2_space_size for name, kind in kinds.items()}, "runs": runs}
+    claims = [
+        claim(figures, "The number has more exposure than the words.", "mean_above", "runs.*.difference", 0.0),
+    ]
+    write_result(
+        options,
+        "section6_3_words",
+        corpus=corpus,
+        settings=settings | {"architecture": "lstm", "words": WORDS},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims,
+        table=page_table(runs, settings["repetitions"]),
+        plots=[page_plot(runs, settings["repetitions"])],
+        cost=watch.read(),
+    )
+
+
+def pooled(runs: list[dict[str, Any]], name: str, count: int) -> tuple[float, float, float]:
+    return interval([value for run in runs for value in run["exposures"][name][str(count)]])
+
+
+def page_table(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, Any]:
+    rows = [
+        [
+            f"{count}×",
+            *("{:.1f} ({:.1f} to {:.1f})".format(*pooled(runs, name, count)) for name in ("number", "words")),
+        ]
+        for count in repetitions
+    ]
+    return {"columns": ["inserted", "nine digits", "three words of a thousand"], "rows": rows}
+
+
+def page_plot(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, Any]:
+    series = []
+    for name, label in (("number", "nine digits"), ("words", "three words of a thousand")):
+        points = [pooled(runs, name, count) for count in repetitions]
+        series.append(
+            {
+                "name": label,
+                "x": repetitions,
+                "y": [mean for mean, _, _ in points],
+                "low": [low for _, low, _ in points],
+                "high": [high for _, _, high in points],
+            }
+        )
+    title = "A random number and random words of equal randomness"
+    spec = {"title": title, "x": "times inserted", "y": "exposure (bits)", "log_x": 2}
+    return spec | {"series": series}
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))

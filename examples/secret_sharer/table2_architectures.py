@@ -1,0 +1,145 @@
+"""Table 2: architectures of about equal size, each trained to its lowest validation loss: which memorise more?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from examples.secret_sharer.options import Options, parse_options
+from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.training import Training
+from examples.secret_sharer.trial import run_trial
+from hf_exposure import draw_canaries, presets
+
+TEMPLATE = presets.random_number(9)
+RECURRENT, CONVOLUTIONAL = ("lstm", "gru"), ("cnn", "wavenet")
+ONE_DEPTH = [("lstm", 1), ("gru", 1), ("cnn", 2), ("wavenet", 1), ("transformer", 2)]
+ALL_DEPTHS = [("gru", 1), ("gru", 2), ("lstm", 1), ("lstm", 2), ("cnn", 1), ("cnn", 2), ("cnn", 4), ("wavenet", 1)]
+ALL_DEPTHS += [("wavenet", 2), ("transformer", 2), ("transformer", 4)]
+SIZES: dict[str, dict[str, Any]] = {
+    "smallest": {
+        **{"characters": 6_000, "parameters": 6_000, "models": ONE_DEPTH, "epochs": 1, "each": 1, "references": 32},
+        **{"seeds": [0]},
+    },
+    "small": {
+        **{"characters": 120_000, "parameters": 620_000, "models": ONE_DEPTH, "epochs": 14, "each": 5},
+        **{"references": 512, "seeds": [0, 1, 2]},
+    },
+    "full": {
+        **{"characters": 400_000, "parameters": 620_000, "models": ALL_DEPTHS, "epochs": 30, "each": 5},
+        **{"references": 4096, "seeds": [0, 1, 2, 3, 4]},
+    },
+}
+REPETITIONS, PATIENCE = 4, 1
+
+
+def run(options: Options) -> None:
+    settings, watch = SIZES[options.size], Stopwatch()
+    corpus = options.corpus(settings["characters"])
+    runs = []
+    for architecture, layers in settings["models"]:
+        for seed in settings["seeds"]:
+            trial = run_trial(
+                corpus,
+                {"number": draw_canaries(TEMPLATE, {REPETITIONS: settings["each"]}, controls=0, seed=seed)},
+                Training(epochs=settings["epochs"]),
+                seed=seed,
+                patience=PATIENCE,
+                references=settings["references"],
+                architecture=architecture,
+                layers=layers,
+                parameters=settings["parameters"],
+            )
+            exposures = trial.pop("exposures")["number"][str(REPETITIONS)]
+            runs.append({"architecture": architecture, "layers": layers, "exposures": exposures} | trial)
+            print(runs[-1], flush=True)
+    figures = {"runs": runs, "pairs": [pair(runs, seed) for seed in settings["seeds"]]}
+    write_result(
+        options,
+        "table2_architectures",
+        corpus=corpus,
+        settings=settings | {"repetitions": REPETITIONS, "patience": PATIENCE},
+        seeds=settings["seeds"],
+        figures=figures,
+        claims=claims_of(figures),
+        table=page_table(runs, settings["models"]),
+        plots=[page_plot(runs, settings["models"])],
+        cost=watch.read(),
+    )
+
+
+def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        claim(
+            figures,
+            "Recurrent models reach a lower validation loss than convolutional ones.",
+            "mean_below",
+            "pairs.*.loss_difference",
+            0.0,
+        ),
+        claim(
+            figures,
+            "Recurrent models have more exposure than convolutional ones.",
+            "mean_above",
+            "pairs.*.exposure_difference",
+            0.0,
+        ),
+        claim(figures, "They memorise: exposure above 3 bits.", "mean_above", "runs.*.exposures.*", 3.0),
+    ]
+
+
+def pair(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
+    """Recurrent minus convolutional, means at one seed, whose canaries and places are the same for all models."""
+    loss, exposure = [], []
+    for kinds in (RECURRENT, CONVOLUTIONAL):
+        own = [run for run in runs if run["seed"] == seed and run["architecture"] in kinds]
+        loss.append(float(np.mean([run["validation_bits"] for run in own])))
+        exposure.append(float(np.mean([np.mean(run["exposures"]) for run in own])))
+    return {"seed": seed, "loss_difference": loss[0] - loss[1], "exposure_difference": exposure[0] - exposure[1]}
+
+
+def means(runs: list[dict[str, Any]], architecture: str, layers: int) -> dict[str, Any]:
+    own = [run for run in runs if (run["architecture"], run["layers"]) == (architecture, layers)]
+    return {
+        "parameters": own[0]["parameters"],
+        "epochs": float(np.mean([run["epochs"] for run in own])),
+        "loss": interval([run["validation_bits"] for run in own]),
+        "exposure": interval([float(np.mean(run["exposures"])) for run in own]),
+    }
+
+
+def page_table(runs: list[dict[str, Any]], models: list[tuple[str, int]]) -> dict[str, Any]:
+    rows = []
+    for architecture, layers in models:
+        found = means(runs, architecture, layers)
+        exposure = "{:.1f} ({:.1f} to {:.1f})".format(*found["exposure"])
+        loss = f"{found['loss'][0]:.2f}"
+        rows.append([architecture, layers, f"{found['parameters']:,}", f"{found['epochs']:.1f}", loss, exposure])
+    columns = ["architecture", "layers", "parameters", "epochs", "validation loss (bits/character)", "exposure (bits)"]
+    return {"columns": columns, "rows": rows}
+
+
+def page_plot(runs: list[dict[str, Any]], models: list[tuple[str, int]]) -> dict[str, Any]:
+    series = []
+    for architecture, layers in models:
+        own = [run for run in runs if (run["architecture"], run["layers"]) == (architecture, layers)]
+        series.append(
+            {
+                "name": f"{architecture}, {layers} layer{'s' if layers > 1 else ''}",
+                "kind": "points",
+                "x": [run["validation_bits"] for run in own],
+                "y": [float(np.mean(run["exposures"])) for run in own],
+            }
+        )
+    return {
+        "title": "Architectures of equal size, each at its lowest validation loss",
+        "x": "validation loss (bits per character)",
+        "y": "exposure (bits)",
+        "series": series,
+        "lines": [{"y": TEMPLATE.log2_space_size, "label": "log2|R|"}],
+    }
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))
