@@ -45,11 +45,11 @@ SIZES = {
         pairs=2000,
         width=64,
         layers=2,
-        epochs=15,
+        epochs=6,
         repetitions={1: 2, 2: 2, 3: 2, 4: 2, 6: 2, 8: 2, 10: 2},
         controls=16,
         references=4096,
-        seeds=6,
+        seeds=5,
     ),
     # The paper's has some 100,000 pairs, and one canary in each model.
     "full": Size(
@@ -66,8 +66,7 @@ SIZES = {
 TEMPLATE = CanaryTemplate(TARGET, area=Digits(3), group=Digits(2), serial=Digits(4))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = parse_options(__doc__, arguments)
+def run(options: Options) -> None:
     size, watch = SIZES[options.size], Stopwatch()
     runs = [_run(size, seed) for seed in range(size.seeds)]
     _report(options, size, runs, watch.read())
@@ -235,4 +234,4 @@ def _plot(by_count: dict[int, list[float]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(parse_options(__doc__))

@@ -48,12 +48,24 @@ def train_to_loss(
 
 
 def exposure_figures(
-    model: nn.Module, tokenizer: PreTrainedTokenizerFast, canaries: CanarySet, *, references: int, seed: int
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerFast,
+    canaries: CanarySet,
+    *,
+    references: int,
+    seed: int,
+    max_expansions: int = 2000,
 ) -> dict[str, Any]:
     """The exposure of every inserted canary in bits, in the set's order, their mean, and that of the controls."""
     # A search that has not closed by then gives way to weighted references: as good, at the same cost for all.
     measured = measure_exposure(
-        model, tokenizer, canaries, references=references, max_expansions=2000, precision_bits=0.5, seed=seed
+        model,
+        tokenizer,
+        canaries,
+        references=references,
+        max_expansions=max_expansions,
+        precision_bits=0.5,
+        seed=seed,
     )
     bits = [one.exposure_bits for one in measured.inserted]
     held_out = [one.exposure_bits for one in measured.controls]

@@ -61,7 +61,6 @@ def train_privately(model: nn.Module, rows_NT: torch.Tensor, privacy: Privacy, d
     Returns:
         the epsilon at `delta` that Opacus booked, batch by batch; inf without noise.
     """
-    engine = PrivacyEngine(accountant="rdp")
     torch.manual_seed(privacy.seed)
     generator = torch.Generator().manual_seed(privacy.seed)
     loader = DataLoader(TensorDataset(rows_NT), batch_size=privacy.batch_size, generator=generator)
@@ -70,6 +69,7 @@ def train_privately(model: nn.Module, rows_NT: torch.Tensor, privacy: Privacy, d
     with warnings.catch_warnings():
         # Opacus advises a cryptographic noise source, and torch its own hooks: neither matters to an experiment.
         warnings.simplefilter("ignore")
+        engine = PrivacyEngine(accountant="rdp")
         private, optimizer, loader = engine.make_private(
             module=model,
             optimizer=optimizer,
@@ -83,7 +83,10 @@ def train_privately(model: nn.Module, rows_NT: torch.Tensor, privacy: Privacy, d
                 optimizer.zero_grad(set_to_none=True)
                 if len(batch_BT):
                     _mean_of_rows(private, batch_BT).backward()
-                    optimizer.step()
+                else:  # a batch that drew nobody has its noise too, or it would say so
+                    for weight in private.parameters():
+                        weight.grad_sample = weight.new_zeros((0, *weight.shape))
+                optimizer.step()
         booked = float(engine.get_epsilon(delta)) if privacy.noise else math.inf
     private.remove_hooks()
     model.eval()

@@ -72,8 +72,7 @@ SIZES = {
 }
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = parse_options(__doc__, arguments)
+def run(options: Options) -> None:
     size, watch = SIZES[options.size], Stopwatch()
     corpus = options.corpus(size.characters, 80)
     runs = [_run(corpus, size, seed) for seed in range(size.seeds)]
@@ -236,4 +235,4 @@ def _plot(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(parse_options(__doc__))

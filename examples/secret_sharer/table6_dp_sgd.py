@@ -71,13 +71,13 @@ SIZES = {
         seeds=1,
     ),
     "small": Size(
-        characters=35_000,
-        row_characters=80,
-        parameters=110_000,
+        characters=16_000,
+        row_characters=60,
+        parameters=65_000,
         layers=1,
-        epochs=40,
+        epochs=30,
         batch_size=32,
-        coins=96,
+        coins=80,
         rows=tuple(range(len(ROWS))),
         references=512,
         max_expansions=3000,
@@ -101,8 +101,7 @@ SIZES = {
 LEARNING_RATES = {"rmsprop": 3e-3, "sgd": 2.0}
 
 
-def main(arguments: list[str] | None = None) -> None:
-    options = parse_options(__doc__, arguments)
+def run(options: Options) -> None:
     size, watch = SIZES[options.size], Stopwatch()
     corpus = options.corpus(size.characters, size.row_characters)
     runs = []
@@ -269,4 +268,4 @@ def _plot(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    main()
+    run(parse_options(__doc__))

@@ -6,6 +6,7 @@ import itertools
 import json
 import pickle
 import time
+from collections import Counter
 
 import pytest
 
@@ -120,6 +121,20 @@ def test_sizes_of_spaces_that_nobody_lists() -> None:
     assert grouped.size == 1_000_000_000_000_000 and grouped.fixed_length == 19
     assert grouped.contains("4111-1111-1111-1111") and not grouped.contains("4111111111111111")
     assert "separator" not in LuhnDigits(16).to_dict()  # manifest hashes from before there were groups still hold
+
+
+def test_drawing_many_texts_asks_a_state_for_its_moves_once() -> None:
+    asked: Counter[object] = Counter()
+
+    class Watched(LuhnDigits):
+        def moves(self, state: object) -> dict[str, object]:
+            asked[state] += 1
+            return super().moves(state)
+
+    space = Watched(16, separator=" ")
+    texts = [space.text_at(index * 7_919_000_011) for index in range(2000)]
+    assert len(set(texts)) == 2000 and max(asked.values()) == 1
+    assert [space.index_of(text) for text in texts[:20]] == [index * 7_919_000_011 for index in range(20)]
 
 
 def test_a_vocabulary_of_267735_words_to_the_fourth() -> None:

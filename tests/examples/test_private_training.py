@@ -60,19 +60,15 @@ def test_a_step_is_the_mean_of_the_rows_own_clipped_gradients(clip: float) -> No
     # One batch of all rows: each is drawn with probability 1.
     privacy = Privacy(epochs=1, batch_size=len(ROWS), learning_rate=rate, optimizer="sgd", noise=0.0, clip=clip)
     assert train_privately(private, ROWS, privacy, delta=1e-6) == math.inf
-    for name, weight in private.named_parameters():
-        torch.testing.assert_close(weight.detach(), expected[_name_in_torch(name)], atol=2e-5, rtol=1e-4)
+    trained = private.state_dict()  # by torch's names
+    for name, weight in expected.items():
+        torch.testing.assert_close(trained[name], weight, atol=2e-5, rtol=1e-4)
 
 
-def _name_in_torch(name: str) -> str:
-    """Opacus names an LSTM's matrices by cell: `l0.ih.weight` is torch's `weight_ih_l0`."""
-    *path, layer, part, kind = name.split(".")
-    return ".".join([*path, f"{kind}_{part}_{layer}"]) if part in ("ih", "hh") else name
-
-
-def test_every_row_has_its_noise_and_booked_is_what_was_foreseen() -> None:
-    quiet = Privacy(epochs=2, batch_size=2, learning_rate=0.1, optimizer="sgd", noise=0.0, seed=3)
-    loud = Privacy(epochs=2, batch_size=2, learning_rate=0.1, optimizer="sgd", noise=4.0, seed=3)
+def test_every_batch_has_its_noise_and_booked_is_what_was_foreseen() -> None:
+    # Of 4 rows in batches of 2 on average, one batch in 16 draws nobody.
+    quiet = Privacy(epochs=20, batch_size=2, learning_rate=0.1, optimizer="sgd", noise=0.0, seed=3)
+    loud = Privacy(epochs=20, batch_size=2, learning_rate=0.1, optimizer="sgd", noise=4.0, seed=3)
     models = []
     for privacy in (quiet, loud, loud):
         model = with_private_layers(small_model())
@@ -80,8 +76,8 @@ def test_every_row_has_its_noise_and_booked_is_what_was_foreseen() -> None:
         models.append(torch.cat([weight.detach().flatten() for weight in model.parameters()]))
     assert booked == pytest.approx(spent_epsilon(loud, len(ROWS), 1e-6))
     assert torch.equal(models[1], models[2])  # a seed gives the same noise
-    # 4 steps of noise 4 x clip 1 over 2 rows x rate 0.1: a standard deviation of 0.4 in every weight.
-    assert (models[1] - models[0]).std().item() == pytest.approx(0.4, rel=0.1)
+    # The root of 40 steps x noise 4 x clip 1 / 2 rows x rate 0.1 is the standard deviation of a weight.
+    assert (models[1] - models[0]).std().item() == pytest.approx(math.sqrt(40) * 0.2, rel=0.1)
 
 
 def test_epsilon_of_the_whole_batch_is_the_gaussian_mechanism_s() -> None:
@@ -92,7 +88,7 @@ def test_epsilon_of_the_whole_batch_is_the_gaussian_mechanism_s() -> None:
     assert spent_epsilon(privacy, 8, 1e-6) == pytest.approx(by_hand, rel=0.02)
 
 
-@pytest.mark.parametrize("epsilon", [0.65, 5.26, 2e8])
+@pytest.mark.parametrize("epsilon", [0.65, 2e8])
 def test_the_noise_that_is_found_spends_the_epsilon_asked_for(epsilon: float) -> None:
     privacy = Privacy(epochs=3, batch_size=10, learning_rate=0.1, optimizer="sgd", noise=1.0)
     noise = noise_for(epsilon, 100, 1e-6, privacy)
