@@ -54,9 +54,9 @@ SIZES = {
     "small": Size(
         characters=200_000,
         messages=600,
-        parameters=150_000,
+        parameters=110_000,
         layers=1,
-        epochs=30,
+        epochs=20,
         seeds=3,
         references=1024,
         max_expansions=3000,
