@@ -55,7 +55,7 @@ SIZES = {
         characters=4_000, parameters=6_000, layers=1, epochs=1, repetitions={4: 2}, references=32, seeds=2, ways=3
     ),
     "small": Size(
-        characters=50_000, parameters=80_000, layers=1, epochs=6, repetitions={4: 6, 12: 6}, references=512, seeds=4
+        characters=40_000, parameters=80_000, layers=1, epochs=6, repetitions={4: 6, 12: 6}, references=512, seeds=3
     ),
     "full": Size(
         characters=400_000,
