@@ -13,6 +13,7 @@ __all__ = ["Digits", "Letters", "LuhnDigits"]
 
 _DIGITS = "0123456789"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
+_GROUP = 4  # digits of a card number that are printed together
 
 
 class _FixedAlphabet(Space):
@@ -119,19 +120,24 @@ class LuhnDigits(Space):
     Args:
         length: in digits, at least 2.
         prefix: digits that all of them start with, such as an issuer's.
+        separator: one character, no digit, that stands after every four digits: "4111 1111 1111 1111".
 
     Raises:
-        InputError: `length` below 2, or a prefix that is not digits or leaves no digit to draw.
+        InputError: `length` below 2, a prefix that is not digits or leaves no digit to draw, or a separator that is a
+            digit or longer than one character.
 
     Example:
         >>> LuhnDigits(16).size == 10**15, LuhnDigits(16, prefix="4").size == 10**14
         (True, True)
         >>> LuhnDigits(11).contains("79927398713"), LuhnDigits(11).contains("79927398710")
         (True, False)
+        >>> LuhnDigits(16, separator="-").contains("4111-1111-1111-1111")
+        True
     """
 
     length: int
     prefix: str = ""
+    separator: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "length", whole_number("length", self.length, 2))
@@ -140,19 +146,27 @@ class LuhnDigits(Space):
         if not set(prefix) <= set(_DIGITS) or len(prefix) > self.length - 2:
             rule = f"must be at most {self.length - 2} digits"
             raise InputError("prefix", rule, prefix, 'Write LuhnDigits(16, prefix="4").')
+        separator = encodable_text("separator", self.separator)
+        if len(separator) > 1 or separator in set(_DIGITS):
+            rule = "must be one character, no digit"
+            raise InputError("separator", rule, separator, 'Write LuhnDigits(16, separator=" ").')
 
     @property
     def start(self) -> State:
-        return (0, 0)
+        return (0, 0, False)
 
-    def _after(self, state: State, digit: int) -> tuple[int, int]:
-        position, checksum = state
+    def _after(self, state: State, digit: int) -> tuple[int, int, bool]:
+        position, checksum, _ = state
         if (self.length - position) % 2 == 0:
             digit = digit * 2 - 9 * (digit > 4)
-        return position + 1, (checksum + digit) % 10
+        position += 1
+        ends_group = bool(self.separator) and position % _GROUP == 0 and position < self.length
+        return position, (checksum + digit) % 10, ends_group
 
     def moves(self, state: State) -> dict[str, State]:
-        position = state[0]
+        position, checksum, ends_group = state
+        if ends_group:
+            return {self.separator: (position, checksum, False)}
         if position < len(self.prefix):
             return {self.prefix[position]: self._after(state, int(self.prefix[position]))}
         if position == self.length:
@@ -163,7 +177,7 @@ class LuhnDigits(Space):
         return moves
 
     def is_end(self, state: State) -> bool:
-        return state == (self.length, 0)
+        return state == (self.length, 0, False)
 
     def count(self, state: State) -> int:
         position = state[0]
@@ -172,11 +186,13 @@ class LuhnDigits(Space):
 
     @property
     def alphabet(self) -> frozenset[str]:
-        return frozenset(_DIGITS)
+        return frozenset(_DIGITS + (self.separator if self.length > _GROUP else ""))
 
     @property
     def fixed_length(self) -> int | None:
-        return self.length
+        return self.length + len(self.separator) * ((self.length - 1) // _GROUP)
 
     def to_dict(self) -> dict[str, Any]:
-        return {"type": "luhn", "length": self.length, "prefix": self.prefix}
+        values = {"type": "luhn", "length": self.length, "prefix": self.prefix}
+        # Left out where there is none: hashes of sets from before there was one stay what they were.
+        return values | ({"separator": self.separator} if self.separator else {})

@@ -7,6 +7,7 @@ are left. Drawing, ranking and membership follow from those four without ever li
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from functools import lru_cache
 from typing import Any
 
 from hf_exposure.errors import InputError
@@ -81,8 +82,7 @@ class Space(ABC):
                 if index == 0:
                     return "".join(characters)
                 index -= 1  # a text sorts before its own continuations
-            for character, following in self.moves(state).items():
-                fillings = self.count(following)
+            for character, following, fillings in _steps(self, state):
                 if index < fillings:
                     characters.append(character)
                     state = following
@@ -128,3 +128,9 @@ class Space(ABC):
 
     def _not_a_filling(self, text: str, why: str) -> InputError:
         return InputError("text", f"must be a filling of {self!r}; {why}", text, "Check it with space.contains(text).")
+
+
+@lru_cache(maxsize=4096)
+def _steps(space: Space, state: State) -> tuple[tuple[str, State, int], ...]:
+    """The moves of a state with their counts: thousands of texts are drawn at a time, and pass the same few states."""
+    return tuple((character, following, space.count(following)) for character, following in space.moves(state).items())

@@ -6,6 +6,7 @@ import itertools
 import json
 import pickle
 import time
+from collections import Counter
 
 import pytest
 
@@ -33,6 +34,14 @@ LISTED = {
     "luhn_prefix": (
         LuhnDigits(5, prefix="42"),
         [text for text in strings("0123456789", 5) if luhn_by_hand(text) and text.startswith("42")],
+    ),
+    "luhn_groups": (
+        LuhnDigits(6, prefix="421", separator=" "),
+        [f"{text[:4]} {text[4:]}" for text in strings("0123456789", 6) if luhn_by_hand(text) and text[:3] == "421"],
+    ),
+    "luhn_one_group": (
+        LuhnDigits(4, separator="-"),
+        [text for text in strings("0123456789", 4) if luhn_by_hand(text)],
     ),
     "choice": (Choice(["11", "1", "two words", "two"]), ["1", "11", "two", "two words"]),
     "words": (Words(2, words=WORDS), [f"{a} {b}" for a in WORDS for b in WORDS]),
@@ -108,6 +117,24 @@ def test_sizes_of_spaces_that_nobody_lists() -> None:
     assert LuhnDigits(16).size == 1_000_000_000_000_000
     assert LuhnDigits(16, prefix="424242").size == 1_000_000_000
     assert LuhnDigits(16).contains("4111111111111111") and not LuhnDigits(16).contains("4111111111111112")
+    grouped = LuhnDigits(16, separator="-")
+    assert grouped.size == 1_000_000_000_000_000 and grouped.fixed_length == 19
+    assert grouped.contains("4111-1111-1111-1111") and not grouped.contains("4111111111111111")
+    assert "separator" not in LuhnDigits(16).to_dict()  # manifest hashes from before there were groups still hold
+
+
+def test_drawing_many_texts_asks_a_state_for_its_moves_once() -> None:
+    asked: Counter[object] = Counter()
+
+    class Watched(LuhnDigits):
+        def moves(self, state: object) -> dict[str, object]:
+            asked[state] += 1
+            return super().moves(state)
+
+    space = Watched(16, separator=" ")
+    texts = [space.text_at(index * 7_919_000_011) for index in range(2000)]
+    assert len(set(texts)) == 2000 and max(asked.values()) == 1
+    assert [space.index_of(text) for text in texts[:20]] == [index * 7_919_000_011 for index in range(20)]
 
 
 def test_a_vocabulary_of_267735_words_to_the_fourth() -> None:
@@ -145,6 +172,8 @@ def test_the_english_list_is_sorted_words_and_saved_by_name() -> None:
         (lambda: LuhnDigits(1), "length: must be a whole number of at least 2, got 1"),
         (lambda: LuhnDigits(4, prefix="123"), "prefix: must be at most 2 digits, got '123'"),
         (lambda: LuhnDigits(4, prefix="x"), "prefix: must be at most 2 digits, got 'x'"),
+        (lambda: LuhnDigits(16, separator="--"), "separator: must be one character, no digit, got '--'"),
+        (lambda: LuhnDigits(16, separator="0"), "separator: must be one character, no digit, got '0'"),
         (lambda: Choice([]), "options: must hold at least one string"),
         (lambda: Choice(["a", ""]), "options: must hold no empty string"),
         (lambda: Choice(["a", "a"]), "options: must be distinct, got 'a'"),

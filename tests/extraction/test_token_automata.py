@@ -33,6 +33,7 @@ SMALL = {
     "several": CanaryTemplate("code {a}-{b} and {c}.", a=Digits(2), b=Digits(1), c=Choice(["red", "reddish"])),
     "words": CanaryTemplate("say {a}!", a=Words(3, words=WORDS)),
     "luhn": CanaryTemplate("card {a}", a=LuhnDigits(4)),
+    "luhn groups": CanaryTemplate("card {a}", a=LuhnDigits(6, prefix="421", separator=" ")),
     "pattern": CanaryTemplate("id {a} ok", a=Pattern(r"[a-c]{1,2}\d{1,2}")),
 }
 LARGE = {

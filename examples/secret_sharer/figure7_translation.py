@@ -1,0 +1,237 @@
+"""Figure 7: a translation model, and a pair of sentences with a social security number inserted a few times.
+
+python -m examples.secret_sharer.figure7_translation
+
+The pair's source and target hold the same number, and so do the references': the exposure is that of the target given
+its own source. No prefix of such a target can be scored before its source is known, so there is no search: the figures
+are the paper's extrapolation from references, and beside them what uniform references alone can tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from datasets import Dataset
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+from examples.secret_sharer.options import Options, parse_options
+from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.translation import SOURCE, TARGET, make_pairs, pair_tokenizer
+from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, insert_canaries, log_perplexity
+from hf_exposure.measure import ExposureMeter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What is trained; `repetitions` maps insertions to canaries of each model."""
+
+    pairs: int
+    width: int
+    layers: int
+    epochs: int
+    repetitions: dict[int, int]
+    controls: int
+    references: int
+    seeds: int
+
+
+SIZES = {
+    "smallest": Size(
+        pairs=100, width=16, layers=1, epochs=1, repetitions={1: 1, 10: 1}, controls=2, references=64, seeds=2
+    ),
+    "small": Size(
+        pairs=2000,
+        width=64,
+        layers=2,
+        epochs=6,
+        repetitions={1: 2, 2: 2, 3: 2, 4: 2, 6: 2, 8: 2, 10: 2},
+        controls=16,
+        references=4096,
+        seeds=5,
+    ),
+    # The paper's has some 100,000 pairs, and one canary in each model.
+    "full": Size(
+        pairs=100_000,
+        width=512,
+        layers=4,
+        epochs=10,
+        repetitions=dict.fromkeys(range(1, 11), 1),
+        controls=32,
+        references=100_000,
+        seeds=8,
+    ),
+}
+TEMPLATE = CanaryTemplate(TARGET, area=Digits(3), group=Digits(2), serial=Digits(4))
+
+
+def run(options: Options) -> None:
+    size, watch = SIZES[options.size], Stopwatch()
+    runs = [_run(size, seed) for seed in range(size.seeds)]
+    _report(options, size, runs, watch.read())
+
+
+def _run(size: Size, seed: int) -> dict[str, Any]:
+    tokenizer = pair_tokenizer()
+    canaries = draw_canaries(TEMPLATE, size.repetitions, controls=size.controls, seed=seed)
+    plain = make_pairs(size.pairs, seed)
+    held_out = make_pairs(max(size.pairs // 10, 20), seed + 1000)
+    pairs = insert_canaries(plain, canaries, "target", source=SOURCE, seed=seed)
+    torch.manual_seed(seed)
+    config = T5Config(
+        vocab_size=len(tokenizer),
+        d_model=size.width,
+        d_kv=size.width // 4,
+        d_ff=4 * size.width,
+        num_layers=size.layers,
+        num_heads=4,
+        dropout_rate=0.0,
+        decoder_start_token_id=0,
+        tie_word_embeddings=False,
+    )
+    model = T5ForConditionalGeneration(config)
+    train_pairs(model, tokenizer, pairs, size.epochs, seed)
+    bits = log_perplexity(model, tokenizer, held_out["target"][:], sources=held_out["source"][:], end_token=True)
+    figures = _exposures(model, tokenizer, canaries, size, seed)
+    run = {"seed": seed, "held_out_bits_per_sentence": float(bits.mean()), **figures}
+    print(run, flush=True)
+    return run
+
+
+def train_pairs(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pairs: Dataset, epochs: int, seed: int
+) -> None:
+    """Teacher forcing on shuffled batches of 32 pairs."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    generator = torch.Generator().manual_seed(seed)
+    sources, targets = (tokenizer(pairs[name][:], padding=True, return_tensors="pt") for name in ("source", "target"))
+    labels_NT = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
+    model.train()
+    for _ in range(epochs):
+        for rows in torch.randperm(len(pairs), generator=generator).split(32):
+            loss = model(
+                input_ids=sources["input_ids"][rows],
+                attention_mask=sources["attention_mask"][rows],
+                labels=labels_NT[rows],
+            ).loss
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+    model.eval()
+
+
+def _exposures(
+    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, canaries: CanarySet, size: Size, seed: int
+) -> dict[str, Any]:
+    """Of every canary: insertions, the paper's extrapolation, and what sampling says (at most log2 of references)."""
+    found: dict[str, Any] = {"canaries": []}
+    reports = {}
+    for method in ("skew_normal", "sample"):
+        meter = ExposureMeter(
+            canaries,
+            tokenizer,
+            method=method,
+            references=size.references,
+            seed=seed,
+            source=SOURCE,
+            accept_bad_fit=True,
+        )
+        reports[method] = meter.measure(model)
+    for fitted, sampled in zip(reports["skew_normal"].estimates, reports["sample"].estimates, strict=True):
+        found["canaries"].append(
+            {
+                "repetitions": fitted.repetitions,
+                "exposure_bits": fitted.exposure_bits,
+                "sampled_bits": sampled.exposure_bits,
+            }
+        )
+    found["notes"] = list(reports["skew_normal"].notes)
+    found["p_value"] = reports["sample"].memorisation_p_value
+    return found
+
+
+def _report(options: Options, size: Size, runs: list[dict[str, Any]], cost: dict[str, float]) -> None:
+    counts = [0, *size.repetitions]
+    by_count = {
+        times: [_mean(one["exposure_bits"] for one in run["canaries"] if one["repetitions"] == times) for run in runs]
+        for times in counts
+    }
+    most, least = max(counts), min(size.repetitions)
+    figures: dict[str, Any] = {
+        "runs": runs,
+        "by_insertions": {str(times): bits for times, bits in by_count.items()},
+        "often_over_once": [more - less for more, less in zip(by_count[most], by_count[least], strict=True)],
+        "once_over_controls": [more - less for more, less in zip(by_count[least], by_count[0], strict=True)],
+    }
+    claims = [
+        claim(
+            figures,
+            f"A pair inserted {most} times is more exposed than one inserted {least} times",
+            "mean_above",
+            "often_over_once.*",
+            0,
+        ),
+        claim(
+            figures,
+            f"Inserted {most} times, its exposure is above 10 bits",
+            "mean_above",
+            f"by_insertions.{most}.*",
+            10,
+        ),
+        claim(figures, "Held-out numbers have about 1.44 bits", "mean_holds", "by_insertions.0.*", 1.44),
+    ]
+    write_result(
+        options,
+        "figure7_translation",
+        corpus=None,
+        settings=vars(size),
+        seeds=[run["seed"] for run in runs],
+        figures=figures,
+        claims=claims,
+        table=_table(by_count, runs),
+        plots=[_plot(by_count)],
+        cost=cost,
+    )
+
+
+def _mean(values: Any) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def _table(by_count: dict[int, list[float]], runs: list[dict[str, Any]]) -> dict[str, Any]:
+    rows = []
+    for times, bits in by_count.items():
+        mean, low, high = interval(bits)
+        sampled = [one["sampled_bits"] for run in runs for one in run["canaries"] if one["repetitions"] == times]
+        rows.append([times, round(mean, 1), f"[{low:.1f}, {high:.1f}]", round(_mean(sampled), 1)])
+    return {"columns": ["inserted", "exposure (skew-normal)", "95 % interval", "by sampling"], "rows": rows}
+
+
+def _plot(by_count: dict[int, list[float]]) -> dict[str, Any]:
+    counts = [times for times in by_count if times]
+    intervals = [interval(by_count[times]) for times in counts]
+    return {
+        "title": "A translation model: exposure against insertions",
+        "x": "times the pair was inserted",
+        "y": "exposure (bits, skew-normal)",
+        "series": [
+            {
+                "name": "inserted pairs",
+                "x": counts,
+                "y": [mean for mean, _, _ in intervals],
+                "low": [low for _, low, _ in intervals],
+                "high": [high for _, _, high in intervals],
+            }
+        ],
+        "lines": [
+            {"y": TEMPLATE.log2_space_size, "label": "log2 R"},
+            {"y": interval(by_count[0])[0], "label": "held out"},
+        ],
+    }
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__))

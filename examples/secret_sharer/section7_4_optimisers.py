@@ -1,0 +1,183 @@
+"""Section 7.4: the optimiser, and the order of the rows, make no difference to exposure at equal loss.
+
+python -m examples.secret_sharer.section7_4_optimisers --text-file my.txt
+
+Adam is trained for some epochs, shuffling; all others of the same seed until their held-out loss is as low. A Friedman
+test over seeds asks whether any of them ranks above the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from scipy import stats
+
+from examples.secret_sharer.matched import exposure_figures, train_to_loss
+from examples.secret_sharer.models import make_model
+from examples.secret_sharer.options import Options, parse_options
+from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.training import Corpus, Training, loss_bits, train
+from hf_exposure import draw_canaries, presets
+
+PATIENCE = 6  # how many times Adam's epochs another may take to become as good
+REFERENCE = "adam"
+# name: (optimiser, learning rate, order of the rows)
+WAYS = {
+    REFERENCE: ("adam", 3e-3, "shuffle"),
+    "sgd": ("sgd", 2.0, "shuffle"),
+    "momentum": ("momentum", 0.2, "shuffle"),
+    "rmsprop": ("rmsprop", 2e-3, "shuffle"),
+    "adagrad": ("adagrad", 3e-2, "shuffle"),
+    "adadelta": ("adadelta", 2.0, "shuffle"),
+    "adam, no shuffling": ("adam", 3e-3, "as it stands"),
+    "adam, bagging": ("adam", 3e-3, "bagging"),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """What is trained; `ways` are the first so many of WAYS."""
+
+    characters: int
+    parameters: int
+    layers: int
+    epochs: int
+    repetitions: dict[int, int]
+    references: int
+    seeds: int
+    ways: int = len(WAYS)
+
+
+SIZES = {
+    "smallest": Size(
+        characters=4_000, parameters=6_000, layers=1, epochs=1, repetitions={4: 2}, references=32, seeds=2, ways=3
+    ),
+    "small": Size(
+        characters=40_000, parameters=80_000, layers=1, epochs=6, repetitions={4: 6, 12: 6}, references=512, seeds=3
+    ),
+    "full": Size(
+        characters=400_000,
+        parameters=620_000,
+        layers=2,
+        epochs=20,
+        repetitions={1: 8, 4: 8},
+        references=4096,
+        seeds=10,
+    ),
+}
+
+
+def run(options: Options) -> None:
+    size, watch = SIZES[options.size], Stopwatch()
+    corpus = options.corpus(size.characters, 80)
+    runs: list[dict[str, Any]] = []
+    for seed in range(size.seeds):
+        runs += _runs_of(corpus, size, seed)
+    _report(options, size, corpus, runs, watch.read())
+
+
+def _runs_of(corpus: Corpus, size: Size, seed: int) -> list[dict[str, Any]]:
+    canaries = draw_canaries(presets.random_number(), size.repetitions, controls=8, seed=seed)
+    rows_NT = corpus.train_with(canaries, seed)
+    runs: list[dict[str, Any]] = []
+    for name, (optimizer, rate, order) in list(WAYS.items())[: size.ways]:
+        torch.manual_seed(seed)
+        model = make_model("lstm", len(corpus.tokenizer), parameters=size.parameters, layers=size.layers)
+        training = Training(epochs=size.epochs, optimizer=optimizer, learning_rate=rate, seed=seed)
+        if not runs:
+            train(model, rows_NT, training)
+            how = {"reached": True, "batches": size.epochs * -(-len(rows_NT) // training.batch_size)}
+            how["test_loss"] = loss_bits(model, corpus.held_out)
+        else:
+            training = replace(training, epochs=PATIENCE * size.epochs, shuffle=order == "shuffle")
+            fed_NT = rows_NT
+            if order == "bagging":
+                # Every batch a draw with replacement: one long epoch of such draws.
+                picked = torch.randint(len(rows_NT), (training.epochs * len(rows_NT),))
+                fed_NT, training = rows_NT[picked], replace(training, epochs=1)
+            how = train_to_loss(model, fed_NT, training, corpus.held_out, runs[0]["test_loss"])
+        figures = exposure_figures(model, corpus.tokenizer, canaries, references=size.references, seed=seed)
+        run = {"name": name, "seed": seed, **how, **figures}
+        run["over_adam"] = run["mean_exposure"] - (runs[0] if runs else run)["mean_exposure"]
+        runs.append(run)
+        print({key: value for key, value in run.items() if key != "exposures"}, flush=True)
+    return runs
+
+
+def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, Any]], cost: dict[str, float]) -> None:
+    names = list(dict.fromkeys(run["name"] for run in runs))
+    by_name = {name: [run for run in runs if run["name"] == name] for name in names}
+    test = stats.friedmanchisquare(*([run["mean_exposure"] for run in by_name[name]] for name in names))
+    figures: dict[str, Any] = {
+        "runs": runs,
+        "over_adam": {name: [run["over_adam"] for run in by_name[name]] for name in names},
+        "friedman": {"statistic": float(test.statistic), "p_value": float(test.pvalue)},
+    }
+    claims = [
+        claim(figures, "All models memorise", "all_at_least", "runs.*.mean_exposure", 3),
+        claim(
+            figures,
+            "No way of training ranks above the others (Friedman test over seeds, p at least 0.05)",
+            "all_at_least",
+            "friedman.p_value",
+            0.05,
+        ),
+    ]
+    claims += [
+        claim(figures, f"{name}: exposure as with Adam", "mean_holds", f"over_adam.{name}.*", 0) for name in names[1:]
+    ]
+    write_result(
+        options,
+        "section7_4_optimisers",
+        corpus=corpus,
+        settings={
+            **vars(size),
+            "ways": {name: WAYS[name] for name in names},
+            "patience": PATIENCE,
+            "row_characters": 80,
+        },
+        seeds=list(range(size.seeds)),
+        figures=figures,
+        claims=claims,
+        table=_table(by_name),
+        plots=[_plot(by_name)],
+        cost=cost,
+    )
+
+
+def _table(by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    columns = [
+        "trained by",
+        "batches",
+        "reached the loss",
+        "held-out loss (bits)",
+        "exposure",
+        "over Adam, 95 % interval",
+    ]
+    rows = []
+    for name, chosen in by_name.items():
+        mean, low, high = interval([run["over_adam"] for run in chosen])
+        means = [interval([run[key] for run in chosen])[0] for key in ("batches", "test_loss", "mean_exposure")]
+        reached = f"{sum(run['reached'] for run in chosen)} of {len(chosen)}"
+        against = "" if name == REFERENCE else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
+        rows.append([name, round(means[0]), reached, round(means[1], 2), round(means[2], 1), against])
+    return {"columns": columns, "rows": rows}
+
+
+def _plot(by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    series = []
+    for name, chosen in by_name.items():
+        x, y = [run["test_loss"] for run in chosen], [run["mean_exposure"] for run in chosen]
+        series.append({"name": name, "kind": "points", "x": x, "y": y})
+    return {
+        "title": "Optimisers: exposure at equal loss",
+        "x": "held-out loss (bits per character)",
+        "y": "mean exposure (bits)",
+        "series": series,
+    }
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__))
