@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.records import Discoverability, Extraction
+from hf_exposure.report.page import times_inserted
 
 __all__ = ["describe_discoverability", "describe_extraction", "discoverability_values"]
 
@@ -36,48 +38,47 @@ def describe_extraction(extraction: Extraction, canaries: CanarySet | None = Non
 
 
 def describe_discoverability(found: Sequence[Discoverability], canaries: CanarySet, probability: float) -> str:
-    """For each canary whether a stranger who knows the prefix is told it, by id: no secret is in the lines.
+    """Whether a stranger who knows the prefix is told the canaries, by repetition count: no secret is in the lines.
 
     Args:
         found: one for each canary, inserted ones first, then controls.
-        probability: that one of the samples tells it, for the (n, p) of the last column.
+        probability: with which one of the samples must tell a canary for it to count as coming out.
     """
-    asked = found[0].samples
-    heads = [
-        "canary",
-        "inserted",
-        "bits",
-        "greedy",
-        f"in {asked:,} samples",
-        "nearly",
-        f"samples for {probability:.0%}",
-    ]
+    asked, edits = found[0].samples, found[0].near_edits
+    heads = ["", "canaries", "bits", "greedily", f"in {asked:,} samples", "nearly", f"samples for {probability:.0%}"]
     rows = [heads]
-    for canary, one in zip(canaries, found, strict=True):
-        needed = one.samples_needed(probability)
+    counts = [canary.repetitions for canary in canaries]
+    for repetitions in sorted(set(counts), key=lambda count: (count == 0, count)):
+        group = [one for one, count in zip(found, counts, strict=True) if count == repetitions]
+        tallies = [
+            sum(one.is_greedy for one in group),
+            sum(one.probability_within(asked) >= probability for one in group),
+            sum(one.near_samples > 0 for one in group),
+        ]
+        needed = statistics.median(one.samples_needed(probability) for one in group)
         rows.append(
             [
-                canary.id,
-                f"{canary.repetitions} times" if canary.repetitions else "held out",
-                f"{one.bits:.1f}",
-                "yes" if one.is_greedy else f"{one.greedy_edits} edits",
-                f"{one.probability_within(asked):.2g}",
-                f"{one.near_samples:,} of {asked:,}",
-                f"{needed:,.0f}" if needed < 1e6 else f"{needed:.1e}",
+                f"inserted {times_inserted(repetitions)}" if repetitions else times_inserted(0),
+                str(len(group)),
+                f"{statistics.median(one.bits for one in group):.1f}",
+                *(f"{tally} of {len(group)}" for tally in tallies),
+                f"{needed:,.0f}" if needed < 1e6 else f"{needed:.0e}",
             ]
         )
-    inserted = found[: len(canaries.inserted)]
-    told = sum(one.is_greedy for one in inserted)
-    within = sum(one.probability_within(asked) >= probability for one in inserted)
-    near = sum(one.near_samples > 0 for one in inserted)
-    head = (
-        f"Asked with {canaries.template.prefix.rstrip()!r}, the model says {told} of {len(inserted)} inserted "
-        f"canaries greedily; {within} come out in {asked:,} samples with a probability of {probability:.0%} or more, "
-        f"{near} nearly (within {found[0].near_edits} wrong characters).\n"
-    )
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows]
-    return "\n".join([head, *lines])
+    lines = [
+        "  ".join(
+            cell.rjust(width) if column else cell.ljust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    head = f"Asked with {canaries.template.prefix.rstrip()!r} (bits and samples are medians):"
+    foot = (
+        f"In so many samples: with a probability of {probability:.0%} or more. "
+        f"Nearly: a sample came within {edits} wrong character{'' if edits == 1 else 's'}."
+    )
+    return "\n".join([head, "", *lines, "", foot])
 
 
 def discoverability_values(

@@ -102,10 +102,12 @@ def test_a_stranger_is_told_what_the_model_says(
     assert (never["is_greedy"], never["greedy_edits"], never["near_samples"]) == (False, 2, 0)
     assert never["bits"] > 20
     shown = run(capsys, *arguments, "--samples", 8).out
-    assert "the model says 1 of 2 inserted canaries greedily; 1 come out in 8 samples" in shown
-    assert "9 times" in shown and "8 of 8" in shown
-    # It names canaries by their ids: nobody need see the secrets to read it.
-    assert "42" not in shown.replace(canaries.inserted[0].id, "") and "pin 17." not in shown
+    lines = [" ".join(line.split()) for line in shown.splitlines()]
+    assert lines[0] == "Asked with 'pin' (bits and samples are medians):"
+    assert any(line.startswith("inserted 9 times 1 0.") and line.endswith(" 1 of 1 1 of 1 1 of 1 1") for line in lines)
+    assert any(line.startswith("inserted once 1 ") and " 0 of 1 0 of 1 0 of 1 " in line for line in lines)
+    # It names no canary: nobody need see the secrets to read it.
+    assert "pin 42." not in shown and "pin 17." not in shown
 
 
 @pytest.mark.parametrize(
