@@ -25,7 +25,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "characters": 100_000,
         "width": 96,
         "epochs": 8,
-        "repetitions": {2: 1, 4: 1, 8: 1, 16: 1},
+        "repetitions": {4: 1, 8: 1, 16: 1},
         "budget": 600,
         "seeds": [0, 1, 2],
     },

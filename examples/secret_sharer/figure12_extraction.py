@@ -24,7 +24,7 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"repetitions": {8: 2}, "seeds": [0]},
     },
     "small": {
-        **{"characters": 80_000, "width": 80, "epochs": 16, "looks": [4, 8, 12, 16], "references": 1_000},
+        **{"characters": 80_000, "width": 80, "epochs": 15, "looks": [5, 10, 15], "references": 1_000},
         **{"budget": 500, "repetitions": {1: 1, 2: 1, 4: 1, 8: 1}, "seeds": list(range(6))},
     },
     "full": {

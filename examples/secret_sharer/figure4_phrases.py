@@ -21,7 +21,7 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"characters": 6_000, "width": 16, "plan": {1: 1, 10: 1}, "references": 32, "seeds": [0]},
     },
     "small": {
-        **{"characters": 380_000, "width": 64, "plan": {1: 4, 10: 4, 100: 2, 1000: 1}, "references": 512},
+        **{"characters": 300_000, "width": 64, "plan": {1: 4, 10: 4, 100: 2, 1000: 1}, "references": 512},
         **{"seeds": [0, 1, 2]},
     },
     "full": {

@@ -77,7 +77,7 @@ def run(options: Options) -> None:
 
 
 def compared(run: dict[str, Any], epochs: int) -> dict[str, float]:
-    """The exposures at the lowest validation loss, at their peak and at the end; no rise after it where it is the end."""
+    """Exposure at the lowest validation loss against its peak and the end; NaN where nothing comes after."""
     peak, at_best, best = max(run["exposures"]), run["exposure_at_best"], run["best_epoch"]
     after = (run["last_exposure"] - at_best) / (epochs - best) if best < epochs else math.nan
     return {

@@ -22,7 +22,7 @@ TEMPLATES = {
 }
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": {"characters": 6_000, "width": 16, "epochs": 1, "each": 1, "references": 32, "seeds": [0]},
-    "small": {"characters": 60_000, "width": 96, "epochs": 8, "each": 6, "references": 256, "seeds": [0, 1, 2]},
+    "small": {"characters": 60_000, "width": 96, "epochs": 8, "each": 4, "references": 256, "seeds": [0, 1, 2]},
     "full": {"characters": 400_000, "width": 268, "epochs": 10, "each": 5, "references": 4096, "seeds": [0, 1, 2, 3]},
 }
 REPETITIONS = 4
