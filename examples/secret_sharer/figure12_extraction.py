@@ -112,9 +112,7 @@ def run(options: Options) -> None:
         options,
         "figure12_extraction",
         corpus=corpus,
-        settings={key: value for key, value in settings.items() if key != "seeds"}
-        | {"architecture": "lstm"}
-        | TRAINING,
+        settings=settings | {"architecture": "lstm"} | TRAINING,
         seeds=settings["seeds"],
         figures=figures,
         claims=claims,

@@ -39,7 +39,7 @@ def run(options: Options) -> None:
         trial = run_trial(
             corpus,
             {"phrase": draw_canaries(TEMPLATE, settings["plan"], controls=8, seed=seed)},
-            Training(epochs=1),
+            Training(epochs=1, batch_size=16, learning_rate=6e-3),
             seed=seed,
             references=settings["references"],
             architecture="lstm",
@@ -55,7 +55,7 @@ def run(options: Options) -> None:
         options,
         "figure4_phrases",
         corpus=corpus,
-        settings=settings | {"architecture": "lstm", "epochs": 1},
+        settings=settings | {"architecture": "lstm", "batch_size": 16, "learning_rate": 6e-3, "epochs": 1},
         seeds=settings["seeds"],
         figures=figures,
         claims=claims_of(figures, settings["plan"]),

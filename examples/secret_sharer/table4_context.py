@@ -37,7 +37,7 @@ def run(options: Options) -> None:
             trial = run_trial(
                 corpus,
                 {context: draw_canaries(template, {REPETITIONS: settings["each"]}, controls=0, seed=seed)},
-                Training(epochs=settings["epochs"]),
+                Training(epochs=settings["epochs"], batch_size=16, learning_rate=6e-3),
                 seed=seed,
                 references=settings["references"],
                 architecture="lstm",
@@ -52,7 +52,8 @@ def run(options: Options) -> None:
         options,
         "table4_context",
         corpus=corpus,
-        settings=settings | {"architecture": "lstm", "repetitions": REPETITIONS},
+        settings=settings
+        | {"architecture": "lstm", "batch_size": 16, "learning_rate": 6e-3, "repetitions": REPETITIONS},
         seeds=settings["seeds"],
         figures=figures,
         claims=claims_of(figures),
