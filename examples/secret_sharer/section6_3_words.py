@@ -52,7 +52,7 @@ def run(options: Options) -> None:
         trial = run_trial(
             corpus,
             {name: draw_canaries(kind, plan, controls=0, seed=seed) for name, kind in kinds.items()},
-            Training(epochs=settings["epochs"]),
+            Training(epochs=settings["epochs"], batch_size=16, learning_rate=6e-3),
             seed=seed,
             references=settings["references"],
             architecture="lstm",
@@ -69,7 +69,7 @@ def run(options: Options) -> None:
         options,
         "section6_3_words",
         corpus=corpus,
-        settings=settings | {"architecture": "lstm", "words": WORDS},
+        settings=settings | {"architecture": "lstm", "batch_size": 16, "learning_rate": 6e-3, "words": WORDS},
         seeds=settings["seeds"],
         figures=figures,
         claims=claims,

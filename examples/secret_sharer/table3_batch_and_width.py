@@ -20,7 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"references": 32, "seeds": [0]},
     },
     "small": {
-        **{"characters": 60_000, "widths": [32, 128], "batches": [8, 32, 128], "epochs": 40, "each": 5},
+        **{"characters": 60_000, "widths": [32, 128], "batches": [8, 32], "epochs": 40, "each": 5},
         **{"references": 256, "seeds": [0, 1, 2]},
     },
     "full": {
