@@ -2,3 +2,8 @@
 
 `docs/reproduction.md` shows what came out. Each script takes `--text-file`, `--dataset`, `--size` and `--out`.
 """
+
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+"""Where the scripts store what they measured, unless told otherwise."""

@@ -21,7 +21,7 @@ from hf_exposure.estimators.skew_normal import SkewNormalFit, fit_skew_normal, j
 
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": {"characters": 8_000, "width": 16, "epochs": 1, "samples": 2_000, "seeds": [0]},
-    "small": {"characters": 150_000, "width": 64, "epochs": 12, "samples": 1_000_000, "seeds": [0, 1]},
+    "small": {"characters": 100_000, "width": 48, "epochs": 12, "samples": 1_000_000, "seeds": [0, 1]},
     "full": {"characters": 250_000, "width": 268, "epochs": 12, "samples": 1_000_000, "seeds": [0, 1, 2, 3, 4]},
 }
 TEMPLATE = presets.random_number(9)

@@ -21,7 +21,7 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"characters": 6_000, "width": 16, "plan": {1: 1, 10: 1}, "references": 32, "seeds": [0]},
     },
     "small": {
-        **{"characters": 380_000, "width": 96, "plan": {1: 4, 10: 4, 100: 2, 1000: 1}, "references": 1024},
+        **{"characters": 300_000, "width": 64, "plan": {1: 4, 10: 4, 100: 2, 1000: 1}, "references": 512},
         **{"seeds": [0, 1, 2]},
     },
     "full": {
@@ -39,7 +39,7 @@ def run(options: Options) -> None:
         trial = run_trial(
             corpus,
             {"phrase": draw_canaries(TEMPLATE, settings["plan"], controls=8, seed=seed)},
-            Training(epochs=1),
+            Training(epochs=1, batch_size=16, learning_rate=6e-3),
             seed=seed,
             references=settings["references"],
             architecture="lstm",
@@ -55,7 +55,7 @@ def run(options: Options) -> None:
         options,
         "figure4_phrases",
         corpus=corpus,
-        settings=settings | {"architecture": "lstm", "epochs": 1},
+        settings=settings | {"architecture": "lstm", "batch_size": 16, "learning_rate": 6e-3, "epochs": 1},
         seeds=settings["seeds"],
         figures=figures,
         claims=claims_of(figures, settings["plan"]),

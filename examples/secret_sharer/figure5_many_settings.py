@@ -20,7 +20,7 @@ from hf_exposure import draw_canaries, presets
 TEMPLATE = presets.random_number(9)
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": {"characters": 6_000, "models": 2, "widths": [8, 16], "epochs": 1, "each": 1, "references": 32},
-    "small": {"characters": 80_000, "models": 32, "widths": [32, 64, 128], "epochs": 12, "each": 3, "references": 512},
+    "small": {"characters": 60_000, "models": 24, "widths": [32, 64, 96], "epochs": 12, "each": 3, "references": 256},
     "full": {"characters": 400_000, "models": 300, "widths": [64, 128, 256], "epochs": 20, "each": 3}
     | {"references": 4096},
 }

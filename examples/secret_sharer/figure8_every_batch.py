@@ -19,11 +19,13 @@ from hf_exposure import ExposureMeter, draw_canaries, insert_canaries, presets
 
 TEMPLATE = presets.random_number(9)
 SIZES: dict[str, dict[str, Any]] = {
-    "smallest": {"characters": 12_000, "width": 16, "epochs": 2, "references": 50, "seeds": [0]},
-    "small": {"characters": 110_000, "width": 128, "epochs": 3, "references": 500, "seeds": [0, 1, 2, 3]},
+    "smallest": {"characters": 6_000, "width": 16, "epochs": 2, "references": 50, "seeds": [0]},
+    "small": {"characters": 60_000, "width": 128, "epochs": 3, "references": 200, "seeds": [0, 1, 2, 3, 4]},
     "full": {"characters": 400_000, "width": 268, "epochs": 3, "references": 4096, "seeds": [0, 1, 2, 3, 4]},
 }
-BATCH_ROWS, FIRST_ROWS = 32, 64
+BATCH_ROWS, FIRST_ROWS = 8, 48
+# Without momentum: what a batch teaches, it teaches at once.
+TRAINING: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 5.0, "batch_size": BATCH_ROWS, "shuffle": False}
 
 
 def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
     def look(step: int) -> None:
         exposures.append(meter.measure(model).estimates[0].exposure_bits)
 
-    training = Training(epochs=settings["epochs"], batch_size=BATCH_ROWS, shuffle=False, seed=seed)
+    training = Training(epochs=settings["epochs"], seed=seed, **TRAINING)
     train(model, encode_rows(corpus.tokenizer, rows), training, after_batch=look)
     batches = len(exposures) // settings["epochs"]
     # From the second epoch on: in the first the model has not yet learned what a number is.
@@ -85,7 +87,7 @@ def run(options: Options) -> None:
         options,
         "figure8_every_batch",
         corpus=corpus,
-        settings=settings | {"architecture": "lstm", "batch_size": BATCH_ROWS},
+        settings=settings | {"architecture": "lstm"} | TRAINING,
         seeds=settings["seeds"],
         figures=figures,
         claims=claims,

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from examples.secret_sharer import RESULTS
 from examples.secret_sharer.training import Corpus, load_corpus
 
 __all__ = ["Options", "Size", "parse_options"]
 
 Size = Literal["smallest", "small", "full"]
-RESULTS = Path(__file__).parent / "results"
 
 
 @dataclass(frozen=True, kw_only=True)

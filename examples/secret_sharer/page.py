@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from examples.secret_sharer.options import RESULTS
+from examples.secret_sharer import RESULTS
 from examples.secret_sharer.plots import draw_plot
 
 __all__ = ["Result", "load_results", "page", "write_page"]

@@ -25,12 +25,13 @@ def draw_plot(spec: dict[str, Any], path: Path) -> None:
     for place, series in enumerate(spec["series"]):
         _draw_series(axes, series, place)
     for line in spec.get("lines", []):
-        draw = axes.axhline if "y" in line else axes.axvline
-        draw(line.get("y", line.get("x")), color=BESIDE, linewidth=1, linestyle=":", label=line["label"])
+        draw, look = (axes.axhline, ":") if "y" in line else (axes.axvline, "--")
+        draw(line.get("y", line.get("x")), color=BESIDE, linewidth=1, linestyle=look, label=line["label"])
     axes.set_xlabel(spec["x"])
     axes.set_ylabel(spec["y"])
     if spec.get("log_x"):
         axes.set_xscale("log", base=spec["log_x"])
+        axes.set_xticks(spec["series"][0]["x"], labels=[f"{x:,}" for x in spec["series"][0]["x"]])
     if spec.get("log_y"):
         axes.set_yscale("log", base=spec["log_y"])
     if len(spec["series"]) + len(spec.get("lines", [])) > 1:

@@ -22,8 +22,8 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"seeds": [0]},
     },
     "small": {
-        **{"characters": 80_000, "width": 128, "epochs": 8, "each": 3, "repetitions": [1, 2, 4, 8]},
-        **{"references": 512, "seeds": [0, 1, 2, 3, 4]},
+        **{"characters": 60_000, "width": 96, "epochs": 8, "each": 3, "repetitions": [1, 2, 4, 8]},
+        **{"references": 256, "seeds": [0, 1, 2, 3]},
     },
     "full": {
         **{"characters": 400_000, "width": 268, "epochs": 10, "each": 5, "repetitions": [1, 2, 4, 8, 16]},
@@ -52,7 +52,7 @@ def run(options: Options) -> None:
         trial = run_trial(
             corpus,
             {name: draw_canaries(kind, plan, controls=0, seed=seed) for name, kind in kinds.items()},
-            Training(epochs=settings["epochs"]),
+            Training(epochs=settings["epochs"], batch_size=16, learning_rate=6e-3),
             seed=seed,
             references=settings["references"],
             architecture="lstm",
@@ -69,7 +69,7 @@ def run(options: Options) -> None:
         options,
         "section6_3_words",
         corpus=corpus,
-        settings=settings | {"architecture": "lstm", "words": WORDS},
+        settings=settings | {"architecture": "lstm", "batch_size": 16, "learning_rate": 6e-3, "words": WORDS},
         seeds=settings["seeds"],
         figures=figures,
         claims=claims,

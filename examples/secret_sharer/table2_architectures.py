@@ -23,15 +23,15 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"seeds": [0]},
     },
     "small": {
-        **{"characters": 120_000, "parameters": 620_000, "models": ONE_DEPTH, "epochs": 14, "each": 5},
-        **{"references": 512, "seeds": [0, 1, 2]},
+        **{"characters": 40_000, "parameters": 620_000, "models": ONE_DEPTH, "epochs": 12, "each": 5},
+        **{"references": 256, "seeds": [0, 1, 2]},
     },
     "full": {
         **{"characters": 400_000, "parameters": 620_000, "models": ALL_DEPTHS, "epochs": 30, "each": 5},
         **{"references": 4096, "seeds": [0, 1, 2, 3, 4]},
     },
 }
-REPETITIONS, PATIENCE = 4, 1
+REPETITIONS, PATIENCE, BATCH_ROWS = 4, 1, 8
 
 
 def run(options: Options) -> None:
@@ -43,7 +43,7 @@ def run(options: Options) -> None:
             trial = run_trial(
                 corpus,
                 {"number": draw_canaries(TEMPLATE, {REPETITIONS: settings["each"]}, controls=0, seed=seed)},
-                Training(epochs=settings["epochs"]),
+                Training(epochs=settings["epochs"], batch_size=BATCH_ROWS),
                 seed=seed,
                 patience=PATIENCE,
                 references=settings["references"],
@@ -59,7 +59,7 @@ def run(options: Options) -> None:
         options,
         "table2_architectures",
         corpus=corpus,
-        settings=settings | {"repetitions": REPETITIONS, "patience": PATIENCE},
+        settings=settings | {"repetitions": REPETITIONS, "patience": PATIENCE, "batch_size": BATCH_ROWS},
         seeds=settings["seeds"],
         figures=figures,
         claims=claims_of(figures),

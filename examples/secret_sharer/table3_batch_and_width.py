@@ -20,8 +20,8 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"references": 32, "seeds": [0]},
     },
     "small": {
-        **{"characters": 80_000, "widths": [32, 64, 128], "batches": [8, 16, 32, 64], "epochs": 40, "each": 5},
-        **{"references": 512, "seeds": [0, 1, 2]},
+        **{"characters": 60_000, "widths": [32, 128], "batches": [8, 32], "epochs": 40, "each": 5},
+        **{"references": 256, "seeds": [0, 1, 2]},
     },
     "full": {
         **{"characters": 250_000, "widths": [50, 100, 150, 200, 250], "epochs": 60, "each": 5},

@@ -22,7 +22,7 @@ TEMPLATES = {
 }
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": {"characters": 6_000, "width": 16, "epochs": 1, "each": 1, "references": 32, "seeds": [0]},
-    "small": {"characters": 80_000, "width": 128, "epochs": 10, "each": 5, "references": 512, "seeds": [0, 1, 2]},
+    "small": {"characters": 60_000, "width": 96, "epochs": 8, "each": 4, "references": 256, "seeds": [0, 1, 2]},
     "full": {"characters": 400_000, "width": 268, "epochs": 10, "each": 5, "references": 4096, "seeds": [0, 1, 2, 3]},
 }
 REPETITIONS = 4
@@ -37,7 +37,7 @@ def run(options: Options) -> None:
             trial = run_trial(
                 corpus,
                 {context: draw_canaries(template, {REPETITIONS: settings["each"]}, controls=0, seed=seed)},
-                Training(epochs=settings["epochs"]),
+                Training(epochs=settings["epochs"], batch_size=16, learning_rate=6e-3),
                 seed=seed,
                 references=settings["references"],
                 architecture="lstm",
@@ -52,7 +52,8 @@ def run(options: Options) -> None:
         options,
         "table4_context",
         corpus=corpus,
-        settings=settings | {"architecture": "lstm", "repetitions": REPETITIONS},
+        settings=settings
+        | {"architecture": "lstm", "batch_size": 16, "learning_rate": 6e-3, "repetitions": REPETITIONS},
         seeds=settings["seeds"],
         figures=figures,
         claims=claims_of(figures),

@@ -139,13 +139,15 @@ def train(
     after_batch: Callable[[int], Any] | None = None,
     after_epoch: Callable[[int], Any] | None = None,
 ) -> list[float]:
-    """Trains `model` in place; `after_batch(step)` and `after_epoch(epoch)`, both from 1, may measure it.
+    """Trains `model` in place, on the GPU where there is one.
 
-    The training ends early after an epoch whose `after_epoch` returns True.
+    `after_batch(step)` and `after_epoch(epoch)`, both from 1, may measure it. The training ends early after an epoch
+    whose `after_epoch` returns True.
 
     Returns:
         the mean loss of each epoch, in bits per character.
     """
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     make = OPTIMIZERS[training.optimizer]
     optimizer = make(model.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
     generator = torch.Generator().manual_seed(training.seed)
