@@ -21,7 +21,7 @@ from examples.secret_sharer.results import Stopwatch, claim, interval, write_res
 from examples.secret_sharer.training import Corpus, Training, loss_bits, train
 from hf_exposure import draw_canaries, presets
 
-PATIENCE = 6  # how many times Adam's epochs another may take to become as good
+PATIENCE = 4  # how many times Adam's epochs another may take to become as good
 REFERENCE = "adam"
 # name: (optimiser, learning rate, order of the rows)
 WAYS = {
@@ -55,7 +55,7 @@ SIZES = {
         characters=4_000, parameters=6_000, layers=1, epochs=1, repetitions={4: 2}, references=32, seeds=2, ways=3
     ),
     "small": Size(
-        characters=40_000, parameters=80_000, layers=1, epochs=6, repetitions={4: 6, 12: 6}, references=512, seeds=3
+        characters=30_000, parameters=80_000, layers=1, epochs=6, repetitions={4: 6, 12: 6}, references=512, seeds=3
     ),
     "full": Size(
         characters=400_000,
