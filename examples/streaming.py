@@ -37,7 +37,7 @@ def sentences(shards: list[int], rows: int) -> Iterator[dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=4000, help="rows of the stream without canaries")
     parser.add_argument("--out", default="exposure-stream", help="folder for the report")
     arguments = parser.parse_args()
