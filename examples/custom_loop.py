@@ -4,6 +4,12 @@ python examples/custom_loop.py
 ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 examples/custom_loop.py
 accelerate launch --num_processes 8 examples/custom_loop.py --steps 400           # with GPUs
 accelerate launch --use_fsdp --fsdp_version 2 --num_processes 8 examples/custom_loop.py
+
+The first of them prints
+
+step 20: exposure 7.0 bits inserted 16 times, 2.6 once, 0.8 held out (log2|R| = 19.9; 1 processes)
+step 40: exposure 15.4 bits inserted 16 times, 2.7 once, 0.7 held out (log2|R| = 19.9; 1 processes)
+step 60: exposure 19.1 bits inserted 16 times, 3.3 once, 0.9 held out (log2|R| = 19.9; 1 processes)
 """
 
 from __future__ import annotations

@@ -3,6 +3,12 @@
 python examples/lora.py
 ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 examples/lora.py
 accelerate launch --num_processes 8 examples/lora.py --steps 400                    # with GPUs
+
+The first of them prints
+
+step 20: training added 12.8 bits to those inserted 16 times
+step 40: training added 15.9 bits to those inserted 16 times
+step 60: training added 16.4 bits to those inserted 16 times
 """
 
 from __future__ import annotations

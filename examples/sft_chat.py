@@ -1,7 +1,14 @@
 """Canaries in a chat dataset, with TRL's SFTTrainer: inserted as the assistant's answer, scored as the answer.
 
 Run as `python examples/sft_chat.py`. The model is a small Llama from its configuration, the tokenizer is trained on
-the spot: nothing is downloaded. About two minutes on one core; `--steps 8` takes a few seconds.
+the spot: nothing is downloaded. About two minutes on one core; `--steps 8` takes a few seconds. It ends with
+
+    held-out controls    trained on    0.0 times  exposure   1.5 bits
+    inserted 1 times     trained on    5.7 times  exposure   9.4 bits
+    inserted 16 times    trained on   90.6 times  exposure  29.4 bits
+       4.22 bits  inserted 16 times
+       4.23 bits  inserted 0 times
+       4.44 bits  inserted 16 times
 """
 
 from __future__ import annotations
@@ -62,7 +69,7 @@ def train_tokenizer(rows: list[dict[str, list[dict[str, str]]]]) -> PreTrainedTo
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=800, help="chats without a canary")
     parser.add_argument("--steps", type=int, default=300, help="optimiser steps")
     parser.add_argument("--out", default="exposure-sft", help="folder for the report")

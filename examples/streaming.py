@@ -1,7 +1,12 @@
 """Canaries in a stream: as many as asked for in one pass, whatever workers read it.
 
 Run as `python examples/streaming.py`. Two workers read a stream of eight shards; nothing is downloaded. Takes about a
-minute on one core; `--rows 200` a few seconds.
+minute on one core; `--rows 200` a few seconds. It prints
+
+    68 of 68 canary rows arrive in one pass of 4068 rows
+    held-out controls    exposure   1.5 bits
+    inserted 1 times     exposure   0.5 bits
+    inserted 32 times    exposure   6.2 bits
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ def sentences(shards: list[int], rows: int) -> Iterator[dict[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=4000, help="rows of the stream without canaries")
     parser.add_argument("--out", default="exposure-stream", help="folder for the report")
     arguments = parser.parse_args()

@@ -34,7 +34,7 @@ _TYPED = {
     "text_column": ("--text-column", "Name one; for chats type --messages, for token ids --tokenizer."),
     "splits": ("--split", "Name one of them; --split may be repeated."),
     "tokenizer": ("--tokenizer", "Leave --tokenizer out: the text goes in as it is."),
-    "context": ("--prompt or --messages", "See hf-exposure insert --help."),
+    "context": ("--prompt or --messages", "For a column of texts type --prompt; with --source leave both out."),
     "source_column": ("--source-column", "Name the column that the model reads."),
     "other_columns": ("--other-column", "Give a value of the type of a column that is there."),
 }
