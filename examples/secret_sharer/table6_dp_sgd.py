@@ -219,9 +219,7 @@ def figures_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        claim(
-            figures, "At epsilons to 89 mean exposure is at most 3 bits", "all_at_most", "private.*.mean_exposure", 3
-        ),
+        claim(figures, "At epsilons to 89 exposure is at most 3 bits", "all_at_most", "private.*.mean_exposure", 3),
         claim(figures, "That is at least 5 bits less than without privacy", "all_at_least", "saved_bits.*", 5),
         claim(figures, "Nothing is extracted at those epsilons", "all_at_most", "private.*.extracted", 0),
         claim(
