@@ -62,6 +62,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
         "canary_batch": canary_batch,
         "exposures": exposures,
         "spikes": spikes,
+        "mean_spike": sum(spikes) / len(spikes),
         "mean_other_change": sum(others) / len(others),
         "spike_over_largest_other": min(spikes) - sorted(others)[int(0.95 * len(others))],
     }
@@ -73,7 +74,7 @@ def run(options: Options) -> None:
     runs = [one_run(corpus, settings, seed) for seed in settings["seeds"]]
     figures = {"runs": runs}
     claims = [
-        claim(figures, "Exposure jumps at the canary's batch.", "mean_above", "runs.*.spikes.*", 0.0),
+        claim(figures, "Exposure jumps at the canary's batch.", "mean_above", "runs.*.mean_spike", 0.0),
         claim(figures, "It falls at the other batches.", "mean_below", "runs.*.mean_other_change", 0.0),
         claim(
             figures,

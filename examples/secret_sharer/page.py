@@ -42,8 +42,8 @@ back is the trend. Texts, models and numbers of seeds are smaller than the paper
 it was run at full size, so figures are not to be compared digit by digit.
 
 Figures are exposures and log-perplexities in bits, losses in bits per character. A canary that a model never saw has
-1.44 bits of exposure on average. Intervals are 95 % t-intervals of the mean over seeds, or over canaries where a claim
-names them. Every claim is a rule on numbers stored in
+1.44 bits of exposure on average. Intervals of claims are 95 % t-intervals of the mean over seeds; shaded bands in plots
+are over the canaries of all seeds. Every claim is a rule on numbers stored in
 [examples/secret_sharer/results](../examples/secret_sharer/results), and a test evaluates it anew. The paper's own
 figures are quoted from its text and tables; where only a plot shows them, in words.
 

@@ -57,7 +57,7 @@ SIZES = {
         repetitions={1: 8, 2: 5, 4: 1},
         dropped=0.1,
         references=512,
-        seeds=4,
+        seeds=3,
     ),
     "full": Size(
         characters=400_000,

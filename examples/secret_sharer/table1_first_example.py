@@ -36,6 +36,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
     found = extract(model, corpus.tokenizer, TEMPLATE, top_k=LISTED, max_expansions=settings["budget"])
     rank = rank_bounds(model, corpus.tokenizer, SECRET, TEMPLATE, max_expansions=settings["budget"])
     others = [candidate.text for candidate in found.candidates if candidate.text != SECRET]
+    digits_off = [sum(a != b for a, b in zip(text, SECRET, strict=True)) for text in others]
     return {
         "seed": seed,
         "validation_bits": loss_bits(model, corpus.held_out),
@@ -44,7 +45,8 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
         "expansions": found.expansions,
         "rank_low": rank.low,
         "rank_high": rank.high,
-        "digits_off": [sum(a != b for a, b in zip(text, SECRET, strict=True)) for text in others],
+        "digits_off": digits_off,
+        "mean_digits_off": sum(digits_off) / max(1, len(digits_off)),
     }
 
 
@@ -60,7 +62,7 @@ def run(options: Options) -> None:
             figures,
             "The numbers behind it are near misses: fewer digits off than the 8.1 of a random number.",
             "mean_below",
-            "runs.*.digits_off.*",
+            "runs.*.mean_digits_off",
             8.1,
         ),
     ]

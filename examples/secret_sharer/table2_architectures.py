@@ -52,6 +52,7 @@ def run(options: Options) -> None:
                 parameters=settings["parameters"],
             )
             exposures = trial.pop("exposures")["number"][str(REPETITIONS)]
+            trial["exposure"] = float(np.mean(exposures))
             runs.append({"architecture": architecture, "layers": layers, "exposures": exposures} | trial)
             print(runs[-1], flush=True)
     figures = {"runs": runs, "pairs": [pair(runs, seed) for seed in settings["seeds"]]}
@@ -85,7 +86,7 @@ def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
             "pairs.*.exposure_difference",
             0.0,
         ),
-        claim(figures, "They memorise: exposure above 3 bits.", "mean_above", "runs.*.exposures.*", 3.0),
+        claim(figures, "Every model memorises: 3 bits or more.", "all_at_least", "runs.*.exposure", 3.0),
     ]
 
 
