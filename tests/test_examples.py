@@ -7,8 +7,6 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -21,7 +19,6 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.slow
 def test_sft_chat(tmp_path: Path) -> None:
     said = run(tmp_path, str(ROOT / "examples" / "sft_chat.py"), "--rows", "60", "--steps", "8")
     # 60 chats and 36 canary rows: 8 steps of 16 rows are 1.33 epochs.
@@ -29,14 +26,12 @@ def test_sft_chat(tmp_path: Path) -> None:
     assert (tmp_path / "exposure-sft" / "report.json").exists()
 
 
-@pytest.mark.slow
 def test_streaming(tmp_path: Path) -> None:
     said = run(tmp_path, str(ROOT / "examples" / "streaming.py"), "--rows", "200")
     assert "68 of 68 canary rows arrive in one pass of 268 rows" in said and "held-out controls" in said
     assert (tmp_path / "exposure-stream" / "report.json").exists()
 
 
-@pytest.mark.slow
 def test_seq2seq(tmp_path: Path) -> None:
     said = run(tmp_path, str(ROOT / "examples" / "seq2seq.py"), "--rows", "188", "--steps", "8")
     # 188 pairs and 68 canary rows: 8 steps of 32 rows are one epoch.

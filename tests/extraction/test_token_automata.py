@@ -237,7 +237,7 @@ def test_random_templates(data: st.DataObject, style: str) -> None:
 
 
 @pytest.mark.slow
-@settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data(), style=MERGING)
 def test_many_random_templates(data: st.DataObject, style: str) -> None:
     check_random_template(data, style)

@@ -18,7 +18,7 @@ def test_custom_loop(processes: int) -> None:
     assert all(line.endswith(f"{processes} processes)") for line in lines)
 
 
-@pytest.mark.parametrize("processes", [pytest.param(1, marks=pytest.mark.slow), TWO])
+@pytest.mark.parametrize("processes", [1, TWO])
 def test_lora(processes: int) -> None:
     pytest.importorskip("peft")
     script = ROOT / "examples" / "lora.py"
