@@ -42,8 +42,8 @@ back is the trend. Texts, models and numbers of seeds are smaller than the paper
 it was run at full size, so figures are not to be compared digit by digit.
 
 Figures are exposures and log-perplexities in bits, losses in bits per character. A canary that a model never saw has
-1.44 bits of exposure on average. Intervals of claims are 95 % t-intervals of the mean over seeds; shaded bands in plots
-are over the canaries of all seeds. Every claim is a rule on numbers stored in
+1.44 bits of exposure on average. Intervals of claims are 95 % t-intervals of the mean over seeds; shaded bands in
+plots are over the canaries of all seeds. Every claim is a rule on numbers stored in
 [examples/secret_sharer/results](../examples/secret_sharer/results), and a test evaluates it anew. The paper's own
 figures are quoted from its text and tables; where only a plot shows them, in words.
 
@@ -99,7 +99,9 @@ def section(result: Result) -> str:
     words, parts = result.words, [f'<a id="{_anchor(result)}"></a>', "", f"## {result.words['title']}", ""]
     parts += [f"**The paper.** {_flat(words['paper'])}", ""]
     if result.record is None:
-        return "\n".join([*parts, f"**Not run.** {_flat(words.get('remark', ''))}".rstrip(), ""])
+        script = f"[{result.name}.py](../examples/secret_sharer/{result.name}.py)"
+        not_run = f"**Not run** beyond the smallest size of {script}, by a test. {_flat(words.get('remark', ''))}"
+        return "\n".join([*parts, not_run.rstrip(), ""])
     parts += [f"**Verdict: {result.verdict}.** {_flat(words['remark'])}", "", *_table(result.record["table"]), ""]
     parts += [line for image in result.images for line in (f"![{words['title']}]({image})", "")]
     parts += ["| claim | needed | found | holds |", "|---|---|---|---|"]
