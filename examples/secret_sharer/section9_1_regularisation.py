@@ -46,11 +46,20 @@ class Size:
     references: int
     seeds: int
     settings: int = len(SETTINGS)  # the first so many
+    digits: int = 9
 
 
 SIZES = {
     "smallest": Size(
-        characters=4_000, parameters=6_000, layers=1, epochs=1, repetitions={4: 2}, references=32, seeds=2, settings=2
+        characters=4_000,
+        parameters=6_000,
+        layers=1,
+        epochs=1,
+        repetitions={4: 2},
+        references=1000,
+        digits=3,
+        seeds=2,
+        settings=2,
     ),
     "small": Size(
         characters=40_000, parameters=80_000, layers=1, epochs=8, repetitions={4: 8, 8: 8}, references=512, seeds=3
@@ -72,7 +81,7 @@ def run(options: Options) -> None:
 
 def _runs_of(corpus: Corpus, size: Size, seed: int) -> list[dict[str, Any]]:
     """The plain model, its quantised copy, and the others to the plain one's loss."""
-    canaries = draw_canaries(presets.random_number(), size.repetitions, controls=8, seed=seed)
+    canaries = draw_canaries(presets.random_number(size.digits), size.repetitions, controls=8, seed=seed)
     rows_NT = corpus.train_with(canaries, seed)
     runs: list[dict[str, Any]] = []
     for name, (decay, dropout) in list(SETTINGS.items())[: size.settings]:

@@ -36,6 +36,7 @@ class Size:
     dropped: float
     references: int
     seeds: int
+    digits: int = 9
 
 
 SIZES = {
@@ -46,7 +47,8 @@ SIZES = {
         epochs=1,
         repetitions={1: 2, 2: 2},
         dropped=0.1,
-        references=32,
+        references=1000,
+        digits=3,
         seeds=1,
     ),
     "small": Size(
@@ -81,7 +83,7 @@ def run(options: Options) -> None:
 
 
 def _run(corpus: Corpus, size: Size, seed: int) -> dict[str, Any]:
-    canaries = draw_canaries(presets.random_number(), size.repetitions, controls=8, seed=seed)
+    canaries = draw_canaries(presets.random_number(size.digits), size.repetitions, controls=8, seed=seed)
     rows = insert_canaries(corpus.train, canaries, seed=seed)["text"][:]
     secrets = {canary.text for canary in canaries.inserted}
     side = np.random.default_rng(seed).permutation(len(rows)) % 2

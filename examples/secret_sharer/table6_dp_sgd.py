@@ -55,6 +55,7 @@ class Size:
     references: int
     max_expansions: int
     seeds: int
+    digits: int = 9
 
 
 SIZES = {
@@ -67,9 +68,10 @@ SIZES = {
         batch_size=32,
         coins=16,
         rows=(2, 8),
-        references=32,
+        references=1000,
         max_expansions=20,
         seeds=1,
+        digits=3,
     ),
     "small": Size(
         characters=8_000,
@@ -107,7 +109,7 @@ def run(options: Options) -> None:
     corpus = options.corpus(size.characters, size.row_characters)
     runs = []
     for seed in range(size.seeds):
-        canaries = draw_canaries(presets.random_number(), {}, controls=0, seed=seed, coin_flips=size.coins)
+        canaries = draw_canaries(presets.random_number(size.digits), {}, controls=0, seed=seed, coin_flips=size.coins)
         rows_NT = corpus.train_with(canaries, seed)
         for optimizer, epsilon in (ROWS[row] for row in size.rows):
             torch.manual_seed(seed)

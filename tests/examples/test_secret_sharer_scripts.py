@@ -11,13 +11,16 @@ import pytest
 from examples.secret_sharer.options import parse_options
 from examples.secret_sharer.plots import draw_plot
 
-SCRIPTS = (
-    *("table1_first_example", "figure1_two_settings", "figure3_skew_normal", "figure4_phrases"),
-    *("figure5_many_settings", "figure8_every_batch", "figure9_overfitting", "figure11_search_cost"),
-    *("figure12_extraction", "section6_3_words", "table2_architectures", "table3_batch_and_width", "table4_context"),
-    *("table5_natural_secrets", "table6_dp_sgd", "section7_4_optimisers", "section9_1_regularisation"),
-    *("section9_2_sanitisation", "figure7_translation"),
+QUICK = (
+    *("table1_first_example", "figure1_two_settings", "figure3_skew_normal", "figure5_many_settings"),
+    *("figure7_translation", "figure8_every_batch", "figure9_overfitting", "figure11_search_cost", "table6_dp_sgd"),
+    *("section7_4_optimisers", "section9_1_regularisation", "section9_2_sanitisation"),
 )
+SLOW = (
+    *("figure4_phrases", "figure12_extraction", "section6_3_words", "table2_architectures"),
+    *("table3_batch_and_width", "table4_context", "table5_natural_secrets"),
+)
+SCRIPTS = [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
