@@ -81,7 +81,7 @@ def find_secrets(rows: Iterable[str]) -> list[NaturalSecret]:
     return found
 
 
-def canary_sets(secrets: Iterable[NaturalSecret], controls: int = 16) -> list[CanarySet]:
+def canary_sets(secrets: Iterable[NaturalSecret], controls: int = 16, seed: int | None = None) -> list[CanarySet]:
     """One set for each template among the secrets: those with one context are measured together, as `CanarySet` does.
 
     Controls are drawn from the rest of the space: that a text holds one of them is as likely as guessing a secret.
@@ -91,7 +91,7 @@ def canary_sets(secrets: Iterable[NaturalSecret], controls: int = 16) -> list[Ca
         by_template.setdefault((secret.context, repr(secret.template)), []).append(secret)
     return [
         CanarySet.from_secrets(
-            alike[0].template, [one.text for one in alike], [one.occurrences for one in alike], controls
+            alike[0].template, [one.text for one in alike], [one.occurrences for one in alike], controls, seed
         )
         for alike in by_template.values()
     ]

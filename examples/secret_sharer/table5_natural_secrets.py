@@ -127,7 +127,7 @@ def train_and_measure(rows: list[str], found: list[NaturalSecret], size: Size, s
     rows_NT = encode_rows(tokenizer, rows)
     train(model, rows_NT, Training(epochs=size.epochs, seed=seed))
     secrets = []
-    for canaries in canary_sets(found):
+    for canaries in canary_sets(found, seed=seed):
         measured = measure_exposure(
             model,
             tokenizer,
