@@ -44,8 +44,8 @@ it was run at full size, so figures are not to be compared digit by digit.
 Figures are exposures and log-perplexities in bits, losses in bits per character. A canary that a model never saw has
 1.44 bits of exposure on average. Intervals of claims are 95 % t-intervals of the mean over seeds; shaded bands in
 plots are over the canaries of all seeds. Every claim is a rule on numbers stored in
-[examples/secret_sharer/results](../examples/secret_sharer/results), and a test evaluates it anew. The paper's own
-figures are quoted from its text and tables; where only a plot shows them, in words.
+[examples/secret_sharer/results](../examples/secret_sharer/results), and a test evaluates it anew. What is said of
+the paper was written from memory of it and not compared with its PDF again: look there before you cite a figure of it.
 
 This page is made by `python -m examples.secret_sharer.page`; `make reproduce` measures Table 1 and Figures 1, 3, 8, 9
 and 11 again and then makes it.
