@@ -62,6 +62,15 @@ def test_ctrl_c_ends_extraction_without_a_certificate(scorer: _Interrupted) -> N
 
 
 def test_a_second_ctrl_c_interrupts_at_once() -> None:
+    # A job in the background of a shell inherits that Ctrl-C is ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        _interrupt_twice()
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _interrupt_twice() -> None:
     with pytest.raises(KeyboardInterrupt), SearchWatch() as watch:
         signal.raise_signal(signal.SIGINT)
         assert watch.interrupted
