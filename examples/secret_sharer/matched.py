@@ -11,11 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from examples.secret_sharer.training import Training, loss_bits, train
 from hf_exposure import CanarySet, measure_exposure
 
-__all__ = ["exposure_figures", "train_to_loss"]
-
-
-class _Reached(Exception):
-    """Thrown out of a training loop by its own callback: the loss is low enough."""
+__all__ = ["exposure_figures", "plot_at_equal_loss", "train_to_loss"]
 
 
 def train_to_loss(
@@ -34,16 +30,12 @@ def train_to_loss(
     """
     state: dict[str, Any] = {"batches": 0, "reached": False}
 
-    def look(step: int) -> None:
+    def is_low_enough(step: int) -> bool:
         state["batches"] = step
-        if step % every == 0 and loss_bits(model, held_out_NT) <= loss:
-            state["reached"] = True
-            raise _Reached
+        state["reached"] = step % every == 0 and loss_bits(model, held_out_NT) <= loss
+        return bool(state["reached"])
 
-    try:
-        train(model, rows_NT, training, after_batch=look)
-    except _Reached:
-        model.eval()
+    train(model, rows_NT, training, after_batch=is_low_enough)
     return state | {"test_loss": loss_bits(model, held_out_NT)}
 
 
@@ -74,3 +66,12 @@ def exposure_figures(
         "mean_control": sum(held_out) / len(held_out) if held_out else None,
         "exposures": bits,
     }
+
+
+def plot_at_equal_loss(title: str, by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Mean exposure against held-out loss: a point for each run, by what was done."""
+    series = []
+    for name, runs in by_name.items():
+        x, y = [run["test_loss"] for run in runs], [run["mean_exposure"] for run in runs]
+        series.append({"name": name, "kind": "points", "x": x, "y": y})
+    return {"title": title, "x": "held-out loss (bits per character)", "y": "mean exposure (bits)", "series": series}

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from scipy import stats
 
-from examples.secret_sharer.matched import exposure_figures, train_to_loss
+from examples.secret_sharer.matched import exposure_figures, plot_at_equal_loss, train_to_loss
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
 from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
@@ -151,7 +151,7 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
         figures=figures,
         claims=claims,
         table=_table(by_name),
-        plots=[_plot(by_name)],
+        plots=[plot_at_equal_loss("Optimisers: exposure at equal loss", by_name)],
         cost=cost,
     )
 
@@ -173,19 +173,6 @@ def _table(by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         against = "" if name == REFERENCE else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
         rows.append([name, round(means[0]), reached, round(means[1], 2), round(means[2], 1), against])
     return {"columns": columns, "rows": rows}
-
-
-def _plot(by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    series = []
-    for name, chosen in by_name.items():
-        x, y = [run["test_loss"] for run in chosen], [run["mean_exposure"] for run in chosen]
-        series.append({"name": name, "kind": "points", "x": x, "y": y})
-    return {
-        "title": "Optimisers: exposure at equal loss",
-        "x": "held-out loss (bits per character)",
-        "y": "mean exposure (bits)",
-        "series": series,
-    }
 
 
 if __name__ == "__main__":

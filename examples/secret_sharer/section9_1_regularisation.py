@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from examples.secret_sharer.matched import exposure_figures, train_to_loss
+from examples.secret_sharer.matched import exposure_figures, plot_at_equal_loss, train_to_loss
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
 from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
@@ -133,7 +133,8 @@ def _measured(
 
 def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, Any]], cost: dict[str, float]) -> None:
     names = list(dict.fromkeys(run["name"] for run in runs))
-    figures = {"runs": runs, "over_plain": {n: [r["over_plain"] for r in runs if r["name"] == n] for n in names}}
+    by_name = {name: [run for run in runs if run["name"] == name] for name in names}
+    figures = {"runs": runs, "over_plain": {name: [run["over_plain"] for run in by_name[name]] for name in names}}
     claims = [claim(figures, "The plain model memorises", "all_at_least", "runs.*.mean_exposure", 3)]
     for name in names[1:]:
         sentence = f"{name}: exposure falls by less than {MARGIN} bits at equal held-out loss"
@@ -146,17 +147,16 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
         seeds=list(range(size.seeds)),
         figures=figures,
         claims=claims,
-        table=_table(runs, names),
-        plots=[_plot(runs, names)],
+        table=_table(by_name),
+        plots=[plot_at_equal_loss("Regularised models: exposure at equal loss", by_name)],
         cost=cost,
     )
 
 
-def _table(runs: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
+def _table(by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     columns = ["defence", "held-out loss (bits)", "reached it", "exposure", "over plain, 95 % interval"]
     rows = []
-    for name in names:
-        chosen = [run for run in runs if run["name"] == name]
+    for name, chosen in by_name.items():
         mean, low, high = interval([run["over_plain"] for run in chosen])
         loss = interval([run["test_loss"] for run in chosen])[0]
         exposure = interval([run["mean_exposure"] for run in chosen])[0]
@@ -164,20 +164,6 @@ def _table(runs: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
         against = "" if name == "plain" else f"{mean:+.1f} [{low:+.1f}, {high:+.1f}]"
         rows.append([name, round(loss, 2), f"{reached} of {len(chosen)}", round(exposure, 1), against])
     return {"columns": columns, "rows": rows}
-
-
-def _plot(runs: list[dict[str, Any]], names: list[str]) -> dict[str, Any]:
-    series = []
-    for name in names:
-        chosen = [run for run in runs if run["name"] == name]
-        x, y = [run["test_loss"] for run in chosen], [run["mean_exposure"] for run in chosen]
-        series.append({"name": name, "kind": "points", "x": x, "y": y})
-    return {
-        "title": "Regularised models: exposure at equal loss",
-        "x": "held-out loss (bits per character)",
-        "y": "mean exposure (bits)",
-        "series": series,
-    }
 
 
 if __name__ == "__main__":

@@ -141,11 +141,11 @@ def train(
 ) -> list[float]:
     """Trains `model` in place, on the GPU where there is one.
 
-    `after_batch(step)` and `after_epoch(epoch)`, both from 1, may measure it. The training ends early after an epoch
-    whose `after_epoch` returns True.
+    `after_batch(step)` and `after_epoch(epoch)`, both from 1, may measure it. The training ends early after a batch or
+    an epoch for which one of them returns True.
 
     Returns:
-        the mean loss of each epoch, in bits per character.
+        the mean loss of each epoch, in bits per character; of the last one up to where it ended.
     """
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     make = OPTIMIZERS[training.optimizer]
@@ -154,7 +154,7 @@ def train(
     torch.manual_seed(training.seed)
     step, losses = 0, []
     for epoch in range(1, training.epochs + 1):
-        total, count = 0.0, 0
+        total, count, ended = 0.0, 0, False
         for batch_BT in _batches(rows_NT, training, generator):
             model.train()
             optimizer.zero_grad(set_to_none=True)
@@ -163,10 +163,11 @@ def train(
             nn.utils.clip_grad_norm_(model.parameters(), training.clip)
             optimizer.step()
             step, total, count = step + 1, total + loss.item(), count + 1
-            if after_batch is not None:
-                after_batch(step)
+            ended = after_batch is not None and after_batch(step) is True
+            if ended:
+                break
         losses.append(total / count / math.log(2))
-        if after_epoch is not None and after_epoch(epoch) is True:
+        if ended or (after_epoch is not None and after_epoch(epoch) is True):
             break
     model.eval()
     return losses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
@@ -37,7 +37,7 @@ def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
 
 
 def build_automaton(
-    template: CanaryTemplate, encoder: Encoder, *, one_path: bool = False, also: Iterable[str] = ()
+    template: CanaryTemplate, encoder: Encoder, *, one_path: bool = False, also: Sequence[str] = ()
 ) -> TokenAutomaton:
     """The automaton of a template under a tokenizer.
 
@@ -62,7 +62,7 @@ def build_automaton(
     return known or _REMEMBERED.keep(question, encoder, _audited(template, encoder, one_path, also))
 
 
-def _audited(template: CanaryTemplate, encoder: Encoder, one_path: bool, also: Iterable[str]) -> TokenAutomaton:
+def _audited(template: CanaryTemplate, encoder: Encoder, one_path: bool, also: Sequence[str]) -> TokenAutomaton:
     sample = SampledEncodings.of(template, encoder, also)
     backends: list[Backend] = [character_automaton, slot_automaton]
     missed, refusal = None, None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,12 +47,12 @@ class RememberedAutomata:
         self._most = most
         self._kept: list[tuple[Question, Any, TokenAutomaton]] = []
 
-    def find(self, question: Question | None, encoder: Encoder, also: Iterable[str]) -> TokenAutomaton | None:
+    def find(self, question: Question | None, encoder: Encoder, also: Sequence[str]) -> TokenAutomaton | None:
         """The automaton, if it holds the texts `also`, pruning included."""
         for entry in self._kept:
             known, tokenizer, automaton = entry
             if known == question and tokenizer is encoder.tokenizer:
-                sample = SampledEncodings.among(tuple(also), encoder, automaton.exactness)
+                sample = SampledEncodings.among(also, encoder, automaton.exactness)
                 missed = sample.first_missed(automaton, encoder)
                 if missed is None and sample.beginnings_are_kept(automaton, encoder):
                     self._kept.sort(key=lambda kept: kept is entry)  # the last used one goes last

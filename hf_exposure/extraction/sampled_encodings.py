@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ class SampledEncodings:
     exactness: Exactness
 
     @classmethod
-    def of(cls, template: CanaryTemplate, encoder: Encoder, also: Iterable[str] = ()) -> SampledEncodings:
+    def of(cls, template: CanaryTemplate, encoder: Encoder, also: Sequence[str] = ()) -> SampledEncodings:
         """The sample of `template`, `also` in it.
 
         Raises:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 import yaml
-from hub_samples import estimate, mixed, report
+from report_samples import estimate, mixed, report
 
 from hf_exposure.hub import published
 from hf_exposure.hub.card import BEGIN, END, exposure_section, updated_card

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import yaml
 from callback_runs import CANARIES, KEYS, make_trainer
-from hub_samples import mixed
 from hub_server import Hub, hub_environment, running_hub
+from report_samples import mixed
 
 from hf_exposure import CanarySet, ExposureCallback
 from hf_exposure.canaries import CanaryTemplate, Digits, draw_canaries
