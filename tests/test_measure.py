@@ -13,7 +13,8 @@ import torch
 from torch import nn
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
-from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, measure_exposure
+from hf_exposure import Canary, CanarySet, CanaryTemplate, Digits, draw_canaries, log_perplexity, measure_exposure
+from hf_exposure.canaries.indices import distinct_ids
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.measure import ExposureMeter
 
@@ -162,6 +163,27 @@ def test_auto_searches_where_that_is_cheap_and_draws_elsewhere(memorised: nn.Mod
         else:
             assert estimate.low_bits <= truth.exposure_bits <= estimate.high_bits
     assert report.metrics()["eval_exposure_rank1_fraction"] == pytest.approx(1 / 6)
+
+
+def test_auto_searches_where_draws_leave_a_high_rank_open(
+    make_model: Callable[..., nn.Module], byte_tokenizer: ByT5Tokenizer
+) -> None:
+    model, budget = make_model("gpt2", seed=1), 250
+    template = CanaryTemplate("pin {pin}", pin=Digits(4))
+    costs = log_perplexity(model, byte_tokenizer, [template.text_at(index) for index in range(10**4)])
+    first, last = (template.text_at(int(index)) for index in (costs.argmin(), costs.argmax()))
+    ids = distinct_ids()
+    made = tuple(Canary(id=next(ids), text=text, template=template, repetitions=1) for text in (first, last))
+    canaries = CanarySet(inserted=made, controls=(), template=template)
+    hole = costs.min() - log_perplexity(model, byte_tokenizer, ["pin "])[0]
+    assert hole > math.log2(budget) + 2, "else its own bits bound the search"
+    drawn, found = (
+        measure_exposure(model, byte_tokenizer, canaries, method=method, references=budget).estimates
+        for method in ("importance", "auto")
+    )
+    assert drawn[0].high_bits - drawn[0].low_bits > 1
+    assert (found[0].rank_low, found[0].rank_high) == (1, 1)
+    assert found[1] == drawn[1]
 
 
 def test_a_search_without_budget_bounds_the_rank(memorised: nn.Module) -> None:

@@ -64,12 +64,12 @@ class ExposureMeter:
         method: "enumerate" scores every text of the space; "sample" compares with uniform references; "skew_normal"
             extrapolates from them, as the paper does; "importance" draws weighted references from the model itself,
             precise from 1 bit to log2|R|; "bounded" searches for the exact rank. "auto" takes the exact answer where
-            it is cheap: enumeration for a space no larger than `references`, search for a canary whose own bits bound
-            the search's cost by that of the references, weighted references for the rest (uniform ones where the
-            tokenizer allows no search).
+            it is cheap: enumeration for a space no larger than `references`, search with at most so many expansions
+            for a canary that may rank so high, weighted references for the rest (uniform ones where the tokenizer
+            allows no search).
         references: how many are drawn, at most (all others of the space, where it is smaller).
         seed: of those draws, in the report.
-        max_expansions: budget of one search.
+        max_expansions: budget of one search; that of "auto" is `references` where they are fewer.
         precision_bits: width of the interval at which weighted references stop being drawn.
         confidence_level: of every interval.
         end_token: whether the end of each text is scored.

@@ -203,20 +203,36 @@ class Occasion:
         return estimates
 
     def auto(self) -> list[CostEstimate]:
-        """Exact ranks where a search is sure to cost no more than the references; weighted draws for the rest.
+        """Exact ranks where a search may find them with as many expansions as there are references; weighted draws
+        for the rest.
 
+        A search is sure to where the canary's own bits bound its rank. The others are drawn for first, and searched
+        for where draws leave open a rank that small: few draws are as likely as a memorised canary.
         Where the tokenizer allows no search, uniform references.
         """
         if self.automaton is None:
             return self.sample()
         budget = min(self.settings.max_expansions, self.settings.references)
         holes = [hole_bits(self.scorer, self.automaton, cost) for cost in self.costs.tolist()]
-        cheap = [canary for canary, bits in enumerate(holes) if bits <= math.log2(budget)]
-        searched = dict(zip(cheap, self.search(cheap, budget), strict=True)) if cheap else {}
-        exact = {canary: estimate for canary, estimate in searched.items() if not estimate.is_lower_bound}
+        sure = [canary for canary, bits in enumerate(holes) if bits <= math.log2(budget)]
+        exact = self._found(sure, budget)
         if len(exact) == len(self.costs):
             return list(exact.values())
-        return [exact.get(canary, estimate) for canary, estimate in enumerate(self.importance())]
+        drawn = self.importance()
+        hopeful = [
+            canary
+            for canary, estimate in enumerate(drawn)
+            if canary not in sure
+            and not self._is_settled(estimate)
+            and estimate.high_bits >= math.log2(self.rivals_and_self(canary) / budget)
+        ]
+        exact |= self._found(hopeful, budget)
+        return [exact.get(canary, estimate) for canary, estimate in enumerate(drawn)]
+
+    def _found(self, canaries: list[int], budget: int) -> dict[int, CostEstimate]:
+        """Those of the canaries whose ranks one search certifies."""
+        found = zip(canaries, self.search(canaries, budget), strict=True) if canaries else ()
+        return {canary: estimate for canary, estimate in found if not estimate.is_lower_bound}
 
     def _is_settled(self, estimate: CostEstimate) -> bool:
         narrow = estimate.high_bits - estimate.low_bits <= self.settings.precision_bits
