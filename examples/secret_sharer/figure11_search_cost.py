@@ -24,8 +24,8 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"budget": 1_000, "paper_budget": 1_000, "seeds": [0]},
     },
     "small": {
-        **{"characters": 60_000, "width": 96, "epochs": 14, "every": 2, "repetitions": {4: 1, 16: 1}, "digits": 5},
-        **{"budget": 12_000, "paper_budget": 2_000, "seeds": [0, 1, 2]},
+        **{"characters": 60_000, "width": 96, "epochs": 14, "every": 2, "repetitions": {4: 1, 16: 1}, "digits": 6},
+        **{"budget": 120_000, "paper_budget": 2_000, "seeds": [0, 1, 2]},
     },
     "full": {
         **{"characters": 400_000, "width": 268, "epochs": 20, "every": 1, "repetitions": {1: 1, 4: 1, 16: 1}},

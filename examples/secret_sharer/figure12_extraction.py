@@ -24,8 +24,8 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"repetitions": {8: 2}, "seeds": [0]},
     },
     "small": {
-        **{"characters": 60_000, "width": 80, "epochs": 15, "looks": [5, 10, 15], "references": 1_000},
-        **{"budget": 2_000, "repetitions": {1: 1, 2: 1, 4: 1, 8: 1}, "seeds": list(range(6))},
+        **{"characters": 60_000, "width": 80, "epochs": 15, "looks": [5, 10, 15], "references": 10_000},
+        **{"budget": 2_000, "repetitions": {1: 1, 2: 1, 4: 1, 8: 1}, "seeds": list(range(12))},
     },
     "full": {
         **{"characters": 400_000, "width": 268, "epochs": 20, "looks": [5, 10, 15, 20], "references": 20_000},

@@ -59,7 +59,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], name: str, seed: int) -> d
 
     training = Training(epochs=settings["most_epochs"], seed=seed, **strategy)
     train(model, corpus.train_with(canaries, seed), training, after_epoch=target_reached)
-    report = measure_exposure(model, corpus.tokenizer, canaries, references=1024, seed=seed, max_expansions=5_000)
+    report = measure_exposure(model, corpus.tokenizer, canaries, seed=seed)
     by_repetitions: dict[int, list[float]] = {count: [] for count in (0, *settings["repetitions"])}
     for estimate in report.estimates:
         by_repetitions[estimate.repetitions].append(estimate.exposure_bits)

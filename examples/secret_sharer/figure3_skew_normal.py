@@ -21,7 +21,7 @@ from hf_exposure.estimators.skew_normal import SkewNormalFit, fit_skew_normal, j
 
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": {"characters": 8_000, "width": 16, "epochs": 1, "samples": 2_000, "seeds": [0]},
-    "small": {"characters": 100_000, "width": 32, "epochs": 12, "samples": 1_000_000, "seeds": [0]},
+    "small": {"characters": 100_000, "width": 32, "epochs": 12, "samples": 1_000_000, "seeds": [0, 1, 2]},
     "full": {"characters": 250_000, "width": 268, "epochs": 12, "samples": 1_000_000, "seeds": [0, 1, 2, 3, 4]},
 }
 TEMPLATE = presets.random_number(9)
@@ -43,7 +43,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
     costs_N = np.asarray(others)
     fit = fit_skew_normal(costs_N)
     counts, edges = np.histogram(costs_N, bins=BINS)
-    exact = rank_bounds(model, corpus.tokenizer, secret, TEMPLATE, max_expansions=2_000)
+    exact = rank_bounds(model, corpus.tokenizer, secret, TEMPLATE, max_expansions=50_000)
     return {
         "seed": seed,
         "canary_bits": canary_bits,

@@ -12,20 +12,20 @@ import numpy as np
 
 from examples.secret_sharer.options import Options, parse_options
 from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
-from examples.secret_sharer.training import Training
+from examples.secret_sharer.training import Corpus, Training
 from examples.secret_sharer.trial import run_trial
 from hf_exposure import draw_canaries, presets
 
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": {
-        **{"characters": 6_000, "width": 16, "plan": {1: 1, 10: 1}, "references": 32, "seeds": [0]},
+        **{"characters": 6_000, "width": 16, "plans": [{1: 1}, {10: 1}], "references": 32, "seeds": [0]},
     },
     "small": {
-        **{"characters": 300_000, "width": 64, "plan": {1: 4, 10: 4, 100: 2, 1000: 1}, "references": 512},
-        **{"seeds": [0, 1, 2]},
+        **{"characters": 400_000, "width": 64, "plans": [{1: 4, 10: 4, 100: 2, 1000: 1}, {10_000: 1}]},
+        **{"references": 4096, "seeds": [0, 1, 2, 3]},
     },
     "full": {
-        **{"characters": 4_000_000, "width": 268, "plan": {1: 4, 10: 4, 100: 4, 1000: 2, 10_000: 1}},
+        **{"characters": 4_000_000, "width": 268, "plans": [{1: 4, 10: 4, 100: 4, 1000: 2, 10_000: 1}]},
         **{"references": 4096, "seeds": [0, 1, 2, 3, 4]},
     },
 }
@@ -35,20 +35,15 @@ TEMPLATE = presets.smart_compose()
 def run(options: Options) -> None:
     settings, watch = SIZES[options.size], Stopwatch()
     corpus, runs = options.corpus(settings["characters"]), []
+    counts = [count for plan in settings["plans"] for count in plan]
     for seed in settings["seeds"]:
-        trial = run_trial(
-            corpus,
-            {"phrase": draw_canaries(TEMPLATE, settings["plan"], controls=8, seed=seed)},
-            Training(epochs=1, batch_size=16, learning_rate=6e-3),
-            seed=seed,
-            references=settings["references"],
-            architecture="lstm",
-            width=settings["width"],
-        )
-        found = trial.pop("exposures")["phrase"]
+        # Ten thousand rows of one phrase would be most of what the model of the others reads.
+        trials = [one_model(corpus, settings, plan, seed) for plan in settings["plans"]]
+        found = trials[-1]["exposures"] | trials[0]["exposures"]
         means = {count: float(np.mean(values)) for count, values in found.items()}
-        growth = means[str(max(settings["plan"]))] - means[str(min(settings["plan"]))]
-        runs.append(trial | {"exposures": found, "means": means, "growth": growth})
+        growth = means[str(max(counts))] - means[str(min(counts))]
+        losses = [trial["validation_bits"] for trial in trials]
+        runs.append({"seed": seed, "validation_bits": losses, "exposures": found, "means": means, "growth": growth})
         print(runs[-1], flush=True)
     figures = {"runs": runs, "log2_space_size": TEMPLATE.log2_space_size}
     write_result(
@@ -58,15 +53,29 @@ def run(options: Options) -> None:
         settings=settings | {"architecture": "lstm", "batch_size": 16, "learning_rate": 6e-3, "epochs": 1},
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims_of(figures, settings["plan"]),
-        table=page_table(runs, settings["plan"]),
-        plots=[page_plot(runs, settings["plan"])],
+        claims=claims_of(figures, counts),
+        table=page_table(runs, counts),
+        plots=[page_plot(runs, counts)],
         cost=watch.read(),
     )
 
 
-def claims_of(figures: dict[str, Any], plan: dict[int, int]) -> list[dict[str, Any]]:
-    first, last = min(plan), max(plan)
+def one_model(corpus: Corpus, settings: dict[str, Any], plan: dict[int, int], seed: int) -> dict[str, Any]:
+    """A model that read the text and the phrases of `plan` once; held-out phrases beside them."""
+    trial = run_trial(
+        corpus,
+        {"phrase": draw_canaries(TEMPLATE, plan, controls=8, seed=seed)},
+        Training(epochs=1, batch_size=16, learning_rate=6e-3),
+        seed=seed,
+        references=settings["references"],
+        architecture="lstm",
+        width=settings["width"],
+    )
+    return trial | {"exposures": trial["exposures"]["phrase"]}
+
+
+def claims_of(figures: dict[str, Any], counts: list[int]) -> list[dict[str, Any]]:
+    first, last = min(counts), max(counts)
     return [
         claim(figures, f"Exposure grows from {first} to {last:,} insertions.", "mean_above", "runs.*.growth", 0.0),
         claim(
@@ -90,19 +99,19 @@ def pooled(runs: list[dict[str, Any]], count: int) -> tuple[float, float, float]
     return interval([value for run in runs for value in run["exposures"][str(count)]])
 
 
-def page_table(runs: list[dict[str, Any]], plan: dict[int, int]) -> dict[str, Any]:
+def page_table(runs: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
     rows = [
         [f"{count:,}×" if count else "held out", "{:.1f} ({:.1f} to {:.1f})".format(*pooled(runs, count))]
-        for count in (0, *plan)
+        for count in (0, *counts)
     ]
     return {"columns": ["inserted", f"exposure (bits, of {TEMPLATE.log2_space_size:.1f})"], "rows": rows}
 
 
-def page_plot(runs: list[dict[str, Any]], plan: dict[int, int]) -> dict[str, Any]:
-    points = [pooled(runs, count) for count in plan]
+def page_plot(runs: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
+    points = [pooled(runs, count) for count in counts]
     series = {
         "name": "seven-word phrases",
-        "x": list(plan),
+        "x": counts,
         "y": [mean for mean, _, _ in points],
         "low": [low for _, low, _ in points],
         "high": [high for _, _, high in points],

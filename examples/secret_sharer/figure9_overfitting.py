@@ -31,7 +31,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
     canaries = draw_canaries(TEMPLATE, {1: settings["canaries"]}, controls=0, seed=seed)
     torch.manual_seed(seed)
     model, held_out = make_model("lstm", len(corpus.tokenizer), width=settings["width"]), corpus.held_out
-    meter = ExposureMeter(canaries, corpus.tokenizer, references=512, seed=seed, max_expansions=3_000)
+    meter = ExposureMeter(canaries, corpus.tokenizer, seed=seed)
     validation, exposures, every = [], [], settings["every"]
 
     def look(epoch: int) -> None:

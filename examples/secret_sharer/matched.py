@@ -46,16 +46,13 @@ def exposure_figures(
     *,
     references: int,
     seed: int,
-    max_expansions: int = 2000,
 ) -> dict[str, Any]:
     """The exposure of every inserted canary in bits, in the set's order, their mean, and that of the controls."""
-    # A search that has not closed by then gives way to weighted references: as good, at the same cost for all.
     measured = measure_exposure(
         model,
         tokenizer,
         canaries,
         references=references,
-        max_expansions=max_expansions,
         precision_bits=0.5,
         seed=seed,
     )

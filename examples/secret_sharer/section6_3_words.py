@@ -23,7 +23,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
     "small": {
         **{"characters": 60_000, "width": 96, "epochs": 8, "each": 3, "repetitions": [1, 2, 4, 8]},
-        **{"references": 256, "seeds": [0, 1, 2, 3]},
+        **{"references": 4096, "seeds": [0, 1, 2, 3]},
     },
     "full": {
         **{"characters": 400_000, "width": 268, "epochs": 10, "each": 5, "repetitions": [1, 2, 4, 8, 16]},

@@ -64,7 +64,13 @@ SIZES = {
         ways=3,
     ),
     "small": Size(
-        characters=30_000, parameters=80_000, layers=1, epochs=6, repetitions={4: 6, 12: 6}, references=512, seeds=3
+        characters=60_000,
+        parameters=80_000,
+        layers=1,
+        epochs=12,
+        repetitions={1: 4, 2: 4, 4: 4},
+        references=4096,
+        seeds=4,
     ),
     "full": Size(
         characters=400_000,

@@ -62,7 +62,7 @@ SIZES = {
         settings=2,
     ),
     "small": Size(
-        characters=40_000, parameters=80_000, layers=1, epochs=8, repetitions={4: 8, 8: 8}, references=512, seeds=3
+        characters=40_000, parameters=80_000, layers=1, epochs=8, repetitions={4: 8, 8: 8}, references=4096, seeds=3
     ),
     "full": Size(
         characters=400_000, parameters=620_000, layers=2, epochs=20, repetitions={1: 8, 4: 8}, references=4096, seeds=8

@@ -58,7 +58,7 @@ SIZES = {
         epochs=24,
         repetitions={1: 8, 2: 5, 4: 1},
         dropped=0.1,
-        references=512,
+        references=4096,
         seeds=3,
     ),
     "full": Size(
@@ -77,7 +77,6 @@ SIZES = {
 def run(options: Options) -> None:
     size, watch = SIZES[options.size], Stopwatch()
     corpus = options.corpus(size.characters, 80)
-    corpus.tokenizer.split_special_tokens = True  # a "<unk>" in the text is five characters like any other
     runs = [_run(corpus, size, seed) for seed in range(size.seeds)]
     _report(options, size, corpus, runs, watch.read())
 

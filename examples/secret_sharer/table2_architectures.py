@@ -15,23 +15,23 @@ from hf_exposure import draw_canaries, presets
 TEMPLATE = presets.random_number(9)
 RECURRENT, CONVOLUTIONAL = ("lstm", "gru"), ("cnn", "wavenet")
 ONE_DEPTH = [("lstm", 1), ("gru", 1), ("cnn", 2), ("wavenet", 1), ("transformer", 2)]
-ALL_DEPTHS = [("gru", 1), ("gru", 2), ("lstm", 1), ("lstm", 2), ("cnn", 1), ("cnn", 2), ("cnn", 4), ("wavenet", 1)]
-ALL_DEPTHS += [("wavenet", 2), ("transformer", 2), ("transformer", 4)]
+ALL_DEPTHS = [("gru", 1), ("gru", 2), ("lstm", 1), ("lstm", 2), ("cnn", 1), ("cnn", 2), ("cnn", 4), ("wavenet", 2)]
+ALL_DEPTHS += [("wavenet", 4), ("transformer", 2), ("transformer", 4)]
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": {
         **{"characters": 6_000, "parameters": 6_000, "models": ONE_DEPTH, "epochs": 1, "each": 1, "references": 32},
         **{"seeds": [0]},
     },
     "small": {
-        **{"characters": 40_000, "parameters": 620_000, "models": ONE_DEPTH, "epochs": 12, "each": 5},
-        **{"references": 256, "seeds": [0, 1, 2]},
+        **{"characters": 40_000, "parameters": 620_000, "models": ONE_DEPTH, "epochs": 15, "each": 3},
+        **{"references": 4096, "seeds": [0, 1, 2]},
     },
     "full": {
         **{"characters": 400_000, "parameters": 620_000, "models": ALL_DEPTHS, "epochs": 30, "each": 5},
         **{"references": 4096, "seeds": [0, 1, 2, 3, 4]},
     },
 }
-REPETITIONS, PATIENCE, BATCH_ROWS = 4, 1, 8
+REPETITIONS, PATIENCE, BATCH_ROWS = (1, 2, 4), 2, 8
 
 
 def run(options: Options) -> None:
@@ -42,7 +42,11 @@ def run(options: Options) -> None:
         for seed in settings["seeds"]:
             trial = run_trial(
                 corpus,
-                {"number": draw_canaries(TEMPLATE, {REPETITIONS: settings["each"]}, controls=0, seed=seed)},
+                {
+                    "number": draw_canaries(
+                        TEMPLATE, dict.fromkeys(REPETITIONS, settings["each"]), controls=0, seed=seed
+                    )
+                },
                 Training(epochs=settings["epochs"], batch_size=BATCH_ROWS),
                 seed=seed,
                 patience=PATIENCE,
@@ -51,8 +55,8 @@ def run(options: Options) -> None:
                 layers=layers,
                 parameters=settings["parameters"],
             )
-            exposures = trial.pop("exposures")["number"][str(REPETITIONS)]
-            trial["exposure"] = float(np.mean(exposures))
+            exposures = trial.pop("exposures")["number"]
+            trial["exposure"] = float(np.mean(list(exposures.values())))
             runs.append({"architecture": architecture, "layers": layers, "exposures": exposures} | trial)
             print(runs[-1], flush=True)
     figures = {"runs": runs, "pairs": [pair(runs, seed) for seed in settings["seeds"]]}
@@ -96,7 +100,7 @@ def pair(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
     for kinds in (RECURRENT, CONVOLUTIONAL):
         own = [run for run in runs if run["seed"] == seed and run["architecture"] in kinds]
         loss.append(float(np.mean([run["validation_bits"] for run in own])))
-        exposure.append(float(np.mean([np.mean(run["exposures"]) for run in own])))
+        exposure.append(float(np.mean([run["exposure"] for run in own])))
     return {"seed": seed, "loss_difference": loss[0] - loss[1], "exposure_difference": exposure[0] - exposure[1]}
 
 
@@ -106,7 +110,7 @@ def means(runs: list[dict[str, Any]], architecture: str, layers: int) -> dict[st
         "parameters": own[0]["parameters"],
         "epochs": float(np.mean([run["epochs"] for run in own])),
         "loss": interval([run["validation_bits"] for run in own]),
-        "exposure": interval([float(np.mean(run["exposures"])) for run in own]),
+        "exposure": interval([run["exposure"] for run in own]),
     }
 
 
@@ -130,7 +134,7 @@ def page_plot(runs: list[dict[str, Any]], models: list[tuple[str, int]]) -> dict
                 "name": f"{architecture}, {layers} layer{'s' if layers > 1 else ''}",
                 "kind": "points",
                 "x": [run["validation_bits"] for run in own],
-                "y": [float(np.mean(run["exposures"])) for run in own],
+                "y": [run["exposure"] for run in own],
             }
         )
     return {

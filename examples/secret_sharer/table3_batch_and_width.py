@@ -20,15 +20,15 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"references": 32, "seeds": [0]},
     },
     "small": {
-        **{"characters": 60_000, "widths": [32, 128], "batches": [8, 32], "epochs": 40, "each": 5},
-        **{"references": 256, "seeds": [0, 1, 2]},
+        **{"characters": 60_000, "widths": [32, 64, 128], "batches": [8, 32, 64], "epochs": 100, "each": 3},
+        **{"references": 4096, "seeds": [0, 1, 2]},
     },
     "full": {
-        **{"characters": 250_000, "widths": [50, 100, 150, 200, 250], "epochs": 60, "each": 5},
+        **{"characters": 250_000, "widths": [50, 100, 150, 200, 250], "epochs": 200, "each": 3},
         **{"batches": [16, 32, 64, 128, 256, 512, 1024], "references": 4096, "seeds": [0, 1, 2, 3, 4]},
     },
 }
-REPETITIONS, PATIENCE = 4, 2
+REPETITIONS, PATIENCE = (1, 2, 4), 3
 
 
 def run(options: Options) -> None:
@@ -40,7 +40,11 @@ def run(options: Options) -> None:
             for batch_size in settings["batches"]:
                 trial = run_trial(
                     corpus,
-                    {"number": draw_canaries(TEMPLATE, {REPETITIONS: settings["each"]}, controls=0, seed=seed)},
+                    {
+                        "number": draw_canaries(
+                            TEMPLATE, dict.fromkeys(REPETITIONS, settings["each"]), controls=0, seed=seed
+                        )
+                    },
                     Training(epochs=settings["epochs"], batch_size=batch_size),
                     seed=seed,
                     patience=PATIENCE,
@@ -48,8 +52,8 @@ def run(options: Options) -> None:
                     architecture="lstm",
                     width=width,
                 )
-                exposures = trial.pop("exposures")["number"][str(REPETITIONS)]
-                trial["exposure"] = float(np.mean(exposures))
+                exposures = trial.pop("exposures")["number"]
+                trial["exposure"] = float(np.mean(list(exposures.values())))
                 runs.append({"width": width, "batch_size": batch_size, "exposures": exposures} | trial)
                 print(runs[-1], flush=True)
     figures = {"runs": runs, "slopes": [slopes(runs, seed) for seed in settings["seeds"]]}

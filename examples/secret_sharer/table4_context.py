@@ -1,31 +1,67 @@
-"""Table 4: how much known text stands before, after and inside a secret, and how well it is memorised."""
+"""Table 4: how much known text stands before, after and inside a secret, and how well it is memorised.
+
+The model reads one long stream, cut into rows as language models are trained, so that a secret stands at any place of
+its row and, with no known text, behind any text. Every exposure is exact: all 10^5 secrets are scored.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import torch
 
+from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
 from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
-from examples.secret_sharer.training import Training
-from examples.secret_sharer.trial import run_trial
-from hf_exposure import CanaryTemplate, Digits, draw_canaries
+from examples.secret_sharer.training import Corpus, Training, encode_rows, loss_bits, train
+from hf_exposure import CanarySet, CanaryTemplate, Digits, ExposureMeter, draw_canaries, insert_canaries
 
+_TWO_ONE_TWO = {"a": Digits(2), "b": Digits(1), "c": Digits(2)}
+_ONE_BY_ONE = {name: Digits(1) for name in "abcde"}
 # The space before the first digit is what the model predicts it from.
 TEMPLATES = {
-    "none": CanaryTemplate(" {number}", number=Digits(9)),
-    "before": CanaryTemplate("The random number is {number}", number=Digits(9)),
-    "after": CanaryTemplate(" {number} is the random number", number=Digits(9)),
-    "before and after": CanaryTemplate("The random number is {number}, and that is it.", number=Digits(9)),
-    "before and inside": CanaryTemplate("The random number is {a}-{b}-{c}", a=Digits(3), b=Digits(3), c=Digits(3)),
+    "none": CanaryTemplate(" {number}", number=Digits(5)),
+    "before": CanaryTemplate("The random number is {number}", number=Digits(5)),
+    "after": CanaryTemplate(" {number} is the random number", number=Digits(5)),
+    "before and after": CanaryTemplate("The random number is {number} as we said", number=Digits(5)),
+    "before and inside": CanaryTemplate("The random number is {a}-{b}-{c}", **_TWO_ONE_TWO),
+    "before and after every digit": CanaryTemplate("The random number is {a}-{b}-{c}-{d}-{e}", **_ONE_BY_ONE),
 }
 SIZES: dict[str, dict[str, Any]] = {
-    "smallest": {"characters": 6_000, "width": 16, "epochs": 1, "each": 1, "references": 32, "seeds": [0]},
-    "small": {"characters": 60_000, "width": 96, "epochs": 8, "each": 4, "references": 256, "seeds": [0, 1, 2]},
-    "full": {"characters": 400_000, "width": 268, "epochs": 10, "each": 5, "references": 4096, "seeds": [0, 1, 2, 3]},
+    "smallest": {"characters": 6_000, "width": 16, "looks": [1], "each": 1, "seeds": [0]}
+    | {"contexts": ["none", "before"]},
+    "small": {"characters": 60_000, "width": 96, "looks": [4, 8], "each": 8, "seeds": [0, 1, 2, 3]}
+    | {"contexts": list(TEMPLATES)},
+    "full": {"characters": 400_000, "width": 268, "looks": [5, 10], "each": 8, "seeds": [0, 1, 2, 3]}
+    | {"contexts": list(TEMPLATES)},
 }
 REPETITIONS = 4
+TRAINING: dict[str, Any] = {"batch_size": 16, "learning_rate": 6e-3}
+
+
+def stream_rows(corpus: Corpus, canaries: CanarySet, seed: int) -> torch.Tensor:
+    """(N, T) tokens: the rows and the canaries among them as one text, cut anew."""
+    text = " ".join(insert_canaries(corpus.train, canaries, seed=seed)["text"])
+    width = corpus.row_characters
+    return encode_rows(corpus.tokenizer, [text[at : at + width] for at in range(0, len(text) - width + 1, width)])
+
+
+def one_run(corpus: Corpus, settings: dict[str, Any], context: str, seed: int) -> dict[str, Any]:
+    """Exposures after each of the looks; the canaries' numbers are the same for all contexts of a seed."""
+    canaries = draw_canaries(TEMPLATES[context], {REPETITIONS: settings["each"]}, controls=0, seed=seed)
+    torch.manual_seed(seed)
+    model, exposures = make_model("lstm", len(corpus.tokenizer), width=settings["width"]), {}
+    meter = ExposureMeter(canaries, corpus.tokenizer, method="enumerate", max_batch_tokens=2**16)
+
+    def look(epoch: int) -> None:
+        if epoch in settings["looks"]:
+            exposures[str(epoch)] = [estimate.exposure_bits for estimate in meter.measure(model).estimates]
+
+    training = Training(epochs=max(settings["looks"]), seed=seed, **TRAINING)
+    train(model, stream_rows(corpus, canaries, seed), training, after_epoch=look)
+    found = {"seed": seed, "context": context, "exposures": exposures, "last": exposures[str(training.epochs)]}
+    return found | {"exposure": float(np.mean(found["last"])), "validation_bits": loss_bits(model, corpus.held_out)}
 
 
 def run(options: Options) -> None:
@@ -33,98 +69,80 @@ def run(options: Options) -> None:
     corpus = options.corpus(settings["characters"])
     runs = []
     for seed in settings["seeds"]:
-        for context, template in TEMPLATES.items():
-            trial = run_trial(
-                corpus,
-                {context: draw_canaries(template, {REPETITIONS: settings["each"]}, controls=0, seed=seed)},
-                Training(epochs=settings["epochs"], batch_size=16, learning_rate=6e-3),
-                seed=seed,
-                references=settings["references"],
-                architecture="lstm",
-                width=settings["width"],
-            )
-            exposures = trial.pop("exposures")[context][str(REPETITIONS)]
-            trial["exposure"] = float(np.mean(exposures))
-            runs.append({"context": context, "exposures": exposures} | trial)
-            print(runs[-1], flush=True)
-    figures = {"runs": runs, "differences": [differences(runs, seed) for seed in settings["seeds"]]}
+        for context in settings["contexts"]:
+            runs.append(one_run(corpus, settings, context, seed))
+            print({key: value for key, value in runs[-1].items() if key != "exposures"}, flush=True)
+    differences = [differences_of(runs, seed) for seed in settings["seeds"]]
+    figures = {"runs": runs, "differences": differences}
     write_result(
         options,
         "table4_context",
         corpus=corpus,
-        settings=settings
-        | {"architecture": "lstm", "batch_size": 16, "learning_rate": 6e-3, "repetitions": REPETITIONS},
+        settings=settings | {"architecture": "lstm", "repetitions": REPETITIONS} | TRAINING,
         seeds=settings["seeds"],
         figures=figures,
         claims=claims_of(figures),
-        table=page_table(runs),
-        plots=[page_plot(runs)],
+        table=page_table(runs, settings),
+        plots=[page_plot(runs, settings["contexts"])],
         cost=watch.read(),
     )
 
 
+# What is compared with what, in the order of the claims.
+COMPARED = {
+    "before": ("before", "none", "Known text before the secret raises exposure over none."),
+    "after": ("after", "none", "Known text after the secret raises exposure over none."),
+    "both": ("before and after", "none", "Known text before and after it raises exposure over none."),
+    "inside": ("before and inside", "before", "Known characters inside it raise exposure further."),
+    "every_digit": ("before and after every digit", "before and inside", "One after every digit raises it most."),
+}
+
+
 def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        claim(
-            figures,
-            "Known text before the secret raises exposure over none.",
-            "mean_above",
-            "differences.*.before",
-            0.0,
-        ),
-        claim(
-            figures,
-            "Known text inside the secret raises it further.",
-            "mean_above",
-            "differences.*.inside",
-            0.0,
-        ),
-        claim(
-            figures,
-            "Known text after the secret raises exposure over none.",
-            "mean_above",
-            "differences.*.after",
-            0.0,
-        ),
+        claim(figures, sentence, "mean_above", f"differences.*.{key}", 0.0)
+        for key, (_, _, sentence) in COMPARED.items()
+        if key in figures["differences"][0]
     ]
 
 
-def differences(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
+def differences_of(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
+    """After the last epoch, between the contexts that were run."""
     found = {run["context"]: run["exposure"] for run in runs if run["seed"] == seed}
-    return {
-        "seed": seed,
-        "before": found["before"] - found["none"],
-        "after": found["after"] - found["none"],
-        "inside": found["before and inside"] - found["before"],
+    return {"seed": seed} | {
+        key: found[more] - found[less] for key, (more, less, _) in COMPARED.items() if {more, less} <= set(found)
     }
 
 
-def of_context(runs: list[dict[str, Any]], context: str) -> tuple[float, float, float]:
-    return interval([value for run in runs if run["context"] == context for value in run["exposures"]])
-
-
-def page_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
+def page_table(runs: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     rows = []
-    for context, template in TEMPLATES.items():
-        loss = np.mean([run["validation_bits"] for run in runs if run["context"] == context])
-        exposure = "{:.1f} ({:.1f} to {:.1f})".format(*of_context(runs, context))
-        rows.append([context, f"`{template.text.strip()}`", exposure, f"{loss:.2f}"])
-    return {"columns": ["known text", "template", "exposure (bits)", "validation loss (bits/character)"], "rows": rows}
+    for context in settings["contexts"]:
+        own = [run for run in runs if run["context"] == context]
+        cells = []
+        for epoch in map(str, settings["looks"]):
+            # Over seeds: the canaries of one model are no independent numbers.
+            cells.append("{:.1f} ({:.1f} to {:.1f})".format(*interval([np.mean(r["exposures"][epoch]) for r in own])))
+        loss = np.mean([run["validation_bits"] for run in own])
+        rows.append([context, f"`{TEMPLATES[context].text.strip()}`", *cells, f"{loss:.2f}"])
+    looks = [f"exposure after {epoch} epochs" for epoch in settings["looks"]]
+    return {"columns": ["known text", "template", *looks, "validation loss (bits/character)"], "rows": rows}
 
 
-def page_plot(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    series = [
-        {
-            "name": context,
-            "kind": "points",
-            "x": [place + 0.02 * (at - 7) for at in range(len(values))],
-            "y": values,
-        }
-        for place, context in enumerate(TEMPLATES)
-        for values in [[value for run in runs if run["context"] == context for value in run["exposures"]]]
-    ]
+def page_plot(runs: list[dict[str, Any]], contexts: list[str]) -> dict[str, Any]:
+    series = []
+    for place, context in enumerate(contexts):
+        values = [value for run in runs if run["context"] == context for value in run["last"]]
+        x = [place + 0.6 * (at / len(values) - 0.5) for at in range(len(values))]
+        series.append({"name": context, "kind": "points", "x": x, "y": values})
     title = "Known text around and inside a secret, one point a canary"
-    return {"title": title, "x": "context, in the table's order", "y": "exposure (bits)", "series": series}
+    lines = [{"y": TEMPLATES["none"].log2_space_size, "label": "log2|R|"}]
+    return {
+        "title": title,
+        "x": "context, in the table's order",
+        "y": "exposure (bits)",
+        "series": series,
+        "lines": lines,
+    }
 
 
 if __name__ == "__main__":

@@ -58,8 +58,8 @@ SIZES = {
         layers=1,
         epochs=20,
         seeds=3,
-        references=1024,
-        max_expansions=3000,
+        references=4096,
+        max_expansions=5000,
     ),
     # The paper's models have two layers of 1,024 units; its seven mailboxes are its seven runs.
     "full": Size(

@@ -74,17 +74,17 @@ SIZES = {
         digits=3,
     ),
     "small": Size(
-        characters=8_000,
+        characters=36_000,
         row_characters=40,
         parameters=46_000,
         layers=1,
-        epochs=30,
-        batch_size=16,
+        epochs=60,
+        batch_size=128,
         coins=80,
         rows=tuple(range(len(ROWS))),
-        references=512,
-        max_expansions=3000,
-        seeds=1,
+        references=4096,
+        max_expansions=5000,
+        seeds=3,
     ),
     # The paper's model has two layers and about 620,000 weights, trained for 100 epochs.
     "full": Size(
@@ -101,7 +101,7 @@ SIZES = {
         seeds=3,
     ),
 }
-LEARNING_RATES = {"rmsprop": 3e-3, "sgd": 2.0}
+LEARNING_RATES = {"rmsprop": 6e-3, "sgd": 3.0}
 
 
 def run(options: Options) -> None:

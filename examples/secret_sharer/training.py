@@ -83,13 +83,13 @@ def load_corpus(
 
 
 def character_tokenizer(text: str) -> PreTrainedTokenizerFast:
-    """One token a character, and no special token around a text."""
+    """One token a character, and no special token around a text; what looks like one in a text is characters too."""
     characters = sorted(set(text) | set(_ALWAYS))
     vocabulary = {"<pad>": 0, "<unk>": 1} | {character: place for place, character in enumerate(characters, 2)}
     backend: Any = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", clean_up_tokenization_spaces=False
-    )
+    # The Penn Treebank writes <unk> for rare words.
+    how: dict[str, Any] = {"split_special_tokens": True, "clean_up_tokenization_spaces": False}
+    return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", **how)
 
 
 def encode_rows(tokenizer: PreTrainedTokenizerFast, rows: list[str]) -> torch.Tensor:

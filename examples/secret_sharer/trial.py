@@ -22,8 +22,7 @@ def run_trial(
     *,
     seed: int,
     patience: int | None = None,
-    references: int = 1024,
-    max_expansions: int = 3_000,
+    references: int = 4096,
     method: str = "auto",
     **model_arguments: Any,
 ) -> dict[str, Any]:
@@ -47,7 +46,7 @@ def run_trial(
     model = make_model(vocab_size=len(corpus.tokenizer), **model_arguments)
     losses = _train(model, corpus, rows["text"], replace(training, seed=seed), patience)
     taken = len(losses) if patience is None else _best(losses)
-    how = {"method": method, "references": references, "seed": seed, "max_expansions": max_expansions}
+    how: dict[str, Any] = {"method": method, "references": references, "seed": seed}
     return {
         "seed": seed,
         "parameters": model.num_parameters(),
