@@ -5,6 +5,7 @@ after looking at it:
 
     title = "Figure 8: ..."
     paper = "What the paper shows."
+    unchecked = "What of that was not compared with the paper."  # left out where all of it was
     verdict = "holds"          # or "fails", or "differs"
     failing = []               # the places, from 1, of claims that do not hold; none where the verdict is "holds"
     remark = "What to make of it, and what was tried."
@@ -44,8 +45,12 @@ it was run at full size, so figures are not to be compared digit by digit.
 Figures are exposures and log-perplexities in bits, losses in bits per character. A canary that a model never saw has
 1.44 bits of exposure on average. Intervals of claims are 95 % t-intervals of the mean over seeds; shaded bands in
 plots are over the canaries of all seeds. Every claim is a rule on numbers stored in
-[examples/secret_sharer/results](../examples/secret_sharer/results), and a test evaluates it anew. What is said of
-the paper was written from memory of it and not compared with its PDF again: look there before you cite a figure of it.
+[examples/secret_sharer/results](../examples/secret_sharer/results), and a test evaluates it anew.
+
+What is said of the paper was compared with its tables and figures as others show them (captions, screenshots and
+transcriptions of its first version of 2018 and of USENIX 2019, and the authors' own article on it), not with its PDF;
+what could not be compared is named. Numbers of tables and figures are those of one of its versions and differ between
+them: USENIX has the translation model in Figure 6 and differential privacy in Table 3.
 
 This page is made by `python -m examples.secret_sharer.page`; `make reproduce` measures Table 1 and Figures 1, 3, 8, 9
 and 11 again and then makes it.
@@ -97,7 +102,8 @@ def page(results: list[Result]) -> str:
 def section(result: Result) -> str:
     """One result: the paper's, ours, plots, claims, verdict, and how it was run."""
     words, parts = result.words, [f'<a id="{_anchor(result)}"></a>', "", f"## {result.words['title']}", ""]
-    parts += [f"**The paper.** {_flat(words['paper'])}", ""]
+    unchecked = f" (Not compared with it: {words['unchecked']}.)" if "unchecked" in words else ""
+    parts += [f"**The paper.** {_flat(words['paper'])}{unchecked}", ""]
     if result.record is None:
         script = f"[{result.name}.py](../examples/secret_sharer/{result.name}.py)"
         not_run = f"**Not run** beyond the smallest size of {script}, by a test. {_flat(words.get('remark', ''))}"
