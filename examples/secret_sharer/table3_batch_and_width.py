@@ -20,7 +20,7 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"references": 32, "seeds": [0]},
     },
     "small": {
-        **{"characters": 60_000, "widths": [32, 64, 128], "batches": [8, 32, 64], "epochs": 100, "each": 3},
+        **{"characters": 60_000, "widths": [32, 128], "batches": [8, 32], "epochs": 100, "each": 3},
         **{"references": 4096, "seeds": [0, 1, 2]},
     },
     "full": {

@@ -84,7 +84,7 @@ SIZES = {
         rows=tuple(range(len(ROWS))),
         references=4096,
         max_expansions=5000,
-        seeds=3,
+        seeds=2,
     ),
     # The paper's model has two layers and about 620,000 weights, trained for 100 epochs.
     "full": Size(
