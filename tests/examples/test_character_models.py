@@ -120,3 +120,22 @@ def test_training_is_repeatable_and_keeps_the_order_when_told() -> None:
     first, second = trained(), trained()
     assert torch.equal(torch.cat(seen[:3]), rows[:, :-1])
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+
+
+def test_what_looks_like_a_special_token_is_characters() -> None:
+    tokenizer = character_tokenizer("a <unk> <pad>")
+    ids = tokenizer("a <unk> <pad>\u20ac")["input_ids"]
+    assert tokenizer.convert_ids_to_tokens(ids) == [*"a <unk> <pad>", tokenizer.unk_token]
+
+
+def test_training_ends_when_a_callback_says_so() -> None:
+    rows = encode_rows(TOKENIZER, [f"row {number:02}" for number in range(24)])
+    training, steps, epochs = Training(epochs=5, batch_size=8), [], []
+    losses = train(
+        small_model("gru"),
+        rows,
+        training,
+        after_batch=lambda step: steps.append(step) or step == 4,  # type: ignore[func-returns-value]
+        after_epoch=epochs.append,
+    )
+    assert (steps, epochs, len(losses)) == ([1, 2, 3, 4], [1], 2)
