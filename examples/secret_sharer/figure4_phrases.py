@@ -30,11 +30,13 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 TEMPLATE = presets.smart_compose()
+# As long as a phrase, so that a text of 400,000 characters has as many rows as the most frequent phrase.
+ROW_CHARACTERS, BATCH_ROWS = 35, 32
 
 
 def run(options: Options) -> None:
     settings, watch = SIZES[options.size], Stopwatch()
-    corpus, runs = options.corpus(settings["characters"]), []
+    corpus, runs = options.corpus(settings["characters"], ROW_CHARACTERS), []
     counts = [count for plan in settings["plans"] for count in plan]
     for seed in settings["seeds"]:
         # Ten thousand rows of one phrase would be most of what the model of the others reads.
@@ -50,7 +52,14 @@ def run(options: Options) -> None:
         options,
         "figure4_phrases",
         corpus=corpus,
-        settings=settings | {"architecture": "lstm", "batch_size": 16, "learning_rate": 6e-3, "epochs": 1},
+        settings=settings
+        | {
+            "architecture": "lstm",
+            "batch_size": BATCH_ROWS,
+            "learning_rate": 6e-3,
+            "epochs": 1,
+            "row_characters": ROW_CHARACTERS,
+        },
         seeds=settings["seeds"],
         figures=figures,
         claims=claims_of(figures, counts),
@@ -65,7 +74,7 @@ def one_model(corpus: Corpus, settings: dict[str, Any], plan: dict[int, int], se
     trial = run_trial(
         corpus,
         {"phrase": draw_canaries(TEMPLATE, plan, controls=8, seed=seed)},
-        Training(epochs=1, batch_size=16, learning_rate=6e-3),
+        Training(epochs=1, batch_size=BATCH_ROWS, learning_rate=6e-3),
         seed=seed,
         references=settings["references"],
         architecture="lstm",
