@@ -1,8 +1,14 @@
-"""Table 3: batch size against model size, each model trained to its lowest validation loss: both raise exposure."""
+"""Table 3: batch size against model size, each model trained to its lowest validation loss: both raise exposure.
+
+Larger batches are fewer steps an epoch, so both ways are measured: one learning rate for all batch sizes, and one in
+proportion to the batch.
+"""
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -29,34 +35,35 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 REPETITIONS, PATIENCE = (1, 2, 4), 3
+# Learning rate by rows in a batch.
+RATES: dict[str, Callable[[int], float]] = {"one for all": lambda _: 3e-3, "in proportion": lambda rows: rows / 8_000}
 
 
 def run(options: Options) -> None:
     settings, watch = SIZES[options.size], Stopwatch()
     corpus = options.corpus(settings["characters"])
     runs = []
-    for seed in settings["seeds"]:
-        for width in settings["widths"]:
-            for batch_size in settings["batches"]:
-                trial = run_trial(
-                    corpus,
-                    {
-                        "number": draw_canaries(
-                            TEMPLATE, dict.fromkeys(REPETITIONS, settings["each"]), controls=0, seed=seed
-                        )
-                    },
-                    Training(epochs=settings["epochs"], batch_size=batch_size),
-                    seed=seed,
-                    patience=PATIENCE,
-                    references=settings["references"],
-                    architecture="lstm",
-                    width=width,
-                )
-                exposures = trial.pop("exposures")["number"]
-                trial["exposure"] = float(np.mean(list(exposures.values())))
-                runs.append({"width": width, "batch_size": batch_size, "exposures": exposures} | trial)
-                print(runs[-1], flush=True)
-    figures = {"runs": runs, "slopes": [slopes(runs, seed) for seed in settings["seeds"]]}
+    for seed, rate, width, batch_size in itertools.product(
+        settings["seeds"], RATES, settings["widths"], settings["batches"]
+    ):
+        trial = run_trial(
+            corpus,
+            {"number": draw_canaries(TEMPLATE, dict.fromkeys(REPETITIONS, settings["each"]), controls=0, seed=seed)},
+            Training(epochs=settings["epochs"], batch_size=batch_size, learning_rate=RATES[rate](batch_size)),
+            seed=seed,
+            patience=PATIENCE,
+            references=settings["references"],
+            architecture="lstm",
+            width=width,
+        )
+        exposures = trial.pop("exposures")["number"]
+        trial["exposure"] = float(np.mean(list(exposures.values())))
+        runs.append({"rate": rate, "width": width, "batch_size": batch_size, "exposures": exposures} | trial)
+        print(runs[-1], flush=True)
+    figures = {
+        "runs": runs,
+        "slopes": {rate: [slopes(runs, rate, seed) for seed in settings["seeds"]] for rate in RATES},
+    }
     write_result(
         options,
         "table3_batch_and_width",
@@ -73,54 +80,47 @@ def run(options: Options) -> None:
 
 def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
     return [
-        claim(
-            figures,
-            "Exposure grows with the model: bits per doubling of the width, at equal batch size.",
-            "mean_above",
-            "slopes.*.per_width_doubling",
-            0.0,
-        ),
-        claim(
-            figures,
-            "Exposure grows with the batch: bits per doubling of the batch size, at equal width.",
-            "mean_above",
-            "slopes.*.per_batch_doubling",
-            0.0,
-        ),
+        claim(figures, f"{sentence}, learning rate {rate}.", "mean_above", f"slopes.{rate}.*.{key}", 0.0)
+        for key, sentence in (
+            ("per_width_doubling", "Exposure grows with the model: bits per doubling of the width"),
+            ("per_batch_doubling", "Exposure grows with the batch: bits per doubling of the batch size"),
+        )
+        for rate in RATES
     ]
 
 
-def slopes(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
+def slopes(runs: list[dict[str, Any]], rate: str, seed: int) -> dict[str, float]:
     """Least squares of exposure on log2 of the width and of the batch size together, over one seed's grid."""
-    own = [run for run in runs if run["seed"] == seed]
+    own = [run for run in runs if (run["rate"], run["seed"]) == (rate, seed)]
     design = np.array([[1.0, math.log2(run["width"]), math.log2(run["batch_size"])] for run in own])
     _, per_width, per_batch = np.linalg.lstsq(design, np.array([run["exposure"] for run in own]), rcond=None)[0]
     return {"seed": seed, "per_width_doubling": float(per_width), "per_batch_doubling": float(per_batch)}
 
 
-def cell(runs: list[dict[str, Any]], width: int, batch_size: int, key: str) -> float:
-    return float(np.mean([run[key] for run in runs if (run["width"], run["batch_size"]) == (width, batch_size)]))
+def cell(runs: list[dict[str, Any]], rate: str, width: int, batch_size: int, key: str) -> float:
+    wanted = (rate, width, batch_size)
+    return float(np.mean([run[key] for run in runs if (run["rate"], run["width"], run["batch_size"]) == wanted]))
 
 
 def page_table(runs: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
-    rows = [
-        [batch]
-        + [f"{cell(runs, w, batch, 'exposure'):.1f} ({cell(runs, w, batch, 'validation_bits'):.2f})" for w in widths]
-        for widths in [settings["widths"]]
-        for batch in settings["batches"]
-    ]
-    columns = ["batch size", *(f"width {width}: exposure (loss)" for width in settings["widths"])]
+    rows = []
+    for rate, batch in itertools.product(RATES, settings["batches"]):
+        found = [
+            [cell(runs, rate, w, batch, key) for key in ("exposure", "validation_bits")] for w in settings["widths"]
+        ]
+        rows.append([rate, batch, *(f"{exposure:.1f} ({loss:.2f})" for exposure, loss in found)])
+    columns = ["learning rate", "batch size", *(f"width {width}: exposure (loss)" for width in settings["widths"])]
     return {"columns": columns, "rows": rows}
 
 
 def page_plot(runs: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str, Any]:
     series = [
         {
-            "name": f"width {width}",
+            "name": f"width {width}, learning rate {rate}",
             "x": settings["batches"],
-            "y": [cell(runs, width, batch, "exposure") for batch in settings["batches"]],
+            "y": [cell(runs, rate, width, batch, "exposure") for batch in settings["batches"]],
         }
-        for width in settings["widths"]
+        for rate, width in itertools.product(RATES, settings["widths"])
     ]
     return {
         "title": "Exposure by batch size and width, each at its lowest validation loss",
