@@ -31,7 +31,7 @@ TEMPLATES = {
 SIZES: dict[str, dict[str, Any]] = {
     "smallest": {"characters": 6_000, "width": 16, "looks": [1], "each": 1, "seeds": [0]}
     | {"contexts": ["none", "before"]},
-    "small": {"characters": 60_000, "width": 96, "looks": [4, 8], "each": 8, "seeds": [0, 1, 2]}
+    "small": {"characters": 60_000, "width": 96, "looks": [4, 8], "each": 8, "seeds": [0, 1, 2, 3, 4, 5]}
     | {"contexts": list(TEMPLATES)},
     "full": {"characters": 400_000, "width": 268, "looks": [5, 10], "each": 8, "seeds": [0, 1, 2, 3]}
     | {"contexts": list(TEMPLATES)},
