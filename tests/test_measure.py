@@ -13,10 +13,20 @@ import torch
 from torch import nn
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
-from hf_exposure import Canary, CanarySet, CanaryTemplate, Digits, draw_canaries, log_perplexity, measure_exposure
+from hf_exposure import (
+    Canary,
+    CanarySet,
+    CanaryTemplate,
+    Digits,
+    Letters,
+    draw_canaries,
+    log_perplexity,
+    measure_exposure,
+)
 from hf_exposure.canaries.indices import distinct_ids
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.measure import ExposureMeter
+from hf_exposure.measure.methods import Occasion
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
 CANARIES = draw_canaries(TEMPLATE, {1: 3, 4: 3}, controls=4, seed=11)
@@ -166,7 +176,7 @@ def test_auto_searches_where_that_is_cheap_and_draws_elsewhere(memorised: nn.Mod
 
 
 def test_auto_searches_where_draws_leave_a_high_rank_open(
-    make_model: Callable[..., nn.Module], byte_tokenizer: ByT5Tokenizer
+    make_model: Callable[..., nn.Module], byte_tokenizer: ByT5Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, budget = make_model("gpt2", seed=1), 250
     template = CanaryTemplate("pin {pin}", pin=Digits(4))
@@ -177,13 +187,28 @@ def test_auto_searches_where_draws_leave_a_high_rank_open(
     canaries = CanarySet(inserted=made, controls=(), template=template)
     hole = costs.min() - log_perplexity(model, byte_tokenizer, ["pin "])[0]
     assert hole > math.log2(budget) + 2, "else its own bits bound the search"
-    drawn, found = (
-        measure_exposure(model, byte_tokenizer, canaries, method=method, references=budget).estimates
-        for method in ("importance", "auto")
+    searched: list[list[int]] = []
+    search = Occasion.search
+    monkeypatch.setattr(
+        Occasion, "search", lambda of, which, budget: searched.append(which) or search(of, which, budget)
+    )
+    drawn, found, cut = (
+        measure_exposure(model, byte_tokenizer, canaries, references=budget, **how).estimates
+        for how in ({"method": "importance"}, {}, {"max_expansions": 20})
     )
     assert drawn[0].high_bits - drawn[0].low_bits > 1
     assert (found[0].rank_low, found[0].rank_high) == (1, 1)
-    assert found[1] == drawn[1]
+    # The dearest of all has a narrow interval far below; a search that does not close leaves the draws.
+    assert searched[0] == [0] and found[1] == drawn[1]
+    assert cut == drawn
+
+
+def test_auto_measures_a_space_larger_than_any_float(byte_tokenizer: ByT5Tokenizer) -> None:
+    template = CanaryTemplate("key {key}", key=Letters(230))
+    canaries = draw_canaries(template, {1: 1}, controls=1, seed=0)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16, n_positions=256))
+    estimates = measure_exposure(model, byte_tokenizer, canaries, references=8).estimates
+    assert all(0 <= estimate.low_bits <= estimate.high_bits <= template.log2_space_size for estimate in estimates)
 
 
 def test_a_search_without_budget_bounds_the_rank(memorised: nn.Module) -> None:

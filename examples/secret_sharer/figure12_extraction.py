@@ -146,7 +146,7 @@ def page_table(points: list[dict[str, Any]]) -> dict[str, Any]:
         own = [point["extracted"] for point in points if low <= point["exposure"] < high]
         if own:
             rows.append([f"{low} to {high}" if high < 1000 else f"above {low}", len(own), sum(own)])
-    return {"columns": ["exposure (bits, skew-normal)", "canaries measured", "came out first"], "rows": rows}
+    return {"columns": ["exposure (bits, skew-normal)", "measurements", "came out first"], "rows": rows}
 
 
 def page_plot(points: list[dict[str, Any]]) -> dict[str, Any]:

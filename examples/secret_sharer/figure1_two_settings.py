@@ -13,7 +13,7 @@ import torch
 
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, band, claim, write_result
 from examples.secret_sharer.training import Corpus, Training, loss_bits, train
 from hf_exposure import draw_canaries, measure_exposure, presets
 
@@ -131,9 +131,8 @@ def pair(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
     }
 
 
-def pooled(runs: list[dict[str, Any]], name: str, repetitions: int) -> tuple[float, float, float]:
-    values = [v for r in runs if r["strategy"] == name for v in r["exposures"][str(repetitions)]]
-    return interval(values)
+def over_seeds(runs: list[dict[str, Any]], name: str, repetitions: int) -> list[float]:
+    return [float(np.mean(run["exposures"][str(repetitions)])) for run in runs if run["strategy"] == name]
 
 
 def page_table(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, Any]:
@@ -141,7 +140,7 @@ def page_table(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, 
     for name in STRATEGIES:
         own = [r for r in runs if r["strategy"] == name]
         losses, epochs = [r["validation_bits"] for r in own], [r["epochs"] for r in own]
-        means = [f"{pooled(runs, name, count)[0]:.1f}" for count in (0, *repetitions)]
+        means = [f"{np.mean(over_seeds(runs, name, count)):.1f}" for count in (0, *repetitions)]
         rows.append([name, f"{np.mean(losses):.2f}", f"{np.mean(epochs):.1f}", *means])
     columns = ["strategy", "validation loss (bits/character)", "epochs", "held out", *(f"{n}×" for n in repetitions)]
     return {"columns": columns, "rows": rows}
@@ -150,16 +149,8 @@ def page_table(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, 
 def page_plot(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, Any]:
     series = []
     for name, strategy in STRATEGIES.items():
-        points = [pooled(runs, name, count) for count in repetitions]
-        series.append(
-            {
-                "name": f"{name}: {strategy['optimizer']}, learning rate {strategy['learning_rate']}",
-                "x": repetitions,
-                "y": [mean for mean, _, _ in points],
-                "low": [low for _, low, _ in points],
-                "high": [high for _, _, high in points],
-            }
-        )
+        label = f"{name}: {strategy['optimizer']}, learning rate {strategy['learning_rate']}"
+        series.append(band(label, repetitions, [over_seeds(runs, name, count) for count in repetitions]))
     return {
         "title": "Two trainings of equal utility, and what they memorise",
         "x": "times the canary was inserted",

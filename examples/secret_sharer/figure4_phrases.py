@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, band, claim, interval, write_result
 from examples.secret_sharer.training import Corpus, Training
 from examples.secret_sharer.trial import run_trial
 from hf_exposure import draw_canaries, presets
@@ -30,7 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 TEMPLATE = presets.smart_compose()
-# As long as a phrase, so that a text of 400,000 characters has as many rows as the most frequent phrase.
+# Short ones, so that a text of 400,000 characters has as many rows as the most frequent phrase.
 ROW_CHARACTERS, BATCH_ROWS = 35, 32
 
 
@@ -41,11 +41,13 @@ def run(options: Options) -> None:
     for seed in settings["seeds"]:
         # Ten thousand rows of one phrase would be most of what the model of the others reads.
         trials = [one_model(corpus, settings, plan, seed) for plan in settings["plans"]]
-        found = trials[-1]["exposures"] | trials[0]["exposures"]
+        found = {count: values for trial in reversed(trials) for count, values in trial["exposures"].items()}
+        controls = [float(np.mean(trial["exposures"]["0"])) for trial in trials]
         means = {count: float(np.mean(values)) for count, values in found.items()}
         growth = means[str(max(counts))] - means[str(min(counts))]
         losses = [trial["validation_bits"] for trial in trials]
         runs.append({"seed": seed, "validation_bits": losses, "exposures": found, "means": means, "growth": growth})
+        runs[-1]["controls_of_models"] = controls
         print(runs[-1], flush=True)
     figures = {"runs": runs, "log2_space_size": TEMPLATE.log2_space_size}
     write_result(
@@ -104,27 +106,23 @@ def claims_of(figures: dict[str, Any], counts: list[int]) -> list[dict[str, Any]
     ]
 
 
-def pooled(runs: list[dict[str, Any]], count: int) -> tuple[float, float, float]:
-    return interval([value for run in runs for value in run["exposures"][str(count)]])
+def over_seeds(runs: list[dict[str, Any]], count: int) -> list[float]:
+    return [run["means"][str(count)] for run in runs]
 
 
 def page_table(runs: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
     rows = [
-        [f"{count:,}×" if count else "held out", "{:.1f} ({:.1f} to {:.1f})".format(*pooled(runs, count))]
+        [
+            f"{count:,}×" if count else "held out",
+            "{:.1f} ({:.1f} to {:.1f})".format(*interval(over_seeds(runs, count))),
+        ]
         for count in (0, *counts)
     ]
     return {"columns": ["inserted", f"exposure (bits, of {TEMPLATE.log2_space_size:.1f})"], "rows": rows}
 
 
 def page_plot(runs: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
-    points = [pooled(runs, count) for count in counts]
-    series = {
-        "name": "seven-word phrases",
-        "x": counts,
-        "y": [mean for mean, _, _ in points],
-        "low": [low for _, low, _ in points],
-        "high": [high for _, _, high in points],
-    }
+    series = band("seven-word phrases", counts, [over_seeds(runs, count) for count in counts])
     return {
         "title": "Phrases with three random words, one epoch",
         "x": "times inserted",

@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, band, claim, interval, write_result
 from examples.secret_sharer.translation import SOURCE, TARGET, make_pairs, pair_tokenizer
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, insert_canaries, log_perplexity
 from hf_exposure.measure import ExposureMeter
@@ -212,20 +212,11 @@ def _table(by_count: dict[int, list[float]], runs: list[dict[str, Any]]) -> dict
 
 def _plot(by_count: dict[int, list[float]]) -> dict[str, Any]:
     counts = [times for times in by_count if times]
-    intervals = [interval(by_count[times]) for times in counts]
     return {
         "title": "A translation model: exposure against insertions",
         "x": "times the pair was inserted",
         "y": "exposure (bits, skew-normal)",
-        "series": [
-            {
-                "name": "inserted pairs",
-                "x": counts,
-                "y": [mean for mean, _, _ in intervals],
-                "low": [low for _, low, _ in intervals],
-                "high": [high for _, _, high in intervals],
-            }
-        ],
+        "series": [band("inserted pairs", counts, [by_count[times] for times in counts])],
         "lines": [
             {"y": TEMPLATE.log2_space_size, "label": "log2 R"},
             {"y": interval(by_count[0])[0], "label": "held out"},

@@ -13,7 +13,7 @@ import torch
 
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, band, claim, write_result
 from examples.secret_sharer.training import Corpus, Training, loss_bits, train
 from hf_exposure import ExposureMeter, draw_canaries, presets
 
@@ -157,14 +157,7 @@ def page_plots(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def over_epochs(runs: list[dict[str, Any]], key: str, name: str) -> dict[str, Any]:
-    points = [interval(values) for values in zip(*(run[key] for run in runs), strict=True)]
-    return {
-        "name": name,
-        "x": runs[0]["epochs"],
-        "y": [mean for mean, _, _ in points],
-        "low": [low for _, low, _ in points],
-        "high": [high for _, _, high in points],
-    }
+    return band(name, runs[0]["epochs"], zip(*(run[key] for run in runs), strict=True))
 
 
 if __name__ == "__main__":

@@ -43,9 +43,9 @@ back is the trend. Texts, models and numbers of seeds are smaller than the paper
 it was run at full size, so figures are not to be compared digit by digit.
 
 Figures are exposures and log-perplexities in bits, losses in bits per character. A canary that a model never saw has
-1.44 bits of exposure on average. Intervals of claims are 95 % t-intervals of the mean over seeds; shaded bands in
-plots are over the canaries of all seeds. Every claim is a rule on numbers stored in
-[examples/secret_sharer/results](../examples/secret_sharer/results), and a test evaluates it anew.
+1.44 bits of exposure on average. Intervals and shaded bands are 95 % t-intervals of the mean over seeds. Every claim
+is a rule on numbers stored in [examples/secret_sharer/results](../examples/secret_sharer/results), and a test
+evaluates it anew.
 
 What is said of the paper was compared with its tables and figures as others show them (captions, screenshots and
 transcriptions of its first version of 2018 and of USENIX 2019, and the authors' own article on it), not with its PDF;

@@ -18,6 +18,7 @@ import math
 import os
 import platform
 import time
+from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from scipy import stats
 from examples.secret_sharer.options import Options
 from examples.secret_sharer.training import Corpus
 
-__all__ = ["Stopwatch", "claim", "interval", "numbers_at", "write_result"]
+__all__ = ["Stopwatch", "band", "claim", "interval", "numbers_at", "write_result"]
 
 _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
 
@@ -72,6 +73,12 @@ def interval(numbers: Any) -> tuple[float, float, float]:
         return mean, math.nan, math.nan
     half = float(stats.t.ppf(0.975, len(values_N) - 1) * values_N.std(ddof=1) / math.sqrt(len(values_N)))
     return mean, mean - half, mean + half
+
+
+def band(name: str, x: list[float], numbers_at_x: Iterable[Any]) -> dict[str, Any]:
+    """A series of a plot: at each x the mean of independent numbers (one a seed) and its interval."""
+    means, lows, highs = zip(*map(interval, numbers_at_x), strict=True)
+    return {"name": name, "x": x, "y": list(means), "low": list(lows), "high": list(highs)}
 
 
 def claim(figures: dict[str, Any], sentence: str, rule: str, numbers: str, than: float) -> dict[str, Any]:

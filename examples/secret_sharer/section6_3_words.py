@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, band, claim, interval, write_result
 from examples.secret_sharer.training import Training
 from examples.secret_sharer.trial import run_trial
 from hf_exposure import CanaryTemplate, Digits, Words, draw_canaries
@@ -79,15 +79,18 @@ def run(options: Options) -> None:
     )
 
 
-def pooled(runs: list[dict[str, Any]], name: str, count: int) -> tuple[float, float, float]:
-    return interval([value for run in runs for value in run["exposures"][name][str(count)]])
+def over_seeds(runs: list[dict[str, Any]], name: str, count: int) -> list[float]:
+    return [float(np.mean(run["exposures"][name][str(count)])) for run in runs]
 
 
 def page_table(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, Any]:
     rows = [
         [
             f"{count}×",
-            *("{:.1f} ({:.1f} to {:.1f})".format(*pooled(runs, name, count)) for name in ("number", "words")),
+            *(
+                "{:.1f} ({:.1f} to {:.1f})".format(*interval(over_seeds(runs, name, count)))
+                for name in ("number", "words")
+            ),
         ]
         for count in repetitions
     ]
@@ -97,16 +100,7 @@ def page_table(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, 
 def page_plot(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, Any]:
     series = []
     for name, label in (("number", "nine digits"), ("words", "three words of a thousand")):
-        points = [pooled(runs, name, count) for count in repetitions]
-        series.append(
-            {
-                "name": label,
-                "x": repetitions,
-                "y": [mean for mean, _, _ in points],
-                "low": [low for _, low, _ in points],
-                "high": [high for _, _, high in points],
-            }
-        )
+        series.append(band(label, repetitions, [over_seeds(runs, name, count) for count in repetitions]))
     title = "A random number and random words of equal randomness"
     spec = {"title": title, "x": "times inserted", "y": "exposure (bits)", "log_x": 2}
     return spec | {"series": series}

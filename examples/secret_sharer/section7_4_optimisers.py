@@ -1,4 +1,4 @@
-"""Section 7.4: the optimiser, and the order of the rows, make no difference to exposure at equal loss.
+"""Section 7.4: do the optimiser and the order of the rows make a difference to exposure at equal loss?
 
 python -m examples.secret_sharer.section7_4_optimisers --text-file my.txt
 

@@ -1,4 +1,4 @@
-"""Section 9.1: weight decay, dropout and 8-bit weights do not lower exposure.
+"""Section 9.1: weight decay, dropout and 8-bit weights hardly lower exposure.
 
 python -m examples.secret_sharer.section9_1_regularisation --text-file my.txt
 

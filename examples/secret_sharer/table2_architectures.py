@@ -31,7 +31,7 @@ SIZES: dict[str, dict[str, Any]] = {
         **{"references": 4096, "seeds": [0, 1, 2, 3, 4]},
     },
 }
-REPETITIONS, PATIENCE, BATCH_ROWS = (1, 2, 4), 2, 8
+REPETITIONS, PATIENCE, BATCH_ROWS, LEARNING_RATE = (1, 2, 4), 2, 8, 3e-3
 
 
 def run(options: Options) -> None:
@@ -47,7 +47,7 @@ def run(options: Options) -> None:
                         TEMPLATE, dict.fromkeys(REPETITIONS, settings["each"]), controls=0, seed=seed
                     )
                 },
-                Training(epochs=settings["epochs"], batch_size=BATCH_ROWS),
+                Training(epochs=settings["epochs"], batch_size=BATCH_ROWS, learning_rate=LEARNING_RATE),
                 seed=seed,
                 patience=PATIENCE,
                 references=settings["references"],

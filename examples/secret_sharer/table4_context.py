@@ -1,7 +1,9 @@
 """Table 4: how much known text stands before, after and inside a secret, and how well it is memorised.
 
 The model reads one long stream, cut into rows as language models are trained, so that a secret stands at any place of
-its row and, with no known text, behind any text. Every exposure is exact: all 10^5 secrets are scored.
+its row and, with no known text, behind any text. A cut may go through a canary: rows have 200 characters, so it goes
+through 3 % of the canaries without known text and up to 18 % of those with most. Every exposure is exact: all 10^5
+secrets are scored.
 """
 
 from __future__ import annotations
@@ -98,7 +100,11 @@ COMPARED = {
     "after": ("after", "none", "Known text after the secret raises exposure over none."),
     "both": ("before and after", "none", "Known text before and after it raises exposure over none."),
     "inside": ("before and inside", "before", "Known characters inside it raise exposure further."),
-    "every_digit": ("before and after every digit", "before and inside", "One after every digit raises it most."),
+    "every_digit": (
+        "before and after every digit",
+        "before and inside",
+        "One after every digit raises it further still.",
+    ),
 }
 
 

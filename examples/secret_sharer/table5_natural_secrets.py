@@ -243,15 +243,15 @@ def _table(runs: list[dict[str, Any]]) -> dict[str, Any]:
             one["kind"],
             one["occurrences"],
             one["in_context"],
-            round(one["exposure_bits"], 1),
+            f"{one['exposure_bits']:.1f} ({one['low_bits']:.1f} to {one['high_bits']:.1f})",
             round(one["log2_space"], 1),
             "yes" if one["extracted"] else "no",
         ]
         for run in runs
         for one in sorted(run["secrets"], key=lambda one: (one["kind"], one["occurrences"], one["in_context"]))
     ]
-    columns = ["mailbox", "secret", "places", "of them behind the words measured", "exposure", "log2 R", "extracted"]
-    return {"columns": columns, "rows": rows}
+    columns = ["mailbox", "secret", "places", "of them behind the words measured", "exposure (its interval)"]
+    return {"columns": [*columns, "log2 R", "extracted"], "rows": rows}
 
 
 def _plot(runs: list[dict[str, Any]]) -> dict[str, Any]:

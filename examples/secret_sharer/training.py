@@ -136,8 +136,8 @@ def train(
     rows_NT: torch.Tensor,
     training: Training,
     *,
-    after_batch: Callable[[int], Any] | None = None,
-    after_epoch: Callable[[int], Any] | None = None,
+    after_batch: Callable[[int], bool | None] | None = None,
+    after_epoch: Callable[[int], bool | None] | None = None,
 ) -> list[float]:
     """Trains `model` in place, on the GPU where there is one.
 

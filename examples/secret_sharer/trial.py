@@ -23,7 +23,6 @@ def run_trial(
     seed: int,
     patience: int | None = None,
     references: int = 4096,
-    method: str = "auto",
     **model_arguments: Any,
 ) -> dict[str, Any]:
     """What a model memorised of each canary.
@@ -46,7 +45,7 @@ def run_trial(
     model = make_model(vocab_size=len(corpus.tokenizer), **model_arguments)
     losses = _train(model, corpus, rows["text"], replace(training, seed=seed), patience)
     taken = len(losses) if patience is None else _best(losses)
-    how: dict[str, Any] = {"method": method, "references": references, "seed": seed}
+    how = {"references": references, "seed": seed}
     return {
         "seed": seed,
         "parameters": model.num_parameters(),

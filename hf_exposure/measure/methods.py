@@ -203,31 +203,35 @@ class Occasion:
         return estimates
 
     def auto(self) -> list[CostEstimate]:
-        """Exact ranks where a search may find them with as many expansions as there are references; weighted draws
-        for the rest.
+        """Exact ranks where a search finds them with as many expansions as there are references; weighted draws for
+        the rest. Where the tokenizer allows no search, uniform references.
 
-        A search is sure to where the canary's own bits bound its rank. The others are drawn for first, and searched
-        for where draws leave open a rank that small: few draws are as likely as a memorised canary.
-        Where the tokenizer allows no search, uniform references.
+        A text of b bits (after the prefix) ranks at most 2^b, which bounds its search. Where that does not promise an
+        end for all, draws come first, and say which others may rank so high: few draws are as likely as a memorised
+        canary.
         """
         if self.automaton is None:
             return self.sample()
         budget = min(self.settings.max_expansions, self.settings.references)
         holes = [hole_bits(self.scorer, self.automaton, cost) for cost in self.costs.tolist()]
-        sure = [canary for canary, bits in enumerate(holes) if bits <= math.log2(budget)]
-        exact = self._found(sure, budget)
-        if len(exact) == len(self.costs):
-            return list(exact.values())
+        likely = [canary for canary, bits in enumerate(holes) if bits <= math.log2(budget)]
+        if len(likely) == len(holes):
+            exact = self._found(likely, budget)
+            if len(exact) == len(holes):
+                return list(exact.values())
         drawn = self.importance()
         hopeful = [
             canary
             for canary, estimate in enumerate(drawn)
-            if canary not in sure
-            and not self._is_settled(estimate)
-            and estimate.high_bits >= math.log2(self.rivals_and_self(canary) / budget)
+            if canary in likely or self._may_rank_within(budget, canary, estimate)
         ]
-        exact |= self._found(hopeful, budget)
+        exact = self._found(hopeful, budget)
         return [exact.get(canary, estimate) for canary, estimate in enumerate(drawn)]
+
+    def _may_rank_within(self, budget: int, canary: int, drawn: CostEstimate) -> bool:
+        """Whether draws leave it open: neither settled nor surely beyond."""
+        least_bits = math.log2(self.rivals_and_self(canary)) - math.log2(budget)
+        return not self._is_settled(drawn) and drawn.high_bits >= least_bits
 
     def _found(self, canaries: list[int], budget: int) -> dict[int, CostEstimate]:
         """Those of the canaries whose ranks one search certifies."""
