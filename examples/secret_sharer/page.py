@@ -53,7 +53,7 @@ what could not be compared is named. Numbers of tables and figures are those of 
 them: USENIX has the translation model in Figure 6 and differential privacy in Table 3.
 
 This page is made by `python -m examples.secret_sharer.page`; `make reproduce` measures Table 1 and Figures 1, 3, 8, 9
-and 11 again and then makes it.
+and 11 again, in half an hour of one core, and then makes it. No result was run at full size: that takes a GPU.
 """
 
 

@@ -17,6 +17,7 @@ from hf_exposure.report.plots.style import BESIDE, colour, dashes, marker_style,
 __all__ = ["draw_plot"]
 
 _MARKED = 40
+_MOST_INSIDE = 5  # entries of a legend that find a place among the points
 
 
 def draw_plot(spec: dict[str, Any], path: Path) -> None:
@@ -34,7 +35,10 @@ def draw_plot(spec: dict[str, Any], path: Path) -> None:
         axes.set_xticks(spec["series"][0]["x"], labels=[f"{x:,}" for x in spec["series"][0]["x"]])
     if spec.get("log_y"):
         axes.set_yscale("log", base=spec["log_y"])
-    if len(spec["series"]) + len(spec.get("lines", [])) > 1:
+    entries = len(spec["series"]) + len(spec.get("lines", []))
+    if entries > _MOST_INSIDE:
+        axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
+    elif entries > 1:
         axes.legend(fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the writer's version in it, equal plots are equal files.
