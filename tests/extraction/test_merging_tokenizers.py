@@ -80,9 +80,10 @@ def test_pruning_saves_model_rows() -> None:
     scorer = CausalScorer(model_for("gpt2", "bag"), tokenizer_in_style("gpt2"))
     automaton, _ = vocabulary_automaton(template, scorer.encoder, SampledEncodings.of(template, scorer.encoder))
     assert automaton is not None and automaton.prunes
-    pruned = search_likeliest(scorer, automaton, top_k=20)
+    # Merges that tie are learnt in an order that changes: among the first few texts there may be nothing to prune.
+    pruned = search_likeliest(scorer, automaton, top_k=1000)
     automaton.judge_leaves_only()
-    whole = search_likeliest(scorer, automaton, top_k=20)
+    whole = search_likeliest(scorer, automaton, top_k=1000)
     assert [one.text for one in pruned.candidates] == [one.text for one in whole.candidates]
     assert pruned.certified and whole.certified and pruned.model_rows < whole.model_rows
 
