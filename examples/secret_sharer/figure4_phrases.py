@@ -42,12 +42,13 @@ def run(options: Options) -> None:
         # Ten thousand rows of one phrase would be most of what the model of the others reads.
         trials = [one_model(corpus, settings, plan, seed) for plan in settings["plans"]]
         found = {count: values for trial in reversed(trials) for count, values in trial["exposures"].items()}
-        controls = [float(np.mean(trial["exposures"]["0"])) for trial in trials]
         means = {count: float(np.mean(values)) for count, values in found.items()}
         growth = means[str(max(counts))] - means[str(min(counts))]
-        losses = [trial["validation_bits"] for trial in trials]
-        runs.append({"seed": seed, "validation_bits": losses, "exposures": found, "means": means, "growth": growth})
-        runs[-1]["controls_of_models"] = controls
+        of_models = {
+            "validation_bits": [trial["validation_bits"] for trial in trials],
+            "controls_of_models": [float(np.mean(trial["exposures"]["0"])) for trial in trials],
+        }
+        runs.append({"seed": seed, **of_models, "exposures": found, "means": means, "growth": growth})
         print(runs[-1], flush=True)
     figures = {"runs": runs, "log2_space_size": TEMPLATE.log2_space_size}
     write_result(

@@ -31,9 +31,9 @@ def train_to_loss(
     state: dict[str, Any] = {"batches": 0, "reached": False}
 
     def is_low_enough(step: int) -> bool:
-        state["batches"] = step
-        state["reached"] = step % every == 0 and loss_bits(model, held_out_NT) <= loss
-        return bool(state["reached"])
+        reached = step % every == 0 and loss_bits(model, held_out_NT) <= loss
+        state.update(batches=step, reached=reached)
+        return reached
 
     train(model, rows_NT, training, after_batch=is_low_enough)
     return state | {"test_loss": loss_bits(model, held_out_NT)}
