@@ -103,6 +103,7 @@ class Extraction:
         backend: name of the token automaton that was walked.
         exactness: "proven", or "audited": of 10,000 sampled texts the automaton missed none, so with 95 % confidence
             fewer than 0.03 % are outside the search.
+        mode: how the model was read: "packed", "cached", "plain" or "alone" (`CausalScorer`).
         note: why it is not certified, else "".
     """
 
@@ -114,6 +115,7 @@ class Extraction:
     seconds: float
     backend: str
     exactness: str = ""
+    mode: str = ""
     note: str = ""
 
 
@@ -127,7 +129,7 @@ class RankBounds:
         expansions: states with more than one child that were expanded.
         forward_passes, model_rows, seconds: the cost.
         log_perplexity_bits: of the text itself.
-        backend, exactness: as for `Extraction`.
+        backend, exactness, mode: as for `Extraction`.
         note: why it is not certified, else "".
     """
 
@@ -141,6 +143,7 @@ class RankBounds:
     log_perplexity_bits: float
     backend: str = ""
     exactness: str = ""
+    mode: str = ""
     note: str = ""
 
 

@@ -16,6 +16,7 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryContext, CanaryTemplate
 from hf_exposure.extraction.build import build_automaton, check_template
+from hf_exposure.extraction.confirm import moved_bits
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
 from hf_exposure.extraction.token_automaton import TokenAutomaton
@@ -138,22 +139,29 @@ def search_likeliest(
             frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, limit)
     certified = frontier.cheapest_bits >= limit
     stop = "" if certified else stopped_at(frontier, max_open_nodes, max_expansions, watch)
+    costs_bits = [prefix_bits + cost for cost, _ in best]
+    moved = moved_bits(scorer, [text for _, text in best], costs_bits)
     return Extraction(
-        candidates=tuple(Candidate(text=text, log_perplexity_bits=prefix_bits + cost) for cost, text in best),
-        certified=certified,
+        candidates=tuple(
+            Candidate(text=text, log_perplexity_bits=bits) for (_, text), bits in zip(best, costs_bits, strict=True)
+        ),
+        certified=certified and not moved,
         expansions=spent.expansions,
         forward_passes=spent.forward_passes,
         model_rows=spent.model_rows,
         seconds=time.perf_counter() - started,
         backend=automaton.name,
         exactness=automaton.exactness,
-        note="; ".join(_notes(scorer.noise_bits, stop)),
+        mode=scorer.mode or "",
+        note="; ".join(_notes(scorer.noise_bits, stop, moved)),
     )
 
 
-def _notes(noise_bits: float, stop: str) -> list[str]:
+def _notes(noise_bits: float, stop: str, moved_bits: float) -> list[str]:
     """What a reader must know of the order and of a search that had to stop."""
     notes = [f"{stop}; a likelier text may be left"] if stop else []
+    if moved_bits:
+        notes.append(f"scored alone, a text found here costs {moved_bits:.3g} bits more or less: no certificate")
     if noise_bits > _NOTICEABLE_BITS:
         notes.append(f"in this precision costs move by {noise_bits} bits: texts nearer than that may change places")
     return notes

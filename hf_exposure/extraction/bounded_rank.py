@@ -19,6 +19,7 @@ from torch import nn
 from hf_exposure.canaries import CanaryContext, CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.build import build_automaton, check_template
+from hf_exposure.extraction.confirm import moved_bits
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
 from hf_exposure.extraction.open_texts import OpenTexts, Path
@@ -28,6 +29,9 @@ from hf_exposure.records import RankBounds
 from hf_exposure.scoring import PathQuery, Scorer, make_scorer, source_for
 
 __all__ = ["hole_bits", "rank_bounds", "search_ranks"]
+
+# Of the texts that a search counts, so many are scored alone too.
+_CONFIRMED_RIVALS = 8
 
 
 def rank_bounds(
@@ -135,6 +139,9 @@ def search_ranks(
     spent, frontier = SearchCost(), Frontier(automaton)
     limits = _Limits(max(costs, default=0.0) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
     leaves = _leaves_within(scorer, automaton, frontier, limits, spent, watch)
+    met = [(text, leaves[path]) for path in _spread(leaves) if (text := follow_tokens(automaton, path)) is not None]
+    met.extend(zip(texts, costs, strict=True))
+    moved = moved_bits(scorer, [text for text, _ in met], [prefix_bits + cost for _, cost in met], len(met))
     counts = _Counts(
         rivals=np.sort([cost for path, cost in leaves.items() if path not in silent]),
         leaves=leaves,
@@ -142,6 +149,7 @@ def search_ranks(
         still_open=OpenTexts.of(frontier, automaton, paths, silent),
         competitors=automaton.count(automaton.root) - len(silent),
         noise_bits=scorer.noise_bits,
+        moved_bits=moved,
         stop=stopped_at(frontier, max_open_nodes, max_expansions, watch),
     )
     bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
@@ -157,6 +165,7 @@ def search_ranks(
             log_perplexity_bits=prefix_bits + cost,
             backend=automaton.name,
             exactness=automaton.exactness,
+            mode=scorer.mode or "",
             note=note,
         )
         for (low, high, note), cost in zip(bounds, costs, strict=True)
@@ -207,6 +216,7 @@ class _Counts:
         leaves: the cost of every leaf by its path.
         silent: paths that do not compete.
         competitors: how many texts of the space do.
+        moved_bits: by how much a text of the search costs more or less when it is scored alone.
         stop: which limit ended the search, if it was ended.
     """
 
@@ -216,12 +226,16 @@ class _Counts:
     still_open: OpenTexts
     competitors: int
     noise_bits: float
+    moved_bits: float
     stop: str
 
     def bounds(self, path: Path, cost: float) -> tuple[int, int, str]:
         """(low, high, note) of the rank of one text; an empty note is a certificate."""
         limit, sure = cost + self.noise_bits, cost - self.noise_bits
         competes = path not in self.silent
+        if self.moved_bits:
+            note = f"scored alone, a text of this search costs {self.moved_bits:.3g} bits more or less: no bounds"
+            return 1, self.competitors + (not competes), note
         itself = self.leaves.get(path, math.inf) if competes else math.inf
         low = 1 + int(np.searchsorted(self.rivals, sure, side="left")) - (itself < sure)
         if not self.still_open.is_closed(limit):
@@ -235,6 +249,13 @@ class _Counts:
             return low, self.competitors + (not competes), note
         met = int(np.searchsorted(self.rivals, limit, side="right")) - competes
         return low, 1 + met, ""
+
+
+def _spread(leaves: dict[Path, float]) -> list[Path]:
+    """A few of the leaves, from the cheapest to the most expensive."""
+    by_cost = sorted(leaves, key=leaves.__getitem__)
+    numbers = np.linspace(0, len(by_cost) - 1, num=min(_CONFIRMED_RIVALS, len(by_cost))).astype(int)
+    return [by_cost[number] for number in np.unique(numbers).tolist()]
 
 
 def _paths(automaton: TokenAutomaton, scorer: Scorer, texts: Sequence[str]) -> list[Path | None]:

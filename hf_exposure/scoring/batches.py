@@ -1,16 +1,90 @@
-"""Rows in batches that fit: sorted rows cut where a budget of tokens is full, halved when memory runs out."""
+"""Rows in batches that fit: sorted rows cut where a budget of tokens is full, halved when memory runs out.
+
+And a check that batches change nothing: a model may mix the rows of a batch, or read their padding.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
+from hf_exposure.errors import InputError
 from hf_exposure.scoring.out_of_memory import is_out_of_memory
 from hf_exposure.scoring.processes import ALONE, Processes
 
-__all__ = ["score_in_batches"]
+__all__ = ["BatchCheck", "all_close", "check_repeats", "score_in_batches"]
+
+# When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone.
+_GROWTH = 4.0
+_CHECKED_TEXTS = 3
+
+
+@dataclass
+class BatchCheck:
+    """Whether texts that are scored in batches get the figures that each gets alone.
+
+    Checked at the first call, and again whenever a call is four times as large as any before it: a limit on how many
+    tokens an expert takes, say, shows only in a large batch.
+
+    Attributes:
+        processes: those that score together.
+        trusted_tokens: fed in the largest call that was found right.
+        failed: a batch was found wrong; from then on, texts are scored alone.
+    """
+
+    processes: Processes = ALONE
+    trusted_tokens: float = 0.0
+    failed: bool = False
+
+    def passes(
+        self,
+        tokens: int,
+        texts: int,
+        in_batch: Callable[[int], np.ndarray],
+        alone: Callable[[int], np.ndarray],
+        tolerance: float,
+    ) -> bool:
+        """Whether the figures of the last call may be used.
+
+        Args:
+            tokens: fed in its largest batch.
+            texts: how many it scored; the first, the last and some between are compared.
+            in_batch, alone: from a text's number to its figures.
+            tolerance: bits within which they agree.
+
+        Raises:
+            InputError: a model that gives one text different figures at two calls.
+        """
+        if self.failed or tokens <= _GROWTH * self.trusted_tokens:
+            return not self.failed
+        numbers = np.unique(np.linspace(0, texts - 1, num=min(_CHECKED_TEXTS, texts)).astype(int)).tolist()
+        own = [alone(number) for number in numbers]
+        holds = all(all_close(in_batch(number), bits, tolerance) for number, bits in zip(numbers, own, strict=True))
+        if self.processes.smallest(int(holds)):
+            self.trusted_tokens = tokens
+            return True
+        self.failed = True
+        check_repeats(own[0], alone(numbers[0]), tolerance)
+        return False
+
+
+def all_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    """Whether all figures are within `tolerance` bits; NaN agrees with nothing."""
+    return bool(np.allclose(found, expected, rtol=0.0, atol=tolerance))
+
+
+def check_repeats(first: np.ndarray, second: np.ndarray, tolerance: float) -> None:
+    """Raise an `InputError` if one text's figures differ between two calls. NaN is left to other checks."""
+    if not np.allclose(first, second, rtol=0.0, atol=tolerance, equal_nan=True):
+        raise InputError(
+            "model",
+            "must give one text the same logits at every call",
+            f"{np.nanmax(np.abs(first - second)):.3g} bits between two calls",
+            "Remove what depends on earlier calls or on chance in evaluation mode.",
+        )
 
 
 def score_in_batches(

@@ -13,20 +13,22 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryContext
 from hf_exposure.errors import InputError, NonFiniteScoreError, OutOfStepError
+from hf_exposure.scoring.batches import BatchCheck, all_close, check_repeats
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
-from hf_exposure.scoring.forward import Mode, Prefix, edge_bits, encode_prefix
+from hf_exposure.scoring.forward import Mode, Prefix, bits_at, edge_bits, encode_prefix
+from hf_exposure.scoring.limits import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
 from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.out_of_memory import is_out_of_memory
 from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_draws, choose_row_width, packed_rows
 from hf_exposure.scoring.path_query import PathBits, PathQuery
-from hf_exposure.scoring.probe import DEPTH_TO_SPARE, probe_tree
+from hf_exposure.scoring.probe import DEPTH_TO_SPARE, Contradiction, Probe, contradiction, probe_for
 from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.row_caches import RowCaches
 from hf_exposure.scoring.token_tree import TokenTree
 from hf_exposure.scoring.tree_sums import PathTree
 
-__all__ = ["CausalScorer"]
+__all__ = ["CausalScorer", "agreement_bits", "default_batch_tokens", "noise_bits"]
 
 # Two ways of computing one token's bits agree within this, by the dtype of the weights; beyond it a mask was ignored.
 _AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
@@ -42,13 +44,17 @@ class CausalScorer:
 
     All texts of a call become one token tree. The prefix that they share is fed once, every other distinct inner
     token once, and a text's last token is only read. How the tree reaches the model is chosen by a check on the
-    model itself, at the first call:
+    model itself, at the first call and whenever texts are longer than what was checked:
 
     - `packed`: pieces of the tree in one row, under a 4-D ancestor mask, with the prefix's key-value cache;
     - `cached`: one chain per row after the prefix's cache, for models that take no such mask;
-    - `plain`: whole texts, for models without a usable cache (LSTM, recurrent and hybrid ones).
+    - `plain`: whole texts in padded batches, for models without a usable cache (LSTM, recurrent and hybrid ones);
+    - `alone`: one text per call, without padding, for models whose answer depends on the batch or on padding.
 
-    Rows are padded on the right with positions of their own, so the tokenizer's padding side does not matter.
+    A mode is used only after it agreed, token by token, with texts scored alone: in several rows, twice, at the
+    lengths that are scored. Whenever a call feeds more rows at once than were checked, some of its texts are scored
+    alone too. Rows are padded on the right with positions of their own, so the tokenizer's padding side does not
+    matter.
 
     What was computed for a prefix is kept for the next call: after a training step, make a new scorer.
 
@@ -58,9 +64,12 @@ class CausalScorer:
         end_token: whether the end of each text is scored too.
         max_batch_tokens: tokens fed in one call; by default what keeps a batch's logits within 256 MiB on a CPU or a
             fifth of the free memory on a GPU.
-        mode: force one of the three ways; tests and benchmarks do.
+        mode: force one of the modes, without any check; tests and benchmarks do.
         processes: those that score together; every one of them must make the same calls in the same order.
         context: what stands before every text, as for `Encoder`.
+
+    Attributes:
+        mode: how the model is read; None before the first call.
     """
 
     def __init__(
@@ -83,10 +92,13 @@ class CausalScorer:
         self._reader = LogitReader(model)
         self._processes = processes
         self.mode = mode
-        # A sliding window shows only beyond its length: a way is trusted up to the length that it was tried at.
+        # A sliding window shows only beyond its length: a mode is trusted up to the length that it was tried at.
         self._proven_length = 0.0 if mode is None else math.inf
         self._proven_with_prefix = mode is not None
+        self._batches = BatchCheck(processes, 0.0 if mode is None else math.inf)
+        self._contradiction: Contradiction | None = None
         self._max_batch_tokens = max_batch_tokens
+        self._tokens_at_once = 0
         self._shape = _model_shape(model)
         self._prefixes: dict[tuple[Mode, tuple[int, ...]], Prefix] = {}
 
@@ -97,7 +109,7 @@ class CausalScorer:
 
     @property
     def noise_bits(self) -> float:
-        return _NOISE_BITS[self._reader.dtype]
+        return noise_bits(self._reader.dtype)
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)
@@ -110,12 +122,16 @@ class CausalScorer:
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
         self._check_length(encoded.matrix_NL.shape[1], encoded.texts[longest])
         with borrowed(self.model):
-            edge_values, prefix = self._score(encoded.tree.tree)
-        totals = encoded.tree.totals(edge_values, prefix.bits)
+            totals = self._totals(encoded)
         if np.isnan(totals).any():
             text = encoded.texts[int(np.flatnonzero(np.isnan(totals))[0])]
             raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
         return totals
+
+    def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
+        """(N,) as `sequence_bits`, by one call of the model for each text, without padding, cache or company."""
+        with borrowed(self.model):
+            return self._totals_alone(encoded, range(len(encoded)))
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
         if not queries:
@@ -124,8 +140,7 @@ class CausalScorer:
         self._check_vocabulary(int(paths.tree.edge_token.max(initial=0)))
         self._check_length(len(prefix) + max(len(query.tokens) for query in queries), "the template")
         with borrowed(self.model):
-            edge_values, _ = self._score(paths.tree)
-        answers = paths.answers(edge_values)
+            answers = self._answers(tuple(prefix), paths)
         for query, answer in zip(queries, answers, strict=True):
             if np.isnan(answer.run_bits) or np.isnan(answer.children_bits).any():
                 raise NonFiniteScoreError(f"the model returned NaN logits after the tokens {(*prefix, *query.tokens)}")
@@ -135,7 +150,10 @@ class CausalScorer:
         """(P,) bits of each token of `prefix` given those before it; NaN for context, which is not scored."""
         self._check_length(len(prefix), "the template")
         with borrowed(self.model):
-            bits = self._encode_prefix(np.asarray(prefix, dtype=np.int64), self.mode or "plain").bits.copy()
+            if self.mode is None or self.mode == "alone":
+                bits = np.concatenate([[np.nan], self._bits_alone(tuple(prefix))])[: len(prefix)]
+            else:
+                bits = self._encode_prefix(np.asarray(prefix, dtype=np.int64), self.mode).bits.copy()
         bits[: self.encoder.first_scored] = np.nan
         return bits
 
@@ -155,28 +173,115 @@ class CausalScorer:
         batch_rows = max(1, self._batch_tokens() // (2 * row_draws))
         return RowCaches(self._reader, shared, len(prefix), draws, row_draws, batch_rows, self._processes)
 
-    def _score(self, tree: TokenTree) -> tuple[np.ndarray, Prefix]:
-        length = len(tree.prefix) + int(tree.depth.max(initial=0))
-        unproven = length > self._proven_length or (len(tree.prefix) > 0 and not self._proven_with_prefix)
-        if self.mode is None or (self.mode != "plain" and unproven):
-            self.mode = self._probe(tree, length)
-        return self._score_as(tree, self.mode)
+    def _totals(self, encoded: EncodedTexts) -> np.ndarray:
+        tree = encoded.tree
+        mode = self._mode_for(tree.tree)
+        if mode != "alone":
+            edge_values, prefix = self._score_as(tree.tree, mode)
+            totals = tree.totals(edge_values, prefix.bits)
+            if self._batches.passes(
+                self._tokens_at_once,
+                len(encoded),
+                lambda number: totals[number : number + 1],
+                lambda number: self._totals_alone(encoded, [number]),
+                self._text_agreement_bits(encoded.matrix_NL.shape[1]),
+            ):
+                return totals
+            self.mode = "alone"
+        return self._totals_alone(encoded, range(len(encoded)))
 
-    def _score_as(self, tree: TokenTree, mode: Mode) -> tuple[np.ndarray, Prefix]:
+    def _answers(self, prefix: tuple[int, ...], paths: PathTree) -> list[PathBits]:
+        mode = self._mode_for(paths.tree)
+        if self._contradiction is not None:
+            raise InputError(
+                "model",
+                "must score the beginning of a text alike however long the text is, where texts are searched",
+                f"{self._kind}, whose scores differ by {self._contradiction.bits:.3g} bits",
+                "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal', or shorter texts.",
+            )
+        if mode != "alone":
+            edge_values, _ = self._score_as(paths.tree, mode)
+            answers = paths.answers(edge_values)
+            if self._batches.passes(
+                self._tokens_at_once,
+                len(answers),
+                lambda number: answers[number].figures,
+                lambda number: self._answer_alone(prefix, paths.queries[number]).figures,
+                self._text_agreement_bits(max(len(query.tokens) for query in paths.queries)),
+            ):
+                return answers
+            self.mode = "alone"
+        return [self._answer_alone(prefix, query) for query in paths.queries]
+
+    def _totals_alone(self, encoded: EncodedTexts, chosen: Sequence[int]) -> np.ndarray:
+        """(C,) bits of some of the texts; after the first NaN, the rest is NaN too."""
+        known: dict[tuple[int, ...], float] = {}
+        for number in chosen:
+            ids = encoded.ids[number]
+            if ids not in known:
+                known[ids] = float(self._bits_alone(ids)[encoded.first_scored - 1 :].sum())
+                if math.isnan(known[ids]):
+                    break
+        return np.array([known.get(encoded.ids[number], math.nan) for number in chosen])
+
+    def _bits_alone(self, ids: tuple[int, ...]) -> np.ndarray:
+        """(L - 1,) bits of each token from the second on, the text being all that the model is given."""
+        if not ids:
+            return np.zeros(0)
+        return self._read_alone(ids, np.arange(len(ids) - 1), np.array(ids[1:], dtype=np.int64))
+
+    def _answer_alone(self, prefix: tuple[int, ...], query: PathQuery) -> PathBits:
+        ids = (*prefix, *query.tokens)
+        if not ids:
+            return PathBits(0.0, np.zeros(len(query.children)))
+        # A first token with nothing before it is not predicted: 0 bits.
+        run = np.arange(max(1, len(ids) - query.run), len(ids))
+        children = np.full(len(query.children), len(ids) - 1)
+        tokens = np.concatenate([np.array(ids, dtype=np.int64)[run], query.children]).astype(np.int64)
+        bits = self._read_alone(ids, np.concatenate([run - 1, children]), tokens)
+        return PathBits(float(bits[: len(run)].sum()), bits[len(run) :])
+
+    def _read_alone(self, ids: Sequence[int], after: np.ndarray, tokens: np.ndarray, **inputs: Any) -> np.ndarray:
+        """(E,) bits of `tokens`, each behind the position `after` (ascending) of the one row `ids`."""
+        device = model_device(self.model)
+        self._check_vocabulary(max(ids))
+
+        def read() -> np.ndarray:
+            row = torch.as_tensor([ids], dtype=torch.long, device=device)
+            logits = self._reader(input_ids=row, **(inputs or self._whole_text))
+            places, at = np.unique(after, return_inverse=True)
+            return bits_at(logits, *(torch.as_tensor(each, device=device) for each in (places, at, tokens)))
+
+        return self._processes.from_first(self._processes.attempt(read))
+
+    @property
+    def _whole_text(self) -> dict[str, Any]:
+        """What a call for one whole text brings besides its tokens."""
+        return {}
+
+    def _text_agreement_bits(self, tokens: int) -> float:
+        """Within how many bits a text of so many tokens, or a part of it, agrees with itself alone."""
+        return agreement_bits(self._reader.dtype) * max(1.0, math.sqrt(tokens / 32))
+
+    def _score_as(
+        self, tree: TokenTree, mode: Mode, *, most_rows: int | None = None, short_rows: bool = False
+    ) -> tuple[np.ndarray, Prefix]:
         prefix = self._encode_prefix(tree.prefix, mode)
         if mode != "plain" and len(tree.prefix) and prefix.cache is None:
             raise RuntimeError(f"{type(self.model).__name__} returned no key-value cache for the prefix")
         if not tree.size:
             rows = Rows(*(np.zeros(0, dtype=np.int64),) * 3)
         elif mode == "packed":
-            rows = packed_rows(tree, choose_row_width(tree, self._shape))
+            longest = int(tree.depth.max())
+            rows = packed_rows(tree, longest if short_rows else choose_row_width(tree, self._shape))
         else:
             rows = chain_rows(tree)
         width = int(rows.width.max(initial=1)) + (len(tree.prefix) if mode == "plain" else 0)
         tokens = self._batch_tokens()
         while True:
             try:
-                batch_rows = max(1, tokens // width)
+                batch_rows = max(1, min(tokens // width, len(rows) if most_rows is None else most_rows))
+                self._tokens_at_once = min(batch_rows, len(rows)) * width
                 return edge_bits(self._reader, tree, rows, prefix, mode, batch_rows, self._processes), prefix
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or tokens <= width:
@@ -193,66 +298,103 @@ class CausalScorer:
             self._prefixes = {key: replace(found, bits=self._processes.from_first(found.bits))}
         return self._prefixes[key]
 
-    def _probe(self, tree: TokenTree, length: int) -> Mode:
-        """The fastest way whose answers on a small piece of `tree` equal those of plain whole texts."""
-        context = _context_length(self.model)
-        proven = length if context is None else max(length, min(length + DEPTH_TO_SPARE, context))
-        sample = probe_tree(tree, proven, context)
-        expected, _ = self._score_as(sample, "plain")
-        if np.isnan(expected[sample.edge_parent >= 0]).any():
-            return "plain"  # NaN agrees with anything
-        if len(tree.prefix) and not len(sample.prefix):
-            return "plain"  # no room to try a cache
-        tolerance = _AGREEMENT_BITS[self._reader.dtype]
-        modes: tuple[Mode, ...] = ("packed", "cached")
-        for mode in modes:
-            agrees = False
-            try:
-                with self._processes.together():
-                    found, _ = self._score_as(sample, mode)
-                agrees = np.allclose(found, expected, rtol=0.0, atol=tolerance, equal_nan=True)
-            except OutOfStepError:
+    def _mode_for(self, tree: TokenTree) -> Mode:
+        """The mode in which `tree` is read, tried first where it goes beyond what was tried."""
+        length = len(tree.prefix) + int(tree.depth.max(initial=0))
+        is_proven = length <= self._proven_length and (self._proven_with_prefix or not len(tree.prefix))
+        if self.mode is None or not is_proven:
+            self.mode = self._try_modes(tree, length)
+        return self.mode
+
+    def _try_modes(self, tree: TokenTree, length: int) -> Mode:
+        """The fastest mode that agrees with texts alone, at a few tokens beyond `length` or at `length` itself."""
+        context = context_length(self.model)
+        spare = length if context is None else max(length, min(length + DEPTH_TO_SPARE, context))
+        mode: Mode = "alone"
+        for tried in dict.fromkeys((spare, length)):
+            probe = probe_for(tree, tried, context)
+            mode = self._fastest_mode(probe, has_prefix=len(tree.prefix) > 0)
+            self._proven_length, self._proven_with_prefix = tried, len(tree.prefix) > 0
+            if mode != "alone":
+                break
+        return mode
+
+    def _fastest_mode(self, probe: Probe, *, has_prefix: bool) -> Mode:
+        """The fastest mode in which each of the probe's sequences gets the bits that it gets alone.
+
+        Raises:
+            InputError: a model that gives one text different logits at two calls, or whose logits depend on later
+                tokens.
+        """
+        alone = [self._bits_alone(ids) for ids in probe.sequences]
+        tolerance = agreement_bits(self._reader.dtype)
+        if any(np.isnan(bits).any() for bits in alone):
+            return "alone"  # NaN agrees with nothing
+        check_repeats(self._bits_alone(probe.sequences[0]), alone[0], tolerance)
+        self._contradiction = contradiction(probe.sequences, alone, tolerance)
+        self._refuse_later_tokens(self._contradiction)
+        if self._contradiction is not None or self._batches.failed:
+            return "alone"
+        # Where the context has no room for the prefix, nothing shows whether its cache is used.
+        is_cache_tried = len(probe.tree.tree.prefix) > 0 or not has_prefix
+        modes: tuple[Mode, ...] = ("packed", "cached", "plain") if is_cache_tried else ("plain",)
+        return next((mode for mode in modes if self._agrees_alone(probe, alone, mode)), "alone")
+
+    def _refuse_later_tokens(self, found: Contradiction | None) -> None:
+        if found is not None and not found.by_length:
+            rule = "must read from left to right, but its logits depend on later tokens"
+            kind = f"{self._kind}, by {found.bits:.3g} bits"
+            raise InputError("model", rule, kind, "Use a causal model, or a masked one with a mask token.")
+
+    @property
+    def _kind(self) -> str:
+        return type(getattr(self.model, "inner", self.model)).__name__
+
+    def _agrees_alone(self, probe: Probe, alone: Sequence[np.ndarray], mode: Mode) -> bool:
+        """Whether the mode gives the probe's sequences the bits that they get alone.
+
+        Twice, with the rows in one call and in calls of two: a cache that one call changes shows in the next.
+        """
+        try:
+            with self._processes.together():
+                passes = [
+                    self._score_as(probe.tree.tree, mode, most_rows=2, short_rows=True),
+                    self._score_as(probe.tree.tree, mode, short_rows=True),
+                    self._score_as(probe.tree.tree, mode),
+                ]
+            found = [bits for edges, prefix in passes for bits in probe.tree.bits_along(edges, prefix.bits)]
+            tolerance = agreement_bits(self._reader.dtype)
+            agrees = all(all_close(*pair, tolerance) for pair in zip(found, [*alone, *alone, *alone], strict=True))
+        except OutOfStepError:
+            raise
+        except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
+            if is_out_of_memory(error):
                 raise
-            except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
-                if is_out_of_memory(error):
-                    raise
-            # All processes take the same way, or none would wait for the others' calls.
-            if self._processes.smallest(int(agrees)):
-                self._proven_length, self._proven_with_prefix = proven, len(sample.prefix) > 0
-                return mode
-        return "plain"
+            agrees = False
+        # All processes take the same way, or none would wait for the others' calls.
+        return bool(self._processes.smallest(int(agrees)))
 
     def _batch_tokens(self) -> int:
         if self._max_batch_tokens is None:
-            fits = _default_batch_tokens(self.model, self._reader.reads_rows)
+            fits = default_batch_tokens(self.model, self._reader.reads_rows)
             self._max_batch_tokens = self._processes.smallest(fits)
         return self._max_batch_tokens
 
     def _check_vocabulary(self, largest_token: int) -> None:
-        embedding = getattr(self.model, "get_input_embeddings", lambda: None)()
-        entries = getattr(embedding, "num_embeddings", None)
-        if entries is not None and largest_token >= entries:
-            raise InputError(
-                "tokenizer",
-                f"must be the model's own: the model knows {entries} tokens",
-                f"token {largest_token}",
-                "Load both from the same folder, or call model.resize_token_embeddings(len(tokenizer)).",
-            )
+        check_vocabulary(vocabulary_entries(self.model), largest_token)
 
     def _check_length(self, tokens: int, text: str) -> None:
-        longest = _context_length(self.model)
-        if longest is not None and longest < tokens:
-            raise InputError(
-                "texts",
-                f"must fit the model's context of {longest} tokens",
-                text,
-                f"It takes {tokens}: use a shorter template or a model with a longer context.",
-            )
+        check_length(context_length(self.model), tokens, text)
 
 
-def _context_length(model: nn.Module) -> int | None:
-    longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
-    return longest if isinstance(longest, int) and longest > 0 else None
+def agreement_bits(dtype: torch.dtype) -> float:
+    """Two ways of computing one token's bits in `dtype` agree within this."""
+    return _AGREEMENT_BITS[dtype]
+
+
+def noise_bits(dtype: torch.dtype) -> float:
+    """Two computations of a whole text's bits in `dtype`, in different batches, agree within this."""
+    return _NOISE_BITS[dtype]
 
 
 def _model_shape(model: nn.Module) -> ModelShape:
@@ -275,7 +417,7 @@ def _cache_bytes(model: nn.Module) -> int:
     return int(torch.cuda.mem_get_info(device)[0] * _CACHE_SHARE_OF_FREE_GPU) if device.type == "cuda" else 2**30
 
 
-def _default_batch_tokens(model: nn.Module, reads_rows: bool) -> int:
+def default_batch_tokens(model: nn.Module, reads_rows: bool) -> int:
     """Tokens per call: a device's fill, or fewer so that the logits of a whole batch stay within the budget."""
     device = model_device(model)
     ceiling = 4096 if device.type == "cpu" else 65_536

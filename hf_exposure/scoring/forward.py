@@ -5,7 +5,6 @@ Shapes: B rows of W slots in a batch, P prefix tokens, V vocabulary entries, E e
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,15 +14,16 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from hf_exposure.scoring.caches import repeat_cache
 from hf_exposure.scoring.logits import LogitReader, Logits
 from hf_exposure.scoring.model_state import compute_dtype, model_device
 from hf_exposure.scoring.packing import Rows
 from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.token_tree import IntArray, TokenTree
 
-__all__ = ["Mode", "Prefix", "bits_at", "edge_bits", "encode_prefix", "repeat_cache"]
+__all__ = ["Mode", "Prefix", "bits_at", "edge_bits", "encode_prefix"]
 
-Mode = Literal["packed", "cached", "plain"]
+Mode = Literal["packed", "cached", "plain", "alone"]
 _LOG2_E = 1.0 / math.log(2.0)
 # Log-sum-exp goes through float32 in pieces of this many logits, so a large vocabulary never doubles its memory.
 _LOGITS_PER_PIECE = 2**24
@@ -37,23 +37,26 @@ class Prefix:
         bits: (P,) bits of each prefix token given those before it; NaN at 0, where nothing is before.
         last_logits: (1, V) logits after the prefix; None for an empty one.
         cache: the model's own key-value cache, None in plain mode.
+        cache_name: the keyword by which the model takes it back.
     """
 
     bits: np.ndarray
     last_logits: torch.Tensor | None
-    cache: Any
+    cache: Any = None
+    cache_name: str = ""
 
 
 def encode_prefix(reader: LogitReader, prefix: IntArray, mode: Mode) -> Prefix:
     """Feeds the shared prefix once."""
     bits = np.full(len(prefix), np.nan)
     if not len(prefix):
-        return Prefix(bits, None, None)
+        return Prefix(bits, None)
     ids = torch.as_tensor(prefix, device=model_device(reader.model))[None]
     logits = reader(input_ids=ids) if mode == "plain" else reader(input_ids=ids, use_cache=True)
     at = torch.arange(len(prefix), device=ids.device)
     bits[1:] = bits_at(logits, at[:-1], at[:-1], ids[0, 1:])
-    return Prefix(bits, logits.of(at[-1:]), None if mode == "plain" else logits.cache)
+    cache = None if mode == "plain" else logits.cache
+    return Prefix(bits, logits.of(at[-1:]), cache, logits.cache_name)
 
 
 def edge_bits(
@@ -97,7 +100,7 @@ def _root_bits(tree: TokenTree, last_logits: torch.Tensor, at_root: int) -> np.n
     """Bits of the first tokens after the prefix."""
     tokens = torch.as_tensor(tree.edge_token[:at_root], device=last_logits.device)
     zero = torch.zeros_like(tokens)
-    at_end = Logits(lambda rows: last_logits[rows], last_logits.shape[-1], 1, None)
+    at_end = Logits(lambda rows: last_logits[rows], last_logits.shape[-1], 1)
     return bits_at(at_end, zero[:1], zero, tokens)
 
 
@@ -146,7 +149,7 @@ def _inputs(
         return {"input_ids": torch.cat([head, ids], dim=1)}, len(tree.prefix)
     inputs: dict[str, Any] = {"input_ids": ids, "use_cache": prefix.cache is not None}
     if prefix.cache is not None:
-        inputs["past_key_values"] = repeat_cache(prefix.cache, len(slots))
+        inputs[prefix.cache_name] = repeat_cache(prefix.cache, len(slots))
     if mode == "packed":
         depth = np.append(tree.depth, 1)[slots]
         inputs["position_ids"] = torch.as_tensor(len(tree.prefix) + depth - 1, device=device)
@@ -163,16 +166,6 @@ def _ancestor_mask(tree: TokenTree, slots: IntArray, device: torch.device, dtype
     mask = torch.zeros((len(slots), 1, slots.shape[1], len(tree.prefix) + slots.shape[1]), dtype=dtype, device=device)
     mask[:, 0, :, len(tree.prefix) :].masked_fill_(~sees, torch.finfo(dtype).min)
     return mask
-
-
-def repeat_cache(cache: Any, times: int) -> Any:
-    """`cache` for `times` rows, as views: the model's own concatenation makes the one copy."""
-    repeated = copy.copy(cache)
-    repeated.layers = [copy.copy(layer) for layer in cache.layers]
-    for layer in repeated.layers:
-        layer.keys = layer.keys.expand(times, *layer.keys.shape[1:])
-        layer.values = layer.values.expand(times, *layer.values.shape[1:])
-    return repeated
 
 
 def bits_at(logits: Logits, rows: torch.Tensor, parents: torch.Tensor, tokens: torch.Tensor) -> np.ndarray:

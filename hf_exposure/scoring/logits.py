@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_exposure.scoring.caches import returned_cache
 from hf_exposure.scoring.model_state import compute_dtype, model_device
 
 __all__ = ["ForwardCounts", "LogitReader", "Logits"]
@@ -42,12 +43,14 @@ class Logits:
         vocabulary_size: V.
         positions: T.
         cache: the key-value cache that the model returned, if it did.
+        cache_name: the keyword by which the model takes it back.
     """
 
     of: Callable[[torch.Tensor], torch.Tensor]
     vocabulary_size: int
     positions: int
-    cache: Any
+    cache: Any = None
+    cache_name: str = ""
 
 
 class LogitReader:
@@ -86,12 +89,8 @@ class LogitReader:
             self._head = None
             return _whole(self._run(inputs))
         hidden, head = taken[0].reshape(-1, taken[0].shape[-1]), self._head
-        return Logits(
-            lambda rows: head(hidden[rows]),
-            output.logits.shape[-1],
-            positions,
-            getattr(output, "past_key_values", None),
-        )
+        name, cache = returned_cache(output)
+        return Logits(lambda rows: head(hidden[rows]), output.logits.shape[-1], positions, cache, name)
 
     def _run(self, inputs: dict[str, Any]) -> Any:
         # A hook in a model that compiles itself would be compiled too.
@@ -121,8 +120,8 @@ class LogitReader:
 
 def _whole(output: Any) -> Logits:
     flat = output.logits.reshape(-1, output.logits.shape[-1])
-    cache = getattr(output, "past_key_values", None)
-    return Logits(lambda rows: flat[rows], flat.shape[-1], output.logits.shape[1], cache)
+    name, cache = returned_cache(output)
+    return Logits(lambda rows: flat[rows], flat.shape[-1], output.logits.shape[1], cache, name)
 
 
 def _let_last_position_through(taken: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:

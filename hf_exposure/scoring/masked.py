@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from hf_exposure.errors import InputError, NonFiniteScoreError
-from hf_exposure.scoring.batches import score_in_batches
-from hf_exposure.scoring.causal import _NOISE_BITS, _context_length, _default_batch_tokens
+from hf_exposure.scoring.batches import BatchCheck, score_in_batches
+from hf_exposure.scoring.causal import agreement_bits, default_batch_tokens, noise_bits
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder, _special_tokens_around
-from hf_exposure.scoring.forward import bits_at
+from hf_exposure.scoring.forward import Mode, bits_at
+from hf_exposure.scoring.limits import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
 from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.path_query import PathBits, PathQuery
@@ -68,6 +69,12 @@ class MaskedScorer:
         self.encoder = _WholeTextEncoder(tokenizer)
         self._reader = LogitReader(model)
         self._max_batch_tokens, self._processes = max_batch_tokens, processes
+        self._batches = BatchCheck(processes)
+
+    @property
+    def mode(self) -> Mode:
+        """`plain` batches of rows, or `alone`: one row a call, where the model mixes the rows of a batch."""
+        return "alone" if self._batches.failed else "plain"
 
     @property
     def counts(self) -> ForwardCounts:
@@ -76,7 +83,7 @@ class MaskedScorer:
 
     @property
     def noise_bits(self) -> float:
-        return _NOISE_BITS[self._reader.dtype]
+        return noise_bits(self._reader.dtype)
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)
@@ -89,7 +96,7 @@ class MaskedScorer:
             NonFiniteScoreError: the model returned NaN; names the text.
         """
         distinct = sorted(set(encoded.ids), key=lambda ids: (len(ids), ids))
-        self._check_length(encoded)
+        self._check_fit(encoded)
         leading, trailing = len(self.encoder.leading), self.encoder.trailing
         whole = ((len(ids), (*ids, *trailing)) for ids in distinct)
         rows = [(ids, at) for own, ids in whole for at in range(leading, own)]
@@ -109,6 +116,9 @@ class MaskedScorer:
             raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
         return figures
 
+    def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
+        self._refuse_search()
+
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
         self._refuse_search()
 
@@ -118,16 +128,26 @@ class MaskedScorer:
     def _score_rows(self, rows: list[tuple[tuple[int, ...], int]]) -> np.ndarray:
         """Bits of the token at each row's place, masked; rows of one length."""
         if self._max_batch_tokens is None:
-            fits = _default_batch_tokens(self.model, self._reader.reads_rows)
+            fits = default_batch_tokens(self.model, self._reader.reads_rows)
             self._max_batch_tokens = self._processes.smallest(fits)
         widths = np.full(len(rows), len(rows[0][0]))
-        bits, self._max_batch_tokens = score_in_batches(
-            widths,
-            self._max_batch_tokens,
-            lambda own, _: self._score_batch([rows[row] for row in own]),
-            self._processes,
-        )
-        return bits
+
+        def score(tokens: int) -> tuple[np.ndarray, int]:
+            return score_in_batches(
+                widths, tokens, lambda own, _: self._score_batch([rows[row] for row in own]), self._processes
+            )
+
+        if not self._batches.failed:
+            bits, self._max_batch_tokens = score(self._max_batch_tokens)
+            if self._batches.passes(
+                min(self._max_batch_tokens, int(widths.sum())),
+                len(rows),
+                lambda row: bits[row : row + 1],
+                lambda row: self._processes.attempt(lambda: self._score_batch([rows[row]])),
+                agreement_bits(self._reader.dtype),
+            ):
+                return bits
+        return score(1)[0]
 
     def _score_batch(self, rows: list[tuple[tuple[int, ...], int]]) -> np.ndarray:
         device = model_device(self.model)
@@ -138,13 +158,12 @@ class MaskedScorer:
         logits = self._reader(input_ids=ids_BT)
         return bits_at(logits, row * logits.positions + place, row, tokens)
 
-    def _check_length(self, encoded: EncodedTexts) -> None:
-        longest = _context_length(self.model)
-        tokens = encoded.matrix_NL.shape[1] + len(self.encoder.trailing)
-        if len(encoded) and longest is not None and longest < tokens:
-            text = encoded.texts[int(np.argmax(encoded.matrix_NL[:, -1]))]
-            rule = f"must fit the model's context of {longest} tokens"
-            raise InputError("texts", rule, text, f"It takes {tokens}: use a shorter template.")
+    def _check_fit(self, encoded: EncodedTexts) -> None:
+        if len(encoded):
+            tokens = encoded.matrix_NL.shape[1] + len(self.encoder.trailing)
+            longest = encoded.texts[int(np.argmax(encoded.matrix_NL[:, -1]))]
+            check_length(context_length(self.model), tokens, longest)
+            check_vocabulary(vocabulary_entries(self.model), max(int(encoded.matrix_NL.max()), self._mask))
 
     def _refuse_search(self) -> NoReturn:
         raise InputError(

@@ -30,3 +30,8 @@ class PathBits:
 
     run_bits: float
     children_bits: np.ndarray
+
+    @property
+    def figures(self) -> np.ndarray:
+        """(1 + C,) both as one array."""
+        return np.concatenate([[self.run_bits], self.children_bits])

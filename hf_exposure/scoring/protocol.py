@@ -21,17 +21,24 @@ class Scorer(Protocol):
     that take `input_ids` and return `.logits`.
 
     Attributes:
-        noise_bits: two computations of one text's bits, in different company, agree within this.
+        noise_bits: the same text scored in two different batches agrees to within this many bits.
+        mode: how the model is read, as `CausalScorer` names it; None before the first call.
     """
 
     @property
     def noise_bits(self) -> float: ...
+
+    @property
+    def mode(self) -> str | None: ...
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text."""
 
     def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
         """(N,) log-perplexity of each text: the sum of its scored tokens' bits."""
+
+    def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
+        """(N,) as `sequence_bits`, each text being all that the model is given: what a certificate is checked by."""
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
         """The answer to each query, after the shared `prefix`."""

@@ -15,18 +15,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_exposure.scoring.forward import Prefix, bits_at, repeat_cache
+from hf_exposure.scoring.caches import CacheRefused, attention_layers, repeat_cache
+from hf_exposure.scoring.forward import Prefix, bits_at
 from hf_exposure.scoring.logits import LogitReader
 from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.scoring.out_of_memory import is_out_of_memory
 from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.token_tree import IntArray
 
-__all__ = ["CacheRefused", "RowCaches"]
-
-
-class CacheRefused(Exception):
-    """The model's cache does not grow as a plain one does (a sliding window, say), or does not fit into memory."""
+__all__ = ["RowCaches"]
 
 
 @dataclass(frozen=True)
@@ -156,7 +153,7 @@ class RowCaches:
             answers_AX = self._processes.sum_of(own_part)[asked.answered_by]
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
-                raise CacheRefused from error
+                raise CacheRefused("a cache for which memory has no room") from error
             raise
         children_bits = np.where(children_AC >= 0, answers_AX[:, tokens_AT.shape[1] :], np.inf)
         return answers_AX[:, : tokens_AT.shape[1]].sum(axis=1), children_bits
@@ -204,11 +201,11 @@ class RowCaches:
             input_ids=torch.as_tensor(ids, device=device),
             position_ids=torch.as_tensor(self._prefix_length + depth, device=device),
             attention_mask=self._mask(rows, width, filled, row, place, slots.depth[here], slots.draw[here]),
-            past_key_values=repeat_cache(self._prefix.cache, rows) if cache is None else cache,
             use_cache=True,
+            **{self._prefix.cache_name: repeat_cache(self._prefix.cache, rows) if cache is None else cache},
         )
-        if any(layer.keys.shape[-2] != before + width for layer in logits.cache.layers):
-            raise CacheRefused
+        if any(layer.keys.shape[-2] != before + width for layer in attention_layers(logits.cache)):
+            raise CacheRefused("a cache that does not grow by what is fed")
         self._caches[batch], self._filled[batch] = logits.cache, filled + width
         own = np.flatnonzero((asked.row >= first) & (asked.row < stop))
         if not len(own):

@@ -9,6 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_MASKED_LM_MAPPING_NAMES,
+)
 
 from hf_exposure.canaries import CanaryContext
 from hf_exposure.canaries.source import Source
@@ -22,6 +26,10 @@ from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 __all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]
 
 _PROBE_TOKENS = 8
+# Their attention may show nothing in so few tokens.
+_MASKED_CLASSES = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - frozenset(
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
+)
 # Below this share of the logits' own spread, a difference is rounding: experts and quantised layers mix their rows.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
 
@@ -41,7 +49,7 @@ def make_scorer(
     A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
 
     Args:
-        model: left as it was found; the check is one forward pass of 2 rows of 8 tokens.
+        model: left as it was found; the check is two forward passes of 8 tokens.
         tokenizer: its tokenizer.
         source: for an encoder-decoder model: a fixed text, or a function from a target to its source.
         end_token: whether the end of each text is scored too; not for masked models.
@@ -77,7 +85,8 @@ def make_scorer(
         )
     if source is not None:
         raise InputError("source", "goes with encoder-decoder models only", kind, "Leave it out.")
-    if not sees_later_tokens(model, tokenizer, processes):
+    is_masked = kind in _MASKED_CLASSES or sees_later_tokens(model, tokenizer, processes)
+    if not is_masked:
         return CausalScorer(
             model,
             tokenizer,
@@ -97,21 +106,26 @@ def make_scorer(
 
 
 def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = ALONE) -> bool:
-    """Whether the logits of a first token move when all tokens after it change: a model that reads both ways.
+    """Whether the logits of the first tokens move when all tokens after them change: a model that reads both ways.
 
-    One forward pass of 2 rows, in evaluation mode, without gradients or random numbers. All processes give one answer.
+    Two forward passes of one row, in evaluation mode, without gradients or random numbers. All processes give one
+    answer.
     """
     first, second, third = _probe_tokens(tokenizer)
-    rows = [[first] + [other] * (_PROBE_TOKENS - 1) for other in (second, third)]
-    ids = torch.as_tensor(rows, device=model_device(model))
+    half = _PROBE_TOKENS // 2
+    rows = [[first] * half + [other] * half for other in (second, third)]
+    device = model_device(model)
+
+    def logits_of(row: list[int]) -> torch.Tensor:
+        return model(input_ids=torch.as_tensor([row], device=device)).logits[0, :half].double()
+
     with borrowed(model):
         try:
-            logits = processes.attempt(lambda: model(input_ids=ids).logits[:, 0])
+            one, other = processes.attempt(lambda: [logits_of(row) for row in rows])
         except OutOfStepError:
             raise
-        except Exception:  # a model that cannot be called fails again, in scoring, where the message names a text
+        except Exception:  # a model that cannot be called fails again, in scoring, where the message says why
             return False
-    one, other = logits.double()
     known = torch.isfinite(one) & torch.isfinite(other)
     spread = one[known].std(correction=0).item() if known.any() else 0.0
     moved = (one - other)[known].abs().max().item() if known.any() else 0.0

@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput
+from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
 from hf_exposure.canaries.source import Source
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.scoring.batches import score_in_batches
-from hf_exposure.scoring.causal import CausalScorer, _context_length
+from hf_exposure.scoring.caches import repeat_cache, returned_cache
+from hf_exposure.scoring.causal import CausalScorer, agreement_bits
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
-from hf_exposure.scoring.forward import Mode, bits_at, repeat_cache
+from hf_exposure.scoring.forward import Mode, bits_at
+from hf_exposure.scoring.limits import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.path_query import PathBits, PathQuery
+from hf_exposure.scoring.probe import contradiction
 from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.token_tree import pad_sequences
 
@@ -73,7 +76,8 @@ class Seq2SeqScorer(CausalScorer):
             decoder, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, mode=mode, processes=processes
         )
         self.encoder = _TargetEncoder(tokenizer, _start_token(model), end_token=end_token)
-        self.source, self._source_tokenizer = source, tokenizer
+        self.source, self._source_tokenizer, self._whole_model = source, tokenizer, model
+        self._is_causal = mode is not None
         if isinstance(source, str):
             decoder.fix_source(self._source_ids([source])[source])
 
@@ -97,6 +101,7 @@ class Seq2SeqScorer(CausalScorer):
         if not len(encoded):
             return np.zeros(0)
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
+        self._check_vocabulary(int(encoded.matrix_NL.max()))
         self._check_length(encoded.matrix_NL.shape[1], encoded.texts[longest])
         return self._score_pairs(encoded, sources)
 
@@ -117,13 +122,30 @@ class Seq2SeqScorer(CausalScorer):
         # Both sides are padded to the longest of a batch: in this order the widths are within a little of the sums.
         widths = np.maximum.accumulate([len(source) for source, _ in pairs])
         widths = widths + np.maximum.accumulate([len(target) - 1 for _, target in pairs])
-        with borrowed(self.model):
-            bits, self._max_batch_tokens = score_in_batches(
+
+        def score(tokens: int) -> tuple[np.ndarray, int]:
+            return score_in_batches(
                 widths,
-                self._batch_tokens(),
+                tokens,
                 lambda rows, together: self._score_batch([pairs[row] for row in rows], pairs[together]),
                 self._processes,
             )
+
+        with borrowed(self.model):
+            self._check_pairs_causal(pairs)
+            self.mode, is_right = self.mode or "plain", False
+            if self.mode != "alone":
+                bits, self._max_batch_tokens = score(self._batch_tokens())
+                is_right = self._batches.passes(
+                    min(self._max_batch_tokens, int(widths.sum())),
+                    len(pairs),
+                    lambda number: bits[number : number + 1],
+                    lambda number: self._pair_alone(pairs[number]),
+                    self._text_agreement_bits(encoded.matrix_NL.shape[1]),
+                )
+            if not is_right:
+                self.mode = "alone"
+                bits = np.array([self._pair_alone(pair)[0] for pair in pairs])
         totals = dict(zip(pairs, bits.tolist(), strict=True))
         figures = np.array([totals[key] for key in keys])
         if np.isnan(figures).any():
@@ -157,6 +179,28 @@ class Seq2SeqScorer(CausalScorer):
         )
         return np.bincount(row, weights=bits, minlength=len(pairs))
 
+    def _pair_alone(self, pair: _Pair) -> np.ndarray:
+        """(1,) bits of a target, its source and itself being all that the model is given."""
+        return self._read_pair(*pair)[self.encoder.first_scored - 1 :].sum(keepdims=True)
+
+    def _read_pair(self, source: tuple[int, ...], target: tuple[int, ...]) -> np.ndarray:
+        """(T - 1,) bits of the target's tokens from the second on."""
+        ids = torch.as_tensor([source], device=model_device(self.model))
+        tokens = np.array(target[1:], dtype=np.int64)
+        return self._read_alone(target, np.arange(len(tokens)), tokens, source_ids=ids)
+
+    def _check_pairs_causal(self, pairs: list[_Pair]) -> None:
+        """Once, that a longest target's first half costs the same when its second half changes."""
+        if self._is_causal:
+            return
+        source, target = max(pairs, key=lambda pair: len(pair[1]))
+        half = max(1, len(target) // 2)
+        follows = next((token for _, ids in pairs for token in ids if token != target[half]), int(target[half] == 0))
+        changed = (*target[:half], *[follows] * (len(target) - half))
+        bits = [self._read_pair(source, ids) for ids in (target, changed)]
+        self._refuse_later_tokens(contradiction([target, changed], bits, agreement_bits(self._reader.dtype)))
+        self._is_causal = True
+
     def _source_ids(self, sources: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """The tokens of each distinct source, special tokens included."""
         distinct = list(dict.fromkeys(sources))
@@ -164,12 +208,16 @@ class Seq2SeqScorer(CausalScorer):
             if not isinstance(source, str) or not source:
                 raise InputError("source", "must be a text of at least one character", source, "Pass source='...'.")
         encoded = self._source_tokenizer(distinct)["input_ids"] if distinct else []
-        longest = _context_length(self.model)
+        longest = context_length(self._whole_model, "encoder")
+        check_vocabulary(vocabulary_entries(self._whole_model, "encoder"), max(map(max, encoded), default=0))
         for source, ids in zip(distinct, encoded, strict=True):
-            if longest is not None and len(ids) > longest:
-                rule = f"must fit the model's context of {longest} tokens"
-                raise InputError("source", rule, source, f"It takes {len(ids)}: use a shorter source.")
+            check_length(longest, len(ids), source, argument="source")
         return {source: tuple(ids) for source, ids in zip(distinct, encoded, strict=True)}
+
+    @property
+    def _whole_text(self) -> dict[str, Any]:
+        """The fixed source, so that nothing computed before enters."""
+        return {"source_ids": self.model.source_ids}
 
     def _required_source(self) -> Callable[[str], str]:
         if self.source is None:
@@ -197,58 +245,86 @@ class _Decoder(nn.Module):
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
         self.inner, self.config = model, model.config
-        self._source: torch.Tensor | None = None
-        self._encoded: torch.Tensor | None = None
+        self.source_ids: torch.Tensor | None = None
+        self._encoded: Any = None
         self._cross_cache: Any = None
+        self._cache_name = "past_key_values"
 
     def get_output_embeddings(self) -> Any:
         return getattr(self.inner, "get_output_embeddings", lambda: None)()
 
+    def get_decoder(self) -> Any:
+        return getattr(self.inner, "get_decoder", lambda: None)()
+
+    def get_input_embeddings(self) -> Any:
+        return getattr(self.inner, "get_input_embeddings", lambda: None)()
+
     def fix_source(self, ids: Sequence[int]) -> None:
-        self._source = torch.as_tensor([ids], device=model_device(self.inner))
+        self.source_ids = torch.as_tensor([ids], device=model_device(self.inner))
 
     # No position_ids and no 4-D mask: a call that brings them is refused, and another way of reading is tried.
     def forward(
         self,
         input_ids: torch.Tensor,
         use_cache: bool = False,
-        past_key_values: Any = None,
+        cache: Any = None,
         source_ids: torch.Tensor | None = None,
         source_mask: torch.Tensor | None = None,
     ) -> Any:
         if source_ids is not None:
-            return self.inner(
-                input_ids=source_ids, attention_mask=source_mask, decoder_input_ids=input_ids, use_cache=False
-            )
-        assert self._source is not None
-        times = len(input_ids)
+            # As in training: with labels, models of this kind keep no cache.
+            masked = {} if source_mask is None else {"attention_mask": source_mask}
+            output = self.inner(input_ids=source_ids, decoder_input_ids=input_ids, use_cache=False, **masked)
+            return SimpleNamespace(logits=output.logits, cache=None)
+        assert self.source_ids is not None
+        rows = len(input_ids)
+        source = self.source_ids.expand(rows, -1)
         inputs: dict[str, Any] = {
-            "attention_mask": torch.ones_like(self._source).expand(times, -1),
-            "encoder_outputs": BaseModelOutput(last_hidden_state=self._encoded_source().expand(times, -1, -1)),
+            "input_ids": source,
+            "attention_mask": torch.ones_like(source),
+            "encoder_outputs": _expanded(self._encoded_source(), rows),
         }
-        if past_key_values is not None:
-            cross = repeat_cache(self._cross_cache, times)
-            inputs["past_key_values"] = EncoderDecoderCache(past_key_values, cross)
+        if cache is not None:
+            inputs[self._cache_name] = EncoderDecoderCache(cache, repeat_cache(self._cross_cache, rows))
         output = self.inner(decoder_input_ids=input_ids, use_cache=use_cache, **inputs)
-        cache = output.past_key_values if use_cache else None
-        if cache is not None and past_key_values is None and times == 1:
+        self._cache_name, both = returned_cache(output) if use_cache else (self._cache_name, None)
+        if both is not None and cache is None and rows == 1:
             # The caller keeps the target's keys and values; those of the source are the same for every prefix.
-            self._cross_cache = cache.cross_attention_cache
-        own = getattr(cache, "self_attention_cache", None)
-        return SimpleNamespace(logits=output.logits, past_key_values=own)
+            self._cross_cache = both.cross_attention_cache
+        return SimpleNamespace(logits=output.logits, cache=getattr(both, "self_attention_cache", None))
 
-    def _encoded_source(self) -> torch.Tensor:
-        """(1, S, H), computed once."""
+    def _encoded_source(self) -> Any:
+        """The encoder's own output for the source, computed once: some decoders read more of it than hidden states."""
         if self._encoded is None:
-            assert self._source is not None
-            output = self.inner(
-                input_ids=self._source,
-                attention_mask=torch.ones_like(self._source),
-                decoder_input_ids=self._source[:, :1],
-                use_cache=False,
-            )
-            self._encoded = output.encoder_last_hidden_state
+            assert self.source_ids is not None
+            kept: list[Any] = []
+            encoder = getattr(self.inner, "get_encoder", lambda: None)()
+            hook = None
+            if isinstance(encoder, nn.Module):
+                hook = encoder.register_forward_hook(lambda _, __, output: kept.append(output))
+            try:
+                output = self.inner(
+                    input_ids=self.source_ids,
+                    attention_mask=torch.ones_like(self.source_ids),
+                    decoder_input_ids=self.source_ids[:, :1],
+                    use_cache=False,
+                )
+            finally:
+                if hook is not None:
+                    hook.remove()
+            self._encoded = kept[0] if kept else BaseModelOutput(last_hidden_state=output.encoder_last_hidden_state)
         return self._encoded
+
+
+def _expanded(encoded: Any, rows: int) -> Any:
+    """An encoder's output for one source, as views for `rows` rows."""
+    if isinstance(encoded, torch.Tensor):
+        return encoded.expand(rows, *encoded.shape[1:]) if encoded.ndim and len(encoded) == 1 else encoded
+    if isinstance(encoded, ModelOutput):
+        return type(encoded)(**{name: _expanded(value, rows) for name, value in encoded.items()})
+    if isinstance(encoded, (tuple, list)):
+        return type(encoded)(_expanded(value, rows) for value in encoded)
+    return encoded
 
 
 class _TargetEncoder(Encoder):

@@ -67,6 +67,17 @@ class SequenceTree:
             total[at_level] = total[vertices.parent[at_level]] + bits[at_level]
         return total[vertices.last_of_sequence]
 
+    def bits_along(self, edge_bits: np.ndarray, prefix_bits: np.ndarray) -> list[np.ndarray]:
+        """Of each sequence, (L - 1,) the bits of its tokens from the second on."""
+        found = []
+        for last in self.vertices.last_of_sequence.tolist():
+            along: list[float] = []
+            while last >= 0:
+                along.append(float(edge_bits[self.edge_of_vertex[last]]))
+                last = int(self.vertices.parent[last])
+            found.append(np.concatenate([prefix_bits, along[::-1]])[1:])
+        return found
+
 
 @dataclass(frozen=True)
 class PathTree:

@@ -41,6 +41,7 @@ class HashedCosts:
     """A scorer without a model: the bits of a digit hang on all digits before it."""
 
     noise_bits = 1e-9
+    mode = None
 
     def __init__(self, spread: float = 1.0, base: int = 10) -> None:
         self.spread, self.base = spread, base
@@ -60,6 +61,9 @@ class HashedCosts:
 
     def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
         return np.array([self.cost(ids[1:]) for ids in encoded.ids])
+
+    def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
+        return self.sequence_bits(encoded)
 
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
         return np.full(len(prefix), np.nan)

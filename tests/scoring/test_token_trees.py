@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
 from hf_exposure.scoring.path_query import PathQuery
-from hf_exposure.scoring.probe import probe_tree
+from hf_exposure.scoring.probe import probe_for
 from hf_exposure.scoring.token_tree import TokenTree
 from hf_exposure.scoring.tree_sums import PathTree, SequenceTree
 
@@ -149,7 +149,7 @@ def test_the_tree_that_a_model_is_tried_on_can_fail(sequences: list[tuple[int, .
     """It branches at the prefix and below it, is as long as was asked, and never longer."""
     tree = SequenceTree.of(sequences, 1).tree
     length = max(2, len(tree.prefix) + int(tree.depth.max(initial=0)) + spare)
-    tried = probe_tree(tree, length, length)
+    tried = probe_for(tree, length, length).tree.tree
     assert len(tried.prefix) + tried.depth.max() == length
     assert (tried.depth == 1).sum() >= 2, "siblings see each other where a mask is ignored"
     assert packed_rows(tried, 1024).width.max() > tried.depth.max()

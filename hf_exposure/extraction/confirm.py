@@ -1,0 +1,36 @@
+"""What a certificate names is scored again alone before it is given.
+
+A search feeds many texts at once, after a shared prefix and by a cache. A model whose answer depends on any of that
+may pass every check and still give one text of a search another cost than a user gets who scores it alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from hf_exposure.scoring import Scorer
+
+__all__ = ["MOST_CONFIRMED", "moved_bits"]
+
+MOST_CONFIRMED = 64
+"""How many of a search's texts are scored alone at most."""
+# As many times the scorer's noise are another figure.
+_AGREEMENT = 20.0
+
+
+def moved_bits(scorer: Scorer, texts: Sequence[str], costs_bits: Sequence[float], most: int = MOST_CONFIRMED) -> float:
+    """The largest difference between a text's cost in the search and alone; 0.0 where all agree within rounding.
+
+    Args:
+        scorer: that the search used.
+        texts, costs_bits: what it found, whole log-perplexities; of more than `most`, a spread over all is compared.
+    """
+    if not len(texts):
+        return 0.0
+    chosen = np.unique(np.linspace(0, len(texts) - 1, num=min(most, len(texts))).astype(int)).tolist()
+    alone = scorer.alone_bits(scorer.encode([texts[number] for number in chosen]))
+    found = np.array([costs_bits[number] for number in chosen])
+    differ = ~np.isclose(alone, found, rtol=0.0, atol=_AGREEMENT * scorer.noise_bits)
+    return float(np.nan_to_num(np.abs(alone[differ] - found[differ]), nan=np.inf).max(initial=0.0))
