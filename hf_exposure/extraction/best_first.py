@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import time
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryContext, CanaryTemplate
 from hf_exposure.extraction.build import build_automaton, check_template
-from hf_exposure.extraction.confirm import moved_bits
+from hf_exposure.extraction.confirm import confirmed, moved_bits
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
 from hf_exposure.extraction.token_automaton import TokenAutomaton
@@ -110,6 +111,30 @@ def search_likeliest(
     watch: SearchWatch | None = None,
 ) -> Extraction:
     """As `extract`, for any scorer and any automaton."""
+    search = partial(
+        _search_likeliest,
+        scorer,
+        automaton,
+        top_k=top_k,
+        batch_size=batch_size,
+        max_expansions=max_expansions,
+        max_open_nodes=max_open_nodes,
+        watch=watch,
+    )
+    return confirmed(scorer, search)
+
+
+def _search_likeliest(
+    scorer: Scorer,
+    automaton: TokenAutomaton,
+    *,
+    top_k: int,
+    batch_size: int,
+    max_expansions: int | None,
+    max_open_nodes: int,
+    watch: SearchWatch | None,
+) -> tuple[Extraction, float]:
+    """What was found, and by how many bits a text of it moved when it was scored alone."""
     check_limits(top_k=top_k, batch_size=batch_size, max_open_nodes=max_open_nodes)
     if max_expansions is not None:
         check_limits(max_expansions=max_expansions)
@@ -141,7 +166,7 @@ def search_likeliest(
     stop = "" if certified else stopped_at(frontier, max_open_nodes, max_expansions, watch)
     costs_bits = [prefix_bits + cost for cost, _ in best]
     moved = moved_bits(scorer, [text for _, text in best], costs_bits)
-    return Extraction(
+    found = Extraction(
         candidates=tuple(
             Candidate(text=text, log_perplexity_bits=bits) for (_, text), bits in zip(best, costs_bits, strict=True)
         ),
@@ -155,6 +180,7 @@ def search_likeliest(
         mode=scorer.mode or "",
         note="; ".join(_notes(scorer.noise_bits, stop, moved)),
     )
+    return found, moved
 
 
 def _notes(noise_bits: float, stop: str, moved_bits: float) -> list[str]:

@@ -11,6 +11,7 @@ import math
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import nn
 from hf_exposure.canaries import CanaryContext, CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.build import build_automaton, check_template
-from hf_exposure.extraction.confirm import moved_bits
+from hf_exposure.extraction.confirm import confirmed, moved_bits
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
 from hf_exposure.extraction.open_texts import OpenTexts, Path
@@ -129,9 +130,35 @@ def search_ranks(
     together they cost what the dearest costs alone, and each text gets the bounds that it would get alone.
     """
     check_limits(max_expansions=max_expansions, batch_size=batch_size, max_open_nodes=max_open_nodes)
+    search = partial(
+        _search_ranks,
+        scorer,
+        automaton,
+        texts,
+        max_expansions=max_expansions,
+        exclude=tuple(exclude),
+        batch_size=batch_size,
+        max_open_nodes=max_open_nodes,
+        watch=watch,
+    )
+    return confirmed(scorer, search)
+
+
+def _search_ranks(
+    scorer: Scorer,
+    automaton: TokenAutomaton,
+    texts: Sequence[str],
+    *,
+    max_expansions: int,
+    exclude: tuple[str, ...],
+    batch_size: int,
+    max_open_nodes: int,
+    watch: SearchWatch | None,
+) -> tuple[list[RankBounds], float]:
+    """The bounds, and by how many bits a text of the search moved when it was scored alone."""
     started = time.perf_counter()
     paths = [_required_path(automaton, scorer, text) for text in texts]
-    silent = {path for path in _paths(automaton, scorer, tuple(exclude)) if path is not None}
+    silent = {path for path in _paths(automaton, scorer, exclude) if path is not None}
     prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
     # By the search's own route after the prefix, lest the rounding of a long prefix enter the comparison.
     queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
@@ -153,7 +180,7 @@ def search_ranks(
         stop=stopped_at(frontier, max_open_nodes, max_expansions, watch),
     )
     bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
-    return [
+    found = [
         RankBounds(
             low=low,
             high=high,
@@ -170,6 +197,7 @@ def search_ranks(
         )
         for (low, high, note), cost in zip(bounds, costs, strict=True)
     ]
+    return found, moved
 
 
 @dataclass(frozen=True)

@@ -1,18 +1,22 @@
 """What a certificate names is scored again alone before it is given.
 
 A search feeds many texts at once, after a shared prefix and by a cache. A model whose answer depends on any of that
-may pass every check and still give one text of a search another cost than a user gets who scores it alone.
+may pass every check and still give one text of a search another cost than a user gets who scores it alone. Then the
+search is made again, in calls of one text.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 import numpy as np
 
 from hf_exposure.scoring import Scorer
 
-__all__ = ["MOST_CONFIRMED", "moved_bits"]
+__all__ = ["MOST_CONFIRMED", "confirmed", "moved_bits"]
+
+Found = TypeVar("Found")
 
 MOST_CONFIRMED = 64
 """How many of a search's texts are scored alone at most."""
@@ -34,3 +38,17 @@ def moved_bits(scorer: Scorer, texts: Sequence[str], costs_bits: Sequence[float]
     found = np.array([costs_bits[number] for number in chosen])
     differ = ~np.isclose(alone, found, rtol=0.0, atol=_AGREEMENT * scorer.noise_bits)
     return float(np.nan_to_num(np.abs(alone[differ] - found[differ]), nan=np.inf).max(initial=0.0))
+
+
+def confirmed(scorer: Scorer, search: Callable[[], tuple[Found, float]]) -> Found:
+    """What `search` finds; where a text of it moved, what it finds once the scorer reads every text alone.
+
+    Args:
+        search: returns what it found, and by how many bits a text of it moved.
+    """
+    began_in = scorer.mode
+    found, moved = search()
+    if moved and began_in != "alone":
+        scorer.distrust_batches()
+        found, _ = search()
+    return found

@@ -26,6 +26,7 @@ from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Metho
 from hf_exposure.records import CostEstimate, ExposureEstimate
 from hf_exposure.report import ExposureReport, ReferenceCosts
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.scoring.limits import context_length
 from hf_exposure.scoring.model_state import bare
 from hf_exposure.scoring.processes import ALONE, Processes
 
@@ -128,10 +129,10 @@ class ExposureMeter:
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise an `InputError` if a canary is longer than the model's context: now, not at the first measurement."""
-        longest = getattr(getattr(model, "config", None), "max_position_embeddings", None)
+        longest = context_length(model)
         for prepared in self._prepared.values():
             tokens = prepared.encoded.matrix_NL.shape[1]
-            if isinstance(longest, int) and 0 < longest < tokens:
+            if longest is not None and longest < tokens:
                 rule = f"must fit the model's context of {longest} tokens"
                 remedy = "Use a shorter template or context, or a model with a longer one."
                 raise InputError("canaries", rule, f"{tokens} tokens", remedy)
@@ -150,7 +151,7 @@ class ExposureMeter:
         """
         started = time.perf_counter()
         model = bare(model)
-        costs, estimates, notes, references = self._estimate(model)
+        costs, estimates, notes, references, mode = self._estimate(model)
         base = [math.nan] * len(estimates) if base_model is None else self._base.bits(model, base_model)
         inserted = len(self.canaries.inserted)
         audit = control_test(costs[:inserted], costs[inserted:]) if self.canaries.controls else None
@@ -183,6 +184,7 @@ class ExposureMeter:
             auc_high=audit.auc_high if audit else math.nan,
             seconds=time.perf_counter() - started,
             model=_describe(model),
+            scoring_mode=mode,
             versions=dict(_versions()),
             epsilon=epsilon_of(self.canaries, costs, self.settings),
             references=references,
@@ -229,8 +231,8 @@ class ExposureMeter:
 
     def _why_no_search(self, scorer: Scorer | None) -> str:
         """Why a prefix of a text has no score; "" where it has one."""
-        if isinstance(scorer, MaskedScorer):
-            return "a masked model predicts each token from all the others"
+        if scorer is not None and scorer.why_no_search:
+            return scorer.why_no_search
         return "the source holds the secret too" if isinstance(self._source, SourceTemplate) else ""
 
     def _check_search(self, why_not: str) -> None:
@@ -262,8 +264,8 @@ class ExposureMeter:
 
     def _estimate(
         self, model: nn.Module
-    ) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...], ReferenceCosts | None]:
-        """Costs (K,) of the canaries in bits, one estimate for each, and what the report says of them."""
+    ) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...], ReferenceCosts | None, str]:
+        """Costs (K,) of the canaries in bits, one estimate for each, and what the report says besides."""
         processes = self._processes_of(model)
         with processes.together():
             scorer = make_scorer(
@@ -277,6 +279,10 @@ class ExposureMeter:
             )
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
             bits = scorer.sequence_bits(prepared.encoded)
+            if prepared.automaton is not None and scorer.why_no_search:
+                # Seen only now, on the texts themselves.
+                prepared = self._prepare(scorer.encoder, scorer.why_no_search)
+                bits = scorer.sequence_bits(prepared.encoded)
             costs, competitors = bits[: len(self.canaries)], bits[len(self.canaries) :]
             occasion = Occasion(
                 self.canaries,
@@ -292,7 +298,8 @@ class ExposureMeter:
         kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
         notes = tuple(note for note in (kind, prepared.no_search) if note)
         uniform = np.concatenate([competitors, *occasion.uniform_costs])
-        return costs, estimates, notes, ReferenceCosts.of(uniform, whole_space=self.method == "enumerate")
+        spread = ReferenceCosts.of(uniform, whole_space=self.method == "enumerate")
+        return costs, estimates, notes, spread, scorer.mode or ""
 
 
 def measure_exposure(

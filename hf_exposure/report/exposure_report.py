@@ -44,6 +44,7 @@ class ExposureReport:
             row. None where no coins were flipped: without coins there is no epsilon.
         seconds: wall time of the measurement.
         model: class, number of parameters, dtype, name and revision of the model.
+        scoring_mode: how the model was read, as `CausalScorer` names it; "" in reports that do not say.
         dataset: what the canaries were inserted into, where it is known: its name, say.
         versions: of the packages that took part.
         step, epoch: of the training run, where there was one.
@@ -70,6 +71,7 @@ class ExposureReport:
     epsilon: Mapping[str, Any] | None = None
     seconds: float = math.nan
     model: Mapping[str, Any] = field(default_factory=dict)
+    scoring_mode: str = ""
     dataset: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(default_factory=dict)
     step: int | None = None

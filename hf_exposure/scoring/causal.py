@@ -111,6 +111,13 @@ class CausalScorer:
     def noise_bits(self) -> float:
         return noise_bits(self._reader.dtype)
 
+    @property
+    def why_no_search(self) -> str:
+        if self._contradiction is None:
+            return ""
+        bits = f"{self._contradiction.bits:.3g} bits"
+        return f"the model's score of the beginning of a text changes by {bits} with the length of the text"
+
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)
 
@@ -132,6 +139,9 @@ class CausalScorer:
         """(N,) as `sequence_bits`, by one call of the model for each text, without padding, cache or company."""
         with borrowed(self.model):
             return self._totals_alone(encoded, range(len(encoded)))
+
+    def distrust_batches(self) -> None:
+        self.mode, self._batches.failed = "alone", True
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
         if not queries:
@@ -192,13 +202,10 @@ class CausalScorer:
 
     def _answers(self, prefix: tuple[int, ...], paths: PathTree) -> list[PathBits]:
         mode = self._mode_for(paths.tree)
-        if self._contradiction is not None:
-            raise InputError(
-                "model",
-                "must score the beginning of a text alike however long the text is, where texts are searched",
-                f"{self._kind}, whose scores differ by {self._contradiction.bits:.3g} bits",
-                "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal', or shorter texts.",
-            )
+        if self.why_no_search:
+            rule = f"must allow a search, but {self.why_no_search}"
+            remedy = "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal', or shorter texts."
+            raise InputError("model", rule, self._kind, remedy)
         if mode != "alone":
             edge_values, _ = self._score_as(paths.tree, mode)
             answers = paths.answers(edge_values)
@@ -309,10 +316,11 @@ class CausalScorer:
     def _try_modes(self, tree: TokenTree, length: int) -> Mode:
         """The fastest mode that agrees with texts alone, at a few tokens beyond `length` or at `length` itself."""
         context = context_length(self.model)
-        spare = length if context is None else max(length, min(length + DEPTH_TO_SPARE, context))
+        spare = length if context is None else max(length, min(length + DEPTH_TO_SPARE, context - 1))
         mode: Mode = "alone"
         for tried in dict.fromkeys((spare, length)):
-            probe = probe_for(tree, tried, context)
+            # Whole texts are one token longer than what is fed of them.
+            probe = probe_for(tree, tried, None if context is None else context - 1)
             mode = self._fastest_mode(probe, has_prefix=len(tree.prefix) > 0)
             self._proven_length, self._proven_with_prefix = tried, len(tree.prefix) > 0
             if mode != "alone":

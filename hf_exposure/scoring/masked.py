@@ -48,6 +48,7 @@ class MaskedScorer:
         InputError: a tokenizer without a mask token.
     """
 
+    why_no_search = "a masked model predicts each token from all the others"
     note = "log-perplexities are pseudo-log-likelihoods: each token given all others, not only those before it"
 
     def __init__(
@@ -118,6 +119,9 @@ class MaskedScorer:
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
         self._refuse_search()
+
+    def distrust_batches(self) -> None:
+        self._batches.failed = True
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
         self._refuse_search()

@@ -67,10 +67,16 @@ def probe_for(tree: TokenTree, length: int, context: int | None) -> Probe:
     long = [known[at % len(known)] for at in range(reach)]
     half = reach // 2
     # Siblings at the top and in the middle: a mask that is ignored lets each see the one before it. Of those that
-    # share the first half, one stops there and one goes on as far as `long` with other tokens: what a model says of
-    # the shared half must depend neither on how long a text is nor on what follows.
+    # share the first half, one stops there and one goes on as far as `long` with other tokens, and one stops behind
+    # the prefix: what a model says of what is shared must depend neither on how long a text is nor on what follows.
     follows = other if long[half] != other else first
-    branches = [long, [other, *long[1:3]], [*long[:half], follows], [*long[:half], *[follows] * (reach - half)]]
+    branches = [
+        long,
+        [other, *long[1:3]],
+        [*long[:half], follows],
+        [*long[:half], *[follows] * (reach - half)],
+        [],
+    ]
     # The last token of a sequence is read, not fed; one more makes the path's own last token fed.
     sequences = tuple(dict.fromkeys((*prefix, *path, first) for path in [*paths, *branches]))
     return Probe(sequences, SequenceTree.of(sequences, 1))

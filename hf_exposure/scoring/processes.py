@@ -103,8 +103,10 @@ class Processes:
         return self._all_reduce(figures if self._answers else np.zeros_like(figures))
 
     def from_first(self, figures: np.ndarray) -> np.ndarray:
-        """The first process's figures, on each."""
-        return self.sum_of(lambda: figures if self._is_first or self.count == 1 else np.zeros_like(figures))
+        """The first process's figures, on each; NaN where any process has it: a device may fail on one of them."""
+        if self.count == 1:
+            return figures
+        return self.sum_of(lambda: figures if self._is_first else np.where(np.isnan(figures), figures, 0.0))
 
     def text_from_first(self, make: Callable[[], str]) -> str:
         """What `make` gives on the first process, where alone it is called."""

@@ -23,6 +23,7 @@ class Scorer(Protocol):
     Attributes:
         noise_bits: the same text scored in two different batches agrees to within this many bits.
         mode: how the model is read, as `CausalScorer` names it; None before the first call.
+        why_no_search: why the beginning of a text has no score of its own, as far as is known; "" where it has one.
     """
 
     @property
@@ -30,6 +31,9 @@ class Scorer(Protocol):
 
     @property
     def mode(self) -> str | None: ...
+
+    @property
+    def why_no_search(self) -> str: ...
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text."""
@@ -39,6 +43,9 @@ class Scorer(Protocol):
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
         """(N,) as `sequence_bits`, each text being all that the model is given: what a certificate is checked by."""
+
+    def distrust_batches(self) -> None:
+        """From now on, score every text and path in a call of its own."""
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
         """The answer to each query, after the shared `prefix`."""

@@ -49,7 +49,7 @@ def make_scorer(
     A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
 
     Args:
-        model: left as it was found; the check is two forward passes of 8 tokens.
+        model: left as it was found; the check is three forward passes of 8 tokens.
         tokenizer: its tokenizer.
         source: for an encoder-decoder model: a fixed text, or a function from a target to its source.
         end_token: whether the end of each text is scored too; not for masked models.
@@ -108,12 +108,15 @@ def make_scorer(
 def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = ALONE) -> bool:
     """Whether the logits of the first tokens move when all tokens after them change: a model that reads both ways.
 
-    Two forward passes of one row, in evaluation mode, without gradients or random numbers. All processes give one
+    Three forward passes of one row, in evaluation mode, without gradients or random numbers. All processes give one
     answer.
+
+    Raises:
+        InputError: one row gets different logits at two calls.
     """
     first, second, third = _probe_tokens(tokenizer)
     half = _PROBE_TOKENS // 2
-    rows = [[first] * half + [other] * half for other in (second, third)]
+    rows = [[first] * half + [other] * half for other in (second, third, second)]
     device = model_device(model)
 
     def logits_of(row: list[int]) -> torch.Tensor:
@@ -121,15 +124,23 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = A
 
     with borrowed(model):
         try:
-            one, other = processes.attempt(lambda: [logits_of(row) for row in rows])
+            one, other, again = processes.attempt(lambda: [logits_of(row) for row in rows])
         except OutOfStepError:
             raise
         except Exception:  # a model that cannot be called fails again, in scoring, where the message says why
             return False
+    rounding = _ROUNDING[compute_dtype(model)]
+    if processes.smallest(int(_moves(one, again, rounding))):
+        rule, kind = "must give one text the same logits at every call", type(model).__name__
+        raise InputError("model", rule, kind, "Remove what depends on earlier calls or on chance in evaluation mode.")
+    return bool(processes.smallest(int(_moves(one, other, rounding))))
+
+
+def _moves(one: torch.Tensor, other: torch.Tensor, rounding: float) -> bool:
     known = torch.isfinite(one) & torch.isfinite(other)
-    spread = one[known].std(correction=0).item() if known.any() else 0.0
-    moved = (one - other)[known].abs().max().item() if known.any() else 0.0
-    return bool(processes.smallest(int(moved > _ROUNDING[compute_dtype(model)] * spread)))
+    if not known.any():
+        return False
+    return bool((one - other)[known].abs().max() > rounding * one[known].std(correction=0))
 
 
 def log_perplexity(

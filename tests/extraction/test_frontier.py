@@ -42,6 +42,7 @@ class HashedCosts:
 
     noise_bits = 1e-9
     mode = None
+    why_no_search = ""
 
     def __init__(self, spread: float = 1.0, base: int = 10) -> None:
         self.spread, self.base = spread, base
@@ -64,6 +65,9 @@ class HashedCosts:
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
         return self.sequence_bits(encoded)
+
+    def distrust_batches(self) -> None:
+        raise AssertionError("a scorer without a model has nothing to distrust")
 
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
         return np.full(len(prefix), np.nan)
