@@ -16,11 +16,11 @@ from transformers import DynamicCache, EncoderDecoderCache, cache_utils
 
 __all__ = ["CacheRefused", "attention_layers", "repeat_cache", "returned_cache"]
 
-# Dynamic layers append along the sequence and keep nothing else; looked up by name, since versions differ in what
-# they have.
+# Dynamic layers append along the sequence and keep nothing else, and a dummy stands for a layer that shares the keys
+# of another. Looked up by name, since versions differ in what they have.
 _LAYER_TYPES = tuple(
     getattr(cache_utils, name)
-    for name in ("DynamicLayer", "DynamicSlidingWindowLayer", "DynamicIndexedLayer")
+    for name in ("DynamicLayer", "DynamicSlidingWindowLayer", "DynamicIndexedLayer", "DummyLayer")
     if hasattr(cache_utils, name)
 )
 # The dimension that counts rows, in each tensor that a layer may hold.

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from hf_exposure.errors import InputError
 from hf_exposure.scoring.caches import returned_cache
 from hf_exposure.scoring.model_state import compute_dtype, model_device
 
@@ -93,6 +94,15 @@ class LogitReader:
         return Logits(lambda rows: head(hidden[rows]), output.logits.shape[-1], positions, cache, name)
 
     def _run(self, inputs: dict[str, Any]) -> Any:
+        try:
+            return self._call(inputs)
+        except IndexError as error:
+            # A table of positions, or of tokens, that is smaller than the configuration says, if it says anything.
+            rule = "must fit what the model can read, which it does not declare"
+            tokens = f"{inputs['input_ids'].shape[1]} tokens in a row"
+            raise InputError("texts", rule, tokens, "Use shorter texts, or the model's own tokenizer.") from error
+
+    def _call(self, inputs: dict[str, Any]) -> Any:
         # A hook in a model that compiles itself would be compiled too.
         if self._is_watched or getattr(self.model, "_compiled_call_impl", None) is not None:
             return self.model(**inputs)
