@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench docs reproduce clean
+.PHONY: demo test proof check bench docs families environments reproduce clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -24,6 +24,14 @@ test: $(VENV)/.installed
 # The long proofs behind the claims in the docs.
 proof: $(VENV)/.installed
 	$(BIN)/python -m pytest -q -m slow
+
+# Every family of models in transformers against brute force (about 10 minutes), and docs/families.md made of it.
+families: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m proofs.families --page docs/families.md
+
+# The suite with the lowest versions that the metadata allow, and with transformers' newest.
+environments: $(VENV)/.installed
+	$(BIN)/python -m proofs.environments
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .
