@@ -11,6 +11,7 @@ from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from hf_exposure.canaries import CanaryContext, CanarySet
 from hf_exposure.canaries.checks import whole_number
+from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import owner_only
 from hf_exposure.insertion.inserter import CanaryInserter
@@ -95,13 +96,16 @@ def insert_canaries(
         return _insert(part, canaries, text_column, seed, num_proc, batch_size, how)
 
     if isinstance(dataset, (Dataset, IterableDataset)):
-        return insert(dataset)
+        return without_secrets(canaries, lambda: insert(dataset))
     chosen = [splits] if isinstance(splits, str) else list(splits)
     missing = [split for split in chosen if split not in dataset]
     if missing or not chosen:
         rule = f"must name splits of the dataset ({', '.join(dataset)})"
         raise InputError("splits", rule, missing or chosen, f'Write splits=("{next(iter(dataset), "train")}",).')
-    return type(dataset)({name: insert(part) if name in chosen else part for name, part in dataset.items()})
+    parts = dataset.items()
+    return without_secrets(
+        canaries, lambda: type(dataset)({name: insert(part) if name in chosen else part for name, part in parts})
+    )
 
 
 def remove_canaries(
@@ -133,6 +137,10 @@ def remove_canaries(
     """
     _refuse_other_types(dataset)
     how = {"tokenizer": tokenizer, "context": context, "source": source}
+    return without_secrets(canaries, lambda: _remove_everywhere(dataset, canaries, text_column, how))
+
+
+def _remove_everywhere(dataset: Any, canaries: CanarySet, text_column: str, how: Mapping[str, Any]) -> Any:
     if isinstance(dataset, (Dataset, IterableDataset)):
         return _remove(dataset, canaries, text_column, how)
     kept, refusal = {}, None

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hf_exposure.canaries import CanaryContext
-from hf_exposure.errors import InputError, NonFiniteScoreError, OutOfStepError
+from hf_exposure.errors import InputError, NonFiniteScoreError, OutOfStepError, RowInputError
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, Prefix, edge_bits, encode_prefix
 from hf_exposure.scoring.logits import ForwardCounts, LogitReader
@@ -108,13 +108,12 @@ class CausalScorer:
         self._check_vocabulary(int(encoded.matrix_NL.max()))
         # The last column of the matrix holds a token of the longest text.
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
-        self._check_length(encoded.matrix_NL.shape[1], encoded.texts[longest])
+        self._check_length(encoded.matrix_NL.shape[1], longest)
         with borrowed(self.model):
             edge_values, prefix = self._score(encoded.tree.tree)
         totals = encoded.tree.totals(edge_values, prefix.bits)
         if np.isnan(totals).any():
-            text = encoded.texts[int(np.flatnonzero(np.isnan(totals))[0])]
-            raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
+            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(totals))[0]))
         return totals
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
@@ -122,18 +121,18 @@ class CausalScorer:
             return []
         paths = PathTree.of(prefix, queries)
         self._check_vocabulary(int(paths.tree.edge_token.max(initial=0)))
-        self._check_length(len(prefix) + max(len(query.tokens) for query in queries), "the template")
+        self._check_length(len(prefix) + max(len(query.tokens) for query in queries))
         with borrowed(self.model):
             edge_values, _ = self._score(paths.tree)
         answers = paths.answers(edge_values)
         for query, answer in zip(queries, answers, strict=True):
             if np.isnan(answer.run_bits) or np.isnan(answer.children_bits).any():
-                raise NonFiniteScoreError(f"the model returned NaN logits after the tokens {(*prefix, *query.tokens)}")
+                raise NonFiniteScoreError(where=f"after {len(prefix) + len(query.tokens)} tokens of the template")
         return answers
 
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
         """(P,) bits of each token of `prefix` given those before it; NaN for context, which is not scored."""
-        self._check_length(len(prefix), "the template")
+        self._check_length(len(prefix))
         with borrowed(self.model):
             bits = self._encode_prefix(np.asarray(prefix, dtype=np.int64), self.mode or "plain").bits.copy()
         bits[: self.encoder.first_scored] = np.nan
@@ -239,14 +238,16 @@ class CausalScorer:
                 "Load both from the same folder, or call model.resize_token_embeddings(len(tokenizer)).",
             )
 
-    def _check_length(self, tokens: int, text: str) -> None:
+    def _check_length(self, tokens: int, row: int | None = None) -> None:
+        """Raise a `RowInputError` if so many tokens are too many: those of text `row`, or of the template."""
         longest = _context_length(self.model)
         if longest is not None and longest < tokens:
-            raise InputError(
+            raise RowInputError(
                 "texts",
                 f"must fit the model's context of {longest} tokens",
-                text,
+                row,
                 f"It takes {tokens}: use a shorter template or a model with a longer context.",
+                "the template" if row is None else "",
             )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.errors import InputError, NonFiniteScoreError, RowInputError
 from hf_exposure.scoring.batches import score_in_batches
 from hf_exposure.scoring.causal import _NOISE_BITS, _context_length, _default_batch_tokens
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder, _special_tokens_around
@@ -86,7 +86,7 @@ class MaskedScorer:
 
         Raises:
             InputError: a text longer than the model's context.
-            NonFiniteScoreError: the model returned NaN; names the text.
+            NonFiniteScoreError: the model returned NaN; names the text's number.
         """
         distinct = sorted(set(encoded.ids), key=lambda ids: (len(ids), ids))
         self._check_length(encoded)
@@ -105,8 +105,7 @@ class MaskedScorer:
         totals = dict(zip(distinct, sums, strict=True))
         figures = np.array([totals[ids] for ids in encoded.ids], dtype=np.float64)
         if np.isnan(figures).any():
-            text = encoded.texts[int(np.flatnonzero(np.isnan(figures))[0])]
-            raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
+            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(figures))[0]))
         return figures
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
@@ -142,9 +141,9 @@ class MaskedScorer:
         longest = _context_length(self.model)
         tokens = encoded.matrix_NL.shape[1] + len(self.encoder.trailing)
         if len(encoded) and longest is not None and longest < tokens:
-            text = encoded.texts[int(np.argmax(encoded.matrix_NL[:, -1]))]
+            row = int(np.argmax(encoded.matrix_NL[:, -1]))
             rule = f"must fit the model's context of {longest} tokens"
-            raise InputError("texts", rule, text, f"It takes {tokens}: use a shorter template.")
+            raise RowInputError("texts", rule, row, f"It takes {tokens}: use a shorter template.")
 
     def _refuse_search(self) -> NoReturn:
         raise InputError(

@@ -16,7 +16,7 @@ from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from hf_exposure.canaries.source import Source
-from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.errors import InputError, NonFiniteScoreError, RowInputError, described
 from hf_exposure.scoring.batches import score_in_batches
 from hf_exposure.scoring.causal import CausalScorer, _context_length
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
@@ -75,7 +75,7 @@ class Seq2SeqScorer(CausalScorer):
         self.encoder = _TargetEncoder(tokenizer, _start_token(model), end_token=end_token)
         self.source, self._source_tokenizer = source, tokenizer
         if isinstance(source, str):
-            decoder.fix_source(self._source_ids([source])[source])
+            decoder.fix_source(self._source_ids([source], given=False)[source])
 
     def sequence_bits(self, encoded: EncodedTexts, sources: Sequence[str] | None = None) -> np.ndarray:
         """(N,) bits of each target given its source: `sources[i]` where they are given, else the scorer's own.
@@ -84,7 +84,7 @@ class Seq2SeqScorer(CausalScorer):
 
         Raises:
             InputError: no source; a number of sources that is not the number of targets; a text beyond the context.
-            NonFiniteScoreError: the model returned NaN; names the target.
+            NonFiniteScoreError: the model returned NaN; names the target's number.
         """
         if sources is None and isinstance(self.source, str):
             return super().sequence_bits(encoded)
@@ -93,11 +93,12 @@ class Seq2SeqScorer(CausalScorer):
             sources = [source_of(text) for text in encoded.texts]
         if isinstance(sources, str) or len(sources) != len(encoded):
             rule = f"must be one text for each of the {len(encoded)} targets"
-            raise InputError("sources", rule, sources, "Write sources=[source] * len(texts), or one string for all.")
+            received = "one text" if isinstance(sources, str) else f"{len(sources)} texts"
+            raise InputError("sources", rule, received, "Write sources=[source] * len(texts), or one string for all.")
         if not len(encoded):
             return np.zeros(0)
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
-        self._check_length(encoded.matrix_NL.shape[1], encoded.texts[longest])
+        self._check_length(encoded.matrix_NL.shape[1], longest)
         return self._score_pairs(encoded, sources)
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
@@ -127,8 +128,7 @@ class Seq2SeqScorer(CausalScorer):
         totals = dict(zip(pairs, bits.tolist(), strict=True))
         figures = np.array([totals[key] for key in keys])
         if np.isnan(figures).any():
-            text = encoded.texts[int(np.flatnonzero(np.isnan(figures))[0])]
-            raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
+            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(figures))[0]))
         return figures
 
     def _score_batch(self, pairs: list[_Pair], together: list[_Pair]) -> np.ndarray:
@@ -157,18 +157,24 @@ class Seq2SeqScorer(CausalScorer):
         )
         return np.bincount(row, weights=bits, minlength=len(pairs))
 
-    def _source_ids(self, sources: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """The tokens of each distinct source, special tokens included."""
-        distinct = list(dict.fromkeys(sources))
-        for source in distinct:
+    def _source_ids(self, sources: Sequence[str], *, given: bool = True) -> dict[str, tuple[int, ...]]:
+        """The tokens of each distinct source, special tokens included; `given`: one source for each target."""
+
+        def refused(rule: str, source: str, remedy: str) -> InputError:
+            if given:  # it may hold the target's secret
+                return RowInputError("source", rule, list(sources).index(source), remedy)
+            return InputError("source", rule, described(source), remedy)
+
+        for source in sources:
             if not isinstance(source, str) or not source:
-                raise InputError("source", "must be a text of at least one character", source, "Pass source='...'.")
+                raise refused("must be a text of at least one character", source, "Pass source='...'.")
+        distinct = list(dict.fromkeys(sources))
         encoded = self._source_tokenizer(distinct)["input_ids"] if distinct else []
         longest = _context_length(self.model)
         for source, ids in zip(distinct, encoded, strict=True):
             if longest is not None and len(ids) > longest:
                 rule = f"must fit the model's context of {longest} tokens"
-                raise InputError("source", rule, source, f"It takes {len(ids)}: use a shorter source.")
+                raise refused(rule, source, f"It takes {len(ids)}: use a shorter source.")
         return {source: tuple(ids) for source, ids in zip(distinct, encoded, strict=True)}
 
     def _required_source(self) -> Callable[[str], str]:
