@@ -104,7 +104,7 @@ class EncodingTrie:
 
 
 def alike(text: str, other: str) -> InputError:
-    """The refusal of two texts that have the same tokens. Either may be a canary, so only where they differ is told."""
+    """The refusal of two texts that have the same tokens. It tells where they differ: either may be a canary."""
     pairs = itertools.zip_longest(text, other, fillvalue="")
     one, another = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
     rule = (

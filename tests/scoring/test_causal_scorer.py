@@ -147,7 +147,7 @@ def test_errors_name_the_text_and_the_remedy(byte_tokenizer: ByT5Tokenizer) -> N
     with pytest.raises(InputError, match=r"^tokenizer: must encode every character .*got text 1\."):
         log_perplexity(model, letters, ["pin 1", "pin ?"])
     for text in ("", "a"):
-        with pytest.raises(InputError, match=rf"^texts: each needs at least one token that .*, got text 1\..*BOS"):
+        with pytest.raises(InputError, match=r"^texts: each needs at least one token that .*, got text 1\..*BOS"):
             log_perplexity(model, byte_tokenizer, ["ab", text])
     with pytest.raises(InputError, match=r"^texts: must be a list of strings, got 'one string'\. Write \[text\]"):
         log_perplexity(model, byte_tokenizer, "ab")
