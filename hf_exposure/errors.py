@@ -94,7 +94,8 @@ class RowInputError(RowError, InputError):
         return type(self)(self.argument, self.rule, self.row, self.remedy, name)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return type(self), (self.argument, self.rule, self.row, self.remedy, str(self.value))
+        name = str(self.value) if self.row is None else ""
+        return type(self), (self.argument, self.rule, self.row, self.remedy, name)
 
 
 class _Name(str):
