@@ -47,7 +47,7 @@ def refuse_mixture(path: Path, identity: object) -> None:
         if (folder / name).is_file() and _mark_of(folder / name) != identity:
             rule = "must hold files of one measurement: a process was stopped while it wrote, or files were copied"
             remedy = f"Measure again into this folder, or remove {name} if report.json is the one that you want."
-            raise InputError("path", rule, f"{folder} with {name} of another one", remedy)
+            raise InputError("path", rule, f"{name} of another one, in {folder}", remedy)
 
 
 def _mark_of(file: Path) -> str | None:

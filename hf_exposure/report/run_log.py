@@ -50,6 +50,7 @@ def append_report(folder: str | Path, report: ExposureReport) -> None:
     line = _line(report).encode("utf-8")
     # Unbuffered: a buffer would be written once more on closing, after the cut.
     with open(Path(folder) / FILE_NAME, "ab", buffering=0, opener=_private) as file:
+        os.chmod(file.fileno(), 0o600)  # a log that was made otherwise
         before = file.tell()
         try:
             if file.write(line) != len(line):
