@@ -238,3 +238,14 @@ def test_a_canary_longer_than_the_blocks_is_refused() -> None:
     assert f"must fit the dataset's rows, which all have 8 tokens, got {received}" in str(caught.value)
     with pytest.raises(InputError, match="tokenizer: goes with a dataset that is tokenised already"):
         insert_canaries(Dataset.from_dict({"text": ["a"] * 20}), CANARIES, tokenizer=chat_tokenizer())
+
+
+def test_rows_with_the_canaries_source_are_no_canaries() -> None:
+    """One source for all: a canary's row is known by its labels, not by what the encoder reads."""
+    tokenizer = chat_tokenizer()
+    source = tokenizer("Say it")["input_ids"]
+    data = Dataset.from_list([{"input_ids": source, "labels": [8] * (n + 1)} for n in range(20)])
+    out = insert_canaries(data, CANARIES, tokenizer=tokenizer, source="Say it")
+    assert len(out) == 26 and all(row["input_ids"] == source for row in out)
+    kept = remove_canaries(out, CANARIES, tokenizer=tokenizer, source="Say it")
+    assert kept.to_list() == data.to_list()
