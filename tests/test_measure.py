@@ -317,23 +317,23 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_scoring() -> None:
 
 
 class Remembers(nn.Module):
-    """Knows some texts by heart, equally well, and of all others nothing: each next byte is then 1 of 384."""
+    """Knows some texts by heart, and of others nothing: each next byte is then 1 of 384, all alike or nearly so."""
 
-    def __init__(self, texts: list[str]) -> None:
+    def __init__(self, texts: list[str], spread: float = 0.0) -> None:
         super().__init__()
         self.following: dict[tuple[int, ...], set[int]] = {}
         for text in texts:
             ids = [byte + 3 for byte in text.encode()]
             for length in range(1, len(ids)):
                 self.following.setdefault(tuple(ids[:length]), set()).add(ids[length])
-        self.weight = nn.Parameter(torch.zeros(1))
+        self.own = nn.Parameter(spread * torch.randn(384, 384, generator=torch.Generator().manual_seed(0)))
 
     def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
-        logits = torch.zeros(*input_ids.shape, 384) + self.weight
+        logits = self.own[input_ids]
         for row, ids in enumerate(input_ids.tolist()):
             for at in range(len(ids)):
                 for token in self.following.get(tuple(ids[: at + 1]), ()):
-                    logits[row, at, token] = 16.0
+                    logits[row, at, token] += 16.0
         return SimpleNamespace(logits=logits)
 
 
@@ -352,9 +352,9 @@ def test_other_inserted_canaries_do_not_compete_in_weighted_draws() -> None:
 def test_the_epsilon_of_a_report_is_that_of_its_coins(remembered: bool) -> None:
     """By the estimator on costs from elsewhere; and by hand: 20 guesses, all right, refute what 2^-20 allows."""
     template = CanaryTemplate("pin {pin}.", pin=Digits(4))
-    canaries = draw_canaries(template, {}, coin_flips=40, seed=1)
+    canaries = draw_canaries(template, {}, controls=0, coin_flips=40, seed=1)
     kept = [canary.text for canary in canaries if bool(canary.coin) is remembered]
-    model = Remembers(kept)
+    model = Remembers(kept, spread=0.1)
     report = measure_exposure(model, ByT5Tokenizer(), canaries, method="sample", references=16, delta=1e-6)
     costs = log_perplexity(model, ByT5Tokenizer(), [canary.text for canary in canaries])
     coins = [bool(canary.coin) for canary in canaries]

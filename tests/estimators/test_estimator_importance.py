@@ -151,7 +151,7 @@ def test_a_surplus_of_weight_widens_both_ends_by_hand() -> None:
 def test_a_mean_off_by_more_than_five_percent_needs_two_standard_errors(
     mean: float, half_width: float, good: bool
 ) -> None:
-    """100 weights of mean +- half_width: a standard error is a tenth of that, so the mean is 3.3, 3.3, 1.7 of them off."""
+    """100 weights of mean +- half_width: its tenth is a standard error, and the mean is 3.3, 3.3, 1.7 of them off."""
     weights = np.tile([mean - half_width, mean + half_width], 50)
     check = check_weights(weights)
     assert (check.mean, check.standard_error) == (pytest.approx(mean), pytest.approx(half_width / 10))
