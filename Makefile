@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench docs families environments reproduce clean
+.PHONY: demo test proof check bench soak-kills mutants docs families environments reproduce clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -48,6 +48,16 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.processes
+
+# 200 kills at random times over insert, measure, report and training; about four minutes.
+soak-kills: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.soak_kills
+
+# One-line mutations of the estimators, of measuring and of the core of extraction, each against the tests that concern
+# it; at most an hour. See docs/design/mutants.md.
+mutants: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[mutants]"
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants
 
 # What the pages take from elsewhere: docstrings, and figures of the benchmarks.
 docs: $(VENV)/.installed

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeVar
+
 __all__ = [
     "CanaryFileError",
     "ExposureError",
@@ -10,8 +13,14 @@ __all__ = [
     "MissingDependencyError",
     "NonFiniteScoreError",
     "OutOfStepError",
+    "RowError",
+    "RowInputError",
     "SecretFoundError",
+    "described",
+    "rows_named",
 ]
+
+T = TypeVar("T")
 
 _LONGEST_VALUE = 120
 
@@ -45,12 +54,113 @@ class InputError(ExposureError, ValueError):
         return type(self), (self.argument, self.rule, self.value, self.remedy)
 
 
+class RowError(ExposureError):
+    """An error about one of the texts of a call. It holds the number of the text, never the text itself.
+
+    Whoever knows what the texts are gives them names: canaries are named by their ids (`rows_named`).
+
+    Attributes:
+        row: the text's place among the texts of the call, from 0; None once it has a name, or where it has no place.
+    """
+
+    row: int | None
+
+    def named(self, name: str) -> RowError:
+        """The same error about a text of that name."""
+        raise NotImplementedError
+
+
+class RowInputError(RowError, InputError):
+    """One of the texts of a call broke a rule. The message names the text's number and does not quote the text.
+
+    Args:
+        argument, rule, remedy: as for `InputError`.
+        row: the number of the text.
+        name: what the text is called instead.
+
+    Example:
+        >>> error = RowInputError("texts", "must not be empty", 3, "Remove it.")
+        >>> print(error)
+        texts: must not be empty, got text 3. Remove it.
+        >>> print(error.named("canary 5e1f"))
+        texts: must not be empty, got canary 5e1f. Remove it.
+    """
+
+    def __init__(self, argument: str, rule: str, row: int | None, remedy: str, name: str = "") -> None:
+        InputError.__init__(self, argument, rule, _Name(name or f"text {row}"), remedy)
+        self.row = None if name else row
+
+    def named(self, name: str) -> RowInputError:
+        return type(self)(self.argument, self.rule, self.row, self.remedy, name)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        name = str(self.value) if self.row is None else ""
+        return type(self), (self.argument, self.rule, self.row, self.remedy, name)
+
+
+class _Name(str):
+    """Shown in a message without quotes."""
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def described(value: object, *, numbers: bool = True) -> object:
+    """What a message says of a value that may hold a secret: the length of a text, the type of what holds texts.
+
+    Args:
+        value: what was received.
+        numbers: whether a number is shown; not where a text was wanted, of which it may be the digits.
+
+    Example:
+        >>> described("281265017"), described(""), described({}), described(["281265017"]), described(None)
+        ('a text of 9 characters', '', {}, 'list', None)
+        >>> described(0), described(281265017, numbers=False)
+        (0, 'int')
+    """
+    if isinstance(value, (bool, int, float)):
+        return value if numbers else type(value).__name__
+    if value is None or (isinstance(value, (str, list, tuple, dict, set)) and not value):
+        return value
+    return f"a text of {len(value)} characters" if isinstance(value, str) else type(value).__name__
+
+
+def rows_named(name_of: Callable[[int], str], work: Callable[[], T]) -> T:
+    """The result of `work`; an error about the text of some row says `name_of(row)` instead of its number.
+
+    A function and not a context manager: the new error then has no context that tells the row.
+    """
+    try:
+        return work()
+    except RowError as error:
+        if error.row is None:
+            raise
+        named = error.named(name_of(error.row))
+    raise named
+
+
 class CanaryFileError(InputError):
     """A canary file is from a newer version, damaged, or was edited by hand."""
 
 
-class NonFiniteScoreError(ExposureError, ArithmeticError):
-    """The model returned NaN where a log-probability was needed; the message names the text."""
+class NonFiniteScoreError(RowError, ArithmeticError):
+    """The model returned NaN where a log-probability was needed.
+
+    Args:
+        row: number of the text among those of the call; None where there is no such number.
+        where: said instead: "for canary 5e1f", "after 7 tokens".
+    """
+
+    def __init__(self, row: int | None = None, where: str = "") -> None:
+        super().__init__(f"the model returned NaN logits {where or f'for text {row}'}")
+        self.row = None if where else row
+        self._where = where
+
+    def named(self, name: str) -> NonFiniteScoreError:
+        return type(self)(self.row, f"for {name}")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.row, self._where)
 
 
 class OutOfStepError(ExposureError):

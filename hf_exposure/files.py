@@ -1,14 +1,35 @@
-"""Writing files whole or not at all."""
+"""Files and folders that are written whole or not at all, and by default for their owner's eyes only.
+
+Whatever is written gets its contents under another name in the same folder, and takes the name of its target in one
+step. That other name holds host and process: what a killed process left behind is removed by the next process that
+writes there, and what a live one is writing is left alone.
+"""
 
 from __future__ import annotations
 
+import atexit
+import ctypes
+import errno
 import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["owner_only", "write_aside"]
+__all__ = ["clean_up", "make_private_folder", "owner_only", "replaced_folder", "temporary_folder", "write_aside"]
+
+_HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) or "localhost"
+_LEFTOVER = re.compile(rf"\.(?P<name>.+)\.hf-exposure-{re.escape(_HOST)}-(?P<pid>\d+)-[0-9a-f]{{8}}(?P<old>\.old)?")
+_OLD = ".old"
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# What this process is writing. Its own process id is no proof: in a container every run may have the same one.
+_in_use: set[Path] = set()
 
 
 @contextmanager
@@ -25,7 +46,7 @@ def owner_only() -> Iterator[None]:
 
 
 def write_aside(path: str | Path, content: str | bytes, *, private: bool = False) -> Path:
-    """Writes beside `path`, then renames onto it: a reader sees the old file or the new one, never a part.
+    """Writes next to `path`, then renames onto it: a reader sees the old file or the new one, never a part.
 
     Args:
         path: the file; its folder must exist.
@@ -34,17 +55,158 @@ def write_aside(path: str | Path, content: str | bytes, *, private: bool = False
     """
     target = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
-    # mkstemp makes the file with mode 0600, so a private one is never open to others.
-    descriptor, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-        if not private:
-            umask = os.umask(0)
-            os.umask(umask)
-            os.chmod(aside, 0o666 & ~umask)
-        os.replace(aside, target)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    clean_up(target.parent)
+    with _aside(target) as aside:
+        descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+            if private:
+                os.chmod(aside, 0o600)  # the umask may have taken the owner's own rights
+            else:
+                umask = os.umask(0)
+                os.umask(umask)
+                os.chmod(aside, 0o666 & ~umask)
+            os.replace(aside, target)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
     return target
+
+
+@contextmanager
+def replaced_folder(target: str | Path) -> Iterator[Path]:
+    """An empty folder next to `target` that takes its place once the block is done; on a failure it is removed.
+
+    Both are readable by their owner alone, and so is what any library writes inside the block. Whatever stood at
+    `target` is whole until the new folder is, and removed after the exchange: on Linux they change places in one step.
+    Where the system or the file system cannot do that, a kill between two renames leaves nothing at `target`, and
+    `clean_up` puts the old one back.
+
+    Raises:
+        OSError: the folder cannot be made, or not take its place; `target` is then as it was.
+    """
+    place = Path(target).absolute()
+    place.parent.mkdir(parents=True, exist_ok=True)
+    clean_up(place.parent)
+    with _aside(place) as aside:
+        try:
+            with owner_only():
+                aside.mkdir()
+                yield aside
+            if not os.path.lexists(place):
+                os.rename(aside, place)
+            elif not _exchange(aside, place):
+                _replace_in_two_steps(aside, place)
+        finally:
+            _remove(aside)
+
+
+def make_private_folder(path: Path) -> None:
+    """Makes a folder that is missing, readable by its owner alone; one that exists keeps its mode."""
+    if not path.is_dir():
+        with owner_only():
+            path.mkdir(parents=True, exist_ok=True)
+
+
+def temporary_folder(purpose: str) -> Path:
+    """A new folder in the system's temporary one, for its owner alone. It is removed when this process ends.
+
+    After a kill, the next process that asks for such a folder removes it.
+    """
+    parent = Path(tempfile.gettempdir())
+    clean_up(parent)
+    folder = _name_for(parent / purpose)
+    folder.mkdir(mode=0o700)
+    _in_use.add(folder)
+    owner = os.getpid()
+
+    def remove() -> None:
+        if os.getpid() == owner:  # a forked process inherits this, and its parent still needs the folder
+            _remove(folder)
+
+    atexit.register(remove)
+    return folder
+
+
+def clean_up(folder: str | Path) -> None:
+    """Removes what killed processes of this host and user left in `folder`, and finishes what they began.
+
+    A folder whose replacement was cut off between two renames is put back first. Errors are passed over: nothing that
+    is being done depends on it.
+    """
+    with suppress(OSError):
+        left = [(entry, found) for entry in os.scandir(folder) if (found := _LEFTOVER.fullmatch(entry.name))]
+        dead = [(Path(entry.path), found) for entry, found in left if _is_abandoned(entry, int(found["pid"]))]
+        for path, found in dead:
+            target = path.with_name(found["name"])
+            if found["old"] and not os.path.lexists(target):
+                with suppress(OSError):
+                    os.rename(path, target)
+        for path, _ in dead:
+            _remove(path)
+
+
+def _is_abandoned(entry: os.DirEntry[str], pid: int) -> bool:
+    # On Windows there is no way to ask whether a process lives: os.kill would end it.
+    if os.name != "posix" or entry.stat(follow_symlinks=False).st_uid != os.getuid():
+        return False
+    if pid == os.getpid():
+        return Path(entry.path).absolute() not in _in_use
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
+@contextmanager
+def _aside(target: Path) -> Iterator[Path]:
+    """A name next to `target` that says who is writing."""
+    aside = _name_for(target.absolute())
+    _in_use.add(aside)
+    try:
+        yield aside
+    finally:
+        _in_use.discard(aside)
+
+
+def _name_for(target: Path) -> Path:
+    return target.with_name(f".{target.name}.hf-exposure-{_HOST}-{os.getpid()}-{secrets.token_hex(4)}")
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Lets two names change places in one step; False where that cannot be done."""
+    rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if rename is None:
+        return False
+    done = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+    code = ctypes.get_errno()
+    if not done and code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM):
+        raise OSError(code, os.strerror(code), str(other))
+    return done
+
+
+def _replace_in_two_steps(aside: Path, place: Path) -> None:
+    old = aside.with_name(aside.name + _OLD)
+    _in_use.add(old)
+    try:
+        os.rename(place, old)
+        try:
+            os.rename(aside, place)
+        except BaseException:
+            os.rename(old, place)
+            raise
+        _remove(old)
+    finally:
+        _in_use.discard(old)
+
+
+def _remove(path: Path) -> None:
+    with suppress(OSError):
+        if stat.S_ISDIR(path.lstat().st_mode):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink()

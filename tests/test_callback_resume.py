@@ -252,3 +252,11 @@ def test_every_line_of_the_log_is_valid_json(tmp_path: Path) -> None:
 
     for line in (tmp_path / FILE_NAME).read_text().splitlines():
         assert json.loads(line, parse_constant=refuse)["schema_version"] == 1
+
+
+def test_a_cpu_out_of_memory_warns_and_trains_on(tmp_path: Path) -> None:
+    callback = make_callback(strategy="steps", steps=1, on_error="warn")
+    trainer = make_trainer(tmp_path, [callback], model=Failing(MemoryError("no room for an array")), max_steps=2)
+    with pytest.warns(UserWarning, match="logged as NaN: MemoryError: no room for an array"):
+        trainer.train()
+    assert trainer.state.global_step == 2 and logged_steps(trainer) == [1, 2]

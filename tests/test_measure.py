@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import asdict
 from itertools import product
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +27,7 @@ from hf_exposure import (
 )
 from hf_exposure.canaries.indices import distinct_ids
 from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.estimators import epsilon_lower_bound
 from hf_exposure.measure import ExposureMeter
 from hf_exposure.measure.methods import Occasion
 
@@ -311,3 +314,54 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_scoring() -> None:
     small = GPT2LMHeadModel(GPT2Config(vocab_size=40, n_layer=1, n_head=2, n_embd=16, bos_token_id=0, eos_token_id=1))
     with pytest.raises(InputError, match="tokenizer: must be the model's own: the model knows 40 tokens, got 'token"):
         measure_exposure(small, ByT5Tokenizer(), CANARIES, method="sample", references=20)
+
+
+class Remembers(nn.Module):
+    """Knows some texts by heart, and of others nothing: each next byte is then 1 of 384, all alike or nearly so."""
+
+    def __init__(self, texts: list[str], spread: float = 0.0) -> None:
+        super().__init__()
+        self.following: dict[tuple[int, ...], set[int]] = {}
+        for text in texts:
+            ids = [byte + 3 for byte in text.encode()]
+            for length in range(1, len(ids)):
+                self.following.setdefault(tuple(ids[:length]), set()).add(ids[length])
+        self.own = nn.Parameter(spread * torch.randn(384, 384, generator=torch.Generator().manual_seed(0)))
+
+    def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+        logits = self.own[input_ids]
+        for row, ids in enumerate(input_ids.tolist()):
+            for at in range(len(ids)):
+                for token in self.following.get(tuple(ids[: at + 1]), ()):
+                    logits[row, at, token] += 16.0
+        return SimpleNamespace(logits=logits)
+
+
+def test_other_inserted_canaries_do_not_compete_in_weighted_draws() -> None:
+    """Six canaries known equally well: each ranks first among the texts that are no canaries, of 10^6 - 5."""
+    template = CanaryTemplate("pin {pin}.", pin=Digits(6))
+    canaries = draw_canaries(template, {1: 6}, controls=2, seed=4)
+    model = Remembers([canary.text for canary in canaries.inserted])
+    drawn = measure_exposure(model, ByT5Tokenizer(), canaries, method="importance", references=512)
+    for estimate in drawn.estimates[:6]:
+        assert estimate.exposure_bits == pytest.approx(math.log2(10**6 - 5), abs=0.2)
+        assert estimate.high_bits == pytest.approx(math.log2(10**6 - 5))
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+def test_the_epsilon_of_a_report_is_that_of_its_coins(remembered: bool) -> None:
+    """By the estimator on costs from elsewhere; and by hand: 20 guesses, all right, refute what 2^-20 allows."""
+    template = CanaryTemplate("pin {pin}.", pin=Digits(4))
+    canaries = draw_canaries(template, {}, controls=0, coin_flips=40, seed=1)
+    kept = [canary.text for canary in canaries if bool(canary.coin) is remembered]
+    model = Remembers(kept, spread=0.1)
+    report = measure_exposure(model, ByT5Tokenizer(), canaries, method="sample", references=16, delta=1e-6)
+    costs = log_perplexity(model, ByT5Tokenizer(), [canary.text for canary in canaries])
+    coins = [bool(canary.coin) for canary in canaries]
+    expected = epsilon_lower_bound(costs, coins, delta=1e-6)
+    assert report.epsilon == asdict(expected)
+    # All guesses are right, or all are wrong.
+    guesses = report.epsilon["guesses"]
+    assert report.epsilon["correct"] == (guesses if remembered else 0)
+    assert (report.epsilon["epsilon"] > 1.0) is remembered
+    assert measure_exposure(model, ByT5Tokenizer(), CANARIES, method="enumerate").epsilon is None

@@ -11,7 +11,7 @@ from hf_exposure import __version__
 from hf_exposure.canaries.canary_set import Canary, CanarySet
 from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.template import CanaryTemplate
-from hf_exposure.errors import CanaryFileError, InputError
+from hf_exposure.errors import CanaryFileError, InputError, described
 from hf_exposure.files import write_aside
 
 FORMAT, VERSION = "hf-exposure canaries", 1
@@ -31,33 +31,50 @@ def save(canaries: CanarySet, path: str | Path) -> None:
 def load(path: str | Path) -> CanarySet:
     """Read the canaries at `path`; see `CanarySet.load`."""
     shown = str(path)
-    try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        rule = f"must be a canary file that can be read ({error.strerror})"
-        raise InputError("path", rule, shown, "Make one with canaries.save(path).") from None
-    except (ValueError, RecursionError):
+    values = _read(path)
+    if values is _DAMAGED:
         rule = "must be whole JSON; this file is damaged or cut off"
-        raise CanaryFileError("path", rule, shown, "Restore it from a copy.") from None
+        raise CanaryFileError("path", rule, shown, "Restore it from a copy.")
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         raise CanaryFileError("path", f"must be a file of format {FORMAT!r}", shown, "Give what canaries.save wrote.")
     _check_version(values.get("version"))
-    try:
-        canaries = _from_dict(values)
-        unchanged = canaries.manifest_hash == values["manifest_hash"] and _file_hash(values) == values["file_hash"]
-    except (InputError, KeyError, TypeError, AttributeError):
-        # The cause is left out: it could quote a secret.
+    canaries = _restored(values)
+    if canaries is None:
         rule = "must be as it was saved; this file is damaged or was edited by hand"
-        raise CanaryFileError("path", rule, shown, "Restore it from a copy.") from None
-    if not unchanged:
+        raise CanaryFileError("path", rule, shown, "Restore it from a copy.")
+    if canaries.manifest_hash != values.get("manifest_hash") or _file_hash(values) != values.get("file_hash"):
         rule = "must match its hashes; this file was edited by hand"
         raise CanaryFileError("path", rule, shown, "Restore it from a copy, or draw again and insert again.")
     return canaries
 
 
+# The errors that these two catch may quote a secret: `load` raises its own outside of the handlers, without a context.
+_DAMAGED = object()
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        rule = f"must be a canary file that can be read ({error.strerror})"
+        raise InputError("path", rule, str(path), "Make one with canaries.save(path).") from None
+    except (ValueError, RecursionError):
+        return _DAMAGED
+
+
+def _restored(values: dict[str, Any]) -> CanarySet | None:
+    try:
+        canaries = _from_dict(values)
+        return canaries if canaries.manifest_hash else None  # a hash needs a salt that is text
+    except (InputError, KeyError, TypeError, AttributeError):
+        return None
+
+
 def _check_version(version: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise CanaryFileError("version", "must be a whole number of at least 1", version, "Restore it from a copy.")
+        raise CanaryFileError(
+            "version", "must be a whole number of at least 1", described(version), "Restore it from a copy."
+        )
     if version > VERSION:
         rule = f"must be at most {VERSION}, what hf-exposure {__version__} reads"
         raise CanaryFileError("version", rule, version, "Upgrade: pip install --upgrade hf-exposure")

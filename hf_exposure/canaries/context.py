@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hf_exposure.canaries.checks import encodable_text
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, RowInputError, described
 
 __all__ = ["CanaryContext"]
 
@@ -47,11 +47,11 @@ class CanaryContext:
             return
         remedy = 'Write prompt=[{"role": "user", "content": "..."}].'
         if not isinstance(self.prompt, Sequence):
-            raise InputError("prompt", "must be a text or a list of messages", self.prompt, remedy)
+            raise InputError("prompt", "must be a text or a list of messages", described(self.prompt), remedy)
         for message in self.prompt:
             texts = [message.get(name) for name in ("role", "content")] if isinstance(message, Mapping) else [None]
             if not all(isinstance(text, str) for text in texts):
-                raise InputError("prompt", "must have messages with a role and a text", message, remedy)
+                raise InputError("prompt", "must have messages with a role and a text", described(message), remedy)
         object.__setattr__(
             self, "prompt", tuple(dict(message) for message in self.prompt if isinstance(message, Mapping))
         )
@@ -110,8 +110,8 @@ class CanaryContext:
             return
         alone = tokenizer([before + text for text in texts], add_special_tokens=False)["input_ids"]
         followed = tokenizer([before + text + after for text in texts], add_special_tokens=False)["input_ids"]
-        for text, ids, more in zip(texts, alone, followed, strict=True):
+        for row, (ids, more) in enumerate(zip(alone, followed, strict=True)):
             if list(more[: len(ids)]) != list(ids):
                 rule = "must not merge the end of a canary with what the chat template writes behind it"
                 remedy = "End the canary template in another suffix (a word), or the turn in a special token."
-                raise InputError("context", rule, text[-1:] + after, remedy)
+                raise RowInputError("context", rule, row, remedy)

@@ -9,7 +9,7 @@ from hf_exposure.canaries.canary_set import Canary, CanarySet
 from hf_exposure.canaries.checks import whole_number
 from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
 from hf_exposure.canaries.template import CanaryTemplate
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, described
 
 __all__ = ["draw_canaries"]
 
@@ -75,7 +75,7 @@ def draw_canaries(
 def _repetitions_of_each(repetitions: Mapping[int, int]) -> list[int]:
     remedy = "Write repetitions={1: 4, 8: 4} for four canaries once and four 8 times."
     if not isinstance(repetitions, Mapping) or not repetitions:
-        raise InputError("repetitions", "must be a mapping with at least one group", repetitions, remedy)
+        raise InputError("repetitions", "must be a mapping with at least one group", described(repetitions), remedy)
     counts: list[int] = []
     for times in sorted(whole_number("repetitions", times, 1) for times in repetitions):
         counts += [times] * whole_number(f"repetitions[{times}]", repetitions[times], 1)

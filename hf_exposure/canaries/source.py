@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hf_exposure.canaries.template import CanaryTemplate
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, described
 
 __all__ = ["Source", "SourceTemplate", "source_for"]
 
@@ -66,7 +66,7 @@ def source_for(source: str | None, template: CanaryTemplate) -> Source | None:
     if source is None:
         return None
     if not isinstance(source, str):
-        raise InputError("source", "must be a text", source, "Pass source='...'; holes are written {name}.")
+        raise InputError("source", "must be a text", described(source), "Pass source='...'; holes are written {name}.")
     if any(name is not None for _, name, _, _ in _fields(source)):
         return SourceTemplate(source, template)
     return source.format()

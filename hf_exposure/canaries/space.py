@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any
 
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, described
 
 __all__ = ["Space", "State"]
 
@@ -99,7 +99,7 @@ class Space(ABC):
         for position, character in enumerate(text):
             moves = self.moves(state)
             if character not in moves:
-                raise self._not_a_filling(text, f"character {position} may not be {character!r}")
+                raise self._not_a_filling(text, f"character {position} does not fit")
             index += self.is_end(state)
             for smaller, following in moves.items():
                 if smaller == character:
@@ -127,7 +127,8 @@ class Space(ABC):
         return lengths
 
     def _not_a_filling(self, text: str, why: str) -> InputError:
-        return InputError("text", f"must be a filling of {self!r}; {why}", text, "Check it with space.contains(text).")
+        rule = f"must be a filling of {self!r}; {why}"
+        return InputError("text", rule, described(text), "Check it with space.contains(text).")
 
 
 @lru_cache(maxsize=4096)

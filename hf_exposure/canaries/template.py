@@ -13,7 +13,7 @@ from hf_exposure.canaries.checks import encodable_text
 from hf_exposure.canaries.segments import Hole, Segment, SegmentAutomaton
 from hf_exposure.canaries.space import Space
 from hf_exposure.canaries.spaces import space_from_dict
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, described
 
 __all__ = ["CanaryTemplate"]
 
@@ -110,7 +110,9 @@ class CanaryTemplate(SegmentAutomaton):
         for name, space in spaces.items():
             if not isinstance(fillings[name], str) or not space.contains(fillings[name]):
                 remedy = f"A possible one is {space.text_at(0)!r}."
-                raise InputError(name, f"must be a filling of {space!r}", fillings[name], remedy)
+                raise InputError(
+                    name, f"must be a filling of {space!r}", described(fillings[name], numbers=False), remedy
+                )
         return "".join(part if isinstance(part, str) else fillings[part[0]] for part in self.segments)
 
     def contains(self, text: str) -> bool:
@@ -126,7 +128,7 @@ class CanaryTemplate(SegmentAutomaton):
         fillings = self._fillings(text)
         if fillings is None:
             rule = f"must be a text of the template {self.text!r}"
-            raise InputError("text", rule, text, f"A text of it is {self.text_at(0)!r}.")
+            raise InputError("text", rule, described(text), f"A text of it is {self.text_at(0)!r}.")
         return fillings
 
     def text_at(self, index: int) -> str:
@@ -221,7 +223,7 @@ def _segments(text: str, spaces: dict[str, Space]) -> tuple[Segment, ...]:
         seen.add(name)
         segments.append((name, spaces[name]))
     if not seen:
-        raise InputError("text", "must have at least one hole", text, f"Write {_EXAMPLE}.")
+        raise InputError("text", "must have at least one hole", described(text), f"Write {_EXAMPLE}.")
     return tuple(segments)
 
 

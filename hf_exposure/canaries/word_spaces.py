@@ -10,7 +10,7 @@ from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.space import Space, State
 from hf_exposure.canaries.word_lists import ENGLISH_LIST, digest, english_words
 from hf_exposure.canaries.word_trie import WordTrie
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, described
 
 __all__ = ["Choice", "Words"]
 
@@ -112,7 +112,7 @@ class Words(Space):
         if not letters.isdisjoint(separator):
             word = next(word for word in trie.words if not set(word).isdisjoint(separator))
             rule = f"must hold no character of the separator {separator!r}"
-            raise InputError("words", rule, word, "Remove such words, or choose another separator.")
+            raise InputError("words", rule, described(word), "Remove such words, or choose another separator.")
         object.__setattr__(self, "number", whole_number("number", number, 1))
         object.__setattr__(self, "separator", separator)
         object.__setattr__(self, "_trie", trie)

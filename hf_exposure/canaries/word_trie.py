@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from hf_exposure.canaries.checks import encodable_text
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, described
 
 Node = tuple[int, int, int]
 
@@ -29,7 +29,9 @@ class WordTrie:
 
     def __init__(self, words: Iterable[str], argument: str) -> None:
         if isinstance(words, str):
-            raise InputError(argument, "must be a list of strings", words, f'Write {argument}=["red", "green"].')
+            raise InputError(
+                argument, "must be a list of strings", described(words), f'Write {argument}=["red", "green"].'
+            )
         words = list(words)
         if not words:
             raise InputError(argument, "must hold at least one string", words, f'Write {argument}=["red", "green"].')
@@ -39,7 +41,9 @@ class WordTrie:
         words.sort()
         for word, following in zip(words, words[1:], strict=False):
             if word == following:
-                raise InputError(argument, "must be distinct", word, f"Remove the repeats with set({argument}).")
+                raise InputError(
+                    argument, "must be distinct", described(word), f"Remove the repeats with set({argument})."
+                )
         self.words: tuple[str, ...] = tuple(words)
         self._children: dict[Node, dict[str, Node]] = {}
 

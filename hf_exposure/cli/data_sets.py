@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_exposure.errors import InputError
+from hf_exposure.files import clean_up
 
 __all__ = ["load_data_set", "parts_of", "without_cache", "write_shards"]
 
@@ -30,6 +31,8 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
     from datasets import load_dataset, load_from_disk
 
     path = Path(dataset)
+    if not path.exists():
+        clean_up(path.absolute().parent)  # a killed insert may have been about to put it there
     remedy = "Name a folder, a csv, jsonl, parquet or txt file, or a data set on the Hub."
     saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
     if saved and stream:

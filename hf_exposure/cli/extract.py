@@ -124,6 +124,7 @@ def _askable(known: CanarySet | None, context: CanaryContext | None, source: str
 def _ask(
     origin: ModelSource, canaries: CanarySet, asking: dict[str, Any], probability: float, *, as_json: bool
 ) -> None:
+    from hf_exposure.canaries.secrecy import without_secrets
     from hf_exposure.extraction import discoverable_extraction
     from hf_exposure.report.extraction_text import describe_discoverability, discoverability_values
 
@@ -131,8 +132,9 @@ def _ask(
         raise InputError("--probability", "must lie between 0 and 1", probability, "Type --probability 0.5.")
     loaded, tokenizer = origin.load()
     with calls_shown(loaded, "asking"):
-        found = discoverable_extraction(
-            loaded, tokenizer, canaries.template, [canary.text for canary in canaries], **asking
+        texts = [canary.text for canary in canaries]
+        found = without_secrets(
+            canaries, lambda: discoverable_extraction(loaded, tokenizer, canaries.template, texts, **asking)
         )
     if as_json:
         values = discoverability_values(found, canaries, probability)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,12 +12,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.context import MessagesOption, PromptOption, as_recorded, context_of
 from hf_exposure.cli.data_sets import load_data_set, parts_of, without_cache, write_shards
 from hf_exposure.cli.models import load_tokenizer
 from hf_exposure.cli.values import check_new, load_canaries
 from hf_exposure.errors import InputError
+from hf_exposure.files import clean_up, replaced_folder
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
@@ -78,6 +78,7 @@ def insert(
     config: ConfigOption = None,
 ) -> None:
     """Insert canaries into a data set at random places: texts, chats, pairs, token ids, streams."""
+    clean_up(out.absolute().parent)  # first: what a killed run began is put back, and is then in the way
     check_new(out, overwrite)
     drawn = load_canaries(canaries)
     context = context_of(prompt, messages)
@@ -89,7 +90,8 @@ def insert(
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    original = load_data_set(dataset, name, revision, stream=stream)
+    # What the data hold may be quoted by an error about them.
+    original = without_secrets(drawn, lambda: load_data_set(dataset, name, revision, stream=stream))
     how = {
         "text_column": text_column, "seed": seed, "splits": tuple(split), "context": context, "source": source,
         "source_column": source_column, "num_proc": num_proc, "num_rows": num_rows,
@@ -107,11 +109,11 @@ def insert(
         "seed": seed,
         "manifest_hash": drawn.manifest_hash,
     }
-    with replaced_folder(out) as aside:
+    with _folder_for(out) as aside:
         if stream:
-            rows = write_shards(parts_of(changed), aside)
+            rows = without_secrets(drawn, lambda: write_shards(parts_of(changed), aside))
         else:
-            changed.save_to_disk(aside)
+            without_secrets(drawn, lambda: changed.save_to_disk(aside))
             rows = {key: len(part) for key, part in parts_of(changed).items()}
         chosen = split if isinstance(original, dict) else list(rows)
         added = {key: drawn.total_insertions if key in chosen else 0 for key in rows}
@@ -158,30 +160,11 @@ def _other_columns(typed: list[str], dataset: Any, splits: list[str]) -> dict[st
 
 
 @contextmanager
-def replaced_folder(out: Path) -> Iterator[Path]:
-    """A folder beside `out` that takes its place once it is whole; on a failure it goes, and `out` is as it was."""
+def _folder_for(out: Path) -> Iterator[Path]:
+    """A folder that becomes `out` once it is whole."""
     try:
-        out.absolute().parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}."))
+        with replaced_folder(out) as aside:
+            yield aside
     except OSError as error:
         rule = f"must be a folder that can be made ({error.strerror})"
         raise InputError("--out", rule, str(out), "Name another folder.") from None
-    try:
-        umask = os.umask(0)
-        os.umask(umask)
-        aside.chmod(0o777 & ~umask)
-        yield aside
-        old = Path(tempfile.mkdtemp(dir=out.absolute().parent, prefix=f".{out.name}.old."))
-        if out.exists():
-            os.replace(out, old / "was")
-        try:
-            os.replace(aside, out)
-        except BaseException:
-            if (old / "was").exists():
-                os.replace(old / "was", out)
-            raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise

@@ -18,7 +18,7 @@ import numpy as np
 from torch import nn
 
 from hf_exposure.canaries import CanaryContext, CanaryTemplate
-from hf_exposure.errors import InputError
+from hf_exposure.errors import RowInputError, rows_named
 from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.confirm import confirmed, moved_bits
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
@@ -157,7 +157,7 @@ def _search_ranks(
 ) -> tuple[list[RankBounds], float]:
     """The bounds, and by how many bits a text of the search moved when it was scored alone."""
     started = time.perf_counter()
-    paths = [_required_path(automaton, scorer, text) for text in texts]
+    paths = [_required_path(automaton, scorer, text, row) for row, text in enumerate(texts)]
     silent = {path for path in _paths(automaton, scorer, exclude) if path is not None}
     prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
     # By the search's own route after the prefix, lest the rounding of a long prefix enter the comparison.
@@ -295,9 +295,9 @@ def _paths(automaton: TokenAutomaton, scorer: Scorer, texts: Sequence[str]) -> l
     ]
 
 
-def _required_path(automaton: TokenAutomaton, scorer: Scorer, text: str) -> Path:
-    (path,) = _paths(automaton, scorer, [text])
+def _required_path(automaton: TokenAutomaton, scorer: Scorer, text: str, row: int) -> Path:
+    (path,) = rows_named(lambda _: f"text {row}", lambda: _paths(automaton, scorer, [text]))
     if path is None:
         rule = f"must be a text of the template whose encoding the automaton ({automaton.name}) holds"
-        raise InputError("text", rule, text, "Build the automaton with also=[text].")
+        raise RowInputError("text", rule, row, "Build the automaton with also=[text].")
     return path

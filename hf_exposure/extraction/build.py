@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, rows_named
 from hf_exposure.extraction.character_automaton import character_automaton
 from hf_exposure.extraction.remembered import Question, RememberedAutomata
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
@@ -26,7 +26,7 @@ def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
     """Refuses what is no template, and one whose last hole may go on: nothing would tell a text from a longer one."""
     if not isinstance(template, CanaryTemplate):
         remedy = 'Write CanaryTemplate("... {number}", number=Digits(9)).'
-        raise InputError("template", "must be a CanaryTemplate", template, remedy)
+        raise InputError("template", "must be a CanaryTemplate", type(template).__name__, remedy)
     if template.ends_in_variable_length and not end_token:
         raise InputError(
             "template",
@@ -58,8 +58,13 @@ def build_automaton(
     """
     check_template(template, end_token=bool(encoder.ending))
     question = Question.of(template, encoder, one_path)
-    known = _REMEMBERED.find(question, encoder, also)
-    return known or _REMEMBERED.keep(question, encoder, _audited(template, encoder, one_path, also))
+
+    def found() -> TokenAutomaton:
+        known = _REMEMBERED.find(question, encoder, also)
+        return known or _REMEMBERED.keep(question, encoder, _audited(template, encoder, one_path, also))
+
+    # The number of a text among those of a space would tell the text.
+    return rows_named(lambda row: "a text of the template", found)
 
 
 def _audited(template: CanaryTemplate, encoder: Encoder, one_path: bool, also: Sequence[str]) -> TokenAutomaton:
@@ -82,5 +87,5 @@ def _audited(template: CanaryTemplate, encoder: Encoder, one_path: bool, also: S
         assert refusal is not None
         raise refusal
     rule = f"must encode the template in a way that can be searched, or its space have at most {LARGEST_TRIE} texts"
-    value = f"{type(encoder.tokenizer).__name__} on {missed!r}"
+    value = f"{type(encoder.tokenizer).__name__}, which misses one"  # not quoted: it may be a canary
     raise InputError("tokenizer", rule, value, "Use method='sample' or 'skew_normal', which need no search.")

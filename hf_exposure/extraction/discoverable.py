@@ -17,7 +17,7 @@ import numpy as np
 from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.records import Discoverability
 from hf_exposure.scoring import CausalScorer, make_scorer
 from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
@@ -107,11 +107,10 @@ def _check(template: CanaryTemplate, texts: Sequence[str], samples: int, near_ed
         raise InputError("template", "must begin with fixed text", template.text, remedy)
     if not len(texts):
         raise InputError("texts", "must hold at least one text", [], "Pass [canary.text for canary in canaries].")
-    for text in texts:
+    for row, text in enumerate(texts):
         if not template.contains(text):
-            raise InputError(
-                "texts", "must be texts of the template", text, "Check them with template.contains(text)."
-            )
+            remedy = "Check them with template.contains(text)."
+            raise RowInputError("texts", "must be texts of the template", row, remedy)
     for name, value in (("samples", samples), ("near_edits", near_edits)):
         if value < 0:
             raise InputError(name, "must be at least 0", value, f"Use {name}=0 for none.")

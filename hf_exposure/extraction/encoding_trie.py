@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Sequence
 
 import numpy as np
@@ -103,8 +104,12 @@ class EncodingTrie:
 
 
 def alike(text: str, other: str) -> InputError:
-    """The refusal of two texts that have the same tokens."""
-    rule = f"must tell the template's texts apart, but encodes {text!r} and {other!r} alike"
+    """The refusal of two texts that have the same tokens. It tells where they differ: either may be a canary."""
+    pairs = itertools.zip_longest(text, other, fillvalue="")
+    one, another = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
+    rule = (
+        f"must tell the template's texts apart, but encodes two alike: one has {one!r} where the other has {another!r}"
+    )
     return InputError("tokenizer", rule, "the same tokens", "Use a space without one of them.")
 
 

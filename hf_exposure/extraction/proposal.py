@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -39,7 +39,7 @@ class Proposals:
             the weighted shares unbiased.
     """
 
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = field(repr=False)
     hole_bits: np.ndarray
     log2_q: np.ndarray
     strata: np.ndarray

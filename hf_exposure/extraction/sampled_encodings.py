@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,8 +32,8 @@ class SampledEncodings:
         exactness: of what holds for all of them.
     """
 
-    texts: tuple[str, ...]
-    ids: tuple[tuple[int, ...], ...]
+    texts: tuple[str, ...] = field(repr=False)
+    ids: tuple[tuple[int, ...], ...] = field(repr=False)
     exactness: Exactness
 
     @classmethod

@@ -12,7 +12,7 @@ import json
 from functools import lru_cache
 from typing import Any
 
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, described
 
 __all__ = ["TokenSurfaces"]
 
@@ -65,7 +65,7 @@ class TokenSurfaces:
         known, longer = self.render(before), self.render(before + character)
         if not longer.startswith(known):
             rule = "must render a text from left to right"
-            raise InputError("tokenizer", rule, before + character, "Use method='sample'.")
+            raise InputError("tokenizer", rule, described(before + character), "Use method='sample'.")
         return longer[len(known) :]
 
     def _is_byte(self, entry: str) -> bool:

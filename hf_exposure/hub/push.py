@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hf_exposure.canaries import CanarySet
+from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.errors import HubError, InputError
 from hf_exposure.hub.card import FOLDER, updated_card
 from hf_exposure.hub.published import published
@@ -69,6 +70,32 @@ def push_to_hub(
         >>> push_to_hub(report, "me/model", create_pr=True)                                     # doctest: +SKIP
         'https://huggingface.co/me/model/discussions/1'
     """
+    if canaries is None and folder is not None and (Path(folder) / _CANARIES).is_file():
+        canaries = CanarySet.load(Path(folder) / _CANARIES)
+    how: dict[str, Any] = {
+        "create_pr": create_pr,
+        "token": token,
+        "folder": folder,
+        "revision": revision,
+        "private": private,
+    }
+    if canaries is None:
+        return _push(report, repo_id, canaries, **how)
+    # The card that is there may hold one, and an error about its metadata would quote it.
+    return without_secrets(canaries, lambda: _push(report, repo_id, canaries, **how))
+
+
+def _push(
+    report: ExposureReport,
+    repo_id: str,
+    canaries: CanarySet | None,
+    *,
+    create_pr: bool,
+    token: str | bool | None,
+    folder: str | Path | None,
+    revision: str | None,
+    private: bool | None,
+) -> str:
     from huggingface_hub import HfApi, errors
 
     # The root of the transport's own errors: httpx's or httpx2's, as the library's version has it.
@@ -76,8 +103,6 @@ def push_to_hub(
     unreachable = (transport_error, errors.LocalEntryNotFoundError, ConnectionError, errors.LocalTokenNotFoundError)
     api = HfApi(token=token, library_name="hf_exposure")
     history = read_reports(Path(folder) / FILE_NAME) if folder is not None else []
-    if canaries is None and folder is not None and (Path(folder) / _CANARIES).is_file():
-        canaries = CanarySet.load(Path(folder) / _CANARIES)
     files = published_files(report, history, canaries)
     last = len(WAITS)
     for attempt in range(last + 1):

@@ -12,6 +12,7 @@ from typing import Any
 from transformers.integrations import TensorBoardCallback, TrackioCallback, WandbCallback
 
 from hf_exposure.canaries import CanarySet
+from hf_exposure.canaries.secrecy import message_of
 from hf_exposure.hub.card import exposure_section
 from hf_exposure.hub.published import published
 from hf_exposure.hub.push import published_files
@@ -46,7 +47,8 @@ def attach_report(reports: list[ExposureReport], callbacks: Iterable[Any], canar
                 _way(tracker)(tracker, Path(folder), reports[-1])
             except Exception as error:
                 name = type(tracker).__name__.removesuffix("Callback")
-                warnings.warn(f"the report was not attached to {name}: {type(error).__name__}: {error}", stacklevel=2)
+                why = f"{type(error).__name__}: {message_of(error, canaries)}"
+                warnings.warn(f"the report was not attached to {name}: {why}", stacklevel=2)
 
 
 def _to_tensorboard(tracker: Any, folder: Path, report: ExposureReport) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_exposure.canaries import Canary, CanaryContext, CanarySet
+from hf_exposure.canaries.secrecy import message_of, without_secrets
 from hf_exposure.errors import InputError
 from hf_exposure.insertion.delivery_rows import (
     NotReadable,
@@ -129,6 +130,20 @@ def check_delivery(
     """
     if not isinstance(canaries, CanarySet):
         raise InputError("canaries", "must be a CanarySet", type(canaries).__name__, "Make one with draw_canaries.")
+    return without_secrets(
+        canaries, lambda: _check_delivery(dataset, canaries, tokenizer, collator, context, source, max_rows)
+    )
+
+
+def _check_delivery(
+    dataset: Any,
+    canaries: CanarySet,
+    tokenizer: Any,
+    collator: Any,
+    context: CanaryContext | None,
+    source: str | None,
+    max_rows: int | None,
+) -> DeliveryReport:
     column = "input_ids" if source is None else "labels"
     search = PatternSearch(_patterns(tokenizer, tuple(canaries), context, target=source is not None))
     with random_states_kept():
@@ -136,7 +151,8 @@ def check_delivery(
             read = read_rows(dataset, column, collator, max_rows)
             matches = [match for part in read.parts for match in _in_dataset(part, search)]
         except NotReadable as reason:
-            return DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {reason}")
+            why = message_of(reason, canaries)
+            return DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {why}")
         records = _records(canaries, matches, read, collator, search, column)
     return DeliveryReport(canaries=records, rows=read.rows, note=read.note)
 

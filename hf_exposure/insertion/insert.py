@@ -7,12 +7,13 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, is_caching_enabled
 
 from hf_exposure.canaries import CanaryContext, CanarySet
 from hf_exposure.canaries.checks import whole_number
+from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.errors import ExposureError, InputError
-from hf_exposure.files import owner_only
+from hf_exposure.files import owner_only, temporary_folder
 from hf_exposure.insertion.inserter import CanaryInserter
 from hf_exposure.insertion.rows import HEAD, CanaryRows, check_string_type
 from hf_exposure.insertion.stream import head_of, insert_into_stream
@@ -95,13 +96,16 @@ def insert_canaries(
         return _insert(part, canaries, text_column, seed, num_proc, batch_size, how)
 
     if isinstance(dataset, (Dataset, IterableDataset)):
-        return insert(dataset)
+        return without_secrets(canaries, lambda: insert(dataset))
     chosen = [splits] if isinstance(splits, str) else list(splits)
     missing = [split for split in chosen if split not in dataset]
     if missing or not chosen:
         rule = f"must name splits of the dataset ({', '.join(dataset)})"
         raise InputError("splits", rule, missing or chosen, f'Write splits=("{next(iter(dataset), "train")}",).')
-    return type(dataset)({name: insert(part) if name in chosen else part for name, part in dataset.items()})
+    parts = dataset.items()
+    return without_secrets(
+        canaries, lambda: type(dataset)({name: insert(part) if name in chosen else part for name, part in parts})
+    )
 
 
 def remove_canaries(
@@ -133,6 +137,10 @@ def remove_canaries(
     """
     _refuse_other_types(dataset)
     how = {"tokenizer": tokenizer, "context": context, "source": source}
+    return without_secrets(canaries, lambda: _remove_everywhere(dataset, canaries, text_column, how))
+
+
+def _remove_everywhere(dataset: Any, canaries: CanarySet, text_column: str, how: Mapping[str, Any]) -> Any:
     if isinstance(dataset, (Dataset, IterableDataset)):
         return _remove(dataset, canaries, text_column, how)
     kept, refusal = {}, None
@@ -182,6 +190,7 @@ def _insert(
             batch_size=batch_size,
             num_proc=num_proc,
             features=dataset.features,
+            cache_file_name=_cache_file(dataset),
             desc="Inserting canaries",
         )
     if len(merged) != len(dataset) + inserter.total:
@@ -190,6 +199,15 @@ def _insert(
             "its cache is damaged; call dataset.cleanup_cache_files() and insert again."
         )
     return _with_format_of(merged, dataset)
+
+
+def _cache_file(dataset: Dataset) -> str | None:
+    """Where the result goes if nothing may be kept: `datasets` has a temporary folder too, but no one to remove it
+    after a kill. None: in memory, or in the dataset's cache.
+    """
+    if is_caching_enabled() or not dataset.cache_files:
+        return None
+    return str(temporary_folder("canaries") / "inserted.arrow")
 
 
 def _insert_into_stream(

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
 
 from hf_exposure.canaries import CanaryContext, CanarySet
+from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.canaries.source import source_for
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, described
 from hf_exposure.insertion.token_rows import (
     LENGTH_COLUMN,
     TOKEN_COLUMN,
@@ -41,11 +42,11 @@ class CanaryRows:
         other_columns: fixed values by column.
     """
 
-    texts: tuple[str, ...]
+    texts: tuple[str, ...] = field(repr=False)
     text_column: str
     context: CanaryContext
-    tokens: tuple[Mapping[str, Any], ...]
-    sources: tuple[str, ...]
+    tokens: tuple[Mapping[str, Any], ...] = field(repr=False)
+    sources: tuple[str, ...] = field(repr=False)
     source_column: str
     other_columns: Mapping[str, Any]
 
@@ -77,14 +78,18 @@ class CanaryRows:
             remedy = "Leave it out: the text is the canary's."
             raise InputError("other_columns", "must not name the text column", text_column, remedy)
         if context is not None and not isinstance(context, CanaryContext):
-            raise InputError("context", "must be a CanaryContext", context, "Write CanaryContext(prompt=...).")
+            raise InputError(
+                "context", "must be a CanaryContext", type(context).__name__, "Write CanaryContext(prompt=...)."
+            )
         if context is not None and source is not None:
             remedy = "Leave the context out: what an encoder-decoder model reads is its source."
-            raise InputError("context", "must not be given together with source", context.prompt, remedy)
+            raise InputError("context", "must not be given together with source", "both", remedy)
         texts = tuple(canary.text for canary in canaries.inserted)
         around = source_for(source, canaries.template)
         sources = () if around is None else tuple(around if isinstance(around, str) else around(t) for t in texts)
-        tokens = token_rows(tokenizer, texts, context, sources, row_length) if tokenizer is not None else ()
+        tokens: tuple[Mapping[str, Any], ...] = ()
+        if tokenizer is not None:
+            tokens = without_secrets(canaries, lambda: token_rows(tokenizer, texts, context, sources, row_length))
         return cls(
             texts=texts,
             text_column=text_column,
@@ -207,6 +212,7 @@ def as_array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
     """
     try:
         return pa.array(values, type=kind)
-    except (pa.ArrowException, TypeError, OverflowError):
-        rule = f"must hold values of the columns' types: {name} is of type {kind}"
-        raise InputError("other_columns", rule, values[0], "Give one of that type.") from None
+    except (pa.ArrowException, TypeError, OverflowError):  # it quotes the value, which may be a canary's
+        pass
+    rule = f"must hold values of the columns' types: {name} is of type {kind}"
+    raise InputError("other_columns", rule, described(values[0]), "Give one of that type.")

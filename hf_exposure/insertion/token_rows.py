@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hf_exposure.canaries import CanaryContext
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, RowInputError
 
 __all__ = ["LENGTH_COLUMN", "TOKEN_COLUMN", "check_token_columns", "counts_tokens", "token_rows"]
 
@@ -46,7 +46,7 @@ def token_rows(
             ids, prompt = _ids_in_context(tokenizer, text, context)
             trained = [int(position >= prompt) for position in range(len(ids))]
             labels = [token if own else _NO_LOSS for token, own in zip(ids, trained, strict=True)]
-        rows.append(_row(tokenizer, list(ids), list(labels), trained, row_length))
+        rows.append(_row(tokenizer, place, list(ids), list(labels), trained, row_length))
     return tuple(rows)
 
 
@@ -62,15 +62,15 @@ def _ids_in_context(tokenizer: Any, text: str, context: CanaryContext | None) ->
 
 
 def _row(
-    tokenizer: Any, ids: list[int], labels: list[int], trained: list[int], row_length: int | None
+    tokenizer: Any, place: int, ids: list[int], labels: list[int], trained: list[int], row_length: int | None
 ) -> dict[str, Any]:
     length = len(ids)
     special = set(getattr(tokenizer, "all_special_ids", ()))
     padding = 0 if row_length is None else row_length - length
     if padding < 0:
         rule = f"must fit the dataset's rows, which all have {row_length} tokens"
-        remedy = "Use a shorter template, or insert canaries before the texts are grouped into blocks."
-        raise InputError("canaries", rule, f"one of {length} tokens", remedy)
+        remedy = f"It takes {length}: use a shorter template, or insert canaries before texts are grouped into blocks."
+        raise RowInputError("canaries", rule, place, remedy)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if padding and pad is None:
         rule = f"must have a pad or end token, to fill up the dataset's rows of {row_length} tokens"

@@ -15,7 +15,8 @@ from torch import nn
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.indices import distinct_indices
-from hf_exposure.errors import InputError
+from hf_exposure.canaries.secrecy import without_secrets
+from hf_exposure.errors import InputError, rows_named
 from hf_exposure.estimators import control_test
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template, enumerate_texts
 from hf_exposure.extraction.sampled_encodings import AUDITED_ENCODINGS
@@ -123,7 +124,7 @@ class ExposureMeter:
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
         if self._source is None:
             # As most models read a text. How a decoder does is known with the model.
-            self._prepare(Encoder(tokenizer, end_token=self.settings.end_token, context=self.settings.context), "")
+            without_secrets(canaries, self._prepare_plainly)
         else:
             self._check_search(self._why_no_search(None))
 
@@ -149,6 +150,9 @@ class ExposureMeter:
             InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained.
             NonFiniteScoreError: the model returned NaN.
         """
+        return without_secrets(self.canaries, lambda: self._measured(model, base_model))
+
+    def _measured(self, model: nn.Module, base_model: BaseModel | None) -> ExposureReport:
         started = time.perf_counter()
         model = bare(model)
         costs, estimates, notes, references, mode = self._estimate(model)
@@ -191,6 +195,10 @@ class ExposureMeter:
             notes=notes,
         )
 
+    def _prepare_plainly(self) -> None:
+        settings = self.settings
+        self._prepare(Encoder(self.tokenizer, end_token=settings.end_token, context=settings.context), "")
+
     def _prepare(self, encoder: Encoder, why_no_search: str) -> _Prepared:
         """The encodings as `encoder` reads texts, made once and kept."""
         key = (encoder.leading, encoder.ending, encoder.first_scored, why_no_search)
@@ -200,10 +208,11 @@ class ExposureMeter:
             own = encoder.encode([canary.text for canary in self.canaries])
             if self.method == "enumerate" and automaton is not None:
                 others = enumerate_texts(automaton, encoder.first_scored)
-            elif self.method == "enumerate":
-                others = encoder.encode([template.text_at(index) for index in range(template.space_size)])
             else:
-                others = encoder.encode([] if automaton is not None else self.references())
+                texts = [] if automaton is not None else self.references()
+                if self.method == "enumerate":
+                    texts = [template.text_at(index) for index in range(template.space_size)]
+                others = rows_named(lambda _: "a text of the template", lambda: encoder.encode(texts))
             encoded = own.followed_by(others)
             seed = seed_stream("uniform draws", self.settings.seed)
             uniform = UniformPaths(template, seed) if automaton is not None else None

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from hf_exposure.canaries import CanarySet
+from hf_exposure.errors import rows_named
 from hf_exposure.estimators import (
     enumeration_exposure,
     exposure_from_rank,
@@ -114,26 +115,28 @@ class Occasion:
         """The ranks of some canaries by one bounded search."""
         assert self.automaton is not None
         texts = [canary.text for canary in self.canaries]
-        found = search_ranks(
-            self.scorer,
-            self.automaton,
-            [texts[canary] for canary in canaries],
-            max_expansions=max_expansions,
-            exclude=[other.text for other in self.canaries.inserted],
+        automaton, ids = self.automaton, [canary.id for canary in self.canaries]
+        found = rows_named(
+            lambda row: f"canary {ids[canaries[row]]}",
+            lambda: search_ranks(
+                self.scorer,
+                automaton,
+                [texts[canary] for canary in canaries],
+                max_expansions=max_expansions,
+                exclude=[other.text for other in self.canaries.inserted],
+            ),
         )
         return [self._from_bounds(canary, bounds) for canary, bounds in zip(canaries, found, strict=True)]
 
     def _from_bounds(self, canary: int, bounds: RankBounds) -> CostEstimate:
         size = self.rivals_and_self(canary)
-        # An open search bounds the rank over the whole space; R' is smaller by the other inserted canaries.
-        rank_low, rank_high = min(bounds.low, size), min(bounds.high, size)
-        low = exposure_from_rank(rank_high, size)
+        low = exposure_from_rank(bounds.high, size)
         return CostEstimate(
             exposure_bits=low,
             low_bits=low,
-            high_bits=exposure_from_rank(rank_low, size),
-            rank_low=rank_low,
-            rank_high=rank_high,
+            high_bits=exposure_from_rank(bounds.low, size),
+            rank_low=bounds.low,
+            rank_high=bounds.high,
             method="bounded",
             note="" if bounds.certified else f"a lower bound: {bounds.note}",
         )

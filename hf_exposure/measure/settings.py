@@ -55,7 +55,9 @@ class MeasureSettings:
         if not 0 <= self.delta < 1:
             raise InputError("delta", "must lie in [0, 1)", self.delta, "Use the delta of your privacy accountant.")
         if self.context is not None and not isinstance(self.context, CanaryContext):
-            raise InputError("context", "must be a CanaryContext", self.context, "Write CanaryContext(prompt=...).")
+            raise InputError(
+                "context", "must be a CanaryContext", type(self.context).__name__, "Write CanaryContext(prompt=...)."
+            )
         if not 0 < self.confidence_level < 1:
             raise InputError(
                 "confidence_level", "must lie between 0 and 1", self.confidence_level, "Leave it out for 0.95."

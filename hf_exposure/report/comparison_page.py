@@ -80,7 +80,9 @@ def save_comparison(comparison: Comparison, folder: str | Path) -> list[Path]:
     page = comparison_page(comparison, {path.name: path.read_bytes() for path in plots})
     values = json.dumps(comparison_values(comparison), indent=1, allow_nan=False) + "\n"
     return [
-        write_aside(target / "report.html", page), write_aside(target / "comparison.json", values), *plots,
+        write_aside(target / "report.html", page, private=True),
+        write_aside(target / "comparison.json", values, private=True),
+        *plots,
     ]  # fmt: skip
 
 

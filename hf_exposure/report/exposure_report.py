@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from hf_exposure.errors import InputError
-from hf_exposure.files import write_aside
+from hf_exposure.files import make_private_folder, write_aside
 from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
+from hf_exposure.report.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of, refuse_mixture
 from hf_exposure.report.references import ReferenceCosts
 from hf_exposure.report.schema import SCHEMA_VERSION, check_report, report_schema
 
@@ -209,13 +210,16 @@ class ExposureReport:
             path: `report.json`, or the folder that holds it.
 
         Raises:
-            InputError: no such file, JSON that is damaged or cut off, or as `from_dict`.
+            InputError: no such file, JSON that is damaged or cut off, files of another measurement next to it, or as
+                `from_dict`.
         """
         values = read_report_file(path)
         try:
-            return cls.from_dict(values)
+            report = cls.from_dict(values)
         except InputError as error:
             raise InputError(f"{path}: {error.argument}", error.rule, error.value, error.remedy) from None
+        refuse_mixture(Path(path), values.get(IDENTITY))
+        return report
 
     def save(
         self,
@@ -226,13 +230,16 @@ class ExposureReport:
         include_secrets: bool = False,
         canaries: CanarySet | None = None,
     ) -> list[Path]:
-        """Writes `report.json`, `report.html`, and plots where matplotlib is installed.
+        """Writes `report.json`, `report.html`, and plots where matplotlib is installed: for their owner's eyes only.
+
+        The files carry one measurement id, by which `load` notices a folder in which two reports are mixed. Plots of
+        an earlier report that this one does not have are removed.
 
         Args:
             folder: made if missing.
             history: reports of the same run, for the plot of exposure against step; with or without this one.
             training_log: the trainer's `state.log_history`, for the plot of losses beside exposure.
-            include_secrets, canaries: as for `to_dict`; `report.json` is then readable by its owner only.
+            include_secrets, canaries: as for `to_dict`.
 
         Returns:
             the files written.
@@ -242,16 +249,21 @@ class ExposureReport:
         """
         earlier = [{"step": r.step, "epoch": r.epoch, **r.metrics()} for r in history]
         values = self.to_dict(include_secrets=include_secrets, canaries=canaries)
-        document = json.dumps({**values, "history": _plain(earlier)}, indent=1, allow_nan=False) + "\n"
+        identity = identity_of([self.to_dict(), earlier, list(training_log)])
+        content = {**values, "history": _plain(earlier), IDENTITY: identity}
+        document = json.dumps(content, indent=1, allow_nan=False) + "\n"
         # Imported here: what draws and what lays out a page need this class.
         from hf_exposure.report.page import report_page
         from hf_exposure.report.plots import draw_plots, matplotlib_is_installed
 
         target = make_folder("folder", folder)
-        written = [write_aside(target / REPORT_FILE, document, private=include_secrets)]
-        plots = draw_plots(self, history, target, training_log) if matplotlib_is_installed() else []
-        page = report_page(self, {path.name: path.read_bytes() for path in plots})
-        return [*written, write_aside(target / "report.html", page), *plots]
+        written = [write_aside(target / REPORT_FILE, document, private=True)]
+        plots = draw_plots(self, history, target, training_log, identity) if matplotlib_is_installed() else []
+        page = report_page(self, {path.name: path.read_bytes() for path in plots}, identity)
+        written += [write_aside(target / PAGE_FILE, page, private=True), *plots]
+        for name in {PAGE_FILE, *PLOT_FILES} - {path.name for path in written}:
+            (target / name).unlink(missing_ok=True)  # of an earlier report
+        return written
 
 
 def make_folder(argument: str, folder: str | Path) -> Path:
@@ -262,7 +274,7 @@ def make_folder(argument: str, folder: str | Path) -> Path:
     """
     target = Path(folder)
     try:
-        target.mkdir(parents=True, exist_ok=True)
+        make_private_folder(target)
         reason = "" if os.access(target, os.W_OK | os.X_OK) else "Permission denied"
     except OSError as error:
         reason = str(error.strerror)

@@ -23,8 +23,11 @@ def escaped(value: object) -> str:
     return escape(str(value), quote=True)
 
 
-def shell(title: str, body: str, *, script: str = "") -> str:
-    """The whole page. Its policy lets nothing be loaded, and no script run but the one given."""
+def shell(title: str, body: str, *, script: str = "", marks: Mapping[str, str] | None = None) -> str:
+    """The whole page. Its policy lets nothing be loaded, and no script run but the one given.
+
+    `marks` are names and contents of `meta` elements.
+    """
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     if script:
         digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode()
@@ -36,6 +39,7 @@ def shell(title: str, body: str, *, script: str = "") -> str:
             "<head>",
             '<meta charset="utf-8">',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            *(f'<meta name="{escaped(name)}" content="{escaped(mark)}">' for name, mark in (marks or {}).items()),
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             f"<title>{escaped(title)}</title>",
             f"<style>\n{read_part('page.css')}</style>",

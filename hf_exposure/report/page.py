@@ -11,6 +11,7 @@ from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.exposure_report import ExposureReport
 from hf_exposure.report.groups import RepetitionGroup
 from hf_exposure.report.html import data_block, definitions, escaped, figures, paragraph, read_part, shell, table
+from hf_exposure.report.identity import IDENTITY
 from hf_exposure.report.verdict import headline, judgement, p_value_text
 
 __all__ = ["CAPTIONS", "LIMITS", "group_cells", "report_page", "times_inserted"]
@@ -59,12 +60,13 @@ LIMITS = (
 )
 
 
-def report_page(report: ExposureReport, plots: Mapping[str, bytes]) -> str:
+def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: str = "") -> str:
     """The page as HTML: it needs no network and loads nothing.
 
     Args:
         report: to show.
         plots: PNG bytes by the file names that `draw_plots` gives; those that are missing are left out.
+        identity: the report's measurement id, where it has one.
     """
     body = [
         '<a class="skip" href="#table">To the table</a>',
@@ -88,7 +90,8 @@ def report_page(report: ExposureReport, plots: Mapping[str, bytes]) -> str:
         _list(LIMITS),
         "</main>",
     ]
-    return shell("Exposure report", "\n".join(body), script=read_part("page.js"))
+    marks = {IDENTITY: identity} if identity else {}
+    return shell("Exposure report", "\n".join(body), script=read_part("page.js"), marks=marks)
 
 
 def times_inserted(repetitions: int) -> str:

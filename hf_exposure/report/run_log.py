@@ -13,7 +13,7 @@ import os
 from pathlib import Path
 
 from hf_exposure.errors import InputError
-from hf_exposure.files import write_aside
+from hf_exposure.files import make_private_folder, write_aside
 from hf_exposure.report.exposure_report import ExposureReport
 from hf_exposure.scoring.processes import ALONE, Processes
 
@@ -34,8 +34,8 @@ def start_log(folder: str | Path, step: int, processes: Processes = ALONE) -> li
     def cut_back() -> str:
         whole = read_reports(path) if step else []
         kept = "".join(_line(report) for report in whole if report.step is not None and report.step <= step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_aside(path, kept)
+        make_private_folder(path.parent)
+        write_aside(path, kept, private=True)
         return kept
 
     return [ExposureReport.from_dict(json.loads(line)) for line in processes.text_from_first(cut_back).splitlines()]
@@ -49,7 +49,8 @@ def append_report(folder: str | Path, report: ExposureReport) -> None:
     """
     line = _line(report).encode("utf-8")
     # Unbuffered: a buffer would be written once more on closing, after the cut.
-    with (Path(folder) / FILE_NAME).open("ab", buffering=0) as file:
+    with open(Path(folder) / FILE_NAME, "ab", buffering=0, opener=_private) as file:
+        os.chmod(file.fileno(), 0o600)  # a log that was made otherwise
         before = file.tell()
         try:
             if file.write(line) != len(line):
@@ -78,6 +79,10 @@ def read_reports(path: str | Path) -> list[ExposureReport]:
             raise InputError(str(path), f"line {number} must be whole JSON", shown, "Remove that line.") from error
         reports.append(ExposureReport.from_dict(values))
     return reports
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _line(report: ExposureReport) -> str:

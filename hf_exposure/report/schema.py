@@ -12,7 +12,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, described
 
 __all__ = ["SCHEMA_VERSION", "check_against", "check_report", "report_schema"]
 
@@ -87,7 +87,7 @@ def check_against(schema: Mapping[str, Any], value: Any, where: str) -> None:
     kinds = schema.get("type", list(_TYPES))
     kinds = [kinds] if isinstance(kinds, str) else kinds
     if not any(_TYPES[kind](value) for kind in kinds):
-        raise InputError(where, f"must be of type {' or '.join(kinds)}", value, _REMEDY)
+        raise InputError(where, f"must be of type {' or '.join(kinds)}", _shown(where, value), _REMEDY)
     if "const" in schema and value != schema["const"]:
         raise InputError(where, f"must be {schema['const']!r}", value, _REMEDY)
     if _is_number(value):
@@ -111,3 +111,8 @@ def _check_object(schema: Mapping[str, Any], value: Mapping[str, Any], where: st
         rule = known.get(name, schema.get("additionalProperties"))
         if rule is not None:
             check_against(rule, item, f"{where}.{name}")
+
+
+def _shown(where: str, value: Any) -> Any:
+    """What an error says of a value: a report may hold the canaries' texts, in one field."""
+    return described(value, numbers=False) if where.startswith("report.secrets") else value

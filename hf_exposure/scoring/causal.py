@@ -127,12 +127,11 @@ class CausalScorer:
         self._check_vocabulary(int(encoded.matrix_NL.max()))
         # The last column of the matrix holds a token of the longest text.
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
-        self._check_length(encoded.matrix_NL.shape[1], encoded.texts[longest])
+        self._check_length(encoded.matrix_NL.shape[1], longest)
         with borrowed(self.model):
             totals = self._totals(encoded)
         if np.isnan(totals).any():
-            text = encoded.texts[int(np.flatnonzero(np.isnan(totals))[0])]
-            raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
+            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(totals))[0]))
         return totals
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
@@ -148,17 +147,17 @@ class CausalScorer:
             return []
         paths = PathTree.of(prefix, queries)
         self._check_vocabulary(int(paths.tree.edge_token.max(initial=0)))
-        self._check_length(len(prefix) + max(len(query.tokens) for query in queries), "the template")
+        self._check_length(len(prefix) + max(len(query.tokens) for query in queries))
         with borrowed(self.model):
             answers = self._answers(tuple(prefix), paths)
         for query, answer in zip(queries, answers, strict=True):
             if np.isnan(answer.run_bits) or np.isnan(answer.children_bits).any():
-                raise NonFiniteScoreError(f"the model returned NaN logits after the tokens {(*prefix, *query.tokens)}")
+                raise NonFiniteScoreError(where=f"after {len(prefix) + len(query.tokens)} tokens of the template")
         return answers
 
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
         """(P,) bits of each token of `prefix` given those before it; NaN for context, which is not scored."""
-        self._check_length(len(prefix), "the template")
+        self._check_length(len(prefix))
         with borrowed(self.model):
             if self.mode is None or self.mode == "alone":
                 bits = np.concatenate([[np.nan], self._bits_alone(tuple(prefix))])[: len(prefix)]
@@ -391,8 +390,9 @@ class CausalScorer:
     def _check_vocabulary(self, largest_token: int) -> None:
         check_vocabulary(vocabulary_entries(self.model), largest_token)
 
-    def _check_length(self, tokens: int, text: str) -> None:
-        check_length(context_length(self.model), tokens, text)
+    def _check_length(self, tokens: int, row: int | None = None) -> None:
+        """Raise a `RowInputError` if so many tokens are too many: those of text `row`, or of the template."""
+        check_length(context_length(self.model), tokens, row)
 
 
 def agreement_bits(dtype: torch.dtype) -> float:

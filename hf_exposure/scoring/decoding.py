@@ -135,5 +135,5 @@ def _logits(model: nn.Module, prompt: Sequence[int], continuations: np.ndarray) 
     ids = np.concatenate([head, continuations.astype(np.int64)], axis=1)
     logits: torch.Tensor = model(input_ids=torch.as_tensor(ids, device=model_device(model))).logits
     if torch.isnan(logits).any():
-        raise NonFiniteScoreError(f"the model returned NaN logits after the tokens {tuple(prompt)}")
+        raise NonFiniteScoreError(where=f"after {ids.shape[1]} tokens or fewer of a prompt")
     return logits

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from hf_exposure.canaries import CanaryContext
 from hf_exposure.canaries.checks import encodable_text
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.scoring.token_tree import pad_sequences
 from hf_exposure.scoring.tree_sums import SequenceTree
 
@@ -26,12 +26,12 @@ _PROBES = ("a", "A", "0", "e", " a")
 _BEGINNINGS = (*string.printable, *(f"{number:02}" for number in range(100)))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EncodedTexts:
-    """The canonical encodings of N texts. Kept between calls, it is encoded and arranged once.
+    """The canonical encodings of N texts. Kept between calls, it is encoded and arranged once. Its `repr` has no text.
 
     Attributes:
-        texts: the N source texts, for error messages.
+        texts: the N source texts.
         matrix_NL: int32 (N, L), token ids padded on the right with -1: the special tokens before a text, the text, and
             one special token after it where the end is scored.
         first_scored: position of the first scored token; those before it are context.
@@ -43,6 +43,9 @@ class EncodedTexts:
 
     def __len__(self) -> int:
         return len(self.matrix_NL)
+
+    def __repr__(self) -> str:
+        return f"EncodedTexts({len(self)} texts)"
 
     @cached_property
     def ids(self) -> tuple[tuple[int, ...], ...]:
@@ -146,29 +149,29 @@ class Encoder:
         """Token ids of each text behind the context, without those of the context and without special tokens."""
         if not texts:
             return []
-        checked = [self.before + encodable_text("texts", text) for text in texts]
+        checked = [self.before + encodable_text(f"texts[{row}]", text) for row, text in enumerate(texts)]
         # Without masks, which nothing here reads, it takes half the time.
         encoded = self.tokenizer(
             checked, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
         )["input_ids"]
         if self._before_ids:
-            encoded = [self._behind_context(ids, text) for ids, text in zip(encoded, texts, strict=True)]
+            encoded = [self._behind_context(ids, row) for row, ids in enumerate(encoded)]
         unknown = getattr(self.tokenizer, "unk_token_id", None)
-        for text, ids in zip(texts, encoded, strict=True):
+        for row, ids in enumerate(encoded):
             if unknown is not None and unknown in ids:
-                raise InputError(
+                raise RowInputError(
                     "tokenizer",
                     "must encode every character of the text, but maps part of it to its unknown token",
-                    text,
+                    row,
                     "Use a template within the tokenizer's vocabulary, or another tokenizer.",
                 )
         return encoded
 
-    def _behind_context(self, ids: list[int], text: str) -> list[int]:
+    def _behind_context(self, ids: list[int], row: int) -> list[int]:
         stable = len(self._before_ids)
         if tuple(ids[:stable]) != self._before_ids:
             rule = "must be encoded the same way whatever text stands behind it"
-            raise InputError("context", rule, self.before + text, "End the prompt with a full stop and a newline.")
+            raise RowInputError("context", rule, row, "End the prompt with a full stop and a newline.")
         return ids[stable:]
 
     def check_end(self, texts: Sequence[str]) -> None:
@@ -180,13 +183,13 @@ class Encoder:
         """The canonical encoding of each text, in input order."""
         self.check_end(texts)
         encoded = []
-        for text, ids in zip(texts, self.plain_ids(texts), strict=True):
+        for row, ids in enumerate(self.plain_ids(texts)):
             full = (*self.leading, *ids, *self.ending)
             if not ids or len(full) <= self.first_scored:
-                raise InputError(
+                raise RowInputError(
                     "texts",
                     "each needs at least one token that the model predicts from those before it",
-                    text,
+                    row,
                     "Use a longer text, or a tokenizer that puts a BOS token first.",
                 )
             encoded.append(full)

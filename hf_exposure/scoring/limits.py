@@ -13,7 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, RowInputError
 
 __all__ = ["Side", "check_length", "check_vocabulary", "context_length", "vocabulary_entries"]
 
@@ -51,12 +51,15 @@ def vocabulary_entries(model: nn.Module, side: Side = "decoder") -> int | None:
     return None
 
 
-def check_length(longest: int | None, tokens: int, text: str, argument: str = "texts") -> None:
-    """Raise an `InputError` if `tokens` are more than the `longest` row."""
+def check_length(longest: int | None, tokens: int, row: int | None = None) -> None:
+    """Raise a `RowInputError` if so many tokens are too many: those of text `row`, or of the template."""
     if longest is not None and longest < tokens:
-        rule = f"must fit the model's context of {longest} tokens"
-        raise InputError(
-            argument, rule, text, f"It takes {tokens}: use a shorter text or a model with a longer context."
+        raise RowInputError(
+            "texts",
+            f"must fit the model's context of {longest} tokens",
+            row,
+            f"It takes {tokens}: use a shorter text or a model with a longer context.",
+            "the template" if row is None else "",
         )
 
 

@@ -94,7 +94,7 @@ class MaskedScorer:
 
         Raises:
             InputError: a text longer than the model's context.
-            NonFiniteScoreError: the model returned NaN; names the text.
+            NonFiniteScoreError: the model returned NaN; names the text's number.
         """
         distinct = sorted(set(encoded.ids), key=lambda ids: (len(ids), ids))
         self._check_fit(encoded)
@@ -113,8 +113,7 @@ class MaskedScorer:
         totals = dict(zip(distinct, sums, strict=True))
         figures = np.array([totals[ids] for ids in encoded.ids], dtype=np.float64)
         if np.isnan(figures).any():
-            text = encoded.texts[int(np.flatnonzero(np.isnan(figures))[0])]
-            raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
+            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(figures))[0]))
         return figures
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
@@ -165,8 +164,7 @@ class MaskedScorer:
     def _check_fit(self, encoded: EncodedTexts) -> None:
         if len(encoded):
             tokens = encoded.matrix_NL.shape[1] + len(self.encoder.trailing)
-            longest = encoded.texts[int(np.argmax(encoded.matrix_NL[:, -1]))]
-            check_length(context_length(self.model), tokens, longest)
+            check_length(context_length(self.model), tokens, int(np.argmax(encoded.matrix_NL[:, -1])))
             check_vocabulary(vocabulary_entries(self.model), max(int(encoded.matrix_NL.max()), self._mask))
 
     def _refuse_search(self) -> NoReturn:

@@ -176,7 +176,7 @@ def log_perplexity(
     Raises:
         InputError: a text with no predicted token, longer than the context, or not encodable; sources that are
             missing, out of place or not as many as texts; a model that reads both ways without a mask token.
-        NonFiniteScoreError: NaN logits; names the text.
+        NonFiniteScoreError: NaN logits; names the text's number, from 0.
 
     Example:
         >>> import torch
@@ -187,7 +187,7 @@ def log_perplexity(
         [8.585, 17.17]
     """
     if isinstance(texts, str):
-        raise InputError("texts", "must be a list of strings", texts, "Write [text].")
+        raise InputError("texts", "must be a list of strings", "one string", "Write [text].")
     source = sources if sources is None or isinstance(sources, str) else _given_with_texts
     scorer = make_scorer(
         model,

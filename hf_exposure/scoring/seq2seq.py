@@ -16,13 +16,13 @@ from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
 from hf_exposure.canaries.source import Source
-from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.errors import InputError, NonFiniteScoreError, RowInputError, described
 from hf_exposure.scoring.batches import score_in_batches
 from hf_exposure.scoring.caches import repeat_cache, returned_cache
 from hf_exposure.scoring.causal import CausalScorer, agreement_bits
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, bits_at
-from hf_exposure.scoring.limits import check_length, check_vocabulary, context_length, vocabulary_entries
+from hf_exposure.scoring.limits import check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.probe import contradiction
@@ -79,7 +79,7 @@ class Seq2SeqScorer(CausalScorer):
         self.source, self._source_tokenizer, self._whole_model = source, tokenizer, model
         self._is_causal = mode is not None
         if isinstance(source, str):
-            decoder.fix_source(self._source_ids([source])[source])
+            decoder.fix_source(self._source_ids([source], given=False)[source])
 
     def sequence_bits(self, encoded: EncodedTexts, sources: Sequence[str] | None = None) -> np.ndarray:
         """(N,) bits of each target given its source: `sources[i]` where they are given, else the scorer's own.
@@ -88,7 +88,7 @@ class Seq2SeqScorer(CausalScorer):
 
         Raises:
             InputError: no source; a number of sources that is not the number of targets; a text beyond the context.
-            NonFiniteScoreError: the model returned NaN; names the target.
+            NonFiniteScoreError: the model returned NaN; names the target's number.
         """
         if sources is None and isinstance(self.source, str):
             return super().sequence_bits(encoded)
@@ -97,12 +97,13 @@ class Seq2SeqScorer(CausalScorer):
             sources = [source_of(text) for text in encoded.texts]
         if isinstance(sources, str) or len(sources) != len(encoded):
             rule = f"must be one text for each of the {len(encoded)} targets"
-            raise InputError("sources", rule, sources, "Write sources=[source] * len(texts), or one string for all.")
+            received = "one text" if isinstance(sources, str) else f"{len(sources)} texts"
+            raise InputError("sources", rule, received, "Write sources=[source] * len(texts), or one string for all.")
         if not len(encoded):
             return np.zeros(0)
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
         self._check_vocabulary(int(encoded.matrix_NL.max()))
-        self._check_length(encoded.matrix_NL.shape[1], encoded.texts[longest])
+        self._check_length(encoded.matrix_NL.shape[1], longest)
         return self._score_pairs(encoded, sources)
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
@@ -149,8 +150,7 @@ class Seq2SeqScorer(CausalScorer):
         totals = dict(zip(pairs, bits.tolist(), strict=True))
         figures = np.array([totals[key] for key in keys])
         if np.isnan(figures).any():
-            text = encoded.texts[int(np.flatnonzero(np.isnan(figures))[0])]
-            raise NonFiniteScoreError(f"the model returned NaN logits for the text {text!r}")
+            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(figures))[0]))
         return figures
 
     def _score_batch(self, pairs: list[_Pair], together: list[_Pair]) -> np.ndarray:
@@ -201,17 +201,25 @@ class Seq2SeqScorer(CausalScorer):
         self._refuse_later_tokens(contradiction([target, changed], bits, agreement_bits(self._reader.dtype)))
         self._is_causal = True
 
-    def _source_ids(self, sources: Sequence[str]) -> dict[str, tuple[int, ...]]:
-        """The tokens of each distinct source, special tokens included."""
-        distinct = list(dict.fromkeys(sources))
-        for source in distinct:
+    def _source_ids(self, sources: Sequence[str], *, given: bool = True) -> dict[str, tuple[int, ...]]:
+        """The tokens of each distinct source, special tokens included; `given`: one source for each target."""
+
+        def refused(rule: str, source: str, remedy: str) -> InputError:
+            if given:  # it may hold the target's secret
+                return RowInputError("source", rule, list(sources).index(source), remedy)
+            return InputError("source", rule, described(source), remedy)
+
+        for source in sources:
             if not isinstance(source, str) or not source:
-                raise InputError("source", "must be a text of at least one character", source, "Pass source='...'.")
+                raise refused("must be a text of at least one character", source, "Pass source='...'.")
+        distinct = list(dict.fromkeys(sources))
         encoded = self._source_tokenizer(distinct)["input_ids"] if distinct else []
         longest = context_length(self._whole_model, "encoder")
         check_vocabulary(vocabulary_entries(self._whole_model, "encoder"), max(map(max, encoded), default=0))
         for source, ids in zip(distinct, encoded, strict=True):
-            check_length(longest, len(ids), source, argument="source")
+            if longest is not None and len(ids) > longest:
+                rule = f"must fit the model's context of {longest} tokens"
+                raise refused(rule, source, f"It takes {len(ids)}: use a shorter source.")
         return {source: tuple(ids) for source, ids in zip(distinct, encoded, strict=True)}
 
     @property

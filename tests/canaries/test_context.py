@@ -43,7 +43,7 @@ def test_of_several_chat_templates_the_default_is_taken() -> None:
     ("prompt", "message"),
     [
         (3, "prompt: must be a text or a list of messages, got 3"),
-        (["hello"], "prompt: must have messages with a role and a text, got 'hello'"),
+        (["hello"], "prompt: must have messages with a role and a text, got 'a text of 5 characters'"),
         ([{"role": "user"}], "prompt: must have messages with a role and a text"),
     ],
 )

@@ -158,11 +158,11 @@ def test_a_check_that_would_take_too_long_says_so() -> None:
             "text: must have holes without a format or conversion: a, got '{a:3}'. Write {a}.",
         ),
         ("{a!r}", {"a": Digits(1)}, "text: must have holes without a format or conversion: a"),
-        ("nothing", {}, "text: must have at least one hole, got 'nothing'. Write CanaryTemplate("),
+        ("nothing", {}, "text: must have at least one hole, got 'a text of 7 characters'. Write CanaryTemplate("),
         ("", {}, "text: must have at least one hole, got ''"),
         ("{a", {"a": Digits(1)}, "text: must have matching braces (expected '}' before end of string), got '{a'"),
         ("\ud800{a}", {"a": Digits(1)}, "text: must be text that UTF-8 can encode"),
-        (3, {}, "text: must be a string, got 3"),
+        (3, {}, "text: must be a string, got 'int'"),
         ("{a}", {"a": "digits"}, "a: must be a space, got 'digits'. Write a=Digits(9)"),
     ],
 )
@@ -179,10 +179,14 @@ def test_errors_of_render_and_parse() -> None:
     ):
         template.render(x="ab")
     with pytest.raises(
-        InputError, match=r"y: must be a filling of Digits\(length=1\), got '12'. A possible one is '0'"
+        InputError,
+        match=r"y: must be a filling of Digits\(length=1\), got 'a text of 2 characters'. A possible one is '0'",
     ):
         template.render(x="ab", y="12")
-    with pytest.raises(InputError, match="text: must be a text of the template 'a{x}-{y}z', got 'b'. A text of it is"):
+    with pytest.raises(
+        InputError,
+        match="text: must be a text of the template 'a{x}-{y}z', got 'a text of 1 characters'. A text of it is",
+    ):
         template.parse("b")
     with pytest.raises(InputError, match="index: must be from 0 to 39, got 40"):
         template.text_at(40)

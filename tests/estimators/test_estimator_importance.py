@@ -132,3 +132,37 @@ def test_bad_weights_are_refused_by_name() -> None:
         importance_exposure([1.0], [1.0, 2.0, 3.0], space_size=10, strata=[0, 0, 1])
     with pytest.raises(InputError, match="space_size: is needed where includes_self is False"):
         importance_exposure([1.0], [1.0, 2.0], space_size=None, includes_self=False)
+
+
+def test_a_surplus_of_weight_widens_both_ends_by_hand() -> None:
+    """Mean weight 1.1: as much as a tenth of the space was counted twice, below the canary or above it."""
+    references, weights = np.arange(4000.0), np.ones(4000)
+    (fair,) = importance_exposure([1999.0], references, weights, space_size=10**6)
+    (bent,) = importance_exposure([1999.0], references, 1.1 * weights, space_size=10**6)
+    assert 2.0**-fair.high_bits == pytest.approx(0.4846, abs=1e-3)  # half of 4,000, less 1.96 standard errors
+    assert 2.0**-bent.low_bits == pytest.approx(1.1 * 2.0**-fair.low_bits)
+    assert 2.0**-bent.high_bits == pytest.approx(2.0**-fair.high_bits - 0.1)
+    # Where more may have been counted twice than was counted at all, nothing is left of the lower end.
+    (none,) = importance_exposure([40.0], references, 1.1 * weights, space_size=10**6)
+    assert none.high_bits == math.log2(10**6) and none.low_bits < none.exposure_bits
+
+
+@pytest.mark.parametrize(("mean", "half_width", "good"), [(1.1, 0.3, False), (1.04, 0.12, True), (1.1, 0.6, True)])
+def test_a_mean_off_by_more_than_five_percent_needs_two_standard_errors(
+    mean: float, half_width: float, good: bool
+) -> None:
+    """100 weights of mean +- half_width: its tenth is a standard error, and the mean is 3.3, 3.3, 1.7 of them off."""
+    weights = np.tile([mean - half_width, mean + half_width], 50)
+    check = check_weights(weights)
+    assert (check.mean, check.standard_error) == (pytest.approx(mean), pytest.approx(half_width / 10))
+    assert check.good is good
+
+
+def test_strata_narrow_the_interval() -> None:
+    """Half the draws come from where all are hits and half from where none is: their numbers were fixed, not drawn."""
+    references, strata = np.repeat([0.0, 2.0], 500), np.repeat([0, 1], 500)
+    (plain,) = importance_exposure([1.0], references, space_size=10**6)
+    (stratified,) = importance_exposure([1.0], references, space_size=10**6, strata=strata)
+    assert plain.high_bits - plain.low_bits == pytest.approx(2 * 1.96 / math.sqrt(1000) / math.log(2), rel=0.05)
+    assert stratified.high_bits - stratified.low_bits < 0.1 * (plain.high_bits - plain.low_bits)
+    assert stratified.exposure_bits == pytest.approx(plain.exposure_bits)

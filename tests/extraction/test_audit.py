@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
-from conftest import merging_tokenizer, tiny_model
+from conftest import character_tokenizer, merging_tokenizer, tiny_model
 from token_models import BagOfTokens, bare_costs, entries_of
 from tokenizer_styles import tokenizer_in_style
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -17,7 +19,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.extraction import build_automaton, search_likeliest, search_ranks
 from hf_exposure.extraction.remembered import Question, RememberedAutomata
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
-from hf_exposure.extraction.token_automaton import follow_tokens
+from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText, follow_tokens
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.extraction.watch import SearchWatch
 from hf_exposure.scoring import CausalScorer, Encoder
@@ -162,3 +164,31 @@ def test_a_canary_that_a_remembered_automaton_lacks_is_audited_with_the_whole_ag
         other = CanaryTemplate("no {n}.", n=Digits(number))
         remembered.keep(Question.of(other, encoder, one_path=False), encoder, build_automaton(other, encoder))
     assert remembered.find(question, encoder, []) is None
+
+
+class _Lowercase(OnePathPerText):
+    """The automaton of someone who believes that the tokenizer keeps capital letters."""
+
+    name, prefix, prefix_text, root = "lowercase", (), "", 0
+    exactness: Exactness = "proven"
+
+    def __init__(self, ids: dict[str, int]) -> None:
+        order = sorted(ids, key=ids.__getitem__)
+        self._moves = Moves(np.array([ids[letter] for letter in order]), tuple(order), (1,) * len(order))
+
+    def moves(self, state: Any) -> Moves:
+        return self._moves if state == 0 else NO_MOVES
+
+    def count(self, state: Any) -> int:
+        return len(self._moves) if state == 0 else 1
+
+
+def test_a_path_that_spells_another_text_is_a_miss() -> None:
+    tokenizer = character_tokenizer("ab", lowercase=True, special=True)
+    encoder = Encoder(tokenizer)
+    automaton = _Lowercase({letter: tokenizer.convert_tokens_to_ids(letter) for letter in "ab"})
+    automaton.prefix = encoder.leading
+    right = SampledEncodings.of(CanaryTemplate("{x}", x=Letters(1, "ab")), encoder)
+    assert right.first_missed(automaton, encoder) is None
+    wrong = SampledEncodings.of(CanaryTemplate("{x}", x=Letters(1, "aB")), encoder)
+    assert wrong.first_missed(automaton, encoder) == "B"

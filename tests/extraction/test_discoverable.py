@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from conftest import merging_tokenizer, tiny_model
+from tokenizers import decoders
 from transformers import (
     ByT5Tokenizer,
     LogitsProcessorList,
@@ -170,3 +172,30 @@ def test_bad_input(arguments: dict[str, object], message: str, byte_tokenizer: B
     given = {"template": TEMPLATE, "texts": ["pin 12!"], "samples": 0, **arguments}
     with pytest.raises(InputError, match=message):
         discoverable_extraction(tiny_model("gpt2"), byte_tokenizer, **given)  # type: ignore[arg-type]
+
+
+class _NextToken(torch.nn.Module):
+    """Says one token after each."""
+
+    def __init__(self, following: dict[int, int], entries: int) -> None:
+        super().__init__()
+        self.table = torch.nn.Parameter(torch.zeros(entries, entries))
+        for token, after in following.items():
+            self.table.data[token, after] = 50.0
+
+    def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
+        return SimpleNamespace(logits=self.table[input_ids])
+
+
+def test_an_answer_in_shorter_tokens_is_heard_to_its_end() -> None:
+    """The secret is "12", "12"; the model says "1", "2", "12"."""
+    tokenizer = merging_tokenizer()
+    tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
+    one, two, both = (tokenizer.convert_tokens_to_ids(piece) for piece in ("1", "2", "12"))
+    ids = tokenizer("pin:1212")["input_ids"]
+    assert ids[-2:] == [both, both]
+    model = _NextToken({ids[-3]: one, one: two, two: both}, len(tokenizer))
+    [found] = discoverable_extraction(
+        model, tokenizer, CanaryTemplate("pin:{n}", n=Digits(4)), ["pin:1212"], samples=3
+    )
+    assert (found.greedy_edits, found.near_samples) == (0, 3)

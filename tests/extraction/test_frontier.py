@@ -184,3 +184,30 @@ def test_bounds_of_very_large_spaces_are_exact_integers() -> None:
     automaton, scorer = Numbers(30), HashedCosts(spread=0.0)  # all digits equally likely: every text ties
     (bounds,) = search_ranks(scorer, automaton, ["1" * 30], max_expansions=5)
     assert (bounds.low, bounds.high, bounds.certified) == (1, 10**30, False)
+
+
+class _TwoDigits(HashedCosts):
+    """A digit 0 costs 1 bit, any other 20."""
+
+    def digit_bits(self, path: Sequence[int]) -> np.ndarray:
+        return np.array([1.0] + [20.0] * 9)
+
+
+@pytest.mark.parametrize(
+    ("exclude", "high"),
+    [
+        # Within the 21 bits of 01, ten texts may lie below 0 (1 bit) and two below each other digit (20 bits): 28. Of
+        # them 01 itself is one, so 27 others may come before it.
+        ((), 28),
+        # Two of the ten below 0 do not compete.
+        (("00", "05"), 26),
+        # Of 9 texts below 3 there may still be two.
+        (("33",), 28),
+        # 01 does not compete with itself, and is not counted below 0.
+        (("01",), 28),
+    ],
+)
+def test_the_bounds_of_a_stopped_search_are_as_tight_as_its_open_nodes(exclude: tuple[str, ...], high: int) -> None:
+    (bounds,) = search_ranks(_TwoDigits(), Numbers(2), ["01"], max_expansions=1, exclude=exclude)
+    assert (bounds.expansions, bounds.certified) == (1, False)
+    assert (bounds.low, bounds.high) == (1, high)

@@ -184,7 +184,7 @@ def test_a_second_run_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest
         ),
         (
             lambda: insert_canaries(plain(label=[1] * 100), CANARIES, other_columns={"label": "x"}),
-            "other_columns: must hold values of the columns' types: label is of type int64, got 'x'",
+            "other_columns: must hold values of the columns' types: label is of type int64, got 'a text of 1 char",
         ),
         (
             lambda: insert_canaries(DatasetDict({"test": plain()}), CANARIES),

@@ -145,5 +145,7 @@ def test_errors_of_other_columns() -> None:
     table = pa.table({"text": ROWS, "label": list(range(57))})
     with pytest.raises(InputError, match=r"other_columns: must name columns .*\(text, label\), got \['x'\]"):
         CanaryInserter(CANARIES, 57, other_columns={"x": 1})(table, range(57))
-    with pytest.raises(InputError, match="other_columns: must hold values of .*: label is of type int64, got 'one'"):
+    with pytest.raises(
+        InputError, match="other_columns: must hold values of .*: label is of type int64, got 'a text of 3 characters'"
+    ):
         CanaryInserter(CANARIES, 57, other_columns={"label": "one"})(table, range(57))

@@ -213,7 +213,7 @@ TOKENS = {"input_ids": [[9] * 4, [9] * 5] * 10}
         ({"messages": [SAID] * 20}, {}, "It holds chats: pass context=CanaryContext(prompt="),
         ({"messages": [SAID] * 20}, {"text_column": "messages"}, "text_column: must be a column of strings: messages"),
         ({"text": ["a"] * 20}, {"context": CHAT}, "context: with messages goes with columns 'messages', or 'prompt'"),
-        ({"text": ["a"] * 20}, {"context": "Q: "}, "context: must be a CanaryContext, got 'Q: '"),
+        ({"text": ["a"] * 20}, {"context": "Q: "}, "context: must be a CanaryContext, got 'str'"),
         ({"text": ["a"] * 20}, {"source": "x"}, "source_column: must be a column of the dataset (text), got 'source'"),
         (
             {"text": ["a"] * 20},
@@ -234,6 +234,18 @@ def test_a_canary_longer_than_the_blocks_is_refused() -> None:
     blocks = Dataset.from_dict({"input_ids": [[9] * 8] * 20})
     with pytest.raises(InputError) as caught:
         insert_canaries(blocks, CANARIES, tokenizer=chat_tokenizer())
-    assert "must fit the dataset's rows, which all have 8 tokens, got 'one of 12 tokens'" in str(caught.value)
+    received = f"canary {CANARIES.inserted[0].id}. It takes 12: use a shorter template"
+    assert f"must fit the dataset's rows, which all have 8 tokens, got {received}" in str(caught.value)
     with pytest.raises(InputError, match="tokenizer: goes with a dataset that is tokenised already"):
         insert_canaries(Dataset.from_dict({"text": ["a"] * 20}), CANARIES, tokenizer=chat_tokenizer())
+
+
+def test_rows_with_the_canaries_source_are_no_canaries() -> None:
+    """One source for all: a canary's row is known by its labels, not by what the encoder reads."""
+    tokenizer = chat_tokenizer()
+    source = tokenizer("Say it")["input_ids"]
+    data = Dataset.from_list([{"input_ids": source, "labels": [8] * (n + 1)} for n in range(20)])
+    out = insert_canaries(data, CANARIES, tokenizer=tokenizer, source="Say it")
+    assert len(out) == 26 and all(row["input_ids"] == source for row in out)
+    kept = remove_canaries(out, CANARIES, tokenizer=tokenizer, source="Say it")
+    assert kept.to_list() == data.to_list()

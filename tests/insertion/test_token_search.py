@@ -69,3 +69,11 @@ def test_documents_within_a_row_have_ends_of_their_own() -> None:
     assert search.find(*laid_out(rows)) == []
     found = search.find(*laid_out(rows), inner_ends=lambda row: [2, 10, 12])
     assert [(m.row, m.start, m.whole) for m in found] == [(0, 2, False)]
+
+
+def test_a_pattern_of_which_every_part_is_in_others_is_found() -> None:
+    common = list(range(1, 9))
+    search = PatternSearch([(0, common), (1, [*common, 9]), (2, [30, *common]), (3, [40, 41, *common])])
+    found = search.find(*laid_out([[50, *common, 60]]))
+    assert [(m.row, m.start) for m in found if m.owner == 0 and m.whole] == [(0, 1)]
+    assert not [m for m in found if m.owner != 0 and m.whole]

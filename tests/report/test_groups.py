@@ -55,3 +55,15 @@ def test_the_dose_of_a_group_is_the_mean_of_its_members() -> None:
     members = [estimate(2.0, 4, effective_dose=6.0), estimate(3.0, 4, effective_dose=3.0), estimate(4.0, 2)]
     two, four = report(*members).groups
     assert four.effective_dose == 4.5 and math.isnan(two.effective_dose)
+
+
+def test_the_smallest_p_value_of_the_groups_is_corrected_for_their_number() -> None:
+    """One canary more likely than all three controls: 1 in 4 by chance; of two repetition counts, 2 in 4."""
+    rows = [estimate(9.0, 8, log_perplexity_bits=10.0), estimate(2.0, 1, log_perplexity_bits=40.0)]
+    controls = [estimate(1.0, 0, log_perplexity_bits=bits) for bits in (20.0, 21.0, 22.0)]
+    assert report(rows[0], *controls).memorisation_p_value == pytest.approx(0.25)
+    assert report(*rows, *controls).memorisation_p_value == pytest.approx(0.5)
+    third = estimate(2.0, 4, log_perplexity_bits=39.0)
+    assert report(*rows, third, *controls).memorisation_p_value == pytest.approx(0.75)
+    more = [estimate(2.0, times, log_perplexity_bits=39.0) for times in (2, 3)]
+    assert report(*rows, third, *more, *controls).memorisation_p_value == 1.0

@@ -57,7 +57,7 @@ class OtherLayer(DynamicLayer):
 
 def with_field(where: str, value: Any) -> Any:
     cache = filled()
-    setattr(cache if where == "cache" else cache.layers[1], "states", value)
+    (cache if where == "cache" else cache.layers[1]).states = value
     return cache
 
 

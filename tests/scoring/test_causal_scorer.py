@@ -134,7 +134,7 @@ def test_shapes_of_trees(texts: list[str], special: bool) -> None:
 def test_errors_name_the_text_and_the_remedy(byte_tokenizer: ByT5Tokenizer) -> None:
     model, letters = tiny_model("gpt2"), character_tokenizer(LETTERS)
     with pytest.raises(
-        InputError, match=r"^texts: must fit the model's context of 128 tokens, got 'yyyy.*It takes 129"
+        InputError, match=r"^texts: must fit the model's context of 128 tokens, got text 1\. It takes 129"
     ):
         log_perplexity(model, byte_tokenizer, ["xx", "y" * 129])
     scorer = CausalScorer(model, byte_tokenizer)
@@ -144,12 +144,12 @@ def test_errors_name_the_text_and_the_remedy(byte_tokenizer: ByT5Tokenizer) -> N
     ):
         with pytest.raises(InputError, match="context of 128 tokens"):
             ask()
-    with pytest.raises(InputError, match=r"^tokenizer: must encode every character .*got 'pin \?'"):
+    with pytest.raises(InputError, match=r"^tokenizer: must encode every character .*got text 1\."):
         log_perplexity(model, letters, ["pin 1", "pin ?"])
     for text in ("", "a"):
-        with pytest.raises(InputError, match=rf"^texts: each needs at least one token that .*, got '{text}'.*BOS"):
+        with pytest.raises(InputError, match=r"^texts: each needs at least one token that .*, got text 1\..*BOS"):
             log_perplexity(model, byte_tokenizer, ["ab", text])
-    with pytest.raises(InputError, match=r"^texts: must be a list of strings, got 'ab'\. Write \[text\]"):
+    with pytest.raises(InputError, match=r"^texts: must be a list of strings, got 'one string'\. Write \[text\]"):
         log_perplexity(model, byte_tokenizer, "ab")
     with pytest.raises(InputError, match=r"^max_batch_tokens: must be at least 1, got 0"):
         log_perplexity(model, byte_tokenizer, ["ab"], max_batch_tokens=0)
@@ -158,9 +158,9 @@ def test_errors_name_the_text_and_the_remedy(byte_tokenizer: ByT5Tokenizer) -> N
 def test_nan_names_the_text_and_leaves_no_mark(byte_tokenizer: ByT5Tokenizer) -> None:
     model = Wrapped(tiny_model("gpt2"), nan_after=ord("9") + 3)
     scorer = CausalScorer(model, byte_tokenizer)
-    with pytest.raises(NonFiniteScoreError, match="NaN logits for the text 'pin 91'"):
+    with pytest.raises(NonFiniteScoreError, match="NaN logits for text 1$"):
         scorer.sequence_bits(scorer.encode(["pin 12", "pin 91", "pin 9"]))
-    with pytest.raises(NonFiniteScoreError, match="NaN logits after the tokens"):
+    with pytest.raises(NonFiniteScoreError, match="NaN logits after 2 tokens of the template$"):
         scorer.path_bits([60], [PathQuery((60,), 0, np.array([61]))])
     healthy = ["pin 12", "pin 11", "pin 9"]  # the last byte is read, never fed
     ids = [[byte + 3 for byte in text.encode()] for text in healthy]

@@ -131,7 +131,7 @@ def test_every_way_of_measuring_agrees_in_a_context(make_model: Callable[..., nn
 
 def test_other_models_and_types_refuse_a_context(make_model: Callable[..., nn.Module]) -> None:
     canaries = draw_canaries(TEMPLATE, repetitions={1: 2}, controls=0, seed=0)
-    with pytest.raises(InputError, match="context: must be a CanaryContext, got 'Q: '"):
+    with pytest.raises(InputError, match="context: must be a CanaryContext, got 'str'"):
         measure_exposure(make_model("gpt2"), chat_tokenizer(), canaries, context="Q: ")
     with pytest.raises(InputError, match="context: goes with models that have no source"):
         make_scorer(make_model("gpt2"), chat_tokenizer(), source="x", context=CHAT)

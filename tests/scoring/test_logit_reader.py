@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -82,3 +83,32 @@ def test_no_hook_is_left_behind_even_after_an_error() -> None:
     with pytest.raises(ZeroDivisionError):
         scorer.sequence_bits(scorer.encode(TEXTS))
     assert not model.lm_head._forward_pre_hooks
+
+
+class _HeadTwice(torch.nn.Module):
+    """Runs its head on other hidden states first, which agree with the true ones at the last position only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = _gpt2()
+        self.config = self.inner.config
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.inner.lm_head
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        hidden = self.inner.transformer(input_ids=input_ids).last_hidden_state
+        draft = torch.cat([hidden[:, :-1] + 1.0, hidden[:, -1:]], dim=1)
+        self.inner.lm_head(draft)
+        return SimpleNamespace(logits=self.inner.lm_head(hidden))
+
+
+def test_a_head_that_runs_twice_is_read_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    model = _HeadTwice().eval()
+    scorer = CausalScorer(model, ByT5Tokenizer())
+    found = scorer.sequence_bits(scorer.encode(TEXTS))
+    assert not scorer._reader.reads_rows
+    monkeypatch.setattr(logits_module, "_SMALL_VOCABULARY", 10**9)
+    whole = CausalScorer(model, ByT5Tokenizer())
+    np.testing.assert_allclose(found, whole.sequence_bits(whole.encode(TEXTS)), atol=1e-3)

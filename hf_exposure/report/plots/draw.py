@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_exposure.errors import MissingDependencyError
 from hf_exposure.files import write_aside
+from hf_exposure.report.identity import IDENTITY
 from hf_exposure.report.plots.against_utility import against_utility
 from hf_exposure.report.plots.by_repetitions import by_repetitions
 from hf_exposure.report.plots.by_step import LOSSES, beside_losses, by_step, loss_curve
@@ -32,12 +33,13 @@ def draw_plots(
     history: Sequence[ExposureReport],
     folder: Path,
     training_log: Sequence[Mapping[str, Any]] = (),
+    identity: str = "",
 ) -> list[Path]:
     """Writes the plots of a report into `folder`.
 
     Always `exposure_by_repetitions.png`; `references.png` where the report knows what its references cost; with a
     history of at least two reports of different steps, this one counted, `exposure_by_step.png`; and with a trainer's
-    log of losses besides, `exposure_and_loss.png`.
+    log of losses besides, `exposure_and_loss.png`. Each carries the report's measurement id, where it has one.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -51,7 +53,7 @@ def draw_plots(
         figures["exposure_by_step.png"] = by_step(run)
         if any(loss_curve(training_log, key)[0] for key in LOSSES):
             figures["exposure_and_loss.png"] = beside_losses(run, training_log)
-    return _write(figures, folder)
+    return _write(figures, folder, identity)
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
@@ -71,5 +73,6 @@ def _need_matplotlib() -> None:
         raise MissingDependencyError('plots need matplotlib: pip install "hf-exposure[plots]"')
 
 
-def _write(figures: Mapping[str, Any], folder: Path) -> list[Path]:
-    return [write_aside(folder / name, as_png(figure)) for name, figure in figures.items()]
+def _write(figures: Mapping[str, Any], folder: Path, identity: str = "") -> list[Path]:
+    marks = {IDENTITY: identity} if identity else {}
+    return [write_aside(folder / name, as_png(figure, marks), private=True) for name, figure in figures.items()]

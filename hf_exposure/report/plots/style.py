@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 __all__ = [
@@ -107,8 +107,8 @@ def highest(values: Iterable[float]) -> float:
     return max((value for value in values if math.isfinite(value)), default=0.0)
 
 
-def as_png(figure: Any) -> bytes:
-    """The picture."""
+def as_png(figure: Any, marks: Mapping[str, str] | None = None) -> bytes:
+    """The picture; `marks` are keywords and texts stored in it."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
+    figure.savefig(buffer, format="png", metadata=dict(marks or {}))
     return buffer.getvalue()

@@ -1,0 +1,282 @@
+"""Would the tests notice? One-line mutations of the estimators, of measuring and of the core of extraction.
+
+`python -m benchmarks.mutants` (`make mutants`, needs the extra `mutants`) lets cosmic-ray make the mutations: a
+comparison or an operator replaced by another one, a number moved by one, `and` for `or`, a condition negated, a loop
+that never runs. Each is run against the tests that concern its module; a mutant that they all pass has survived.
+
+There are some thousand possible mutations, so a sample is taken: at most one for each place in the source, modules in
+turn, in an order that a seed fixes, until the time is up. Mutations of type annotations, which nothing runs, are left
+out. Each mutant runs in a forked child of one process that has imported the heavy libraries, and nothing of this
+package; the files on the disk are not touched.
+
+    --rooms NAMES   of estimators, measure, extraction (all three, separated by commas)
+    --minutes M     when to stop (55)
+    --seed N        of the sample (0)
+    --no-result     do not write benchmarks/results/mutants.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import importlib.machinery
+import importlib.util
+import itertools
+import json
+import os
+import random
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks.record import write_result
+
+ROOT = Path(__file__).parent.parent
+ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
+    "estimators": {
+        "audit": ("estimators/test_control_test.py",),
+        "epsilon": ("estimators/test_epsilon_bound.py",),
+        "importance": ("estimators/test_estimator_importance.py",),
+        "intervals": ("estimators/test_estimator_intervals.py", "estimators/test_estimator_sampling.py"),
+        "rank": ("estimators/test_estimator_rank.py", "estimators/test_estimator_null.py"),
+        "sampling": ("estimators/test_estimator_sampling.py",),
+        "skew_normal": ("estimators/test_skew_normal_fit.py",),
+        "skew_normal_tail": ("estimators/test_skew_normal_tail.py",),
+        "weighted_share": ("estimators/test_estimator_importance.py",),
+        "_validation": ("estimators/test_control_test.py", "estimators/test_estimator_sampling.py"),
+    },
+    "measure": {
+        "base_model": ("measure/test_base_model.py",),
+        "coins": ("test_measure.py",),
+        "meter": ("test_measure.py",),
+        "methods": ("test_measure.py",),
+        "settings": ("test_measure.py",),
+    },
+    "extraction": {
+        "best_first": ("extraction/test_frontier.py", "extraction/test_extract.py"),
+        "bounded_rank": ("extraction/test_frontier.py", "extraction/test_extract.py"),
+        "encoding_trie": ("extraction/test_search_brute_force.py",),
+        "expansion": ("extraction/test_frontier.py", "extraction/test_search_brute_force.py"),
+        "frontier": ("extraction/test_frontier.py",),
+        "open_texts": ("extraction/test_frontier.py", "extraction/test_search_brute_force.py"),
+        "proposal": ("extraction/test_proposals.py",),
+        "sampled_encodings": ("extraction/test_audit.py",),
+        "token_automaton": ("extraction/test_search_brute_force.py",),
+    },
+}
+# `X | None` is an annotation nearly everywhere; `is` for `==` and the like say nothing about figures.
+_LEFT_OUT = ("BitOr", "_Is", "RemoveDecorator", "ExceptionReplacer", "VariableReplacer", "VariableInserter")
+_PASSED, _FAILED = 0, 1
+# Of the time that the tests take without a mutation; a loop that no longer ends is noticed too.
+_PATIENCE, _MORE_SECONDS = 5.0, 60.0
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One change of one module.
+
+    Attributes:
+        room, module: which module.
+        line: its number.
+        before, after: the line as it is, and as it was run.
+        operator: cosmic-ray's name of the change.
+        code: the module's whole source with the change.
+    """
+
+    room: str
+    module: str
+    line: int
+    before: str
+    after: str
+    operator: str
+    code: str
+
+    @property
+    def name(self) -> str:
+        return f"hf_exposure.{self.room}.{self.module}"
+
+    @property
+    def shown(self) -> str:
+        return f"{self.room}/{self.module}.py:{self.line} [{self.operator}] {self.before} -> {self.after}"
+
+
+def places_of(room: str, module: str) -> list[tuple[int, list[tuple[str, int]]]]:
+    """The places of a module: line, and what can be done there as an operator's name and its occurrence."""
+    from cosmic_ray.ast import ast_nodes, get_ast
+    from cosmic_ray.plugins import get_operator, operator_names
+
+    source = path_of(room, module).read_text(encoding="utf-8")
+    nodes, prose = list(ast_nodes(get_ast(source))), _lines_without_code(source)
+    at: dict[tuple[Any, Any], list[tuple[str, int]]] = {}
+    for name in operator_names():
+        if any(part in name for part in _LEFT_OUT) or get_operator(name).arguments():
+            continue
+        operator = get_operator(name)()
+        places = (place for node in nodes for place in operator.mutation_positions(node))
+        for occurrence, (start, end) in enumerate(places):
+            if start[0] not in prose:
+                at.setdefault((start, end), []).append((name, occurrence))
+    return [(start[0], choices) for (start, _), choices in sorted(at.items())]
+
+
+def mutants_of(
+    room: str, module: str, places: list[tuple[int, list[tuple[str, int]]]], draw: random.Random
+) -> Iterator[Mutant]:
+    """One for each place, in random order."""
+    from cosmic_ray.mutating import mutate_code
+    from cosmic_ray.plugins import get_operator
+
+    source = path_of(room, module).read_text(encoding="utf-8")
+    for line, choices in draw.sample(places, len(places)):
+        name, occurrence = draw.choice(choices)
+        code = mutate_code(source, get_operator(name)(), occurrence)
+        if code is None or code == source:
+            continue
+        pairs = itertools.zip_longest(source.splitlines(), code.splitlines(), fillvalue="")
+        before, after = next((old.strip(), new.strip()) for old, new in pairs if old != new)
+        yield Mutant(room, module, line, before, after, name.removeprefix("core/"), code)
+
+
+def _lines_without_code(source: str) -> set[int]:
+    """Lines of annotations of names and arguments, and of `__all__`."""
+    lines: set[int] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.AnnAssign) and node.value is None:
+            lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
+            lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return lines
+
+
+def path_of(room: str, module: str) -> Path:
+    return ROOT / "hf_exposure" / room / f"{module}.py"
+
+
+class _Mutated(importlib.machinery.SourceFileLoader):
+    """Loads a module from other source than its file's."""
+
+    source = ""
+
+    def get_code(self, fullname: str) -> Any:
+        return compile(self.source, self.path, "exec", dont_inherit=True)
+
+
+class _Finder:
+    def __init__(self, name: str, path: Path, source: str) -> None:
+        self._name, self._path, self._source = name, path, source
+
+    def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
+        if fullname != self._name:
+            return None
+        loader = _Mutated(fullname, str(self._path))
+        loader.source = self._source
+        return importlib.util.spec_from_file_location(fullname, self._path, loader=loader)
+
+
+def run_tests(room: str, module: str, code: str | None, seconds: float | None) -> str:
+    """ "killed", "survived" or "timed out" of the tests of a module in a forked child, with other code or its own."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(_in_child(room, module, code))
+        finally:
+            os._exit(_FAILED)
+    deadline = None if seconds is None else time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return "survived" if os.waitstatus_to_exitcode(status) == _PASSED else "killed"
+        if deadline is not None and time.monotonic() > deadline:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return "timed out"
+        time.sleep(0.02)
+
+
+def _in_child(room: str, module: str, code: str | None) -> int:
+    import pytest
+
+    silence = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(silence, 1)
+    os.dup2(silence, 2)
+    if code is not None:
+        sys.meta_path.insert(0, _Finder(f"hf_exposure.{room}.{module}", path_of(room, module), code))
+    os.chdir(ROOT)
+    tests = [str(path_of(room, module)), *(f"tests/{test}" for test in ROOMS[room][module])]
+    return int(pytest.main(["-x", "-q", "--no-header", *tests]))
+
+
+def in_turn(modules: Sequence[Iterator[Mutant]]) -> Iterator[Mutant]:
+    for group in itertools.zip_longest(*modules):
+        yield from (mutant for mutant in group if mutant is not None)
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    arguments.add_argument("--rooms", default=",".join(ROOMS))
+    arguments.add_argument("--minutes", type=float, default=55.0)
+    arguments.add_argument("--seed", type=int, default=0)
+    arguments.add_argument("--no-result", action="store_true")
+    chosen = arguments.parse_args()
+    started, rooms = time.monotonic(), chosen.rooms.split(",")
+    _import_what_is_heavy(rooms)
+    places = {(room, module): places_of(room, module) for room in rooms for module in ROOMS[room]}
+    # A stream for each module, so that what is drawn from one does not depend on which others run.
+    mutants = [
+        mutants_of(room, module, found, random.Random(f"{chosen.seed} {room} {module}"))
+        for (room, module), found in places.items()
+    ]
+    patience: dict[tuple[str, str], float] = {}
+    outcomes: list[tuple[str, Mutant]] = []
+    for mutant in in_turn(mutants):
+        if time.monotonic() - started > 60.0 * chosen.minutes:
+            break
+        key = (mutant.room, mutant.module)
+        if key not in patience:
+            before = time.monotonic()
+            if run_tests(*key, None, None) != "survived":
+                raise SystemExit(f"the tests of {mutant.name} fail without a mutation")
+            patience[key] = _PATIENCE * (time.monotonic() - before) + _MORE_SECONDS
+        outcome = run_tests(*key, mutant.code, patience[key])
+        outcomes.append((outcome, mutant))
+        print(f"{outcome:9} {mutant.shown}", flush=True)
+    figures = {
+        "seed": chosen.seed,
+        "minutes": round((time.monotonic() - started) / 60.0, 1),
+        "places": {f"{room}/{module}": len(found) for (room, module), found in places.items()},
+        "run": _counted(outcomes),
+        "survivors": [mutant.shown for outcome, mutant in outcomes if outcome == "survived"],
+    }
+    print(json.dumps({name: figures[name] for name in ("minutes", "run")}, indent=1))
+    if not chosen.no_result:
+        write_result("mutants", figures)
+
+
+def _counted(outcomes: Sequence[tuple[str, Mutant]]) -> dict[str, dict[str, int]]:
+    counts: dict[str, dict[str, int]] = {}
+    for outcome, mutant in outcomes:
+        own = counts.setdefault(f"{mutant.room}/{mutant.module}", {"killed": 0, "survived": 0, "timed out": 0})
+        own[outcome] += 1
+    return counts
+
+
+def _import_what_is_heavy(rooms: Sequence[str]) -> None:
+    import numpy  # noqa: F401
+    import pytest  # noqa: F401
+    import scipy.stats  # noqa: F401
+
+    if set(rooms) - {"estimators"}:
+        import datasets  # noqa: F401
+        import torch
+        import transformers  # noqa: F401
+
+        torch.set_num_threads(1)
+    assert not any(name == "hf_exposure" or name.startswith("hf_exposure.") for name in sys.modules)
+
+
+if __name__ == "__main__":
+    main()

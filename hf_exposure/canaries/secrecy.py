@@ -1,0 +1,116 @@
+"""No error about canaries quotes one.
+
+What this package raises names canaries by their ids. A tokenizer, a model, a dataset or a collator may raise an error
+whose message quotes what it was given: such an error is replaced on its way out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
+
+from hf_exposure.canaries.canary_set import CanarySet
+from hf_exposure.errors import ExposureError, OutOfStepError, rows_named
+
+__all__ = ["canary_names", "message_of", "without_secrets"]
+
+T = TypeVar("T")
+# Shorter fillings, and shorter ones without a digit, may occur in any message.
+_SHORTEST, _SHORTEST_WITHOUT_DIGIT = 4, 12
+
+
+def without_secrets(canaries: CanarySet, work: Callable[[], T], name_of: Callable[[int], str] | None = None) -> T:
+    """The result of `work`, any error of which is raised without the text of a canary.
+
+    An error about some row of a call says `name_of(row)`: by default the canary in that place of the set. An error
+    whose message, notes or arguments quote a canary is replaced by one that has its class's name, its traceback and
+    the canary's id; a cause or context that quotes one is cut off.
+
+    Example:
+        >>> from hf_exposure import CanaryTemplate, Digits
+        >>> canaries = CanarySet.from_secrets(CanaryTemplate("pin {pin}", pin=Digits(6)), ["pin 382946"])
+        >>> without_secrets(canaries, lambda: {}["pin 382946"])    # doctest: +IGNORE_EXCEPTION_DETAIL
+        Traceback (most recent call last):
+        ExposureError: KeyError: its message is withheld because it quotes canary ...
+    """
+    if not isinstance(canaries, CanarySet):
+        return work()
+    try:
+        return rows_named(name_of or canary_names(canaries), work)
+    except Exception as error:
+        owner = _quoted(error, canaries)
+        if owner is None:
+            _cut_chain(error, canaries)
+            raise
+        kind = OutOfStepError if isinstance(error, OutOfStepError) else ExposureError
+        message = f"{type(error).__name__}: its message is withheld because it quotes canary {owner}"
+        replacement = kind(message).with_traceback(error.__traceback__)
+    raise replacement
+
+
+def message_of(error: BaseException, canaries: CanarySet) -> str:
+    """The message of an error, for a note or a warning; what it says is withheld where it quotes a canary."""
+    owner = _quoted(error, canaries)
+    return _safely(str, error) if owner is None else f"the message is withheld because it quotes canary {owner}"
+
+
+def canary_names(canaries: CanarySet, beyond: str = "a reference text") -> Callable[[int], str]:
+    """What messages call the text of a row: the canary in that place of the set, then `beyond`.
+
+    The row of a text that is no canary may tell its digits: texts of a space are in order.
+    """
+    ids = [canary.id for canary in canaries]
+    return lambda row: f"canary {ids[row]}" if row < len(ids) else beyond
+
+
+def _quoted(error: BaseException, canaries: CanarySet) -> str | None:
+    """The id of a canary that the error's own message quotes."""
+    said = " ".join([_safely(str, error), _safely(repr, error.args), *getattr(error, "__notes__", ())])
+    for canary in canaries:
+        if canary.text in said or any(_holds_word(said, filling) for filling in _telling(canary.text, canaries)):
+            return canary.id
+    return None
+
+
+def _cut_chain(error: BaseException, canaries: CanarySet) -> None:
+    """Takes off what quotes a canary among the causes and contexts, with all that is behind it."""
+    seen = {id(error)}
+    at = [error]
+    while at:
+        one = at.pop()
+        for link in ("__cause__", "__context__"):
+            behind = getattr(one, link)
+            if behind is None:
+                continue
+            if _quoted(behind, canaries) is not None:
+                hides_context = one.__suppress_context__
+                setattr(one, link, None)
+                one.__suppress_context__ = hides_context
+            elif id(behind) not in seen:
+                seen.add(id(behind))
+                at.append(behind)
+
+
+def _telling(text: str, canaries: CanarySet) -> Iterator[str]:
+    for filling in canaries.template.parse(text).values():
+        has_digit = any(character.isdigit() for character in filling)
+        if len(filling) >= (_SHORTEST if has_digit else _SHORTEST_WITHOUT_DIGIT):
+            yield filling
+
+
+def _holds_word(said: str, filling: str) -> bool:
+    """Whether the filling is in a message, and not within a longer number or word."""
+    at = said.find(filling)
+    while at >= 0:
+        around = said[at - 1 : at] + said[at + len(filling) : at + len(filling) + 1]
+        if not any(character.isalnum() for character in around):
+            return True
+        at = said.find(filling, at + 1)
+    return False
+
+
+def _safely(show: Callable[[Any], str], value: Any) -> str:
+    try:
+        return show(value)
+    except Exception:  # an error's own text may fail too
+        return ""

@@ -1,0 +1,56 @@
+"""One id in all files of a report, so that files of two measurements in one folder are noticed.
+
+The files are written one after the other: a process that is killed in between leaves some of the new report and some
+of the one that was there.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from hf_exposure.errors import InputError
+
+__all__ = ["IDENTITY", "PAGE_FILE", "PLOT_FILES", "identity_of", "refuse_mixture"]
+
+IDENTITY = "measurement_id"
+"""The field of `report.json`, the name of a `meta` element of `report.html`, and the keyword of a text in a plot."""
+
+PAGE_FILE = "report.html"
+PLOT_FILES = ("exposure_by_repetitions.png", "references.png", "exposure_by_step.png", "exposure_and_loss.png")
+
+_MARK = re.compile(rb'<meta name="measurement_id" content="([0-9a-f]{32})">|measurement_id\0([0-9a-f]{32})')
+# The mark is at the beginning of a page, and before the pixels of a picture.
+_HEAD_BYTES = 8192
+
+
+def identity_of(content: Any) -> str:
+    """The id of what a report is made of: the same content has the same id."""
+    canonical = json.dumps(content, sort_keys=True, default=str)
+    return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:32]
+
+
+def refuse_mixture(path: Path, identity: object) -> None:
+    """Raise an `InputError` if a page or plot next to a report is of another measurement.
+
+    Args:
+        path: the report file, or its folder.
+        identity: what the report file says; one without an id is not compared.
+    """
+    if not isinstance(identity, str):
+        return
+    folder = path if path.is_dir() else path.parent
+    for name in (PAGE_FILE, *PLOT_FILES):
+        if (folder / name).is_file() and _mark_of(folder / name) != identity:
+            rule = "must hold files of one measurement: a process was stopped while it wrote, or files were copied"
+            remedy = f"Measure again into this folder, or remove {name} if report.json is the one that you want."
+            raise InputError("path", rule, f"{name} of another one, in {folder}", remedy)
+
+
+def _mark_of(file: Path) -> str | None:
+    with file.open("rb") as opened:
+        found = _MARK.search(opened.read(_HEAD_BYTES))
+    return None if found is None else (found[1] or found[2]).decode()
