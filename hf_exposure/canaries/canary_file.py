@@ -9,8 +9,8 @@ from typing import Any
 
 from hf_exposure import __version__
 from hf_exposure.canaries.canary_set import Canary, CanarySet
-from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.checks import encodable_text, whole_number
 from hf_exposure.errors import CanaryFileError, InputError
 from hf_exposure.files import write_aside
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
 from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.checks import encodable_text, whole_number
 from hf_exposure.errors import InputError
 
 __all__ = ["Canary", "CanarySet"]

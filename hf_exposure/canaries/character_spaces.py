@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.space import Space, State
+from hf_exposure.checks import encodable_text, whole_number
 from hf_exposure.errors import InputError
 
 __all__ = ["Digits", "Letters", "LuhnDigits"]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text
+from hf_exposure.checks import encodable_text
 from hf_exposure.errors import InputError
 
 __all__ = ["CanaryContext"]

@@ -6,9 +6,9 @@ import random
 from collections.abc import Mapping
 
 from hf_exposure.canaries.canary_set import Canary, CanarySet
-from hf_exposure.canaries.checks import whole_number
 from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
 from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.checks import whole_number
 from hf_exposure.errors import InputError
 
 __all__ = ["draw_canaries"]

@@ -6,7 +6,7 @@ import random
 import secrets
 from collections.abc import Iterable, Iterator
 
-from hf_exposure.canaries.checks import whole_number
+from hf_exposure.checks import whole_number
 
 
 def seed_or_entropy(seed: int | None) -> int:

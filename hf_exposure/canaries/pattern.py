@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text
 from hf_exposure.canaries.regular import Automaton, compile_regex
 from hf_exposure.canaries.space import Space, State
+from hf_exposure.checks import encodable_text
 
 __all__ = ["Pattern"]
 

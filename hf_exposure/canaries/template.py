@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_exposure.canaries.ambiguity import refuse_ambiguity
-from hf_exposure.canaries.checks import encodable_text
 from hf_exposure.canaries.segments import Hole, Segment, SegmentAutomaton
 from hf_exposure.canaries.space import Space
 from hf_exposure.canaries.spaces import space_from_dict
+from hf_exposure.checks import encodable_text
 from hf_exposure.errors import InputError
 
 __all__ = ["CanaryTemplate"]

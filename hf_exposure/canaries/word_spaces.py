@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.space import Space, State
 from hf_exposure.canaries.word_lists import ENGLISH_LIST, digest, english_words
 from hf_exposure.canaries.word_trie import WordTrie
+from hf_exposure.checks import encodable_text, whole_number
 from hf_exposure.errors import InputError
 
 __all__ = ["Choice", "Words"]

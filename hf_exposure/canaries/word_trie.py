@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text
+from hf_exposure.checks import encodable_text
 from hf_exposure.errors import InputError
 
 Node = tuple[int, int, int]

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 
+from hf_exposure.checks import FloatArray, checked_confidence, checked_costs
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray, checked_confidence, checked_costs
 
 __all__ = ["EpsilonBound", "epsilon_lower_bound", "one_run_p_value"]
 

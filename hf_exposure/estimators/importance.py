@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hf_exposure.checks import FloatArray, checked_confidence, checked_costs, checked_space_size
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray, checked_confidence, checked_costs, checked_space_size
 from hf_exposure.estimators.weighted_share import SharesAtOrBelow, weighted_shares
 from hf_exposure.records import CostEstimate
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betainccinv, betaincinv, gammainccinv, gammaincinv
 
+from hf_exposure.checks import FloatArray, checked_confidence
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray, checked_confidence
 
 __all__ = ["beta_quantiles", "clopper_pearson"]
 

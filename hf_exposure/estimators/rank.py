@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hf_exposure.checks import FloatArray, checked_costs, checked_space_size
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray, checked_costs, checked_space_size
 from hf_exposure.records import CostEstimate
 
 __all__ = ["enumeration_exposure", "exposure_from_rank", "ranks"]

@@ -8,8 +8,8 @@ from typing import Literal, get_args
 
 from numpy.typing import ArrayLike
 
+from hf_exposure.checks import checked_costs
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import checked_costs
 from hf_exposure.estimators.importance import importance_exposure
 from hf_exposure.estimators.rank import ranks
 from hf_exposure.records import CostEstimate

@@ -13,8 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import erfcx, log_ndtr, ndtr, owens_t
 
+from hf_exposure.checks import FloatArray
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray
 
 __all__ = ["inverse_mills", "log_cdf"]
 

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 
 from hf_exposure.canaries import CanaryContext, CanarySet
-from hf_exposure.canaries.checks import whole_number
+from hf_exposure.checks import whole_number
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import owner_only
 from hf_exposure.insertion.inserter import CanaryInserter

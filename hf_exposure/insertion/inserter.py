@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.canaries.checks import whole_number
+from hf_exposure.checks import whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.insertion.rows import HEAD, CanaryRows, as_array
 from hf_exposure.insertion.slots import Integers, draw_slots

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_exposure.canaries import CanaryContext
-from hf_exposure.canaries.checks import encodable_text
+from hf_exposure.checks import encodable_text
 from hf_exposure.errors import InputError
 from hf_exposure.scoring.token_tree import pad_sequences
 from hf_exposure.scoring.tree_sums import SequenceTree
