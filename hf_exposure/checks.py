@@ -42,6 +42,17 @@ def whole_number(
     return number
 
 
+def index_below(size: int, value: object, remedy: str) -> int:
+    """`value` as an index into `size` texts."""
+    try:
+        index = -1 if isinstance(value, bool) else operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        index = -1
+    if not 0 <= index < size:
+        raise InputError("index", f"must be from 0 to {size - 1}", value, remedy)
+    return index
+
+
 def real_number(
     argument: str,
     value: object,

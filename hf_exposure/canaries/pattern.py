@@ -24,7 +24,8 @@ class Pattern(Space):
 
     Raises:
         InputError: not a regular expression; one with an unbounded repetition (`*`, `+`), an anchor, a backreference,
-            a look-around or a flag; one that matches the empty text; one of more than 100,000 states.
+            a look-around or a flag; one that matches the empty text, or a text of more than 1,000 characters; one of
+            more than 100,000 states.
 
     Example:
         >>> plate = Pattern(r"[A-Z]{2}\d{6}")

@@ -11,8 +11,9 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any
 
-from hf_exposure.checks import encodable_text
+from hf_exposure.checks import at_most, encodable_text
 from hf_exposure.errors import InputError
+from hf_exposure.limits import LONGEST_FILLING, LONGEST_LIST
 
 Node = tuple[int, int, int]
 
@@ -24,18 +25,22 @@ class WordTrie:
     """The prefix tree of distinct, non-empty words.
 
     Raises:
-        InputError: no word, an empty one, a repeated one, or one that UTF-8 cannot encode; named `argument`.
+        InputError: no word, an empty one, a repeated one, or one that UTF-8 cannot encode; more than a million of them, or
+            one of more than 1,000 characters; named `argument`.
     """
 
     def __init__(self, words: Iterable[str], argument: str) -> None:
-        if isinstance(words, str):
-            raise InputError(argument, "must be a list of strings", words, f'Write {argument}=["red", "green"].')
-        words = list(words)
+        remedy = f'Write {argument}=["red", "green"].'
+        if isinstance(words, (str, bytes)) or not isinstance(words, Iterable):
+            raise InputError(argument, "must be a list of strings", words, remedy)
+        words = at_most(argument, words, LONGEST_LIST)
         if not words:
-            raise InputError(argument, "must hold at least one string", words, f'Write {argument}=["red", "green"].')
+            raise InputError(argument, "must hold at least one string", words, remedy)
         for word in words:
             if not encodable_text(argument, word):
                 raise InputError(argument, "must hold no empty string", word, "Remove it.")
+            if len(word) > LONGEST_FILLING:
+                raise InputError(argument, f"must hold texts of at most {LONGEST_FILLING} characters", word, "Cut it.")
         words.sort()
         for word, following in zip(words, words[1:], strict=False):
             if word == following:
