@@ -122,11 +122,11 @@ def encodable_text(argument: str, value: object) -> str:
     return value
 
 
-def list_of_texts(argument: str, values: object, remedy: str) -> list[str]:
+def list_of_texts(argument: str, values: object, remedy: str, most: int = LARGEST_COUNT) -> list[str]:
     """`values` as a list of strings, which any iterable but one string is; the error shows none of them."""
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InputError(argument, "must be a list of strings", type(values).__name__, remedy)
-    texts = list(at_most(argument, values, LARGEST_COUNT))
+    texts = at_most(argument, values, most)
     for position, text in enumerate(texts):
         if not isinstance(text, str):
             raise InputError(f"{argument}[{position}]", "must be a string", type(text).__name__, remedy)

@@ -50,14 +50,17 @@ MOST_BATCH_TOKENS = 2**31 - 1
 LARGEST_COUNT = 2**63 - 1
 """Every other count, such as a budget of expansions: nothing of that size is built."""
 
+LARGEST_FIGURE = 1e100
+"""A figure of a report or of a trainer's log, such as a loss: plots cannot hold larger ones."""
+
 # Files that people write or pass on.
 LARGEST_CONFIG_BYTES = 1_000_000
 """Bytes of a `--config` file."""
 MOST_CONFIG_NODES = 10_000
-"""Values in a `--config` file; anchors and aliases are refused."""
+"""Values in a `--config` file, in which aliases are refused."""
 DEEPEST_CONFIG = 4
 """Lists and mappings inside each other in a `--config` file."""
-LARGEST_JSON_BYTES = 1_000_000_000
+LARGEST_JSON_BYTES = 256_000_000
 """Bytes of a canary file, a report, or a line of `_exposure.jsonl`."""
 DEEPEST_JSON = 50
 """Lists and objects inside each other in a canary file, a report, or a trainer's log."""

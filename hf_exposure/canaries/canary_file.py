@@ -10,9 +10,10 @@ from typing import Any
 from hf_exposure import __version__
 from hf_exposure.canaries.canary_set import Canary, CanarySet
 from hf_exposure.canaries.template import CanaryTemplate
-from hf_exposure.checks import encodable_text, whole_number
+from hf_exposure.checks import encodable_text, path_of, whole_number
 from hf_exposure.errors import CanaryFileError, InputError
-from hf_exposure.files import write_aside
+from hf_exposure.files import read_json, write_aside
+from hf_exposure.limits import LARGEST_SEED
 
 FORMAT, VERSION = "hf-exposure canaries", 1
 _CANARY_FIELDS = ("id", "text", "repetitions", "coin")
@@ -20,7 +21,7 @@ _CANARY_FIELDS = ("id", "text", "repetitions", "coin")
 
 def save(canaries: CanarySet, path: str | Path) -> None:
     """Write `canaries` to `path`, replacing it in one step; see `CanarySet.save`."""
-    target = Path(path)
+    target = path_of("path", path)
     if not target.parent.is_dir():
         raise InputError("path", "must be in a folder that exists", str(path), f"Make it: mkdir -p {target.parent}")
     if target.is_dir():
@@ -30,13 +31,13 @@ def save(canaries: CanarySet, path: str | Path) -> None:
 
 def load(path: str | Path) -> CanarySet:
     """Read the canaries at `path`; see `CanarySet.load`."""
-    shown = str(path)
+    shown = str(path_of("path", path))
     try:
-        values = json.loads(Path(path).read_text(encoding="utf-8"))
+        values = read_json(path)
     except OSError as error:
         rule = f"must be a canary file that can be read ({error.strerror})"
         raise InputError("path", rule, shown, "Make one with canaries.save(path).") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         rule = "must be whole JSON; this file is damaged or cut off"
         raise CanaryFileError("path", rule, shown, "Restore it from a copy.") from None
     if not isinstance(values, dict) or values.get("format") != FORMAT:
@@ -45,8 +46,8 @@ def load(path: str | Path) -> CanarySet:
     try:
         canaries = _from_dict(values)
         unchanged = canaries.manifest_hash == values["manifest_hash"] and _file_hash(values) == values["file_hash"]
-    except (InputError, KeyError, TypeError, AttributeError):
-        # The cause is left out: it could quote a secret.
+    except Exception:
+        # Values of any kind may stand in a damaged file. The cause is left out: it could quote a secret.
         rule = "must be as it was saved; this file is damaged or was edited by hand"
         raise CanaryFileError("path", rule, shown, "Restore it from a copy.") from None
     if not unchanged:
@@ -99,6 +100,6 @@ def _from_dict(values: dict[str, Any]) -> CanarySet:
         inserted=tuple(canary for canary in canaries if not canary.is_control),
         controls=tuple(canary for canary in canaries if canary.is_control),
         template=template,
-        seed=None if seed is None else whole_number("seed", seed, 0),
+        seed=None if seed is None else whole_number("seed", seed, 0, LARGEST_SEED),
         salt=values["salt"],
     )

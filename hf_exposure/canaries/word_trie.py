@@ -25,8 +25,8 @@ class WordTrie:
     """The prefix tree of distinct, non-empty words.
 
     Raises:
-        InputError: no word, an empty one, a repeated one, or one that UTF-8 cannot encode; more than a million of them, or
-            one of more than 1,000 characters; named `argument`.
+        InputError: no word, an empty one, a repeated one, or one that UTF-8 cannot encode; more than a million of
+            them, or one of more than 1,000 characters; named `argument`.
     """
 
     def __init__(self, words: Iterable[str], argument: str) -> None:

@@ -28,6 +28,7 @@ from hf_exposure.cli.models import (
 from hf_exposure.cli.progress import calls_shown
 from hf_exposure.cli.values import check_new, load_canaries
 from hf_exposure.errors import InputError
+from hf_exposure.files import read_json
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
@@ -119,7 +120,7 @@ def _described(dataset: str | None, canaries: CanarySet) -> Mapping[str, Any]:
     if not record.exists():
         return {"name": dataset}
     try:
-        values: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(record)
         its_hash = values["manifest_hash"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError("--dataset", f"must have a whole {RECORD_FILE}", dataset, "Insert again.") from None

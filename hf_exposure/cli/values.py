@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["check_new", "load_canaries", "parse_repetitions", "parse_template"]
 
+_LONGEST_COUNT = 18  # digits
+
 
 def parse_repetitions(value: str) -> dict[int, int]:
     """`"1:4,8:4"` as {1: 4, 8: 4}: how many canaries at each repetition count.
@@ -29,12 +31,18 @@ def parse_repetitions(value: str) -> dict[int, int]:
     counts: dict[int, int] = {}
     for part in value.split(","):
         repetitions, _, canaries = part.partition(":")
-        if not (repetitions.strip().isdigit() and canaries.strip().isdigit()) or int(repetitions) in counts:
+        if not (_is_count(repetitions) and _is_count(canaries)) or int(repetitions) in counts:
             raise InputError(
                 "--repetitions", "must read REPETITIONS:CANARIES,...", value, "Type --repetitions 1:4,8:4,64:4."
             )
         counts[int(repetitions)] = int(canaries)
     return counts
+
+
+def _is_count(text: str) -> bool:
+    """Digits that Python reads as a number, which superscripts are not; and not too many of them."""
+    text = text.strip()
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT
 
 
 def parse_template(template: str, spaces: Sequence[str]) -> CanaryTemplate:

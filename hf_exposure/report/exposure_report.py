@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from hf_exposure.checks import path_of
 from hf_exposure.errors import InputError
-from hf_exposure.files import write_aside
+from hf_exposure.files import read_json, write_aside
 from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.report.references import ReferenceCosts
@@ -258,7 +259,7 @@ def make_folder(argument: str, folder: str | Path) -> Path:
     Raises:
         InputError: it cannot be made, or not be written to.
     """
-    target = Path(folder)
+    target = path_of(argument, folder)
     try:
         target.mkdir(parents=True, exist_ok=True)
         reason = "" if os.access(target, os.W_OK | os.X_OK) else "Permission denied"
@@ -280,20 +281,17 @@ def read_report_file(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, or JSON that is damaged or cut off.
     """
-    file = Path(path) / REPORT_FILE if Path(path).is_dir() else Path(path)
+    path = path_of("path", path)
+    file = path / REPORT_FILE if path.is_dir() else path
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        values: dict[str, Any] = read_json(file)
     except OSError as error:
         rule = f"must be a report that can be read ({error.strerror})"
         raise InputError("path", rule, str(file), "Write one with report.save(folder).") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         rule = "must be whole JSON; this file is damaged or cut off"
         raise InputError("path", rule, str(file), "Restore it from a copy, or measure again.") from None
     return values
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 Record = TypeVar("Record", bound=Any)
