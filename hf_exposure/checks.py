@@ -101,6 +101,14 @@ def one_of(argument: str, value: object, allowed: Sequence[str], remedy: str) ->
     return value
 
 
+def known_names(given: Iterable[str], known: Sequence[str], of: str) -> None:
+    """Refuses an argument that a function does not have."""
+    for name in given:
+        if name not in known:
+            remedy = f"Use one of {', '.join(known)}."
+            raise InputError(name, f"must be an argument of {of}", name, remedy)
+
+
 def instance_of(argument: str, value: object, kind: type[T], remedy: str) -> T:
     """`value`, which must be an instance of a class; the error names its type alone."""
     if not isinstance(value, kind):

@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from hf_exposure.cli.names import check_data_set
 from hf_exposure.errors import InputError
 
 __all__ = ["load_data_set", "parts_of", "without_cache", "write_shards"]
@@ -27,6 +28,7 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
     Raises:
         InputError: nothing that loads, or a saved folder that should be streamed.
     """
+    check_data_set("--dataset", dataset)
     from datasets import load_dataset, load_from_disk
 
     path = Path(dataset)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_exposure.cli.names import check_model, check_tokenizer
 from hf_exposure.errors import InputError
 
 __all__ = ["DeviceOption", "Dtype", "DtypeOption", "ModelOption", "ModelSource", "RevisionOption", "TokenizerOption",
@@ -47,21 +48,28 @@ class ModelSource:
     trust_remote_code: bool = False
     option: str = "--model"
 
+    def check(self) -> None:
+        """What can be said of the names before anything heavy is loaded.
+
+        Raises:
+            InputError: a folder that is missing or holds no model.
+        """
+        check_model(self.option, self.name)
+        if self.tokenizer is not None:
+            check_tokenizer("--tokenizer", self.tokenizer)
+
     def load(self) -> tuple[Any, Any]:
         """The model, in eval mode on its device, and its tokenizer.
 
         Raises:
             InputError: a folder that is missing or holds no model, an unknown device.
         """
+        self.check()
         import transformers
 
         transformers.logging.set_verbosity_error()
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
-        if (_looks_local(self.name) or Path(self.name).is_file()) and not Path(self.name).is_dir():
-            raise InputError(
-                self.option, "must be a folder that exists", self.name, "Name the folder of a saved model."
-            )
         tokenizer = self._from("AutoTokenizer", self.tokenizer or self.name)
         model = self._from(self._auto_class(), self.name, dtype=self.dtype)
         return self._on_device(model).eval(), tokenizer
@@ -119,9 +127,5 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         InputError: no folder or Hub id of one.
     """
+    check_tokenizer("--tokenizer", name)
     return ModelSource(name=name, tokenizer=name)._from("AutoTokenizer", name)
-
-
-def _looks_local(name: str) -> bool:
-    """A Hub id has at most one slash, and does not begin like a path."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1

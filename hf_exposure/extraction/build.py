@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.checks import flag
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.character_automaton import character_automaton
 from hf_exposure.extraction.remembered import Question, RememberedAutomata
@@ -26,7 +27,8 @@ def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
     """Refuses what is no template, and one whose last hole may go on: nothing would tell a text from a longer one."""
     if not isinstance(template, CanaryTemplate):
         remedy = 'Write CanaryTemplate("... {number}", number=Digits(9)).'
-        raise InputError("template", "must be a CanaryTemplate", template, remedy)
+        raise InputError("template", "must be a CanaryTemplate", type(template).__name__, remedy)
+    flag("end_token", end_token)
     if template.ends_in_variable_length and not end_token:
         raise InputError(
             "template",

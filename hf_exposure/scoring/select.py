@@ -12,7 +12,9 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryContext
 from hf_exposure.canaries.source import Source
+from hf_exposure.checks import list_of_texts
 from hf_exposure.errors import InputError, OutOfStepError
+from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.model_state import bare, borrowed, compute_dtype, model_device
@@ -59,6 +61,9 @@ def make_scorer(
         >>> type(make_scorer(model, ByT5Tokenizer())).__name__
         'CausalScorer'
     """
+    check_arguments(
+        model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, context=context, source=source
+    )
     model = bare(model)
     kind = type(model).__name__
     if context is not None and source is not None:
@@ -106,12 +111,15 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = A
     ids = torch.as_tensor(rows, device=model_device(model))
     with borrowed(model):
         try:
-            logits = processes.attempt(lambda: model(input_ids=ids).logits[:, 0])
+            outputs = processes.attempt(lambda: model(input_ids=ids))
         except OutOfStepError:
             raise
+        except TypeError as error:
+            raise no_language_model(model, str(error)) from error
         except Exception:  # a model that cannot be called fails again, in scoring, where the message names a text
             return False
-    one, other = logits.double()
+        check_logits(model, outputs, ids)
+    one, other = outputs.logits[:, 0].double()
     known = torch.isfinite(one) & torch.isfinite(other)
     spread = one[known].std(correction=0).item() if known.any() else 0.0
     moved = (one - other)[known].abs().max().item() if known.any() else 0.0
@@ -161,8 +169,9 @@ def log_perplexity(
         >>> log_perplexity(model, ByT5Tokenizer(), ["ab", "abc"]).round(3).tolist()
         [8.585, 17.17]
     """
-    if isinstance(texts, str):
-        raise InputError("texts", "must be a list of strings", texts, "Write [text].")
+    texts = list_of_texts("texts", texts, "Write [text].")
+    if sources is not None and not isinstance(sources, str):
+        sources = list_of_texts("sources", sources, "Write one string for all, or a list with one for each text.")
     source = sources if sources is None or isinstance(sources, str) else _given_with_texts
     scorer = make_scorer(
         model,
