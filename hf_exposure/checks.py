@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_exposure.errors import InputError
-from hf_exposure.limits import LARGEST_COUNT, LARGEST_SPACE_DIGITS
+from hf_exposure.limits import LARGEST_COUNT, LARGEST_FIGURE, LARGEST_SPACE_DIGITS
 
 T = TypeVar("T")
 FloatArray = NDArray[np.float64]
@@ -204,6 +204,8 @@ def checked_costs(argument: str, values: ArrayLike, *, smallest_count: int = 0, 
             costs.size,
             "Score more texts.",
         )
+    if (np.isfinite(costs) & (np.abs(costs) > LARGEST_FIGURE)).any():
+        raise InputError(argument, f"must be at most {LARGEST_FIGURE} bits each", "more", "Find out where it is from.")
     bad = ~np.isfinite(costs) if finite else np.isnan(costs) | np.isneginf(costs)
     if bad.any():
         where = int(np.flatnonzero(bad)[0])

@@ -15,7 +15,8 @@ _LONGEST_HUB_ID = 96
 # What files of data, weights and settings end in. Names on the Hub hold dots too (Llama-3.1-8B), but do not end so.
 _FILE_SUFFIXES = {
     ".arrow", ".bin", ".ckpt", ".csv", ".gguf", ".gz", ".h5", ".json", ".jsonl", ".ndjson", ".npy", ".npz",
-    ".parquet", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".tsv", ".txt", ".yaml", ".yml", ".zip", ".zst",
+    ".parquet", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".tsv", ".txt", ".yaml", ".yml", ".zip",
+    ".zst",
 }  # fmt: skip
 _CHECKPOINT = re.compile(r"checkpoint-\d+")
 
