@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_exposure.canaries import Canary, CanaryContext, CanarySet
+from hf_exposure.checks import encodable_text, instance_of, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.insertion.delivery_rows import (
     NotReadable,
@@ -127,8 +128,18 @@ def check_delivery(
         >>> [(one.requested, one.whole, one.trained_share) for one in report.canaries], report.problems
         ([(2, 2, 1.0), (0, 0, nan)], ())
     """
-    if not isinstance(canaries, CanarySet):
-        raise InputError("canaries", "must be a CanarySet", type(canaries).__name__, "Make one with draw_canaries.")
+    instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries.")
+    if isinstance(tokenizer, type) or not callable(tokenizer):
+        remedy = "Pass the one that made the ids."
+        raise InputError("tokenizer", "must be a Hugging Face tokenizer", type(tokenizer).__name__, remedy)
+    if context is not None:
+        instance_of("context", context, CanaryContext, "Write CanaryContext(prompt=...).")
+    if source is not None:
+        encodable_text("source", source)
+    if collator is not None and not callable(collator):
+        raise InputError("collator", "must be a function", type(collator).__name__, "Pass trainer.data_collator.")
+    if max_rows is not None:
+        whole_number("max_rows", max_rows, 1)
     column = "input_ids" if source is None else "labels"
     search = PatternSearch(_patterns(tokenizer, tuple(canaries), context, target=source is not None))
     with random_states_kept():

@@ -9,20 +9,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
-from hf_exposure.checks import path_of
+from hf_exposure.canaries import CanarySet
+from hf_exposure.checks import flag, instance_of, path_of, real_number
 from hf_exposure.errors import InputError
 from hf_exposure.files import read_json, write_aside
 from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.report.references import ReferenceCosts
 from hf_exposure.report.schema import SCHEMA_VERSION, check_report, report_schema
-
-if TYPE_CHECKING:
-    from hf_exposure.canaries import CanarySet
 
 __all__ = ["SCHEMA_VERSION", "ExposureReport"]
 
@@ -117,6 +115,10 @@ class ExposureReport:
             >>> report.with_doses({}, 2.0) == report
             True
         """
+        if not isinstance(doses_per_epoch, Mapping):
+            remedy = "Pass DeliveryReport.doses_per_epoch."
+            raise InputError("doses_per_epoch", "must be a mapping", type(doses_per_epoch).__name__, remedy)
+        epochs = real_number("epochs", epochs, "must be at least 0", "Pass state.epoch.", at_least=0.0)
         estimates = (
             replace(one, effective_dose=epochs * doses_per_epoch.get(one.canary_id, math.nan))
             for one in self.estimates
@@ -172,6 +174,10 @@ class ExposureReport:
             InputError: secrets without canaries, or those of another set.
         """
         head = {"format": report_schema()["properties"]["format"]["const"], "schema_version": SCHEMA_VERSION}
+        flag("include_secrets", include_secrets)
+        if canaries is not None:
+            remedy = "Pass canaries=CanarySet.load(the file that was measured)."
+            instance_of("canaries", canaries, CanarySet, remedy)
         values: dict[str, Any] = _plain({**head, **asdict(self), "metrics": self.metrics()})
         if not include_secrets:
             return values
