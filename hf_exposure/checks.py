@@ -23,6 +23,11 @@ T = TypeVar("T")
 FloatArray = NDArray[np.float64]
 
 
+def _seen(value: object) -> object:
+    """What an error shows of a value of the wrong kind: a number, or the type of what may hold a secret."""
+    return value if value is None or isinstance(value, (bool, int, float)) else type(value).__name__
+
+
 def whole_number(
     argument: str, value: object, smallest: int, largest: int = LARGEST_COUNT, remedy: str | None = None
 ) -> int:
@@ -34,11 +39,11 @@ def whole_number(
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # the TypeError is the check
     except TypeError:
-        raise InputError(argument, rule, value, remedy) from None
+        raise InputError(argument, rule, _seen(value), remedy) from None
     if number < smallest:
-        raise InputError(argument, rule, value, remedy)
+        raise InputError(argument, rule, number, remedy)
     if number > largest:
-        raise InputError(argument, f"must be at most {largest}", value, f"Write a smaller {argument}.")
+        raise InputError(argument, f"must be at most {largest}", number, f"Write a smaller {argument}.")
     return number
 
 
@@ -49,7 +54,7 @@ def index_below(size: int, value: object, remedy: str) -> int:
     except TypeError:
         index = -1
     if not 0 <= index < size:
-        raise InputError("index", f"must be from 0 to {size - 1}", value, remedy)
+        raise InputError("index", f"must be from 0 to {size - 1}", _seen(value), remedy)
     return index
 
 
@@ -72,7 +77,7 @@ def real_number(
     number = _as_float(value)
     inside = above < number < below or (infinite and math.isinf(number) and above < number <= below)
     if not (inside and at_least <= number <= at_most) or (math.isinf(number) and not infinite):
-        raise InputError(argument, rule, value, remedy)
+        raise InputError(argument, rule, _seen(value), remedy)
     return number
 
 
@@ -90,14 +95,17 @@ def _as_float(value: object) -> float:
 def flag(argument: str, value: object) -> bool:
     """`value` as a bool: True or False, not anything that is true."""
     if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
-        raise InputError(argument, "must be True or False", value, f"Write {argument}=True or {argument}=False.")
+        raise InputError(
+            argument, "must be True or False", _seen(value), f"Write {argument}=True or {argument}=False."
+        )
     return bool(value)
 
 
 def one_of(argument: str, value: object, allowed: Sequence[str], remedy: str) -> str:
     """`value`, which must be one of some texts."""
     if not isinstance(value, str) or value not in allowed:
-        raise InputError(argument, f"must be one of {', '.join(allowed)}", value, remedy)
+        shown = value if isinstance(value, str) else _seen(value)
+        raise InputError(argument, f"must be one of {', '.join(allowed)}", shown, remedy)
     return value
 
 
@@ -120,7 +128,7 @@ def instance_of(argument: str, value: object, kind: type[T], remedy: str) -> T:
 def encodable_text(argument: str, value: object) -> str:
     """`value` as text that UTF-8 can encode: a lone surrogate can neither be saved nor tokenized."""
     if not isinstance(value, str):
-        raise InputError(argument, "must be a string", value, "Write it in quotes.")
+        raise InputError(argument, "must be a string", _seen(value), "Write it in quotes.")
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -157,7 +165,7 @@ def at_most(argument: str, values: Iterable[T], most: int) -> list[T]:
 def path_of(argument: str, value: object) -> Path:
     """`value` as a path: a string or a `Path`."""
     if not isinstance(value, (str, Path)):
-        raise InputError(argument, "must be a path", value, "Write it in quotes.")
+        raise InputError(argument, "must be a path", _seen(value), "Write it in quotes.")
     if "\0" in str(value):
         raise InputError(argument, "must be a path without a null character", str(value), "Remove it.")
     return Path(value)

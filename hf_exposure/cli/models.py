@@ -79,7 +79,7 @@ class ModelSource:
         config = self._from("AutoConfig", self._base_of_adapter() or self.name)
         if getattr(config, "is_encoder_decoder", False):
             return "AutoModelForSeq2SeqLM"
-        masked = any("MaskedLM" in name for name in getattr(config, "architectures", None) or ())
+        masked = any("MaskedLM" in str(name) for name in getattr(config, "architectures", None) or ())
         return "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
 
     def _base_of_adapter(self) -> str | None:
@@ -103,7 +103,9 @@ class ModelSource:
             return getattr(transformers, auto_class).from_pretrained(
                 name, trust_remote_code=self.trust_remote_code, **revision, **arguments
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # settings and weights of any kind may stand in a folder
             # The library's own message runs over many lines; its first says what is wrong.
             said = str(error).strip().splitlines() or [type(error).__name__]
             option = "--tokenizer" if auto_class == "AutoTokenizer" and self.tokenizer else self.option

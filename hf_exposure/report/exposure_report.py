@@ -245,6 +245,10 @@ class ExposureReport:
         Raises:
             InputError: a folder that cannot be made or written to, or as `to_dict`.
         """
+        for name, records, kind in (("history", history, ExposureReport), ("training_log", training_log, Mapping)):
+            if not isinstance(records, Sequence) or not all(isinstance(record, kind) for record in records):
+                remedy = "Pass callback.reports, and trainer.state.log_history."
+                raise InputError(name, f"must be a list of {kind.__name__}", type(records).__name__, remedy)
         earlier = [{"step": r.step, "epoch": r.epoch, **r.metrics()} for r in history]
         values = self.to_dict(include_secrets=include_secrets, canaries=canaries)
         document = json.dumps({**values, "history": _plain(earlier)}, indent=1, allow_nan=False) + "\n"
