@@ -8,13 +8,15 @@ from __future__ import annotations
 
 # What fills a hole.
 LONGEST_FILLING = 1_000
-"""Characters of a filling: digits, letters, Luhn digits, the longest text of a pattern, one word of a list."""
+"""Characters of a filling of `Digits`, `Letters`, `LuhnDigits` or `Pattern`, and of the separator of `Words`."""
+LONGEST_WORD = 10_000
+"""Characters of a word of a list, or of an option of `Choice`."""
 MOST_WORDS = 500
 """Words that one filling of `Words` or `VocabularyTokens` is joined from."""
 LONGEST_LIST = 1_000_000
 """Entries of the list behind `Words`, and options of `Choice`."""
 LARGEST_SPACE_DIGITS = 4_000
-"""Decimal digits of |R|, the number of candidate secrets: Python refuses to print integers beyond 4,300."""
+"""Decimal digits of the number of candidate secrets: Python refuses to print integers beyond 4,300."""
 
 # Regular expressions.
 LONGEST_PATTERN = 10_000

@@ -13,7 +13,7 @@ from typing import Any
 
 from hf_exposure.checks import at_most, encodable_text
 from hf_exposure.errors import InputError
-from hf_exposure.limits import LONGEST_FILLING, LONGEST_LIST
+from hf_exposure.limits import LONGEST_LIST, LONGEST_WORD
 
 Node = tuple[int, int, int]
 
@@ -26,7 +26,7 @@ class WordTrie:
 
     Raises:
         InputError: no word, an empty one, a repeated one, or one that UTF-8 cannot encode; more than a million of
-            them, or one of more than 1,000 characters; named `argument`.
+            them, or one of more than 10,000 characters; named `argument`.
     """
 
     def __init__(self, words: Iterable[str], argument: str) -> None:
@@ -39,8 +39,8 @@ class WordTrie:
         for word in words:
             if not encodable_text(argument, word):
                 raise InputError(argument, "must hold no empty string", word, "Remove it.")
-            if len(word) > LONGEST_FILLING:
-                raise InputError(argument, f"must hold texts of at most {LONGEST_FILLING} characters", word, "Cut it.")
+            if len(word) > LONGEST_WORD:
+                raise InputError(argument, f"must hold texts of at most {LONGEST_WORD} characters", word, "Cut it.")
         words.sort()
         for word, following in zip(words, words[1:], strict=False):
             if word == following:
