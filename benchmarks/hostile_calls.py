@@ -409,7 +409,7 @@ def commands(folder: Path) -> list[Command]:
     ]  # fmt: skip
 
 
-BUDGETS = ("--max-expansions", "--references", "--samples", "--text-bytes", "")  # without them work is long
+BUDGETS = ("--max-expansions", "--references", "--samples", "--text-bytes", "--discoverable", "")  # without them work is long
 
 
 # What JSON may hold in place of anything; the texts are put in as they are.

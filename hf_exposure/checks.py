@@ -5,9 +5,11 @@ A value that is not shown in the error is one that may hold a secret: texts are 
 
 from __future__ import annotations
 
+import errno
 import itertools
 import math
 import operator
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from pathlib import Path
@@ -125,6 +127,13 @@ def instance_of(argument: str, value: object, kind: type[T], remedy: str) -> T:
     return value
 
 
+def check_tokenizer(tokenizer: object) -> None:
+    """Refuses what is no tokenizer: None, a name, a class, a processor, a model."""
+    if isinstance(tokenizer, type) or not callable(tokenizer) or not hasattr(tokenizer, "all_special_ids"):
+        rule = "must be a Hugging Face tokenizer"
+        raise InputError("tokenizer", rule, type(tokenizer).__name__, "The order is (model, tokenizer, ...).")
+
+
 def encodable_text(argument: str, value: object) -> str:
     """`value` as text that UTF-8 can encode: a lone surrogate can neither be saved nor tokenized."""
     if not isinstance(value, str):
@@ -166,8 +175,11 @@ def path_of(argument: str, value: object) -> Path:
     """`value` as a path: a string or a `Path`."""
     if not isinstance(value, (str, Path)):
         raise InputError(argument, "must be a path", _seen(value), "Write it in quotes.")
-    if "\0" in str(value):
-        raise InputError(argument, "must be a path without a null character", str(value), "Remove it.")
+    try:
+        os.lstat(value)
+    except (ValueError, OSError) as error:  # a null character; a name that no file system takes
+        if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
+            raise InputError(argument, "must be a path that can exist", str(value), "Name another one.") from None
     return Path(value)
 
 

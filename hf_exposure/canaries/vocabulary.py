@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hf_exposure.canaries.word_spaces import Words
-from hf_exposure.checks import encodable_text, whole_number
+from hf_exposure.checks import check_tokenizer, encodable_text, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.limits import MOST_WORDS
 
@@ -13,9 +13,6 @@ __all__ = ["VocabularyTokens", "single_token_words"]
 
 _ANCHOR = "a"
 """What stands before the separator while a word is tried: inside a text, words follow something."""
-
-
-_NEEDED = ("all_special_ids", "added_tokens_decoder", "decode", "get_vocab")
 
 
 class VocabularyTokens(Words):
@@ -62,9 +59,7 @@ def single_token_words(tokenizer: Any, separator: str = " ") -> list[str]:
         ['!', '"', '#', '$', '%']
     """
     encodable_text("separator", separator)
-    if not callable(tokenizer) or not all(hasattr(tokenizer, name) for name in _NEEDED):
-        remedy = "Pass AutoTokenizer.from_pretrained(...)."
-        raise InputError("tokenizer", "must be a Hugging Face tokenizer", type(tokenizer).__name__, remedy)
+    check_tokenizer(tokenizer)
     candidates = _surfaces(tokenizer, separator)
     alone, with_separator = _encode(tokenizer, [_ANCHOR, _ANCHOR + separator])
     encoded = _encode(tokenizer, [_ANCHOR + separator + candidate for candidate in candidates])

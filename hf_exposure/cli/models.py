@@ -79,7 +79,8 @@ class ModelSource:
         config = self._from("AutoConfig", self._base_of_adapter() or self.name)
         if getattr(config, "is_encoder_decoder", False):
             return "AutoModelForSeq2SeqLM"
-        masked = any("MaskedLM" in str(name) for name in getattr(config, "architectures", None) or ())
+        names = getattr(config, "architectures", None)
+        masked = isinstance(names, list) and any("MaskedLM" in str(name) for name in names)
         return "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
 
     def _base_of_adapter(self) -> str | None:

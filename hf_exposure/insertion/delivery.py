@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_exposure.canaries import Canary, CanaryContext, CanarySet
-from hf_exposure.checks import encodable_text, instance_of, whole_number
+from hf_exposure.checks import check_tokenizer, encodable_text, instance_of, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.insertion.delivery_rows import (
     NotReadable,
@@ -129,9 +129,11 @@ def check_delivery(
         ([(2, 2, 1.0), (0, 0, nan)], ())
     """
     instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries.")
-    if isinstance(tokenizer, type) or not callable(tokenizer):
-        remedy = "Pass the one that made the ids."
-        raise InputError("tokenizer", "must be a Hugging Face tokenizer", type(tokenizer).__name__, remedy)
+    check_tokenizer(tokenizer)
+    has_rows = hasattr(dataset, "__getitem__") or hasattr(dataset, "__iter__")
+    if isinstance(dataset, (type, str, bytes)) or not has_rows:
+        remedy = "Pass trainer.get_train_dataloader().dataset."
+        raise InputError("dataset", "must be a data set, or a list of rows", type(dataset).__name__, remedy)
     if context is not None:
         instance_of("context", context, CanaryContext, "Write CanaryContext(prompt=...).")
     if source is not None:

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from hf_exposure.canaries import CanaryContext, CanarySet
 from hf_exposure.canaries.source import source_for
-from hf_exposure.checks import encodable_text, instance_of, whole_number
+from hf_exposure.checks import check_tokenizer, encodable_text, instance_of, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.insertion.token_rows import (
     LENGTH_COLUMN,
@@ -79,9 +79,8 @@ class CanaryRows:
             raise InputError("other_columns", "must be a mapping of columns", type(other_columns).__name__, remedy)
         for name in other_columns or ():
             encodable_text("other_columns", name)
-        if tokenizer is not None and (isinstance(tokenizer, type) or not callable(tokenizer)):
-            remedy = "Pass AutoTokenizer.from_pretrained(...)."
-            raise InputError("tokenizer", "must be a Hugging Face tokenizer", type(tokenizer).__name__, remedy)
+        if tokenizer is not None:
+            check_tokenizer(tokenizer)
         if row_length is not None:
             whole_number("row_length", row_length, 1)
         if other_columns is not None and text_column in other_columns:

@@ -15,7 +15,7 @@ from torch import nn
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.indices import distinct_indices
-from hf_exposure.checks import flag, instance_of, known_names, whole_number
+from hf_exposure.checks import check_tokenizer, flag, instance_of, known_names, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import control_test
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template, enumerate_texts
@@ -29,7 +29,6 @@ from hf_exposure.records import CostEstimate, ExposureEstimate
 from hf_exposure.report import ExposureReport, ReferenceCosts
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
 from hf_exposure.scoring.arguments import check_module
-from hf_exposure.scoring.encoding import check_tokenizer
 from hf_exposure.scoring.model_state import bare
 from hf_exposure.scoring.processes import ALONE, Processes
 

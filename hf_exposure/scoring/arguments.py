@@ -8,10 +8,9 @@ import torch
 from torch import nn
 
 from hf_exposure.canaries import CanaryContext
-from hf_exposure.checks import encodable_text, flag, instance_of, whole_number
+from hf_exposure.checks import check_tokenizer, encodable_text, flag, instance_of, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.limits import MOST_BATCH_TOKENS
-from hf_exposure.scoring.encoding import check_tokenizer
 
 __all__ = ["check_arguments", "check_logits", "check_module", "no_language_model"]
 

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_exposure.canaries import CanaryContext
-from hf_exposure.checks import encodable_text
+from hf_exposure.checks import check_tokenizer, encodable_text
 from hf_exposure.errors import InputError
 from hf_exposure.scoring.token_tree import pad_sequences
 from hf_exposure.scoring.tree_sums import SequenceTree
 
-__all__ = ["EncodedTexts", "Encoder", "check_tokenizer"]
+__all__ = ["EncodedTexts", "Encoder"]
 
 # Tried in turn, as a tokenizer may drop what its vocabulary lacks.
 _PROBES = ("a", "A", "0", "e", " a")
@@ -189,13 +189,6 @@ class Encoder:
                 )
             encoded.append(full)
         return EncodedTexts(tuple(texts), pad_sequences(encoded).astype(np.int32), self.first_scored)
-
-
-def check_tokenizer(tokenizer: Any) -> None:
-    """Raise an `InputError` for what is no tokenizer: None, a name, a class, a processor, a model."""
-    if isinstance(tokenizer, type) or not callable(tokenizer) or not hasattr(tokenizer, "all_special_ids"):
-        rule = "must be a Hugging Face tokenizer"
-        raise InputError("tokenizer", rule, type(tokenizer).__name__, "The order is (model, tokenizer, ...).")
 
 
 def _stable_prefix(tokenizer: Any, before: str) -> tuple[int, ...]:
