@@ -97,7 +97,8 @@ class ExposureCallback(TrainerCallback):
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
         one_of("strategy", strategy, get_args(Strategy), "Use 'epoch'.")
         if strategy == "steps" and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
-            raise InputError("steps", "must be at least 1 with strategy='steps'", steps, "Pass steps=100, say.")
+            shown = steps if steps is None or isinstance(steps, (int, float)) else type(steps).__name__
+            raise InputError("steps", "must be at least 1 with strategy='steps'", shown, "Pass steps=100, say.")
         if strategy != "steps" and steps is not None:
             raise InputError("steps", "goes with strategy='steps' only", steps, "Leave it out, or set the strategy.")
         if not isinstance(on_error, str) or on_error not in ("raise", "warn"):

@@ -33,6 +33,9 @@ def check_arguments(
     if is_empty and not any(hasattr(module, "_hf_hook") for module in model.modules()):
         rule = "must have its weights"
         raise InputError("model", rule, "weights on the meta device", "Load them with from_pretrained.")
+    if getattr(getattr(model, "config", None), "return_dict", True) is False:
+        rule = "must return objects, but its configuration has return_dict=False"
+        raise InputError("model", rule, type(model).__name__, "Set model.config.return_dict = True.")
     # Of transformers' models; others may have a decoder that goes by another name.
     can_generate = getattr(model, "can_generate", None)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and can_generate and not can_generate():
