@@ -327,7 +327,7 @@ WORDS = (
     "{}", "5", '"x"', "[5]", '[{"role": "user"}]', '[{"role": "user", "content": "x"}]', "[" * 5000, "1e400",
     '["\\ud800"]', "auto", "sample", "bounded", "enumerate", "importance", "skew_normal", "cpu", "cuda:99", "nope",
     "float16", "train", "text", "label", "none", "me/model", "gpt2", "./nope", "nope.jsonl", "a/b/c", "checkpoint-9",
-    "label=x", "label=1", "text=1", "nothing=1", "/dev/null", "/dev/zero", "/", ".", "..", "~",
+    "label=x", "label=1", "text=1", "nothing=1", "/dev/null", "/dev/zero", ".",
     "--help", "--json", "-",
 )  # fmt: skip
 
@@ -409,7 +409,14 @@ def commands(folder: Path) -> list[Command]:
     ]  # fmt: skip
 
 
-BUDGETS = ("--max-expansions", "--references", "--samples", "--text-bytes", "--discoverable", "")  # without them work is long
+BUDGETS = (
+    "--max-expansions",
+    "--references",
+    "--samples",
+    "--text-bytes",
+    "--discoverable",
+    "",
+)  # without them work is long
 
 
 # What JSON may hold in place of anything; the texts are put in as they are.

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from hf_exposure.errors import InputError
-from hf_exposure.limits import LARGEST_COUNT, LARGEST_FIGURE, LARGEST_SPACE_DIGITS
+from hf_exposure.limits import LARGEST_COUNT, LARGEST_FIGURE, LARGEST_SPACE_DIGITS, MOST_TEXTS
 
 T = TypeVar("T")
 FloatArray = NDArray[np.float64]
@@ -147,7 +147,7 @@ def encodable_text(argument: str, value: object) -> str:
     return value
 
 
-def list_of_texts(argument: str, values: object, remedy: str, most: int = LARGEST_COUNT) -> list[str]:
+def list_of_texts(argument: str, values: object, remedy: str, most: int = MOST_TEXTS) -> list[str]:
     """`values` as a list of strings, which any iterable but one string is; the error shows none of them."""
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InputError(argument, "must be a list of strings", type(values).__name__, remedy)
@@ -163,7 +163,7 @@ def at_most(argument: str, values: Iterable[T], most: int) -> list[T]:
     if isinstance(values, Sequence) and len(values) > most:
         raise InputError(argument, f"must hold at most {most} entries", f"{len(values)} entries", "Use fewer.")
     try:
-        taken = list(itertools.islice(values, most + 1)) if most < LARGEST_COUNT else list(values)
+        taken = list(itertools.islice(values, most + 1))
     except TypeError:  # a tensor or array without dimensions says that it can be iterated over
         raise InputError(argument, "must be a list", type(values).__name__, "Write it in brackets.") from None
     if len(taken) > most:

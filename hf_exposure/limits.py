@@ -1,7 +1,7 @@
 """The largest sizes that this package takes, in one place. Each is checked before anything of that size is built.
 
 They are far beyond what an experiment needs, and small enough that whatever passes is built within seconds. What is
-not listed here (rows of a dataset, texts to score, tokens of a context) has no limit but the machine's.
+not listed here (rows of a dataset, tokens of a context) has no limit but the machine's.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ LARGEST_SEED = 2**512 - 1
 """A seed."""
 
 # Measurements.
+MOST_TEXTS = 10_000_000
+"""Texts of one call, such as those of `log_perplexity`."""
 MOST_REFERENCES = 10_000_000
 """References of a measurement."""
 MOST_ENUMERATED = 1_000_000

@@ -202,8 +202,9 @@ def on_meta() -> nn.Module:
         return transformers.GPT2LMHeadModel(config)
 
 
-def classifier() -> nn.Module:
-    config = transformers.GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16, pad_token_id=0)
+def classifier(pad_token_id: int | None = 0) -> nn.Module:
+    """Without a padding token it takes one row only."""
+    config = transformers.GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16, pad_token_id=pad_token_id)
     return transformers.GPT2ForSequenceClassification(config)
 
 
@@ -225,6 +226,7 @@ def without_return_dict() -> nn.Module:
         (lambda: lambda input_ids: None, "must be a torch module, got 'function'"),
         (on_meta, "must have its weights, got 'weights on the meta device'"),
         (classifier, "must be a language model"),
+        (lambda: classifier(pad_token_id=None), "must be a language model"),
         (encoder, "must return an object with .logits, got 'BertModel, which returns a BaseModelOutput"),
         (without_return_dict, "must return objects, but its configuration has return_dict=False"),
         (lambda: Returns(lambda logits: (logits,)), "must return an object with .logits"),

@@ -83,7 +83,8 @@ def _checked_groups(repetitions: Mapping[int, int]) -> dict[int, int]:
     """How many canaries at each repetition count."""
     remedy = "Write repetitions={1: 4, 8: 4} for four canaries once and four 8 times."
     if not isinstance(repetitions, Mapping) or not repetitions:
-        raise InputError("repetitions", "must be a mapping with at least one group", repetitions, remedy)
+        shown = repetitions if isinstance(repetitions, (int, dict)) else type(repetitions).__name__
+        raise InputError("repetitions", "must be a mapping with at least one group", shown, remedy)
     groups: dict[int, int] = {}
     for key, canaries in repetitions.items():
         times = whole_number("repetitions", key, 1)

@@ -68,7 +68,9 @@ def source_for(source: str | None, template: CanaryTemplate) -> Source | None:
     if source is None:
         return None
     if not isinstance(source, str):
-        raise InputError("source", "must be a text", source, "Pass source='...'; holes are written {name}.")
+        raise InputError(
+            "source", "must be a text", type(source).__name__, "Pass source='...'; holes are written {name}."
+        )
     encodable_text("source", source)
     if any(name is not None for _, name, _, _ in _fields(source)):
         return SourceTemplate(source, template)

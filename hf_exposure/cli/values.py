@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from hf_exposure.errors import InputError
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet, CanaryTemplate
 
-__all__ = ["check_new", "load_canaries", "parse_repetitions", "parse_template"]
+__all__ = ["check_new", "check_runs", "load_canaries", "parse_repetitions", "parse_template"]
 
 _LONGEST_COUNT = 18  # digits
 
@@ -90,6 +90,17 @@ def load_canaries(path: Path) -> CanarySet:
         # The command's own option, where the library says "path".
         argument = "--canaries" if error.argument == "path" else f"--canaries, {error.argument}"
         raise type(error)(argument, error.rule, error.value, error.remedy) from None
+
+
+def check_runs(runs: Iterable[Path]) -> None:
+    """Refuses a run that is nowhere, before what reads runs is loaded.
+
+    Raises:
+        InputError: no such file or folder.
+    """
+    for run in runs:
+        if not run.exists():
+            raise InputError("run", "must be a folder or report that exists", str(run), "Name what --out was given.")
 
 
 def check_new(out: Path, overwrite: bool, *, is_file: bool = False) -> Path:

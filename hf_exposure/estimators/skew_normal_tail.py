@@ -14,7 +14,6 @@ from numpy.typing import ArrayLike
 from scipy.special import erfcx, log_ndtr, ndtr, owens_t
 
 from hf_exposure.checks import FloatArray, number_array, real_number
-from hf_exposure.errors import InputError
 
 __all__ = ["inverse_mills", "log_cdf"]
 
@@ -53,10 +52,9 @@ def log_cdf(x: ArrayLike, shape: float, loc: float = 0.0, scale: float = 1.0) ->
         -7662.17
     """
     remedy = "Fit them to references."
-    for name, value in (("shape", shape), ("loc", loc), ("scale", scale)):
-        real_number("shape, loc, scale", value, f"must be finite, the scale above 0, but the {name} is not", remedy)
-    if not scale > 0.0:
-        raise InputError("shape, loc, scale", "must be finite, the scale above 0", (shape, loc, scale), remedy)
+    names, rule = "shape, loc, scale", "must be finite, the scale above 0"
+    shape, loc = real_number(names, shape, rule, remedy), real_number(names, loc, rule, remedy)
+    scale = real_number(names, scale, rule, remedy, above=0.0)
     z = (number_array("x", x) - loc) / scale
     flat = z.ravel()
     owen = 2.0 * owens_t(flat, shape)

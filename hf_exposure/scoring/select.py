@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -114,16 +114,29 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = A
             outputs = processes.attempt(lambda: model(input_ids=ids))
         except OutOfStepError:
             raise
-        except TypeError as error:
-            raise no_language_model(model, str(error)) from error
-        except Exception:  # a model that cannot be called fails again, in scoring, where the message names a text
-            return False
+        except Exception as error:
+            # Where it is one on all processes, so that all of them leave here, or none.
+            if processes.smallest(int(isinstance(error, TypeError))):
+                raise no_language_model(model, "it takes no input_ids") from error
+            return _cannot_take_two_rows(model, ids[:1], processes)
         check_logits(model, outputs, ids)
     one, other = outputs.logits[:, 0].double()
     known = torch.isfinite(one) & torch.isfinite(other)
     spread = one[known].std(correction=0).item() if known.any() else 0.0
     moved = (one - other)[known].abs().max().item() if known.any() else 0.0
     return bool(processes.smallest(int(moved > _ROUNDING[compute_dtype(model)] * spread)))
+
+
+def _cannot_take_two_rows(model: nn.Module, ids: torch.Tensor, processes: Processes) -> Literal[False]:
+    """Refuses a classifier, of which some take one row only; a model that cannot be called at all fails in scoring."""
+    try:
+        outputs = processes.attempt(lambda: model(input_ids=ids))
+    except OutOfStepError:
+        raise
+    except Exception:
+        return False
+    check_logits(model, outputs, ids)
+    return False
 
 
 def log_perplexity(
