@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench docs reproduce clean
+.PHONY: demo test proof check bench soak-calls docs reproduce clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -40,6 +40,10 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
 	$(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.processes
+
+# 2,000 calls of the Python API and the command line with hostile arguments; CALLS and SEED say how many and which.
+soak-calls: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile_calls --calls $(or $(CALLS),2000) --seed $(or $(SEED),0)
 
 # What the pages take from elsewhere: docstrings, and figures of the benchmarks.
 docs: $(VENV)/.installed

@@ -38,7 +38,8 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-os.environ["HF_HUB_OFFLINE"] = "1"
+if __name__ == "__main__":
+    os.environ["HF_HUB_OFFLINE"] = "1"  # read when the libraries are imported
 
 import numpy as np
 import torch
