@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench soak-kills mutants docs families environments reproduce clean
+.PHONY: demo test proof check bench soak-kills soak-calls mutants docs families environments reproduce clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -58,6 +58,10 @@ soak-kills: $(VENV)/.installed
 mutants: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[mutants]"
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.mutants
+
+# 2,000 calls of the Python API and the command line with hostile arguments; CALLS and SEED say how many and which.
+soak-calls: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile_calls --calls $(or $(CALLS),2000) --seed $(or $(SEED),0)
 
 # What the pages take from elsewhere: docstrings, and figures of the benchmarks.
 docs: $(VENV)/.installed

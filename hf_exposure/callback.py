@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any, Literal, get_args
 
+import numpy as np
 from torch import nn
 from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_exposure.canaries import CanarySet
+from hf_exposure.checks import flag, instance_of, known_names, one_of
 from hf_exposure.errors import ExposureError, InputError, OutOfStepError
 from hf_exposure.hub.trackers import attach_report
 from hf_exposure.hub.trainer_push import complete_cards, write_published
@@ -92,14 +94,17 @@ class ExposureCallback(TrainerCallback):
         push_to_hub: bool = False,
         **measure_arguments: Any,
     ) -> None:
-        if strategy not in get_args(Strategy):
-            raise InputError("strategy", f"must be one of {', '.join(get_args(Strategy))}", strategy, "Use 'epoch'.")
-        if strategy == "steps" and (not isinstance(steps, int) or steps < 1):
-            raise InputError("steps", "must be at least 1 with strategy='steps'", steps, "Pass steps=100, say.")
+        instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
+        one_of("strategy", strategy, get_args(Strategy), "Use 'epoch'.")
+        if strategy == "steps" and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
+            shown = steps if steps is None or isinstance(steps, (int, float)) else type(steps).__name__
+            raise InputError("steps", "must be at least 1 with strategy='steps'", shown, "Pass steps=100, say.")
         if strategy != "steps" and steps is not None:
             raise InputError("steps", "goes with strategy='steps' only", steps, "Leave it out, or set the strategy.")
-        if on_error not in ("raise", "warn"):
+        if not isinstance(on_error, str) or on_error not in ("raise", "warn"):
             raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
+        flag("require_delivery", require_delivery)
+        flag("push_to_hub", push_to_hub)
         self._base_model = measure_arguments.pop("base_model", None)
         _check_measure_arguments(measure_arguments)
         self.canaries, self.strategy, self.steps, self.on_error = canaries, strategy, steps, on_error
@@ -355,10 +360,7 @@ def _check_measure_arguments(arguments: Mapping[str, Any]) -> None:
     """Refuses at construction what would otherwise fail when training starts."""
     settings = [field.name for field in fields(MeasureSettings)]
     known = [*settings, "max_batch_tokens"]
-    for name, value in arguments.items():
-        if name not in known:
-            rule = "must be an argument of ExposureCallback or measure_exposure"
-            raise InputError(name, rule, value, f"Use one of {', '.join(known)}.")
+    known_names(arguments, known, "ExposureCallback or measure_exposure")
     MeasureSettings(**{name: value for name, value in arguments.items() if name in settings})
 
 

@@ -45,10 +45,7 @@ class InputError(ExposureError, ValueError):
 
     def __init__(self, argument: str, rule: str, value: object, remedy: str) -> None:
         self.argument, self.rule, self.value, self.remedy = argument, rule, value, remedy
-        shown = repr(value)
-        if len(shown) > _LONGEST_VALUE:
-            shown = shown[: _LONGEST_VALUE - 3] + "..."
-        super().__init__(f"{argument}: {rule}, got {shown}. {remedy}")
+        super().__init__(f"{argument}: {rule}, got {_shown(value)}. {remedy}")
 
     def __reduce__(self) -> tuple[object, ...]:
         return type(self), (self.argument, self.rule, self.value, self.remedy)
@@ -180,3 +177,17 @@ class SecretFoundError(ExposureError):
 
 class HubError(ExposureError):
     """The Hub did not take what was published, or could not be reached; the message says what to do."""
+
+
+def _shown(value: object) -> str:
+    """`value` as code, shortened. Whatever it is, showing it neither fails nor takes long."""
+    if isinstance(value, (str, bytes)):
+        shown = repr(value[: _LONGEST_VALUE + 1])
+    elif isinstance(value, (list, tuple, set, frozenset, dict)) and len(value) > _LONGEST_VALUE:
+        return f"<{type(value).__name__} of {len(value)} entries>"
+    else:
+        try:
+            shown = repr(value)
+        except Exception:  # an integer too long to print, a class whose repr fails
+            return f"<{type(value).__name__}>"
+    return shown if len(shown) <= _LONGEST_VALUE else shown[: _LONGEST_VALUE - 3] + "..."

@@ -10,6 +10,8 @@ from __future__ import annotations
 import atexit
 import ctypes
 import errno
+import json
+import math
 import os
 import re
 import secrets
@@ -21,8 +23,21 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
-__all__ = ["clean_up", "make_private_folder", "owner_only", "replaced_folder", "temporary_folder", "write_aside"]
+from hf_exposure.limits import DEEPEST_JSON, LARGEST_JSON_BYTES
+
+__all__ = [
+    "clean_up",
+    "make_private_folder",
+    "owner_only",
+    "parse_json",
+    "read_bytes",
+    "read_json",
+    "replaced_folder",
+    "temporary_folder",
+    "write_aside",
+]
 
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) or "localhost"
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.hf-exposure-{re.escape(_HOST)}-(?P<pid>\d+)-[0-9a-f]{{8}}(?P<old>\.old)?")
@@ -30,6 +45,73 @@ _OLD = ".old"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # What this process is writing. Its own process id is no proof: in a container every run may have the same one.
 _in_use: set[Path] = set()
+
+
+def read_bytes(path: str | Path, most: int) -> bytes:
+    """All bytes of a file.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it has more than `most`; a device without end has, too.
+    """
+    with open(path, "rb") as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"more than {most} bytes")
+    return content
+
+
+def read_json(path: str | Path, *, constants: bool = False) -> Any:
+    """The values of a JSON file.
+
+    Args:
+        constants: let NaN and Infinity pass, which the Trainer writes.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is no JSON in UTF-8, or larger or deeper than `limits` says.
+    """
+    return parse_json(read_bytes(path, LARGEST_JSON_BYTES), constants=constants)
+
+
+def parse_json(content: bytes | str, *, constants: bool = False) -> Any:
+    """The values of a JSON text; see `read_json`.
+
+    Example:
+        >>> parse_json("[1e999]")
+        Traceback (most recent call last):
+        ValueError: 1e999 is no finite number
+    """
+    text = content if isinstance(content, str) else content.decode("utf-8")
+    options: dict[str, Any] = {} if constants else {"parse_constant": _refuse, "parse_float": _finite}
+    try:
+        values = json.loads(text, **options)
+    except RecursionError:
+        raise ValueError("too many lists inside each other") from None
+    level, depth = [values], 0
+    while level:
+        if depth > DEEPEST_JSON:
+            raise ValueError("too many lists inside each other")
+        texts = [item for value in level for item in (value if isinstance(value, dict) else [value])]
+        if any(isinstance(item, str) and _has_surrogate(item) for item in texts):
+            raise ValueError("a text that UTF-8 cannot encode")
+        nested = [value for value in level if isinstance(value, (dict, list))]
+        level = [item for value in nested for item in (value.values() if isinstance(value, dict) else value)]
+        depth += 1
+    return values
+
+
+def _has_surrogate(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(f"{name} is no finite number")
+
+
+def _finite(digits: str) -> float:
+    value = float(digits)
+    return value if math.isfinite(value) else _refuse(digits)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from hf_exposure.errors import InputError
+from hf_exposure.checks import real_number, whole_number
 
 __all__ = ["Candidate", "CostEstimate", "Discoverability", "ExposureEstimate", "Extraction", "RankBounds"]
 
@@ -179,6 +179,7 @@ class Discoverability:
             >>> found.probability_within(2)
             0.75
         """
+        whole_number("samples", samples, 0)
         once = 2.0**-self.bits
         return float(samples > 0) if once >= 1 else -math.expm1(samples * math.log1p(-once))
 
@@ -190,8 +191,8 @@ class Discoverability:
         Raises:
             InputError: `probability` outside 0 to 1.
         """
-        if not 0 <= probability <= 1:
-            raise InputError("probability", "must be between 0 and 1", probability, "Use 0.5, say.")
+        rule = "must be between 0 and 1"
+        probability = real_number("probability", probability, rule, "Use 0.5, say.", at_least=0.0, at_most=1.0)
         once = 2.0**-self.bits
         if probability == 0 or once >= 1:
             return float(probability > 0)

@@ -287,7 +287,7 @@ def test_end_token_counts_the_end(model: nn.Module) -> None:
         ({"precision_bits": 0.0}, r"^precision_bits: must be above 0, got 0\.0\. Leave it out for 0\.25\.$"),
         ({"precision_bits": math.nan}, r"^precision_bits: must be above 0, got nan\."),
         ({"confidence_level": 95}, r"^confidence_level: must lie between 0 and 1, got 95\. Leave it out for 0\.95\.$"),
-        ({"max_batch_tokens": 0}, r"^max_batch_tokens: must be at least 1, got 0\."),
+        ({"max_batch_tokens": 0}, r"^max_batch_tokens: must be a whole number of at least 1, got 0\."),
         ({"method": "skew_normal", "references": 8}, r"^references: "),
     ],
 )

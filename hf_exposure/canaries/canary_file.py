@@ -9,10 +9,11 @@ from typing import Any
 
 from hf_exposure import __version__
 from hf_exposure.canaries.canary_set import Canary, CanarySet
-from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.checks import encodable_text, path_of, whole_number
 from hf_exposure.errors import CanaryFileError, InputError, described
-from hf_exposure.files import write_aside
+from hf_exposure.files import read_json, write_aside
+from hf_exposure.limits import LARGEST_SEED
 
 FORMAT, VERSION = "hf-exposure canaries", 1
 _CANARY_FIELDS = ("id", "text", "repetitions", "coin")
@@ -20,7 +21,7 @@ _CANARY_FIELDS = ("id", "text", "repetitions", "coin")
 
 def save(canaries: CanarySet, path: str | Path) -> None:
     """Write `canaries` to `path`, replacing it in one step; see `CanarySet.save`."""
-    target = Path(path)
+    target = path_of("path", path)
     if not target.parent.is_dir():
         raise InputError("path", "must be in a folder that exists", str(path), f"Make it: mkdir -p {target.parent}")
     if target.is_dir():
@@ -30,7 +31,7 @@ def save(canaries: CanarySet, path: str | Path) -> None:
 
 def load(path: str | Path) -> CanarySet:
     """Read the canaries at `path`; see `CanarySet.load`."""
-    shown = str(path)
+    shown = str(path_of("path", path))
     values = _read(path)
     if values is _DAMAGED:
         rule = "must be whole JSON; this file is damaged or cut off"
@@ -54,11 +55,11 @@ _DAMAGED = object()
 
 def _read(path: str | Path) -> Any:
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return read_json(path)
     except OSError as error:
         rule = f"must be a canary file that can be read ({error.strerror})"
         raise InputError("path", rule, str(path), "Make one with canaries.save(path).") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         return _DAMAGED
 
 
@@ -66,7 +67,7 @@ def _restored(values: dict[str, Any]) -> CanarySet | None:
     try:
         canaries = _from_dict(values)
         return canaries if canaries.manifest_hash else None  # a hash needs a salt that is text
-    except (InputError, KeyError, TypeError, AttributeError):
+    except Exception:  # values of any kind may stand in a damaged file
         return None
 
 
@@ -116,6 +117,6 @@ def _from_dict(values: dict[str, Any]) -> CanarySet:
         inserted=tuple(canary for canary in canaries if not canary.is_control),
         controls=tuple(canary for canary in canaries if canary.is_control),
         template=template,
-        seed=None if seed is None else whole_number("seed", seed, 0),
+        seed=None if seed is None else whole_number("seed", seed, 0, LARGEST_SEED),
         salt=values["salt"],
     )

@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import secrets
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
 from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.checks import at_most, encodable_text, instance_of, list_of_texts, whole_number
 from hf_exposure.errors import InputError
+from hf_exposure.limits import LARGEST_SEED, MOST_CANARIES, MOST_INSERTIONS
 
 __all__ = ["Canary", "CanarySet"]
 
@@ -76,12 +77,21 @@ class CanarySet:
     salt: str = field(default_factory=lambda: secrets.token_hex(16), compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "inserted", tuple(self.inserted))
-        object.__setattr__(self, "controls", tuple(self.controls))
+        remedy = "Make the set with draw_canaries."
+        instance_of("template", self.template, CanaryTemplate, remedy)
+        for group in ("inserted", "controls"):
+            canaries = getattr(self, group)
+            if isinstance(canaries, (str, bytes, Mapping)) or not isinstance(canaries, Iterable):
+                raise InputError(group, "must be canaries in a list", type(canaries).__name__, remedy)
+            object.__setattr__(self, group, tuple(at_most(group, canaries, MOST_CANARIES)))
+        if self.seed is not None:
+            object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, LARGEST_SEED))
+        encodable_text("salt", self.salt)
         if not self.inserted:
             raise InputError("inserted", "must hold at least one canary", (), "Draw some with repetitions={1: 4}.")
         _check_canaries("inserted", self.inserted, self.template)
         _check_canaries("controls", self.controls, self.template)
+        check_size(len(self), self.total_insertions)
         if any(canary.coin is not None and canary.repetitions != int(canary.coin) for canary in self):
             raise InputError(
                 "coin", "must agree with repetitions (1 for True, 0 for False)", "otherwise", "Draw again."
@@ -146,10 +156,10 @@ class CanarySet:
             InputError: a text outside the template or twice in the list, repetitions below 1 or not one for each, or
                 a space that is smaller than texts and controls together.
         """
-        if isinstance(texts, str):
-            raise InputError("texts", "must be a list of strings", "one string", "Write [text].")
-        texts = tuple(texts)  # an iterator is read once
-        counts = (repetitions,) * len(texts) if not isinstance(repetitions, Sequence) else tuple(repetitions)
+        instance_of("template", template, CanaryTemplate, 'Write CanaryTemplate("pin {pin}", pin=Digits(4)).')
+        # An iterator is read once.
+        texts = tuple(list_of_texts("texts", texts, "Write [text].", MOST_CANARIES))
+        counts = _one_for_each(repetitions, len(texts))
         if len(counts) != len(texts):
             raise InputError(
                 "repetitions", f"must be one number or {len(texts)}", len(counts), "Give one for each text."
@@ -159,6 +169,7 @@ class CanarySet:
         known = cls(inserted=inserted, template=template)
         if not whole_number("controls", controls, 0):
             return known
+        check_size(len(known) + controls, known.total_insertions)
         left = template.space_size - len(known)
         if left < controls:
             raise InputError("controls", f"must be at most the {left} texts that are left", controls, f"Write {left}.")
@@ -194,6 +205,15 @@ class CanarySet:
         return load(path)
 
 
+def _one_for_each(repetitions: Any, texts: int) -> tuple[Any, ...]:
+    if isinstance(repetitions, (str, bytes, Mapping)):
+        raise InputError("repetitions", "must be whole numbers", type(repetitions).__name__, "Write repetitions=1.")
+    # A NumPy scalar and an array without dimensions are one number.
+    if not isinstance(repetitions, Iterable) or getattr(repetitions, "shape", None) == ():
+        return (repetitions,) * texts
+    return tuple(at_most("repetitions", repetitions, MOST_CANARIES))
+
+
 def _check_canaries(argument: str, canaries: tuple[Canary, ...], template: CanaryTemplate) -> None:
     for position, canary in enumerate(canaries):
         where = f"{argument}[{position}]"
@@ -206,8 +226,23 @@ def _check_canaries(argument: str, canaries: tuple[Canary, ...], template: Canar
             received: Any = f"a text of {len(canary.text)} characters"  # a secret has no place in an error message
             raise InputError(where, rule, received, "Check it with template.contains(text).")
         whole_number(f"{where}.repetitions", canary.repetitions, 1 if argument == "inserted" else 0)
+        if canary.coin is not None and not isinstance(canary.coin, bool):
+            rule = "must be True, False or None"
+            raise InputError(f"{where}.coin", rule, type(canary.coin).__name__, "Draw with coin_flips=N.")
+        encodable_text(f"{where}.id", canary.id)
         if argument == "controls" and canary.repetitions != 0:
             raise InputError(where, "must have 0 repetitions", canary.repetitions, "Put it among the inserted ones.")
+
+
+def check_size(canaries: int, insertions: int) -> None:
+    """Refuses a set that is larger than any experiment needs, by its numbers: nothing of it needs to exist."""
+    if canaries > MOST_CANARIES:
+        raise InputError(
+            "canaries", f"must be at most {MOST_CANARIES}, controls and coins included", canaries, "Draw fewer."
+        )
+    if insertions > MOST_INSERTIONS:
+        rule = f"must be inserted into at most {MOST_INSERTIONS} rows in all"
+        raise InputError("repetitions", rule, insertions, "Use fewer repetitions.")
 
 
 def _refuse_repeats(what: str, values: list[str]) -> None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.space import Space, State
+from hf_exposure.checks import countable, encodable_text, whole_number
 from hf_exposure.errors import InputError
+from hf_exposure.limits import LONGEST_FILLING
 
 __all__ = ["Digits", "Letters", "LuhnDigits"]
 
@@ -54,7 +55,7 @@ class Digits(_FixedAlphabet):
     The paper's running example is nine of them (Carlini et al. 2019, section 4.1).
 
     Raises:
-        InputError: `length` is not a whole number of at least 1.
+        InputError: `length` is not a whole number from 1 to 1,000.
 
     Example:
         >>> Digits(9).size, Digits(9).text_at(42), Digits(3).index_of("007")
@@ -64,7 +65,7 @@ class Digits(_FixedAlphabet):
     length: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", whole_number("length", self.length, 1))
+        object.__setattr__(self, "length", whole_number("length", self.length, 1, LONGEST_FILLING))
 
     @property
     def symbols(self) -> str:
@@ -83,7 +84,7 @@ class Letters(_FixedAlphabet):
         alphabet: the distinct characters to draw from, in any order.
 
     Raises:
-        InputError: `length` below 1, no letter, a repeated letter, or one that UTF-8 cannot encode.
+        InputError: `length` outside 1 to 1,000, no letter, a repeated letter, or one that UTF-8 cannot encode.
 
     Example:
         >>> Letters(2).size, Letters(2).text_at(27), Letters(3, alphabet="AB").size
@@ -99,7 +100,8 @@ class Letters(_FixedAlphabet):
             raise InputError(
                 "alphabet", "must be distinct characters, at least one", letters, 'Write Letters(5, alphabet="abc").'
             )
-        object.__setattr__(self, "length", whole_number("length", length, 1))
+        object.__setattr__(self, "length", whole_number("length", length, 1, LONGEST_FILLING))
+        countable("length", len(letters), self.length)
         object.__setattr__(self, "letters", "".join(sorted(letters)))
 
     @property
@@ -123,8 +125,8 @@ class LuhnDigits(Space):
         separator: one character, no digit, that stands after every four digits: "4111 1111 1111 1111".
 
     Raises:
-        InputError: `length` below 2, a prefix that is not digits or leaves no digit to draw, or a separator that is a
-            digit or longer than one character.
+        InputError: `length` outside 2 to 1,000, a prefix that is not digits or leaves no digit to draw, or a separator
+            that is a digit or longer than one character.
 
     Example:
         >>> LuhnDigits(16).size == 10**15, LuhnDigits(16, prefix="4").size == 10**14
@@ -140,7 +142,7 @@ class LuhnDigits(Space):
     separator: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", whole_number("length", self.length, 2))
+        object.__setattr__(self, "length", whole_number("length", self.length, 2, LONGEST_FILLING))
         prefix = encodable_text("prefix", self.prefix)
         # At least one free digit besides the check digit, else the "secret" would have one value.
         if not set(prefix) <= set(_DIGITS) or len(prefix) > self.length - 2:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text
+from hf_exposure.checks import encodable_text
 from hf_exposure.errors import InputError, RowInputError, described
 
 __all__ = ["CanaryContext"]
@@ -42,16 +42,24 @@ class CanaryContext:
     chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.chat_template is not None:
+            encodable_text("chat_template", self.chat_template)
+        kwargs = self.chat_template_kwargs
+        if not isinstance(kwargs, Mapping) or not all(isinstance(name, str) for name in kwargs):
+            remedy = 'Write {"enable_thinking": False}.'
+            raise InputError("chat_template_kwargs", "must be a mapping of names", type(kwargs).__name__, remedy)
         if isinstance(self.prompt, str):
             encodable_text("prompt", self.prompt)
             return
         remedy = 'Write prompt=[{"role": "user", "content": "..."}].'
-        if not isinstance(self.prompt, Sequence):
+        if not isinstance(self.prompt, Sequence) or isinstance(self.prompt, bytes):
             raise InputError("prompt", "must be a text or a list of messages", described(self.prompt), remedy)
         for message in self.prompt:
             texts = [message.get(name) for name in ("role", "content")] if isinstance(message, Mapping) else [None]
             if not all(isinstance(text, str) for text in texts):
                 raise InputError("prompt", "must have messages with a role and a text", described(message), remedy)
+            for text in texts:
+                encodable_text("prompt", text)
         object.__setattr__(
             self, "prompt", tuple(dict(message) for message in self.prompt if isinstance(message, Mapping))
         )

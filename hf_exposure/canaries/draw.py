@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 
-from hf_exposure.canaries.canary_set import Canary, CanarySet
-from hf_exposure.canaries.checks import whole_number
+from hf_exposure.canaries.canary_set import Canary, CanarySet, check_size
 from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
 from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.checks import instance_of, whole_number
 from hf_exposure.errors import InputError, described
 
 __all__ = ["draw_canaries"]
@@ -37,8 +37,8 @@ def draw_canaries(
         The set; inserted canaries by ascending repetitions, and as drawn within, then those of the coins.
 
     Raises:
-        InputError: no group, repetitions or a group's size below 1, negative controls or seed, or a space with fewer
-            texts than are to be drawn.
+        InputError: no group, repetitions or a group's size below 1, negative controls or seed, a space with fewer
+            texts than are to be drawn, more than 100,000 canaries, or more than 10 million rows to insert.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
@@ -47,14 +47,17 @@ def draw_canaries(
         >>> [canary.repetitions for canary in canaries]
         [1, 1, 8, 0, 0]
     """
+    instance_of("template", template, CanaryTemplate, 'Write CanaryTemplate("pin {pin}", pin=Digits(4)).')
     flips = whole_number("coin_flips", coin_flips, 0)
-    counts = [] if flips and not repetitions else _repetitions_of_each(repetitions)
-    counts += [0] * whole_number("controls", controls, 0)
-    wanted = len(counts) + flips
+    groups = {} if flips and _is_empty(repetitions) else _checked_groups(repetitions)
+    held_out = whole_number("controls", controls, 0)
+    wanted = sum(groups.values()) + held_out + flips
     if template.space_size < wanted:
         rule = f"must have at least as many texts as are drawn ({wanted})"
         raise InputError("template", rule, template.space_size, "Draw fewer, or fill its holes from larger spaces.")
+    check_size(wanted, sum(times * canaries for times, canaries in groups.items()) + flips)
     seed = seed_or_entropy(seed)
+    counts = [times for times in sorted(groups) for _ in range(groups[times])] + [0] * held_out
     # Coins of a stream of their own, so that the texts do not depend on whether there are any.
     generator = random.Random(f"coins {seed}")
     coins = [generator.getrandbits(1) == 1 for _ in range(flips)]
@@ -72,11 +75,17 @@ def draw_canaries(
     )
 
 
-def _repetitions_of_each(repetitions: Mapping[int, int]) -> list[int]:
+def _is_empty(repetitions: object) -> bool:
+    return repetitions is None or (isinstance(repetitions, Mapping) and not repetitions)
+
+
+def _checked_groups(repetitions: Mapping[int, int]) -> dict[int, int]:
+    """How many canaries at each repetition count."""
     remedy = "Write repetitions={1: 4, 8: 4} for four canaries once and four 8 times."
     if not isinstance(repetitions, Mapping) or not repetitions:
         raise InputError("repetitions", "must be a mapping with at least one group", described(repetitions), remedy)
-    counts: list[int] = []
-    for times in sorted(whole_number("repetitions", times, 1) for times in repetitions):
-        counts += [times] * whole_number(f"repetitions[{times}]", repetitions[times], 1)
-    return counts
+    groups: dict[int, int] = {}
+    for key, canaries in repetitions.items():
+        times = whole_number("repetitions", key, 1)
+        groups[times] = whole_number(f"repetitions[{times}]", canaries, 1)
+    return groups

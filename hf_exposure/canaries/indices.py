@@ -6,13 +6,14 @@ import random
 import secrets
 from collections.abc import Iterable, Iterator
 
-from hf_exposure.canaries.checks import whole_number
+from hf_exposure.checks import whole_number
+from hf_exposure.limits import LARGEST_SEED
 
 
 def seed_or_entropy(seed: int | None) -> int:
     """The given seed, or 128 bits of the system's entropy."""
     # random.Random takes the absolute value, so that -1 would silently be 1: no negative seeds.
-    return secrets.randbits(128) if seed is None else whole_number("seed", seed, 0)
+    return secrets.randbits(128) if seed is None else whole_number("seed", seed, 0, LARGEST_SEED)
 
 
 def distinct_indices(size: int, seed: int, taken: Iterable[int] = ()) -> Iterator[int]:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text
 from hf_exposure.canaries.regular import Automaton, compile_regex
 from hf_exposure.canaries.space import Space, State
+from hf_exposure.checks import encodable_text
 
 __all__ = ["Pattern"]
 
@@ -24,7 +24,8 @@ class Pattern(Space):
 
     Raises:
         InputError: not a regular expression; one with an unbounded repetition (`*`, `+`), an anchor, a backreference,
-            a look-around or a flag; one that matches the empty text; one of more than 100,000 states.
+            a look-around or a flag; one that matches the empty text, or a text of more than 1,000 characters; one of
+            more than 100,000 states.
 
     Example:
         >>> plate = Pattern(r"[A-Z]{2}\d{6}")

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from hf_exposure.canaries.character_spaces import Digits, LuhnDigits
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.canaries.word_spaces import Words
+from hf_exposure.checks import encodable_text
 from hf_exposure.errors import InputError
 
 __all__ = ["credit_card", "random_number", "random_words", "smart_compose", "social_security_number"]
@@ -58,7 +59,7 @@ def random_words(number: int = 5, ending: str = ".", words: Iterable[str] | None
         >>> random_words(2, ending=" amen", words=["ora", "labora"]).text_at(0)
         'labora labora amen'
     """
-    if not ending:
+    if not encodable_text("ending", ending):
         raise InputError("ending", "must not be empty, so that the last word has an end", ending, 'Write ending=".".')
     return CanaryTemplate("{words}" + _literal(ending), words=Words(number, words=words))
 
@@ -81,7 +82,7 @@ def smart_compose(
         'they should red red red for you'
     """
     for argument, fixed in (("first", first), ("last", last)):
-        if len(fixed.split()) != 2:
+        if len(encodable_text(argument, fixed).split()) != 2:
             raise InputError(argument, "must be two words", fixed, f'Write {argument}="for you".')
     text = f"{_literal(' '.join(first.split()))} {{words}} {_literal(' '.join(last.split()))}"
     return CanaryTemplate(text, words=Words(3, words=words))

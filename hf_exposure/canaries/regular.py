@@ -7,6 +7,7 @@ then into a deterministic one (Rabin and Scott 1959), so an expression that matc
 from __future__ import annotations
 
 import re
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from re import _constants as sre  # type: ignore[attr-defined]
@@ -14,6 +15,14 @@ from re import _parser  # type: ignore[attr-defined]
 from typing import Any
 
 from hf_exposure.errors import InputError
+from hf_exposure.limits import (
+    DEEPEST_PATTERN,
+    LARGEST_SPACE_DIGITS,
+    LONGEST_FILLING,
+    LONGEST_PATTERN,
+    MOST_PATTERN_MOVES,
+    MOST_PATTERN_STATES,
+)
 
 __all__ = ["Automaton", "compile_regex"]
 
@@ -26,7 +35,6 @@ _CLASSES = {
     sre.CATEGORY_NOT_DIGIT: _PRINTABLE - _DIGITS,
     sre.CATEGORY_NOT_WORD: _PRINTABLE - _WORD,
 }
-_LARGEST = 100_000  # states; about a second
 # States of the simple automaton in those of the deterministic one, summed: nested repetitions overlap in all of them.
 _LARGEST_IN_ALL = 2_000_000
 
@@ -52,24 +60,43 @@ def compile_regex(regex: str) -> tuple[Automaton, int | None]:
     Raises:
         InputError: not a regular expression, or one that this package does not count.
     """
+    if len(regex) > LONGEST_PATTERN:
+        raise _refused(regex, f"at most {LONGEST_PATTERN} characters", "Use Choice for a list of texts.")
+    if _depth(regex) > DEEPEST_PATTERN:
+        raise _refused(regex, f"at most {DEEPEST_PATTERN} groups inside each other", "Take out some parentheses.")
     try:
-        tree = _parser.parse(regex)
-    except re.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # of sets inside sets, which stay what they are
+            tree = _parser.parse(regex)
+    except (re.error, OverflowError) as error:
         raise InputError("pattern", f"must be a regular expression ({error})", regex, _EXAMPLE) from None
     if tree.state.flags & ~re.UNICODE:
         raise _refused(regex, "no flags", "Write both letters, as [Aa].")
     builder = _Builder(regex)
     end = builder.add(tree, 0)
+    shortest, longest = tree.getwidth()
+    if longest > LONGEST_FILLING:
+        raise _refused(regex, f"texts of at most {LONGEST_FILLING} characters", "Use smaller repetitions.")
     automaton = _determinise(builder, end)
     if any("\ud800" <= character <= "\udfff" for row in automaton.moves for character in row):
         raise _refused(regex, "no surrogates, which UTF-8 cannot encode", "Leave them out of the class.")
     if automaton.ends[0]:
         raise _refused(regex, "no empty text", "Write {1,3} instead of {0,3}.")
-    shortest, longest = tree.getwidth()
+    if automaton.counts[0] >= 10**LARGEST_SPACE_DIGITS:
+        raise _refused(regex, f"at most 10^{LARGEST_SPACE_DIGITS} texts", "Use smaller repetitions.")
     return automaton, shortest if shortest == longest else None
 
 
 _EXAMPLE = 'Write Pattern(r"[A-Z]{2}\\d{6}").'
+
+
+def _depth(regex: str) -> int:
+    """How many groups are open at once, at most: an upper bound, since a parenthesis in a class counts too."""
+    depth = deepest = 0
+    for character in re.sub(r"\\.", "", regex, flags=re.DOTALL):
+        depth += (character == "(") - (character == ")")
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _refused(regex: str, rule: str, remedy: str) -> InputError:
@@ -81,18 +108,20 @@ class _Builder:
 
     def __init__(self, regex: str) -> None:
         self.regex = regex
+        self.steps = 0
         self.empty: list[list[int]] = [[]]
         self.moves: list[list[tuple[frozenset[str], int]]] = [[]]
 
     def new_state(self) -> int:
-        if len(self.empty) >= _LARGEST:
-            raise _refused(self.regex, f"at most {_LARGEST} states", "Use smaller repetitions.")
+        if len(self.empty) >= MOST_PATTERN_STATES:
+            raise _refused(self.regex, f"at most {MOST_PATTERN_STATES} states", "Use smaller repetitions.")
         self.empty.append([])
         self.moves.append([])
         return len(self.empty) - 1
 
     def add(self, tree: Iterable[tuple[Any, Any]], state: int) -> int:
         """The state after `tree`, read from `state` on."""
+        self.spend(1)
         for operation, argument in tree:
             state = self._add_one(operation, argument, state)
         return state
@@ -119,6 +148,8 @@ class _Builder:
         least, most, inner = argument
         if most is sre.MAXREPEAT:
             raise _refused(self.regex, "bounded repetitions", "Write {1,8} instead of + or *.")
+        if most > MOST_PATTERN_STATES:
+            raise _refused(self.regex, f"at most {MOST_PATTERN_STATES} states", "Use smaller repetitions.")
         for _ in range(least):
             state = self.add(inner, state)
         after = self.new_state()
@@ -137,6 +168,7 @@ class _Builder:
             return _PRINTABLE
         if operation is sre.IN:
             negated = argument[0][0] is sre.NEGATE
+            self.spend(sum(item[1][1] - item[1][0] for item in argument[negated:] if item[0] is sre.RANGE))
             inside = frozenset().union(*(self._members(*item) for item in argument[negated:]))
             return self._some(_PRINTABLE - inside if negated else inside)
         kind = {sre.AT: "anchors", sre.GROUPREF: "backreferences"}.get(operation, "look-arounds or conditions")
@@ -150,6 +182,13 @@ class _Builder:
                 raise _refused(self.regex, r"no class but \d, \w, \D and \W", "List the characters, as [ab].")
             return _CLASSES[argument]
         return frozenset(chr(argument))
+
+    def spend(self, moves: int) -> None:
+        """Counts what is built, and stops before it takes too long."""
+        self.steps += moves
+        if self.steps > MOST_PATTERN_MOVES:
+            rule = f"at most {MOST_PATTERN_MOVES} characters in its classes, summed over its states"
+            raise _refused(self.regex, rule, "Use smaller classes or repetitions.")
 
     def _some(self, characters: frozenset[str]) -> frozenset[str]:
         if not characters:
@@ -175,6 +214,7 @@ def _determinise(builder: _Builder, end: int) -> Automaton:
         following: dict[str, set[int]] = {}
         for state in states:
             for characters, after in builder.moves[state]:
+                builder.spend(len(characters))
                 for character in characters:
                     following.setdefault(character, set()).add(after)
         row = {}
@@ -188,7 +228,7 @@ def _determinise(builder: _Builder, end: int) -> Automaton:
             if to not in number_of:
                 size += len(to)
                 if size > _LARGEST_IN_ALL:
-                    raise _refused(builder.regex, f"at most {_LARGEST} states", "Use smaller repetitions.")
+                    raise _refused(builder.regex, f"at most {MOST_PATTERN_STATES} states", "Use smaller repetitions.")
                 number_of[to] = len(found)
                 found.append(to)
             row[character] = number_of[to]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from hf_exposure.canaries.template import CanaryTemplate
+from hf_exposure.checks import encodable_text, instance_of
 from hf_exposure.errors import InputError, described
 
 __all__ = ["Source", "SourceTemplate", "source_for"]
@@ -37,7 +38,8 @@ class SourceTemplate:
     template: CanaryTemplate
 
     def __post_init__(self) -> None:
-        fields = _fields(self.text)
+        instance_of("template", self.template, CanaryTemplate, "Pass canaries.template.")
+        fields = _fields(encodable_text("source", self.text))
         known = self.template.spaces
         for _, name, form, conversion in fields:
             if name is not None and (name not in known or form or conversion):
@@ -67,6 +69,7 @@ def source_for(source: str | None, template: CanaryTemplate) -> Source | None:
         return None
     if not isinstance(source, str):
         raise InputError("source", "must be a text", described(source), "Pass source='...'; holes are written {name}.")
+    encodable_text("source", source)
     if any(name is not None for _, name, _, _ in _fields(source)):
         return SourceTemplate(source, template)
     return source.format()

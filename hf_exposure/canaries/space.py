@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from functools import lru_cache
 from typing import Any
 
+from hf_exposure.checks import encodable_text, index_below
 from hf_exposure.errors import InputError, described
 
 __all__ = ["Space", "State"]
@@ -73,8 +74,7 @@ class Space(ABC):
         Raises:
             InputError: the index is outside the space.
         """
-        if not 0 <= index < self.size:
-            raise InputError("index", f"must be from 0 to {self.size - 1}", index, "Draw it below space.size.")
+        index = index_below(self.size, index, "Draw it below space.size.")
         state = self.start
         characters: list[str] = []
         while True:
@@ -96,7 +96,7 @@ class Space(ABC):
             InputError: the text is not a filling of this space.
         """
         state, index = self.start, 0
-        for position, character in enumerate(text):
+        for position, character in enumerate(encodable_text("text", text)):
             moves = self.moves(state)
             if character not in moves:
                 raise self._not_a_filling(text, f"character {position} does not fit")
@@ -112,7 +112,7 @@ class Space(ABC):
 
     def contains(self, text: str) -> bool:
         """Whether `text` is a filling of this space."""
-        return len(text) in self.lengths_at(text, 0)
+        return isinstance(text, str) and len(text) in self.lengths_at(text, 0)
 
     def lengths_at(self, text: str, position: int) -> list[int]:
         """The lengths in characters, ascending, of the fillings that stand in `text` from `position` on."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hf_exposure.canaries.character_spaces import Digits, Letters, LuhnDigits
@@ -11,6 +11,7 @@ from hf_exposure.canaries.space import Space
 from hf_exposure.canaries.vocabulary import VocabularyTokens
 from hf_exposure.canaries.word_lists import ENGLISH_LIST, digest, english_words
 from hf_exposure.canaries.word_spaces import Choice, Words
+from hf_exposure.checks import encodable_text
 from hf_exposure.errors import InputError
 
 __all__ = [
@@ -57,9 +58,12 @@ def space_from_dict(values: dict[str, Any]) -> Space:
         >>> space_from_dict({"type": "digits", "length": 9})
         Digits(length=9)
     """
+    if not isinstance(values, Mapping):
+        remedy = "Write what space.to_dict() gives."
+        raise InputError("space", "must be a mapping with a type", type(values).__name__, remedy)
     arguments = dict(values)
     kind = arguments.pop("type", None)
-    if kind not in _FROM_DICT:
+    if not isinstance(kind, str) or kind not in _FROM_DICT:
         raise InputError("type", f"must be one of {', '.join(_FROM_DICT)}", kind, "Write what space.to_dict() gives.")
     try:
         return _FROM_DICT[kind](arguments)
@@ -82,7 +86,7 @@ def parse_space(spec: str) -> Space:
         >>> parse_space("digits:9"), parse_space("choice:a|b|c").size
         (Digits(length=9), 3)
     """
-    kind, colon, argument = spec.partition(":")
+    kind, colon, argument = encodable_text("space", spec).partition(":")
     kinds: dict[str, Callable[[int], Space]] = {
         "digits": Digits,
         "letters": Letters,
@@ -93,6 +97,6 @@ def parse_space(spec: str) -> Space:
         return Choice(argument.split("|"))
     if colon and kind == "pattern":
         return Pattern(argument)
-    if not colon or kind not in kinds or not (argument.isascii() and argument.isdigit()):
+    if not colon or kind not in kinds or not (argument.isascii() and argument.isdigit() and len(argument) < 19):
         raise InputError("space", "must be a kind and its size", spec, f"Write {_FORMS}.")
     return kinds[kind](int(argument))

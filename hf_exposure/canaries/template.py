@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from hf_exposure.canaries.ambiguity import refuse_ambiguity
-from hf_exposure.canaries.checks import encodable_text
 from hf_exposure.canaries.segments import Hole, Segment, SegmentAutomaton
 from hf_exposure.canaries.space import Space
 from hf_exposure.canaries.spaces import space_from_dict
+from hf_exposure.checks import encodable_text, index_below
 from hf_exposure.errors import InputError, described
+from hf_exposure.limits import LARGEST_SPACE_DIGITS, LONGEST_TEMPLATE, MOST_HOLES
 
 __all__ = ["CanaryTemplate"]
 
@@ -33,7 +34,8 @@ class CanaryTemplate(SegmentAutomaton):
 
     Raises:
         InputError: a hole without a space or a space without a hole; a hole that is named twice, unnamed, or has a
-            format; no hole; text that UTF-8 cannot encode; two fillings that render the same text.
+            format; no hole; text that UTF-8 cannot encode; two fillings that render the same text;
+            more than 100 holes, or 10^4000 fillings.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits
@@ -50,7 +52,9 @@ class CanaryTemplate(SegmentAutomaton):
     segments: tuple[Segment, ...]
 
     def __init__(self, text: str, /, **spaces: Space) -> None:
-        segments = _segments(encodable_text("text", text), spaces)
+        if len(encodable_text("text", text)) > LONGEST_TEMPLATE:
+            raise InputError("text", f"must be at most {LONGEST_TEMPLATE} characters", text, "Shorten it.")
+        segments = _segments(text, spaces)
         unused = [name for name in spaces if name not in {hole for hole, _ in _holes(segments)}]
         if unused:
             raise InputError(
@@ -58,6 +62,9 @@ class CanaryTemplate(SegmentAutomaton):
             )
         object.__setattr__(self, "text", text)
         object.__setattr__(self, "segments", segments)
+        if self.log2_space_size >= LARGEST_SPACE_DIGITS * math.log2(10):
+            rule = f"must have at most 10^{LARGEST_SPACE_DIGITS} candidate secrets"
+            raise InputError("spaces", rule, f"2^{self.log2_space_size:.0f}", "Fill its holes from smaller spaces.")
         refuse_ambiguity(self, text)
 
     def __repr__(self) -> str:
@@ -137,9 +144,7 @@ class CanaryTemplate(SegmentAutomaton):
         Raises:
             InputError: the index is outside the space.
         """
-        if not 0 <= index < self.space_size:
-            rule = f"must be from 0 to {self.space_size - 1}"
-            raise InputError("index", rule, index, "Draw it below template.space_size.")
+        index = index_below(self.space_size, index, "Draw it below template.space_size.")
         parts: list[str] = []
         for segment in reversed(self.segments):
             if isinstance(segment, str):
@@ -171,7 +176,10 @@ class CanaryTemplate(SegmentAutomaton):
         Raises:
             InputError: as the constructor and `space_from_dict`.
         """
-        return cls(values["text"], **{name: space_from_dict(space) for name, space in values["spaces"].items()})
+        if not isinstance(values, Mapping) or not isinstance(values.get("spaces"), Mapping) or "text" not in values:
+            remedy = "Write what template.to_dict() gives."
+            raise InputError("template", "must have a text and the spaces of its holes", type(values).__name__, remedy)
+        return cls(values["text"], **{str(name): space_from_dict(space) for name, space in values["spaces"].items()})
 
     def _fillings(self, text: str) -> dict[str, str] | None:
         """Depth-first over the lengths of the holes; what failed from a place once is not tried from there again."""
@@ -219,6 +227,8 @@ def _segments(text: str, spaces: dict[str, Space]) -> tuple[Segment, ...]:
             segments.append(literal)
         if name is None:
             continue
+        if len(seen) == MOST_HOLES:
+            raise InputError("text", f"must have at most {MOST_HOLES} holes", text, "Use larger spaces.")
         _check_hole(text, name, bool(format_spec or conversion), seen, spaces)
         seen.add(name)
         segments.append((name, spaces[name]))

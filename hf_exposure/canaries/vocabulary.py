@@ -5,7 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from hf_exposure.canaries.word_spaces import Words
+from hf_exposure.checks import check_tokenizer, encodable_text, whole_number
 from hf_exposure.errors import InputError
+from hf_exposure.limits import MOST_WORDS
 
 __all__ = ["VocabularyTokens", "single_token_words"]
 
@@ -38,6 +40,7 @@ class VocabularyTokens(Words):
     """
 
     def __init__(self, tokenizer: Any, number: int, separator: str = " ") -> None:
+        whole_number("number", number, 1, MOST_WORDS)
         super().__init__(number, single_token_words(tokenizer, separator), separator)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -55,6 +58,8 @@ def single_token_words(tokenizer: Any, separator: str = " ") -> list[str]:
         >>> single_token_words(ByT5Tokenizer())[:5]
         ['!', '"', '#', '$', '%']
     """
+    encodable_text("separator", separator)
+    check_tokenizer(tokenizer)
     candidates = _surfaces(tokenizer, separator)
     alone, with_separator = _encode(tokenizer, [_ANCHOR, _ANCHOR + separator])
     encoded = _encode(tokenizer, [_ANCHOR + separator + candidate for candidate in candidates])

@@ -6,11 +6,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text, whole_number
 from hf_exposure.canaries.space import Space, State
 from hf_exposure.canaries.word_lists import ENGLISH_LIST, digest, english_words
 from hf_exposure.canaries.word_trie import WordTrie
+from hf_exposure.checks import countable, encodable_text, whole_number
 from hf_exposure.errors import InputError, described
+from hf_exposure.limits import LONGEST_FILLING, MOST_WORDS
 
 __all__ = ["Choice", "Words"]
 
@@ -108,12 +109,16 @@ class Words(Space):
         trie = WordTrie(english_words() if words is None else words, "words")
         if not encodable_text("separator", separator):
             raise InputError("separator", "must be at least one character", separator, 'Write separator=" ".')
+        if len(separator) > LONGEST_FILLING:
+            rule = f"must be at most {LONGEST_FILLING} characters"
+            raise InputError("separator", rule, separator, 'Write separator=" ".')
         letters = frozenset("".join(trie.words))
         if not letters.isdisjoint(separator):
             word = next(word for word in trie.words if not set(word).isdisjoint(separator))
             rule = f"must hold no character of the separator {separator!r}"
             raise InputError("words", rule, described(word), "Remove such words, or choose another separator.")
-        object.__setattr__(self, "number", whole_number("number", number, 1))
+        object.__setattr__(self, "number", whole_number("number", number, 1, MOST_WORDS))
+        countable("number", len(trie.words), self.number)
         object.__setattr__(self, "separator", separator)
         object.__setattr__(self, "_trie", trie)
         object.__setattr__(self, "_letters", letters)

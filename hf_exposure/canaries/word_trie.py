@@ -11,8 +11,9 @@ from bisect import bisect_right
 from collections.abc import Iterable
 from typing import Any
 
-from hf_exposure.canaries.checks import encodable_text
+from hf_exposure.checks import at_most, encodable_text
 from hf_exposure.errors import InputError, described
+from hf_exposure.limits import LONGEST_LIST, LONGEST_WORD
 
 Node = tuple[int, int, int]
 
@@ -24,20 +25,22 @@ class WordTrie:
     """The prefix tree of distinct, non-empty words.
 
     Raises:
-        InputError: no word, an empty one, a repeated one, or one that UTF-8 cannot encode; named `argument`.
+        InputError: no word, an empty one, a repeated one, or one that UTF-8 cannot encode; more than a million of
+            them, or one of more than 10,000 characters; named `argument`.
     """
 
     def __init__(self, words: Iterable[str], argument: str) -> None:
-        if isinstance(words, str):
-            raise InputError(
-                argument, "must be a list of strings", described(words), f'Write {argument}=["red", "green"].'
-            )
-        words = list(words)
+        remedy = f'Write {argument}=["red", "green"].'
+        if isinstance(words, (str, bytes)) or not isinstance(words, Iterable):
+            raise InputError(argument, "must be a list of strings", described(words), remedy)
+        words = at_most(argument, words, LONGEST_LIST)
         if not words:
-            raise InputError(argument, "must hold at least one string", words, f'Write {argument}=["red", "green"].')
+            raise InputError(argument, "must hold at least one string", words, remedy)
         for word in words:
             if not encodable_text(argument, word):
                 raise InputError(argument, "must hold no empty string", word, "Remove it.")
+            if len(word) > LONGEST_WORD:
+                raise InputError(argument, f"must hold texts of at most {LONGEST_WORD} characters", word, "Cut it.")
         words.sort()
         for word, following in zip(words, words[1:], strict=False):
             if word == following:

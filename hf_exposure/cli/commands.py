@@ -39,6 +39,9 @@ def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
     ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an unexpected failure; it may quote secrets.")
+    ] = False,
 ) -> None:
     """Is a language model memorising secrets, how sure is that, and could a stranger get them out?"""
 

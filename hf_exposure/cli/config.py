@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterable
 from pathlib import Path
+from types import NoneType
 from typing import Annotated, Any
 
 import typer
 
 from hf_exposure.errors import InputError
+from hf_exposure.files import read_bytes
+from hf_exposure.limits import DEEPEST_CONFIG, LARGEST_CONFIG_BYTES, MOST_CONFIG_NODES
 
 __all__ = ["ConfigOption"]
 
@@ -22,12 +26,17 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         return None
     import yaml
 
+    remedy = "Write one `option: value` a line."
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = read_bytes(path, LARGEST_CONFIG_BYTES).decode("utf-8")
+        _check_size(yaml.parse(text, Loader=yaml.SafeLoader), path)
+        values = yaml.safe_load(text)
     except OSError as error:
         raise InputError("--config", f"must be a readable file ({error.strerror})", str(path), "Check it.") from None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise InputError("--config", "must be YAML", str(path), "Write one `option: value` a line.") from None
+    except InputError:
+        raise
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, an integer too long, bytes
+        raise InputError("--config", "must be YAML", str(path), remedy) from None
     values = {} if values is None else values
     if not isinstance(values, dict):
         raise InputError("--config", "must hold `option: value` lines", str(path), "Write `references: 4096`, say.")
@@ -36,11 +45,28 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
     return path
 
 
+def _check_size(events: Iterable[Any], path: Path) -> None:
+    """Refuses what would grow when it is read: an alias stands for a copy, and copies of copies fill the memory."""
+    import yaml
+
+    nodes = depth = 0
+    for event in events:
+        nodes += isinstance(event, yaml.NodeEvent)
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if isinstance(event, yaml.AliasEvent):
+            raise InputError("--config", "must have no aliases", str(path), f"Write *{event.anchor} out.")
+        if nodes > MOST_CONFIG_NODES or depth > DEEPEST_CONFIG:
+            rule = f"must have at most {MOST_CONFIG_NODES} values, and {DEEPEST_CONFIG} levels of them"
+            raise InputError("--config", rule, str(path), "Write one `option: value` a line.")
+
+
 def _checked(values: dict[Any, Any], options: list[str], path: Path) -> dict[str, Any]:
     known = [name for name in options if name not in _TYPED_ONLY]
     checked = {}
     for key, value in values.items():
-        name = str(key).replace("-", "_")
+        if not isinstance(key, str):
+            raise InputError(f"{path}", "must have options that are words", key, "Write `references: 4096`, say.")
+        name = key.replace("-", "_")
         if name == "trust_remote_code":
             rule = "must be typed: a file cannot switch it on"
             raise InputError(f"{path}: {key}", rule, value, "Remove it, and add --trust-remote-code.")
@@ -48,15 +74,26 @@ def _checked(values: dict[Any, Any], options: list[str], path: Path) -> dict[str
             near = difflib.get_close_matches(name, known, n=1)
             remedy = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(sorted(known))}."
             raise InputError(f"{path}: {key}", "must be an option of this command", value, remedy)
-        checked[name] = _as_typed(value)
+        if value is not None:  # `seed:` without a value leaves the option out
+            checked[name] = _as_typed(f"{path}: {key}", value)
     return checked
 
 
-def _as_typed(value: Any) -> Any:
+def _as_typed(option: str, value: Any) -> Any:
     """YAML's values as they would be typed: `repetitions: {1: 4}` is 1:4, and lists are options given repeatedly."""
     if isinstance(value, dict):
-        return ",".join(f"{key}:{item}" for key, item in value.items())
-    return [str(item) for item in value] if isinstance(value, list) else value
+        return ",".join(f"{_word(option, key)}:{_word(option, item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return [_word(option, item) for item in value]
+    return value if isinstance(value, bool) else _word(option, value)
+
+
+def _word(option: str, value: Any) -> str:
+    if isinstance(value, (list, dict, set, bytes, NoneType)):
+        raise InputError(option, "must be a word or number, or a list of them", value, "Write it as it is typed.")
+    if "\0" in str(value):
+        raise InputError(option, "must have no null character", value, "Remove it.")
+    return str(value)
 
 
 ConfigOption = Annotated[

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from hf_exposure.errors import InputError
+from hf_exposure.files import parse_json, read_json
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanaryContext
@@ -45,7 +45,7 @@ def context_of(prompt: str | None, messages: str | None) -> CanaryContext | None
     if messages is None:
         return None if prompt is None else CanaryContext(prompt=prompt)
     try:
-        turns = json.loads(Path(messages).read_text(encoding="utf-8") if messages.endswith(".json") else messages)
+        turns = read_json(messages) if messages.endswith(".json") else parse_json(messages)
     except OSError as error:
         rule = f"must be JSON, or a file that can be read ({error.strerror})"
         raise InputError("--messages", rule, messages, _EXAMPLE) from None
@@ -73,6 +73,7 @@ def recorded_or_typed(
         InputError: both, and they differ: canaries would not be scored where they were trained on.
     """
     from hf_exposure.canaries import CanaryContext
+    from hf_exposure.checks import encodable_text
 
     was = {key: recorded.get(key) for key in ("context", "source")}
     typed = as_recorded(context, source)
@@ -84,4 +85,10 @@ def recorded_or_typed(
         raise InputError(
             "--prompt, --messages, --source", "must be what the canaries were inserted with", given, remedy
         )
-    return None if was["context"] is None else CanaryContext(**was["context"]), was["source"]
+    try:
+        if was["source"] is not None:
+            encodable_text("source", was["source"])
+        return None if was["context"] is None else CanaryContext(**was["context"]), was["source"]
+    except (InputError, TypeError):
+        rule = "must have a record of the insertion as insert wrote it"
+        raise InputError("--dataset", rule, "other values", "Insert again.") from None

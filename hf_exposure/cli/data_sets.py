@@ -9,6 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from hf_exposure.cli.names import check_data_set
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up
 
@@ -18,6 +19,7 @@ _BUILDERS = {
     ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text",
 }  # fmt: skip
 _BATCH = 1000
+_HEAD_BYTES = 2**16
 # A new file begins here, so that no shard of the input, however long, becomes one file that a worker cannot share.
 _MOST_BYTES = 500 * 2**20
 
@@ -28,8 +30,10 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
     Raises:
         InputError: nothing that loads, or a saved folder that should be streamed.
     """
-    from datasets import load_dataset, load_from_disk
+    check_data_set("--dataset", dataset)
+    from datasets import load_dataset, load_from_disk, logging
 
+    logging.set_verbosity(logging.CRITICAL)  # what is wrong is said once, below
     path = Path(dataset)
     if not path.exists():
         clean_up(path.absolute().parent)  # a killed insert may have been about to put it there
@@ -43,6 +47,8 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
             builder = _BUILDERS.get(path.suffix.lower())
             if builder is None:
                 raise InputError("--dataset", f"must end in {', '.join(_BUILDERS)}", str(path), remedy)
+            if builder == "json":
+                _check_rows_of_json(path, remedy)
             return load_dataset(builder, data_files={"train": str(path)}, streaming=stream)
         if path.is_dir():
             return load_from_disk(str(path)) if saved else load_dataset(str(path), streaming=stream)
@@ -53,6 +59,14 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
         # Of the library's own classes, the hub client's and pyarrow's: each says what is wrong in its first line.
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError("--dataset", f"must be a data set that loads ({said[0]})", dataset, remedy) from None
+
+
+def _check_rows_of_json(path: Path, remedy: str) -> None:
+    """pyarrow ends the whole process on a file that begins with null instead of a row."""
+    with path.open("rb") as file:
+        begins = file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not begins.startswith((b"{", b"[")):
+        raise InputError("--dataset", "must begin with a row, which is a JSON object", str(path), remedy)
 
 
 def parts_of(dataset: Any) -> dict[str, Any]:

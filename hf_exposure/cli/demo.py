@@ -8,7 +8,9 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.names import check_data_set, check_model, check_tokenizer
 from hf_exposure.cli.values import parse_repetitions
+from hf_exposure.errors import InputError
 
 __all__ = ["demo"]
 
@@ -37,6 +39,15 @@ def demo(
     config: ConfigOption = None,
 ) -> None:
     """Train a small model with canaries in its text, watch exposure rise, and pull the secrets back out."""
+    counts = parse_repetitions(repetitions)
+    if text_file is not None and (text_file.is_dir() or not text_file.exists()):
+        raise InputError("--text-file", "must be a file that exists", str(text_file), "Give another path.")
+    if dataset is not None:
+        check_data_set("--dataset", dataset)
+    if not model.startswith("small-"):
+        check_model("--model", model)
+    if tokenizer not in (None, "bytes", "bpe"):
+        check_tokenizer("--tokenizer", tokenizer)
     from hf_exposure.demo import DemoSettings, run_demo
 
     run_demo(
@@ -48,7 +59,7 @@ def demo(
             model=model,
             tokenizer=tokenizer,
             epochs=epochs,
-            repetitions=parse_repetitions(repetitions),
+            repetitions=counts,
             controls=controls,
             digits=digits,
             top_k=top_k,

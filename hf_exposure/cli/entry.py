@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+import traceback
 
 import typer
 from typer.main import get_command
@@ -11,33 +13,62 @@ from typer.main import get_command
 from hf_exposure.cli.commands import app
 from hf_exposure.errors import ExposureError
 
-__all__ = ["BAD_USAGE", "INTERRUPTED", "main"]
+__all__ = ["BAD_USAGE", "DEBUG", "INTERRUPTED", "READER_LEFT", "UNEXPECTED", "main"]
 
-BAD_USAGE, INTERRUPTED = 2, 130
+BAD_USAGE, UNEXPECTED, INTERRUPTED = 2, 3, 130
+# As the shell has it for a program that SIGPIPE ended.
+READER_LEFT = 141
+DEBUG = "--debug"
 
 
 def main() -> None:
-    """Runs the command line. Exit status: 0 done, 1 a threshold was crossed, 2 bad usage or input, 130 interrupted."""
-    arguments = sys.argv[1:]
+    """Runs the command line and exits.
+
+    Exit status: 0 done, 1 a threshold was crossed, 2 bad usage or input, 3 an unexpected failure, 130 interrupted,
+    141 whoever read the output went away. Nothing that merely went wrong may end with 1, which is a verdict.
+    """
+    arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
+    for stream in (sys.stdout, sys.stderr):
+        # What a terminal's encoding lacks is written as an escape, instead of failing after the work was done.
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
     try:
-        # Left to itself, the library would answer Ctrl-C with status 1, which here means a crossed threshold.
-        status = get_command(app).main(arguments, prog_name="hf-exposure", standalone_mode=False)
-        if status == INTERRUPTED:  # newer releases catch it, and answer with its status
-            status = _interrupted(arguments)
-    except ExposureError as error:
-        status = _fail(str(error))
-    except OSError as error:
-        where = f": {error.filename}" if error.filename else ""
-        status = _fail(f"{error.strerror or error}{where}")
-    except (KeyboardInterrupt, typer.Abort):
-        status = _interrupted(arguments)
-    except Exception as error:
-        # Typer brings a parser of its own, whose usage errors share a way to show themselves and no public class.
-        if not hasattr(error, "exit_code") or not hasattr(error, "format_message"):
-            raise
-        status = _fail(" ".join(error.format_message().split()) or "no command was given")
-    if isinstance(status, int) and status:
+        status = _run(arguments)
+        sys.stdout.flush()  # so that a full disk shows here
+    except BaseException as error:
+        status = _status_of(error, arguments)
+    if status:
         sys.exit(status)
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        status = get_command(app).main(arguments, prog_name="hf-exposure", standalone_mode=False)
+    except SystemExit as stopped:
+        # The library answers a reader that left with status 1, which here means a crossed threshold.
+        raise stopped.__context__ if isinstance(stopped.__context__, BrokenPipeError) else stopped from None
+    if status == INTERRUPTED:  # newer releases catch Ctrl-C, and answer with its status
+        raise KeyboardInterrupt
+    return status if isinstance(status, int) else 0
+
+
+def _status_of(error: BaseException, arguments: list[str]) -> int:
+    """Says what went wrong, and returns its exit status."""
+    if isinstance(error, ExposureError):
+        return _fail(str(error))
+    if isinstance(error, BrokenPipeError):
+        _silence_stdout()
+        return READER_LEFT
+    if isinstance(error, OSError):
+        _silence_stdout()
+        where = f": {error.filename}" if error.filename else ""
+        return _fail(f"{error.strerror or error}{where}")
+    if isinstance(error, (KeyboardInterrupt, typer.Abort)):
+        return _interrupted(arguments)
+    # Typer brings a parser of its own, whose usage errors share a way to show themselves and no public class.
+    if hasattr(error, "exit_code") and hasattr(error, "format_message"):
+        return _fail(" ".join(error.format_message().split()) or "no command was given")
+    return _unexpected(error)
 
 
 def _fail(message: str) -> int:
@@ -46,7 +77,32 @@ def _fail(message: str) -> int:
     return BAD_USAGE
 
 
+def _unexpected(error: BaseException) -> int:
+    """Names the failure by its kind and place. Another library wrote its message, which may quote a secret.
+
+    A library's own `sys.exit(1)` comes here too.
+    """
+    wants_traceback = DEBUG in sys.argv
+    if wants_traceback:
+        traceback.print_exception(error)
+    is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    what = "out of memory" if is_memory else "unexpected failure"
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
+    advice = "" if wants_traceback else f" Add {DEBUG} for the traceback, which may quote secrets."
+    typer.echo(f"hf-exposure: {what}: {type(error).__name__}{where}.{advice}", err=True)
+    return UNEXPECTED
+
+
 def _interrupted(arguments: list[str]) -> int:
     typer.echo("\nhf-exposure: interrupted. No file was left half written. To begin again, type:", err=True)
     typer.echo(f"  {shlex.join(['hf-exposure', *arguments])}", err=True)
     return INTERRUPTED
+
+
+def _silence_stdout() -> None:
+    """Nothing more is written: the interpreter flushes on its way out, and would fail once more."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

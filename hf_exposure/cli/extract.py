@@ -90,6 +90,7 @@ def extract(
         name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
         trust_remote_code=trust_remote_code,
     )  # fmt: skip
+    origin.check()
     if discoverable and known is not None:
         asking = {"temperature": temperature, "top_k": sample_top_k, "top_p": sample_top_p, "samples": samples}
         _ask(origin, known, {**asking, "near_edits": near_edits, "seed": seed}, probability, as_json=as_json)
@@ -125,11 +126,12 @@ def _ask(
     origin: ModelSource, canaries: CanarySet, asking: dict[str, Any], probability: float, *, as_json: bool
 ) -> None:
     from hf_exposure.canaries.secrecy import without_secrets
-    from hf_exposure.extraction import discoverable_extraction
-    from hf_exposure.report.extraction_text import describe_discoverability, discoverability_values
 
     if not 0 < probability < 1:
         raise InputError("--probability", "must lie between 0 and 1", probability, "Type --probability 0.5.")
+    from hf_exposure.extraction import discoverable_extraction
+    from hf_exposure.report.extraction_text import describe_discoverability, discoverability_values
+
     loaded, tokenizer = origin.load()
     with calls_shown(loaded, "asking"):
         texts = [canary.text for canary in canaries]

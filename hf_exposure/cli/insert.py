@@ -17,6 +17,7 @@ from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.context import MessagesOption, PromptOption, as_recorded, context_of
 from hf_exposure.cli.data_sets import load_data_set, parts_of, without_cache, write_shards
 from hf_exposure.cli.models import load_tokenizer
+from hf_exposure.cli.names import check_data_set, check_tokenizer
 from hf_exposure.cli.values import check_new, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up, replaced_folder
@@ -86,6 +87,9 @@ def insert(
         raise InputError("--num-rows", "goes with --stream", num_rows, "Leave it out: the rows are counted.")
     if num_proc is not None and stream:
         raise InputError("--num-proc", "does not go with --stream", num_proc, "Leave it out: one process writes.")
+    check_data_set("--dataset", dataset)
+    if tokenizer is not None:
+        check_tokenizer("--tokenizer", tokenizer)
     import datasets
 
     if not sys.stderr.isatty():

@@ -25,9 +25,11 @@ from hf_exposure.cli.models import (
     TokenizerOption,
     TrustOption,
 )
+from hf_exposure.cli.names import check_model
 from hf_exposure.cli.progress import calls_shown
 from hf_exposure.cli.values import check_new, load_canaries
 from hf_exposure.errors import InputError
+from hf_exposure.files import read_json
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
@@ -81,6 +83,11 @@ def measure(
     context, source = recorded_or_typed(context_of(prompt, messages), source, trained_on)
     if out is not None:
         check_new(out, overwrite)
+    where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
+    origin = ModelSource(name=model, tokenizer=tokenizer, revision=revision, **where)  # type: ignore[arg-type]
+    origin.check()
+    if base_model is not None:
+        check_model("--base-model", base_model)
     from hf_exposure.measure import MeasureSettings, measure_exposure
 
     settings = {
@@ -89,8 +96,7 @@ def measure(
         "context": context,
     }  # fmt: skip
     MeasureSettings(**settings)  # type: ignore[arg-type]  # refused before a large model is loaded
-    where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
-    loaded, its_tokenizer = ModelSource(name=model, tokenizer=tokenizer, revision=revision, **where).load()  # type: ignore[arg-type]
+    loaded, its_tokenizer = origin.load()
     base = None
     if base_model is not None:
         chosen = tokenizer or model
@@ -119,7 +125,7 @@ def _described(dataset: str | None, canaries: CanarySet) -> Mapping[str, Any]:
     if not record.exists():
         return {"name": dataset}
     try:
-        values: dict[str, Any] = json.loads(record.read_text(encoding="utf-8"))
+        values: dict[str, Any] = read_json(record)
         its_hash = values["manifest_hash"]
     except (OSError, ValueError, KeyError, TypeError):
         raise InputError("--dataset", f"must have a whole {RECORD_FILE}", dataset, "Insert again.") from None

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hf_exposure.cli.names import check_model, check_tokenizer
 from hf_exposure.errors import InputError
 
 __all__ = ["DeviceOption", "Dtype", "DtypeOption", "ModelOption", "ModelSource", "RevisionOption", "TokenizerOption",
@@ -47,21 +48,28 @@ class ModelSource:
     trust_remote_code: bool = False
     option: str = "--model"
 
+    def check(self) -> None:
+        """What can be said of the names before anything heavy is loaded.
+
+        Raises:
+            InputError: a folder that is missing or holds no model.
+        """
+        check_model(self.option, self.name)
+        if self.tokenizer is not None:
+            check_tokenizer("--tokenizer", self.tokenizer)
+
     def load(self) -> tuple[Any, Any]:
         """The model, in eval mode on its device, and its tokenizer.
 
         Raises:
             InputError: a folder that is missing or holds no model, an unknown device.
         """
+        self.check()
         import transformers
 
         transformers.logging.set_verbosity_error()
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
-        if (_looks_local(self.name) or Path(self.name).is_file()) and not Path(self.name).is_dir():
-            raise InputError(
-                self.option, "must be a folder that exists", self.name, "Name the folder of a saved model."
-            )
         tokenizer = self._from("AutoTokenizer", self.tokenizer or self.name)
         model = self._from(self._auto_class(), self.name, dtype=self.dtype)
         return self._on_device(model).eval(), tokenizer
@@ -71,7 +79,8 @@ class ModelSource:
         config = self._from("AutoConfig", self._base_of_adapter() or self.name)
         if getattr(config, "is_encoder_decoder", False):
             return "AutoModelForSeq2SeqLM"
-        masked = any("MaskedLM" in name for name in getattr(config, "architectures", None) or ())
+        names = getattr(config, "architectures", None)
+        masked = isinstance(names, list) and any("MaskedLM" in str(name) for name in names)
         return "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
 
     def _base_of_adapter(self) -> str | None:
@@ -95,7 +104,9 @@ class ModelSource:
             return getattr(transformers, auto_class).from_pretrained(
                 name, trust_remote_code=self.trust_remote_code, **revision, **arguments
             )
-        except (OSError, ValueError, KeyError, ImportError) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # settings and weights of any kind may stand in a folder
             # The library's own message runs over many lines; its first says what is wrong.
             said = str(error).strip().splitlines() or [type(error).__name__]
             option = "--tokenizer" if auto_class == "AutoTokenizer" and self.tokenizer else self.option
@@ -119,9 +130,5 @@ def load_tokenizer(name: str) -> Any:
     Raises:
         InputError: no folder or Hub id of one.
     """
+    check_tokenizer("--tokenizer", name)
     return ModelSource(name=name, tokenizer=name)._from("AutoTokenizer", name)
-
-
-def _looks_local(name: str) -> bool:
-    """A Hub id has at most one slash, and does not begin like a path."""
-    return name.startswith((".", "/", "~")) or name.count("/") > 1

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.values import load_canaries
+from hf_exposure.cli.values import check_runs, load_canaries
 
 __all__ = ["push"]
 
@@ -25,6 +25,7 @@ def push(
     config: ConfigOption = None,
 ) -> None:
     """Publish a run's figures, rounded to 0.1 bit, in a model's card. The token is the one of `hf auth login`."""
+    check_runs([run])
     from hf_exposure.hub.push import push_to_hub
     from hf_exposure.report.run import load_run
 

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.values import check_new
+from hf_exposure.cli.values import check_new, check_runs
 
 __all__ = ["report"]
 
@@ -29,6 +29,7 @@ def report(
     config: ConfigOption = None,
 ) -> None:
     """Lay out a run on one page; or several runs: which setting memorises less at equal utility?"""
+    check_runs(runs)
     check_new(out, overwrite)
     from hf_exposure.report.run import load_run, load_runs
 

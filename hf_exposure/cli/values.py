@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,9 @@ from hf_exposure.errors import InputError
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet, CanaryTemplate
 
-__all__ = ["check_new", "load_canaries", "parse_repetitions", "parse_template"]
+__all__ = ["check_new", "check_runs", "load_canaries", "parse_repetitions", "parse_template"]
+
+_LONGEST_COUNT = 18  # digits
 
 
 def parse_repetitions(value: str) -> dict[int, int]:
@@ -29,12 +31,18 @@ def parse_repetitions(value: str) -> dict[int, int]:
     counts: dict[int, int] = {}
     for part in value.split(","):
         repetitions, _, canaries = part.partition(":")
-        if not (repetitions.strip().isdigit() and canaries.strip().isdigit()) or int(repetitions) in counts:
+        if not (_is_count(repetitions) and _is_count(canaries)) or int(repetitions) in counts:
             raise InputError(
                 "--repetitions", "must read REPETITIONS:CANARIES,...", value, "Type --repetitions 1:4,8:4,64:4."
             )
         counts[int(repetitions)] = int(canaries)
     return counts
+
+
+def _is_count(text: str) -> bool:
+    """Digits that Python reads as a number, which superscripts are not; and not too many of them."""
+    text = text.strip()
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT
 
 
 def parse_template(template: str, spaces: Sequence[str]) -> CanaryTemplate:
@@ -82,6 +90,17 @@ def load_canaries(path: Path) -> CanarySet:
         # The command's own option, where the library says "path".
         argument = "--canaries" if error.argument == "path" else f"--canaries, {error.argument}"
         raise type(error)(argument, error.rule, error.value, error.remedy) from None
+
+
+def check_runs(runs: Iterable[Path]) -> None:
+    """Refuses a run that is nowhere, before what reads runs is loaded.
+
+    Raises:
+        InputError: no such file or folder.
+    """
+    for run in runs:
+        if not run.exists():
+            raise InputError("run", "must be a folder or report that exists", str(run), "Name what --out was given.")
 
 
 def check_new(out: Path, overwrite: bool, *, is_file: bool = False) -> Path:

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 
+from hf_exposure.checks import FloatArray, checked_confidence, checked_costs, number_array, real_number
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray, checked_confidence, checked_costs
+from hf_exposure.limits import MOST_INSERTIONS
 
 __all__ = ["EpsilonBound", "epsilon_lower_bound", "one_run_p_value"]
 
@@ -79,17 +80,16 @@ def epsilon_lower_bound(
     costs_m = checked_costs("costs", costs, smallest_count=2)
     coins_m = _checked_coins(included, costs_m.size)
     level = checked_confidence(confidence_level)
-    if not 0.0 <= delta < 1.0:
-        raise InputError("delta", "must lie in [0, 1)", delta, "Type 0.0, or less than 1 over the training rows.")
-    planned = max(costs_m.size // 2, 1) if guesses is None else int(guesses)
-    if not 1 <= planned <= costs_m.size:
-        raise InputError("guesses", f"must lie in 1..{costs_m.size}", guesses, "Leave it out for half of them.")
+    delta = _checked_delta(delta)
+    planned = max(costs_m.size // 2, 1)
+    if guesses is not None:
+        planned = _checked_count("guesses", guesses, 1, costs_m.size, "Leave it out for half of them.")
     guessed_in, guessed_out = _guessed(costs_m, planned)
     correct = int((guessed_in & coins_m).sum() + (guessed_out & ~coins_m).sum())
     epsilon = _largest_refuted(costs_m.size, planned, correct, delta, 1.0 - level)
     return EpsilonBound(
         epsilon=epsilon,
-        delta=float(delta),
+        delta=delta,
         confidence_level=level,
         canaries=costs_m.size,
         guesses=planned,
@@ -106,12 +106,24 @@ def one_run_p_value(epsilon: float, *, delta: float, canaries: int, guesses: int
     probability 2 delta, the count be pushed up by some i; the adversary's best push is worth
     `max_i P(correct - i <= W < correct) / i` per unit of delta.
 
+    Raises:
+        InputError: a negative epsilon, an impossible delta, more guesses than canaries, more right than guessed.
+
     Source: Steinke, Nasr and Jagielski 2023, Theorem 5.2.
 
     Example (delta = 0, by hand: at least 2 of 2 at epsilon = ln 3, q = 3/4):
         >>> round(one_run_p_value(np.log(3.0), delta=0.0, canaries=2, guesses=2, correct=2), 6)
         0.5625
     """
+    epsilon = real_number("epsilon", epsilon, "must be at least 0", "Type 1.0, say.", at_least=0.0)
+    delta = _checked_delta(delta)
+    canaries = _checked_count("canaries", canaries, 1, MOST_INSERTIONS, "Count the coins that were flipped.")
+    guesses = _checked_count("guesses", guesses, 0, canaries, "Guess at most as many coins as were flipped.")
+    correct = _checked_count("correct", correct, 0, guesses, "Count the guesses that were right.")
+    return _p_value(epsilon, delta=delta, canaries=canaries, guesses=guesses, correct=correct)
+
+
+def _p_value(epsilon: float, *, delta: float, canaries: int, guesses: int, correct: int) -> float:
     q = 1.0 / (1.0 + math.exp(-epsilon))
     tail = float(binom.sf(correct - 1, guesses, q))
     if delta == 0.0 or correct == 0:
@@ -125,7 +137,7 @@ def _largest_refuted(canaries: int, guesses: int, correct: int, delta: float, re
     """Bisection: the p-value grows with epsilon, from chance to certainty."""
 
     def refuted(epsilon: float) -> bool:
-        p_value = one_run_p_value(epsilon, delta=delta, canaries=canaries, guesses=guesses, correct=correct)
+        p_value = _p_value(epsilon, delta=delta, canaries=canaries, guesses=guesses, correct=correct)
         return p_value < refuted_below
 
     if not refuted(0.0):
@@ -153,10 +165,23 @@ def _checked_coins(included: ArrayLike | None, canaries: int) -> NDArray[np.bool
     flip = "Flip one fair coin per canary before training."
     if included is None:
         raise InputError("included", "must be the coins, one per canary", None, flip)
-    coins = np.asarray(included)
+    coins = number_array("included", included, flip)
     if coins.shape != (canaries,) or not np.isin(coins, [0, 1]).all():
-        raise InputError("included", f"must be {canaries} bools, one per cost", included, flip)
+        raise InputError("included", f"must be {canaries} bools, one per cost", f"shape {coins.shape}", flip)
     coins_m: NDArray[np.bool_] = coins.astype(bool)
     if coins_m.all() or not coins_m.any():
-        raise InputError("included", "must be fair coin flips, of both outcomes", included, flip)
+        raise InputError("included", "must be fair coin flips, of both outcomes", "one outcome", flip)
     return coins_m
+
+
+def _checked_delta(delta: float) -> float:
+    remedy = "Type 0.0, or less than 1 over the training rows."
+    return real_number("delta", delta, "must lie in [0, 1)", remedy, at_least=0.0, below=1.0)
+
+
+def _checked_count(argument: str, value: object, smallest: int, largest: int, remedy: str) -> int:
+    rule = f"must lie in {smallest}..{largest}"
+    number = real_number(argument, value, rule, remedy, at_least=smallest, at_most=largest)
+    if not number.is_integer():
+        raise InputError(argument, "must be a whole number", value, remedy)
+    return int(number)

@@ -8,8 +8,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hf_exposure.checks import (
+    FloatArray,
+    checked_confidence,
+    checked_costs,
+    checked_flags,
+    checked_space_size,
+    number_array,
+)
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray, checked_confidence, checked_costs, checked_space_size
 from hf_exposure.estimators.weighted_share import SharesAtOrBelow, weighted_shares
 from hf_exposure.records import CostEstimate
 
@@ -45,7 +52,7 @@ def check_weights(weights: ArrayLike, strata: ArrayLike | None = None) -> Weight
         >>> check_weights(np.full(100, 0.7)).good
         False
     """
-    weights_N = _checked_weights(weights, np.asarray(weights).size)
+    weights_N = _checked_weights(weights, number_array("weights", weights).size)
     strata_N = _checked_strata(strata, weights_N.size)
     counts_S = np.bincount(strata_N)
     means_S = np.bincount(strata_N, weights_N) / counts_S
@@ -121,7 +128,7 @@ def importance_exposure(
     weights_N = _checked_weights(weights, references_N.size)
     strata_N = _checked_strata(strata, references_N.size)
     limits_K = None if weight_limits is None else _checked_limits(weight_limits, costs_K.size)
-    apart_K = ~np.broadcast_to(np.asarray(includes_self, dtype=bool), costs_K.shape)
+    apart_K = ~checked_flags("includes_self", includes_self, costs_K.size, "Pass True, or one for each cost.")
     if space_size is None and apart_K.any():
         raise InputError("space_size", "is needed where includes_self is False", None, "Pass template.space_size.")
     shares = weighted_shares(
@@ -210,25 +217,28 @@ def _note(
 def _checked_weights(weights: ArrayLike | None, draws: int) -> FloatArray:
     if weights is None:
         return np.ones(draws)
-    weights_N = np.asarray(weights, dtype=np.float64)
+    weights_N = number_array("weights", weights)
     if weights_N.shape != (draws,) or not draws:
         raise InputError(
             "weights", f"must be one per reference, ({draws},)", weights_N.shape, "Pass them in the references' order."
         )
     if not np.isfinite(weights_N).all() or (weights_N < 0.0).any() or not (weights_N > 0.0).any():
         raise InputError(
-            "weights", "must be finite, at least 0, and not all 0", weights, "Draw a part of the references uniformly."
+            "weights",
+            "must be finite, at least 0, and not all 0",
+            "others",
+            "Draw a part of the references uniformly.",
         )
     return weights_N
 
 
 def _checked_limits(weight_limits: ArrayLike, canaries: int) -> FloatArray:
-    limits = np.asarray(weight_limits, dtype=np.float64)
+    limits = number_array("weight_limits", weight_limits)
     if limits.shape not in {(), (canaries,)} or not np.isfinite(limits).all() or not (limits > 0.0).all():
         raise InputError(
             "weight_limits",
             f"must be one finite number above 0, or one per cost, ({canaries},)",
-            weight_limits,
+            f"shape {limits.shape}" if limits.ndim else weight_limits,
             "Pass 4 * min(1, 2**b / space_size) for canaries of b bits.",
         )
     return np.broadcast_to(limits, (canaries,)).astype(np.float64)
@@ -238,10 +248,13 @@ def _checked_strata(strata: ArrayLike | None, draws: int) -> NDArray[np.int64]:
     """Labels 0..S-1; each stratum needs two draws to know its own variance."""
     if strata is None:
         return np.zeros(draws, dtype=np.int64)
-    labels = np.asarray(strata)
+    try:
+        labels = np.asarray(strata)
+        _, strata_N, counts_S = np.unique(labels, return_inverse=True, return_counts=True)
+    except (TypeError, ValueError):  # labels that have no order, rows of unequal length
+        raise InputError("strata", "must be labels of one kind", type(strata).__name__, "Or leave it out.") from None
     if labels.shape != (draws,):
         raise InputError("strata", f"must be one label per reference, ({draws},)", labels.shape, "Or leave it out.")
-    _, strata_N, counts_S = np.unique(labels, return_inverse=True, return_counts=True)
     if counts_S.size > 1 and counts_S.min() < 2:
         raise InputError("strata", "must hold at least 2 draws each", int(counts_S.min()), "Merge the small ones.")
     return strata_N.astype(np.int64)

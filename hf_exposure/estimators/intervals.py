@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betainccinv, betaincinv, gammainccinv, gammaincinv
 
+from hf_exposure.checks import FloatArray, checked_confidence, number_array
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray, checked_confidence
 
 __all__ = ["beta_quantiles", "clopper_pearson"]
 
@@ -42,9 +42,17 @@ def clopper_pearson(
         ([0.0, 0.691503], [0.308497, 1.0])
     """
     level = checked_confidence(confidence_level)
-    hits_K, draws_K = np.broadcast_arrays(np.asarray(hits, dtype=np.float64), np.asarray(draws, dtype=np.float64))
+    try:
+        hits_K, draws_K = np.broadcast_arrays(number_array("hits", hits), number_array("draws", draws))
+    except ValueError as error:
+        if isinstance(error, InputError):
+            raise
+        rule = "must be one number for each of hits, or one for all"
+        raise InputError(
+            "draws", rule, f"shapes {np.shape(hits)} and {np.shape(draws)}", "Count them again."
+        ) from None
     if not (draws_K >= 1).all() or not ((hits_K >= 0) & (hits_K <= draws_K)).all():
-        raise InputError("hits", "must lie in 0..draws, of at least one draw", (hits, draws), "Count them again.")
+        raise InputError("hits", "must lie in 0..draws, of at least one draw", "others", "Count them again.")
     # One more draw on the other side at each end: this is the special case of `weighted_share` at equal weights.
     low, _ = beta_quantiles(hits_K / (draws_K + 1), hits_K, level)
     _, high = beta_quantiles((hits_K + 1) / (draws_K + 1), hits_K + 1, level)

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hf_exposure.checks import FloatArray, checked_costs, checked_flags, checked_space_size, real_number
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray, checked_costs, checked_space_size
 from hf_exposure.records import CostEstimate
 
 __all__ = ["enumeration_exposure", "exposure_from_rank", "ranks"]
@@ -58,7 +58,8 @@ def exposure_from_rank(rank: int, space_size: int) -> float:
         68.0
     """
     size = checked_space_size(space_size)
-    if not 1 <= rank <= size:
+    is_number = isinstance(rank, (int, float, np.integer, np.floating)) and not isinstance(rank, bool)
+    if not is_number or not 1 <= rank <= size or rank != int(rank):
         raise InputError("rank", f"must lie in 1..{size}", rank, "Count ranks from 1, within the same space.")
     return math.log2(size) - math.log2(int(rank))
 
@@ -99,9 +100,9 @@ def enumeration_exposure(
     """
     costs_K = checked_costs("costs", costs)
     ordered_N = np.sort(checked_costs("competitor_costs", competitor_costs))
-    if not tolerance_bits >= 0.0:
-        raise InputError("tolerance_bits", "must be at least 0", tolerance_bits, "Type 1e-4 for float32 scores.")
-    own_K = np.broadcast_to(np.asarray(includes_self, dtype=bool), costs_K.shape)
+    remedy = "Type 1e-4 for float32 scores."
+    tolerance_bits = real_number("tolerance_bits", tolerance_bits, "must be at least 0", remedy, at_least=0.0)
+    own_K = checked_flags("includes_self", includes_self, costs_K.size, "Pass True, or one for each cost.")
     nearest_K = _nearest(costs_K, ordered_N, own_K, tolerance_bits)
 
     def rivals(limit_K: FloatArray, side: str) -> NDArray[np.int64]:

@@ -8,8 +8,7 @@ from typing import Literal, get_args
 
 from numpy.typing import ArrayLike
 
-from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import checked_costs
+from hf_exposure.checks import checked_costs, one_of
 from hf_exposure.estimators.importance import importance_exposure
 from hf_exposure.estimators.rank import ranks
 from hf_exposure.records import CostEstimate
@@ -59,8 +58,7 @@ def sampling_exposure(
         >>> [round(e.exposure_bits, 4) for e in theirs]                                       # 8/5 and 8/1
         [0.6781, 3.0]
     """
-    if convention not in get_args(Convention):
-        raise InputError("convention", f"must be one of {get_args(Convention)}", convention, 'Type "valid".')
+    one_of("convention", convention, get_args(Convention), 'Type "valid".')
     estimates = importance_exposure(costs, references, space_size=space_size, confidence_level=confidence_level)
     references_N = checked_costs("references", references)
     points = [estimate.exposure_bits for estimate in estimates]

@@ -11,8 +11,8 @@ from scipy.optimize import brentq, minimize
 from scipy.special import log_ndtr
 from scipy.stats import binomtest, kstest, skew
 
+from hf_exposure.checks import FloatArray, checked_costs, flag, instance_of
 from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray, checked_costs
 from hf_exposure.estimators.skew_normal_tail import inverse_mills, log_cdf
 from hf_exposure.records import CostEstimate
 
@@ -26,6 +26,7 @@ TAIL_QUANTILE = 0.01
 REFUSED_BELOW = 0.001
 # No skew-normal has a skewness beyond 0.9953: the method of moments starts inside.
 _LARGEST_SKEWNESS = 0.99
+_ROUNDING = 1e-14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,8 @@ def fit_skew_normal(references: ArrayLike) -> SkewNormalFit:
     """
     references_N = checked_costs("references", references, smallest_count=FEWEST_REFERENCES, finite=True)
     mean, deviation = float(references_N.mean()), float(references_N.std())
-    if float(np.ptp(references_N)) == 0.0 or deviation == 0.0:
+    # Of costs that differ by rounding alone, the standardized ones are noise.
+    if deviation <= _ROUNDING * float(np.abs(references_N).max()):
         raise InputError(
             "references", "must not all be equal", float(references_N[0]), "Score more texts, in higher precision."
         )
@@ -156,14 +158,20 @@ def judge_fit(references: ArrayLike, fit: SkewNormalFit) -> FitJudgement:
         (False, 0, 20.01)
     """
     references_N = checked_costs("references", references, smallest_count=1, finite=True)
+    instance_of("fit", fit, SkewNormalFit, "Pass what fit_skew_normal returned.")
     law = (fit.shape, fit.loc, fit.scale)
     target = math.log(TAIL_QUANTILE)
-    quantile = brentq(
-        lambda cost: float(log_cdf(cost, *law)) - target,
-        fit.loc - 50.0 * fit.scale,
-        fit.loc + 50.0 * fit.scale,
-        xtol=1e-12 * fit.scale,
-    )
+    log_cdf(0.0, *law)  # refuses a law that is none
+    try:
+        quantile = brentq(
+            lambda cost: float(log_cdf(cost, *law)) - target,
+            fit.loc - 50.0 * fit.scale,
+            fit.loc + 50.0 * fit.scale,
+            xtol=1e-12 * fit.scale,
+        )
+    except ValueError:  # no floats between the ends, or no figures there
+        rule = "must be a law whose quantiles floats can hold"
+        raise InputError("fit", rule, law, "Pass what fit_skew_normal returned.") from None
     observed = int((references_N <= quantile).sum())
     p_value = float(binomtest(observed, references_N.size, TAIL_QUANTILE).pvalue)
     return FitJudgement(
@@ -207,6 +215,7 @@ def skew_normal_exposure(
         (1.0, np.True_)
     """
     costs_K = checked_costs("costs", costs)
+    flag("accept_bad_fit", accept_bad_fit)
     fit = fit_skew_normal(references)
     judgement = judge_fit(references, fit)
     bits_K = -log_cdf(costs_K, fit.shape, fit.loc, fit.scale) / math.log(2.0) + 0.0

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import erfcx, log_ndtr, ndtr, owens_t
 
-from hf_exposure.errors import InputError
-from hf_exposure.estimators._validation import FloatArray
+from hf_exposure.checks import FloatArray, number_array, real_number
 
 __all__ = ["inverse_mills", "log_cdf"]
 
@@ -52,11 +51,11 @@ def log_cdf(x: ArrayLike, shape: float, loc: float = 0.0, scale: float = 1.0) ->
         >>> log_cdf(-30.0, 4.0).round(2).item()               # scipy: -inf
         -7662.17
     """
-    if not np.isfinite([shape, loc, scale]).all() or scale <= 0.0:
-        raise InputError(
-            "shape, loc, scale", "must be finite, the scale above 0", (shape, loc, scale), "Fit them to references."
-        )
-    z = (np.asarray(x, dtype=np.float64) - loc) / scale
+    remedy = "Fit them to references."
+    names, rule = "shape, loc, scale", "must be finite, the scale above 0"
+    shape, loc = real_number(names, shape, rule, remedy), real_number(names, loc, rule, remedy)
+    scale = real_number(names, scale, rule, remedy, above=0.0)
+    z = (number_array("x", x) - loc) / scale
     flat = z.ravel()
     owen = 2.0 * owens_t(flat, shape)
     cdf = ndtr(flat) - owen

@@ -16,6 +16,7 @@ import numpy as np
 from torch import nn
 
 from hf_exposure.canaries import CanaryContext, CanaryTemplate
+from hf_exposure.checks import flag
 from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.confirm import confirmed, moved_bits
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
@@ -86,6 +87,10 @@ def extract(
         (5, True)
     """
     check_template(template, end_token=end_token)
+    check_limits(top_k=top_k, batch_size=batch_size, max_open_nodes=max_open_nodes)
+    if max_expansions is not None:
+        check_limits(max_expansions=max_expansions)
+    flag("unbatched", unbatched)
     scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token, context=context)
     automaton = build_automaton(template, scorer.encoder)
     with SearchWatch(progress) as watch:

@@ -18,6 +18,7 @@ import numpy as np
 from torch import nn
 
 from hf_exposure.canaries import CanaryContext, CanaryTemplate
+from hf_exposure.checks import list_of_texts
 from hf_exposure.errors import RowInputError, rows_named
 from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.confirm import confirmed, moved_bits
@@ -91,8 +92,10 @@ def rank_bounds(
         (True, True)
     """
     check_template(template, end_token=end_token)
+    check_limits(max_expansions=max_expansions, batch_size=batch_size, max_open_nodes=max_open_nodes)
+    exclude = tuple(list_of_texts("exclude", exclude, "Write [text]."))
     scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token, context=context)
-    for other in (text, *(exclude := tuple(exclude))):
+    for other in (text, *exclude):
         template.parse(other)
     automaton = build_automaton(template, scorer.encoder, also=(text, *exclude))
     with SearchWatch(progress) as watch:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.checks import flag
 from hf_exposure.errors import InputError, rows_named
 from hf_exposure.extraction.character_automaton import character_automaton
 from hf_exposure.extraction.remembered import Question, RememberedAutomata
@@ -27,6 +28,7 @@ def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
     if not isinstance(template, CanaryTemplate):
         remedy = 'Write CanaryTemplate("... {number}", number=Digits(9)).'
         raise InputError("template", "must be a CanaryTemplate", type(template).__name__, remedy)
+    flag("end_token", end_token)
     if template.ends_in_variable_length and not end_token:
         raise InputError(
             "template",

@@ -17,7 +17,10 @@ import numpy as np
 from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.checks import list_of_texts, whole_number
 from hf_exposure.errors import InputError, RowInputError
+from hf_exposure.extraction.build import check_template
+from hf_exposure.limits import LARGEST_SEED, MOST_SAMPLES
 from hf_exposure.records import Discoverability
 from hf_exposure.scoring import CausalScorer, make_scorer
 from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
@@ -75,6 +78,9 @@ def discoverable_extraction(
         (False, True, True)
     """
     sampling = Sampling(temperature=temperature, top_k=top_k, top_p=top_p)
+    check_template(template, end_token=True)
+    texts = list_of_texts("texts", texts, "Pass [canary.text for canary in canaries].")
+    whole_number("seed", seed, 0, LARGEST_SEED)
     _check(template, texts, samples, near_edits)
     scorer = make_scorer(model, tokenizer)
     if not isinstance(scorer, CausalScorer):
@@ -112,8 +118,7 @@ def _check(template: CanaryTemplate, texts: Sequence[str], samples: int, near_ed
             remedy = "Check them with template.contains(text)."
             raise RowInputError("texts", "must be texts of the template", row, remedy)
     for name, value in (("samples", samples), ("near_edits", near_edits)):
-        if value < 0:
-            raise InputError(name, "must be at least 0", value, f"Use {name}=0 for none.")
+        whole_number(name, value, 0, MOST_SAMPLES, f"Use {name}=0 for none.")
 
 
 def _cut(

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_exposure.canaries.checks import whole_number
+from hf_exposure.checks import whole_number
 from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.token_automaton import Run, TokenAutomaton
 from hf_exposure.extraction.watch import SearchWatch

@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from hf_exposure.checks import flag
+
 __all__ = ["SearchWatch"]
 
 
@@ -25,7 +27,7 @@ class SearchWatch:
 
     def __init__(self, progress: bool | None = False, description: str = "Searching") -> None:
         self.interrupted = False
-        self._disable = None if progress is None else not progress
+        self._disable = None if progress is None else not flag("progress", progress)
         self._description, self._bar, self._before = description, None, None  # type: Any, Any, Any
 
     def __enter__(self) -> SearchWatch:

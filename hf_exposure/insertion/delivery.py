@@ -11,6 +11,7 @@ from typing import Any
 
 from hf_exposure.canaries import Canary, CanaryContext, CanarySet
 from hf_exposure.canaries.secrecy import message_of, without_secrets
+from hf_exposure.checks import check_tokenizer, encodable_text, instance_of, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.insertion.delivery_rows import (
     NotReadable,
@@ -128,8 +129,20 @@ def check_delivery(
         >>> [(one.requested, one.whole, one.trained_share) for one in report.canaries], report.problems
         ([(2, 2, 1.0), (0, 0, nan)], ())
     """
-    if not isinstance(canaries, CanarySet):
-        raise InputError("canaries", "must be a CanarySet", type(canaries).__name__, "Make one with draw_canaries.")
+    instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries.")
+    check_tokenizer(tokenizer)
+    has_rows = hasattr(dataset, "__getitem__") or hasattr(dataset, "__iter__")
+    if isinstance(dataset, (type, str, bytes)) or not has_rows:
+        remedy = "Pass trainer.get_train_dataloader().dataset."
+        raise InputError("dataset", "must be a data set, or a list of rows", type(dataset).__name__, remedy)
+    if context is not None:
+        instance_of("context", context, CanaryContext, "Write CanaryContext(prompt=...).")
+    if source is not None:
+        encodable_text("source", source)
+    if collator is not None and not callable(collator):
+        raise InputError("collator", "must be a function", type(collator).__name__, "Pass trainer.data_collator.")
+    if max_rows is not None:
+        whole_number("max_rows", max_rows, 1)
     return without_secrets(
         canaries, lambda: _check_delivery(dataset, canaries, tokenizer, collator, context, source, max_rows)
     )

@@ -10,14 +10,15 @@ import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, is_caching_enabled
 
 from hf_exposure.canaries import CanaryContext, CanarySet
-from hf_exposure.canaries.checks import whole_number
 from hf_exposure.canaries.secrecy import without_secrets
+from hf_exposure.checks import list_of_texts, whole_number
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import owner_only, temporary_folder
 from hf_exposure.insertion.inserter import CanaryInserter
 from hf_exposure.insertion.rows import HEAD, CanaryRows, check_string_type
 from hf_exposure.insertion.stream import head_of, insert_into_stream
 from hf_exposure.insertion.token_rows import TOKEN_COLUMN
+from hf_exposure.limits import LARGEST_SEED
 
 __all__ = ["insert_canaries", "remove_canaries"]
 
@@ -87,6 +88,10 @@ def insert_canaries(
         5
     """
     _refuse_other_types(dataset)
+    whole_number("seed", seed, 0, LARGEST_SEED)
+    whole_number("batch_size", batch_size, 1)
+    if num_proc is not None:
+        whole_number("num_proc", num_proc, 1)
     how: dict[str, Any] = {"other_columns": other_columns, "tokenizer": tokenizer, "context": context}
     how |= {"source": source, "source_column": source_column}
 
@@ -97,11 +102,12 @@ def insert_canaries(
 
     if isinstance(dataset, (Dataset, IterableDataset)):
         return without_secrets(canaries, lambda: insert(dataset))
-    chosen = [splits] if isinstance(splits, str) else list(splits)
+    remedy = f'Write splits=("{next(iter(dataset), "train")}",).'
+    chosen = [splits] if isinstance(splits, str) else list_of_texts("splits", splits, remedy)
     missing = [split for split in chosen if split not in dataset]
     if missing or not chosen:
         rule = f"must name splits of the dataset ({', '.join(dataset)})"
-        raise InputError("splits", rule, missing or chosen, f'Write splits=("{next(iter(dataset), "train")}",).')
+        raise InputError("splits", rule, missing or chosen, remedy)
     parts = dataset.items()
     return without_secrets(
         canaries, lambda: type(dataset)({name: insert(part) if name in chosen else part for name, part in parts})
@@ -227,7 +233,7 @@ def _insert_into_stream(
     repetitions = tuple(canary.repetitions for canary in canaries.inserted)
     if num_rows is not None:
         num_rows = whole_number("num_rows", num_rows, 1)
-    return insert_into_stream(dataset, rows, repetitions, whole_number("seed", seed, 0), num_rows)
+    return insert_into_stream(dataset, rows, repetitions, whole_number("seed", seed, 0, LARGEST_SEED), num_rows)
 
 
 def _length_of_all_rows(dataset: Dataset) -> int | None:

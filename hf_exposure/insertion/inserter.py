@@ -10,11 +10,12 @@ import numpy as np
 import pyarrow as pa
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.canaries.checks import whole_number
+from hf_exposure.checks import known_names, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.insertion.rows import HEAD, CanaryRows, as_array
 from hf_exposure.insertion.slots import Integers, draw_slots
 from hf_exposure.insertion.token_rows import LENGTH_COLUMN, TOKEN_COLUMN
+from hf_exposure.limits import LARGEST_SEED
 
 __all__ = ["CanaryInserter", "insert_into_columns"]
 
@@ -68,10 +69,11 @@ class CanaryInserter:
         other_columns: Mapping[str, Any] | None = None,
         **how: Any,
     ) -> None:
+        known_names(how, ("tokenizer", "context", "source", "source_column", "row_length"), "CanaryInserter")
         self.rows = CanaryRows.of(canaries, text_column, other_columns=other_columns, **how)
         self.repetitions = tuple(canary.repetitions for canary in canaries.inserted)
         self.num_rows = whole_number("num_rows", num_rows, 1)
-        self.seed = whole_number("seed", seed, 0)
+        self.seed = whole_number("seed", seed, 0, LARGEST_SEED)
         if self.total > self.num_rows:
             rule = f"must be at least the number of insertions ({self.total})"
             raise InputError("num_rows", rule, self.num_rows, "Use fewer repetitions, or more data.")

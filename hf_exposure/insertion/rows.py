@@ -12,6 +12,7 @@ import pyarrow as pa
 from hf_exposure.canaries import CanaryContext, CanarySet
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.canaries.source import source_for
+from hf_exposure.checks import check_tokenizer, encodable_text, instance_of, whole_number
 from hf_exposure.errors import InputError, described
 from hf_exposure.insertion.token_rows import (
     LENGTH_COLUMN,
@@ -71,9 +72,18 @@ class CanaryRows:
         Raises:
             InputError: an argument of the wrong type, or a canary that is longer than `row_length`.
         """
-        if not isinstance(canaries, CanarySet):
-            remedy = "Make one with draw_canaries."
-            raise InputError("canaries", "must be a CanarySet", type(canaries).__name__, remedy)
+        instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries.")
+        encodable_text("text_column", text_column)
+        encodable_text("source_column", source_column)
+        if other_columns is not None and not isinstance(other_columns, Mapping):
+            remedy = 'Write {"source": "canary"}.'
+            raise InputError("other_columns", "must be a mapping of columns", type(other_columns).__name__, remedy)
+        for name in other_columns or ():
+            encodable_text("other_columns", name)
+        if tokenizer is not None:
+            check_tokenizer(tokenizer)
+        if row_length is not None:
+            whole_number("row_length", row_length, 1)
         if other_columns is not None and text_column in other_columns:
             remedy = "Leave it out: the text is the canary's."
             raise InputError("other_columns", "must not name the text column", text_column, remedy)

@@ -59,9 +59,10 @@ def check_base_model(model: nn.Module, base_model: BaseModel | None) -> None:
     """
     if base_model is None or isinstance(base_model, nn.Module):
         return
-    if base_model != "without_adapter":
+    if not isinstance(base_model, str) or base_model != "without_adapter":
         rule = "must be a model, or 'without_adapter' for the measured one with its PEFT adapters off"
-        raise InputError("base_model", rule, base_model, "Pass base_model='without_adapter', or a model.")
+        shown = base_model if isinstance(base_model, str) else type(base_model).__name__
+        raise InputError("base_model", rule, shown, "Pass base_model='without_adapter', or a model.")
     with without_adapter(model):
         pass
 

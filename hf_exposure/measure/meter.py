@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -16,17 +16,20 @@ from torch import nn
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.indices import distinct_indices
 from hf_exposure.canaries.secrecy import without_secrets
+from hf_exposure.checks import check_tokenizer, flag, instance_of, known_names, whole_number
 from hf_exposure.errors import InputError, rows_named
 from hf_exposure.estimators import control_test
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template, enumerate_texts
 from hf_exposure.extraction.sampled_encodings import AUDITED_ENCODINGS
-from hf_exposure.measure.base_model import BaseExposures, BaseModel
+from hf_exposure.limits import MOST_BATCH_TOKENS
+from hf_exposure.measure.base_model import BaseExposures, BaseModel, check_base_model
 from hf_exposure.measure.coins import epsilon_of
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
 from hf_exposure.report import ExposureReport, ReferenceCosts
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.scoring.arguments import check_module
 from hf_exposure.scoring.limits import context_length
 from hf_exposure.scoring.model_state import bare
 from hf_exposure.scoring.processes import ALONE, Processes
@@ -100,12 +103,16 @@ class ExposureMeter:
         across_processes: bool = False,
         **more: Any,
     ) -> None:
+        known_names(more, [field.name for field in fields(MeasureSettings)], "measure_exposure")
         self.settings = MeasureSettings(method=method, references=references, **more)
         self.canaries, self.tokenizer, self._max_batch_tokens = canaries, tokenizer, max_batch_tokens
         self._across_processes = across_processes
-        if not isinstance(canaries, CanarySet):
-            rule = "must be a CanarySet"
-            raise InputError("canaries", rule, type(canaries).__name__, "Make one with draw_canaries(template, ...).")
+        instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
+        check_tokenizer(tokenizer)
+        flag("across_processes", across_processes)
+        if max_batch_tokens is not None:
+            remedy = "Leave it out for a default that fits."
+            whole_number("max_batch_tokens", max_batch_tokens, 1, MOST_BATCH_TOKENS, remedy)
         check_template(canaries.template, end_token=self.settings.end_token)
         size = canaries.template.space_size
         # What is done: "auto" over a small space is enumeration.
@@ -130,6 +137,7 @@ class ExposureMeter:
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise an `InputError` if a canary is longer than the model's context: now, not at the first measurement."""
+        check_module("model", model)
         longest = context_length(model)
         for prepared in self._prepared.values():
             tokens = prepared.encoded.matrix_NL.shape[1]
@@ -150,6 +158,8 @@ class ExposureMeter:
             InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained.
             NonFiniteScoreError: the model returned NaN.
         """
+        check_module("model", model)
+        check_base_model(model, base_model)
         return without_secrets(self.canaries, lambda: self._measured(model, base_model))
 
     def _measured(self, model: nn.Module, base_model: BaseModel | None) -> ExposureReport:

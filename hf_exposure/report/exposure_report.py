@@ -9,20 +9,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from hf_exposure.canaries import CanarySet
+from hf_exposure.checks import flag, instance_of, path_of, real_number
 from hf_exposure.errors import InputError
-from hf_exposure.files import make_private_folder, write_aside
+from hf_exposure.files import make_private_folder, read_json, write_aside
 from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.report.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of, refuse_mixture
 from hf_exposure.report.references import ReferenceCosts
 from hf_exposure.report.schema import SCHEMA_VERSION, check_report, report_schema
-
-if TYPE_CHECKING:
-    from hf_exposure.canaries import CanarySet
 
 __all__ = ["SCHEMA_VERSION", "ExposureReport"]
 
@@ -119,6 +118,10 @@ class ExposureReport:
             >>> report.with_doses({}, 2.0) == report
             True
         """
+        if not isinstance(doses_per_epoch, Mapping):
+            remedy = "Pass DeliveryReport.doses_per_epoch."
+            raise InputError("doses_per_epoch", "must be a mapping", type(doses_per_epoch).__name__, remedy)
+        epochs = real_number("epochs", epochs, "must be at least 0", "Pass state.epoch.", at_least=0.0)
         estimates = (
             replace(one, effective_dose=epochs * doses_per_epoch.get(one.canary_id, math.nan))
             for one in self.estimates
@@ -174,6 +177,10 @@ class ExposureReport:
             InputError: secrets without canaries, or those of another set.
         """
         head = {"format": report_schema()["properties"]["format"]["const"], "schema_version": SCHEMA_VERSION}
+        flag("include_secrets", include_secrets)
+        if canaries is not None:
+            remedy = "Pass canaries=CanarySet.load(the file that was measured)."
+            instance_of("canaries", canaries, CanarySet, remedy)
         values: dict[str, Any] = _plain({**head, **asdict(self), "metrics": self.metrics()})
         if not include_secrets:
             return values
@@ -247,6 +254,10 @@ class ExposureReport:
         Raises:
             InputError: a folder that cannot be made or written to, or as `to_dict`.
         """
+        for name, records, kind in (("history", history, ExposureReport), ("training_log", training_log, Mapping)):
+            if not isinstance(records, Sequence) or not all(isinstance(record, kind) for record in records):
+                remedy = "Pass callback.reports, and trainer.state.log_history."
+                raise InputError(name, f"must be a list of {kind.__name__}", type(records).__name__, remedy)
         earlier = [{"step": r.step, "epoch": r.epoch, **r.metrics()} for r in history]
         values = self.to_dict(include_secrets=include_secrets, canaries=canaries)
         identity = identity_of([self.to_dict(), earlier, list(training_log)])
@@ -272,7 +283,7 @@ def make_folder(argument: str, folder: str | Path) -> Path:
     Raises:
         InputError: it cannot be made, or not be written to.
     """
-    target = Path(folder)
+    target = path_of(argument, folder)
     try:
         make_private_folder(target)
         reason = "" if os.access(target, os.W_OK | os.X_OK) else "Permission denied"
@@ -294,20 +305,17 @@ def read_report_file(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: no such file, or JSON that is damaged or cut off.
     """
-    file = Path(path) / REPORT_FILE if Path(path).is_dir() else Path(path)
+    path = path_of("path", path)
+    file = path / REPORT_FILE if path.is_dir() else path
     try:
-        values: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        values: dict[str, Any] = read_json(file)
     except OSError as error:
         rule = f"must be a report that can be read ({error.strerror})"
         raise InputError("path", rule, str(file), "Write one with report.save(folder).") from None
-    except (ValueError, RecursionError):
+    except ValueError:
         rule = "must be whole JSON; this file is damaged or cut off"
         raise InputError("path", rule, str(file), "Restore it from a copy, or measure again.") from None
     return values
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
 
 
 Record = TypeVar("Record", bound=Any)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from hf_exposure.errors import InputError
+from hf_exposure.files import read_json
+from hf_exposure.limits import LARGEST_FIGURE
 from hf_exposure.report.exposure_report import REPORT_FILE, ExposureReport
 from hf_exposure.report.run_log import FILE_NAME, read_reports
 
@@ -94,17 +95,22 @@ def _training_log(folders: Sequence[Path]) -> list[Mapping[str, Any]]:
         for place in (folder, *checkpoints):
             if (place / _STATE).exists():
                 entries = _read_json(place / _STATE).get("log_history", [])
-                return [entry for entry in entries if isinstance(entry, Mapping)]
+                return [_figures(entry) for entry in entries] if isinstance(entries, list) else []
     return []
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = read_json(path, constants=True)
     except (OSError, ValueError) as error:
         raise InputError("run", "must have whole JSON files", str(path), "Restore or remove that file.") from error
     return values if isinstance(values, Mapping) else {}
 
 
+def _figures(entry: Any) -> dict[str, Any]:
+    """What of an entry of the log is a figure, its step included: nothing else is looked at."""
+    return {key: value for key, value in entry.items() if _is_finite(value)} if isinstance(entry, Mapping) else {}
+
+
 def _is_finite(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= LARGEST_FIGURE

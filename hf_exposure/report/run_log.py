@@ -10,12 +10,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hf_exposure.errors import InputError
-from hf_exposure.files import make_private_folder, write_aside
+from hf_exposure.files import make_private_folder, parse_json, write_aside
+from hf_exposure.limits import LARGEST_JSON_BYTES
 from hf_exposure.report.exposure_report import ExposureReport
-from hf_exposure.scoring.processes import ALONE, Processes
+
+if TYPE_CHECKING:
+    from hf_exposure.scoring.processes import Processes
 
 __all__ = ["FILE_NAME", "append_report", "read_reports", "start_log"]
 
@@ -24,10 +29,10 @@ __all__ = ["FILE_NAME", "append_report", "read_reports", "start_log"]
 FILE_NAME = "_exposure.jsonl"
 
 
-def start_log(folder: str | Path, step: int, processes: Processes = ALONE) -> list[ExposureReport]:
+def start_log(folder: str | Path, step: int, processes: Processes | None = None) -> list[ExposureReport]:
     """Opens the log of a run that starts or resumes at `step`: later lines are dropped, earlier ones returned.
 
-    The first process alone reads and writes; the others, perhaps on machines without that folder, are told.
+    The first of `processes` alone reads and writes; the others, perhaps on machines without that folder, are told.
     """
     path = Path(folder) / FILE_NAME
 
@@ -38,7 +43,9 @@ def start_log(folder: str | Path, step: int, processes: Processes = ALONE) -> li
         write_aside(path, kept, private=True)
         return kept
 
-    return [ExposureReport.from_dict(json.loads(line)) for line in processes.text_from_first(cut_back).splitlines()]
+    # Reading a run needs no torch, so that a report of it is quick: whoever has processes has loaded it.
+    kept = cut_back() if processes is None else processes.text_from_first(cut_back)
+    return [ExposureReport.from_dict(json.loads(line)) for line in kept.splitlines()]
 
 
 def append_report(folder: str | Path, report: ExposureReport) -> None:
@@ -70,10 +77,9 @@ def read_reports(path: str | Path) -> list[ExposureReport]:
     if not path.exists():
         return []
     reports = []
-    *whole, _cut_short = path.read_bytes().split(b"\n")
-    for number, line in enumerate(whole, start=1):
+    for number, line in enumerate(_whole_lines(path), start=1):
         try:
-            values = json.loads(line)
+            values = parse_json(line)
         except ValueError as error:
             shown = line.decode("utf-8", errors="replace")
             raise InputError(str(path), f"line {number} must be whole JSON", shown, "Remove that line.") from error
@@ -83,6 +89,13 @@ def read_reports(path: str | Path) -> list[ExposureReport]:
 
 def _private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o600)
+
+
+def _whole_lines(path: Path) -> Iterator[bytes]:
+    """One by one, however long the file is. A line beyond the limit comes in parts, which are no JSON."""
+    with path.open("rb") as file:
+        while (line := file.readline(LARGEST_JSON_BYTES)).endswith(b"\n") or len(line) == LARGEST_JSON_BYTES:
+            yield line.removesuffix(b"\n")
 
 
 def _line(report: ExposureReport) -> str:

@@ -13,6 +13,7 @@ from importlib.resources import files
 from typing import Any
 
 from hf_exposure.errors import InputError, described
+from hf_exposure.limits import LARGEST_FIGURE
 
 __all__ = ["SCHEMA_VERSION", "check_against", "check_report", "report_schema"]
 
@@ -30,8 +31,8 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
-    "number": _is_number,
-    "integer": lambda value: _is_number(value) and value == int(value),
+    "number": lambda value: _is_number(value) and abs(value) <= LARGEST_FIGURE,
+    "integer": lambda value: _is_number(value) and (isinstance(value, int) or value.is_integer()),
 }
 
 

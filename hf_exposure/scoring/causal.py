@@ -83,10 +83,6 @@ class CausalScorer:
         processes: Processes = ALONE,
         context: CanaryContext | None = None,
     ) -> None:
-        if max_batch_tokens is not None and max_batch_tokens < 1:
-            raise InputError(
-                "max_batch_tokens", "must be at least 1", max_batch_tokens, "Leave it out for a default that fits."
-            )
         self.model = model
         self.encoder = Encoder(tokenizer, end_token=end_token, context=context)
         self._reader = LogitReader(model)

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_exposure.errors import InputError, NonFiniteScoreError
+from hf_exposure.checks import real_number, whole_number
+from hf_exposure.errors import NonFiniteScoreError
 from hf_exposure.scoring.model_state import borrowed, model_device
 from hf_exposure.scoring.token_tree import IntArray, pad_sequences
 
@@ -40,12 +41,12 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        if not self.temperature > 0 or math.isinf(self.temperature):
-            raise InputError("temperature", "must be positive", self.temperature, "Use temperature=1.0.")
-        if self.top_k is not None and self.top_k < 1:
-            raise InputError("top_k", "must be at least 1", self.top_k, "Leave it out for the whole vocabulary.")
-        if self.top_p is not None and not 0 < self.top_p <= 1:
-            raise InputError("top_p", "must be above 0 and at most 1", self.top_p, "Leave it out for all tokens.")
+        real_number("temperature", self.temperature, "must be positive", "Use temperature=1.0.", above=0.0)
+        if self.top_k is not None:
+            whole_number("top_k", self.top_k, 1, remedy="Leave it out for the whole vocabulary.")
+        if self.top_p is not None:
+            rule, remedy = "must be above 0 and at most 1", "Leave it out for all tokens."
+            real_number("top_p", self.top_p, rule, remedy, above=0.0, at_most=1.0)
 
     def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """(..., V) natural logarithms of the probabilities drawn with, in float32; -inf for what is never drawn."""

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from hf_exposure.canaries import CanaryContext
-from hf_exposure.canaries.checks import encodable_text
+from hf_exposure.checks import check_tokenizer, encodable_text
 from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.scoring.token_tree import pad_sequences
 from hf_exposure.scoring.tree_sums import SequenceTree
@@ -120,9 +120,7 @@ class Encoder:
     """
 
     def __init__(self, tokenizer: Any, *, end_token: bool = False, context: CanaryContext | None = None) -> None:
-        if not callable(tokenizer) or not hasattr(tokenizer, "all_special_ids"):
-            rule = "must be a Hugging Face tokenizer"
-            raise InputError("tokenizer", rule, type(tokenizer).__name__, "The order is (model, tokenizer, ...).")
+        check_tokenizer(tokenizer)
         self.tokenizer = tokenizer
         self.leading, trailing = _special_tokens_around(tokenizer)
         self._context, self.before = context, ""

@@ -82,14 +82,14 @@ class LogitReader:
         self.counts.rows += batch
         self.counts.tokens += batch * positions
         if self._head is None:
-            return _whole(self._run(inputs))
+            return _whole(self._run(inputs), positions)
         taken: list[torch.Tensor] = []
         with self._head.register_forward_pre_hook(_let_last_position_through(taken)):
             output = self._run(inputs)
         if not self._is_last_step(taken, output.logits):
             self._head = None
-            return _whole(self._run(inputs))
-        hidden, head = taken[0].reshape(-1, taken[0].shape[-1]), self._head
+            return _whole(self._run(inputs), positions)
+        hidden, head = taken[0][:, -positions:].reshape(-1, taken[0].shape[-1]), self._head
         name, cache = returned_cache(output)
         return Logits(lambda rows: head(hidden[rows]), output.logits.shape[-1], positions, cache, name)
 
@@ -128,10 +128,12 @@ class LogitReader:
         return self._head_is_last
 
 
-def _whole(output: Any) -> Logits:
-    flat = output.logits.reshape(-1, output.logits.shape[-1])
+def _whole(output: Any, positions: int) -> Logits:
+    # A learned prompt stands before the tokens and has logits of its own.
+    logits = output.logits[:, -positions:]
+    flat = logits.reshape(-1, logits.shape[-1])
     name, cache = returned_cache(output)
-    return Logits(lambda rows: flat[rows], flat.shape[-1], output.logits.shape[1], cache, name)
+    return Logits(lambda rows: flat[rows], flat.shape[-1], positions, cache, name)
 
 
 def _let_last_position_through(taken: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:

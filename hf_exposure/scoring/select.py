@@ -16,7 +16,9 @@ from transformers.models.auto.modeling_auto import (
 
 from hf_exposure.canaries import CanaryContext
 from hf_exposure.canaries.source import Source
+from hf_exposure.checks import list_of_texts
 from hf_exposure.errors import InputError, OutOfStepError
+from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.model_state import bare, borrowed, compute_dtype, model_device
@@ -67,6 +69,9 @@ def make_scorer(
         >>> type(make_scorer(model, ByT5Tokenizer())).__name__
         'CausalScorer'
     """
+    check_arguments(
+        model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, context=context, source=source
+    )
     model = bare(model)
     kind = type(model).__name__
     if context is not None and source is not None:
@@ -120,14 +125,22 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = A
     device = model_device(model)
 
     def logits_of(row: list[int]) -> torch.Tensor:
-        return model(input_ids=torch.as_tensor([row], device=device)).logits[0, :half].double()
+        ids = torch.as_tensor([row], device=device)
+        outputs = model(input_ids=ids)
+        check_logits(model, outputs, ids)
+        return outputs.logits[0, -len(row) :][:half].double()
 
     with borrowed(model):
         try:
             one, other, again = processes.attempt(lambda: [logits_of(row) for row in rows])
         except OutOfStepError:
             raise
-        except Exception:  # a model that cannot be called fails again, in scoring, where the message says why
+        except Exception as error:  # a model that cannot be called fails again, in scoring, where the message says why
+            # Where it is one on all processes, so that all of them leave here, or none.
+            if processes.smallest(int(isinstance(error, InputError))):
+                raise
+            if processes.smallest(int(isinstance(error, TypeError))):
+                raise no_language_model(model, "it takes no input_ids") from error
             return False
     rounding = _ROUNDING[compute_dtype(model)]
     if processes.smallest(int(_moves(one, again, rounding))):
@@ -186,8 +199,9 @@ def log_perplexity(
         >>> log_perplexity(model, ByT5Tokenizer(), ["ab", "abc"]).round(3).tolist()
         [8.585, 17.17]
     """
-    if isinstance(texts, str):
-        raise InputError("texts", "must be a list of strings", "one string", "Write [text].")
+    texts = list_of_texts("texts", texts, "Write [text].")
+    if sources is not None and not isinstance(sources, str):
+        sources = list_of_texts("sources", sources, "Write one string for all, or a list with one for each text.")
     source = sources if sources is None or isinstance(sources, str) else _given_with_texts
     scorer = make_scorer(
         model,

@@ -162,9 +162,9 @@ def test_how_many_samples() -> None:
         ({"texts": []}, "texts: must hold at least one text"),
         ({"texts": ["pin 4!"]}, "texts: must be texts of the template"),
         ({"temperature": 0.0}, "temperature: must be positive"),
-        ({"top_k": 0}, "top_k: must be at least 1"),
+        ({"top_k": 0}, "top_k: must be a whole number of at least 1"),
         ({"top_p": 1.5}, "top_p: must be above 0 and at most 1"),
-        ({"samples": -1}, "samples: must be at least 0"),
+        ({"samples": -1}, "samples: must be a whole number of at least 0"),
         ({"template": CanaryTemplate("{a}!", a=Letters(2)), "texts": ["ab!"]}, "template: must begin with fixed text"),
     ],
 )

@@ -149,9 +149,9 @@ def test_errors_name_the_text_and_the_remedy(byte_tokenizer: ByT5Tokenizer) -> N
     for text in ("", "a"):
         with pytest.raises(InputError, match=r"^texts: each needs at least one token that .*, got text 1\..*BOS"):
             log_perplexity(model, byte_tokenizer, ["ab", text])
-    with pytest.raises(InputError, match=r"^texts: must be a list of strings, got 'one string'\. Write \[text\]"):
+    with pytest.raises(InputError, match=r"^texts: must be a list of strings, got 'str'\. Write \[text\]"):
         log_perplexity(model, byte_tokenizer, "ab")
-    with pytest.raises(InputError, match=r"^max_batch_tokens: must be at least 1, got 0"):
+    with pytest.raises(InputError, match=r"^max_batch_tokens: must be a whole number of at least 1, got 0"):
         log_perplexity(model, byte_tokenizer, ["ab"], max_batch_tokens=0)
 
 
