@@ -157,3 +157,32 @@ def test_a_tokenizer_larger_than_either_embedding(byte_tokenizer: ByT5Tokenizer)
             log_perplexity(bart, byte_tokenizer, [target], sources=source)
         with pytest.raises(InputError, match="the model knows 110 tokens"):
             log_perplexity(bart, byte_tokenizer, [target], sources=[source])
+
+
+class LearnedPrompt(torch.nn.Module):
+    """Puts learned embeddings before the text and returns logits for them too, as prompt tuning does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.inner = gpt2()
+        self.prompt = torch.nn.Parameter(torch.randn(3, 16))
+        self.config = None
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        embedded = self.inner.get_input_embeddings()(input_ids)
+        prompt = self.prompt.expand(len(input_ids), -1, -1)
+        return SimpleNamespace(logits=self.inner(inputs_embeds=torch.cat([prompt, embedded], dim=1)).logits)
+
+
+def test_logits_of_a_learned_prompt_are_not_those_of_the_text(byte_tokenizer: ByT5Tokenizer) -> None:
+    model = LearnedPrompt().eval()
+    texts = ["a pin", "the pin is 12"]
+    expected = []
+    for text in texts:
+        ids = [byte + 3 for byte in text.encode()]
+        with torch.no_grad():
+            logits = model(torch.tensor([ids])).logits[0, 3:].double()
+        bits = -torch.log_softmax(logits, dim=-1) / torch.log(torch.tensor(2.0, dtype=torch.float64))
+        expected.append(sum(bits[place, token].item() for place, token in enumerate(ids[1:])))
+    close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-3)
