@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -67,6 +68,14 @@ class SampledEncodings:
             if whole[:length] != automaton.prefix or follow_tokens(automaton, whole[length:]) != text:
                 return text
         return None
+
+    def vouch_for(self, automaton: Any, why_unproven: Callable[[], str]) -> None:
+        """Says of an automaton that holds all of these encodings how certain it is that it holds every one.
+
+        `why_unproven` is asked where these are not all: why no proof is known, or "".
+        """
+        automaton.unproven = "" if self.exactness == "proven" else why_unproven()
+        automaton.exactness = "audited" if automaton.unproven else "proven"
 
     def beginnings_are_kept(self, automaton: TokenAutomaton, encoder: Encoder) -> bool:
         """Whether pruning keeps every encoding, all of which must be paths of the automaton: a single miss says no."""
