@@ -48,6 +48,9 @@ class _After(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         return self._before + self._text_at(index)
 
+    def __iter__(self) -> Iterator[str]:
+        return (self._before + self._text_at(index) for index in range(self._count))
+
 
 def slot_automaton(
     template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings

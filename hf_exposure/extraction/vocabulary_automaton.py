@@ -55,6 +55,7 @@ class VocabularyAutomaton:
 
     Attributes:
         prunes: whether open paths are judged too, and not only leaves.
+        is_sampled: whether it is a sample, and no proof, that says that open paths may be judged.
         unproven: why it is not proven that every encoding is found; "" where it is.
     """
 
@@ -74,7 +75,7 @@ class VocabularyAutomaton:
         self._token_of = self._surfaces.matching(self._symbols)
         self._entries = WordTrie(self._token_of or [" "], "tokenizer")
         self._undecided: set[int] = set()
-        self.prunes, self.name = True, "vocabulary"
+        self.prunes, self.is_sampled, self.name = True, False, "vocabulary"
         self._unbuildable = unbuildable_entries(model, self._token_of)
         self._unbuildable_lengths = sorted(set(map(len, self._unbuildable)))
         self.root: State = (position_after(template, template.start, prefix_text), "", "")
@@ -267,7 +268,8 @@ def vocabulary_automaton(
     is_whole = sample.exactness == "proven"
     claims = Claims() if is_whole else automaton.claims(model, sample.texts)
     sample.vouch_for(automaton, lambda: claims.complete)
-    is_asked = is_whole or bool(claims.prefixes)  # else it is proven
+    automaton.is_sampled = bool(claims.prefixes)
+    is_asked = is_whole or automaton.is_sampled  # else it is proven
     if not claims.may_prune or (is_asked and not sample.beginnings_are_kept(automaton, encoder)):
         automaton.judge_leaves_only()
     return automaton, None
