@@ -123,10 +123,10 @@ def _check_model(reading: TokenizerReading, entries: Entries) -> None:
         needed, spelt = ({entry, goes_on + entry}, {WORD_STARTS + symbol, symbol}) if goes_on else ({entry}, {symbol})
         if not known >= needed or not surfaces.keys() >= spelt:
             raise UnknownSplit("a character has no entry of its own")
-    if model.get("byte_fallback") and any(c in known and c not in surfaces for c in reading.machine.map.symbols):
-        raise UnknownSplit("a character's entry is a special token")
-    special = {added.content for added in reading.added.values() if added.special}
-    if any(entries.symbols.issuperset(entry.removeprefix(goes_on)) for entry in special & known):
+    special = {added.content for added in reading.added.values() if added.special} & known
+    if special & reading.machine.map.symbols or any(
+        entries.symbols.issuperset(entry.removeprefix(goes_on)) for entry in special
+    ):
         raise UnknownSplit("a special token is spelt by the template's characters")
 
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+from tokenizers import pre_tokenizers
+
 from hf_exposure.extraction.split_pattern import MOVED, PatternSplit, Step, UnknownSplit
 
 __all__ = ["CharacterMap", "SplitMachine"]
@@ -199,7 +201,7 @@ class SplitMachine:
     ) -> None:
         self.map = CharacterMap.of(normalizer, alphabet)
         self._splits: list[_Split] = []
-        self._first_mark, self._bytes = "", False
+        self._first_mark, self._space, self._bytes = "", " ", False
         for part in _flattened(pre_tokenizer, "pretokenizers"):
             if self._bytes:
                 raise UnknownSplit("a pre-tokenizer works on bytes")
@@ -218,6 +220,7 @@ class SplitMachine:
         elif kind == "Metaspace":
             if part["prepend_scheme"] == "always" or (part["prepend_scheme"] == "first" and is_first):
                 self._put_mark(part["replacement"], kind)
+            self._space = part["replacement"]
             if part.get("split", True):
                 self._splits.append(_MarkSplit(frozenset((" ", part["replacement"]))))
         elif kind == "Split":
@@ -290,6 +293,18 @@ class SplitMachine:
     @property
     def _marks(self) -> tuple[str, ...]:
         return (self._first_mark, " ") if self._first_mark != " " else (" ",)
+
+    @property
+    def marks_starts(self) -> bool:
+        """Whether something is put before a text."""
+        return bool(self.map.before or self._first_mark)
+
+    def rendered(self, normalized: str) -> str:
+        """As the entries of the vocabulary spell it."""
+        if self._bytes:
+            cut = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(normalized)
+            return "".join(word for word, _ in cut)
+        return normalized.replace(" ", self._space)
 
     def rendered_length(self, word: str) -> int:
         """In symbols of the vocabulary's alphabet, bytes kept apart where they are."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
+
+from tokenizers import models
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.split_machine import SplitMachine
@@ -15,6 +18,7 @@ __all__ = ["MOST_STEPS", "TokenizerReading", "position_after"]
 
 MOST_STEPS = 100_000  # about a second
 _COMPARED_TEXTS = 300
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _ENCODING_METHODS = ("__call__", "_encode_plus", "_batch_encode_plus", "_tokenizer", "backend_tokenizer")
 
 
@@ -49,6 +53,8 @@ class TokenizerReading:
         _check_class(tokenizer)
         self.template, self.prefix_text = template, prefix_text
         self._backend = tokenizer.backend_tokenizer
+        self._apart: dict[tuple[str, str], bool] = {}
+        self._entries: str | None = None
         self.added = dict(self._backend.get_added_tokens_decoder())
         if getattr(self._backend.model, "dropout", None):
             raise UnknownSplit("the tokenizer leaves out merges at random")
@@ -62,6 +68,29 @@ class TokenizerReading:
         alone = self.machine if is_first else SplitMachine(normalizer, pre_tokenizer, alphabet)
         self._compare(alone, sample[:_COMPARED_TEXTS])
         self._check_added_tokens(alphabet)
+
+    def stay_apart(self, before: str, after: str) -> bool:
+        """Whether no token can reach over two neighbors, of which a pre-tokenizer need not part.
+
+        None can where no entry has the one behind the other. The encoding of a word is then that of its two parts.
+        """
+        if (before, after) not in self._apart:
+            self._apart[before, after] = self._find_apart(before, after)
+        return self._apart[before, after]
+
+    def _find_apart(self, before: str, after: str) -> bool:
+        model = self._backend.model
+        is_plain = isinstance(model, models.BPE) and not model.ignore_merges and not model.continuing_subword_prefix
+        if not is_plain and not isinstance(model, models.Unigram):
+            return False
+        if self._entries is None:
+            added = {one.content for one in self.added.values()}  # in no text, as was checked
+            entries = self._backend.get_vocab(with_added_tokens=False)
+            self._entries = "\n".join(entry for entry in entries if entry not in added and not _BYTE.fullmatch(entry))
+        symbols = [self.machine.rendered(character) for character in (before, after)]
+        if any(f"\n{symbol}\n" not in f"\n{self._entries}\n" for symbol in (symbols[0][-1], symbols[1][0])):
+            return "<0x" not in self._entries  # bytes in its place, which no entry joins
+        return symbols[0][-1] + symbols[1][0] not in self._entries
 
     @property
     def root(self) -> Any:
