@@ -44,8 +44,9 @@ def build_automaton(
 
     Characters or slots where the tokenizer keeps them apart; every text encoded where the space is small; else the
     vocabulary is walked. Each is tried on the encodings of 10,000 sampled texts (all texts of a smaller space), and a
-    single miss refuses it; what the tokenizer's own data prove is proven, the rest is audited. The last few automata are remembered: a second search of one template under an unchanged
-    tokenizer starts at once, with nothing but `also` audited again.
+    single miss refuses it. What the tokenizer's own data show for all texts is proven, the rest is audited. The last
+    few automata are remembered: a second search of one template under an unchanged tokenizer starts at once, with
+    nothing but `also` audited again.
 
     Args:
         template: the texts.

@@ -248,7 +248,7 @@ class SplitMachine:
         if "Regex" in pattern:
             if (behavior, part["invert"]) not in (("Isolated", False), ("Removed", True)):
                 raise UnknownSplit(f"the pre-tokenizer Split has the behavior {behavior}")
-            self._splits.append(PatternSplit(pattern["Regex"]))
+            self._splits.append(PatternSplit(pattern["Regex"], keeps_gaps=behavior == "Isolated"))
             return
         mark = pattern["String"]
         if not self.map.symbols.union(self._first_mark).issuperset(mark):

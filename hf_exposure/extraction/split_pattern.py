@@ -71,14 +71,18 @@ class _Node:
     looks: bool = False
 
 
+_GAP = (-1,)
+
+
 class PatternSplit:
-    """A pre-tokenizer that cuts a text into the matches of a pattern, which must leave nothing between them.
+    """A pre-tokenizer that cuts a text into the matches of a pattern and what is between them.
 
     A configuration is the threads that are alive in the word read so far, in order of preference; all of the word is
-    always the match.
+    always the match. Between matches it is `_GAP`.
 
     Args:
         pattern: in Oniguruma's syntax, as `tokenizers` reads it.
+        keeps_gaps: whether what is between two matches is a word too; else there must be nothing.
 
     Raises:
         UnknownSplit: it has a part that is not understood.
@@ -86,7 +90,8 @@ class PatternSplit:
 
     start: object = ()
 
-    def __init__(self, pattern: str) -> None:
+    def __init__(self, pattern: str, *, keeps_gaps: bool = True) -> None:
+        self._keeps_gaps = keeps_gaps
         self.states: list[_State] = [_State(is_match=True)]
         parser = _Parser(pattern, self.states)
         self._start: tuple[int, ...] = (parser.whole().add(0),)
@@ -107,7 +112,7 @@ class PatternSplit:
             UnknownSplit: part of the text is in no match.
         """
         words: list[str] = []
-        at, is_settled = 0, True
+        at, is_settled, in_gap = 0, True, False
         while at < len(text):
             alive, end = self._start, at
             for place in range(at, len(text)):
@@ -117,18 +122,22 @@ class PatternSplit:
                     break
             if alive and self._ends(alive):
                 return [*words, text[at:]], alive if is_settled else None
-            if end == at:
-                raise UnknownSplit("the splitting pattern leaves out part of a text")
             is_settled = is_settled and not alive
+            if end == at:
+                if not self._keeps_gaps:
+                    raise UnknownSplit("the splitting pattern leaves out part of a text")
+                words = [*words[:-1], words[-1] + text[at]] if in_gap else [*words, text[at]]
+                at, in_gap = at + 1, True
+                continue
             words.append(text[at:end])
-            at = end
-        return words, self.start
+            at, in_gap = end, False
+        return words, (_GAP if in_gap else self.start) if is_settled else None
 
     def _step(self, configuration: object, character: str) -> Step:
         assert isinstance(configuration, tuple)
         if any(one(character) and other(character) for one, other in self._disjoint):
             raise UnknownSplit(f"the splitting pattern has a possessive repetition that holds back {character!r}")
-        if configuration:
+        if configuration and configuration != _GAP:
             alive, ended = self._read(configuration, character)
             if alive:
                 # With threads alive the word either goes on, or its end is not yet settled.
@@ -136,6 +145,8 @@ class PatternSplit:
             if not ended:
                 return MOVED
         alive, ended = self._read(self._start, character)
+        if not alive and not ended and self._keeps_gaps:
+            return ("goes on" if configuration == _GAP else "starts"), _GAP
         return ("starts", alive) if alive and not ended and self._ends(alive) else MOVED
 
     def _read(self, threads: tuple[int, ...], character: str) -> tuple[tuple[int, ...], bool]:

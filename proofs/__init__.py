@@ -1,0 +1,1 @@
+"""Proofs that need more than the test suite has: production tokenizers, hours, or a network."""
