@@ -29,7 +29,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from hf_exposure import CanaryTemplate, Choice, Digits, Letters, Pattern, Words, extract, rank_bounds
 from hf_exposure.canaries import CanaryContext
 from hf_exposure.errors import InputError
-from hf_exposure.extraction import build, sampled_encodings
+from hf_exposure.extraction import build, sampled_encodings, slot_automaton
 from hf_exposure.scoring import Encoder
 from proofs.production_tokenizers import CACHE, SOURCES
 
@@ -221,29 +221,29 @@ def write_page(record: dict[str, Any]) -> None:
         "Written by `make tokenizers`, which fetches the tokenizers from package indexes into `~/.cache/hf_exposure`.",
         "What the columns rest on is in [the design note](design/0011-what-a-certificate-rests-on.md).",
         "",
-        f"**Against brute force.** A random model; all texts of four spaces scored one by one in float64. The {TOP} likeliest "
-        f"texts and the ranks of texts {', '.join(map(str, RANKS))} must be equal; the difference is the largest of any "
-        "cost, in bits.",
+        "**Against brute force.** A random model; all texts of four spaces scored one by one in float64. The "
+        f"{TOP} likeliest texts and the ranks of texts {', '.join(map(str, RANKS))} must be equal; the difference is the "
+        "largest of any cost, in bits.",
         "",
-        "| tokenizer | entries | " + " | ".join(f"{name} ({space.space_size:,})" for name, space in SPACES.items()) + " |",
+        _row("tokenizer", "entries", *(f"{name} ({space.space_size:,})" for name, space in SPACES.items())),
         "|---|---|" + "---|" * len(SPACES),
     ]  # fmt: skip
     for name, measured in record.items():
         cells = [_brute_cell(measured["brute_force"][space]) for space in SPACES]
-        lines.append(f"| {name} | {measured['entries']:,} | " + " | ".join(cells) + " |")
+        lines.append(_row(name, f"{measured['entries']:,}", *cells))
     lines += [
         "",
-        "**Secrets that must be found.** A GPT-2 of width 32, trained on eight secrets. Each must be the likeliest text of "
-        "its template by `extract`, certified, and have the rank [1, 1] by `rank_bounds`. The cells name the "
-        "backend, and the model rows that `extract` needed. `[dikatb]{7}` is the space in which a search under Llama 3's "
-        "tokenizer once missed `dikkatb`: its merges cannot build the entry ` dikkat`.",
+        "**Secrets that must be found.** A GPT-2 of width 32, trained on eight secrets. Each must be the likeliest "
+        "text of its template by `extract`, certified, and have the rank [1, 1] by `rank_bounds`. The cells name the "
+        "backend, and the model rows that `extract` needed. `[dikatb]{7}` is the space in which a search under "
+        "Llama 3's tokenizer once missed `dikkatb`: its merges cannot build the entry ` dikkat`.",
         "",
-        "| tokenizer | " + " | ".join(f"{name} ({_power(space.space_size)})" for name, (space, _, _) in SECRETS.items()) + " |",
+        _row("tokenizer", *(f"{name} ({_power(space.space_size)})" for name, (space, _, _) in SECRETS.items())),
         "|---|" + "---|" * len(SECRETS),
     ]  # fmt: skip
     for name, measured in record.items():
         cells = [_secret_cell(measured["secrets"][secret]) for secret in SECRETS]
-        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+        lines.append(_row(name, *cells))
     notes = sorted({
         (name, found["note"].partition(": ")[2] or found["note"])
         for name, measured in record.items()
@@ -265,6 +265,10 @@ def write_page(record: dict[str, Any]) -> None:
     PAGE.write_text("\n".join(lines) + "\n")
 
 
+def _row(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
 def _brute_cell(found: dict[str, Any]) -> str:
     if "refused" in found:
         return "refused"
@@ -275,7 +279,8 @@ def _brute_cell(found: dict[str, Any]) -> str:
 def _secret_cell(found: dict[str, Any]) -> str:
     if "refused" in found:
         return "refused"
-    return f"{'found' if found['right'] else '**missed**'}, {found['rows']} rows; {found['backend']}, {found['exactness']}"
+    found_it = "found" if found["right"] else "**missed**"
+    return f"{found_it}, {found['rows']} rows; {found['backend']}, {found['exactness']}"
 
 
 def _power(size: int) -> str:
@@ -288,7 +293,7 @@ def main() -> None:
     parser.add_argument("--only", nargs="*", default=[], help="names of tokenizers; default: all")
     asked = parser.parse_args()
     torch.set_num_threads(1)
-    sampled_encodings.AUDITED_ENCODINGS = build._SMALL_TRIE = build._CHEAP_TRIE = 1000
+    sampled_encodings.AUDITED_ENCODINGS = build._SMALL_TRIE = build._CHEAP_TRIE = slot_automaton._LARGEST_HOLE = 1000
     wrong = []
     for source in SOURCES:
         if asked.only and source.name not in asked.only:

@@ -82,13 +82,14 @@ def prove_claims(reading: TokenizerReading, entries: Entries) -> Claims:
         at_root = boundaries.stay(judged_everywhere=False)
     except UnknownSplit as error:
         return Claims(str(error), str(error), not error.may_move)
+    complete = ""
     if not at_root or not (boundaries.root_ends_a_word or _stays_apart(entries)):
-        return Claims("the tokens before the first hole may depend on what is in it", _MOVES, at_root)
+        complete = "the tokens before the first hole may depend on what is in it"
     try:
-        stay = boundaries.stay(judged_everywhere=True)
+        stay = at_root and boundaries.stay(judged_everywhere=True)
     except UnknownSplit as error:
-        return Claims("", str(error), not error.may_move)
-    return Claims("", "" if stay else _MOVES, stay)
+        return Claims(complete, str(error), not error.may_move)
+    return Claims(complete, "" if stay else _MOVES, stay)
 
 
 def _merging(model: Mapping[str, Any]) -> models.BPE:
