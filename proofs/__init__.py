@@ -1,1 +1,1 @@
-"""Long checks of the package against brute force, run by `make` targets of their own and not by the test suite."""
+"""Long checks of the package against brute force, with `make` targets of their own: families of models, tokenizers."""

@@ -8,6 +8,7 @@ the k-th best text found, and the search ends when none is, which keeps the guar
 from __future__ import annotations
 
 import bisect
+import math
 import time
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.confirm import confirmed, moved_bits
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
-from hf_exposure.extraction.token_automaton import TokenAutomaton
+from hf_exposure.extraction.token_automaton import TokenAutomaton, why_audited
 from hf_exposure.extraction.watch import SearchWatch
 from hf_exposure.records import Candidate, Extraction
 from hf_exposure.scoring import Scorer, make_scorer, source_for
@@ -68,7 +69,9 @@ def extract(
 
     Returns:
         `Extraction`. `certified` is False when `max_expansions`, `max_open_nodes` or Ctrl-C ended the search; the
-        candidates are then the best texts found so far, maybe none.
+        candidates are then the best texts found so far, maybe none. Texts of probability 0 are no candidates:
+        `rest_is_impossible` is True where fewer than `top_k` others are left. It is so too where the text before the
+        first hole has probability 0: candidates are then ordered by what follows it.
 
     Raises:
         InputError: `top_k`, `batch_size`, `max_expansions` or `max_open_nodes` below 1; a tokenizer that gives two
@@ -163,12 +166,16 @@ def _search_likeliest(
             break
         for expansion in expand(scorer, automaton, nodes, spent):
             for leaf in expansion.leaves:
+                if leaf.cost_bits == math.inf:
+                    continue  # of probability 0: no answer to what is likeliest
                 bisect.insort(best, (leaf.cost_bits, leaf.text))
             del best[top_k:]
             limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
             frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, limit)
     certified = frontier.cheapest_bits >= limit
-    stop = "" if certified else stopped_at(frontier, max_open_nodes, max_expansions, watch)
+    ended = "" if certified else stopped_at(frontier, max_open_nodes, max_expansions, watch)
+    stop = f"{ended}; a likelier text may be left" if ended else ""
+    impossible = _impossible(prefix_bits, certified, len(best), top_k, automaton)
     costs_bits = [prefix_bits + cost for cost, _ in best]
     moved = moved_bits(scorer, [text for _, text in best], costs_bits)
     found = Extraction(
@@ -183,16 +190,30 @@ def _search_likeliest(
         backend=automaton.name,
         exactness=automaton.exactness,
         mode=scorer.mode or "",
-        note="; ".join(_notes(scorer.noise_bits, stop, moved)),
+        note="; ".join(_notes(scorer.noise_bits, [stop, _why_moved(moved), impossible, why_audited(automaton)])),
+        rest_is_impossible=bool(impossible),
     )
     return found, moved
 
 
-def _notes(noise_bits: float, stop: str, moved_bits: float) -> list[str]:
-    """What a reader must know of the order and of a search that had to stop."""
-    notes = [f"{stop}; a likelier text may be left"] if stop else []
-    if moved_bits:
-        notes.append(f"scored alone, a text found here costs {moved_bits:.3g} bits more or less: no certificate")
+def _why_moved(moved_bits: float) -> str:
+    """Why the figures of a search are no certificate."""
+    return f"scored alone, a text found here costs {moved_bits:.3g} bits more or less" if moved_bits else ""
+
+
+def _impossible(prefix_bits: float, certified: bool, found: int, top_k: int, automaton: TokenAutomaton) -> str:
+    """Why what is not among the candidates has probability 0; "" where that is not known."""
+    if prefix_bits == math.inf:
+        return "the model gives the text before the first hole probability 0, and so every text of the template"
+    if not certified or found >= min(top_k, automaton.count(automaton.root)):
+        return ""
+    texts = "all other texts" if found else "all texts"
+    return f"only {found} of {top_k} texts have a positive probability: the model gives {texts} probability 0"
+
+
+def _notes(noise_bits: float, reasons: list[str]) -> list[str]:
+    """What a reader must know of the order, and of what limits the search."""
+    notes = [reason for reason in reasons if reason]
     if noise_bits > _NOTICEABLE_BITS:
         notes.append(f"in this precision costs move by {noise_bits} bits: texts nearer than that may change places")
     return notes

@@ -25,7 +25,7 @@ from hf_exposure.extraction.confirm import confirmed, moved_bits
 from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
 from hf_exposure.extraction.open_texts import OpenTexts, Path
-from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens
+from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens, why_audited
 from hf_exposure.extraction.watch import SearchWatch
 from hf_exposure.records import RankBounds
 from hf_exposure.scoring import PathQuery, Scorer, make_scorer, source_for
@@ -53,7 +53,8 @@ def rank_bounds(
 ) -> RankBounds:
     """Certified bounds on the rank of `text` among all texts of `template`: exact when the search closes.
 
-    `rank = 1 + |{other texts with log-perplexity <= that of text}|`: ties count against the text.
+    `rank = 1 + |{other texts with log-perplexity <= that of text}|`: ties count against the text. A text of
+    probability 0 therefore ranks last.
 
     Args:
         model: a causal language model, or an encoder-decoder one with `source`; a masked one allows no search.
@@ -167,7 +168,9 @@ def _search_ranks(
     queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
     costs = [answer.run_bits for answer in scorer.path_bits(automaton.prefix, queries)]
     spent, frontier = SearchCost(), Frontier(automaton)
-    limits = _Limits(max(costs, default=0.0) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
+    # A text of probability 0 ties with or is beaten by every other: there is nothing to search.
+    finite = [cost for cost in costs if prefix_bits + cost < math.inf]
+    limits = _Limits(max(finite, default=-math.inf) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
     leaves = _leaves_within(scorer, automaton, frontier, limits, spent, watch)
     met = [(text, leaves[path]) for path in _spread(leaves) if (text := follow_tokens(automaton, path)) is not None]
     met.extend(zip(texts, costs, strict=True))
@@ -182,7 +185,7 @@ def _search_ranks(
         moved_bits=moved,
         stop=stopped_at(frontier, max_open_nodes, max_expansions, watch),
     )
-    bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
+    bounds = [counts.bounds(path, cost, prefix_bits + cost) for path, cost in zip(paths, costs, strict=True)]
     found = [
         RankBounds(
             low=low,
@@ -196,11 +199,16 @@ def _search_ranks(
             backend=automaton.name,
             exactness=automaton.exactness,
             mode=scorer.mode or "",
-            note=note,
+            note="; ".join(filter(None, [note, _why_last(prefix_bits + cost), why_audited(automaton)])),
         )
         for (low, high, note), cost in zip(bounds, costs, strict=True)
     ]
     return found, moved
+
+
+def _why_last(cost_bits: float) -> str:
+    impossible = "the model gives this text probability 0: every text of the template is at least as likely"
+    return impossible if cost_bits == math.inf else ""
 
 
 @dataclass(frozen=True)
@@ -260,13 +268,16 @@ class _Counts:
     moved_bits: float
     stop: str
 
-    def bounds(self, path: Path, cost: float) -> tuple[int, int, str]:
+    def bounds(self, path: Path, cost: float, whole_cost: float) -> tuple[int, int, str]:
         """(low, high, note) of the rank of one text; an empty note is a certificate."""
         limit, sure = cost + self.noise_bits, cost - self.noise_bits
         competes = path not in self.silent
         if self.moved_bits:
             note = f"scored alone, a text of this search costs {self.moved_bits:.3g} bits more or less: no bounds"
             return 1, self.competitors + (not competes), note
+        if whole_cost == math.inf:
+            last = self.competitors + (not competes)
+            return last, last, ""
         itself = self.leaves.get(path, math.inf) if competes else math.inf
         low = 1 + int(np.searchsorted(self.rivals, sure, side="left")) - (itself < sure)
         if not self.still_open.is_closed(limit):

@@ -21,6 +21,7 @@ __all__ = ["build_automaton", "check_template"]
 Backend = Callable[[CanaryTemplate, Encoder, SampledEncodings], tuple[TokenAutomaton | None, str | None]]
 _REMEMBERED = RememberedAutomata(most=4)
 _SMALL_TRIE = 10_000  # as many encodings as an audit takes
+_CHEAP_TRIE = 100_000  # a second or two of encoding, where nothing could be proven
 
 
 def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
@@ -45,8 +46,9 @@ def build_automaton(
 
     Characters or slots where the tokenizer keeps them apart; every text encoded where the space is small; else the
     vocabulary is walked. Each is tried on the encodings of 10,000 sampled texts (all texts of a smaller space), and a
-    single miss refuses it. The last few automata are remembered: a second search of one template under an unchanged
-    tokenizer starts at once, with nothing but `also` audited again.
+    single miss refuses it. What the tokenizer's own data show for all texts is proven, the rest is audited. The last
+    few automata are remembered: a second search of one template under an unchanged tokenizer starts at once, with
+    nothing but `also` audited again.
 
     Args:
         template: the texts.
@@ -82,7 +84,8 @@ def _audited(template: CanaryTemplate, encoder: Encoder, one_path: bool, also: S
             missed, refusal = None, error
             continue
         if automaton is not None:
-            return automaton
+            is_sure = automaton.exactness == "proven" or template.space_size > _CHEAP_TRIE
+            return automaton if is_sure else trie_automaton(template, encoder)
     if template.space_size <= LARGEST_TRIE:
         return trie_automaton(template, encoder)
     if missed is None:

@@ -7,18 +7,21 @@ byte and character tokenizers, and subword tokenizers that split every character
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterator, Sequence
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
+from hf_exposure.extraction.canonical_pieces import GraphPiece, why_graph_is_unproven
 from hf_exposure.extraction.encoding_trie import alike
 from hf_exposure.extraction.product_automaton import text_begins_another
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText, State
+from hf_exposure.extraction.tokenizer_reading import TokenizerReading, position_after
 from hf_exposure.scoring import Encoder
 
 __all__ = ["CharacterAutomaton", "character_automaton"]
@@ -45,6 +48,7 @@ class CharacterAutomaton(OnePathPerText):
 
     name = "characters"
     exactness: Exactness = "audited"
+    unproven = ""
 
     def __init__(
         self,
@@ -57,8 +61,20 @@ class CharacterAutomaton(OnePathPerText):
         self.template, self.prefix, self.prefix_text = template, prefix, template.prefix
         self._tokens_of, self._tokens_of_literal, self.ending = tokens_of, tokens_of_literal, ending
         # A state: the template's own, and the tokens already taken of the next piece.
-        self.root: State = (_after(template, template.start, template.prefix), ())
+        self.root: State = (position_after(template, template.start, template.prefix), ())
         self.moves = lru_cache(maxsize=_REMEMBERED_STATES)(self._moves)
+
+    def why_unproven(self, encoder: Encoder, texts: Sequence[str]) -> str:
+        """Why it is not proven that each encoding is a path; "" where it is. `texts` are some of the template."""
+        try:
+            reading = TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts)
+        except UnknownSplit as error:
+            return str(error)
+        return why_graph_is_unproven(reading, self._graph_pieces)
+
+    def _graph_pieces(self, position: Any) -> Iterator[GraphPiece]:
+        is_literal = self._literal_after(position) is not None
+        return ((piece, after, not is_literal) for piece, _, after in self._pieces(position))
 
     def count(self, state: Any) -> int:
         position, taken = state
@@ -96,7 +112,7 @@ class CharacterAutomaton(OnePathPerText):
         literal = self._literal_after(position)
         if literal is not None:
             text = str(self.template.segments[literal])
-            yield text, self._tokens_of_literal[literal], _after(self.template, position, text)
+            yield text, self._tokens_of_literal[literal], position_after(self.template, position, text)
             return
         for character, after in self.template.moves(position).items():
             yield character, self._tokens_of[character], after
@@ -130,12 +146,12 @@ def character_automaton(
     for lead in leads:
         try:
             automaton = _guess(template, lead, encoder)
-            automaton.exactness = sample.exactness
             missed = sample.first_missed(automaton, encoder)
         except InputError as error:
             refusal = error
             continue
         if missed is None:
+            sample.vouch_for(automaton, partial(automaton.why_unproven, encoder, sample.texts))
             return automaton, None
     if missed is None and refusal is not None:
         raise refusal
@@ -179,9 +195,3 @@ def _shared_lead(encoded: list[list[int]]) -> tuple[int, ...]:
 
 def _goes_on(tokens: tuple[int, ...], taken: tuple[int, ...]) -> bool:
     return len(tokens) > len(taken) and tokens[: len(taken)] == taken
-
-
-def _after(template: CanaryTemplate, position: Any, text: str) -> Any:
-    for character in text:
-        position = template.moves(position)[character]
-    return position

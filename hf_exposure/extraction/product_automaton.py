@@ -47,6 +47,7 @@ class ProductAutomaton(OnePathPerText):
     ) -> None:
         self.name, self.prefix, self.prefix_text = name, prefix, prefix_text
         self.exactness: Exactness = "proven"
+        self.unproven = ""
         if ending:
             slots = [*slots, EncodingTrie(np.array([ending], dtype=np.int32, order="F"), [""])]
         elif not slots[-1].prefix_free:

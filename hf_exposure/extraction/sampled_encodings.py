@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -19,6 +20,7 @@ AUDITED_ENCODINGS = 10_000
 
 _AUDIT_SEED = 20190814
 _PLACES_TRIED, _MOST_ADDED_TOKENS = 3, 200
+_MOST_MOVES, _MOVES_WALKED = 2_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -26,8 +28,9 @@ class SampledEncodings:
     """N texts with their plain token ids.
 
     Attributes:
-        texts: all texts of a small template, else a fixed random sample with the first and the last, texts around the
-            tokens that were added to the tokenizer, and those that the caller knows to matter.
+        texts: all texts of a small template, else a fixed random sample with the first and the last, texts through
+            each of the template's moves and around the tokens that were added to the tokenizer, and those that the
+            caller knows to matter.
         ids: their tokens, without special ones.
         exactness: of what holds for all of them.
     """
@@ -50,6 +53,7 @@ class SampledEncodings:
         texts = [template.text_at(index) for index in places]
         if not whole:
             texts += [*also, *_around_added_tokens(template, encoder, texts[:_PLACES_TRIED])]
+            texts += _through_each_move(template, draw)
         return cls.among(texts, encoder, "proven" if whole else "audited")
 
     @classmethod
@@ -68,6 +72,14 @@ class SampledEncodings:
                 return text
         return None
 
+    def vouch_for(self, automaton: Any, why_unproven: Callable[[], str]) -> None:
+        """Says of an automaton that holds all of these encodings how certain it is that it holds every one.
+
+        `why_unproven` is asked where these are not all: why no proof is known, or "".
+        """
+        automaton.unproven = "" if self.exactness == "proven" else why_unproven()
+        automaton.exactness = "audited" if automaton.unproven else "proven"
+
     def beginnings_are_kept(self, automaton: TokenAutomaton, encoder: Encoder) -> bool:
         """Whether pruning keeps every encoding, all of which must be paths of the automaton: a single miss says no."""
         beginnings: dict[Path, str] = {}
@@ -78,8 +90,36 @@ class SampledEncodings:
                 moves = automaton.moves(state)
                 child = int(np.searchsorted(moves.tokens, token))
                 state, text = moves.states[child], text + moves.pieces[child]
-                beginnings[path[:depth]] = text
+                if automaton.count(state) > 1:  # where one text is left, it is encoded whole
+                    beginnings[path[:depth]] = text
         return all(automaton.canonical(list(beginnings), list(beginnings.values()), [False] * len(beginnings)))
+
+
+def _through_each_move(template: CanaryTemplate, draw: random.Random) -> list[str]:
+    """A text through each character of each state of the template, with a random end; some where they are many.
+
+    A branch of few texts may be encoded in a way of its own, and no uniform sample may show it.
+    """
+    reached = {template.start: ""}
+    moves: list[tuple[str, str, Any]] = []
+    for position in (waiting := [template.start]):  # grows while it is walked
+        if len(moves) > _MOVES_WALKED:
+            break
+        for character, after in template.moves(position).items():
+            moves.append((reached[position], character, after))
+            if after not in reached:
+                reached[after] = reached[position] + character
+                waiting.append(after)
+    texts = []
+    for before, character, after in draw.sample(moves, min(len(moves), _MOST_MOVES)):
+        rest, position = character, after
+        while onward := list(template.moves(position).items()):
+            if template.is_end(position) and draw.random() < 0.5:
+                break
+            further, position = draw.choice(onward)
+            rest += further
+        texts.append(before + rest)
+    return texts
 
 
 def _around_added_tokens(template: CanaryTemplate, encoder: Encoder, texts: list[str]) -> Iterator[str]:

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from hf_exposure.canaries import CanaryTemplate, Choice, Digits, Letters, Space, Words
 from hf_exposure.errors import InputError
+from hf_exposure.extraction.canonical_pieces import why_slots_are_unproven
 from hf_exposure.extraction.encoding_trie import EncodingTrie
 from hf_exposure.extraction.product_automaton import ProductAutomaton
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.split_pattern import UnknownSplit
+from hf_exposure.extraction.tokenizer_reading import TokenizerReading
 from hf_exposure.scoring import Encoder
 
 __all__ = ["cut_before_space", "slot_automaton"]
@@ -44,6 +48,9 @@ class _After(Sequence[str]):
     def __getitem__(self, index: Any) -> Any:
         return self._before + self._text_at(index)
 
+    def __iter__(self) -> Iterator[str]:
+        return (self._before + self._text_at(index) for index in range(self._count))
+
 
 def slot_automaton(
     template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings
@@ -63,12 +70,12 @@ def slot_automaton(
         tried.add(lengths)
         try:
             automaton = _build(template, encoder, cut)
-            automaton.exactness = sample.exactness
             missed = sample.first_missed(automaton, encoder)
         except InputError as error:
             refusal = error
             continue
         if missed is None:
+            sample.vouch_for(automaton, partial(_why_unproven, template, encoder, cut, automaton, sample.texts))
             return automaton, None
     if missed is None and refusal is not None:
         raise refusal
@@ -108,6 +115,16 @@ def _build(template: CanaryTemplate, encoder: Encoder, cut: Cut) -> ProductAutom
         context += slot.pieces[0]
     plain = encoder.plain_ids([kept])[0] if kept else []
     return ProductAutomaton("slots", template, (*encoder.leading, *plain), kept, slots, encoder.ending)
+
+
+def _why_unproven(
+    template: CanaryTemplate, encoder: Encoder, cut: Cut, automaton: ProductAutomaton, texts: Sequence[str]
+) -> str:
+    try:
+        reading = TokenizerReading(template, encoder, automaton.prefix_text, automaton.prefix, texts)
+    except UnknownSplit as error:
+        return str(error)
+    return why_slots_are_unproven(reading, ((slot.pieces, slot.kind) for slot in _slots(template, cut)))
 
 
 def _slots(template: CanaryTemplate, cut: Cut) -> Iterator[_Slot]:

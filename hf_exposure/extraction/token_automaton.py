@@ -13,7 +13,16 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-__all__ = ["Exactness", "Moves", "OnePathPerText", "Run", "TokenAutomaton", "follow_forced_run", "follow_tokens"]
+__all__ = [
+    "Exactness",
+    "Moves",
+    "OnePathPerText",
+    "Run",
+    "TokenAutomaton",
+    "follow_forced_run",
+    "follow_tokens",
+    "why_audited",
+]
 
 State = Hashable
 Path = tuple[int, ...]
@@ -52,8 +61,8 @@ class TokenAutomaton(Protocol):
 
     Attributes:
         name: which backend this is; named in results.
-        exactness: "proven" where every text was seen to be a path, or is one by construction; "audited" where 10,000
-            sampled ones were, so that with 95 % confidence fewer than 0.03 % are not.
+        exactness: "proven" where every text was seen to be a path, or the tokenizer's data show that it is; "audited"
+            where 10,000 sampled ones were, so that with 95 % confidence fewer than 0.03 % are not.
         prefix: tokens that every text begins with, special tokens before the text included. May be empty.
         prefix_text: the source text that `prefix` stands for.
         root: the state after `prefix`.
@@ -84,6 +93,15 @@ class TokenAutomaton(Protocol):
 
     def runs(self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]) -> list[Run | None]:
         """What is forced after each state; None for a path that leads to no canonical encoding."""
+
+
+def why_audited(automaton: TokenAutomaton) -> str:
+    """What a reader of a result must know of an automaton that is not proven to hold every text; "" for others."""
+    if automaton.exactness == "proven":
+        return ""
+    reason = getattr(automaton, "unproven", "")
+    known = "that the search covers every text was audited on sampled encodings, not proven"
+    return f"{known}: {reason}" if reason else known
 
 
 class OnePathPerText:

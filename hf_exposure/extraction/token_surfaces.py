@@ -9,15 +9,30 @@ all others begin with a sign of their own.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
 from hf_exposure.errors import InputError, described
 
-__all__ = ["TokenSurfaces"]
+__all__ = ["FIRST_BYTE", "TokenSurfaces", "WORD_STARTS", "serialized_model"]
 
-_WORD_STARTS = "\ue000"  # private use: in no text
-_FIRST_BYTE = 0xF0000  # 256 symbols for the bytes of characters that have no entry
+WORD_STARTS = "\ue000"  # private use: in no text
+FIRST_BYTE = 0xF0000  # 256 symbols for the bytes of characters that have no entry
+
+
+def serialized_model(tokenizer: Any) -> dict[str, Any]:
+    """A fast tokenizer's model as plain values: its kind, vocabulary and merges.
+
+    Raises:
+        InputError: a tokenizer without a backend.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        rule = "must be a fast one to search a large space whose characters it merges"
+        remedy = "Load it with AutoTokenizer, or use method='sample'."
+        raise InputError("tokenizer", rule, type(tokenizer).__name__, remedy)
+    return dict(json.loads(backend.to_str())["model"])
 
 
 class TokenSurfaces:
@@ -25,19 +40,15 @@ class TokenSurfaces:
 
     Args:
         tokenizer: of `transformers`, with a `backend_tokenizer`.
+        model: as `serialized_model` gives it.
 
     Raises:
-        InputError: a tokenizer without a backend, or one that marks the ends of words.
+        InputError: a tokenizer that marks the ends of words.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            rule = "must be a fast one to search a large space whose characters it merges"
-            remedy = "Load it with AutoTokenizer, or use method='sample'."
-            raise InputError("tokenizer", rule, type(tokenizer).__name__, remedy)
+    def __init__(self, tokenizer: Any, model: Mapping[str, Any]) -> None:
+        backend = tokenizer.backend_tokenizer
         self._normalizer, self._pre_tokenizer = backend.normalizer, backend.pre_tokenizer
-        model = json.loads(backend.to_str())["model"]
         if model.get("end_of_word_suffix"):
             rule = "must not mark the ends of words to search a large space whose characters it merges"
             raise InputError("tokenizer", rule, model["end_of_word_suffix"], "Use method='sample'.")
@@ -73,10 +84,10 @@ class TokenSurfaces:
 
     def _surface(self, entry: str) -> str:
         if self._is_byte(entry):
-            return chr(_FIRST_BYTE + int(entry[3:5], 16))
+            return chr(FIRST_BYTE + int(entry[3:5], 16))
         if not self._goes_on:
             return entry
-        return entry[len(self._goes_on) :] if entry.startswith(self._goes_on) else _WORD_STARTS + entry
+        return entry[len(self._goes_on) :] if entry.startswith(self._goes_on) else WORD_STARTS + entry
 
     def _render(self, text: str) -> str:
         if self._normalizer is not None:
@@ -84,10 +95,10 @@ class TokenSurfaces:
         words = [text]
         if self._pre_tokenizer is not None and text:
             words = [word for word, _ in self._pre_tokenizer.pre_tokenize_str(text)]
-        rendered = "".join((_WORD_STARTS if self._goes_on and word else "") + word for word in words)
+        rendered = "".join((WORD_STARTS if self._goes_on and word else "") + word for word in words)
         if not self._falls_back:
             return rendered
         return "".join(
-            symbol if symbol in self._ids else "".join(chr(_FIRST_BYTE + byte) for byte in symbol.encode())
+            symbol if symbol in self._ids else "".join(chr(FIRST_BYTE + byte) for byte in symbol.encode())
             for symbol in rendered
         )

@@ -2,13 +2,14 @@
 
 A state is expanded when it is asked for: every entry that spells the characters that may come next is a child. One
 text then has many paths, of which one is canonical. Training saw that one, so each leaf is encoded again and must
-equal its path. Where the audit found that beginnings of canonical encodings are canonical themselves (they are for
-most tokenizers, though not where digits are grouped from the right), open paths are judged in the same way, early.
+equal its path. Where beginnings of canonical encodings are canonical themselves (they are for most tokenizers, though
+not where digits are grouped from the right), open paths are judged in the same way, early. `canonical_prefixes` proves
+it where it can; else the audit decides.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -16,9 +17,11 @@ import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.canaries.word_trie import WordTrie
+from hf_exposure.extraction.canonical_prefixes import Claims, Entries, prove_claims, unbuildable_entries
 from hf_exposure.extraction.encoding_trie import alike
 from hf_exposure.extraction.product_automaton import text_begins_another
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.token_automaton import (
     NO_MOVES,
     Exactness,
@@ -28,7 +31,8 @@ from hf_exposure.extraction.token_automaton import (
     State,
     follow_forced_run,
 )
-from hf_exposure.extraction.token_surfaces import TokenSurfaces
+from hf_exposure.extraction.token_surfaces import TokenSurfaces, serialized_model
+from hf_exposure.extraction.tokenizer_reading import TokenizerReading, position_after
 from hf_exposure.scoring import Encoder
 
 __all__ = ["VocabularyAutomaton", "vocabulary_automaton"]
@@ -47,36 +51,51 @@ class VocabularyAutomaton:
         template: the texts.
         encoder: of the tokenizer.
         prefix_text: the beginning of the template's prefix whose tokens begin every encoding.
+        model: the tokenizer's model, serialized.
 
     Attributes:
         prunes: whether open paths are judged too, and not only leaves.
+        is_sampled: whether it is a sample, and no proof, that says that open paths may be judged.
+        unproven: why it is not proven that every encoding is found; "" where it is.
     """
 
-    exactness: Exactness
+    exactness: Exactness = "audited"
+    unproven = ""
 
-    def __init__(self, template: CanaryTemplate, encoder: Encoder, prefix_text: str, exactness: Exactness) -> None:
-        self.template, self._encoder, self.prefix_text, self.exactness = template, encoder, prefix_text, exactness
+    def __init__(self, template: CanaryTemplate, encoder: Encoder, prefix_text: str, model: Mapping[str, Any]) -> None:
+        self.template, self._encoder, self.prefix_text = template, encoder, prefix_text
         self._plain_prefix = tuple(encoder.plain_ids([prefix_text])[0]) if prefix_text else ()
         self.prefix: Path = (*encoder.leading, *self._plain_prefix)
-        self._surfaces = TokenSurfaces(encoder.tokenizer)
-        position = template.start
-        for character in prefix_text:
-            position = template.moves(position)[character]
+        self._surfaces = TokenSurfaces(encoder.tokenizer, model)
         self._letters = sorted(_letters_after(template, prefix_text))
         self._anchor = prefix_text or template.text_at(0)[0]
         self._kind_of = lru_cache(maxsize=None)(self._first_like)
-        symbols = {symbol for a in ["", *self._letters] for b in self._letters for symbol in self._added(a, b)}
-        self._token_of = self._surfaces.matching(frozenset(symbols))
+        added = (self._added(a, b) for a in ["", *self._letters] for b in self._letters)
+        self._symbols = frozenset().union(*added)
+        self._token_of = self._surfaces.matching(self._symbols)
         self._entries = WordTrie(self._token_of or [" "], "tokenizer")
         self._undecided: set[int] = set()
-        self.prunes, self.name = True, "vocabulary"
-        self.root: State = (position, "", "")
+        self.prunes, self.is_sampled, self.name = True, False, "vocabulary"
+        self._unbuildable = unbuildable_entries(model, self._token_of)
+        self._unbuildable_lengths = sorted(set(map(len, self._unbuildable)))
+        self.root: State = (position_after(template, template.start, prefix_text), "", "")
         self.moves = lru_cache(maxsize=_REMEMBERED_STATES)(self._moves)
         self._steps = lru_cache(maxsize=_REMEMBERED_STATES)(self._find_steps)
 
     def judge_leaves_only(self) -> None:
         """For tokenizers of which a canonical encoding may have a beginning that is not."""
         self.prunes, self.name = False, "vocabulary, judging leaves only"
+
+    def claims(self, model: Mapping[str, Any], texts: Sequence[str]) -> Claims:
+        """What can be proven of this walk under the serialized `model`; `texts` are some of the template."""
+        try:
+            reading = TokenizerReading(self.template, self._encoder, self.prefix_text, self.prefix, texts)
+        except UnknownSplit as error:
+            return Claims(str(error), str(error), not error.may_move)
+        surface_of = {index: surface for surface, index in self._token_of.items()}
+        before = self._encoder.tokenizer.convert_ids_to_tokens(list(self.prefix[-1:]))
+        first = [surface_of[token] for token in self.moves(self.root).tokens.tolist() if token in surface_of]
+        return prove_claims(reading, Entries(model, self._token_of, self._symbols, "".join(before), first))
 
     def count(self, state: Any) -> int:
         position, before, taken = state
@@ -103,8 +122,16 @@ class VocabularyAutomaton:
         found = self._paths_of([texts[at] for at in judged])
         for at, path in zip(judged, found, strict=True):
             ending = self._encoder.ending if ends[at] else ()
-            verdicts[at] = path is not None and (*path, *ending) == paths[at]
+            is_own = path is not None and (*path, *ending) == paths[at]
+            verdicts[at] = is_own or (not ends[at] and self._ends_unbuildable(texts[at]))
         return verdicts
+
+    def _ends_unbuildable(self, text: str) -> bool:
+        """Whether a word that goes on may be encoded otherwise than the same word alone."""
+        if not self._unbuildable:
+            return False
+        rendered = self._surfaces.render(text)
+        return any(rendered[-length:] in self._unbuildable for length in self._unbuildable_lengths)
 
     def runs(self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]) -> list[Run | None]:
         """Where one text is left, its encoding says the rest; elsewhere what has one child is followed."""
@@ -118,15 +145,19 @@ class VocabularyAutomaton:
                 runs[at] = (whole[len(paths[at]) :], str(rests[at]), _END, NO_MOVES)
         several = [at for at, rest in enumerate(rests) if rest is None]
         followed = [follow_forced_run(self, states[at]) for at in several]
+        # Without moves a state is the end of a text, or one that the vocabulary cannot go on from.
+        leading_on = [
+            (at, run) for at, run in zip(several, followed, strict=True) if len(run[3]) > 0 or self.is_leaf(run[2])
+        ]
         verdicts = self.canonical(
-            [(*paths[at], *run[0]) for at, run in zip(several, followed, strict=True)],
-            [texts[at] + run[1] for at, run in zip(several, followed, strict=True)],
-            [not len(run[3]) for run in followed],
+            [(*paths[at], *run[0]) for at, run in leading_on],
+            [texts[at] + run[1] for at, run in leading_on],
+            [not len(run[3]) for _, run in leading_on],
         )
-        for at, run, verdict in zip(several, followed, verdicts, strict=True):
-            # Without moves a state is the end of a text, or one that the vocabulary cannot go on from.
-            leads_on = len(run[3]) > 0 or self.is_leaf(run[2])
-            runs[at] = run if verdict and leads_on else None
+        for (at, run), verdict in zip(leading_on, verdicts, strict=True):
+            # Beginnings of one text are judged with it, whole.
+            is_one = len(run[3]) > 0 and self.count(run[2]) <= 1
+            runs[at] = run if verdict or is_one else None
         return runs
 
     def _is_decided(self, path: Path) -> bool:
@@ -229,11 +260,17 @@ def vocabulary_automaton(
     Raises:
         InputError: a tokenizer that cannot be walked, or that gives two texts the same tokens.
     """
-    automaton = VocabularyAutomaton(template, encoder, _separable_prefix(template, encoder, sample), sample.exactness)
+    model = serialized_model(encoder.tokenizer)
+    automaton = VocabularyAutomaton(template, encoder, _separable_prefix(template, encoder, sample), model)
     missed = sample.first_missed(automaton, encoder)
     if missed is not None:
         return None, missed
-    if not sample.beginnings_are_kept(automaton, encoder):
+    is_whole = sample.exactness == "proven"
+    claims = Claims() if is_whole else automaton.claims(model, sample.texts)
+    sample.vouch_for(automaton, lambda: claims.complete)
+    automaton.is_sampled = bool(claims.prefixes)
+    is_asked = is_whole or automaton.is_sampled  # else it is proven
+    if not claims.may_prune or (is_asked and not sample.beginnings_are_kept(automaton, encoder)):
         automaton.judge_leaves_only()
     return automaton, None
 

@@ -16,6 +16,8 @@ __all__ = ["describe_discoverability", "describe_extraction", "discoverability_v
 
 def describe_extraction(extraction: Extraction, canaries: CanarySet | None = None) -> str:
     """The likeliest secrets in order; with a canary set, each with whether it was inserted."""
+    if not extraction.candidates and extraction.rest_is_impossible:
+        return "No secret can be extracted: the model gives every text of the template probability 0."
     if not extraction.candidates:
         return f"No secret came out within {extraction.expansions} expansions ({extraction.seconds:.1f} s of search)."
     inserted = {canary.text: canary for canary in canaries.inserted} if canaries else {}
@@ -25,6 +27,8 @@ def describe_extraction(extraction: Extraction, canaries: CanarySet | None = Non
         if extraction.certified
         else f"not certified: {extraction.note}"
     )
+    if extraction.certified and extraction.note:
+        guarantee += f"; {extraction.note}"
     lines = [
         f"The {len(extraction.candidates)} likeliest secrets ({guarantee}; {extraction.expansions} expansions, "
         f"{extraction.model_rows} model rows, {extraction.seconds:.1f} s):"

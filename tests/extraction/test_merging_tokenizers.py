@@ -54,7 +54,8 @@ def test_a_memorised_number_is_found_in_few_rows(style: str, monkeypatch: pytest
     whole, before = (brute_force_bits(model, tokenizer(text)["input_ids"], 1) for text in (secret, SECRET.prefix[:-1]))
     assert whole - before <= 9
     found = extract(model, tokenizer, SECRET)
-    assert found.certified and found.exactness == "audited" and found.model_rows < 200
+    assert found.certified and found.exactness == ("proven" if style == "gpt2" else "audited")
+    assert found.model_rows < 200
     assert [candidate.text for candidate in found.candidates] == [secret]
     close(found.candidates[0].log_perplexity_bits, whole, 1e-3)
     bounds = rank_bounds(model, tokenizer, secret, SECRET)

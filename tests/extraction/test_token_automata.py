@@ -15,7 +15,7 @@ from tokenizer_styles import STYLES, tokenizer_in_style
 from hf_exposure import CanaryTemplate, Choice, Digits, Letters, LuhnDigits, Pattern, Words, extract, rank_bounds
 from hf_exposure.extraction import build_automaton, search_ranks
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
-from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens
+from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens, why_audited
 from hf_exposure.extraction.trie_automaton import trie_automaton
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import CausalScorer
@@ -133,24 +133,27 @@ def test_the_backend_is_named(style: str, name: str, backend: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "style, template, backend",
+    "style, template, backend, exactness",
     [
-        ("gpt2", CanaryTemplate("the number is {a}", a=Digits(9)), "vocabulary"),
-        ("llama3", CanaryTemplate("the number is {a}", a=Digits(10)), "slots"),
-        ("from the right", CanaryTemplate("the number is {a}", a=Digits(10)), "slots"),
-        ("wordpiece uncased", CanaryTemplate("card {a}", a=LuhnDigits(9)), "vocabulary"),
-        ("gpt2", CanaryTemplate("call {a}-{b}", a=Digits(3), b=Digits(4)), "slots"),
+        ("gpt2", CanaryTemplate("the number is {a}", a=Digits(9)), "vocabulary", "proven"),
+        ("llama3", CanaryTemplate("the number is {a}", a=Digits(10)), "slots", "proven"),
+        ("from the right", CanaryTemplate("the number is {a}", a=Digits(10)), "slots", "audited"),
+        ("wordpiece uncased", CanaryTemplate("card {a}", a=LuhnDigits(9)), "vocabulary", "proven"),
+        ("gpt2", CanaryTemplate("call {a}-{b}", a=Digits(3), b=Digits(4)), "slots", "proven"),
+        ("qwen", CanaryTemplate("the number is {a}", a=Digits(9)), "characters", "proven"),
+        ("bytes", CanaryTemplate("the number is {a}", a=Digits(9)), "characters", "audited"),
     ],
 )
-def test_large_spaces_are_audited(
-    style: str, template: CanaryTemplate, backend: str, monkeypatch: pytest.MonkeyPatch
+def test_large_spaces_are_proven_or_audited(
+    style: str, template: CanaryTemplate, backend: str, exactness: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 300)
     monkeypatch.setattr("hf_exposure.extraction.build._SMALL_TRIE", 300)
     tokenizer = tokenizer_in_style(style)
     scorer = CausalScorer(model_for(style, "bag"), tokenizer)
     automaton = build_automaton(template, scorer.encoder)
-    assert (automaton.name, automaton.exactness) == (backend, "audited")
+    assert (automaton.name, automaton.exactness) == (backend, exactness)
+    assert bool(why_audited(automaton)) == (exactness == "audited")
     assert automaton.count(automaton.root) == template.space_size
     for index in np.random.default_rng(0).integers(template.space_size, size=50).tolist():
         text = template.text_at(index)

@@ -1,0 +1,201 @@
+"""A tokenizer read as data: which words it cuts the texts of a template into, for all of them and not for a sample."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from tokenizers import models
+
+from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.extraction.split_machine import SplitMachine
+from hf_exposure.extraction.split_pattern import UnknownSplit
+from hf_exposure.scoring import Encoder
+
+__all__ = ["MOST_STEPS", "TokenizerReading", "position_after"]
+
+MOST_STEPS = 100_000  # about a second
+_COMPARED_TEXTS = 300
+_BYTE = re.compile("<0x[0-9A-F]{2}>")
+_ENCODING_METHODS = ("__call__", "_encode_plus", "_batch_encode_plus", "_tokenizer", "backend_tokenizer")
+
+
+class TokenizerReading:
+    """Normalizer, pre-tokenizer and added tokens of a fast tokenizer, for the texts of one template.
+
+    Args:
+        template: the texts.
+        encoder: of the tokenizer.
+        prefix_text: the beginning of every text that `prefix` stands for.
+        prefix: tokens, special ones and those of a context included.
+        sample: texts of the template that are read by the tokenizer's own code too, as a guard.
+
+    Attributes:
+        machine: cuts a text into words, a character at a time.
+        section: the fixed text that is encoded together with a filling, back to the last added token of a context.
+        added: the tokens that were added to the tokenizer.
+
+    Raises:
+        UnknownSplit: nothing can be said; why.
+    """
+
+    def __init__(
+        self,
+        template: CanaryTemplate,
+        encoder: Encoder,
+        prefix_text: str,
+        prefix: tuple[int, ...],
+        sample: Sequence[str],
+    ) -> None:
+        tokenizer = encoder.tokenizer
+        _check_class(tokenizer)
+        self.template, self.prefix_text = template, prefix_text
+        self._backend = tokenizer.backend_tokenizer
+        self._apart: dict[tuple[str, str], bool] = {}
+        self._entries: str | None = None
+        self.added = dict(self._backend.get_added_tokens_decoder())
+        if getattr(self._backend.model, "dropout", None):
+            raise UnknownSplit("the tokenizer leaves out merges at random")
+        self.section, is_first = self._find_section(encoder.before + prefix_text, prefix)
+        alphabet = frozenset(self.section).union(_letters(template), *sample[:_COMPARED_TEXTS])
+        normalizer, pre_tokenizer = (
+            None if part is None else json.loads(part.__getstate__())
+            for part in (self._backend.normalizer, self._backend.pre_tokenizer)
+        )
+        self.machine = SplitMachine(normalizer, pre_tokenizer, alphabet, is_first=is_first)
+        alone = self.machine if is_first else SplitMachine(normalizer, pre_tokenizer, alphabet)
+        self._compare(alone, sample[:_COMPARED_TEXTS])
+        self._check_added_tokens(alphabet)
+
+    def stay_apart(self, before: str, after: str) -> bool:
+        """Whether no token can reach over two neighbors, of which a pre-tokenizer need not part.
+
+        None can where no entry has the one behind the other. The encoding of a word is then that of its two parts.
+        """
+        if (before, after) not in self._apart:
+            self._apart[before, after] = self._find_apart(before, after)
+        return self._apart[before, after]
+
+    def _find_apart(self, before: str, after: str) -> bool:
+        model = self._backend.model
+        is_plain = isinstance(model, models.BPE) and not model.ignore_merges and not model.continuing_subword_prefix
+        if not is_plain and not isinstance(model, models.Unigram):
+            return False
+        if self._entries is None:
+            added = {one.content for one in self.added.values()}  # in no text, as was checked
+            entries = self._backend.get_vocab(with_added_tokens=False)
+            self._entries = "\n".join(entry for entry in entries if entry not in added and not _BYTE.fullmatch(entry))
+        symbols = [self.machine.rendered(character) for character in (before, after)]
+        if any(f"\n{symbol}\n" not in f"\n{self._entries}\n" for symbol in (symbols[0][-1], symbols[1][0])):
+            return "<0x" not in self._entries  # bytes in its place, which no entry joins
+        return symbols[0][-1] + symbols[1][0] not in self._entries
+
+    @property
+    def root(self) -> Any:
+        """The template's state after the prefix."""
+        return position_after(self.template, self.template.start, self.prefix_text)
+
+    def _find_section(self, fixed: str, prefix: tuple[int, ...]) -> tuple[str, bool]:
+        encoding = self._backend.encode(fixed, add_special_tokens=False)
+        if tuple(encoding.ids) != prefix[len(prefix) - len(encoding.ids) :]:
+            raise UnknownSplit("the end of the context is encoded with the text behind it")
+        start = 0
+        for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
+            if token in self.added:
+                if self.added[token].rstrip or self.added[token].content not in fixed:
+                    raise UnknownSplit("a token of the context may take in what is behind it")
+                start = max(start, end)
+        return fixed[start:], start == 0
+
+    def _compare(self, machine: SplitMachine, texts: Sequence[str]) -> None:
+        """A guard against a reading that is wrong: the tokenizer's own code must read some texts alike."""
+        for text in texts:
+            normalizer, pre_tokenizer = self._backend.normalizer, self._backend.pre_tokenizer
+            normalized = text if normalizer is None else normalizer.normalize_str(text)
+            words, _ = machine.read(text)
+            if pre_tokenizer is None:
+                agree = words == [normalized]
+            else:
+                own = [len(word) for word, _ in pre_tokenizer.pre_tokenize_str(normalized)]
+                agree = machine.map(text) == normalized and own == [machine.rendered_length(word) for word in words]
+            if not agree:
+                raise UnknownSplit("the tokenizer cuts a text otherwise than was read off it", may_move=True)
+
+    def _check_added_tokens(self, alphabet: frozenset[str]) -> None:
+        """Added tokens are cut out of a text before anything else; none may be found in these texts."""
+        normalizer, images = self._backend.normalizer, self.machine.map
+        changes = bool(images.before) or any(images.images[character] != character for character in alphabet)
+        for added in self.added.values():
+            forms = [added.content]
+            if added.normalized and normalizer is not None:  # then it is looked for in the normalized text
+                forms.append(normalizer.normalize_str(added.content).removeprefix(images.before))
+            in_raw = alphabet.issuperset(added.content)
+            in_normalized = len(forms) > 1 and any(images.symbols.issuperset(form) for form in forms)
+            if added.content and (
+                (in_normalized and changes) or ((in_raw or in_normalized) and self._may_hold(added.content))
+            ):
+                raise UnknownSplit("a token that was added to the tokenizer may stand in a text")
+
+    def _may_hold(self, content: str) -> bool:
+        """Whether a text of the template may hold `content`, the fixed text before it included."""
+        failures = _failures(content)
+
+        def after(matched: int, character: str) -> int:
+            while matched and content[matched] != character:
+                matched = failures[matched - 1]
+            return matched + (content[matched] == character)
+
+        matched = 0
+        for character in self.section:
+            matched = after(matched, character)
+            if matched == len(content):
+                return True
+        seen = {(self.root, matched)}
+        open_states = list(seen)
+        while open_states:
+            position, matched = open_states.pop()
+            for character, following in self.template.moves(position).items():
+                reached = after(matched, character)
+                if reached == len(content):
+                    return True
+                if (following, reached) not in seen:
+                    seen.add((following, reached))
+                    open_states.append((following, reached))
+            if len(seen) > MOST_STEPS:
+                raise UnknownSplit("the template has too many states")
+        return False
+
+
+def position_after(template: CanaryTemplate, position: Any, text: str) -> Any:
+    """The template's state after `text`, read from `position` on."""
+    for character in text:
+        position = template.moves(position)[character]
+    return position
+
+
+def _check_class(tokenizer: Any) -> None:
+    """A slow tokenizer is not data, and a subclass may encode as it likes."""
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise UnknownSplit("it is a slow tokenizer, whose rules are code")
+    for kind in type(tokenizer).__mro__:
+        own = kind.__module__.partition(".")[0] == "transformers"
+        if not own and any(name in vars(kind) for name in _ENCODING_METHODS):
+            raise UnknownSplit(f"{kind.__name__} encodes in a way of its own")
+
+
+def _letters(template: CanaryTemplate) -> frozenset[str]:
+    parts = (set(part) if isinstance(part, str) else part[1].alphabet for part in template.segments)
+    return frozenset().union(*parts)
+
+
+def _failures(content: str) -> list[int]:
+    """Knuth, Morris and Pratt 1977: the longest proper beginning of each beginning that it also ends in."""
+    failures = [0] * len(content)
+    for place in range(1, len(content)):
+        matched = failures[place - 1]
+        while matched and content[matched] != content[place]:
+            matched = failures[matched - 1]
+        failures[place] = matched + (content[matched] == content[place])
+    return failures

@@ -1,0 +1,331 @@
+"""What is claimed of beginnings of encodings, against all texts encoded one by one.
+
+The class of failure: a tokenizer of which few texts, too few for any sample, have an encoding with a beginning that is
+not canonical. Pruning such a beginning loses the text, and the certificate is wrong.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from token_models import BagOfTokens, entries_of
+from tokenizer_styles import FROM_THE_RIGHT, GPT2, LLAMA3, QWEN, tokenizer_in_style
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from torch import nn
+from transformers import PreTrainedTokenizerFast
+
+from hf_exposure import CanaryTemplate, Choice, Digits, Letters, Pattern, Words, extract, rank_bounds
+from hf_exposure.errors import InputError
+from hf_exposure.extraction.canonical_prefixes import unbuildable_entries
+from hf_exposure.extraction.character_automaton import character_automaton
+from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.slot_automaton import slot_automaton
+from hf_exposure.extraction.split_pattern import PatternSplit, UnknownSplit
+from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
+from hf_exposure.scoring import Encoder
+
+CL100K = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+O200K = (
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
+    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+GAPS = r"\p{N}{1,2}|[.!]"
+PATTERNS = {
+    "gpt2": GPT2,
+    "llama3": LLAMA3,
+    "qwen": QWEN,
+    "cl100k": CL100K,
+    "o200k": O200K,
+    "right": FROM_THE_RIGHT,
+    "gaps": GAPS,
+}
+
+
+def byte_level(
+    merges: Sequence[tuple[str, str]], pattern: str | None, *, entries: Sequence[str] = (), **model: Any
+) -> PreTrainedTokenizerFast:
+    """Byte-level BPE with just these merges, and further entries that no merge builds."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tokens = dict.fromkeys([*alphabet, *(left + right for left, right in merges), *entries])
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=list(dict.fromkeys(merges)), **model))
+    split = [] if pattern is None else [pre_tokenizers.Split(Regex(pattern), "isolated")]
+    backend.pre_tokenizer = pre_tokenizers.Sequence([*split, pre_tokenizers.ByteLevel(False, use_regex=False)])
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, clean_up_tokenization_spaces=False)
+
+
+def like_llama3() -> PreTrainedTokenizerFast:
+    """`Ġdikkat` is an entry that merges cannot build, as in Llama 3's vocabulary: `Ġdikkatb` begins with `Ġdi`."""
+    merges = [("Ġ", "d"), ("Ġd", "i"), ("k", "k"), ("kk", "a"), ("t", "i"), ("k", "a")]
+    return byte_level(merges, LLAMA3, entries=["Ġdikkat"], ignore_merges=True)
+
+
+def texts_of(template: CanaryTemplate) -> list[str]:
+    return [template.text_at(index) for index in range(template.space_size)]
+
+
+def overfitted(tokenizer: Any, text: str) -> nn.Module:
+    """A model that says one text, with certainty, token by token."""
+    ids = tokenizer(text)["input_ids"]
+    model = BagOfTokens(entries_of(tokenizer)).eval()
+    with torch.no_grad():
+        model.tables *= 0.5
+        for before, token, following in zip([0, *ids], ids, ids[1:], strict=False):
+            model.tables[0][token, following] += 12.0
+            model.tables[1][before, following] += 12.0
+    return model
+
+
+def check_claims(template: CanaryTemplate, tokenizer: Any, few: int = 3) -> tuple[str, bool]:
+    """What the walk of a template claims after `few` texts holds for all: its exactness, and whether it prunes."""
+    texts, encoder = texts_of(template), Encoder(tokenizer)
+    sample = SampledEncodings.among(texts[:few], encoder, "audited")
+    automaton, _ = vocabulary_automaton(template, encoder, sample)
+    if automaton is None:
+        return "refused", False
+    everything = SampledEncodings.among(texts, encoder, "proven")
+    missed = everything.first_missed(automaton, encoder)
+    if automaton.exactness == "proven":
+        assert missed is None, (missed, tokenizer(missed)["input_ids"])
+    if automaton.prunes and not automaton.is_sampled and missed is None:
+        assert everything.beginnings_are_kept(automaton, encoder)
+    return automaton.exactness, automaton.prunes
+
+
+@pytest.mark.parametrize("secret", ["dikkatb", "dikkata", "kdikkat", "tdikkta"])
+def test_an_entry_that_merges_cannot_build_hides_no_secret(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """7 letters of 6: 279,936 texts, of which 6 begin with the entry; 10,000 of them show none but by luck."""
+    monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 300)
+    tokenizer, template = like_llama3(), CanaryTemplate("my user name is {p}!", p=Pattern(r"[dikatb]{7}"))
+    text = f"my user name is {secret}!"
+    model = overfitted(tokenizer, text)
+    found = extract(model, tokenizer, template)
+    assert found.backend == "vocabulary" and found.certified and found.exactness == "proven" and not found.note
+    assert [one.text for one in found.candidates] == [text]
+    bounds = rank_bounds(model, tokenizer, text, template)
+    assert (bounds.low, bounds.high, bounds.certified) == (1, 1, True)
+    other = rank_bounds(model, tokenizer, "my user name is tikkatb!", template, max_expansions=20)
+    assert other.low > 1
+
+
+def test_the_entries_that_merges_cannot_build_are_found() -> None:
+    merges = [["a", "b"], ["c", "d"], ["ab", "cd"], ["b", "c"]]
+    entries = ["a", "b", "c", "d", "ab", "cd", "bc", "abcd", "abc", "bcd", "é"]
+    model = {"type": "BPE", "vocab": {entry: n for n, entry in enumerate(entries)}, "merges": merges}
+    # a+b comes before b+c, so `abc` is ab c; b+c after c+d, so `bcd` is b cd.
+    assert unbuildable_entries({**model, "ignore_merges": True}, entries) == {"abc", "bcd"}
+    assert unbuildable_entries({**model, "ignore_merges": False}, entries) == set()
+
+
+def check_claims_of(tokenizer: Any, template: CanaryTemplate, exactness: str, prunes: bool) -> None:
+    assert check_claims(template, tokenizer) == (exactness, prunes)
+
+
+WORDS = [("Ġ", "a"), ("a", "b"), ("b", "c"), ("ab", "c"), ("Ġ", "1"), ("1", "2"), ("12", "3"), ("'", "l"), ("l", "l")]
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_what_is_proven_of_each_pattern(pattern: str) -> None:
+    """Letters and digits are proven under all of them, but for digits that are grouped from the right."""
+    tokenizer = byte_level(WORDS, PATTERNS[pattern])
+    is_read = pattern != "right"
+    letters, digits = CanaryTemplate("is {a}.", a=Letters(4, "abc")), CanaryTemplate("is {a}.", a=Pattern("[123]{5}"))
+    check_claims_of(tokenizer, letters, "proven" if is_read else "audited", is_read)
+    check_claims_of(tokenizer, digits, "proven" if is_read else "audited", is_read)
+
+
+def test_boundaries_that_move_turn_pruning_off() -> None:
+    """`a'll` is `a`, `'ll`, and its beginning `a'l` is `a`, `'`, `l`; `a  b` is `a`, ` `, ` b`."""
+    tokenizer = byte_level([("Ġ", "Ġ"), ("a", "b"), ("l", "l")], GPT2)
+    for space in (Letters(4, "'la"), Letters(4, "a b")):
+        check_claims_of(tokenizer, CanaryTemplate("is x{a}.", a=space), "proven", False)
+    # Where one text is left nothing is judged: what the end of the template does is all the same.
+    check_claims_of(tokenizer, CanaryTemplate("is x{a}\n\n  end's", a=Letters(4, "ab")), "proven", True)
+
+
+def test_a_rare_branch_whose_digits_are_grouped_from_the_right() -> None:
+    """Of 11,881,376 + 1,000 texts none that is drawn has digits: each branch is sampled, and pruning stays off."""
+    tokenizer = byte_level([(a, b) for a in "0123456789" for b in "0123456789"], FROM_THE_RIGHT)
+    template, secret = CanaryTemplate("key {k}!", k=Pattern(r"[a-z]{5}|1[0-9]{3}")), "key 1234!"
+    found = extract(overfitted(tokenizer, secret), tokenizer, template)
+    assert found.certified and found.exactness == "audited" and "the splitting pattern has '$'" in found.note
+    assert [one.text for one in found.candidates] == [secret]
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_a_token_added_inside_a_word_is_not_proven_away(normalized: bool) -> None:
+    tokenizer = byte_level([("a", "b"), ("b", "c"), ("ab", "c")], GPT2)
+    template = CanaryTemplate("is {a}.", a=Letters(5, "abc"))
+    check_claims_of(tokenizer, template, "proven", True)
+    tokenizer.add_tokens([AddedToken("cab", normalized=normalized)])
+    assert check_claims(template, tokenizer)[0] == "audited"
+    check_pieces(template, tokenizer)
+
+
+@pytest.mark.parametrize(
+    "normalizer, exactness",
+    [
+        (normalizers.Lowercase(), "proven"),
+        (normalizers.NFC(), "proven"),
+        (normalizers.Strip(), "audited"),
+        (normalizers.Replace(Regex(" {2,}"), " "), "audited"),
+    ],
+)
+def test_normalizers(normalizer: Any, exactness: str) -> None:
+    tokenizer = byte_level(WORDS, GPT2)
+    tokenizer.backend_tokenizer.normalizer = normalizer
+    assert check_claims(CanaryTemplate("is {a}.", a=Letters(4, "abc")), tokenizer)[0] == exactness
+
+
+@pytest.mark.parametrize("style", ["sentencepiece", "unigram", "wordpiece cased", "wordpiece uncased", "llama3"])
+def test_other_models(style: str) -> None:
+    """Unigram and WordPiece are closed under beginnings too, and a metaspace is a start of a word."""
+    tokenizer = tokenizer_in_style(style)
+    for template in (
+        CanaryTemplate("the code is {a} now", a=Letters(3, "ander")),
+        CanaryTemplate("the {a} is {b}.", a=Letters(2, "aeo"), b=Pattern("[123]{3}")),
+    ):
+        exactness, prunes = check_claims(template, tokenizer)
+        assert prunes and exactness in ("proven", "audited")
+
+
+def test_a_subclass_that_encodes_as_it_likes_is_not_proven() -> None:
+    class Reversing(PreTrainedTokenizerFast):
+        def __call__(self, *arguments: Any, **keywords: Any) -> Any:
+            return super().__call__(*arguments, **keywords)
+
+    tokenizer = Reversing(tokenizer_object=byte_level(WORDS, GPT2).backend_tokenizer)
+    assert check_claims(CanaryTemplate("is {a}.", a=Letters(4, "abc")), tokenizer)[0] == "audited"
+
+
+@pytest.mark.parametrize("name", [name for name in PATTERNS if name != "right"])
+def test_the_machine_cuts_texts_as_the_pattern_does(name: str) -> None:
+    """After each character, against the pre-tokenizer itself on the text so far, until a boundary moves."""
+    draw, machine = random.Random(0), PatternSplit(PATTERNS[name])
+    split = pre_tokenizers.Split(Regex(PATTERNS[name]), "isolated")
+    moved = 0
+    for _ in range(1500):
+        text = "".join(draw.choice("aBl1'. \n-sré/") for _ in range(draw.randrange(1, 9)))
+        configuration, words = machine.start, list[str]()
+        for end, character in enumerate(text, start=1):
+            kind, configuration = machine.step(configuration, character)
+            if kind == "moved":
+                moved += 1
+                break
+            words = [*words, character] if kind == "starts" else [*words[:-1], words[-1] + character]
+            assert words == [word for word, _ in split.pre_tokenize_str(text[:end])]
+        assert machine.read(text)[0] == [word for word, _ in split.pre_tokenize_str(text)]
+    assert (moved == 0) if name == "gaps" else (10 < moved < 600)
+
+
+@pytest.mark.parametrize(
+    "pattern", [r"(?<=a)b", r"\bword", r"a(?=bc)", r"(a)\1", r"a{2}+", r"[[:alpha:]]+", "(?x) a", "a{2"]
+)
+def test_patterns_that_are_not_understood_are_refused(pattern: str) -> None:
+    with pytest.raises(UnknownSplit) as refused:
+        PatternSplit(pattern)
+    assert refused.value.may_move
+
+
+FIXED = ["", " ", "the ", "is", " and", "it's ", "x", "7", "\n\n", "  ", ", ", "I'll "]
+SPACES = [
+    Digits(2),
+    Letters(2, "ab1"),
+    Letters(3, "'ls"),
+    Letters(2, " ab"),
+    Letters(2, "aA "),
+    Choice(["red", "reddish", "re d"]),
+    Choice(["1", "12", "a 1", "'ll", "\n", "\n\n x"]),
+    Words(2, words=["ab", "abc", "b'll"], separator=" "),
+    Pattern(r"[ab]{1,3}|[0-1]{2}"),
+    Choice(["é", "e", "日本", "日"]),
+]
+
+
+@st.composite
+def tokenizers(draw: st.DrawFn) -> PreTrainedTokenizerFast:
+    """BPE with random merges over few characters, any kind of split, and some entries that merges cannot build."""
+    generator = random.Random(draw(st.integers(0, 10**6)))
+    letters = [*"abdehilnrst17'", "Ġ", "Ċ", "A", "Ã", "©"]
+    tokens, merges = list(letters), []
+    for _ in range(draw(st.integers(0, 60))):
+        pair = (generator.choice(tokens), generator.choice(tokens))
+        if len("".join(pair)) <= 6:
+            merges.append(pair)
+            tokens.append("".join(pair))
+    ignore = draw(st.booleans())
+    entries = ["".join(generator.choices(letters, k=generator.randrange(2, 5))) for _ in range(10 * ignore)]
+    tokenizer = byte_level(
+        merges, draw(st.sampled_from([None, *PATTERNS.values()])), entries=entries, ignore_merges=ignore
+    )
+    change = draw(st.sampled_from([None, None, "lower", "replace", "nfc", "strip", "added", "added normalized"]))
+    backend = tokenizer.backend_tokenizer
+    if change == "lower":
+        backend.normalizer = normalizers.Lowercase()
+    elif change == "replace":
+        backend.normalizer = normalizers.Sequence([normalizers.Prepend("x"), normalizers.Replace("a", "ab")])
+    elif change == "nfc":
+        backend.normalizer = normalizers.NFC()
+    elif change == "strip":
+        backend.normalizer = normalizers.Strip()
+    elif change is not None:
+        content = "".join(generator.choices("ab1 'r", k=2))
+        tokenizer.add_tokens([AddedToken(content, normalized=change == "added normalized")])
+    return tokenizer
+
+
+@st.composite
+def templates(draw: st.DrawFn) -> CanaryTemplate:
+    spaces = draw(st.lists(st.sampled_from(SPACES), min_size=1, max_size=2))
+    text = "".join(f"{draw(st.sampled_from(FIXED))}{{h{number}}}" for number in range(len(spaces)))
+    end = draw(st.sampled_from(["!", " ok", ".", "s", "'ll"]))
+    return CanaryTemplate(text + end, **{f"h{number}": space for number, space in enumerate(spaces)})
+
+
+def check_random_claims(data: st.DataObject) -> None:
+    tokenizer = data.draw(tokenizers())
+    try:
+        template = data.draw(templates())
+        if template.space_size > 2_000:
+            return
+        check_claims(template, tokenizer)
+    except InputError:  # ambiguous, or two texts with the same tokens
+        return
+    check_pieces(template, tokenizer)
+
+
+def check_pieces(template: CanaryTemplate, tokenizer: Any) -> None:
+    """What is proven of slots and characters holds for all texts too."""
+    texts, encoder = texts_of(template), Encoder(tokenizer)
+    few = SampledEncodings.among(texts[:3], encoder, "audited")
+    for backend in (slot_automaton, character_automaton):
+        try:
+            automaton, _ = backend(template, encoder, few)
+            if automaton is not None and automaton.exactness == "proven":
+                everything = SampledEncodings.among(texts, encoder, "proven")
+                assert everything.first_missed(automaton, encoder) is None
+        except InputError:
+            continue
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_claims_about_random_tokenizers(data: st.DataObject) -> None:
+    check_random_claims(data)
+
+
+@pytest.mark.slow
+@settings(max_examples=5_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data=st.data())
+def test_claims_about_many_random_tokenizers(data: st.DataObject) -> None:
+    check_random_claims(data)
