@@ -10,6 +10,7 @@ __all__ = [
     "MissingDependencyError",
     "NonFiniteScoreError",
     "OutOfStepError",
+    "ProcessesDifferError",
     "SecretFoundError",
 ]
 
@@ -47,6 +48,10 @@ class InputError(ExposureError, ValueError):
 
 class CanaryFileError(InputError):
     """A canary file is from a newer version, damaged, or was edited by hand."""
+
+
+class ProcessesDifferError(InputError):
+    """Processes of one job were given different canaries, settings or tokenizers; the message names the processes."""
 
 
 class NonFiniteScoreError(ExposureError, ArithmeticError):

@@ -157,19 +157,29 @@ class CanarySet:
         pairs = zip(texts, counts, strict=True)
         inserted = tuple(Canary(text=text, template=template, repetitions=count) for text, count in pairs)
         known = cls(inserted=inserted, template=template)
-        if not whole_number("controls", controls, 0):
-            return known
+        whole_number("controls", controls, 0)
         left = template.space_size - len(known)
         if left < controls:
             raise InputError("controls", f"must be at most the {left} texts that are left", controls, f"Write {left}.")
-        seed = seed_or_entropy(seed)
-        indices = distinct_indices(template.space_size, seed, (template.index_of(text) for text in texts))
-        ids = distinct_ids(canary.id for canary in known)
-        held_out = tuple(
-            Canary(id=next(ids), text=template.text_at(next(indices)), template=template, repetitions=0)
-            for _ in range(controls)
-        )
-        return cls(inserted=known.inserted, controls=held_out, template=template, seed=seed, salt=known.salt)
+        seed = None if seed is None else whole_number("seed", seed, 0)
+
+        def with_controls() -> CanarySet:
+            if not controls:
+                return known
+            drawn_from = seed_or_entropy(seed)
+            indices = distinct_indices(template.space_size, drawn_from, (template.index_of(text) for text in texts))
+            ids = distinct_ids(canary.id for canary in known)
+            held_out = tuple(
+                Canary(id=next(ids), text=template.text_at(next(indices)), template=template, repetitions=0)
+                for _ in range(controls)
+            )
+            return cls(inserted=known.inserted, controls=held_out, template=template, seed=drawn_from, salt=known.salt)
+
+        # Imported here: it makes sets of this class.
+        from hf_exposure.canaries.one_draw import drawn_once
+
+        # Even without controls: ids and salt are drawn too.
+        return drawn_once(template, [texts, counts, controls, seed], with_controls)
 
     def save(self, path: str | Path) -> None:
         """Write the set to a JSON file that only its owner may read. The file holds the secrets and the seed.

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from hf_exposure.canaries.canary_set import Canary, CanarySet
 from hf_exposure.canaries.checks import whole_number
 from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
+from hf_exposure.canaries.one_draw import drawn_once
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.errors import InputError
 
@@ -33,6 +34,9 @@ def draw_canaries(
         coin_flips: how many more canaries to flip a fair coin for, each its own: heads is inserted once, tails joins
             the controls. They bound the epsilon of differential privacy from below (`epsilon_lower_bound`).
 
+    In a job of many processes (`torchrun`, `accelerate launch`) every process gets the set that the first one drew, so
+    that all insert and measure the same canaries. Every process must then draw.
+
     Returns:
         The set; inserted canaries by ascending repetitions, and as drawn within, then those of the coins.
 
@@ -48,13 +52,18 @@ def draw_canaries(
         [1, 1, 8, 0, 0]
     """
     flips = whole_number("coin_flips", coin_flips, 0)
+    seed = None if seed is None else whole_number("seed", seed, 0)
     counts = [] if flips and not repetitions else _repetitions_of_each(repetitions)
     counts += [0] * whole_number("controls", controls, 0)
     wanted = len(counts) + flips
     if template.space_size < wanted:
         rule = f"must have at least as many texts as are drawn ({wanted})"
         raise InputError("template", rule, template.space_size, "Draw fewer, or fill its holes from larger spaces.")
-    seed = seed_or_entropy(seed)
+    arguments = [counts, flips, seed]
+    return drawn_once(template, arguments, lambda: _drawn(template, counts, flips, seed_or_entropy(seed)))
+
+
+def _drawn(template: CanaryTemplate, counts: list[int], flips: int, seed: int) -> CanarySet:
     # Coins of a stream of their own, so that the texts do not depend on whether there are any.
     generator = random.Random(f"coins {seed}")
     coins = [generator.getrandbits(1) == 1 for _ in range(flips)]

@@ -1,21 +1,117 @@
-"""What is checked of a job of many processes before training starts."""
+"""What the processes of a job must have in common before training starts: given to them, and checked."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import time
+from collections.abc import Mapping
 from datetime import timedelta
+from functools import cache
 from typing import Any
 
 from torch import distributed
 
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, ProcessesDifferError
+from hf_exposure.scoring.processes import Processes
 
-__all__ = ["SECONDS_FOR_ALL_TO_START", "call_roll", "check_parallelism"]
+__all__ = ["SECONDS_FOR_ALL_TO_START", "call_roll", "check_alike", "check_parallelism", "text_by_store"]
 
 SECONDS_FOR_ALL_TO_START = 120.0
 """How far apart the processes of a job may start to train."""
 _calls = itertools.count()
+_texts = itertools.count()
+
+
+def text_by_store(text: str | None) -> str:
+    """The first process's text, on every process. It is told by its text; the others pass None, and wait for it.
+
+    Through the job's key-value store, which is there before the process group is: torchrun's own, or the one that
+    `init_process_group` makes at MASTER_ADDR and MASTER_PORT. The last process to read a text removes it.
+
+    Raises:
+        InputError: nothing came within two minutes.
+    """
+    store, count = _job_store()
+    key = f"hf_exposure/text/{next(_texts)}"
+    if text is not None:
+        store.set(key, text)
+        return text
+    try:
+        store.wait([key], timedelta(seconds=SECONDS_FOR_ALL_TO_START))
+    except RuntimeError as error:
+        rank = distributed.get_rank() if distributed.is_initialized() else os.environ["RANK"]
+        raise InputError(
+            "canaries",
+            f"must be drawn on every one of the {count} processes, by the same calls",
+            f"a draw on process {rank} that process 0 did not make within {SECONDS_FOR_ALL_TO_START:.0f} s",
+            "Draw outside of any `if rank == ...`, or draw once, save the set, and load the file everywhere.",
+        ) from error
+    found = str(store.get(key).decode("utf-8"))
+    if store.add(f"{key}/read", 1) == count - 1:
+        store.delete_key(key)
+        store.delete_key(f"{key}/read")
+    return found
+
+
+def _job_store() -> tuple[Any, int]:
+    """The job's store, and how many processes share it."""
+    if distributed.is_initialized():
+        return distributed.distributed_c10d._get_default_store(), distributed.get_world_size()
+    return _launched_store(), int(os.environ["WORLD_SIZE"])
+
+
+@cache
+def _launched_store() -> Any:
+    """The store at the address that the launcher gave; kept, since the process group may go on with the same server.
+
+    torchrun holds the server itself; else the first process does, and `multi_tenant` lets `init_process_group` join
+    it. Nobody waits for the others here: one process may be alone in drawing.
+    """
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    launcher_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = distributed.TCPStore(
+        host,
+        port,
+        None,
+        os.environ["RANK"] == "0" and not launcher_serves,
+        timedelta(seconds=SECONDS_FOR_ALL_TO_START),
+        wait_for_workers=False,
+        multi_tenant=True,
+    )
+    # A job that torchrun starts again must not read what the attempt before it wrote.
+    return distributed.PrefixStore(f"hf_exposure/attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+
+
+def check_alike(processes: Processes, values: Mapping[str, object], remedies: Mapping[str, str]) -> None:
+    """Raises unless every process holds the same values; every process must make this call.
+
+    Args:
+        processes: that measure together.
+        values: what must be the same, by the name of the argument. They travel as they are: pass a digest of what is
+            secret or long.
+        remedies: what to do where a value differs, by name; "" gives the one for all others.
+
+    Raises:
+        InputError: on every process alike. It names the first value that differs, and the processes.
+    """
+    if processes.count == 1:
+        return
+    said = processes.texts_of_all("\n".join(f"{name}\t{value!r}" for name, value in values.items()))
+    of_all = [dict(line.split("\t", 1) for line in text.split("\n")) for text in said]
+    for name in dict.fromkeys(name for held in of_all for name in held):
+        found: dict[str, list[int]] = {}
+        for rank, held in enumerate(of_all):
+            found.setdefault(held.get(name, "nothing"), []).append(rank)
+        if len(found) > 1:
+            shown = "; ".join(f"{value[:40]} on {_named(ranks)}" for value, ranks in found.items())
+            remedy = remedies.get(name, remedies[""])
+            raise ProcessesDifferError(name, "must be the same on every process of the job", shown, remedy)
+
+
+def _named(ranks: list[int]) -> str:
+    listed = ", ".join(map(str, ranks))
+    return f"process {listed}" if len(ranks) == 1 else f"processes {listed}"
 
 
 def call_roll(what: str) -> None:
