@@ -19,6 +19,8 @@ __all__ = ["SECONDS_FOR_ALL_TO_START", "call_roll", "check_alike", "check_parall
 
 SECONDS_FOR_ALL_TO_START = 120.0
 """How far apart the processes of a job may start to train."""
+SECONDS_FOR_A_DRAW = 600.0
+"""How long a process waits for the first one to draw: that one may prepare data before it does."""
 _calls = itertools.count()
 _texts = itertools.count()
 
@@ -30,7 +32,7 @@ def text_by_store(text: str | None) -> str:
     `init_process_group` makes at MASTER_ADDR and MASTER_PORT. The last process to read a text removes it.
 
     Raises:
-        InputError: nothing came within two minutes.
+        InputError: nothing came within ten minutes.
     """
     store, count = _job_store()
     key = f"hf_exposure/text/{next(_texts)}"
@@ -38,13 +40,13 @@ def text_by_store(text: str | None) -> str:
         store.set(key, text)
         return text
     try:
-        store.wait([key], timedelta(seconds=SECONDS_FOR_ALL_TO_START))
+        store.wait([key], timedelta(seconds=SECONDS_FOR_A_DRAW))
     except RuntimeError as error:
         rank = distributed.get_rank() if distributed.is_initialized() else os.environ["RANK"]
         raise InputError(
             "canaries",
             f"must be drawn on every one of the {count} processes, by the same calls",
-            f"a draw on process {rank} that process 0 did not make within {SECONDS_FOR_ALL_TO_START:.0f} s",
+            f"a draw on process {rank} that process 0 did not make within {SECONDS_FOR_A_DRAW:.0f} s",
             "Draw outside of any `if rank == ...`, or draw once, save the set, and load the file everywhere.",
         ) from error
     found = str(store.get(key).decode("utf-8"))
@@ -75,7 +77,7 @@ def _launched_store() -> Any:
         port,
         None,
         os.environ["RANK"] == "0" and not launcher_serves,
-        timedelta(seconds=SECONDS_FOR_ALL_TO_START),
+        timedelta(seconds=SECONDS_FOR_A_DRAW),
         wait_for_workers=False,
         multi_tenant=True,
     )
