@@ -9,9 +9,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from hf_exposure.cli.models import looks_local
 from hf_exposure.errors import InputError
 
-__all__ = ["load_data_set", "parts_of", "without_cache", "write_shards"]
+__all__ = ["is_saved_folder", "load_data_set", "parts_of", "without_cache", "write_shards"]
 
 _BUILDERS = {
     ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text",
@@ -31,10 +32,13 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
 
     path = Path(dataset)
     remedy = "Name a folder, a csv, jsonl, parquet or txt file, or a data set on the Hub."
-    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    saved = is_saved_folder(path)
     if saved and stream:
         rule = "is no stream: a folder written by save_to_disk is read from the disk as it is"
         raise InputError("--stream", rule, dataset, "Leave --stream out.")
+    if not path.exists() and (path.suffix.lower() in _BUILDERS or looks_local(dataset)):
+        # Else its name would be asked for on the Hub, with retries.
+        raise InputError("--dataset", "must be a data set that loads (no such folder or file)", dataset, remedy)
     try:
         if path.is_file():
             builder = _BUILDERS.get(path.suffix.lower())
@@ -50,6 +54,11 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
         # Of the library's own classes, the hub client's and pyarrow's: each says what is wrong in its first line.
         said = str(error).strip().splitlines() or [type(error).__name__]
         raise InputError("--dataset", f"must be a data set that loads ({said[0]})", dataset, remedy) from None
+
+
+def is_saved_folder(path: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder: it is read as it is, without a copy."""
+    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
 def parts_of(dataset: Any) -> dict[str, Any]:

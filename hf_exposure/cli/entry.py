@@ -17,7 +17,10 @@ BAD_USAGE, INTERRUPTED = 2, 130
 
 
 def main() -> None:
-    """Runs the command line. Exit status: 0 done, 1 a threshold was crossed, 2 bad usage or input, 130 interrupted."""
+    """Runs the command line.
+
+    Exit status: 0 done, 1 a threshold was crossed or the run is invalid, 2 bad usage or input, 130 interrupted.
+    """
     arguments = sys.argv[1:]
     try:
         # Left to itself, the library would answer Ctrl-C with status 1, which here means a crossed threshold.

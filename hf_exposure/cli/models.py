@@ -13,7 +13,7 @@ import typer
 from hf_exposure.errors import InputError
 
 __all__ = ["DeviceOption", "Dtype", "DtypeOption", "ModelOption", "ModelSource", "RevisionOption", "TokenizerOption",
-           "TrustOption", "load_tokenizer"]  # fmt: skip
+           "TrustOption", "load_tokenizer", "looks_local"]  # fmt: skip
 
 
 class Dtype(StrEnum):
@@ -58,7 +58,7 @@ class ModelSource:
         transformers.logging.set_verbosity_error()
         if not sys.stderr.isatty():
             transformers.utils.logging.disable_progress_bar()
-        if (_looks_local(self.name) or Path(self.name).is_file()) and not Path(self.name).is_dir():
+        if (looks_local(self.name) or Path(self.name).is_file()) and not Path(self.name).is_dir():
             raise InputError(
                 self.option, "must be a folder that exists", self.name, "Name the folder of a saved model."
             )
@@ -122,6 +122,6 @@ def load_tokenizer(name: str) -> Any:
     return ModelSource(name=name, tokenizer=name)._from("AutoTokenizer", name)
 
 
-def _looks_local(name: str) -> bool:
+def looks_local(name: str) -> bool:
     """A Hub id has at most one slash, and does not begin like a path."""
     return name.startswith((".", "/", "~")) or name.count("/") > 1
