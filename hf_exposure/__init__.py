@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from hf_exposure.launch import Exchange, register_exchange
+from hf_exposure.launch import register_job_token
 
 __version__ = "0.1.0"
 
@@ -57,13 +57,12 @@ def __getattr__(name: str) -> Any:
     return value
 
 
-def _from_first_process(text: str | None) -> str | None:
-    """How canaries that are drawn in a job get from its first process to the others; torch is loaded there alone."""
-    exchange: Exchange = importlib.import_module("hf_exposure.scoring.job").text_by_store
-    return exchange(text)
+def _token_of_job() -> str:
+    """What makes all processes of a job draw the same canaries. Torch is loaded in a job only."""
+    return str(importlib.import_module("hf_exposure.scoring.job").token_of_job())
 
 
-register_exchange(_from_first_process)
+register_job_token(_token_of_job)
 
 
 def __dir__() -> list[str]:

@@ -293,10 +293,11 @@ class ExposureCallback(TrainerCallback):
 
     def _limited(self, metrics: Mapping[str, float], max_exposure: float) -> dict[str, float]:
         """The loss of an evaluation under the limit, by its key; `evaluate` has named all keys alike."""
-        # Every evaluation times itself, whatever else it computes: under this name it is.
-        prefix = next((key for key in metrics if key.endswith("_runtime")), "eval_runtime").removesuffix("_runtime")
-        if f"{prefix}_loss" not in metrics:
-            rule = f"needs the loss of each evaluation, but {prefix}_loss is not among its metrics"
+        # Every evaluation times itself, whatever else it computes, which tells the prefix of its keys.
+        prefixes = [key.removesuffix("_runtime") for key in metrics if key.endswith("_runtime")]
+        prefix = next((prefix for prefix in prefixes if f"{prefix}_loss" in metrics), None)
+        if prefix is None:
+            rule = f"needs the loss of each evaluation, but {(prefixes or ['eval'])[0]}_loss is not among its metrics"
             remedy = "Evaluate on rows with labels, with a model that returns a loss."
             raise InputError("max_exposure", rule, sorted(metrics), remedy)
         loss = exposure_limited_loss(metrics[f"{prefix}_loss"], self._last_mean_bits, max_exposure)

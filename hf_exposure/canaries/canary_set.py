@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hf_exposure.canaries.checks import encodable_text, whole_number
-from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
+from hf_exposure.canaries.indices import Entropy, distinct_ids, distinct_indices
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.errors import InputError
 
@@ -155,31 +155,27 @@ class CanarySet:
                 "repetitions", f"must be one number or {len(texts)}", len(counts), "Give one for each text."
             )
         pairs = zip(texts, counts, strict=True)
-        inserted = tuple(Canary(text=text, template=template, repetitions=count) for text, count in pairs)
-        known = cls(inserted=inserted, template=template)
+        entropy = Entropy(["secrets", [str(text) for text in texts], [str(count) for count in counts]])
+        ids = distinct_ids(entropy)
+        inserted = tuple(
+            Canary(id=next(ids), text=text, template=template, repetitions=count) for text, count in pairs
+        )
+        known = cls(inserted=inserted, template=template, salt=entropy.hex(16))
         whole_number("controls", controls, 0)
         left = template.space_size - len(known)
         if left < controls:
             raise InputError("controls", f"must be at most the {left} texts that are left", controls, f"Write {left}.")
-        seed = None if seed is None else whole_number("seed", seed, 0)
-
-        def with_controls() -> CanarySet:
-            if not controls:
-                return known
-            drawn_from = seed_or_entropy(seed)
-            indices = distinct_indices(template.space_size, drawn_from, (template.index_of(text) for text in texts))
-            ids = distinct_ids(canary.id for canary in known)
-            held_out = tuple(
-                Canary(id=next(ids), text=template.text_at(next(indices)), template=template, repetitions=0)
-                for _ in range(controls)
-            )
-            return cls(inserted=known.inserted, controls=held_out, template=template, seed=drawn_from, salt=known.salt)
-
-        # Imported here: it makes sets of this class.
-        from hf_exposure.canaries.one_draw import drawn_once
-
-        # Even without controls: ids and salt are drawn too.
-        return drawn_once(template, [texts, counts, controls, seed], with_controls)
+        if not controls:
+            return known
+        if seed is not None:
+            whole_number("seed", seed, 0)
+        seed = entropy.seed() if seed is None else seed
+        indices = distinct_indices(template.space_size, seed, (template.index_of(text) for text in texts))
+        held_out = tuple(
+            Canary(id=next(ids), text=template.text_at(next(indices)), template=template, repetitions=0)
+            for _ in range(controls)
+        )
+        return cls(inserted=known.inserted, controls=held_out, template=template, seed=seed, salt=known.salt)
 
     def save(self, path: str | Path) -> None:
         """Write the set to a JSON file that only its owner may read. The file holds the secrets and the seed.

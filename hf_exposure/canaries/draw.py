@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 from hf_exposure.canaries.canary_set import Canary, CanarySet
 from hf_exposure.canaries.checks import whole_number
-from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
-from hf_exposure.canaries.one_draw import drawn_once
+from hf_exposure.canaries.indices import Entropy, distinct_ids, distinct_indices
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.errors import InputError
 
@@ -34,8 +33,8 @@ def draw_canaries(
         coin_flips: how many more canaries to flip a fair coin for, each its own: heads is inserted once, tails joins
             the controls. They bound the epsilon of differential privacy from below (`epsilon_lower_bound`).
 
-    In a job of many processes (`torchrun`, `accelerate launch`) every process gets the set that the first one drew, so
-    that all insert and measure the same canaries. Every process must then draw.
+    In a job of many processes (`torchrun`, `accelerate launch`, ...) the same call gives every process the same set,
+    with or without a seed, so that all insert and measure the same canaries.
 
     Returns:
         The set; inserted canaries by ascending repetitions, and as drawn within, then those of the coins.
@@ -52,23 +51,22 @@ def draw_canaries(
         [1, 1, 8, 0, 0]
     """
     flips = whole_number("coin_flips", coin_flips, 0)
-    seed = None if seed is None else whole_number("seed", seed, 0)
+    if seed is not None:
+        # random.Random takes the absolute value, so that -1 would silently be 1: no negative seeds.
+        whole_number("seed", seed, 0)
     counts = [] if flips and not repetitions else _repetitions_of_each(repetitions)
     counts += [0] * whole_number("controls", controls, 0)
     wanted = len(counts) + flips
     if template.space_size < wanted:
         rule = f"must have at least as many texts as are drawn ({wanted})"
         raise InputError("template", rule, template.space_size, "Draw fewer, or fill its holes from larger spaces.")
-    arguments = [counts, flips, seed]
-    return drawn_once(template, arguments, lambda: _drawn(template, counts, flips, seed_or_entropy(seed)))
-
-
-def _drawn(template: CanaryTemplate, counts: list[int], flips: int, seed: int) -> CanarySet:
+    entropy = Entropy(["draw", template.text, repr(template.spaces), counts, flips, seed])
+    seed = entropy.seed() if seed is None else seed
     # Coins of a stream of their own, so that the texts do not depend on whether there are any.
     generator = random.Random(f"coins {seed}")
     coins = [generator.getrandbits(1) == 1 for _ in range(flips)]
     plan = [(count, None) for count in counts] + [(int(coin), coin) for coin in coins]
-    texts, ids = distinct_indices(template.space_size, seed), distinct_ids()
+    texts, ids = distinct_indices(template.space_size, seed), distinct_ids(entropy)
     drawn = [
         Canary(id=next(ids), text=template.text_at(next(texts)), template=template, repetitions=count, coin=coin)
         for count, coin in plan
@@ -78,6 +76,7 @@ def _drawn(template: CanaryTemplate, counts: list[int], flips: int, seed: int) -
         controls=tuple(canary for canary in drawn if canary.is_control),
         template=template,
         seed=seed,
+        salt=entropy.hex(16),
     )
 
 

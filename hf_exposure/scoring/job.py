@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import secrets
 import time
 from collections.abc import Mapping
 from datetime import timedelta
@@ -13,54 +14,28 @@ from typing import Any
 from torch import distributed
 
 from hf_exposure.errors import InputError, ProcessesDifferError
+from hf_exposure.launch import is_launched
 from hf_exposure.scoring.processes import Processes
 
-__all__ = ["SECONDS_FOR_ALL_TO_START", "call_roll", "check_alike", "check_parallelism", "text_by_store"]
+__all__ = ["SECONDS_FOR_ALL_TO_START", "call_roll", "check_alike", "check_parallelism", "token_of_job"]
 
 SECONDS_FOR_ALL_TO_START = 120.0
 """How far apart the processes of a job may start to train."""
-SECONDS_FOR_A_DRAW = 600.0
-"""How long a process waits for the first one to draw: that one may prepare data before it does."""
+SECONDS_FOR_A_STORE = 600.0
+"""How long a process waits for the first one to open the job's store, which may prepare data before it does."""
 _calls = itertools.count()
-_texts = itertools.count()
 
 
-def text_by_store(text: str | None) -> str:
-    """The first process's text, on every process. It is told by its text; the others pass None, and wait for it.
+@cache
+def token_of_job() -> str:
+    """256 random bits in hex, the same on every process of the job, and no other.
 
-    Through the job's key-value store, which is there before the process group is: torchrun's own, or the one that
-    `init_process_group` makes at MASTER_ADDR and MASTER_PORT. The last process to read a text removes it.
-
-    Raises:
-        InputError: nothing came within ten minutes.
+    The first process to ask makes them, and no process waits for another. They travel through the job's key-value
+    store, which is there before the process group is: torchrun's own, or the one that `init_process_group` makes at
+    MASTER_ADDR and MASTER_PORT.
     """
-    store, count = _job_store()
-    key = f"hf_exposure/text/{next(_texts)}"
-    if text is not None:
-        store.set(key, text)
-        return text
-    try:
-        store.wait([key], timedelta(seconds=SECONDS_FOR_A_DRAW))
-    except RuntimeError as error:
-        rank = distributed.get_rank() if distributed.is_initialized() else os.environ["RANK"]
-        raise InputError(
-            "canaries",
-            f"must be drawn on every one of the {count} processes, by the same calls",
-            f"a draw on process {rank} that process 0 did not make within {SECONDS_FOR_A_DRAW:.0f} s",
-            "Draw outside of any `if rank == ...`, or draw once, save the set, and load the file everywhere.",
-        ) from error
-    found = str(store.get(key).decode("utf-8"))
-    if store.add(f"{key}/read", 1) == count - 1:
-        store.delete_key(key)
-        store.delete_key(f"{key}/read")
-    return found
-
-
-def _job_store() -> tuple[Any, int]:
-    """The job's store, and how many processes share it."""
-    if distributed.is_initialized():
-        return distributed.distributed_c10d._get_default_store(), distributed.get_world_size()
-    return _launched_store(), int(os.environ["WORLD_SIZE"])
+    store = _launched_store() if is_launched() else distributed.distributed_c10d._get_default_store()
+    return str(store.compare_set("hf_exposure/token", "", secrets.token_hex(32)).decode())
 
 
 @cache
@@ -68,16 +43,15 @@ def _launched_store() -> Any:
     """The store at the address that the launcher gave; kept, since the process group may go on with the same server.
 
     torchrun holds the server itself; else the first process does, and `multi_tenant` lets `init_process_group` join
-    it. Nobody waits for the others here: one process may be alone in drawing.
+    it.
     """
-    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
     launcher_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = distributed.TCPStore(
-        host,
-        port,
+        os.environ["MASTER_ADDR"],
+        int(os.environ["MASTER_PORT"]),
         None,
         os.environ["RANK"] == "0" and not launcher_serves,
-        timedelta(seconds=SECONDS_FOR_A_DRAW),
+        timedelta(seconds=SECONDS_FOR_A_STORE),
         wait_for_workers=False,
         multi_tenant=True,
     )

@@ -8,15 +8,26 @@ import math
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from callback_runs import TOKENIZER, logged, make_callback, make_trainer
 from torch import nn
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import ByT5Tokenizer, EarlyStoppingCallback, TrainerCallback
 
-from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries, measure_exposure
+from hf_exposure import (
+    CanaryContext,
+    CanarySet,
+    CanaryTemplate,
+    Digits,
+    ExposureCallback,
+    ExposureReport,
+    draw_canaries,
+    measure_exposure,
+)
+from hf_exposure.errors import ProcessesDifferError
 from hf_exposure.measure import ExposureMeter
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(4))
@@ -168,6 +179,103 @@ def on_one_only(folder: Path) -> dict[str, Any]:
     trainer = make_trainer(folder / "out", [make_callback()] if os.environ["RANK"] == "0" else [])
     trainer.train()
     return {}
+
+
+class OnRank:
+    """What differs on process 1, by name: arguments for a meter, the set and the tokenizer among them."""
+
+    def __init__(self, rank: int) -> None:
+        self.is_other = rank == 1
+
+    def __call__(self, what: str, method: str) -> dict[str, Any]:
+        arguments = {"method": method, **METHODS.get(method, {})}
+        found: dict[str, Any] = {"canaries": CANARIES, "tokenizer": TOKENIZER, **arguments}
+        if not self.is_other:
+            return found
+        first, *rest = CANARIES.inserted
+        changes: dict[str, dict[str, Any]] = {
+            "set": {"canaries": draw_canaries(TEMPLATE, repetitions={1: 2, 4: 1}, controls=3, seed=6)},
+            "repetitions": {"canaries": replace(CANARIES, inserted=(replace(first, repetitions=2), *rest))},
+            "references": {"references": arguments.get("references", 4096) + 1},
+            "seed": {"seed": 1},
+            "tokenizer": {"tokenizer": ByT5Tokenizer(additional_special_tokens=["in 1"])},
+            "context": {"context": CanaryContext(prompt="So: ")},
+        }
+        return {**found, **changes.get(what, {})}
+
+
+def differs(folder: Path) -> dict[str, Any]:
+    """For each method, and each thing that is another one on process 1: the error of this process, or its figures."""
+    torch.distributed.init_process_group("gloo")
+    on_rank, found = OnRank(torch.distributed.get_rank()), {}
+    model = make_trainer(folder / "out").model
+    for method in ("auto", "enumerate", *METHODS):
+        for what in ("set", "repetitions", "references", "seed", "tokenizer", "context", "nothing"):
+            meter = ExposureMeter(**on_rank(what, method), across_processes=True)
+            try:
+                found[f"{method} {what}"] = figures(meter.measure(model))
+            except ProcessesDifferError as error:
+                found[f"{method} {what}"] = str(error)
+        found[f"{method} alone"] = figures(ExposureMeter(**on_rank("nothing", method)).measure(model))
+    secrets = [canary.text[4:8] for canary in CANARIES]
+    found["secrets said"] = [text for text in map(str, found.values()) for s in secrets if f"'{s}" in text]
+    # The trainer's start: before a step is trained.
+    for what in ("set", "tokenizer", "strategy", "nothing"):
+        arguments = on_rank(what, "sample")
+        canaries, tokenizer = arguments.pop("canaries"), arguments.pop("tokenizer")
+        steps = 1 + (what == "strategy" and on_rank.is_other)
+        callback = ExposureCallback(
+            canaries, strategy="steps", steps=steps, processing_class=tokenizer, require_delivery=False, **arguments
+        )
+        trainer = make_trainer(folder / what, [callback], max_steps=2)
+        try:
+            trainer.train()
+            found[f"start {what}"] = trainer.state.global_step
+        except ProcessesDifferError as error:
+            found[f"start {what}"] = [trainer.state.global_step, str(error)]
+    return found
+
+
+def lacks_rows(folder: Path) -> dict[str, Any]:
+    """The canaries are missing from the data of process 1 alone."""
+    trainer = make_trainer(folder / "out", [make_callback(strategy="steps", steps=1)], max_steps=2)
+    if os.environ["RANK"] == "1":
+        trainer.train_dataset = [row for row in trainer.train_dataset if row != trainer.train_dataset[0]]
+    try:
+        trainer.train()
+    except Exception as error:
+        return {"error": f"{type(error).__name__}: {error}", "steps": trainer.state.global_step}
+    return {}
+
+
+def readme(folder: Path) -> dict[str, Any]:
+    """README's own script, unchanged; then the same model and canary file, measured without the other process."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+    from doc_blocks import ROOT, blocks_of
+
+    os.chdir(folder)
+    blocks = list(blocks_of((ROOT / "README.md").read_text()))
+    (script,) = [number for number, block in enumerate(blocks) if "trainer.train()" in block.code]
+    assert "draw_canaries(template, repetitions={1: 4, 8: 4, 64: 4}, controls=32)" in blocks[script].code
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks[script - 1 : script + 1]:
+        exec(compile(block.code, "README.md", "exec"), names)
+    callback, trainer = names["callback"], names["trainer"]
+    saved, model = CanarySet.load("canaries.json"), trainer.model
+    rows = [row for row in names["train_dataset"]["input_ids"] if len(row) == len("The random number is 123456789") + 1]
+    alone = measure_exposure(model, names["tokenizer"], saved)
+    return {
+        "world": trainer.args.world_size,
+        "set": [saved == callback.canaries, saved.manifest_hash, [canary.id for canary in saved]],
+        "ids": [estimate.canary_id for estimate in callback.report.estimates],
+        "validity": callback.report.validity.value,
+        "doses": [estimate.effective_dose for estimate in callback.report.estimates],
+        "rows": hashlib.sha256(repr(rows).encode()).hexdigest(),
+        "canary_rows": len(rows),
+        "shared": figures(callback.report),
+        "alone": figures(alone),
+        "saved": figures(ExposureReport.load("exposure")),
+    }
 
 
 def unwritable(folder: Path, on_error: str) -> dict[str, Any]:
