@@ -64,8 +64,8 @@ def check_alike(processes: Processes, values: Mapping[str, object], remedies: Ma
 
     Args:
         processes: that measure together.
-        values: what must be the same, by the name of the argument. They travel as they are: pass a digest of what is
-            secret or long.
+        values: what must be the same, by the name of the argument. They travel as they are, as one line of text each:
+            pass a digest of what is secret or long.
         remedies: what to do where a value differs, by name; "" gives the one for all others.
 
     Raises:
@@ -73,7 +73,7 @@ def check_alike(processes: Processes, values: Mapping[str, object], remedies: Ma
     """
     if processes.count == 1:
         return
-    said = processes.texts_of_all("\n".join(f"{name}\t{value!r}" for name, value in values.items()))
+    said = processes.texts_of_all("\n".join(f"{name}\t{value}" for name, value in values.items()))
     of_all = [dict(line.split("\t", 1) for line in text.split("\n")) for text in said]
     for name in dict.fromkeys(name for held in of_all for name in held):
         found: dict[str, list[int]] = {}

@@ -27,7 +27,7 @@ from hf_exposure import (
     draw_canaries,
     measure_exposure,
 )
-from hf_exposure.errors import ProcessesDifferError
+from hf_exposure.errors import ExposureError, ProcessesDifferError
 from hf_exposure.measure import ExposureMeter
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(4))
@@ -181,6 +181,15 @@ def on_one_only(folder: Path) -> dict[str, Any]:
     return {}
 
 
+def tokenizer_with(token: str) -> ByT5Tokenizer:
+    tokenizer = ByT5Tokenizer()
+    tokenizer.add_tokens([token])
+    return tokenizer
+
+
+DIFFERENT = {"auto": {"references": 64}, "enumerate": {}, **METHODS}
+
+
 class OnRank:
     """What differs on process 1, by name: arguments for a meter, the set and the tokenizer among them."""
 
@@ -188,7 +197,7 @@ class OnRank:
         self.is_other = rank == 1
 
     def __call__(self, what: str, method: str) -> dict[str, Any]:
-        arguments = {"method": method, **METHODS.get(method, {})}
+        arguments = {"method": method, **DIFFERENT[method]}
         found: dict[str, Any] = {"canaries": CANARIES, "tokenizer": TOKENIZER, **arguments}
         if not self.is_other:
             return found
@@ -198,7 +207,7 @@ class OnRank:
             "repetitions": {"canaries": replace(CANARIES, inserted=(replace(first, repetitions=2), *rest))},
             "references": {"references": arguments.get("references", 4096) + 1},
             "seed": {"seed": 1},
-            "tokenizer": {"tokenizer": ByT5Tokenizer(additional_special_tokens=["in 1"])},
+            "tokenizer": {"tokenizer": tokenizer_with("in 1")},
             "context": {"context": CanaryContext(prompt="So: ")},
         }
         return {**found, **changes.get(what, {})}
@@ -209,43 +218,35 @@ def differs(folder: Path) -> dict[str, Any]:
     torch.distributed.init_process_group("gloo")
     on_rank, found = OnRank(torch.distributed.get_rank()), {}
     model = make_trainer(folder / "out").model
-    for method in ("auto", "enumerate", *METHODS):
-        for what in ("set", "repetitions", "references", "seed", "tokenizer", "context", "nothing"):
-            meter = ExposureMeter(**on_rank(what, method), across_processes=True)
-            try:
-                found[f"{method} {what}"] = figures(meter.measure(model))
-            except ProcessesDifferError as error:
-                found[f"{method} {what}"] = str(error)
-        found[f"{method} alone"] = figures(ExposureMeter(**on_rank("nothing", method)).measure(model))
-    secrets = [canary.text[4:8] for canary in CANARIES]
-    found["secrets said"] = [text for text in map(str, found.values()) for s in secrets if f"'{s}" in text]
-    # The trainer's start: before a step is trained.
-    for what in ("set", "tokenizer", "strategy", "nothing"):
+    cases = [(method, what) for method in DIFFERENT for what in ("set", "references", "tokenizer", "nothing")]
+    for method, what in [*cases, *(("sample", what) for what in ("repetitions", "seed", "context"))]:
+        meter = ExposureMeter(**on_rank(what, method), across_processes=True)
+        try:
+            found[f"{method} {what}"] = figures(meter.measure(model))
+        except ProcessesDifferError as error:
+            found[f"{method} {what}"] = str(error)
+        if what == "nothing":
+            found[f"{method} alone"] = figures(ExposureMeter(**on_rank(what, method)).measure(model))
+    # The start of a training, before a step is taken.
+    for what in ("set", "tokenizer", "steps", "rows", "nothing"):
         arguments = on_rank(what, "sample")
         canaries, tokenizer = arguments.pop("canaries"), arguments.pop("tokenizer")
-        steps = 1 + (what == "strategy" and on_rank.is_other)
+        steps = 1 + (what == "steps" and on_rank.is_other)
         callback = ExposureCallback(
             canaries, strategy="steps", steps=steps, processing_class=tokenizer, require_delivery=False, **arguments
         )
+        if what == "rows":
+            callback = make_callback(strategy="steps", steps=1)
         trainer = make_trainer(folder / what, [callback], max_steps=2)
+        if what == "rows" and on_rank.is_other:
+            trainer.train_dataset = [row for row in trainer.train_dataset if row != trainer.train_dataset[0]]
+        error = ""
         try:
             trainer.train()
-            found[f"start {what}"] = trainer.state.global_step
-        except ProcessesDifferError as error:
-            found[f"start {what}"] = [trainer.state.global_step, str(error)]
+        except ExposureError as raised:
+            error = f"{type(raised).__name__}: {raised}"
+        found[f"start {what}"] = [trainer.state.global_step, error]
     return found
-
-
-def lacks_rows(folder: Path) -> dict[str, Any]:
-    """The canaries are missing from the data of process 1 alone."""
-    trainer = make_trainer(folder / "out", [make_callback(strategy="steps", steps=1)], max_steps=2)
-    if os.environ["RANK"] == "1":
-        trainer.train_dataset = [row for row in trainer.train_dataset if row != trainer.train_dataset[0]]
-    try:
-        trainer.train()
-    except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}", "steps": trainer.state.global_step}
-    return {}
 
 
 def readme(folder: Path) -> dict[str, Any]:
