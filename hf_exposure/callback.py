@@ -38,9 +38,10 @@ class ExposureCallback(TrainerCallback):
 
     The figures reach `log_history` and the metrics of each evaluation, hence `metric_for_best_model` and early
     stopping: `max_exposure=X` with `metric_for_best_model="eval_exposure_limited_loss"` finds the best model whose
-    exposure is at most X. After `callback.attach(trainer)` every `report_to` tracker too. Every report is also appended to
-    `_exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume. Model mode, random
-    state, tokenizer, arguments and control flags are left as found: training is the same as without the callback.
+    exposure is at most X. After `callback.attach(trainer)` they reach every `report_to` tracker too. Every report is
+    also appended to `_exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume.
+    Model mode, random state, tokenizer, arguments and control flags are left as found: training is the same as without
+    the callback.
 
     An `EarlyStoppingCallback` that watches an exposure key must come after this one in `callbacks=[...]`: it reads
     what stands in the metrics when its turn comes. `attach` sees to the order.
@@ -332,8 +333,8 @@ class ExposureCallback(TrainerCallback):
             )
         if warn:
             advice = (
-                f"metric_for_best_model={key!r} keeps the checkpoint that memorized least, which is mostly the one that "
-                "was trained least. For the best model whose exposure is at most X bits, pass max_exposure=X to "
+                f"metric_for_best_model={key!r} keeps the checkpoint that memorized least, which is mostly the one "
+                "that was trained least. For the best model whose exposure is at most X bits, pass max_exposure=X to "
                 f"ExposureCallback and metric_for_best_model='eval_{_LIMITED}'."
             )
             warnings.warn(advice, stacklevel=2)

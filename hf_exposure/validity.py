@@ -39,8 +39,8 @@ class Delivery:
         inserted: canaries that should be in the training data.
         found: of these, how many are in it at least once, whole.
         trained: of the found ones, how many count in the loss: the tokens of the secret are not all masked out of it.
-        reduced: of the trained ones, how many are in the data fewer times than intended, or with some of their secret's
-            tokens masked.
+        reduced: of the trained ones, how many are in the data fewer times than intended, or with some tokens of their
+            secret masked.
         controls_found: held-out controls that are in the training data.
         epochs: passes over the data until the measurement; None where that is not known.
 

@@ -112,9 +112,7 @@ ALL = [canary.text for canary in CANARIES.inserted]
         ("a stream", Validity.UNCHECKED, "."),
     ],
 )  # fmt: skip
-def test_a_run_is_as_valid_as_what_it_was_trained_on(
-    kind: str, validity: Validity, said: str, tmp_path: Path
-) -> None:
+def test_a_run_is_as_valid_as_what_it_was_trained_on(kind: str, validity: Validity, said: str, tmp_path: Path) -> None:
     data = without()
     if kind == "none":
         data = without(*ALL)

@@ -1,4 +1,4 @@
-"""The best model within a limit on exposure: with a real Trainer, on a task where the loss falls while exposure rises."""
+"""The best model within a limit on exposure, with a real Trainer, where the loss falls while exposure rises."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import pytest
 import callback_runs
+import pytest
 from callback_runs import TOKENIZER
 from report_samples import estimate, report
 from transformers import EarlyStoppingCallback
@@ -178,7 +178,7 @@ def test_an_evaluation_without_a_loss_is_refused(tmp_path: Path) -> None:
         return output
 
     trainer.evaluation_loop = without_loss
-    with pytest.raises(InputError, match="max_exposure: needs the loss of each evaluation, but eval_loss is not among"):
+    with pytest.raises(InputError, match="max_exposure: needs the loss of each evaluation, but eval_loss is not"):
         trainer.train()
 
 

@@ -165,7 +165,7 @@ def _delivery(
     except Exception as error:  # of pyarrow, fsspec or the Hub's client, while a stream is read
         said = str(error).strip().splitlines() or [type(error).__name__]
         rule = f"must be a data set that can be read to its end ({said[0]})"
-        raise InputError("--dataset", rule, type(error).__name__, "Name the data that the model was trained on.") from None
+        raise InputError("--dataset", rule, type(error).__name__, "Name the data that was trained on.") from None
 
 
 def _print(

@@ -23,7 +23,7 @@ FOLDER = "exposure"
 _DATASET_TYPE = "hf_exposure-canaries"
 _NULL_MEAN_BITS = 1.44
 _HEADING = "## Memorisation: exposure of canaries"
-_NO_FIGURES = "Canaries that were not trained on cannot show whether the model memorizes, so no figures are given here."
+_NO_FIGURES = "Canaries that were not trained on cannot show whether the model memorizes, so no figures are given."
 # A begin without an end, left by an editor's hand, must not swallow what follows it.
 _SECTION = re.compile(rf"{re.escape(BEGIN)}(?:(?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
 _MARKUP = re.compile(r"[&<>\"'`*_|~#\[\]\\$!]")

@@ -17,7 +17,7 @@ __all__ = ["REMEDIES", "in_common"]
 REMEDIES = {
     "": "Pass the same value on every process.",
     "canaries": (
-        "Draw the canaries on every process by the same call, or draw once, save the set, and load the file everywhere."
+        "Draw the canaries by the same call on every process, or draw once, save the set, and load it everywhere."
     ),
     "tokenizer": "Load the same tokenizer, with the same tokens added, on every process.",
     "encoded ids": "Load the same tokenizer, and the same version of transformers, on every process.",

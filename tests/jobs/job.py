@@ -82,7 +82,7 @@ class AloneToo(TrainerCallback):
 
 def replicated(folder: Path) -> dict[str, Any]:
     """DDP, best-model selection and early stopping by an exposure figure; then each method, together and alone."""
-    callback = ExposureCallback(CANARIES, strategy="eval", references=64)
+    callback = ExposureCallback(CANARIES, strategy="eval", references=64, require_delivery=False)
     alone = AloneToo()
     trainer = make_trainer(
         folder / "out", [callback, alone, EarlyStoppingCallback(2)], eval_strategy="steps", eval_steps=1,
@@ -151,8 +151,9 @@ class FailsOn(nn.Module):
 def fails_on_one(folder: Path, kind: str, rows: str, on_error: str) -> dict[str, Any]:
     """What each process makes of a fault on process 1."""
     callback = ExposureCallback(
-        CANARIES, strategy="steps", steps=1, method="sample", references=200, on_error=on_error
-    )
+        CANARIES, strategy="steps", steps=1, method="sample", references=200, on_error=on_error,
+        require_delivery=False,
+    )  # fmt: skip
     trainer = make_trainer(folder / "out", [callback], model=FailsOn(1, kind, int(rows)), max_steps=2)
     calls, error = Calls(trainer.model), ""
     with warnings.catch_warnings(record=True) as caught:
@@ -263,7 +264,8 @@ def readme(folder: Path) -> dict[str, Any]:
         exec(compile(block.code, "README.md", "exec"), names)
     callback, trainer = names["callback"], names["trainer"]
     saved, model = CanarySet.load("canaries.json"), trainer.model
-    rows = [row for row in names["train_dataset"]["input_ids"] if len(row) == len("The random number is 123456789") + 1]
+    length = len("The random number is 123456789") + 1
+    rows = [row for row in names["train_dataset"]["input_ids"] if len(row) == length]
     alone = measure_exposure(model, names["tokenizer"], saved)
     return {
         "world": trainer.args.world_size,
