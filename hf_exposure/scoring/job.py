@@ -32,7 +32,10 @@ def token_of_job() -> str:
 
     The first process to ask makes them, and no process waits for another. They travel through the job's key-value
     store, which is there before the process group is: torchrun's own, or the one that `init_process_group` makes at
-    MASTER_ADDR and MASTER_PORT.
+    MASTER_ADDR and MASTER_PORT. Whoever can read that store while the job runs can draw the canaries again.
+
+    Raises:
+        InputError: the store cannot be reached, or not be opened.
     """
     store = _launched_store() if is_launched() else distributed.distributed_c10d._get_default_store()
     return str(store.compare_set("hf_exposure/token", "", secrets.token_hex(32)).decode())
@@ -45,16 +48,25 @@ def _launched_store() -> Any:
     torchrun holds the server itself; else the first process does, and `multi_tenant` lets `init_process_group` join
     it.
     """
+    address, rank = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", os.environ["RANK"]
     launcher_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
-    store = distributed.TCPStore(
-        os.environ["MASTER_ADDR"],
-        int(os.environ["MASTER_PORT"]),
-        None,
-        os.environ["RANK"] == "0" and not launcher_serves,
-        timedelta(seconds=SECONDS_FOR_A_STORE),
-        wait_for_workers=False,
-        multi_tenant=True,
-    )
+    try:
+        store = distributed.TCPStore(
+            os.environ["MASTER_ADDR"],
+            int(os.environ["MASTER_PORT"]),
+            None,
+            rank == "0" and not launcher_serves,
+            timedelta(seconds=SECONDS_FOR_A_STORE),
+            wait_for_workers=False,
+            multi_tenant=True,
+        )
+    except (RuntimeError, ValueError) as error:
+        raise InputError(
+            "canaries",
+            "must be the same on every process, for which the job's store must answer at MASTER_ADDR and MASTER_PORT",
+            f"none at {address} for process {rank} ({str(error).splitlines()[0][:60]})",
+            "Draw once, save the set, and load the file on every process: CanarySet.load(path).",
+        ) from error
     # A job that torchrun starts again must not read what the attempt before it wrote.
     return distributed.PrefixStore(f"hf_exposure/attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,9 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import ParallelismConfig
 from callback_runs import make_callback, make_trainer
 
+from hf_exposure import CanaryTemplate, Digits, draw_canaries
 from hf_exposure.errors import InputError, ProcessesDifferError
+from hf_exposure.scoring import job
 from hf_exposure.scoring.job import call_roll, check_alike, check_parallelism
 from hf_exposure.scoring.processes import ALONE
 
@@ -78,3 +81,18 @@ def test_the_first_value_that_differs_is_named_with_every_process() -> None:
     # One process has a value that the first has not even heard of.
     with pytest.raises(ProcessesDifferError, match="^more: .*'nothing on processes 0, 2, 3; 1 on process 1'"):
         check_alike(Told(base, {**base, "more": 1}, base, base), base, remedies)
+
+
+def test_a_store_that_nobody_opened_is_one_clear_error(monkeypatch: Any) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(job, "SECONDS_FOR_A_STORE", 0.5)
+    template = CanaryTemplate("pin {pin}", pin=Digits(6))
+    with pytest.raises(InputError, match=rf"^canaries: must be the same on every process.*none at 127.0.0.1:{port} for"):
+        draw_canaries(template, {1: 2})
+    # What is no whole job in the environment is none: a process alone, for which nothing is looked up.
+    monkeypatch.delenv("MASTER_PORT")
+    assert draw_canaries(template, {1: 2}, seed=3) == draw_canaries(template, {1: 2}, seed=3)
