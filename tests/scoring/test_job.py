@@ -91,7 +91,7 @@ def test_a_store_that_nobody_opened_is_one_clear_error(monkeypatch: Any) -> None
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(job, "SECONDS_FOR_A_STORE", 0.5)
     template = CanaryTemplate("pin {pin}", pin=Digits(6))
-    with pytest.raises(InputError, match=rf"^canaries: must be the same on every process.*none at 127.0.0.1:{port} for"):
+    with pytest.raises(InputError, match=rf"^canaries: must be the same on every .*none at 127.0.0.1:{port} for"):
         draw_canaries(template, {1: 2})
     # What is no whole job in the environment is none: a process alone, for which nothing is looked up.
     monkeypatch.delenv("MASTER_PORT")
