@@ -38,8 +38,15 @@ def report_page(canaries: CanarySet, rows: Dataset, folder: Path) -> Path:
     trainer = Trainer(
         model=load_model("small-gpt2", TOKENIZER, 256),
         args=TrainingArguments(
-            str(folder / "out"), num_train_epochs=1, per_device_train_batch_size=16, learning_rate=1e-3,
-            report_to="none", save_strategy="no", logging_strategy="no", use_cpu=True, disable_tqdm=True,
+            str(folder / "out"),
+            num_train_epochs=1,
+            per_device_train_batch_size=16,
+            learning_rate=1e-3,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
         ),  # fmt: skip
         train_dataset=encoded,
         data_collator=DataCollatorForLanguageModeling(TOKENIZER, mlm=False),
