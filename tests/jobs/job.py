@@ -189,6 +189,9 @@ def tokenizer_with(token: str) -> ByT5Tokenizer:
 
 
 DIFFERENT = {"auto": {"references": 64}, "enumerate": {}, **METHODS}
+# Of a small space: a tokenizer is audited in no time.
+SMALL = CanaryTemplate("pin {pin} ok", pin=Digits(3))
+FEW = draw_canaries(SMALL, repetitions={1: 2, 4: 1}, controls=3, seed=5)
 
 
 class OnRank:
@@ -199,13 +202,13 @@ class OnRank:
 
     def __call__(self, what: str, method: str) -> dict[str, Any]:
         arguments = {"method": method, **DIFFERENT[method]}
-        found: dict[str, Any] = {"canaries": CANARIES, "tokenizer": TOKENIZER, **arguments}
+        found: dict[str, Any] = {"canaries": FEW, "tokenizer": TOKENIZER, **arguments}
         if not self.is_other:
             return found
-        first, *rest = CANARIES.inserted
+        first, *rest = FEW.inserted
         changes: dict[str, dict[str, Any]] = {
-            "set": {"canaries": draw_canaries(TEMPLATE, repetitions={1: 2, 4: 1}, controls=3, seed=6)},
-            "repetitions": {"canaries": replace(CANARIES, inserted=(replace(first, repetitions=2), *rest))},
+            "set": {"canaries": draw_canaries(SMALL, repetitions={1: 2, 4: 1}, controls=3, seed=6)},
+            "repetitions": {"canaries": replace(FEW, inserted=(replace(first, repetitions=2), *rest))},
             "references": {"references": arguments.get("references", 4096) + 1},
             "seed": {"seed": 1},
             "tokenizer": {"tokenizer": tokenizer_with("in 1")},

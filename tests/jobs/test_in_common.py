@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from job import CANARIES, DIFFERENT
+from job import DIFFERENT, FEW
 from launch import plain, results, run, torchrun
 from test_replicated import agree
 
@@ -27,7 +27,7 @@ def test_the_script_of_the_readme_gives_two_processes_the_figures_of_one(tmp_pat
     assert first["doses"] == [2.0 * n for n in [1] * 4 + [8] * 4 + [64] * 4 + [0] * 32]
     agree(first["shared"], first["alone"], 1e-3)
     agree(first["saved"], first["shared"], 0.0)
-    assert its_hash != CANARIES.manifest_hash and len(set(first["shared"]["exposure_bits"])) > 30
+    assert its_hash != FEW.manifest_hash and len(set(first["shared"]["exposure_bits"])) > 30
 
 
 def test_whatever_differs_on_one_process_is_named_on_all(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_whatever_differs_on_one_process_is_named_on_all(tmp_path: Path) -> None
     assert "got '101 on process 0; 102 on process 1'" in first["sample references"]
     # A set of one salt is told from another by its hash alone: no digit of a canary is said.
     said = "".join(value for value in first.values() if isinstance(value, str))
-    assert not any(canary.text in said for canary in CANARIES)
+    assert not any(canary.text in said for canary in FEW)
     for what, named in {"set": "canaries", "tokenizer": "tokenizer", "steps": "steps"}.items():
         steps, error = first[f"start {what}"]
         assert steps == 0
