@@ -8,6 +8,8 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from hf_exposure.launch import register_job_token
+
 __version__ = "0.1.0"
 
 _HOME_OF = {
@@ -53,6 +55,14 @@ def __getattr__(name: str) -> Any:
     value = getattr(importlib.import_module(f"hf_exposure.{_HOME_OF[name]}"), name)
     globals()[name] = value
     return value
+
+
+def _token_of_job() -> str:
+    """What makes all processes of a job draw the same canaries. Torch is loaded in a job only."""
+    return str(importlib.import_module("hf_exposure.scoring.job").token_of_job())
+
+
+register_job_token(_token_of_job)
 
 
 def __dir__() -> list[str]:

@@ -20,6 +20,7 @@ from hf_exposure.hub.trainer_push import complete_cards, write_published
 from hf_exposure.insertion import DeliveryReport, check_dataloader
 from hf_exposure.measure import ExposureMeter, MeasureSettings
 from hf_exposure.measure.base_model import check_base_model
+from hf_exposure.measure.limited_loss import exposure_limited_loss, highest_mean_bits
 from hf_exposure.report import ExposureReport
 from hf_exposure.report.run_log import append_report, start_log
 from hf_exposure.scoring.job import call_roll, check_parallelism
@@ -31,15 +32,18 @@ Strategy = Literal["steps", "epoch", "eval", "end"]
 _PREFIX = "eval_exposure_"
 # Keys of which a larger value means less memorisation, or nothing; all others grow with it.
 _LARGER_IS_BETTER = ("eval_exposure_p_value",)
+_LIMITED = "exposure_limited_loss"
 
 
 class ExposureCallback(TrainerCallback):
     """Measures the canaries' exposure while a `Trainer` trains.
 
     The figures reach `log_history` and the metrics of each evaluation, hence `metric_for_best_model` and early
-    stopping; after `callback.attach(trainer)` every `report_to` tracker too. Every report is also appended to
-    `_exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume. Model mode, random
-    state, tokenizer, arguments and control flags are left as found: training is the same as without the callback.
+    stopping: `max_exposure=X` with `metric_for_best_model="eval_exposure_limited_loss"` finds the best model whose
+    exposure is at most X. After `callback.attach(trainer)` they reach every `report_to` tracker too. Every report is
+    also appended to `_exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume.
+    Model mode, random state, tokenizer, arguments and control flags are left as found: training is the same as without
+    the callback.
 
     An `EarlyStoppingCallback` that watches an exposure key must come after this one in `callbacks=[...]`: it reads
     what stands in the metrics when its turn comes. `attach` sees to the order.
@@ -53,8 +57,14 @@ class ExposureCallback(TrainerCallback):
         processing_class: the tokenizer; the trainer's own by default.
         on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails. A
             failure on one process is one on all, except inside a sharded model, where it ends the job.
-        require_delivery: whether a canary that the trainer's data do not train on is an error when training starts;
-            else it is a warning.
+        require_delivery: whether a canary that the trainer's data do not train on is an error when training starts.
+            None, the default: an error wherever the data can be read in advance (a stream cannot). True: an error too
+            where they cannot be read. False: a warning, and every report of the run says INVALID.
+        max_exposure: a limit in bits for the mean exposure of the inserted canaries. Every evaluation then measures,
+            and logs `eval_exposure_limited_loss`: its loss where the exposure is at most the limit, else a number
+            that is worse than any loss (10^30 and more, growing with exposure). A figure that is a lower bound counts
+            with the top of its interval. Of several evaluation sets, each has a figure of its own
+            (`eval_{name}_exposure_limited_loss`).
         push_to_hub: let what the trainer pushes hold the rounded figures, in its model card and in `exposure/`; needs
             `attach`.
         **measure_arguments: those of `measure_exposure`: method, references, seed, base_model, context, ...
@@ -68,8 +78,9 @@ class ExposureCallback(TrainerCallback):
         InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
             tokenizer, `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the
             most memorised checkpoint, a second `ExposureCallback`, a canary longer than the model's context, one that
-            does not arrive (with `require_delivery`), a process of the job without this callback, context or sequence
-            parallelism.
+            does not arrive (unless `require_delivery` is False), a process of the job without this callback, context
+            or sequence parallelism; an evaluation without a loss, with `max_exposure`.
+        ProcessesDifferError: processes of the job were given other canaries, settings or tokenizers.
         ExposureError: a measurement failed, with `on_error="raise"`.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 6 measures during training.
@@ -90,7 +101,8 @@ class ExposureCallback(TrainerCallback):
         processing_class: Any = None,
         on_error: Literal["raise", "warn"] = "raise",
         *,
-        require_delivery: bool = False,
+        require_delivery: bool | None = None,
+        max_exposure: float | None = None,
         push_to_hub: bool = False,
         **measure_arguments: Any,
     ) -> None:
@@ -103,18 +115,22 @@ class ExposureCallback(TrainerCallback):
             raise InputError("steps", "goes with strategy='steps' only", steps, "Leave it out, or set the strategy.")
         if not isinstance(on_error, str) or on_error not in ("raise", "warn"):
             raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
-        flag("require_delivery", require_delivery)
+        if require_delivery is not None:
+            flag("require_delivery", require_delivery)
         flag("push_to_hub", push_to_hub)
+        if max_exposure is not None:
+            _check_limit(max_exposure, canaries)
         self._base_model = measure_arguments.pop("base_model", None)
         _check_measure_arguments(measure_arguments)
         self.canaries, self.strategy, self.steps, self.on_error = canaries, strategy, steps, on_error
-        self.push_to_hub = push_to_hub
+        self.max_exposure, self.push_to_hub = max_exposure, push_to_hub
         self.reports: list[ExposureReport] = []
         self._processing_class, self._measure_arguments = processing_class, measure_arguments
         self._meter: ExposureMeter | None = None
         self._trainer: Any = None
-        self._every_evaluation = strategy == "eval"
+        self._every_evaluation = strategy == "eval" or max_exposure is not None
         self._last_step: int | None = None
+        self._last_mean_bits = math.nan
         self._last_metrics: dict[str, float] = {}
         self._warned = False
         self._require_delivery = require_delivery
@@ -146,21 +162,29 @@ class ExposureCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if self.strategy == "eval" and str(args.eval_strategy.value) == "no":
-            raise InputError(
-                "strategy", "'eval' needs evaluations, but eval_strategy is 'no'", self.strategy, "Use 'epoch'."
-            )
+        if str(args.eval_strategy.value) == "no":
+            if self.strategy == "eval":
+                rule = "'eval' needs evaluations, but eval_strategy is 'no'"
+                raise InputError("strategy", rule, self.strategy, "Use 'epoch'.")
+            if self.max_exposure is not None:
+                rule = "needs evaluations, but eval_strategy is 'no'"
+                raise InputError("max_exposure", rule, self.max_exposure, "Pass eval_strategy='epoch'.")
         if self.push_to_hub and self._trainer is None:
             rule = "needs callback.attach(trainer), since a card is the trainer's to write"
             raise InputError("push_to_hub", rule, True, "Attach it, or call report.push_to_hub after training.")
-        self._every_evaluation = self.strategy == "eval" or self._chooses_best_model(args)
+        chooses_best_model = self._chooses_best_model(args, warn=state.is_world_process_zero)
+        self._every_evaluation = self.strategy == "eval" or self.max_exposure is not None or chooses_best_model
         check_parallelism(args)
         check_base_model(kwargs["model"], self._base_model)
         call_roll("ExposureCallback")
-        self._prepare(kwargs.get("processing_class"), across_processes=args.world_size > 1)
-        self._check_start(state, kwargs.get("model"), kwargs.get("train_dataloader"))
+        processes = self._processes(kwargs["model"])
+        with processes.together():
+            self._prepare(kwargs.get("processing_class"), across_processes=args.world_size > 1)
+            self._check_start(state, kwargs.get("model"), kwargs.get("train_dataloader"))
+        assert self._meter is not None
+        self._meter.check_alike(processes, self._schedule())
         self.reports = start_log(args.output_dir, state.global_step, self._processes(kwargs["model"]))
-        self._last_step, self._last_metrics, self._warned = None, {}, False
+        self._last_step, self._last_metrics, self._last_mean_bits, self._warned = None, {}, math.nan, False
         if state.global_step:
             self._rejoin(state)
 
@@ -198,6 +222,10 @@ class ExposureCallback(TrainerCallback):
         if metrics is not None and self._last_step == state.global_step:
             # The very dict that best-model selection and early stopping read next, on every process.
             metrics.update(self._last_metrics)
+            if self.max_exposure is not None:
+                limited = self._limited(metrics, self.max_exposure)
+                metrics.update(limited)
+                self._log(state, limited)
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -256,14 +284,40 @@ class ExposureCallback(TrainerCallback):
                 warn=state.is_world_process_zero,
             )
 
+    def _schedule(self) -> dict[str, object]:
+        """What decides when this process measures and what it then does: the same on all processes."""
+        base = self._base_model if isinstance(self._base_model, str) else type(self._base_model).__name__
+        return {
+            "strategy": self.strategy,
+            "steps": self.steps,
+            "on_error": self.on_error,
+            "max_exposure": self.max_exposure,
+            "base_model": base,
+        }
+
+    def _limited(self, metrics: Mapping[str, float], max_exposure: float) -> dict[str, float]:
+        """The loss of an evaluation under the limit, by its key; `evaluate` has named all keys alike."""
+        # Every evaluation times itself, whatever else it computes, which tells the prefix of its keys.
+        prefixes = [key.removesuffix("_runtime") for key in metrics if key.endswith("_runtime")]
+        prefix = next((prefix for prefix in prefixes if f"{prefix}_loss" in metrics), None)
+        if prefix is None:
+            rule = f"needs the loss of each evaluation, but {(prefixes or ['eval'])[0]}_loss is not among its metrics"
+            remedy = "Evaluate on rows with labels, with a model that returns a loss."
+            raise InputError("max_exposure", rule, sorted(metrics), remedy)
+        loss = exposure_limited_loss(metrics[f"{prefix}_loss"], self._last_mean_bits, max_exposure)
+        return {f"{prefix}_{_LIMITED}": loss}
+
     def _with_delivery(self, report: ExposureReport, epoch: float | None) -> ExposureReport:
         if self.delivery is None:
             return report
         notes = (*report.notes, *self.delivery.problems, *filter(None, [self.delivery.note]))
-        return replace(report.with_doses(self.delivery.doses_per_epoch, epoch or 0.0), notes=notes)
+        dosed = report.with_doses(self.delivery.doses_per_epoch, epoch or 0.0)
+        return replace(dosed, notes=notes, delivery=self.delivery.counted(epoch or 0.0))
 
-    def _chooses_best_model(self, args: TrainingArguments) -> bool:
+    def _chooses_best_model(self, args: TrainingArguments, *, warn: bool) -> bool:
         """Whether an exposure key chooses the best model; refuses one that is unknown or the wrong way round."""
+        if self._limits_loss(args):
+            return True
         key = args.metric_for_best_model
         if key is None or not f"eval_{key.removeprefix('eval_')}".startswith(_PREFIX):
             return False
@@ -280,6 +334,26 @@ class ExposureCallback(TrainerCallback):
                 args.greater_is_better,
                 f"Pass greater_is_better={key in _LARGER_IS_BETTER} to TrainingArguments.",
             )
+        if warn:
+            advice = (
+                f"metric_for_best_model={key!r} keeps the checkpoint that memorized least, which is mostly the one "
+                "that was trained least. For the best model whose exposure is at most X bits, pass max_exposure=X to "
+                f"ExposureCallback and metric_for_best_model='eval_{_LIMITED}'."
+            )
+            warnings.warn(advice, stacklevel=2)
+        return True
+
+    def _limits_loss(self, args: TrainingArguments) -> bool:
+        """Whether the loss under the limit chooses the best model, of the one evaluation set or of one among many."""
+        key = args.metric_for_best_model
+        if key is None or not key.endswith(_LIMITED):
+            return False
+        if self.max_exposure is None:
+            rule = f"needs a limit: {_LIMITED} is the loss where exposure is within it"
+            raise InputError("metric_for_best_model", rule, key, "Pass ExposureCallback(canaries, max_exposure=X).")
+        if args.greater_is_better:
+            rule = f"would keep the worst checkpoint for metric_for_best_model={key!r}"
+            raise InputError("greater_is_better", rule, True, "Pass greater_is_better=False to TrainingArguments.")
         return True
 
     def _metric_keys(self) -> list[str]:
@@ -299,6 +373,7 @@ class ExposureCallback(TrainerCallback):
                 _add_to_history(state, report.metrics(), report.step, report.epoch)
         if self.report is not None and self.report.step == state.global_step:
             self._last_step, self._last_metrics = self.report.step, self.report.metrics()
+            self._last_mean_bits = highest_mean_bits(self.report)
 
     def _measure_once(self, args: TrainingArguments, state: TrainerState, model: nn.Module, note: str = "") -> None:
         """Measures unless this step was measured already, and logs."""
@@ -312,13 +387,13 @@ class ExposureCallback(TrainerCallback):
         except (ExposureError, RuntimeError, MemoryError) as error:
             remedy = "A smaller max_batch_tokens needs less memory; on_error='warn' trains on without the figures."
             self._fail(error, "could not be measured", remedy, meanwhile=" and is logged as NaN")
-            metrics = dict.fromkeys(self._metric_keys(), math.nan)
+            metrics, mean_bits = dict.fromkeys(self._metric_keys(), math.nan), math.nan
         else:
             notes = (*report.notes, note) if note else report.notes
             report = replace(report, step=state.global_step, epoch=state.epoch, notes=notes)
             report = self._with_delivery(report, state.epoch)
             self.reports.append(report)
-            metrics = report.metrics()
+            metrics, mean_bits = report.metrics(), highest_mean_bits(report)
             try:
                 with self._processes(model).together():
                     if state.is_world_process_zero:
@@ -326,7 +401,7 @@ class ExposureCallback(TrainerCallback):
             except (OSError, ExposureError) as error:
                 remedy = "Make room there, or name another output_dir; on_error='warn' trains on without the log."
                 self._fail(error, f"could not be written to {args.output_dir}", remedy)
-        self._last_step, self._last_metrics = state.global_step, metrics
+        self._last_step, self._last_metrics, self._last_mean_bits = state.global_step, metrics, mean_bits
         self._log(state, metrics)
 
     def _processes(self, model: nn.Module) -> Processes:
@@ -354,6 +429,16 @@ class ExposureCallback(TrainerCallback):
         if not self._warned:
             self._warned = True
             warnings.warn(f"exposure {what}{meanwhile}: {cause}", stacklevel=2)
+
+
+def _check_limit(max_exposure: Any, canaries: CanarySet) -> None:
+    remedy = "Use 4.0, say: chance has 1.44 bits on average."
+    if not isinstance(max_exposure, (int, float)) or isinstance(max_exposure, bool) or not max_exposure >= 0:
+        raise InputError("max_exposure", "must be a number of bits of at least 0", max_exposure, remedy)
+    highest = canaries.log2_space_size
+    if max_exposure >= highest:
+        rule = f"must be below {highest:.1f} bits, which no exposure exceeds in a space of that size"
+        raise InputError("max_exposure", rule, max_exposure, remedy)
 
 
 def _check_measure_arguments(arguments: Mapping[str, Any]) -> None:

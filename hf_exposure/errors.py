@@ -13,6 +13,7 @@ __all__ = [
     "MissingDependencyError",
     "NonFiniteScoreError",
     "OutOfStepError",
+    "ProcessesDifferError",
     "RowError",
     "RowInputError",
     "SecretFoundError",
@@ -138,6 +139,10 @@ def rows_named(name_of: Callable[[int], str], work: Callable[[], T]) -> T:
 
 class CanaryFileError(InputError):
     """A canary file is from a newer version, damaged, or was edited by hand."""
+
+
+class ProcessesDifferError(InputError):
+    """Processes of one job were given different canaries, settings or tokenizers; the message names the processes."""
 
 
 class NonFiniteScoreError(RowError, ArithmeticError):

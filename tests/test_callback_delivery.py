@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 import torch
 from callback_runs import CANARIES, TOKENIZER, make_callback, make_trainer, small_model
-from datasets import Dataset, disable_progress_bars
+from datasets import Dataset, concatenate_datasets, disable_progress_bars
 from transformers import Trainer
 
 from hf_exposure import CanaryTemplate, Digits, ExposureCallback, ExposureReport, draw_canaries, insert_canaries
 from hf_exposure.errors import InputError
+from hf_exposure.hub.card import exposure_section, updated_card
+from hf_exposure.hub.published import published
+from hf_exposure.report.verdict import headline, judgement
+from hf_exposure.validity import Validity
 
 disable_progress_bars()
 TEXTS = Dataset.from_dict({"text": [f"row {row:03}" for row in range(30)]})  # as long as a canary
@@ -56,14 +60,105 @@ def test_the_dose_reaches_reports_groups_and_files(tmp_path: Path) -> None:
 
 
 def test_what_does_not_arrive_is_a_warning_or_an_error(tmp_path: Path) -> None:
-    callback = make_callback(strategy="end")
+    callback = make_callback(strategy="end", require_delivery=False)
     with pytest.warns(UserWarning, match="4 of 4 inserted canaries: it is not in the training data"):
         trainer_on(tmp_path, encode(TEXTS), callback, max_steps=1).train()
     assert callback.delivery.problems[0] in callback.report.notes
     assert callback.report.estimates[0].effective_dose == 0
-    strict = make_callback(strategy="end", require_delivery=True)
-    with pytest.raises(InputError, match="require_delivery: must find every inserted canary trained on .4 of 4"):
-        trainer_on(tmp_path, encode(TEXTS), strict).train()
+    # Wherever the data can be read, as here, it is an error unless it is expressly allowed.
+    for arguments in ({}, {"require_delivery": None}, {"require_delivery": True}):
+        strict = make_callback(strategy="end", **arguments)
+        trainer = trainer_on(tmp_path, encode(TEXTS), strict)
+        with pytest.raises(InputError, match="require_delivery: must find every inserted canary trained on .4 of 4"):
+            trainer.train()
+        assert trainer.state.global_step == 0
+    with pytest.raises(InputError, match="require_delivery: must be None, True or False, got 'yes'"):
+        make_callback(require_delivery="yes")
+
+
+def without(*texts: str) -> Any:
+    """The rows with canaries, less those of some canaries."""
+    return encode(insert_canaries(TEXTS, CANARIES).filter(lambda row: row["text"] not in texts))
+
+
+def masked(data: Dataset, first: int, texts: list[str]) -> Dataset:
+    """No labels from a place on, in the rows of some canaries."""
+    ids = [TOKENIZER(text).input_ids for text in texts]
+
+    def mask(row: dict[str, Any]) -> dict[str, Any]:
+        return {"labels": row["labels"][:first] + [-100] * (len(row["labels"]) - first)}
+
+    return data.map(lambda row: mask(row) if row["input_ids"] in ids else {"labels": row["labels"]})
+
+
+ALL = [canary.text for canary in CANARIES.inserted]
+
+
+@pytest.mark.parametrize(
+    ("kind", "validity", "said"),
+    [
+        ("none", Validity.INVALID, "INVALID: 0 of 4 inserted canaries were found in the training data."),
+        ("one is missing", Validity.INVALID, "INVALID: 3 of 4 inserted canaries were found in the training data."),
+        ("masked", Validity.INVALID, "INVALID: 0 of 4 inserted canaries count in the loss; the others are in the "),
+        # "pin 37.": the template's own text is trained on, the two digits are not.
+        ("secret masked", Validity.INVALID, "INVALID: 3 of 4 inserted canaries count in the loss; the others are in"),
+        ("missing and masked", Validity.INVALID, "INVALID: 3 of 4 inserted canaries were found in the training data, "
+         "and 2 count in the loss."),
+        ("digit masked", Validity.IMPAIRED, "; 1 of 4 inserted canaries were trained on less than intended."),
+        ("fewer", Validity.IMPAIRED, "; 2 of 4 inserted canaries were trained on less than intended."),
+        ("a control", Validity.IMPAIRED, "; 1 held-out control is in the training data."),
+        ("half an epoch", Validity.IMPAIRED, "; training covered only 0.5 of an epoch, so some canaries were not"),
+        ("all", Validity.VALID, "."),
+        ("a stream", Validity.UNCHECKED, "."),
+    ],
+)  # fmt: skip
+def test_a_run_is_as_valid_as_what_it_was_trained_on(kind: str, validity: Validity, said: str, tmp_path: Path) -> None:
+    data = without()
+    if kind == "none":
+        data = without(*ALL)
+    elif kind == "one is missing":
+        data = without(ALL[0])
+    elif kind == "masked":
+        data = masked(data, 0, ALL)
+    elif kind == "secret masked":
+        data = masked(data, 4, ALL[-1:])
+    elif kind == "missing and masked":
+        data = masked(without(ALL[0]), 0, ALL[-1:])
+    elif kind == "digit masked":
+        data = masked(data, 5, ALL[-1:])
+    elif kind == "fewer":
+        data = encode(Dataset.from_dict({"text": [*TEXTS["text"], *ALL]}))
+    elif kind == "a control":
+        data = concatenate_datasets([data, encode(Dataset.from_dict({"text": [CANARIES.controls[0].text]}))])
+    elif kind == "a stream":
+        data = data.to_iterable_dataset()
+    steps = {"all": 10, "half an epoch": 5}.get(kind, 12)
+    callback = make_callback(strategy="end", require_delivery=False)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer = trainer_on(tmp_path, data, callback, max_steps=steps)
+        trainer.train()
+    report = callback.report
+    assert report.validity is validity
+    line = headline(report)
+    assert line.startswith(said) if validity is Validity.INVALID else line.endswith(said) or said in line
+    # Data, in each form that the figures travel in; and words wherever a person reads them.
+    invalid = validity is Validity.INVALID
+    (logged,) = [entry for entry in trainer.state.log_history if "eval_exposure_mean" in entry]
+    assert ("eval_exposure_invalid" in logged) == invalid
+    assert any("INVALID: " in str(warning.message) for warning in caught) == invalid
+    (kept,) = (tmp_path / "_exposure.jsonl").read_text().splitlines()
+    assert json.loads(kept)["validity"] == validity.value
+    again = ExposureReport.from_dict(json.loads(kept))
+    assert (again.delivery, again.validity) == (report.delivery, validity)
+    section, card = exposure_section(published(report)), updated_card(None, published(report), name="model")
+    assert ("INVALID" in section) == ("INVALID" in card) == invalid
+    if invalid:
+        assert judgement(report).startswith("No verdict") and said.rstrip() in section
+        assert "bits" not in section and "| 1 |" not in section and "metric" not in card.split("\n---")[0]
+    else:
+        assert "metric" in card.split("\n---")[0]
+        assert (report.validity is Validity.IMPAIRED) == ("Note that" in section)
 
 
 def test_a_stream_is_left_alone_and_said_to_be_unchecked(tmp_path: Path) -> None:

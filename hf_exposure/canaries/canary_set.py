@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
+from hf_exposure.canaries.indices import Entropy, distinct_ids, distinct_indices
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.checks import at_most, encodable_text, instance_of, list_of_texts, whole_number
 from hf_exposure.errors import InputError
@@ -165,17 +165,23 @@ class CanarySet:
                 "repetitions", f"must be one number or {len(texts)}", len(counts), "Give one for each text."
             )
         pairs = zip(texts, counts, strict=True)
-        inserted = tuple(Canary(text=text, template=template, repetitions=count) for text, count in pairs)
-        known = cls(inserted=inserted, template=template)
-        if not whole_number("controls", controls, 0):
-            return known
+        entropy = Entropy(["secrets", [str(text) for text in texts], [str(count) for count in counts]])
+        ids = distinct_ids(entropy)
+        inserted = tuple(
+            Canary(id=next(ids), text=text, template=template, repetitions=count) for text, count in pairs
+        )
+        known = cls(inserted=inserted, template=template, salt=entropy.hex(16))
+        whole_number("controls", controls, 0)
         check_size(len(known) + controls, known.total_insertions)
         left = template.space_size - len(known)
         if left < controls:
             raise InputError("controls", f"must be at most the {left} texts that are left", controls, f"Write {left}.")
-        seed = seed_or_entropy(seed)
+        if not controls:
+            return known
+        if seed is not None:
+            seed = whole_number("seed", seed, 0, LARGEST_SEED)
+        seed = entropy.seed() if seed is None else seed
         indices = distinct_indices(template.space_size, seed, (template.index_of(text) for text in texts))
-        ids = distinct_ids(canary.id for canary in known)
         held_out = tuple(
             Canary(id=next(ids), text=template.text_at(next(indices)), template=template, repetitions=0)
             for _ in range(controls)

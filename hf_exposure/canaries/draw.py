@@ -6,10 +6,11 @@ import random
 from collections.abc import Mapping
 
 from hf_exposure.canaries.canary_set import Canary, CanarySet, check_size
-from hf_exposure.canaries.indices import distinct_ids, distinct_indices, seed_or_entropy
+from hf_exposure.canaries.indices import Entropy, distinct_ids, distinct_indices
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.checks import instance_of, whole_number
 from hf_exposure.errors import InputError, described
+from hf_exposure.limits import LARGEST_SEED
 
 __all__ = ["draw_canaries"]
 
@@ -32,6 +33,9 @@ def draw_canaries(
             every platform and Python version. Who knows it knows the canaries: give one for tests and examples only.
         coin_flips: how many more canaries to flip a fair coin for, each its own: heads is inserted once, tails joins
             the controls. They bound the epsilon of differential privacy from below (`epsilon_lower_bound`).
+
+    In a job of many processes (`torchrun`, `accelerate launch`, ...) the same call gives every process the same set,
+    with or without a seed, so that all insert and measure the same canaries.
 
     Returns:
         The set; inserted canaries by ascending repetitions, and as drawn within, then those of the coins.
@@ -56,13 +60,17 @@ def draw_canaries(
         rule = f"must have at least as many texts as are drawn ({wanted})"
         raise InputError("template", rule, template.space_size, "Draw fewer, or fill its holes from larger spaces.")
     check_size(wanted, sum(times * canaries for times, canaries in groups.items()) + flips)
-    seed = seed_or_entropy(seed)
     counts = [times for times in sorted(groups) for _ in range(groups[times])] + [0] * held_out
+    if seed is not None:
+        # random.Random takes the absolute value, so that -1 would silently be 1: no negative seeds.
+        seed = whole_number("seed", seed, 0, LARGEST_SEED)
+    entropy = Entropy(["draw", template.text, repr(template.spaces), counts, flips, seed])
+    seed = entropy.seed() if seed is None else seed
     # Coins of a stream of their own, so that the texts do not depend on whether there are any.
     generator = random.Random(f"coins {seed}")
     coins = [generator.getrandbits(1) == 1 for _ in range(flips)]
     plan = [(count, None) for count in counts] + [(int(coin), coin) for coin in coins]
-    texts, ids = distinct_indices(template.space_size, seed), distinct_ids()
+    texts, ids = distinct_indices(template.space_size, seed), distinct_ids(entropy)
     drawn = [
         Canary(id=next(ids), text=template.text_at(next(texts)), template=template, repetitions=count, coin=coin)
         for count, coin in plan
@@ -72,6 +80,7 @@ def draw_canaries(
         controls=tuple(canary for canary in drawn if canary.is_control),
         template=template,
         seed=seed,
+        salt=entropy.hex(16),
     )
 
 

@@ -2,18 +2,49 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
 import secrets
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from typing import Any
 
-from hf_exposure.checks import whole_number
-from hf_exposure.limits import LARGEST_SEED
+from hf_exposure.launch import job_token
+
+# How often each draw was made in this process: two of one kind differ.
+_draws: Counter[str] = Counter()
 
 
-def seed_or_entropy(seed: int | None) -> int:
-    """The given seed, or 128 bits of the system's entropy."""
-    # random.Random takes the absolute value, so that -1 would silently be 1: no negative seeds.
-    return secrets.randbits(128) if seed is None else whole_number("seed", seed, 0, LARGEST_SEED)
+class Entropy:
+    """Where the seed, the ids and the salt of one draw come from: the system's entropy.
+
+    In a job of many processes each would draw secrets of its own, and train on other data. There the system's entropy
+    is asked for once, for the whole job, and what a draw gets is hashed from that, from the draw's arguments and from
+    how often it was made: the same on every process, and nothing that a published id gives away.
+
+    Args:
+        arguments: of the draw, as JSON can hold them.
+    """
+
+    def __init__(self, arguments: Any) -> None:
+        token = job_token()
+        self._key, self._given = "", 0
+        if token is not None:
+            draw = hashlib.sha256(json.dumps(arguments, sort_keys=True).encode("utf-8")).hexdigest()
+            self._key = f"{token} {draw} {_draws[draw]}"
+            _draws[draw] += 1
+
+    def hex(self, size: int) -> str:
+        """So many random bytes, 32 at most, in hex."""
+        if not self._key:
+            return secrets.token_hex(size)
+        self._given += 1
+        return hashlib.sha256(f"{self._key} {self._given}".encode()).hexdigest()[: 2 * size]
+
+    def seed(self) -> int:
+        """128 random bits."""
+        return int(self.hex(16), 16)
 
 
 def distinct_indices(size: int, seed: int, taken: Iterable[int] = ()) -> Iterator[int]:
@@ -31,11 +62,12 @@ def distinct_indices(size: int, seed: int, taken: Iterable[int] = ()) -> Iterato
             yield index
 
 
-def distinct_ids(taken: Iterable[str] = ()) -> Iterator[str]:
-    """Ids of eight hex digits from the system's entropy, none of them in `taken`."""
-    seen = set(taken)
+def distinct_ids(entropy: Entropy | None = None) -> Iterator[str]:
+    """Ids of eight hex digits that tell nothing, each of them once."""
+    entropy = entropy or Entropy("ids")
+    seen: set[str] = set()
     while True:
-        identifier = secrets.token_hex(4)
+        identifier = entropy.hex(4)
         if identifier not in seen:
             seen.add(identifier)
             yield identifier

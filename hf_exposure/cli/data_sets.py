@@ -13,7 +13,7 @@ from hf_exposure.cli.names import check_data_set
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up
 
-__all__ = ["load_data_set", "parts_of", "without_cache", "write_shards"]
+__all__ = ["is_saved_folder", "load_data_set", "parts_of", "without_cache", "write_shards"]
 
 _BUILDERS = {
     ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text",
@@ -38,7 +38,7 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
     if not path.exists():
         clean_up(path.absolute().parent)  # a killed insert may have been about to put it there
     remedy = "Name a folder, a csv, jsonl, parquet or txt file, or a data set on the Hub."
-    saved = (path / "dataset_dict.json").exists() or (path / "state.json").exists()
+    saved = is_saved_folder(path)
     if saved and stream:
         rule = "is no stream: a folder written by save_to_disk is read from the disk as it is"
         raise InputError("--stream", rule, dataset, "Leave --stream out.")
@@ -67,6 +67,11 @@ def _check_rows_of_json(path: Path, remedy: str) -> None:
         begins = file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not begins.startswith((b"{", b"[")):
         raise InputError("--dataset", "must begin with a row, which is a JSON object", str(path), remedy)
+
+
+def is_saved_folder(path: Path) -> bool:
+    """Whether `save_to_disk` wrote the folder: it is read as it is, without a copy."""
+    return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
 def parts_of(dataset: Any) -> dict[str, Any]:

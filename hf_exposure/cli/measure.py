@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer
 
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.context import MessagesOption, PromptOption, SourceOption, context_of, recorded_or_typed
+from hf_exposure.cli.data_sets import is_saved_folder, load_data_set, parts_of
 from hf_exposure.cli.insert import RECORD_FILE
 from hf_exposure.cli.models import (
     DeviceOption,
@@ -30,9 +32,10 @@ from hf_exposure.cli.progress import calls_shown
 from hf_exposure.cli.values import check_new, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import read_json
+from hf_exposure.validity import Delivery, Validity
 
 if TYPE_CHECKING:
-    from hf_exposure.canaries import CanarySet
+    from hf_exposure.canaries import CanaryContext, CanarySet
     from hf_exposure.report import ExposureReport
 
 __all__ = ["measure"]
@@ -57,7 +60,11 @@ def measure(
     max_batch_tokens: Annotated[int | None, typer.Option(help="Less needs less memory.")] = None,
     base_model: Annotated[str | None, typer.Option(help="One that saw no canaries, to compare with.")] = None,
     dataset: Annotated[
-        str | None, typer.Option(help="What the model was trained on: a folder that insert wrote, or a name.")
+        str | None,
+        typer.Option(
+            help="What the model was trained on: a folder that insert wrote, a file, or a data set on the Hub. It is "
+            "read for the canaries; a run without them is INVALID, with status 1."
+        ),
     ] = None,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = Dtype.auto,
@@ -88,6 +95,7 @@ def measure(
     origin.check()
     if base_model is not None:
         check_model("--base-model", base_model)
+    training_data = None if dataset is None else _training_data(dataset, trained_on)
     from hf_exposure.measure import MeasureSettings, measure_exposure
 
     settings = {
@@ -101,6 +109,9 @@ def measure(
     if base_model is not None:
         chosen = tokenizer or model
         base, _ = ModelSource(name=base_model, tokenizer=chosen, option="--base-model", **where).load()  # type: ignore[arg-type]
+    delivery = None
+    if training_data is not None:
+        delivery = _delivery(training_data, drawn, its_tokenizer, context, source)
     with calls_shown(loaded, "measuring"):
         found = measure_exposure(
             loaded,
@@ -110,7 +121,7 @@ def measure(
             max_batch_tokens=max_batch_tokens,
             **settings,  # type: ignore[arg-type]
         )
-    found = replace(found, dataset=trained_on, model={**found.model, "name": model})
+    found = replace(found, dataset=trained_on, delivery=delivery, model={**found.model, "name": model})
     if out is not None:
         found.save(out, include_secrets=include_secrets, canaries=drawn)
     _print(found, drawn, out, as_json=as_json, include_secrets=include_secrets)
@@ -135,6 +146,34 @@ def _described(dataset: str | None, canaries: CanarySet) -> Mapping[str, Any]:
     return values
 
 
+def _training_data(dataset: str, record: Mapping[str, Any]) -> list[Any]:
+    """The splits that the canaries were inserted into, as far as that is recorded, else those that are trained on."""
+    if not sys.stderr.isatty():
+        import datasets
+
+        datasets.disable_progress_bars()
+    # A stream of files: to load them would leave a copy of the secrets in the cache of `datasets`.
+    loaded = load_data_set(dataset, None, None, stream=not is_saved_folder(Path(dataset)))
+    parts = parts_of(loaded)
+    chosen = [name for name in record.get("splits", ["train"]) if name in parts]
+    return [parts[name] for name in chosen or parts]
+
+
+def _delivery(
+    training_data: list[Any], canaries: CanarySet, tokenizer: Any, context: CanaryContext | None, source: str | None
+) -> Delivery:
+    from hf_exposure.insertion import delivery_in
+
+    try:
+        return delivery_in(training_data, canaries, tokenizer, context=context, source=source)
+    except InputError as error:
+        raise InputError("--dataset", error.rule, error.value, error.remedy) from None
+    except Exception as error:  # of pyarrow, fsspec or the Hub's client, while a stream is read
+        said = str(error).strip().splitlines() or [type(error).__name__]
+        rule = f"must be a data set that can be read to its end ({said[0]})"
+        raise InputError("--dataset", rule, type(error).__name__, "Name the data that was trained on.") from None
+
+
 def _print(
     report: ExposureReport, canaries: CanarySet, out: Path | None, *, as_json: bool, include_secrets: bool
 ) -> None:
@@ -155,8 +194,16 @@ def _print(
 def _gate(report: ExposureReport, fail_above: float | None) -> None:
     """Means of groups, since one canary out of many exceeds any threshold by chance.
 
-    What is undefined counts as crossed: a gate must not open on what was not measured.
+    What is undefined counts as crossed: a gate must not open on what was not measured. Nor on a run that is invalid,
+    whether or not there is a threshold.
     """
+    from hf_exposure.report.verdict import validity_line
+
+    wrong = validity_line(report)
+    if wrong:
+        typer.echo(f"hf-exposure: {wrong}", err=True)
+    if report.validity is Validity.INVALID:
+        raise typer.Exit(_CROSSED)
     if fail_above is None:
         return
     groups = [group for group in report.groups if group.repetitions]

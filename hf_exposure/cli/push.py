@@ -28,8 +28,12 @@ def push(
     check_runs([run])
     from hf_exposure.hub.push import push_to_hub
     from hf_exposure.report.run import load_run
+    from hf_exposure.report.verdict import validity_line
 
     loaded = load_run(run)
+    wrong = validity_line(loaded.report)
+    if wrong:
+        typer.echo(f"hf-exposure: {wrong}", err=True)
     url = push_to_hub(
         loaded.report,
         repo_id,

@@ -11,8 +11,11 @@ import typer
 
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.values import check_new, check_runs
+from hf_exposure.validity import Validity
 
 __all__ = ["report"]
+
+_INVALID = 1
 
 
 def report(
@@ -32,9 +35,17 @@ def report(
     check_runs(runs)
     check_new(out, overwrite)
     from hf_exposure.report.run import load_run, load_runs
+    from hf_exposure.report.verdict import validity_line
 
+    loaded = [load_run(runs[0])] if len(runs) == 1 else load_runs(runs)
+    invalid = [one for one in loaded if one.report.validity is Validity.INVALID]
+    if invalid and len(runs) > 1:
+        # No page: a comparison with a run that shows nothing would be read as a finding.
+        for one in invalid:
+            typer.echo(f"hf-exposure: {one.name}: {validity_line(one.report)} It is not compared.", err=True)
+        raise typer.Exit(_INVALID)
     if len(runs) == 1:
-        run = load_run(runs[0])
+        run = loaded[0]
         written = run.report.save(out, run.history, training_log=run.training_log)
         from hf_exposure.cli.tables import group_table
         from hf_exposure.report.verdict import headline
@@ -46,14 +57,17 @@ def report(
         from hf_exposure.report.comparison import compare_runs
         from hf_exposure.report.comparison_page import comparison_values, save_comparison
 
-        comparison = compare_runs(load_runs(runs), utility_key=utility, tolerance=tolerance)
+        comparison = compare_runs(loaded, utility_key=utility, tolerance=tolerance)
         written = save_comparison(comparison, out)
         values = comparison_values(comparison)
         text = "\n".join([*comparison.findings, "", comparison_table(comparison), *_noted(comparison.notes)])
     if as_json:
         typer.echo(json.dumps(values, indent=1, allow_nan=False))
-        return
-    typer.echo(f"{text}\n\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in written))}")
+    else:
+        typer.echo(f"{text}\n\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in written))}")
+    if invalid:
+        typer.echo(f"hf-exposure: {validity_line(invalid[0].report)}", err=True)
+        raise typer.Exit(_INVALID)
 
 
 def _noted(notes: tuple[str, ...]) -> list[str]:

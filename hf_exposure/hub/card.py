@@ -12,6 +12,8 @@ from typing import Any
 
 from hf_exposure.errors import InputError
 from hf_exposure.report import ExposureReport, RepetitionGroup
+from hf_exposure.report.verdict import validity_line
+from hf_exposure.validity import Validity
 
 __all__ = ["BEGIN", "END", "FOLDER", "exposure_section", "updated_card"]
 
@@ -20,6 +22,8 @@ BEGIN, END = "<!-- hf_exposure: begin -->", "<!-- hf_exposure: end -->"
 FOLDER = "exposure"
 _DATASET_TYPE = "hf_exposure-canaries"
 _NULL_MEAN_BITS = 1.44
+_HEADING = "## Memorisation: exposure of canaries"
+_NO_FIGURES = "Canaries that were not trained on cannot show whether the model memorizes, so no figures are given."
 # A begin without an end, left by an editor's hand, must not swallow what follows it.
 _SECTION = re.compile(rf"{re.escape(BEGIN)}(?:(?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
 _MARKUP = re.compile(r"[&<>\"'`*_|~#\[\]\\$!]")
@@ -70,10 +74,14 @@ def updated_card(content: str | None, report: ExposureReport, *, name: str, file
 def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
     """The readable part: what was found, in a table, and what it means. Markdown; data are escaped.
 
+    Of an invalid run it says why it is invalid, and no figure: a figure may be quoted without the word.
+
     Args:
         report: what `published` returns.
         files: as for `updated_card`.
     """
+    if report.validity is Validity.INVALID:
+        return "\n\n".join([_HEADING, f"**{validity_line(report)}** {_NO_FIGURES}", _links(files)]) + "\n"
     rows = [
         "| times inserted | canaries | mean exposure (bits) | interval | likeliest of all |",
         "|---|---|---|---|---|",
@@ -82,7 +90,7 @@ def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
     spaces = ", ".join(f"{name}: {space}" for name, space in report.spaces.items())
     level = 100 * report.settings["confidence_level"]
     parts = [
-        "## Memorisation: exposure of canaries",
+        _HEADING,
         f"{_verdict(report)} Random secrets of the form {_code(report.template)} ({_code(spaces)}) were inserted into "
         "the training data; controls were held out.",
         "\n".join(rows),
@@ -107,6 +115,8 @@ def _verdict(report: ExposureReport) -> str:
     p_value = report.memorisation_p_value
     if math.isfinite(p_value):
         sentences.append(f"Against held-out controls: p = {p_value:.2g}.")
+    if report.delivery is not None and report.delivery.flaws:
+        sentences.append(f"Note that {'; '.join(report.delivery.flaws)}.")
     return " ".join(sentences)
 
 
@@ -126,7 +136,12 @@ def _links(files: Sequence[str]) -> str:
 
 
 def _results(report: ExposureReport, pipeline_tag: Any) -> list[dict[str, Any]]:
-    """The figures as `model-index` results. Plain values; a figure that is not finite is left out."""
+    """The figures as `model-index` results. Plain values; a figure that is not finite is left out.
+
+    An invalid run has none: each result is read by itself.
+    """
+    if report.validity is Validity.INVALID:
+        return []
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 

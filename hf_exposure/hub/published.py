@@ -66,6 +66,7 @@ def published(report: ExposureReport) -> ExposureReport:
         versions=dict(report.versions),
         step=report.step,
         epoch=report.epoch,
+        delivery=report.delivery,
         notes=tuple(report.notes),
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hf_exposure.insertion.delivery import CanaryDelivery, DeliveryReport, check_dataloader, check_delivery
 from hf_exposure.insertion.insert import insert_canaries, remove_canaries
 from hf_exposure.insertion.inserter import CanaryInserter
+from hf_exposure.insertion.stored_data import delivery_in
 
 __all__ = [
     "CanaryDelivery",
@@ -12,6 +13,7 @@ __all__ = [
     "DeliveryReport",
     "check_dataloader",
     "check_delivery",
+    "delivery_in",
     "insert_canaries",
     "remove_canaries",
 ]

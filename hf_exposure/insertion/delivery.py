@@ -22,11 +22,14 @@ from hf_exposure.insertion.delivery_rows import (
     trained_flags,
 )
 from hf_exposure.insertion.token_search import Match, PatternSearch
+from hf_exposure.validity import Delivery
 
 __all__ = ["CanaryDelivery", "DeliveryReport", "check_dataloader", "check_delivery"]
 
 # Rows of one canary are collated alike: a few of them show what the collator masks.
 _COLLATED_PER_CANARY = 2
+# The ids of a canary, by its place in the set, and which of them tell it from the other canaries: its secret.
+Secrets = dict[tuple[int, tuple[int, ...]], slice]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +42,7 @@ class CanaryDelivery:
         whole: how often it stands in the data, whole.
         cut: how often a part of it does, up to an end of its row or document.
         trained_share: share of its predicted tokens that count in the loss, of whole ones; NaN where that is unknown.
+        secret_share: the same of those tokens alone in which the canaries of the set differ; NaN where it is unknown.
         problem: what is wrong, with its cause; "" where nothing is.
     """
 
@@ -47,12 +51,18 @@ class CanaryDelivery:
     whole: int
     cut: int
     trained_share: float
+    secret_share: float = math.nan
     problem: str = ""
 
     @property
     def dose_per_epoch(self) -> float:
         """Whole rows times the share that is trained on; NaN where that is unknown."""
         return self.whole * self.trained_share if self.whole else 0.0
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether an epoch trains on its secret, as far as that is known."""
+        return self.whole > 0 and self.trained_share != 0 and self.secret_share != 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,12 +82,32 @@ class DeliveryReport:
     @property
     def undelivered(self) -> tuple[CanaryDelivery, ...]:
         """Inserted canaries that no epoch trains on, as far as that is known."""
-        return tuple(one for one in self.canaries if one.requested and one.problem and one.dose_per_epoch == 0)
+        return tuple(one for one in self.canaries if one.requested and one.problem and not one.is_trained)
 
     @property
     def doses_per_epoch(self) -> dict[str, float]:
         """The dose of one epoch by canary id; empty where it is not known."""
         return {} if self.note else {one.canary_id: one.dose_per_epoch for one in self.canaries}
+
+    def counted(self, epochs: float | None = None) -> Delivery | None:
+        """The counts that a report keeps; None where the data were not read, or not far enough to tell.
+
+        Args:
+            epochs: passes over the data until now.
+        """
+        inserted = [one for one in self.canaries if one.requested]
+        if not inserted or (self.note and not self.undelivered):
+            return None
+        # Where only a part of the data was read, a canary that was not seen there may stand in the rest.
+        lost = len(self.undelivered)
+        return Delivery(
+            inserted=len(inserted),
+            found=sum(one.whole > 0 or not one.problem for one in inserted),
+            trained=len(inserted) - lost,
+            reduced=sum(bool(one.problem) for one in inserted) - lost,
+            controls_found=sum(one.whole > 0 for one in self.canaries if not one.requested),
+            epochs=epochs,
+        )
 
     @property
     def problems(self) -> tuple[str, ...]:
@@ -158,7 +188,8 @@ def _check_delivery(
     max_rows: int | None,
 ) -> DeliveryReport:
     column = "input_ids" if source is None else "labels"
-    search = PatternSearch(_patterns(tokenizer, tuple(canaries), context, target=source is not None))
+    secrets = _patterns(tokenizer, tuple(canaries), context, target=source is not None)
+    search = PatternSearch([(owner, list(ids)) for owner, ids in secrets])
     with random_states_kept():
         try:
             read = read_rows(dataset, column, collator, max_rows)
@@ -166,12 +197,18 @@ def _check_delivery(
         except NotReadable as reason:
             why = message_of(reason, canaries)
             return DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {why}")
-        records = _records(canaries, matches, read, collator, search, column)
+        records = _records(canaries, matches, read, collator, search, secrets, column)
     return DeliveryReport(canaries=records, rows=read.rows, note=read.note)
 
 
 def _records(
-    canaries: CanarySet, matches: Sequence[Match], read: ReadRows, collator: Any, search: PatternSearch, column: str
+    canaries: CanarySet,
+    matches: Sequence[Match],
+    read: ReadRows,
+    collator: Any,
+    search: PatternSearch,
+    secrets: Secrets,
+    column: str,
 ) -> tuple[CanaryDelivery, ...]:
     rows_of: dict[int, list[Match]] = defaultdict(list)
     for match in matches:
@@ -179,11 +216,18 @@ def _records(
     records = []
     for owner, canary in enumerate(canaries):
         whole = [match for match in rows_of[owner] if match.whole]
-        shares = _trained_shares(read, collator, search, owner, whole, column)
-        share = sum(one or 0.0 for one in shares) / len(shares) if shares else math.nan
+        shares = _trained_shares(read, collator, search, secrets, owner, whole, column)
+        share, secret_share = (_mean([pair[of] if pair else 0.0 for pair in shares]) for of in (0, 1))
         cut = len(rows_of[owner]) - len(whole)
-        collated = not shares or any(one is not None for one in shares)
-        problem = _problem(canary.repetitions, len(whole), cut, share, collated=collated, complete=not read.note)
+        collated = not shares or any(shares)
+        problem = _problem(
+            canary.repetitions,
+            len(whole),
+            cut,
+            (share, secret_share),
+            collated=collated,
+            complete=not read.note,
+        )
         records.append(
             CanaryDelivery(
                 canary_id=canary.id,
@@ -191,6 +235,7 @@ def _records(
                 whole=len(whole),
                 cut=cut,
                 trained_share=share,
+                secret_share=secret_share,
                 problem=problem,
             )
         )
@@ -204,7 +249,7 @@ def check_dataloader(
     *,
     context: CanaryContext | None = None,
     source: str | None = None,
-    require: bool = False,
+    require: bool | None = None,
     warn: bool = True,
 ) -> DeliveryReport:
     """As `check_delivery`, for what a trainer's dataloader holds, with its collator, at the start of training.
@@ -213,48 +258,61 @@ def check_dataloader(
 
     Args:
         dataloader: left alone; only its dataset and its collator are used.
-        require: whether a canary that is not trained on is an error, and what could not be checked too; else the
-            first is a warning.
+        require: whether a canary that is not trained on is an error: None where that can be seen, True also where the
+            data could not be checked, False never; it is then a warning.
         warn: whether this process warns.
 
     Raises:
-        InputError: a canary is not trained on, or not everything could be checked, with `require`.
+        InputError: a canary is not trained on, unless `require` is False; or not everything could be checked, where it
+            is True.
     """
     dataset, collator = getattr(dataloader, "dataset", None), getattr(dataloader, "collate_fn", None)
     try:
         report = check_delivery(dataset, canaries, tokenizer, collator=collator, context=context, source=source)
     except Exception as error:  # a dataset of the user's own may fail in any way outside its dataloader
         report = DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {type(error).__name__}: {error}")
-    if require and (report.undelivered or report.note):
+    missing = report.undelivered and require is not False
+    if missing or (require and report.note):
         why = "; ".join(filter(None, (*report.problems, report.note)))
-        remedy = "Insert the canaries into the dataset that the trainer gets, or leave require_delivery out."
-        raise InputError("require_delivery", f"must find every inserted canary trained on ({why})", True, remedy)
+        remedy = "Insert the canaries into the dataset that the trainer gets, or pass require_delivery=False."
+        raise InputError("require_delivery", f"must find every inserted canary trained on ({why})", require, remedy)
     if report.problems and warn:
-        warnings.warn("canaries in the training data: " + "; ".join(report.problems), stacklevel=2)
+        delivery = report.counted()
+        invalid = f"INVALID: {delivery.flaws[0]}. " if report.undelivered and delivery is not None else ""
+        warnings.warn(f"{invalid}canaries in the training data: {'; '.join(report.problems)}", stacklevel=2)
     return report
 
 
-def _patterns(
-    tokenizer: Any, canaries: Sequence[Canary], context: CanaryContext | None, *, target: bool
-) -> list[tuple[int, list[int]]]:
+def _patterns(tokenizer: Any, canaries: Sequence[Canary], context: CanaryContext | None, *, target: bool) -> Secrets:
     """Each canary's ids as they are written in several surroundings; they may differ in the first token."""
     before = ["", " ", "\n"]
     if context is not None:
         context.check_end(tokenizer, [canary.text for canary in canaries])
         before.append(context.around(tokenizer)[0])
-    found: dict[tuple[int, tuple[int, ...]], None] = {}
+    found: Secrets = {}
     for lead in before:
         texts = [lead + canary.text for canary in canaries]
         name = "text_target" if target else "text"
         encoded = tokenizer(**{name: texts}, add_special_tokens=False)["input_ids"]
         # The lead's own tokens are no part of the canary: they may be masked where it is trained on.
         alone = tokenizer(**{name: [lead]}, add_special_tokens=False)["input_ids"][0] if lead else []
-        for owner, ids in enumerate(encoded):
-            shared = 0
-            while shared < min(len(alone), len(ids)) and alone[shared] == ids[shared]:
-                shared += 1
-            found[owner, tuple(ids[shared:])] = None
-    return [(owner, list(ids)) for owner, ids in found]
+        own = [list(ids[_common_length([alone, ids]) :]) for ids in encoded]
+        first, last = _common_length(own), _common_length([ids[::-1] for ids in own])
+        for owner, ids in enumerate(own):
+            # A set of one canary has none to differ from: all of it is secret.
+            secret = slice(first, max(first, len(ids) - last)) if len(own) > 1 else slice(0, len(ids))
+            found.setdefault((owner, tuple(ids)), secret)
+    return found
+
+
+def _common_length(sequences: Sequence[Sequence[int]]) -> int:
+    """How many tokens all of the sequences begin with."""
+    shared = 0
+    for tokens in zip(*sequences, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        shared += 1
+    return shared
 
 
 def _in_dataset(part: TokenRows, search: PatternSearch) -> list[Match]:
@@ -268,30 +326,51 @@ def _in_dataset(part: TokenRows, search: PatternSearch) -> list[Match]:
 
 
 def _trained_shares(
-    read: ReadRows, collator: Any, search: PatternSearch, owner: int, whole: Sequence[Match], column: str
-) -> list[float | None]:
-    """The share of a canary's predicted tokens that have a label, in a few of its rows; NaN where nobody knows.
+    read: ReadRows,
+    collator: Any,
+    search: PatternSearch,
+    secrets: Secrets,
+    owner: int,
+    whole: Sequence[Match],
+    column: str,
+) -> list[tuple[float, float] | None]:
+    """The shares of a canary's predicted tokens, and of its secret's alone, that have a label, in a few of its rows.
 
-    None for a row that the collator leaves without the whole canary.
+    NaN where nobody knows; None for a row that the collator leaves without the whole canary.
     """
-    shares: list[float | None] = []
+    shares: list[tuple[float, float] | None] = []
     for row in sorted({match.row for match in whole})[:_COLLATED_PER_CANARY]:
         flags = trained_flags(read.row(row), collator, column)
         if flags is None:
-            return [math.nan]
+            return [(math.nan, math.nan)]
         if flags.fixed_share is not None:
-            return [flags.fixed_share]
+            return [(flags.fixed_share, math.nan)]
         here = [match for match in search.find(flags.values, flags.offsets) if match.owner == owner and match.whole]
         for match in here:
             first = int(flags.offsets[match.row]) + match.start
+            ids = tuple(int(token) for token in flags.values[first : first + match.length])
+            secret = secrets[owner, ids]
             # Nothing predicts the first token of a row, so that its label does not count.
             begin = first + (column == "input_ids" and match.start == 0 and match.length > 1)
-            shares.append(float(flags.trained[begin : first + match.length].mean()))
+            of_secret = flags.trained[max(begin, first + secret.start) : first + secret.stop]
+            shares.append(
+                (
+                    float(flags.trained[begin : first + match.length].mean()),
+                    float(of_secret.mean()) if of_secret.size else math.nan,
+                )
+            )
         shares += [] if here else [None]
     return shares
 
 
-def _problem(requested: int, whole: int, cut: int, share: float, *, collated: bool, complete: bool) -> str:
+def _mean(shares: Sequence[float]) -> float:
+    return sum(shares) / len(shares) if shares else math.nan
+
+
+def _problem(
+    requested: int, whole: int, cut: int, shares: tuple[float, float], *, collated: bool, complete: bool
+) -> str:
+    share, secret_share = shares
     if not requested:
         return "it stands in the training data, so it is no control" if whole else ""
     if not collated:
@@ -304,6 +383,15 @@ def _problem(requested: int, whole: int, cut: int, share: float, *, collated: bo
             "every token is masked out of the loss (label -100): it stands on the side that is not trained on "
             "(completion_only_loss, assistant_only_loss, a collator's mask)"
         )
+    if secret_share == 0:
+        return "its secret is masked out of the loss (label -100): only the fixed text of the template is trained on"
+    problem = _too_few(requested, whole, cut, complete=complete)
+    if not problem and secret_share < 1:
+        return f"only {secret_share:.0%} of its secret's tokens count in the loss: the others are masked or cut"
+    return problem
+
+
+def _too_few(requested: int, whole: int, cut: int, *, complete: bool) -> str:
     if whole >= requested or not complete:
         return ""
     there = f"{whole} of {requested} rows are there whole" if whole else "it is not in the training data"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,12 +25,14 @@ from hf_exposure.extraction.sampled_encodings import AUDITED_ENCODINGS
 from hf_exposure.limits import MOST_BATCH_TOKENS
 from hf_exposure.measure.base_model import BaseExposures, BaseModel, check_base_model
 from hf_exposure.measure.coins import epsilon_of
+from hf_exposure.measure.in_common import REMEDIES, in_common
 from hf_exposure.measure.methods import Occasion, seed_stream
 from hf_exposure.measure.settings import MOST_ENUMERATED, MeasureSettings, Method
 from hf_exposure.records import CostEstimate, ExposureEstimate
 from hf_exposure.report import ExposureReport, ReferenceCosts
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
 from hf_exposure.scoring.arguments import check_module
+from hf_exposure.scoring.job import check_alike
 from hf_exposure.scoring.limits import context_length
 from hf_exposure.scoring.model_state import bare
 from hf_exposure.scoring.processes import ALONE, Processes
@@ -80,7 +83,8 @@ class ExposureMeter:
         end_token: whether the end of each text is scored.
         max_batch_tokens: as for `log_perplexity`.
         across_processes: share the work among all processes of the initialised `torch.distributed` job, as
-            `ExposureCallback` does; every process must then measure, and all get the same report.
+            `ExposureCallback` does; every process must then measure, with the same canaries, settings and tokenizer,
+            and all get the same report.
         **more: the other fields of `MeasureSettings`: `accept_bad_fit` gives skew-normal figures of a bad fit, `delta`
             is that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound;
             `source` is what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a
@@ -90,6 +94,8 @@ class ExposureMeter:
     Raises:
         InputError: an unknown method, a number out of range, a space too large to enumerate, a tokenizer or template
             that search cannot handle with `method="bounded"` or "importance".
+        ProcessesDifferError: at the first measurement of a job, on all its processes, where they were given other
+            canaries, settings or tokenizers.
     """
 
     def __init__(
@@ -106,7 +112,7 @@ class ExposureMeter:
         known_names(more, [field.name for field in fields(MeasureSettings)], "measure_exposure")
         self.settings = MeasureSettings(method=method, references=references, **more)
         self.canaries, self.tokenizer, self._max_batch_tokens = canaries, tokenizer, max_batch_tokens
-        self._across_processes = across_processes
+        self._across_processes, self._compared = across_processes, False
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
         check_tokenizer(tokenizer)
         flag("across_processes", across_processes)
@@ -145,6 +151,20 @@ class ExposureMeter:
                 rule = f"must fit the model's context of {longest} tokens"
                 remedy = "Use a shorter template or context, or a model with a longer one."
                 raise InputError("canaries", rule, f"{tokens} tokens", remedy)
+
+    def check_alike(self, processes: Processes, others: Mapping[str, object] | None = None) -> None:
+        """Raise a `ProcessesDifferError` on all processes unless they measure the same texts in the same way.
+
+        Args:
+            processes: every one of them must make this call.
+            others: further values that must be the same, by name.
+        """
+        if processes.count == 1:
+            return
+        settings = {"max_batch_tokens": self._max_batch_tokens, **(others or {})}
+        encoded = [prepared.encoded for prepared in self._prepared.values()]
+        values = in_common(self.canaries, self.settings, self.tokenizer, encoded, settings)
+        check_alike(processes, values, REMEDIES)
 
     def measure(self, model: nn.Module, *, base_model: BaseModel | None = None) -> ExposureReport:
         """The exposure of every canary under `model` as it is now. The model is left as it was found.
@@ -287,6 +307,9 @@ class ExposureMeter:
         """Costs (K,) of the canaries in bits, one estimate for each, and what the report says besides."""
         processes = self._processes_of(model)
         with processes.together():
+            first, self._compared = not self._compared, True
+            if first:
+                self.check_alike(processes)
             scorer = make_scorer(
                 model,
                 self.tokenizer,
@@ -297,6 +320,8 @@ class ExposureMeter:
                 context=self.settings.context,
             )
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
+            if first:  # some kinds of models need encodings of their own
+                self.check_alike(processes)
             bits = scorer.sequence_bits(prepared.encoded)
             if prepared.automaton is not None and scorer.why_no_search:
                 # Seen only now, on the texts themselves.

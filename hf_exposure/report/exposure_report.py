@@ -22,6 +22,7 @@ from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.report.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of, refuse_mixture
 from hf_exposure.report.references import ReferenceCosts
 from hf_exposure.report.schema import SCHEMA_VERSION, check_report, report_schema
+from hf_exposure.validity import Delivery, Validity
 
 __all__ = ["SCHEMA_VERSION", "ExposureReport"]
 
@@ -49,6 +50,7 @@ class ExposureReport:
         versions: of the packages that took part.
         step, epoch: of the training run, where there was one.
         references: costs of uniform texts of the template as a histogram; None where the method scored none.
+        delivery: how many of the inserted canaries were trained on; None where the training data were not looked at.
         notes: what concerns all canaries alike (how well the skew-normal fits, say).
 
     Example:
@@ -77,6 +79,7 @@ class ExposureReport:
     step: int | None = None
     epoch: float | None = None
     references: ReferenceCosts | None = None
+    delivery: Delivery | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -93,6 +96,11 @@ class ExposureReport:
     def controls(self) -> tuple[ExposureEstimate, ...]:
         """Estimates of the held-out canaries."""
         return tuple(estimate for estimate in self.estimates if estimate.is_control)
+
+    @property
+    def validity(self) -> Validity:
+        """Whether the figures can be read as a test of memorization. An invalid run has no verdict."""
+        return Validity.UNCHECKED if self.delivery is None else self.delivery.validity
 
     @cached_property
     def groups(self) -> tuple[RepetitionGroup, ...]:
@@ -145,6 +153,9 @@ class ExposureReport:
     def metrics(self) -> dict[str, float]:
         """The figures to log, as plain floats. Those of controls are absent when there are none.
 
+        `eval_exposure_invalid` is there, as 1.0, in an invalid run alone: curves at chance level must not pass for a
+        good result.
+
         `rank1_fraction` counts the canaries that are certainly the likeliest of their template: methods that give no
         certified rank add nothing to it.
         """
@@ -163,6 +174,8 @@ class ExposureReport:
             else:
                 figures["eval_exposure_controls_mean"] = group.mean_bits
                 figures["eval_exposure_p_value"] = self.p_value
+        if self.validity is Validity.INVALID:
+            figures["eval_exposure_invalid"] = 1.0
         return {key: float(value) for key, value in figures.items()}
 
     def to_dict(self, *, include_secrets: bool = False, canaries: CanarySet | None = None) -> dict[str, Any]:
@@ -181,7 +194,8 @@ class ExposureReport:
         if canaries is not None:
             remedy = "Pass canaries=CanarySet.load(the file that was measured)."
             instance_of("canaries", canaries, CanarySet, remedy)
-        values: dict[str, Any] = _plain({**head, **asdict(self), "metrics": self.metrics()})
+        derived = {"validity": self.validity.value, "metrics": self.metrics()}
+        values: dict[str, Any] = _plain({**head, **asdict(self), **derived})
         if not include_secrets:
             return values
         if canaries is None or canaries.manifest_hash != self.manifest_hash:
@@ -198,7 +212,7 @@ class ExposureReport:
             InputError: another format, a newer schema, or a field that is missing or of the wrong type.
         """
         check_report(values)
-        references = values.get("references")
+        references, delivery = values.get("references"), values.get("delivery")
         restored = {
             **values,
             "estimates": tuple(_record(ExposureEstimate, row) for row in values["estimates"]),
@@ -207,6 +221,8 @@ class ExposureReport:
         if references is not None:
             counts = tuple(references["counts"])
             restored["references"] = _record(ReferenceCosts, {**references, "counts": counts})
+        if delivery is not None:
+            restored["delivery"] = _record(Delivery, delivery)
         return _record(cls, restored)
 
     @classmethod

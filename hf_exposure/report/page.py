@@ -13,6 +13,7 @@ from hf_exposure.report.groups import RepetitionGroup
 from hf_exposure.report.html import data_block, definitions, escaped, figures, paragraph, read_part, shell, table
 from hf_exposure.report.identity import IDENTITY
 from hf_exposure.report.verdict import headline, judgement, p_value_text
+from hf_exposure.validity import Validity
 
 __all__ = ["CAPTIONS", "LIMITS", "group_cells", "report_page", "times_inserted"]
 
@@ -72,7 +73,7 @@ def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: st
         '<a class="skip" href="#table">To the table</a>',
         "<main>",
         "<h1>Exposure report</h1>",
-        paragraph(headline(report), kind="verdict"),
+        paragraph(headline(report), kind="verdict invalid" if report.validity is Validity.INVALID else "verdict"),
         paragraph(judgement(report)),
         definitions(_facts(report)),
         "<h2>What it means</h2>",
@@ -120,10 +121,18 @@ def _facts(report: ExposureReport) -> list[tuple[str, object]]:
     ]
     if report.dataset:
         facts.append(("dataset", report.dataset.get("name", "unnamed")))
+    facts.append(("training data", _about_training_data(report)))
     if report.step is not None:
         epoch = f", epoch {report.epoch:g}" if report.epoch is not None else ""
         facts.append(("moment", f"step {report.step}{epoch}"))
     return facts
+
+
+def _about_training_data(report: ExposureReport) -> str:
+    delivery = report.delivery
+    if delivery is None:
+        return "not checked for the canaries"
+    return f"{delivery.trained} of {delivery.inserted} inserted canaries were trained on ({report.validity.value})"
 
 
 def _meaning(report: ExposureReport) -> list[str]:

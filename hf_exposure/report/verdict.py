@@ -11,14 +11,17 @@ from scipy import stats
 from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.exposure_report import ExposureReport
 from hf_exposure.report.groups import RepetitionGroup
+from hf_exposure.validity import Validity
 
-__all__ = ["controls_p_value", "headline", "judgement", "p_value_text"]
+__all__ = ["controls_p_value", "headline", "judgement", "p_value_text", "validity_line"]
 
 _SIGNIFICANT = 0.01
 
 
 def headline(report: ExposureReport) -> str:
     """One sentence: what was memorised, and whether the held-out controls behave as chance.
+
+    Of an invalid run it says that, and nothing else; what impairs a run is said at its end.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
@@ -28,11 +31,34 @@ def headline(report: ExposureReport) -> str:
         ...     manifest_hash="", settings={"confidence_level": 0.95})))
         1 of 1 canary inserted 64 times is the likeliest secret of its template; no canary was held out...
     """
-    return f"{_about_inserted(report)}; {_about_controls(report)}."
+    if report.validity is Validity.INVALID:
+        return validity_line(report)
+    flaws = "".join(f"; {flaw}" for flaw in report.delivery.flaws) if report.delivery is not None else ""
+    return f"{_about_inserted(report)}; {_about_controls(report)}{flaws}."
+
+
+def validity_line(report: ExposureReport) -> str:
+    """What is wrong with the run as a test, in a line that begins with INVALID or impaired; "" where nothing is.
+
+    Example:
+        >>> from hf_exposure.validity import Delivery
+        >>> print(validity_line(ExposureReport(estimates=(), template="pin {pin}", spaces={}, space_size=10**9,
+        ...     manifest_hash="", settings={}, delivery=Delivery(inserted=8, found=0, trained=0))))
+        INVALID: 0 of 8 inserted canaries were found in the training data.
+    """
+    if report.delivery is None or not report.delivery.flaws:
+        return ""
+    kind = "INVALID" if report.validity is Validity.INVALID else "impaired"
+    return f"{kind}: {'; '.join(report.delivery.flaws)}."
 
 
 def judgement(report: ExposureReport) -> str:
     """One or two sentences with the test behind the headline."""
+    if report.validity is Validity.INVALID:
+        return (
+            "No verdict: a canary that was not trained on looks exactly like one that was not memorized. Insert the "
+            "canaries into the data that the model is trained on, and train again."
+        )
     if not report.controls:
         return "Without held-out controls there is nothing to compare with: no verdict."
     p_value = report.memorisation_p_value

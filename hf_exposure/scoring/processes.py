@@ -119,6 +119,17 @@ class Processes:
         distributed.broadcast(tensor, src=0)
         return bytes(tensor.tolist()).decode()
 
+    def texts_of_all(self, text: str) -> list[str]:
+        """The text of each process, in their order."""
+        own = text.encode("utf-8")
+        if self.count == 1:
+            return [text]
+        mine = torch.zeros(self._meet(number=len(own)), dtype=torch.uint8, device=self._device)
+        mine[: len(own)] = torch.tensor(list(own), dtype=torch.uint8, device=self._device)
+        all_of_them = [torch.empty_like(mine) for _ in range(self.count)]
+        distributed.all_gather(all_of_them, mine)
+        return [bytes(one.tolist()).rstrip(b"\0").decode("utf-8") for one in all_of_them]
+
     def smallest(self, number: int) -> int:
         """The smallest of the processes' numbers."""
         return number if self.count == 1 else -self._meet(number=-number)

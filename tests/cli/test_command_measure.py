@@ -12,10 +12,12 @@ from typing import Any
 import pytest
 from cli_runs import one_line, run
 from conftest import tiny_model
+from datasets import Dataset, DatasetDict, disable_progress_bars
 from transformers import AutoModelForCausalLM, ByT5Tokenizer
 
 from hf_exposure import CanarySet, ExposureReport, measure_exposure
 
+disable_progress_bars()
 QUICK = ("--references", "64", "--method", "sample")
 
 
@@ -89,19 +91,97 @@ def test_the_threshold_looks_at_the_most_exposed_count_and_what_is_undefined_cro
         _gate(report, 5.0)
 
 
+def rows_of(canaries: CanarySet, repetitions: dict[str, int] | None = None) -> list[str]:
+    """Texts of a training set: each inserted canary as often as it should be, unless told by id."""
+    wanted = {canary.id: canary.repetitions for canary in canaries.inserted} | (repetitions or {})
+    held = [f"So {canary.text} it is." for canary in canaries for _ in range(wanted.get(canary.id, 0))]
+    return [f"row {i}" for i in range(20)] + held
+
+
+def written(texts: list[str], kind: str, folder: Path) -> Path:
+    """A training set as people store it."""
+    data = Dataset.from_dict({"text": texts})
+    path = folder / {"jsonl": "train.jsonl", "csv": "train.csv", "parquet": "train.parquet"}.get(kind, "data")
+    if kind in ("jsonl", "csv", "parquet"):
+        getattr(data, {"jsonl": "to_json"}.get(kind, f"to_{kind}"))(path)
+    elif kind == "chat":
+        turns = [[{"role": "user", "content": "?"}, {"role": "assistant", "content": text}] for text in texts]
+        DatasetDict({"train": Dataset.from_dict({"messages": turns}), "test": data.select([0])}).save_to_disk(path)
+    elif kind == "tokens":
+        data.map(lambda row: dict(ByT5Tokenizer()(row["text"])), remove_columns="text").save_to_disk(path)
+    else:
+        data.save_to_disk(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "parquet", "saved", "chat", "tokens"])
+def test_the_training_data_are_read_for_the_canaries(
+    kind: str, tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    canaries = CanarySet.load(canary_file)
+    first, *_, last = canaries.inserted
+    cases: list[tuple[dict[str, int], str, int, tuple[int, ...]]] = [
+        ({}, "valid", 0, (4, 4, 0)),
+        ({last.id: 2}, "impaired", 0, (4, 4, 1)),
+        ({canaries.controls[0].id: 1}, "impaired", 0, (4, 4, 0)),
+        ({first.id: 0}, "invalid", 1, (3, 3, 0)),
+        ({canary.id: 0 for canary in canaries.inserted}, "invalid", 1, (0, 0, 0)),
+    ]
+    if kind != "saved":
+        cases = [cases[0], cases[-1]]
+    for number, (changed, validity, status, counts) in enumerate(cases):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        data = written(rows_of(canaries, changed), kind, folder)
+        for threshold in ([], ["--fail-above", 30]):
+            done = measure(capsys, model_folder, canary_file, "--dataset", data, "--json", *threshold)
+            assert done.status == status, done.err
+        values = json.loads(done.out)
+        assert (values["validity"], values["dataset"]) == (validity, {"name": str(data)})
+        assert tuple(values["delivery"][name] for name in ("found", "trained", "reduced")) == counts
+        said = f"INVALID: {counts[0]} of 4 inserted canaries were found in the training data."
+        assert (said in done.err) == bool(status)
+        assert ("hf-exposure: impaired: " in done.err) == (validity == "impaired")
+
+
+def test_an_invalid_run_says_so_wherever_it_is_read(
+    tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = written([f"row {i}" for i in range(20)], "jsonl", tmp_path)
+    done = measure(capsys, model_folder, canary_file, "--dataset", data, "--out", tmp_path / "run")
+    said = "INVALID: 0 of 4 inserted canaries were found in the training data."
+    assert done.status == 1 and done.out.startswith(said) and f"hf-exposure: {said}" in done.err
+    assert "No verdict" in done.out and "memoris" not in done.out
+    assert f'class="verdict invalid">{said}<' in (tmp_path / "run" / "report.html").read_text()
+    again = run(capsys, "report", tmp_path / "run", "--out", tmp_path / "page")
+    assert again.status == 1 and again.out.startswith(said) and said in again.err
+    # Next to a valid run there is no finding, and no page that could be read as one.
+    assert measure(capsys, model_folder, canary_file, "--out", tmp_path / "other").status == 0
+    both = run(capsys, "report", tmp_path / "run", tmp_path / "other", "--out", tmp_path / "both")
+    assert (both.status, both.out) == (1, "") and f"run: {said} It is not compared." in both.err
+    assert not (tmp_path / "both").exists()
+
+
+def test_a_run_whose_training_data_nobody_named_is_unchecked(
+    model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = json.loads(measure(capsys, model_folder, canary_file, "--json").out)
+    assert (values["validity"], values["delivery"]) == ("unchecked", None)
+
+
 def test_the_training_data_is_named_and_must_hold_these_canaries(
     tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    record = {"name": "news", "seed": 3, "manifest_hash": CanarySet.load(canary_file).manifest_hash}
-    (tmp_path / "exposure_insertion.json").write_text(json.dumps(record))
+    canaries = CanarySet.load(canary_file)
+    data = written(rows_of(canaries), "saved", tmp_path)
+    record = {"name": "news", "seed": 3, "manifest_hash": canaries.manifest_hash}
+    (data / "exposure_insertion.json").write_text(json.dumps(record))
     named = ExposureReport.from_dict(
-        json.loads(measure(capsys, model_folder, canary_file, "--dataset", tmp_path, "--json").out)
+        json.loads(measure(capsys, model_folder, canary_file, "--dataset", data, "--json").out)
     )
     assert named.dataset == record
-    other = measure(capsys, model_folder, canary_file, "--dataset", "me/news", "--json")
-    assert json.loads(other.out)["dataset"] == {"name": "me/news"}
-    (tmp_path / "exposure_insertion.json").write_text(json.dumps({**record, "manifest_hash": "00"}))
-    done = measure(capsys, model_folder, canary_file, "--dataset", tmp_path)
+    (data / "exposure_insertion.json").write_text(json.dumps({**record, "manifest_hash": "00"}))
+    done = measure(capsys, model_folder, canary_file, "--dataset", data)
     one_line(done, "--dataset: must hold the canaries of --canaries; others were inserted")
 
 
@@ -167,14 +247,23 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
         ({"--out": "{tmp}/cut.json/x"}, "--out: must be a folder that can be made ("),
         # Before a model is loaded, which may take an hour to measure.
         ({"--out": "{tmp}/cut.json/x", "--model": "./no-such-folder"}, "--out: must be a folder that can be made ("),
+        ({"--dataset": "{tmp}/nosuch"}, "--dataset: must be a data set that loads (no such folder or file)"),
+        ({"--dataset": "nosuch.jsonl"}, "--dataset: must be a data set that loads (no such folder or file)"),
+        # Asked for on the Hub, which no test can reach.
+        ({"--dataset": "me/nosuch"}, "--dataset: must be a data set that loads ("),
+        ({"--dataset": "{tmp}/empty"}, "--dataset: must be a data set that loads ("),
+        ({"--dataset": "{tmp}/cut.parquet"}, "--dataset: must be a data set that"),
         ({"--dataset": "{tmp}/full"}, "--dataset: must have a whole exposure_insertion.json"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )
 def test_bad_input(
     change: dict[str, str], message: str, tmp_path: Path, model_folder: Path, canary_file: Path,
-    capsys: pytest.CaptureFixture[str],
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    (tmp_path / "cut.parquet").write_bytes(b"PAR1 and no more")
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "exposure_insertion.json").write_text("{")

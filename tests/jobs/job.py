@@ -8,15 +8,26 @@ import math
 import os
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from callback_runs import TOKENIZER, logged, make_callback, make_trainer
 from torch import nn
-from transformers import EarlyStoppingCallback, TrainerCallback
+from transformers import ByT5Tokenizer, EarlyStoppingCallback, TrainerCallback
 
-from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries, measure_exposure
+from hf_exposure import (
+    CanaryContext,
+    CanarySet,
+    CanaryTemplate,
+    Digits,
+    ExposureCallback,
+    ExposureReport,
+    draw_canaries,
+    measure_exposure,
+)
+from hf_exposure.errors import ExposureError, ProcessesDifferError
 from hf_exposure.measure import ExposureMeter
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(4))
@@ -71,7 +82,7 @@ class AloneToo(TrainerCallback):
 
 def replicated(folder: Path) -> dict[str, Any]:
     """DDP, best-model selection and early stopping by an exposure figure; then each method, together and alone."""
-    callback = ExposureCallback(CANARIES, strategy="eval", references=64)
+    callback = ExposureCallback(CANARIES, strategy="eval", references=64, require_delivery=False)
     alone = AloneToo()
     trainer = make_trainer(
         folder / "out", [callback, alone, EarlyStoppingCallback(2)], eval_strategy="steps", eval_steps=1,
@@ -140,8 +151,9 @@ class FailsOn(nn.Module):
 def fails_on_one(folder: Path, kind: str, rows: str, on_error: str) -> dict[str, Any]:
     """What each process makes of a fault on process 1."""
     callback = ExposureCallback(
-        CANARIES, strategy="steps", steps=1, method="sample", references=200, on_error=on_error
-    )
+        CANARIES, strategy="steps", steps=1, method="sample", references=200, on_error=on_error,
+        require_delivery=False,
+    )  # fmt: skip
     trainer = make_trainer(folder / "out", [callback], model=FailsOn(1, kind, int(rows)), max_steps=2)
     calls, error = Calls(trainer.model), ""
     with warnings.catch_warnings(record=True) as caught:
@@ -168,6 +180,108 @@ def on_one_only(folder: Path) -> dict[str, Any]:
     trainer = make_trainer(folder / "out", [make_callback()] if os.environ["RANK"] == "0" else [])
     trainer.train()
     return {}
+
+
+def tokenizer_with(token: str) -> ByT5Tokenizer:
+    tokenizer = ByT5Tokenizer()
+    tokenizer.add_tokens([token])
+    return tokenizer
+
+
+DIFFERENT = {"auto": {"references": 64}, "enumerate": {}, **METHODS}
+# Of a small space: a tokenizer is audited in no time.
+SMALL = CanaryTemplate("pin {pin} ok", pin=Digits(3))
+FEW = draw_canaries(SMALL, repetitions={1: 2, 4: 1}, controls=3, seed=5)
+
+
+class OnRank:
+    """What differs on process 1, by name: arguments for a meter, the set and the tokenizer among them."""
+
+    def __init__(self, rank: int) -> None:
+        self.is_other = rank == 1
+
+    def __call__(self, what: str, method: str) -> dict[str, Any]:
+        arguments = {"method": method, **DIFFERENT[method]}
+        found: dict[str, Any] = {"canaries": FEW, "tokenizer": TOKENIZER, **arguments}
+        if not self.is_other:
+            return found
+        first, *rest = FEW.inserted
+        changes: dict[str, dict[str, Any]] = {
+            "set": {"canaries": draw_canaries(SMALL, repetitions={1: 2, 4: 1}, controls=3, seed=6)},
+            "repetitions": {"canaries": replace(FEW, inserted=(replace(first, repetitions=2), *rest))},
+            "references": {"references": arguments.get("references", 4096) + 1},
+            "seed": {"seed": 1},
+            "tokenizer": {"tokenizer": tokenizer_with("in 1")},
+            "context": {"context": CanaryContext(prompt="So: ")},
+        }
+        return {**found, **changes.get(what, {})}
+
+
+def differs(folder: Path) -> dict[str, Any]:
+    """For each method, and each thing that is another one on process 1: the error of this process, or its figures."""
+    torch.distributed.init_process_group("gloo")
+    on_rank, found = OnRank(torch.distributed.get_rank()), {}
+    model = make_trainer(folder / "out").model
+    cases = [(method, what) for method in DIFFERENT for what in ("set", "references", "tokenizer", "nothing")]
+    for method, what in [*cases, *(("sample", what) for what in ("repetitions", "seed", "context"))]:
+        meter = ExposureMeter(**on_rank(what, method), across_processes=True)
+        try:
+            found[f"{method} {what}"] = figures(meter.measure(model))
+        except ProcessesDifferError as error:
+            found[f"{method} {what}"] = str(error)
+        if what == "nothing":
+            found[f"{method} alone"] = figures(ExposureMeter(**on_rank(what, method)).measure(model))
+    # The start of a training, before a step is taken.
+    for what in ("set", "tokenizer", "steps", "rows", "nothing"):
+        arguments = on_rank(what, "sample")
+        canaries, tokenizer = arguments.pop("canaries"), arguments.pop("tokenizer")
+        steps = 1 + (what == "steps" and on_rank.is_other)
+        callback = ExposureCallback(
+            canaries, strategy="steps", steps=steps, processing_class=tokenizer, require_delivery=False, **arguments
+        )
+        if what == "rows":
+            callback = make_callback(strategy="steps", steps=1)
+        trainer = make_trainer(folder / what, [callback], max_steps=2)
+        if what == "rows" and on_rank.is_other:
+            trainer.train_dataset = [row for row in trainer.train_dataset if row != trainer.train_dataset[0]]
+        error = ""
+        try:
+            trainer.train()
+        except ExposureError as raised:
+            error = f"{type(raised).__name__}: {raised}"
+        found[f"start {what}"] = [trainer.state.global_step, error]
+    return found
+
+
+def readme(folder: Path) -> dict[str, Any]:
+    """README's own script, unchanged; then the same model and canary file, measured without the other process."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
+    from doc_blocks import ROOT, blocks_of
+
+    os.chdir(folder)
+    blocks = list(blocks_of((ROOT / "README.md").read_text()))
+    (script,) = [number for number, block in enumerate(blocks) if "trainer.train()" in block.code]
+    assert "draw_canaries(template, repetitions={1: 4, 8: 4, 64: 4}, controls=32)" in blocks[script].code
+    names: dict[str, Any] = {"__name__": "__main__"}
+    for block in blocks[script - 1 : script + 1]:
+        exec(compile(block.code, "README.md", "exec"), names)
+    callback, trainer = names["callback"], names["trainer"]
+    saved, model = CanarySet.load("canaries.json"), trainer.model
+    length = len("The random number is 123456789") + 1
+    rows = [row for row in names["train_dataset"]["input_ids"] if len(row) == length]
+    alone = measure_exposure(model, names["tokenizer"], saved)
+    return {
+        "world": trainer.args.world_size,
+        "set": [saved == callback.canaries, saved.manifest_hash, [canary.id for canary in saved]],
+        "ids": [estimate.canary_id for estimate in callback.report.estimates],
+        "validity": callback.report.validity.value,
+        "doses": [estimate.effective_dose for estimate in callback.report.estimates],
+        "rows": hashlib.sha256(repr(rows).encode()).hexdigest(),
+        "canary_rows": len(rows),
+        "shared": figures(callback.report),
+        "alone": figures(alone),
+        "saved": figures(ExposureReport.load("exposure")),
+    }
 
 
 def unwritable(folder: Path, on_error: str) -> dict[str, Any]:

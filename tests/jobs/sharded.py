@@ -64,7 +64,9 @@ def zero(folder: Path, stage: str) -> dict[str, Any]:
         "zero_force_ds_cpu_optimizer": False, "zero_allow_untested_optimizer": True,
         "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto",
     }  # fmt: skip
-    callback = ExposureCallback(CANARIES, strategy="steps", steps=1, method="importance", references=64)
+    callback = ExposureCallback(
+        CANARIES, strategy="steps", steps=1, method="importance", references=64, require_delivery=False
+    )
     trainer = make_trainer(folder / "out", [callback], max_steps=2, deepspeed=config)
     trainer.train()
     found = {"steps": [report.step for report in callback.reports], "last": figures(callback.reports[-1])}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +12,11 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import ParallelismConfig
 from callback_runs import make_callback, make_trainer
 
-from hf_exposure.errors import InputError
-from hf_exposure.scoring.job import call_roll, check_parallelism
+from hf_exposure import CanaryTemplate, Digits, draw_canaries
+from hf_exposure.errors import InputError, ProcessesDifferError
+from hf_exposure.scoring import job
+from hf_exposure.scoring.job import call_roll, check_alike, check_parallelism
+from hf_exposure.scoring.processes import ALONE
 
 
 @pytest.mark.parametrize(("sizes", "message"), [({"cp_size": 2}, "context"), ({"sp_size": 4}, "sequence")])
@@ -45,3 +49,50 @@ def test_training_does_not_start(tmp_path: Path) -> None:
 
 def test_a_single_process_waits_for_nobody() -> None:
     call_roll("ExposureCallback")
+    check_alike(ALONE, {"seed": 1}, {"": "Never said."})
+
+
+class Told:
+    """Processes that have said what they hold."""
+
+    count = 4
+
+    def __init__(self, *held: dict[str, object]) -> None:
+        self.held = held
+
+    def texts_of_all(self, text: str) -> list[str]:
+        texts = ["\n".join(f"{name}\t{value}" for name, value in values.items()) for values in self.held]
+        assert text == texts[0]
+        return texts
+
+
+def test_the_first_value_that_differs_is_named_with_every_process() -> None:
+    base = {"set": "a1", "seed": 3, "steps": None}
+    remedies = {"": "Pass one value.", "set": "Draw once."}
+    check_alike(Told(base, base, base, base), base, remedies)
+    others = {**base, "set": "b2"}, {**base, "seed": 4}, {**base, "steps": 5, "seed": 4}
+    with pytest.raises(ProcessesDifferError) as differs:
+        check_alike(Told(base, base, others[0], base), base, remedies)
+    assert str(differs.value) == (
+        "set: must be the same on every process of the job, got 'a1 on processes 0, 1, 3; b2 on process 2'. Draw once."
+    )
+    with pytest.raises(ProcessesDifferError, match="^seed: .*'3 on processes 0, 3; 4 on processes 1, 2'. Pass one"):
+        check_alike(Told(base, others[1], others[2], base), base, remedies)
+    # One process has a value that the first has not even heard of.
+    with pytest.raises(ProcessesDifferError, match="^more: .*'nothing on processes 0, 2, 3; 1 on process 1'"):
+        check_alike(Told(base, {**base, "more": 1}, base, base), base, remedies)
+
+
+def test_a_store_that_nobody_opened_is_one_clear_error(monkeypatch: Any) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(job, "SECONDS_FOR_A_STORE", 0.5)
+    template = CanaryTemplate("pin {pin}", pin=Digits(6))
+    with pytest.raises(InputError, match=rf"^canaries: must be the same on every .*none at 127.0.0.1:{port} for"):
+        draw_canaries(template, {1: 2})
+    # What is no whole job in the environment is none: a process alone, for which nothing is looked up.
+    monkeypatch.delenv("MASTER_PORT")
+    assert draw_canaries(template, {1: 2}, seed=3) == draw_canaries(template, {1: 2}, seed=3)

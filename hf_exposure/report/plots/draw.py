@@ -14,7 +14,9 @@ from hf_exposure.report.plots.against_utility import against_utility
 from hf_exposure.report.plots.by_repetitions import by_repetitions
 from hf_exposure.report.plots.by_step import LOSSES, beside_losses, by_step, loss_curve
 from hf_exposure.report.plots.of_references import of_references
-from hf_exposure.report.plots.style import as_png
+from hf_exposure.report.plots.style import as_png, mark_invalid
+from hf_exposure.report.verdict import validity_line
+from hf_exposure.validity import Validity
 
 if TYPE_CHECKING:
     from hf_exposure.report.comparison import Comparison
@@ -53,6 +55,10 @@ def draw_plots(
         figures["exposure_by_step.png"] = by_step(run)
         if any(loss_curve(training_log, key)[0] for key in LOSSES):
             figures["exposure_and_loss.png"] = beside_losses(run, training_log)
+    if report.validity is Validity.INVALID:
+        # A picture travels without its page.
+        for figure in figures.values():
+            mark_invalid(figure, validity_line(report))
     return _write(figures, folder, identity)
 
 

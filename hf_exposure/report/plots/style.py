@@ -16,6 +16,7 @@ __all__ = [
     "group_name",
     "highest",
     "mark_chance_and_ceiling",
+    "mark_invalid",
     "marker_style",
     "new_figure",
     "plain_axes",
@@ -75,6 +76,11 @@ def mark_chance_and_ceiling(axes: Any, log2_space_size: float, highest_bits: flo
     # An extrapolated figure may lie above log2|R|, and is shown there.
     top = 1.05 * max(log2_space_size, NULL_MEAN_BITS, highest_bits)
     axes.set_ylim(-_ROOM * top, top)
+
+
+def mark_invalid(figure: Any, line: str) -> None:
+    """Writes across the top of a figure why nothing can be read off it."""
+    figure.suptitle(line, color="#b3001b", fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
 def whole_steps(axes: Any) -> None:

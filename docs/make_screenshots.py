@@ -1,0 +1,79 @@
+"""The pictures of validity.md: two trainings of one small model, with the canaries in the data and without them.
+
+    python docs/make_screenshots.py
+
+Needs Chromium. The canaries are drawn anew each time, so the figures differ a little from run to run.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import tempfile
+from pathlib import Path
+
+import transformers
+from datasets import Dataset, disable_progress_bars
+from PIL import Image
+from transformers import ByT5Tokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments
+
+from hf_exposure import CanarySet, ExposureCallback, draw_canaries, insert_canaries, presets
+from hf_exposure.demo.model import load_model
+from hf_exposure.demo.text import load_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "report"))
+from browser import browser  # noqa: E402
+
+IMAGES = ROOT / "docs" / "images"
+SIZE = {"width": 900, "height": 560}
+TOKENIZER = ByT5Tokenizer()
+
+
+def report_page(canaries: CanarySet, rows: Dataset, folder: Path) -> Path:
+    """Trains for one epoch and returns the page of the report."""
+    transformers.set_seed(0)
+    encoded = rows.map(lambda batch: TOKENIZER(batch["text"]), batched=True, remove_columns=["text"])
+    callback = ExposureCallback(canaries, strategy="end", require_delivery=False)
+    trainer = Trainer(
+        model=load_model("small-gpt2", TOKENIZER, 256),
+        args=TrainingArguments(
+            str(folder / "out"),
+            num_train_epochs=1,
+            per_device_train_batch_size=16,
+            learning_rate=1e-3,
+            report_to="none",
+            save_strategy="no",
+            logging_strategy="no",
+            use_cpu=True,
+            disable_tqdm=True,
+        ),  # fmt: skip
+        train_dataset=encoded,
+        data_collator=DataCollatorForLanguageModeling(TOKENIZER, mlm=False),
+        processing_class=TOKENIZER,
+        callbacks=[callback],
+    )
+    trainer.train()
+    assert callback.report is not None
+    callback.report.save(folder)
+    return folder / "report.html"
+
+
+def main() -> None:
+    transformers.logging.set_verbosity_error()
+    disable_progress_bars()
+    rows = load_rows(None, None, 20_000, 200)
+    canaries = draw_canaries(presets.random_number(9), {1: 4, 2: 4}, controls=32)
+    runs = {"report_at_chance": insert_canaries(rows, canaries), "report_invalid": rows}
+    with tempfile.TemporaryDirectory() as folder, browser(Path(folder) / "profile") as one:
+        for name, data in runs.items():
+            page = report_page(canaries, data, Path(folder) / name)
+            one.open(page, **SIZE)
+            # Text on white: 32 colors are enough, and a quarter of the bytes.
+            picture = Image.open(io.BytesIO(one.picture())).convert("RGB").quantize(32)
+            picture.save(IMAGES / f"{name}.png", optimize=True)
+            print(IMAGES / f"{name}.png")
+
+
+if __name__ == "__main__":
+    main()
