@@ -149,7 +149,7 @@ def search_ranks(
         RankBounds(
             low=low,
             high=high,
-            certified=not note,
+            certified=certified,
             expansions=spent.expansions,
             forward_passes=spent.forward_passes,
             model_rows=spent.model_rows,
@@ -159,7 +159,7 @@ def search_ranks(
             exactness=automaton.exactness,
             note=note,
         )
-        for (low, high, note), cost in zip(bounds, costs, strict=True)
+        for (low, high, certified, note), cost in zip(bounds, costs, strict=True)
     ]
 
 
@@ -218,8 +218,8 @@ class _Counts:
     noise_bits: float
     stop: str
 
-    def bounds(self, path: Path, cost: float) -> tuple[int, int, str]:
-        """(low, high, note) of the rank of one text; an empty note is a certificate."""
+    def bounds(self, path: Path, cost: float) -> tuple[int, int, bool, str]:
+        """(low, high, certified, note) of the rank of one text; the note says why it is not certified."""
         limit, sure = cost + self.noise_bits, cost - self.noise_bits
         competes = path not in self.silent
         itself = self.leaves.get(path, math.inf) if competes else math.inf
@@ -229,12 +229,12 @@ class _Counts:
             below = self.still_open.within(limit, path if competes else None)
             # Where several paths spell one text, it may be counted below several open nodes.
             high = min(1 + met + below, self.competitors + (not competes))
-            return low, high, f"{self.stop}; low and high hold all the same"
+            return low, high, False, f"{self.stop}; low and high hold all the same"
         if path not in self.leaves:
             note = f"figures moved by more than {self.noise_bits} bits between batches: load the model in float32"
-            return low, self.competitors + (not competes), note
+            return low, self.competitors + (not competes), False, note
         met = int(np.searchsorted(self.rivals, limit, side="right")) - competes
-        return low, 1 + met, ""
+        return low, 1 + met, True, ""
 
 
 def _paths(automaton: TokenAutomaton, scorer: Scorer, texts: Sequence[str]) -> list[Path | None]:

@@ -135,6 +135,7 @@ class Occasion:
             rank_low=rank_low,
             rank_high=rank_high,
             method="bounded",
+            bound="exact" if bounds.certified else "lower",
             note="" if bounds.certified else f"a lower bound: {bounds.note}",
         )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from hf_exposure.errors import InputError
 from hf_exposure.files import write_aside
-from hf_exposure.records import ExposureEstimate
+from hf_exposure.records import Bound, ExposureEstimate, bound_of_figures
 from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.report.references import ReferenceCosts
 from hf_exposure.report.schema import SCHEMA_VERSION, check_report, report_schema
@@ -191,7 +191,7 @@ class ExposureReport:
         references = values.get("references")
         restored = {
             **values,
-            "estimates": tuple(_record(ExposureEstimate, row) for row in values["estimates"]),
+            "estimates": tuple(_estimates(values["estimates"], values["space_size"])),
             "notes": tuple(values["notes"]),
         }
         if references is not None:
@@ -307,6 +307,29 @@ def _record(kind: type[Record], values: Mapping[str, Any]) -> Record:
             name: math.nan if values[name] is None and annotation == "float" else values[name]
             for name, annotation in known.items()
         }
+    )
+
+
+def _estimates(rows: Sequence[Mapping[str, Any]], space_size: int) -> Iterator[ExposureEstimate]:
+    """The estimates of a report file. Files from before `bound` lack it: it is derived from the figures."""
+    inserted = sum(row["repetitions"] > 0 for row in rows)
+    for row in rows:
+        estimate = _record(ExposureEstimate, row)
+        if row.get("bound") is None:
+            rivals_and_self = space_size - inserted + (not estimate.is_control)
+            estimate = replace(estimate, bound=_derived_bound(estimate, math.log2(max(rivals_and_self, 1))))
+        yield estimate
+
+
+def _derived_bound(estimate: ExposureEstimate, most_bits: float) -> Bound:
+    return bound_of_figures(
+        method=estimate.method,
+        exposure_bits=estimate.exposure_bits,
+        low_bits=estimate.low_bits,
+        high_bits=estimate.high_bits,
+        rank_low=estimate.rank_low,
+        rank_high=estimate.rank_high,
+        most_bits=most_bits,
     )
 
 

@@ -71,7 +71,7 @@ def check_report(values: Any) -> None:
 def check_against(schema: Mapping[str, Any], value: Any, where: str) -> None:
     """Checks a value against the part of JSON Schema that `report.schema.json` uses.
 
-    That is: type, const, minimum, maximum, required, properties, additionalProperties (as a schema), items, and
+    That is: type, const, enum, minimum, maximum, required, properties, additionalProperties (as a schema), items, and
     references into `$defs` of the report's document.
 
     Raises:
@@ -90,6 +90,8 @@ def check_against(schema: Mapping[str, Any], value: Any, where: str) -> None:
         raise InputError(where, f"must be of type {' or '.join(kinds)}", value, _REMEDY)
     if "const" in schema and value != schema["const"]:
         raise InputError(where, f"must be {schema['const']!r}", value, _REMEDY)
+    if "enum" in schema and value not in schema["enum"]:
+        raise InputError(where, f"must be one of {', '.join(schema['enum'])}", value, _REMEDY)
     if _is_number(value):
         if value < schema.get("minimum", value):
             raise InputError(where, f"must be at least {schema['minimum']}", value, _REMEDY)

@@ -100,7 +100,7 @@ def _beyond_chance(report: ExposureReport) -> tuple[RepetitionGroup, float] | No
     found = []
     for group in _inserted_groups(report):
         members = [estimate for estimate in report.inserted if estimate.repetitions == group.repetitions]
-        if not any(estimate.method == "skew_normal" for estimate in members):
+        if not any(estimate.bound == "extrapolated" for estimate in members):
             found.append((_chance_p_value(members), -group.mean_bits, group))
     tested = [one for one in found if math.isfinite(one[0])]
     if not tested:
