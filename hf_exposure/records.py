@@ -7,6 +7,7 @@ an exposure is, `bound` says, and programs decide by that.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -21,10 +22,11 @@ __all__ = [
     "Extraction",
     "RankBounds",
     "bound_of_figures",
+    "weakest_bound",
 ]
 
 Bound = Literal["exact", "interval", "lower", "extrapolated", "undefined"]
-"""What kind of figure an exposure is.
+"""What kind of figure an exposure is, in order of how much it says.
 
 - "exact": the rank was counted; `low_bits` and `high_bits` differ by ties within the scoring error at most.
 - "interval": a point estimate, with a confidence interval that limits the exposure on both sides.
@@ -44,7 +46,7 @@ def bound_of_figures(
     rank_high: int | None = None,
     most_bits: float = math.inf,
 ) -> Bound:
-    """The kind of a figure that was stored without one, from the figures themselves; in doubt, the one that claims less.
+    """The kind of a figure that was stored without one, from the figures; in doubt, the one that claims less.
 
     Args:
         method, exposure_bits, low_bits, high_bits, rank_low, rank_high: as in `ExposureEstimate`.
@@ -68,6 +70,17 @@ def bound_of_figures(
         return "extrapolated"
     reaches_the_top = not math.isfinite(high_bits) or high_bits >= most_bits - _ROUNDED_BITS
     return "lower" if reaches_the_top and exposure_bits < most_bits - _ROUNDED_BITS else "interval"
+
+
+def weakest_bound(bounds: Iterable[Bound]) -> Bound:
+    """What kind of figure a mean of such figures is; of none at all it is undefined.
+
+    Example:
+        >>> weakest_bound(["exact", "lower", "interval"])
+        'lower'
+    """
+    kinds = get_args(Bound)
+    return max(bounds, key=kinds.index, default="undefined")
 
 
 # Published figures are rounded to 0.1 bit.
@@ -106,6 +119,19 @@ class _Figures:
     def is_lower_bound(self) -> bool:
         """Whether `exposure_bits` is the low end of what is known."""
         return self.bound == "lower"
+
+    def known_bits(self, most_bits: float) -> tuple[float, float]:
+        """What is known of the exposure, where log2 of the space is `most_bits`: its interval, within [0, most_bits].
+
+        A lower bound reaches to the top, unless a search has certified how high the canary can rank. Of a figure that
+        is extrapolated or undefined nothing is known.
+        """
+        if self.bound in ("extrapolated", "undefined"):
+            return 0.0, most_bits
+        is_open = self.bound == "lower" and self.rank_low is None
+        low, high = self.low_bits, most_bits if is_open else self.high_bits
+        low = 0.0 if math.isnan(low) else min(max(low, 0.0), most_bits)
+        return low, most_bits if math.isnan(high) else min(max(high, low), most_bits)
 
 
 @dataclass(frozen=True, kw_only=True)

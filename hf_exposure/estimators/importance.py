@@ -95,9 +95,10 @@ def importance_exposure(
     Returns:
         one `CostEstimate` per cost, in input order, `effective_hits` with it. The interval covers the exposure by
         enumeration, ties against the canary. Canaries that share draws miss together.
-        `bound` is "lower" where no draw is at or below, else "interval". Notes say so too, and: fewer than 100 effective hits; no `weight_limits`; or a mean
-        weight other than 1. The last also widens the interval: the share that the draws did not account for may lie
-        below the canary, unless `weight_limits` rule that out, and a surplus may have been counted there.
+        `bound` is "lower" where no draw is at or below, else "interval". Notes say so too, and: fewer than 100
+        effective hits; no `weight_limits`; or a mean weight other than 1. The last also widens the interval: the
+        share that the draws did not account for may lie below the canary, unless `weight_limits` rule that out, and a
+        surplus may have been counted there.
 
     Raises:
         InputError: NaN or -inf costs, no references, weights that are negative, not finite, all 0 or not (N,).
@@ -180,9 +181,7 @@ def _effective_hits(shares: SharesAtOrBelow, own_K: FloatArray) -> FloatArray:
     return np.maximum(np.where(shares.variance > 0.0, equal_K, shares.hits), 0.0)
 
 
-def _note(
-    is_open: bool, draws: int, effective: float, log2_size: float, check: WeightCheck, unlimited: bool
-) -> str:
+def _note(is_open: bool, draws: int, effective: float, log2_size: float, check: WeightCheck, unlimited: bool) -> str:
     """What a reader must know, most important first; "" where there is nothing."""
     said = []
     if is_open:

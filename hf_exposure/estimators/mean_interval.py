@@ -27,9 +27,10 @@ variable" (2019), who find the same limits.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
 from hf_exposure.errors import InputError
@@ -37,7 +38,7 @@ from hf_exposure.estimators._validation import FloatArray, checked_confidence
 
 __all__ = ["mean_interval"]
 
-# Beyond so many distinct values they are moved outwards to so many levels, which moves the limits by less than is shown.
+# Beyond so many distinct values they are moved outwards to so many levels: the limits move by less than is shown.
 _LEVELS = 512
 # Of the integral over half of the line; the integrand is symmetric.
 _NODES = np.arange(0.0, 15.0, 0.05)
@@ -94,7 +95,7 @@ def _low_limit(values_n: FloatArray, tail: float) -> float:
     return float(brentq(lambda t: _share_at_or_below(values_V - t, counts_V) - tail, *inside, xtol=1e-9))
 
 
-def _share_at_or_below(coefficients_V: FloatArray, counts_V: FloatArray) -> float:
+def _share_at_or_below(coefficients_V: FloatArray, counts_V: NDArray[Any]) -> float:
     """`P(sum of a_i E_i <= 0)` for independent standard exponential E_i: the weights D_i are E_i over their sum.
 
     The moment generating function M(u) is the product of 1 / (1 - a_i u), and the probability is the integral of

@@ -104,8 +104,8 @@ class ExposureReport:
         The smallest p-value of the groups times their number (Bonferroni), at most 1; NaN without controls. Unlike
         `p_value`, it is not diluted by repetition counts that left no trace.
         """
-        tested = [group.p_value for group in self.groups if group.repetitions]
-        return min(1.0, len(tested) * min(tested)) if tested and not np.isnan(tested).any() else math.nan
+        tested = [group.corrected_p_value for group in self.groups if group.repetitions]
+        return min(tested) if tested and not np.isnan(tested).any() else math.nan
 
     def with_doses(self, doses_per_epoch: Mapping[str, float], epochs: float) -> ExposureReport:
         """The report with each canary's effective dose after so many epochs; of ids that are not named it stays NaN.

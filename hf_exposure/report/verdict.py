@@ -36,7 +36,7 @@ def judgement(report: ExposureReport) -> str:
     if not report.controls:
         return "Without held-out controls there is nothing to compare with: no verdict."
     p_value = report.memorisation_p_value
-    test = f"rank test: p {p_value_text(p_value)}"
+    test = f"rank test: p {p_value_text(p_value)}{_corrected(report)}"
     chance = f"each repetition count against {len(report.controls)} held-out canaries, {test}"
     if p_value < _SIGNIFICANT:
         return f"The model memorised ({chance})."
@@ -48,7 +48,8 @@ def judgement(report: ExposureReport) -> str:
         group, beyond_p = beyond
         return (
             f"The model memorised: those inserted {_times(group)} are exposed as chance would do it with p "
-            f"{p_value_text(beyond_p)}. The {test} alone cannot show it with so few canaries and controls."
+            f"{p_value_text(beyond_p)}{_corrected(report)}. The {test} alone cannot show it with so few canaries and "
+            "controls."
         )
     top = max(report.groups, key=lambda group: group.repetitions)
     said = (
@@ -165,6 +166,12 @@ def _about_controls(report: ExposureReport) -> str:
         f"held-out controls are more exposed than chance allows (p {p_value_text(p_value)}), so something other than "
         "insertion is at work"
     )
+
+
+def _corrected(report: ExposureReport) -> str:
+    """What was done to a p-value, as in the tables."""
+    counts = len(_inserted_groups(report))
+    return f", corrected for {counts} repetition counts" if counts > 1 else ""
 
 
 def _canaries(group: RepetitionGroup) -> str:

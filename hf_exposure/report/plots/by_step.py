@@ -95,6 +95,17 @@ def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
             linewidth=1.6, label=label, **marker_style(place),
         )  # fmt: skip
         axes.fill_between(steps, lows, highs, color=colour(place), alpha=0.15, linewidth=0)
+        # Too few for an interval: each of them.
+        each = [
+            (step, e.exposure_bits)
+            for step, row in zip(steps, rows, strict=True)
+            if row and row.is_small
+            for e in row.estimates
+        ]
+        if each:
+            axes.plot(
+                *zip(*each, strict=True), linestyle="none", marker=".", markersize=4, alpha=0.5, color=colour(place),
+            )  # fmt: skip
 
 
 def _step_name(run: Sequence[ExposureReport]) -> str:
