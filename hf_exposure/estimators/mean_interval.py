@@ -41,7 +41,8 @@ __all__ = ["mean_interval"]
 # Beyond so many distinct values they are moved outwards to so many levels: the limits move by less than is shown.
 _LEVELS = 512
 # Of the integral over half of the line; the integrand is symmetric.
-_NODES = np.arange(0.0, 15.0, 0.05)
+_STEP = 0.05
+_NODES = np.arange(0.0, 15.0, _STEP)
 
 
 def mean_interval(
@@ -109,7 +110,16 @@ def _share_at_or_below(coefficients_V: FloatArray, counts_V: NDArray[Any]) -> fl
 
     saddle = brentq(slope, leftmost * (1.0 - 1e-12), leftmost * 1e-12, xtol=1e-300, rtol=1e-12)
     curvature = float(counts_V @ (coefficients_V / (1.0 - coefficients_V * saddle)) ** 2) + 1.0 / saddle**2
-    u_Z = saddle + 1j * np.sinh(_NODES) / math.sqrt(curvature)
-    exponent_Z = -np.log(1.0 - u_Z[:, None] * coefficients_V) @ counts_V - np.log(-u_Z)
-    heights_Z = np.exp(exponent_Z).real * np.cosh(_NODES) / math.sqrt(curvature)
-    return float(heights_Z.sum() - 0.5 * heights_Z[0]) * float(_NODES[1]) / math.pi
+    width = 1.0 / math.sqrt(curvature)
+
+    def log_of_integrand(nodes_Z: FloatArray) -> NDArray[np.complex128]:
+        u_Z = saddle + 1j * width * np.sinh(nodes_Z)
+        value_Z: NDArray[np.complex128] = -np.log(1.0 - u_Z[:, None] * coefficients_V) @ counts_V - np.log(-u_Z)
+        return value_Z
+
+    # The modulus falls all the way: beyond 1e-13 of its height nothing is added.
+    whole = log_of_integrand(_NODES[:: round(1.0 / _STEP)]).real
+    fallen = int((whole > whole[0] - 30.0).sum())
+    nodes_Z = _NODES[: fallen * round(1.0 / _STEP)]
+    heights_Z = np.exp(log_of_integrand(nodes_Z)).real * np.cosh(nodes_Z) * width
+    return float(heights_Z.sum() - 0.5 * heights_Z[0]) * _STEP / math.pi
