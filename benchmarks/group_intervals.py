@@ -36,13 +36,16 @@ from scipy import stats
 
 from benchmarks.record import write_result
 from hf_exposure.estimators import sampling_exposure
+from hf_exposure.estimators.mean_interval import _share_at_or_below
 from hf_exposure.records import CostEstimate, ExposureEstimate
-from hf_exposure.report.groups import group_by_repetitions
+from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
 
 SPACE_SIZE = 10**9
 TOP = math.log2(SPACE_SIZE)
 SIZES = (8, 12, 20, 40)
 GROUPS = 1000
+# Of so many groups the limits themselves are found, for the width; of the others only whether they hold the mean.
+WHOLE = 40
 REFERENCES = 256
 LEVEL = 0.95
 
@@ -87,8 +90,8 @@ def by_references(bits: NDArray[np.float64], generator: np.random.Generator) -> 
 WAYS = {"exact": exact, f"{REFERENCES} references": by_references}
 
 
-def interval(estimates: list[CostEstimate]) -> tuple[float, float]:
-    """As a report gives it."""
+def grouped(estimates: list[CostEstimate]) -> RepetitionGroup:
+    """As in a report."""
     canaries = [
         ExposureEstimate(
             canary_id=str(place), repetitions=1, log_perplexity_bits=1.0, exposure_bits=e.exposure_bits,
@@ -97,26 +100,45 @@ def interval(estimates: list[CostEstimate]) -> tuple[float, float]:
         for place, e in enumerate(estimates)
     ]  # fmt: skip
     (group,) = group_by_repetitions(canaries, TOP, LEVEL)
-    return group.low_bits, group.high_bits
+    return group
+
+
+def holds(group: RepetitionGroup, mean: float) -> bool:
+    """Whether the interval holds a mean, without finding its ends: each end is where a probability is one half of 5 %.
+
+    Fifteen times as fast; `measure` compares it with the ends where those are found.
+    """
+    low, high = (np.array(ends) for ends in zip(*(e.known_bits(TOP) for e in group.estimates), strict=True))
+
+    def share(values: NDArray[np.float64], limit: float) -> float:
+        distinct, counts = np.unique(np.append(values, 0.0), return_counts=True)
+        return _share_at_or_below(distinct - limit, counts)
+
+    tail = (1.0 - LEVEL) / 2.0
+    # A population of one value has its mean to the last digit.
+    return share(low, mean + 1e-9) >= tail and share(TOP - high, TOP - mean + 1e-9) >= tail
 
 
 def measure(draw: Draw, mean: float, size: int, groups: int) -> dict[str, Any]:
     """Coverage and mean width over so many groups, in each way of measuring and by Student's t."""
     generator = np.random.default_rng(0)
-    ends: dict[str, list[tuple[float, float]]] = {name: [] for name in [*WAYS, "student"]}
-    for _ in range(groups):
+    held: dict[str, list[bool]] = {name: [] for name in [*WAYS, "student"]}
+    widths: dict[str, list[float]] = {name: [] for name in held}
+    for number in range(groups):
         bits = draw(generator, size)
         for name, way in WAYS.items():
-            ends[name].append(interval(way(bits, generator)))
+            group = grouped(way(bits, generator))
+            held[name].append(holds(group, mean))
+            if number < WHOLE:
+                widths[name].append(group.high_bits - group.low_bits)
+                assert held[name][-1] == (group.low_bits <= mean + 1e-9 and mean - 1e-9 <= group.high_bits)
         half = float(stats.t.ppf((1 + LEVEL) / 2, size - 1) * bits.std(ddof=1) / math.sqrt(size))
-        ends["student"].append((max(0.0, bits.mean() - half), min(TOP, bits.mean() + half)))
-    found = {}
-    for name, pairs in ends.items():
-        low, high = np.array(pairs).T
-        # A population of one value has its mean to the last digit.
-        held = (low <= mean + 1e-9) & (mean - 1e-9 <= high)
-        found[name] = {"coverage": float(held.mean()), "width_bits": float((high - low).mean())}
-    return found
+        low, high = max(0.0, bits.mean() - half), min(TOP, bits.mean() + half)
+        held["student"].append(low <= mean + 1e-9 and mean - 1e-9 <= high)
+        widths["student"].append(high - low)
+    return {
+        name: {"coverage": float(np.mean(held[name])), "width_bits": float(np.mean(widths[name]))} for name in held
+    }
 
 
 def main() -> None:

@@ -86,7 +86,12 @@ def difference_interval(
 def _checked(side: Sequence[Ends]) -> list[tuple[FloatArray, FloatArray]]:
     checked = [(np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)) for low, high in side]
     for low, high in checked:
-        if low.ndim != 1 or low.shape != high.shape or not low.size or not (np.isfinite(low) & (low <= high)).all():
+        if (
+            low.ndim != 1
+            or low.shape != high.shape
+            or not low.size
+            or not (np.isfinite(low) & np.isfinite(high) & (low <= high)).all()
+        ):
             rule = "must be two flat lists of equal length for each stratum, low ends first, all finite"
             raise InputError("more, less", rule, (low, high), "Leave empty strata out.")
     return checked
@@ -123,7 +128,8 @@ def _paired_limit(more_Sn: list[FloatArray], less_Sn: list[FloatArray], tail: fl
 
 def _two_sample_limit(more_Sn: list[FloatArray], less_Sm: list[FloatArray], tail: float, seed: int) -> float:
     sizes = [(a.size, b.size) for a, b in zip(more_Sn, less_Sm, strict=True)]
-    values = [np.concatenate(both) for both in zip(more_Sn, less_Sm, strict=True)]
+    # Sorted, so that random relabellings do not depend on the order of a file.
+    values = [np.concatenate([np.sort(a), np.sort(b)]) for a, b in zip(more_Sn, less_Sm, strict=True)]
     observed = sum(float(a.mean() - b.mean()) for a, b in zip(more_Sn, less_Sm, strict=True))
     thresholds = []
     for dealt in _deals(sizes, seed):

@@ -23,8 +23,8 @@ __all__ = ["ComparedRun", "Comparison", "MeanBits", "compare_runs", "difference_
 # Keys that end so are losses: as in transformers, less is better.
 _LOSSES = ("loss", "perplexity")
 # Canaries that share draws miss together, so what is known of each is widened to so many standard errors: one
-# measurement in ten thousand misses then, and the same weights give no finding whatever they were measured by.
-_STANDARD_ERRORS = 4.0
+# measurement in two thousand misses then, and the same weights give no finding whatever they were measured by.
+_STANDARD_ERRORS = 3.5
 # Of a finding, or more where a run was measured at more.
 _LEAST_LEVEL = 0.95
 
@@ -226,7 +226,7 @@ def _level(report: ExposureReport) -> float:
 
 
 def _ends(report: ExposureReport, estimates: Sequence[ExposureEstimate]) -> tuple[list[float], list[float]]:
-    """What is known of each exposure, confidence intervals widened to 4 standard errors."""
+    """What is known of each exposure, confidence intervals widened to 3.5 standard errors."""
     most = report.log2_space_size
     widening = max(1.0, _STANDARD_ERRORS / float(ndtri((1 + _level(report)) / 2)))
     lows, highs = [], []
