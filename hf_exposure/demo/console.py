@@ -85,4 +85,4 @@ def _group_line(group: RepetitionGroup) -> str:
     interval = math.isfinite(group.low_bits)
     spread = f"[{group.low_bits:.1f}, {group.high_bits:.1f}]" if interval else f"each: {spread_text(group)}"
     line = f"  {name:<19} {mean_text(group):>7}  {spread}"
-    return line + (f"  rank first: {rank1_text(group)}" if group.rank1 else "")
+    return line + (f"  ranks first: {rank1_text(group)}" if group.rank1 else "")
