@@ -380,6 +380,23 @@ def test_one_model_measured_in_every_way_gives_no_finding(measure: Measure, name
     assert len(found.comparable) == 1
 
 
+def test_each_method_says_what_kind_its_figures_are(measure: Measure) -> None:
+    kinds = [
+        {e.bound for name in ("untrained", "trained") for e in measure(name, how).report.estimates} for how in range(8)
+    ]
+    enumerated, bounded, stopped, auto, weighted, drawn, few, fitted = kinds
+    assert enumerated == bounded == {"exact"}
+    assert stopped == {"exact", "lower"}
+    assert auto == {"exact", "interval"}
+    assert weighted <= {"interval", "lower"} and drawn | few <= {"interval", "lower"}
+    assert "lower" in few  # a memorized canary is below all of 64 references
+    assert fitted == {"extrapolated"}
+    for how in range(8):
+        for name in ("untrained", "trained"):
+            rows = ExposureReport.from_dict(measure(name, how).report.to_dict()).estimates
+            assert [e.bound for e in rows] == [e.bound for e in measure(name, how).report.estimates]
+
+
 @pytest.mark.parametrize("more", [0, 1, 3, 4])
 @pytest.mark.parametrize("less", [0, 1, 3, 4, 5])
 def test_a_trained_model_against_an_untrained_one_gives_a_finding(measure: Measure, more: int, less: int) -> None:
