@@ -98,7 +98,8 @@ def _run_values(run: ComparedRun) -> dict[str, Any]:
         **run.report.metrics(),
     }
     plain = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-    return {"name": run.name, "model": run.report.model.get("name", ""), "on_front": run.on_front, **plain}
+    about = {"name": run.name, "model": run.report.model.get("name", "")}
+    return {**about, "on_front": run.on_front, "bound": run.exposure.bound, **plain}
 
 
 def _run_table(comparison: Comparison) -> str:
