@@ -14,7 +14,8 @@ from statistics import median
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md")), *sorted((DOCS / "design").glob("*.md"))]
 _TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(?:\|.*\n)*")
 
 
@@ -142,8 +143,27 @@ def overhead() -> str:
     return _table("measured | times | seconds each | added to the training time", rows)
 
 
+def group_intervals() -> str:
+    """Coverage and width of the intervals of group means, by population and number of canaries."""
+    rows: dict[str, list[str]] = {}
+    shown = [("exact", 8), ("exact", 12), ("exact", 20), ("exact", 40), ("256 references", 8), ("256 references", 40)]
+    shown += [("student", 8), ("student", 40)]
+    for row in _measured("group_intervals")["rows"]:
+        cells = rows.setdefault(row["population"], [row["population"], f"{row['mean_bits']:.2f}"])
+        cells += [
+            f"{100 * row[way]['coverage']:.1f} ({row[way]['width_bits']:.1f})"
+            for way, size in shown
+            if size == row["canaries"]
+        ]
+    # In the file the sizes come first, here the ways of measuring.
+    order = sorted(range(len(shown)), key=lambda place: shown[place][1])
+    heads = ["population", "mean", *(f"{'t' if way == 'student' else way}, {size}" for way, size in shown)]
+    by_way = [[*cells[:2], *(cells[2 + order.index(place)] for place in range(len(shown)))] for cells in rows.values()]
+    return _table(" | ".join(heads), by_way)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (speed, estimators, growth, search, overhead)
+    one.__name__: one for one in (speed, estimators, growth, search, overhead, group_intervals)
 }  # fmt: skip
 
 

@@ -31,7 +31,7 @@ def mixed(**changes: Any) -> ExposureReport:
     """Two repetition counts and controls; the figures of one canary are undefined."""
     return report(
         estimate(9.0, 8, rank_low=1, rank_high=1, method="bounded"),
-        estimate(5.0, 8, rank_low=30, rank_high=32, note="a lower bound: stopped"),
+        estimate(5.0, 8, rank_low=30, rank_high=32, bound="lower", note="stopped"),
         estimate(math.nan, 1, low_bits=math.nan, high_bits=math.nan, note="NaN because"),
         estimate(2.0, 1),
         estimate(1.0, 0),

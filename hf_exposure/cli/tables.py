@@ -14,19 +14,18 @@ __all__ = ["comparison_table", "group_table"]
 
 def group_table(report: ExposureReport) -> str:
     """One line for each repetition count, controls last."""
-    from hf_exposure.report.page import group_cells, times_inserted
+    from hf_exposure.report.group_text import group_cells, group_heads, times_inserted
 
     groups = sorted(report.groups, key=lambda group: (group.repetitions == 0, group.repetitions))
-    level = f"{100 * report.settings['confidence_level']:g} % interval"
     rows = [[times_inserted(group.repetitions), str(group.canaries), *group_cells(group)] for group in groups]
-    return _aligned([["inserted", "canaries", "exposure (bits)", level, "rank 1", "p-value"], *rows])
+    return _aligned([["inserted", "canaries", *group_heads(report.settings["confidence_level"])], *rows])
 
 
 def comparison_table(comparison: Comparison) -> str:
     """One line for each run."""
     from hf_exposure.report.comparison_page import run_cells
 
-    heads = ["run", comparison.utility_key, "exposure (bits)", "interval", "controls", "p-value", "front"]
+    heads = ["run", comparison.utility_key, "exposure (bits)", "interval", "controls", "p-value (corrected)", "front"]
     return _aligned([heads, *(run_cells(run) for run in comparison.runs)])
 
 

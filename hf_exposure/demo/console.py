@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,6 +14,7 @@ from hf_exposure.callback import ExposureCallback
 from hf_exposure.canaries import CanarySet
 from hf_exposure.records import Extraction
 from hf_exposure.report import ExposureReport, RepetitionGroup
+from hf_exposure.report.group_text import mean_text, rank1_text, spread_text
 from hf_exposure.report.verdict import judgement
 
 __all__ = ["DemoProgress", "verdict"]
@@ -80,7 +82,7 @@ def _inserted_first(groups: Sequence[RepetitionGroup]) -> list[RepetitionGroup]:
 
 def _group_line(group: RepetitionGroup) -> str:
     name = "held-out controls" if group.repetitions == 0 else f"inserted {group.repetitions} times"
-    # Part of the mean may be "at least": then so is the mean.
-    sign = ">=" if group.lower_bounds else "  "
-    line = f"  {name:<19} {sign}{group.mean_bits:5.1f}  [{group.low_bits:.1f}, {group.high_bits:.1f}]"
-    return line + (f"  {group.rank1} of {group.canaries} have rank 1" if group.rank1 else "")
+    interval = math.isfinite(group.low_bits)
+    spread = f"[{group.low_bits:.1f}, {group.high_bits:.1f}]" if interval else f"each: {spread_text(group)}"
+    line = f"  {name:<19} {mean_text(group):>7}  {spread}"
+    return line + (f"  ranks first: {rank1_text(group)}" if group.rank1 else "")

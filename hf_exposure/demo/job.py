@@ -34,6 +34,7 @@ from hf_exposure.insertion import insert_canaries
 from hf_exposure.records import Extraction
 from hf_exposure.report import ExposureReport
 from hf_exposure.report.extraction_text import describe_extraction
+from hf_exposure.report.group_text import exposure_text
 
 __all__ = ["DemoSettings", "run_demo"]
 
@@ -182,5 +183,4 @@ def _print_missing(extraction: Extraction, report: ExposureReport, canaries: Can
         print(f"Not among them: {len(missing)} of {len(canaries.inserted)} inserted canaries")
     for canary in missing:
         estimate = by_id[canary.id]
-        sign = ">= " if estimate.is_lower_bound else ""
-        print(f"      inserted {canary.repetitions} times: exposure {sign}{estimate.exposure_bits:.1f} bits")
+        print(f"      inserted {canary.repetitions} times: exposure {exposure_text(estimate)} bits")

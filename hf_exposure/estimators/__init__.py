@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from hf_exposure.estimators.audit import ControlTest, control_test
+from hf_exposure.estimators.difference import difference_interval
 from hf_exposure.estimators.epsilon import EpsilonBound, epsilon_lower_bound, one_run_p_value
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
-from hf_exposure.estimators.intervals import clopper_pearson
+from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low
+from hf_exposure.estimators.mean_interval import mean_interval
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks
 from hf_exposure.estimators.sampling import sampling_exposure
 from hf_exposure.estimators.skew_normal import (
@@ -27,7 +29,9 @@ __all__ = [
     "WeightCheck",
     "check_weights",
     "clopper_pearson",
+    "clopper_pearson_low",
     "control_test",
+    "difference_interval",
     "enumeration_exposure",
     "epsilon_lower_bound",
     "exposure_from_rank",
@@ -35,6 +39,7 @@ __all__ = [
     "importance_exposure",
     "judge_fit",
     "log_cdf",
+    "mean_interval",
     "one_run_p_value",
     "ranks",
     "sampling_exposure",

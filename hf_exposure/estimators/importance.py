@@ -102,9 +102,10 @@ def importance_exposure(
     Returns:
         one `CostEstimate` per cost, in input order, `effective_hits` with it. The interval covers the exposure by
         enumeration, ties against the canary. Canaries that share draws miss together.
-        Notes say: no draw at or below (a lower bound); fewer than 100 effective hits; no `weight_limits`; or a mean
-        weight other than 1. The last also widens the interval: the share that the draws did not account for may lie
-        below the canary, unless `weight_limits` rule that out, and a surplus may have been counted there.
+        `bound` is "lower" where no draw is at or below, else "interval". Notes say so too, and: fewer than 100
+        effective hits; no `weight_limits`; or a mean weight other than 1. The last also widens the interval: the
+        share that the draws did not account for may lie below the canary, unless `weight_limits` rule that out, and a
+        surplus may have been counted there.
 
     Raises:
         InputError: NaN or -inf costs, no references, weights that are negative, not finite, all 0 or not (N,).
@@ -140,15 +141,15 @@ def importance_exposure(
     point_bits, low_bits, high_bits = (_bits(share_K, own_K, log2_size) for share_K in (shares.share, high_K, low_K))
     effective_K = _effective_hits(shares, own_K)
     unlimited = weights is not None and limits_K is None
+    open_K = (shares.hits == 0) & (point_bits < log2_size - CLOSE_TO_THE_SPACE)
     return [
         CostEstimate(
             exposure_bits=float(point_bits[k]),
             low_bits=float(low_bits[k]),
             high_bits=float(high_bits[k]),
             method="importance",
-            note=_note(
-                int(shares.hits[k]), references_N.size, effective_K[k], point_bits[k], log2_size, check, unlimited
-            ),
+            bound="lower" if open_K[k] else "interval",
+            note=_note(open_K[k], references_N.size, effective_K[k], log2_size, check, unlimited),
             effective_hits=float(effective_K[k]),
         )
         for k in range(costs_K.size)
@@ -187,18 +188,10 @@ def _effective_hits(shares: SharesAtOrBelow, own_K: FloatArray) -> FloatArray:
     return np.maximum(np.where(shares.variance > 0.0, equal_K, shares.hits), 0.0)
 
 
-def _note(
-    hits: int,
-    draws: int,
-    effective: float,
-    bits: float,
-    log2_size: float,
-    check: WeightCheck,
-    unlimited: bool,
-) -> str:
+def _note(is_open: bool, draws: int, effective: float, log2_size: float, check: WeightCheck, unlimited: bool) -> str:
     """What a reader must know, most important first; "" where there is nothing."""
     said = []
-    if hits == 0 and bits < log2_size - CLOSE_TO_THE_SPACE:
+    if is_open:
         said.append(f"a lower bound: none of {draws} references is at or below its cost")
         if math.isinf(log2_size):
             said.append("no upper end without space_size")

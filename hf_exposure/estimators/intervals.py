@@ -9,7 +9,7 @@ from scipy.special import betainccinv, betaincinv, gammainccinv, gammaincinv
 from hf_exposure.checks import FloatArray, checked_confidence, number_array
 from hf_exposure.errors import InputError
 
-__all__ = ["beta_quantiles", "clopper_pearson"]
+__all__ = ["beta_quantiles", "clopper_pearson", "clopper_pearson_low"]
 
 # Below this share the Beta quantile is the Gamma quantile to as many digits, and scipy's Beta gives up near 1e-300.
 _GAMMA_BELOW = 1e-9
@@ -57,6 +57,19 @@ def clopper_pearson(
     low, _ = beta_quantiles(hits_K / (draws_K + 1), hits_K, level)
     _, high = beta_quantiles((hits_K + 1) / (draws_K + 1), hits_K + 1, level)
     return low, high
+
+
+def clopper_pearson_low(hits: int, draws: int, confidence_level: float = 0.95) -> float:
+    """The exact one-sided lower limit on a binomial proportion: all that is left of the level lies below it.
+
+    Example (by hand: 4 of 4 at 95 % is 0.05 ** (1 / 4)):
+        >>> round(clopper_pearson_low(4, 4), 4), clopper_pearson_low(0, 4)
+        (0.4729, 0.0)
+    """
+    level = checked_confidence(confidence_level)
+    if draws < 1 or not 0 <= hits <= draws:
+        raise InputError("hits", "must lie in 0..draws, of at least one draw", (hits, draws), "Count them again.")
+    return float(betaincinv(hits, draws - hits + 1, 1.0 - level)) if hits else 0.0
 
 
 def beta_quantiles(share: FloatArray, hits: FloatArray, confidence_level: float) -> tuple[FloatArray, FloatArray]:

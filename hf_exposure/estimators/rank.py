@@ -122,6 +122,7 @@ def enumeration_exposure(
             rank_low=low,
             rank_high=high,
             method="enumerate",
+            bound="exact",
             note=f"{high - low} texts tie with it, counted against it" if high > low else "",
         )
         for low, rank, high, size in zip(

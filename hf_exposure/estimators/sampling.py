@@ -42,7 +42,7 @@ def sampling_exposure(
             at most `log2 N`, and below 0 for a canary outranked by all. The interval is the same.
 
     Returns:
-        one `CostEstimate` per cost, in input order; with m = 0 the figure is a lower bound and the note says so.
+        one `CostEstimate` per cost, in input order; with m = 0 the figure is a lower bound (`bound` "lower").
 
     Raises:
         InputError: NaN or -inf costs, no references, an unknown convention.

@@ -199,8 +199,8 @@ def skew_normal_exposure(
         accept_bad_fit: give the figure even where `judge_fit` refuses the fit.
 
     Returns:
-        one `CostEstimate` per cost, in input order, `low_bits` and `high_bits` NaN. A refused fit makes
-        `exposure_bits` NaN too; the note gives observed and predicted tail counts.
+        one `CostEstimate` per cost, in input order, `low_bits` and `high_bits` NaN, `bound` "extrapolated". A refused
+        fit makes `exposure_bits` NaN too and `bound` "undefined"; the note gives observed and predicted tail counts.
 
     Raises:
         InputError: as `fit_skew_normal`, or NaN costs.
@@ -219,6 +219,8 @@ def skew_normal_exposure(
     fit = fit_skew_normal(references)
     judgement = judge_fit(references, fit)
     bits_K = -log_cdf(costs_K, fit.shape, fit.loc, fit.scale) / math.log(2.0) + 0.0
+    # Where the law has no mass to the last digit, nothing can be read from it.
+    bits_K = np.where(np.isfinite(bits_K), bits_K, np.nan)
     count = np.asarray(references).size
     note = f"extrapolated from a skew-normal fitted to {count} references: no interval can vouch for it"
     if abs(fit.shape) >= LARGEST_SHAPE:
@@ -232,6 +234,13 @@ def skew_normal_exposure(
             bits_K = np.full(costs_K.shape, np.nan)
             note += "; accept_bad_fit=True shows the figure all the same"
     return [
-        CostEstimate(exposure_bits=float(bits), low_bits=math.nan, high_bits=math.nan, method="skew_normal", note=note)
+        CostEstimate(
+            exposure_bits=float(bits),
+            low_bits=math.nan,
+            high_bits=math.nan,
+            method="skew_normal",
+            bound="undefined" if math.isnan(bits) else "extrapolated",
+            note=note,
+        )
         for bits in bits_K
     ]

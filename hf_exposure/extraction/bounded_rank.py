@@ -190,7 +190,7 @@ def _search_ranks(
         RankBounds(
             low=low,
             high=high,
-            certified=not note,
+            certified=certified,
             expansions=spent.expansions,
             forward_passes=spent.forward_passes,
             model_rows=spent.model_rows,
@@ -201,7 +201,7 @@ def _search_ranks(
             mode=scorer.mode or "",
             note="; ".join(filter(None, [note, _why_last(prefix_bits + cost), why_audited(automaton)])),
         )
-        for (low, high, note), cost in zip(bounds, costs, strict=True)
+        for (low, high, certified, note), cost in zip(bounds, costs, strict=True)
     ]
     return found, moved
 
@@ -268,16 +268,16 @@ class _Counts:
     moved_bits: float
     stop: str
 
-    def bounds(self, path: Path, cost: float, whole_cost: float) -> tuple[int, int, str]:
-        """(low, high, note) of the rank of one text; an empty note is a certificate."""
+    def bounds(self, path: Path, cost: float, whole_cost: float) -> tuple[int, int, bool, str]:
+        """(low, high, certified, note) of the rank of one text; the note says why it is not certified."""
         limit, sure = cost + self.noise_bits, cost - self.noise_bits
         competes = path not in self.silent
         if self.moved_bits:
             note = f"scored alone, a text of this search costs {self.moved_bits:.3g} bits more or less: no bounds"
-            return 1, self.competitors + (not competes), note
+            return 1, self.competitors + (not competes), False, note
         if whole_cost == math.inf:
             last = self.competitors + (not competes)
-            return last, last, ""
+            return last, last, True, ""
         itself = self.leaves.get(path, math.inf) if competes else math.inf
         low = 1 + int(np.searchsorted(self.rivals, sure, side="left")) - (itself < sure)
         if not self.still_open.is_closed(limit):
@@ -285,12 +285,12 @@ class _Counts:
             below = self.still_open.within(limit, path if competes else None)
             # Where several paths spell one text, it may be counted below several open nodes.
             high = min(1 + met + below, self.competitors + (not competes))
-            return low, high, f"{self.stop}; low and high hold all the same"
+            return low, high, False, f"{self.stop}; low and high hold all the same"
         if path not in self.leaves:
             note = f"figures moved by more than {self.noise_bits} bits between batches: load the model in float32"
-            return low, self.competitors + (not competes), note
+            return low, self.competitors + (not competes), False, note
         met = int(np.searchsorted(self.rivals, limit, side="right")) - competes
-        return low, 1 + met, ""
+        return low, 1 + met, True, ""
 
 
 def _spread(leaves: dict[Path, float]) -> list[Path]:

@@ -12,6 +12,8 @@ from typing import Any
 
 from hf_exposure.errors import InputError
 from hf_exposure.report import ExposureReport, RepetitionGroup
+from hf_exposure.report.group_text import mean_text, rank1_text, spread_text
+from hf_exposure.report.groups import FEWEST_FOR_AN_INTERVAL
 from hf_exposure.report.verdict import validity_line
 from hf_exposure.validity import Validity
 
@@ -83,7 +85,7 @@ def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
     if report.validity is Validity.INVALID:
         return "\n\n".join([_HEADING, f"**{validity_line(report)}** {_NO_FIGURES}", _links(files)]) + "\n"
     rows = [
-        "| times inserted | canaries | mean exposure (bits) | interval | likeliest of all |",
+        "| times inserted | canaries | mean exposure (bits) | interval, or each value | ranks first |",
         "|---|---|---|---|---|",
         *(_row(group) for group in _controls_last(report)),
     ]
@@ -96,8 +98,10 @@ def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
         "\n".join(rows),
         f"Exposure is log2 of the number of possible secrets ({report.log2_space_size:.1f} bits) less log2 of the "
         "secret's rank among them under this model: each bit halves a stranger's guesses. A secret that the model "
-        f"never saw has {_NULL_MEAN_BITS} bits on average. Intervals are of the mean, {level:g} %. Figures are "
-        "rounded to 0.1 bit. Low exposure does not prove that nothing was memorised.",
+        f"never saw has {_NULL_MEAN_BITS} bits on average. Intervals are of the mean, {level:g} %; of fewer than "
+        f"{FEWEST_FOR_AN_INTERVAL} canaries each value is shown. The share that ranks first is a one-sided limit at "
+        f"{level:g} %, and p is corrected for the number of repetition counts. Figures are rounded to 0.1 bit. Low "
+        "exposure does not prove that nothing was memorised.",
         *(f"![{_alt(file)}]({FOLDER}/{file})" for file in files if file.endswith(".png")),
         _links(files),
     ]
@@ -122,10 +126,8 @@ def _verdict(report: ExposureReport) -> str:
 
 def _row(group: RepetitionGroup) -> str:
     name = str(group.repetitions) if group.repetitions else "controls"
-    interval = f"{group.low_bits:.1f} to {group.high_bits:.1f}" if _finite(group.low_bits, group.high_bits) else "-"
-    at_least = "at least " if group.lower_bounds else ""
-    mean = f"{at_least}{group.mean_bits:.1f}" if _finite(group.mean_bits) else "undefined"
-    return f"| {name} | {group.canaries} | {mean} | {interval} | {group.rank1} |"
+    mean = mean_text(group).replace("≥", "at least")
+    return f"| {name} | {group.canaries} | {mean} | {spread_text(group)} | {rank1_text(group)} |"
 
 
 def _links(files: Sequence[str]) -> str:
@@ -228,7 +230,3 @@ def _code(text: str) -> str:
 
 def _alt(file: str) -> str:
     return file.removesuffix(".png").replace("_", " ").capitalize()
-
-
-def _finite(*values: float) -> bool:
-    return all(map(math.isfinite, values))

@@ -85,7 +85,6 @@ def _renumbered(estimates: Iterable[ExposureEstimate]) -> Iterable[ExposureEstim
 
 def _rounded(estimate: ExposureEstimate, name: str) -> ExposureEstimate:
     first = 1 if estimate.rank_high == 1 else None
-    undefined = math.isnan(estimate.exposure_bits)
     return ExposureEstimate(
         canary_id=name,
         repetitions=estimate.repetitions,
@@ -96,8 +95,9 @@ def _rounded(estimate: ExposureEstimate, name: str) -> ExposureEstimate:
         rank_low=first,
         rank_high=first,
         method=estimate.method,
+        bound=estimate.bound,
         # In words of its own: a note may quote counts that a rank can be worked out from.
-        note="undefined" if undefined else "a lower bound" if estimate.is_lower_bound else "",
+        note={"undefined": "undefined", "lower": "a lower bound"}.get(estimate.bound, ""),
     )
 
 

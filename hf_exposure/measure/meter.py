@@ -202,6 +202,7 @@ class ExposureMeter:
                     rank_low=estimate.rank_low,
                     rank_high=estimate.rank_high,
                     method=estimate.method,
+                    bound=estimate.bound,
                     note=estimate.note,
                     base_exposure_bits=base_bits,
                 )

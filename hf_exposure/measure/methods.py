@@ -138,6 +138,7 @@ class Occasion:
             rank_low=bounds.low,
             rank_high=bounds.high,
             method="bounded",
+            bound="exact" if bounds.certified else "lower",
             note="" if bounds.certified else f"a lower bound: {bounds.note}",
         )
 

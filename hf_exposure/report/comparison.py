@@ -2,31 +2,53 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy.special import ndtri
 
 from hf_exposure.errors import InputError
-from hf_exposure.records import ExposureEstimate
+from hf_exposure.estimators import difference_interval
+from hf_exposure.records import Bound, ExposureEstimate, weakest_bound
 from hf_exposure.report.exposure_report import ExposureReport
+from hf_exposure.report.groups import FEWEST_FOR_AN_INTERVAL
 from hf_exposure.report.run import Run
 
 __all__ = ["ComparedRun", "Comparison", "MeanBits", "compare_runs", "difference_bits"]
 
 # Keys that end so are losses: as in transformers, less is better.
 _LOSSES = ("loss", "perplexity")
+# Canaries that share draws miss together, so what is known of each is widened to so many standard errors: one
+# measurement in two thousand misses then, and the same weights give no finding whatever they were measured by.
+_STANDARD_ERRORS = 3.5
+# Of a finding, or more where a run was measured at more.
+_LEAST_LEVEL = 0.95
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeanBits:
-    """A mean of exposures, or of differences of exposures, with its Student-t interval (NaN for single canaries)."""
+    """A mean of exposures, or of differences of exposures, with its interval.
+
+    Attributes:
+        mean_bits: of the figures as they are; NaN where one is undefined.
+        low_bits, high_bits: of its interval. Of a run NaN where a repetition count has too few canaries for one; of
+            a difference -inf and inf where there are too few canaries to limit it.
+        bound: of the weakest of the figures: `mean_bits` is an estimate where it is "exact" or "interval".
+    """
 
     mean_bits: float
     low_bits: float
     high_bits: float
+    bound: Bound
+
+    @property
+    def is_estimate(self) -> bool:
+        """Whether intervals limit all of the figures."""
+        return self.bound in ("exact", "interval")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +59,8 @@ class ComparedRun:
         name, report: of the run.
         exposure: mean over the repetition counts that all runs have, each count weighing the same.
         utility: the figure that was asked for; NaN where the run has none.
-        on_front: no other run has less exposure at a utility at least as good; False where a figure is missing.
+        on_front: no other run that it can be compared with has less exposure at a utility at least as good; False
+            where a figure is missing, or there is no such other run.
     """
 
     name: str
@@ -53,29 +76,38 @@ class Comparison:
 
     Attributes:
         runs: in the order given.
+        comparable: names of the runs, those together that were measured on the same candidate secrets. Only runs of
+            one set are compared.
         repetition_counts: those that all runs have.
         utility_key, lower_is_better: what stands for utility.
         tolerance: utilities nearer than this share of their size count as equal.
-        findings: one sentence each, only what the intervals allow to say.
+        confidence_level: of each finding by itself.
+        findings: one sentence each, only what the intervals allow to say; first, which runs cannot be compared.
         notes: what a reader must know.
     """
 
     runs: tuple[ComparedRun, ...]
+    comparable: tuple[tuple[str, ...], ...]
     repetition_counts: tuple[int, ...]
     utility_key: str
     lower_is_better: bool
     tolerance: float
+    confidence_level: float
     findings: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
     def placed(self) -> tuple[ComparedRun, ...]:
-        """The runs with both figures."""
+        """The runs with both figures; none where not all runs can be compared."""
+        if len(self.comparable) > 1:
+            return ()
         return tuple(run for run in self.runs if math.isfinite(run.utility) and math.isfinite(run.exposure.mean_bits))
 
 
 def compare_runs(runs: Sequence[Run], *, utility_key: str = "eval_loss", tolerance: float = 0.01) -> Comparison:
     """Sets runs side by side, by exposure at the repetition counts that they share and by a utility of the trainer's.
+
+    Runs of other templates, spaces or contexts are not compared: their exposures count other texts.
 
     Args:
         runs: at least two; of the same canaries where that can be had, since the same canaries are compared in pairs.
@@ -92,126 +124,254 @@ def compare_runs(runs: Sequence[Run], *, utility_key: str = "eval_loss", toleran
     counts = set.intersection(*({e.repetitions for e in run.report.inserted} for run in runs))
     shared = tuple(sorted(counts))
     lower = utility_key.endswith(_LOSSES)
-    figures = [(_mean_bits(_terms(run.report, shared), _level(run.report)), run.utility(utility_key)) for run in runs]
-    front = _front(np.array([[exposure.mean_bits, utility if lower else -utility] for exposure, utility in figures]))
-    compared = tuple(
-        ComparedRun(name=run.name, report=run.report, exposure=exposure, utility=utility, on_front=on_front)
-        for run, (exposure, utility), on_front in zip(runs, figures, front, strict=True)
-    )
+    sets = _comparable(runs)
+    level = max(_LEAST_LEVEL, *(_level(run.report) for run in runs))
+    places = [
+        _Place(run, _mean_bits(run.report, shared), run.utility(utility_key) * (1 if lower else -1)) for run in runs
+    ]
+    gaps = {
+        (more, less): difference_bits(runs[more].report, runs[less].report, shared, level)
+        for members in sets
+        for more, less in itertools.permutations(members, 2)
+    }
+    found = [
+        finding
+        for members in sets
+        if len(members) > 1
+        for finding in _findings(places, members, gaps, utility_key, lower, tolerance)
+    ]
     return Comparison(
-        runs=compared,
+        runs=tuple(
+            ComparedRun(
+                name=place.run.name,
+                report=place.run.report,
+                exposure=place.exposure,
+                utility=place.utility(lower),
+                on_front=_is_on_front(places, number, members, gaps),
+            )
+            for number, place in enumerate(places)
+            for members in sets
+            if number in members
+        ),
+        comparable=tuple(tuple(runs[number].name for number in members) for members in sets),
         repetition_counts=shared,
         utility_key=utility_key,
         lower_is_better=lower,
         tolerance=tolerance,
-        findings=_findings(compared, shared, utility_key, lower, tolerance),
-        notes=_notes(compared, shared, utility_key),
+        confidence_level=level,
+        findings=(*_refusals([[runs[number] for number in members] for members in sets]), *found),
+        notes=_notes(places, sets, gaps, shared, utility_key),
     )
 
 
-def difference_bits(more: ExposureReport, less: ExposureReport, counts: Sequence[int]) -> MeanBits:
+@dataclass(frozen=True)
+class _Place:
+    """A run with its two figures, of each of which less is better."""
+
+    run: Run
+    exposure: MeanBits
+    cost: float
+
+    @property
+    def is_whole(self) -> bool:
+        return math.isfinite(self.exposure.mean_bits) and math.isfinite(self.cost)
+
+    def utility(self, lower: bool) -> float:
+        return self.cost if lower else -self.cost
+
+
+# By the places of two runs: how much more exposure the first has than the second.
+_Gaps = Mapping[tuple[int, int], MeanBits]
+
+
+def difference_bits(
+    more: ExposureReport, less: ExposureReport, counts: Sequence[int], confidence_level: float = _LEAST_LEVEL
+) -> MeanBits:
     """How much more exposure one report has than another, over the given repetition counts, each weighing the same.
 
-    The same canaries (equal manifest hashes) are compared one by one, others as two samples (Welch).
+    By what is known of each canary, whatever it was measured by. The same canaries are compared one by one where each
+    count has at least 8, others as two samples (`hf_exposure.estimators.difference_interval`).
+
+    Args:
+        more, less: of the same candidate secrets.
+        counts: repetition counts that both have.
+        confidence_level: of the two-sided interval.
     """
-    level = min(_level(more), _level(less))
-    if more.manifest_hash == less.manifest_hash:
-        other = {e.canary_id: e.exposure_bits for e in less.inserted}
-        return _mean_bits(
-            [
-                [np.array([e.exposure_bits - other.get(e.canary_id, math.nan) for e in _members(more, count)])]
-                for count in counts
-            ],
-            level,
-        )
-    pairs = zip(_terms(more, counts), _terms(less, counts), strict=True)
-    return _mean_bits([[a[0], -b[0]] for a, b in pairs], level)
+    strata = [(_members(more, count), _members(less, count)) for count in counts]
+    if not strata or not all(a and b for a, b in strata):
+        return MeanBits(mean_bits=math.nan, low_bits=-math.inf, high_bits=math.inf, bound="undefined")
+    # Few pairs can be swapped in few ways: 4 pairs in 16, where two samples of 4 can be dealt in 70.
+    paired = _same_canaries(more, less) and min(len(a) for a, _ in strata) >= FEWEST_FOR_AN_INTERVAL
+    low, high = difference_interval(
+        [_ends(more, a) for a, _ in strata],
+        [_ends(less, b) for _, b in strata],
+        paired=paired,
+        confidence_level=confidence_level,
+    )
+    mean = float(np.mean([np.mean(_bits(a)) - np.mean(_bits(b)) for a, b in strata]))
+    bound = weakest_bound(e.bound for a, b in strata for e in (*a, *b))
+    return MeanBits(mean_bits=mean, low_bits=low, high_bits=high, bound=bound)
 
 
 def _members(report: ExposureReport, count: int) -> list[ExposureEstimate]:
-    return [e for e in report.inserted if e.repetitions == count]
+    return sorted((e for e in report.inserted if e.repetitions == count), key=lambda e: e.canary_id)
 
 
-def _terms(report: ExposureReport, counts: Sequence[int]) -> list[list[np.ndarray]]:
-    return [[np.array([e.exposure_bits for e in _members(report, count)])] for count in counts]
+def _bits(estimates: Sequence[ExposureEstimate]) -> list[float]:
+    return [estimate.exposure_bits for estimate in estimates]
 
 
 def _level(report: ExposureReport) -> float:
     return float(report.settings["confidence_level"])
 
 
-def _mean_bits(strata: list[list[np.ndarray]], level: float) -> MeanBits:
-    """The mean over strata of the sum of each one's sample means; degrees of freedom after Welch and Satterthwaite."""
-    samples = [sample for stratum in strata for sample in stratum]
-    if not strata or any(not sample.size or np.isnan(sample).any() for sample in samples):
-        return MeanBits(mean_bits=math.nan, low_bits=math.nan, high_bits=math.nan)
-    mean = sum(float(sample.mean()) for sample in samples) / len(strata)
-    if any(sample.size < 2 for sample in samples):
-        return MeanBits(mean_bits=mean, low_bits=math.nan, high_bits=math.nan)
-    parts = np.array([sample.var(ddof=1) / sample.size for sample in samples]) / len(strata) ** 2
-    freedom = np.array([sample.size - 1 for sample in samples])
-    spread = float(parts.sum())
-    half = 0.0
-    if spread > 0:
-        half = float(stats.t.ppf((1 + level) / 2, spread**2 / (parts**2 / freedom).sum())) * math.sqrt(spread)
-    return MeanBits(mean_bits=mean, low_bits=mean - half, high_bits=mean + half)
+def _ends(report: ExposureReport, estimates: Sequence[ExposureEstimate]) -> tuple[list[float], list[float]]:
+    """What is known of each exposure, confidence intervals widened to 3.5 standard errors."""
+    most = report.log2_space_size
+    widening = max(1.0, _STANDARD_ERRORS / float(ndtri((1 + _level(report)) / 2)))
+    lows, highs = [], []
+    for estimate in estimates:
+        low, high = estimate.known_bits(most)
+        # What was counted has no standard error.
+        if estimate.bound in ("interval", "lower") and estimate.rank_low is None:
+            bits = min(max(estimate.exposure_bits, low), high)
+            low, high = max(0.0, bits - widening * (bits - low)), min(most, bits + widening * (high - bits))
+        lows.append(low)
+        highs.append(high)
+    return lows, highs
 
 
-def _front(costs: np.ndarray) -> list[bool]:
-    """(N, 2) figures, less is better in both: which rows no other one beats."""
-    front = []
-    for row in costs:
-        beaten = (costs <= row).all(axis=1) & (costs < row).any(axis=1)
-        front.append(bool(np.isfinite(row).all() and not beaten.any()))
-    return front
+def _same_canaries(one: ExposureReport, other: ExposureReport) -> bool:
+    """Whether canary ids name the same canaries in both; a published report numbers them by their exposure."""
+    ids = [sorted((e.repetitions, e.canary_id) for e in report.inserted) for report in (one, other)]
+    withheld = any(math.isnan(e.log_perplexity_bits) for report in (one, other) for e in report.inserted)
+    return one.manifest_hash == other.manifest_hash and ids[0] == ids[1] and not withheld
+
+
+def _mean_bits(report: ExposureReport, counts: Sequence[int]) -> MeanBits:
+    """The mean over counts, with the mean of the counts' limits: that is a little wider than need be."""
+    groups = [group for group in report.groups if group.repetitions in counts]
+    if not groups:
+        return MeanBits(mean_bits=math.nan, low_bits=math.nan, high_bits=math.nan, bound="undefined")
+    mean, low, high = (
+        float(np.mean([getattr(group, name) for group in groups])) for name in ("mean_bits", "low_bits", "high_bits")
+    )
+    bound = weakest_bound(group.bound for group in groups)
+    return MeanBits(mean_bits=mean, low_bits=low, high_bits=high, bound=bound)
+
+
+def _candidates(report: ExposureReport) -> dict[str, object]:
+    """What texts an exposure of this report counts, and where they are scored."""
+    settings = report.settings
+    return {
+        "template": report.template,
+        "spaces": dict(report.spaces),
+        "candidate secrets": report.space_size,
+        "context": settings.get("context"),
+        "source": settings.get("source"),
+        "end token": bool(settings.get("end_token")),
+    }
+
+
+def _comparable(runs: Sequence[Run]) -> list[list[int]]:
+    """Places of the runs, those of the same candidate secrets together, in order of appearance."""
+    sets: dict[str, list[int]] = {}
+    for place, run in enumerate(runs):
+        sets.setdefault(json.dumps(_candidates(run.report), sort_keys=True, default=str), []).append(place)
+    return list(sets.values())
+
+
+def _refusals(groups: Sequence[Sequence[Run]]) -> tuple[str, ...]:
+    """In the place of a finding, which runs are not compared and why."""
+    if len(groups) < 2:
+        return ()
+    each = [_candidates(group[0].report) for group in groups]
+    differing = [name for name in each[0] if any(one[name] != each[0][name] for one in each)]
+    said = [
+        f"{', '.join(run.name for run in group)} ({'; '.join(f'{name} {_shown(one[name])}' for name in differing)})"
+        for group, one in zip(groups, each, strict=True)
+    ]
+    return (
+        f"Not compared: {' and '.join(said)}. An exposure counts the candidate secrets of its own template, so only "
+        "runs that were measured with the same template, spaces and context can be compared.",
+    )
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {one}" for name, one in value.items()) or "none"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else repr(value)
+
+
+def _is_on_front(places: Sequence[_Place], number: int, members: Sequence[int], gaps: _Gaps) -> bool:
+    """Whether no other member is better in one figure and not worse in the other."""
+    own = places[number]
+    return (
+        len(members) > 1
+        and own.is_whole
+        and not any(_beats(places[other], own, gaps[number, other]) for other in members if other != number)
+    )
+
+
+def _beats(other: _Place, own: _Place, gap: MeanBits) -> bool:
+    """By less exposure that is shown, at a utility as good; or by better utility, at an exposure no larger."""
+    if not other.is_whole or other.cost > own.cost:
+        return False
+    not_more = gap.is_estimate and gap.mean_bits >= 0
+    return gap.low_bits > 0 or (other.cost < own.cost and not_more)
 
 
 def _findings(
-    runs: Sequence[ComparedRun], counts: Sequence[int], key: str, lower: bool, tolerance: float
+    places: Sequence[_Place], members: Sequence[int], gaps: _Gaps, key: str, lower: bool, tolerance: float
 ) -> tuple[str, ...]:
     """For each run, the one that memorises surely less at equal or better utility, by the widest margin."""
     found = []
-    with_utility = any(math.isfinite(run.utility) for run in runs)
-    for run in runs:
-        better = []
-        for other in runs:
-            if with_utility and not _as_good(other.utility, run.utility, lower, tolerance):
-                continue
-            gap = difference_bits(run.report, other.report, counts)
-            if other is not run and gap.low_bits > 0:
-                better.append((gap.mean_bits, gap, other))
+    with_utility = any(math.isfinite(places[number].cost) for number in members)
+    for number in members:
+        own = places[number]
+        better = [
+            other
+            for other in members
+            if other != number
+            and gaps[number, other].low_bits > 0
+            and (not with_utility or _as_good(places[other].cost, own.cost, tolerance))
+        ]
         if better:
-            _, gap, other = max(better, key=lambda item: item[0])
-            at = f" at {key} {other.utility:.4g} against {run.utility:.4g}" if with_utility else ""
-            found.append(
-                f"{other.name} memorises less than {run.name}: {gap.mean_bits:.1f} bits less exposure "
-                f"[{gap.low_bits:.1f}, {gap.high_bits:.1f}]{at}."
+            best = max(better, key=lambda other: gaps[number, other].low_bits)
+            other, gap = places[best], gaps[number, best]
+            at = f" at {key} {other.utility(lower):.4g} against {own.utility(lower):.4g}" if with_utility else ""
+            by = (
+                f"{gap.mean_bits:.1f} bits less exposure [{gap.low_bits:.1f}, {gap.high_bits:.1f}]"
+                if gap.is_estimate
+                else f"at least {gap.low_bits:.1f} bits less exposure"
             )
-    if not found and with_utility:
-        found.append(f"No run is shown to memorise less than another at equal or better {key}.")
-    elif not found:
-        found.append("No run is shown to memorise less than another.")
-    return tuple(found)
+            found.append(f"{other.run.name} memorises less than {own.run.name}: {by}{at}.")
+    at_utility = f" at equal or better {key}" if with_utility else ""
+    return tuple(found) or (f"No run is shown to memorise less than another{at_utility}.",)
 
 
-def _as_good(candidate: float, other: float, lower: bool, tolerance: float) -> bool:
-    margin = tolerance * max(abs(candidate), abs(other))
-    return candidate <= other + margin if lower else candidate >= other - margin
+def _as_good(candidate: float, other: float, tolerance: float) -> bool:
+    return candidate <= other + tolerance * max(abs(candidate), abs(other))
 
 
-def _notes(runs: Sequence[ComparedRun], counts: Sequence[int], key: str) -> tuple[str, ...]:
+def _notes(
+    places: Sequence[_Place], sets: Sequence[Sequence[int]], gaps: _Gaps, counts: Sequence[int], key: str
+) -> tuple[str, ...]:
     notes = []
     if not counts:
         notes.append("The runs have no repetition count in common: their exposures cannot be compared.")
-    if len({run.report.template for run in runs}) > 1 or len({run.report.space_size for run in runs}) > 1:
-        notes.append("The runs have canaries of different templates: what differs may be due to the template.")
-    elif len({run.report.manifest_hash for run in runs}) > 1:
+    if any(len({places[number].run.report.manifest_hash for number in members}) > 1 for members in sets):
         notes.append("The runs have different canaries: chance of the draw is in what differs, and in the intervals.")
-    without = [run.name for run in runs if not math.isfinite(run.utility)]
+    without = [place.run.name for place in places if not math.isfinite(place.cost)]
     if without:
         notes.append(
             f"No {key} was found for {', '.join(without)}: it is read from the trainer's log in the run's folder."
         )
-    if any(e.is_lower_bound for run in runs for e in run.report.inserted):
-        notes.append("Some figures are lower bounds only.")
+    kinds = {e.bound for place in places for e in place.run.report.inserted if e.repetitions in counts}
+    if "lower" in kinds:
+        notes.append("Some figures are lower bounds only: the exposure may be as high as the space allows.")
+    if kinds & {"extrapolated", "undefined"}:
+        notes.append("Some figures are extrapolated or undefined: nothing limits them, and they allow no finding.")
+    if counts and gaps and all(math.isinf(gap.low_bits) for gap in gaps.values()):
+        notes.append("No difference can be shown with so few canaries: insert at least 4 at some repetition count.")
     return tuple(notes)

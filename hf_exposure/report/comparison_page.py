@@ -11,8 +11,9 @@ from typing import Any
 from hf_exposure.files import write_aside
 from hf_exposure.report.comparison import ComparedRun, Comparison
 from hf_exposure.report.exposure_report import make_folder
+from hf_exposure.report.group_text import bits_text, group_cells, group_heads, times_inserted
 from hf_exposure.report.html import definitions, escaped, figures, paragraph, shell, table
-from hf_exposure.report.page import LIMITS, group_cells, times_inserted
+from hf_exposure.report.page import LIMITS, how_to_read
 from hf_exposure.report.plots import draw_comparison, matplotlib_is_installed
 from hf_exposure.report.verdict import headline, p_value_text
 
@@ -39,7 +40,9 @@ def comparison_page(comparison: Comparison, plots: Mapping[str, bytes]) -> str:
         paragraph(
             f"Exposure: mean over the canaries at the repetition counts that all runs have ({counts}), each count "
             f"weighing the same. {comparison.utility_key}: {'less' if comparison.lower_is_better else 'more'} is "
-            f"better; figures within {100 * comparison.tolerance:g} % count as equal."
+            f"better; figures within {100 * comparison.tolerance:g} % count as equal. Each finding holds by itself at "
+            f"{100 * comparison.confidence_level:g} % confidence: few ways to relabel the canaries of two runs "
+            "give such a difference, whatever the exposures are within the canaries' own intervals."
         ),
         _run_table(comparison),
         figures(plots, _CAPTIONS),
@@ -62,6 +65,8 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
         "utility_key": comparison.utility_key,
         "lower_is_better": comparison.lower_is_better,
         "tolerance": comparison.tolerance,
+        "confidence_level": comparison.confidence_level,
+        "comparable": [list(names) for names in comparison.comparable],
         "repetition_counts": list(comparison.repetition_counts),
         "findings": list(comparison.findings),
         "notes": list(comparison.notes),
@@ -95,11 +100,13 @@ def _run_values(run: ComparedRun) -> dict[str, Any]:
         **run.report.metrics(),
     }
     plain = {name: value if math.isfinite(value) else None for name, value in figures.items()}
-    return {"name": run.name, "model": run.report.model.get("name", ""), "on_front": run.on_front, **plain}
+    about = {"name": run.name, "model": run.report.model.get("name", "")}
+    return {**about, "on_front": run.on_front, "bound": run.exposure.bound, **plain}
 
 
 def _run_table(comparison: Comparison) -> str:
-    heads = ("run", "model", comparison.utility_key, "exposure (bits)", "interval", "controls", "p-value", "front")
+    key = comparison.utility_key
+    heads = ("run", "model", key, "exposure (bits)", "interval", "controls", "p-value (corrected)", "front")
     rows = []
     for run in comparison.runs:
         name, *figures = run_cells(run)
@@ -113,7 +120,7 @@ def run_cells(run: ComparedRun) -> list[str]:
     return [
         run.name,
         _figure(run.utility, ".4g"),
-        _figure(exposure.mean_bits, ".1f"),
+        bits_text(exposure.mean_bits, exposure.bound) if math.isfinite(exposure.mean_bits) else "",
         f"{exposure.low_bits:.1f} to {exposure.high_bits:.1f}" if math.isfinite(exposure.low_bits) else "none",
         _figure(run.report.metrics().get("eval_exposure_controls_mean", math.nan), ".1f"),
         _p_value(run.report.memorisation_p_value),
@@ -122,7 +129,9 @@ def run_cells(run: ComparedRun) -> list[str]:
 
 
 def _group_table(comparison: Comparison) -> str:
-    heads = ("inserted", "run", "mean exposure (bits)", "interval", "certified rank 1", "p-value")
+    levels = {group.confidence_level for run in comparison.runs for group in run.report.groups}
+    level = max(levels, default=comparison.confidence_level)
+    heads = ("inserted", "run", *group_heads(level))
     counts = sorted({group.repetitions for run in comparison.runs for group in run.report.groups})
     rows = [
         [times_inserted(count), run.name, *group_cells(group)]
@@ -131,7 +140,8 @@ def _group_table(comparison: Comparison) -> str:
         for group in run.report.groups
         if group.repetitions == count
     ]
-    return table("Exposure by repetitions and run", heads, rows, kinds=("text", "text", "", "", "", ""))
+    by_count = table("Exposure by repetitions and run", heads, rows, kinds=("text", "text", "", "", "", ""))
+    return by_count + paragraph(how_to_read(level), kind="faint")
 
 
 def _figure(value: float, form: str) -> str:

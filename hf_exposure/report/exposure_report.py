@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +17,7 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import flag, instance_of, path_of, real_number
 from hf_exposure.errors import InputError
 from hf_exposure.files import make_private_folder, read_json, write_aside
-from hf_exposure.records import ExposureEstimate
+from hf_exposure.records import Bound, ExposureEstimate, bound_of_figures
 from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.report.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of, refuse_mixture
 from hf_exposure.report.references import ReferenceCosts
@@ -114,8 +114,8 @@ class ExposureReport:
         The smallest p-value of the groups times their number (Bonferroni), at most 1; NaN without controls. Unlike
         `p_value`, it is not diluted by repetition counts that left no trace.
         """
-        tested = [group.p_value for group in self.groups if group.repetitions]
-        return min(1.0, len(tested) * min(tested)) if tested and not np.isnan(tested).any() else math.nan
+        tested = [group.corrected_p_value for group in self.groups if group.repetitions]
+        return min(tested) if tested and not np.isnan(tested).any() else math.nan
 
     def with_doses(self, doses_per_epoch: Mapping[str, float], epochs: float) -> ExposureReport:
         """The report with each canary's effective dose after so many epochs; of ids that are not named it stays NaN.
@@ -215,7 +215,7 @@ class ExposureReport:
         references, delivery = values.get("references"), values.get("delivery")
         restored = {
             **values,
-            "estimates": tuple(_record(ExposureEstimate, row) for row in values["estimates"]),
+            "estimates": tuple(_estimates(values["estimates"], values["space_size"])),
             "notes": tuple(values["notes"]),
         }
         if references is not None:
@@ -345,6 +345,29 @@ def _record(kind: type[Record], values: Mapping[str, Any]) -> Record:
             name: math.nan if values[name] is None and annotation == "float" else values[name]
             for name, annotation in known.items()
         }
+    )
+
+
+def _estimates(rows: Sequence[Mapping[str, Any]], space_size: int) -> Iterator[ExposureEstimate]:
+    """The estimates of a report file. Files from before `bound` lack it: it is derived from the figures."""
+    inserted = sum(row["repetitions"] > 0 for row in rows)
+    for row in rows:
+        estimate = _record(ExposureEstimate, row)
+        if row.get("bound") is None:
+            rivals_and_self = space_size - inserted + (not estimate.is_control)
+            estimate = replace(estimate, bound=_derived_bound(estimate, math.log2(max(rivals_and_self, 1))))
+        yield estimate
+
+
+def _derived_bound(estimate: ExposureEstimate, most_bits: float) -> Bound:
+    return bound_of_figures(
+        method=estimate.method,
+        exposure_bits=estimate.exposure_bits,
+        low_bits=estimate.low_bits,
+        high_bits=estimate.high_bits,
+        rank_low=estimate.rank_low,
+        rank_high=estimate.rank_high,
+        most_bits=most_bits,
     )
 
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
-from scipy import stats
 
-from hf_exposure.estimators import control_test
-from hf_exposure.records import ExposureEstimate
+from hf_exposure.estimators import clopper_pearson_low, control_test, mean_interval
+from hf_exposure.records import Bound, ExposureEstimate, weakest_bound
 
-__all__ = ["RepetitionGroup", "group_by_repetitions"]
+__all__ = ["FEWEST_FOR_AN_INTERVAL", "RepetitionGroup", "group_by_repetitions"]
+
+# With fewer canaries an interval for the mean that may be believed is nearly all of [0, log2 |R|].
+FEWEST_FOR_AN_INTERVAL = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,28 +24,95 @@ class RepetitionGroup:
 
     Attributes:
         repetitions: how often each was inserted.
-        canaries: how many there are.
-        mean_bits, median_bits: of their exposures; NaN where one of them is undefined.
-        low_bits, high_bits: Student-t confidence interval of the mean over canaries drawn at random, within
-            [0, log2 |R|]; for a single canary, that canary's own interval.
-        rank1: how many are certainly the likeliest text of their template.
-        lower_bounds: how many of the figures are lower bounds only.
+        estimates: of its canaries, in the report's order.
+        log2_space_size: the largest exposure there is.
+        confidence_level: of `low_bits`, `high_bits` and `rank1_share_low`.
         p_value: one-sided rank test of their log-perplexities against those of the held-out controls (of their
-            exposures, where no log-perplexity is given at all); NaN for the controls themselves and without any. With
-            many groups, multiply the smallest by their number.
-        effective_dose: the mean of theirs; NaN where one is not known.
+            exposures, where no log-perplexity is given at all); NaN for the controls themselves and without any. Of
+            this group alone: tables and headlines show `corrected_p_value`.
+        tested_groups: how many groups are tested against the controls.
     """
 
     repetitions: int
-    canaries: int
-    mean_bits: float
-    median_bits: float
-    low_bits: float
-    high_bits: float
-    rank1: int
-    lower_bounds: int
+    estimates: tuple[ExposureEstimate, ...]
+    log2_space_size: float
+    confidence_level: float
     p_value: float
-    effective_dose: float = math.nan
+    tested_groups: int
+
+    @property
+    def canaries(self) -> int:
+        """How many there are."""
+        return len(self.estimates)
+
+    @property
+    def mean_bits(self) -> float:
+        """The mean of their exposures; NaN where one is undefined. Where some are lower bounds, so is the mean."""
+        return float(np.mean([estimate.exposure_bits for estimate in self.estimates]))
+
+    @property
+    def median_bits(self) -> float:
+        """The median of their exposures; NaN where one is undefined."""
+        return float(np.median([estimate.exposure_bits for estimate in self.estimates]))
+
+    @property
+    def low_bits(self) -> float:
+        """Low end of the interval of the mean; see `interval_bits`."""
+        return self.interval_bits[0]
+
+    @property
+    def high_bits(self) -> float:
+        """High end of the interval of the mean; see `interval_bits`."""
+        return self.interval_bits[1]
+
+    @cached_property
+    def interval_bits(self) -> tuple[float, float]:
+        """Confidence interval of the mean exposure of canaries drawn at random and inserted that often.
+
+        Gaffke's (`hf_exposure.estimators.mean_interval`), which is valid for skewed and censored values, at the ends
+        of what is known of each canary. NaN below 8 canaries, of which each should be looked at, and where one is
+        undefined or extrapolated.
+        """
+        known = [estimate.known_bits(self.log2_space_size) for estimate in self.estimates]
+        if self.is_small or self.bound in ("extrapolated", "undefined") or self.log2_space_size == 0:
+            return math.nan, math.nan
+        low_ends, high_ends = zip(*known, strict=True)
+        return mean_interval(low_ends, high_ends, self.log2_space_size, self.confidence_level)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is too small for an interval of its mean: then every canary's exposure is shown."""
+        return self.canaries < FEWEST_FOR_AN_INTERVAL
+
+    @property
+    def bound(self) -> Bound:
+        """What kind of figure the mean is: that of its weakest member."""
+        return weakest_bound(estimate.bound for estimate in self.estimates)
+
+    @property
+    def rank1(self) -> int:
+        """How many are certainly the likeliest text of their template."""
+        return sum(estimate.rank_high == 1 for estimate in self.estimates)
+
+    @property
+    def rank1_share_low(self) -> float:
+        """One-sided lower confidence limit on the share of canaries inserted that often that rank first."""
+        return clopper_pearson_low(self.rank1, self.canaries, self.confidence_level)
+
+    @property
+    def lower_bounds(self) -> int:
+        """How many of the figures are lower bounds only."""
+        return sum(estimate.bound == "lower" for estimate in self.estimates)
+
+    @property
+    def corrected_p_value(self) -> float:
+        """`p_value` times the number of groups tested, at most 1 (Bonferroni); NaN where there is none."""
+        return min(1.0, self.tested_groups * self.p_value) if math.isfinite(self.p_value) else math.nan
+
+    @property
+    def effective_dose(self) -> float:
+        """How often the model was trained on them, on average; NaN where it is not known of one."""
+        return float(np.mean([estimate.effective_dose for estimate in self.estimates]))
 
 
 def group_by_repetitions(
@@ -60,33 +130,15 @@ def group_by_repetitions(
         return [-e.exposure_bits if withheld else e.log_perplexity_bits for e in group]
 
     return tuple(
-        _group(r, members[r], _p_value(costs(r), costs(0)) if r else math.nan, log2_space_size, confidence_level)
+        RepetitionGroup(
+            repetitions=r,
+            estimates=tuple(members[r]),
+            log2_space_size=log2_space_size,
+            confidence_level=confidence_level,
+            p_value=_p_value(costs(r), costs(0)) if r else math.nan,
+            tested_groups=sum(count > 0 for count in members),
+        )
         for r in sorted(members)
-    )
-
-
-def _group(
-    repetitions: int,
-    estimates: list[ExposureEstimate],
-    p_value: float,
-    log2_space_size: float,
-    confidence_level: float,
-) -> RepetitionGroup:
-    bits = np.array([estimate.exposure_bits for estimate in estimates])
-    dose = float(np.mean([estimate.effective_dose for estimate in estimates]))
-    low, high = _interval_of_mean(estimates, bits, log2_space_size, confidence_level)
-    return RepetitionGroup(
-        repetitions=repetitions,
-        canaries=len(estimates),
-        mean_bits=float(bits.mean()),
-        median_bits=float(np.median(bits)),
-        low_bits=low,
-        high_bits=high,
-        rank1=sum(estimate.rank_high == 1 for estimate in estimates),
-        lower_bounds=sum(estimate.is_lower_bound for estimate in estimates),
-        p_value=p_value,
-        # The one NaN that equals itself among the fields of a record.
-        effective_dose=math.nan if math.isnan(dose) else dose,
     )
 
 
@@ -95,15 +147,3 @@ def _p_value(costs: list[float], control_costs: list[float]) -> float:
     if not control_costs or np.isnan([*costs, *control_costs]).any():
         return math.nan
     return control_test(costs, control_costs).p_value
-
-
-def _interval_of_mean(
-    estimates: list[ExposureEstimate], bits: np.ndarray, log2_space_size: float, confidence_level: float
-) -> tuple[float, float]:
-    if len(bits) == 1:
-        return estimates[0].low_bits, estimates[0].high_bits
-    if np.isnan(bits).any():
-        return math.nan, math.nan
-    half = float(stats.t.ppf((1 + confidence_level) / 2, len(bits) - 1) * bits.std(ddof=1) / math.sqrt(len(bits)))
-    mean = float(bits.mean())
-    return max(0.0, mean - half), min(max(log2_space_size, mean), mean + half)

@@ -9,13 +9,14 @@ from typing import Any
 
 from hf_exposure.records import ExposureEstimate
 from hf_exposure.report.exposure_report import ExposureReport
-from hf_exposure.report.groups import RepetitionGroup
+from hf_exposure.report.group_text import group_cells, group_heads, times_inserted
+from hf_exposure.report.groups import FEWEST_FOR_AN_INTERVAL
 from hf_exposure.report.html import data_block, definitions, escaped, figures, paragraph, read_part, shell, table
 from hf_exposure.report.identity import IDENTITY
-from hf_exposure.report.verdict import headline, judgement, p_value_text
+from hf_exposure.report.verdict import headline, judgement
 from hf_exposure.validity import Validity
 
-__all__ = ["CAPTIONS", "LIMITS", "group_cells", "report_page", "times_inserted"]
+__all__ = ["CAPTIONS", "LIMITS", "how_to_read", "report_page"]
 
 # Rows of the canary table on one page of it.
 _PAGE_ROWS = 100
@@ -27,7 +28,7 @@ CAPTIONS = {
     ),
     "exposure_by_step.png": (
         "Mean exposure during training, one line for each repetition count",
-        "Exposure during training. Shaded: confidence intervals of the means.",
+        "Exposure during training. Shaded: confidence intervals of the means; of fewer than 8 canaries each is a dot.",
     ),
     "exposure_and_loss.png": (
         "Training and validation loss above, exposure below, over the same steps",
@@ -42,13 +43,21 @@ CAPTIONS = {
 
 _METHODS = {
     "enumerate": "every text of the template was scored: the ranks are exact",
-    "bounded": "a certified search counted the texts that are at least as likely: the ranks are exact, unless the "
-    "note says that it was stopped",
+    "bounded": "a certified search counted the texts that are at least as likely: the ranks are exact, or limited "
+    "where it was stopped",
     "importance": "weighted draws from the model itself estimate the rank, with a confidence interval",
     "sample": "uniformly drawn texts estimate the rank, with an exact interval; beyond log2 of their number it is a "
     "lower bound",
     "skew_normal": "a skew-normal law was fitted to uniformly drawn texts and extrapolated, as in the paper: no "
     "interval can vouch for it",
+}
+
+KINDS = {
+    "exact": "exact",
+    "interval": "interval",
+    "lower": "lower bound",
+    "extrapolated": "extrapolated",
+    "undefined": "undefined",
 }
 
 LIMITS = (
@@ -95,22 +104,6 @@ def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: st
     return shell("Exposure report", "\n".join(body), script=read_part("page.js"), marks=marks)
 
 
-def times_inserted(repetitions: int) -> str:
-    """How a table names the canaries inserted that often."""
-    return {0: "held out", 1: "once"}.get(repetitions, f"{repetitions} times")
-
-
-def group_cells(group: RepetitionGroup) -> list[str]:
-    """The figures of a group as a table shows them: mean, interval, canaries of rank 1, p-value."""
-    sign = "≥ " if group.lower_bounds else ""
-    return [
-        f"{sign}{_bits(group.mean_bits)}",
-        f"{_bits(group.low_bits)} to {_bits(group.high_bits)}" if math.isfinite(group.low_bits) else "none",
-        f"{group.rank1} of {group.canaries}",
-        p_value_text(group.p_value).removeprefix("= ") if math.isfinite(group.p_value) else "",
-    ]
-
-
 def _facts(report: ExposureReport) -> list[tuple[str, object]]:
     model = report.model
     parts = [model.get("name") or model.get("class") or "unnamed", model.get("revision")]
@@ -148,9 +141,23 @@ def _meaning(report: ExposureReport) -> list[str]:
 
 def _group_table(report: ExposureReport) -> str:
     rows = [[times_inserted(group.repetitions), group.canaries, *group_cells(group)] for group in report.groups]
-    level = 100 * report.settings["confidence_level"]
-    heads = ("inserted", "canaries", "mean exposure (bits)", f"{level:g} % interval", "certified rank 1", "p-value")
-    return table("Exposure by repetitions", heads, rows, kinds=("text", "", "", "", "", ""))
+    level = report.settings["confidence_level"]
+    heads = ("inserted", "canaries", *group_heads(level))
+    kinds = ("text", "", "", "", "", "")
+    return table("Exposure by repetitions", heads, rows, kinds=kinds) + paragraph(how_to_read(level), kind="faint")
+
+
+def how_to_read(confidence_level: float) -> str:
+    """What stands below a table of groups."""
+    level = f"{100 * confidence_level:g} %"
+    return (
+        f"The exposure is the mean of the canaries; ≥ marks lower bounds, ~ extrapolations. From "
+        f"{FEWEST_FOR_AN_INTERVAL} canaries on, its {level} interval is that of canaries drawn at random, and holds "
+        "for any law of their exposures; of fewer canaries each value is shown. Ranks first: how many are certainly "
+        f"the likeliest secret of the template, and the share of such canaries that is at the least (one-sided "
+        f"{level} Clopper-Pearson limit). p-values: rank test against the controls, corrected for the number of "
+        "repetition counts (Bonferroni)."
+    )
 
 
 _COLUMNS: tuple[tuple[str, str, int | None], ...] = (
@@ -162,6 +169,7 @@ _COLUMNS: tuple[tuple[str, str, int | None], ...] = (
     ("rank", "", None),
     ("log-perplexity (bits)", "", 2),
     ("method", "text", None),
+    ("kind", "text", None),
     ("note", "note", None),
 )
 
@@ -203,6 +211,7 @@ def _canary_row(estimate: ExposureEstimate) -> list[Any]:
         rank,
         _rounded(estimate.log_perplexity_bits),
         estimate.method,
+        KINDS[estimate.bound],
         estimate.note,
     ]
 

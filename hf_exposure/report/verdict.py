@@ -62,7 +62,7 @@ def judgement(report: ExposureReport) -> str:
     if not report.controls:
         return "Without held-out controls there is nothing to compare with: no verdict."
     p_value = report.memorisation_p_value
-    test = f"rank test: p {p_value_text(p_value)}"
+    test = f"rank test: p {p_value_text(p_value)}{_corrected(report)}"
     chance = f"each repetition count against {len(report.controls)} held-out canaries, {test}"
     if p_value < _SIGNIFICANT:
         return f"The model memorised ({chance})."
@@ -74,7 +74,8 @@ def judgement(report: ExposureReport) -> str:
         group, beyond_p = beyond
         return (
             f"The model memorised: those inserted {_times(group)} are exposed as chance would do it with p "
-            f"{p_value_text(beyond_p)}. The {test} alone cannot show it with so few canaries and controls."
+            f"{p_value_text(beyond_p)}{_corrected(report)}. The {test} alone cannot show it with so few canaries and "
+            "controls."
         )
     top = max(report.groups, key=lambda group: group.repetitions)
     said = (
@@ -126,7 +127,7 @@ def _beyond_chance(report: ExposureReport) -> tuple[RepetitionGroup, float] | No
     found = []
     for group in _inserted_groups(report):
         members = [estimate for estimate in report.inserted if estimate.repetitions == group.repetitions]
-        if not any(estimate.method == "skew_normal" for estimate in members):
+        if not any(estimate.bound == "extrapolated" for estimate in members):
             found.append((_chance_p_value(members), -group.mean_bits, group))
     tested = [one for one in found if math.isfinite(one[0])]
     if not tested:
@@ -191,6 +192,12 @@ def _about_controls(report: ExposureReport) -> str:
         f"held-out controls are more exposed than chance allows (p {p_value_text(p_value)}), so something other than "
         "insertion is at work"
     )
+
+
+def _corrected(report: ExposureReport) -> str:
+    """What was done to a p-value, as in the tables."""
+    counts = len(_inserted_groups(report))
+    return f", corrected for {counts} repetition counts" if counts > 1 else ""
 
 
 def _canaries(group: RepetitionGroup) -> str:

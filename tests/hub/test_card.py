@@ -62,8 +62,8 @@ def test_data_are_text() -> None:
 
 def test_the_table_by_hand() -> None:
     section = exposure_section(published(report(estimate(9.04, 8, rank_high=1), estimate(2.0, 0))), ["p_q.png"])
-    assert "| 8 | 1 | 9.0 | 8.5 to 9.5 | 1 |" in section
-    assert "| controls | 1 | 2.0 | 1.5 to 2.5 | 0 |" in section
+    assert "| 8 | 1 | 9.0 | 9.0 | 1 of 1 (at least 5 %) |" in section
+    assert "| controls | 1 | 2.0 | 2.0 | 0 of 1 |" in section
     assert "**1 of 1 canaries inserted 8 times is the likeliest secret of their template.**" in section
     # One of each: the larger one is the inserted one with probability 1/2.
     assert "p = 0.5." in section
@@ -72,8 +72,8 @@ def test_the_table_by_hand() -> None:
 
 def test_an_undefined_mean_is_said_and_not_among_the_results() -> None:
     text = card()
-    assert "| 1 | 2 | undefined | - | 0 |" in text
-    assert "| 8 | 2 | at least 7.0 |" in text  # one of the two is a lower bound
+    assert "| 1 | 2 | undefined | 2.0, undefined | 0 of 2 |" in text
+    assert "| 8 | 2 | at least 7.0 | 9.0, ≥ 5.0 | 1 of 2 (at least 2 %) |" in text  # one of the two is a lower bound
     metrics = yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"][0]["metrics"]
     assert sorted(m["args"]["repetitions"] for m in metrics if m["type"] == "exposure") == [0, 8]
 

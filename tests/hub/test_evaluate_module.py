@@ -34,6 +34,7 @@ def test_by_hand(load: Any) -> None:
     found = load().compute(predictions=[0.5, 3.0], references=[REFERENCES, REFERENCES])
     assert found["exposure"] == [pytest.approx(math.log2(9)), pytest.approx(math.log2(9 / 5))]
     assert found["exposure_mean"] == pytest.approx(math.log2(9) / 2 + math.log2(9 / 5) / 2)
+    assert found["bound"] == ["lower", "interval"]
     assert found["high"][0] is None  # draws alone set no upper end
     assert all(low <= bits for low, bits in zip(found["low"], found["exposure"], strict=True))
 

@@ -26,7 +26,7 @@ REPORT = ExposureReport(
     estimates=(
         estimate("a0", 8, 5.4321),
         estimate("b1", 8, 19.8765, rank_low=1, rank_high=1),
-        estimate("c2", 8, 7.6543, rank_low=30, rank_high=33, note="a lower bound: 31 expansions"),
+        estimate("c2", 8, 7.6543, rank_low=30, rank_high=33, bound="lower", note="31 expansions"),
         estimate("d3", 1, math.nan, low_bits=math.nan, high_bits=math.inf, note="NaN because of 3 references"),
         estimate("e4", 0, 0.5555),
         estimate("f5", 0, 2.2222),

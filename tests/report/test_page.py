@@ -94,16 +94,32 @@ def test_what_came_from_data_is_text() -> None:
 def test_the_tables_say_what_the_report_says() -> None:
     groups, canaries = Page(report_page(mixed(), {})).tables
     assert groups[0] == [
-        "inserted", "canaries", "mean exposure (bits)", "95 % interval", "certified rank 1", "p-value",
+        "inserted", "canaries", "exposure (bits)", "95 % interval, or each value", "ranks first",
+        "p-value (corrected)",
     ]  # fmt: skip
     assert [row[:5] for row in groups[1:]] == [
-        ["held out", "2", "2.0", "0.0 to 10.0", "0 of 2"],
-        ["once", "2", "undefined", "none", "0 of 2"],
-        ["8 times", "2", "≥ 7.0", "0.0 to 10.0", "1 of 2"],
+        ["held out", "2", "2.0", "3.0, 1.0", "0 of 2"],
+        ["once", "2", "undefined", "2.0, undefined", "0 of 2"],
+        ["8 times", "2", "≥ 7.0", "9.0, ≥ 5.0", "1 of 2 (at least 2 %)"],
     ]
     assert [row[2] for row in canaries[1:]] == ["9.00", "5.00", "3.00", "2.00", "1.00", "undefined"]
     assert canaries[1][5] == "1"
     assert canaries[2][5] == "30 to 32"
+    assert [row[8] for row in canaries[1:]] == [
+        "exact",
+        "lower bound",
+        "interval",
+        "interval",
+        "interval",
+        "undefined",
+    ]
+
+
+def test_large_groups_have_an_interval_and_the_page_says_what_it_is() -> None:
+    groups, _ = Page(text := report_page(many(30), {})).tables
+    for row, group in zip(groups[1:], many(30).groups, strict=True):
+        assert row[3] == f"{group.low_bits:.1f} to {group.high_bits:.1f}"
+    assert "of fewer canaries each value is shown" in text and "(Bonferroni)" in text
 
 
 def test_ten_thousand_canaries_stay_a_small_page() -> None:

@@ -230,3 +230,19 @@ def test_runs_stand_at_their_utility_and_exposure() -> None:
     box = figure.legends[0].get_window_extent()
     assert box.x0 >= page.x0
     assert box.x1 <= page.x1
+
+
+def test_small_groups_are_dots_and_large_ones_have_a_band() -> None:
+    rows = [estimate(float(i), 4, canary_id=str(i)) for i in range(3)] + [estimate(i / 8, 0) for i in range(16)]
+    run = [report(*rows, step=step) for step in range(1, 201)]
+    axes = axes_of(by_step(run))
+    (dots,) = [line for line in axes.lines if line.get_linestyle() == "None" and len(line.get_xdata()) == 600]
+    assert sorted(set(dots.get_ydata())) == [0.0, 1.0, 2.0]
+    bands = [band for band in axes.collections if band.get_paths()]
+    (controls,) = bands
+    vertices = controls.get_paths()[0].vertices
+    low, high = run[0].groups[0].interval_bits
+    assert (vertices[:, 1].min(), vertices[:, 1].max()) == (pytest.approx(low), pytest.approx(high))
+    # Up to the last step, at a few of them: an interval takes time.
+    assert vertices[:, 0].max() == 200
+    assert len(set(vertices[:, 0])) <= 51

@@ -57,7 +57,7 @@ def test_the_sentence_of_the_whole_job() -> None:
             "and 19.9 is the most; held-out controls behave as chance.",
         ),
         (
-            [*(estimate(8.0, 8, log_perplexity_bits=20.5, note="a lower bound") for _ in range(8)), *controls(CHANCE)],
+            [*(estimate(8.0, 8, log_perplexity_bits=20.5, bound="lower") for _ in range(8)), *controls(CHANCE)],
             {},
             "Canaries inserted 8 times were memorised in part: at least 8.0 bits",
         ),
@@ -77,7 +77,9 @@ def test_few_canaries_far_beyond_chance_are_evidence_that_a_rank_test_is_too_sma
     assert headline(few).startswith("Canaries inserted 8 times were memorised in part: 12.0 bits of exposure")
     assert judgement(few).startswith("The model memorised: those inserted 8 times are exposed as chance would do it")
     # Not where the figures are extrapolated, nor where the controls are exposed as well.
-    guessed = [estimate(12.0, 8, log_perplexity_bits=20.5 + i, method="skew_normal") for i in range(3)]
+    guessed = [
+        estimate(12.0, 8, log_perplexity_bits=20.5 + i, method="skew_normal", bound="extrapolated") for i in range(3)
+    ]
     for doubtful in (report(*guessed, *controls([1.0, 2.0])), report(*far, *controls([9.0, 9.0], cost=10.0))):
         assert headline(doubtful).startswith("No memorisation was shown")
         assert judgement(doubtful).startswith("No memorisation was shown")

@@ -42,6 +42,7 @@ Returns:
     exposure: list of exposures in bits, one for each canary, in order; None where undefined.
     exposure_mean: their mean; None where one is undefined.
     low, high: lists with the ends of the confidence intervals; None where there is none.
+    bound: list with what kind of figure each is: "interval", "lower" (a lower bound), "extrapolated" or "undefined".
 Examples:
     Of nine texts (eight references and the canary) the first canary is likelier than all, the second has four at or
     below it: log2(9 / 1) and log2(9 / 5).
@@ -95,6 +96,7 @@ class Exposure(evaluate.Metric):
             "exposure_mean": sum(defined) / len(bits) if bits and len(defined) == len(bits) else None,
             "low": [_finite(estimate.low_bits) for estimate in estimates],
             "high": [_finite(estimate.high_bits) for estimate in estimates],
+            "bound": [estimate.bound for estimate in estimates],
         }
 
 

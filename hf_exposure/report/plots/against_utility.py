@@ -31,14 +31,21 @@ def against_utility(comparison: Comparison) -> Any:
         mean, low, high = run.exposure.mean_bits, run.exposure.low_bits, run.exposure.high_bits
         bars = [[max(0.0, mean - low)], [max(0.0, high - mean)]] if math.isfinite(low) else None
         name = run.name if len(run.name) <= _LONGEST_NAME else run.name[: _LONGEST_NAME - 1] + "…"
+        is_lower = run.exposure.bound == "lower"
+        if is_lower:
+            bars = [[0.0], [0.06 * ceiling]]  # an arrow
         axes.errorbar(
-            [run.utility], [mean], yerr=bars, linestyle="none", markersize=8, capsize=3, elinewidth=1,
+            [run.utility], [mean], yerr=bars, lolims=is_lower, linestyle="none", markersize=8, capsize=3, elinewidth=1,
             ecolor=colour(place), label=name.replace("$", r"\$").lstrip("_") or "run", **look,
         )  # fmt: skip
     better = "left" if comparison.lower_is_better else "right"
     axes.set_xlabel(f"{comparison.utility_key} ({better} is better)")
     axes.margins(x=0.12)
     figure.legend(
-        frameon=False, fontsize=9, loc="outside lower center", ncols=3, title="filled: on the front; hollow: behind it"
+        frameon=False,
+        fontsize=9,
+        loc="outside lower center",
+        ncols=3,
+        title="filled: on the front; hollow: behind it; arrow: lower bound",
     )
     return figure

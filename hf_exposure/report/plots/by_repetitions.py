@@ -41,7 +41,7 @@ def by_repetitions(report: ExposureReport) -> Any:
     level = 100 * report.settings["confidence_level"]
     known = any(math.isfinite(group.effective_dose) for group in groups)
     dose = "; dose: times trained on so far" if known else ""
-    axes.set_xlabel(f"times inserted{dose}; bars: mean and its {level:g} % interval")
+    axes.set_xlabel(f"times inserted{dose}; bars: mean of 8 or more, with its {level:g} % interval")
     return figure
 
 

@@ -29,6 +29,10 @@ LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# Along one curve.
+_MOST_INTERVALS = 50
+
+
 def by_step(run: Sequence[ExposureReport]) -> Any:
     """One line for each repetition count and the controls: means over canaries, with their intervals."""
     figure, (axes,) = new_figure("Exposure during training, mean of each repetition count")
@@ -85,8 +89,10 @@ def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
     mark_chance_and_ceiling(axes, run[-1].log2_space_size, top)
     for place, repetitions in enumerate(sorted(runs_groups[-1])):
         rows = [groups.get(repetitions) for groups in runs_groups]
-        names = ("mean_bits", "low_bits", "high_bits")
-        means, lows, highs = ([getattr(row, name) if row else math.nan for row in rows] for name in names)
+        means = [row.mean_bits if row else math.nan for row in rows]
+        # An interval takes some milliseconds: a run measured at every step has thousands.
+        every = max(1, len(rows) // _MOST_INTERVALS)
+        limited = [(step, *row.interval_bits) for step, row in list(zip(steps, rows, strict=True))[::-every] if row]
         label = group_name(repetitions)
         if not any(map(math.isfinite, means)):
             label += " (undefined)"
@@ -94,7 +100,19 @@ def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
             steps, means, markersize=5, markevery=max(1, len(run) // 12), linestyle=dashes(place),
             linewidth=1.6, label=label, **marker_style(place),
         )  # fmt: skip
-        axes.fill_between(steps, lows, highs, color=colour(place), alpha=0.15, linewidth=0)
+        if limited:
+            axes.fill_between(*zip(*sorted(limited), strict=True), color=colour(place), alpha=0.15, linewidth=0)
+        # Too few for an interval: each of them.
+        each = [
+            (step, e.exposure_bits)
+            for step, row in zip(steps, rows, strict=True)
+            if row and row.is_small
+            for e in row.estimates
+        ]
+        if each:
+            axes.plot(
+                *zip(*each, strict=True), linestyle="none", marker=".", markersize=4, alpha=0.5, color=colour(place),
+            )  # fmt: skip
 
 
 def _step_name(run: Sequence[ExposureReport]) -> str:
