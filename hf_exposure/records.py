@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from hf_exposure.checks import real_number, whole_number
@@ -274,7 +274,7 @@ class Discoverability:
     """How likely a model is to say one text after the prefix of its template.
 
     Attributes:
-        text: the text.
+        text: the text; left out of `repr`, since it may be a canary.
         bits: `-log2` of the probability that one sample says it, verbatim; inf where it cannot.
         is_greedy: greedy decoding says it, verbatim.
         greedy_edits: characters to insert, delete or replace to make what greedy decoding says the secret.
@@ -283,7 +283,7 @@ class Discoverability:
     Source: Hayes et al. 2025, "Measuring memorization in language models via probabilistic extraction".
     """
 
-    text: str
+    text: str = field(repr=False)
     bits: float
     is_greedy: bool
     greedy_edits: int

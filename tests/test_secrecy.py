@@ -23,7 +23,7 @@ import torch
 from callback_runs import make_trainer
 from cli.cli_runs import run
 from conftest import character_tokenizer, tiny_model
-from datasets import Dataset
+from datasets import Dataset, IterableDataset
 from report_samples import mixed
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, ByT5Tokenizer, T5Config, T5ForConditionalGeneration
@@ -31,6 +31,7 @@ from transformers import BertConfig, BertForMaskedLM, ByT5Tokenizer, T5Config, T
 import hf_exposure.errors
 from hf_exposure import (
     CanaryContext,
+    CanaryInserter,
     CanarySet,
     CanaryTemplate,
     Choice,
@@ -401,6 +402,18 @@ PROVOKED: dict[str, tuple[type[BaseException], Callable[[Path], Any]]] = {
         InputError,
         lambda folder: insert_canaries(
             Dataset.from_dict({"text": [1] * 20}).to_iterable_dataset(), CANARIES, num_rows=20
+        ),
+    ),
+    "map, plain": (
+        InputError,
+        lambda folder: Dataset.from_dict({"text": [1] * 20}).map(
+            CanaryInserter(CANARIES, 20), batched=True, with_indices=True
+        ),
+    ),
+    "stream without a schema": (
+        InputError,
+        lambda folder: insert_canaries(
+            IterableDataset.from_generator(lambda: iter([{"text": 1}] * 20)), CANARIES, num_rows=20
         ),
     ),
     "delivery": (ExposureError, lambda folder: check_delivery(ROWS, CANARIES, Quoting())),

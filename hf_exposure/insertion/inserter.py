@@ -12,7 +12,7 @@ import pyarrow as pa
 from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import known_names, whole_number
 from hf_exposure.errors import InputError
-from hf_exposure.insertion.rows import HEAD, CanaryRows, as_array
+from hf_exposure.insertion.rows import HEAD, CanaryRows, as_array, check_kind
 from hf_exposure.insertion.slots import Integers, draw_slots
 from hf_exposure.insertion.token_rows import LENGTH_COLUMN, TOKEN_COLUMN
 from hf_exposure.limits import LARGEST_SEED
@@ -112,7 +112,10 @@ class CanaryInserter:
                 self.rows.check_types(schema)
             counted = [name for name in (TOKEN_COLUMN, LENGTH_COLUMN) if name in names]
             head = batch.select(counted).slice(0, HEAD).to_pydict() if isinstance(batch, pa.Table) else batch
-            known[names, schema] = self.rows.values(names, head)
+            values = self.rows.values(names, head)
+            for name in values if schema is None else ():
+                check_kind(name, values[name][0], batch[name])
+            known[names, schema] = values
         return known[names, schema]
 
     def _insertions(self, indices: Sequence[int]) -> tuple[Integers, Integers]:

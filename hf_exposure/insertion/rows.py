@@ -5,8 +5,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Number
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from hf_exposure.canaries import CanaryContext, CanarySet
@@ -146,6 +148,8 @@ class CanaryRows:
             InputError: a column with a value for each token, of an unknown kind.
         """
         own = self.values(list(head), head)
+        for name, values in own.items():
+            check_kind(name, values[0], head[name])
         if self.tokens:
             check_token_columns(head, list(own))
         elif self.text_column in own and {_PROMPT, _COMPLETION} <= head.keys() - own.keys():
@@ -212,6 +216,17 @@ def check_string_type(text_column: str, kind: pa.DataType) -> None:
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         remedy = "Insert canaries into the texts, before they are tokenised. (Or pass tokenizer=; chats: context=.)"
         raise InputError("text_column", f"must be a column of strings: {text_column}", str(kind), remedy)
+
+
+def check_kind(name: str, value: Any, column: Any) -> None:
+    """Raise an `InputError` if a column without a schema holds numbers, and a canary's row would have something else.
+
+    Left to Arrow, the message would quote the canary.
+    """
+    known = next((one for one in column if one is not None), None)
+    if isinstance(known, (Number, np.generic)) and not isinstance(value, (Number, np.generic, type(None))):
+        rule = f"must be a column of values like a canary's: {name} holds numbers"
+        raise InputError("text_column", rule, type(known).__name__, "Name the column of texts.")
 
 
 def as_array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
