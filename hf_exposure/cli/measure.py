@@ -212,6 +212,9 @@ def _gate(report: ExposureReport, fail_above: float | None) -> None:
     if not top.mean_bits <= fail_above:
         typer.echo(f"hf-exposure: above the threshold of {fail_above:g} bits: {about}", err=True)
         raise typer.Exit(_CROSSED)
+    if report.validity is Validity.UNCHECKED:
+        doubt = "nobody checked that the canaries were trained on: name the training data with --dataset"
+        typer.echo(f"hf-exposure: warning: {doubt}", err=True)
     if any(group.lower_bounds for group in groups):
         doubt = "some figures are lower bounds only, and may hide more: raise --max-expansions or --references"
         typer.echo(f"hf-exposure: warning: {doubt}", err=True)

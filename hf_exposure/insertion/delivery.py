@@ -280,6 +280,9 @@ def check_dataloader(
         delivery = report.counted()
         invalid = f"INVALID: {delivery.flaws[0]}. " if report.undelivered and delivery is not None else ""
         warnings.warn(f"{invalid}canaries in the training data: {'; '.join(report.problems)}", stacklevel=2)
+    elif warn and report.note and report.canaries and not any(one.whole for one in report.canaries):
+        unseen = f"canaries in the training data: none was found, but {report.note}; the run is not checked"
+        warnings.warn(unseen, stacklevel=2)
     return report
 
 

@@ -167,6 +167,9 @@ def test_a_run_whose_training_data_nobody_named_is_unchecked(
 ) -> None:
     values = json.loads(measure(capsys, model_folder, canary_file, "--json").out)
     assert (values["validity"], values["delivery"]) == ("unchecked", None)
+    # A gate that opens on such a run says what it does not know.
+    done = measure(capsys, model_folder, canary_file, "--fail-above", 30)
+    assert done.status == 0 and "warning: nobody checked that the canaries were trained on: name the " in done.err
 
 
 def test_the_training_data_is_named_and_must_hold_these_canaries(

@@ -230,6 +230,11 @@ def test_a_long_dataset_outside_arrow_is_read_in_part(monkeypatch: pytest.Monkey
     report = check_delivery(encode(WITH).to_list(), CANARIES, TOKENIZER)
     assert report.note == "only the first 3 of 56 rows were read" and report.rows == 3
     assert report.problems == () and report.undelivered == () and report.doses_per_epoch == {}
+    # Three rows without a canary prove nothing, and are not passed over either.
+    assert report.counted() is None
+    loader = torch.utils.data.DataLoader(encode(TEXTS).to_list(), collate_fn=default_data_collator)
+    with pytest.warns(UserWarning, match="none was found, but only the first 3 of 50 rows were read; the run is not"):
+        check_dataloader(loader, CANARIES, TOKENIZER)
 
 
 def test_what_cannot_be_searched_says_why() -> None:
