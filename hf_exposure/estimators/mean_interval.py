@@ -13,9 +13,9 @@ is distributed. It is the Bayesian bootstrap with one more draw, as far out as a
 limits grow with the values, so they may be taken at the low ends l and the high ends h of what is known of each value:
 a censored one reaches to the top.
 
-That its coverage is never below nominal is proven for two-valued populations and a conjecture for all others; the tests
-count it out for three-valued ones. `benchmarks/group_intervals.py` measures it for exposures; `docs/design/0004-estimators.md` has the
-table.
+That its coverage is never below nominal is proven for two-valued populations and a conjecture for all others; the
+tests count it out for three-valued ones. `benchmarks/group_intervals.py` measures it for exposures, and
+`docs/design/0004-estimators.md` has the table.
 
 Legend: n draws, V distinct values, Z nodes of an integral.
 
