@@ -133,7 +133,8 @@ class CanaryTemplate(SegmentAutomaton):
         fillings = self._fillings(text)
         if fillings is None:
             rule = f"must be a text of the template {self.text!r}"
-            raise InputError("text", rule, text, f"A text of it is {self.text_at(0)!r}.")
+            shown = text if isinstance(text, str) else type(text).__name__
+            raise InputError("text", rule, shown, f"A text of it is {self.text_at(0)!r}.")
         return fillings
 
     def text_at(self, index: int) -> str:
