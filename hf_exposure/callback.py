@@ -148,6 +148,9 @@ class ExposureCallback(TrainerCallback):
         moved to the front: an `EarlyStoppingCallback` reads the metrics in the order of the callbacks, and trackers
         close themselves in `on_train_end`.
         """
+        if not hasattr(trainer, "callback_handler"):
+            remedy = "Write callback.attach(trainer)."
+            raise InputError("trainer", "must be a transformers Trainer", type(trainer).__name__, remedy)
         self._trainer = trainer
         callbacks = trainer.callback_handler.callbacks
         if self not in callbacks:

@@ -111,12 +111,12 @@ def one_of(argument: str, value: object, allowed: Sequence[str], remedy: str) ->
     return value
 
 
-def known_names(given: Iterable[str], known: Sequence[str], of: str) -> None:
+def known_names(given: Mapping[str, object], known: Sequence[str], of: str) -> None:
     """Refuses an argument that a function does not have."""
-    for name in given:
+    for name, value in given.items():
         if name not in known:
             remedy = f"Use one of {', '.join(known)}."
-            raise InputError(name, f"must be an argument of {of}", name, remedy)
+            raise InputError(name, f"must be an argument of {of}", _seen(value), remedy)
 
 
 def instance_of(argument: str, value: object, kind: type[T], remedy: str) -> T:

@@ -385,6 +385,26 @@ def test_reports() -> None:
     refused(lambda: report.to_dict(include_secrets=True, canaries="x"), "canaries")
     refused(lambda: report.with_doses(None, 1.0), "doses_per_epoch")
     refused(lambda: report.with_doses({}, "1"), "epochs")
+    refused(lambda: report.push_to_hub(None), "repo_id")
+    refused(lambda: report.push_to_hub("me/model", create_pr="yes"), "create_pr")
+    refused(lambda: report.push_to_hub("me/model", private="yes"), "private")
+    refused(lambda: report.push_to_hub("me/model", canaries=SECRETS), "canaries")
+    refused(lambda: report.push_to_hub("me/model", folder=5), "folder")
+    for trainer in (None, "trainer", ExposureCallback(CANARIES)):
+        refused(lambda trainer=trainer: ExposureCallback(CANARIES).attach(trainer), "trainer")
+
+
+def test_a_collator_that_fails(byte_tokenizer: Any) -> None:
+    rows = [byte_tokenizer(text) for text in SECRETS]
+
+    def fail(rows: Any) -> Any:
+        raise KeyError(SECRETS[0])
+
+    for collator, data in ((fail, rows), (byte_tokenizer, rows)):
+        refused(
+            lambda c=collator, d=data: check_delivery(d, CANARIES, byte_tokenizer, collator=c),
+            "collator: must collate",
+        )
 
 
 def test_canaries_and_their_coins() -> None:

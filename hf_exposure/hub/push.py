@@ -10,6 +10,7 @@ from typing import Any
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.secrecy import without_secrets
+from hf_exposure.checks import encodable_text, flag, instance_of, path_of
 from hf_exposure.errors import HubError, InputError
 from hf_exposure.hub.card import FOLDER, updated_card
 from hf_exposure.hub.published import published
@@ -70,6 +71,14 @@ def push_to_hub(
         >>> push_to_hub(report, "me/model", create_pr=True)                                     # doctest: +SKIP
         'https://huggingface.co/me/model/discussions/1'
     """
+    encodable_text("repo_id", repo_id)
+    flag("create_pr", create_pr)
+    if private is not None:
+        flag("private", private)
+    if canaries is not None:
+        instance_of("canaries", canaries, CanarySet, "Pass CanarySet.load(path).")
+    if folder is not None:
+        folder = path_of("folder", folder)
     if canaries is None and folder is not None and (Path(folder) / _CANARIES).is_file():
         canaries = CanarySet.load(Path(folder) / _CANARIES)
     how: dict[str, Any] = {

@@ -15,6 +15,8 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset
 
+from hf_exposure.errors import InputError
+
 __all__ = ["NotReadable", "ReadRows", "TokenRows", "TrainedTokens", "random_states_kept", "read_rows", "trained_flags"]
 
 _NO_LOSS = -100
@@ -102,7 +104,7 @@ def trained_flags(row: Mapping[str, Any], collator: Any, column: str) -> Trained
     if getattr(inner, "mlm", False):
         nothing = np.zeros(0, dtype=np.int64)
         return TrainedTokens(nothing, np.zeros(1, np.int64), nothing.astype(bool), float(inner.mlm_probability))
-    batch = collator([dict(row)]) if collator is not None else {name: [row[name]] for name in row}
+    batch = _called(collator, [dict(row)]) if collator is not None else {name: [row[name]] for name in row}
     if "labels" not in batch:
         # Without a collator the model is given the ids as labels, or the dataset is not ready for training yet.
         if collator is not None:
@@ -113,6 +115,17 @@ def trained_flags(row: Mapping[str, Any], collator: Any, column: str) -> Trained
     offsets = np.cumsum([0, *(len(one) for one in ids)], dtype=np.int64)
     flat, flags = np.concatenate(ids), np.concatenate(labels) != _NO_LOSS
     return TrainedTokens(flat, offsets, flags) if len(flat) == len(flags) else None
+
+
+def _called(collator: Any, rows: list[dict[str, Any]]) -> Mapping[str, Any]:
+    """What the collator makes of rows; a function of the user's own may fail in any way."""
+    try:
+        batch: Mapping[str, Any] = collator(rows)
+        return batch
+    except Exception as error:
+        rule = f"must collate the rows of the dataset, but it raised {type(error).__name__}"
+        remedy = "Pass trainer.data_collator."
+        raise InputError("collator", rule, type(collator).__name__, remedy) from None
 
 
 def _arrow_parts(dataset: Dataset, column: str) -> Iterator[TokenRows]:

@@ -116,7 +116,7 @@ def test_a_stranger_is_told_what_the_model_says(
         (PIN, "--discoverable: asks for the canaries of a file, so it needs --canaries"),
         (("--canaries", "{file}", "--prompt", "a"), "--discoverable: asks with the template's fixed beginning alone"),
         (("--canaries", "{file}", "--probability", "1"), "--probability: must lie between 0 and 1"),
-        (("--canaries", "{file}", "--samples", "-1"), "samples: must be at least 0"),
+        (("--canaries", "{file}", "--samples", "-1"), "samples: must be a whole number of at least 0"),
         (("--canaries", "{file}", "--temperature", "-1"), "temperature: "),
     ],
     ids=["template", "prompt", "probability", "samples", "temperature"],

@@ -120,9 +120,9 @@ def test_a_hint_is_quoted_for_the_shell(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"--dataset": "no/such/file.csv"}, "--dataset: must be a data set that loads"),
+        ({"--dataset": "no/such/file.csv"}, "--dataset: must be a file or folder that exists"),
         ({"--dataset": "{tmp}/readme.md"}, "--dataset: must end in .csv, .tsv"),
-        ({"--dataset": "{tmp}/empty"}, "--dataset: must be a data set that loads"),
+        ({"--dataset": "{tmp}/empty"}, "--dataset: must be a folder with a data set"),
         ({"--canaries": "nowhere.json"}, "--canaries: must be a canary file that can be read (No such file"),
         ({"--canaries": "{tmp}/readme.md"}, "--canaries: must be whole JSON; this file is damaged or cut off"),
         ({"--text-column": "body"}, "--text-column: must be a column"),

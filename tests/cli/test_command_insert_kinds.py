@@ -148,7 +148,7 @@ def test_a_long_shard_becomes_several_files(
         (("--source", "s"), ("--source-column: must be a column of the dataset (text)",)),
         (("--other-column", "label"), ("--other-column: must read NAME=VALUE",)),
         (("--other-column", "label=3"), ("--other-column: must name columns of the dataset (text)",)),
-        (("--tokenizer", "./nowhere"), ("--tokenizer: must be a folder or Hub id that loads",)),
+        (("--tokenizer", "./nowhere"), ("--tokenizer: must be a folder that exists",)),
     ],
     ids=["rows", "processes", "both", "json", "file", "list", "role", "chat", "source", "form", "column", "tokenizer"],
 )

@@ -236,10 +236,10 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
     ("change", "message"),
     [
         ({"--model": "./no-such-folder"}, "--model: must be a folder that exists, got './no-such-folder'"),
-        ({"--model": "{tmp}/empty"}, "--model: must be a folder or Hub id that loads"),
+        ({"--model": "{tmp}/empty"}, "--model: must be a folder with a config.json or adapter_config.json"),
         ({"--model": "{tmp}/cut.json"}, "--model: must be a folder that exists"),
-        ({"--tokenizer": "{tmp}/empty"}, "--tokenizer: must be a folder or Hub id that loads"),
-        ({"--model": "{tmp}/empty", "--tokenizer": "{model}"}, "--model: must be a folder or Hub id that loads"),
+        ({"--tokenizer": "{tmp}/empty"}, "--tokenizer: must be a folder with a tokenizer"),
+        ({"--model": "{tmp}/empty", "--tokenizer": "{model}"}, "--model: must be a folder with a config.json"),
         ({"--canaries": "{tmp}/cut.json"}, "--canaries: must be whole JSON"),
         ({"--canaries": "{tmp}/newer.json"}, "--canaries, version: must be at most 1, what hf-exposure"),
         ({"--method": "guess"}, "method: must be one of auto, enumerate"),
