@@ -8,7 +8,7 @@ state is its log of measurements; resumed, it must come to the weights and figur
 All work is done in forked children of one process that has imported torch already, so that a kill costs a second or so
 and not an import. The parent computes nothing, since threads do not survive a fork.
 
-    --kills N       how many (200)
+    --kills N       how many that were in time, before the end of what they hit (200)
     --seed N        of the times of the kills (0)
     --no-result     do not write benchmarks/results/soak_kills.json
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import atexit
+import itertools
 import json
 import os
 import random
@@ -280,7 +281,9 @@ def soak(kills: int, seed: int, root: Path) -> dict[str, Any]:
     (root / "trained" / "_found.json").rename(root / "expected.json")
     turns = dict.fromkeys(PLAN, 0)
     started = time.perf_counter()
-    for number in range(kills):
+    for number in itertools.count():
+        if tally.kills.total() == kills:
+            break
         name = PLAN[number % len(PLAN)]
         state.turn += 1
         if name == "training":
@@ -304,7 +307,6 @@ def soak(kills: int, seed: int, root: Path) -> dict[str, Any]:
     digits = [TEMPLATE.parse(canary.text)["pin"] for canary in state.canaries]
     said = log.read_text(errors="replace")
     return {
-        "asked": kills,
         "killed": dict(tally.kills),
         "ended_before_the_kill": dict(tally.too_late),
         "old_and_whole": dict(tally.old),

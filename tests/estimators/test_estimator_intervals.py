@@ -43,6 +43,15 @@ def test_beta_quantiles_against_mpmath(share: float, hits: float) -> None:
             assert float(mpmath.betainc(hits, rest, 0, quantile, regularized=True)) == pytest.approx(tail, rel=1e-6)
 
 
+@pytest.mark.parametrize("share", [1e-200, 1e-300])
+def test_shares_of_spaces_near_the_largest_float(share: float) -> None:
+    """The Beta law of a rare share is a Gamma law: its quantiles are in proportion to the share."""
+    rare = beta_quantiles(np.array([share]), np.array([50.0]), 0.95)
+    known = beta_quantiles(np.array([1e-10]), np.array([50.0]), 0.95)
+    for quantile, other in zip(rare, known, strict=True):
+        assert quantile[0] / share == pytest.approx(other[0] / 1e-10, rel=1e-6)
+
+
 def test_certainty_and_impossibility() -> None:
     low, high = beta_quantiles(np.array([0.0, 1.0, 0.3]), np.array([0.0, np.inf, np.inf]), 0.95)
     assert low[:2].tolist() == [0.0, 1.0] and high[:2].tolist() == [0.0, 1.0]
