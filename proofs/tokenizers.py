@@ -222,8 +222,8 @@ def write_page(record: dict[str, Any]) -> None:
         "What the columns rest on is in [the design note](design/0011-what-a-certificate-rests-on.md).",
         "",
         "**Against brute force.** A random model; all texts of four spaces scored one by one in float64. The "
-        f"{TOP} likeliest texts and the ranks of texts {', '.join(map(str, RANKS))} must be equal; the difference is the "
-        "largest of any cost, in bits.",
+        f"{TOP} likeliest texts and the ranks of texts {', '.join(map(str, RANKS))} must be equal; the difference is "
+        "the largest of any cost, in bits.",
         "",
         _row("tokenizer", "entries", *(f"{name} ({space.space_size:,})" for name, space in SPACES.items())),
         "|---|---|" + "---|" * len(SPACES),
