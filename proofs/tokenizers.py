@@ -18,6 +18,8 @@ import json
 import math
 import time
 from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -199,18 +201,22 @@ def tried(name: str, check: Any, *arguments: Any) -> dict[str, Any]:
     return result
 
 
-def check_tokenizer(tokenizer: Any) -> dict[str, Any]:
+def check_tokenizer(tokenizer: Any, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Measures all cells of a tokenizer's rows; `keep` is handed what is known after each."""
     entries = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
-    random = Pairs(entries).eval()
-    brute = {name: tried(name, against_brute_force, tokenizer, random, template) for name, template in SPACES.items()}
-    del random
+    measured: dict[str, Any] = {"entries": entries, "brute_force": {}, "secrets": {}}
     secrets = {}
     for name, (template, secret, context) in SECRETS.items():
         secrets[name] = (template, secret or template.text_at(template.space_size * 5 // 7), context)
     rows = [Encoder(tokenizer, context=context).encode([secret]).ids[0] for _, secret, context in secrets.values()]
     model = overfitted(rows, entries)
-    found = {name: tried(name, find_secret, tokenizer, model, *asked) for name, asked in secrets.items()}
-    return {"entries": entries, "brute_force": brute, "secrets": found}
+    for name, asked in secrets.items():
+        measured["secrets"][name] = tried(name, find_secret, tokenizer, model, *asked)
+        keep(measured)
+    random = Pairs(entries).eval()
+    for name, template in SPACES.items():
+        measured["brute_force"][name] = tried(name, against_brute_force, tokenizer, random, template)
+        keep(measured)
 
 
 def write_page(record: dict[str, Any]) -> None:
@@ -229,7 +235,7 @@ def write_page(record: dict[str, Any]) -> None:
         "|---|---|" + "---|" * len(SPACES),
     ]  # fmt: skip
     for name, measured in record.items():
-        cells = [_brute_cell(measured["brute_force"][space]) for space in SPACES]
+        cells = [_brute_cell(measured["brute_force"].get(space)) for space in SPACES]
         lines.append(_row(name, f"{measured['entries']:,}", *cells))
     lines += [
         "",
@@ -242,7 +248,7 @@ def write_page(record: dict[str, Any]) -> None:
         "|---|" + "---|" * len(SECRETS),
     ]  # fmt: skip
     for name, measured in record.items():
-        cells = [_secret_cell(measured["secrets"][secret]) for secret in SECRETS]
+        cells = [_secret_cell(measured["secrets"].get(secret)) for secret in SECRETS]
         lines.append(_row(name, *cells))
     notes = sorted({
         (name, found["note"].partition(": ")[2] or found["note"])
@@ -260,8 +266,6 @@ def write_page(record: dict[str, Any]) -> None:
     ]  # fmt: skip
     if refusals:
         lines += ["", "Refused:", "", *refusals]
-    seconds = sum(measured["seconds"] for measured in record.values())
-    lines += ["", f"{seconds / 60:.0f} minutes in all, on one thread of a machine that others used too."]
     PAGE.write_text("\n".join(lines) + "\n")
 
 
@@ -269,14 +273,18 @@ def _row(*cells: str) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def _brute_cell(found: dict[str, Any]) -> str:
+def _brute_cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not run"
     if "refused" in found:
         return "refused"
     equal = f"equal, {found['difference_bits']:.0e}" if found["right"] else "**differs**"
     return f"{equal}; {found['backend']}, {found['exactness']}"
 
 
-def _secret_cell(found: dict[str, Any]) -> str:
+def _secret_cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "not run"
     if "refused" in found:
         return "refused"
     found_it = "found" if found["right"] else "**missed**"
@@ -285,6 +293,15 @@ def _secret_cell(found: dict[str, Any]) -> str:
 
 def _power(size: int) -> str:
     return f"10^{math.log10(size):.1f}"
+
+
+def keep(name: str, measured: dict[str, Any]) -> None:
+    """Into the record and the page: what was measured of the other tokenizers before stays there."""
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    record[name] = measured
+    ordered = {one.name: record[one.name] for one in SOURCES if one.name in record}
+    RECORD.write_text(json.dumps(ordered, indent=1) + "\n")
+    write_page(ordered)
 
 
 def main() -> None:
@@ -299,14 +316,8 @@ def main() -> None:
         if asked.only and source.name not in asked.only:
             continue
         print(source.name, flush=True)
-        tokenizer, started = source.load(asked.cache), time.perf_counter()
-        measured = check_tokenizer(tokenizer)
-        measured["seconds"] = round(time.perf_counter() - started, 1)
-        record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-        record[source.name] = measured
-        ordered = {one.name: record[one.name] for one in SOURCES if one.name in record}
-        RECORD.write_text(json.dumps(ordered, indent=1) + "\n")
-        write_page(ordered)
+        check_tokenizer(source.load(asked.cache), partial(keep, source.name))
+        measured = json.loads(RECORD.read_text())[source.name]
         for part in ("brute_force", "secrets"):
             wrong += [(source.name, name) for name, found in measured[part].items() if not found.get("right", True)]
     if wrong:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ __all__ = ["MOST_STEPS", "TokenizerReading", "position_after"]
 
 MOST_STEPS = 100_000  # about a second
 _COMPARED_TEXTS = 300
-_BYTE = re.compile("<0x[0-9A-F]{2}>")
 _ENCODING_METHODS = ("__call__", "_encode_plus", "_batch_encode_plus", "_tokenizer", "backend_tokenizer")
 
 
@@ -55,6 +53,7 @@ class TokenizerReading:
         self._backend = tokenizer.backend_tokenizer
         self._apart: dict[tuple[str, str], bool] = {}
         self._entries: str | None = None
+        self._joins_bytes = False
         self.added = dict(self._backend.get_added_tokens_decoder())
         if getattr(self._backend.model, "dropout", None):
             raise UnknownSplit("the tokenizer leaves out merges at random")
@@ -84,13 +83,15 @@ class TokenizerReading:
         if not is_plain and not isinstance(model, models.Unigram):
             return False
         if self._entries is None:
-            added = {one.content for one in self.added.values()}  # in no text, as was checked
-            entries = self._backend.get_vocab(with_added_tokens=False)
-            self._entries = "\n".join(entry for entry in entries if entry not in added and not _BYTE.fullmatch(entry))
-        symbols = [self.machine.rendered(character) for character in (before, after)]
-        if any(f"\n{symbol}\n" not in f"\n{self._entries}\n" for symbol in (symbols[0][-1], symbols[1][0])):
-            return "<0x" not in self._entries  # bytes in its place, which no entry joins
-        return symbols[0][-1] + symbols[1][0] not in self._entries
+            vocabulary = self._backend.get_vocab(with_added_tokens=False)
+            self._joins_bytes = any("><0x" in entry for entry in vocabulary)
+            symbols = set().union(*map(self.machine.rendered, self.machine.map.symbols))
+            # Other entries are in no text.
+            self._entries = "\n".join(["", *filter(symbols.issuperset, vocabulary), ""])
+        last, first = self.machine.rendered(before)[-1], self.machine.rendered(after)[0]
+        if f"\n{last}\n" in self._entries and f"\n{first}\n" in self._entries:
+            return last + first not in self._entries
+        return not self._joins_bytes  # a character without an entry becomes bytes
 
     @property
     def root(self) -> Any:
