@@ -186,7 +186,7 @@ class HubError(ExposureError):
 
 def _shown(value: object) -> str:
     """`value` as code, shortened. Whatever it is, showing it neither fails nor takes long."""
-    if isinstance(value, (str, bytes)):
+    if isinstance(value, (str, bytes)) and len(value) > _LONGEST_VALUE:
         shown = repr(value[: _LONGEST_VALUE + 1])
     elif isinstance(value, (list, tuple, set, frozenset, dict)) and len(value) > _LONGEST_VALUE:
         return f"<{type(value).__name__} of {len(value)} entries>"

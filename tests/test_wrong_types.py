@@ -265,6 +265,13 @@ def test_an_encoder_decoder_without_a_language_model_head(byte_tokenizer: Any) -
         )
 
 
+def test_progress(make_model: Callable[..., nn.Module], byte_tokenizer: Any) -> None:
+    model = make_model("gpt2")
+    for value in ("yes", 1, np.zeros((2, 2))):
+        refused(lambda v=value: extract(model, byte_tokenizer, PIN, progress=v), "progress")
+        refused(lambda v=value: rank_bounds(model, byte_tokenizer, SECRETS[0], PIN, progress=v), "progress")
+
+
 @pytest.mark.parametrize("value", ["gpt2", 5, [], classifier])
 def test_base_models(value: Any, make_model: Callable[..., nn.Module], byte_tokenizer: Any) -> None:
     refused(
@@ -390,6 +397,8 @@ def test_reports() -> None:
     refused(lambda: report.push_to_hub("me/model", private="yes"), "private")
     refused(lambda: report.push_to_hub("me/model", canaries=SECRETS), "canaries")
     refused(lambda: report.push_to_hub("me/model", folder=5), "folder")
+    refused(lambda: report.save("nowhere", history={"train": 1}), "history")
+    refused(lambda: report.save("nowhere", training_log=[5]), "training_log")
     for trainer in (None, "trainer", ExposureCallback(CANARIES)):
         refused(lambda trainer=trainer: ExposureCallback(CANARIES).attach(trainer), "trainer")
 
@@ -506,6 +515,7 @@ FIT = fit_skew_normal(MANY)
         (lambda: log_cdf("x", 1.0), "x"),
         (lambda: log_cdf([1.0], "1"), "shape, loc, scale"),
         (lambda: log_cdf([1.0], None), "shape, loc, scale"),
+        (lambda: log_cdf([1.0], 1.0, loc=torch.ones(2)), "shape, loc, scale"),
         (lambda: log_cdf([1.0], 1.0, 0.0, 0.0), "shape, loc, scale"),
         (lambda: skew_normal_exposure(COSTS, MANY, accept_bad_fit="no"), "accept_bad_fit"),
         (lambda: fit_skew_normal([5.0] * 40), "references: must not all be equal"),
