@@ -432,7 +432,9 @@ NOT_COSTS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("value", NOT_COSTS, ids=lambda value: repr(value)[:30])
+@pytest.mark.parametrize(
+    "value", NOT_COSTS, ids=[f"{place} {type(value).__name__}" for place, value in enumerate(NOT_COSTS)]
+)
 def test_costs(value: Any) -> None:
     for call, argument in (
         (lambda: ranks(value, MANY), "costs"),
