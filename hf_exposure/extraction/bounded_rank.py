@@ -48,7 +48,7 @@ def rank_bounds(
     """Certified bounds on the rank of `text` among all texts of `template`: exact when the search closes.
 
     `rank = 1 + |{other texts with log-perplexity <= that of text}|`: ties count against the text. A text of
-    probability 0 therefore ranks last.
+    probability 0 ties with all others of probability 0.
 
     Args:
         model: a causal language model, or an encoder-decoder one with `source`; a masked one allows no search.
@@ -134,9 +134,7 @@ def search_ranks(
     queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
     costs = [answer.run_bits for answer in scorer.path_bits(automaton.prefix, queries)]
     spent, frontier = SearchCost(), Frontier(automaton)
-    # A text of probability 0 ties with or is beaten by every other: there is nothing to search.
-    finite = [cost for cost in costs if prefix_bits + cost < math.inf]
-    limits = _Limits(max(finite, default=-math.inf) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
+    limits = _Limits(max(costs, default=0.0) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
     leaves = _leaves_within(scorer, automaton, frontier, limits, spent, watch)
     counts = _Counts(
         rivals=np.sort([cost for path, cost in leaves.items() if path not in silent]),
@@ -147,7 +145,7 @@ def search_ranks(
         noise_bits=scorer.noise_bits,
         stop=stopped_at(frontier, max_open_nodes, max_expansions, watch),
     )
-    bounds = [counts.bounds(path, cost, prefix_bits + cost) for path, cost in zip(paths, costs, strict=True)]
+    bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
     return [
         RankBounds(
             low=low,
@@ -226,11 +224,8 @@ class _Counts:
     noise_bits: float
     stop: str
 
-    def bounds(self, path: Path, cost: float, whole_cost: float) -> tuple[int, int, str]:
+    def bounds(self, path: Path, cost: float) -> tuple[int, int, str]:
         """(low, high, note) of the rank of one text; an empty note is a certificate."""
-        if whole_cost == math.inf:
-            last = self.competitors + (path in self.silent)
-            return last, last, ""
         limit, sure = cost + self.noise_bits, cost - self.noise_bits
         competes = path not in self.silent
         itself = self.leaves.get(path, math.inf) if competes else math.inf
