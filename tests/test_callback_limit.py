@@ -209,7 +209,7 @@ def test_every_checkpoint_beyond_the_limit_is_worse_than_any_within() -> None:
 
 
 def test_a_lower_bound_counts_with_the_top_of_its_interval() -> None:
-    bound = estimate(3.0, 1, high_bits=9.0, note="a lower bound: none of 64 references is at or below its cost")
+    bound = estimate(3.0, 1, high_bits=9.0, bound="lower")
     exact, control = estimate(1.0, 1, high_bits=2.0), estimate(8.0, 0)
     assert highest_mean_bits(report(bound, exact, control)) == 5.0
     assert math.isnan(highest_mean_bits(report(control)))

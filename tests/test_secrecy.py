@@ -59,6 +59,7 @@ from hf_exposure.errors import (
     MissingDependencyError,
     NonFiniteScoreError,
     OutOfStepError,
+    ProcessesDifferError,
     RowError,
     RowInputError,
     SecretFoundError,
@@ -229,8 +230,36 @@ def another_process(folder: Path) -> None:
         )
 
 
+def processes_differ(folder: Path) -> None:
+    processes = Processes(0, 2)
+
+    def said(_: Processes, own: str) -> list[str]:
+        return [own, own.replace("seed\t0", "seed\t1")]
+
+    def say(all_of_them: list[torch.Tensor], mine: torch.Tensor) -> None:
+        for one in all_of_them:
+            one[:] = mine
+
+    with (
+        patch("torch.distributed.all_reduce", lambda tensor, **more: None),
+        patch("torch.distributed.all_gather", say),
+        patch.object(Processes, "texts_of_all", said),
+        patch.object(Processes, "of_job", classmethod(lambda cls, model, **more: processes)),
+    ):
+        ExposureMeter(CANARIES, TOKENIZER, method="sample", references=8, across_processes=True).measure(
+            tiny_model("gpt2")
+        )
+
+
 def training(folder: Path, on_error: str, fault: str = "nan") -> None:
-    callback = ExposureCallback(CANARIES, strategy="end", on_error=on_error, method="sample", references=8)  # type: ignore[arg-type]
+    callback = ExposureCallback(
+        CANARIES,
+        strategy="end",
+        on_error=on_error,
+        require_delivery=False,
+        method="sample",
+        references=8,  # type: ignore[arg-type]
+    )
     trainer = make_trainer(
         folder, [callback], model=Spoilt(fault) if fault == "nan" else None, remove_unused_columns=False
     )
@@ -321,6 +350,7 @@ PROVOKED: dict[str, tuple[type[BaseException], Callable[[Path], Any]]] = {
     "meter, the tokenizer quotes": (ExposureError, measured(gpt2, Quoting(), method="sample")),
     "out of step": (OutOfStepError, out_of_step),
     "another process": (ExposureError, another_process),
+    "processes differ": (ProcessesDifferError, processes_differ),
     "training, nan": (NonFiniteScoreError, lambda folder: training(folder, "raise")),
     "training, quoted": (ExposureError, lambda folder: training(folder, "raise", "text")),
     "asked for": (

@@ -11,7 +11,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtri
 from scipy.stats import mannwhitneyu, rankdata
 
-from hf_exposure.checks import FloatArray, checked_confidence, checked_costs
+from hf_exposure.estimators.arrays import FloatArray, checked_confidence, checked_costs
 
 __all__ = ["ControlTest", "control_test"]
 

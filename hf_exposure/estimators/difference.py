@@ -27,8 +27,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_exposure.checks import FloatArray, checked_confidence
 from hf_exposure.errors import InputError
+from hf_exposure.estimators.arrays import FloatArray, checked_confidence
 
 __all__ = ["difference_interval"]
 

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 
-from hf_exposure.checks import FloatArray, checked_confidence, checked_costs, number_array, real_number
+from hf_exposure.checks import real_number
 from hf_exposure.errors import InputError
+from hf_exposure.estimators.arrays import FloatArray, checked_confidence, checked_costs, number_array
 from hf_exposure.limits import MOST_INSERTIONS
 
 __all__ = ["EpsilonBound", "epsilon_lower_bound", "one_run_p_value"]

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_exposure.checks import (
+from hf_exposure.errors import InputError
+from hf_exposure.estimators.arrays import (
     FloatArray,
     checked_confidence,
     checked_costs,
@@ -16,7 +17,6 @@ from hf_exposure.checks import (
     checked_space_size,
     number_array,
 )
-from hf_exposure.errors import InputError
 from hf_exposure.estimators.weighted_share import SharesAtOrBelow, weighted_shares
 from hf_exposure.records import CostEstimate
 

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import betainccinv, betaincinv, gammainccinv, gammaincinv
 
-from hf_exposure.checks import FloatArray, checked_confidence, number_array
 from hf_exposure.errors import InputError
+from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
 
 __all__ = ["beta_quantiles", "clopper_pearson", "clopper_pearson_low"]
 

@@ -33,8 +33,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
-from hf_exposure.checks import FloatArray, checked_confidence
 from hf_exposure.errors import InputError
+from hf_exposure.estimators.arrays import FloatArray, checked_confidence
 
 __all__ = ["mean_interval"]
 

@@ -8,8 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_exposure.checks import FloatArray, checked_costs, checked_flags, checked_space_size, real_number
+from hf_exposure.checks import real_number
 from hf_exposure.errors import InputError
+from hf_exposure.estimators.arrays import FloatArray, checked_costs, checked_flags, checked_space_size
 from hf_exposure.records import CostEstimate
 
 __all__ = ["enumeration_exposure", "exposure_from_rank", "ranks"]

@@ -8,7 +8,8 @@ from typing import Literal, get_args
 
 from numpy.typing import ArrayLike
 
-from hf_exposure.checks import checked_costs, one_of
+from hf_exposure.checks import one_of
+from hf_exposure.estimators.arrays import checked_costs
 from hf_exposure.estimators.importance import importance_exposure
 from hf_exposure.estimators.rank import ranks
 from hf_exposure.records import CostEstimate

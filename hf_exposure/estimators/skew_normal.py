@@ -11,8 +11,9 @@ from scipy.optimize import brentq, minimize
 from scipy.special import log_ndtr
 from scipy.stats import binomtest, kstest, skew
 
-from hf_exposure.checks import FloatArray, checked_costs, flag, instance_of
+from hf_exposure.checks import flag, instance_of
 from hf_exposure.errors import InputError
+from hf_exposure.estimators.arrays import FloatArray, checked_costs
 from hf_exposure.estimators.skew_normal_tail import inverse_mills, log_cdf
 from hf_exposure.records import CostEstimate
 

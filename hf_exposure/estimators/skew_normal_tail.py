@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 from scipy.special import erfcx, log_ndtr, ndtr, owens_t
 
-from hf_exposure.checks import FloatArray, number_array, real_number
+from hf_exposure.checks import real_number
+from hf_exposure.estimators.arrays import FloatArray, number_array
 
 __all__ = ["inverse_mills", "log_cdf"]
 

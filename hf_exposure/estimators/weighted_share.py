@@ -27,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from hf_exposure.checks import FloatArray
+from hf_exposure.estimators.arrays import FloatArray
 from hf_exposure.estimators.intervals import beta_quantiles
 
 __all__ = ["SharesAtOrBelow", "weighted_shares"]

@@ -181,6 +181,7 @@ def _search_ranks(
         competitors=automaton.count(automaton.root) - len(silent),
         noise_bits=scorer.noise_bits,
         moved_bits=moved,
+        all_impossible=prefix_bits == math.inf,
         stop=stopped_at(frontier, max_open_nodes, max_expansions, watch),
     )
     bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
@@ -254,6 +255,7 @@ class _Counts:
         silent: paths that do not compete.
         competitors: how many texts of the space do.
         moved_bits: by how much a text of the search costs more or less when it is scored alone.
+        all_impossible: the text before the first hole has probability 0, so all texts tie.
         stop: which limit ended the search, if it was ended.
     """
 
@@ -264,6 +266,7 @@ class _Counts:
     competitors: int
     noise_bits: float
     moved_bits: float
+    all_impossible: bool
     stop: str
 
     def bounds(self, path: Path, cost: float) -> tuple[int, int, bool, str]:
@@ -273,6 +276,8 @@ class _Counts:
         if self.moved_bits:
             note = f"scored alone, a text of this search costs {self.moved_bits:.3g} bits more or less: no bounds"
             return 1, self.competitors + (not competes), False, note
+        if self.all_impossible:
+            return self.competitors + (not competes), self.competitors + (not competes), True, ""
         itself = self.leaves.get(path, math.inf) if competes else math.inf
         low = 1 + int(np.searchsorted(self.rivals, sure, side="left")) - (itself < sure)
         if not self.still_open.is_closed(limit):

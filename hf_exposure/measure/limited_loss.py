@@ -28,8 +28,8 @@ def exposure_limited_loss(loss: float, mean_exposure_bits: float, max_exposure_b
     exposed one is chosen, and early stopping sees that training leads away from the limit.
 
     Example:
-        >>> [exposure_limited_loss(loss, bits, 4.0) for loss, bits in [(3.2, 1.4), (2.9, 4.0), (2.7, 5.0)]]
-        [3.2, 2.9, 6e+30]
+        >>> [exposure_limited_loss(loss, bits, 4.0) for loss, bits in [(3.2, 1.4), (2.9, 4.0), (2.7, 7.0)]]
+        [3.2, 2.9, 8e+30]
     """
     if not math.isfinite(loss) or math.isnan(mean_exposure_bits) or loss >= OVER_LIMIT:
         return UNDEFINED

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from hf_exposure.canaries import CanaryContext
-from hf_exposure.errors import InputError, NonFiniteScoreError, OutOfStepError
+from hf_exposure.errors import ExposureError, InputError, NonFiniteScoreError, OutOfStepError
 from hf_exposure.scoring.batches import BatchCheck, all_close, check_repeats
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, Prefix, bits_at, edge_bits, encode_prefix
@@ -316,7 +316,15 @@ class CausalScorer:
         for tried in dict.fromkeys((spare, length)):
             # Whole texts are one token longer than what is fed of them.
             probe = probe_for(tree, tried, None if context is None else context - 1)
-            mode = self._fastest_mode(probe, has_prefix=len(tree.prefix) > 0)
+            try:
+                mode = self._fastest_mode(probe, has_prefix=len(tree.prefix) > 0)
+            except OutOfStepError:
+                raise
+            except ExposureError:
+                # Beyond what is scored, a model may be unable to read, or need not be right.
+                if tried == length:
+                    raise
+                continue
             self._proven_length, self._proven_with_prefix = tried, len(tree.prefix) > 0
             if mode != "alone":
                 break

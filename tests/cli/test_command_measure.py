@@ -250,11 +250,11 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
         ({"--out": "{tmp}/cut.json/x"}, "--out: must be a folder that can be made ("),
         # Before a model is loaded, which may take an hour to measure.
         ({"--out": "{tmp}/cut.json/x", "--model": "./no-such-folder"}, "--out: must be a folder that can be made ("),
-        ({"--dataset": "{tmp}/nosuch"}, "--dataset: must be a data set that loads (no such folder or file)"),
-        ({"--dataset": "nosuch.jsonl"}, "--dataset: must be a data set that loads (no such folder or file)"),
+        ({"--dataset": "{tmp}/nosuch"}, "--dataset: must be a file or folder that exists"),
+        ({"--dataset": "nosuch.jsonl"}, "--dataset: must be a file or folder that exists"),
         # Asked for on the Hub, which no test can reach.
         ({"--dataset": "me/nosuch"}, "--dataset: must be a data set that loads ("),
-        ({"--dataset": "{tmp}/empty"}, "--dataset: must be a data set that loads ("),
+        ({"--dataset": "{tmp}/empty"}, "--dataset: must be a folder with a data set"),
         ({"--dataset": "{tmp}/cut.parquet"}, "--dataset: must be a data set that"),
         ({"--dataset": "{tmp}/full"}, "--dataset: must have a whole exposure_insertion.json"),
     ],

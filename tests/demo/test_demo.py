@@ -83,13 +83,13 @@ def test_repetitions_of_another_form_are_refused(value: str) -> None:
     ("arguments", "message"),
     [
         (["--epochs", "0"], "--epochs: must be at least 1, got 0."),
-        (["--text-file", "nowhere.txt"], "--text-file: must be a readable UTF-8 file"),
+        (["--text-file", "nowhere.txt"], "--text-file: must be a file that exists"),
         (["--text-file", "a", "--dataset", "b"], "--text-file: cannot be combined with --dataset"),
         (["--repetitions", "64"], "--repetitions: must read REPETITIONS:CANARIES"),
         (["--seed", "-1"], "--seed: must be from 0 to 2^32 - 1, got -1."),
         (["--learning-rate", "nan"], "--learning-rate: must be above 0, got nan."),
-        (["--tokenizer", "./no-such-folder"], "--tokenizer: must be a folder or Hub id that loads"),
-        (["--model", "./no-such-folder", "--tokenizer", "bytes"], "--model: must be a folder or Hub id that loads"),
+        (["--tokenizer", "./no-such-folder"], "--tokenizer: must be a folder that exists"),
+        (["--model", "./no-such-folder", "--tokenizer", "bytes"], "--model: must be a folder that exists"),
     ],
 )
 def test_bad_input_ends_with_status_2_and_one_line(
