@@ -44,7 +44,7 @@ HUNDRED = [f"{a}{b}" for a in ("red", "car", "winter", "dik", "code", "in", "x",
 SPACES = {
     "words": CanaryTemplate("say {w} now", w=Words(2, words=HUNDRED)),
     "letters, digits": CanaryTemplate("id {a}-{b} end", a=Letters(2, "abcdefghij"), b=Digits(2)),
-    "pattern": CanaryTemplate("my user name is {p}!", p=Pattern(r"d[ik]{2}[kat]{3}[dikatb]{2}")),
+    "pattern": CanaryTemplate("my user name is {p}!", p=Pattern(r"d[ik]{2}[kat]{3}[dikatb]{2}|[0-9]{4}")),
     "beginning": CanaryTemplate("{a} is mine", a=Letters(3, "abdeiklnrt")),
 }
 CHAT = CanaryContext(
