@@ -41,14 +41,15 @@ def moved_bits(scorer: Scorer, texts: Sequence[str], costs_bits: Sequence[float]
 
 
 def confirmed(scorer: Scorer, search: Callable[[], tuple[Found, float]]) -> Found:
-    """What `search` finds; where a text of it moved, what it finds once the scorer reads every text alone.
+    """What `search` finds; where a text of it moved or a batch failed, what it finds with every text read alone.
 
     Args:
         search: returns what it found, and by how many bits a text of it moved.
     """
     began_in = scorer.mode
     found, moved = search()
-    if moved and began_in != "alone":
+    # Or where a batch was found wrong on the way: what was read before it may be wrong as well.
+    if (moved or scorer.lost_trust) and began_in != "alone":
         scorer.distrust_batches()
         found, _ = search()
     return found

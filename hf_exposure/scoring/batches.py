@@ -5,7 +5,7 @@ And a check that batches change nothing: a model may mix the rows of a batch, or
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,7 +17,8 @@ from hf_exposure.scoring.processes import ALONE, Processes
 
 __all__ = ["BatchCheck", "all_close", "check_repeats", "score_in_batches"]
 
-# When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone.
+# When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone; when
+# it feeds more at all, the one that was fed last.
 _GROWTH = 4.0
 _CHECKED_TEXTS = 3
 
@@ -26,8 +27,8 @@ _CHECKED_TEXTS = 3
 class BatchCheck:
     """Whether texts that are scored in batches get the figures that each gets alone.
 
-    Checked at the first call, and again whenever a call is four times as large as any before it: a limit on how many
-    tokens an expert takes, say, shows only in a large batch.
+    Checked at the first call, and again whenever a call is larger than any before it: a limit on how many tokens an
+    expert takes, say, shows only in a large batch, and there in what is fed last.
 
     Attributes:
         processes: those that score together.
@@ -39,10 +40,15 @@ class BatchCheck:
     trusted_tokens: float = 0.0
     failed: bool = False
 
+    @property
+    def lost_trust(self) -> bool:
+        """Whether a batch was found wrong after others had been used, which may have been wrong too."""
+        return self.failed and self.trusted_tokens > 0
+
     def passes(
         self,
         tokens: int,
-        texts: int,
+        order: Sequence[int] | np.ndarray,
         in_batch: Callable[[int], np.ndarray],
         alone: Callable[[int], np.ndarray],
         tolerance: float,
@@ -51,16 +57,19 @@ class BatchCheck:
 
         Args:
             tokens: fed in its largest batch.
-            texts: how many it scored; the first, the last and some between are compared.
+            order: the numbers of its texts, by how late in their batch they were fed. The last is compared, and where
+                the batch is much larger than before, the first and one between as well.
             in_batch, alone: from a text's number to its figures.
             tolerance: bits within which they agree.
 
         Raises:
             InputError: a model that gives one text different figures at two calls.
         """
-        if self.failed or tokens <= _GROWTH * self.trusted_tokens:
+        if self.failed or tokens <= self.trusted_tokens:
             return not self.failed
-        numbers = np.unique(np.linspace(0, texts - 1, num=min(_CHECKED_TEXTS, texts)).astype(int)).tolist()
+        most = _CHECKED_TEXTS if tokens > _GROWTH * self.trusted_tokens else 1
+        chosen = np.unique(np.linspace(len(order) - 1, 0, num=min(most, len(order))).astype(int))
+        numbers = np.asarray(order)[chosen].tolist()
         own = [alone(number) for number in numbers]
         holds = all(all_close(in_batch(number), bits, tolerance) for number, bits in zip(numbers, own, strict=True))
         if self.processes.smallest(int(holds)):

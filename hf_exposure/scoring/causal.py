@@ -91,10 +91,14 @@ class CausalScorer:
         # A sliding window shows only beyond its length: a mode is trusted up to the length that it was tried at.
         self._proven_length = 0.0 if mode is None else math.inf
         self._proven_with_prefix = mode is not None
+        # And down to the prefix that it was tried with: positions may depend on the length, and so the shortest text too.
+        self._proven_prefix = 0
         self._batches = BatchCheck(processes, 0.0 if mode is None else math.inf)
         self._contradiction: Contradiction | None = None
         self._max_batch_tokens = max_batch_tokens
+        # Of the last call: tokens in its largest batch, its rows, and how many of them were in a batch.
         self._tokens_at_once = 0
+        self._fed = Rows(*(np.zeros(0, dtype=np.int64),) * 3), 1
         self._shape = _model_shape(model)
         self._prefixes: dict[tuple[Mode, tuple[int, ...]], Prefix] = {}
 
@@ -137,6 +141,10 @@ class CausalScorer:
 
     def distrust_batches(self) -> None:
         self.mode, self._batches.failed = "alone", True
+
+    @property
+    def lost_trust(self) -> bool:
+        return self._batches.lost_trust
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
         if not queries:
@@ -186,7 +194,7 @@ class CausalScorer:
             totals = tree.totals(edge_values, prefix.bits)
             if self._batches.passes(
                 self._tokens_at_once,
-                len(encoded),
+                self._fed_order(tree.read_after),
                 lambda number: totals[number : number + 1],
                 lambda number: self._totals_alone(encoded, [number]),
                 self._text_agreement_bits(encoded.matrix_NL.shape[1]),
@@ -206,7 +214,7 @@ class CausalScorer:
             answers = paths.answers(edge_values)
             if self._batches.passes(
                 self._tokens_at_once,
-                len(answers),
+                self._fed_order(paths.vertices.last_of_sequence),
                 lambda number: answers[number].figures,
                 lambda number: self._answer_alone(prefix, paths.queries[number]).figures,
                 self._text_agreement_bits(max(len(query.tokens) for query in paths.queries)),
@@ -284,12 +292,24 @@ class CausalScorer:
             try:
                 batch_rows = max(1, min(tokens // width, len(rows) if most_rows is None else most_rows))
                 self._tokens_at_once = min(batch_rows, len(rows)) * width
+                self._fed = rows, batch_rows
                 return edge_bits(self._reader, tree, rows, prefix, mode, batch_rows, self._processes), prefix
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error) or tokens <= width:
                     raise
                 tokens //= 2
                 self._max_batch_tokens = tokens
+
+    def _fed_order(self, fed: np.ndarray) -> np.ndarray:
+        """(N,) numbers of the texts of the last call by how late in their batch the model read their last token.
+
+        Args:
+            fed: (N,) the vertex after which each text ends; -1 for the end of the prefix.
+        """
+        rows, batch_rows = self._fed
+        share = max(1, -(-len(rows) // self._processes.shares))
+        row = np.searchsorted(rows.start, fed, side="right") - 1
+        return np.lexsort((fed, np.where(fed < 0, -1, row % share % batch_rows)))
 
     def _encode_prefix(self, prefix: np.ndarray, mode: Mode) -> Prefix:
         key = (mode, tuple(prefix.tolist()))
@@ -303,21 +323,27 @@ class CausalScorer:
     def _mode_for(self, tree: TokenTree) -> Mode:
         """The mode in which `tree` is read, tried first where it goes beyond what was tried."""
         length = len(tree.prefix) + int(tree.depth.max(initial=0))
-        is_proven = length <= self._proven_length and (self._proven_with_prefix or not len(tree.prefix))
+        is_proven = self._proven_prefix <= len(tree.prefix) and length <= self._proven_length
+        is_proven = is_proven and (self._proven_with_prefix or not len(tree.prefix))
         if self.mode is None or not is_proven:
             self.mode = self._try_modes(tree, length)
         return self.mode
 
     def _try_modes(self, tree: TokenTree, length: int) -> Mode:
-        """The fastest mode that agrees with texts alone, at a few tokens beyond `length` or at `length` itself."""
+        """The fastest mode that agrees with texts alone, at a few tokens beyond `length` or at `length` itself.
+
+        Where texts got shorter, what was found for longer ones is kept if the mode holds for all of them.
+        """
         context = context_length(self.model)
         spare = length if context is None else max(length, min(length + DEPTH_TO_SPARE, context - 1))
+        spare = max(spare, int(self._proven_length))
         mode: Mode = "alone"
         for tried in dict.fromkeys((spare, length)):
             # Whole texts are one token longer than what is fed of them.
             probe = probe_for(tree, tried, None if context is None else context - 1)
+            has_prefix = len(tree.prefix) > 0
             try:
-                mode = self._fastest_mode(probe, has_prefix=len(tree.prefix) > 0)
+                mode = self._fastest_mode(probe, has_prefix=has_prefix)
             except OutOfStepError:
                 raise
             except ExposureError:
@@ -325,7 +351,8 @@ class CausalScorer:
                 if tried == length:
                     raise
                 continue
-            self._proven_length, self._proven_with_prefix = tried, len(tree.prefix) > 0
+            self._proven_with_prefix = has_prefix or (self._proven_with_prefix and mode == self.mode)
+            self._proven_length, self._proven_prefix = tried, len(tree.prefix)
             if mode != "alone":
                 break
         return mode

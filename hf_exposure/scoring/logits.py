@@ -2,8 +2,9 @@
 
 A vocabulary of 150,000 makes the logits of a batch far larger than its activations. Where that matters, the output
 head is kept from running on the whole batch: a hook takes its input, lets one position through, and the head is run on
-the chosen rows afterwards, piece by piece. Models that change logits after the head (capping, scaling) are found by
-comparing that one position, and read whole.
+the chosen rows afterwards, piece by piece. Models that change logits after the head (capping, scaling, slicing) are
+found in each call: the head's output for that one position is replaced by known numbers of many sizes, which must come
+out of the model as they are. Such models are read whole.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ __all__ = ["ForwardCounts", "LogitReader", "Logits"]
 
 # Below this, logits are smaller than a layer's activations, and a second run of the head costs more than it saves.
 _SMALL_VOCABULARY = 16_384
-_SAME_LOGIT = 1e-3
+# What replaces logits to show whether they are changed: a cap or a clamp shows in large numbers only.
+_LARGEST_KNOWN = 1e3
 
 
 @dataclass
@@ -70,7 +72,6 @@ class LogitReader:
         self.dtype = compute_dtype(model)
         self._is_watched = False
         self._head = _output_head(model)
-        self._head_is_last: bool | None = None
 
     @property
     def reads_rows(self) -> bool:
@@ -84,9 +85,13 @@ class LogitReader:
         if self._head is None:
             return _whole(self._run(inputs), positions)
         taken: list[torch.Tensor] = []
-        with self._head.register_forward_pre_hook(_let_last_position_through(taken)):
+        given: list[torch.Tensor] = []
+        with (
+            self._head.register_forward_pre_hook(_let_last_position_through(taken)),
+            self._head.register_forward_hook(_give_known_numbers(given)),
+        ):
             output = self._run(inputs)
-        if not self._is_last_step(taken, output.logits):
+        if not _is_last_step(taken, given, output.logits):
             self._head = None
             return _whole(self._run(inputs), positions)
         hidden, head = taken[0][:, -positions:].reshape(-1, taken[0].shape[-1]), self._head
@@ -117,16 +122,6 @@ class LogitReader:
         if torch.is_autocast_enabled(device) and self.dtype == torch.float32:
             self.dtype = torch.get_autocast_dtype(device)
 
-    def _is_last_step(self, taken: list[torch.Tensor], last_logits: torch.Tensor) -> bool:
-        """Whether the head ran once, on hidden states, and its outputs are the logits."""
-        if self._head_is_last is None:
-            assert self._head is not None
-            usable = len(taken) == 1 and taken[0].ndim == 3
-            self._head_is_last = usable and torch.allclose(
-                self._head(taken[0][:, -1:]).float(), last_logits.float(), rtol=_SAME_LOGIT, atol=_SAME_LOGIT
-            )
-        return self._head_is_last
-
 
 def _whole(output: Any, positions: int) -> Logits:
     # A learned prompt stands before the tokens and has logits of its own.
@@ -142,6 +137,23 @@ def _let_last_position_through(taken: list[torch.Tensor]) -> Callable[[nn.Module
         return (arguments[0][..., -1:, :], *arguments[1:])
 
     return hook
+
+
+def _give_known_numbers(given: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], torch.Tensor]:
+    def hook(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+        known = torch.linspace(-1.0, 1.0, output.shape[-1], device=output.device) ** 3 * _LARGEST_KNOWN
+        given.append(known.to(output.dtype))
+        # Memory of its own, which the model may write to.
+        return given[-1].expand_as(output).clone(memory_format=torch.contiguous_format)
+
+    return hook
+
+
+def _is_last_step(taken: list[torch.Tensor], given: list[torch.Tensor], logits: torch.Tensor) -> bool:
+    """Whether the head ran once, on hidden states, and the model returns the head's outputs unchanged."""
+    if len(taken) != 1 or len(given) != 1 or taken[0].ndim != 3 or logits.shape[-1] != len(given[0]):
+        return False
+    return torch.equal(logits, given[0].to(logits.dtype).expand_as(logits))
 
 
 def _output_head(model: nn.Module) -> nn.Module | None:

@@ -122,6 +122,10 @@ class MaskedScorer:
     def distrust_batches(self) -> None:
         self._batches.failed = True
 
+    @property
+    def lost_trust(self) -> bool:
+        return self._batches.lost_trust
+
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
         self._refuse_search()
 
@@ -144,7 +148,7 @@ class MaskedScorer:
             bits, self._max_batch_tokens = score(self._max_batch_tokens)
             if self._batches.passes(
                 min(self._max_batch_tokens, int(widths.sum())),
-                len(rows),
+                range(len(rows)),
                 lambda row: bits[row : row + 1],
                 lambda row: self._processes.attempt(lambda: self._score_batch([rows[row]])),
                 agreement_bits(self._reader.dtype),

@@ -23,6 +23,7 @@ class Scorer(Protocol):
     Attributes:
         noise_bits: the same text scored in two different batches agrees to within this many bits.
         mode: how the model is read, as `CausalScorer` names it; None before the first call.
+        lost_trust: whether a batch was found wrong after others had been used.
         why_no_search: why the beginning of a text has no score of its own, as far as is known; "" where it has one.
     """
 
@@ -31,6 +32,9 @@ class Scorer(Protocol):
 
     @property
     def mode(self) -> str | None: ...
+
+    @property
+    def lost_trust(self) -> bool: ...
 
     @property
     def why_no_search(self) -> str: ...

@@ -139,7 +139,7 @@ class Seq2SeqScorer(CausalScorer):
                 bits, self._max_batch_tokens = score(self._batch_tokens())
                 is_right = self._batches.passes(
                     min(self._max_batch_tokens, int(widths.sum())),
-                    len(pairs),
+                    range(len(pairs)),
                     lambda number: bits[number : number + 1],
                     lambda number: self._pair_alone(pairs[number]),
                     self._text_agreement_bits(encoded.matrix_NL.shape[1]),

@@ -55,6 +55,12 @@ class SequenceTree:
         )
         return cls(tree, vertices, edge_of_vertex, first_scored)
 
+    @property
+    def read_after(self) -> IntArray:
+        """(N,) the fed vertex after which each sequence's last token is read; -1 for the end of the prefix."""
+        parents = np.append(self.tree.edge_parent[self.edge_of_vertex], -1)
+        return parents[self.vertices.last_of_sequence]
+
     def totals(self, edge_bits: np.ndarray, prefix_bits: np.ndarray) -> np.ndarray:
         """(N,) float64 sums over the scored tokens of each sequence."""
         vertices, prefix = self.vertices, len(self.vertices.prefix)

@@ -42,6 +42,7 @@ class HashedCosts:
 
     noise_bits = 1e-9
     mode = None
+    lost_trust = False
     why_no_search = ""
 
     def __init__(self, spread: float = 1.0, base: int = 10) -> None:

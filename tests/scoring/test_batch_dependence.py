@@ -117,6 +117,45 @@ def test_a_limit_that_only_a_large_batch_meets(byte_tokenizer: ByT5Tokenizer) ->
     assert scorer.mode == "alone"
 
 
+@pytest.mark.parametrize("most", [210, 400])
+def test_a_limit_just_above_what_was_checked(most: int, byte_tokenizer: ByT5Tokenizer) -> None:
+    """Each batch that is larger than any before is checked in what was fed last, whatever the order of the texts."""
+    model = FullExperts()
+    model.most = most
+    scorer = CausalScorer(model, byte_tokenizer)
+    texts = [f"{number:02} is the pin" for number in [*range(0, 40, 2), *range(1, 40, 2)]]
+    close(scorer.sequence_bits(scorer.encode(texts[:10])), expected_bits(model, texts[:10]), 1e-3)
+    assert scorer.mode == "packed"
+    close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
+    assert scorer.mode == "alone"
+
+
+class ThreeExperts(Company):
+    """Each takes its own tokens, up to a limit that small batches of many equal tokens meet too."""
+
+    def forward(self, input_ids: torch.Tensor, **keywords: Any) -> Any:
+        output = self.inner(input_ids=input_ids, **keywords)
+        expert = (input_ids % 3).reshape(-1)
+        order = torch.stack([(expert == each).cumsum(0) for each in range(3)])
+        is_full = order[expert, torch.arange(len(expert))] > 200
+        output.logits = torch.where(is_full.reshape(input_ids.shape)[..., None], 0.5 * output.logits, output.logits)
+        return output
+
+
+def test_a_search_that_met_a_wrong_batch_begins_again(byte_tokenizer: ByT5Tokenizer) -> None:
+    """What it had read before may be wrong too, in experts that no checked text goes through."""
+    template = CanaryTemplate("the pin is {pin}.", pin=Digits(3))
+    ids = torch.tensor([byte_ids(template.text_at(number)) for number in range(1000)])
+    model = ThreeExperts()
+    with torch.no_grad():  # alone, no text meets the limit
+        bits = -torch.log_softmax(model.inner(ids).logits[:, :-1].double(), dim=-1) / np.log(2)
+    costs = bits.gather(2, ids[:, 1:, None])[..., 0].sum(dim=1).numpy()
+    own = int(np.argsort(costs)[333])
+    bounds = rank_bounds(model, byte_tokenizer, template.text_at(own), template)
+    low, high = brute_force_rank(costs, own)
+    assert bounds.certified and bounds.mode == "alone" and low <= bounds.low <= bounds.high <= high
+
+
 def test_the_report_says_how_the_model_was_read(byte_tokenizer: ByT5Tokenizer) -> None:
     canaries = draw_canaries(TEMPLATE, {1: 2}, controls=2, seed=0)
     for model, mode in ((tiny_model("gpt2"), "packed"), (BatchStatistics(), "alone")):

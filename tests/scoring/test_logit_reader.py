@@ -112,3 +112,49 @@ def test_a_head_that_runs_twice_is_read_whole(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(logits_module, "_SMALL_VOCABULARY", 10**9)
     whole = CausalScorer(model, ByT5Tokenizer())
     np.testing.assert_allclose(found, whole.sequence_bits(whole.encode(TEXTS)), atol=1e-3)
+
+
+class _ChangedLogits(torch.nn.Module):
+    """A model that changes logits behind its head, in a way that ordinary logits do not show."""
+
+    def __init__(self, change: Any) -> None:
+        super().__init__()
+        self.inner, self.change = _gpt2(), change
+        self.config = self.inner.config
+        with torch.no_grad():
+            self.inner.lm_head.weight.mul_(0.01)
+            # One token is likely, behind one beginning only.
+            ids = torch.tensor([[byte + 3 for byte in b"The number is 03"]])
+            hidden = self.inner.transformer(ids).last_hidden_state[0, -1]
+            self.inner.lm_head.weight[ord("7") + 3] = 15.0 * hidden / hidden.norm() ** 2
+
+    def get_output_embeddings(self) -> torch.nn.Module:
+        return self.inner.lm_head
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        return SimpleNamespace(logits=self.change(self.inner(input_ids=input_ids).logits))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda logits: 5.0 * torch.tanh(logits / 5.0),
+        lambda logits: logits.clamp(max=9.0),
+        lambda logits: logits[..., :19_000],
+        lambda logits: logits.div_(2.0),
+    ],
+    ids=["capped", "clamped", "sliced", "divided in place"],
+)
+def test_logits_that_change_behind_the_head_are_read_whole(change: Any) -> None:
+    """Whatever the logits at hand: a cap leaves small ones as they are."""
+    torch.manual_seed(0)
+    model = _ChangedLogits(change).eval()
+    scorer = CausalScorer(model, ByT5Tokenizer())
+    found = scorer.sequence_bits(scorer.encode(TEXTS))
+    assert not scorer._reader.reads_rows
+    for text, bits in zip(TEXTS[:8], found, strict=False):
+        ids = torch.tensor([[byte + 3 for byte in text.encode()]])
+        with torch.no_grad():
+            own = torch.log_softmax(model(ids).logits[0].double(), dim=-1)
+        expected = -own[torch.arange(ids.shape[1] - 1), ids[0, 1:]].sum().item() / np.log(2)
+        assert bits == pytest.approx(expected, abs=1e-3)
