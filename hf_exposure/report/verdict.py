@@ -90,6 +90,8 @@ def judgement(report: ExposureReport) -> str:
 
 def p_value_text(p_value: float) -> str:
     """`= 0.034`, or `< 1e-10` where the digits of a tail mean nothing."""
+    if math.isnan(p_value):
+        return "is undefined"
     return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
 
 
@@ -163,8 +165,10 @@ def _about_inserted(report: ExposureReport) -> str:
     by_rank = report.memorisation_p_value < _SIGNIFICANT and bool(tested)
     beyond = _beyond_chance(report)
     if by_rank or beyond is not None:
-        group = min(tested, key=lambda group: (group.p_value, -group.mean_bits))
-        group = group if by_rank or beyond is None else beyond[0]
+        if beyond is None or by_rank:
+            group = min(tested, key=lambda group: (group.p_value, -group.mean_bits))
+        else:
+            group, _ = beyond
         at_least = "at least " if group.lower_bounds else ""
         return (
             f"Canaries inserted {_times(group)} were memorised in part: {at_least}{group.mean_bits:.1f} bits of "
