@@ -357,6 +357,12 @@ class ExposureCallback(TrainerCallback):
         if args.greater_is_better:
             rule = f"would keep the worst checkpoint for metric_for_best_model={key!r}"
             raise InputError("greater_is_better", rule, True, "Pass greater_is_better=False to TrainingArguments.")
+        # Whoever is not attached does not know the evaluation sets; the trainer then fails at its first evaluation.
+        several = getattr(self._trainer, "eval_dataset", None)
+        known = [f"eval_{name}_{_LIMITED}" for name in several] if isinstance(several, dict) else []
+        if known and f"eval_{key.removeprefix('eval_')}" not in known:
+            rule = "must name one of several evaluation sets, each of which has a figure of its own"
+            raise InputError("metric_for_best_model", rule, key, f"Use one of {', '.join(known)}.")
         return True
 
     def _metric_keys(self) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -134,3 +135,24 @@ def test_canaries_without_a_rank_test_are_judged_by_their_exposures() -> None:
     found = report(*rows, *controls(CHANCE), space_size=10**9)
     assert "Canaries inserted 8 times were memorised in part: 12.0 bits" in headline(found)
     assert "rank test: p is undefined" in judgement(found)
+
+
+def test_an_undefined_mean_gives_no_verdict() -> None:
+    rows = [estimate(math.nan, 1, low_bits=math.nan, high_bits=math.nan, log_perplexity_bits=61.5)]
+    found = report(*rows, *controls(CHANCE), space_size=10**9)
+    assert judgement(found).startswith("No verdict: the exposure of those inserted once is undefined (each repetition")
+
+
+def test_a_lower_bound_does_not_reassure() -> None:
+    rows = [estimate(0.0, 8, bound="lower", log_perplexity_bits=61.0 + i, canary_id=str(i)) for i in range(4)]
+    found = report(*rows, *controls(CHANCE), space_size=10**9)
+    assert "have at least 0.0 bits of exposure" in headline(found)
+    assert "Mean exposure of those inserted 8 times: at least 0.0 bits" in judgement(found)
+    drawn = report(*[replace(row, bound="extrapolated") for row in rows], *controls(CHANCE), space_size=10**9)
+    assert "have an extrapolated 0.0 bits of exposure" in headline(drawn)
+
+
+def test_controls_alone_have_no_verdict() -> None:
+    found = report(*controls(CHANCE))
+    assert headline(found) == "No canary was inserted; held-out controls behave as chance."
+    assert judgement(found) == "No canary was inserted: no verdict."
