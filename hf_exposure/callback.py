@@ -115,8 +115,9 @@ class ExposureCallback(TrainerCallback):
             raise InputError("steps", "goes with strategy='steps' only", steps, "Leave it out, or set the strategy.")
         if not isinstance(on_error, str) or on_error not in ("raise", "warn"):
             raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
-        if require_delivery is not None:
-            flag("require_delivery", require_delivery)
+        if require_delivery is not None and not isinstance(require_delivery, bool):
+            given = type(require_delivery).__name__
+            raise InputError("require_delivery", "must be None, True or False", given, "Leave it out for None.")
         flag("push_to_hub", push_to_hub)
         if max_exposure is not None:
             _check_limit(max_exposure, canaries)
