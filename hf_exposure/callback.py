@@ -115,8 +115,9 @@ class ExposureCallback(TrainerCallback):
             raise InputError("steps", "goes with strategy='steps' only", steps, "Leave it out, or set the strategy.")
         if not isinstance(on_error, str) or on_error not in ("raise", "warn"):
             raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
-        if require_delivery is not None:
-            flag("require_delivery", require_delivery)
+        if require_delivery is not None and not isinstance(require_delivery, bool):
+            given = type(require_delivery).__name__
+            raise InputError("require_delivery", "must be None, True or False", given, "Leave it out for None.")
         flag("push_to_hub", push_to_hub)
         if max_exposure is not None:
             _check_limit(max_exposure, canaries)
@@ -357,6 +358,12 @@ class ExposureCallback(TrainerCallback):
         if args.greater_is_better:
             rule = f"would keep the worst checkpoint for metric_for_best_model={key!r}"
             raise InputError("greater_is_better", rule, True, "Pass greater_is_better=False to TrainingArguments.")
+        # Whoever is not attached does not know the evaluation sets; the trainer then fails at its first evaluation.
+        several = getattr(self._trainer, "eval_dataset", None)
+        known = [f"eval_{name}_{_LIMITED}" for name in several] if isinstance(several, dict) else []
+        if known and f"eval_{key.removeprefix('eval_')}" not in known:
+            rule = "must name one of several evaluation sets, each of which has a figure of its own"
+            raise InputError("metric_for_best_model", rule, key, f"Use one of {', '.join(known)}.")
         return True
 
     def _metric_keys(self) -> list[str]:

@@ -72,7 +72,7 @@ def test_what_does_not_arrive_is_a_warning_or_an_error(tmp_path: Path) -> None:
         with pytest.raises(InputError, match="require_delivery: must find every inserted canary trained on .4 of 4"):
             trainer.train()
         assert trainer.state.global_step == 0
-    with pytest.raises(InputError, match="require_delivery: must be True or False, got 'str'"):
+    with pytest.raises(InputError, match="require_delivery: must be None, True or False, got 'str'"):
         make_callback(require_delivery="yes")
 
 

@@ -132,6 +132,19 @@ def test_each_of_several_evaluation_sets_has_its_figure(tmp_path: Path) -> None:
     assert trainer.state.best_metric == curve(trainer, "eval_two_loss")[2]
 
 
+def test_of_several_evaluation_sets_one_must_be_named(tmp_path: Path) -> None:
+    callback = make_callback(max_exposure=9.0)
+    trainer = make_trainer(
+        tmp_path, [callback], eval_dataset={"one": rows(TASK, 4), "two": rows(TASK, 4)}, **EVERY_STEP
+    )
+    callback.attach(trainer)
+    with pytest.raises(
+        InputError, match=r"^metric_for_best_model: .* Use one of eval_one_exposure_limited_loss, eval_two"
+    ):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
 def test_a_failed_measurement_is_worse_than_any_exposure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     callback = make_callback(max_exposure=6.0, on_error="warn")
     trainer = make_trainer(tmp_path, [callback], **{**EVERY_STEP, "max_steps": 2})

@@ -87,7 +87,7 @@ def test_each_picture_of_an_invalid_run_says_so(tmp_path: Path, monkeypatch: pyt
     pytest.importorskip("matplotlib")
     titles: list[str] = []
 
-    def keep(figure: Any, *_: Any) -> bytes:
+    def keep(figure: Any, marks: Any = None) -> bytes:
         titles.append(figure.get_suptitle())
         return b""
 

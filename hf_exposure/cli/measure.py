@@ -207,6 +207,9 @@ def _gate(report: ExposureReport, fail_above: float | None) -> None:
     if fail_above is None:
         return
     groups = [group for group in report.groups if group.repetitions]
+    if not groups:
+        typer.echo("hf-exposure: no canary was inserted, so the threshold cannot be tested", err=True)
+        raise typer.Exit(_CROSSED)
     top = max(groups, key=lambda group: math.inf if math.isnan(group.mean_bits) else group.mean_bits)
     about = f"mean exposure of canaries inserted {top.repetitions} times: {top.mean_bits:.1f} bits"
     if not top.mean_bits <= fail_above:

@@ -10,8 +10,11 @@ import typer
 
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.values import check_runs, load_canaries
+from hf_exposure.validity import Validity
 
 __all__ = ["push"]
+
+_INVALID = 1
 
 
 def push(
@@ -24,7 +27,10 @@ def push(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Publish a run's figures, rounded to 0.1 bit, in a model's card. The token is the one of `hf auth login`."""
+    """Publish a run's figures, rounded to 0.1 bit, in a model's card. The token is the one of `hf auth login`.
+
+    Of an invalid run the card says that it is invalid, and the exit status is 1.
+    """
     check_runs([run])
     from hf_exposure.hub.push import push_to_hub
     from hf_exposure.report.run import load_run
@@ -44,3 +50,5 @@ def push(
         canaries=None if canaries is None else load_canaries(canaries),
     )
     typer.echo(json.dumps({"url": url}) if as_json else f"Published: {url}")
+    if loaded.report.validity is Validity.INVALID:
+        raise typer.Exit(_INVALID)

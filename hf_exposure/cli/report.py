@@ -40,7 +40,7 @@ def report(
     loaded = [load_run(runs[0])] if len(runs) == 1 else load_runs(runs)
     invalid = [one for one in loaded if one.report.validity is Validity.INVALID]
     if invalid and len(runs) > 1:
-        # No page: a comparison with a run that shows nothing would be read as a finding.
+        # Nor does `compare_runs` take one; the status of an invalid run is not that of bad input.
         for one in invalid:
             typer.echo(f"hf-exposure: {one.name}: {validity_line(one.report)} It is not compared.", err=True)
         raise typer.Exit(_INVALID)

@@ -72,11 +72,13 @@ class DeliveryReport:
     Attributes:
         canaries: one record for each canary, inserted ones first, in the set's order; none where nothing was checked.
         rows: how many rows were searched.
+        complete: whether those are all rows of the dataset.
         note: why nothing, or not everything, was checked; else "".
     """
 
     canaries: tuple[CanaryDelivery, ...]
     rows: int
+    complete: bool = True
     note: str = ""
 
     @property
@@ -87,7 +89,7 @@ class DeliveryReport:
     @property
     def doses_per_epoch(self) -> dict[str, float]:
         """The dose of one epoch by canary id; empty where it is not known."""
-        return {} if self.note else {one.canary_id: one.dose_per_epoch for one in self.canaries}
+        return {one.canary_id: one.dose_per_epoch for one in self.canaries} if self.complete else {}
 
     def counted(self, epochs: float | None = None) -> Delivery | None:
         """The counts that a report keeps; None where the data were not read, or not far enough to tell.
@@ -96,7 +98,7 @@ class DeliveryReport:
             epochs: passes over the data until now.
         """
         inserted = [one for one in self.canaries if one.requested]
-        if not inserted or (self.note and not self.undelivered):
+        if not inserted or (not self.complete and not self.undelivered):
             return None
         # Where only a part of the data was read, a canary that was not seen there may stand in the rest.
         lost = len(self.undelivered)
@@ -196,9 +198,9 @@ def _check_delivery(
             matches = [match for part in read.parts for match in _in_dataset(part, search)]
         except NotReadable as reason:
             why = message_of(reason, canaries)
-            return DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {why}")
+            return DeliveryReport(canaries=(), rows=0, complete=False, note=f"delivery was not checked: {why}")
         records = _records(canaries, matches, read, collator, search, secrets, column)
-    return DeliveryReport(canaries=records, rows=read.rows, note=read.note)
+    return DeliveryReport(canaries=records, rows=read.rows, complete=read.complete, note=read.note)
 
 
 def _records(
@@ -226,7 +228,7 @@ def _records(
             cut,
             (share, secret_share),
             collated=collated,
-            complete=not read.note,
+            complete=read.complete,
         )
         records.append(
             CanaryDelivery(
@@ -270,9 +272,11 @@ def check_dataloader(
     try:
         report = check_delivery(dataset, canaries, tokenizer, collator=collator, context=context, source=source)
     except Exception as error:  # a dataset of the user's own may fail in any way outside its dataloader
-        report = DeliveryReport(canaries=(), rows=0, note=f"delivery was not checked: {type(error).__name__}: {error}")
+        report = DeliveryReport(
+            canaries=(), rows=0, complete=False, note=f"delivery was not checked: {type(error).__name__}: {error}"
+        )
     missing = report.undelivered and require is not False
-    if missing or (require and report.note):
+    if missing or (require and not report.complete):
         why = "; ".join(filter(None, (*report.problems, report.note)))
         remedy = "Insert the canaries into the dataset that the trainer gets, or pass require_delivery=False."
         raise InputError("require_delivery", f"must find every inserted canary trained on ({why})", require, remedy)
@@ -280,7 +284,7 @@ def check_dataloader(
         delivery = report.counted()
         invalid = f"INVALID: {delivery.flaws[0]}. " if report.undelivered and delivery is not None else ""
         warnings.warn(f"{invalid}canaries in the training data: {'; '.join(report.problems)}", stacklevel=2)
-    elif warn and report.note and report.canaries and not any(one.whole for one in report.canaries):
+    elif warn and not report.complete and report.canaries and not any(one.whole for one in report.canaries):
         unseen = f"canaries in the training data: none was found, but {report.note}; the run is not checked"
         warnings.warn(unseen, stacklevel=2)
     return report

@@ -56,12 +56,14 @@ class ReadRows:
         parts: all of it.
         rows: how many rows that is.
         row: the row of a number.
-        note: why it is not the whole dataset; "" where it is.
+        complete: whether it is the whole dataset.
+        note: why it is not; else "".
     """
 
     parts: Iterator[TokenRows]
     rows: int
     row: Callable[[int], Mapping[str, Any]]
+    complete: bool = True
     note: str = ""
 
 
@@ -94,7 +96,7 @@ def read_rows(dataset: Any, column: str, collator: Any, max_rows: int | None) ->
             raise NotReadable("a stream cannot be read in advance; check_delivery(..., max_rows=N) reads its head")
         rows = list(islice(iter(dataset), max_rows))
         note = f"only the first {len(rows)} rows were read"
-        return ReadRows(iter([_part(rows, column, collator, 0)]), len(rows), rows.__getitem__, note)
+        return ReadRows(iter([_part(rows, column, collator, 0)]), len(rows), rows.__getitem__, False, note)
     return _read_one_by_one(dataset, column, collator, max_rows)
 
 
@@ -163,8 +165,9 @@ def _read_one_by_one(dataset: Any, column: str, collator: Any, max_rows: int | N
     for start in range(0, wanted, _BATCH):
         rows = [dataset[row] for row in range(start, min(start + _BATCH, wanted))]
         parts.append(_part(rows, column, collator, start))
-    note = "" if wanted == total else f"only the first {wanted} of {total} rows were read"
-    return ReadRows(iter(parts), wanted, dataset.__getitem__, note)
+    complete = wanted == total
+    note = "" if complete else f"only the first {wanted} of {total} rows were read"
+    return ReadRows(iter(parts), wanted, dataset.__getitem__, complete, note)
 
 
 def _part(rows: Sequence[Any], column: str, collator: Any, start: int) -> TokenRows:

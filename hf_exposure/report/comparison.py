@@ -17,6 +17,8 @@ from hf_exposure.records import Bound, ExposureEstimate, weakest_bound
 from hf_exposure.report.exposure_report import ExposureReport
 from hf_exposure.report.groups import FEWEST_FOR_AN_INTERVAL
 from hf_exposure.report.run import Run
+from hf_exposure.report.verdict import validity_line
+from hf_exposure.validity import Validity
 
 __all__ = ["ComparedRun", "Comparison", "MeanBits", "compare_runs", "difference_bits"]
 
@@ -115,10 +117,16 @@ def compare_runs(runs: Sequence[Run], *, utility_key: str = "eval_loss", toleran
         tolerance: utilities nearer than this share of the larger one count as equal.
 
     Raises:
-        InputError: fewer than two runs, or a negative tolerance.
+        InputError: fewer than two runs, an invalid one (`Run.report.validity`), or a negative tolerance.
     """
     if len(runs) < 2:
         raise InputError("runs", "must be at least two", len(runs), "Name another run.")
+    invalid = [run for run in runs if run.report.validity is Validity.INVALID]
+    if invalid:
+        # A comparison with a run that shows nothing would be read as a finding.
+        said = "; ".join(f"{run.name}: {validity_line(run.report)}" for run in invalid)
+        remedy = "Leave the invalid runs out, or train again on data that hold the canaries."
+        raise InputError("runs", "must all be valid tests of memorization", said, remedy)
     if not 0 <= tolerance < 1:
         raise InputError("tolerance", "must lie in [0, 1)", tolerance, "Leave it out for 0.01.")
     counts = set.intersection(*({e.repetitions for e in run.report.inserted} for run in runs))

@@ -349,10 +349,17 @@ def _record(kind: type[Record], values: Mapping[str, Any]) -> Record:
 
 
 def _estimates(rows: Sequence[Mapping[str, Any]], space_size: int) -> Iterator[ExposureEstimate]:
-    """The estimates of a report file. Files from before `bound` lack it: it is derived from the figures."""
+    """The estimates of a report file. Files from before `bound` lack it: it is derived from the figures.
+
+    A published report withholds all log-perplexities. In any other, the one that is null is infinite: JSON has no
+    number for a text of probability 0, and a model that returns NaN gives no report.
+    """
     inserted = sum(row["repetitions"] > 0 for row in rows)
+    withheld = all(row["log_perplexity_bits"] is None for row in rows)
     for row in rows:
         estimate = _record(ExposureEstimate, row)
+        if row["log_perplexity_bits"] is None and not withheld:
+            estimate = replace(estimate, log_perplexity_bits=math.inf)
         if row.get("bound") is None:
             rivals_and_self = space_size - inserted + (not estimate.is_control)
             estimate = replace(estimate, bound=_derived_bound(estimate, math.log2(max(rivals_and_self, 1))))

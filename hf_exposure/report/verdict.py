@@ -16,6 +16,7 @@ from hf_exposure.validity import Validity
 __all__ = ["controls_p_value", "headline", "judgement", "p_value_text", "validity_line"]
 
 _SIGNIFICANT = 0.01
+_KINDS = {"lower": "at least ", "extrapolated": "an extrapolated "}
 
 
 def headline(report: ExposureReport) -> str:
@@ -59,6 +60,8 @@ def judgement(report: ExposureReport) -> str:
             "No verdict: a canary that was not trained on looks exactly like one that was not memorized. Insert the "
             "canaries into the data that the model is trained on, and train again."
         )
+    if not report.inserted:
+        return "No canary was inserted: no verdict."
     if not report.controls:
         return "Without held-out controls there is nothing to compare with: no verdict."
     p_value = report.memorisation_p_value
@@ -78,9 +81,11 @@ def judgement(report: ExposureReport) -> str:
             "controls."
         )
     top = max(report.groups, key=lambda group: group.repetitions)
+    if not math.isfinite(top.mean_bits):
+        return f"No verdict: the exposure of those inserted {_times(top)} is undefined ({chance})."
     said = (
-        f"No memorisation was shown ({chance}). Mean exposure of those inserted {top.repetitions} times: "
-        f"{top.mean_bits:.1f} bits; a canary never seen has 1.4 on average."
+        f"No memorisation was shown ({chance}). Mean exposure of those inserted {_times(top)}: "
+        f"{_mean_bits(top)}; a canary never seen has 1.4 on average."
     )
     least = _least_p_value(report)
     if least >= _SIGNIFICANT:
@@ -90,6 +95,8 @@ def judgement(report: ExposureReport) -> str:
 
 def p_value_text(p_value: float) -> str:
     """`= 0.034`, or `< 1e-10` where the digits of a tail mean nothing."""
+    if math.isnan(p_value):
+        return "is undefined"
     return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
 
 
@@ -163,11 +170,12 @@ def _about_inserted(report: ExposureReport) -> str:
     by_rank = report.memorisation_p_value < _SIGNIFICANT and bool(tested)
     beyond = _beyond_chance(report)
     if by_rank or beyond is not None:
-        group = min(tested, key=lambda group: (group.p_value, -group.mean_bits))
-        group = group if by_rank or beyond is None else beyond[0]
-        at_least = "at least " if group.lower_bounds else ""
+        if beyond is None or by_rank:
+            group = min(tested, key=lambda group: (group.p_value, -group.mean_bits))
+        else:
+            group, _ = beyond
         return (
-            f"Canaries inserted {_times(group)} were memorised in part: {at_least}{group.mean_bits:.1f} bits of "
+            f"Canaries inserted {_times(group)} were memorised in part: {_mean_bits(group)} of "
             f"exposure on average where chance gives 1.4 and {report.log2_space_size:.1f} is the most"
         )
     top = groups[-1]
@@ -175,7 +183,7 @@ def _about_inserted(report: ExposureReport) -> str:
         return "The exposure of the inserted canaries is undefined (the notes say why)"
     shown = "No memorisation was shown" if report.controls else "Nothing can be concluded"
     return (
-        f"{shown}: canaries inserted {_times(top)} have {top.mean_bits:.1f} bits of exposure on average where chance "
+        f"{shown}: canaries inserted {_times(top)} have {_mean_bits(top)} of exposure on average where chance "
         "gives 1.4"
     )
 
@@ -206,6 +214,11 @@ def _canaries(group: RepetitionGroup) -> str:
 
 def _times(group: RepetitionGroup) -> str:
     return "once" if group.repetitions == 1 else f"{group.repetitions} times"
+
+
+def _mean_bits(group: RepetitionGroup) -> str:
+    """The mean with its kind: a lower bound near 0 is no reassurance."""
+    return f"{_KINDS.get(group.bound, '')}{group.mean_bits:.1f} bits"
 
 
 def _least_p_value(report: ExposureReport) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from cli_runs import one_line, run
 
 from hf_exposure import ExposureReport
 from hf_exposure.records import ExposureEstimate
+from hf_exposure.validity import Delivery
 
 
 def make(folder: Path, bits: float, loss: float | None = None) -> Path:
@@ -121,3 +123,15 @@ def test_push_hands_the_report_over(
         (pytest.approx(12.15), "me/model", usual),
         (pytest.approx(12.15), "me/model", {**usual, "create_pr": True}),
     ]
+
+
+def test_push_of_an_invalid_run_ends_with_status_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("hf_exposure.hub.push.push_to_hub", lambda *_, **__: "https://hub/me/model")
+    folder = make(tmp_path / "run", 12.0)
+    found = ExposureReport.load(folder)
+    replace(found, delivery=Delivery(inserted=8, found=0, trained=0)).save(folder)
+    done = run(capsys, "push", folder, "--repo-id", "me/model")
+    assert (done.status, done.out) == (1, "Published: https://hub/me/model\n")
+    assert "INVALID: 0 of 8 inserted canaries" in done.err

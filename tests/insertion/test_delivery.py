@@ -48,7 +48,13 @@ DELIVERED = [(1, 0), (1, 0), (4, 0), (0, 0), (0, 0)]
 @pytest.mark.parametrize("lead", ["", " ", "\n", "It said: "])
 def test_whole_rows_are_counted_wherever_they_begin(lead: str) -> None:
     report = check_delivery(encode(WITH, lead), CANARIES, TOKENIZER)
-    assert counts(report) == DELIVERED and report.problems == () and report.rows == 56 and report.note == ""
+    assert (
+        counts(report) == DELIVERED
+        and report.problems == ()
+        and report.rows == 56
+        and report.note == ""
+        and report.complete
+    )
     assert [one.requested for one in report.canaries] == [1, 1, 4, 0, 0]
     assert [report.doses_per_epoch[canary.id] for canary in CANARIES] == [1.0, 1.0, 4.0, 0.0, 0.0]
 
@@ -219,7 +225,12 @@ def test_targets_of_an_encoder_decoder() -> None:
 def test_a_stream_is_not_read_unless_asked() -> None:
     stream = encode(WITH).to_iterable_dataset(num_shards=2)
     report = check_delivery(stream, CANARIES, TOKENIZER)
-    assert report.canaries == () and report.doses_per_epoch == {} and "a stream cannot be read" in report.note
+    assert (
+        report.canaries == ()
+        and report.doses_per_epoch == {}
+        and not report.complete
+        and "a stream cannot be read" in report.note
+    )
     head = check_delivery(stream, CANARIES, TOKENIZER, max_rows=56)
     assert counts(head) == DELIVERED and head.note == "only the first 56 rows were read"
     assert check_delivery(stream, CANARIES, TOKENIZER, max_rows=1).problems == ()
@@ -228,7 +239,7 @@ def test_a_stream_is_not_read_unless_asked() -> None:
 def test_a_long_dataset_outside_arrow_is_read_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_exposure.insertion.delivery_rows._MOST_ROWS", 3)
     report = check_delivery(encode(WITH).to_list(), CANARIES, TOKENIZER)
-    assert report.note == "only the first 3 of 56 rows were read" and report.rows == 3
+    assert report.note == "only the first 3 of 56 rows were read" and report.rows == 3 and not report.complete
     assert report.problems == () and report.undelivered == () and report.doses_per_epoch == {}
     # Three rows without a canary prove nothing, and are not passed over either.
     assert report.counted() is None

@@ -27,6 +27,7 @@ from hf_exposure.report import ExposureReport
 from hf_exposure.report.comparison import compare_runs, difference_bits
 from hf_exposure.report.comparison_page import comparison_page, comparison_values, save_comparison
 from hf_exposure.report.run import Run
+from hf_exposure.validity import Delivery
 
 
 def with_bits(bits: list[float], repetitions: int = 8, *, other: bool = False, **changes: Any) -> ExposureReport:
@@ -409,6 +410,14 @@ def test_bad_arguments() -> None:
         compare_runs([run("a", [1.0])])
     with pytest.raises(InputError, match=r"^tolerance: must lie in \[0, 1\), got -1\."):
         compare_runs([run("a", [1.0]), run("b", [1.0])], tolerance=-1)
+
+
+def test_an_invalid_run_is_not_compared_from_python_either() -> None:
+    lost = replace(with_bits(LESS), delivery=Delivery(inserted=8, found=3, trained=3))
+    with pytest.raises(InputError, match=r"lost: INVALID: 3 of 8 .* Leave the invalid runs out"):
+        compare_runs([run("good", MORE), Run(name="lost", report=lost)])
+    impaired = replace(with_bits(LESS), delivery=Delivery(inserted=8, found=8, trained=8, reduced=1))
+    assert compare_runs([run("good", MORE), Run(name="impaired", report=impaired)]).findings
 
 
 def test_names_from_data_are_text(tmp_path: Path) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 from report_samples import estimate, report
 
 from hf_exposure.records import ExposureEstimate
+from hf_exposure.report import ExposureReport
 from hf_exposure.report.verdict import controls_p_value, headline, judgement, p_value_text
 
 CHANCE = [0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.7, 2.3, 3.1, 4.6]
@@ -111,3 +114,45 @@ def test_a_test_that_could_show_nothing_says_so() -> None:
 @pytest.mark.parametrize(("value", "text"), [(0.0341, "= 0.034"), (1.0, "= 1"), (1e-11, "< 1e-10"), (0.0, "< 1e-10")])
 def test_p_values_as_text(value: float, text: str) -> None:
     assert p_value_text(value) == text
+
+
+def test_a_text_of_probability_0_leaves_the_verdict_as_it_is_through_json() -> None:
+    costs = [*[9.0 + i for i in range(8)], *[60.0 + i for i in range(9)], math.inf]
+    rows = [estimate(7.0, 8, log_perplexity_bits=cost, canary_id=str(i)) for i, cost in enumerate(costs[:8])]
+    rows += [
+        estimate(b, 0, log_perplexity_bits=cost, canary_id=f"c{b}") for b, cost in zip(CHANCE, costs[8:], strict=True)
+    ]
+    found = report(*rows, space_size=10**9)
+    read = ExposureReport.from_dict(json.loads(json.dumps(found.to_dict())))
+    assert [one.log_perplexity_bits for one in read.estimates] == costs
+    # By hand: all 8 are likelier than all 10 controls, in one way of C(18, 8).
+    assert read.memorisation_p_value == found.memorisation_p_value == pytest.approx(1 / math.comb(18, 8))
+    assert (headline(read), judgement(read)) == (headline(found), judgement(found))
+
+
+def test_canaries_without_a_rank_test_are_judged_by_their_exposures() -> None:
+    rows = [estimate(12.0, 8, log_perplexity_bits=math.nan, canary_id=str(i)) for i in range(4)]
+    found = report(*rows, *controls(CHANCE), space_size=10**9)
+    assert "Canaries inserted 8 times were memorised in part: 12.0 bits" in headline(found)
+    assert "rank test: p is undefined" in judgement(found)
+
+
+def test_an_undefined_mean_gives_no_verdict() -> None:
+    rows = [estimate(math.nan, 1, low_bits=math.nan, high_bits=math.nan, log_perplexity_bits=61.5)]
+    found = report(*rows, *controls(CHANCE), space_size=10**9)
+    assert judgement(found).startswith("No verdict: the exposure of those inserted once is undefined (each repetition")
+
+
+def test_a_lower_bound_does_not_reassure() -> None:
+    rows = [estimate(0.0, 8, bound="lower", log_perplexity_bits=61.0 + i, canary_id=str(i)) for i in range(4)]
+    found = report(*rows, *controls(CHANCE), space_size=10**9)
+    assert "have at least 0.0 bits of exposure" in headline(found)
+    assert "Mean exposure of those inserted 8 times: at least 0.0 bits" in judgement(found)
+    drawn = report(*[replace(row, bound="extrapolated") for row in rows], *controls(CHANCE), space_size=10**9)
+    assert "have an extrapolated 0.0 bits of exposure" in headline(drawn)
+
+
+def test_controls_alone_have_no_verdict() -> None:
+    found = report(*controls(CHANCE))
+    assert headline(found) == "No canary was inserted; held-out controls behave as chance."
+    assert judgement(found) == "No canary was inserted: no verdict."
