@@ -12,6 +12,8 @@ from scipy.stats import binomtest
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, log_perplexity, measure_exposure
+from hf_exposure.measure.coins import epsilon_of
+from hf_exposure.measure.settings import MeasureSettings
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
 TOKENIZER = ByT5Tokenizer()
@@ -100,3 +102,16 @@ def test_other_inserted_canaries_do_not_compete(memorized: tuple[CanarySet, GPT2
         assert {estimate.method for estimate in found.estimates} == {"importance"}
         # The point too: an interval that reaches to the top would hold anything.
         assert [e.exposure_bits for e in found.inserted] == pytest.approx(truth[:6], abs=0.5)
+
+
+@pytest.mark.parametrize("coin", [True, False])
+def test_coins_that_all_fell_alike_bound_no_epsilon(coin: bool) -> None:
+    """Without both sides nothing tells heads from tails; the estimator itself refuses such coins."""
+    drawn = draw_canaries(TEMPLATE, {}, controls=0, coin_flips=40, seed=4)
+    alike = CanarySet(
+        drawn.template,
+        [canary for canary in drawn.inserted if canary.coin is coin],
+        [canary for canary in drawn.controls if canary.coin is coin],
+    )
+    assert len(alike) > 10
+    assert epsilon_of(alike, np.arange(float(len(alike))), MeasureSettings()) is None
