@@ -2,7 +2,8 @@
 
 Whatever is written gets its contents under another name in the same folder, and takes the name of its target in one
 step. That other name holds host and process: what a killed process left behind is removed by the next process that
-writes there, and what a live one is writing is left alone.
+writes there, and what a live one is writing is left alone. Its writer also holds a lock on it: containers that share a
+folder may share a host name, and then the process of one is nowhere to be seen in the other.
 """
 
 from __future__ import annotations
@@ -20,12 +21,18 @@ import socket
 import stat
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from hf_exposure.limits import DEEPEST_JSON, LARGEST_JSON_BYTES
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing is ever taken for abandoned
+    fcntl = None  # type: ignore[assignment]
 
 __all__ = [
     "clean_up",
@@ -45,6 +52,9 @@ _OLD = ".old"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
 # What this process is writing. Its own process id is no proof: in a container every run may have the same one.
 _in_use: set[Path] = set()
+# How many blocks of `owner_only` are open in all threads, which share one umask, and what it was before the first.
+_open_blocks: list[int] = []
+_umask_lock = threading.Lock()
 
 
 def read_bytes(path: str | Path, most: int) -> bytes:
@@ -120,11 +130,16 @@ def owner_only() -> Iterator[None]:
 
     For files that another library writes: the process's umask, which its own processes inherit, is all that it heeds.
     """
-    before = os.umask(0o077)
+    with _umask_lock:
+        before = os.umask(0o077)
+        _open_blocks.append(_open_blocks[0] if _open_blocks else before)
     try:
         yield
     finally:
-        os.umask(before)
+        with _umask_lock:
+            before = _open_blocks.pop()
+            if not _open_blocks:
+                os.umask(before)
 
 
 def write_aside(path: str | Path, content: str | bytes, *, private: bool = False) -> Path:
@@ -141,15 +156,16 @@ def write_aside(path: str | Path, content: str | bytes, *, private: bool = False
     with _aside(target) as aside:
         descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            with os.fdopen(descriptor, "wb") as file:
+            with os.fdopen(descriptor, "wb") as file, _locked(aside):
                 file.write(data)
-            if private:
-                os.chmod(aside, 0o600)  # the umask may have taken the owner's own rights
-            else:
-                umask = os.umask(0)
-                os.umask(umask)
-                os.chmod(aside, 0o666 & ~umask)
-            os.replace(aside, target)
+                file.close()  # Windows renames no open file
+                if private:
+                    os.chmod(aside, 0o600)  # the umask may have taken the owner's own rights
+                else:
+                    umask = os.umask(0)
+                    os.umask(umask)
+                    os.chmod(aside, 0o666 & ~umask)
+                os.replace(aside, target)
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
@@ -175,11 +191,13 @@ def replaced_folder(target: str | Path) -> Iterator[Path]:
         try:
             with owner_only():
                 aside.mkdir()
-                yield aside
-            if not os.path.lexists(place):
-                os.rename(aside, place)
-            elif not _exchange(aside, place):
-                _replace_in_two_steps(aside, place)
+            with _locked(aside):
+                with owner_only():
+                    yield aside
+                if not os.path.lexists(place):
+                    os.rename(aside, place)
+                elif not _exchange(aside, place):
+                    _replace_in_two_steps(aside, place)
         finally:
             _remove(aside)
 
@@ -201,11 +219,14 @@ def temporary_folder(purpose: str) -> Path:
     folder = _name_for(parent / purpose)
     folder.mkdir(mode=0o700)
     _in_use.add(folder)
+    lock = _lock(folder)
     owner = os.getpid()
 
     def remove() -> None:
         if os.getpid() == owner:  # a forked process inherits this, and its parent still needs the folder
             _remove(folder)
+            if lock is not None:
+                os.close(lock)
 
     atexit.register(remove)
     return folder
@@ -234,14 +255,60 @@ def _is_abandoned(entry: os.DirEntry[str], pid: int) -> bool:
     if os.name != "posix" or entry.stat(follow_symlinks=False).st_uid != os.getuid():
         return False
     if pid == os.getpid():
-        return Path(entry.path).absolute() not in _in_use
+        return Path(entry.path).absolute() not in _in_use and not _is_locked(entry.path)
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
-        return True
+        return not _is_locked(entry.path)
     except OSError:
         return False
     return False
+
+
+def _lock(path: str | Path) -> int | None:
+    """A descriptor that holds a lock on a file or folder until it is closed, at the latest when its process ends.
+
+    None where there are no such locks: a file system without them, Windows.
+
+    Raises:
+        BlockingIOError: another process holds it.
+    """
+    if fcntl is None:
+        return None
+    descriptor = None
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if descriptor is not None:
+            os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            raise
+        return None
+    return descriptor
+
+
+def _is_locked(path: str | Path) -> bool:
+    try:
+        descriptor = _lock(path)
+    except BlockingIOError:
+        return True
+    if descriptor is not None:
+        os.close(descriptor)
+    return False
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    try:
+        descriptor = _lock(path)
+    except BlockingIOError:  # somebody is asking at this moment whether it is locked
+        descriptor = None
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 @contextmanager
@@ -275,13 +342,14 @@ def _replace_in_two_steps(aside: Path, place: Path) -> None:
     old = aside.with_name(aside.name + _OLD)
     _in_use.add(old)
     try:
-        os.rename(place, old)
-        try:
-            os.rename(aside, place)
-        except BaseException:
-            os.rename(old, place)
-            raise
-        _remove(old)
+        with _locked(place):
+            os.rename(place, old)
+            try:
+                os.rename(aside, place)
+            except BaseException:
+                os.rename(old, place)
+                raise
+            _remove(old)
     finally:
         _in_use.discard(old)
 

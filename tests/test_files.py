@@ -19,7 +19,7 @@ import pytest
 from kills import killed_at_each_call
 
 import hf_exposure.files
-from hf_exposure.files import clean_up, make_private_folder, replaced_folder, temporary_folder, write_aside
+from hf_exposure.files import clean_up, make_private_folder, owner_only, replaced_folder, temporary_folder, write_aside
 
 
 def mode(path: Path) -> int:
@@ -278,3 +278,52 @@ def test_a_temporary_folder_goes_with_its_process(tmp_path: Path, monkeypatch: p
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     (own,) = [temporary_folder("canaries")]
     assert names_in(tmp_path) == [own.name]
+
+
+def test_what_a_process_of_another_container_writes_is_left_alone(tmp_path: Path) -> None:
+    """Of the same host name, its process id may belong to no process here, or to this very one."""
+    gone = dead_process()
+    names = [leftover(tmp_path, gone), leftover(tmp_path, os.getpid())]
+    old = leftover(tmp_path, gone, name="other").rename(tmp_path / f"{names[0].name.replace('data', 'other')}.old")
+    lock = "[fcntl.flock(os.open(name, os.O_RDONLY), fcntl.LOCK_EX) for name in sys.argv[1:]]"
+    code = f"import fcntl, os, sys, time\n{lock}\nprint('held', flush=True)\ntime.sleep(60)"
+    typed = [sys.executable, "-c", code, *map(str, [*names, old])]
+    with subprocess.Popen(typed, stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        clean_up(tmp_path)
+        assert set(tmp_path.iterdir()) == {*names, old}
+        holder.kill()
+    clean_up(tmp_path)
+    assert names_in(tmp_path) == ["other"]  # what was cut off between two renames is put back
+
+
+@pytest.mark.parametrize("writes", ["folder", "file", "temporary"])
+def test_whoever_writes_holds_a_lock(writes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    locked: list[bool] = []
+
+    def look() -> None:
+        locked.extend(hf_exposure.files._is_locked(path) for path in tmp_path.iterdir())
+
+    if writes == "folder":
+        with replaced_folder(tmp_path / "data"):
+            look()
+    elif writes == "file":
+        with patch.object(os, "replace", lambda *names: (look(), os.rename(*names))):
+            write_aside(tmp_path / "a", "x")
+    else:
+        temporary_folder("data")
+        look()
+    assert locked == [True]
+
+
+def test_threads_share_a_umask(tmp_path: Path, open_umask: None) -> None:
+    """Whichever block ends first, the others' files stay private, and in the end the umask is what it was."""
+    first, second = owner_only(), owner_only()
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    (tmp_path / "a").touch()
+    second.__exit__(None, None, None)
+    (tmp_path / "b").touch()
+    assert (mode(tmp_path / "a"), mode(tmp_path / "b")) == (0o600, 0o666)

@@ -58,6 +58,12 @@ def test_reports_and_logs(tmp_path: Path) -> None:
     append_report(tmp_path / "open", mixed(step=1))
     refuse_open(tmp_path / "made", tmp_path / "log" / FILE_NAME, tmp_path / "open" / FILE_NAME)
     assert set(CAPTIONS) == set(PLOT_FILES)
+    there = tmp_path / "open" / "run"
+    there.mkdir()
+    for name in ("report.json", PAGE_FILE, *PLOT_FILES):
+        (there / name).touch(0o666)
+    whole_report(there, 2)
+    refuse_open(*there.iterdir())  # the folder itself keeps its mode
 
 
 def test_a_training(tmp_path: Path) -> None:

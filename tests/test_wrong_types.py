@@ -12,7 +12,7 @@ import pandas
 import pytest
 import torch
 import transformers
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import nn
 
 from hf_exposure import (
@@ -559,3 +559,8 @@ def test_a_damaged_canary_file_is_still_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("[" * 10_000)
     with pytest.raises(CanaryFileError, match="must be whole JSON"):
         CanarySet.load(tmp_path / "c.json")
+
+
+def test_splits_are_no_training_set() -> None:
+    splits = DatasetDict(train=Dataset.from_dict({"input_ids": [[1, 2]]}))
+    refused(lambda: check_delivery(splits, CANARIES, transformers.ByT5Tokenizer()), "dataset")

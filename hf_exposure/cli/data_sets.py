@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from hf_exposure.cli.names import check_data_set
-from hf_exposure.errors import InputError
+from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import clean_up
 
-__all__ = ["is_saved_folder", "load_data_set", "parts_of", "without_cache", "write_shards"]
+__all__ = ["is_saved_folder", "load_data_set", "parts_of", "read_to_its_end", "without_cache", "write_shards"]
 
 _BUILDERS = {
     ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text",
@@ -56,9 +56,32 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
     except InputError:
         raise
     except Exception as error:
-        # Of the library's own classes, the hub client's and pyarrow's: each says what is wrong in its first line.
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError("--dataset", f"must be a data set that loads ({said[0]})", dataset, remedy) from None
+        raise InputError("--dataset", f"must be a data set that loads ({_said(error)})", dataset, remedy) from None
+
+
+@contextmanager
+def read_to_its_end() -> Iterator[None]:
+    """For what reads a stream: rows that pyarrow, pandas, fsspec or the Hub's client cannot read are bad input.
+
+    Their messages may quote a row: to be used within `without_secrets`.
+
+    Raises:
+        InputError: such rows.
+    """
+    try:
+        yield
+    except (ExposureError, OSError, MemoryError):
+        raise
+    except Exception as error:
+        rule = f"must be a data set that can be read to its end ({_said(error)})"
+        raise InputError("--dataset", rule, type(error).__name__, "Mend the data, or name others.") from None
+
+
+def _said(error: Exception) -> str:
+    """What is wrong, from the first line of an error of another library; `datasets` puts it into the cause."""
+    if type(error).__name__ == "DatasetGenerationError" and isinstance(error.__cause__, Exception):
+        return _said(error.__cause__)
+    return next((line for line in str(error).strip().splitlines() if line.strip()), type(error).__name__)
 
 
 def _check_rows_of_json(path: Path, remedy: str) -> None:

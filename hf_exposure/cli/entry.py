@@ -6,6 +6,8 @@ import os
 import shlex
 import sys
 import traceback
+from contextlib import suppress
+from typing import IO
 
 import typer
 from typer.main import get_command
@@ -35,11 +37,21 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     try:
         status = _run(arguments)
-        sys.stdout.flush()  # so that a full disk shows here
+        if sys.stdout is not None:  # closed by whoever started the command
+            sys.stdout.flush()  # so that a full disk shows here
     except BaseException as error:
         status = _status_of(error, arguments)
     if status:
         sys.exit(status)
+
+
+def _say(message: str) -> None:
+    """Onto stderr. Where nobody can read it, the exit status alone says what happened; it must not become 1."""
+    try:
+        typer.echo(message, err=True)
+        sys.stderr.flush()
+    except (OSError, ValueError, AttributeError):  # full, left by its reader, or closed
+        _silence(sys.stderr)
 
 
 def _run(arguments: list[str]) -> int:
@@ -58,10 +70,10 @@ def _status_of(error: BaseException, arguments: list[str]) -> int:
     if isinstance(error, ExposureError):
         return _fail(str(error))
     if isinstance(error, BrokenPipeError):
-        _silence_stdout()
+        _silence(sys.stdout)
         return READER_LEFT
     if isinstance(error, OSError):
-        _silence_stdout()
+        _silence(sys.stdout)
         where = f": {error.filename}" if error.filename else ""
         return _fail(f"{error.strerror or error}{where}")
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
@@ -74,7 +86,7 @@ def _status_of(error: BaseException, arguments: list[str]) -> int:
 
 def _fail(message: str) -> int:
     first = next((line for line in message.strip().splitlines() if line.strip()), "failed")
-    typer.echo(f"hf-exposure: {first}", err=True)
+    _say(f"hf-exposure: {first}")
     return BAD_USAGE
 
 
@@ -85,25 +97,28 @@ def _unexpected(error: BaseException) -> int:
     """
     wants_traceback = DEBUG in sys.argv
     if wants_traceback:
-        traceback.print_exception(error)
+        _say("".join(traceback.format_exception(error)).rstrip())
     is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     what = "out of memory" if is_memory else "unexpected failure"
     frames = traceback.extract_tb(error.__traceback__)
     where = f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
     advice = "" if wants_traceback else f" Add {DEBUG} for the traceback, which may quote secrets."
-    typer.echo(f"hf-exposure: {what}: {type(error).__name__}{where}.{advice}", err=True)
+    _say(f"hf-exposure: {what}: {type(error).__name__}{where}.{advice}")
     return UNEXPECTED
 
 
 def _interrupted(arguments: list[str]) -> int:
-    typer.echo("\nhf-exposure: interrupted. No file was left half written. To begin again, type:", err=True)
-    typer.echo(f"  {shlex.join(['hf-exposure', *arguments])}", err=True)
+    _say("\nhf-exposure: interrupted. No file was left half written. To begin again, type:")
+    _say(f"  {shlex.join(['hf-exposure', *arguments])}")
     return INTERRUPTED
 
 
-def _silence_stdout() -> None:
+def _silence(stream: IO[str] | None) -> None:
     """Nothing more is written: the interpreter flushes on its way out, and would fail once more."""
+    if stream is None:
+        return
     try:
-        sys.stdout.flush()
-    except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        stream.flush()
+    except (OSError, ValueError):
+        with suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

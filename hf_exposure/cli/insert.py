@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,7 +15,7 @@ import typer
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.context import MessagesOption, PromptOption, as_recorded, context_of
-from hf_exposure.cli.data_sets import load_data_set, parts_of, without_cache, write_shards
+from hf_exposure.cli.data_sets import load_data_set, parts_of, read_to_its_end, without_cache, write_shards
 from hf_exposure.cli.models import load_tokenizer
 from hf_exposure.cli.names import check_data_set, check_tokenizer
 from hf_exposure.cli.values import check_new, load_canaries
@@ -102,7 +102,7 @@ def insert(
         "other_columns": _other_columns(other_column, original, split),
         "tokenizer": None if tokenizer is None else load_tokenizer(tokenizer),
     }  # fmt: skip
-    changed = _inserted(original, drawn, how)
+    changed = without_secrets(drawn, lambda: _inserted(original, drawn, how, stream=stream))
     record = {
         "name": dataset,
         "configuration": name,
@@ -115,7 +115,7 @@ def insert(
     }
     with _folder_for(out) as aside:
         if stream:
-            rows = without_secrets(drawn, lambda: write_shards(parts_of(changed), aside))
+            rows = without_secrets(drawn, lambda: _written(changed, aside))
         else:
             without_secrets(drawn, lambda: changed.save_to_disk(aside))
             rows = {key: len(part) for key, part in parts_of(changed).items()}
@@ -133,11 +133,17 @@ def insert(
     )
 
 
-def _inserted(original: Any, canaries: CanarySet, how: dict[str, Any]) -> Any:
+def _written(streams: Any, folder: Path) -> dict[str, int]:
+    with read_to_its_end():
+        return write_shards(parts_of(streams), folder)
+
+
+def _inserted(original: Any, canaries: CanarySet, how: dict[str, Any], *, stream: bool) -> Any:
     from hf_exposure.insertion import insert_canaries
 
     try:
-        with without_cache():
+        # The head of a stream is read here.
+        with without_cache(), read_to_its_end() if stream else nullcontext():
             return insert_canaries(original, canaries, **how)
     except InputError as error:
         option, remedy = _TYPED.get(error.argument, (error.argument, error.remedy))

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.context import MessagesOption, PromptOption, SourceOption, context_of, recorded_or_typed
-from hf_exposure.cli.data_sets import is_saved_folder, load_data_set, parts_of
+from hf_exposure.cli.data_sets import is_saved_folder, load_data_set, parts_of, read_to_its_end
 from hf_exposure.cli.insert import RECORD_FILE
 from hf_exposure.cli.models import (
     DeviceOption,
@@ -95,7 +96,10 @@ def measure(
     origin.check()
     if base_model is not None:
         check_model("--base-model", base_model)
-    training_data = None if dataset is None else _training_data(dataset, trained_on)
+    # What the data hold may be quoted by an error about them.
+    training_data = None
+    if dataset is not None:
+        training_data = without_secrets(drawn, lambda: _training_data(dataset, trained_on))
     from hf_exposure.measure import MeasureSettings, measure_exposure
 
     settings = {
@@ -111,7 +115,8 @@ def measure(
         base, _ = ModelSource(name=base_model, tokenizer=chosen, option="--base-model", **where).load()  # type: ignore[arg-type]
     delivery = None
     if training_data is not None:
-        delivery = _delivery(training_data, drawn, its_tokenizer, context, source)
+        read = training_data
+        delivery = without_secrets(drawn, lambda: _delivery(read, drawn, its_tokenizer, context, source))
     with calls_shown(loaded, "measuring"):
         found = measure_exposure(
             loaded,
@@ -165,13 +170,10 @@ def _delivery(
     from hf_exposure.insertion import delivery_in
 
     try:
-        return delivery_in(training_data, canaries, tokenizer, context=context, source=source)
+        with read_to_its_end():
+            return delivery_in(training_data, canaries, tokenizer, context=context, source=source)
     except InputError as error:
         raise InputError("--dataset", error.rule, error.value, error.remedy) from None
-    except Exception as error:  # of pyarrow, fsspec or the Hub's client, while a stream is read
-        said = str(error).strip().splitlines() or [type(error).__name__]
-        rule = f"must be a data set that can be read to its end ({said[0]})"
-        raise InputError("--dataset", rule, type(error).__name__, "Name the data that was trained on.") from None
 
 
 def _print(

@@ -27,8 +27,10 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hf_exposure.checks import flag, whole_number
 from hf_exposure.errors import InputError
-from hf_exposure.estimators.arrays import FloatArray, checked_confidence
+from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
+from hf_exposure.limits import LARGEST_SEED
 
 __all__ = ["difference_interval"]
 
@@ -72,7 +74,9 @@ def difference_interval(
         (-inf, inf)
     """
     tail = (1.0 - checked_confidence(confidence_level)) / 2.0
-    ours, theirs = _checked(more), _checked(less)
+    flag("paired", paired)
+    whole_number("seed", seed, 0, LARGEST_SEED)
+    ours, theirs = _checked("more", more), _checked("less", less)
     sizes = [[low.size for low, _ in side] for side in (ours, theirs)]
     if not ours or len(ours) != len(theirs) or (paired and sizes[0] != sizes[1]):
         rule = "must have the same strata, and the same values in them where they are paired"
@@ -83,8 +87,14 @@ def difference_interval(
     return low, high
 
 
-def _checked(side: Sequence[Ends]) -> list[tuple[FloatArray, FloatArray]]:
-    checked = [(np.asarray(low, dtype=np.float64), np.asarray(high, dtype=np.float64)) for low, high in side]
+def _checked(argument: str, side: Sequence[Ends]) -> list[tuple[FloatArray, FloatArray]]:
+    if isinstance(side, (str, bytes)) or not isinstance(side, Sequence):
+        raise InputError(argument, "must be a list of strata", type(side).__name__, "Write [(low_ends, high_ends)].")
+    strata = list(side)
+    if not all(isinstance(ends, (Sequence, np.ndarray)) and len(ends) == 2 for ends in strata):
+        rule = "must be a list of pairs, the low ends and the high ends of each stratum"
+        raise InputError(argument, rule, type(side).__name__, "Write [(low_ends, high_ends)] for one stratum.")
+    checked = [(number_array(argument, low), number_array(argument, high)) for low, high in strata]
     for low, high in checked:
         if (
             low.ndim != 1

@@ -67,7 +67,8 @@ def clopper_pearson_low(hits: int, draws: int, confidence_level: float = 0.95) -
         (0.4729, 0.0)
     """
     level = checked_confidence(confidence_level)
-    if draws < 1 or not 0 <= hits <= draws:
+    shapes = {number_array(name, value).shape for name, value in (("hits", hits), ("draws", draws))}
+    if shapes != {()} or draws < 1 or not 0 <= hits <= draws:
         raise InputError("hits", "must lie in 0..draws, of at least one draw", (hits, draws), "Count them again.")
     return float(betaincinv(hits, draws - hits + 1, 1.0 - level)) if hits else 0.0
 

@@ -33,8 +33,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.optimize import brentq
 
+from hf_exposure.checks import real_number
 from hf_exposure.errors import InputError
-from hf_exposure.estimators.arrays import FloatArray, checked_confidence
+from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
+from hf_exposure.limits import LARGEST_FIGURE
 
 __all__ = ["mean_interval"]
 
@@ -68,10 +70,11 @@ def mean_interval(
         >>> [round(limit, 6) for limit in mean_interval([1.0] * 8, [1.0] * 8, 1.0)]
         [0.630583, 1.0]
     """
-    low_n, high_n = np.asarray(low_ends, dtype=np.float64), np.asarray(high_ends, dtype=np.float64)
+    low_n, high_n = number_array("low_ends", low_ends), number_array("high_ends", high_ends)
     level = checked_confidence(confidence_level)
-    if not most > 0.0 or not math.isfinite(most):
-        raise InputError("most", "must be finite and above 0", most, "Pass log2 of the size of the space.")
+    rule, remedy = "must be finite and above 0", "Pass log2 of the size of the space."
+    most = real_number("most", most, rule, remedy, above=0.0)
+    real_number("most", most, f"must be at most {LARGEST_FIGURE}", remedy, at_most=LARGEST_FIGURE)
     if low_n.ndim != 1 or low_n.shape != high_n.shape or not low_n.size or not (low_n <= high_n).all():
         rule = "must be two flat lists of equal length, low ends first, without NaN"
         raise InputError("low_ends, high_ends", rule, (low_ends, high_ends), "Pass one pair of ends for each draw.")

@@ -24,6 +24,7 @@ from hf_exposure.limits import LARGEST_SEED, MOST_SAMPLES
 from hf_exposure.records import Discoverability
 from hf_exposure.scoring import CausalScorer, make_scorer
 from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
+from hf_exposure.scoring.limits import check_length, check_vocabulary, context_length, vocabulary_entries
 
 __all__ = ["discoverable_extraction"]
 
@@ -64,8 +65,8 @@ def discoverable_extraction(
         One `Discoverability` per text, in input order.
 
     Raises:
-        InputError: no texts, or one that is none of the template; a template without a prefix; a model that is not
-            causal; numbers out of range.
+        InputError: no texts, one that is none of the template, or one longer than the model's context; a template
+            without a prefix; a model that is not causal; a tokenizer of another model; numbers out of range.
         NonFiniteScoreError: the model returned NaN.
 
     Example:
@@ -85,11 +86,17 @@ def discoverable_extraction(
     scorer = make_scorer(model, tokenizer)
     if not isinstance(scorer, CausalScorer):
         raise InputError("model", "must be a causal language model", type(model).__name__, "Use extract instead.")
-    prompt, continuations = _cut(template, scorer.encoder.encode(texts).ids, scorer)
+    encoded, longest = scorer.encoder.encode(texts).ids, context_length(model)
+    for row, ids in enumerate(encoded):
+        check_length(longest, len(ids), row)
+    check_vocabulary(vocabulary_entries(model), max(max(ids, default=0) for ids in encoded))
+    prompt, continuations = _cut(template, encoded, scorer)
     bits, is_greedy = continuation_bits(model, prompt, continuations, sampling)
     secrets = [_spell(tokenizer, tokens) for tokens in continuations]
     # Half as long again, since what the model says may be cut into shorter tokens; the edits cut it to characters.
     length = max(map(len, continuations)) * 3 // 2
+    if longest is not None:
+        length = min(length, longest - len(prompt))
     greedy = _spell(tokenizer, decode_greedily(model, prompt, length))
     drawn = draw_samples(model, prompt, length, samples, sampling, seed=seed).tolist()
     said = [_spell(tokenizer, tokens) for tokens in drawn]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -164,7 +164,8 @@ def check_delivery(
     instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries.")
     check_tokenizer(tokenizer)
     has_rows = hasattr(dataset, "__getitem__") or hasattr(dataset, "__iter__")
-    if isinstance(dataset, (type, str, bytes)) or not has_rows:
+    # A dictionary of splits has no row 0.
+    if isinstance(dataset, (type, str, bytes, Mapping)) or not has_rows:
         remedy = "Pass trainer.get_train_dataloader().dataset."
         raise InputError("dataset", "must be a data set, or a list of rows", type(dataset).__name__, remedy)
     if context is not None:

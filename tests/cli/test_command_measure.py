@@ -18,6 +18,13 @@ from transformers import AutoModelForCausalLM, ByT5Tokenizer
 from hf_exposure import CanarySet, ExposureReport, measure_exposure
 
 disable_progress_bars()
+
+
+@pytest.fixture(autouse=True)
+def quiet_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
 QUICK = ("--references", "64", "--method", "sample")
 
 
@@ -302,3 +309,33 @@ def test_the_bar_counts_calls_on_a_terminal_and_is_gone_elsewhere(
             model(inputs)
         assert ("measuring" in capsys.readouterr().err) == is_terminal
         assert not model._forward_hooks
+
+
+@pytest.mark.parametrize("command", ["measure", "insert", "insert --stream"])
+def test_an_error_about_a_row_with_a_canary_does_not_quote_it(
+    command: str, tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A column turns from numbers to texts beyond the first 10 MB: Arrow says which text it could not convert."""
+    text = CanarySet.load(canary_file).inserted[0].text
+    rows = [{"text": "x" * 200_000, "n": 1}] * 60 + [{"text": "row", "n": text}]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    typed = ("--dataset", tmp_path / "rows.jsonl")
+    if command == "measure":
+        done = measure(capsys, model_folder, canary_file, *typed)
+    else:
+        more = ("--stream", "--num-rows", 61) if "--stream" in command else ()
+        done = run(capsys, "insert", "--canaries", canary_file, *typed, "--out", tmp_path / "new", *more)
+    one_line(done, "its message is withheld because it quotes canary ")
+    assert text.split()[-1].strip(".") not in done.err
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_damaged_rows_are_bad_input(
+    stream: bool, tmp_path: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"text": "row"}\n' * 30 + '{"text": "ro')
+    more = ("--stream", "--num-rows", 31) if stream else ()
+    typed = ("--dataset", tmp_path / "rows.jsonl", "--canaries", canary_file, "--out", tmp_path / "new", *more)
+    rule = "must be a data set that can be read to its end" if stream else "must be a data set that loads"
+    one_line(run(capsys, "insert", *typed), f"--dataset: {rule} (JSON parse error: ")

@@ -143,6 +143,20 @@ def test_streams_that_cannot_be_written_to(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (141, "")
 
 
+@pytest.mark.parametrize(
+    "streams", [">&-", "2>/dev/full", "2>&-", ">/dev/full 2>/dev/full", ">&- 2>&-", "2>&1 | true"]
+)
+def test_errors_that_nobody_can_read_keep_their_status(streams: str) -> None:
+    """A message that cannot be written is no reason to end with 1, and closed output no failure."""
+    shell = f'"$0" -c "{MAIN}" report nowhere --out x {streams}; exit ${{PIPESTATUS[0]}}'
+    assert subprocess.run(["bash", "-c", shell, sys.executable], capture_output=True).returncode == 2
+
+
+def test_output_that_was_closed_beforehand_is_no_failure() -> None:
+    done = subprocess.run(["bash", "-c", f'"$0" -c "{MAIN}" --version >&-', sys.executable], capture_output=True)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
 def test_a_terminal_without_the_characters(tmp_path: Path) -> None:
     typed = [sys.executable, "-c", MAIN, *drawing("--template", "caf\u00e9 {pin}."), "--out", str(tmp_path / "c.json")]
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}

@@ -117,3 +117,23 @@ def test_bad_arguments() -> None:
     for ends in (([], []), ([1.0], [0.0]), ([math.nan], [1.0]), ([0.0], [math.inf])):
         with pytest.raises(InputError, match="^more, less: must be two flat lists"):
             difference_interval([ends], same([1.0]), paired=False)
+
+
+PAIR = [([1.0, 2.0], [1.0, 2.0])]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"more": None}, "^more: must be a list of strata"),
+        ({"less": "ab"}, "^less: must be a list of strata"),
+        ({"more": [[1.0]]}, "^more: must be a list of pairs"),
+        ({"less": [1.0, 2.0]}, "^less: must be a list of pairs"),
+        ({"more": [(["a"], ["b"])]}, "^more: must be numbers"),
+        ({"paired": "yes"}, "^paired: must be True or False"),
+        ({"seed": -1}, "^seed: must be a whole number"),
+    ],
+)
+def test_wrong_types(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        difference_interval(**{"more": PAIR, "less": PAIR, "paired": False, **arguments})  # type: ignore[arg-type]

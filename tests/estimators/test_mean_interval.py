@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -92,3 +94,24 @@ def test_a_one_sided_share() -> None:
     for hits, draws in ((3, 2), (-1, 2), (0, 0)):
         with pytest.raises(InputError, match="^hits: must lie in"):
             clopper_pearson_low(hits, draws)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["a"], ["b"], 10.0), "^low_ends: must be numbers"),
+        (([1.0], {"a": 1}, 10.0), "^high_ends: must be numbers"),
+        (([1.0], [2.0], "10"), "^most: must be finite and above 0"),
+        (([1.0], [2.0], [10.0, 11.0]), "^most: must be finite and above 0"),
+        (([1.0], [2.0], 1e308), "^most: must be at most 1e[+]100"),
+    ],
+)
+def test_wrong_types(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        mean_interval(*arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("hits", "draws"), [("1", 2), ([1], 2), (1, None), (math.nan, 2)])
+def test_counts_of_the_wrong_type(hits: object, draws: object) -> None:
+    with pytest.raises(InputError, match="^(hits|draws): must"):
+        clopper_pearson_low(hits, draws)  # type: ignore[arg-type]

@@ -199,3 +199,24 @@ def test_an_answer_in_shorter_tokens_is_heard_to_its_end() -> None:
         model, tokenizer, CanaryTemplate("pin:{n}", n=Digits(4)), ["pin:1212"], samples=3
     )
     assert (found.greedy_edits, found.near_samples) == (0, 3)
+
+
+@pytest.mark.parametrize(("context", "fits"), [(12, False), (13, True), (14, True), (16, True)])
+def test_nothing_is_read_beyond_the_models_context(context: int, fits: bool, byte_tokenizer: ByT5Tokenizer) -> None:
+    """A text of 13 tokens; half as long again, which the answer is listened to, would not fit the contexts either."""
+    template = CanaryTemplate("pin {pin}", pin=Digits(9))
+    model = tiny_model("gpt2", n_positions=context)
+    texts = ["pin 123456789", "pin 987654321"]
+    if fits:
+        found = discoverable_extraction(model, byte_tokenizer, template, texts, samples=3)
+        assert all(one.greedy_edits <= len(" 123456789") and math.isfinite(one.bits) for one in found)
+        return
+    with pytest.raises(InputError, match=r"^texts: must fit the model's context of 12 tokens, got text 0") as caught:
+        discoverable_extraction(model, byte_tokenizer, template, texts, samples=3)
+    assert "123456789" not in str(caught.value)
+
+
+def test_a_tokenizer_larger_than_the_embedding_is_refused(byte_tokenizer: ByT5Tokenizer) -> None:
+    model = tiny_model("gpt2", vocab_size=100)
+    with pytest.raises(InputError, match=r"^tokenizer: must be the model's own"):
+        discoverable_extraction(model, byte_tokenizer, TEMPLATE, ["pin 12!"], samples=0)

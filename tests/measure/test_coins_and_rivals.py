@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,10 @@ from scipy.stats import binomtest
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, log_perplexity, measure_exposure
+from hf_exposure.measure.coins import epsilon_of
+from hf_exposure.measure.methods import Occasion
+from hf_exposure.measure.settings import MeasureSettings
+from hf_exposure.records import CostEstimate
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
 TOKENIZER = ByT5Tokenizer()
@@ -100,3 +105,25 @@ def test_other_inserted_canaries_do_not_compete(memorized: tuple[CanarySet, GPT2
         assert {estimate.method for estimate in found.estimates} == {"importance"}
         # The point too: an interval that reaches to the top would hold anything.
         assert [e.exposure_bits for e in found.inserted] == pytest.approx(truth[:6], abs=0.5)
+
+
+@pytest.mark.parametrize("coin", [True, False])
+def test_coins_that_all_fell_alike_bound_no_epsilon(coin: bool) -> None:
+    """Without both sides nothing tells heads from tails; the estimator itself refuses such coins."""
+    drawn = draw_canaries(TEMPLATE, {3: 2}, controls=0, coin_flips=40, seed=4)
+    alike = CanarySet(
+        template=drawn.template,
+        inserted=tuple(canary for canary in drawn.inserted if canary.coin in (None, coin)),
+        controls=tuple(canary for canary in drawn.controls if canary.coin in (None, coin)),
+    )
+    assert len(alike) > 10
+    assert epsilon_of(alike, np.arange(float(len(alike))), MeasureSettings()) is None
+
+
+@pytest.mark.parametrize(("low", "hits", "settled"), [(11.9, 200.0, True), (11.5, 200.0, False), (11.9, 50.0, False)])
+def test_drawing_stops_at_a_narrow_interval_however_high_it_lies(low: float, hits: float, settled: bool) -> None:
+    estimate = CostEstimate(
+        exposure_bits=12.0, low_bits=low, high_bits=12.1, method="importance", bound="interval", effective_hits=hits
+    )
+    occasion = SimpleNamespace(settings=MeasureSettings(precision_bits=0.25))
+    assert Occasion._is_settled(occasion, estimate) is settled  # type: ignore[arg-type]
