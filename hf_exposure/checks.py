@@ -168,8 +168,8 @@ def list_of_texts(argument: str, values: object, remedy: str, most: int = MOST_T
 
 def at_most(argument: str, values: Iterable[T], most: int) -> list[T]:
     """`values` as a list; one that goes on beyond `most` is refused there, so that an endless one ends too."""
-    if isinstance(values, Sequence) and len(values) > most:
-        raise InputError(argument, f"must hold at most {most} entries", f"{len(values)} entries", "Use fewer.")
+    if _holds_more(values, most):
+        raise InputError(argument, f"must hold at most {most} entries", "more", "Use fewer.")
     try:
         taken = list(itertools.islice(values, most + 1))
     except TypeError:  # a tensor or array without dimensions says that it can be iterated over
@@ -177,6 +177,14 @@ def at_most(argument: str, values: Iterable[T], most: int) -> list[T]:
     if len(taken) > most:
         raise InputError(argument, f"must hold at most {most} entries", "more", "Use fewer.")
     return taken
+
+
+def _holds_more(values: object, most: int) -> bool:
+    """Whether a list, or a range, which takes no memory yet, has more entries."""
+    try:
+        return isinstance(values, Sequence) and len(values) > most
+    except OverflowError:  # a range of 2**63 or more
+        return True
 
 
 def path_of(argument: str, value: object) -> Path:
@@ -201,6 +209,8 @@ def countable(argument: str, symbols: int, length: int) -> None:
 def number_array(argument: str, values: ArrayLike, remedy: str = "Pass a list of numbers.") -> FloatArray:
     """`values` as a float64 array of any shape. Texts, even those that spell numbers, and missing values are none."""
     rule = "must be numbers"
+    if _holds_more(values, MOST_TEXTS):
+        raise InputError(argument, f"must hold at most {MOST_TEXTS} entries", "more", "Use fewer.")
     try:
         array = np.asarray(values)
     except Exception:  # rows of unequal length, tensors with gradients or on a device: each fails in its own way
