@@ -564,3 +564,11 @@ def test_a_damaged_canary_file_is_still_an_input_error(tmp_path: Path) -> None:
 def test_splits_are_no_training_set() -> None:
     splits = DatasetDict(train=Dataset.from_dict({"input_ids": [[1, 2]]}))
     refused(lambda: check_delivery(splits, CANARIES, transformers.ByT5Tokenizer()), "dataset")
+
+
+def test_ranges_beyond_any_memory() -> None:
+    for many in (range(10**9), range(10**12), range(10**30)):
+        refused(lambda: fit_skew_normal(many), "")  # noqa: B023
+        refused(lambda: check_weights([1.0, 2.0], strata=many), "strata")  # noqa: B023
+        refused(lambda: Choice(many), "options")  # noqa: B023
+    refused(lambda: CanarySet.from_secrets(PIN, ["pin 1234."], repetitions=10**5000), "repetitions")

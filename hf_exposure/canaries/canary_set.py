@@ -14,7 +14,7 @@ from hf_exposure.canaries.indices import Entropy, distinct_ids, distinct_indices
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.checks import at_most, encodable_text, instance_of, list_of_texts, whole_number
 from hf_exposure.errors import InputError
-from hf_exposure.limits import LARGEST_SEED, MOST_CANARIES, MOST_INSERTIONS
+from hf_exposure.limits import LARGEST_COUNT, LARGEST_SEED, MOST_CANARIES, MOST_INSERTIONS
 
 __all__ = ["Canary", "CanarySet"]
 
@@ -164,6 +164,9 @@ class CanarySet:
             raise InputError(
                 "repetitions", f"must be one number or {len(texts)}", len(counts), "Give one for each text."
             )
+        for count in counts:
+            if isinstance(count, int) and count > LARGEST_COUNT:  # Python does not print the largest
+                whole_number("repetitions", count, 1)
         pairs = zip(texts, counts, strict=True)
         entropy = Entropy(["secrets", [str(text) for text in texts], [str(count) for count in counts]])
         ids = distinct_ids(entropy)

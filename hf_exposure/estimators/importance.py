@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import (
     FloatArray,
+    at_most,
     checked_confidence,
     checked_costs,
     checked_flags,
@@ -242,7 +244,7 @@ def _checked_strata(strata: ArrayLike | None, draws: int) -> NDArray[np.int64]:
     if strata is None:
         return np.zeros(draws, dtype=np.int64)
     try:
-        labels = np.asarray(strata)
+        labels = np.asarray(at_most("strata", strata, draws) if isinstance(strata, Sequence) else strata)
         _, strata_N, counts_S = np.unique(labels, return_inverse=True, return_counts=True)
     except (TypeError, ValueError):  # labels that have no order, rows of unequal length
         raise InputError("strata", "must be labels of one kind", type(strata).__name__, "Or leave it out.") from None

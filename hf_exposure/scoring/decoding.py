@@ -22,6 +22,9 @@ from hf_exposure.scoring.token_tree import IntArray, pad_sequences
 
 __all__ = ["Sampling", "continuation_bits", "decode_greedily", "draw_samples"]
 
+# Those that a float32 can be divided by.
+_TEMPERATURES = 1e-30, 1e30
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
@@ -41,16 +44,24 @@ class Sampling:
     top_p: float | None = None
 
     def __post_init__(self) -> None:
-        real_number("temperature", self.temperature, "must be positive", "Use temperature=1.0.", above=0.0)
+        remedy = "Use temperature=1.0."
+        temperature = real_number("temperature", self.temperature, "must be positive", remedy, above=0.0)
+        least, most = _TEMPERATURES
+        rule = f"must be from {least} to {most}"
+        real_number("temperature", temperature, rule, remedy, at_least=least, at_most=most)
+        object.__setattr__(self, "temperature", temperature)
         if self.top_k is not None:
             whole_number("top_k", self.top_k, 1, remedy="Leave it out for the whole vocabulary.")
         if self.top_p is not None:
             rule, remedy = "must be above 0 and at most 1", "Leave it out for all tokens."
-            real_number("top_p", self.top_p, rule, remedy, above=0.0, at_most=1.0)
+            top_p = real_number("top_p", self.top_p, rule, remedy, above=0.0, at_most=1.0)
+            object.__setattr__(self, "top_p", top_p)
 
     def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
         """(..., V) natural logarithms of the probabilities drawn with, in float32; -inf for what is never drawn."""
-        logits = logits.float() / self.temperature
+        logits = logits.float()
+        # Below the likeliest, so that no quotient overflows upwards.
+        logits = (logits - logits.amax(dim=-1, keepdim=True)) / self.temperature
         if self.top_k is not None:
             least = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
             logits = logits.masked_fill(logits < least, -math.inf)

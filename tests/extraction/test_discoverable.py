@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from functools import cache
 from types import SimpleNamespace
 
@@ -220,3 +221,23 @@ def test_a_tokenizer_larger_than_the_embedding_is_refused(byte_tokenizer: ByT5To
     model = tiny_model("gpt2", vocab_size=100)
     with pytest.raises(InputError, match=r"^tokenizer: must be the model's own"):
         discoverable_extraction(model, byte_tokenizer, TEMPLATE, ["pin 12!"], samples=0)
+
+
+@pytest.mark.parametrize("temperature", [1e-30, 1e-20, Fraction(1, 10**12)])
+def test_at_next_to_no_temperature_the_likeliest_is_drawn(temperature: object, byte_tokenizer: ByT5Tokenizer) -> None:
+    model = tiny_model("gpt2", scale=0.2)
+    probabilities = (
+        Sampling(temperature=temperature)
+        .log_probabilities(  # type: ignore[arg-type]
+            model(input_ids=torch.tensor([PROMPT])).logits
+        )
+        .exp()
+    )
+    assert not probabilities.isnan().any() and (probabilities.amax(dim=-1) > 0.999).all()
+    discoverable_extraction(model, byte_tokenizer, TEMPLATE, ["pin 12!"], samples=2, temperature=temperature)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("temperature", [5e-324, 1e-46, 1e300, 10**40])
+def test_a_temperature_that_float32_cannot_divide_by(temperature: float) -> None:
+    with pytest.raises(InputError, match="^temperature: must be from 1e-30 to 1e"):
+        Sampling(temperature=temperature)
