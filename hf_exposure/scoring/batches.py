@@ -17,8 +17,8 @@ from hf_exposure.scoring.processes import ALONE, Processes
 
 __all__ = ["BatchCheck", "all_close", "check_repeats", "score_in_batches"]
 
-# When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone; when
-# it feeds more at all, the one that was fed last.
+# When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone;
+# when it feeds more at all, the one that was fed last.
 _GROWTH = 4.0
 _CHECKED_TEXTS = 3
 

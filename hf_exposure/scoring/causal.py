@@ -91,7 +91,7 @@ class CausalScorer:
         # A sliding window shows only beyond its length: a mode is trusted up to the length that it was tried at.
         self._proven_length = 0.0 if mode is None else math.inf
         self._proven_with_prefix = mode is not None
-        # And down to the prefix that it was tried with: positions may depend on the length, and so the shortest text too.
+        # And down to the prefix that it was tried with: where positions depend on the length, short texts differ too.
         self._proven_prefix = 0
         self._batches = BatchCheck(processes, 0.0 if mode is None else math.inf)
         self._contradiction: Contradiction | None = None
