@@ -163,7 +163,7 @@ def list_of_texts(argument: str, values: object, remedy: str, most: int = MOST_T
 
 def at_most(argument: str, values: Iterable[T], most: int) -> list[T]:
     """`values` as a list; one that goes on beyond `most` is refused there, so that an endless one ends too."""
-    if _holds_more(values, most):
+    if holds_more(values, most):
         raise InputError(argument, f"must hold at most {most} entries", "more", "Use fewer.")
     try:
         taken = list(itertools.islice(values, most + 1))
@@ -174,7 +174,7 @@ def at_most(argument: str, values: Iterable[T], most: int) -> list[T]:
     return taken
 
 
-def _holds_more(values: object, most: int) -> bool:
+def holds_more(values: object, most: int) -> bool:
     """Whether a list, or a range, which takes no memory yet, has more entries."""
     try:
         return isinstance(values, Sequence) and len(values) > most
@@ -199,86 +199,3 @@ def countable(argument: str, symbols: int, length: int) -> None:
     if length * math.log10(max(symbols, 1)) >= LARGEST_SPACE_DIGITS:
         rule = f"must leave a space of at most 10^{LARGEST_SPACE_DIGITS} candidate secrets"
         raise InputError(argument, rule, f"{symbols}^{length}", "Use shorter fillings or fewer of them.")
-<<<<<<< HEAD
-=======
-
-
-def number_array(argument: str, values: ArrayLike, remedy: str = "Pass a list of numbers.") -> FloatArray:
-    """`values` as a float64 array of any shape. Texts, even those that spell numbers, and missing values are none."""
-    rule = "must be numbers"
-    if _holds_more(values, MOST_TEXTS):
-        raise InputError(argument, f"must hold at most {MOST_TEXTS} entries", "more", "Use fewer.")
-    try:
-        array = np.asarray(values)
-    except Exception:  # rows of unequal length, tensors with gradients or on a device: each fails in its own way
-        raise InputError(argument, rule, type(values).__name__, remedy) from None
-    if array.dtype.kind == "O" and not all(isinstance(value, Real) for value in array.flat):
-        raise InputError(argument, rule, f"{type(values).__name__} with other values", remedy)
-    if array.dtype.kind not in "biufO":
-        raise InputError(argument, rule, f"an array of type {array.dtype}", remedy)
-    try:
-        return array.astype(np.float64)
-    except (OverflowError, TypeError, ValueError):
-        raise InputError(argument, "must be numbers that a float can hold", "a larger one", remedy) from None
-
-
-def checked_costs(argument: str, values: ArrayLike, *, smallest_count: int = 0, finite: bool = False) -> FloatArray:
-    """`values` as a float64 vector, or an `InputError` that names `argument`.
-
-    +inf is a legitimate cost (a text of probability 0) unless `finite`; NaN and -inf never are.
-    """
-    costs = number_array(argument, values)
-    if costs.ndim != 1:
-        raise InputError(
-            argument, "must be a flat list of numbers", f"an array of shape {costs.shape}", "Pass costs.ravel()."
-        )
-    if costs.size < smallest_count:
-        raise InputError(
-            argument,
-            f"must hold at least {smallest_count} cost{'s' if smallest_count > 1 else ''}",
-            costs.size,
-            "Score more texts.",
-        )
-    if (np.isfinite(costs) & (np.abs(costs) > LARGEST_FIGURE)).any():
-        raise InputError(argument, f"must be at most {LARGEST_FIGURE} bits each", "more", "Find out where it is from.")
-    bad = ~np.isfinite(costs) if finite else np.isnan(costs) | np.isneginf(costs)
-    if bad.any():
-        where = int(np.flatnonzero(bad)[0])
-        raise InputError(
-            argument,
-            "must be log-perplexities in bits, " + ("all finite" if finite else "never NaN or -inf"),
-            f"{float(costs[where])} at position {where} ({int(bad.sum())} in all)",
-            "Find out why the model returned it; do not drop it silently.",
-        )
-    return costs
-
-
-def checked_flags(argument: str, values: ArrayLike, count: int, remedy: str) -> NDArray[np.bool_]:
-    """`values`, one bool or one for each of `count` canaries, as (count,) bools; 0 and 1 pass too."""
-    flags = number_array(argument, values, remedy)
-    if flags.shape not in {(), (count,)} or not np.isin(flags, [0, 1]).all():
-        raise InputError(argument, f"must be True or False, or ({count},) of them", _described(values), remedy)
-    return np.broadcast_to(flags.astype(bool), (count,))
-
-
-def _described(values: ArrayLike) -> object:
-    """A scalar as it is, an array by its shape."""
-    shape = np.shape(values)
-    return f"an array of shape {shape}" if shape else values
-
-
-def checked_confidence(confidence_level: float) -> float:
-    """`confidence_level` strictly between 0 and 1, as a float."""
-    rule = "must lie strictly between 0 and 1"
-    return real_number("confidence_level", confidence_level, rule, "Type 0.95.", above=0.0, below=1.0)
-
-
-def checked_space_size(space_size: int) -> int:
-    """`space_size` as an exact int of at least 1; floats are refused, since they lose the low digits of 10**30."""
-    remedy = "Pass template.space_size."
-    if isinstance(space_size, bool) or not isinstance(space_size, (int, np.integer)) or space_size < 1:
-        raise InputError("space_size", "must be an int, the number of texts in the space", space_size, remedy)
-    if space_size > 10**LARGEST_SPACE_DIGITS:
-        raise InputError("space_size", f"must be at most 10^{LARGEST_SPACE_DIGITS}", space_size, remedy)
-    return int(space_size)
->>>>>>> rev15

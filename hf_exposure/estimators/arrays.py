@@ -7,9 +7,9 @@ from numbers import Real
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from hf_exposure.checks import real_number
+from hf_exposure.checks import holds_more, real_number
 from hf_exposure.errors import InputError
-from hf_exposure.limits import LARGEST_FIGURE, LARGEST_SPACE_DIGITS
+from hf_exposure.limits import LARGEST_FIGURE, LARGEST_SPACE_DIGITS, MOST_TEXTS
 
 FloatArray = NDArray[np.float64]
 
@@ -17,6 +17,8 @@ FloatArray = NDArray[np.float64]
 def number_array(argument: str, values: ArrayLike, remedy: str = "Pass a list of numbers.") -> FloatArray:
     """`values` as a float64 array of any shape. Texts, even those that spell numbers, and missing values are none."""
     rule = "must be numbers"
+    if holds_more(values, MOST_TEXTS):
+        raise InputError(argument, f"must hold at most {MOST_TEXTS} entries", "more", "Use fewer.")
     try:
         array = np.asarray(values)
     except Exception:  # rows of unequal length, tensors with gradients or on a device: each fails in its own way
