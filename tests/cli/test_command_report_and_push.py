@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer
 from cli_runs import one_line, run
 
 from hf_exposure import ExposureReport
+from hf_exposure.cli.measure import _gate
 from hf_exposure.records import ExposureEstimate
 from hf_exposure.validity import Delivery
 
@@ -135,3 +137,11 @@ def test_push_of_an_invalid_run_ends_with_status_1(
     done = run(capsys, "push", folder, "--repo-id", "me/model")
     assert (done.status, done.out) == (1, "Published: https://hub/me/model\n")
     assert "INVALID: 0 of 8 inserted canaries" in done.err
+
+
+def test_a_threshold_without_inserted_canaries_is_crossed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = ExposureReport.load(make(tmp_path / "run", 12.0))
+    with pytest.raises(typer.Exit) as ended:
+        _gate(replace(found, estimates=found.controls), 4.0)
+    assert ended.value.exit_code == 1
+    assert "no canary was inserted, so the threshold cannot be tested" in capsys.readouterr().err
