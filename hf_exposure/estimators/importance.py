@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from hf_exposure.checks import at_most
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import (
     FloatArray,
-    at_most,
     checked_confidence,
     checked_costs,
     checked_flags,
