@@ -25,7 +25,7 @@ DEEPEST_PATTERN = 50
 """Parentheses inside parentheses of a `Pattern`."""
 MOST_PATTERN_STATES = 100_000
 """States of the automaton of a `Pattern`."""
-MOST_PATTERN_MOVES = 2_000_000
+MOST_PATTERN_MOVES = 1_000_000
 """Characters in the classes of a `Pattern`, summed over the places where a text may stand in it."""
 
 # Templates and canary sets.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,19 @@ _HEAD_BYTES = 8192
 
 
 def identity_of(content: Any) -> str:
-    """The id of what a report is made of: the same content has the same id."""
-    canonical = json.dumps(content, sort_keys=True, default=str)
+    """The id of what a report is made of: the same content has the same id.
+
+    How long a measurement took does not count. It is all that differs between the processes of a job, which may all
+    save their report into one folder.
+    """
+    canonical = json.dumps(_without_times(content), sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:32]
+
+
+def _without_times(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _without_times(value) for name, value in content.items() if not str(name).endswith("seconds")}
+    return [_without_times(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
 def refuse_mixture(path: Path, identity: object) -> None:

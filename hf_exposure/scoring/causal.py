@@ -346,9 +346,9 @@ class CausalScorer:
                 mode = self._fastest_mode(probe, has_prefix=has_prefix)
             except OutOfStepError:
                 raise
-            except ExposureError:
-                # Beyond what is scored, a model may be unable to read, or need not be right.
-                if tried == length:
+            except Exception as error:
+                # Beyond what is scored, a model may be unable to read, or need not be right. All go on, or none.
+                if not self._processes.smallest(int(tried != length and isinstance(error, ExposureError))):
                     raise
                 continue
             self._proven_with_prefix = has_prefix or (self._proven_with_prefix and mode == self.mode)
