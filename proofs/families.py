@@ -32,7 +32,7 @@ from hf_exposure import CanaryTemplate, Digits, extract, rank_bounds
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import write_aside
 from hf_exposure.scoring import make_scorer
-from proofs.tiny_models import build_model, families
+from proofs.tiny_models import KINDS, build_model, families
 from tests.laws import brute_force_rank, check_scorer
 
 __all__ = ["FamilyResult", "prove_family"]
@@ -61,6 +61,8 @@ class FamilyResult:
         kind: the mapping that names the family.
         family: its `model_type`.
         model: the class that was built, "" where none was.
+        read_as: how its texts are scored: a model that listens is in the mapping of encoder-decoders, and reads texts
+            from left to right; BART is in that of masked models, too.
         outcome: "agrees"; "agrees, no search", where texts are scored right and no certificate is given; "refused";
             "not run", where the library itself cannot; or "WRONG". A family whose own logits are causal must agree.
         scorer, mode: how it was scored.
@@ -74,6 +76,7 @@ class FamilyResult:
     kind: str
     family: str
     model: str = ""
+    read_as: str = ""
     outcome: str = ""
     scorer: str = ""
     mode: str = ""
@@ -81,6 +84,9 @@ class FamilyResult:
     own_bits: float = math.nan
     reason: str = ""
     seconds: float = 0.0
+
+
+_COLUMNS = ("family", "model", "mapping", "mode", "difference (bits)", "own difference (bits)", "outcome")
 
 
 class MismatchError(Exception):
@@ -100,6 +106,7 @@ def prove_family(kind: str, config_class: type) -> FamilyResult:
     try:
         model = build_model(kind, config_class)
         result.model = type(model).__name__
+        kind = result.read_as = _reading(kind, model)
         result.own_bits = causality_gap(kind, model, tokenizer)
         expected = brute_force(kind, model, tokenizer, [*SHORT, *LONG])
     except Exception as error:
@@ -128,6 +135,12 @@ def causality_gap(kind: str, model: nn.Module, tokenizer: ByT5Tokenizer) -> floa
     texts = (ids, ids[: half + 1], [*ids[: half + 1], *ids[:1] * (len(ids) - half - 1)])
     bits = [_token_bits(kind, model, tokenizer, text)[: half - 1] for text in texts]
     return max(float(np.abs(bits[0] - other).max()) for other in bits[1:])
+
+
+def _reading(kind: str, model: nn.Module) -> str:
+    if getattr(model.config, "is_encoder_decoder", False):
+        return "encoder-decoder"
+    return "causal" if kind == "encoder-decoder" else kind
 
 
 def brute_force(kind: str, model: nn.Module, tokenizer: ByT5Tokenizer, texts: Sequence[str]) -> np.ndarray:
@@ -165,11 +178,11 @@ def _bits(logits: torch.Tensor, tokens: Sequence[int]) -> np.ndarray:
 
 
 def _compare(result: FamilyResult, model: nn.Module, tokenizer: ByT5Tokenizer, expected: np.ndarray) -> None:
-    source = {"source": SOURCE} if result.kind == "encoder-decoder" else {}
+    source = {"source": SOURCE} if result.read_as == "encoder-decoder" else {}
     texts = [*SHORT, *LONG]
     fresh = make_scorer(model, tokenizer, **source)
     result.scorer = type(fresh).__name__
-    if result.kind == "causal" and result.scorer == "MaskedScorer":
+    if result.read_as == "causal" and result.scorer == "MaskedScorer":
         if not result.own_bits > CAUSAL_BITS:
             raise MismatchError("a causal model is read both ways")
         expected = brute_force("masked", model, tokenizer, [*SHORT, *LONG])
@@ -194,7 +207,7 @@ def _compare(result: FamilyResult, model: nn.Module, tokenizer: ByT5Tokenizer, e
     except InputError as error:
         raise NoCertificateError(_one_line(error)) from error
     space = [TEMPLATE.text_at(index) for index in range(TEMPLATE.space_size)]
-    costs = brute_force(result.kind, model, tokenizer, space)
+    costs = brute_force(result.read_as, model, tokenizer, space)
     order = np.argsort(costs, kind="stable")
     found = extract(model, tokenizer, TEMPLATE, top_k=10, **source)
     result.mode = found.mode
@@ -225,35 +238,45 @@ def _prove(entry: tuple[str, type]) -> FamilyResult:
     return prove_family(*entry)
 
 
-def page(results: Sequence[FamilyResult]) -> str:
-    """The results as a page."""
-    count = Counter(result.outcome for result in results)
-    lines = [
-        "# Families of models",
-        "",
-        f"`make families` built {len(results)} tiny models, one for each config class of the three mappings of",
-        f"transformers {transformers.__version__}, and compared the package with brute force (`proofs/families.py`):",
-        "each text alone, without cache or padding, with torch "
-        f"{torch.__version__.split('+')[0]} on a CPU in float32.",
-        "",
-        "| outcome | families | meaning |",
-        "|---|---|---|",
-        *(f"| {name} | {count[name]} | {OUTCOMES[name]} |" for name in OUTCOMES if count[name]),
-        "",
-        "The modes are those of `CausalScorer`: packed rows, cached prefix, plain batches, or every text alone. A",
-        "masked model is scored by its pseudo-log-likelihood and not searched. *Own difference* is by how much the",
-        "bare model scores the beginning of a text differently when the text is cut or goes on otherwise.",
-        "",
-        "| family | model | kind | mode | difference (bits) | own difference (bits) | outcome |",
-        "|---|---|---|---|---|---|---|",
-    ]
+def page(results: Sequence[FamilyResult], earlier: str = "") -> str:
+    """The results as a page; families that were not tried now keep their lines of the `earlier` page."""
+    rows = {}
+    for line in earlier.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) == len(_COLUMNS) and cells[2] in KINDS:
+            rows[cells[2], cells[0]] = cells
     for result in results:
         reason = f": {result.reason}" if result.reason else ""
         mode = f"{result.mode}, masked" if result.scorer == "MaskedScorer" else result.mode
         figures = (_figure(result.difference_bits), _figure(result.own_bits))
-        cells = (result.family, result.model, result.kind, mode, *figures, (result.outcome + reason).replace("|", "/"))
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        outcome = (result.outcome + reason).replace("|", "/")
+        rows[result.kind, result.family] = [result.family, result.model, result.kind, mode, *figures, outcome]
+    count = Counter(cells[-1].split(":")[0] for cells in rows.values())
+    order = [(kind, config_class.model_type) for kind, config_class in families()]
+    return "\n".join(
+        [
+            "# Families of models",
+            "",
+            f"`make families` builds a tiny model of each of the {len(rows)} families in the three mappings of",
+            f"transformers {transformers.__version__}, and compares the package with brute force",
+            "(`proofs/families.py`):",
+            "each text alone, without cache or padding, with torch "
+            f"{torch.__version__.split('+')[0]} on a CPU in float32.",
+            "",
+            "| outcome | families | meaning |",
+            "|---|---|---|",
+            *(f"| {name} | {count[name]} | {OUTCOMES[name]} |" for name in OUTCOMES if count[name]),
+            "",
+            "The modes are those of `CausalScorer`: packed rows, cached prefix, plain batches, or every text alone. A",
+            "masked model is scored by its pseudo-log-likelihood and not searched. *Own difference* is by how much",
+            "the bare model scores the beginning of a text differently when the text is cut or goes on otherwise.",
+            "",
+            f"| {' | '.join(_COLUMNS)} |",
+            "|---" * len(_COLUMNS) + "|",
+            *(f"| {' | '.join(rows[key])} |" for key in dict.fromkeys(order) if key in rows),
+            "",
+        ]
+    )
 
 
 def _figure(bits: float) -> str:
@@ -273,7 +296,8 @@ def main() -> None:
             results.append(result)
             print(*(value for value in asdict(result).values() if value != ""), sep=" | ", flush=True)
     if chosen.page:
-        write_aside(chosen.page, page(results))
+        earlier = chosen.page.read_text(encoding="utf-8") if chosen.only and chosen.page.exists() else ""
+        write_aside(chosen.page, page(results, earlier))
     wrong = [result for result in results if result.outcome == "WRONG"]
     print(f"{len(results)} families, {len(wrong)} wrong")
     sys.exit(bool(wrong))

@@ -72,6 +72,7 @@ class LogitReader:
         self.dtype = compute_dtype(model)
         self._is_watched = False
         self._head = _output_head(model)
+        self._has_fixed_length: bool | None = None
 
     @property
     def reads_rows(self) -> bool:
@@ -83,7 +84,7 @@ class LogitReader:
         self.counts.rows += batch
         self.counts.tokens += batch * positions
         if self._head is None:
-            return _whole(self._run(inputs), positions)
+            return self._whole(self._run(inputs), inputs)
         taken: list[torch.Tensor] = []
         given: list[torch.Tensor] = []
         with (
@@ -93,10 +94,30 @@ class LogitReader:
             output = self._run(inputs)
         if not _is_last_step(taken, given, output.logits):
             self._head = None
-            return _whole(self._run(inputs), positions)
-        hidden, head = taken[0][:, -positions:].reshape(-1, taken[0].shape[-1]), self._head
+            return self._whole(self._run(inputs), inputs)
+        hidden, head = self._of_tokens(taken[0], inputs).reshape(-1, taken[0].shape[-1]), self._head
         name, cache = returned_cache(output)
         return Logits(lambda rows: head(hidden[rows]), output.logits.shape[-1], positions, cache, name)
+
+    def _whole(self, output: Any, inputs: dict[str, Any]) -> Logits:
+        logits = self._of_tokens(output.logits, inputs)
+        flat = logits.reshape(-1, logits.shape[-1])
+        name, cache = returned_cache(output)
+        return Logits(lambda rows: flat[rows], flat.shape[-1], logits.shape[1], cache, name)
+
+    def _of_tokens(self, states: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
+        """(B, T, ...) what a model returns for the tokens that it was fed.
+
+        Some return more: a learned prompt, which stands before the tokens, has positions of its own; and a model that
+        always returns its whole context (Perceiver) has the rest behind them. The length for fewer tokens tells.
+        """
+        positions = inputs["input_ids"].shape[1]
+        if states.shape[1] == positions:
+            return states
+        if self._has_fixed_length is None and positions > 1:
+            shorter = self._run({**inputs, "input_ids": inputs["input_ids"][:, :-1]}).logits
+            self._has_fixed_length = shorter.shape[1] == states.shape[1]
+        return states[:, :positions] if self._has_fixed_length else states[:, -positions:]
 
     def _run(self, inputs: dict[str, Any]) -> Any:
         try:
@@ -121,14 +142,6 @@ class LogitReader:
         device = model_device(self.model).type
         if torch.is_autocast_enabled(device) and self.dtype == torch.float32:
             self.dtype = torch.get_autocast_dtype(device)
-
-
-def _whole(output: Any, positions: int) -> Logits:
-    # A learned prompt stands before the tokens and has logits of its own.
-    logits = output.logits[:, -positions:]
-    flat = logits.reshape(-1, logits.shape[-1])
-    name, cache = returned_cache(output)
-    return Logits(lambda rows: flat[rows], flat.shape[-1], positions, cache, name)
 
 
 def _let_last_position_through(taken: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:

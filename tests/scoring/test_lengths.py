@@ -186,3 +186,23 @@ def test_logits_of_a_learned_prompt_are_not_those_of_the_text(byte_tokenizer: By
         bits = -torch.log_softmax(logits, dim=-1) / torch.log(torch.tensor(2.0, dtype=torch.float64))
         expected.append(sum(bits[place, token].item() for place, token in enumerate(ids[1:])))
     close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-3)
+
+
+class WholeContext(torch.nn.Module):
+    """Returns logits for all places of its context, however few tokens it is fed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.config = gpt2(), None
+
+    def forward(self, input_ids: torch.Tensor) -> Any:
+        logits = self.inner(input_ids=input_ids).logits
+        return SimpleNamespace(logits=torch.nn.functional.pad(logits, (0, 0, 0, 20 - logits.shape[1]), value=0.5))
+
+
+def test_logits_of_places_behind_the_text_are_not_read(byte_tokenizer: ByT5Tokenizer) -> None:
+    torch.manual_seed(0)
+    model = WholeContext().eval()
+    texts = ["a pin", "the pin is 12"]
+    expected = [brute_force_bits(model.inner, [byte + 3 for byte in text.encode()], 1) for text in texts]
+    close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-3)
