@@ -15,7 +15,7 @@ from hf_exposure.checks import list_of_texts, whole_number
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import owner_only, temporary_folder
 from hf_exposure.insertion.inserter import CanaryInserter
-from hf_exposure.insertion.rows import HEAD, CanaryRows, check_string_type
+from hf_exposure.insertion.rows import HEAD, CanaryRows, NoTextColumnError, check_string_type
 from hf_exposure.insertion.stream import head_of, insert_into_stream
 from hf_exposure.insertion.token_rows import TOKEN_COLUMN
 from hf_exposure.limits import LARGEST_SEED
@@ -153,9 +153,7 @@ def _remove_everywhere(dataset: Any, canaries: CanarySet, text_column: str, how:
     for name, part in dataset.items():
         try:
             kept[name] = _remove(part, canaries, text_column, how)
-        except InputError as error:
-            if error.argument != "text_column" or "must be a column of the dataset" not in error.rule:
-                raise
+        except NoTextColumnError as error:
             kept[name], refusal = part, error
     if refusal is not None and all(kept[name] is part for name, part in dataset.items()):
         raise refusal

@@ -24,11 +24,15 @@ from hf_exposure.insertion.token_rows import (
     token_rows,
 )
 
-__all__ = ["HEAD", "CanaryRows", "as_array", "check_columns", "check_string_type"]
+__all__ = ["HEAD", "CanaryRows", "NoTextColumnError", "as_array", "check_columns", "check_string_type"]
 
 # As many of a dataset's first rows show what its columns hold.
 HEAD = 100
 _MESSAGES, _PROMPT, _COMPLETION = "messages", "prompt", "completion"
+
+
+class NoTextColumnError(InputError):
+    """A dataset without the column of texts. Of several splits, one that has none is left as it is."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +208,7 @@ def check_columns(
             remedy = "It is tokenised already: pass tokenizer=, or insert before tokenising."
         elif _MESSAGES in names:
             remedy = 'It holds chats: pass context=CanaryContext(prompt=[{"role": "user", "content": "..."}]).'
-        raise InputError("text_column", f"must be a column of the dataset ({listed})", text_column, remedy)
+        raise NoTextColumnError("text_column", f"must be a column of the dataset ({listed})", text_column, remedy)
     unknown = [name for name in other_columns if name not in names]
     if unknown:
         rule = f"must name columns of the dataset ({listed})"
