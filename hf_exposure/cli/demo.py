@@ -40,9 +40,8 @@ def demo(
 ) -> None:
     """Train a small model with canaries in its text, watch exposure rise, and pull the secrets back out."""
     counts = parse_repetitions(repetitions)
-    if text_file is not None and dataset is not None:
-        raise InputError("--text-file", "cannot be combined with --dataset", str(text_file), "Give one of them.")
-    if text_file is not None and (text_file.is_dir() or not text_file.exists()):
+    # Both together are refused where the text is read.
+    if text_file is not None and dataset is None and (text_file.is_dir() or not text_file.exists()):
         raise InputError("--text-file", "must be a file that exists", str(text_file), "Give another path.")
     if dataset is not None:
         check_data_set("--dataset", dataset)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from hf_exposure.scoring.batches import all_close
 from hf_exposure.scoring.caches import CacheRefused
 from hf_exposure.scoring.path_query import PathQuery
 from hf_exposure.scoring.protocol import Scorer
@@ -120,8 +121,8 @@ class Descent:
         expected = self._by_paths([paths[line] for line in some.tolist()], run[some], children_AC[some])
         tolerance = _AGREEMENT * self._scorer.noise_bits
         return bool(
-            np.allclose(run_bits[some], expected[0], rtol=0.0, atol=tolerance)
-            and np.allclose(children_bits[some], expected[1], rtol=0.0, atol=tolerance)
+            all_close(run_bits[some], expected[0], tolerance)
+            and all_close(children_bits[some], expected[1], tolerance)
             and not np.isnan(run_bits).any()
             and not np.isnan(children_bits).any()
         )
