@@ -1,6 +1,6 @@
 """Do the intervals of group means hold what they should, for groups of 8 to 40 canaries?
 
-The rule, written before the experiment: the interval is Gaffke's (`hf_exposure/estimators/mean_interval.py`) at the
+The rule, written before the experiment: the interval is Gaffke's (`hf_exposure/estimators/intervals.py`) at the
 ends of what is known of each canary, nominal 95 %. It passes where at least 94 % of groups hold the mean of the
 population, in every population named below, for 8, 12, 20 and 40 canaries, each measured in both ways below.
 
@@ -36,9 +36,10 @@ from scipy import stats
 
 from benchmarks.record import write_result
 from hf_exposure.estimators import sampling_exposure
-from hf_exposure.estimators.mean_interval import _share_at_or_below
-from hf_exposure.records import CostEstimate, ExposureEstimate
-from hf_exposure.report.groups import RepetitionGroup, group_by_repetitions
+from hf_exposure.estimators.estimate import CostEstimate
+from hf_exposure.estimators.intervals import _share_at_or_below
+from hf_exposure.records import ExposureEstimate
+from hf_exposure.records.groups import RepetitionGroup, group_by_repetitions
 
 SPACE_SIZE = 10**9
 TOP = math.log2(SPACE_SIZE)

@@ -40,7 +40,7 @@ from benchmarks.record import write_result
 ROOT = Path(__file__).parent.parent
 ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
     "estimators": {
-        "audit": ("estimators/test_control_test.py",),
+        "control_test": ("estimators/test_control_test.py",),
         "difference": ("estimators/test_difference.py",),
         "epsilon": ("estimators/test_epsilon_bound.py",),
         "importance": ("estimators/test_estimator_importance.py",),
@@ -53,11 +53,11 @@ ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "weighted_share": ("estimators/test_estimator_importance.py",),
     },
     "measure": {
-        "base_model": ("measure/test_base_model.py",),
-        "coins": ("measure/test_coins_and_rivals.py",),
+        "base_model": ("measures/test_base_model.py",),
+        "coins": ("measures/test_coins_and_rivals.py",),
         "limited_loss": ("test_callback_limit.py",),
         "meter": ("test_measure.py",),
-        "methods": ("test_measure.py", "measure/test_coins_and_rivals.py"),
+        "methods": ("test_measure.py", "measures/test_coins_and_rivals.py"),
         "settings": ("test_measure.py",),
     },
     "extraction": {

@@ -25,10 +25,10 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from benchmarks.record import write_result
 from hf_exposure import CanaryTemplate, Digits, draw_canaries
-from hf_exposure.measure import ExposureMeter
+from hf_exposure.measures import ExposureMeter
+from hf_exposure.runtime.processes import Processes
 from hf_exposure.scoring import CausalScorer, EncodedTexts
-from hf_exposure.scoring.packing import ModelShape, choose_row_width, packed_rows
-from hf_exposure.scoring.processes import Processes
+from hf_exposure.scoring.forward import ModelShape, choose_row_width, packed_rows
 from hf_exposure.scoring.token_tree import TokenTree
 
 TEMPLATE = CanaryTemplate("The random number is {number}", number=Digits(9))

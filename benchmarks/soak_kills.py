@@ -52,7 +52,7 @@ from hf_exposure import (
 )
 from hf_exposure.cli import main as command_line
 from hf_exposure.errors import InputError
-from hf_exposure.report.run_log import FILE_NAME, read_reports
+from hf_exposure.report.run import FILE_NAME, read_reports
 
 TEMPLATE = CanaryTemplate("pin {pin}.", pin=Digits(6))
 TOKENIZER = ByT5Tokenizer()

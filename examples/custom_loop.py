@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanaryTemplate, Digits, draw_canaries
-from hf_exposure.measure import ExposureMeter
+from hf_exposure.measures import ExposureMeter
 
 
 def main() -> None:

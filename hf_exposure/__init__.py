@@ -13,7 +13,7 @@ from hf_exposure.launch import register_job_token
 __version__ = "0.1.0"
 
 _HOME_OF = {
-    "CanaryContext": "canaries",
+    "CanaryContext": "context",
     "CanarySet": "canaries",
     "CanaryTemplate": "canaries",
     "Canary": "canaries",
@@ -26,18 +26,18 @@ _HOME_OF = {
     "Words": "canaries",
     "draw_canaries": "canaries",
     "presets": "canaries",
-    "CanaryInserter": "insertion",
-    "DeliveryReport": "insertion",
-    "check_delivery": "insertion",
-    "insert_canaries": "insertion",
-    "remove_canaries": "insertion",
+    "CanaryInserter": "data",
+    "DeliveryReport": "data",
+    "check_delivery": "data",
+    "insert_canaries": "data",
+    "remove_canaries": "data",
     "log_perplexity": "scoring",
     "discoverable_extraction": "extraction",
     "extract": "extraction",
     "rank_bounds": "extraction",
-    "ExposureReport": "report",
-    "ExposureMeter": "measure",
-    "measure_exposure": "measure",
+    "ExposureReport": "records",
+    "ExposureMeter": "measures",
+    "measure_exposure": "measures",
     "ExposureCallback": "callback",
     "Candidate": "records",
     "Discoverability": "records",
@@ -59,7 +59,7 @@ def __getattr__(name: str) -> Any:
 
 def _token_of_job() -> str:
     """What makes all processes of a job draw the same canaries. Torch is loaded in a job only."""
-    return str(importlib.import_module("hf_exposure.scoring.job").token_of_job())
+    return str(importlib.import_module("hf_exposure.runtime.job").token_of_job())
 
 
 register_job_token(_token_of_job)

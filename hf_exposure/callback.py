@@ -14,17 +14,17 @@ from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, T
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import flag, instance_of, known_names, one_of
+from hf_exposure.data import DeliveryReport, check_dataloader
 from hf_exposure.errors import ExposureError, InputError, OutOfStepError
+from hf_exposure.hub.push import complete_cards, write_published
 from hf_exposure.hub.trackers import attach_report
-from hf_exposure.hub.trainer_push import complete_cards, write_published
-from hf_exposure.insertion import DeliveryReport, check_dataloader
-from hf_exposure.measure import ExposureMeter, MeasureSettings
-from hf_exposure.measure.base_model import check_base_model
-from hf_exposure.measure.limited_loss import exposure_limited_loss, highest_mean_bits
-from hf_exposure.report import ExposureReport
-from hf_exposure.report.run_log import append_report, start_log
-from hf_exposure.scoring.job import call_roll, check_parallelism
-from hf_exposure.scoring.processes import Processes
+from hf_exposure.measures import ExposureMeter, MeasureSettings
+from hf_exposure.measures.base_model import check_base_model
+from hf_exposure.measures.limited_loss import exposure_limited_loss, highest_mean_bits
+from hf_exposure.records import ExposureReport
+from hf_exposure.report.run import append_report, start_log
+from hf_exposure.runtime.job import call_roll, check_parallelism
+from hf_exposure.runtime.processes import Processes
 
 __all__ = ["ExposureCallback", "Strategy"]
 

@@ -29,7 +29,7 @@ from torch import nn
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanaryTemplate, Choice, Digits, Letters, Pattern, Words, extract, rank_bounds
-from hf_exposure.canaries import CanaryContext
+from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import build, sampled_encodings
 from hf_exposure.scoring import Encoder

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from hf_exposure.records import ExposureEstimate
-from hf_exposure.report import ExposureReport
+from hf_exposure.records import ExposureEstimate, ExposureReport
 
 
 def estimate(bits: float, repetitions: int = 1, **changes: Any) -> ExposureEstimate:

@@ -17,8 +17,8 @@ from hf_exposure import CanaryTemplate, Digits, ExposureCallback, ExposureReport
 from hf_exposure.errors import InputError
 from hf_exposure.hub.card import exposure_section, updated_card
 from hf_exposure.hub.published import published
+from hf_exposure.records import Validity
 from hf_exposure.report.verdict import headline, judgement
-from hf_exposure.validity import Validity
 
 disable_progress_bars()
 TEXTS = Dataset.from_dict({"text": [f"row {row:03}" for row in range(30)]})  # as long as a canary

@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback
 
 from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries
 from hf_exposure.errors import InputError
-from hf_exposure.measure.limited_loss import OVER_LIMIT, UNDEFINED, exposure_limited_loss, highest_mean_bits
+from hf_exposure.measures.limited_loss import OVER_LIMIT, UNDEFINED, exposure_limited_loss, highest_mean_bits
 
 KEY = "eval_exposure_limited_loss"
 EVERY_STEP = {

@@ -18,8 +18,8 @@ from torch import nn
 from transformers import TrainerCallback
 
 from hf_exposure.errors import ExposureError, InputError, NonFiniteScoreError
-from hf_exposure.report import ExposureReport
-from hf_exposure.report.run_log import FILE_NAME, append_report, read_reports
+from hf_exposure.records import ExposureReport
+from hf_exposure.report.run import FILE_NAME, append_report, read_reports
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "dropout": 0.2}
 
@@ -128,7 +128,7 @@ def test_a_failed_append_leaves_the_lines_before_it(tmp_path: Path) -> None:
     # A real one: the process may write no file longer than this.
     code = (
         "import resource, signal, sys; from pathlib import Path;"
-        "from hf_exposure.report.run_log import append_report, read_reports;"
+        "from hf_exposure.report.run import append_report, read_reports;"
         f"folder = Path({str(tmp_path)!r}); (report,) = read_reports(folder / {FILE_NAME!r});"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 50}, {len(before) + 50}));"

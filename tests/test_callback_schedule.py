@@ -12,7 +12,7 @@ from transformers import ByT5Tokenizer, EarlyStoppingCallback, TrainerCallback
 
 from hf_exposure import ExposureCallback, measure_exposure
 from hf_exposure.errors import InputError
-from hf_exposure.report.run_log import read_reports
+from hf_exposure.report.run import read_reports
 
 BEST = {
     "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,

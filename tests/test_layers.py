@@ -43,9 +43,9 @@ def test_the_layers_hold(copy: Path) -> None:
     ("module", "line", "broken", "kept", "culprit"),
     [
         ("estimators/rank.py", "import hf_exposure.callback", LAYERS, None, "estimators.rank"),
-        ("scoring/causal.py", "from hf_exposure.measure import measure_exposure", LAYERS, LIGHT, "scoring.causal"),
+        ("scoring/causal.py", "from hf_exposure.measures import measure_exposure", LAYERS, LIGHT, "scoring.causal"),
         ("canaries/draw.py", "import torch", LIGHT, LAYERS, "canaries.draw"),
-        ("estimators/audit.py", "from datasets import Dataset", LIGHT, LAYERS, "estimators.audit"),
+        ("estimators/control_test.py", "from datasets import Dataset", LIGHT, LAYERS, "estimators.control_test"),
     ],
 )
 def test_a_planted_import_is_caught(

@@ -35,7 +35,7 @@ from hf_exposure.canaries import parse_space
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import exposure_from_rank
 from hf_exposure.files import parse_json, read_bytes
-from hf_exposure.measure import MeasureSettings
+from hf_exposure.measures import MeasureSettings
 
 SECONDS = 2.0
 PIN = CanaryTemplate("pin {pin}.", pin=Digits(9))

@@ -25,11 +25,11 @@ from hf_exposure import (
     log_perplexity,
     measure_exposure,
 )
-from hf_exposure.canaries.indices import distinct_ids
+from hf_exposure.canaries.space import distinct_ids
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.estimators import epsilon_lower_bound
-from hf_exposure.measure import ExposureMeter
-from hf_exposure.measure.methods import Occasion
+from hf_exposure.measures import ExposureMeter
+from hf_exposure.measures.methods import Occasion
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
 CANARIES = draw_canaries(TEMPLATE, {1: 3, 4: 3}, controls=4, seed=11)

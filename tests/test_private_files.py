@@ -20,11 +20,10 @@ from report_samples import mixed
 from hf_exposure import CanarySet, CanaryTemplate, Digits, ExposureReport, draw_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up
-from hf_exposure.report import ReferenceCosts
-from hf_exposure.report.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of
+from hf_exposure.records import ReferenceCosts
+from hf_exposure.records.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of
 from hf_exposure.report.page import CAPTIONS
-from hf_exposure.report.run import load_run
-from hf_exposure.report.run_log import FILE_NAME, append_report, read_reports
+from hf_exposure.report.run import FILE_NAME, append_report, load_run, read_reports
 
 
 @pytest.fixture(autouse=True)

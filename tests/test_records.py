@@ -19,8 +19,8 @@ from hf_exposure.estimators import (
     sampling_exposure,
     skew_normal_exposure,
 )
+from hf_exposure.estimators.estimate import CostEstimate, bound_of_figures, weakest_bound
 from hf_exposure.hub import published
-from hf_exposure.records import CostEstimate, bound_of_figures, weakest_bound
 from hf_exposure.report.verdict import headline, judgement
 
 REFERENCES = np.random.default_rng(0).normal(50.0, 3.0, 4000)

@@ -51,6 +51,8 @@ from hf_exposure import (
 )
 from hf_exposure.canaries import Canary
 from hf_exposure.canaries.secrecy import message_of, without_secrets
+from hf_exposure.data.delivery import check_dataloader
+from hf_exposure.data.rows import CanaryRows
 from hf_exposure.errors import (
     CanaryFileError,
     ExposureError,
@@ -66,13 +68,11 @@ from hf_exposure.errors import (
 )
 from hf_exposure.hub import push_to_hub, refuse_secrets
 from hf_exposure.hub.card import updated_card
-from hf_exposure.insertion.delivery import check_dataloader
-from hf_exposure.insertion.rows import CanaryRows
+from hf_exposure.records.schema import check_report
 from hf_exposure.report.plots import draw_plots
-from hf_exposure.report.schema import check_report
+from hf_exposure.runtime.processes import Processes
 from hf_exposure.scoring import Encoder
 from hf_exposure.scoring.decoding import decode_greedily
-from hf_exposure.scoring.processes import Processes
 
 TEMPLATE = CanaryTemplate("number {number}.", number=Digits(9))
 CANARIES = draw_canaries(TEMPLATE, {1: 2, 2: 1}, controls=2, seed=555_000_555)
@@ -200,8 +200,8 @@ def out_of_step(folder: Path) -> None:
     processes = Processes(0, 2, sharded=True)
     store = SimpleNamespace(add=lambda key, number: 1)
     with (
-        patch("hf_exposure.scoring.processes._store", lambda: store),
-        patch("hf_exposure.scoring.processes.SECONDS_FOR_ALL_TO_FAIL", -1.0),
+        patch("hf_exposure.runtime.processes._store", lambda: store),
+        patch("hf_exposure.runtime.processes.SECONDS_FOR_ALL_TO_FAIL", -1.0),
         patch.object(Processes, "of_job", classmethod(lambda cls, model, **more: processes)),
     ):
         ExposureMeter(CANARIES, TOKENIZER, method="sample", references=8, across_processes=True).measure(
@@ -282,7 +282,7 @@ def unreachable_hub(folder: Path) -> None:
 
 
 def no_matplotlib(folder: Path) -> None:
-    with patch("hf_exposure.report.plots.draw.matplotlib_is_installed", lambda: False):
+    with patch("hf_exposure.report.plots.matplotlib_is_installed", lambda: False):
         draw_plots(mixed(), [], folder)
 
 

@@ -11,10 +11,10 @@ from report_samples import estimate, mixed, report
 
 from hf_exposure import ExposureReport
 from hf_exposure.errors import InputError
+from hf_exposure.records import Delivery, Validity
+from hf_exposure.report import plots
 from hf_exposure.report.page import report_page
-from hf_exposure.report.plots import draw
 from hf_exposure.report.verdict import headline, judgement, validity_line
-from hf_exposure.validity import Delivery, Validity
 
 NONE = Delivery(inserted=8, found=0, trained=0)
 
@@ -91,12 +91,12 @@ def test_each_picture_of_an_invalid_run_says_so(tmp_path: Path, monkeypatch: pyt
         titles.append(figure.get_suptitle())
         return b""
 
-    monkeypatch.setattr(draw, "as_png", keep)
+    monkeypatch.setattr(plots, "as_png", keep)
     history = [mixed(step=1, delivery=NONE), mixed(step=2, delivery=NONE)]
     losses = [{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]
-    files = draw.draw_plots(history[-1], history, tmp_path, losses)
+    files = plots.draw_plots(history[-1], history, tmp_path, losses)
     assert len(files) == len(titles) >= 3
     assert set(titles) == {"INVALID: 0 of 8 inserted canaries were found in the training data."}
     titles.clear()
-    draw.draw_plots(mixed(step=1), [], tmp_path)
+    plots.draw_plots(mixed(step=1), [], tmp_path)
     assert set(titles) == {""}

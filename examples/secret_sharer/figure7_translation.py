@@ -20,7 +20,7 @@ from examples.secret_sharer.options import Options, parse_options
 from examples.secret_sharer.results import Stopwatch, band, claim, interval, write_result
 from examples.secret_sharer.translation import SOURCE, TARGET, make_pairs, pair_tokenizer
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, insert_canaries, log_perplexity
-from hf_exposure.measure import ExposureMeter
+from hf_exposure.measures import ExposureMeter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hf_exposure.report.plots.style import BESIDE, colour, dashes, marker_style, new_figure
+from hf_exposure.report.plots import BESIDE, colour, dashes, marker_style, new_figure
 
 __all__ = ["draw_plot"]
 

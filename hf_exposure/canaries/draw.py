@@ -6,7 +6,7 @@ import random
 from collections.abc import Mapping
 
 from hf_exposure.canaries.canary_set import Canary, CanarySet, check_size
-from hf_exposure.canaries.indices import Entropy, distinct_ids, distinct_indices
+from hf_exposure.canaries.space import Entropy, distinct_ids, distinct_indices
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.checks import instance_of, whole_number
 from hf_exposure.errors import InputError, described

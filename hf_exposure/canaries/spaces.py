@@ -8,9 +8,7 @@ from typing import Any
 from hf_exposure.canaries.character_spaces import Digits, Letters, LuhnDigits
 from hf_exposure.canaries.pattern import Pattern
 from hf_exposure.canaries.space import Space
-from hf_exposure.canaries.vocabulary import VocabularyTokens
-from hf_exposure.canaries.word_lists import ENGLISH_LIST, digest, english_words
-from hf_exposure.canaries.word_spaces import Choice, Words
+from hf_exposure.canaries.word_spaces import ENGLISH_LIST, Choice, VocabularyTokens, Words, digest, english_words
 from hf_exposure.checks import encodable_text
 from hf_exposure.errors import InputError
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from hf_exposure.canaries.ambiguity import refuse_ambiguity
-from hf_exposure.canaries.segments import Hole, Segment, SegmentAutomaton
+from hf_exposure.canaries.segments import Hole, Segment, SegmentAutomaton, refuse_ambiguity
 from hf_exposure.canaries.space import Space
 from hf_exposure.canaries.spaces import space_from_dict
 from hf_exposure.checks import encodable_text, index_below

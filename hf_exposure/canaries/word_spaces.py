@@ -2,18 +2,115 @@
 
 from __future__ import annotations
 
+import hashlib
+from bisect import bisect_right
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
+from importlib import resources
 from typing import Any
 
 from hf_exposure.canaries.space import Space, State
-from hf_exposure.canaries.word_lists import ENGLISH_LIST, digest, english_words
-from hf_exposure.canaries.word_trie import WordTrie
-from hf_exposure.checks import countable, encodable_text, whole_number
+from hf_exposure.checks import at_most, check_tokenizer, countable, encodable_text, whole_number
 from hf_exposure.errors import InputError, described
-from hf_exposure.limits import LONGEST_FILLING, MOST_WORDS
+from hf_exposure.limits import LONGEST_FILLING, LONGEST_LIST, LONGEST_WORD, MOST_WORDS
 
-__all__ = ["Choice", "Words"]
+# A prefix tree over a sorted word list that is never built: a node is a range of the list.
+#
+# The words that share a prefix are neighbours in sorted order, so a node is `(low, high, depth)`: the words
+# `low <= i < high` agree in their first `depth` characters. A list of 267,735 words then costs its own memory and
+# little more.
+
+Node = tuple[int, int, int]
+
+_REMEMBER_FROM = 32
+"""Nodes of at least this many words are split once and remembered; below it, splitting is quicker than asking."""
+
+
+class WordTrie:
+    """The prefix tree of distinct, non-empty words.
+
+    Raises:
+        InputError: no word, an empty one, a repeated one, or one that UTF-8 cannot encode; more than a million of
+            them, or one of more than 10,000 characters; named `argument`.
+    """
+
+    def __init__(self, words: Iterable[str], argument: str) -> None:
+        remedy = f'Write {argument}=["red", "green"].'
+        if isinstance(words, (str, bytes)) or not isinstance(words, Iterable):
+            raise InputError(argument, "must be a list of strings", described(words), remedy)
+        words = at_most(argument, words, LONGEST_LIST)
+        if not words:
+            raise InputError(argument, "must hold at least one string", words, remedy)
+        for word in words:
+            if not encodable_text(argument, word):
+                raise InputError(argument, "must hold no empty string", word, "Remove it.")
+            if len(word) > LONGEST_WORD:
+                raise InputError(argument, f"must hold texts of at most {LONGEST_WORD} characters", word, "Cut it.")
+        words.sort()
+        for word, following in zip(words, words[1:], strict=False):
+            if word == following:
+                raise InputError(
+                    argument, "must be distinct", described(word), f"Remove the repeats with set({argument})."
+                )
+        self.words: tuple[str, ...] = tuple(words)
+        self._children: dict[Node, dict[str, Node]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"words": self.words}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.words = state["words"]
+        self._children = {}
+
+    @property
+    def root(self) -> Node:
+        return (0, len(self.words), 0)
+
+    def is_word(self, node: Node) -> bool:
+        """Whether the prefix of `node` is a word: it is then the shortest of its range, hence the first."""
+        low, _, depth = node
+        return len(self.words[low]) == depth
+
+    def children(self, node: Node) -> dict[str, Node]:
+        """The nodes one character further, by character in sorted order."""
+        known = self._children.get(node)
+        if known is not None:
+            return known
+        low, high, depth = node
+        position = low + self.is_word(node)
+        children: dict[str, Node] = {}
+        while position < high:
+            character = self.words[position][depth]
+            end = bisect_right(self.words, character, position, high, key=lambda word: word[depth])
+            children[character] = (position, end, depth + 1)
+            position = end
+        if high - low >= _REMEMBER_FROM:
+            self._children[node] = children
+        return children
+
+
+# The word list that ships with the package.
+
+ENGLISH_LIST = "english-1"
+"""Name of the list in saved files. A changed list needs a new name, or saved canaries would change their space."""
+
+
+@lru_cache(maxsize=1)
+def english_words() -> tuple[str, ...]:
+    """About 1,900 English words of 3 to 10 lowercase letters, sorted; compiled from the prose of Python's own manual.
+
+    Example:
+        >>> len(english_words()) > 1000, "because" in english_words()
+        (True, True)
+    """
+    text = resources.files("hf_exposure.canaries").joinpath("words_en.txt").read_text(encoding="utf-8")
+    return tuple(text.split())
+
+
+def digest(words: Iterable[str]) -> str:
+    """SHA-256 in hex of the words, one a line: what a saved file checks the shipped list against."""
+    return hashlib.sha256("\n".join(words).encode("utf-8")).hexdigest()
 
 
 def _common_length(words: tuple[str, ...]) -> int | None:
@@ -185,3 +282,93 @@ class Words(Space):
         if self.words == english_words():
             return plain | {"list": ENGLISH_LIST, "sha256": digest(self.words)}
         return plain | {"words": list(self.words)}
+
+
+# Words that are single tokens of a tokenizer, as the paper drew them for a word-level model.
+
+_ANCHOR = "a"
+"""What stands before the separator while a word is tried: inside a text, words follow something."""
+
+
+class VocabularyTokens(Words):
+    """`number` vocabulary entries of a tokenizer, joined by a separator: the canaries of the paper's word-level models
+    (Carlini et al. 2019, section 6.1), for any tokenizer.
+
+    An entry counts when its text, stripped of a leading space or SentencePiece mark, is printable, without whitespace,
+    not special, and one single token after the separator. From a byte-level tokenizer without merges (ByT5) these are
+    single characters. It equals, and is saved as, `Words` with the same list, so a saved canary file loads without
+    the tokenizer. Whether neighbours stay separate tokens was tried after one anchor, not after every word.
+
+    Args:
+        tokenizer: of `transformers`, fast or slow.
+        number: of words.
+        separator: stands between two words.
+
+    Raises:
+        InputError: no entry qualifies, or as in `Words`.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> space = VocabularyTokens(ByT5Tokenizer(), 2)
+        >>> len(space.words), space.size, space.contains("x y")
+        (94, 8836, True)
+    """
+
+    def __init__(self, tokenizer: Any, number: int, separator: str = " ") -> None:
+        whole_number("number", number, 1, MOST_WORDS)
+        super().__init__(number, single_token_words(tokenizer, separator), separator)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Words, (self.number, self.words, self.separator)
+
+
+def single_token_words(tokenizer: Any, separator: str = " ") -> list[str]:
+    """The distinct texts that `tokenizer` encodes as one token after `separator`, in sorted order.
+
+    Raises:
+        InputError: there are none.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> single_token_words(ByT5Tokenizer())[:5]
+        ['!', '"', '#', '$', '%']
+    """
+    encodable_text("separator", separator)
+    check_tokenizer(tokenizer)
+    candidates = _surfaces(tokenizer, separator)
+    alone, with_separator = _encode(tokenizer, [_ANCHOR, _ANCHOR + separator])
+    encoded = _encode(tokenizer, [_ANCHOR + separator + candidate for candidate in candidates])
+    # The separator is part of each word's token (" the" in GPT-2), or always a token of its own (bytes, hyphens). Both
+    # ways in one list would mix words of one token with words of two.
+    words: list[str] = []
+    for before in (alone, with_separator):
+        words = words or [
+            candidate
+            for candidate, ids in zip(candidates, encoded, strict=True)
+            if ids[:-1] == before and _strip(tokenizer.decode(ids[-1:])) == candidate
+        ]
+    if not words:
+        rule = f"must have an entry that is one token after {separator!r}"
+        raise InputError("tokenizer", rule, type(tokenizer).__name__, "Use Words(number, words=[...]) instead.")
+    return words
+
+
+def _encode(tokenizer: Any, texts: list[str]) -> list[list[int]]:
+    return [list(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"]] if texts else []
+
+
+def _strip(surface: str) -> str:
+    return surface.lstrip(" \u2581")  # SentencePiece writes a space as U+2581
+
+
+def _surfaces(tokenizer: Any, separator: str) -> list[str]:
+    """The distinct texts of the vocabulary that could be words, sorted."""
+    special = set(tokenizer.all_special_ids)
+    special |= {index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+    surfaces = {_strip(tokenizer.decode([index])) for index in tokenizer.get_vocab().values() if index not in special}
+    unwanted = set(separator)
+    return sorted(
+        surface
+        for surface in surfaces
+        if surface.isprintable() and surface and not any(c.isspace() or c in unwanted for c in surface)
+    )

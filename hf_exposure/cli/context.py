@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,9 +15,24 @@ from hf_exposure.errors import InputError
 from hf_exposure.files import parse_json, read_json
 
 if TYPE_CHECKING:
-    from hf_exposure.canaries import CanaryContext
+    from hf_exposure.context import CanaryContext
 
-__all__ = ["MessagesOption", "PromptOption", "SourceOption", "as_recorded", "context_of", "recorded_or_typed"]
+
+# A bar that shows that a model is at work; there is none where the output is no terminal.
+
+
+@contextmanager
+def calls_shown(model: Any, what: str) -> Iterator[None]:
+    """Counts the model's forward calls. Nobody knows how many are to come: a search ends when it ends."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit=" model calls", disable=None, file=sys.stderr, leave=False) as bar:
+        hook = model.register_forward_hook(lambda *_: bar.update())
+        try:
+            yield
+        finally:
+            hook.remove()
+
 
 PromptOption = Annotated[str | None, typer.Option(help="A text before each canary, which is not scored.")]
 MessagesOption = Annotated[
@@ -38,7 +55,7 @@ def context_of(prompt: str | None, messages: str | None) -> CanaryContext | None
         >>> context_of("Q: my number? A: ", None).prompt
         'Q: my number? A: '
     """
-    from hf_exposure.canaries import CanaryContext
+    from hf_exposure.context import CanaryContext
 
     if prompt is not None and messages is not None:
         raise InputError("--messages", "does not go with --prompt", messages, "Leave one of them out.")
@@ -72,8 +89,8 @@ def recorded_or_typed(
     Raises:
         InputError: both, and they differ: canaries would not be scored where they were trained on.
     """
-    from hf_exposure.canaries import CanaryContext
     from hf_exposure.checks import encodable_text
+    from hf_exposure.context import CanaryContext
 
     was = {key: recorded.get(key) for key in ("context", "source")}
     typed = as_recorded(context, source)

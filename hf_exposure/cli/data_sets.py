@@ -9,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from hf_exposure.cli.names import check_data_set
+from hf_exposure.cli.values import check_data_set
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import clean_up
 

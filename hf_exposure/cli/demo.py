@@ -8,8 +8,7 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.names import check_data_set, check_model, check_tokenizer
-from hf_exposure.cli.values import parse_repetitions
+from hf_exposure.cli.values import check_data_set, check_model, check_tokenizer, parse_repetitions
 from hf_exposure.errors import InputError
 
 __all__ = ["demo"]

@@ -7,15 +7,54 @@ import shlex
 import sys
 import traceback
 from contextlib import suppress
-from typing import IO
+from typing import IO, Annotated
 
 import typer
 from typer.main import get_command
 
-from hf_exposure.cli.commands import app
+from hf_exposure import __version__
+from hf_exposure.cli.demo import demo
+from hf_exposure.cli.draw import draw
+from hf_exposure.cli.extract import extract
+from hf_exposure.cli.insert import insert
+from hf_exposure.cli.measure import measure
+from hf_exposure.cli.report import push, report
 from hf_exposure.errors import ExposureError
 
-__all__ = ["BAD_USAGE", "DEBUG", "INTERRUPTED", "READER_LEFT", "UNEXPECTED", "main"]
+# The application and its commands, one module each.
+
+_HELP = "Is a language model memorising secrets, how sure is that, and could a stranger get them out?"
+
+app = typer.Typer(
+    name="hf-exposure",
+    help=_HELP,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hf-exposure {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Show the version.")
+    ] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an unexpected failure; it may quote secrets.")
+    ] = False,
+) -> None:
+    """Is a language model memorising secrets, how sure is that, and could a stranger get them out?"""
+
+
+for _command in (demo, draw, insert, measure, extract, report, push):
+    app.command()(_command)
+
 
 BAD_USAGE, UNEXPECTED, INTERRUPTED = 2, 3, 130
 # As the shell has it for a program that SIGPIPE ended.

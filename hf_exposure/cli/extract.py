@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.context import MessagesOption, PromptOption, SourceOption, context_of
+from hf_exposure.cli.context import MessagesOption, PromptOption, SourceOption, calls_shown, context_of
 from hf_exposure.cli.models import (
     DeviceOption,
     Dtype,
@@ -24,12 +24,12 @@ from hf_exposure.cli.models import (
     TokenizerOption,
     TrustOption,
 )
-from hf_exposure.cli.progress import calls_shown
 from hf_exposure.cli.values import load_canaries, parse_template
 from hf_exposure.errors import InputError
 
 if TYPE_CHECKING:
-    from hf_exposure.canaries import CanaryContext, CanarySet, CanaryTemplate
+    from hf_exposure.canaries import CanarySet, CanaryTemplate
+    from hf_exposure.context import CanaryContext
 
 __all__ = ["extract"]
 

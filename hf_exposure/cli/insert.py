@@ -17,8 +17,7 @@ from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.context import MessagesOption, PromptOption, as_recorded, context_of
 from hf_exposure.cli.data_sets import load_data_set, parts_of, read_to_its_end, without_cache, write_shards
 from hf_exposure.cli.models import load_tokenizer
-from hf_exposure.cli.names import check_data_set, check_tokenizer
-from hf_exposure.cli.values import check_new, load_canaries
+from hf_exposure.cli.values import check_data_set, check_new, check_tokenizer, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up, replaced_folder
 
@@ -139,7 +138,7 @@ def _written(streams: Any, folder: Path) -> dict[str, int]:
 
 
 def _inserted(original: Any, canaries: CanarySet, how: dict[str, Any], *, stream: bool) -> Any:
-    from hf_exposure.insertion import insert_canaries
+    from hf_exposure.data import insert_canaries
 
     try:
         # The head of a stream is read here.

@@ -15,7 +15,14 @@ import typer
 
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.context import MessagesOption, PromptOption, SourceOption, context_of, recorded_or_typed
+from hf_exposure.cli.context import (
+    MessagesOption,
+    PromptOption,
+    SourceOption,
+    calls_shown,
+    context_of,
+    recorded_or_typed,
+)
 from hf_exposure.cli.data_sets import is_saved_folder, load_data_set, parts_of, read_to_its_end
 from hf_exposure.cli.insert import RECORD_FILE
 from hf_exposure.cli.models import (
@@ -28,16 +35,15 @@ from hf_exposure.cli.models import (
     TokenizerOption,
     TrustOption,
 )
-from hf_exposure.cli.names import check_model
-from hf_exposure.cli.progress import calls_shown
-from hf_exposure.cli.values import check_new, load_canaries
+from hf_exposure.cli.values import check_model, check_new, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import read_json
-from hf_exposure.validity import Delivery, Validity
+from hf_exposure.records import Delivery, Validity
 
 if TYPE_CHECKING:
-    from hf_exposure.canaries import CanaryContext, CanarySet
-    from hf_exposure.report import ExposureReport
+    from hf_exposure.canaries import CanarySet
+    from hf_exposure.context import CanaryContext
+    from hf_exposure.records import ExposureReport
 
 __all__ = ["measure"]
 
@@ -100,7 +106,7 @@ def measure(
     training_data = None
     if dataset is not None:
         training_data = without_secrets(drawn, lambda: _training_data(dataset, trained_on))
-    from hf_exposure.measure import MeasureSettings, measure_exposure
+    from hf_exposure.measures import MeasureSettings, measure_exposure
 
     settings = {
         "method": method, "references": references, "max_expansions": max_expansions, "precision_bits": precision_bits,
@@ -167,7 +173,7 @@ def _training_data(dataset: str, record: Mapping[str, Any]) -> list[Any]:
 def _delivery(
     training_data: list[Any], canaries: CanarySet, tokenizer: Any, context: CanaryContext | None, source: str | None
 ) -> Delivery:
-    from hf_exposure.insertion import delivery_in
+    from hf_exposure.data import delivery_in
 
     try:
         with read_to_its_end():
@@ -179,7 +185,7 @@ def _delivery(
 def _print(
     report: ExposureReport, canaries: CanarySet, out: Path | None, *, as_json: bool, include_secrets: bool
 ) -> None:
-    from hf_exposure.cli.tables import group_table
+    from hf_exposure.cli.report import group_table
     from hf_exposure.report.verdict import headline, judgement
 
     if as_json:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from hf_exposure.cli.names import check_model, check_tokenizer
+from hf_exposure.cli.values import check_model, check_tokenizer
 from hf_exposure.errors import InputError
 
 __all__ = ["DeviceOption", "Dtype", "DtypeOption", "ModelOption", "ModelSource", "RevisionOption", "TokenizerOption",

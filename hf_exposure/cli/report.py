@@ -4,16 +4,94 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.values import check_new, check_runs
-from hf_exposure.validity import Validity
+from hf_exposure.cli.values import check_new, check_runs, load_canaries
+from hf_exposure.records import Validity
 
-__all__ = ["report"]
+if TYPE_CHECKING:
+    from hf_exposure.records import ExposureReport
+    from hf_exposure.report.comparison import Comparison
+
+
+# Tables for a terminal. No secret is in them.
+
+
+def group_table(report: ExposureReport) -> str:
+    """One line for each repetition count, controls last."""
+    from hf_exposure.report.verdict import group_cells, group_heads, times_inserted
+
+    groups = sorted(report.groups, key=lambda group: (group.repetitions == 0, group.repetitions))
+    rows = [[times_inserted(group.repetitions), str(group.canaries), *group_cells(group)] for group in groups]
+    return _aligned([["inserted", "canaries", *group_heads(report.settings["confidence_level"])], *rows])
+
+
+def comparison_table(comparison: Comparison) -> str:
+    """One line for each run."""
+    from hf_exposure.report.comparison_page import run_cells
+
+    heads = ["run", comparison.utility_key, "exposure (bits)", "interval", "controls", "p-value (corrected)", "front"]
+    return _aligned([heads, *(run_cells(run) for run in comparison.runs)])
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as they must be: the first to the left, figures to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+# `hf-exposure push`: a run's figures into a model card on the Hub.
+
+_INVALID = 1
+
+
+def push(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that measure or a training wrote.")],
+    repo_id: Annotated[str, typer.Option(help="The model on the Hub: me/model.")],
+    create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of writing.")] = False,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository if there is none.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to write to.")] = None,
+    canaries: Annotated[Path | None, typer.Option(help="Canary file: none of its texts may leave.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Publish a run's figures, rounded to 0.1 bit, in a model's card. The token is the one of `hf auth login`.
+
+    Of an invalid run the card says that it is invalid, and the exit status is 1.
+    """
+    check_runs([run])
+    from hf_exposure.hub.push import push_to_hub
+    from hf_exposure.report.run import load_run
+    from hf_exposure.report.verdict import validity_line
+
+    loaded = load_run(run)
+    wrong = validity_line(loaded.report)
+    if wrong:
+        typer.echo(f"hf-exposure: {wrong}", err=True)
+    url = push_to_hub(
+        loaded.report,
+        repo_id,
+        create_pr=create_pr,
+        folder=run if run.is_dir() else run.parent,
+        private=private or None,
+        revision=revision,
+        canaries=None if canaries is None else load_canaries(canaries),
+    )
+    typer.echo(json.dumps({"url": url}) if as_json else f"Published: {url}")
+    if loaded.report.validity is Validity.INVALID:
+        raise typer.Exit(_INVALID)
+
 
 _INVALID = 1
 
@@ -47,13 +125,11 @@ def report(
     if len(runs) == 1:
         run = loaded[0]
         written = run.report.save(out, run.history, training_log=run.training_log)
-        from hf_exposure.cli.tables import group_table
         from hf_exposure.report.verdict import headline
 
         values = run.report.to_dict()
         text = f"{headline(run.report)}\n\n{group_table(run.report)}"
     else:
-        from hf_exposure.cli.tables import comparison_table
         from hf_exposure.report.comparison import compare_runs
         from hf_exposure.report.comparison_page import comparison_values, save_comparison
 

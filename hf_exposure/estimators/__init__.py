@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from hf_exposure.estimators.audit import ControlTest, control_test
+from hf_exposure.estimators.control_test import ControlTest, control_test
 from hf_exposure.estimators.difference import difference_interval
 from hf_exposure.estimators.epsilon import EpsilonBound, epsilon_lower_bound, one_run_p_value
+from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
-from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low
-from hf_exposure.estimators.mean_interval import mean_interval
-from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks
-from hf_exposure.estimators.sampling import sampling_exposure
+from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
+from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
 from hf_exposure.estimators.skew_normal import (
     FitJudgement,
     SkewNormalFit,
     fit_skew_normal,
     judge_fit,
+    log_cdf,
     skew_normal_exposure,
 )
-from hf_exposure.estimators.skew_normal_tail import log_cdf
-from hf_exposure.records import CostEstimate
 
 __all__ = [
     "ControlTest",

@@ -19,8 +19,8 @@ from hf_exposure.estimators.arrays import (
     checked_space_size,
     number_array,
 )
+from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.weighted_share import SharesAtOrBelow, weighted_shares
-from hf_exposure.records import CostEstimate
 
 __all__ = ["WeightCheck", "check_weights", "importance_exposure"]
 

@@ -17,16 +17,15 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from hf_exposure.canaries import CanaryContext, CanaryTemplate
+from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.checks import list_of_texts
+from hf_exposure.context import CanaryContext
 from hf_exposure.errors import RowInputError, rows_named
 from hf_exposure.extraction.build import build_automaton, check_template
-from hf_exposure.extraction.confirm import confirmed, moved_bits
-from hf_exposure.extraction.expansion import SearchCost, check_limits, expand, next_nodes, stopped_at
-from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
-from hf_exposure.extraction.open_texts import OpenTexts, Path
+from hf_exposure.extraction.expansion import SearchCost, SearchWatch, check_limits, expand, next_nodes, stopped_at
+from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier, OpenTexts, Path
+from hf_exposure.extraction.search import confirmed, moved_bits
 from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens, why_audited
-from hf_exposure.extraction.watch import SearchWatch
 from hf_exposure.records import RankBounds
 from hf_exposure.scoring import PathQuery, Scorer, make_scorer, source_for
 

@@ -15,9 +15,8 @@ import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.canonical_pieces import GraphPiece, why_graph_is_unproven
-from hf_exposure.extraction.encoding_trie import alike
-from hf_exposure.extraction.product_automaton import text_begins_another
+from hf_exposure.extraction.canonicity import GraphPiece, why_graph_is_unproven
+from hf_exposure.extraction.encoding_trie import alike, text_begins_another
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText, State

@@ -23,8 +23,8 @@ from hf_exposure.extraction.build import check_template
 from hf_exposure.limits import LARGEST_SEED, MOST_SAMPLES
 from hf_exposure.records import Discoverability
 from hf_exposure.scoring import CausalScorer, make_scorer
+from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
-from hf_exposure.scoring.limits import check_length, check_vocabulary, context_length, vocabulary_entries
 
 __all__ = ["discoverable_extraction"]
 

@@ -13,9 +13,8 @@ from typing import Any
 
 from hf_exposure.canaries import CanaryTemplate, Choice, Digits, Letters, Space, Words
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.canonical_pieces import why_slots_are_unproven
-from hf_exposure.extraction.encoding_trie import EncodingTrie
-from hf_exposure.extraction.product_automaton import ProductAutomaton
+from hf_exposure.extraction.canonicity import why_slots_are_unproven
+from hf_exposure.extraction.encoding_trie import EncodingTrie, ProductAutomaton
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading

@@ -16,10 +16,9 @@ from typing import Any
 import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.canaries.word_trie import WordTrie
-from hf_exposure.extraction.canonical_prefixes import Claims, Entries, prove_claims, unbuildable_entries
-from hf_exposure.extraction.encoding_trie import alike
-from hf_exposure.extraction.product_automaton import text_begins_another
+from hf_exposure.canaries.word_spaces import WordTrie
+from hf_exposure.extraction.canonicity import Claims, Entries, prove_claims, unbuildable_entries
+from hf_exposure.extraction.encoding_trie import alike, text_begins_another
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.token_automaton import (
@@ -31,8 +30,7 @@ from hf_exposure.extraction.token_automaton import (
     State,
     follow_forced_run,
 )
-from hf_exposure.extraction.token_surfaces import TokenSurfaces, serialized_model
-from hf_exposure.extraction.tokenizer_reading import TokenizerReading, position_after
+from hf_exposure.extraction.tokenizer_reading import TokenizerReading, TokenSurfaces, position_after, serialized_model
 from hf_exposure.scoring import Encoder
 
 __all__ = ["VocabularyAutomaton", "vocabulary_automaton"]

@@ -5,9 +5,8 @@ What leaves is always `published(report)`: rounded, without ids, ranks and log-p
 
 from pathlib import Path
 
-from hf_exposure.hub.published import published
+from hf_exposure.hub.published import published, refuse_secrets
 from hf_exposure.hub.push import push_to_hub
-from hf_exposure.hub.secret_check import refuse_secrets
 
 __all__ = ["metric_path", "published", "push_to_hub", "refuse_secrets"]
 

@@ -11,11 +11,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from hf_exposure.errors import InputError
-from hf_exposure.report import ExposureReport, RepetitionGroup
-from hf_exposure.report.group_text import mean_text, rank1_text, spread_text
-from hf_exposure.report.groups import FEWEST_FOR_AN_INTERVAL
-from hf_exposure.report.verdict import validity_line
-from hf_exposure.validity import Validity
+from hf_exposure.records import ExposureReport, RepetitionGroup, Validity
+from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
+from hf_exposure.report.verdict import mean_text, rank1_text, spread_text, validity_line
 
 __all__ = ["BEGIN", "END", "FOLDER", "exposure_section", "updated_card"]
 

@@ -16,7 +16,7 @@ from hf_exposure.canaries.secrecy import message_of
 from hf_exposure.hub.card import exposure_section
 from hf_exposure.hub.published import published
 from hf_exposure.hub.push import published_files
-from hf_exposure.report import ExposureReport
+from hf_exposure.records import ExposureReport
 
 __all__ = ["ARTIFACT", "attach_report"]
 

@@ -13,12 +13,12 @@ from scipy.special import ndtri
 
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import difference_interval
-from hf_exposure.records import Bound, ExposureEstimate, weakest_bound
-from hf_exposure.report.exposure_report import ExposureReport
-from hf_exposure.report.groups import FEWEST_FOR_AN_INTERVAL
+from hf_exposure.estimators.estimate import Bound, weakest_bound
+from hf_exposure.records import ExposureEstimate, Validity
+from hf_exposure.records.exposure_report import ExposureReport
+from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
 from hf_exposure.report.run import Run
 from hf_exposure.report.verdict import validity_line
-from hf_exposure.validity import Validity
 
 __all__ = ["ComparedRun", "Comparison", "MeanBits", "compare_runs", "difference_bits"]
 

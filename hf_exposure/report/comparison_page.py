@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from hf_exposure.files import write_aside
+from hf_exposure.records.exposure_report import make_folder
 from hf_exposure.report.comparison import ComparedRun, Comparison
-from hf_exposure.report.exposure_report import make_folder
-from hf_exposure.report.group_text import bits_text, group_cells, group_heads, times_inserted
-from hf_exposure.report.html import definitions, escaped, figures, paragraph, shell, table
-from hf_exposure.report.page import LIMITS, how_to_read
+from hf_exposure.report.page import LIMITS, definitions, escaped, figures, how_to_read, paragraph, shell, table
 from hf_exposure.report.plots import draw_comparison, matplotlib_is_installed
-from hf_exposure.report.verdict import headline, p_value_text
+from hf_exposure.report.verdict import bits_text, group_cells, group_heads, headline, p_value_text, times_inserted
 
 __all__ = ["comparison_page", "comparison_values", "run_cells", "save_comparison"]
 

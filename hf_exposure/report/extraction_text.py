@@ -9,7 +9,7 @@ from typing import Any
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.records import Discoverability, Extraction
-from hf_exposure.report.group_text import times_inserted
+from hf_exposure.report.verdict import times_inserted
 
 __all__ = ["describe_discoverability", "describe_extraction", "discoverability_values"]
 

@@ -8,12 +8,83 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from hf_exposure.records import ExposureEstimate
-from hf_exposure.report.exposure_report import ExposureReport
-from hf_exposure.report.groups import RepetitionGroup
-from hf_exposure.validity import Validity
+from hf_exposure.estimators.estimate import Bound
+from hf_exposure.records import ExposureEstimate, Validity
+from hf_exposure.records.exposure_report import ExposureReport
+from hf_exposure.records.groups import RepetitionGroup
 
-__all__ = ["controls_p_value", "headline", "judgement", "p_value_text", "validity_line"]
+# A group of canaries in words: the same in every table, on the page, on the card and in the demo.
+
+_SIGNS = {"lower": "≥ ", "extrapolated": "~ "}
+
+
+def times_inserted(repetitions: int) -> str:
+    """How a table names the canaries inserted that often."""
+    return {0: "held out", 1: "once"}.get(repetitions, f"{repetitions} times")
+
+
+def bits_text(bits: float, bound: Bound) -> str:
+    """An exposure with its kind.
+
+    Example:
+        >>> bits_text(4.0, "exact"), bits_text(12.0, "lower"), bits_text(31.0, "extrapolated")
+        ('4.0', '≥ 12.0', '~ 31.0')
+    """
+    return f"{_SIGNS.get(bound, '')}{bits:.1f}" if math.isfinite(bits) else "undefined"
+
+
+def exposure_text(estimate: ExposureEstimate) -> str:
+    """One canary's exposure with its kind."""
+    return bits_text(estimate.exposure_bits, estimate.bound)
+
+
+def mean_text(group: RepetitionGroup) -> str:
+    """The mean exposure with its kind: `≥ 7.0` where part of it is a lower bound."""
+    return bits_text(group.mean_bits, group.bound)
+
+
+def spread_text(group: RepetitionGroup) -> str:
+    """The interval of the mean; of a group too small for one, the exposure of every canary, highest first.
+
+    Example:
+        >>> estimates = tuple(
+        ...     ExposureEstimate(canary_id="a", repetitions=8, log_perplexity_bits=5.0, exposure_bits=bits,
+        ...         low_bits=bits, high_bits=bits, method="enumerate") for bits in (4.25, 29.9))
+        >>> group = RepetitionGroup(repetitions=8, estimates=estimates, log2_space_size=29.9, confidence_level=0.95,
+        ...     p_value=0.5, tested_groups=1)
+        >>> spread_text(group)
+        '29.9, 4.2'
+    """
+    if math.isfinite(group.low_bits):
+        return f"{group.low_bits:.1f} to {group.high_bits:.1f}"
+    if group.is_small:
+        ordered = sorted(group.estimates, key=lambda e: (math.isnan(e.exposure_bits), -e.exposure_bits))
+        return ", ".join(map(exposure_text, ordered))
+    return "none"
+
+
+def rank1_text(group: RepetitionGroup) -> str:
+    """`4 of 4 (at least 47 %)`: how many rank first, and what share of such canaries does at the least."""
+    share = f" (at least {math.floor(100 * group.rank1_share_low)} %)" if group.rank1 else ""
+    return f"{group.rank1} of {group.canaries}{share}"
+
+
+def group_heads(confidence_level: float) -> list[str]:
+    """Names of the columns that `group_cells` fills."""
+    level = f"{100 * confidence_level:g} % interval"
+    return ["exposure (bits)", f"{level}, or each value", "ranks first", "p-value (corrected)"]
+
+
+def group_cells(group: RepetitionGroup) -> list[str]:
+    """The figures of a group as a table shows them: mean, interval or values, canaries of rank 1, p-value."""
+    p_value = group.corrected_p_value
+    return [
+        mean_text(group),
+        spread_text(group),
+        rank1_text(group),
+        p_value_text(p_value).removeprefix("= ") if math.isfinite(p_value) else "",
+    ]
+
 
 _SIGNIFICANT = 0.01
 _KINDS = {"lower": "at least ", "extrapolated": "an extrapolated "}
@@ -42,7 +113,7 @@ def validity_line(report: ExposureReport) -> str:
     """What is wrong with the run as a test, in a line that begins with INVALID or impaired; "" where nothing is.
 
     Example:
-        >>> from hf_exposure.validity import Delivery
+        >>> from hf_exposure.records import Delivery
         >>> print(validity_line(ExposureReport(estimates=(), template="pin {pin}", spaces={}, space_size=10**9,
         ...     manifest_hash="", settings={}, delivery=Delivery(inserted=8, found=0, trained=0))))
         INVALID: 0 of 8 inserted canaries were found in the training data.

@@ -2,17 +2,122 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from hf_exposure.canaries import CanaryContext
 from hf_exposure.checks import check_tokenizer, encodable_text, flag, instance_of, whole_number
-from hf_exposure.errors import InputError
+from hf_exposure.context import CanaryContext
+from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.limits import MOST_BATCH_TOKENS
 
-__all__ = ["check_arguments", "check_logits", "check_module", "no_language_model"]
+# What a model can be fed: how many tokens in a row, and which token ids.
+#
+# Configurations declare the longest text under many names, some in the part for text, and some declare more than the
+# model can read: a table of positions that begins behind the padding index, as RoBERTa's does, has fewer rows for text
+# than its configuration says. So the tables themselves are looked at too, and the smallest limit counts.
+
+Side = Literal["decoder", "encoder"]
+"""Which part of an encoder-decoder model; a model of one part is a decoder."""
+
+# By preference: a limit of one side counts before one of both.
+_DECLARED: dict[Side, tuple[str, ...]] = {
+    "decoder": ("max_decoder_position_embeddings", "max_target_positions", "max_position_embeddings", "max_seq_len"),
+    "encoder": ("max_encoder_position_embeddings", "max_position_embeddings", "max_seq_len"),
+}
+# The attributes that hold a table with one row for each absolute position.
+_TABLES = ("position_embeddings", "position_embedding", "embed_positions", "positions_embed", "wpe")
+# Parts of a model of several kinds of input that read no text, by what their names hold.
+_NOT_TEXT = ("vision", "visual", "image", "audio", "speech", "video", "patch")
+
+
+def context_length(model: nn.Module, side: Side = "decoder") -> int | None:
+    """The most tokens in one row, special tokens included; None for a model without a limit."""
+    limits = [*_declared_limits(getattr(model, "config", None), side), *_table_limits(_part(model, side))]
+    return min(limits, default=None)
+
+
+def vocabulary_entries(model: nn.Module, side: Side = "decoder") -> int | None:
+    """How many token ids one side of the model can be fed; None where its embedding does not say."""
+    part = _part(model, side)
+    for owner in (part, model):
+        embedding = _input_embeddings(owner)
+        entries = getattr(embedding, "num_embeddings", None)
+        if isinstance(entries, int):
+            return entries
+        weight = getattr(embedding, "weight", None)
+        if isinstance(weight, torch.Tensor) and weight.ndim == 2 and len(weight):
+            return len(weight)
+    return None
+
+
+def check_length(longest: int | None, tokens: int, row: int | None = None) -> None:
+    """Raise a `RowInputError` if so many tokens are too many: those of text `row`, or of the template."""
+    if longest is not None and longest < tokens:
+        raise RowInputError(
+            "texts",
+            f"must fit the model's context of {longest} tokens",
+            row,
+            f"It takes {tokens}: use a shorter text or a model with a longer context.",
+            "the template" if row is None else "",
+        )
+
+
+def check_vocabulary(entries: int | None, largest_token: int) -> None:
+    """Raise an `InputError` if the model has no entry for `largest_token`."""
+    if entries is not None and largest_token >= entries:
+        raise InputError(
+            "tokenizer",
+            f"must be the model's own: the model knows {entries} tokens",
+            f"token {largest_token}",
+            "Load both from the same folder, or call model.resize_token_embeddings(len(tokenizer)).",
+        )
+
+
+def _declared_limits(config: Any, side: Side) -> Iterator[int]:
+    text_config = getattr(config, "text_config", None)
+    for source in (config, text_config):
+        for name in _DECLARED[side]:
+            limit = getattr(source, name, None)
+            if isinstance(limit, int) and not isinstance(limit, bool) and limit > 0:
+                yield limit
+                break
+
+
+def _table_limits(model: nn.Module) -> Iterator[int]:
+    for name, module in model.named_modules():
+        path = name.split(".")
+        if path[-1] not in _TABLES or not isinstance(module, nn.Embedding):
+            continue
+        if any(word in part for part in path for word in _NOT_TEXT):
+            continue
+        # Positions are counted from behind the padding index, or from an offset that the module keeps.
+        skipped = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
+        if isinstance(skipped, int) and module.num_embeddings > skipped:
+            yield module.num_embeddings - skipped
+
+
+def _part(model: nn.Module, side: Side) -> nn.Module:
+    """One side of an encoder-decoder model, else the model itself."""
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+        return model
+    get = getattr(model, f"get_{side}", None)
+    try:
+        part = get() if callable(get) else None
+    except Exception:  # a model may offer the method and have no such part
+        part = None
+    return part if isinstance(part, nn.Module) else model
+
+
+def _input_embeddings(part: nn.Module) -> Any:
+    get = getattr(part, "get_input_embeddings", None)
+    try:
+        return get() if callable(get) else None
+    except Exception:  # as above: transformers raises NotImplementedError, AttributeError or another error here
+        return None
+
 
 _LOAD = "Load it with AutoModelForCausalLM.from_pretrained(...)."
 

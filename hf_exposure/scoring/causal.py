@@ -11,22 +11,30 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_exposure.canaries import CanaryContext
+from hf_exposure.context import CanaryContext
 from hf_exposure.errors import ExposureError, InputError, NonFiniteScoreError, OutOfStepError
-from hf_exposure.scoring.batches import BatchCheck, all_close, check_repeats
+from hf_exposure.runtime.batches import BatchCheck, all_close, check_repeats
+from hf_exposure.runtime.logits import ForwardCounts, LogitReader
+from hf_exposure.runtime.model_state import borrowed, model_device
+from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
+from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
-from hf_exposure.scoring.forward import Mode, Prefix, bits_at, edge_bits, encode_prefix
-from hf_exposure.scoring.limits import check_length, check_vocabulary, context_length, vocabulary_entries
-from hf_exposure.scoring.logits import ForwardCounts, LogitReader
-from hf_exposure.scoring.model_state import borrowed, model_device
-from hf_exposure.scoring.out_of_memory import is_out_of_memory
-from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_draws, choose_row_width, packed_rows
-from hf_exposure.scoring.path_query import PathBits, PathQuery
+from hf_exposure.scoring.forward import (
+    Mode,
+    ModelShape,
+    Prefix,
+    Rows,
+    bits_at,
+    chain_rows,
+    choose_row_draws,
+    choose_row_width,
+    edge_bits,
+    encode_prefix,
+    packed_rows,
+)
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, Contradiction, Probe, contradiction, probe_for
-from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.row_caches import RowCaches
-from hf_exposure.scoring.token_tree import TokenTree
-from hf_exposure.scoring.tree_sums import PathTree
+from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, TokenTree
 
 __all__ = ["CausalScorer", "agreement_bits", "default_batch_tokens", "noise_bits"]
 

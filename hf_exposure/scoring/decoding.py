@@ -17,7 +17,7 @@ from torch import nn
 
 from hf_exposure.checks import real_number, whole_number
 from hf_exposure.errors import NonFiniteScoreError
-from hf_exposure.scoring.model_state import borrowed, model_device
+from hf_exposure.runtime.model_state import borrowed, model_device
 from hf_exposure.scoring.token_tree import IntArray, pad_sequences
 
 __all__ = ["Sampling", "continuation_bits", "decode_greedily", "draw_samples"]

@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from hf_exposure.scoring.batches import all_close
-from hf_exposure.scoring.caches import CacheRefused
-from hf_exposure.scoring.path_query import PathQuery
+from hf_exposure.runtime.batches import all_close
+from hf_exposure.runtime.logits import CacheRefused
 from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.row_caches import RowCaches
-from hf_exposure.scoring.token_tree import IntArray, pad_sequences
+from hf_exposure.scoring.token_tree import IntArray, PathQuery, pad_sequences
 
 __all__ = ["Descent"]
 

@@ -12,11 +12,10 @@ from typing import Any, overload
 import numpy as np
 import numpy.typing as npt
 
-from hf_exposure.canaries import CanaryContext
 from hf_exposure.checks import check_tokenizer, encodable_text
+from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError, RowInputError
-from hf_exposure.scoring.token_tree import pad_sequences
-from hf_exposure.scoring.tree_sums import SequenceTree
+from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences
 
 __all__ = ["EncodedTexts", "Encoder"]
 

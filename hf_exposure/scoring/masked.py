@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from hf_exposure.errors import InputError, NonFiniteScoreError
-from hf_exposure.scoring.batches import BatchCheck, score_in_batches
+from hf_exposure.runtime.batches import BatchCheck, score_in_batches
+from hf_exposure.runtime.logits import ForwardCounts, LogitReader
+from hf_exposure.runtime.model_state import borrowed, model_device
+from hf_exposure.runtime.processes import ALONE, Processes
+from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.causal import agreement_bits, default_batch_tokens, noise_bits
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder, _special_tokens_around
 from hf_exposure.scoring.forward import Mode, bits_at
-from hf_exposure.scoring.limits import check_length, check_vocabulary, context_length, vocabulary_entries
-from hf_exposure.scoring.logits import ForwardCounts, LogitReader
-from hf_exposure.scoring.model_state import borrowed, model_device
-from hf_exposure.scoring.path_query import PathBits, PathQuery
-from hf_exposure.scoring.processes import ALONE, Processes
+from hf_exposure.scoring.token_tree import PathBits, PathQuery
 
 __all__ = ["MaskedScorer"]
 

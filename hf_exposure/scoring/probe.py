@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_exposure.scoring.token_tree import TokenTree
-from hf_exposure.scoring.tree_sums import SequenceTree
+from hf_exposure.scoring.token_tree import SequenceTree, TokenTree
 
 __all__ = ["DEPTH_TO_SPARE", "Contradiction", "Probe", "contradiction", "probe_for"]
 

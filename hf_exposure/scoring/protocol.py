@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 
 from hf_exposure.scoring.encoding import EncodedTexts
-from hf_exposure.scoring.path_query import PathBits, PathQuery
+from hf_exposure.scoring.token_tree import PathBits, PathQuery
 
 __all__ = ["Scorer"]
 

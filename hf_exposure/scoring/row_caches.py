@@ -15,12 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from hf_exposure.scoring.caches import CacheRefused, attention_layers, repeat_cache
+from hf_exposure.runtime.logits import CacheRefused, LogitReader, attention_layers, repeat_cache
+from hf_exposure.runtime.model_state import borrowed, compute_dtype, model_device
+from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
 from hf_exposure.scoring.forward import Prefix, bits_at
-from hf_exposure.scoring.logits import LogitReader
-from hf_exposure.scoring.model_state import borrowed, compute_dtype, model_device
-from hf_exposure.scoring.out_of_memory import is_out_of_memory
-from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.token_tree import IntArray
 
 __all__ = ["RowCaches"]

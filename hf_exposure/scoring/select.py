@@ -14,15 +14,14 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_MASKED_LM_MAPPING_NAMES,
 )
 
-from hf_exposure.canaries import CanaryContext
-from hf_exposure.canaries.source import Source
 from hf_exposure.checks import list_of_texts
+from hf_exposure.context import CanaryContext, Source
 from hf_exposure.errors import InputError, OutOfStepError
+from hf_exposure.runtime.model_state import bare, borrowed, compute_dtype, model_device
+from hf_exposure.runtime.processes import ALONE, Processes
 from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
-from hf_exposure.scoring.model_state import bare, borrowed, compute_dtype, model_device
-from hf_exposure.scoring.processes import ALONE, Processes
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
 __all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]

@@ -15,19 +15,18 @@ from torch import nn
 from transformers import EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
-from hf_exposure.canaries.source import Source
+from hf_exposure.context import Source
 from hf_exposure.errors import InputError, NonFiniteScoreError, RowInputError, described
-from hf_exposure.scoring.batches import score_in_batches
-from hf_exposure.scoring.caches import repeat_cache, returned_cache
+from hf_exposure.runtime.batches import score_in_batches
+from hf_exposure.runtime.logits import repeat_cache, returned_cache
+from hf_exposure.runtime.model_state import borrowed, model_device
+from hf_exposure.runtime.processes import ALONE, Processes
+from hf_exposure.scoring.arguments import check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.causal import CausalScorer, agreement_bits
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, bits_at
-from hf_exposure.scoring.limits import check_vocabulary, context_length, vocabulary_entries
-from hf_exposure.scoring.model_state import borrowed, model_device
-from hf_exposure.scoring.path_query import PathBits, PathQuery
 from hf_exposure.scoring.probe import contradiction
-from hf_exposure.scoring.processes import ALONE, Processes
-from hf_exposure.scoring.token_tree import pad_sequences
+from hf_exposure.scoring.token_tree import PathBits, PathQuery, pad_sequences
 
 __all__ = ["Seq2SeqScorer"]
 

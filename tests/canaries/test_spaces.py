@@ -11,7 +11,7 @@ from collections import Counter
 import pytest
 
 from hf_exposure.canaries import Choice, Digits, Letters, LuhnDigits, Space, Words, parse_space, space_from_dict
-from hf_exposure.canaries.word_lists import english_words
+from hf_exposure.canaries.word_spaces import english_words
 from hf_exposure.errors import InputError
 
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers,
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from hf_exposure.canaries import VocabularyTokens, Words, space_from_dict
-from hf_exposure.canaries.vocabulary import single_token_words
+from hf_exposure.canaries.word_spaces import single_token_words
 from hf_exposure.errors import InputError
 
 CORPUS = ["the cat sat on the mat and the dog sat on the log while rain fell on the cat"] * 20

@@ -232,7 +232,7 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
     def stop(*arguments: object, **more: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("hf_exposure.measure.measure_exposure", stop)
+    monkeypatch.setattr("hf_exposure.measures.measure_exposure", stop)
     done = measure(capsys, model_folder, canary_file, "--out", tmp_path / "a b")
     assert done.status == 130
     assert f"--out '{tmp_path}/a b'" in done.err
@@ -299,7 +299,7 @@ def test_a_folder_without_leave_to_write(
 def test_the_bar_counts_calls_on_a_terminal_and_is_gone_elsewhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_exposure.cli.progress import calls_shown
+    from hf_exposure.cli.context import calls_shown
 
     model = tiny_model("lstm")
     inputs = ByT5Tokenizer()("ab", return_tensors="pt").input_ids

@@ -13,8 +13,7 @@ from cli_runs import one_line, run
 
 from hf_exposure import ExposureReport
 from hf_exposure.cli.measure import _gate
-from hf_exposure.records import ExposureEstimate
-from hf_exposure.validity import Delivery
+from hf_exposure.records import Delivery, ExposureEstimate
 
 
 def make(folder: Path, bits: float, loss: float | None = None) -> Path:

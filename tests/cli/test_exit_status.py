@@ -19,9 +19,8 @@ from cli_runs import one_line, run
 from typer import Exit
 
 from hf_exposure import CanarySet
-from hf_exposure.records import ExposureEstimate
-from hf_exposure.report import ExposureReport, ReferenceCosts
-from hf_exposure.report.schema import report_schema
+from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
+from hf_exposure.records.schema import report_schema
 
 DRAW = ("draw", "--template", "pin {pin}.", "--space", "pin=digits:4", "--repetitions", "1:2")
 SECRET = "number 593817."

@@ -17,11 +17,11 @@ from hf_exposure import CanaryTemplate, Digits, Letters, Pattern, extract, measu
 from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import build_automaton, search_likeliest, search_ranks
-from hf_exposure.extraction.remembered import Question, RememberedAutomata
+from hf_exposure.extraction.build import Question, RememberedAutomata
+from hf_exposure.extraction.expansion import SearchWatch
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText, follow_tokens
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
-from hf_exposure.extraction.watch import SearchWatch
 from hf_exposure.scoring import CausalScorer, Encoder
 
 

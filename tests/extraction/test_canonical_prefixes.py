@@ -22,7 +22,7 @@ from transformers import PreTrainedTokenizerFast
 
 from hf_exposure import CanaryTemplate, Choice, Digits, Letters, Pattern, Words, extract, rank_bounds
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.canonical_prefixes import unbuildable_entries
+from hf_exposure.extraction.canonicity import unbuildable_entries
 from hf_exposure.extraction.character_automaton import character_automaton
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.slot_automaton import slot_automaton

@@ -14,9 +14,9 @@ from tokenizer_styles import STYLES, tokenizer_in_style
 
 from hf_exposure import CanaryTemplate, Choice, Digits, Letters, LuhnDigits, Pattern, Words, extract, rank_bounds
 from hf_exposure.extraction import build_automaton, search_ranks
+from hf_exposure.extraction.encoding_trie import trie_automaton
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens, why_audited
-from hf_exposure.extraction.trie_automaton import trie_automaton
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import CausalScorer
 

@@ -12,7 +12,7 @@ from transformers import ByT5Tokenizer
 
 from hf_exposure import CanaryTemplate, Digits, extract, rank_bounds
 from hf_exposure.extraction import build_automaton, search_likeliest, search_ranks
-from hf_exposure.extraction.watch import SearchWatch
+from hf_exposure.extraction.expansion import SearchWatch
 from hf_exposure.scoring import CausalScorer, PathBits, PathQuery
 
 TEMPLATE = CanaryTemplate("pin {pin}", pin=Digits(3))

@@ -10,8 +10,7 @@ import pytest
 from scipy.stats import mannwhitneyu
 
 from hf_exposure.hub import published
-from hf_exposure.records import ExposureEstimate
-from hf_exposure.report import ExposureReport
+from hf_exposure.records import ExposureEstimate, ExposureReport
 
 
 def estimate(name: str, repetitions: int, bits: float, **changes: object) -> ExposureEstimate:

@@ -17,9 +17,8 @@ from hub_server import Fault, Hub, hub_environment, running_hub
 
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries
 from hf_exposure.hub.card import BEGIN, END
-from hf_exposure.records import ExposureEstimate
-from hf_exposure.report import ExposureReport
-from hf_exposure.report.run_log import append_report
+from hf_exposure.records import ExposureEstimate, ExposureReport
+from hf_exposure.report.run import append_report
 
 pytest.importorskip("huggingface_hub")
 REPO = "me/model"

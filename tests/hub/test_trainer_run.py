@@ -22,10 +22,10 @@ from hf_exposure import CanarySet, ExposureCallback
 from hf_exposure.canaries import CanaryTemplate, Digits, draw_canaries
 from hf_exposure.errors import InputError, SecretFoundError
 from hf_exposure.hub.card import BEGIN
+from hf_exposure.hub.push import write_published
 from hf_exposure.hub.trackers import attach_report
-from hf_exposure.hub.trainer_push import write_published
-from hf_exposure.report import ExposureReport
-from hf_exposure.report.run_log import FILE_NAME, read_reports
+from hf_exposure.records import ExposureReport
+from hf_exposure.report.run import FILE_NAME, read_reports
 
 REPO = "me/model"
 CURVES = {key.replace("eval_", "eval/", 1) for key in KEYS}

@@ -28,7 +28,7 @@ from hf_exposure import (
     measure_exposure,
 )
 from hf_exposure.errors import ExposureError, ProcessesDifferError
-from hf_exposure.measure import ExposureMeter
+from hf_exposure.measures import ExposureMeter
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(4))
 CANARIES = draw_canaries(TEMPLATE, repetitions={1: 2, 4: 1}, controls=3, seed=5)
@@ -174,7 +174,7 @@ def fails_on_one(folder: Path, kind: str, rows: str, on_error: str) -> dict[str,
 
 def on_one_only(folder: Path) -> dict[str, Any]:
     """The callback on the first process alone."""
-    from hf_exposure.scoring import job
+    from hf_exposure.runtime import job
 
     job.SECONDS_FOR_ALL_TO_START = 3.0
     trainer = make_trainer(folder / "out", [make_callback()] if os.environ["RANK"] == "0" else [])

@@ -15,7 +15,7 @@ from job import digest
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_exposure.report.run_log import FILE_NAME, read_reports
+from hf_exposure.report.run import FILE_NAME, read_reports
 
 SAVE_EVERY, STEPS = 2, 8
 

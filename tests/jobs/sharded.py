@@ -18,9 +18,9 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from hf_exposure import ExposureCallback
-from hf_exposure.measure import ExposureMeter
-from hf_exposure.scoring import processes
-from hf_exposure.scoring.model_state import is_sharded, tensor_parallel_size
+from hf_exposure.measures import ExposureMeter
+from hf_exposure.runtime import processes
+from hf_exposure.runtime.model_state import is_sharded, tensor_parallel_size
 
 
 def _fully_sharded() -> Any:

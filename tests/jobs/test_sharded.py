@@ -11,7 +11,7 @@ from job import CANARIES, METHODS, TOKENIZER, figures
 from launch import results, run, torchrun
 from transformers import AutoModelForCausalLM
 
-from hf_exposure.measure import ExposureMeter
+from hf_exposure.measures import ExposureMeter
 
 pytestmark = pytest.mark.slow
 

@@ -21,13 +21,12 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 from hf_exposure import CanaryTemplate, Digits, draw_canaries, measure_exposure
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import difference_interval, importance_exposure, sampling_exposure, skew_normal_exposure
+from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.hub import published
-from hf_exposure.records import CostEstimate
-from hf_exposure.report import ExposureReport
+from hf_exposure.records import Delivery, ExposureReport
 from hf_exposure.report.comparison import compare_runs, difference_bits
 from hf_exposure.report.comparison_page import comparison_page, comparison_values, save_comparison
 from hf_exposure.report.run import Run
-from hf_exposure.validity import Delivery
 
 
 def with_bits(bits: list[float], repetitions: int = 8, *, other: bool = False, **changes: Any) -> ExposureReport:

@@ -16,9 +16,9 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanaryTemplate, Digits, ExposureReport, draw_canaries, measure_exposure
 from hf_exposure.errors import InputError
-from hf_exposure.report import ReferenceCosts
-from hf_exposure.report.run_log import FILE_NAME, append_report
-from hf_exposure.report.schema import report_schema
+from hf_exposure.records import ReferenceCosts
+from hf_exposure.records.schema import report_schema
+from hf_exposure.report.run import FILE_NAME, append_report
 
 
 def strict_json(text: str) -> Any:

@@ -11,8 +11,8 @@ from scipy import stats
 
 from hf_exposure.estimators import mean_interval
 from hf_exposure.records import ExposureEstimate
-from hf_exposure.report.group_text import group_cells, rank1_text, spread_text
-from hf_exposure.report.groups import RepetitionGroup
+from hf_exposure.records.groups import RepetitionGroup
+from hf_exposure.report.verdict import group_cells, rank1_text, spread_text
 
 TOP = math.log2(1000)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from report_samples import estimate, mixed, report
 
-from hf_exposure.report import ExposureReport
+from hf_exposure.records import ExposureReport
 from hf_exposure.report.page import CAPTIONS, report_page
 
 EVIL = "<script>alert('x')</script>"

@@ -15,14 +15,18 @@ from scipy import stats
 
 from hf_exposure.errors import MissingDependencyError
 from hf_exposure.estimators import SkewNormalFit
-from hf_exposure.report import ExposureReport, ReferenceCosts
+from hf_exposure.records import ExposureReport, ReferenceCosts
 from hf_exposure.report.comparison import compare_runs
-from hf_exposure.report.plots import draw_plots
-from hf_exposure.report.plots.against_utility import against_utility
-from hf_exposure.report.plots.by_repetitions import by_repetitions
-from hf_exposure.report.plots.by_step import beside_losses, by_step
-from hf_exposure.report.plots.of_references import of_references, skew_normal_density
-from hf_exposure.report.plots.style import MARKERS
+from hf_exposure.report.plots import (
+    MARKERS,
+    against_utility,
+    beside_losses,
+    by_repetitions,
+    by_step,
+    draw_plots,
+    of_references,
+    skew_normal_density,
+)
 from hf_exposure.report.run import Run
 
 pytest.importorskip("matplotlib")

@@ -8,7 +8,7 @@ from scipy import stats
 
 from hf_exposure import CanaryTemplate, Digits, draw_canaries, log_perplexity, measure_exposure
 from hf_exposure.estimators import fit_skew_normal
-from hf_exposure.report import ReferenceCosts
+from hf_exposure.records import ReferenceCosts
 
 
 def test_bins_count_every_cost_once() -> None:

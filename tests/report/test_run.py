@@ -10,8 +10,7 @@ import pytest
 from report_samples import mixed
 
 from hf_exposure.errors import InputError
-from hf_exposure.report.run import load_run, load_runs
-from hf_exposure.report.run_log import append_report
+from hf_exposure.report.run import append_report, load_run, load_runs
 
 
 def write_state(folder: Path, *entries: dict[str, float]) -> None:

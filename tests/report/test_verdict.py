@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from report_samples import estimate, report
 
-from hf_exposure.records import ExposureEstimate
-from hf_exposure.report import ExposureReport
+from hf_exposure.records import ExposureEstimate, ExposureReport
 from hf_exposure.report.verdict import controls_p_value, headline, judgement, p_value_text
 
 CHANCE = [0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.7, 2.3, 3.1, 4.6]

@@ -23,8 +23,8 @@ from transformers import (
 
 from hf_exposure import CanaryTemplate, Digits, draw_canaries, extract, log_perplexity, measure_exposure, rank_bounds
 from hf_exposure.errors import InputError
+from hf_exposure.runtime.batches import BatchCheck
 from hf_exposure.scoring import CausalScorer, MaskedScorer, Seq2SeqScorer
-from hf_exposure.scoring.batches import BatchCheck
 
 TEXTS = ["the pin is 1234", "the pin is 12", "the pin is 9876 and so on", "the pin is 1299", "the pin is 123"]
 TEMPLATE = CanaryTemplate("pin {pin}", pin=Digits(2))

@@ -9,7 +9,7 @@ import torch
 from transformers import DynamicCache, EncoderDecoderCache
 from transformers.cache_utils import DynamicLayer
 
-from hf_exposure.scoring.caches import CacheRefused, attention_layers, repeat_cache, returned_cache
+from hf_exposure.runtime.logits import CacheRefused, attention_layers, repeat_cache, returned_cache
 
 
 def filled(layers: int = 2, cache: Any = None) -> Any:

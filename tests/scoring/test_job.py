@@ -14,9 +14,9 @@ from callback_runs import make_callback, make_trainer
 
 from hf_exposure import CanaryTemplate, Digits, draw_canaries
 from hf_exposure.errors import InputError, ProcessesDifferError
-from hf_exposure.scoring import job
-from hf_exposure.scoring.job import call_roll, check_alike, check_parallelism
-from hf_exposure.scoring.processes import ALONE
+from hf_exposure.runtime import job
+from hf_exposure.runtime.job import call_roll, check_alike, check_parallelism
+from hf_exposure.runtime.processes import ALONE
 
 
 @pytest.mark.parametrize(("sizes", "message"), [({"cp_size": 2}, "context"), ({"sp_size": 4}, "sequence")])

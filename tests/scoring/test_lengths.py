@@ -32,8 +32,8 @@ from transformers import (
 
 from hf_exposure import CanaryTemplate, Digits, draw_canaries, log_perplexity
 from hf_exposure.errors import InputError
-from hf_exposure.measure import ExposureMeter
-from hf_exposure.scoring.limits import context_length, vocabulary_entries
+from hf_exposure.measures import ExposureMeter
+from hf_exposure.scoring.arguments import context_length, vocabulary_entries
 
 SMALL: dict[str, Any] = {"vocab_size": 384, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 LAYERS: dict[str, Any] = {

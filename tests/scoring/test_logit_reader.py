@@ -18,8 +18,8 @@ from transformers import (
     OPTForCausalLM,
 )
 
+from hf_exposure.runtime import logits as logits_module
 from hf_exposure.scoring import CausalScorer
-from hf_exposure.scoring import logits as logits_module
 
 VOCABULARY = 20_000
 TEXTS = [f"The number is {n:03d}{' yes' if n % 3 else ''}" for n in range(40)]

@@ -24,8 +24,8 @@ from transformers import (
 from hf_exposure import CanaryTemplate, Digits
 from hf_exposure.extraction import UniformPaths, build_automaton, draw_proposals, search_likeliest, search_ranks
 from hf_exposure.extraction.expansion import SearchCost
+from hf_exposure.runtime.processes import ALONE, Processes
 from hf_exposure.scoring import CausalScorer, MaskedScorer, Seq2SeqScorer, make_scorer
-from hf_exposure.scoring.processes import ALONE, Processes
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
 # 7 texts are fewer rows than two processes need; 301 do not divide.

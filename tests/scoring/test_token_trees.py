@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_exposure.scoring.packing import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
-from hf_exposure.scoring.path_query import PathQuery
+from hf_exposure.scoring.forward import ModelShape, Rows, chain_rows, choose_row_width, packed_rows
 from hf_exposure.scoring.probe import probe_for
-from hf_exposure.scoring.token_tree import TokenTree
-from hf_exposure.scoring.tree_sums import PathTree, SequenceTree
+from hf_exposure.scoring.token_tree import PathQuery, PathTree, SequenceTree, TokenTree
 
 few = settings(max_examples=50, deadline=None, derandomize=True)
 SEQUENCES = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=6).map(tuple), min_size=1, max_size=20)

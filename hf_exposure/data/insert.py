@@ -1,0 +1,301 @@
+"""Inserting canaries into a dataset, and taking them out again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict, is_caching_enabled
+
+from hf_exposure.canaries import CanarySet
+from hf_exposure.canaries.secrecy import without_secrets
+from hf_exposure.checks import list_of_texts, whole_number
+from hf_exposure.context import CanaryContext
+from hf_exposure.data.datasets import head_of, insert_into_stream
+from hf_exposure.data.inserter import CanaryInserter
+from hf_exposure.data.rows import HEAD, TOKEN_COLUMN, CanaryRows, NoTextColumnError, check_string_type
+from hf_exposure.errors import ExposureError, InputError
+from hf_exposure.files import owner_only, temporary_folder
+from hf_exposure.limits import LARGEST_SEED
+
+__all__ = ["insert_canaries", "remove_canaries"]
+
+D = TypeVar("D", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
+
+
+def insert_canaries(
+    dataset: D,
+    canaries: CanarySet,
+    text_column: str = "text",
+    seed: int = 0,
+    *,
+    splits: Sequence[str] = ("train",),
+    other_columns: Mapping[str, Any] | None = None,
+    num_proc: int | None = None,
+    batch_size: int = 1000,
+    num_rows: int | None = None,
+    tokenizer: Any = None,
+    context: CanaryContext | None = None,
+    source: str | None = None,
+    source_column: str = "source",
+) -> D:
+    """The dataset with each inserted canary in it exactly `repetitions` times, at uniformly random places.
+
+    The original rows are all there, in order. Schema and format are kept, and `datasets` caches the result: the same
+    texts, seed and data are not processed again. See `CanaryInserter` for the columns that a canary does not fill.
+
+    The cache of a dataset that lies on the disk is a file beside it, and **holds the canaries**. This one is readable
+    by its owner alone; those of later steps (`map`) are as open as `datasets` makes them. `datasets.disable_caching()`
+    before inserting leaves none of them; `hf-exposure insert` writes nothing but its output.
+
+    What a canary's row holds follows the dataset's columns: its text in `text_column`; with a chat as `context` the
+    turns in "messages", or in "prompt" and "completion"; a text in "completion" after the context's prompt; and with
+    `tokenizer`, the columns of a tokenised dataset. A dataset whose tokenised rows all have one length (`group_texts`)
+    keeps it: canary rows are padded, with labels that train on no padding. Insertion before grouping is better: a
+    block then holds text around the canary, as the other blocks do.
+
+    A stream gets each canary exactly `repetitions` times in one pass over all of it, however workers and ranks share
+    it out; in a part of a pass, in proportion. Call `.shuffle()` after inserting: a buffer before it is filled in the
+    same order in every epoch.
+
+    Args:
+        dataset: a `Dataset`, `DatasetDict`, `IterableDataset` or `IterableDatasetDict`.
+        canaries: what to insert; its controls stay out.
+        text_column: where the text goes.
+        seed: of the places.
+        splits: of a dictionary of datasets: each of them gets every canary; the others are returned as they are.
+        other_columns: values by column for the canary rows, such as `{"source": "canary"}`.
+        num_proc, batch_size: as in `Dataset.map`; the result does not depend on them. Not for streams.
+        num_rows: of a stream, about how many it has; by default what its own information says.
+        tokenizer: the one that made the `input_ids` of a dataset that is tokenised already.
+        context: what stands before each canary in its row; give the same one to `measure_exposure`.
+        source: what an encoder-decoder model reads, as for `measure_exposure`; `text_column` then holds the target.
+        source_column: where the source goes.
+
+    Raises:
+        InputError: an unknown dataset, a split or column that is not there, a column of the wrong type, values that
+            do not fit their column, a tokenised dataset with further values for each token, no rows, fewer rows than
+            insertions, a stream of unknown length, a canary longer than the rows of a dataset of one length.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries, insert_canaries
+        >>> template = CanaryTemplate("My PIN is {pin}", pin=Digits(4))
+        >>> canaries = draw_canaries(template, repetitions={2: 1}, controls=0, seed=0)
+        >>> len(insert_canaries(Dataset.from_dict({"text": ["one", "two", "three"]}), canaries))
+        5
+    """
+    _refuse_other_types(dataset)
+    whole_number("seed", seed, 0, LARGEST_SEED)
+    whole_number("batch_size", batch_size, 1)
+    if num_proc is not None:
+        whole_number("num_proc", num_proc, 1)
+    how: dict[str, Any] = {"other_columns": other_columns, "tokenizer": tokenizer, "context": context}
+    how |= {"source": source, "source_column": source_column}
+
+    def insert(part: Any) -> Any:
+        if isinstance(part, IterableDataset):
+            return _insert_into_stream(part, canaries, text_column, seed, num_rows, how)
+        return _insert(part, canaries, text_column, seed, num_proc, batch_size, how)
+
+    if isinstance(dataset, (Dataset, IterableDataset)):
+        return without_secrets(canaries, lambda: insert(dataset))
+    remedy = f'Write splits=("{next(iter(dataset), "train")}",).'
+    chosen = [splits] if isinstance(splits, str) else list_of_texts("splits", splits, remedy)
+    missing = [split for split in chosen if split not in dataset]
+    if missing or not chosen:
+        rule = f"must name splits of the dataset ({', '.join(dataset)})"
+        raise InputError("splits", rule, missing or chosen, remedy)
+    parts = dataset.items()
+    return without_secrets(
+        canaries, lambda: type(dataset)({name: insert(part) if name in chosen else part for name, part in parts})
+    )
+
+
+def remove_canaries(
+    dataset: D,
+    canaries: CanarySet,
+    text_column: str = "text",
+    *,
+    tokenizer: Any = None,
+    context: CanaryContext | None = None,
+    source: str | None = None,
+) -> D:
+    """The dataset without the rows that are an inserted canary's, whole: the inverse of `insert_canaries`.
+
+    An original row with the very text of a canary goes too. Of a dictionary, every split that has the column.
+
+    Args:
+        tokenizer, context, source: as they were given to `insert_canaries`.
+
+    Raises:
+        InputError: an unknown dataset, or a column that is not there or of another type.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> from hf_exposure import CanarySet, CanaryTemplate, Digits, remove_canaries
+        >>> template = CanaryTemplate("My PIN is {pin}", pin=Digits(4))
+        >>> known = CanarySet.from_secrets(template, ["My PIN is 0042"])
+        >>> remove_canaries(Dataset.from_dict({"text": ["one", "My PIN is 0042"]}), known)["text"][:]
+        ['one']
+    """
+    _refuse_other_types(dataset)
+    how = {"tokenizer": tokenizer, "context": context, "source": source}
+    return without_secrets(canaries, lambda: _remove_everywhere(dataset, canaries, text_column, how))
+
+
+def _remove_everywhere(dataset: Any, canaries: CanarySet, text_column: str, how: Mapping[str, Any]) -> Any:
+    if isinstance(dataset, (Dataset, IterableDataset)):
+        return _remove(dataset, canaries, text_column, how)
+    kept, refusal = {}, None
+    for name, part in dataset.items():
+        try:
+            kept[name] = _remove(part, canaries, text_column, how)
+        except NoTextColumnError as error:
+            kept[name], refusal = part, error
+    if refusal is not None and all(kept[name] is part for name, part in dataset.items()):
+        raise refusal
+    return type(dataset)(kept)
+
+
+def _refuse_other_types(dataset: object) -> None:
+    if not isinstance(dataset, (Dataset, DatasetDict, IterableDataset, IterableDatasetDict)):
+        rule = "must be a Dataset or DatasetDict, or a streaming one"
+        raise InputError("dataset", rule, type(dataset).__name__, 'Write Dataset.from_dict({"text": texts}).')
+
+
+def _insert(
+    dataset: Dataset,
+    canaries: CanarySet,
+    text_column: str,
+    seed: int,
+    num_proc: int | None,
+    batch_size: int,
+    how: Mapping[str, Any],
+) -> Dataset:
+    row_length = _length_of_all_rows(dataset) if how["tokenizer"] is not None else None
+    rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
+    if len(dataset) == 0:
+        raise InputError("dataset", "must have rows", 0, "Load the split that you train on.")
+    rows.check_types(dataset.features.arrow_schema)
+    head = dict.fromkeys(dataset.column_names, ())
+    rows.check_head(dataset.with_format("arrow")[:HEAD].to_pydict() if rows.tokens else head)
+    if canaries.total_insertions > len(dataset):
+        rule = f"must have at least as many rows as there are insertions ({canaries.total_insertions})"
+        raise InputError("dataset", rule, len(dataset), "Use fewer repetitions, or more data.")
+    inserter = CanaryInserter(canaries, len(dataset), text_column, seed, **how, row_length=row_length)
+    with owner_only():
+        merged = dataset.with_format("arrow").map(
+            inserter,
+            batched=True,
+            with_indices=True,
+            batch_size=batch_size,
+            num_proc=num_proc,
+            features=dataset.features,
+            cache_file_name=_cache_file(dataset),
+            desc="Inserting canaries",
+        )
+    if len(merged) != len(dataset) + inserter.total:
+        raise ExposureError(
+            f"datasets returned {len(merged)} rows instead of {len(dataset)} + {inserter.total}: "
+            "its cache is damaged; call dataset.cleanup_cache_files() and insert again."
+        )
+    return _with_format_of(merged, dataset)
+
+
+def _cache_file(dataset: Dataset) -> str | None:
+    """Where the result goes if nothing may be kept: `datasets` has a temporary folder too, but no one to remove it
+    after a kill. None: in memory, or in the dataset's cache.
+    """
+    if is_caching_enabled() or not dataset.cache_files:
+        return None
+    return str(temporary_folder("canaries") / "inserted.arrow")
+
+
+def _insert_into_stream(
+    dataset: IterableDataset,
+    canaries: CanarySet,
+    text_column: str,
+    seed: int,
+    num_rows: int | None,
+    how: Mapping[str, Any],
+) -> IterableDataset:
+    head = head_of(dataset)
+    row_length = _length_of_head(head) if how["tokenizer"] is not None else None
+    rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
+    rows.check_head(head)
+    if dataset.features is not None:
+        rows.check_types(dataset.features.arrow_schema)
+    repetitions = tuple(canary.repetitions for canary in canaries.inserted)
+    if num_rows is not None:
+        num_rows = whole_number("num_rows", num_rows, 1)
+    return insert_into_stream(dataset, rows, repetitions, whole_number("seed", seed, 0, LARGEST_SEED), num_rows)
+
+
+def _length_of_all_rows(dataset: Dataset) -> int | None:
+    """The number of tokens of every row, where it is one number."""
+    if TOKEN_COLUMN not in dataset.column_names or len(dataset) < 2:
+        return None
+    seen: set[int] = set()
+    for chunk in dataset.data.column(TOKEN_COLUMN).chunks:
+        bounds = pc.min_max(pc.list_value_length(chunk))
+        seen |= {bounds["min"].as_py(), bounds["max"].as_py()} - {None}
+        if len(seen) > 1:
+            return None
+    return seen.pop() if seen else None
+
+
+def _length_of_head(head: Mapping[str, list[Any]]) -> int | None:
+    """The same of a stream, as far as its first rows show it."""
+    lengths = [len(ids) for ids in head.get(TOKEN_COLUMN, ())]
+    return lengths[0] if len(lengths) > 1 and len(set(lengths)) == 1 else None
+
+
+def _remove(
+    dataset: Dataset | IterableDataset, canaries: CanarySet, text_column: str, how: Mapping[str, Any]
+) -> Dataset | IterableDataset:
+    stream = isinstance(dataset, IterableDataset)
+    names = dataset.column_names or (list(head_of(dataset)) if stream else [])
+    row_length = None
+    if how["tokenizer"] is not None:
+        row_length = _length_of_head(head_of(dataset)) if stream else _length_of_all_rows(dataset)
+    rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
+    key, values = rows.keys(names)
+    if dataset.features is not None and isinstance(values[0], str):
+        check_string_type(key, dataset.features.arrow_schema.field(key).type)
+    kept_out = _IsNotOneOf([_comparable(value) for value in values])
+    if stream:
+        return dataset.filter(kept_out, batched=True, input_columns=[key])
+    kept = dataset.with_format("arrow").filter(kept_out, batched=True, input_columns=[key])
+    return _with_format_of(kept, dataset)
+
+
+def _with_format_of(dataset: Dataset, original: Dataset) -> Dataset:
+    form = original.format
+    return dataset.with_format(
+        form["type"],
+        columns=None if form["columns"] == original.column_names else form["columns"],
+        output_all_columns=form["output_all_columns"],
+        **form["format_kwargs"],
+    )
+
+
+def _comparable(value: Any) -> Any:
+    """Texts, chats and token ids as something hashable; a key without a value counts as absent."""
+    if isinstance(value, Mapping):
+        return tuple((name, _comparable(item)) for name, item in sorted(value.items()) if item is not None)
+    return tuple(map(_comparable, value)) if isinstance(value, (list, tuple)) else value
+
+
+class _IsNotOneOf:
+    """A filter on a batch of one column; a class at module level, so that its fingerprint is its values."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __call__(self, column: pa.ChunkedArray | list[Any]) -> list[bool]:
+        values = set(self.values)
+        rows = column.to_pylist() if isinstance(column, pa.ChunkedArray) else column
+        return [_comparable(row) not in values for row in rows]

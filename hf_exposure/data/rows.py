@@ -1,0 +1,344 @@
+"""What the row of a canary says, column by column: a text, a chat, a pair, or token ids."""
+
+from __future__ import annotations
+
+import itertools
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from numbers import Number
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from hf_exposure.canaries import CanarySet
+from hf_exposure.canaries.secrecy import without_secrets
+from hf_exposure.checks import check_tokenizer, encodable_text, instance_of, whole_number
+from hf_exposure.context import CanaryContext, source_for
+from hf_exposure.errors import InputError, RowInputError, described
+
+# Canary rows for a dataset that is tokenised already.
+
+TOKEN_COLUMN, LENGTH_COLUMN = "input_ids", "length"
+_NO_LOSS = -100
+
+
+def token_rows(
+    tokenizer: Any,
+    texts: Sequence[str],
+    context: CanaryContext | None,
+    sources: Sequence[str],
+    row_length: int | None,
+) -> tuple[dict[str, Any], ...]:
+    """For each text, its values of all columns of tokens that a dataset may have.
+
+    Ids are as the tokenizer or its chat template makes them, special tokens included. `labels` are the ids, without
+    those of the context; of an encoder-decoder model they are the target's. With `row_length`, rows are padded on the
+    right up to it, and what pads is neither attended nor trained on.
+
+    Raises:
+        InputError: no tokenizer, a text that is longer than `row_length`, nothing to pad with, or a context that
+            changes a text's last token.
+    """
+    if not callable(tokenizer):
+        remedy = "Pass the tokenizer that made the dataset."
+        raise InputError("tokenizer", "must be a Hugging Face tokenizer", type(tokenizer).__name__, remedy)
+    if context is not None:
+        context.check_end(tokenizer, texts)
+    rows = []
+    for place, text in enumerate(texts):
+        if sources:
+            ids, labels = tokenizer(sources[place])["input_ids"], tokenizer(text_target=text)["input_ids"]
+            trained = [1] * len(ids)
+        else:
+            ids, prompt = _ids_in_context(tokenizer, text, context)
+            trained = [int(position >= prompt) for position in range(len(ids))]
+            labels = [token if own else _NO_LOSS for token, own in zip(ids, trained, strict=True)]
+        rows.append(_row(tokenizer, place, list(ids), list(labels), trained, row_length))
+    return tuple(rows)
+
+
+def _ids_in_context(tokenizer: Any, text: str, context: CanaryContext | None) -> tuple[list[int], int]:
+    """The ids of a whole row, and how many of them are the context's."""
+    if context is None:
+        return tokenizer(text)["input_ids"], 0
+    before, after = context.around(tokenizer)
+    ids = tokenizer(before + text + after, add_special_tokens=not context.is_chat)["input_ids"]
+    prompt = tokenizer(before, add_special_tokens=not context.is_chat)["input_ids"] if before else []
+    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False))
+    return ids, sum(1 for _ in pairs)
+
+
+def _row(
+    tokenizer: Any, place: int, ids: list[int], labels: list[int], trained: list[int], row_length: int | None
+) -> dict[str, Any]:
+    length = len(ids)
+    special = set(getattr(tokenizer, "all_special_ids", ()))
+    padding = 0 if row_length is None else row_length - length
+    if padding < 0:
+        rule = f"must fit the dataset's rows, which all have {row_length} tokens"
+        remedy = f"It takes {length}: use a shorter template, or insert canaries before texts are grouped into blocks."
+        raise RowInputError("canaries", rule, place, remedy)
+    pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+    if padding and pad is None:
+        rule = f"must have a pad or end token, to fill up the dataset's rows of {row_length} tokens"
+        raise InputError("tokenizer", rule, type(tokenizer).__name__, "Set tokenizer.pad_token.")
+    fill = padding if len(labels) == length else 0
+    return {
+        TOKEN_COLUMN: ids + [pad] * padding,
+        "attention_mask": [1] * length + [0] * padding,
+        "labels": labels + [_NO_LOSS] * fill,
+        "token_type_ids": [0] * (length + padding),
+        "special_tokens_mask": [int(token in special) for token in ids] + [1] * padding,
+        "position_ids": list(range(length + padding)),
+        "completion_mask": trained + [0] * padding,
+        "assistant_masks": trained + [0] * padding,
+        "seq_lengths": [length + padding],
+        LENGTH_COLUMN: length + padding,
+    }
+
+
+def counts_tokens(head: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether the column "length" of these first rows says how many tokens each has."""
+    if LENGTH_COLUMN not in head or TOKEN_COLUMN not in head:
+        return False
+    pairs = zip(head[LENGTH_COLUMN], head[TOKEN_COLUMN], strict=True)
+    return all(ids is not None and number == len(ids) for number, ids in pairs)
+
+
+def check_token_columns(head: Mapping[str, Sequence[Any]], filled: Sequence[str]) -> None:
+    """Raise an `InputError` if a column that is not `filled` has a value for each token: a neighbour's would not fit.
+
+    Args:
+        head: the columns of the first rows.
+        filled: the columns that canary rows have values of their own for.
+    """
+    for name in (name for name in head if name not in filled):
+        for tokens in (column for column in (TOKEN_COLUMN, "labels") if column in head):
+            pairs = zip(head[name], head[tokens], strict=True)
+            if all(isinstance(own, (list, tuple)) and ids is not None and len(own) == len(ids) for own, ids in pairs):
+                rule = f"has a value for each of a row's {tokens}, of a kind that a canary's row does not know"
+                remedy = f"Drop the column ({name!r}), or insert canaries before tokenising."
+                raise InputError("dataset", rule, name, remedy)
+
+
+# As many of a dataset's first rows show what its columns hold.
+HEAD = 100
+_MESSAGES, _PROMPT, _COMPLETION = "messages", "prompt", "completion"
+
+
+class NoTextColumnError(InputError):
+    """A dataset without the column of texts. Of several splits, one that has none is left as it is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryRows:
+    """The values that canary rows have of their own. Plain values, so that its pickle is its fingerprint.
+
+    Attributes:
+        texts: of the canaries, K of them.
+        text_column: where a text goes.
+        context: as for `insert_canaries`.
+        tokens: K mappings from the name of a column of tokens to its values, where the dataset is tokenised.
+        sources: K sources of an encoder-decoder model, or ().
+        source_column: where they go.
+        other_columns: fixed values by column.
+    """
+
+    texts: tuple[str, ...] = field(repr=False)
+    text_column: str
+    context: CanaryContext
+    tokens: tuple[Mapping[str, Any], ...] = field(repr=False)
+    sources: tuple[str, ...] = field(repr=False)
+    source_column: str
+    other_columns: Mapping[str, Any]
+
+    @classmethod
+    def of(
+        cls,
+        canaries: CanarySet,
+        text_column: str = "text",
+        *,
+        other_columns: Mapping[str, Any] | None = None,
+        tokenizer: Any = None,
+        context: CanaryContext | None = None,
+        source: str | None = None,
+        source_column: str = "source",
+        row_length: int | None = None,
+    ) -> CanaryRows:
+        """The rows of a set's inserted canaries.
+
+        Args:
+            row_length: of every row of a tokenised dataset that has one length, such as `group_texts` makes.
+
+        Raises:
+            InputError: an argument of the wrong type, or a canary that is longer than `row_length`.
+        """
+        instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries.")
+        encodable_text("text_column", text_column)
+        encodable_text("source_column", source_column)
+        if other_columns is not None and not isinstance(other_columns, Mapping):
+            remedy = 'Write {"source": "canary"}.'
+            raise InputError("other_columns", "must be a mapping of columns", type(other_columns).__name__, remedy)
+        for name in other_columns or ():
+            encodable_text("other_columns", name)
+        if tokenizer is not None:
+            check_tokenizer(tokenizer)
+        if row_length is not None:
+            whole_number("row_length", row_length, 1)
+        if other_columns is not None and text_column in other_columns:
+            remedy = "Leave it out: the text is the canary's."
+            raise InputError("other_columns", "must not name the text column", text_column, remedy)
+        if context is not None and not isinstance(context, CanaryContext):
+            raise InputError(
+                "context", "must be a CanaryContext", type(context).__name__, "Write CanaryContext(prompt=...)."
+            )
+        if context is not None and source is not None:
+            remedy = "Leave the context out: what an encoder-decoder model reads is its source."
+            raise InputError("context", "must not be given together with source", "both", remedy)
+        texts = tuple(canary.text for canary in canaries.inserted)
+        around = source_for(source, canaries.template)
+        sources = () if around is None else tuple(around if isinstance(around, str) else around(t) for t in texts)
+        tokens: tuple[Mapping[str, Any], ...] = ()
+        if tokenizer is not None:
+            tokens = without_secrets(canaries, lambda: token_rows(tokenizer, texts, context, sources, row_length))
+        return cls(
+            texts=texts,
+            text_column=text_column,
+            context=context or CanaryContext(),
+            tokens=tokens,
+            sources=sources,
+            source_column=source_column,
+            other_columns=dict(sorted((other_columns or {}).items())),
+        )
+
+    def values(self, names: Sequence[str], head: Mapping[str, Sequence[Any]] | None = None) -> dict[str, list[Any]]:
+        """For each column of the dataset that canary rows do not copy, its K values.
+
+        Args:
+            head: the columns of the first rows, which show whether a "length" is a number of tokens.
+
+        Raises:
+            InputError: the dataset has no column for them.
+        """
+        own = self._own_values(names)
+        if self.tokens and counts_tokens(head or {}):
+            own[LENGTH_COLUMN] = [row[LENGTH_COLUMN] for row in self.tokens]
+        check_columns(names, self.text_column, self.other_columns, own)
+        if self.sources and not self.tokens:
+            if self.source_column not in names:
+                rule = f"must be a column of the dataset ({', '.join(names)})"
+                raise InputError("source_column", rule, self.source_column, "Name the column that the model reads.")
+            own[self.source_column] = list(self.sources)
+        return own | {name: [value] * len(self.texts) for name, value in self.other_columns.items()}
+
+    def keys(self, names: Sequence[str]) -> tuple[str, list[Any]]:
+        """The column by which a canary's row is known, and its K values."""
+        own = self._own_values(names)
+        check_columns(names, self.text_column, {}, own)
+        key = _COMPLETION if _COMPLETION in own and not self.tokens else next(iter(own))
+        if self.tokens and self.sources and "labels" in own:
+            key = "labels"
+        return key, own[key]
+
+    def check_head(self, head: Mapping[str, Sequence[Any]]) -> None:
+        """Look at the columns of the first rows for what a canary's row would get wrong.
+
+        Raises:
+            InputError: a column with a value for each token, of an unknown kind.
+        """
+        own = self.values(list(head), head)
+        for name, values in own.items():
+            check_kind(name, values[0], head[name])
+        if self.tokens:
+            check_token_columns(head, list(own))
+        elif self.text_column in own and {_PROMPT, _COMPLETION} <= head.keys() - own.keys():
+            message = (
+                f"canaries go to the column {self.text_column!r} alone, and {_PROMPT!r} and {_COMPLETION!r} of their "
+                "rows are a neighbour's: drop those that the trainer does not read"
+            )
+            warnings.warn(message, stacklevel=2)
+
+    def check_types(self, schema: pa.Schema) -> None:
+        """Raise an `InputError` unless the values fit the columns of `schema`."""
+        for name, values in self.values(schema.names).items():
+            kind = schema.field(name).type
+            if name in (self.text_column, self.source_column) and isinstance(values[0], str):
+                check_string_type(name, kind)
+            as_array(name, values[:1], kind)
+
+    def _own_values(self, names: Sequence[str]) -> dict[str, list[Any]]:
+        texts, context = self.texts, self.context
+        if self.tokens:
+            if TOKEN_COLUMN not in names:
+                rule = f"goes with a dataset that is tokenised already, but it has no {TOKEN_COLUMN!r}"
+                raise InputError("tokenizer", rule, list(names), "Leave tokenizer out: the text goes in as it is.")
+            own = [name for name in self.tokens[0] if name in names and name != LENGTH_COLUMN]
+            return {name: [row[name] for row in self.tokens] for name in own}
+        if context.is_chat:
+            if _MESSAGES in names:
+                return {_MESSAGES: [context.messages(text) for text in texts]}
+            if _PROMPT in names and _COMPLETION in names:
+                return {
+                    _PROMPT: [context.prompt_messages() for _ in texts],
+                    _COMPLETION: [[context.messages(text)[-1]] for text in texts],
+                }
+            rule = f"with messages goes with columns {_MESSAGES!r}, or {_PROMPT!r} and {_COMPLETION!r}"
+            raise InputError("context", rule, list(names), "Write the prompt as one text, or convert the dataset.")
+        prompt = str(context.prompt)
+        if self.text_column in names:
+            return {self.text_column: [prompt + text for text in texts]}
+        if _PROMPT in names and _COMPLETION in names:
+            return {_PROMPT: [prompt] * len(texts), _COMPLETION: list(texts)}
+        return {}
+
+
+def check_columns(
+    names: Sequence[str], text_column: str, other_columns: Mapping[str, Any], own: Mapping[str, Any]
+) -> None:
+    """Raise an `InputError` unless canaries have a place (`own`) and the overriding values a column among `names`."""
+    listed = ", ".join(names)
+    if not own:
+        remedy = "Name one of them."
+        if TOKEN_COLUMN in names:
+            remedy = "It is tokenised already: pass tokenizer=, or insert before tokenising."
+        elif _MESSAGES in names:
+            remedy = 'It holds chats: pass context=CanaryContext(prompt=[{"role": "user", "content": "..."}]).'
+        raise NoTextColumnError("text_column", f"must be a column of the dataset ({listed})", text_column, remedy)
+    unknown = [name for name in other_columns if name not in names]
+    if unknown:
+        rule = f"must name columns of the dataset ({listed})"
+        raise InputError("other_columns", rule, unknown, "Add the column to the dataset first, or leave it out.")
+
+
+def check_string_type(text_column: str, kind: pa.DataType) -> None:
+    """Raise an `InputError` unless `kind` is a type of strings."""
+    if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
+        remedy = "Insert canaries into the texts, before they are tokenised. (Or pass tokenizer=; chats: context=.)"
+        raise InputError("text_column", f"must be a column of strings: {text_column}", str(kind), remedy)
+
+
+def check_kind(name: str, value: Any, column: Any) -> None:
+    """Raise an `InputError` if a column without a schema holds numbers, and a canary's row would have something else.
+
+    Left to Arrow, the message would quote the canary.
+    """
+    known = next((one for one in column if one is not None), None)
+    if isinstance(known, (Number, np.generic)) and not isinstance(value, (Number, np.generic, type(None))):
+        rule = f"must be a column of values like a canary's: {name} holds numbers"
+        raise InputError("text_column", rule, type(known).__name__, "Name the column of texts.")
+
+
+def as_array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
+    """The values as an Arrow array of the column's own type.
+
+    Raises:
+        InputError: they do not fit it.
+    """
+    try:
+        return pa.array(values, type=kind)
+    except (pa.ArrowException, TypeError, OverflowError):  # it quotes the value, which may be a canary's
+        pass
+    rule = f"must hold values of the columns' types: {name} is of type {kind}"
+    raise InputError("other_columns", rule, described(values[0]), "Give one of that type.")

@@ -1,0 +1,146 @@
+"""The exposure of one cost, as an estimator returns it, and what kind of figure it is. Scores are in bits."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from hf_exposure.errors import InputError
+
+Bound = Literal["exact", "interval", "lower", "extrapolated", "undefined"]
+"""What kind of figure an exposure is, in order of how much it says.
+
+- "exact": the rank was counted; `low_bits` and `high_bits` differ by ties within the scoring error at most.
+- "interval": a point estimate, with a confidence interval that limits the exposure on both sides.
+- "lower": `exposure_bits` is at the low end of what is known, and the exposure may be as high as the space allows.
+- "extrapolated": a point that was read beyond all references; no interval vouches for it.
+- "undefined": there is no figure; `exposure_bits` is NaN, and null in JSON.
+"""
+
+
+def bound_of_figures(
+    *,
+    method: str,
+    exposure_bits: float,
+    low_bits: float,
+    high_bits: float,
+    rank_low: int | None = None,
+    rank_high: int | None = None,
+    most_bits: float = math.inf,
+) -> Bound:
+    """The kind of a figure that was stored without one, from the figures; in doubt, the one that claims less.
+
+    Args:
+        method, exposure_bits, low_bits, high_bits, rank_low, rank_high: as in `ExposureEstimate`.
+        most_bits: log2 |R'|, the largest exposure there is.
+
+    Example:
+        >>> bound_of_figures(method="sample", exposure_bits=3.0, low_bits=2.5, high_bits=3.4)
+        'interval'
+        >>> bound_of_figures(method="sample", exposure_bits=12.0, low_bits=10.1, high_bits=29.9, most_bits=29.9)
+        'lower'
+    """
+    if math.isnan(exposure_bits):
+        return "undefined"
+    if method == "enumerate":
+        return "exact"
+    if method == "bounded" or rank_low is not None:
+        # A search that closed over ties within the scoring error is not told from one that was stopped.
+        is_one = low_bits == high_bits if rank_low is None else rank_low == rank_high
+        return "exact" if is_one else "lower"
+    if method == "skew_normal" or math.isnan(low_bits):
+        return "extrapolated"
+    reaches_the_top = not math.isfinite(high_bits) or high_bits >= most_bits - _ROUNDED_BITS
+    return "lower" if reaches_the_top and exposure_bits < most_bits - _ROUNDED_BITS else "interval"
+
+
+def weakest_bound(bounds: Iterable[Bound]) -> Bound:
+    """What kind of figure a mean of such figures is; of none at all it is undefined.
+
+    Example:
+        >>> weakest_bound(["exact", "lower", "interval"])
+        'lower'
+    """
+    kinds = get_args(Bound)
+    return max(bounds, key=kinds.index, default="undefined")
+
+
+# Published figures are rounded to 0.1 bit.
+_ROUNDED_BITS = 0.1
+
+
+class ExposureFigures:
+    """What both records of an exposure share: the rule for `bound`."""
+
+    method: str
+    exposure_bits: float
+    low_bits: float
+    high_bits: float
+    rank_low: int | None
+    rank_high: int | None
+    bound: Bound
+
+    def __post_init__(self) -> None:
+        if self.bound is None:
+            kind = bound_of_figures(
+                method=self.method,
+                exposure_bits=self.exposure_bits,
+                low_bits=self.low_bits,
+                high_bits=self.high_bits,
+                rank_low=self.rank_low,
+                rank_high=self.rank_high,
+            )
+            object.__setattr__(self, "bound", kind)
+        if self.bound not in get_args(Bound):
+            raise InputError("bound", f"must be one of {', '.join(get_args(Bound))}", self.bound, "Leave it out.")
+        if (self.bound == "undefined") != math.isnan(self.exposure_bits):
+            rule = "must be 'undefined' where exposure_bits is NaN, and nowhere else"
+            raise InputError("bound", rule, f"{self.bound} with {self.exposure_bits} bits", "Leave it out.")
+
+    @property
+    def is_lower_bound(self) -> bool:
+        """Whether `exposure_bits` is the low end of what is known."""
+        return self.bound == "lower"
+
+    def known_bits(self, most_bits: float) -> tuple[float, float]:
+        """What is known of the exposure, where log2 of the space is `most_bits`: its interval, within [0, most_bits].
+
+        A lower bound reaches to the top, unless a search has certified how high the canary can rank. Of a figure that
+        is extrapolated or undefined nothing is known.
+        """
+        if self.bound in ("extrapolated", "undefined"):
+            return 0.0, most_bits
+        is_open = self.bound == "lower" and self.rank_low is None
+        low, high = self.low_bits, most_bits if is_open else self.high_bits
+        low = 0.0 if math.isnan(low) else min(max(low, 0.0), most_bits)
+        return low, most_bits if math.isnan(high) else min(max(high, low), most_bits)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CostEstimate(ExposureFigures):
+    """The exposure of one cost (a log-perplexity) against references: what an estimator returns for each cost.
+
+    Attributes:
+        exposure_bits: the point estimate; NaN where it is undefined.
+        low_bits, high_bits: ends of the confidence interval on the exposure; NaN where there is none.
+        rank_low, rank_high: certified bounds on the rank, where known, else None.
+        method: the estimator's name.
+        bound: what kind of figure it is (`Bound`): "exact", "interval", "lower", "extrapolated" or "undefined". Left
+            out, it is derived from the figures.
+        note: what a reader must know to use the figure, else "".
+        effective_hits: how many equal draws at or below the cost would be as precise, where it was estimated from
+            draws, else None. Stop drawing early only above 100.
+    """
+
+    exposure_bits: float
+    low_bits: float
+    high_bits: float
+    rank_low: int | None = None
+    rank_high: int | None = None
+    method: str
+    # None only until it is derived.
+    bound: Bound = None  # type: ignore[assignment]
+    note: str = ""
+    effective_hits: float | None = None

@@ -1,0 +1,349 @@
+"""What is proven, and not sampled, of a search over the entries of a vocabulary.
+
+Two claims, from the tokenizer's own data and for all texts of a template (the argument is in docs/design/0011):
+
+- *complete*: the canonical encoding of each text is a path from the root;
+- *prefixes*: each beginning of a canonical encoding that ends between characters is itself the canonical encoding of
+  what it spells, so that a path which is not may be dropped.
+
+What a model does inside a word (BPE, Unigram, WordPiece) needs no look at the texts. Where words begin does: the
+template's characters are walked together with the splits of the pre-tokenizer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any
+
+from tokenizers import models
+
+from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.extraction.split_pattern import UnknownSplit
+from hf_exposure.extraction.tokenizer_reading import FIRST_BYTE, MOST_STEPS, WORD_STARTS, TokenizerReading
+
+# What is proven, and not sampled, of a search whose texts are encoded piece by piece.
+#
+# Where every piece starts a word, and is cut into the same words whatever stands before it, the encoding of a text is
+# that of its pieces, one after the other: a model sees one word at a time. A piece may also go on with a word, if no
+# entry of the vocabulary reaches over its beginning.
+
+_JOINED = "the tokenizer may encode pieces of a text together"
+GraphPiece = tuple[str, Any, bool]
+"""(text, the template's state after it, whether its encoding was taken right behind the prefix)"""
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a piece begins.
+
+    Attributes:
+        configuration: of the splits.
+        before: the last normalized character, "" at the start of a text.
+    """
+
+    configuration: Any
+    before: str
+
+
+class _Cuts:
+    """How each piece is cut, which must be one way."""
+
+    def __init__(self, reading: TokenizerReading) -> None:
+        self._reading, self._machine = reading, reading.machine
+        self._cuts: dict[object, list[str]] = {}
+
+    def start(self) -> _Place:
+        """Behind the prefix."""
+        section = self._reading.section
+        if not section and self._machine.marks_starts:
+            raise UnknownSplit("a text begins with a hole, and the tokenizer marks its beginning")
+        configuration = self._machine.read(section)[1] if section else self._machine.start
+        if configuration is None:
+            raise UnknownSplit(_JOINED)
+        return _Place(configuration, self._machine.map(section)[-1:])
+
+    def after(self, place: _Place, piece: str, key: object) -> _Place:
+        """Where the next piece begins; `key` says which pieces must be cut alike.
+
+        Raises:
+            UnknownSplit: as `join`; or the piece is cut in two ways, or moves a boundary.
+        """
+        self.join(place, piece[0])
+        return self.inside(place.configuration, piece, key)
+
+    def join(self, place: _Place, character: str) -> None:
+        """Raises `UnknownSplit` where a character may be encoded together with what stands before it."""
+        steps = self._machine.step(place.configuration, character)
+        if not steps or steps[0][0] == "moved":
+            raise UnknownSplit(_JOINED)
+        image = self._machine.map.images[character]
+        if steps[0][0] == "goes on" and place.before and not self._reading.stay_apart(place.before, image[0]):
+            raise UnknownSplit(_JOINED)
+
+    def inside(self, configuration: Any, piece: str, key: object) -> _Place:
+        """As `after`, of a piece that was found to be apart from what stands before it."""
+        kinds: list[str] = []
+        for character in piece:
+            for kind, reached in self._machine.step(configuration, character):
+                kinds.append(kind)
+                configuration = reached
+            if kinds[-1:] == ["moved"]:
+                raise UnknownSplit(_JOINED)
+        if all(kind == "dropped" for kind in kinds):
+            raise UnknownSplit("a piece of a text leaves no token")
+        # The first character starts a word, or is as good as if it did.
+        if self._cuts.setdefault(key, kinds[1:]) != kinds[1:]:
+            raise UnknownSplit(_JOINED)
+        return _Place(configuration, "".join(self._machine.map.images[character] for character in piece)[-1:])
+
+
+def why_slots_are_unproven(reading: TokenizerReading, slots: Iterable[tuple[Sequence[str], object]]) -> str:
+    """Why a text may not be encoded as its pieces; "" where it is proven that it is.
+
+    Args:
+        reading: of the tokenizer, with the text before the first slot as its prefix.
+        slots: the pieces of each slot, and what slots that share their encodings share.
+    """
+    cuts, steps = _Cuts(reading), 0
+    reached: dict[tuple[object, Any], set[_Place]] = {}
+    try:
+        places = {cuts.start()}
+        for number, (pieces, kind) in enumerate(slots):
+            share = ("slot", number) if kind is None else kind
+            steps += len(pieces)
+            if steps > MOST_STEPS:
+                raise UnknownSplit("the pieces are too many")
+            for place, first in product(places, {piece[0] for piece in pieces}):
+                cuts.join(place, first)
+            for configuration in {place.configuration for place in places}:
+                if (share, configuration) not in reached:
+                    steps += sum(map(len, pieces))
+                    if steps > MOST_STEPS:
+                        raise UnknownSplit("the pieces have too many characters")
+                    reached[share, configuration] = {
+                        cuts.inside(configuration, piece, (share, piece)) for piece in pieces
+                    }
+            places = set().union(*(reached[share, place.configuration] for place in places))
+    except UnknownSplit as error:
+        return str(error)
+    return ""
+
+
+def why_graph_is_unproven(reading: TokenizerReading, pieces: Callable[[Any], Iterable[GraphPiece]]) -> str:
+    """As `why_slots_are_unproven`, for a graph: `pieces` says which may follow each state of the template."""
+    cuts = _Cuts(reading)
+    try:
+        start = cuts.start()
+        seen = {(reading.root, start)}
+        open_nodes = list(seen)
+        while open_nodes:
+            position, place = open_nodes.pop()
+            for piece, following, is_behind_prefix in pieces(position):
+                node = (following, cuts.after(place, piece, piece))
+                if is_behind_prefix:
+                    cuts.after(start, piece, piece)
+                if node not in seen:
+                    seen.add(node)
+                    open_nodes.append(node)
+            if len(seen) > MOST_STEPS:
+                raise UnknownSplit("the template has too many states")
+    except UnknownSplit as error:
+        return str(error)
+    return ""
+
+
+_MOVES = "the tokenizer may cut a text into other words when more text follows"
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What is known of a walk.
+
+    Attributes:
+        complete: why it is not proven that every encoding is a path; "" where it is.
+        prefixes: why it is not proven that beginnings of encodings are canonical; "" where it is.
+        may_prune: whether a sample of encodings may speak for `prefixes` where it is not proven.
+    """
+
+    complete: str = ""
+    prefixes: str = ""
+    may_prune: bool = True
+
+
+@dataclass(frozen=True)
+class Entries:
+    """The part of a vocabulary that a walk goes over.
+
+    Attributes:
+        model: the tokenizer's serialized model.
+        surfaces: the entries that are made of `symbols`, with their ids.
+        symbols: every symbol that a rendered text may have behind the prefix.
+        before: the last entry of the prefix, "" where there is none.
+        first: the surfaces that may follow the prefix.
+    """
+
+    model: Mapping[str, Any]
+    surfaces: Mapping[str, int]
+    symbols: frozenset[str]
+    before: str
+    first: Sequence[str]
+
+
+def unbuildable_entries(model: Mapping[str, Any], surfaces: Iterable[str]) -> frozenset[str]:
+    """The entries that a tokenizer finds as whole words and that its merges cannot build.
+
+    With `ignore_merges`, a word that is an entry is one token whatever the merges say. It may then begin a longer word
+    whose encoding begins otherwise.
+    """
+    if model["type"] != "BPE" or not model.get("ignore_merges"):
+        return frozenset()
+    merging = _merging(model)
+    return frozenset(surface for surface in surfaces if not _is_built(merging, surface))
+
+
+def prove_claims(reading: TokenizerReading, entries: Entries) -> Claims:
+    """What can be proven of a walk over `entries`."""
+    try:
+        _check_model(reading, entries)
+        boundaries = _Boundaries(reading)
+        at_root = boundaries.stay(judged_everywhere=False)
+    except UnknownSplit as error:
+        return Claims(str(error), str(error), not error.may_move)
+    complete = ""
+    if not at_root or not (boundaries.root_ends_a_word or _stays_apart(entries)):
+        complete = "the tokens before the first hole may depend on what is in it"
+    try:
+        stay = at_root and boundaries.stay(judged_everywhere=True)
+    except UnknownSplit as error:
+        return Claims(complete, str(error), not error.may_move)
+    return Claims(complete, "" if stay else _MOVES, stay)
+
+
+def _merging(model: Mapping[str, Any]) -> models.BPE:
+    """The merges alone, without the look-up of whole words."""
+    split = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"])
+    merges = [(left, right) for left, right in split]
+    return models.BPE(vocab=model["vocab"], merges=merges)
+
+
+def _is_built(merging: models.BPE, surface: str) -> bool:
+    return [token.value for token in merging.tokenize(surface)] == [surface]
+
+
+def _check_model(reading: TokenizerReading, entries: Entries) -> None:
+    """The model must be one whose words are proven, and have an entry for every symbol that may come."""
+    model, surfaces = entries.model, entries.surfaces
+    kind, vocabulary = model["type"], model["vocab"]
+    if kind not in ("BPE", "Unigram", "WordPiece"):
+        raise UnknownSplit(f"the model {kind} is not understood")
+    goes_on = model.get("continuing_subword_prefix") or ""
+    if kind == "BPE" and goes_on:
+        raise UnknownSplit("merges that mark the symbols of a word are not understood")
+    if kind == "WordPiece":
+        if not goes_on or not reading.machine.is_local or "" in reading.machine.map.images.values():
+            raise UnknownSplit("where a word starts is not told by two characters")
+        if _longest(reading.template) + len(reading.section) > model["max_input_chars_per_word"]:
+            raise UnknownSplit("a word may be longer than the tokenizer takes")
+    known = set(vocabulary) if isinstance(vocabulary, dict) else {entry for entry, _ in vocabulary}
+    for symbol in entries.symbols - {WORD_STARTS}:
+        is_byte = FIRST_BYTE <= ord(symbol) < FIRST_BYTE + 256
+        entry = f"<0x{ord(symbol) - FIRST_BYTE:02X}>" if is_byte else symbol
+        needed, spelt = ({entry, goes_on + entry}, {WORD_STARTS + symbol, symbol}) if goes_on else ({entry}, {symbol})
+        if not known >= needed or not surfaces.keys() >= spelt:
+            raise UnknownSplit("a character has no entry of its own")
+    special = {added.content for added in reading.added.values() if added.special} & known
+    if special & reading.machine.map.symbols or any(
+        entries.symbols.issuperset(entry.removeprefix(goes_on)) for entry in special
+    ):
+        raise UnknownSplit("a special token is spelt by the template's characters")
+
+
+def _longest(template: CanaryTemplate) -> int:
+    """Characters of the longest text: the template's automaton has no cycles."""
+    level, length, visited = {template.start}, 0, 0
+    while following := {after for position in level for after in template.moves(position).values()}:
+        level, length, visited = following, length + 1, visited + len(following)
+        if visited > MOST_STEPS:
+            raise UnknownSplit("the template has too many states")
+    return length
+
+
+def _stays_apart(entries: Entries) -> bool:
+    """Whether no merge reaches over the end of the prefix, where a word goes on behind it.
+
+    By the pair rule of BPE: two neighbors that stay apart alone stay apart in every text.
+    """
+    model, before = entries.model, entries.before
+    if model["type"] != "BPE" or model.get("ignore_merges") or not before:
+        return False
+    merging = _merging(model)
+    merges_bytes = any("<0x" in entry for pair in model["merges"] for entry in pair)
+    for first in entries.first:
+        if before.startswith("<0x") or any(ord(symbol) >= FIRST_BYTE for symbol in first):
+            apart = not merges_bytes
+        else:  # an entry that is not built is no token of a canonical encoding
+            joined = [token.value for token in merging.tokenize(before + first)]
+            apart = joined == [before, first] or not _is_built(merging, first)
+        if not apart:
+            return False
+    return True
+
+
+class _Boundaries:
+    """The template's characters and the pre-tokenizer's splits, walked together.
+
+    Attributes:
+        root_ends_a_word: after `stay`, whether each first character behind the prefix starts a word.
+    """
+
+    def __init__(self, reading: TokenizerReading) -> None:
+        self._template, self._machine = reading.template, reading.machine
+        self._root, self._section = reading.root, reading.section
+        self.root_ends_a_word = True
+
+    def stay(self, *, judged_everywhere: bool) -> bool:
+        """Whether the words of what was judged stay as they are, whatever follows.
+
+        Judged is the prefix and, if `judged_everywhere`, each beginning of several texts. A node is (position in the
+        template, configuration of the splits, whether something was judged inside the word that is still open).
+        """
+        template, machine = self._template, self._machine
+        seen: set[tuple[Any, Any, bool]] = set()
+        open_nodes: list[tuple[Any, Any, bool]] = []
+
+        def open_node(position: Any, configuration: Any, inside: bool) -> None:
+            inside = inside or (judged_everywhere and template.count(position) > 1)
+            node = (position, configuration, inside)
+            if inside and node not in seen:
+                seen.add(node)
+                open_nodes.append(node)
+                if len(seen) > MOST_STEPS:
+                    raise UnknownSplit("the template has too many states")
+
+        if self._section:
+            _, configuration = machine.read(self._section)
+            if configuration is None:
+                return False
+            open_node(self._root, configuration, True)
+        else:
+            for character, following in template.moves(self._root).items():
+                _, configuration = machine.read(character)
+                if configuration is None:
+                    return False
+                open_node(following, configuration, False)
+        while open_nodes:
+            position, before, inside = open_nodes.pop()
+            at_root = bool(self._section) and position == self._root
+            for character, following in template.moves(position).items():
+                steps = machine.step(before, character)
+                kinds = [kind for kind, _ in steps]
+                if at_root and (not kinds or kinds[0] == "goes on"):
+                    self.root_ends_a_word = False
+                still_inside = inside and all(kind in ("goes on", "moved") for kind in kinds)
+                if "moved" not in kinds:
+                    open_node(following, steps[-1][1] if steps else before, still_inside)
+                elif still_inside or (judged_everywhere and template.count(following) > 1):
+                    return False
+        return True

@@ -1,0 +1,20 @@
+"""Plain data that travels between the parts and into files: no torch, no text of a canary unless it is asked for."""
+
+from hf_exposure.records.estimates import Candidate, Discoverability, ExposureEstimate, Extraction, RankBounds
+from hf_exposure.records.exposure_report import ExposureReport
+from hf_exposure.records.groups import RepetitionGroup
+from hf_exposure.records.references import ReferenceCosts
+from hf_exposure.records.validity import Delivery, Validity
+
+__all__ = [
+    "Candidate",
+    "Delivery",
+    "Discoverability",
+    "ExposureEstimate",
+    "ExposureReport",
+    "Extraction",
+    "RankBounds",
+    "ReferenceCosts",
+    "RepetitionGroup",
+    "Validity",
+]

@@ -1,0 +1,173 @@
+"""The frozen records that travel between the parts. Logarithms are base 2, scores are in bits.
+
+Undefined figures are NaN (or None for a rank), and `note` gives the reason. Notes are for readers: what kind of figure
+an exposure is, `bound` says, and programs decide by that.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from hf_exposure.checks import real_number, whole_number
+from hf_exposure.estimators.estimate import Bound, ExposureFigures
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureEstimate(ExposureFigures):
+    """One canary's measurement. Fields as in `CostEstimate`, with whose they are.
+
+    Attributes:
+        canary_id: the canary's id in its `CanarySet`; never its text.
+        repetitions: how many times it was inserted; 0 for a held-out control.
+        log_perplexity_bits: `sum_i -log2 p(x_i | x_<i)` of its whole text.
+        base_exposure_bits: its exposure under the base model, where one was given, else NaN. What training added is
+            `exposure_bits - base_exposure_bits`.
+        effective_dose: how often the model was trained on it until then: rows delivered in an epoch x epochs x the
+            share of its tokens that counts in the loss. NaN where delivery is not known.
+    """
+
+    canary_id: str
+    repetitions: int
+    log_perplexity_bits: float
+    exposure_bits: float
+    low_bits: float
+    high_bits: float
+    rank_low: int | None = None
+    rank_high: int | None = None
+    method: str
+    # None only until it is derived.
+    bound: Bound = None  # type: ignore[assignment]
+    note: str = ""
+
+    base_exposure_bits: float = math.nan
+    effective_dose: float = math.nan
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it was held out."""
+        return self.repetitions == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A text that search found, with its log-perplexity in bits."""
+
+    text: str
+    log_perplexity_bits: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Extraction:
+    """The likeliest texts of a template under a model, cheapest first.
+
+    Attributes:
+        candidates: tuple of `Candidate`, ascending by log-perplexity.
+        certified: no text of the template outside `candidates` is likelier than the last of them.
+        expansions: states with more than one child that were expanded.
+        forward_passes: calls of the model.
+        model_rows: rows fed to the model, summed over the calls.
+        seconds: wall time.
+        backend: name of the token automaton that was walked.
+        exactness: "proven" where it is certain that the search covers every text: each was encoded, or the tokenizer's
+            own data show it. "audited" where 10,000 sampled texts were encoded and none was missed, so that with 95 %
+            confidence fewer than 0.03 % are outside the search.
+        mode: how the model was read: "packed", "cached", "plain" or "alone" (`CausalScorer`).
+        note: why it is not certified or not proven, and what else limits it; else "".
+        rest_is_impossible: every text outside `candidates` has probability 0 under the model, and so have candidates
+            that cost infinitely many bits. Then fewer candidates than `top_k` may be left, or none.
+    """
+
+    candidates: tuple[Candidate, ...]
+    certified: bool
+    expansions: int
+    forward_passes: int
+    model_rows: int
+    seconds: float
+    backend: str
+    exactness: str = ""
+    mode: str = ""
+    note: str = ""
+    rest_is_impossible: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankBounds:
+    """Bounds on the rank of one text among all texts of its template: `low <= rank <= high`.
+
+    Attributes:
+        low, high: 1-based, exact ints; ties count against the text.
+        certified: the search closed; `low < high` then only for ties within the stated tolerance.
+        expansions: states with more than one child that were expanded.
+        forward_passes, model_rows, seconds: the cost.
+        log_perplexity_bits: of the text itself.
+        backend, exactness, mode: as for `Extraction`.
+        note: why it is not certified or not proven, and what else limits it; else "".
+    """
+
+    low: int
+    high: int
+    certified: bool
+    expansions: int
+    forward_passes: int
+    model_rows: int
+    seconds: float
+    log_perplexity_bits: float
+    backend: str = ""
+    exactness: str = ""
+    mode: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Discoverability:
+    """How likely a model is to say one text after the prefix of its template.
+
+    Attributes:
+        text: the text; left out of `repr`, since it may be a canary.
+        bits: `-log2` of the probability that one sample says it, verbatim; inf where it cannot.
+        is_greedy: greedy decoding says it, verbatim.
+        greedy_edits: characters to insert, delete or replace to make what greedy decoding says the secret.
+        samples, near_samples, near_edits: of so many samples, so many came within `near_edits` edits of it.
+
+    Source: Hayes et al. 2025, "Measuring memorization in language models via probabilistic extraction".
+    """
+
+    text: str = field(repr=False)
+    bits: float
+    is_greedy: bool
+    greedy_edits: int
+    samples: int
+    near_samples: int
+    near_edits: int
+
+    def probability_within(self, samples: int) -> float:
+        """The probability that at least one of `samples` says the text: `1 - (1 - 2^-bits)^samples`.
+
+        Example:
+            >>> found = Discoverability(
+            ...     text="", bits=1.0, is_greedy=False, greedy_edits=1, samples=0, near_samples=0, near_edits=1
+            ... )
+            >>> found.probability_within(2)
+            0.75
+        """
+        whole_number("samples", samples, 0)
+        once = 2.0**-self.bits
+        return float(samples > 0) if once >= 1 else -math.expm1(samples * math.log1p(-once))
+
+    def samples_needed(self, probability: float) -> float:
+        """The fewest samples of which one says the text with at least this probability: it is (n, p)-discoverable.
+
+        inf where no number does. A `probability` of 0 needs none; 1 needs inf, unless every sample says it.
+
+        Raises:
+            InputError: `probability` outside 0 to 1.
+        """
+        rule = "must be between 0 and 1"
+        probability = real_number("probability", probability, rule, "Use 0.5, say.", at_least=0.0, at_most=1.0)
+        once = 2.0**-self.bits
+        if probability == 0 or once >= 1:
+            return float(probability > 0)
+        if probability == 1 or once == 0:
+            return math.inf
+        return float(max(1, math.ceil(math.log1p(-probability) / math.log1p(-once) - 1e-12)))

@@ -1,0 +1,150 @@
+"""Canaries taken together: one row per repetition count, and one for the held-out controls."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from hf_exposure.estimators import clopper_pearson_low, control_test, mean_interval
+from hf_exposure.estimators.estimate import Bound, weakest_bound
+from hf_exposure.records.estimates import ExposureEstimate
+
+__all__ = ["FEWEST_FOR_AN_INTERVAL", "RepetitionGroup", "group_by_repetitions"]
+
+# With fewer canaries an interval for the mean that may be believed is nearly all of [0, log2 |R|].
+FEWEST_FOR_AN_INTERVAL = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RepetitionGroup:
+    """The canaries inserted equally often; the controls have 0 repetitions.
+
+    Attributes:
+        repetitions: how often each was inserted.
+        estimates: of its canaries, in the report's order.
+        log2_space_size: the largest exposure there is.
+        confidence_level: of `low_bits`, `high_bits` and `rank1_share_low`.
+        p_value: one-sided rank test of their log-perplexities against those of the held-out controls (of their
+            exposures, where no log-perplexity is given at all); NaN for the controls themselves and without any. Of
+            this group alone: tables and headlines show `corrected_p_value`.
+        tested_groups: how many groups are tested against the controls.
+    """
+
+    repetitions: int
+    estimates: tuple[ExposureEstimate, ...]
+    log2_space_size: float
+    confidence_level: float
+    p_value: float
+    tested_groups: int
+
+    @property
+    def canaries(self) -> int:
+        """How many there are."""
+        return len(self.estimates)
+
+    @property
+    def mean_bits(self) -> float:
+        """The mean of their exposures; NaN where one is undefined. Where some are lower bounds, so is the mean."""
+        return float(np.mean([estimate.exposure_bits for estimate in self.estimates]))
+
+    @property
+    def median_bits(self) -> float:
+        """The median of their exposures; NaN where one is undefined."""
+        return float(np.median([estimate.exposure_bits for estimate in self.estimates]))
+
+    @property
+    def low_bits(self) -> float:
+        """Low end of the interval of the mean; see `interval_bits`."""
+        return self.interval_bits[0]
+
+    @property
+    def high_bits(self) -> float:
+        """High end of the interval of the mean; see `interval_bits`."""
+        return self.interval_bits[1]
+
+    @cached_property
+    def interval_bits(self) -> tuple[float, float]:
+        """Confidence interval of the mean exposure of canaries drawn at random and inserted that often.
+
+        Gaffke's (`hf_exposure.estimators.intervals`), which is valid for skewed and censored values, at the ends
+        of what is known of each canary. NaN below 8 canaries, of which each should be looked at, and where one is
+        undefined or extrapolated.
+        """
+        known = [estimate.known_bits(self.log2_space_size) for estimate in self.estimates]
+        if self.is_small or self.bound in ("extrapolated", "undefined") or self.log2_space_size == 0:
+            return math.nan, math.nan
+        low_ends, high_ends = zip(*known, strict=True)
+        return mean_interval(low_ends, high_ends, self.log2_space_size, self.confidence_level)
+
+    @property
+    def is_small(self) -> bool:
+        """Whether it is too small for an interval of its mean: then every canary's exposure is shown."""
+        return self.canaries < FEWEST_FOR_AN_INTERVAL
+
+    @property
+    def bound(self) -> Bound:
+        """What kind of figure the mean is: that of its weakest member."""
+        return weakest_bound(estimate.bound for estimate in self.estimates)
+
+    @property
+    def rank1(self) -> int:
+        """How many are certainly the likeliest text of their template."""
+        return sum(estimate.rank_high == 1 for estimate in self.estimates)
+
+    @property
+    def rank1_share_low(self) -> float:
+        """One-sided lower confidence limit on the share of canaries inserted that often that rank first."""
+        return clopper_pearson_low(self.rank1, self.canaries, self.confidence_level)
+
+    @property
+    def lower_bounds(self) -> int:
+        """How many of the figures are lower bounds only."""
+        return sum(estimate.bound == "lower" for estimate in self.estimates)
+
+    @property
+    def corrected_p_value(self) -> float:
+        """`p_value` times the number of groups tested, at most 1 (Bonferroni); NaN where there is none."""
+        return min(1.0, self.tested_groups * self.p_value) if math.isfinite(self.p_value) else math.nan
+
+    @property
+    def effective_dose(self) -> float:
+        """How often the model was trained on them, on average; NaN where it is not known of one."""
+        return float(np.mean([estimate.effective_dose for estimate in self.estimates]))
+
+
+def group_by_repetitions(
+    estimates: Iterable[ExposureEstimate], log2_space_size: float, confidence_level: float
+) -> tuple[RepetitionGroup, ...]:
+    """Groups ascending by repetitions, controls first."""
+    members: dict[int, list[ExposureEstimate]] = {}
+    for estimate in estimates:
+        members.setdefault(estimate.repetitions, []).append(estimate)
+    # A published report withholds all log-perplexities: exposures order texts alike.
+    withheld = all(math.isnan(estimate.log_perplexity_bits) for group in members.values() for estimate in group)
+
+    def costs(repetitions: int) -> list[float]:
+        group = members.get(repetitions, [])
+        return [-e.exposure_bits if withheld else e.log_perplexity_bits for e in group]
+
+    return tuple(
+        RepetitionGroup(
+            repetitions=r,
+            estimates=tuple(members[r]),
+            log2_space_size=log2_space_size,
+            confidence_level=confidence_level,
+            p_value=_p_value(costs(r), costs(0)) if r else math.nan,
+            tested_groups=sum(count > 0 for count in members),
+        )
+        for r in sorted(members)
+    )
+
+
+def _p_value(costs: list[float], control_costs: list[float]) -> float:
+    # NaN where a measurement failed or nothing was held out: there is nothing to test.
+    if not control_costs or np.isnan([*costs, *control_costs]).any():
+        return math.nan
+    return control_test(costs, control_costs).p_value

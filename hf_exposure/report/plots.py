@@ -1,0 +1,418 @@
+"""Which plots there are of a report, of a run and of several runs, and the files they go to."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_exposure.errors import MissingDependencyError
+from hf_exposure.files import write_aside
+from hf_exposure.records import Validity
+from hf_exposure.records.identity import IDENTITY
+from hf_exposure.report.verdict import validity_line
+
+if TYPE_CHECKING:
+    from hf_exposure.estimators import SkewNormalFit
+    from hf_exposure.records.exposure_report import ExposureReport
+    from hf_exposure.records.groups import RepetitionGroup
+    from hf_exposure.records.references import ReferenceCosts
+    from hf_exposure.report.comparison import Comparison
+
+
+# One look for all plots: told apart by colour-blind readers, and by anyone in black and white.
+
+# Okabe and Ito's palette: told apart by colour-blind readers; markers and dashes tell them apart in black and white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Lengths without a common divisor with that of the colours: no two of the first 28 groups look the same.
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+DASHES = ("-", "--", "-.", ":")
+BESIDE = "#555555"
+NULL_MEAN_BITS = 1.4427
+_SIZE_INCHES, _DPI = (7.2, 4.4), 150
+# Of the exposure axis, below 0: a mark at 0 is then whole.
+_ROOM = 0.02
+
+
+def new_figure(title: str, *, panels: int = 1, heights: Sequence[float] = (1.0,)) -> tuple[Any, list[Any]]:
+    """A figure and its panels, one below the other with a common x axis."""
+    # The object interface: pyplot would keep every figure alive in a long training run.
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    width, height = _SIZE_INCHES
+    figure = Figure(figsize=(width, height * sum(heights)), dpi=_DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(panels, 1, sharex=True, height_ratios=list(heights), squeeze=False)[:, 0].tolist()
+    # A title from data is text: a lone dollar sign would start mathematics.
+    axes[0].set_title(title.replace("$", r"\$"), loc="left", fontsize=11)
+    for panel in axes:
+        plain_axes(panel)
+    return figure, axes
+
+
+def plain_axes(axes: Any) -> None:
+    """Only what is needed to read values off."""
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", color="#dddddd", linewidth=0.7)
+    axes.set_axisbelow(True)
+
+
+def mark_chance_and_ceiling(axes: Any, log2_space_size: float, highest_bits: float) -> None:
+    """Makes `axes` one of exposure: its scale, and lines for the mean of a canary never seen and for log2|R|."""
+    axes.set_ylabel("exposure (bits)")
+    lines = (
+        (log2_space_size, (6, 3), f"log2|R| = {log2_space_size:.1f}\nlikeliest of all"),
+        (NULL_MEAN_BITS, (1, 2), "1.44: mean of\none never seen"),
+    )
+    for bits, pattern, meaning in lines:
+        axes.axhline(bits, color=BESIDE, linewidth=1, linestyle=(0, pattern))
+        # In the margin: anywhere inside, some run's data would lie under it.
+        axes.annotate(
+            meaning, (1.0, bits), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
+            fontsize=8, color=BESIDE, va="center", annotation_clip=False,
+        )  # fmt: skip
+    # An extrapolated figure may lie above log2|R|, and is shown there.
+    top = 1.05 * max(log2_space_size, NULL_MEAN_BITS, highest_bits)
+    axes.set_ylim(-_ROOM * top, top)
+
+
+def mark_invalid(figure: Any, line: str) -> None:
+    """Writes across the top of a figure why nothing can be read off it."""
+    figure.suptitle(line, color="#b3001b", fontsize=11, fontweight="bold", x=0.01, ha="left")
+
+
+def whole_steps(axes: Any) -> None:
+    """Whole steps on the x axis."""
+    axes.xaxis.get_major_locator().set_params(integer=True)
+
+
+def colour(place: int) -> str:
+    """The colour of the group in that place."""
+    return COLOURS[place % len(COLOURS)]
+
+
+def dashes(place: int) -> str:
+    """The line style of the group in that place."""
+    return DASHES[place % len(DASHES)]
+
+
+def marker_style(place: int) -> dict[str, Any]:
+    """Colour and marker of the group in that place."""
+    return {"color": colour(place), "marker": MARKERS[place % len(MARKERS)], "clip_on": False}
+
+
+def group_name(repetitions: int) -> str:
+    """What a reader calls the canaries inserted that often."""
+    return f"{repetitions}×" if repetitions else "controls"
+
+
+def highest(values: Iterable[float]) -> float:
+    """The largest finite value; 0 where there is none."""
+    return max((value for value in values if math.isfinite(value)), default=0.0)
+
+
+def as_png(figure: Any, marks: Mapping[str, str] | None = None) -> bytes:
+    """The picture; `marks` are keywords and texts stored in it."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", metadata=dict(marks or {}))
+    return buffer.getvalue()
+
+
+# Exposure against utility over several runs, with the Pareto front: the paper's Figure 5.
+
+_LONGEST_NAME = 22
+
+
+def against_utility(comparison: Comparison) -> Any:
+    """One mark for each run, filled on the front and hollow behind it; a line along the front."""
+    runs = comparison.placed
+    counts = ", ".join(f"{count}×" for count in comparison.repetition_counts)
+    figure, (axes,) = new_figure(f"Exposure against utility, canaries inserted {counts}")
+    ceiling = max(run.report.log2_space_size for run in runs)
+    mark_chance_and_ceiling(axes, ceiling, highest(run.exposure.high_bits for run in runs))
+    front = sorted((run.utility, run.exposure.mean_bits) for run in runs if run.on_front)
+    axes.plot(*zip(*front, strict=True), color=BESIDE, linewidth=1.2, linestyle="--", zorder=1, label="Pareto front")
+    for place, run in enumerate(runs):
+        look = marker_style(place)
+        if not run.on_front:
+            look["markerfacecolor"] = "white"
+        mean, low, high = run.exposure.mean_bits, run.exposure.low_bits, run.exposure.high_bits
+        bars = [[max(0.0, mean - low)], [max(0.0, high - mean)]] if math.isfinite(low) else None
+        name = run.name if len(run.name) <= _LONGEST_NAME else run.name[: _LONGEST_NAME - 1] + "…"
+        is_lower = run.exposure.bound == "lower"
+        if is_lower:
+            bars = [[0.0], [0.06 * ceiling]]  # an arrow
+        axes.errorbar(
+            [run.utility], [mean], yerr=bars, lolims=is_lower, linestyle="none", markersize=8, capsize=3, elinewidth=1,
+            ecolor=colour(place), label=name.replace("$", r"\$").lstrip("_") or "run", **look,
+        )  # fmt: skip
+    better = "left" if comparison.lower_is_better else "right"
+    axes.set_xlabel(f"{comparison.utility_key} ({better} is better)")
+    axes.margins(x=0.12)
+    figure.legend(
+        frameon=False,
+        fontsize=9,
+        loc="outside lower center",
+        ncols=3,
+        title="filled: on the front; hollow: behind it; arrow: lower bound",
+    )
+    return figure
+
+
+# Exposure against repetitions, one mark per canary: the paper's Figures 1, 4 and 7.
+
+# More marks than this in a column melt together: they are made fainter.
+_CROWDED = 50
+
+
+def by_repetitions(report: ExposureReport) -> Any:
+    """A column of marks for each repetition count, controls first, each with its mean and interval."""
+    groups = report.groups
+    top = highest([e.exposure_bits for e in report.estimates] + [group.high_bits for group in groups])
+    figure, (axes,) = new_figure("Exposure against repetitions, one mark per canary")
+    mark_chance_and_ceiling(axes, report.log2_space_size, top)
+    for place, group in enumerate(groups):
+        bits = [e.exposure_bits for e in report.estimates if e.repetitions == group.repetitions]
+        # Spread sideways so that equal figures stay visible.
+        spread = [place - 0.08 + 0.36 * ((i % 9) / 8 - 0.5) for i in range(len(bits))]
+        faint = 0.75 if len(bits) <= _CROWDED else max(0.05, 0.75 * _CROWDED / len(bits))
+        axes.plot(spread, bits, linestyle="none", markersize=5, alpha=faint, markeredgewidth=0, **marker_style(place))
+        if math.isfinite(group.low_bits) and math.isfinite(group.high_bits):
+            axes.errorbar(
+                place + 0.26, group.mean_bits,
+                yerr=[[max(0.0, group.mean_bits - group.low_bits)], [max(0.0, group.high_bits - group.mean_bits)]],
+                fmt="_", markersize=8, color="black", capsize=3, linewidth=1.2,
+            )  # fmt: skip
+    axes.set_xticks(range(len(groups)), [_tick(group, report) for group in groups])
+    axes.tick_params(axis="x", labelsize=9 if len(groups) <= 9 else 6)
+    axes.set_xlim(-0.5, max(len(groups), 1) - 0.5)
+    level = 100 * report.settings["confidence_level"]
+    known = any(math.isfinite(group.effective_dose) for group in groups)
+    dose = "; dose: times trained on so far" if known else ""
+    axes.set_xlabel(f"times inserted{dose}; bars: mean of 8 or more, with its {level:g} % interval")
+    return figure
+
+
+def _tick(group: RepetitionGroup, report: ExposureReport) -> str:
+    undefined = sum(not math.isfinite(e.exposure_bits) for e in report.estimates if e.repetitions == group.repetitions)
+    dose = f"\ndose\n{group.effective_dose:.3g}" if math.isfinite(group.effective_dose) else ""
+    name = f"{group_name(group.repetitions)}{dose}"
+    return f"{name}\nn = {group.canaries}" + (f"\n{undefined} undefined" if undefined else "")
+
+
+# Exposure during training, alone and beside the losses (the paper's Figure 9).
+
+# Keys of the trainer's log, what a reader calls them, and how they are drawn.
+LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
+    "loss": ("training loss", {"color": "#555555", "linestyle": "-", "marker": None}),
+    "eval_loss": ("validation loss", {"color": "#000000", "linestyle": "--", "marker": "o"}),
+}
+
+
+# Along one curve.
+_MOST_INTERVALS = 50
+
+
+def by_step(run: Sequence[ExposureReport]) -> Any:
+    """One line for each repetition count and the controls: means over canaries, with their intervals."""
+    figure, (axes,) = new_figure("Exposure during training, mean of each repetition count")
+    _draw_exposure(axes, run)
+    axes.set_xlabel(_step_name(run))
+    whole_steps(axes)
+    figure.legend(title="times inserted", frameon=False, fontsize=9, loc="outside lower center", ncols=5)
+    return figure
+
+
+def beside_losses(run: Sequence[ExposureReport], training_log: Sequence[Mapping[str, Any]]) -> Any:
+    """Losses above, exposure below, over the same steps: when does memorising begin, and does a loss show it?"""
+    figure, (above, below) = new_figure("Training and validation loss beside exposure", panels=2, heights=(0.6, 0.9))
+    for key, (name, look) in LOSSES.items():
+        steps, values = loss_curve(training_log, key)
+        if steps:
+            above.plot(
+                steps, values, label=name, markersize=4, linewidth=1.4, markevery=max(1, len(steps) // 12), **look
+            )
+    above.set_ylabel("loss (nats per token)")
+    above.legend(frameon=False, fontsize=9)
+    _draw_exposure(below, run)
+    below.set_xlabel(_step_name(run))
+    whole_steps(below)
+    handles, labels = below.get_legend_handles_labels()
+    figure.legend(
+        handles, labels, title="times inserted", frameon=False, fontsize=9, loc="outside lower center", ncols=5
+    )
+    return figure
+
+
+def loss_curve(training_log: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
+    """Steps and values of a key of the trainer's log, where it is a finite number.
+
+    Example:
+        >>> loss_curve([{"step": 1, "loss": 2.5}, {"step": 2, "eval_loss": 2.0}, {"step": 2, "loss": 1.5}], "loss")
+        ([1, 2], [2.5, 1.5])
+    """
+    found = {
+        entry["step"]: float(entry[key])
+        for entry in training_log
+        if isinstance(entry.get("step"), int)
+        and isinstance(entry.get(key), (int, float))
+        and math.isfinite(entry[key])
+    }
+    steps = sorted(found)
+    return steps, [found[step] for step in steps]
+
+
+def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
+    runs_groups = [{group.repetitions: group for group in report.groups} for report in run]
+    steps = [report.step if report.step is not None else place for place, report in enumerate(run)]
+    top = highest(g.mean_bits for groups in runs_groups for g in groups.values())
+    mark_chance_and_ceiling(axes, run[-1].log2_space_size, top)
+    for place, repetitions in enumerate(sorted(runs_groups[-1])):
+        rows = [groups.get(repetitions) for groups in runs_groups]
+        means = [row.mean_bits if row else math.nan for row in rows]
+        # An interval takes some milliseconds: a run measured at every step has thousands.
+        every = max(1, len(rows) // _MOST_INTERVALS)
+        limited = [(step, *row.interval_bits) for step, row in list(zip(steps, rows, strict=True))[::-every] if row]
+        label = group_name(repetitions)
+        if not any(map(math.isfinite, means)):
+            label += " (undefined)"
+        axes.plot(
+            steps, means, markersize=5, markevery=max(1, len(run) // 12), linestyle=dashes(place),
+            linewidth=1.6, label=label, **marker_style(place),
+        )  # fmt: skip
+        if limited:
+            axes.fill_between(*zip(*sorted(limited), strict=True), color=colour(place), alpha=0.15, linewidth=0)
+        # Too few for an interval: each of them.
+        each = [
+            (step, e.exposure_bits)
+            for step, row in zip(steps, rows, strict=True)
+            if row and row.is_small
+            for e in row.estimates
+        ]
+        if each:
+            axes.plot(
+                *zip(*each, strict=True), linestyle="none", marker=".", markersize=4, alpha=0.5, color=colour(place),
+            )  # fmt: skip
+
+
+def _step_name(run: Sequence[ExposureReport]) -> str:
+    return "optimiser step" if run[-1].step is not None else "measurement"
+
+
+# How surprised the model is by texts of the template, and where the canaries stand: the paper's Figure 3.
+
+# Rows of canaries below the histogram: with more counts than this the rare ones in the middle are left out.
+_MOST_ROWS = 8
+
+
+def of_references(report: ExposureReport) -> Any:
+    """The histogram of reference costs with the fitted skew-normal law; below it, a row of canaries for each count."""
+    references = report.references
+    assert references is not None
+    groups = report.groups
+    shown = groups if len(groups) <= _MOST_ROWS else (*groups[:1], *groups[1 - _MOST_ROWS :])
+    what = "all texts of the template" if references.whole_space else "uniformly drawn texts of the template"
+    title = f"Log-perplexity of {references.count:,} {what}, and of the canaries"
+    figure, (above, below) = new_figure(title, panels=2, heights=(0.7, 0.14 + 0.07 * len(shown)))
+    counts, edges = _readable(references)
+    above.stairs(counts, edges, fill=True, color="#bbbbbb", label="references")
+    law = references.law
+    if law is not None:
+        costs = np.linspace(edges[0] - 0.1 * (edges[-1] - edges[0]), edges[-1], 400)
+        width = edges[1] - edges[0]
+        expected = references.count * width * skew_normal_density(costs, law)
+        above.plot(costs, expected, color="black", linewidth=1.4, label="fitted skew-normal")
+    above.set_ylabel("references per bin")
+    above.legend(frameon=False, fontsize=9)
+    for place, group in enumerate(shown):
+        marks = [e.log_perplexity_bits for e in report.estimates if e.repetitions == group.repetitions]
+        style = marker_style(groups.index(group))
+        below.plot(
+            marks, [place] * len(marks), linestyle="none", markersize=5.5, alpha=0.7, markeredgewidth=0, **style
+        )
+    below.set_yticks(range(len(shown)), [group_name(group.repetitions) for group in shown], fontsize=9)
+    below.set_ylim(-0.6, len(shown) - 0.4)
+    below.set_ylabel("inserted")
+    below.set_xlabel("log-perplexity (bits; left is likelier)")
+    return figure
+
+
+def _readable(references: ReferenceCosts) -> tuple[Any, Any]:
+    """Counts and edges of the bins, joined by twos until they are few enough to show a shape and not the noise."""
+    counts, edges = np.array(references.counts), references.edges_bits
+    while len(counts) % 2 == 0 and len(counts) > max(16, 2 * math.sqrt(references.count)):
+        counts, edges = counts.reshape(-1, 2).sum(axis=1), edges[::2]
+    return counts, edges
+
+
+def skew_normal_density(costs: Any, law: SkewNormalFit) -> Any:
+    """`2 phi(z) Phi(shape z) / scale` with `z = (cost - loc) / scale`: per bit."""
+    from scipy.special import ndtr
+
+    z = (np.asarray(costs) - law.loc) / law.scale
+    return 2.0 / law.scale * np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi) * ndtr(law.shape * z)
+
+
+def matplotlib_is_installed() -> bool:
+    """Whether plots can be drawn."""
+    return importlib.util.find_spec("matplotlib") is not None
+
+
+def draw_plots(
+    report: ExposureReport,
+    history: Sequence[ExposureReport],
+    folder: Path,
+    training_log: Sequence[Mapping[str, Any]] = (),
+    identity: str = "",
+) -> list[Path]:
+    """Writes the plots of a report into `folder`.
+
+    Always `exposure_by_repetitions.png`; `references.png` where the report knows what its references cost; with a
+    history of at least two reports of different steps, this one counted, `exposure_by_step.png`; and with a trainer's
+    log of losses besides, `exposure_and_loss.png`. Each carries the report's measurement id, where it has one.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    _need_matplotlib()
+    figures = {"exposure_by_repetitions.png": by_repetitions(report)}
+    if report.references is not None:
+        figures["references.png"] = of_references(report)
+    run = [*history, *([report] if all(earlier.step != report.step for earlier in history) else [])]
+    if len(run) > 1:
+        figures["exposure_by_step.png"] = by_step(run)
+        if any(loss_curve(training_log, key)[0] for key in LOSSES):
+            figures["exposure_and_loss.png"] = beside_losses(run, training_log)
+    if report.validity is Validity.INVALID:
+        # A picture travels without its page.
+        for figure in figures.values():
+            mark_invalid(figure, validity_line(report))
+    return _write(figures, folder, identity)
+
+
+def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
+    """Writes `exposure_against_utility.png` into `folder`, where at least two runs have both figures.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    _need_matplotlib()
+    if len(comparison.placed) < 2:
+        return []
+    return _write({"exposure_against_utility.png": against_utility(comparison)}, folder)
+
+
+def _need_matplotlib() -> None:
+    if not matplotlib_is_installed():
+        raise MissingDependencyError('plots need matplotlib: pip install "hf-exposure[plots]"')
+
+
+def _write(figures: Mapping[str, Any], folder: Path, identity: str = "") -> list[Path]:
+    marks = {IDENTITY: identity} if identity else {}
+    return [write_aside(folder / name, as_png(figure, marks), private=True) for name, figure in figures.items()]

@@ -1,0 +1,141 @@
+"""Rows in batches that fit: sorted rows cut where a budget of tokens is full, halved when memory runs out.
+
+And a check that batches change nothing: a model may mix the rows of a batch, or read their padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from hf_exposure.errors import InputError
+from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
+
+__all__ = ["BatchCheck", "all_close", "check_repeats", "score_in_batches"]
+
+# When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone;
+# when it feeds more at all, the one that was fed last.
+_GROWTH = 4.0
+_CHECKED_TEXTS = 3
+
+
+@dataclass
+class BatchCheck:
+    """Whether texts that are scored in batches get the figures that each gets alone.
+
+    Checked at the first call, and again whenever a call is larger than any before it: a limit on how many tokens an
+    expert takes, say, shows only in a large batch, and there in what is fed last.
+
+    Attributes:
+        processes: those that score together.
+        trusted_tokens: fed in the largest call that was found right.
+        failed: a batch was found wrong; from then on, texts are scored alone.
+    """
+
+    processes: Processes = ALONE
+    trusted_tokens: float = 0.0
+    failed: bool = False
+
+    @property
+    def lost_trust(self) -> bool:
+        """Whether a batch was found wrong after others had been used, which may have been wrong too."""
+        return self.failed and self.trusted_tokens > 0
+
+    def passes(
+        self,
+        tokens: int,
+        order: Sequence[int] | np.ndarray,
+        in_batch: Callable[[int], np.ndarray],
+        alone: Callable[[int], np.ndarray],
+        tolerance: float,
+    ) -> bool:
+        """Whether the figures of the last call may be used.
+
+        Args:
+            tokens: fed in its largest batch.
+            order: the numbers of its texts, by how late in their batch they were fed. The last is compared, and where
+                the batch is much larger than before, the first and one between as well.
+            in_batch, alone: from a text's number to its figures.
+            tolerance: bits within which they agree.
+
+        Raises:
+            InputError: a model that gives one text different figures at two calls.
+        """
+        if self.failed or tokens <= self.trusted_tokens:
+            return not self.failed
+        most = _CHECKED_TEXTS if tokens > _GROWTH * self.trusted_tokens else 1
+        chosen = np.unique(np.linspace(len(order) - 1, 0, num=min(most, len(order))).astype(int))
+        numbers = np.asarray(order)[chosen].tolist()
+        own = [alone(number) for number in numbers]
+        holds = all(all_close(in_batch(number), bits, tolerance) for number, bits in zip(numbers, own, strict=True))
+        if self.processes.smallest(int(holds)):
+            self.trusted_tokens = tokens
+            return True
+        self.failed = True
+        check_repeats(own[0], alone(numbers[0]), tolerance)
+        return False
+
+
+def all_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
+    """Whether all figures are within `tolerance` bits; NaN agrees with nothing."""
+    return bool(np.allclose(found, expected, rtol=0.0, atol=tolerance))
+
+
+def check_repeats(first: np.ndarray, second: np.ndarray, tolerance: float) -> None:
+    """Raise an `InputError` if one text's figures differ between two calls. NaN is left to other checks."""
+    if not np.allclose(first, second, rtol=0.0, atol=tolerance, equal_nan=True):
+        raise InputError(
+            "model",
+            "must give one text the same logits at every call",
+            f"{np.nanmax(np.abs(first - second)):.3g} bits between two calls",
+            "Remove what depends on earlier calls or on chance in evaluation mode.",
+        )
+
+
+def score_in_batches(
+    widths: np.ndarray,
+    tokens: int,
+    score: Callable[[npt.NDArray[np.int64], slice], np.ndarray],
+    processes: Processes = ALONE,
+) -> tuple[np.ndarray, int]:
+    """`score` of every row, batch by batch.
+
+    Args:
+        widths: (R,) tokens that each row takes, ascending: a batch is as wide as its last row.
+        tokens: most tokens in one batch of one process; a row that is wider travels alone.
+        score: from row numbers to one float64 each. It is also given the slice of the rows that all processes
+            score in this round: padded to the longest of those, every process makes calls of equal shapes.
+        processes: those that share the rows. The last row stands in where a process has none.
+
+    Returns:
+        (R,) figures, and the budget that held: smaller than `tokens` where a device ran out of memory.
+
+    Example:
+        >>> def rows_of_the_batch(rows, all_rows):
+        ...     return np.full(len(rows), len(rows))
+        >>> figures, held = score_in_batches(np.array([2, 2, 3, 9]), 6, rows_of_the_batch)
+        >>> figures.tolist(), held
+        ([2.0, 2.0, 1.0, 1.0], 6)
+    """
+    figures = np.zeros(len(widths))
+    first = 0
+    while first < len(widths):
+        # Each process feeds every shares-th row, as many as the fullest of them.
+        each = np.arange(len(widths) - first) // processes.shares + 1
+        fits = int((each * widths[first:] <= tokens).sum())
+        batch = slice(first, min(len(widths), first + max(processes.shares, fits)))
+        own = first + processes.share + processes.shares * np.arange(each[batch.stop - 1 - first])
+        try:
+            found = processes.attempt(lambda own=own, batch=batch: score(np.minimum(own, len(widths) - 1), batch))  # type: ignore[misc]
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error) or len(own) == 1:
+                raise
+            tokens = len(own) // 2 * int(widths[batch.stop - 1])
+            continue
+        is_real = own < batch.stop
+        figures[own[is_real]] = found[is_real]
+        first = batch.stop
+    return processes.sum_of(lambda: figures), tokens

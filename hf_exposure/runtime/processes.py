@@ -1,0 +1,212 @@
+"""Sharing the work of one scoring among the processes of a job.
+
+Each process feeds its part of the rows, in equally many calls of equal shapes: a sharded model gathers its weights in
+every call, and waits for ever for a process that makes one call fewer. Figures are summed, so all processes hold the
+same ones afterwards and go on alike.
+
+Whatever may fail on one process alone runs between two meetings. At a meeting every process says whether it failed;
+if any did, all raise. No process then waits for one that has given up.
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from torch import distributed, nn
+
+from hf_exposure.errors import ExposureError, OutOfStepError
+from hf_exposure.runtime.model_state import is_sharded, model_device, tensor_parallel_size
+
+# Which errors say that a device had no room.
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device had no room, as torch says it on a GPU or on a CPU."""
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
+
+
+T = TypeVar("T")
+_FINE, _NO_MEMORY, _FAILED = 0, 1, 2
+_MESSAGE_BYTES = 512
+SECONDS_FOR_ALL_TO_FAIL = 60.0
+"""How long a process that failed in a sharded model waits for the others to fail at the same place."""
+_jobs = itertools.count()
+
+
+class Processes:
+    """This process among those that score together.
+
+    Args:
+        rank, count: its number and how many there are.
+        device: of the tensors that are exchanged: the model's, as NCCL needs.
+        copies: how many processes in a row must be fed the same inputs (tensor parallelism); they share one part of
+            the work, and the first of them answers for it.
+        sharded: whether the model's own forward pass exchanges tensors. A process that fails alone inside such a pass
+            cannot be waited for: the job ends (`OutOfStepError`).
+
+    Attributes:
+        share, shares: number of this process's part of the work, and how many parts there are.
+    """
+
+    def __init__(
+        self,
+        rank: int = 0,
+        count: int = 1,
+        device: torch.device | None = None,
+        *,
+        copies: int = 1,
+        sharded: bool = False,
+    ) -> None:
+        self.count, self.share, self.shares = count, rank // copies, count // copies
+        self._is_first, self._answers = rank == 0, rank % copies == 0
+        self._device, self._sharded = device or torch.device("cpu"), sharded
+        self._settled: BaseException | None = None
+        self._failures = (f"hf_exposure/failures/{next(_jobs)}/{number}" for number in itertools.count())
+
+    @classmethod
+    def of_job(cls, model: nn.Module, *, calls_model: bool = True) -> Processes:
+        """All processes of the initialised default group that score `model`; alone where there is none.
+
+        With `calls_model=False` they meet over something else, where none can wait inside the model.
+        """
+        if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
+            return ALONE
+        return cls(
+            distributed.get_rank(),
+            distributed.get_world_size(),
+            model_device(model),
+            copies=tensor_parallel_size(model),
+            sharded=calls_model and is_sharded(model),
+        )
+
+    def attempt(self, work: Callable[[], T]) -> T:
+        """The result of `work`, which calls the model but no method of this class; raises on all if it raises on one.
+
+        Out of memory on one is out of memory on all, so that all try again with less.
+        """
+        if self.count == 1:
+            return work()
+        try:
+            result = work()
+        except Exception as error:
+            self._meet(error)
+            raise AssertionError("a meeting that is told of an error raises") from error
+        self._meet()
+        return result
+
+    def sum_of(self, work: Callable[[], np.ndarray]) -> np.ndarray:
+        """The element-wise float64 sum of `work` over all parts, the same on each process. NaN anywhere is NaN."""
+        figures = self.attempt(work)
+        if self.count == 1:
+            return figures
+        return self._all_reduce(figures if self._answers else np.zeros_like(figures))
+
+    def from_first(self, figures: np.ndarray) -> np.ndarray:
+        """The first process's figures, on each; NaN where any process has it: a device may fail on one of them."""
+        if self.count == 1:
+            return figures
+        return self.sum_of(lambda: figures if self._is_first else np.where(np.isnan(figures), figures, 0.0))
+
+    def text_from_first(self, make: Callable[[], str]) -> str:
+        """What `make` gives on the first process, where alone it is called."""
+        if self.count == 1:
+            return make()
+        text = self.attempt(lambda: make() if self._is_first else "").encode()
+        tensor = torch.zeros(self._meet(number=len(text)), dtype=torch.uint8, device=self._device)
+        if self._is_first:
+            tensor = torch.tensor(list(text), dtype=torch.uint8, device=self._device)
+        distributed.broadcast(tensor, src=0)
+        return bytes(tensor.tolist()).decode()
+
+    def texts_of_all(self, text: str) -> list[str]:
+        """The text of each process, in their order."""
+        own = text.encode("utf-8")
+        if self.count == 1:
+            return [text]
+        mine = torch.zeros(self._meet(number=len(own)), dtype=torch.uint8, device=self._device)
+        mine[: len(own)] = torch.tensor(list(own), dtype=torch.uint8, device=self._device)
+        all_of_them = [torch.empty_like(mine) for _ in range(self.count)]
+        distributed.all_gather(all_of_them, mine)
+        return [bytes(one.tolist()).rstrip(b"\0").decode("utf-8") for one in all_of_them]
+
+    def smallest(self, number: int) -> int:
+        """The smallest of the processes' numbers."""
+        return number if self.count == 1 else -self._meet(number=-number)
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """All leave this block, or all raise: also for an error between two meetings."""
+        try:
+            yield
+        except Exception as error:
+            if self.count > 1 and error is not self._settled:
+                self._meet(error)
+            raise
+        if self.count > 1:
+            self._meet()
+
+    def _meet(self, error: Exception | None = None, number: int = 0) -> int:
+        """The largest of the processes' numbers. Raises if any process failed: its own error where it has one."""
+        if error is not None and self._sharded:
+            self._await_failure_of_all(error)
+        own = _FINE if error is None else _NO_MEMORY if is_out_of_memory(error) else _FAILED
+        tensor = torch.tensor([own, number], dtype=torch.int64, device=self._device)
+        distributed.all_reduce(tensor, op=distributed.ReduceOp.MAX)
+        worst, largest = tensor.tolist()
+        if worst == _FINE:
+            return int(largest)
+        if own != worst or error is None:
+            message = self._first_message("")
+            kind = torch.OutOfMemoryError if worst == _NO_MEMORY else ExposureError
+            self._settled = kind(f"on another process: {message}")
+            raise self._settled from error
+        self._first_message(f"{type(error).__name__}: {error}")
+        self._settled = error
+        raise error
+
+    def _first_message(self, own: str) -> str:
+        """What the first of those that failed worst says, in at most 512 bytes."""
+        text = own.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES)
+        mine = torch.tensor(list(text), dtype=torch.uint8, device=self._device)
+        all_of_them = [torch.empty_like(mine) for _ in range(self.count)]
+        distributed.all_gather(all_of_them, mine)
+        said = [bytes(one.tolist()).decode(errors="ignore").strip() for one in all_of_them]
+        return next((f"{text} (process {rank})" for rank, text in enumerate(said) if text), "")
+
+    def _await_failure_of_all(self, error: Exception) -> None:
+        """Returns if every process fails at this place, as with a model that refuses an argument; else ends the job.
+
+        Not by a collective: the others may be waiting inside the model's own. The job's store answers at any time.
+        """
+        store, key = _store(), next(self._failures)
+        deadline = time.monotonic() + SECONDS_FOR_ALL_TO_FAIL
+        failed = store.add(key, 1)
+        while failed < self.count:
+            if time.monotonic() > deadline:
+                self._settled = OutOfStepError(
+                    f"{type(error).__name__}: {error}. {failed} of {self.count} processes failed inside a sharded "
+                    "model and the others wait for them there, so the job must end. A smaller max_batch_tokens needs "
+                    "less memory."
+                )
+                raise self._settled from error
+            time.sleep(0.01)
+            failed = store.add(key, 0)
+
+    def _all_reduce(self, figures: np.ndarray) -> np.ndarray:
+        tensor = torch.as_tensor(figures, dtype=torch.float64, device=self._device).clone()
+        distributed.all_reduce(tensor)
+        return tensor.cpu().numpy()
+
+
+def _store() -> Any:
+    # The job's key-value store; torch has no public name for it.
+    return distributed.distributed_c10d._get_default_store()
+
+
+ALONE = Processes()
