@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hf_exposure.canaries import presets
 from hf_exposure.canaries.canary_set import Canary, CanarySet
 from hf_exposure.canaries.draw import draw_canaries
 from hf_exposure.canaries.spaces import (
