@@ -38,7 +38,10 @@ def make_callback(**arguments: Any) -> ExposureCallback:
 
 def make_trainer(folder: Path, callbacks: list[Any], **arguments: Any) -> Any:
     """Half of each batch is the task that is evaluated, half of it one canary: both are learned, step by step."""
-    settings = {"per_device_train_batch_size": 12, "lr_scheduler_type": "constant", "eval_dataset": rows(TASK, 4)}
+    settings = {
+        "per_device_train_batch_size": 12, "lr_scheduler_type": "constant", "learning_rate": 1e-3,
+        "eval_dataset": rows(TASK, 4),
+    }  # fmt: skip
     trainer = callback_runs.make_trainer(folder, callbacks, **{**settings, **arguments})
     trainer.train_dataset = rows(TASK, 6) + rows(CANARIES.inserted[0].text, 6)
     return trainer

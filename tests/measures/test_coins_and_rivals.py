@@ -61,7 +61,7 @@ def test_the_epsilon_of_a_report_is_that_of_likelier_heads(flipped: tuple[Canary
 def test_controls_without_a_coin_are_not_guessed(flipped: tuple[CanarySet, Any, np.ndarray]) -> None:
     """Canaries whose place was fixed stand between the flipped ones in the set, and must not shift their costs."""
     drawn = draw_canaries(TEMPLATE, {3: 5}, controls=7, coin_flips=40, seed=4)
-    model = learned(drawn, 60)
+    model = learned(drawn, 120)
     report = measure_exposure(model, TOKENIZER, drawn, method="sample", references=50)
     costs = log_perplexity(model, TOKENIZER, [canary.text for canary in drawn])
     coins = [(cost, bool(canary.coin)) for cost, canary in zip(costs, drawn, strict=True) if canary.coin is not None]

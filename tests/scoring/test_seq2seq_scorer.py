@@ -92,7 +92,8 @@ def test_each_target_with_its_own_source(family: str, end_token: bool, byte_toke
     exact = log_perplexity(
         model_of(family, torch.float64), byte_tokenizer, TARGETS, sources=SOURCES, end_token=end_token
     )
-    close(exact, expected, 1e-9)
+    # T5's normalization takes its mean square in float32, whatever the model's dtype.
+    close(exact, expected, 1e-5 if family == "t5" else 1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
