@@ -16,16 +16,14 @@ import numpy as np
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.canonicity import GraphPiece, why_graph_is_unproven
-from hf_exposure.extraction.encoding_trie import alike, text_begins_another
+from hf_exposure.extraction.encoding_trie import not_prefix_free_error, same_tokens_error, shared_lead
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.split_pattern import UnknownSplit
-from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText, State
+from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, State, Transitions
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading, position_after
 from hf_exposure.scoring import Encoder
 
-__all__ = ["CharacterAutomaton", "character_automaton"]
-
-_REMEMBERED_STATES = 2**16
+_CACHED_STATES = 2**16
 _END = "end"
 
 
@@ -47,7 +45,6 @@ class CharacterAutomaton(OnePathPerText):
 
     name = "characters"
     exactness: Exactness = "audited"
-    unproven = ""
 
     def __init__(
         self,
@@ -61,7 +58,7 @@ class CharacterAutomaton(OnePathPerText):
         self._tokens_of, self._tokens_of_literal, self.ending = tokens_of, tokens_of_literal, ending
         # A state: the template's own, and the tokens already taken of the next piece.
         self.root: State = (position_after(template, template.start, template.prefix), ())
-        self.moves = lru_cache(maxsize=_REMEMBERED_STATES)(self._moves)
+        self.transitions = lru_cache(maxsize=_CACHED_STATES)(self._transitions)
 
     def why_unproven(self, encoder: Encoder, texts: Sequence[str]) -> str:
         """Why it is not proven that each encoding is a path; "" where it is. `texts` are some of the template."""
@@ -82,27 +79,27 @@ class CharacterAutomaton(OnePathPerText):
         if not taken:
             return self.template.count(position)
         return sum(
-            self.template.count(after) for _, tokens, after in self._pieces(position) if _goes_on(tokens, taken)
+            self.template.count(after) for _, tokens, after in self._pieces(position) if _continues(tokens, taken)
         )
 
-    def _moves(self, state: Any) -> Moves:
+    def _transitions(self, state: Any) -> Transitions:
         position, taken = state
         found: dict[int, tuple[str, Any]] = {}
         if position == _END:
-            return NO_MOVES
+            return NO_TRANSITIONS
         for piece, tokens, after in self._pieces(position):
-            if _goes_on(tokens, taken):
+            if _continues(tokens, taken):
                 whole = len(tokens) == len(taken) + 1
                 child = (piece, (after, ())) if whole else ("", (position, tokens[: len(taken) + 1]))
                 if found.setdefault(tokens[len(taken)], child) != child:
-                    raise alike(piece, found[tokens[len(taken)]][0])
+                    raise same_tokens_error(piece, found[tokens[len(taken)]][0])
         if not taken and self.template.is_end(position):
             if self.ending:
                 found[self.ending[0]] = ("", (_END, ()))
             elif found:
-                raise text_begins_another(self.template)
+                raise not_prefix_free_error(self.template)
         order = sorted(found)
-        return Moves(
+        return Transitions(
             np.array(order, dtype=np.int64), tuple(found[t][0] for t in order), tuple(found[t][1] for t in order)
         )
 
@@ -139,18 +136,18 @@ def character_automaton(
     leads = [prefix]
     if not prefix:
         # Some tokenizers put a mark of their own before a text's first character: all texts then begin with it.
-        leads.append(_shared_lead(encoder.plain_ids(list(template.moves(template.start)))))
+        leads.append(shared_lead(encoder.plain_ids(list(template.moves(template.start)))))
     missed: str | None = None
     refusal: InputError | None = None
     for lead in leads:
         try:
             automaton = _guess(template, lead, encoder)
-            missed = sample.first_missed(automaton, encoder)
+            missed = sample.first_missed(automaton)
         except InputError as error:
             refusal = error
             continue
         if missed is None:
-            sample.vouch_for(automaton, partial(automaton.why_unproven, encoder, sample.texts))
+            sample.set_exactness(automaton, partial(automaton.why_unproven, encoder, sample.texts))
             return automaton, None
     if missed is None and refusal is not None:
         raise refusal
@@ -183,14 +180,5 @@ def _literal_tokens(template: CanaryTemplate, encoder: Encoder) -> dict[int, tup
     }
 
 
-def _shared_lead(encoded: list[list[int]]) -> tuple[int, ...]:
-    """The first tokens that all encodings share, leaving one to each."""
-    first, last = min(encoded), max(encoded)
-    shared = 0
-    while shared < min(map(len, encoded)) - 1 and first[shared] == last[shared]:
-        shared += 1
-    return tuple(first[:shared])
-
-
-def _goes_on(tokens: tuple[int, ...], taken: tuple[int, ...]) -> bool:
+def _continues(tokens: tuple[int, ...], taken: tuple[int, ...]) -> bool:
     return len(tokens) > len(taken) and tokens[: len(taken)] == taken

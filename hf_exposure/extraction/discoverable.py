@@ -25,8 +25,7 @@ from hf_exposure.records import Discoverability
 from hf_exposure.scoring import CausalScorer, make_scorer
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
-
-__all__ = ["discoverable_extraction"]
+from hf_exposure.scoring.token_tree import shared_length
 
 
 def discoverable_extraction(
@@ -133,9 +132,7 @@ def _cut(
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """The prompt that all texts begin with, within the template's prefix, and what each has after it."""
     alone = (*scorer.encoder.leading, *scorer.encoder.plain_ids([template.prefix.rstrip()])[0])
-    shared = 0
-    while shared < len(alone) and all(len(ids) > shared + 1 and ids[shared] == alone[shared] for ids in encoded):
-        shared += 1
+    shared = shared_length([alone, *(ids[:-1] for ids in encoded)])
     if not shared:
         rule = "must share tokens with all texts of the template"
         raise InputError("template", rule, template.prefix, "Begin the template with a longer fixed text.")

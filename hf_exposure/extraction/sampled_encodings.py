@@ -13,8 +13,6 @@ from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.token_automaton import Exactness, Path, TokenAutomaton, follow_tokens
 from hf_exposure.scoring import Encoder
 
-__all__ = ["SampledEncodings"]
-
 AUDITED_ENCODINGS = 10_000
 """No miss among them bounds the share of misses by 3 / 10,000 = 0.03 % with 95 % confidence."""
 
@@ -25,13 +23,13 @@ _MOST_MOVES, _MOVES_WALKED = 2_000, 20_000
 
 @dataclass(frozen=True)
 class SampledEncodings:
-    """N texts with their plain token ids.
+    """N texts with their token ids.
 
     Attributes:
         texts: all texts of a small template, else a fixed random sample with the first and the last, texts through
             each of the template's moves and around the tokens that were added to the tokenizer, and those that the
             caller knows to matter.
-        ids: their tokens, without special ones.
+        ids: their canonical encodings, special tokens included.
         exactness: of what holds for all of them.
     """
 
@@ -59,20 +57,17 @@ class SampledEncodings:
     @classmethod
     def among(cls, texts: Sequence[str], encoder: Encoder, exactness: Exactness) -> SampledEncodings:
         """These texts and no others; raises as `of` does."""
-        first, last = len(encoder.leading), len(encoder.ending)
-        ids = tuple(found[first : len(found) - last] for found in encoder.encode(texts).ids)
-        return cls(tuple(texts), ids, exactness)
+        return cls(tuple(texts), encoder.encode(texts).ids, exactness)
 
-    def first_missed(self, automaton: TokenAutomaton, encoder: Encoder) -> str | None:
+    def first_missed(self, automaton: TokenAutomaton) -> str | None:
         """The first text whose encoding is no path of the automaton, or another text's path; None: there is none."""
         length = len(automaton.prefix)
         for text, ids in zip(self.texts, self.ids, strict=True):
-            whole = (*encoder.leading, *ids, *encoder.ending)
-            if whole[:length] != automaton.prefix or follow_tokens(automaton, whole[length:]) != text:
+            if ids[:length] != automaton.prefix or follow_tokens(automaton, ids[length:]) != text:
                 return text
         return None
 
-    def vouch_for(self, automaton: Any, why_unproven: Callable[[], str]) -> None:
+    def set_exactness(self, automaton: Any, why_unproven: Callable[[], str]) -> None:
         """Says of an automaton that holds all of these encodings how certain it is that it holds every one.
 
         `why_unproven` is asked where these are not all: why no proof is known, or "".
@@ -80,16 +75,16 @@ class SampledEncodings:
         automaton.unproven = "" if self.exactness == "proven" else why_unproven()
         automaton.exactness = "audited" if automaton.unproven else "proven"
 
-    def beginnings_are_kept(self, automaton: TokenAutomaton, encoder: Encoder) -> bool:
+    def beginnings_are_kept(self, automaton: TokenAutomaton) -> bool:
         """Whether pruning keeps every encoding, all of which must be paths of the automaton: a single miss says no."""
         beginnings: dict[Path, str] = {}
         for ids in self.ids:
-            path = (*encoder.leading, *ids)[len(automaton.prefix) :]
+            path = ids[len(automaton.prefix) :]
             state, text = automaton.root, automaton.prefix_text
             for depth, token in enumerate(path, start=1):
-                moves = automaton.moves(state)
-                child = int(np.searchsorted(moves.tokens, token))
-                state, text = moves.states[child], text + moves.pieces[child]
+                transitions = automaton.transitions(state)
+                child = int(np.searchsorted(transitions.tokens_C, token))
+                state, text = transitions.states[child], text + transitions.pieces[child]
                 if automaton.count(state) > 1:  # where one text is left, it is encoded whole
                     beginnings[path[:depth]] = text
         return all(automaton.canonical(list(beginnings), list(beginnings.values()), [False] * len(beginnings)))

@@ -15,7 +15,7 @@ from laws import brute_force_rank
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import search_likeliest, search_ranks
 from hf_exposure.extraction.frontier import Frontier, Node
-from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText
+from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, Transitions
 from hf_exposure.scoring import EncodedTexts, PathBits, PathQuery
 
 
@@ -28,10 +28,10 @@ class Numbers(OnePathPerText):
     def __init__(self, digits: int, base: int = 10) -> None:
         self.digits, self.base = digits, base
         tokens, pieces = np.arange(base, dtype=np.int64), tuple(chr(48 + digit) for digit in range(base))
-        self._moves = [Moves(tokens, pieces, (depth + 1,) * base) for depth in range(digits)]
+        self._transitions = [Transitions(tokens, pieces, (depth + 1,) * base) for depth in range(digits)]
 
-    def moves(self, state: Any) -> Moves:
-        return self._moves[state] if state < self.digits else NO_MOVES
+    def transitions(self, state: Any) -> Transitions:
+        return self._transitions[state] if state < self.digits else NO_TRANSITIONS
 
     def count(self, state: Any) -> int:
         return int(self.base ** (self.digits - state))
