@@ -1,8 +1,16 @@
-"""The token automaton for templates that the tokenizer encodes piece by piece.
+"""The token automaton for templates of which the tokenizer encodes every character of a hole by itself.
 
-Right where a text's encoding is the fixed pieces' tokens and each hole character's own tokens, one after the other:
-byte and character tokenizers, and subword tokenizers that split every character of the holes from its neighbours
-(single digits, say). This is checked on the tokenizer itself, on sampled texts of the template.
+The guess is that a text's encoding is the tokens of the fixed pieces and of each hole character, one after the other.
+It is right for byte and character tokenizers, and for subword tokenizers that split every character of the holes from
+its neighbors (single digits, say). The audit checks it on the tokenizer itself.
+
+Example: "pin {a} ok" with two digits, under a tokenizer with the tokens 3 = "pin", 5 = " ", 10 to 19 = "0" to "9" and
+7 = " ok":
+
+    prefix [3, 5]    root --[10]..[19]--> one digit read --[10]..[19]--> two digits read --[7]--> leaf
+
+The states are those of the template's own character automaton, which is why counts are exact whatever the space. A
+character of several tokens (the two bytes of "é") adds a state for each beginning of its tokens.
 """
 
 from __future__ import annotations
@@ -14,11 +22,9 @@ from typing import Any
 import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.errors import InputError
-from hf_exposure.extraction.canonicity import GraphPiece, why_graph_is_unproven
+from hf_exposure.extraction.canonicity import GraphPiece, prove_graph
 from hf_exposure.extraction.encoding_trie import not_prefix_free_error, same_tokens_error, shared_lead
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
-from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, State, Transitions
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading, position_after
 from hf_exposure.scoring import Encoder
@@ -34,8 +40,8 @@ class CharacterAutomaton(OnePathPerText):
         template: the texts.
         prefix: tokens of everything before the first hole, special tokens included.
         tokens_of: the tokens of each character after the prefix, in context.
-        tokens_of_literal: by segment, the tokens of fixed texts between and after the holes; where a hole may end or
-            go on, its characters' own tokens stand for the text that follows.
+        tokens_of_literal: by segment, the tokens of fixed texts between and after the holes. They are not used where
+            the hole before may go on as well as end: the text that follows is then read character by character.
         ending: tokens after each text (an end token), or ().
 
     Raises:
@@ -60,17 +66,13 @@ class CharacterAutomaton(OnePathPerText):
         self.root: State = (position_after(template, template.start, template.prefix), ())
         self.transitions = lru_cache(maxsize=_CACHED_STATES)(self._transitions)
 
-    def why_unproven(self, encoder: Encoder, texts: Sequence[str]) -> str:
-        """Why it is not proven that each encoding is a path; "" where it is. `texts` are some of the template."""
-        try:
-            reading = TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts)
-        except UnknownSplit as error:
-            return str(error)
-        return why_graph_is_unproven(reading, self._graph_pieces)
+    def prove(self, encoder: Encoder, texts: Sequence[str]) -> None:
+        """Proves that each encoding is a path, or raises `UnknownSplit`. `texts` are some of the template."""
+        prove_graph(TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts), self._graph_pieces)
 
     def _graph_pieces(self, position: Any) -> Iterator[GraphPiece]:
         is_literal = self._literal_after(position) is not None
-        return ((piece, after, not is_literal) for piece, _, after in self._pieces(position))
+        return (GraphPiece(text, after, not is_literal) for text, _, after in self._pieces(position))
 
     def count(self, state: Any) -> int:
         position, taken = state
@@ -114,7 +116,7 @@ class CharacterAutomaton(OnePathPerText):
             yield character, self._tokens_of[character], after
 
     def _literal_after(self, position: Any) -> int | None:
-        """The fixed text that comes next, where a hole can only end; as a segment."""
+        """The segment of the fixed text that comes next, where a hole can only end; else None."""
         if len(position) != 1:
             return None
         index, inner = position[0]
@@ -127,7 +129,7 @@ class CharacterAutomaton(OnePathPerText):
 def character_automaton(
     template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings
 ) -> tuple[CharacterAutomaton | None, str | None]:
-    """The automaton if it holds every sampled encoding, else None and one that it lacks.
+    """The automaton if it holds every sampled encoding, else None and a text that it lacks.
 
     Raises:
         InputError: two texts have the same tokens, or one begins another.
@@ -137,21 +139,10 @@ def character_automaton(
     if not prefix:
         # Some tokenizers put a mark of their own before a text's first character: all texts then begin with it.
         leads.append(shared_lead(encoder.plain_ids(list(template.moves(template.start)))))
-    missed: str | None = None
-    refusal: InputError | None = None
-    for lead in leads:
-        try:
-            automaton = _guess(template, lead, encoder)
-            missed = sample.first_missed(automaton)
-        except InputError as error:
-            refusal = error
-            continue
-        if missed is None:
-            sample.set_exactness(automaton, partial(automaton.why_unproven, encoder, sample.texts))
-            return automaton, None
-    if missed is None and refusal is not None:
-        raise refusal
-    return None, missed
+    automaton, missed = sample.first_fitting(partial(_guess, template, lead, encoder) for lead in leads)
+    if automaton is not None:
+        sample.set_exactness(automaton, partial(automaton.prove, encoder, sample.texts))
+    return automaton, missed
 
 
 def _guess(template: CanaryTemplate, prefix: tuple[int, ...], encoder: Encoder) -> CharacterAutomaton:

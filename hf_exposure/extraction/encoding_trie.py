@@ -183,6 +183,9 @@ class ProductAutomaton(OnePathPerText):
         slots: at least one.
         ending: tokens after each text (an end token), or ().
 
+    Attributes:
+        pieces: the texts of each slot; slots that share their encodings share the object.
+
     Raises:
         InputError: a text's tokens begin another's, and no end token tells them apart; or, while walking, where the
             tokens leave it open to which slot they belong.
@@ -199,6 +202,7 @@ class ProductAutomaton(OnePathPerText):
     ) -> None:
         self.name, self.prefix, self.prefix_text = name, prefix, prefix_text
         self.exactness: Exactness = "proven"
+        self.pieces = tuple(slot.texts for slot in slots)
         if ending:
             slots = [*slots, EncodingTrie(np.array([ending], dtype=np.int32, order="F"), [""])]
         elif not slots[-1].prefix_free:

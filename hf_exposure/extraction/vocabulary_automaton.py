@@ -341,7 +341,7 @@ def vocabulary_automaton(
         return None, missed
     is_whole = sample.exactness == "proven"
     claims = Claims() if is_whole else automaton.claims(model, sample.texts)
-    sample.set_exactness(automaton, lambda: claims.complete)
+    automaton.unproven, automaton.exactness = claims.complete, "audited" if claims.complete else "proven"
     automaton.is_sampled = bool(claims.prefixes)
     is_asked = is_whole or automaton.is_sampled  # else it is proven
     if not claims.may_prune or (is_asked and not sample.beginnings_are_kept(automaton)):
