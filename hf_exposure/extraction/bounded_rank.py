@@ -125,7 +125,7 @@ def search_ranks(
 def _limits(max_expansions: int, batch_size: int, max_open_nodes: int) -> SearchLimits:
     """As `SearchLimits`, with a budget: a rank without one may take all texts of a template."""
     whole_number("max_expansions", max_expansions, 1)
-    # All within the limit is expanded in the end; but a small budget says most when its cheapest nodes go first.
+    # All nodes within the limit are expanded in the end; a small budget gives the tightest bounds from the cheapest.
     limits = SearchLimits(max_expansions, batch_size, max_open_nodes)
     return replace(limits, batch_size=min(batch_size, max(1, max_expansions // 32)))
 

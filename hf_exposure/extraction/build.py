@@ -83,7 +83,7 @@ _CACHE = AutomatonCache(size=4)
 
 
 def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
-    """Refuses what is no template, and one whose last hole may go on: a text would begin a longer one."""
+    """Refuses what is no template, and one that ends in a hole of variable length: a text would begin a longer one."""
     if not isinstance(template, CanaryTemplate):
         remedy = 'Write CanaryTemplate("... {number}", number=Digits(9)).'
         raise InputError("template", "must be a CanaryTemplate", type(template).__name__, remedy)

@@ -95,10 +95,10 @@ class _PieceCuts:
     def check_start(self, place: _Place, character: str) -> None:
         """Raises `UnknownSplit` where a piece's first character may be encoded together with the text before it."""
         steps = self._machine.step(place.configuration, character)
-        if not steps or steps[0][0] == "moved":
+        if not steps or steps[0].kind == "moved":
             raise UnknownSplit(_JOINED)
         image = self._machine.map.images[character]
-        if steps[0][0] == "goes on" and place.before and not self._reading.stay_apart(place.before, image[0]):
+        if steps[0].kind == "continues" and place.before and not self._reading.stay_apart(place.before, image[0]):
             raise UnknownSplit(_JOINED)
 
     def inside(self, configuration: Any, piece: str, key: object) -> _Place:
@@ -251,11 +251,11 @@ def _check_model(reading: TokenizerReading, entries: Entries) -> None:
     kind, vocabulary = model["type"], model["vocab"]
     if kind not in ("BPE", "Unigram", "WordPiece"):
         raise UnknownSplit(f"the model {kind} is not understood")
-    goes_on = model.get("continuing_subword_prefix") or ""
-    if kind == "BPE" and goes_on:
+    continuation = model.get("continuing_subword_prefix") or ""
+    if kind == "BPE" and continuation:
         raise UnknownSplit("merges that mark the symbols of a word are not understood")
     if kind == "WordPiece":
-        if not goes_on or not reading.machine.is_local or "" in reading.machine.map.images.values():
+        if not continuation or not reading.machine.is_local or "" in reading.machine.map.images.values():
             raise UnknownSplit("where a word starts is not told by two characters")
         if _longest(reading.template) + len(reading.section) > model["max_input_chars_per_word"]:
             raise UnknownSplit("a word may be longer than the tokenizer takes")
@@ -263,12 +263,14 @@ def _check_model(reading: TokenizerReading, entries: Entries) -> None:
     for symbol in entries.symbols - {WORD_STARTS}:
         is_byte = FIRST_BYTE <= ord(symbol) < FIRST_BYTE + 256
         entry = f"<0x{ord(symbol) - FIRST_BYTE:02X}>" if is_byte else symbol
-        needed, spelt = ({entry, goes_on + entry}, {WORD_STARTS + symbol, symbol}) if goes_on else ({entry}, {symbol})
-        if not known >= needed or not surfaces.keys() >= spelt:
+        needed, spelled = (
+            ({entry, continuation + entry}, {WORD_STARTS + symbol, symbol}) if continuation else ({entry}, {symbol})
+        )
+        if not known >= needed or not surfaces.keys() >= spelled:
             raise UnknownSplit("a character has no entry of its own")
     special = {added.content for added in reading.added.values() if added.special} & known
     if special & reading.machine.map.symbols or any(
-        entries.symbols.issuperset(entry.removeprefix(goes_on)) for entry in special
+        entries.symbols.issuperset(entry.removeprefix(continuation)) for entry in special
     ):
         raise UnknownSplit("a special token is spelt by the template's characters")
 
@@ -284,7 +286,7 @@ def _longest(template: CanaryTemplate) -> int:
 
 
 def _stays_apart(entries: Entries) -> bool:
-    """Whether no merge reaches over the end of the prefix, where a word goes on behind it.
+    """Whether no merge reaches over the end of the prefix, where a word continues behind it.
 
     By the pair rule of BPE: two neighbors that stay apart alone stay apart in every text.
     """
@@ -352,11 +354,11 @@ class _Boundaries:
             for character, following in template.moves(position).items():
                 steps = machine.step(before, character)
                 kinds = [kind for kind, _ in steps]
-                if at_root and (not kinds or kinds[0] == "goes on"):
+                if at_root and (not kinds or kinds[0] == "continues"):
                     self.root_ends_a_word = False
-                still_inside = inside and all(kind in ("goes on", "moved") for kind in kinds)
+                still_inside = inside and all(kind in ("continues", "moved") for kind in kinds)
                 if "moved" not in kinds:
-                    open_node(following, steps[-1][1] if steps else before, still_inside)
+                    open_node(following, steps[-1].configuration if steps else before, still_inside)
                 elif still_inside or (judged_everywhere and template.count(following) > 1):
                     return False
         return True

@@ -1,4 +1,4 @@
-"""Whether a stranger who knows the prefix gets the secret by asking: discoverable extraction.
+"""Discoverable extraction: whether an attacker who knows the prefix obtains the secret by prompting the model.
 
 Search finds the likeliest text *of the template*, however unlikely the model is to say it. Here the model says what it
 likes: the secret may lose to something that is no text of the template at all. Both views belong side by side.
@@ -54,7 +54,7 @@ def discoverable_extraction(
         tokenizer: its tokenizer.
         template: one that begins with fixed text.
         texts: texts of the template, such as those of the canaries.
-        temperature, top_k, top_p: how the stranger samples, in this order, as in `transformers`.
+        temperature, top_k, top_p: how the attacker samples, in this order, as in `transformers`.
         samples: how many continuations are drawn to count near-verbatim ones; 0 for none.
         near_edits: a continuation is near-verbatim when at most so many characters must be inserted, deleted or
             replaced to make it the secret.

@@ -6,9 +6,9 @@ the texts "red", "reddish" and "rose" under a tokenizer with the tokens re=5, d=
     row   text      depth 0  1  2       node (depth, low, high)        sequences
     0     red             5  6 -1       (0, 0, 3)                      all
     1     reddish         5  6  7       (1, 0, 2) by token 5           red, reddish
-    2     rose            8  9 -1       (2, 0, 2) by token 6           red ends here, reddish goes on
+    2     rose            8  9 -1       (2, 0, 2) by token 6           red ends here, reddish continues
 
-The space of a template is then the product of one trie for each slot, the pieces that may stand at one place
+The space of a template is then the product of one trie for each slot, the pieces that may occur at one place
 (`ProductAutomaton`): the tokens of a text are those of its pieces, one after the other. The product is not built
 either. A single slot that holds whole texts is right for any tokenizer, since nothing is guessed, and serves the
 spaces that are small enough to encode (`trie_automaton`).
@@ -173,7 +173,7 @@ class ProductAutomaton(OnePathPerText):
     """Every way to take one sequence of each slot, one slot after the other.
 
     A state is (slot, depth, low, high): a node of that slot's trie. The state behind the last slot is the leaf. Where
-    a sequence begins another of its slot, its end has children of both: those that go on in the slot, and those of
+    a sequence begins another of its slot, its end has children of both: those that continue in the slot, and those of
     the next one.
 
     Args:

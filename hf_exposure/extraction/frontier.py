@@ -104,7 +104,7 @@ class Frontier:
     def push_children(self, parent: Node, children_C: np.ndarray, costs_C: np.ndarray, limit_bits: float) -> None:
         """Opens the children of an expanded node that cost at most `limit_bits`.
 
-        `parent` is the node after its forced tokens; `children_C` says which of its transitions they are.
+        `parent` is the node after its forced tokens; `children_C` are the places of its transitions.
         """
         kept = np.flatnonzero(costs_C <= limit_bits)
         if not len(kept):
@@ -117,7 +117,8 @@ class Frontier:
         is_near = costs < self._limit_bits
         for at in np.flatnonzero(is_near).tolist():
             heapq.heappush(self._heap, (float(costs[at]), first + at))
-        self._unsorted.frombytes((first + np.flatnonzero(~is_near)).tobytes())
+        if not is_near.all():
+            self._unsorted.frombytes((first + np.flatnonzero(~is_near)).tobytes())
         if len(self._heap) > _LARGEST_HEAP:
             self._spill()
 
@@ -201,8 +202,10 @@ class Frontier:
             self._limit_bits = float(np.partition(costs, size - 1)[size - 1])
             is_chosen, ties = costs < self._limit_bits, np.flatnonzero(costs == self._limit_bits)
             is_chosen[ties[np.argsort(numbers[ties])][: size - is_chosen.sum()]] = True
-        self._heap = sorted(zip(costs[is_chosen].tolist(), numbers[is_chosen].tolist(), strict=True))
         self._unsorted = array("q", numbers[~is_chosen].tobytes())
+        costs, numbers = costs[is_chosen], numbers[is_chosen]
+        order = np.lexsort((numbers, costs))
+        self._heap = list(zip(costs[order].tolist(), numbers[order].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -259,7 +262,7 @@ class TextsBelow:
 
 
 class _NumberedCounts:
-    """Numbers that stand for the distinct counts of texts."""
+    """The distinct counts of texts, numbered in the order in which they are met."""
 
     def __init__(self, automaton: TokenAutomaton) -> None:
         self.counts: list[int] = []

@@ -74,7 +74,7 @@ class TokenAutomaton(Protocol):
         unproven: why it is not proven that every text is a path; "" where it is, or where the reason is not known.
         one_path: whether the graph has no path but the canonical ones: each text is then one path.
         prefix: tokens that every text begins with, special tokens before the text included. May be empty.
-        prefix_text: the source text that `prefix` stands for.
+        prefix_text: the source text of `prefix`.
         root: the state after `prefix`.
     """
 

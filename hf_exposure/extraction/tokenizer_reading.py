@@ -67,7 +67,7 @@ class TokenSurfaces:
         if model.get("end_of_word_suffix"):
             rule = "must not mark the ends of words to search a large space whose characters it merges"
             raise InputError("tokenizer", rule, model["end_of_word_suffix"], "Use method='sample'.")
-        self._goes_on = model.get("continuing_subword_prefix") or ""
+        self._continuation = model.get("continuing_subword_prefix") or ""
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         special = {int(index) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._falls_back = bool(model.get("byte_fallback"))
@@ -100,9 +100,9 @@ class TokenSurfaces:
     def _surface(self, entry: str) -> str:
         if self._is_byte(entry):
             return chr(FIRST_BYTE + int(entry[3:5], 16))
-        if not self._goes_on:
+        if not self._continuation:
             return entry
-        return entry[len(self._goes_on) :] if entry.startswith(self._goes_on) else WORD_STARTS + entry
+        return entry[len(self._continuation) :] if entry.startswith(self._continuation) else WORD_STARTS + entry
 
     def _render(self, text: str) -> str:
         if self._normalizer is not None:
@@ -110,7 +110,7 @@ class TokenSurfaces:
         words = [text]
         if self._pre_tokenizer is not None and text:
             words = [word for word, _ in self._pre_tokenizer.pre_tokenize_str(text)]
-        rendered = "".join((WORD_STARTS if self._goes_on and word else "") + word for word in words)
+        rendered = "".join((WORD_STARTS if self._continuation and word else "") + word for word in words)
         if not self._falls_back:
             return rendered
         return "".join(
@@ -125,7 +125,7 @@ class TokenizerReading:
     Args:
         template: the texts.
         encoder: of the tokenizer.
-        prefix_text: the beginning of every text that `prefix` stands for.
+        prefix_text: the text of `prefix`, with which every text begins.
         prefix: tokens, special ones and those of a context included.
         sample: texts of the template that are read by the tokenizer's own code too, as a guard.
 

@@ -1,10 +1,10 @@
 """The token automaton for holes whose characters merge: the product of two machines that meet in rendered symbols.
 
 A tokenizer spells its vocabulary entries in an alphabet of its own: GPT-2 writes the two bytes of "é" as "Ã©" and a
-space as "Ġ", WordPiece marks the entries that continue a word. On one side stands the trie of the vocabulary, which
-reads symbols and ends at tokens. On the other side stands the `SymbolTransducer` of the template, which reads the same
-symbols and writes the characters that they decide. A token leads from one state to another wherever a path through the
-trie and a path through the transducer read the same symbols.
+space as "Ġ", WordPiece marks the entries that continue a word. On one side is the trie of the vocabulary, which reads
+symbols and ends at tokens. On the other side is the `SymbolTransducer` of the template, which reads the same symbols
+and writes the characters that they decide. A token leads from one state to another wherever a path through the trie
+and a path through the transducer read the same symbols.
 
 Example: "x{a}" with the fillings "é" (rendered "Ã©") and "è" ("Ã¨"), and the entries "Ã", "©", "¨" and "Ã©":
 
@@ -82,7 +82,7 @@ class SymbolTransducer:
     Args:
         template: the texts.
         surfaces: renders a text as the tokenizer does.
-        prefix_text: the beginning of the template's prefix that stands before the root.
+        prefix_text: the beginning of the template's prefix that is before the root.
 
     Attributes:
         root: the state after `prefix_text`.
@@ -148,13 +148,13 @@ class SymbolTransducer:
         return SymbolStep(text, SymbolState(position, self._class_of(text[-1]), ""))
 
     def count(self, state: SymbolState) -> int:
-        """How many texts go on from a state."""
+        """How many texts continue from a state."""
         if not state.read:
             return self.template.count(state.position)
         return sum(self.template.count(after) for _, after in self._characters(state))
 
     def rest(self, state: SymbolState) -> str:
-        """The text that is left of the first text that goes on from a state."""
+        """The rest of a text from a state on: of the first text, where there are several."""
         rest, position = "", state.position
         while not self.template.is_end(position):
             character, position = next(self._characters(state))
@@ -198,7 +198,7 @@ class VocabularyAutomaton:
 
     Attributes:
         prunes: whether open paths are judged too, and not only leaves.
-        is_sampled: whether it is a sample, and no proof, that says that open paths may be judged.
+        is_sampled: whether only a sample, and no proof, shows that open paths may be judged.
     """
 
     exactness: Exactness = "audited"
@@ -256,7 +256,7 @@ class VocabularyAutomaton:
         return verdicts
 
     def _ends_unbuildable(self, text: str) -> bool:
-        """Whether a word that goes on may be encoded otherwise than the same word alone."""
+        """Whether a word may be encoded otherwise once it continues."""
         if not self._unbuildable:
             return False
         rendered = self._surfaces.render(text)
@@ -265,7 +265,7 @@ class VocabularyAutomaton:
     def forced_tokens(
         self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[Any]
     ) -> list[ForcedTokens | None]:
-        """Where one text is left, its encoding says the rest; elsewhere what has one child is followed."""
+        """Where one text is left, the rest of its encoding; elsewhere the states with one child are followed."""
         forced: list[ForcedTokens | None] = [None] * len(states)
         rests = {at: self._transducer.rest(state) for at, state in enumerate(states) if self._has_one_text(state)}
         found = self._paths_of([texts[at] + rest for at, rest in rests.items()])
@@ -274,7 +274,7 @@ class VocabularyAutomaton:
             if whole is not None and whole[: len(paths[at])] == paths[at]:
                 forced[at] = ForcedTokens(whole[len(paths[at]) :], rest, _END, NO_TRANSITIONS)
         followed = {at: follow_only_children(self, state) for at, state in enumerate(states) if at not in rests}
-        # Without children a state is the end of a text, or a dead end where no entry of the vocabulary goes on.
+        # Without children a state is the end of a text, or a dead end where no entry of the vocabulary continues.
         alive = {at: one for at, one in followed.items() if len(one.transitions) or self.is_leaf(one.state)}
         verdicts = self.canonical(
             [(*paths[at], *one.tokens) for at, one in alive.items()],
@@ -366,7 +366,7 @@ def _separable_prefix(template: CanaryTemplate, encoder: Encoder, sample: Sample
 
 
 def _letters_after(template: CanaryTemplate, prefix_text: str) -> set[str]:
-    """Every character that may stand after the prefix."""
+    """Every character that may occur after the prefix."""
     letters = set(template.prefix[len(prefix_text) :])
     for segment in template.segments[bool(template.prefix) :]:
         letters |= set(segment if isinstance(segment, str) else segment[1].alphabet)
