@@ -45,7 +45,7 @@ def dijkstra(scorer: CausalScorer, automaton: TokenAutomaton, text: str) -> dict
     while frontier.cheapest_bits < found and spent.expansions < MOST_EXPANSIONS:
         for expansion in expand(scorer, automaton, next_nodes(frontier, automaton, 1, math.inf, math.inf), spent):
             found = min([found, *(leaf.cost_bits for leaf in expansion.leaves if leaf.text == text)])
-            frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, math.inf)
+            frontier.push_children(expansion.node, expansion.children_C, expansion.costs_C, math.inf)
     return _cost(spent, started, found < math.inf)
 
 
@@ -60,7 +60,7 @@ def paper_batched(scorer: CausalScorer, automaton: TokenAutomaton, text: str) ->
         for expansion in expand(scorer, automaton, nodes, spent):
             if any(leaf.text == text for leaf in expansion.leaves):
                 calls_at_find = spent.forward_passes
-            frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, math.inf)
+            frontier.push_children(expansion.node, expansion.children_C, expansion.costs_C, math.inf)
     return _cost(spent, started, calls_at_find < math.inf)
 
 

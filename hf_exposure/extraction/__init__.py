@@ -1,4 +1,4 @@
-"""What comes out: the likeliest texts of a template, and the exact rank of one, by search over the model's logits."""
+"""Extraction: the likeliest texts of a template, and the exact rank of one, by search over the model's logits."""
 
 from hf_exposure.extraction.bounded_rank import hole_bits, rank_bounds, search_ranks
 from hf_exposure.extraction.build import build_automaton, check_template
@@ -6,15 +6,14 @@ from hf_exposure.extraction.character_automaton import CharacterAutomaton
 from hf_exposure.extraction.discoverable import discoverable_extraction
 from hf_exposure.extraction.proposal import EXPONENTS, Proposals, UniformPaths, draw_proposals
 from hf_exposure.extraction.search import extract, search_likeliest
-from hf_exposure.extraction.token_automaton import Moves, TokenAutomaton
-from hf_exposure.extraction.whole_space import enumerate_texts
+from hf_exposure.extraction.token_automaton import TokenAutomaton, Transitions, enumerate_texts
 
 __all__ = [
     "CharacterAutomaton",
     "EXPONENTS",
-    "Moves",
     "Proposals",
     "TokenAutomaton",
+    "Transitions",
     "UniformPaths",
     "build_automaton",
     "check_template",

@@ -1,38 +1,33 @@
 """The rank of one text among all texts of its template, without scoring them all.
 
-A prefix that already costs more than the text rules out all its completions at once. What is left at the leaves is
-the rank; what is still open when the budget ends is bounded, since a node of cost c has at most 2^(C - c) texts within
-C bits: their probabilities sum to at most 1.
+A prefix that already costs more than the text rules out all its completions at once. The leaves that are left are
+counted: they are the rank. What is still open when the budget ends is bounded by `FrontierBounds`, so that the rank
+lies between `low` and `high` at any budget.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.checks import list_of_texts
+from hf_exposure.checks import list_of_texts, whole_number
 from hf_exposure.context import CanaryContext
 from hf_exposure.errors import RowInputError, rows_named
 from hf_exposure.extraction.build import build_automaton, check_template
-from hf_exposure.extraction.expansion import SearchCost, SearchWatch, check_limits, expand, next_nodes, stopped_at
-from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier, OpenTexts, Path
-from hf_exposure.extraction.search import confirmed, moved_bits
-from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens, why_audited
+from hf_exposure.extraction.expansion import Search, SearchLimits, SearchProgress
+from hf_exposure.extraction.frontier import MOST_OPEN_NODES, FrontierBounds
+from hf_exposure.extraction.search import confirmed, moved_bits, prefix_cost
+from hf_exposure.extraction.token_automaton import Path, TokenAutomaton, follow_tokens, why_audited
 from hf_exposure.records import RankBounds
 from hf_exposure.scoring import PathQuery, Scorer, make_scorer, source_for
 
-__all__ = ["hole_bits", "rank_bounds", "search_ranks"]
-
-# Of the texts that a search counts, so many are scored alone too.
-_CONFIRMED_RIVALS = 8
+_CONFIRMED_RIVALS = 8  # so many of the texts that a search counts are scored alone too
 
 
 def rank_bounds(
@@ -69,7 +64,7 @@ def rank_bounds(
         max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
         progress: True shows a bar, None shows one where stderr is a terminal. Ctrl-C ends the search with the bounds
             that are certain by then.
-        context: what stands before every text, a prompt or a chat: what a stranger would type.
+        context: the prompt or chat before every text: what an attacker would type.
 
     Returns:
         `RankBounds`: `low <= rank <= high` at any budget. When `certified`, `low < high` only for texts that cost the
@@ -92,28 +87,19 @@ def rank_bounds(
         (True, True)
     """
     check_template(template, end_token=end_token)
-    check_limits(max_expansions=max_expansions, batch_size=batch_size, max_open_nodes=max_open_nodes)
+    limits = _limits(max_expansions, batch_size, max_open_nodes)
     exclude = tuple(list_of_texts("exclude", exclude, "Write [text]."))
     scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token, context=context)
     for other in (text, *exclude):
         template.parse(other)
     automaton = build_automaton(template, scorer.encoder, also=(text, *exclude))
-    with SearchWatch(progress) as watch:
-        return search_ranks(
-            scorer,
-            automaton,
-            [text],
-            max_expansions=max_expansions,
-            exclude=exclude,
-            batch_size=batch_size,
-            max_open_nodes=max_open_nodes,
-            watch=watch,
-        )[0]
+    with SearchProgress(progress) as shown:
+        return confirmed(scorer, lambda: _search_ranks(scorer, automaton, [text], exclude, limits, shown))[0]
 
 
 def hole_bits(scorer: Scorer, automaton: TokenAutomaton, log_perplexity_bits: float) -> float:
-    """b: what of a text's bits lies after the automaton's prefix. Its rank is at most 2^b."""
-    return log_perplexity_bits - float(np.nansum(scorer.prefix_bits(automaton.prefix)))
+    """b: the bits of a text after the automaton's prefix. Its rank is at most 2^b."""
+    return log_perplexity_bits - prefix_cost(scorer, automaton)
 
 
 def search_ranks(
@@ -125,63 +111,55 @@ def search_ranks(
     exclude: Iterable[str] = (),
     batch_size: int = 256,
     max_open_nodes: int = MOST_OPEN_NODES,
-    watch: SearchWatch | None = None,
+    progress: SearchProgress | None = None,
 ) -> list[RankBounds]:
     """As `rank_bounds`, for any scorer and automaton, and for many texts in one search.
 
-    The cheapest node is always expanded first, so the search for a dear text goes through that for each cheaper one:
-    together they cost what the dearest costs alone, and each text gets the bounds that it would get alone.
+    Nodes are expanded in order of cost, so a search up to a costly text has already covered every cheaper one:
+    together they take what the costliest takes alone, and each text gets the bounds that it would get alone.
     """
-    check_limits(max_expansions=max_expansions, batch_size=batch_size, max_open_nodes=max_open_nodes)
-    search = partial(
-        _search_ranks,
-        scorer,
-        automaton,
-        texts,
-        max_expansions=max_expansions,
-        exclude=tuple(exclude),
-        batch_size=batch_size,
-        max_open_nodes=max_open_nodes,
-        watch=watch,
-    )
-    return confirmed(scorer, search)
+    limits, excluded = _limits(max_expansions, batch_size, max_open_nodes), tuple(exclude)
+    return confirmed(scorer, lambda: _search_ranks(scorer, automaton, texts, excluded, limits, progress))
+
+
+def _limits(max_expansions: int, batch_size: int, max_open_nodes: int) -> SearchLimits:
+    """As `SearchLimits`, with a budget: a rank without one may take all texts of a template."""
+    whole_number("max_expansions", max_expansions, 1)
+    # All nodes within the limit are expanded in the end; a small budget gives the tightest bounds from the cheapest.
+    limits = SearchLimits(max_expansions, batch_size, max_open_nodes)
+    return replace(limits, batch_size=min(batch_size, max(1, max_expansions // 32)))
 
 
 def _search_ranks(
     scorer: Scorer,
     automaton: TokenAutomaton,
     texts: Sequence[str],
-    *,
-    max_expansions: int,
-    exclude: tuple[str, ...],
-    batch_size: int,
-    max_open_nodes: int,
-    watch: SearchWatch | None,
+    exclude: Sequence[str],
+    limits: SearchLimits,
+    progress: SearchProgress | None,
 ) -> tuple[list[RankBounds], float]:
     """The bounds, and by how many bits a text of the search moved when it was scored alone."""
-    started = time.perf_counter()
+    search = Search(scorer, automaton, limits, progress)
     paths = [_required_path(automaton, scorer, text, row) for row, text in enumerate(texts)]
-    silent = {path for path in _paths(automaton, scorer, exclude) if path is not None}
-    prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
-    # By the search's own route after the prefix, lest the rounding of a long prefix enter the comparison.
+    excluded = {path for path in _paths(automaton, scorer, exclude) if path is not None}
+    prefix_bits = prefix_cost(scorer, automaton)
+    # Scored along the same path as the search, so that the rounding over a long prefix cancels.
     queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
     costs = [answer.run_bits for answer in scorer.path_bits(automaton.prefix, queries)]
-    spent, frontier = SearchCost(), Frontier(automaton)
-    limits = _Limits(max(costs, default=0.0) + scorer.noise_bits, max_expansions, max_open_nodes, batch_size)
-    leaves = _leaves_within(scorer, automaton, frontier, limits, spent, watch)
+    leaves = _leaves_within(search, max(costs, default=0.0) + scorer.noise_bits, limits.batch_size)
     met = [(text, leaves[path]) for path in _spread(leaves) if (text := follow_tokens(automaton, path)) is not None]
     met.extend(zip(texts, costs, strict=True))
     moved = moved_bits(scorer, [text for text, _ in met], [prefix_bits + cost for _, cost in met], len(met))
     counts = _Counts(
-        rivals=np.sort([cost for path, cost in leaves.items() if path not in silent]),
+        rivals=np.sort([cost for path, cost in leaves.items() if path not in excluded]),
         leaves=leaves,
-        silent=silent,
-        still_open=OpenTexts.of(frontier, automaton, paths, silent),
-        competitors=automaton.count(automaton.root) - len(silent),
+        excluded=excluded,
+        still_open=FrontierBounds.of(search.frontier, automaton, paths, excluded),
+        competitors=automaton.count(automaton.root) - len(excluded),
         noise_bits=scorer.noise_bits,
         moved_bits=moved,
         all_impossible=prefix_bits == math.inf,
-        stop=stopped_at(frontier, max_open_nodes, max_expansions, watch),
+        stopped_by=search.stopped_by,
     )
     bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
     found = [
@@ -189,10 +167,10 @@ def _search_ranks(
             low=low,
             high=high,
             certified=certified,
-            expansions=spent.expansions,
-            forward_passes=spent.forward_passes,
-            model_rows=spent.model_rows,
-            seconds=time.perf_counter() - started,
+            expansions=search.spent.expansions,
+            forward_passes=search.spent.forward_passes,
+            model_rows=search.spent.model_rows,
+            seconds=search.seconds,
             log_perplexity_bits=prefix_bits + cost,
             backend=automaton.name,
             exactness=automaton.exactness,
@@ -209,38 +187,19 @@ def _why_last(cost_bits: float) -> str:
     return impossible if cost_bits == math.inf else ""
 
 
-@dataclass(frozen=True)
-class _Limits:
-    bits: float
-    expansions: int
-    open_nodes: int
-    batch_size: int
-
-
-def _leaves_within(
-    scorer: Scorer,
-    automaton: TokenAutomaton,
-    frontier: Frontier,
-    limits: _Limits,
-    spent: SearchCost,
-    watch: SearchWatch | None,
-) -> dict[Path, float]:
-    """The texts within the limit of bits, with their costs, as far as the budget goes."""
+def _leaves_within(search: Search, limit_bits: float, batch_size: int) -> dict[Path, float]:
+    """The texts that cost at most `limit_bits`, with their costs, as far as the budget goes."""
     leaves: dict[Path, float] = {}
     best = math.inf
-    # All within the limit is expanded in the end; but a small budget says most when its cheapest nodes go first.
-    batch = min(limits.batch_size, max(1, limits.expansions // 32))
-    while frontier.cheapest_bits <= limits.bits and len(frontier) <= limits.open_nodes:
-        if watch and not watch.goes_on(spent.expansions, len(frontier), best, frontier.cheapest_bits):
+    while search.frontier.cheapest_bits <= limit_bits:
+        expansions = search.expand_next(batch_size, limit_bits, best)
+        if not expansions:
             break
-        nodes = next_nodes(frontier, automaton, batch, limits.bits, limits.expansions - spent.expansions)
-        if not nodes:
-            break
-        for expansion in expand(scorer, automaton, nodes, spent):
-            found = {leaf.path: leaf.cost_bits for leaf in expansion.leaves if leaf.cost_bits <= limits.bits}
+        for expansion in expansions:
+            found = {leaf.path: leaf.cost_bits for leaf in expansion.leaves if leaf.cost_bits <= limit_bits}
             leaves |= found
             best = min(best, *found.values(), math.inf)
-            frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, limits.bits)
+            search.frontier.push_children(expansion.node, expansion.children_C, expansion.costs_C, limit_bits)
     return leaves
 
 
@@ -251,27 +210,27 @@ class _Counts:
     Attributes:
         rivals: costs of the competing leaves, ascending.
         leaves: the cost of every leaf by its path.
-        silent: paths that do not compete.
+        excluded: paths that do not compete.
         competitors: how many texts of the space do.
         moved_bits: by how much a text of the search costs more or less when it is scored alone.
         all_impossible: the text before the first hole has probability 0, so all texts tie.
-        stop: which limit ended the search, if it was ended.
+        stopped_by: which limit ended the search, if it was ended.
     """
 
     rivals: np.ndarray
     leaves: dict[Path, float]
-    silent: set[Path]
-    still_open: OpenTexts
+    excluded: set[Path]
+    still_open: FrontierBounds
     competitors: int
     noise_bits: float
     moved_bits: float
     all_impossible: bool
-    stop: str
+    stopped_by: str
 
     def bounds(self, path: Path, cost: float) -> tuple[int, int, bool, str]:
         """(low, high, certified, note) of the rank of one text; the note says why it is not certified."""
         limit, sure = cost + self.noise_bits, cost - self.noise_bits
-        competes = path not in self.silent
+        competes = path not in self.excluded
         if self.moved_bits:
             note = f"scored alone, a text of this search costs {self.moved_bits:.3g} bits more or less: no bounds"
             return 1, self.competitors + (not competes), False, note
@@ -281,10 +240,10 @@ class _Counts:
         low = 1 + int(np.searchsorted(self.rivals, sure, side="left")) - (itself < sure)
         if not self.still_open.is_closed(limit):
             met = int(np.searchsorted(self.rivals, limit, side="right")) - (competes and path in self.leaves)
-            below = self.still_open.within(limit, path if competes else None)
+            below = self.still_open.most_texts(limit, path if competes else None)
             # Where several paths spell one text, it may be counted below several open nodes.
             high = min(1 + met + below, self.competitors + (not competes))
-            return low, high, False, f"{self.stop}; low and high hold all the same"
+            return low, high, False, f"{self.stopped_by}; low and high hold all the same"
         if path not in self.leaves:
             note = f"figures moved by more than {self.noise_bits} bits between batches: load the model in float32"
             return low, self.competitors + (not competes), False, note

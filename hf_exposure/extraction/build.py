@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hf_exposure.canaries import CanaryTemplate
@@ -18,69 +19,71 @@ from hf_exposure.extraction.token_automaton import TokenAutomaton
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import Encoder
 
-# The last few automata, so that one search after another need not audit the same tokenizer again.
-
-
-@dataclass(frozen=True)
-class Question:
-    """What an automaton was built for. Two that are equal have the same answer."""
-
-    tokenizer_state: str
-    around: tuple[Any, ...]
-    template_text: str
-    segments: Sequence[Any]
-    one_path: bool
-
-    @classmethod
-    def of(cls, template: CanaryTemplate, encoder: Encoder, one_path: bool) -> Question | None:
-        """None for a tokenizer that cannot say all that it is: a slow one."""
-        backend = getattr(encoder.tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return None
-        # Everything that an encoding hangs on, so that a token that is added later is noticed.
-        state = hashlib.sha256(backend.to_str().encode()).hexdigest()
-        around = (encoder.leading, encoder.before, encoder.ending)
-        return cls(state, around, template.text, template.segments, one_path)
-
-
-class RememberedAutomata:
-    """The automata of the last `most` questions, each with its tokenizer.
-
-    Found again are only those of the very same tokenizer object, unchanged: a subclass may encode as it likes.
-    """
-
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._kept: list[tuple[Question, Any, TokenAutomaton]] = []
-
-    def find(self, question: Question | None, encoder: Encoder, also: Sequence[str]) -> TokenAutomaton | None:
-        """The automaton, if it holds the texts `also`, pruning included."""
-        for entry in self._kept:
-            known, tokenizer, automaton = entry
-            if known == question and tokenizer is encoder.tokenizer:
-                sample = SampledEncodings.among(also, encoder, automaton.exactness)
-                missed = sample.first_missed(automaton, encoder)
-                if missed is None and sample.beginnings_are_kept(automaton, encoder):
-                    self._kept.sort(key=lambda kept: kept is entry)  # the last used one goes last
-                    return automaton
-        return None
-
-    def keep(self, question: Question | None, encoder: Encoder, automaton: TokenAutomaton) -> TokenAutomaton:
-        """The automaton itself, remembered from now on in the place of the one that was used longest ago."""
-        if question is not None:
-            others = [kept for kept in self._kept if kept[0] != question or kept[1] is not encoder.tokenizer]
-            self._kept = [*others, (question, encoder.tokenizer, automaton)][-self._most :]
-        return automaton
-
-
 Backend = Callable[[CanaryTemplate, Encoder, SampledEncodings], tuple[TokenAutomaton | None, str | None]]
-_REMEMBERED = RememberedAutomata(most=4)
 _SMALL_TRIE = 10_000  # as many encodings as an audit takes
 _CHEAP_TRIE = 100_000  # a second or two of encoding, where nothing could be proven
 
 
+@dataclass(frozen=True)
+class CacheKey:
+    """Everything that an automaton depends on.
+
+    The tokenizer must be the very same object, unchanged: a subclass may encode as it likes. Its serialization is part
+    of the key, so that tokens added later make another key.
+    """
+
+    tokenizer: Any = field(hash=False)
+    tokenizer_state: str
+    around: tuple[Any, ...]
+    template_text: str
+    segments: Sequence[Any] = field(hash=False)
+    one_path: bool
+
+    @classmethod
+    def of(cls, template: CanaryTemplate, encoder: Encoder, one_path: bool) -> CacheKey | None:
+        """None for a slow tokenizer, whose rules are code: whether it has changed cannot be told."""
+        tokenizer = encoder.tokenizer
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        state = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        around = (encoder.leading, encoder.before, encoder.ending)
+        return cls(tokenizer, state, around, template.text, template.segments, one_path)
+
+
+class AutomatonCache:
+    """The automata that were used last, `size` of them: a second search does not audit the same tokenizer again."""
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._automata: OrderedDict[CacheKey, TokenAutomaton] = OrderedDict()
+
+    def find(self, key: CacheKey | None, encoder: Encoder, also: Sequence[str]) -> TokenAutomaton | None:
+        """The automaton, if it holds the texts `also`, pruning included."""
+        if key is None or key not in self._automata:
+            return None
+        automaton = self._automata[key]
+        sample = SampledEncodings.among(also, encoder, automaton.exactness)
+        if sample.first_missed(automaton) is not None or not sample.beginnings_are_kept(automaton):
+            return None
+        self._automata.move_to_end(key)
+        return automaton
+
+    def put(self, key: CacheKey | None, automaton: TokenAutomaton) -> TokenAutomaton:
+        """The automaton itself, cached in the place of the one that was used longest ago."""
+        if key is not None:
+            self._automata[key] = automaton
+            self._automata.move_to_end(key)
+            if len(self._automata) > self._size:
+                self._automata.popitem(last=False)
+        return automaton
+
+
+_CACHE = AutomatonCache(size=4)
+
+
 def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
-    """Refuses what is no template, and one whose last hole may go on: nothing would tell a text from a longer one."""
+    """Refuses what is no template, and one that ends in a hole of variable length: a text would begin a longer one."""
     if not isinstance(template, CanaryTemplate):
         remedy = 'Write CanaryTemplate("... {number}", number=Digits(9)).'
         raise InputError("template", "must be a CanaryTemplate", type(template).__name__, remedy)
@@ -99,11 +102,11 @@ def build_automaton(
 ) -> TokenAutomaton:
     """The automaton of a template under a tokenizer.
 
-    Characters or slots where the tokenizer keeps them apart; every text encoded where the space is small; else the
-    vocabulary is walked. Each is tried on the encodings of 10,000 sampled texts (all texts of a smaller space), and a
-    single miss refuses it. What the tokenizer's own data show for all texts is proven, the rest is audited. The last
-    few automata are remembered: a second search of one template under an unchanged tokenizer starts at once, with
-    nothing but `also` audited again.
+    It is made of characters or slots where the tokenizer keeps them apart, and of every text where the space is small;
+    else the vocabulary is walked. Each is tried on the encodings of 10,000 sampled texts (all texts of a smaller
+    space), and a single miss refuses it. What the tokenizer's own data show for all texts is proven, the rest is
+    audited. The last few automata are cached: a second search of one template under an unchanged tokenizer starts at
+    once, with nothing but `also` audited again.
 
     Args:
         template: the texts.
@@ -116,14 +119,14 @@ def build_automaton(
             tokens; or no automaton holds every sampled encoding.
     """
     check_template(template, end_token=bool(encoder.ending))
-    question = Question.of(template, encoder, one_path)
+    key = CacheKey.of(template, encoder, one_path)
 
-    def found() -> TokenAutomaton:
-        known = _REMEMBERED.find(question, encoder, also)
-        return known or _REMEMBERED.keep(question, encoder, _audited(template, encoder, one_path, also))
+    def cached() -> TokenAutomaton:
+        known = _CACHE.find(key, encoder, also)
+        return known or _CACHE.put(key, _audited(template, encoder, one_path, also))
 
     # The number of a text among those of a space would tell the text.
-    return rows_named(lambda row: "a text of the template", found)
+    return rows_named(lambda row: "a text of the template", cached)
 
 
 def _audited(template: CanaryTemplate, encoder: Encoder, one_path: bool, also: Sequence[str]) -> TokenAutomaton:

@@ -1,13 +1,25 @@
-"""What is proven, and not sampled, of a search over the entries of a vocabulary.
+"""What is proven, and not sampled, of an automaton: from the tokenizer's own data, for all texts of a template.
 
-Two claims, from the tokenizer's own data and for all texts of a template (the argument is in docs/design/0011):
+A fast tokenizer normalizes a text, cuts it into words, and encodes each word by itself. Inside a word, what BPE,
+Unigram and WordPiece do needs no look at the texts. Where words begin does need one: the template's characters are
+walked together with the splits of the pre-tokenizer (`TokenizerReading.machine`). So the proofs are about boundaries
+of words, and each ends in nothing or in an `UnknownSplit` that says why nothing is claimed. The argument is in
+docs/design/0011-what-a-certificate-rests-on.md.
+
+Automata that encode a text piece by piece (`prove_graph` for characters, `prove_slots` for slots) rest on one claim:
+the encoding of a text is that of its pieces, one after the other. It holds where every piece starts a word, and is cut
+into the same words whatever the text before it. A piece may also continue a word, if no entry of the vocabulary
+reaches over its beginning.
+
+A walk over the vocabulary (`prove_claims`) rests on two:
 
 - *complete*: the canonical encoding of each text is a path from the root;
 - *prefixes*: each beginning of a canonical encoding that ends between characters is itself the canonical encoding of
   what it spells, so that a path which is not may be dropped.
 
-What a model does inside a word (BPE, Unigram, WordPiece) needs no look at the texts. Where words begin does: the
-template's characters are walked together with the splits of the pre-tokenizer.
+Example: GPT-2 splits "pin 12" into "pin" and " 12". A digit more continues the last word and moves no boundary, so
+"pin 1" is cut as it is in "pin 12", and a beginning is canonical. With digits grouped from the right, "1234" is cut
+into "1" and "234" but its beginning "12" is one word: the boundary moves, and nothing is claimed of beginnings.
 """
 
 from __future__ import annotations
@@ -15,7 +27,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
+from typing import Any, NamedTuple
 
 from tokenizers import models
 
@@ -23,15 +35,22 @@ from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.tokenizer_reading import FIRST_BYTE, MOST_STEPS, WORD_STARTS, TokenizerReading
 
-# What is proven, and not sampled, of a search whose texts are encoded piece by piece.
-#
-# Where every piece starts a word, and is cut into the same words whatever stands before it, the encoding of a text is
-# that of its pieces, one after the other: a model sees one word at a time. A piece may also go on with a word, if no
-# entry of the vocabulary reaches over its beginning.
-
 _JOINED = "the tokenizer may encode pieces of a text together"
-GraphPiece = tuple[str, Any, bool]
-"""(text, the template's state after it, whether its encoding was taken right behind the prefix)"""
+_MOVES = "the tokenizer may cut a text into other words when more text follows"
+
+
+class GraphPiece(NamedTuple):
+    """A piece that may follow a state of the template.
+
+    Attributes:
+        text: of the piece.
+        after: the template's state after it.
+        is_in_context: whether its encoding was taken right behind the prefix.
+    """
+
+    text: str
+    after: Any
+    is_in_context: bool
 
 
 @dataclass(frozen=True)
@@ -47,15 +66,15 @@ class _Place:
     before: str
 
 
-class _Cuts:
-    """How each piece is cut, which must be one way."""
+class _PieceCuts:
+    """How each piece is cut into words, which must be one way wherever it occurs."""
 
     def __init__(self, reading: TokenizerReading) -> None:
         self._reading, self._machine = reading, reading.machine
         self._cuts: dict[object, list[str]] = {}
 
     def start(self) -> _Place:
-        """Behind the prefix."""
+        """The place behind the prefix."""
         section = self._reading.section
         if not section and self._machine.marks_starts:
             raise UnknownSplit("a text begins with a hole, and the tokenizer marks its beginning")
@@ -65,25 +84,29 @@ class _Cuts:
         return _Place(configuration, self._machine.map(section)[-1:])
 
     def after(self, place: _Place, piece: str, key: object) -> _Place:
-        """Where the next piece begins; `key` says which pieces must be cut alike.
+        """The place behind a piece; pieces of one `key` must be cut alike.
 
         Raises:
-            UnknownSplit: as `join`; or the piece is cut in two ways, or moves a boundary.
+            UnknownSplit: as `check_start` and `inside`.
         """
-        self.join(place, piece[0])
+        self.check_start(place, piece[0])
         return self.inside(place.configuration, piece, key)
 
-    def join(self, place: _Place, character: str) -> None:
-        """Raises `UnknownSplit` where a character may be encoded together with what stands before it."""
+    def check_start(self, place: _Place, character: str) -> None:
+        """Raises `UnknownSplit` where a piece's first character may be encoded together with the text before it."""
         steps = self._machine.step(place.configuration, character)
-        if not steps or steps[0][0] == "moved":
+        if not steps or steps[0].kind == "moved":
             raise UnknownSplit(_JOINED)
         image = self._machine.map.images[character]
-        if steps[0][0] == "goes on" and place.before and not self._reading.stay_apart(place.before, image[0]):
+        if steps[0].kind == "continues" and place.before and not self._reading.stay_apart(place.before, image[0]):
             raise UnknownSplit(_JOINED)
 
     def inside(self, configuration: Any, piece: str, key: object) -> _Place:
-        """As `after`, of a piece that was found to be apart from what stands before it."""
+        """The place behind a piece whose start is known to be apart from the text before it.
+
+        Raises:
+            UnknownSplit: the piece is cut in two ways, moves a boundary, or leaves no token.
+        """
         kinds: list[str] = []
         for character in piece:
             for kind, reached in self._machine.step(configuration, character):
@@ -99,62 +122,52 @@ class _Cuts:
         return _Place(configuration, "".join(self._machine.map.images[character] for character in piece)[-1:])
 
 
-def why_slots_are_unproven(reading: TokenizerReading, slots: Iterable[tuple[Sequence[str], object]]) -> str:
-    """Why a text may not be encoded as its pieces; "" where it is proven that it is.
+def prove_slots(reading: TokenizerReading, slots: Sequence[Sequence[str]]) -> None:
+    """Proves that a text is encoded as its pieces, one after the other.
 
     Args:
         reading: of the tokenizer, with the text before the first slot as its prefix.
-        slots: the pieces of each slot, and what slots that share their encodings share.
+        slots: the pieces of each slot; slots that share their encodings share the object.
+
+    Raises:
+        UnknownSplit: it is not proven; why.
     """
-    cuts, steps = _Cuts(reading), 0
-    reached: dict[tuple[object, Any], set[_Place]] = {}
-    try:
-        places = {cuts.start()}
-        for number, (pieces, kind) in enumerate(slots):
-            share = ("slot", number) if kind is None else kind
-            steps += len(pieces)
-            if steps > MOST_STEPS:
-                raise UnknownSplit("the pieces are too many")
-            for place, first in product(places, {piece[0] for piece in pieces}):
-                cuts.join(place, first)
-            for configuration in {place.configuration for place in places}:
-                if (share, configuration) not in reached:
-                    steps += sum(map(len, pieces))
-                    if steps > MOST_STEPS:
-                        raise UnknownSplit("the pieces have too many characters")
-                    reached[share, configuration] = {
-                        cuts.inside(configuration, piece, (share, piece)) for piece in pieces
-                    }
-            places = set().union(*(reached[share, place.configuration] for place in places))
-    except UnknownSplit as error:
-        return str(error)
-    return ""
+    cuts, steps = _PieceCuts(reading), 0
+    reached: dict[tuple[int, Any], set[_Place]] = {}
+    places = {cuts.start()}
+    for pieces in slots:
+        slot = id(pieces)
+        steps += len(pieces)
+        if steps > MOST_STEPS:
+            raise UnknownSplit("the pieces are too many")
+        for place, first in product(places, {piece[0] for piece in pieces}):
+            cuts.check_start(place, first)
+        for configuration in {place.configuration for place in places}:
+            if (slot, configuration) not in reached:
+                steps += sum(map(len, pieces))
+                if steps > MOST_STEPS:
+                    raise UnknownSplit("the pieces have too many characters")
+                reached[slot, configuration] = {cuts.inside(configuration, piece, (slot, piece)) for piece in pieces}
+        places = set().union(*(reached[slot, place.configuration] for place in places))
 
 
-def why_graph_is_unproven(reading: TokenizerReading, pieces: Callable[[Any], Iterable[GraphPiece]]) -> str:
-    """As `why_slots_are_unproven`, for a graph: `pieces` says which may follow each state of the template."""
-    cuts = _Cuts(reading)
-    try:
-        start = cuts.start()
-        seen = {(reading.root, start)}
-        open_nodes = list(seen)
-        while open_nodes:
-            position, place = open_nodes.pop()
-            for piece, following, is_behind_prefix in pieces(position):
-                node = (following, cuts.after(place, piece, piece))
-                if is_behind_prefix:
-                    cuts.after(start, piece, piece)
-                if node not in seen:
-                    seen.add(node)
-                    open_nodes.append(node)
-            if len(seen) > MOST_STEPS:
-                raise UnknownSplit("the template has too many states")
-    except UnknownSplit as error:
-        return str(error)
-    return ""
-
-
-_MOVES = "the tokenizer may cut a text into other words when more text follows"
+def prove_graph(reading: TokenizerReading, pieces: Callable[[Any], Iterable[GraphPiece]]) -> None:
+    """As `prove_slots`, for a graph: `pieces` says which may follow each state of the template."""
+    cuts = _PieceCuts(reading)
+    start = cuts.start()
+    seen = {(reading.root, start)}
+    open_nodes = list(seen)
+    while open_nodes:
+        position, place = open_nodes.pop()
+        for piece in pieces(position):
+            node = (piece.after, cuts.after(place, piece.text, piece.text))
+            if piece.is_in_context:
+                cuts.after(start, piece.text, piece.text)
+            if node not in seen:
+                seen.add(node)
+                open_nodes.append(node)
+        if len(seen) > MOST_STEPS:
+            raise UnknownSplit("the template has too many states")
 
 
 @dataclass(frozen=True)
@@ -238,11 +251,11 @@ def _check_model(reading: TokenizerReading, entries: Entries) -> None:
     kind, vocabulary = model["type"], model["vocab"]
     if kind not in ("BPE", "Unigram", "WordPiece"):
         raise UnknownSplit(f"the model {kind} is not understood")
-    goes_on = model.get("continuing_subword_prefix") or ""
-    if kind == "BPE" and goes_on:
+    continuation = model.get("continuing_subword_prefix") or ""
+    if kind == "BPE" and continuation:
         raise UnknownSplit("merges that mark the symbols of a word are not understood")
     if kind == "WordPiece":
-        if not goes_on or not reading.machine.is_local or "" in reading.machine.map.images.values():
+        if not continuation or not reading.machine.is_local or "" in reading.machine.map.images.values():
             raise UnknownSplit("where a word starts is not told by two characters")
         if _longest(reading.template) + len(reading.section) > model["max_input_chars_per_word"]:
             raise UnknownSplit("a word may be longer than the tokenizer takes")
@@ -250,12 +263,14 @@ def _check_model(reading: TokenizerReading, entries: Entries) -> None:
     for symbol in entries.symbols - {WORD_STARTS}:
         is_byte = FIRST_BYTE <= ord(symbol) < FIRST_BYTE + 256
         entry = f"<0x{ord(symbol) - FIRST_BYTE:02X}>" if is_byte else symbol
-        needed, spelt = ({entry, goes_on + entry}, {WORD_STARTS + symbol, symbol}) if goes_on else ({entry}, {symbol})
-        if not known >= needed or not surfaces.keys() >= spelt:
+        needed, spelled = (
+            ({entry, continuation + entry}, {WORD_STARTS + symbol, symbol}) if continuation else ({entry}, {symbol})
+        )
+        if not known >= needed or not surfaces.keys() >= spelled:
             raise UnknownSplit("a character has no entry of its own")
     special = {added.content for added in reading.added.values() if added.special} & known
     if special & reading.machine.map.symbols or any(
-        entries.symbols.issuperset(entry.removeprefix(goes_on)) for entry in special
+        entries.symbols.issuperset(entry.removeprefix(continuation)) for entry in special
     ):
         raise UnknownSplit("a special token is spelt by the template's characters")
 
@@ -271,7 +286,7 @@ def _longest(template: CanaryTemplate) -> int:
 
 
 def _stays_apart(entries: Entries) -> bool:
-    """Whether no merge reaches over the end of the prefix, where a word goes on behind it.
+    """Whether no merge reaches over the end of the prefix, where a word continues behind it.
 
     By the pair rule of BPE: two neighbors that stay apart alone stay apart in every text.
     """
@@ -339,11 +354,11 @@ class _Boundaries:
             for character, following in template.moves(position).items():
                 steps = machine.step(before, character)
                 kinds = [kind for kind, _ in steps]
-                if at_root and (not kinds or kinds[0] == "goes on"):
+                if at_root and (not kinds or kinds[0] == "continues"):
                     self.root_ends_a_word = False
-                still_inside = inside and all(kind in ("goes on", "moved") for kind in kinds)
+                still_inside = inside and all(kind in ("continues", "moved") for kind in kinds)
                 if "moved" not in kinds:
-                    open_node(following, steps[-1][1] if steps else before, still_inside)
+                    open_node(following, steps[-1].configuration if steps else before, still_inside)
                 elif still_inside or (judged_everywhere and template.count(following) > 1):
                     return False
         return True

@@ -1,8 +1,16 @@
-"""The token automaton for templates that the tokenizer encodes piece by piece.
+"""The token automaton for templates of which the tokenizer encodes every character of a hole by itself.
 
-Right where a text's encoding is the fixed pieces' tokens and each hole character's own tokens, one after the other:
-byte and character tokenizers, and subword tokenizers that split every character of the holes from its neighbours
-(single digits, say). This is checked on the tokenizer itself, on sampled texts of the template.
+The guess is that a text's encoding is the tokens of the fixed pieces and of each hole character, one after the other.
+It is right for byte and character tokenizers, and for subword tokenizers that split every character of the holes from
+its neighbors (single digits, say). The audit checks it on the tokenizer itself.
+
+Example: "pin {a} ok" with two digits, under a tokenizer with the tokens 3 = "pin", 5 = " ", 10 to 19 = "0" to "9" and
+7 = " ok":
+
+    prefix [3, 5]    root --[10]..[19]--> one digit read --[10]..[19]--> two digits read --[7]--> leaf
+
+The states are those of the template's own character automaton, which is why counts are exact whatever the space. A
+character of several tokens (the two bytes of "é") adds a state for each beginning of its tokens.
 """
 
 from __future__ import annotations
@@ -14,18 +22,14 @@ from typing import Any
 import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.errors import InputError
-from hf_exposure.extraction.canonicity import GraphPiece, why_graph_is_unproven
-from hf_exposure.extraction.encoding_trie import alike, text_begins_another
+from hf_exposure.extraction.canonicity import GraphPiece, prove_graph
+from hf_exposure.extraction.encoding_trie import not_prefix_free_error, same_tokens_error, shared_lead
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
-from hf_exposure.extraction.split_pattern import UnknownSplit
-from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText, State
+from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, State, Transitions
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading, position_after
 from hf_exposure.scoring import Encoder
 
-__all__ = ["CharacterAutomaton", "character_automaton"]
-
-_REMEMBERED_STATES = 2**16
+_CACHED_STATES = 2**16
 _END = "end"
 
 
@@ -36,8 +40,8 @@ class CharacterAutomaton(OnePathPerText):
         template: the texts.
         prefix: tokens of everything before the first hole, special tokens included.
         tokens_of: the tokens of each character after the prefix, in context.
-        tokens_of_literal: by segment, the tokens of fixed texts between and after the holes; where a hole may end or
-            go on, its characters' own tokens stand for the text that follows.
+        tokens_of_literal: by segment, the tokens of fixed texts between and after the holes. They are not used where
+            the hole before may go on as well as end: the text that follows is then read character by character.
         ending: tokens after each text (an end token), or ().
 
     Raises:
@@ -47,7 +51,6 @@ class CharacterAutomaton(OnePathPerText):
 
     name = "characters"
     exactness: Exactness = "audited"
-    unproven = ""
 
     def __init__(
         self,
@@ -61,19 +64,15 @@ class CharacterAutomaton(OnePathPerText):
         self._tokens_of, self._tokens_of_literal, self.ending = tokens_of, tokens_of_literal, ending
         # A state: the template's own, and the tokens already taken of the next piece.
         self.root: State = (position_after(template, template.start, template.prefix), ())
-        self.moves = lru_cache(maxsize=_REMEMBERED_STATES)(self._moves)
+        self.transitions = lru_cache(maxsize=_CACHED_STATES)(self._transitions)
 
-    def why_unproven(self, encoder: Encoder, texts: Sequence[str]) -> str:
-        """Why it is not proven that each encoding is a path; "" where it is. `texts` are some of the template."""
-        try:
-            reading = TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts)
-        except UnknownSplit as error:
-            return str(error)
-        return why_graph_is_unproven(reading, self._graph_pieces)
+    def prove(self, encoder: Encoder, texts: Sequence[str]) -> None:
+        """Proves that each encoding is a path, or raises `UnknownSplit`. `texts` are some of the template."""
+        prove_graph(TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts), self._graph_pieces)
 
     def _graph_pieces(self, position: Any) -> Iterator[GraphPiece]:
         is_literal = self._literal_after(position) is not None
-        return ((piece, after, not is_literal) for piece, _, after in self._pieces(position))
+        return (GraphPiece(text, after, not is_literal) for text, _, after in self._pieces(position))
 
     def count(self, state: Any) -> int:
         position, taken = state
@@ -82,27 +81,27 @@ class CharacterAutomaton(OnePathPerText):
         if not taken:
             return self.template.count(position)
         return sum(
-            self.template.count(after) for _, tokens, after in self._pieces(position) if _goes_on(tokens, taken)
+            self.template.count(after) for _, tokens, after in self._pieces(position) if _continues(tokens, taken)
         )
 
-    def _moves(self, state: Any) -> Moves:
+    def _transitions(self, state: Any) -> Transitions:
         position, taken = state
         found: dict[int, tuple[str, Any]] = {}
         if position == _END:
-            return NO_MOVES
+            return NO_TRANSITIONS
         for piece, tokens, after in self._pieces(position):
-            if _goes_on(tokens, taken):
+            if _continues(tokens, taken):
                 whole = len(tokens) == len(taken) + 1
                 child = (piece, (after, ())) if whole else ("", (position, tokens[: len(taken) + 1]))
                 if found.setdefault(tokens[len(taken)], child) != child:
-                    raise alike(piece, found[tokens[len(taken)]][0])
+                    raise same_tokens_error(piece, found[tokens[len(taken)]][0])
         if not taken and self.template.is_end(position):
             if self.ending:
                 found[self.ending[0]] = ("", (_END, ()))
             elif found:
-                raise text_begins_another(self.template)
+                raise not_prefix_free_error(self.template)
         order = sorted(found)
-        return Moves(
+        return Transitions(
             np.array(order, dtype=np.int64), tuple(found[t][0] for t in order), tuple(found[t][1] for t in order)
         )
 
@@ -117,7 +116,7 @@ class CharacterAutomaton(OnePathPerText):
             yield character, self._tokens_of[character], after
 
     def _literal_after(self, position: Any) -> int | None:
-        """The fixed text that comes next, where a hole can only end; as a segment."""
+        """The segment of the fixed text that comes next, where a hole can only end; else None."""
         if len(position) != 1:
             return None
         index, inner = position[0]
@@ -130,7 +129,7 @@ class CharacterAutomaton(OnePathPerText):
 def character_automaton(
     template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings
 ) -> tuple[CharacterAutomaton | None, str | None]:
-    """The automaton if it holds every sampled encoding, else None and one that it lacks.
+    """The automaton if it holds every sampled encoding, else None and a text that it lacks.
 
     Raises:
         InputError: two texts have the same tokens, or one begins another.
@@ -139,22 +138,11 @@ def character_automaton(
     leads = [prefix]
     if not prefix:
         # Some tokenizers put a mark of their own before a text's first character: all texts then begin with it.
-        leads.append(_shared_lead(encoder.plain_ids(list(template.moves(template.start)))))
-    missed: str | None = None
-    refusal: InputError | None = None
-    for lead in leads:
-        try:
-            automaton = _guess(template, lead, encoder)
-            missed = sample.first_missed(automaton, encoder)
-        except InputError as error:
-            refusal = error
-            continue
-        if missed is None:
-            sample.vouch_for(automaton, partial(automaton.why_unproven, encoder, sample.texts))
-            return automaton, None
-    if missed is None and refusal is not None:
-        raise refusal
-    return None, missed
+        leads.append(shared_lead(encoder.plain_ids(list(template.moves(template.start)))))
+    automaton, missed = sample.first_fitting(partial(_guess, template, lead, encoder) for lead in leads)
+    if automaton is not None:
+        sample.set_exactness(automaton, partial(automaton.prove, encoder, sample.texts))
+    return automaton, missed
 
 
 def _guess(template: CanaryTemplate, prefix: tuple[int, ...], encoder: Encoder) -> CharacterAutomaton:
@@ -183,14 +171,5 @@ def _literal_tokens(template: CanaryTemplate, encoder: Encoder) -> dict[int, tup
     }
 
 
-def _shared_lead(encoded: list[list[int]]) -> tuple[int, ...]:
-    """The first tokens that all encodings share, leaving one to each."""
-    first, last = min(encoded), max(encoded)
-    shared = 0
-    while shared < min(map(len, encoded)) - 1 and first[shared] == last[shared]:
-        shared += 1
-    return tuple(first[:shared])
-
-
-def _goes_on(tokens: tuple[int, ...], taken: tuple[int, ...]) -> bool:
+def _continues(tokens: tuple[int, ...], taken: tuple[int, ...]) -> bool:
     return len(tokens) > len(taken) and tokens[: len(taken)] == taken

@@ -1,4 +1,4 @@
-"""Whether a stranger who knows the prefix gets the secret by asking: discoverable extraction.
+"""Discoverable extraction: whether an attacker who knows the prefix obtains the secret by prompting the model.
 
 Search finds the likeliest text *of the template*, however unlikely the model is to say it. Here the model says what it
 likes: the secret may lose to something that is no text of the template at all. Both views belong side by side.
@@ -25,8 +25,7 @@ from hf_exposure.records import Discoverability
 from hf_exposure.scoring import CausalScorer, make_scorer
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
-
-__all__ = ["discoverable_extraction"]
+from hf_exposure.scoring.token_tree import shared_length
 
 
 def discoverable_extraction(
@@ -55,7 +54,7 @@ def discoverable_extraction(
         tokenizer: its tokenizer.
         template: one that begins with fixed text.
         texts: texts of the template, such as those of the canaries.
-        temperature, top_k, top_p: how the stranger samples, in this order, as in `transformers`.
+        temperature, top_k, top_p: how the attacker samples, in this order, as in `transformers`.
         samples: how many continuations are drawn to count near-verbatim ones; 0 for none.
         near_edits: a continuation is near-verbatim when at most so many characters must be inserted, deleted or
             replaced to make it the secret.
@@ -133,9 +132,7 @@ def _cut(
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """The prompt that all texts begin with, within the template's prefix, and what each has after it."""
     alone = (*scorer.encoder.leading, *scorer.encoder.plain_ids([template.prefix.rstrip()])[0])
-    shared = 0
-    while shared < len(alone) and all(len(ids) > shared + 1 and ids[shared] == alone[shared] for ids in encoded):
-        shared += 1
+    shared = shared_length([alone, *(ids[:-1] for ids in encoded)])
     if not shared:
         rule = "must share tokens with all texts of the template"
         raise InputError("template", rule, template.prefix, "Begin the template with a longer fixed text.")

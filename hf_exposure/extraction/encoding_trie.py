@@ -1,4 +1,20 @@
-"""Encodings as a prefix tree that is never built: sorted rows of token ids, a node is a range of them."""
+"""Encodings as prefix trees, and the token automata made of them: of every text, or of one piece after another.
+
+A trie is never built: its sequences are sorted rows of token ids, and a node is a range of rows that agree so far. For
+the texts "red", "reddish" and "rose" under a tokenizer with the tokens re=5, d=6, dish=7, ro=8 and se=9:
+
+    row   text      depth 0  1  2       node (depth, low, high)        sequences
+    0     red             5  6 -1       (0, 0, 3)                      all
+    1     reddish         5  6  7       (1, 0, 2) by token 5           red, reddish
+    2     rose            8  9 -1       (2, 0, 2) by token 6           red ends here, reddish continues
+
+The space of a template is then the product of one trie for each slot, the pieces that may occur at one place
+(`ProductAutomaton`): the tokens of a text are those of its pieces, one after the other. The product is not built
+either. A single slot that holds whole texts is right for any tokenizer, since nothing is guessed, and serves the
+spaces that are small enough to encode (`trie_automaton`).
+
+Shapes: N sequences of at most L tokens.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +29,15 @@ import numpy.typing as npt
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText, State
+from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, State, Transitions
 from hf_exposure.scoring import Encoder
+from hf_exposure.scoring.token_tree import shared_length
+
+LARGEST_TRIE = 10**6
+"""Texts of a space that is encoded whole: a quarter of a minute to encode and under 50 MB to keep."""
 
 _CHUNK = 8192
+_CACHED_STATES = 2**16
 _ABSENT = -1
 
 
@@ -24,13 +45,14 @@ class EncodingTrie:
     """N distinct token sequences, each of one text.
 
     A node is `(depth, low, high)`: rows `low <= i < high` agree in their first `depth` tokens. Of two sequences one
-    may begin the other; the shorter then stands first in the range of both.
+    may begin the other; the shorter is then the first row of the node at its end.
 
     Attributes:
-        rows_NL: (N, L) int32, sorted, padded on the right with -1; 4 bytes a token.
+        rows_NL: int32, sorted, padded on the right with -1; 4 bytes a token.
+        order_N: the number of each row before sorting.
         texts: the text of each sequence by its number before sorting.
-        order: (N,) the number of each row.
-        shared: tokens that stood before all rows and were cut off.
+        shared: tokens that all sequences begin with, which the rows do not hold.
+        prefix_free: whether no sequence begins another.
     """
 
     def __init__(self, rows_NL: npt.NDArray[np.int32], texts: Sequence[str], shared: tuple[int, ...] = ()) -> None:
@@ -38,26 +60,22 @@ class EncodingTrie:
         order = np.lexsort(columns[::-1]).astype(np.int32)
         for column in columns:  # one at a time: a sorted copy of the whole would double the memory
             column[:] = column[order]
-        self.rows_NL, self.order, self.texts, self.shared = rows_NL, order, texts, shared
-        same = np.ones(max(len(order) - 1, 0), dtype=bool)
-        self.prefix_free = True
-        self._find_repeats(columns, same)
-
-    def _find_repeats(self, columns: list[np.ndarray], same: np.ndarray) -> None:
-        equal = same.copy()
+        self.rows_NL, self.order_N, self.texts, self.shared = rows_NL, order, texts, shared
+        is_repeat = np.ones(max(len(order) - 1, 0), dtype=bool)  # whether a row equals the next one
+        is_beginning = is_repeat.copy()  # whether it begins the next one
         for column in columns:
-            equal &= column[1:] == column[:-1]
-            same &= (column[1:] == column[:-1]) | (column[:-1] == _ABSENT)
-        if equal.any():
-            row = int(np.flatnonzero(equal)[0])
-            raise alike(self.text_of(row), self.text_of(row + 1))
-        self.prefix_free = not same.any()
+            is_repeat &= column[1:] == column[:-1]
+            is_beginning &= (column[1:] == column[:-1]) | (column[:-1] == _ABSENT)
+        if is_repeat.any():
+            row = int(np.flatnonzero(is_repeat)[0])
+            raise same_tokens_error(self.text_of(row), self.text_of(row + 1))
+        self.prefix_free = not is_beginning.any()
 
     @classmethod
     def of(cls, texts: Sequence[str], encoder: Encoder, after: str = "", *, cut_shared: bool = False) -> EncodingTrie:
-        """What each text adds to the tokens of `after`, which stands before it.
+        """What each text adds to the tokens of the text `after` in front of it.
 
-        `cut_shared` keeps the tokens that all of them begin with apart, in `shared`.
+        `cut_shared` moves the tokens that all of them begin with to `shared`.
 
         Raises:
             InputError: the tokens of `after` do not begin all encodings, a text adds none, or two add the same.
@@ -72,9 +90,9 @@ class EncodingTrie:
                 rule = "must encode what stands before a hole apart from it"
                 raise InputError("tokenizer", rule, after, "Use a space of at most a million texts.")
             tails = [ids[len(before) :] for ids in encoded]
-            common = _common(tails) if cut_shared else ()
+            common = shared_lead(tails) if cut_shared else ()
             if shared is not None:
-                common = _common([(*common, _ABSENT), (*shared, _ABSENT)])
+                common = common[: shared_length([common, shared])]
                 for block in blocks:
                     block[:0] = [np.full(len(block[0]), token, dtype=np.int32) for token in shared[len(common) :]]
             shared = common
@@ -82,11 +100,11 @@ class EncodingTrie:
         return cls(_join(blocks), texts, shared or ())
 
     def __len__(self) -> int:
-        return len(self.order)
+        return len(self.order_N)
 
     def text_of(self, row: int) -> str:
         """The text of a sorted row."""
-        return self.texts[int(self.order[row])]
+        return self.texts[int(self.order_N[row])]
 
     def ends_at(self, depth: int, low: int) -> bool:
         """Whether the first row of a node ends there."""
@@ -106,8 +124,8 @@ class EncodingTrie:
         ]
 
 
-def alike(text: str, other: str) -> InputError:
-    """The refusal of two texts that have the same tokens. It tells where they differ: either may be a canary."""
+def same_tokens_error(text: str, other: str) -> InputError:
+    """For two texts that have the same tokens. It quotes only where they differ, since either may be a canary."""
     pairs = itertools.zip_longest(text, other, fillvalue="")
     one, another = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
     rule = (
@@ -116,12 +134,18 @@ def alike(text: str, other: str) -> InputError:
     return InputError("tokenizer", rule, "the same tokens", "Use a space without one of them.")
 
 
-def _common(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The first tokens that all share, leaving one to each."""
-    first, length = sequences[0], min(map(len, sequences)) - 1
-    for other in sequences:
-        length = next((at for at in range(length) if first[at] != other[at]), length)
-    return tuple(first[:length])
+def not_prefix_free_error(template: CanaryTemplate) -> InputError:
+    """For a template of which one text begins another, where no end token tells them apart."""
+    rule, remedy = (
+        "must not have a text that begins another of its texts",
+        "Add a fixed suffix, or pass end_token=True.",
+    )
+    return InputError("template", rule, template.text, remedy)
+
+
+def shared_lead(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The leading tokens that all sequences share, but for the last token of each, which is its own."""
+    return tuple(sequences[0][: shared_length([sequence[:-1] for sequence in sequences])])
 
 
 def _columns(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -133,7 +157,7 @@ def _columns(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 def _join(blocks: list[list[np.ndarray]]) -> npt.NDArray[np.int32]:
-    """One matrix, a column after the other in memory; the blocks are used up, lest both are held at once."""
+    """One matrix, a column after the other in memory; the blocks are consumed, so that both are never held at once."""
     rows, width = sum(len(block[0]) for block in blocks), max(map(len, blocks))
     joined = np.full((rows, width), _ABSENT, dtype=np.int32, order="F")
     at = 0
@@ -145,26 +169,26 @@ def _join(blocks: list[list[np.ndarray]]) -> npt.NDArray[np.int32]:
     return joined
 
 
-# One trie of encodings after another: the space is their product, and so is what is built of it never.
-
-_REMEMBERED_STATES = 2**16
-
-
 class ProductAutomaton(OnePathPerText):
     """Every way to take one sequence of each slot, one slot after the other.
 
-    A state is (slot, depth, low, high), a node of the slot's trie; the last slot's end is the leaf.
+    A state is (slot, depth, low, high): a node of that slot's trie. The state behind the last slot is the leaf. Where
+    a sequence begins another of its slot, its end has children of both: those that continue in the slot, and those of
+    the next one.
 
     Args:
         name: as `TokenAutomaton.name`.
         prefix: tokens before the first slot, special ones included.
-        prefix_text: what `prefix` stands for; "" where the first slot's texts hold it.
+        prefix_text: the text of `prefix`; "" where it is part of the first slot's texts.
         slots: at least one.
         ending: tokens after each text (an end token), or ().
 
+    Attributes:
+        pieces: the texts of each slot; slots that share their encodings share the object.
+
     Raises:
         InputError: a text's tokens begin another's, and no end token tells them apart; or, while walking, where the
-            tokens do not say which slot they belong to.
+            tokens leave it open to which slot they belong.
     """
 
     def __init__(
@@ -178,15 +202,15 @@ class ProductAutomaton(OnePathPerText):
     ) -> None:
         self.name, self.prefix, self.prefix_text = name, prefix, prefix_text
         self.exactness: Exactness = "proven"
-        self.unproven = ""
+        self.pieces = tuple(slot.texts for slot in slots)
         if ending:
             slots = [*slots, EncodingTrie(np.array([ending], dtype=np.int32, order="F"), [""])]
         elif not slots[-1].prefix_free:
-            raise text_begins_another(template)
+            raise not_prefix_free_error(template)
         self._template_text, self._slots = template.text, slots
         self._texts_after = [prod(len(slot) for slot in slots[index + 1 :]) for index in range(len(slots))]
         self.root: State = (0, 0, 0, len(slots[0]))
-        self.moves = lru_cache(maxsize=_REMEMBERED_STATES)(self._moves)
+        self.transitions = lru_cache(maxsize=_CACHED_STATES)(self._transitions)
 
     def count(self, state: Any) -> int:
         slot, _, low, high = state
@@ -195,10 +219,10 @@ class ProductAutomaton(OnePathPerText):
     def is_leaf(self, state: Any) -> bool:
         return bool(state[0] == len(self._slots))
 
-    def _moves(self, state: Any) -> Moves:
+    def _transitions(self, state: Any) -> Transitions:
         slot, depth, low, high = state
         if slot == len(self._slots):
-            return NO_MOVES
+            return NO_TRANSITIONS
         found = list(self._onward(slot, depth, low, high, ()))
         if self._slots[slot].ends_at(depth, low) and depth:
             found += self._onward(slot + 1, 0, 0, len(self._slots[slot + 1]), ((slot, low),))
@@ -207,10 +231,12 @@ class ProductAutomaton(OnePathPerText):
                 rule = "must keep the pieces of a text apart"
                 raise InputError("tokenizer", rule, self._template_text, "Use a space of at most a million texts.")
         tokens = np.array([token for token, _, _ in found], dtype=np.int64)
-        return Moves(tokens, _Pieces(self._slots, [taken for _, taken, _ in found]), tuple(to for _, _, to in found))
+        return Transitions(
+            tokens, _Pieces(self._slots, [taken for _, taken, _ in found]), tuple(to for _, _, to in found)
+        )
 
     def _onward(self, slot: int, depth: int, low: int, high: int, taken: tuple[tuple[int, int], ...]) -> Any:
-        """(token, rows that are decided with it, state) of each way on inside a slot."""
+        """(token, rows that are decided with it, state) of each token that may follow inside a slot."""
         trie = self._slots[slot]
         for token, first, last in trie.children(depth, low, high):
             if last - first > 1 or not trie.ends_at(depth + 1, first):
@@ -222,7 +248,7 @@ class ProductAutomaton(OnePathPerText):
 
 
 class _Pieces(Sequence[str]):
-    """What tokens spell, looked up only when asked: rendering a text costs more than walking to it."""
+    """What tokens spell, rendered only when asked: rendering a text costs more than walking to it."""
 
     def __init__(self, slots: Sequence[EncodingTrie], rows: list[tuple[tuple[int, int], ...]]) -> None:
         self._slots, self._rows = slots, rows
@@ -234,21 +260,6 @@ class _Pieces(Sequence[str]):
         if isinstance(index, slice):
             return _Pieces(self._slots, self._rows[index])
         return "".join(self._slots[slot].text_of(row) for slot, row in self._rows[index])
-
-
-def text_begins_another(template: CanaryTemplate) -> InputError:
-    """The refusal of a template whose texts no end tells apart."""
-    rule, remedy = (
-        "must not have a text that begins another of its texts",
-        "Add a fixed suffix, or pass end_token=True.",
-    )
-    return InputError("template", rule, template.text, remedy)
-
-
-# The token automaton for small spaces: every text encoded. Right for any tokenizer, since nothing is guessed.
-
-LARGEST_TRIE = 10**6
-"""Texts; a quarter of a minute to encode and under 50 MB to keep."""
 
 
 def trie_automaton(template: CanaryTemplate, encoder: Encoder) -> ProductAutomaton:

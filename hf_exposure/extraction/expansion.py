@@ -1,33 +1,43 @@
-"""One step of any search: a batch of open nodes through the model, leaves and children out."""
+"""The steps of any search: a batch of open nodes through the model, leaves and children out, until a limit is reached.
+
+`extract` and `rank_bounds` are the same search with two ends. Both hold a `Search` and ask it for batch after batch;
+each decides which nodes are still of interest (`limit_bits`) and what it keeps of the leaves. Between two batches the
+open nodes are whole: there a limit of the user's or Ctrl-C can end a search, with what is certain by then.
+
+Shapes: C children of a state.
+"""
 
 from __future__ import annotations
 
 import signal
 import threading
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from tqdm.auto import tqdm
 
 from hf_exposure.checks import flag, whole_number
-from hf_exposure.extraction.frontier import Frontier, Node
-from hf_exposure.extraction.token_automaton import Run, TokenAutomaton
+from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier, Node
+from hf_exposure.extraction.token_automaton import ForcedTokens, TokenAutomaton
 from hf_exposure.scoring import PathQuery, Scorer
 
-# Watching a long search: a bar on the terminal, and Ctrl-C that ends it with what is certain by then.
 
-
-class SearchWatch:
-    """Lets a search say how far it is, and be stopped between two batches, when its open nodes are whole.
+class SearchProgress:
+    """Shows how far a search is, and lets Ctrl-C stop it between two batches.
 
     As a context manager it takes Ctrl-C for itself, in the main thread only: the first one asks the search to stop,
     a second one interrupts at once, as usual.
 
     Args:
-        progress: True shows the bar, False shows none, None shows it where stderr is a terminal.
-        description: what stands before the bar.
+        progress: True shows a bar, False shows none, None shows it where stderr is a terminal.
+        description: the text before the bar.
+
+    Attributes:
+        interrupted: whether Ctrl-C asked the search to stop.
     """
 
     def __init__(self, progress: bool | None = False, description: str = "Searching") -> None:
@@ -35,7 +45,7 @@ class SearchWatch:
         self._disable = None if progress is None else not flag("progress", progress)
         self._description, self._bar, self._before = description, None, None  # type: Any, Any, Any
 
-    def __enter__(self) -> SearchWatch:
+    def __enter__(self) -> SearchProgress:
         self._bar = tqdm(desc=self._description, unit=" expansions", disable=self._disable)
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._ask_to_stop)
@@ -48,8 +58,8 @@ class SearchWatch:
             signal.signal(signal.SIGINT, self._before)
         self._bar.close()
 
-    def goes_on(self, expansions: int, open_nodes: int, best_bits: float, certain_bits: float) -> bool:
-        """Shows where a search stands; whether it may go on.
+    def should_continue(self, expansions: int, open_nodes: int, best_bits: float, certain_bits: float) -> bool:
+        """Shows how far a search is; False once Ctrl-C asked it to stop.
 
         Args:
             expansions: so far.
@@ -69,21 +79,28 @@ class SearchWatch:
         signal.signal(signal.SIGINT, self._before)
 
 
-def check_limits(**limits: Any) -> None:
-    """Refuses a limit that is no whole number or below 1."""
-    for name, value in limits.items():
-        whole_number(name, value, 1)
+@dataclass(frozen=True)
+class SearchLimits:
+    """What ends a search early, and how much of the model it asks at once.
 
+    Attributes:
+        max_expansions: states with a choice that may be expanded; None for as many as it takes.
+        batch_size: most open nodes per call of the model.
+        max_open_nodes: open nodes at which to stop.
 
-def stopped_at(
-    frontier: Frontier, max_open_nodes: int, max_expansions: int | None, watch: SearchWatch | None = None
-) -> str:
-    """What ended a search before its end."""
-    if watch and watch.interrupted:
-        return "interrupted"
-    if len(frontier) > max_open_nodes:
-        return f"stopped at max_open_nodes={max_open_nodes}"
-    return f"stopped at max_expansions={max_expansions}"
+    Raises:
+        InputError: a limit that is no whole number of at least 1.
+    """
+
+    max_expansions: int | None
+    batch_size: int = 256
+    max_open_nodes: int = MOST_OPEN_NODES
+
+    def __post_init__(self) -> None:
+        whole_number("batch_size", self.batch_size, 1)
+        whole_number("max_open_nodes", self.max_open_nodes, 1)
+        if self.max_expansions is not None:
+            whole_number("max_expansions", self.max_expansions, 1)
 
 
 @dataclass
@@ -91,7 +108,7 @@ class SearchCost:
     """What a search spent.
 
     Attributes:
-        expansions: states with more than one child that were expanded; forced runs cost none.
+        expansions: states with more than one child that were expanded; forced tokens cost none.
         forward_passes: calls of the scorer's model side (one per batch of nodes).
         model_rows: nodes that needed the model.
     """
@@ -103,89 +120,145 @@ class SearchCost:
 
 @dataclass(frozen=True)
 class Expansion:
-    """A node after its forced run: its leaves, with exact costs, and the children still open.
+    """A node after its forced tokens: its leaves, with exact costs, and the children still open.
 
     Attributes:
-        node: the node at the end of its run; its cost includes the run.
+        node: the node after its forced tokens; its cost includes them.
         leaves: nodes that are whole texts.
-        children: which of the state's moves are no leaves yet.
-        costs_bits: of those.
+        children_C: which of the state's transitions lead to no leaf.
+        costs_C: bits of those.
     """
 
     node: Node
     leaves: tuple[Node, ...]
-    children: np.ndarray
-    costs_bits: np.ndarray
+    children_C: npt.NDArray[np.int64]
+    costs_C: npt.NDArray[np.float64]
+
+
+class Search:
+    """A search under way: its open nodes, what it spent, and what ended it.
+
+    Attributes:
+        frontier: the open nodes; the caller pushes the children that are of interest.
+        spent: so far.
+    """
+
+    def __init__(
+        self, scorer: Scorer, automaton: TokenAutomaton, limits: SearchLimits, progress: SearchProgress | None
+    ) -> None:
+        self._scorer, self._automaton, self._limits, self._progress = scorer, automaton, limits, progress
+        self._started = time.perf_counter()
+        self.frontier, self.spent = Frontier(automaton), SearchCost()
+
+    @property
+    def seconds(self) -> float:
+        """Since the search began."""
+        return time.perf_counter() - self._started
+
+    def expand_next(self, batch_size: int, limit_bits: float, best_bits: float) -> list[Expansion]:
+        """The cheapest open nodes expanded, none of which costs more than `limit_bits`; [] where the search ends.
+
+        Args:
+            batch_size: most nodes.
+            limit_bits: nodes that cost more are of no interest.
+            best_bits: of the likeliest text found so far; shown.
+        """
+        frontier, spent, limits = self.frontier, self.spent, self._limits
+        if len(frontier) > limits.max_open_nodes:
+            return []
+        if self._progress and not self._progress.should_continue(
+            spent.expansions, len(frontier), best_bits, frontier.cheapest_bits
+        ):
+            return []
+        budget = float("inf") if limits.max_expansions is None else limits.max_expansions
+        nodes = next_nodes(frontier, self._automaton, batch_size, limit_bits, budget - spent.expansions)
+        return expand(self._scorer, self._automaton, nodes, spent) if nodes else []
+
+    @property
+    def stopped_by(self) -> str:
+        """Which limit ended a search that is not closed."""
+        if self._progress and self._progress.interrupted:
+            return "interrupted"
+        if len(self.frontier) > self._limits.max_open_nodes:
+            return f"stopped at max_open_nodes={self._limits.max_open_nodes}"
+        return f"stopped at max_expansions={self._limits.max_expansions}"
 
 
 def next_nodes(
-    frontier: Frontier, automaton: TokenAutomaton, most: int, limit_bits: float, expansions_left: float
-) -> list[tuple[Node, Run]]:
-    """The next batch of a search: as many of the cheapest open nodes as its budget can still expand, with their runs.
+    frontier: Frontier, automaton: TokenAutomaton, batch_size: int, limit_bits: float, expansions_left: float
+) -> list[tuple[Node, ForcedTokens]]:
+    """The next batch of a search: the cheapest open nodes that its budget can still expand, with their forced tokens.
 
-    What leads to no canonical encoding is dropped on the way. With nothing left of the budget, those that a forced run
-    leads to a whole text: they cost no expansion, so that a budget which is just enough ends with a certificate. None
-    when the search is over.
+    Nodes that lead to no canonical encoding are dropped on the way. With nothing left of the budget, the batch holds
+    only nodes whose forced tokens end a text: they cost no expansion, so that a budget which is just enough ends with
+    a certificate. An empty batch ends the search.
     """
     if expansions_left <= 0:
-        return _next_leaves(frontier, automaton, most, limit_bits)
-    while nodes := frontier.pop(int(min(most, expansions_left)), limit_bits):
-        found = [(node, run) for node, run in zip(nodes, _runs(automaton, nodes), strict=True) if run is not None]
+        return _next_leaves(frontier, automaton, batch_size, limit_bits)
+    while nodes := frontier.pop(int(min(batch_size, expansions_left)), limit_bits):
+        forced = _forced_tokens(automaton, nodes)
+        found = [(node, one) for node, one in zip(nodes, forced, strict=True) if one is not None]
         if found:
             return found
     return []
 
 
 def _next_leaves(
-    frontier: Frontier, automaton: TokenAutomaton, most: int, limit_bits: float
-) -> list[tuple[Node, Run]]:
-    found: list[tuple[Node, Run]] = []
-    while len(found) < most and (node := frontier.peek(limit_bits)) is not None:
-        (run,) = _runs(automaton, [node])
-        if run is not None and len(run[3]):
+    frontier: Frontier, automaton: TokenAutomaton, batch_size: int, limit_bits: float
+) -> list[tuple[Node, ForcedTokens]]:
+    found: list[tuple[Node, ForcedTokens]] = []
+    while len(found) < batch_size and (node := frontier.peek(limit_bits)) is not None:
+        (forced,) = _forced_tokens(automaton, [node])
+        if forced is not None and len(forced.transitions):
             break
         frontier.pop(1, limit_bits)
-        if run is not None:
-            found.append((node, run))
+        if forced is not None:
+            found.append((node, forced))
     return found
 
 
-def _runs(automaton: TokenAutomaton, nodes: list[Node]) -> list[Run | None]:
-    return automaton.runs([node.path for node in nodes], [node.text for node in nodes], [node.state for node in nodes])
+def _forced_tokens(automaton: TokenAutomaton, nodes: list[Node]) -> list[ForcedTokens | None]:
+    return automaton.forced_tokens(
+        [node.path for node in nodes], [node.text for node in nodes], [node.state for node in nodes]
+    )
 
 
 def expand(
-    scorer: Scorer, automaton: TokenAutomaton, nodes: list[tuple[Node, Run]], spent: SearchCost
+    scorer: Scorer, automaton: TokenAutomaton, nodes: list[tuple[Node, ForcedTokens]], spent: SearchCost
 ) -> list[Expansion]:
     """Feeds the nodes in one batch. A last token's cost is read from its parent, so a leaf is never fed."""
-    queries = [PathQuery((*node.path, *tokens), len(tokens), moves.tokens) for node, (tokens, _, _, moves) in nodes]
+    queries = [
+        PathQuery((*node.path, *forced.tokens), len(forced.tokens), forced.transitions.tokens_C)
+        for node, forced in nodes
+    ]
     answers = scorer.path_bits(automaton.prefix, queries)
     spent.forward_passes += 1
     spent.model_rows += len(nodes)
     expansions = []
-    for (node, (_, text, state, moves)), query, answer in zip(nodes, queries, answers, strict=True):
-        reached = Node(node.cost_bits + answer.run_bits, query.tokens, node.text + text, state, node.parent)
-        if not len(moves):
+    for (node, forced), query, answer in zip(nodes, queries, answers, strict=True):
+        cost_bits, text = node.cost_bits + answer.run_bits, node.text + forced.text
+        reached = Node(cost_bits, query.tokens, text, forced.state, node.parent)
+        if len(forced.transitions):
+            spent.expansions += 1
+            expansions.append(_split_leaves(automaton, reached, cost_bits + answer.children_bits))
+        else:
             expansions.append(Expansion(reached, (reached,), np.zeros(0, dtype=np.int64), np.zeros(0)))
-            continue
-        spent.expansions += 1
-        expansions.append(_split_leaves(automaton, reached, reached.cost_bits + answer.children_bits))
     return _without_other_paths(automaton, expansions)
 
 
-def _split_leaves(automaton: TokenAutomaton, node: Node, costs_bits: np.ndarray) -> Expansion:
-    moves = automaton.moves(node.state)
-    ends = np.array([automaton.is_leaf(state) for state in moves.states])
+def _split_leaves(automaton: TokenAutomaton, node: Node, costs_C: npt.NDArray[np.float64]) -> Expansion:
+    transitions = automaton.transitions(node.state)
+    is_leaf_C = np.array([automaton.is_leaf(state) for state in transitions.states])
     leaves = [
         Node(
-            float(costs_bits[child]),
-            (*node.path, int(moves.tokens[child])),
-            node.text + moves.pieces[child],
-            moves.states[child],
+            float(costs_C[child]),
+            (*node.path, int(transitions.tokens_C[child])),
+            node.text + transitions.pieces[child],
+            transitions.states[child],
         )
-        for child in np.flatnonzero(ends).tolist()
+        for child in np.flatnonzero(is_leaf_C).tolist()
     ]
-    return Expansion(node, tuple(leaves), np.flatnonzero(~ends), costs_bits[~ends])
+    return Expansion(node, tuple(leaves), np.flatnonzero(~is_leaf_C), costs_C[~is_leaf_C])
 
 
 def _without_other_paths(automaton: TokenAutomaton, expansions: list[Expansion]) -> list[Expansion]:
@@ -195,6 +268,6 @@ def _without_other_paths(automaton: TokenAutomaton, expansions: list[Expansion])
         automaton.canonical([leaf.path for leaf in leaves], [leaf.text for leaf in leaves], [True] * len(leaves))
     )
     return [
-        Expansion(one.node, tuple(leaf for leaf in one.leaves if next(verdicts)), one.children, one.costs_bits)
-        for one in expansions
+        replace(expansion, leaves=tuple(leaf for leaf in expansion.leaves if next(verdicts)))
+        for expansion in expansions
     ]

@@ -1,12 +1,23 @@
-"""The open nodes of a search, in arrays.
+"""The open nodes of a search: which is the cheapest, and how many texts may still be below them.
 
-A node is 16 bytes: its cost, its expanded parent, and which child of that it is. Paths and texts are not kept but
-followed back to the root, over the parents. The cheapest nodes stand in a small heap; all dearer ones lie unsorted
-until the heap runs empty.
+**The order.** `Frontier` is a lazy two-level heap. The first level is a heap of the cheapest nodes, of bounded size.
+The second level is a plain array of all costlier nodes, in no order; it is looked at only when the heap runs empty,
+and its cheapest part then becomes the next heap. Most searches end before that, so most nodes are never sorted.
 
-Memory: 16 bytes a node that was ever opened, 8 more while it is open, and 50 to 200 an expanded parent, its state
-included. 10^7 open nodes take 0.4 GB where ten share a parent and up to 2 GB where two do; where a limit leaves most
-parents with one child or none, it is `max_expansions` that bounds the memory.
+    heap      costs 3, 4, 4, 5        all at most the limit 5
+    unsorted  costs 9, 5, 7, 6, ...   all at least 5, and those of 5 were found later than those in the heap
+
+A node is 16 bytes in flat arrays: its cost, its expanded parent, and which child of that parent it is. Paths and texts
+are not kept but followed back to the root over the parents. An open node takes 8 bytes more, an expanded parent 50 to
+200, its state included. 10^7 open nodes take 0.4 GB where ten share a parent and up to 2 GB where two do; where a
+limit leaves most parents with one child or none, it is `max_expansions` that bounds the memory.
+
+**The bound.** A search that stops early leaves nodes open. Two numbers bound the texts below a node of cost c that
+cost at most C bits: the exact number of competing texts below the node (`TextsBelow`), and 2^(C - c), since the
+probabilities of the node's texts sum to at most 1 (`FrontierBounds`). For C = 21 bits, a node of 1 bit with ten texts
+below it and nine nodes of 20 bits with ten texts each leave at most min(10, 2^20) + 9 min(10, 2^1) = 28 texts.
+
+Shapes: M open nodes; C children of a state.
 """
 
 from __future__ import annotations
@@ -14,16 +25,16 @@ from __future__ import annotations
 import heapq
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from hf_exposure.extraction.token_automaton import State, TokenAutomaton
+from hf_exposure.extraction.token_automaton import Path, State, TokenAutomaton
 
 MOST_OPEN_NODES = 10**7
-"""At which a search stops, with what is certain by then; at most 2 GB."""
+"""Open nodes at which a search stops, with what is certain by then; they take at most 2 GB."""
 
 _LARGEST_HEAP = 2**17
 _ROOT = -1
@@ -31,13 +42,18 @@ _ROOT = -1
 
 @dataclass(frozen=True)
 class Node:
-    """A node of a search: `path` is its tokens below the automaton's prefix, `cost_bits` those of the path.
+    """A node of a search.
 
-    `parent` is the number of the expanded node that it is a child of; -1 for the root.
+    Attributes:
+        cost_bits: of its path.
+        path: its tokens below the automaton's prefix.
+        text: from the first character on.
+        state: of the automaton.
+        parent: the number of the expanded node that it is a child of; -1 for the root.
     """
 
     cost_bits: float
-    path: tuple[int, ...]
+    path: Path
     text: str
     state: State
     parent: int = _ROOT
@@ -70,15 +86,13 @@ class Frontier:
         self._tokens, self._first_token = array("i"), array("q")
         # Nodes ever opened, by number.
         self._cost, self._owner, self._child = array("d", [0.0]), array("i", [_ROOT]), array("i", [0])
-        # In the heap: the first nodes by (cost, number). Behind it: all others, and their cost is at least the limit.
+        # The heap holds the first open nodes by (cost, number). All others are unsorted, and cost at least the limit.
         self._heap: list[tuple[float, int]] = [(0.0, 0)]
-        self._limit = float("inf")
-        self._behind: list[npt.NDArray[np.int64]] = []
-        self._latest = array("q")  # behind too, found after the others there
-        self._open = 1
+        self._limit_bits = float("inf")
+        self._unsorted = array("q")
 
     def __len__(self) -> int:
-        return self._open
+        return len(self._heap) + len(self._unsorted)
 
     @property
     def cheapest_bits(self) -> float:
@@ -87,25 +101,24 @@ class Frontier:
             self._refill()
         return self._heap[0][0] if self._heap else float("inf")
 
-    def push_children(self, parent: Node, children: np.ndarray, costs_bits: np.ndarray, limit_bits: float) -> None:
+    def push_children(self, parent: Node, children_C: np.ndarray, costs_C: np.ndarray, limit_bits: float) -> None:
         """Opens the children of an expanded node that cost at most `limit_bits`.
 
-        `parent` is the node after its forced run; `children` says which of its moves they are.
+        `parent` is the node after its forced tokens; `children_C` are the places of its transitions.
         """
-        kept = np.flatnonzero(costs_bits <= limit_bits)
+        kept = np.flatnonzero(costs_C <= limit_bits)
         if not len(kept):
             return
         owner, first = self._add_parent(parent), len(self._cost)
-        costs = costs_bits[kept].astype(np.float64)
+        costs = costs_C[kept].astype(np.float64)
         self._cost.frombytes(costs.tobytes())
         self._owner.extend([owner] * len(kept))
-        self._child.frombytes(children[kept].astype(np.int32).tobytes())
-        self._open += len(kept)
-        near = costs < self._limit
-        for at in np.flatnonzero(near).tolist():
+        self._child.frombytes(children_C[kept].astype(np.int32).tobytes())
+        is_near = costs < self._limit_bits
+        for at in np.flatnonzero(is_near).tolist():
             heapq.heappush(self._heap, (float(costs[at]), first + at))
-        if not near.all():
-            self._latest.frombytes((first + np.flatnonzero(~near)).tobytes())
+        if not is_near.all():
+            self._unsorted.frombytes((first + np.flatnonzero(~is_near)).tobytes())
         if len(self._heap) > _LARGEST_HEAP:
             self._spill()
 
@@ -118,23 +131,22 @@ class Frontier:
         nodes: list[Node] = []
         while len(nodes) < most and self.cheapest_bits <= limit_bits and self._heap:
             nodes.append(self._node(heapq.heappop(self._heap)[1]))
-            self._open -= 1
         return nodes
 
     def open_nodes(self) -> OpenNodes:
         """Every open node, in no particular order."""
-        inside = np.array([number for _, number in self._heap], dtype=np.int64)
-        numbers = np.concatenate([inside, *self._behind, np.frombuffer(self._latest, "i8")])
+        in_heap = np.array([number for _, number in self._heap], dtype=np.int64)
+        numbers = np.concatenate([in_heap, np.frombuffer(self._unsorted, "i8")])
         columns = (np.frombuffer(self._cost), np.frombuffer(self._owner, "i4"), np.frombuffer(self._child, "i4"))
         return OpenNodes(*(column[numbers] for column in columns))
 
     @property
     def parents(self) -> list[State]:
-        """The states of the expanded nodes after their forced runs, by number."""
+        """The states of the expanded nodes after their forced tokens, by number."""
         return self._state
 
-    def path_of(self, parent: int) -> tuple[int, ...]:
-        """The tokens of an expanded node, forced run included."""
+    def path_of(self, parent: int) -> Path:
+        """The tokens of an expanded node, forced ones included."""
         pieces = []
         while parent != _ROOT:
             start = self._first_token[parent]
@@ -154,9 +166,10 @@ class Frontier:
         owner, child = self._owner[number], self._child[number]
         if owner == _ROOT:
             return Node(0.0, (), self._automaton.prefix_text, self._automaton.root)
-        moves = self._automaton.moves(self._state[owner])
-        path = (*self.path_of(owner), int(moves.tokens[child]))
-        return Node(self._cost[number], path, self._text_of(owner) + moves.pieces[child], moves.states[child], owner)
+        transitions = self._automaton.transitions(self._state[owner])
+        path = (*self.path_of(owner), int(transitions.tokens_C[child]))
+        text = self._text_of(owner) + transitions.pieces[child]
+        return Node(self._cost[number], path, text, transitions.states[child], owner)
 
     def _add_parent(self, node: Node) -> int:
         above = node.parent
@@ -171,137 +184,170 @@ class Frontier:
         self._state.append(node.state)
         return len(self._parent) - 1
 
-    def _refill(self) -> None:
-        """The cheapest part of what lies behind moves into the empty heap."""
-        if not self._behind and not self._latest:
-            self._limit = float("inf")
-            return
-        numbers = np.concatenate([*self._behind, np.frombuffer(self._latest, "i8")])
-        self._behind, self._latest = [], array("q")
-        self._divide(
-            numbers[np.argsort(np.frombuffer(self._cost)[numbers], kind="stable")], max(1, _LARGEST_HEAP // 2)
-        )
-
     def _spill(self) -> None:
-        """The dearer half of a full heap moves behind."""
-        numbers = np.array([number for _, number in sorted(self._heap)], dtype=np.int64)
-        self._divide(numbers, max(1, _LARGEST_HEAP // 2))
+        """Moves the costlier half of a full heap out."""
+        self._heap.sort()  # a sorted list is a heap too
+        kept = max(1, _LARGEST_HEAP // 2)
+        self._unsorted.extend(number for _, number in self._heap[kept:])
+        del self._heap[kept:]
+        self._limit_bits = self._heap[-1][0]
 
-    def _divide(self, numbers: npt.NDArray[np.int64], size: int) -> None:
-        """Sorted nodes, all of them before what lies behind already: `size` into the heap, the others behind."""
-        costs = np.frombuffer(self._cost)[numbers[:size]].tolist()
-        self._heap = list(zip(costs, numbers[:size].tolist(), strict=True))  # sorted, hence a heap
-        self._limit = costs[-1]
-        if len(numbers) > size:
-            self._behind.insert(0, numbers[size:])
-
-
-# How many texts a stopped search may still have below its open nodes, at any cost.
-#
-# A node of cost c has at most 2^(C - c) texts within C bits, since their probabilities sum to at most 1; and never
-# more than the graph counts below it, less those that do not compete.
-
-Path = tuple[int, ...]
-_EXACT_BITS = 62  # 2^slack is held in an int64 below this; above, only the exact count can be the smaller
+    def _refill(self) -> None:
+        """Moves the first unsorted nodes by (cost, number) into the empty heap."""
+        numbers = np.array(self._unsorted, dtype=np.int64)
+        costs, size = np.frombuffer(self._cost)[numbers], max(1, _LARGEST_HEAP // 2)
+        if len(numbers) <= size:
+            is_chosen, self._limit_bits = np.full(len(numbers), True), float("inf")
+        else:
+            self._limit_bits = float(np.partition(costs, size - 1)[size - 1])
+            is_chosen, ties = costs < self._limit_bits, np.flatnonzero(costs == self._limit_bits)
+            is_chosen[ties[np.argsort(numbers[ties])][: size - is_chosen.sum()]] = True
+        self._unsorted = array("q", numbers[~is_chosen].tobytes())
+        costs, numbers = costs[is_chosen], numbers[is_chosen]
+        order = np.lexsort((numbers, costs))
+        self._heap = list(zip(costs[order].tolist(), numbers[order].tolist(), strict=True))
 
 
 @dataclass(frozen=True)
-class OpenTexts:
-    """M open nodes, read once for all the texts that are to be ranked.
+class TextsBelow:
+    """How many competing texts are below each of M open nodes, exactly and at any cost.
 
     Attributes:
-        cheapest_bits: cost of the cheapest; inf when none is open.
-        costs_M: cost of each, in bits.
-        bounded_M: whether the bits of its texts bound their number.
-        which_M: for each, the place of its count among the distinct ones.
-        counts: the distinct exact numbers of competing texts below a node.
-        index: the place of each node that lies on a path of interest.
+        counts: the distinct numbers. They are few, and may be too large for an array.
+        which_M: for each node, the place of its number in `counts`.
+        node_at: the open node at a path, for the paths of the texts to rank.
     """
 
-    cheapest_bits: float
-    costs_M: np.ndarray
-    bounded_M: np.ndarray
-    which_M: np.ndarray
-    counts: list[int]
-    index: dict[Path, int]
+    counts: Sequence[int]
+    which_M: npt.NDArray[np.int64]
+    node_at: dict[Path, int]
 
     @classmethod
     def of(
-        cls, frontier: Frontier, automaton: TokenAutomaton, wanted: Iterable[Path], silent: Iterable[Path]
-    ) -> OpenTexts:
-        """From what a search left open; `silent` paths do not compete, `wanted` ones are ranked."""
-        hidden = Counter(prefix for path in silent for prefix in _prefixes(path))
-        interesting = hidden.keys() | {prefix for path in wanted for prefix in _prefixes(path)}
-        nodes, counts = frontier.open_nodes(), _DistinctCounts(automaton)
-        which = np.empty(len(nodes.costs_M), dtype=np.int64)
-        index: dict[Path, int] = {}
+        cls,
+        nodes: OpenNodes,
+        frontier: Frontier,
+        automaton: TokenAutomaton,
+        ranked: Iterable[Path],
+        excluded: Iterable[Path],
+    ) -> TextsBelow:
+        """From the open `nodes` of a search; texts at `excluded` paths do not compete, `ranked` ones are ranked."""
+        excluded_below = Counter(beginning for path in excluded for beginning in _beginnings(path))
+        of_interest = excluded_below.keys() | {beginning for path in ranked for beginning in _beginnings(path)}
+        numbers = _NumberedCounts(automaton)
+        which_M = np.empty(len(nodes.costs_M), dtype=np.int64)
+        node_at: dict[Path, int] = {}
         order = np.argsort(nodes.parents_M, kind="stable")
         cuts = np.flatnonzero(np.diff(nodes.parents_M[order])) + 1
-        for group in np.split(order, cuts) if len(order) else ():
-            parent, children = int(nodes.parents_M[group[0]]), nodes.children_M[group]
-            if parent < 0:
-                which[group] = counts.number_of(automaton.count(automaton.root) - hidden[()])
-                index[()] = int(group[0])
+        for siblings in np.split(order, cuts) if len(order) else ():
+            parent, children = int(nodes.parents_M[siblings[0]]), nodes.children_M[siblings]
+            if parent == _ROOT:
+                which_M[siblings] = numbers.number_of(automaton.count(automaton.root) - excluded_below[()])
+                node_at[()] = int(siblings[0])
                 continue
-            state = frontier.parents[parent]
-            which[group] = counts.below(state)[children]
-            path = frontier.path_of(parent)
-            if path not in interesting:
+            state, path = frontier.parents[parent], frontier.path_of(parent)
+            which_M[siblings] = numbers.below(state)[children]
+            if path not in of_interest:
                 continue
-            tokens = automaton.moves(state).tokens[children].tolist()
-            for at, token in zip(group.tolist(), tokens, strict=True):
-                if (*path, token) in interesting:
-                    index[*path, token] = at
-                    which[at] = counts.number_of(counts.values[which[at]] - hidden[*path, token])
-        # With nothing before it a first token is not scored: bits bound the number of texts only below it.
-        bounded = np.full(len(which), True) if automaton.prefix else nodes.parents_M >= 0
-        return cls(frontier.cheapest_bits, nodes.costs_M, bounded, which, counts.values, index)
+            tokens = automaton.transitions(state).tokens_C[children].tolist()
+            for at, token in zip(siblings.tolist(), tokens, strict=True):
+                if (own := (*path, token)) in of_interest:
+                    node_at[own] = at
+                    which_M[at] = numbers.number_of(numbers.counts[which_M[at]] - excluded_below[own])
+        return cls(numbers.counts, which_M, node_at)
 
-    def is_closed(self, limit_bits: float) -> bool:
-        """Whether no node within `limit_bits` is open."""
-        return not len(self.costs_M) or self.cheapest_bits > limit_bits
-
-    def within(self, limit_bits: float, path: Path | None) -> int:
-        """Most competing texts that can cost at most `limit_bits`, not counting the one at `path`."""
-        with np.errstate(invalid="ignore"):  # inf less inf: nothing is known, so the count holds
-            slack = limit_bits - self.costs_M
-        is_near = self.bounded_M & (slack < _EXACT_BITS)
-        exact = np.bincount(self.which_M[~is_near], minlength=len(self.counts)).tolist()
-        total = sum(count * number for count, number in zip(self.counts, exact, strict=True))
-        capped = np.array([min(count, 2**_EXACT_BITS) for count in self.counts], dtype=np.int64)
-        values = np.zeros(len(slack), dtype=np.int64)
-        values[is_near] = np.minimum(capped[self.which_M[is_near]], np.exp2(slack[is_near]).astype(np.int64))
-        # In two halves: the sum may be too large for 64 bits.
-        total += (int((values >> 31).sum()) << 31) + int((values & (2**31 - 1)).sum())
-        own = [self.index[prefix] for prefix in _prefixes(path) if prefix in self.index] if path is not None else []
-        return total - sum(self._value(at, bool(is_near[at]), values) > 0 for at in own)
-
-    def _value(self, at: int, is_near: bool, values: np.ndarray) -> int:
-        return int(values[at]) if is_near else self.counts[int(self.which_M[at])]
+    def node_above(self, path: Path) -> int | None:
+        """The open node that the text at a ranked path is below; None where the search has passed it."""
+        return next((self.node_at[beginning] for beginning in _beginnings(path) if beginning in self.node_at), None)
 
 
-class _DistinctCounts:
-    """Counts of texts are few, and may be too large for an array: numbers stand for them."""
+class _NumberedCounts:
+    """The distinct counts of texts, numbered in the order in which they are met."""
 
     def __init__(self, automaton: TokenAutomaton) -> None:
-        self.values: list[int] = []
+        self.counts: list[int] = []
         self._automaton = automaton
-        self._numbers: dict[int, int] = {}
-        self._below: dict[State, np.ndarray] = {}
+        self._number_of: dict[int, int] = {}
+        self._below: dict[State, npt.NDArray[np.int64]] = {}
 
     def number_of(self, count: int) -> int:
-        if count not in self._numbers:
-            self._numbers[count] = len(self.values)
-            self.values.append(count)
-        return self._numbers[count]
+        if count not in self._number_of:
+            self._number_of[count] = len(self.counts)
+            self.counts.append(count)
+        return self._number_of[count]
 
-    def below(self, state: State) -> np.ndarray:
-        """The number that stands for each child's count."""
+    def below(self, state: State) -> npt.NDArray[np.int64]:
+        """(C,) the number of each child's count."""
         if state not in self._below:
-            children = self._automaton.moves(state).states
+            children = self._automaton.transitions(state).states
             self._below[state] = np.array([self.number_of(self._automaton.count(child)) for child in children])
         return self._below[state]
 
 
-def _prefixes(path: Path) -> Iterable[Path]:
+def _beginnings(path: Path) -> Iterable[Path]:
     return (path[:length] for length in range(len(path) + 1))
+
+
+@dataclass(frozen=True)
+class FrontierBounds:
+    """How many texts below M open nodes can cost at most so many bits.
+
+    Attributes:
+        cheapest_bits: cost of the cheapest node; inf when none is open.
+        costs_M: cost of each, in bits; -inf where the bits of its texts do not bound their number.
+        below: how many texts are below each.
+    """
+
+    cheapest_bits: float
+    costs_M: npt.NDArray[np.float64]
+    below: TextsBelow
+
+    @classmethod
+    def of(
+        cls, frontier: Frontier, automaton: TokenAutomaton, ranked: Iterable[Path], excluded: Iterable[Path]
+    ) -> FrontierBounds:
+        """As `TextsBelow.of`, for all open nodes of a search."""
+        nodes = frontier.open_nodes()
+        # With no prefix the first token is not scored: bits bound the number of texts only below it.
+        is_bounded_M = nodes.parents_M != _ROOT if not automaton.prefix else True
+        costs_M = np.where(is_bounded_M, nodes.costs_M, -np.inf)
+        return cls(frontier.cheapest_bits, costs_M, TextsBelow.of(nodes, frontier, automaton, ranked, excluded))
+
+    def is_closed(self, limit_bits: float) -> bool:
+        """Whether no open node costs at most `limit_bits`."""
+        return not len(self.costs_M) or self.cheapest_bits > limit_bits
+
+    def most_texts(self, limit_bits: float, path: Path | None) -> int:
+        """The largest number of competing texts within `limit_bits`, not counting the one at a ranked `path`."""
+        with np.errstate(invalid="ignore"):  # inf - inf: nothing is known, so the count holds
+            slack_M = limit_bits - self.costs_M
+        most = most_texts_within(slack_M, self.below.which_M, self.below.counts)
+        own = self.below.node_above(path) if path is not None else None
+        if own is None:
+            return most
+        is_counted = most_texts_within(slack_M[[own]], self.below.which_M[[own]], self.below.counts) > 0
+        return most - is_counted
+
+
+_EXACT_BITS = 62  # below it 2^slack fits an int64; above it only the exact count can be the smaller
+
+
+def most_texts_within(slack_M: npt.NDArray[np.float64], which_M: npt.NDArray[np.int64], counts: Sequence[int]) -> int:
+    """`sum_i min(count_i, floor(2^slack_i))` over M nodes, in exact integers of any size.
+
+    Args:
+        slack_M: bits between the cost of a node and the limit; inf or NaN where only the count bounds.
+        which_M: the place of each node's count in `counts`.
+        counts: distinct numbers of texts.
+
+    Example:
+        >>> most_texts_within(np.array([20.0] + 9 * [1.0]), np.zeros(10, dtype=int), [10])
+        28
+    """
+    is_near_M = slack_M < _EXACT_BITS
+    nodes_with = np.bincount(which_M[~is_near_M], minlength=len(counts)).tolist()
+    total = sum(count * nodes for count, nodes in zip(counts, nodes_with, strict=True))
+    capped = np.array([min(count, 2**_EXACT_BITS) for count in counts], dtype=np.int64)
+    near = np.minimum(capped[which_M[is_near_M]], np.exp2(slack_M[is_near_M]).astype(np.int64))
+    # In two halves: the sum may be too large for 64 bits.
+    return total + (int((near >> 31).sum()) << 31) + int((near & (2**31 - 1)).sum())

@@ -3,7 +3,8 @@
 Uniform draws almost never meet a text that the model finds likely; draws from the model do, and are weighted back.
 Several temperatures at once cover the whole range of costs, and a uniform part bounds the weights.
 
-Legend: D draws, A of them alive at a level, C children (padded), S components of the mixture.
+Shapes: N draws, A of them unfinished at a level; J junctions of a level, with C children (padded); S components of the
+mixture.
 """
 
 from __future__ import annotations
@@ -17,10 +18,8 @@ import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.expansion import SearchCost
-from hf_exposure.extraction.token_automaton import Moves, OnePathPerText, TokenAutomaton
+from hf_exposure.extraction.token_automaton import ForcedTokens, TokenAutomaton, Transitions
 from hf_exposure.scoring import Descent, Scorer
-
-__all__ = ["EXPONENTS", "Proposals", "UniformPaths", "draw_proposals"]
 
 # Exponents on the model's probabilities: 0 is uniform over texts, 1 is the model. See docs/design.
 EXPONENTS = (0.0, 0.5, 1.0, 1.5)
@@ -107,22 +106,25 @@ def draw_proposals(
 
 @dataclass(frozen=True)
 class _Junction:
-    """A state after its forced run.
+    """The next choice that a draw has: the state after its forced tokens.
 
     Attributes:
-        run, run_text: tokens and text passed.
-        moves: what may come next; none at the end of a text.
-        log2_counts: (C,) log2 of the number of texts below each child.
+        forced: the tokens on the way, and the transitions to choose from; none at the end of a text.
+        log2_counts_C: log2 of the number of texts below each child.
     """
 
-    run: tuple[int, ...]
-    run_text: str
-    moves: Moves
-    log2_counts: np.ndarray
+    forced: ForcedTokens
+    log2_counts_C: np.ndarray
+
+    @classmethod
+    def of(cls, forced: ForcedTokens, automaton: TokenAutomaton) -> _Junction:
+        """With the counts of the automaton."""
+        counts = [math.log2(automaton.count(child)) for child in forced.transitions.states]
+        return cls(forced, np.array(counts))
 
 
 class _Walk:
-    """D draws on their way from the root to whole texts, a level at a time."""
+    """N draws on their way from the root to whole texts, a level at a time."""
 
     def __init__(
         self,
@@ -147,7 +149,7 @@ class _Walk:
         self._junctions: dict[Hashable, _Junction | None] = {}
 
     def run(self) -> Proposals:
-        """Until all are whole texts, or known to be none."""
+        """Until all draws are whole texts, or known to be none."""
         alive = np.arange(len(self._strata))
         while len(alive):
             alive = self._level(alive)
@@ -160,17 +162,16 @@ class _Walk:
         return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata, self._is_text)
 
     def _level(self, alive: np.ndarray) -> np.ndarray:
-        """Through the forced runs of the draws, and one choice each; returns those that go on."""
+        """Takes the forced tokens of the draws and one choice each; returns the draws that are not finished."""
         alive, at, junctions = self._reach(alive)
         if not len(alive):
             return alive
         children, log2_counts = _padded(junctions)
-        run = np.array([len(junction.run) for junction in junctions])
-        width = np.array([len(junction.moves) for junction in junctions])
-        here = list(zip(alive.tolist(), at.tolist(), strict=True))
-        for draw, line in here:
-            self._paths[draw] += junctions[line].run
-            self._texts[draw] += junctions[line].run_text
+        run = np.array([len(junction.forced.tokens) for junction in junctions])
+        width = np.array([len(junction.forced.transitions) for junction in junctions])
+        for draw, line in zip(alive.tolist(), at.tolist(), strict=True):
+            self._paths[draw] += junctions[line].forced.tokens
+            self._texts[draw] += junctions[line].forced.text
         run_bits, child_bits = self._descent.step(
             alive, [self._paths[draw] for draw in alive.tolist()], run[at], children[at]
         )
@@ -178,8 +179,8 @@ class _Walk:
         self._spent.model_rows += len(alive)
         self._spent.expansions += int((width[at] > 1).sum())
         self._bits[alive] += run_bits
-        goes_on = width[at] > 0
-        alive, at, child_bits = alive[goes_on], at[goes_on], child_bits[goes_on]
+        is_open = width[at] > 0
+        alive, at, child_bits = alive[is_open], at[is_open], child_bits[is_open]
         if not len(alive):
             return alive
         shares = _component_shares(child_bits, log2_counts[at])
@@ -190,21 +191,21 @@ class _Walk:
         alive, at, child = alive[lines], at[lines], child[lines]
         self._bits[alive] += child_bits[lines, child]
         self._log2_q[alive] += shares[lines, :, child]
-        return self._go_to(alive, [junctions[line].moves for line in at.tolist()], child)
+        return self._go_to(alive, [junctions[line].forced.transitions for line in at.tolist()], child)
 
     def _reach(self, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[_Junction]]:
         """The draws that may become texts, which junction each has reached, and the distinct junctions."""
         # Where a text is one path, what is forced depends on the state alone, and many draws share few states.
-        of = self._states if isinstance(self._automaton, OnePathPerText) else self._paths
+        of = self._states if self._automaton.one_path else self._paths
         new = {of[draw]: draw for draw in alive.tolist() if of[draw] not in self._junctions}
         draws = list(new.values())
-        runs = self._automaton.runs(
+        forced = self._automaton.forced_tokens(
             [self._paths[draw] for draw in draws],
             [self._texts[draw] for draw in draws],
             [self._states[draw] for draw in draws],
         )
-        for key, run in zip(new, runs, strict=True):
-            self._junctions[key] = None if run is None else self._junction(*run)
+        for key, one in zip(new, forced, strict=True):
+            self._junctions[key] = None if one is None else _Junction.of(one, self._automaton)
         lives = np.array([self._junctions[of[draw]] is not None for draw in alive.tolist()], dtype=bool)
         self._is_text[alive[~lives]] = False
         alive = alive[lives]
@@ -212,18 +213,14 @@ class _Walk:
         at = np.array([numbers.setdefault(of[draw], len(numbers)) for draw in alive.tolist()], dtype=np.int64)
         return alive, at, [junction for key in numbers if (junction := self._junctions[key]) is not None]
 
-    def _junction(self, run: tuple[int, ...], text: str, state: Hashable, moves: Moves) -> _Junction:
-        counts = np.array([math.log2(self._automaton.count(child)) for child in moves.states])
-        return _Junction(run, text, moves, counts)
-
-    def _go_to(self, alive: np.ndarray, moves: list[Moves], child: np.ndarray) -> np.ndarray:
+    def _go_to(self, alive: np.ndarray, transitions: list[Transitions], child: np.ndarray) -> np.ndarray:
         """Takes the chosen children; returns the draws that are no whole texts yet."""
         is_open = np.zeros(len(alive), dtype=bool)
         for line, (draw, taken) in enumerate(zip(alive.tolist(), child.tolist(), strict=True)):
-            state = moves[line].states[taken]
+            state = transitions[line].states[taken]
             self._states[draw] = state
-            self._paths[draw] += (int(moves[line].tokens[taken]),)
-            self._texts[draw] += moves[line].pieces[taken]
+            self._paths[draw] += (int(transitions[line].tokens_C[taken]),)
+            self._texts[draw] += transitions[line].pieces[taken]
             # The last token's bits are read already: a whole text is never fed.
             is_open[line] = not self._automaton.is_leaf(state)
         return alive[is_open]
@@ -245,24 +242,25 @@ class _Walk:
 
 def _padded(junctions: list[_Junction]) -> tuple[np.ndarray, np.ndarray]:
     """(J, C) tokens of the children, -1 for padding, and log2 of their counts, -inf there."""
-    widest = max(len(junction.moves) for junction in junctions)
-    children = np.full((len(junctions), widest), -1, dtype=np.int64)
-    log2_counts = np.full((len(junctions), widest), -np.inf)
+    widest = max(len(junction.forced.transitions) for junction in junctions)
+    tokens_JC = np.full((len(junctions), widest), -1, dtype=np.int64)
+    log2_counts_JC = np.full((len(junctions), widest), -np.inf)
     for line, junction in enumerate(junctions):
-        children[line, : len(junction.moves)] = junction.moves.tokens
-        log2_counts[line, : len(junction.moves)] = junction.log2_counts
-    return children, log2_counts
+        tokens_C = junction.forced.transitions.tokens_C
+        tokens_JC[line, : len(tokens_C)] = tokens_C
+        log2_counts_JC[line, : len(tokens_C)] = junction.log2_counts_C
+    return tokens_JC, log2_counts_JC
 
 
 def _component_shares(child_bits_AC: np.ndarray, log2_counts_AC: np.ndarray) -> np.ndarray:
     """(A, S, C) log2 probabilities by component; -inf for padding."""
-    is_child = np.isfinite(log2_counts_AC)
-    counts = np.where(is_child, log2_counts_AC, 0.0)
+    is_child_AC = np.isfinite(log2_counts_AC)
+    counts_AC, bits_AC = np.where(is_child_AC, log2_counts_AC, 0.0), np.where(is_child_AC, child_bits_AC, 0.0)
     shares = []
     for exponent in EXPONENTS:
-        score = max(0.0, 1.0 - exponent) * counts
+        score_AC = max(0.0, 1.0 - exponent) * counts_AC
         if exponent:
-            score = score - exponent * np.where(is_child, child_bits_AC, 0.0)
-        score[~is_child] = -np.inf
-        shares.append(score - np.logaddexp2.reduce(score, axis=1, keepdims=True))
+            score_AC = score_AC - exponent * bits_AC
+        score_AC[~is_child_AC] = -np.inf
+        shares.append(score_AC - np.logaddexp2.reduce(score_AC, axis=1, keepdims=True))
     return np.stack(shares, axis=1)

@@ -1,22 +1,31 @@
-"""Texts of a template and their encodings, on which a guess about the tokenizer is tried before it is believed."""
+"""The audit: encodings of sampled texts, on which a guess about the tokenizer is tried before it is believed.
+
+A backend guesses how the tokenizer encodes the texts of a template, and builds an automaton on that. The automaton
+must then hold the tokenizer's own encoding of each text of this sample; a single miss refuses it. The sample is the
+whole space where that is small. Of a larger space it holds random texts, and the texts that no random sample would
+show: those through each transition of the template, around tokens that were added to the vocabulary, and those that
+the caller names (its canaries).
+"""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
+from hf_exposure.errors import InputError
+from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.token_automaton import Exactness, Path, TokenAutomaton, follow_tokens
 from hf_exposure.scoring import Encoder
 
-__all__ = ["SampledEncodings"]
-
 AUDITED_ENCODINGS = 10_000
 """No miss among them bounds the share of misses by 3 / 10,000 = 0.03 % with 95 % confidence."""
+
+Automaton = TypeVar("Automaton", bound=TokenAutomaton)
 
 _AUDIT_SEED = 20190814
 _PLACES_TRIED, _MOST_ADDED_TOKENS = 3, 200
@@ -25,14 +34,14 @@ _MOST_MOVES, _MOVES_WALKED = 2_000, 20_000
 
 @dataclass(frozen=True)
 class SampledEncodings:
-    """N texts with their plain token ids.
+    """N texts with their canonical encodings.
 
     Attributes:
         texts: all texts of a small template, else a fixed random sample with the first and the last, texts through
             each of the template's moves and around the tokens that were added to the tokenizer, and those that the
             caller knows to matter.
-        ids: their tokens, without special ones.
-        exactness: of what holds for all of them.
+        ids: their token ids, special tokens included.
+        exactness: of a claim that holds for all of them: "proven" where they are all texts of the template.
     """
 
     texts: tuple[str, ...] = field(repr=False)
@@ -41,7 +50,7 @@ class SampledEncodings:
 
     @classmethod
     def of(cls, template: CanaryTemplate, encoder: Encoder, also: Sequence[str] = ()) -> SampledEncodings:
-        """The sample of `template`, `also` in it.
+        """The sample of `template`, with the texts `also`.
 
         Raises:
             InputError: the tokenizer maps part of a text to its unknown token, or leaves a text without any token that
@@ -59,46 +68,68 @@ class SampledEncodings:
     @classmethod
     def among(cls, texts: Sequence[str], encoder: Encoder, exactness: Exactness) -> SampledEncodings:
         """These texts and no others; raises as `of` does."""
-        first, last = len(encoder.leading), len(encoder.ending)
-        ids = tuple(found[first : len(found) - last] for found in encoder.encode(texts).ids)
-        return cls(tuple(texts), ids, exactness)
+        return cls(tuple(texts), encoder.encode(texts).ids, exactness)
 
-    def first_missed(self, automaton: TokenAutomaton, encoder: Encoder) -> str | None:
-        """The first text whose encoding is no path of the automaton, or another text's path; None: there is none."""
+    def first_missed(self, automaton: TokenAutomaton) -> str | None:
+        """The first text whose encoding is no path of the automaton, or the path of another text; None for none."""
         length = len(automaton.prefix)
         for text, ids in zip(self.texts, self.ids, strict=True):
-            whole = (*encoder.leading, *ids, *encoder.ending)
-            if whole[:length] != automaton.prefix or follow_tokens(automaton, whole[length:]) != text:
+            if ids[:length] != automaton.prefix or follow_tokens(automaton, ids[length:]) != text:
                 return text
         return None
 
-    def vouch_for(self, automaton: Any, why_unproven: Callable[[], str]) -> None:
-        """Says of an automaton that holds all of these encodings how certain it is that it holds every one.
+    def first_fitting(self, guesses: Iterable[Callable[[], Automaton]]) -> tuple[Automaton | None, str | None]:
+        """The first guess that holds every encoding; or None, and a text that a guess misses.
 
-        `why_unproven` is asked where these are not all: why no proof is known, or "".
+        Raises:
+            InputError: of the last guess that cannot be built or walked, where no guess misses a text.
         """
-        automaton.unproven = "" if self.exactness == "proven" else why_unproven()
-        automaton.exactness = "audited" if automaton.unproven else "proven"
+        missed: str | None = None
+        refusal: InputError | None = None
+        for guess in guesses:
+            try:
+                automaton = guess()
+                missed = self.first_missed(automaton)
+            except InputError as error:
+                refusal = error
+                continue
+            if missed is None:
+                return automaton, None
+        if missed is None and refusal is not None:
+            raise refusal
+        return None, missed
 
-    def beginnings_are_kept(self, automaton: TokenAutomaton, encoder: Encoder) -> bool:
-        """Whether pruning keeps every encoding, all of which must be paths of the automaton: a single miss says no."""
+    def set_exactness(self, automaton: TokenAutomaton, prove: Callable[[], None]) -> None:
+        """Records how certain it is that an automaton which holds these encodings holds those of all texts.
+
+        `prove` is called where these are not all texts; it raises `UnknownSplit` where it finds no proof.
+        """
+        automaton.exactness, automaton.unproven = "proven", ""
+        try:
+            if self.exactness != "proven":
+                prove()
+        except UnknownSplit as error:
+            automaton.exactness, automaton.unproven = "audited", str(error)
+
+    def beginnings_are_kept(self, automaton: TokenAutomaton) -> bool:
+        """Whether no beginning of these encodings, which must be paths of the automaton, is judged not canonical."""
         beginnings: dict[Path, str] = {}
         for ids in self.ids:
-            path = (*encoder.leading, *ids)[len(automaton.prefix) :]
+            path = ids[len(automaton.prefix) :]
             state, text = automaton.root, automaton.prefix_text
             for depth, token in enumerate(path, start=1):
-                moves = automaton.moves(state)
-                child = int(np.searchsorted(moves.tokens, token))
-                state, text = moves.states[child], text + moves.pieces[child]
+                transitions = automaton.transitions(state)
+                child = int(np.searchsorted(transitions.tokens_C, token))
+                state, text = transitions.states[child], text + transitions.pieces[child]
                 if automaton.count(state) > 1:  # where one text is left, it is encoded whole
                     beginnings[path[:depth]] = text
         return all(automaton.canonical(list(beginnings), list(beginnings.values()), [False] * len(beginnings)))
 
 
 def _through_each_move(template: CanaryTemplate, draw: random.Random) -> list[str]:
-    """A text through each character of each state of the template, with a random end; some where they are many.
+    """A text through each character of each state of the template, with a random end; a sample where they are many.
 
-    A branch of few texts may be encoded in a way of its own, and no uniform sample may show it.
+    A branch of few texts may be encoded in a way of its own, which no uniform sample shows.
     """
     reached = {template.start: ""}
     moves: list[tuple[str, str, Any]] = []
@@ -125,8 +156,8 @@ def _through_each_move(template: CanaryTemplate, draw: random.Random) -> list[st
 def _around_added_tokens(template: CanaryTemplate, encoder: Encoder, texts: list[str]) -> Iterator[str]:
     """Texts of the template that hold a token which was added to the vocabulary.
 
-    Such a token is cut out before anything else, however rare it is among random texts; and one that was added for a
-    secret stands in just that secret.
+    Such a token is cut out before anything else, however rare it is among random texts; and a token that was added for
+    a secret occurs in just that secret.
     """
     added: dict[str, int] = getattr(encoder.tokenizer, "get_added_vocab", dict)()
     special = set(getattr(encoder.tokenizer, "all_special_tokens", ()))

@@ -1,77 +1,44 @@
 """The likeliest texts of a template, exactly: batched best-first search.
 
-Source: Carlini et al. 2019, "The Secret Sharer", Section 8.2 and Algorithm 1 (Dijkstra's search over prefixes). The
-paper's batched search runs on past its first answer; here a batch only ever expands open nodes that are cheaper than
-the k-th best text found, and the search ends when none is, which keeps the guarantee whatever the batch.
+Nodes are expanded in order of cost, so a text that comes out is cheaper than all that are still to come. The paper's
+batched search runs on past its first answer; here a batch only ever expands open nodes that are cheaper than the k-th
+best text found, and the search ends when none is, which keeps the guarantee whatever the batch.
+
+What a certificate names is scored again, alone, before it is given. A search feeds many texts at once, after a shared
+prefix and by a cache. A model whose answer depends on any of that may pass every check and still give one text of a
+search another cost than a user gets who scores it alone. The search is then repeated in calls of one text
+(`confirmed`).
+
+Source: Carlini et al. 2019, "The Secret Sharer", Section 8.2 and Algorithm 1 (Dijkstra's search over prefixes).
 """
 
 from __future__ import annotations
 
 import bisect
 import math
-import time
 from collections.abc import Callable, Sequence
-from functools import partial
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
 from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.checks import flag
+from hf_exposure.checks import flag, whole_number
 from hf_exposure.context import CanaryContext
 from hf_exposure.extraction.build import build_automaton, check_template
-from hf_exposure.extraction.expansion import SearchCost, SearchWatch, check_limits, expand, next_nodes, stopped_at
-from hf_exposure.extraction.frontier import MOST_OPEN_NODES, Frontier
+from hf_exposure.extraction.expansion import Search, SearchLimits, SearchProgress
+from hf_exposure.extraction.frontier import MOST_OPEN_NODES
 from hf_exposure.extraction.token_automaton import TokenAutomaton, why_audited
 from hf_exposure.records import Candidate, Extraction
 from hf_exposure.scoring import Scorer, make_scorer, source_for
-
-# What a certificate names is scored again alone before it is given.
-#
-# A search feeds many texts at once, after a shared prefix and by a cache. A model whose answer depends on any of that
-# may pass every check and still give one text of a search another cost than a user gets who scores it alone. Then the
-# search is made again, in calls of one text.
 
 Found = TypeVar("Found")
 
 MOST_CONFIRMED = 64
 """How many of a search's texts are scored alone at most."""
-# As many times the scorer's noise are another figure.
-_AGREEMENT = 20.0
 
-
-def moved_bits(scorer: Scorer, texts: Sequence[str], costs_bits: Sequence[float], most: int = MOST_CONFIRMED) -> float:
-    """The largest difference between a text's cost in the search and alone; 0.0 where all agree within rounding.
-
-    Args:
-        scorer: that the search used.
-        texts, costs_bits: what it found, whole log-perplexities; of more than `most`, a spread over all is compared.
-    """
-    if not len(texts):
-        return 0.0
-    chosen = np.unique(np.linspace(0, len(texts) - 1, num=min(most, len(texts))).astype(int)).tolist()
-    alone = scorer.alone_bits(scorer.encode([texts[number] for number in chosen]))
-    found = np.array([costs_bits[number] for number in chosen])
-    differ = ~np.isclose(alone, found, rtol=0.0, atol=_AGREEMENT * scorer.noise_bits)
-    return float(np.nan_to_num(np.abs(alone[differ] - found[differ]), nan=np.inf).max(initial=0.0))
-
-
-def confirmed(scorer: Scorer, search: Callable[[], tuple[Found, float]]) -> Found:
-    """What `search` finds; where a text of it moved or a batch failed, what it finds with every text read alone.
-
-    Args:
-        search: returns what it found, and by how many bits a text of it moved.
-    """
-    began_in = scorer.mode
-    found, moved = search()
-    # Or where a batch was found wrong on the way: what was read before it may be wrong as well.
-    if (moved or scorer.lost_trust) and began_in != "alone":
-        scorer.distrust_batches()
-        found, _ = search()
-    return found
-
-
+_AGREEMENT = 20.0  # two costs of one text are different figures if they differ by this many times the scorer's noise
 _NOTICEABLE_BITS = 1e-3
 
 
@@ -108,7 +75,7 @@ def extract(
         max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
         unbatched: one open node per call, the cheapest: the paper's own search, with the same answer, for comparison.
         progress: True shows a bar, None shows one where stderr is a terminal.
-        context: what stands before every text, a prompt or a chat: what a stranger would type.
+        context: the prompt or chat before every text: what an attacker would type.
 
     Returns:
         `Extraction`. `certified` is False when `max_expansions`, `max_open_nodes` or Ctrl-C ended the search; the
@@ -133,22 +100,14 @@ def extract(
         (5, True)
     """
     check_template(template, end_token=end_token)
-    check_limits(top_k=top_k, batch_size=batch_size, max_open_nodes=max_open_nodes)
-    if max_expansions is not None:
-        check_limits(max_expansions=max_expansions)
-    flag("unbatched", unbatched)
+    whole_number("top_k", top_k, 1)
+    limits = SearchLimits(max_expansions, batch_size, max_open_nodes)
+    if flag("unbatched", unbatched):
+        limits = replace(limits, batch_size=1)
     scorer = make_scorer(model, tokenizer, source=source_for(source, template), end_token=end_token, context=context)
     automaton = build_automaton(template, scorer.encoder)
-    with SearchWatch(progress) as watch:
-        return search_likeliest(
-            scorer,
-            automaton,
-            top_k=top_k,
-            batch_size=1 if unbatched else batch_size,
-            max_expansions=max_expansions,
-            max_open_nodes=max_open_nodes,
-            watch=watch,
-        )
+    with SearchProgress(progress) as shown:
+        return confirmed(scorer, lambda: _search_likeliest(scorer, automaton, top_k, limits, shown))
 
 
 def search_likeliest(
@@ -159,65 +118,39 @@ def search_likeliest(
     batch_size: int = 256,
     max_expansions: int | None = None,
     max_open_nodes: int = MOST_OPEN_NODES,
-    watch: SearchWatch | None = None,
+    progress: SearchProgress | None = None,
 ) -> Extraction:
     """As `extract`, for any scorer and any automaton."""
-    search = partial(
-        _search_likeliest,
-        scorer,
-        automaton,
-        top_k=top_k,
-        batch_size=batch_size,
-        max_expansions=max_expansions,
-        max_open_nodes=max_open_nodes,
-        watch=watch,
-    )
-    return confirmed(scorer, search)
+    whole_number("top_k", top_k, 1)
+    limits = SearchLimits(max_expansions, batch_size, max_open_nodes)
+    return confirmed(scorer, lambda: _search_likeliest(scorer, automaton, top_k, limits, progress))
 
 
 def _search_likeliest(
-    scorer: Scorer,
-    automaton: TokenAutomaton,
-    *,
-    top_k: int,
-    batch_size: int,
-    max_expansions: int | None,
-    max_open_nodes: int,
-    watch: SearchWatch | None,
+    scorer: Scorer, automaton: TokenAutomaton, top_k: int, limits: SearchLimits, progress: SearchProgress | None
 ) -> tuple[Extraction, float]:
     """What was found, and by how many bits a text of it moved when it was scored alone."""
-    check_limits(top_k=top_k, batch_size=batch_size, max_open_nodes=max_open_nodes)
-    if max_expansions is not None:
-        check_limits(max_expansions=max_expansions)
-    started = time.perf_counter()
-    spent = SearchCost()
-    prefix_bits = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
-    frontier = Frontier(automaton)
+    search = Search(scorer, automaton, limits, progress)
+    prefix_bits = prefix_cost(scorer, automaton)
     best: list[tuple[float, str]] = []
-    budget = float("inf") if max_expansions is None else max_expansions
-    limit = float("inf")
+    limit = math.inf
     # An open node that costs as much as the k-th best text cannot lead to a cheaper one.
-    while frontier.cheapest_bits < limit and len(frontier) <= max_open_nodes:
-        cheapest = best[0][0] if best else float("inf")
-        if watch and not watch.goes_on(spent.expansions, len(frontier), cheapest, frontier.cheapest_bits):
-            break
+    while search.frontier.cheapest_bits < limit:
         # A text of n characters takes n calls one after the other, however wide they are. A quarter of what was
-        # expanded so far is a batch that costs a memorised text n expansions, and not 2^n as doubling does.
-        batch = min(batch_size, max(1, spent.expansions // 4))
-        nodes = next_nodes(frontier, automaton, batch, limit, budget - spent.expansions)
-        if not nodes:
+        # expanded so far is a batch that costs a memorized text n expansions, and not 2^n as doubling does.
+        batch_size = min(limits.batch_size, max(1, search.spent.expansions // 4))
+        expansions = search.expand_next(batch_size, limit, best[0][0] if best else math.inf)
+        if not expansions:
             break
-        for expansion in expand(scorer, automaton, nodes, spent):
+        for expansion in expansions:
             for leaf in expansion.leaves:
-                if leaf.cost_bits == math.inf:
-                    continue  # of probability 0: no answer to what is likeliest
-                bisect.insort(best, (leaf.cost_bits, leaf.text))
+                if leaf.cost_bits < math.inf:  # a text of probability 0 is no answer to what is likeliest
+                    bisect.insort(best, (leaf.cost_bits, leaf.text))
             del best[top_k:]
-            limit = best[top_k - 1][0] if len(best) >= top_k else float("inf")
-            frontier.push_children(expansion.node, expansion.children, expansion.costs_bits, limit)
-    certified = frontier.cheapest_bits >= limit
-    ended = "" if certified else stopped_at(frontier, max_open_nodes, max_expansions, watch)
-    stop = f"{ended}; a likelier text may be left" if ended else ""
+            limit = best[top_k - 1][0] if len(best) >= top_k else math.inf
+            search.frontier.push_children(expansion.node, expansion.children_C, expansion.costs_C, limit)
+    certified = search.frontier.cheapest_bits >= limit
+    stop = "" if certified else f"{search.stopped_by}; a likelier text may be left"
     impossible = _impossible(prefix_bits, certified, len(best), top_k, automaton)
     costs_bits = [prefix_bits + cost for cost, _ in best]
     moved = moved_bits(scorer, [text for _, text in best], costs_bits)
@@ -226,10 +159,10 @@ def _search_likeliest(
             Candidate(text=text, log_perplexity_bits=bits) for (_, text), bits in zip(best, costs_bits, strict=True)
         ),
         certified=certified and not moved,
-        expansions=spent.expansions,
-        forward_passes=spent.forward_passes,
-        model_rows=spent.model_rows,
-        seconds=time.perf_counter() - started,
+        expansions=search.spent.expansions,
+        forward_passes=search.spent.forward_passes,
+        model_rows=search.spent.model_rows,
+        seconds=search.seconds,
         backend=automaton.name,
         exactness=automaton.exactness,
         mode=scorer.mode or "",
@@ -237,6 +170,43 @@ def _search_likeliest(
         rest_is_impossible=bool(impossible),
     )
     return found, moved
+
+
+def prefix_cost(scorer: Scorer, automaton: TokenAutomaton) -> float:
+    """Bits of the scored tokens of the automaton's prefix, which every text begins with."""
+    return float(np.nansum(scorer.prefix_bits(automaton.prefix)))
+
+
+def confirmed(scorer: Scorer, search: Callable[[], tuple[Found, float]]) -> Found:
+    """What `search` finds; where a text of it moved or a batch failed, what it finds with every text read alone.
+
+    Args:
+        search: returns what it found, and by how many bits a text of it moved.
+    """
+    began_in = scorer.mode
+    found, moved = search()
+    # Or where a batch was found wrong on the way: what was read before it may be wrong as well.
+    if (moved or scorer.lost_trust) and began_in != "alone":
+        scorer.distrust_batches()
+        found, _ = search()
+    return found
+
+
+def moved_bits(scorer: Scorer, texts: Sequence[str], costs_bits: Sequence[float], most: int = MOST_CONFIRMED) -> float:
+    """The largest difference between a text's cost in the search and alone; 0.0 where all agree within rounding.
+
+    Args:
+        scorer: that the search used.
+        texts, costs_bits: what it found, whole log-perplexities; of more than `most`, a spread over all is compared.
+        most: how many are scored alone.
+    """
+    if not len(texts):
+        return 0.0
+    chosen = np.unique(np.linspace(0, len(texts) - 1, num=min(most, len(texts))).astype(int)).tolist()
+    alone = scorer.alone_bits(scorer.encode([texts[number] for number in chosen]))
+    found = np.array([costs_bits[number] for number in chosen])
+    differ = ~np.isclose(alone, found, rtol=0.0, atol=_AGREEMENT * scorer.noise_bits)
+    return float(np.nan_to_num(np.abs(alone[differ] - found[differ]), nan=np.inf).max(initial=0.0))
 
 
 def _why_moved(moved_bits: float) -> str:

@@ -1,7 +1,14 @@
-"""The token automaton for holes whose pieces are tokenised apart: words, whole fillings, groups of digits.
+"""The token automaton for holes whose pieces are tokenized apart: words, whole fillings, groups of digits.
 
-Each piece is encoded once, in the context of what stands before it, and the space is the product of the pieces. What
-follows a space belongs with it (tokenizers write " word" as one token), so texts are cut before spaces.
+The guess is that a text can be cut into slots whose pieces are encoded independently. Each piece is encoded once, in
+the context of the text before it, and the space is the product of the slots (`encoding_trie`). Tokenizers write "
+word" as one token, so texts are cut before spaces, not behind them. Digits and letters are tried in groups of three
+from the left, in groups of three from the right, and whole.
+
+Example: "say {a}, pin {b}" with two words and four digits, in groups of three from the left:
+
+    prefix    slots
+    "say"     " red", " blue"  x  " red", " blue"  x  ", pin"  x  " 000" ... " 999"  x  "0" ... "9"
 """
 
 from __future__ import annotations
@@ -13,30 +20,27 @@ from typing import Any
 
 from hf_exposure.canaries import CanaryTemplate, Choice, Digits, Letters, Space, Words
 from hf_exposure.errors import InputError
-from hf_exposure.extraction.canonicity import why_slots_are_unproven
+from hf_exposure.extraction.canonicity import prove_slots
 from hf_exposure.extraction.encoding_trie import EncodingTrie, ProductAutomaton
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
-from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading
 from hf_exposure.scoring import Encoder
 
-__all__ = ["cut_before_space", "slot_automaton"]
-
 _LARGEST_LIST = 10**6  # words are given one by one, so encoding each is no more work
-_LARGEST_HOLE = 10**4  # of other holes, all fillings in one slot: no dearer than an audit
+_LARGEST_HOLE = 10**4  # fillings of another hole in one slot: as much work as an audit
 _GROUP = 3  # \p{N}{1,3}, as in GPT-4's and Llama 3's tokenizers, from the left or from the right
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """Pieces that may stand at one place; slots with the same `kind` share their encodings."""
+    """The pieces that may occur at one place; slots with the same `kind` share their encodings."""
 
     pieces: Sequence[str]
     kind: object = None
 
 
 class _After(Sequence[str]):
-    """Texts with the same text before each."""
+    """Texts with the same text in front of each."""
 
     def __init__(self, before: str, count: int, text_at: Callable[[int], str]) -> None:
         self._before, self._count, self._text_at = before, count, text_at
@@ -54,31 +58,24 @@ class _After(Sequence[str]):
 def slot_automaton(
     template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings
 ) -> tuple[ProductAutomaton | None, str | None]:
-    """The product that explains every sampled encoding, or None and a text that none of them explains.
+    """The product if it holds every sampled encoding, else None and a text that it lacks.
 
     Raises:
         InputError: two pieces have the same tokens, or none of the ways to cut applies.
     """
-    missed, refusal, tried = None, None, set()
+    cuts: dict[tuple[Any, ...], Cut] = {}  # one for each way to cut that differs
     for cut in (_groups_from_left, _groups_from_right, _whole):
-        lengths = tuple(
-            tuple(cut(space)) for space in template.spaces.values() if isinstance(space, (Digits, Letters))
-        )
-        if lengths in tried:
-            continue
-        tried.add(lengths)
-        try:
-            automaton = _build(template, encoder, cut)
-            missed = sample.first_missed(automaton, encoder)
-        except InputError as error:
-            refusal = error
-            continue
-        if missed is None:
-            sample.vouch_for(automaton, partial(_why_unproven, template, encoder, cut, automaton, sample.texts))
-            return automaton, None
-    if missed is None and refusal is not None:
-        raise refusal
-    return None, missed
+        spaces = [space for space in template.spaces.values() if isinstance(space, (Digits, Letters))]
+        cuts.setdefault(tuple(tuple(cut(space)) for space in spaces), cut)
+    automaton, missed = sample.first_fitting(partial(_build, template, encoder, cut) for cut in cuts.values())
+    if automaton is not None:
+        sample.set_exactness(automaton, partial(_prove, template, encoder, automaton, sample.texts))
+    return automaton, missed
+
+
+def _prove(template: CanaryTemplate, encoder: Encoder, automaton: ProductAutomaton, texts: Sequence[str]) -> None:
+    reading = TokenizerReading(template, encoder, automaton.prefix_text, automaton.prefix, texts)
+    prove_slots(reading, automaton.pieces)
 
 
 Cut = Callable[[Space], list[int]]
@@ -105,25 +102,16 @@ def cut_before_space(text: str) -> tuple[str, str]:
 
 def _build(template: CanaryTemplate, encoder: Encoder, cut: Cut) -> ProductAutomaton:
     kept, _ = cut_before_space(template.prefix)
-    context, known, slots = kept, {}, []
+    context, tries = kept, []
+    of_kind: dict[object, EncodingTrie] = {}
     for slot in _slots(template, cut):
-        if slot.kind is None or slot.kind not in known:
-            trie = EncodingTrie.of(slot.pieces, encoder, context)
-            known[slot.kind] = trie
-        slots.append(known[slot.kind])
+        trie = of_kind.get(slot.kind) or EncodingTrie.of(slot.pieces, encoder, context)
+        if slot.kind is not None:
+            of_kind[slot.kind] = trie
+        tries.append(trie)
         context += slot.pieces[0]
     plain = encoder.plain_ids([kept])[0] if kept else []
-    return ProductAutomaton("slots", template, (*encoder.leading, *plain), kept, slots, encoder.ending)
-
-
-def _why_unproven(
-    template: CanaryTemplate, encoder: Encoder, cut: Cut, automaton: ProductAutomaton, texts: Sequence[str]
-) -> str:
-    try:
-        reading = TokenizerReading(template, encoder, automaton.prefix_text, automaton.prefix, texts)
-    except UnknownSplit as error:
-        return str(error)
-    return why_slots_are_unproven(reading, ((slot.pieces, slot.kind) for slot in _slots(template, cut)))
+    return ProductAutomaton("slots", template, (*encoder.leading, *plain), kept, tries, encoder.ending)
 
 
 def _slots(template: CanaryTemplate, cut: Cut) -> Iterator[_Slot]:

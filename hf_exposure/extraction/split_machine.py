@@ -1,7 +1,7 @@
 """How a fast tokenizer cuts a text into words before its model sees it, read one character at a time.
 
 Normalizer and pre-tokenizer are taken from the tokenizer's own serialization. Those of which each character's part is
-known whatever stands around it become a map of characters and a chain of splits; others raise `UnknownSplit`.
+known whatever is around it become a map of characters and a chain of splits; others raise `UnknownSplit`.
 """
 
 from __future__ import annotations
@@ -15,8 +15,6 @@ from typing import Any, Literal, Protocol
 from tokenizers import pre_tokenizers
 
 from hf_exposure.extraction.split_pattern import MOVED, PatternSplit, Step, UnknownSplit
-
-__all__ = ["CharacterMap", "SplitMachine"]
 
 # The pattern that the ByteLevel pre-tokenizer has built in.
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -49,8 +47,9 @@ class _KindSplit:
     def step(self, configuration: object, character: str) -> Step:
         kind = self.kind_of(character)
         if kind is None:
-            return "dropped", None
-        return ("goes on" if kind == configuration and kind not in self.alone else "starts"), kind
+            return Step("dropped", None)
+        is_same = kind == configuration and kind not in self.alone
+        return Step("continues" if is_same else "starts", kind)
 
     def read(self, text: str) -> tuple[list[str], object]:
         return _read_stepwise(self, text)
@@ -62,7 +61,7 @@ class _MarkSplit:
 
     Attributes:
         marks: the characters.
-        ends: whether a mark ends the word before it, and stands alone behind another mark.
+        ends: whether a mark ends the word before it, and is a word of its own behind another mark.
     """
 
     marks: frozenset[str]
@@ -72,9 +71,9 @@ class _MarkSplit:
     def step(self, configuration: object, character: str) -> Step:
         is_mark = character in self.marks
         if configuration is None:
-            return "starts", is_mark
+            return Step("starts", is_mark)
         starts = configuration if self.ends else is_mark
-        return ("starts" if starts else "goes on"), is_mark
+        return Step("starts" if starts else "continues", is_mark)
 
     def read(self, text: str) -> tuple[list[str], object]:
         return _read_stepwise(self, text)
@@ -87,7 +86,7 @@ def _read_stepwise(split: _Split, text: str) -> tuple[list[str], object]:
         kind, configuration = split.step(configuration, character)
         if kind == "starts":
             words.append(character)
-        elif kind == "goes on":
+        elif kind == "continues":
             words[-1] += character
     return words, configuration
 
@@ -186,7 +185,7 @@ class SplitMachine:
     Args:
         normalizer, pre_tokenizer: serialized; None for none.
         alphabet: every character of the texts, those of a context included.
-        is_first: whether nothing stands before the texts, not even an added token.
+        is_first: whether nothing is before the texts, not even an added token.
 
     Attributes:
         map: the normalizer.
@@ -318,20 +317,20 @@ class SplitMachine:
             steps.append(step)
             if step is MOVED:
                 break
-            configuration = step[1]  # type: ignore[assignment]
+            configuration = step.configuration  # type: ignore[assignment]
         return steps
 
     def _step(self, configuration: tuple[object, ...], symbol: str) -> Step:
         after = list(self.start)
-        what: Literal["goes on", "starts", "dropped"] = "goes on"
+        what: Literal["continues", "starts", "dropped"] = "continues"
         for stage, (split, before) in enumerate(zip(self._splits, configuration, strict=True)):
             kind, after[stage] = split.step(split.start if what == "starts" else before, symbol)
             if kind == "moved":
                 return MOVED
-            what = kind if kind != "goes on" else what
+            what = kind if kind != "continues" else what
             if what == "dropped":
                 break
-        return what, tuple(after)
+        return Step(what, tuple(after))
 
 
 def _ascii(character: str) -> str:

@@ -15,11 +15,9 @@ import unicodedata
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 _CATEGORIES = " L M N P S Z Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp "
-
-__all__ = ["MOVED", "PatternSplit", "Step", "UnknownSplit"]
 
 
 class UnknownSplit(Exception):
@@ -35,16 +33,27 @@ class UnknownSplit(Exception):
 
 
 Contains = Callable[[str], bool]
-Step = tuple[Literal["goes on", "starts", "dropped", "moved"], object]
-"""What one more character does: it belongs to the word before it, starts a word, is dropped, or may move a boundary
-that was there without it. With the configuration after it."""
 
-MOVED: Step = ("moved", None)
+
+class Step(NamedTuple):
+    """What one more character does.
+
+    Attributes:
+        kind: it continues the word before it, starts a word, is dropped, or may move a boundary that was there
+            without it.
+        configuration: after the character.
+    """
+
+    kind: Literal["continues", "starts", "dropped", "moved"]
+    configuration: object
+
+
+MOVED = Step("moved", None)
 
 
 @dataclass
 class _State:
-    """One of: a character to read, ways to go on in order of preference, a look at the next character, the end."""
+    """One of: a character to read, the next states in order of preference, a look at the next character, the end."""
 
     reads: Contains | None = None
     ways: list[int] = field(default_factory=list)
@@ -99,7 +108,7 @@ class PatternSplit:
         self._steps: dict[tuple[object, str], Step] = {}
 
     def step(self, configuration: object, character: str) -> Step:
-        """What `character` does after a word in that configuration; `start` stands before any."""
+        """What `character` does after a word in that configuration; before any word it is `start`."""
         key = (configuration, character)
         if key not in self._steps:
             self._steps[key] = self._step(configuration, character)
@@ -140,14 +149,14 @@ class PatternSplit:
         if configuration and configuration != _GAP:
             alive, ended = self._read(configuration, character)
             if alive:
-                # With threads alive the word either goes on, or its end is not yet settled.
-                return ("goes on", alive) if self._ends(alive) else MOVED
+                # With threads alive the word either continues, or its end is not yet settled.
+                return Step("continues", alive) if self._ends(alive) else MOVED
             if not ended:
                 return MOVED
         alive, ended = self._read(self._start, character)
         if not alive and not ended and self._keeps_gaps:
-            return ("goes on" if configuration == _GAP else "starts"), _GAP
-        return ("starts", alive) if alive and not ended and self._ends(alive) else MOVED
+            return Step("continues" if configuration == _GAP else "starts", _GAP)
+        return Step("starts", alive) if alive and not ended and self._ends(alive) else MOVED
 
     def _read(self, threads: tuple[int, ...], character: str) -> tuple[tuple[int, ...], bool]:
         """The threads after `character`, and whether one that is preferred to the rest ended before it."""

@@ -1,28 +1,23 @@
-"""The texts of a template as a graph of tokens: what search walks.
+"""The texts of a template as a graph of tokens, which search walks from its root to its leaves.
 
-Training saw one segmentation of each text, the tokenizer's own (the *canonical* one), and the rank counts texts. A
-backend whose graph has just that one path for each text is exact as it stands. One that has others too must tell them
-apart: `canonical` and `runs` do.
+Training saw one segmentation of each text, the tokenizer's own (the *canonical* one), and the rank counts texts. So
+exactly one path to a leaf must count for each text. A backend whose graph has only that path (`one_path`) is exact as
+it stands. A backend whose graph has other paths for the same text tells them apart, in `canonical` and
+`forced_tokens`.
+
+Shapes: C children of a state; N paths of at most L tokens; S distinct states of one level.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol, overload
 
 import numpy as np
+import numpy.typing as npt
 
-__all__ = [
-    "Exactness",
-    "Moves",
-    "OnePathPerText",
-    "Run",
-    "TokenAutomaton",
-    "follow_forced_run",
-    "follow_tokens",
-    "why_audited",
-]
+from hf_exposure.scoring import EncodedTexts
 
 State = Hashable
 Path = tuple[int, ...]
@@ -30,17 +25,17 @@ Exactness = Literal["proven", "audited"]
 
 
 @dataclass(frozen=True)
-class Moves:
+class Transitions:
     """The children of a state, C of them, ascending by token.
 
     Attributes:
-        tokens: (C,) int64 token ids.
+        tokens_C: int64 token ids.
         pieces: C strings, the source text that each token adds; together they spell the text of a path. A token that
             leaves a character or a word undecided adds nothing yet.
         states: C states.
     """
 
-    tokens: np.ndarray
+    tokens_C: npt.NDArray[np.int64]
     pieces: Sequence[str]
     states: Sequence[State]
 
@@ -48,40 +43,57 @@ class Moves:
         return len(self.states)
 
 
-Run = tuple[Path, str, State, Moves]
-"""What is forced after a state: (tokens, text) passed, the state reached, and its moves: none (a leaf) or several."""
+NO_TRANSITIONS = Transitions(np.zeros(0, dtype=np.int64), (), ())
 
-NO_MOVES = Moves(np.zeros(0, dtype=np.int64), (), ())
+
+class ForcedTokens(NamedTuple):
+    """What must follow a state, up to the next choice: the tokens that every path through the state has next.
+
+    Attributes:
+        tokens: the forced tokens, none where the state itself has a choice.
+        text: what they spell.
+        state: the state after them.
+        transitions: of that state: none where it is a leaf, else two or more.
+    """
+
+    tokens: Path
+    text: str
+    state: State
+    transitions: Transitions
 
 
 class TokenAutomaton(Protocol):
     """A deterministic, acyclic graph. Each text of the template is the path of its canonical encoding to a leaf.
 
-    Paths are tokens below the prefix, texts are whole, from their first character on.
+    Paths are tokens below the prefix; texts are whole, from their first character on.
 
     Attributes:
-        name: which backend this is; named in results.
+        name: of the backend; results show it.
         exactness: "proven" where every text was seen to be a path, or the tokenizer's data show that it is; "audited"
-            where 10,000 sampled ones were, so that with 95 % confidence fewer than 0.03 % are not.
+            where 10,000 sampled texts were, so that with 95 % confidence fewer than 0.03 % are not.
+        unproven: why it is not proven that every text is a path; "" where it is, or where the reason is not known.
+        one_path: whether the graph has no path but the canonical ones: each text is then one path.
         prefix: tokens that every text begins with, special tokens before the text included. May be empty.
-        prefix_text: the source text that `prefix` stands for.
+        prefix_text: the source text of `prefix`.
         root: the state after `prefix`.
     """
 
     name: str
     exactness: Exactness
+    unproven: str
+    one_path: bool
     prefix: Path
     prefix_text: str
     root: State
 
-    def moves(self, state: State) -> Moves:
+    def transitions(self, state: State) -> Transitions:
         """The children of a state; none for a leaf."""
 
     def is_leaf(self, state: State) -> bool:
         """Whether a state is the end of a text."""
 
     def count(self, state: State) -> int:
-        """How many texts are spelt at or below a state, exactly; 1 for a leaf. Where several paths spell one text,
+        """How many texts are spelled at or below a state, exactly; 1 for a leaf. Where several paths spell one text,
         it is counted below each, so the counts of siblings may add up to more than their parent's.
         """
 
@@ -91,55 +103,121 @@ class TokenAutomaton(Protocol):
         `texts` are what the paths spell. A leaf is judged exactly; of a beginning, True may mean "not known".
         """
 
-    def runs(self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]) -> list[Run | None]:
+    def forced_tokens(
+        self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]
+    ) -> list[ForcedTokens | None]:
         """What is forced after each state; None for a path that leads to no canonical encoding."""
+
+
+class OnePathPerText:
+    """The part of a backend whose graph has no path but the canonical ones."""
+
+    one_path = True
+    unproven = ""
+
+    def is_leaf(self: TokenAutomaton, state: State) -> bool:
+        return not len(self.transitions(state))
+
+    def canonical(self, paths: Sequence[Path], texts: Sequence[str], ends: Sequence[bool]) -> list[bool]:
+        return [True] * len(paths)
+
+    def forced_tokens(
+        self: TokenAutomaton, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]
+    ) -> list[ForcedTokens | None]:
+        return [follow_only_children(self, state) for state in states]
 
 
 def why_audited(automaton: TokenAutomaton) -> str:
     """What a reader of a result must know of an automaton that is not proven to hold every text; "" for others."""
     if automaton.exactness == "proven":
         return ""
-    reason = getattr(automaton, "unproven", "")
     known = "that the search covers every text was audited on sampled encodings, not proven"
-    return f"{known}: {reason}" if reason else known
+    return f"{known}: {automaton.unproven}" if automaton.unproven else known
 
 
-class OnePathPerText:
-    """The part of a backend whose graph has no path but the canonical ones."""
-
-    def is_leaf(self: TokenAutomaton, state: State) -> bool:
-        return not len(self.moves(state))
-
-    def canonical(self, paths: Sequence[Path], texts: Sequence[str], ends: Sequence[bool]) -> list[bool]:
-        return [True] * len(paths)
-
-    def runs(
-        self: TokenAutomaton, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]
-    ) -> list[Run | None]:
-        return [follow_forced_run(self, state) for state in states]
-
-
-def follow_forced_run(automaton: TokenAutomaton, state: State) -> Run:
+def follow_only_children(automaton: TokenAutomaton, state: State) -> ForcedTokens:
     """From `state` through every state with one child."""
     tokens: list[int] = []
     text: list[str] = []
-    moves = automaton.moves(state)
-    while len(moves) == 1:
-        tokens.append(int(moves.tokens[0]))
-        text.append(moves.pieces[0])
-        state = moves.states[0]
-        moves = automaton.moves(state)
-    return tuple(tokens), "".join(text), state, moves
+    transitions = automaton.transitions(state)
+    while len(transitions) == 1:
+        tokens.append(int(transitions.tokens_C[0]))
+        text.append(transitions.pieces[0])
+        state = transitions.states[0]
+        transitions = automaton.transitions(state)
+    return ForcedTokens(tuple(tokens), "".join(text), state, transitions)
 
 
 def follow_tokens(automaton: TokenAutomaton, tokens: Sequence[int]) -> str | None:
     """The text whose path below the prefix is `tokens`; None where that is no path from the root to a leaf."""
     state, pieces = automaton.root, [automaton.prefix_text]
     for token in tokens:
-        moves = automaton.moves(state)
-        child = int(np.searchsorted(moves.tokens, token))
-        if child == len(moves) or moves.tokens[child] != token:
+        transitions = automaton.transitions(state)
+        child = int(np.searchsorted(transitions.tokens_C, token))
+        if child == len(transitions) or transitions.tokens_C[child] != token:
             return None
-        pieces.append(moves.pieces[child])
-        state = moves.states[child]
+        pieces.append(transitions.pieces[child])
+        state = transitions.states[child]
     return "".join(pieces) if automaton.is_leaf(state) else None
+
+
+def enumerate_texts(automaton: TokenAutomaton, first_scored: int) -> EncodedTexts:
+    """All N texts of an automaton with `one_path`, as token ids in ascending order; no text is rendered or encoded.
+
+    The paths grow level by level in arrays. Python touches only the distinct states of a level, which are few for
+    digits and letters. One level, from two paths `4` and `5`, in state A with children `7` and `8` and in leaf B:
+
+        paths_NL    [[4], [5]]       state_of_N  [0, 1]          states  [A, B]
+        copies_N    [2, 1]           one a child; a leaf is copied once
+        parent_N    [0, 0, 1]        child_N     [0, 1, 0]
+        tokens_SC   [[7, 8],         next_SC     [[0, 1],        states  [A7, A8, B], renumbered
+                     [-1, -1]]                    [2, 0]]
+        paths_NL    [[4, 7], [4, 8], [5, -1]]    state_of_N  [0, 1, 2]
+
+    Args:
+        automaton: of the template.
+        first_scored: position of the first scored token in every text.
+    """
+    states: list[State] = [automaton.root]
+    state_of_N = np.zeros(1, dtype=np.int64)
+    paths_NL = np.empty((1, 0), dtype=np.int32)
+    while True:
+        level = [automaton.transitions(state) for state in states]
+        children_S = np.array([len(transitions) for transitions in level])
+        if not children_S.any():
+            break
+        copies_N = np.maximum(children_S, 1)[state_of_N]
+        parent_N = np.repeat(np.arange(len(state_of_N)), copies_N)
+        child_N = np.arange(len(parent_N)) - np.repeat(np.cumsum(copies_N) - copies_N, copies_N)
+        tokens_SC = np.full((len(states), int(children_S.max())), -1, dtype=np.int32)
+        next_SC = np.zeros_like(tokens_SC, dtype=np.int64)
+        numbers: dict[State, int] = {}
+        for row, (state, transitions) in enumerate(zip(states, level, strict=True)):
+            tokens_SC[row, : len(transitions)] = transitions.tokens_C
+            following = transitions.states or (state,)  # a leaf stays as it is, one padding token longer
+            next_SC[row, : len(following)] = [numbers.setdefault(child, len(numbers)) for child in following]
+        state_N = state_of_N[parent_N]
+        paths_NL = np.concatenate([paths_NL[parent_N], tokens_SC[state_N, child_N][:, None]], axis=1)
+        states, state_of_N = list(numbers), next_SC[state_N, child_N]
+    prefix = np.broadcast_to(np.array(automaton.prefix, dtype=np.int32), (len(paths_NL), len(automaton.prefix)))
+    return EncodedTexts(_TextsOfPaths(automaton, paths_NL), np.concatenate([prefix, paths_NL], axis=1), first_scored)
+
+
+class _TextsOfPaths(Sequence[str]):
+    """Texts spelled only when one is asked for, as an error message does."""
+
+    def __init__(self, automaton: TokenAutomaton, paths_NL: npt.NDArray[np.int32]) -> None:
+        self._automaton, self._paths_NL = automaton, paths_NL
+
+    def __len__(self) -> int:
+        return len(self._paths_NL)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return _TextsOfPaths(self._automaton, self._paths_NL[index])
+        path_L = self._paths_NL[index]
+        return follow_tokens(self._automaton, path_L[path_L >= 0].tolist()) or ""

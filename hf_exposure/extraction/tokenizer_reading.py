@@ -1,4 +1,17 @@
-"""A tokenizer read as data: which words it cuts the texts of a template into, for all of them and not for a sample."""
+"""A tokenizer read as data: how it spells its entries, and which words it cuts the texts of a template into.
+
+Both are read off the tokenizer's own serialization, so that a statement about them holds for all texts and not only
+for a sample.
+
+A fast tokenizer first normalizes a text and splits it, writing spaces as "▁" or bytes as letters; its entries are
+spelled in that *rendered* alphabet. `TokenSurfaces` renders a text with the tokenizer's own code and gives the entries
+in the same alphabet, so that both can be compared symbol by symbol; no token is ever decoded. Where a tokenizer marks
+the entries that continue a word ("##" of WordPiece), all others get a sign in front instead.
+
+`TokenizerReading` holds the normalizer and the pre-tokenizer as a `SplitMachine`, which reads one character at a time,
+and checks what else must hold before a proof is based on it: no added token in the texts, no code of a subclass, and
+the same words as the tokenizer's own code on some texts.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +28,12 @@ from hf_exposure.extraction.split_machine import SplitMachine
 from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.scoring import Encoder
 
-# What a tokenizer's vocabulary entries look like, beside what it makes of a text before it cuts it into tokens.
-#
-# A fast tokenizer first normalises a text and splits it, writing spaces as "▁" or bytes as letters; entries are spelt
-# in that *rendered* alphabet. Here a text is rendered with the tokenizer's own code, and compared with its entries
-# symbol by symbol; no token is ever decoded. Where a tokenizer marks entries that go on with a word ("##" of
-# WordPiece), all others begin with a sign of their own.
-
 WORD_STARTS = "\ue000"  # private use: in no text
 FIRST_BYTE = 0xF0000  # 256 symbols for the bytes of characters that have no entry
+
+MOST_STEPS = 100_000  # about a second
+_COMPARED_TEXTS = 300
+_ENCODING_METHODS = ("__call__", "_encode_plus", "_batch_encode_plus", "_tokenizer", "backend_tokenizer")
 
 
 def serialized_model(tokenizer: Any) -> dict[str, Any]:
@@ -57,7 +67,7 @@ class TokenSurfaces:
         if model.get("end_of_word_suffix"):
             rule = "must not mark the ends of words to search a large space whose characters it merges"
             raise InputError("tokenizer", rule, model["end_of_word_suffix"], "Use method='sample'.")
-        self._goes_on = model.get("continuing_subword_prefix") or ""
+        self._continuation = model.get("continuing_subword_prefix") or ""
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         special = {int(index) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._falls_back = bool(model.get("byte_fallback"))
@@ -73,10 +83,10 @@ class TokenSurfaces:
         return {surface: index for surface, index in surfaces if surface and symbols.issuperset(surface)}
 
     def added(self, before: str, character: str) -> str:
-        """What `character` adds to the rendered `before`; "" where it is dropped.
+        """The symbols that `character` adds to the rendered `before`; "" where it is dropped.
 
         Raises:
-            InputError: it changes what stands before it.
+            InputError: it changes the symbols before it.
         """
         known, longer = self.render(before), self.render(before + character)
         if not longer.startswith(known):
@@ -90,9 +100,9 @@ class TokenSurfaces:
     def _surface(self, entry: str) -> str:
         if self._is_byte(entry):
             return chr(FIRST_BYTE + int(entry[3:5], 16))
-        if not self._goes_on:
+        if not self._continuation:
             return entry
-        return entry[len(self._goes_on) :] if entry.startswith(self._goes_on) else WORD_STARTS + entry
+        return entry[len(self._continuation) :] if entry.startswith(self._continuation) else WORD_STARTS + entry
 
     def _render(self, text: str) -> str:
         if self._normalizer is not None:
@@ -100,7 +110,7 @@ class TokenSurfaces:
         words = [text]
         if self._pre_tokenizer is not None and text:
             words = [word for word, _ in self._pre_tokenizer.pre_tokenize_str(text)]
-        rendered = "".join((WORD_STARTS if self._goes_on and word else "") + word for word in words)
+        rendered = "".join((WORD_STARTS if self._continuation and word else "") + word for word in words)
         if not self._falls_back:
             return rendered
         return "".join(
@@ -109,24 +119,19 @@ class TokenSurfaces:
         )
 
 
-MOST_STEPS = 100_000  # about a second
-_COMPARED_TEXTS = 300
-_ENCODING_METHODS = ("__call__", "_encode_plus", "_batch_encode_plus", "_tokenizer", "backend_tokenizer")
-
-
 class TokenizerReading:
     """Normalizer, pre-tokenizer and added tokens of a fast tokenizer, for the texts of one template.
 
     Args:
         template: the texts.
         encoder: of the tokenizer.
-        prefix_text: the beginning of every text that `prefix` stands for.
+        prefix_text: the text of `prefix`, with which every text begins.
         prefix: tokens, special ones and those of a context included.
         sample: texts of the template that are read by the tokenizer's own code too, as a guard.
 
     Attributes:
         machine: cuts a text into words, a character at a time.
-        section: the fixed text that is encoded together with a filling, back to the last added token of a context.
+        section: the fixed text that is encoded together with a filling, from the last added token of a context on.
         added: the tokens that were added to the tokenizer.
 
     Raises:
@@ -163,7 +168,7 @@ class TokenizerReading:
         self._check_added_tokens(alphabet)
 
     def stay_apart(self, before: str, after: str) -> bool:
-        """Whether no token can reach over two neighbors, of which a pre-tokenizer need not part.
+        """Whether no token can hold two neighboring characters, even inside a word.
 
         None can where no entry has the one behind the other. The encoding of a word is then that of its two parts.
         """

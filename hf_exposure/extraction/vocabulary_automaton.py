@@ -1,49 +1,194 @@
-"""The token automaton for holes whose characters merge: vocabulary entries against the template's characters.
+"""The token automaton for holes whose characters merge: the product of two machines that meet in rendered symbols.
 
-A state is expanded when it is asked for: every entry that spells the characters that may come next is a child. One
-text then has many paths, of which one is canonical. Training saw that one, so each leaf is encoded again and must
-equal its path. Where beginnings of canonical encodings are canonical themselves (they are for most tokenizers, though
-not where digits are grouped from the right), open paths are judged in the same way, early. `canonical_prefixes` proves
-it where it can; else the audit decides.
+A tokenizer spells its vocabulary entries in an alphabet of its own: GPT-2 writes the two bytes of "é" as "Ã©" and a
+space as "Ġ", WordPiece marks the entries that continue a word. On one side is the trie of the vocabulary, which reads
+symbols and ends at tokens. On the other side is the `SymbolTransducer` of the template, which reads the same symbols
+and writes the characters that they decide. A token leads from one state to another wherever a path through the trie
+and a path through the transducer read the same symbols.
+
+Example: "x{a}" with the fillings "é" (rendered "Ã©") and "è" ("Ã¨"), and the entries "Ã", "©", "¨" and "Ã©":
+
+    transducer    root --Ã/""--> one symbol read --©/"é"--> end          symbol read / characters written
+                                                 --¨/"è"--> end
+    tokens        root --[Ã] ""--> one symbol read --[©] "é"--> leaf     token, the text that it adds
+                                                   --[¨] "è"--> leaf
+                  root --[Ã©] "é"--> leaf
+
+"é" has two paths here, [Ã, ©] and [Ã©], of which the tokenizer takes one. Training saw that one, so each leaf is
+encoded again and must equal its path. Where beginnings of canonical encodings are canonical themselves (they are for
+most tokenizers, though not where digits are grouped from the right), open paths are judged in the same way, early:
+`canonicity` proves it where it can; else the audit of sampled encodings decides.
+
+States are expanded when they are asked for, so the size of the space does not matter.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.canaries.word_spaces import WordTrie
 from hf_exposure.extraction.canonicity import Claims, Entries, prove_claims, unbuildable_entries
-from hf_exposure.extraction.encoding_trie import alike, text_begins_another
+from hf_exposure.extraction.encoding_trie import not_prefix_free_error, same_tokens_error
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.token_automaton import (
-    NO_MOVES,
+    NO_TRANSITIONS,
     Exactness,
-    Moves,
+    ForcedTokens,
     Path,
-    Run,
     State,
-    follow_forced_run,
+    Transitions,
+    follow_only_children,
 )
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading, TokenSurfaces, position_after, serialized_model
 from hf_exposure.scoring import Encoder
 
-__all__ = ["VocabularyAutomaton", "vocabulary_automaton"]
+_CACHED_STATES = 2**14  # each may have a thousand children
+_LARGEST_ALPHABET = 128  # up to this size, characters after which all others render alike are treated as one
 
-_REMEMBERED_STATES = 2**14  # each may have a thousand children
-_LARGEST_ALPHABET = 128  # up to it, characters after which all others render alike are treated as one
-_END = ("end", "", "")
+
+class SymbolState(NamedTuple):
+    """A state of the transducer.
+
+    Attributes:
+        position: the template's state after the last character that is decided.
+        before: a character after which all others render as after that one; "" at the root.
+        read: the symbols read of the next character, which is not decided yet.
+    """
+
+    position: Any
+    before: str
+    read: str
+
+
+class SymbolStep(NamedTuple):
+    """What one symbol does: the characters that it decides, maybe none, and the state after it."""
+
+    text: str
+    state: SymbolState
+
+
+class SymbolTransducer:
+    """The template read symbol by symbol: from what a tokenizer spells its entries with to the characters meant.
+
+    The symbols of a character depend on the character before it at most. Every text has one path from the root, the
+    symbols of its rendering behind `prefix_text`.
+
+    Args:
+        template: the texts.
+        surfaces: renders a text as the tokenizer does.
+        prefix_text: the beginning of the template's prefix that is before the root.
+
+    Attributes:
+        root: the state after `prefix_text`.
+        symbols: every symbol that may occur behind it.
+
+    Example:
+        >>> from hf_exposure.canaries import CanaryTemplate, Choice
+        >>> class Bytes:
+        ...     def added(self, before, character):
+        ...         return "".join(f"{byte:02x}"[1] for byte in character.encode())
+        >>> transducer = SymbolTransducer(CanaryTemplate("x{a}", a=Choice(["é", "o"])), Bytes(), "x")
+        >>> first = transducer.step(transducer.root, "3")  # c3 a9: the first half of a character
+        >>> first.text, transducer.step(first.state, "9").text, transducer.step(transducer.root, "9")
+        ('', 'é', None)
+    """
+
+    def __init__(self, template: CanaryTemplate, surfaces: TokenSurfaces, prefix_text: str) -> None:
+        self.template, self._surfaces, self._prefix_text = template, surfaces, prefix_text
+        self._letters = sorted(_letters_after(template, prefix_text))
+        self._anchor = prefix_text or template.text_at(0)[0]
+        self._class_of = lru_cache(maxsize=None)(self._first_like)
+        self._steps = lru_cache(maxsize=_CACHED_STATES)(self._find_steps)
+        self.root = SymbolState(position_after(template, template.start, prefix_text), "", "")
+        rendered = (self._rendered(before, letter) for before in ["", *self._letters] for letter in self._letters)
+        self.symbols = frozenset().union(*rendered)
+
+    def step(self, state: SymbolState, symbol: str) -> SymbolStep | None:
+        """Reads one more symbol; None where no text has it there."""
+        return self._steps(state).get(symbol)
+
+    def _find_steps(self, state: SymbolState) -> dict[str, SymbolStep]:
+        """The step of each symbol that may come next.
+
+        Raises:
+            InputError: two texts have the same symbols.
+        """
+        steps: dict[str, SymbolStep] = {}
+        for character, after in self.template.moves(state.position).items():
+            for symbol, step in self._steps_into(state, character, after):
+                if steps.setdefault(symbol, step) != step:
+                    raise same_tokens_error(step.text, steps[symbol].text)
+        return steps
+
+    def _steps_into(self, state: SymbolState, character: str, after: Any) -> Iterator[tuple[str, SymbolStep]]:
+        """The symbols that may come next where `character` comes next."""
+        rendered, read = self._rendered(state.before, character), len(state.read)
+        if not rendered and not read:  # a dropped space: the symbol belongs to what follows
+            behind = self._steps(SymbolState(after, self._class_of(character), ""))
+            yield from ((symbol, SymbolStep(character + step.text, step.state)) for symbol, step in behind.items())
+        elif rendered.startswith(state.read) and len(rendered) > read:
+            if len(rendered) == read + 1:
+                yield rendered[read], self._decided(character, after)
+            else:
+                yield rendered[read], SymbolStep("", state._replace(read=rendered[: read + 1]))
+
+    def _decided(self, text: str, position: Any) -> SymbolStep:
+        """After a whole character, with what is forced and dropped behind it (a space at the very end)."""
+        while len(moves := self.template.moves(position)) == 1 and not self.template.is_end(position):
+            ((character, after),) = moves.items()
+            if self._rendered(self._class_of(text[-1]), character):
+                break
+            text, position = text + character, after
+        return SymbolStep(text, SymbolState(position, self._class_of(text[-1]), ""))
+
+    def count(self, state: SymbolState) -> int:
+        """How many texts continue from a state."""
+        if not state.read:
+            return self.template.count(state.position)
+        return sum(self.template.count(after) for _, after in self._characters(state))
+
+    def rest(self, state: SymbolState) -> str:
+        """The rest of a text from a state on: of the first text, where there are several."""
+        rest, position = "", state.position
+        while not self.template.is_end(position):
+            character, position = next(self._characters(state))
+            rest, state = rest + character, SymbolState(position, "", "")
+        return rest
+
+    def _characters(self, state: SymbolState) -> Iterator[tuple[str, Any]]:
+        """The characters that may be next, given the symbols already read, with the template's states after them."""
+        for character, after in self.template.moves(state.position).items():
+            if not state.read or self._rendered(state.before, character).startswith(state.read):
+                yield character, after
+
+    def _rendered(self, before: str, character: str) -> str:
+        return self._surfaces.added((self._anchor if before else self._prefix_text) + before, character)
+
+    def _first_like(self, character: str) -> str:
+        """The first character after which all others render as after this one: fewer states, the same steps."""
+        if len(self._letters) > _LARGEST_ALPHABET:
+            return character
+        after = [self._rendered(character, other) for other in self._letters]
+        return next(
+            one
+            for one in self._letters
+            if one == character or after == [self._rendered(one, other) for other in self._letters]
+        )
+
+
+_END = SymbolState("end", "", "")  # behind the end token
 
 
 class VocabularyAutomaton:
-    """All token paths that spell a text of the template, the canonical ones told apart by encoding again.
+    """All token paths that spell a text of the template; the canonical ones are told apart by encoding again.
 
-    A state is (template state, the character before, symbols already taken of the next character's rendering).
+    A state is one of the `SymbolTransducer`.
 
     Args:
         template: the texts.
@@ -53,32 +198,27 @@ class VocabularyAutomaton:
 
     Attributes:
         prunes: whether open paths are judged too, and not only leaves.
-        is_sampled: whether it is a sample, and no proof, that says that open paths may be judged.
-        unproven: why it is not proven that every encoding is found; "" where it is.
+        is_sampled: whether only a sample, and no proof, shows that open paths may be judged.
     """
 
     exactness: Exactness = "audited"
     unproven = ""
+    one_path = False
 
     def __init__(self, template: CanaryTemplate, encoder: Encoder, prefix_text: str, model: Mapping[str, Any]) -> None:
         self.template, self._encoder, self.prefix_text = template, encoder, prefix_text
         self._plain_prefix = tuple(encoder.plain_ids([prefix_text])[0]) if prefix_text else ()
         self.prefix: Path = (*encoder.leading, *self._plain_prefix)
         self._surfaces = TokenSurfaces(encoder.tokenizer, model)
-        self._letters = sorted(_letters_after(template, prefix_text))
-        self._anchor = prefix_text or template.text_at(0)[0]
-        self._kind_of = lru_cache(maxsize=None)(self._first_like)
-        added = (self._added(a, b) for a in ["", *self._letters] for b in self._letters)
-        self._symbols = frozenset().union(*added)
-        self._token_of = self._surfaces.matching(self._symbols)
+        self._transducer = SymbolTransducer(template, self._surfaces, prefix_text)
+        self.root: State = self._transducer.root
+        self._token_of = self._surfaces.matching(self._transducer.symbols)
         self._entries = WordTrie(self._token_of or [" "], "tokenizer")
         self._undecided: set[int] = set()
         self.prunes, self.is_sampled, self.name = True, False, "vocabulary"
         self._unbuildable = unbuildable_entries(model, self._token_of)
         self._unbuildable_lengths = sorted(set(map(len, self._unbuildable)))
-        self.root: State = (position_after(template, template.start, prefix_text), "", "")
-        self.moves = lru_cache(maxsize=_REMEMBERED_STATES)(self._moves)
-        self._steps = lru_cache(maxsize=_REMEMBERED_STATES)(self._find_steps)
+        self.transitions = lru_cache(maxsize=_CACHED_STATES)(self._transitions)
 
     def judge_leaves_only(self) -> None:
         """For tokenizers of which a canonical encoding may have a beginning that is not."""
@@ -92,27 +232,18 @@ class VocabularyAutomaton:
             return Claims(str(error), str(error), not error.may_move)
         surface_of = {index: surface for surface, index in self._token_of.items()}
         before = self._encoder.tokenizer.convert_ids_to_tokens(list(self.prefix[-1:]))
-        first = [surface_of[token] for token in self.moves(self.root).tokens.tolist() if token in surface_of]
-        return prove_claims(reading, Entries(model, self._token_of, self._symbols, "".join(before), first))
+        tokens = self.transitions(self.root).tokens_C.tolist()
+        first = [surface_of[token] for token in tokens if token in surface_of]
+        return prove_claims(reading, Entries(model, self._token_of, self._transducer.symbols, "".join(before), first))
 
     def count(self, state: Any) -> int:
-        position, before, taken = state
-        if state == _END:
-            return 1
-        if not taken:
-            return self.template.count(position)
-        return sum(
-            self.template.count(after)
-            for character, after in self.template.moves(position).items()
-            if self._added(before, character).startswith(taken)
-        )
+        return 1 if state == _END else self._transducer.count(state)
 
     def is_leaf(self, state: Any) -> bool:
-        position, _, taken = state
         if state == _END:
             return True
-        ended = not self._encoder.ending and not taken and self.template.is_end(position)
-        return ended and not self.template.moves(position)
+        ended = not self._encoder.ending and not state.read and self.template.is_end(state.position)
+        return ended and not self.template.moves(state.position)
 
     def canonical(self, paths: Sequence[Path], texts: Sequence[str], ends: Sequence[bool]) -> list[bool]:
         verdicts = [True] * len(paths)
@@ -125,38 +256,39 @@ class VocabularyAutomaton:
         return verdicts
 
     def _ends_unbuildable(self, text: str) -> bool:
-        """Whether a word that goes on may be encoded otherwise than the same word alone."""
+        """Whether a word may be encoded otherwise once it continues."""
         if not self._unbuildable:
             return False
         rendered = self._surfaces.render(text)
         return any(rendered[-length:] in self._unbuildable for length in self._unbuildable_lengths)
 
-    def runs(self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]) -> list[Run | None]:
-        """Where one text is left, its encoding says the rest; elsewhere what has one child is followed."""
-        rests = [self._rest(state) for state in states]
-        runs: list[Run | None] = [None] * len(states)
-        alone = [at for at, rest in enumerate(rests) if rest is not None]
-        found = self._paths_of([texts[at] + str(rests[at]) for at in alone])
-        for at, path in zip(alone, found, strict=True):
+    def forced_tokens(
+        self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[Any]
+    ) -> list[ForcedTokens | None]:
+        """Where one text is left, the rest of its encoding; elsewhere the states with one child are followed."""
+        forced: list[ForcedTokens | None] = [None] * len(states)
+        rests = {at: self._transducer.rest(state) for at, state in enumerate(states) if self._has_one_text(state)}
+        found = self._paths_of([texts[at] + rest for at, rest in rests.items()])
+        for (at, rest), path in zip(rests.items(), found, strict=True):
             whole = None if path is None else (*path, *self._encoder.ending)
             if whole is not None and whole[: len(paths[at])] == paths[at]:
-                runs[at] = (whole[len(paths[at]) :], str(rests[at]), _END, NO_MOVES)
-        several = [at for at, rest in enumerate(rests) if rest is None]
-        followed = [follow_forced_run(self, states[at]) for at in several]
-        # Without moves a state is the end of a text, or one that the vocabulary cannot go on from.
-        leading_on = [
-            (at, run) for at, run in zip(several, followed, strict=True) if len(run[3]) > 0 or self.is_leaf(run[2])
-        ]
+                forced[at] = ForcedTokens(whole[len(paths[at]) :], rest, _END, NO_TRANSITIONS)
+        followed = {at: follow_only_children(self, state) for at, state in enumerate(states) if at not in rests}
+        # Without children a state is the end of a text, or a dead end where no entry of the vocabulary continues.
+        alive = {at: one for at, one in followed.items() if len(one.transitions) or self.is_leaf(one.state)}
         verdicts = self.canonical(
-            [(*paths[at], *run[0]) for at, run in leading_on],
-            [texts[at] + run[1] for at, run in leading_on],
-            [not len(run[3]) for _, run in leading_on],
+            [(*paths[at], *one.tokens) for at, one in alive.items()],
+            [texts[at] + one.text for at, one in alive.items()],
+            [not len(one.transitions) for one in alive.values()],
         )
-        for (at, run), verdict in zip(leading_on, verdicts, strict=True):
+        for (at, one), verdict in zip(alive.items(), verdicts, strict=True):
             # Beginnings of one text are judged with it, whole.
-            is_one = len(run[3]) > 0 and self.count(run[2]) <= 1
-            runs[at] = run if verdict or is_one else None
-        return runs
+            is_one_text = len(one.transitions) > 0 and self.count(one.state) <= 1
+            forced[at] = one if verdict or is_one_text else None
+        return forced
+
+    def _has_one_text(self, state: Any) -> bool:
+        return state != _END and self.count(state) <= 1
 
     def _is_decided(self, path: Path) -> bool:
         """Whether a path ends between characters, so that its text can be encoded."""
@@ -167,87 +299,31 @@ class VocabularyAutomaton:
         encoded = self._encoder.plain_ids(texts)
         return [tuple(ids[length:]) if tuple(ids[:length]) == self._plain_prefix else None for ids in encoded]
 
-    def _rest(self, state: Any) -> str | None:
-        """The text that is left, where it is just one."""
-        if state == _END or self.count(state) > 1:
-            return None
-        position, before, taken = state
-        rest: list[str] = []
-        while not self.template.is_end(position):
-            ways = self.template.moves(position)
-            character = next(one for one in ways if not taken or self._added(before, one).startswith(taken))
-            rest.append(character)
-            position, taken = ways[character], ""
-        return "".join(rest)
-
-    def _moves(self, state: Any) -> Moves:
+    def _transitions(self, state: Any) -> Transitions:
+        """The tokens whose symbols the transducer reads from `state`: trie and transducer walked side by side."""
         if state == _END:
-            return NO_MOVES
-        found: dict[int, tuple[str, Any]] = {}
-        position, _, taken = state
-        if not taken and self.template.is_end(position):
+            return NO_TRANSITIONS
+        found: dict[int, tuple[str, SymbolState]] = {}
+        if not state.read and self.template.is_end(state.position):
             if self._encoder.ending:
                 found[self._encoder.ending[0]] = ("", _END)
-            elif self.template.moves(position):
-                raise text_begins_another(self.template)
+            elif self.template.moves(state.position):
+                raise not_prefix_free_error(self.template)
         open_nodes = [(self._entries.root, "", state)]
         while open_nodes:
             node, text, reached = open_nodes.pop()
             if reached is not state and self._entries.is_word(node):
                 token = self._token_of[self._entries.words[node[0]]]
-                if reached[2]:
+                if reached.read:
                     self._undecided.add(token)
                 if found.setdefault(token, (text, reached)) != (text, reached):
-                    raise alike(text, found[token][0])
-            children = self._entries.children(node)
-            for symbol, (piece, following) in self._steps(reached).items():
-                if symbol in children:
-                    open_nodes.append((children[symbol], text + piece, following))
+                    raise same_tokens_error(text, found[token][0])
+            for symbol, child in self._entries.children(node).items():
+                if step := self._transducer.step(reached, symbol):
+                    open_nodes.append((child, text + step.text, step.state))
         order = sorted(found)
-        tokens = np.array(order, dtype=np.int64)
-        return Moves(tokens, tuple(found[t][0] for t in order), tuple(found[t][1] for t in order))
-
-    def _find_steps(self, state: Any) -> dict[str, tuple[str, Any]]:
-        """By rendered symbol: the text that it decides and the state after it."""
-        position, before, taken = state
-        steps: dict[str, tuple[str, Any]] = {}
-        for character, after in self.template.moves(position).items():
-            added = self._added(before, character)
-            found: Iterator[tuple[str, tuple[str, Any]]] = iter(())
-            if not added and not taken:  # a dropped space: what follows comes at once
-                following = self._steps((after, self._kind_of(character), ""))
-                found = ((symbol, (character + piece, to)) for symbol, (piece, to) in following.items())
-            elif added.startswith(taken) and len(added) > len(taken):
-                decided = len(added) == len(taken) + 1
-                step = (
-                    self._settled(character, after) if decided else ("", (position, before, added[: len(taken) + 1]))
-                )
-                found = iter([(added[len(taken)], step)])
-            for symbol, step in found:
-                if steps.setdefault(symbol, step) != step:
-                    raise alike(step[0], steps[symbol][0])
-        return steps
-
-    def _settled(self, text: str, position: Any) -> tuple[str, Any]:
-        """After a whole character, with what is forced and dropped behind it (a space at the very end)."""
-        while len(moves := self.template.moves(position)) == 1 and not self.template.is_end(position):
-            ((character, after),) = moves.items()
-            if self._added(self._kind_of(text[-1]), character):
-                break
-            text, position = text + character, after
-        return text, (position, self._kind_of(text[-1]), "")
-
-    def _added(self, before: str, character: str) -> str:
-        return self._surfaces.added((self._anchor if before else self.prefix_text) + before, character)
-
-    def _first_like(self, character: str) -> str:
-        """The first character after which all others render as after this one: fewer states, the same moves."""
-        if len(self._letters) > _LARGEST_ALPHABET:
-            return character
-        after = [self._added(character, other) for other in self._letters]
-        return next(
-            one for one in self._letters if one == character or after == [self._added(one, c) for c in self._letters]
-        )
+        pieces, states = tuple(found[token][0] for token in order), tuple(found[token][1] for token in order)
+        return Transitions(np.array(order, dtype=np.int64), pieces, states)
 
 
 def vocabulary_automaton(
@@ -260,15 +336,15 @@ def vocabulary_automaton(
     """
     model = serialized_model(encoder.tokenizer)
     automaton = VocabularyAutomaton(template, encoder, _separable_prefix(template, encoder, sample), model)
-    missed = sample.first_missed(automaton, encoder)
+    missed = sample.first_missed(automaton)
     if missed is not None:
         return None, missed
     is_whole = sample.exactness == "proven"
     claims = Claims() if is_whole else automaton.claims(model, sample.texts)
-    sample.vouch_for(automaton, lambda: claims.complete)
+    automaton.unproven, automaton.exactness = claims.complete, "audited" if claims.complete else "proven"
     automaton.is_sampled = bool(claims.prefixes)
     is_asked = is_whole or automaton.is_sampled  # else it is proven
-    if not claims.may_prune or (is_asked and not sample.beginnings_are_kept(automaton, encoder)):
+    if not claims.may_prune or (is_asked and not sample.beginnings_are_kept(automaton)):
         automaton.judge_leaves_only()
     return automaton, None
 
@@ -281,14 +357,16 @@ def _separable_prefix(template: CanaryTemplate, encoder: Encoder, sample: Sample
     prefix = template.prefix
     cuts = {cut for at, letter in enumerate(prefix) if letter == " " for cut in (at, at + 1)} | {len(prefix)}
     for cut in sorted(cuts - {0}, reverse=True):
-        tokens = tuple(encoder.plain_ids([prefix[:cut]])[0])
-        if tokens and all(ids[: len(tokens)] == tokens and len(ids) > len(tokens) for ids in sample.ids):
+        plain = encoder.plain_ids([prefix[:cut]])[0]
+        tokens = (*encoder.leading, *plain)
+        shortest = len(tokens) + 1 + len(encoder.ending)
+        if plain and all(ids[: len(tokens)] == tokens and len(ids) >= shortest for ids in sample.ids):
             return prefix[:cut]
     return ""
 
 
 def _letters_after(template: CanaryTemplate, prefix_text: str) -> set[str]:
-    """Every character that may stand after the prefix."""
+    """Every character that may occur after the prefix."""
     letters = set(template.prefix[len(prefix_text) :])
     for segment in template.segments[bool(template.prefix) :]:
         letters |= set(segment if isinstance(segment, str) else segment[1].alphabet)

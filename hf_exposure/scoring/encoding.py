@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy.typing as npt
 from hf_exposure.checks import check_tokenizer, encodable_text
 from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError, RowInputError
-from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences
+from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences, shared_length
 
 __all__ = ["EncodedTexts", "Encoder"]
 
@@ -199,10 +198,7 @@ def _stable_prefix(tokenizer: Any, before: str) -> tuple[int, ...]:
         return ()
     probes = [before, *(before + beginning for beginning in _BEGINNINGS)]
     ids, *others = tokenizer(probes, add_special_tokens=False)["input_ids"]
-    for whole in others:
-        pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(ids, whole, strict=False))
-        ids = [token for token, _ in pairs]
-    return tuple(ids)
+    return tuple(ids[: shared_length([ids, *others])])
 
 
 def _special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:

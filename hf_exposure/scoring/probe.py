@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_exposure.scoring.token_tree import SequenceTree, TokenTree
+from hf_exposure.scoring.token_tree import SequenceTree, TokenTree, shared_length
 
 __all__ = ["DEPTH_TO_SPARE", "Contradiction", "Probe", "contradiction", "probe_for"]
 
@@ -95,20 +95,13 @@ def contradiction(
     found: list[Contradiction] = []
     for one, (ids, own) in enumerate(zip(sequences, bits, strict=True)):
         for other_ids, others in zip(sequences[:one], bits[:one], strict=True):
-            shared = max(0, _shared_length(ids, other_ids) - 1)
+            shared = max(0, shared_length([ids, other_ids]) - 1)
             with np.errstate(invalid="ignore"):  # inf - inf: both impossible
                 gaps = np.abs(own[:shared] - others[:shared])
             gap = float(np.nan_to_num(gaps, nan=0.0, posinf=np.inf).max(initial=0.0))
             if gap > tolerance:
                 found.append(Contradiction(by_length=len(ids) != len(other_ids), bits=gap))
     return min(found, key=lambda each: (each.by_length, -each.bits), default=None)
-
-
-def _shared_length(one: tuple[int, ...], other: tuple[int, ...]) -> int:
-    return next(
-        (place for place, (own, theirs) in enumerate(zip(one, other, strict=False)) if own != theirs),
-        min(len(one), len(other)),
-    )
 
 
 def _path(tree: TokenTree, vertex: int) -> list[int]:

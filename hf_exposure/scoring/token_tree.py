@@ -107,6 +107,19 @@ def pad_sequences(sequences: Sequence[Sequence[int]]) -> IntArray:
     return matrix
 
 
+def shared_length(sequences: Sequence[Sequence[int]]) -> int:
+    """How many leading tokens all sequences share; 0 of no sequences.
+
+    Example:
+        >>> shared_length([[5, 6, 7], [5, 6], [5, 6, 8]]), shared_length([[5], [6]])
+        (2, 0)
+    """
+    for place, tokens in enumerate(zip(*sequences, strict=False)):
+        if len(set(tokens)) > 1:
+            return place
+    return min(map(len, sequences), default=0)
+
+
 def grow_vertices(matrix_NL: IdMatrix, prefix_length: int | None = None) -> Vertices:
     """The tree of the padded sequences in `matrix_NL`; equal sequences end at one vertex.
 
@@ -114,7 +127,7 @@ def grow_vertices(matrix_NL: IdMatrix, prefix_length: int | None = None) -> Vert
         matrix_NL: (N, L) token ids of any integer type, -1 after a sequence's end.
         prefix_length: how many leading tokens to treat as the shared prefix; all that are shared by default.
     """
-    shared = _shared_length(matrix_NL) if prefix_length is None else prefix_length
+    shared = _shared_by_rows(matrix_NL) if prefix_length is None else prefix_length
     prefix, body = matrix_NL[0, :shared].astype(np.int64), matrix_NL[:, shared:]
     order = np.lexsort(body.T[::-1]) if body.shape[1] else np.arange(len(body))
     body = body[order]
@@ -132,8 +145,8 @@ def grow_vertices(matrix_NL: IdMatrix, prefix_length: int | None = None) -> Vert
     return Vertices(prefix, body[row, column].astype(np.int64), parent, column.astype(np.int64) + 1, last)
 
 
-def _shared_length(matrix_NL: IdMatrix) -> int:
-    """How many leading tokens all sequences share."""
+def _shared_by_rows(matrix_NL: IdMatrix) -> int:
+    """As `shared_length`, for the rows of a matrix."""
     same = (matrix_NL == matrix_NL[0]).all(axis=0) & (matrix_NL[0] != _ABSENT)
     return int(np.logical_and.accumulate(same).sum())
 

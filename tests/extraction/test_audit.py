@@ -17,10 +17,16 @@ from hf_exposure import CanaryTemplate, Digits, Letters, Pattern, extract, measu
 from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import build_automaton, search_likeliest, search_ranks
-from hf_exposure.extraction.build import Question, RememberedAutomata
-from hf_exposure.extraction.expansion import SearchWatch
+from hf_exposure.extraction.build import AutomatonCache, CacheKey
+from hf_exposure.extraction.expansion import SearchProgress
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
-from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText, follow_tokens
+from hf_exposure.extraction.token_automaton import (
+    NO_TRANSITIONS,
+    Exactness,
+    OnePathPerText,
+    Transitions,
+    follow_tokens,
+)
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import CausalScorer, Encoder
 
@@ -93,9 +99,9 @@ def test_nothing_is_known_of_texts_whose_first_token_is_not_scored() -> None:
     scorer = CausalScorer(tiny_model("gpt2", vocab_size=entries_of(tokenizer)), tokenizer)
     automaton = build_automaton(template, scorer.encoder)
     assert not automaton.prefix
-    watch = SearchWatch()
-    watch.interrupted = True
-    (bounds,) = search_ranks(scorer, automaton, ["1234 ok"], watch=watch)
+    progress = SearchProgress()
+    progress.interrupted = True
+    (bounds,) = search_ranks(scorer, automaton, ["1234 ok"], progress=progress)
     assert (bounds.low, bounds.high) == (1, 10_000)
 
 
@@ -152,18 +158,18 @@ def test_a_second_search_does_not_audit_an_unchanged_tokenizer_again() -> None:
     assert follow_tokens(again, ids[len(again.prefix) :]) == "no 313371." != follow_tokens(automata[0], ids)
 
 
-def test_a_canary_that_a_remembered_automaton_lacks_is_audited_with_the_whole_again() -> None:
+def test_a_canary_that_a_cached_automaton_lacks_is_audited_with_the_whole_again() -> None:
     tokenizer, template = tokenizer_in_style("qwen"), CanaryTemplate("no {n}.", n=Digits(6))
     encoder = Encoder(tokenizer)
-    remembered, known = RememberedAutomata(most=2), build_automaton(template, encoder)
-    question = Question.of(template, encoder, one_path=False)
-    remembered.keep(question, encoder, known)
-    assert remembered.find(question, encoder, ["no 123456."]) is known
-    assert remembered.find(question, encoder, ["no 12345x."]) is None
+    cache, known = AutomatonCache(size=2), build_automaton(template, encoder)
+    key = CacheKey.of(template, encoder, one_path=False)
+    cache.put(key, known)
+    assert cache.find(key, encoder, ["no 123456."]) is known
+    assert cache.find(key, encoder, ["no 12345x."]) is None
     for number in (4, 5):
         other = CanaryTemplate("no {n}.", n=Digits(number))
-        remembered.keep(Question.of(other, encoder, one_path=False), encoder, build_automaton(other, encoder))
-    assert remembered.find(question, encoder, []) is None
+        cache.put(CacheKey.of(other, encoder, one_path=False), build_automaton(other, encoder))
+    assert cache.find(key, encoder, []) is None
 
 
 class _Lowercase(OnePathPerText):
@@ -174,13 +180,13 @@ class _Lowercase(OnePathPerText):
 
     def __init__(self, ids: dict[str, int]) -> None:
         order = sorted(ids, key=ids.__getitem__)
-        self._moves = Moves(np.array([ids[letter] for letter in order]), tuple(order), (1,) * len(order))
+        self._transitions = Transitions(np.array([ids[letter] for letter in order]), tuple(order), (1,) * len(order))
 
-    def moves(self, state: Any) -> Moves:
-        return self._moves if state == 0 else NO_MOVES
+    def transitions(self, state: Any) -> Transitions:
+        return self._transitions if state == 0 else NO_TRANSITIONS
 
     def count(self, state: Any) -> int:
-        return len(self._moves) if state == 0 else 1
+        return len(self._transitions) if state == 0 else 1
 
 
 def test_a_path_that_spells_another_text_is_a_miss() -> None:
@@ -189,6 +195,6 @@ def test_a_path_that_spells_another_text_is_a_miss() -> None:
     automaton = _Lowercase({letter: tokenizer.convert_tokens_to_ids(letter) for letter in "ab"})
     automaton.prefix = encoder.leading
     right = SampledEncodings.of(CanaryTemplate("{x}", x=Letters(1, "ab")), encoder)
-    assert right.first_missed(automaton, encoder) is None
+    assert right.first_missed(automaton) is None
     wrong = SampledEncodings.of(CanaryTemplate("{x}", x=Letters(1, "aB")), encoder)
-    assert wrong.first_missed(automaton, encoder) == "B"
+    assert wrong.first_missed(automaton) == "B"

@@ -94,11 +94,11 @@ def check_claims(template: CanaryTemplate, tokenizer: Any, few: int = 3) -> tupl
     if automaton is None:
         return "refused", False
     everything = SampledEncodings.among(texts, encoder, "proven")
-    missed = everything.first_missed(automaton, encoder)
+    missed = everything.first_missed(automaton)
     if automaton.exactness == "proven":
         assert missed is None, (missed, tokenizer(missed)["input_ids"])
     if automaton.prunes and not automaton.is_sampled and missed is None:
-        assert everything.beginnings_are_kept(automaton, encoder)
+        assert everything.beginnings_are_kept(automaton)
     return automaton.exactness, automaton.prunes
 
 
@@ -313,7 +313,7 @@ def check_pieces(template: CanaryTemplate, tokenizer: Any) -> None:
             automaton, _ = backend(template, encoder, few)
             if automaton is not None and automaton.exactness == "proven":
                 everything = SampledEncodings.among(texts, encoder, "proven")
-                assert everything.first_missed(automaton, encoder) is None
+                assert everything.first_missed(automaton) is None
         except InputError:
             continue
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import tracemalloc
 from collections.abc import Sequence
 from typing import Any
@@ -10,12 +11,14 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from laws import brute_force_rank
 
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import search_likeliest, search_ranks
-from hf_exposure.extraction.frontier import Frontier, Node
-from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText
+from hf_exposure.extraction.frontier import Frontier, Node, most_texts_within
+from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, Transitions
 from hf_exposure.scoring import EncodedTexts, PathBits, PathQuery
 
 
@@ -28,10 +31,10 @@ class Numbers(OnePathPerText):
     def __init__(self, digits: int, base: int = 10) -> None:
         self.digits, self.base = digits, base
         tokens, pieces = np.arange(base, dtype=np.int64), tuple(chr(48 + digit) for digit in range(base))
-        self._moves = [Moves(tokens, pieces, (depth + 1,) * base) for depth in range(digits)]
+        self._transitions = [Transitions(tokens, pieces, (depth + 1,) * base) for depth in range(digits)]
 
-    def moves(self, state: Any) -> Moves:
-        return self._moves[state] if state < self.digits else NO_MOVES
+    def transitions(self, state: Any) -> Transitions:
+        return self._transitions[state] if state < self.digits else NO_TRANSITIONS
 
     def count(self, state: Any) -> int:
         return int(self.base ** (self.digits - state))
@@ -212,3 +215,21 @@ def test_the_bounds_of_a_stopped_search_are_as_tight_as_its_open_nodes(exclude: 
     (bounds,) = search_ranks(_TwoDigits(), Numbers(2), ["01"], max_expansions=1, exclude=exclude)
     assert (bounds.expansions, bounds.certified) == (1, False)
     assert (bounds.low, bounds.high) == (1, high)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.integers(0, 10**25), st.floats(-5, 130) | st.just(math.inf)), min_size=1, max_size=12),
+)
+def test_the_texts_below_several_nodes_are_added_in_exact_integers(nodes: list[tuple[int, float]]) -> None:
+    """Against Python's own integers, with counts and powers on both sides of what 64 bits hold."""
+    distinct = sorted({count for count, _ in nodes})
+    which = np.array([distinct.index(count) for count, _ in nodes])
+    slack = np.array([bits for _, bits in nodes])
+    expected = sum(count if bits >= 62 else min(count, math.floor(2**bits)) for count, bits in nodes)
+    assert most_texts_within(slack, which, distinct) == expected
+
+
+def test_a_sum_that_is_larger_than_64_bits() -> None:
+    counts, which = [2**61 + 1], np.zeros(64, dtype=np.int64)
+    assert most_texts_within(np.full(64, 61.9), which, counts) == 64 * (2**61 + 1)

@@ -199,7 +199,7 @@ def test_a_trie_takes_four_bytes_a_token() -> None:
     trie = EncodingTrie.of(texts, encoder, cut_shared=True)
     longest = max(len(ids) for ids in encoder.plain_ids(texts)) - len(trie.shared)
     assert len(trie.shared) >= 3 and trie.rows_NL.shape == (10_000, longest)
-    assert trie.rows_NL.nbytes == 4 * 10_000 * longest and trie.order.nbytes == 40_000
+    assert trie.rows_NL.nbytes == 4 * 10_000 * longest and trie.order_N.nbytes == 40_000
     rebuilt = {
         trie.text_of(row): [*trie.shared, *(t for t in ids if t >= 0)] for row, ids in enumerate(trie.rows_NL.tolist())
     }

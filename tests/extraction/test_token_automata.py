@@ -205,7 +205,7 @@ def test_a_trie_of_a_million_texts_is_small() -> None:
     scorer = CausalScorer(model_for("gpt2", "bag"), tokenizer)
     automaton = trie_automaton(template, scorer.encoder)
     (trie,) = automaton._slots
-    assert trie.rows_NL.nbytes + trie.order.nbytes < 50e6
+    assert trie.rows_NL.nbytes + trie.order_N.nbytes < 50e6
     assert automaton.count(automaton.root) == 10**6
 
 

@@ -1,4 +1,4 @@
-"""A search that is watched: Ctrl-C ends it with what is certain, and the paper's own search finds the same."""
+"""A search that shows its progress: Ctrl-C ends it with what is certain, and the paper's own search finds the same."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from transformers import ByT5Tokenizer
 
 from hf_exposure import CanaryTemplate, Digits, extract, rank_bounds
 from hf_exposure.extraction import build_automaton, search_likeliest, search_ranks
-from hf_exposure.extraction.expansion import SearchWatch
+from hf_exposure.extraction.expansion import SearchProgress
 from hf_exposure.scoring import CausalScorer, PathBits, PathQuery
 
 TEMPLATE = CanaryTemplate("pin {pin}", pin=Digits(3))
@@ -43,8 +43,8 @@ def test_ctrl_c_ends_a_search_with_the_bounds_of_that_moment(scorer: _Interrupte
     (whole,) = search_ranks(scorer, automaton, [texts[own]], batch_size=8)
     before = signal.getsignal(signal.SIGINT)
     scorer.at = 6  # the first batch scores the text itself
-    with SearchWatch() as watch:
-        (part,) = search_ranks(scorer, automaton, [texts[own]], batch_size=8, watch=watch)
+    with SearchProgress() as progress:
+        (part,) = search_ranks(scorer, automaton, [texts[own]], batch_size=8, progress=progress)
     assert signal.getsignal(signal.SIGINT) is before
     assert whole.certified and whole.low <= 701 <= whole.high
     assert not part.certified and part.note.startswith("interrupted")
@@ -55,8 +55,8 @@ def test_ctrl_c_ends_a_search_with_the_bounds_of_that_moment(scorer: _Interrupte
 def test_ctrl_c_ends_extraction_without_a_certificate(scorer: _Interrupted) -> None:
     automaton = build_automaton(TEMPLATE, scorer.encoder)
     scorer.at = 5
-    with SearchWatch() as watch:
-        found = search_likeliest(scorer, automaton, top_k=50, watch=watch)
+    with SearchProgress() as progress:
+        found = search_likeliest(scorer, automaton, top_k=50, progress=progress)
     assert not found.certified and found.note == "interrupted; a likelier text may be left"
     assert len(found.candidates) < 50
 
@@ -71,9 +71,9 @@ def test_a_second_ctrl_c_interrupts_at_once() -> None:
 
 
 def _interrupt_twice() -> None:
-    with pytest.raises(KeyboardInterrupt), SearchWatch() as watch:
+    with pytest.raises(KeyboardInterrupt), SearchProgress() as progress:
         signal.raise_signal(signal.SIGINT)
-        assert watch.interrupted
+        assert progress.interrupted
         signal.raise_signal(signal.SIGINT)
 
 
