@@ -20,6 +20,7 @@ from hf_exposure.hub.card import FOLDER, updated_card
 from hf_exposure.hub.published import published, refuse_secrets
 from hf_exposure.records import ExposureReport
 from hf_exposure.report.run import FILE_NAME, read_reports
+from hf_exposure.report.save import save_report
 
 # Before each new attempt, in seconds.
 WAITS = (1.0, 2.0, 4.0)
@@ -144,7 +145,7 @@ def published_files(
         SecretFoundError: a canary stands in one of them.
     """
     with TemporaryDirectory() as folder:
-        published(report).save(folder, [published(earlier) for earlier in history])
+        save_report(published(report), folder, [published(earlier) for earlier in history])
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     if canaries is not None:
         refuse_secrets(files, canaries)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
+from hf_exposure.fields import Amount, Count, Positive
+
 __all__ = ["Delivery", "Validity"]
 
 # The epoch of a trainer is a float that was summed up.
@@ -49,12 +51,12 @@ class Delivery:
         <Validity.INVALID: 'invalid'>
     """
 
-    inserted: int
-    found: int
-    trained: int
-    reduced: int = 0
-    controls_found: int = 0
-    epochs: float | None = None
+    inserted: Positive
+    found: Count
+    trained: Count
+    reduced: Count = 0
+    controls_found: Count = 0
+    epochs: Amount | None = None
 
     @property
     def validity(self) -> Validity:
