@@ -52,6 +52,11 @@ class DocumentFormat(Generic[R]):
     def _envelope(self) -> TypeAdapter[Any]:
         return TypeAdapter(self.envelope)
 
+    @property
+    def noun(self) -> str:
+        """What errors call a document: the last word of its name."""
+        return self.name.split()[-1]
+
     def write(self, record: R) -> dict[str, Any]:
         """The record as plain values under the document's head."""
         head = {"format": self.name, "schema_version": self.version}
@@ -65,7 +70,8 @@ class DocumentFormat(Generic[R]):
                 field by its path.
         """
         if not isinstance(values, Mapping) or values.get("format") != self.name:
-            raise InputError("report", f"must be of format {self.name!r}", type(values).__name__, "Use report.json.")
+            rule = f"must be of format {self.name!r}"
+            raise InputError(self.noun, rule, type(values).__name__, f"Use {self.noun}.json.")
         version = values.get("schema_version")
         if isinstance(version, (int, float)) and version > self.version:
             raise InputError(
@@ -78,7 +84,7 @@ class DocumentFormat(Generic[R]):
             self._envelope.validate_python(values)
             return self._record.validate_python(values)
         except ValidationError as error:
-            broken = _first_broken_rule(error)
+            broken = _first_broken_rule(error, self.noun)
         raise broken
 
     def schema(self) -> dict[str, Any]:
@@ -125,23 +131,21 @@ _KINDS = {
 }
 
 
-def _first_broken_rule(error: ValidationError) -> InputError:
+def _first_broken_rule(error: ValidationError, root: str) -> InputError:
     """The first error of pydantic's as one of ours: the path, the rule and the value, if that can be no secret."""
     first = error.errors(include_url=False)[0]
     kind, place, value, context = first["type"], first["loc"], first["input"], first.get("ctx", {})
     said: object = value
     if kind == "missing":
         context, place, said = {"field": place[-1]}, place[:-1], "none"
-    path = "report" + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
+    path = root + "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
     if isinstance(cause := context.get("error"), InputError):
         return InputError(f"{path}.{cause.argument}", cause.rule, cause.value, _REMEDY)
     if kind == "literal_error":
         context = {"expected": re.sub(r"'([^']*)'", r"\1", str(context["expected"])).replace(" or ", ", ")}
     rule = _RULES.get(kind, f"must be of type {_KINDS.get(kind.split('_')[0], 'object')}").format(**context)
     # A document may hold the canaries' texts, in one field.
-    return InputError(
-        path, rule, described(value, numbers=False) if path.startswith("report.secrets") else said, _REMEDY
-    )
+    return InputError(path, rule, described(value, numbers=False) if place[:1] == ("secrets",) else said, _REMEDY)
 
 
 class _PlainSchema(GenerateJsonSchema):
