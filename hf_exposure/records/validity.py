@@ -11,8 +11,6 @@ from enum import StrEnum
 
 from hf_exposure.fields import Amount, Count, Positive
 
-__all__ = ["Delivery", "Validity"]
-
 # The epoch of a trainer is a float that was summed up.
 _WHOLE_EPOCH = 1 - 1e-6
 
