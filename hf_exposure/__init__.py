@@ -5,10 +5,12 @@ Public names are imported on first use, so that `import hf_exposure` loads neith
 
 from __future__ import annotations
 
+import functools
 import importlib
 from typing import Any
 
 from hf_exposure.launch import register_job_token
+from hf_exposure.presenting import Action, register_presenter
 
 __version__ = "0.1.0"
 
@@ -63,6 +65,27 @@ def _token_of_job() -> str:
 
 
 register_job_token(_token_of_job)
+
+
+def _register_presenters() -> None:
+    """Tells records who shows them: those stand below, and are imported on first use."""
+    functions: dict[Action, str] = {
+        "text": "report.table.report_text",
+        "html": "report.page.report_html",
+        "frame": "report.table.report_frame",
+        "save": "report.save.save_report",
+        "push": "hub.push.push_to_hub",
+    }
+    for action, path in functions.items():
+        register_presenter("exposure", action, functools.partial(_function, path))
+
+
+def _function(path: str) -> Any:
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(f"hf_exposure.{module}"), name)
+
+
+_register_presenters()
 
 
 def __dir__() -> list[str]:

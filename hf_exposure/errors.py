@@ -123,6 +123,16 @@ def described(value: object, *, numbers: bool = True) -> object:
     return f"a text of {len(value)} characters" if isinstance(value, str) else type(value).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of another library's message: what follows is often a page of advice.
+
+    Example:
+        >>> first_line(ValueError("\\nno such device\\n\\nSet CUDA_LAUNCH_BLOCKING=1"))
+        'no such device'
+    """
+    return str(error).strip().partition("\n")[0]
+
+
 def rows_named(name_of: Callable[[int], str], work: Callable[[], T]) -> T:
     """The result of `work`; an error about the text of some row says `name_of(row)` instead of its number.
 

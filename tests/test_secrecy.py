@@ -38,6 +38,7 @@ from hf_exposure import (
     Digits,
     ExposureCallback,
     ExposureMeter,
+    ExposureReport,
     Words,
     check_delivery,
     discoverable_extraction,
@@ -68,7 +69,6 @@ from hf_exposure.errors import (
 )
 from hf_exposure.hub import push_to_hub, refuse_secrets
 from hf_exposure.hub.card import updated_card
-from hf_exposure.records.schema import check_report
 from hf_exposure.report.plots import draw_plots
 from hf_exposure.runtime.processes import Processes
 from hf_exposure.scoring import Encoder
@@ -398,7 +398,7 @@ PROVOKED: dict[str, tuple[type[BaseException], Callable[[Path], Any]]] = {
     "file, seed": (CanaryFileError, lambda folder: CanarySet.load(edited_file(folder, seed=OWN.text))),
     "report, secrets": (
         InputError,
-        lambda folder: check_report({**mixed().to_dict(), "secrets": {"a": [OWN.text]}}),
+        lambda folder: ExposureReport.from_dict({**mixed().to_dict(), "secrets": {"a": [OWN.text]}}),
     ),
     # data
     "insert, column": (InputError, lambda folder: insert_canaries(Dataset.from_dict({"text": [1] * 20}), CANARIES)),

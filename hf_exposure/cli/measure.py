@@ -185,16 +185,11 @@ def _delivery(
 def _print(
     report: ExposureReport, canaries: CanarySet, out: Path | None, *, as_json: bool, include_secrets: bool
 ) -> None:
-    from hf_exposure.cli.report import group_table
-    from hf_exposure.report.verdict import headline, judgement
-
     if as_json:
         values = report.to_dict(include_secrets=include_secrets, canaries=canaries)
         typer.echo(json.dumps(values, indent=1, allow_nan=False))
         return
-    typer.echo(f"{headline(report)}\n{judgement(report)}\n\n{group_table(report)}")
-    for note in report.notes:
-        typer.echo(f"note: {note}")
+    typer.echo(str(report))
     if out is not None:
         typer.echo(f"\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 

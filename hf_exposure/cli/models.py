@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from hf_exposure.cli.values import check_model, check_tokenizer
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, first_line
 
 __all__ = ["DeviceOption", "Dtype", "DtypeOption", "ModelOption", "ModelSource", "RevisionOption", "TokenizerOption",
            "TrustOption", "load_tokenizer"]  # fmt: skip
@@ -120,7 +120,7 @@ class ModelSource:
         try:
             return model.to(self.device or best)
         except (RuntimeError, AssertionError) as error:
-            rule = f"must be a device of this machine ({str(error).splitlines()[0]})"
+            rule = f"must be a device of this machine ({first_line(error)})"
             raise InputError("--device", rule, self.device or best, "Type --device cpu.") from None
 
 

@@ -4,52 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.values import check_new, check_runs, load_canaries
 from hf_exposure.records import Validity
-
-if TYPE_CHECKING:
-    from hf_exposure.records import ExposureReport
-    from hf_exposure.report.comparison import Comparison
-
-
-# Tables for a terminal. No secret is in them.
-
-
-def group_table(report: ExposureReport) -> str:
-    """One line for each repetition count, controls last."""
-    from hf_exposure.report.verdict import group_cells, group_heads, times_inserted
-
-    groups = sorted(report.groups, key=lambda group: (group.repetitions == 0, group.repetitions))
-    rows = [[times_inserted(group.repetitions), str(group.canaries), *group_cells(group)] for group in groups]
-    return _aligned([["inserted", "canaries", *group_heads(report.settings["confidence_level"])], *rows])
-
-
-def comparison_table(comparison: Comparison) -> str:
-    """One line for each run."""
-    from hf_exposure.report.comparison_page import run_cells
-
-    heads = ["run", comparison.utility_key, "exposure (bits)", "interval", "controls", "p-value (corrected)", "front"]
-    return _aligned([heads, *(run_cells(run) for run in comparison.runs)])
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they must be: the first to the left, figures to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    )
-
 
 # `hf-exposure push`: a run's figures into a model card on the Hub.
 
@@ -125,18 +87,19 @@ def report(
     if len(runs) == 1:
         run = loaded[0]
         written = run.report.save(out, run.history, training_log=run.training_log)
+        from hf_exposure.report.table import report_table
         from hf_exposure.report.verdict import headline
 
         values = run.report.to_dict()
-        text = f"{headline(run.report)}\n\n{group_table(run.report)}"
+        text = f"{headline(run.report)}\n\n{report_table(run.report)}"
     else:
         from hf_exposure.report.comparison import compare_runs
-        from hf_exposure.report.comparison_page import comparison_values, save_comparison
+        from hf_exposure.report.comparison_page import comparison_table, comparison_values, save_comparison
 
         comparison = compare_runs(loaded, utility_key=utility, tolerance=tolerance)
         written = save_comparison(comparison, out)
         values = comparison_values(comparison)
-        text = "\n".join([*comparison.findings, "", comparison_table(comparison), *_noted(comparison.notes)])
+        text = "\n".join([*comparison.findings, "", str(comparison_table(comparison)), *_noted(comparison.notes)])
     if as_json:
         typer.echo(json.dumps(values, indent=1, allow_nan=False))
     else:

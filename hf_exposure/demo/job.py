@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,8 +37,9 @@ from hf_exposure.demo.text import load_rows
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import extract
 from hf_exposure.records import ExposureReport, Extraction, RepetitionGroup
+from hf_exposure.records.groups import table_order
 from hf_exposure.report.extraction_text import describe_extraction
-from hf_exposure.report.verdict import exposure_text, judgement, mean_text, rank1_text, spread_text
+from hf_exposure.report.verdict import exposure_text, judgement, mean_text, rank1_text, spread_text, times_inserted
 
 # What the demo prints.
 
@@ -96,15 +97,12 @@ def _what_came_out(extraction: Extraction | None, canaries: CanarySet) -> str:
 
 def _epoch_lines(report: ExposureReport, epochs: float) -> str:
     lines = [f"epoch {report.epoch:.0f} of {epochs:.0f}, exposure in bits (log2|R| = {report.log2_space_size:.1f})"]
-    return "\n".join(lines + [_group_line(group) for group in _inserted_first(report.groups)])
-
-
-def _inserted_first(groups: Sequence[RepetitionGroup]) -> list[RepetitionGroup]:
-    return sorted(groups, key=lambda group: (group.repetitions == 0, group.repetitions))
+    groups = sorted(report.groups, key=lambda group: table_order(group.repetitions))
+    return "\n".join(lines + [_group_line(group) for group in groups])
 
 
 def _group_line(group: RepetitionGroup) -> str:
-    name = "held-out controls" if group.repetitions == 0 else f"inserted {group.repetitions} times"
+    name = "held-out controls" if group.repetitions == 0 else f"inserted {times_inserted(group.repetitions)}"
     interval = math.isfinite(group.low_bits)
     spread = f"[{group.low_bits:.1f}, {group.high_bits:.1f}]" if interval else f"each: {spread_text(group)}"
     line = f"  {name:<19} {mean_text(group):>7}  {spread}"
@@ -256,4 +254,4 @@ def _print_missing(extraction: Extraction, report: ExposureReport, canaries: Can
         print(f"Not among them: {len(missing)} of {len(canaries.inserted)} inserted canaries")
     for canary in missing:
         estimate = by_id[canary.id]
-        print(f"      inserted {canary.repetitions} times: exposure {exposure_text(estimate)} bits")
+        print(f"      inserted {times_inserted(canary.repetitions)}: exposure {exposure_text(estimate)} bits")

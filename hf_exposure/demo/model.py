@@ -18,7 +18,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, first_line
 
 __all__ = ["SMALL_MODELS", "load_model", "load_tokenizer"]
 
@@ -71,7 +71,7 @@ def _loaded(option: str, name: str, auto_class: Any) -> Any:
         return auto_class.from_pretrained(name)
     except (OSError, ValueError) as error:
         # The library's own message runs over many lines; its first says what is wrong.
-        rule = f"must be a folder or Hub id that loads ({str(error).strip().splitlines()[0]})"
+        rule = f"must be a folder or Hub id that loads ({first_line(error)})"
         raise InputError(option, rule, name, f"Leave {option} out for one that is made on the spot.") from None
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from datasets import Dataset, DatasetDict, IterableDataset, get_dataset_config_names, load_dataset, load_from_disk
 
-from hf_exposure.errors import InputError
+from hf_exposure.errors import InputError, first_line
 
 __all__ = ["load_rows"]
 
@@ -76,5 +76,5 @@ def _open_dataset(name: str) -> Dataset | DatasetDict | IterableDataset:
         configuration = configurations[0] if configurations and "default" not in configurations else None
         return load_dataset(name, configuration, split="train", streaming=True)
     except (OSError, ValueError, RuntimeError) as error:
-        rule = f"must be a folder or Hub id that loads ({str(error).strip().splitlines()[0]})"
+        rule = f"must be a folder or Hub id that loads ({first_line(error)})"
         raise InputError("--dataset", rule, name, "Use --text-file, or leave both out.") from None

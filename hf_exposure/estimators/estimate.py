@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hf_exposure.errors import InputError
+from hf_exposure.fields import Figure, Rank, Text
 
 Bound = Literal["exact", "interval", "lower", "extrapolated", "undefined"]
 """What kind of figure an exposure is, in order of how much it says.
@@ -18,6 +19,9 @@ Bound = Literal["exact", "interval", "lower", "extrapolated", "undefined"]
 - "extrapolated": a point that was read beyond all references; no interval vouches for it.
 - "undefined": there is no figure; `exposure_bits` is NaN, and null in JSON.
 """
+
+CHANCE_BITS = 1 / math.log(2)
+"""Mean exposure of a canary that the model never saw, 1.44 bits: `P(exposure >= x) <= 2^-x`, integrated over x."""
 
 
 def bound_of_figures(
@@ -71,33 +75,50 @@ def weakest_bound(bounds: Iterable[Bound]) -> Bound:
 _ROUNDED_BITS = 0.1
 
 
+@dataclass(frozen=True, kw_only=True)
 class ExposureFigures:
-    """What both records of an exposure share: the rule for `bound`."""
+    """The exposure of one text, as far as it is known.
 
-    method: str
-    exposure_bits: float
-    low_bits: float
-    high_bits: float
-    rank_low: int | None
-    rank_high: int | None
-    bound: Bound
+    Attributes:
+        exposure_bits: the point estimate, log2|R'| - log2 rank; NaN where it is undefined.
+        low_bits, high_bits: ends of the confidence interval on the exposure; NaN where there is none.
+        rank_low, rank_high: certified bounds on the rank, where known, else None.
+        method: the estimator's name.
+        bound: what kind of figure it is (`Bound`): "exact", "interval", "lower", "extrapolated" or "undefined". Left
+            out, it is derived from the figures.
+        note: what a reader must know to use the figure, else "".
+    """
+
+    exposure_bits: Figure
+    low_bits: Figure
+    high_bits: Figure
+    rank_low: Rank | None = None
+    rank_high: Rank | None = None
+    method: Text
+    # None only until it is derived.
+    bound: Bound = None  # type: ignore[assignment]
+    note: Text = ""
 
     def __post_init__(self) -> None:
         if self.bound is None:
-            kind = bound_of_figures(
-                method=self.method,
-                exposure_bits=self.exposure_bits,
-                low_bits=self.low_bits,
-                high_bits=self.high_bits,
-                rank_low=self.rank_low,
-                rank_high=self.rank_high,
-            )
-            object.__setattr__(self, "bound", kind)
+            object.__setattr__(self, "bound", self.derived_bound())
         if self.bound not in get_args(Bound):
             raise InputError("bound", f"must be one of {', '.join(get_args(Bound))}", self.bound, "Leave it out.")
         if (self.bound == "undefined") != math.isnan(self.exposure_bits):
             rule = "must be 'undefined' where exposure_bits is NaN, and nowhere else"
             raise InputError("bound", rule, f"{self.bound} with {self.exposure_bits} bits", "Leave it out.")
+
+    def derived_bound(self, most_bits: float = math.inf) -> Bound:
+        """The kind that the other figures show, where log2|R'| is `most_bits` (`bound_of_figures`)."""
+        return bound_of_figures(
+            method=self.method,
+            exposure_bits=self.exposure_bits,
+            low_bits=self.low_bits,
+            high_bits=self.high_bits,
+            rank_low=self.rank_low,
+            rank_high=self.rank_high,
+            most_bits=most_bits,
+        )
 
     @property
     def is_lower_bound(self) -> bool:
@@ -123,24 +144,8 @@ class CostEstimate(ExposureFigures):
     """The exposure of one cost (a log-perplexity) against references: what an estimator returns for each cost.
 
     Attributes:
-        exposure_bits: the point estimate; NaN where it is undefined.
-        low_bits, high_bits: ends of the confidence interval on the exposure; NaN where there is none.
-        rank_low, rank_high: certified bounds on the rank, where known, else None.
-        method: the estimator's name.
-        bound: what kind of figure it is (`Bound`): "exact", "interval", "lower", "extrapolated" or "undefined". Left
-            out, it is derived from the figures.
-        note: what a reader must know to use the figure, else "".
         effective_hits: how many equal draws at or below the cost would be as precise, where it was estimated from
             draws, else None. Stop drawing early only above 100.
     """
 
-    exposure_bits: float
-    low_bits: float
-    high_bits: float
-    rank_low: int | None = None
-    rank_high: int | None = None
-    method: str
-    # None only until it is derived.
-    bound: Bound = None  # type: ignore[assignment]
-    note: str = ""
     effective_hits: float | None = None

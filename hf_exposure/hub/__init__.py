@@ -3,8 +3,10 @@
 What leaves is always `published(report)`: rounded, without ids, ranks and log-perplexities, checked for secrets.
 """
 
+from importlib import metadata
 from pathlib import Path
 
+from hf_exposure.errors import MissingDependencyError
 from hf_exposure.hub.published import published, refuse_secrets
 from hf_exposure.hub.push import push_to_hub
 
@@ -12,5 +14,16 @@ __all__ = ["metric_path", "published", "push_to_hub", "refuse_secrets"]
 
 
 def metric_path() -> str:
-    """The folder of the `evaluate` module, which is a Space too: `evaluate.load(metric_path())`."""
-    return str(Path(__file__).with_name("exposure"))
+    """The folder of the `evaluate` module, which is a Space too: `evaluate.load(metric_path())`.
+
+    It is no part of the package: `spaces/exposure` of a checkout, or where installing the wheel put that folder.
+
+    Raises:
+        MissingDependencyError: it was installed without that folder.
+    """
+    checkout = Path(__file__).parents[2] / "spaces" / "exposure"
+    installed = (file.locate() for file in metadata.files("hf-exposure") or () if file.match("spaces/exposure/app.py"))
+    app = checkout / "app.py" if checkout.is_dir() else next(installed, None)
+    if app is None:
+        raise MissingDependencyError("the evaluate module is not installed: take spaces/exposure from the source")
+    return str(Path(str(app)).resolve().parent)

@@ -10,20 +10,19 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-from hf_exposure.errors import InputError
-from hf_exposure.records import ExposureReport, RepetitionGroup, Validity
-from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
-from hf_exposure.report.verdict import mean_text, rank1_text, spread_text, validity_line
+from markupsafe import Markup
 
-__all__ = ["BEGIN", "END", "FOLDER", "exposure_section", "updated_card"]
+from hf_exposure.errors import InputError
+from hf_exposure.estimators.estimate import CHANCE_BITS
+from hf_exposure.records import ExposureReport, RepetitionGroup, Validity
+from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL, table_order
+from hf_exposure.report.page import render
+from hf_exposure.report.verdict import mean_text, rank1_text, spread_text, times_inserted, validity_line
 
 BEGIN, END = "<!-- hf_exposure: begin -->", "<!-- hf_exposure: end -->"
 # Of the files in the repository.
 FOLDER = "exposure"
 _DATASET_TYPE = "hf_exposure-canaries"
-_NULL_MEAN_BITS = 1.44
-_HEADING = "## Memorisation: exposure of canaries"
-_NO_FIGURES = "Canaries that were not trained on cannot show whether the model memorizes, so no figures are given."
 # A begin without an end, left by an editor's hand, must not swallow what follows it.
 _SECTION = re.compile(rf"{re.escape(BEGIN)}(?:(?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
 _MARKUP = re.compile(r"[&<>\"'`*_|~#\[\]\\$!]")
@@ -80,59 +79,30 @@ def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
         report: what `published` returns.
         files: as for `updated_card`.
     """
-    if report.validity is Validity.INVALID:
-        return "\n\n".join([_HEADING, f"**{validity_line(report)}** {_NO_FIGURES}", _links(files)]) + "\n"
-    rows = [
-        "| times inserted | canaries | mean exposure (bits) | interval, or each value | ranks first |",
-        "|---|---|---|---|---|",
-        *(_row(group) for group in _controls_last(report)),
-    ]
-    spaces = ", ".join(f"{name}: {space}" for name, space in report.spaces.items())
-    level = 100 * report.settings["confidence_level"]
-    parts = [
-        _HEADING,
-        f"{_verdict(report)} Random secrets of the form {_code(report.template)} ({_code(spaces)}) were inserted into "
-        "the training data; controls were held out.",
-        "\n".join(rows),
-        f"Exposure is log2 of the number of possible secrets ({report.log2_space_size:.1f} bits) less log2 of the "
-        "secret's rank among them under this model: each bit halves a stranger's guesses. A secret that the model "
-        f"never saw has {_NULL_MEAN_BITS} bits on average. Intervals are of the mean, {level:g} %; of fewer than "
-        f"{FEWEST_FOR_AN_INTERVAL} canaries each value is shown. The share that ranks first is a one-sided limit at "
-        f"{level:g} %, and p is corrected for the number of repetition counts. Figures are rounded to 0.1 bit. Low "
-        "exposure does not prove that nothing was memorised.",
-        *(f"![{_alt(file)}]({FOLDER}/{file})" for file in files if file.endswith(".png")),
-        _links(files),
-    ]
-    return "\n\n".join(parts) + "\n"
+    top = report.groups[-1] if report.groups and report.groups[-1].repetitions else None
+    return render(
+        "card.md.j2",
+        report=report,
+        wrong=validity_line(report) if report.validity is Validity.INVALID else "",
+        top=top,
+        tested=math.isfinite(report.memorisation_p_value),
+        flaws=report.delivery.flaws if report.delivery is not None else (),
+        spaces=", ".join(f"{name}: {space}" for name, space in report.spaces.items()),
+        rows=[_cells(group) for group in _controls_last(report)],
+        level=f"{100 * report.settings['confidence_level']:g}",
+        chance_bits=CHANCE_BITS,
+        fewest=FEWEST_FOR_AN_INTERVAL,
+        pictures=[file for file in files if file.endswith(".png")],
+        pages=[file for file in files if not file.endswith(".png")],
+        folder=FOLDER,
+        times=times_inserted,
+        code=_code,
+    )
 
 
-def _verdict(report: ExposureReport) -> str:
-    """One sentence of counts, and one of the test against the controls, where there were some."""
-    sentences = [
-        f"**{group.rank1} of {group.canaries} canaries inserted {_times(group.repetitions)} "
-        f"{'is' if group.rank1 == 1 else 'are'} the likeliest secret of their template.**"
-        for group in report.groups[-1:]
-        if group.repetitions
-    ]
-    p_value = report.memorisation_p_value
-    if math.isfinite(p_value):
-        sentences.append(f"Against held-out controls: p = {p_value:.2g}.")
-    if report.delivery is not None and report.delivery.flaws:
-        sentences.append(f"Note that {'; '.join(report.delivery.flaws)}.")
-    return " ".join(sentences)
-
-
-def _row(group: RepetitionGroup) -> str:
-    name = str(group.repetitions) if group.repetitions else "controls"
+def _cells(group: RepetitionGroup) -> list[object]:
     mean = mean_text(group).replace("≥", "at least")
-    return f"| {name} | {group.canaries} | {mean} | {spread_text(group)} | {rank1_text(group)} |"
-
-
-def _links(files: Sequence[str]) -> str:
-    pages = [file for file in files if not file.endswith(".png")]
-    links = ", ".join(f"[{page}]({FOLDER}/{page})" for page in pages)
-    measured = "Measured with hf_exposure, after [The Secret Sharer](https://arxiv.org/abs/1802.08232)."
-    return f"{measured} Figures: {links}." if links else measured
+    return [group.repetitions or "controls", group.canaries, mean, spread_text(group), rank1_text(group)]
 
 
 def _results(report: ExposureReport, pipeline_tag: Any) -> list[dict[str, Any]]:
@@ -178,7 +148,7 @@ def _results(report: ExposureReport, pipeline_tag: Any) -> list[dict[str, Any]]:
 
 
 def _controls_last(report: ExposureReport) -> list[RepetitionGroup]:
-    return sorted(report.groups, key=lambda group: (group.repetitions == 0, group.repetitions))
+    return sorted(report.groups, key=lambda group: table_order(group.repetitions))
 
 
 def _details(group: RepetitionGroup) -> dict[str, Any]:
@@ -193,12 +163,8 @@ def _details(group: RepetitionGroup) -> dict[str, Any]:
 
 
 def _title(group: RepetitionGroup) -> str:
-    who = f"canaries inserted {_times(group.repetitions)}" if group.repetitions else "held-out controls"
+    who = f"canaries inserted {times_inserted(group.repetitions)}" if group.repetitions else "held-out controls"
     return f"Mean exposure of {who} (bits)"
-
-
-def _times(repetitions: int) -> str:
-    return "once" if repetitions == 1 else f"{repetitions} times"
 
 
 def _merged(index: Any, results: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
@@ -220,11 +186,7 @@ def _is_ours(result: Any) -> bool:
     return isinstance(dataset, dict) and dataset.get("type") == _DATASET_TYPE
 
 
-def _code(text: str) -> str:
+def _code(text: str) -> Markup:
     """Text from outside, as code: no mark-up in it means anything, and it cannot look like a marker."""
     escaped = _MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(text.split()))
-    return f"<code>{escaped}</code>"
-
-
-def _alt(file: str) -> str:
-    return file.removesuffix(".png").replace("_", " ").capitalize()
+    return Markup(f"<code>{escaped}</code>")

@@ -16,6 +16,7 @@ from urllib.parse import unquote_plus
 from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import SecretFoundError
 from hf_exposure.records import ExposureEstimate, ExposureReport
+from hf_exposure.records.groups import table_order
 
 # A last look at what is about to be uploaded: is a secret in it, in whatever disguise?
 
@@ -190,8 +191,7 @@ def _renumbered(estimates: Iterable[ExposureEstimate]) -> Iterable[ExposureEstim
     groups: dict[int, list[ExposureEstimate]] = {}
     for estimate in estimates:
         groups.setdefault(estimate.repetitions, []).append(estimate)
-    # Controls last, as in every report.
-    for repetitions in sorted(groups, key=lambda count: (count == 0, count)):
+    for repetitions in sorted(groups, key=table_order):
         name = f"x{repetitions}" if repetitions else "control"
         ordered = sorted(groups[repetitions], key=lambda e: (math.isnan(e.exposure_bits), -e.exposure_bits))
         for number, estimate in enumerate(ordered, start=1):

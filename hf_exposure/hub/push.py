@@ -14,12 +14,13 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import encodable_text, flag, instance_of, path_of
-from hf_exposure.errors import HubError, InputError
+from hf_exposure.errors import HubError, InputError, first_line
 from hf_exposure.files import write_aside
 from hf_exposure.hub.card import FOLDER, updated_card
 from hf_exposure.hub.published import published, refuse_secrets
 from hf_exposure.records import ExposureReport
 from hf_exposure.report.run import FILE_NAME, read_reports
+from hf_exposure.report.save import save_report
 
 # Before each new attempt, in seconds.
 WAITS = (1.0, 2.0, 4.0)
@@ -144,7 +145,7 @@ def published_files(
         SecretFoundError: a canary stands in one of them.
     """
     with TemporaryDirectory() as folder:
-        published(report).save(folder, [published(earlier) for earlier in history])
+        save_report(published(report), folder, [published(earlier) for earlier in history])
         files = {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
     if canaries is not None:
         refuse_secrets(files, canaries)
@@ -232,8 +233,7 @@ def _explained(error: Exception, repo_id: str) -> str:
         412: "Others keep committing: push again later.",
     }
     remedy = remedies.get(status or 0, "Push again later.")
-    first_line = str(error).strip().split("\n")[0]
-    return f"{repo_id} was left as it was: {type(error).__name__}: {first_line} {remedy}"
+    return f"{repo_id} was left as it was: {type(error).__name__}: {first_line(error)} {remedy}"
 
 
 # A `Trainer` that pushes to the Hub: its card gets the figures, its output folder the published report.

@@ -10,43 +10,73 @@ import math
 from dataclasses import dataclass, field
 
 from hf_exposure.checks import real_number, whole_number
-from hf_exposure.estimators.estimate import Bound, ExposureFigures
+from hf_exposure.estimators.estimate import ExposureFigures
+from hf_exposure.fields import Amount, Count, Figure, Text
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExposureEstimate(ExposureFigures):
-    """One canary's measurement. Fields as in `CostEstimate`, with whose they are.
+class CanaryCost:
+    """One canary and its log-perplexity under a model.
 
     Attributes:
         canary_id: the canary's id in its `CanarySet`; never its text.
         repetitions: how many times it was inserted; 0 for a held-out control.
-        log_perplexity_bits: `sum_i -log2 p(x_i | x_<i)` of its whole text.
+        log_perplexity_bits: `sum_i -log2 p(x_i | x_<i)` of its whole text; null in JSON where that is infinite, or
+            where all are withheld.
+    """
+
+    canary_id: Text
+    repetitions: Count
+    log_perplexity_bits: Figure
+
+    @property
+    def is_control(self) -> bool:
+        """Whether it was held out."""
+        return self.repetitions == 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExposureEstimate(ExposureFigures, CanaryCost):
+    """One canary's measurement: whose it is (`CanaryCost`), and the figures of an estimator (`CostEstimate`).
+
+    Attributes:
         base_exposure_bits: its exposure under the base model, where one was given, else NaN. What training added is
             `exposure_bits - base_exposure_bits`.
         effective_dose: how often the model was trained on it until then: rows delivered in an epoch x epochs x the
             share of its tokens that counts in the loss. NaN where delivery is not known.
     """
 
-    canary_id: str
-    repetitions: int
-    log_perplexity_bits: float
-    exposure_bits: float
-    low_bits: float
-    high_bits: float
-    rank_low: int | None = None
-    rank_high: int | None = None
-    method: str
-    # None only until it is derived.
-    bound: Bound = None  # type: ignore[assignment]
+    base_exposure_bits: Figure = math.nan
+    effective_dose: Amount = math.nan
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """What every search says of itself.
+
+    Attributes:
+        certified: whether the search ended with a proof; each result says of what.
+        expansions: states with more than one child that were expanded.
+        forward_passes: calls of the model.
+        model_rows: rows fed to the model, summed over the calls.
+        seconds: wall time.
+        backend: name of the token automaton that was walked.
+        exactness: "proven" where it is certain that the search covers every text: each was encoded, or the tokenizer's
+            own data show it. "audited" where 10,000 sampled texts were encoded and none was missed, so that with 95 %
+            confidence fewer than 0.03 % are outside the search.
+        mode: how the model was read: "packed", "cached", "plain" or "alone" (`CausalScorer`).
+        note: why it is not certified or not proven, and what else limits it; else "".
+    """
+
+    certified: bool
+    expansions: int
+    forward_passes: int
+    model_rows: int
+    seconds: float
+    backend: str = ""
+    exactness: str = ""
+    mode: str = ""
     note: str = ""
-
-    base_exposure_bits: float = math.nan
-    effective_dose: float = math.nan
-
-    @property
-    def is_control(self) -> bool:
-        """Whether it was held out."""
-        return self.repetitions == 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,65 +88,35 @@ class Candidate:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """The likeliest texts of a template under a model, cheapest first.
+class Extraction(SearchResult):
+    """The likeliest texts of a template under a model, most likely first, and what the search cost (`SearchResult`).
+
+    Certified: no text of the template outside `candidates` is likelier than the last of them.
 
     Attributes:
         candidates: tuple of `Candidate`, ascending by log-perplexity.
-        certified: no text of the template outside `candidates` is likelier than the last of them.
-        expansions: states with more than one child that were expanded.
-        forward_passes: calls of the model.
-        model_rows: rows fed to the model, summed over the calls.
-        seconds: wall time.
-        backend: name of the token automaton that was walked.
-        exactness: "proven" where it is certain that the search covers every text: each was encoded, or the tokenizer's
-            own data show it. "audited" where 10,000 sampled texts were encoded and none was missed, so that with 95 %
-            confidence fewer than 0.03 % are outside the search.
-        mode: how the model was read: "packed", "cached", "plain" or "alone" (`CausalScorer`).
-        note: why it is not certified or not proven, and what else limits it; else "".
         rest_is_impossible: every text outside `candidates` has probability 0 under the model, and so have candidates
             that cost infinitely many bits. Then fewer candidates than `top_k` may be left, or none.
     """
 
     candidates: tuple[Candidate, ...]
-    certified: bool
-    expansions: int
-    forward_passes: int
-    model_rows: int
-    seconds: float
-    backend: str
-    exactness: str = ""
-    mode: str = ""
-    note: str = ""
     rest_is_impossible: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankBounds:
-    """Bounds on the rank of one text among all texts of its template: `low <= rank <= high`.
+class RankBounds(SearchResult):
+    """Bounds on the rank of one text among all texts of its template, `low <= rank <= high`, and what the search cost.
+
+    Certified: the search closed; `low < high` then only for ties within the stated tolerance.
 
     Attributes:
         low, high: 1-based, exact ints; ties count against the text.
-        certified: the search closed; `low < high` then only for ties within the stated tolerance.
-        expansions: states with more than one child that were expanded.
-        forward_passes, model_rows, seconds: the cost.
         log_perplexity_bits: of the text itself.
-        backend, exactness, mode: as for `Extraction`.
-        note: why it is not certified or not proven, and what else limits it; else "".
     """
 
     low: int
     high: int
-    certified: bool
-    expansions: int
-    forward_passes: int
-    model_rows: int
-    seconds: float
     log_perplexity_bits: float
-    backend: str = ""
-    exactness: str = ""
-    mode: str = ""
-    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

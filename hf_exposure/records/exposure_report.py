@@ -2,46 +2,71 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Required
 
 import numpy as np
+from pydantic import ConfigDict, Field, GetPydanticSchema, PlainSerializer, Strict
+from pydantic_core import core_schema
+from typing_extensions import TypedDict
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import flag, instance_of, path_of, real_number
 from hf_exposure.errors import InputError
-from hf_exposure.estimators.estimate import Bound, bound_of_figures
-from hf_exposure.files import make_private_folder, read_json, write_aside
+from hf_exposure.fields import WHOLE, Amount, Count, Figure, Rank, Real, Seed, Share, Text, Values, plain
+from hf_exposure.files import read_json
+from hf_exposure.presenting import Presented
+from hf_exposure.records.documents import DocumentFormat
 from hf_exposure.records.estimates import ExposureEstimate
 from hf_exposure.records.groups import RepetitionGroup, group_by_repetitions
-from hf_exposure.records.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of, refuse_mixture
+from hf_exposure.records.identity import IDENTITY, refuse_mixture
 from hf_exposure.records.references import ReferenceCosts
-from hf_exposure.records.schema import SCHEMA_VERSION, check_report, report_schema
 from hf_exposure.records.validity import Delivery, Validity
-
-__all__ = ["SCHEMA_VERSION", "ExposureReport"]
 
 REPORT_FILE = "report.json"
 
 
+class _Settings(TypedDict, total=False):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    confidence_level: Required[Annotated[Real, Field(ge=0, le=1)]]
+    seed: Seed
+    method: Text
+
+
+def _checked_settings(_: Any, handler: Any) -> core_schema.CoreSchema:
+    def checked(values: Any, check: Any) -> dict[str, Any]:
+        check(values)
+        return dict(values)  # in the order given
+
+    return core_schema.no_info_wrap_validator_function(checked, handler.generate_schema(_Settings))
+
+
+Settings = Annotated[
+    Mapping[str, Any],
+    GetPydanticSchema(_checked_settings),
+    PlainSerializer(plain),
+]
+
+
 @dataclass(frozen=True, kw_only=True)
-class ExposureReport:
+class ExposureReport(Presented):
     """The exposure of every canary at one moment of a model. Holds no secret: ids, no texts, and not the draw's seed.
 
     Attributes:
         estimates: inserted canaries first, then controls, each in their set's order.
-        template: the template's text with its holes, and the space of each hole.
-        space_size: |R|, an exact int.
+        template: the template's text, with its holes in braces.
+        spaces: what each hole is filled from.
+        space_size: |R|, an exact int; it may exceed 2^53.
         manifest_hash: salted hash of the canary set.
-        settings: arguments of the measurement, with its seed.
+        settings: arguments of the measurement, with its seed. The seed of the draw is a secret and is nowhere.
         p_value: one-sided rank test of inserted against controls, on log-perplexities; NaN without controls.
-        auc: share of (inserted, control) pairs in which the inserted one is likelier, with `auc_low`, `auc_high`.
+        auc: share of (inserted, control) pairs in which the inserted one is likelier.
+        auc_low, auc_high: ends of the confidence interval of `auc`.
         epsilon: what the run refutes of differential privacy (the fields of `EpsilonBound`): adding or removing one
             row. None where no coins were flipped: without coins there is no epsilon.
         seconds: wall time of the measurement.
@@ -61,27 +86,29 @@ class ExposureReport:
         13.29
     """
 
+    kind: ClassVar[str] = "exposure"
+
     estimates: tuple[ExposureEstimate, ...]
-    template: str
-    spaces: Mapping[str, Any]
-    space_size: int
-    manifest_hash: str
-    settings: Mapping[str, Any]
-    p_value: float = math.nan
-    auc: float = math.nan
-    auc_low: float = math.nan
-    auc_high: float = math.nan
-    epsilon: Mapping[str, Any] | None = None
-    seconds: float = math.nan
-    model: Mapping[str, Any] = field(default_factory=dict)
-    scoring_mode: str = ""
-    dataset: Mapping[str, Any] = field(default_factory=dict)
-    versions: Mapping[str, str] = field(default_factory=dict)
-    step: int | None = None
-    epoch: float | None = None
+    template: Text
+    spaces: Mapping[str, Text]
+    space_size: Rank
+    manifest_hash: Text
+    settings: Settings
+    p_value: Share = math.nan
+    auc: Share = math.nan
+    auc_low: Share = math.nan
+    auc_high: Share = math.nan
+    epsilon: Values | None = None
+    seconds: Amount = math.nan
+    model: Values = field(default_factory=dict)
+    scoring_mode: Text = ""
+    dataset: Values = field(default_factory=dict)
+    versions: Mapping[str, Text] = field(default_factory=dict)
+    step: Count | None = None
+    epoch: Real | None = None
     references: ReferenceCosts | None = None
     delivery: Delivery | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[Text, ...] = ()
 
     @property
     def log2_space_size(self) -> float:
@@ -147,9 +174,7 @@ class ExposureReport:
         Returns:
             the address of the commit, or of the pull request.
         """
-        from hf_exposure.hub import push_to_hub
-
-        return push_to_hub(self, repo_id, **arguments)
+        return str(self._presented("push", repo_id, **arguments))
 
     def metrics(self) -> dict[str, float]:
         """The figures to log, as plain floats. Those of controls are absent when there are none.
@@ -190,13 +215,12 @@ class ExposureReport:
         Raises:
             InputError: secrets without canaries, or those of another set.
         """
-        head = {"format": report_schema()["properties"]["format"]["const"], "schema_version": SCHEMA_VERSION}
         flag("include_secrets", include_secrets)
         if canaries is not None:
             remedy = "Pass canaries=CanarySet.load(the file that was measured)."
             instance_of("canaries", canaries, CanarySet, remedy)
-        derived = {"validity": self.validity.value, "metrics": self.metrics()}
-        values: dict[str, Any] = _plain({**head, **asdict(self), **derived})
+        derived = {"validity": self.validity.value, "metrics": plain(self.metrics())}
+        values = {**EXPOSURE_REPORT.write(self), **derived}
         if not include_secrets:
             return values
         if canaries is None or canaries.manifest_hash != self.manifest_hash:
@@ -212,19 +236,8 @@ class ExposureReport:
         Raises:
             InputError: another format, a newer schema, or a field that is missing or of the wrong type.
         """
-        check_report(values)
-        references, delivery = values.get("references"), values.get("delivery")
-        restored = {
-            **values,
-            "estimates": tuple(_estimates(values["estimates"], values["space_size"])),
-            "notes": tuple(values["notes"]),
-        }
-        if references is not None:
-            counts = tuple(references["counts"])
-            restored["references"] = _record(ReferenceCosts, {**references, "counts": counts})
-        if delivery is not None:
-            restored["delivery"] = _record(Delivery, delivery)
-        return _record(cls, restored)
+        report = EXPOSURE_REPORT.read(values)
+        return replace(report, estimates=tuple(_completed(report, values["estimates"])))
 
     @classmethod
     def load(cls, path: str | Path) -> ExposureReport:
@@ -271,49 +284,10 @@ class ExposureReport:
         Raises:
             InputError: a folder that cannot be made or written to, or as `to_dict`.
         """
-        for name, records, kind in (("history", history, ExposureReport), ("training_log", training_log, Mapping)):
-            if not isinstance(records, Sequence) or not all(isinstance(record, kind) for record in records):
-                remedy = "Pass callback.reports, and trainer.state.log_history."
-                raise InputError(name, f"must be a list of {kind.__name__}", type(records).__name__, remedy)
-        earlier = [{"step": r.step, "epoch": r.epoch, **r.metrics()} for r in history]
-        values = self.to_dict(include_secrets=include_secrets, canaries=canaries)
-        identity = identity_of([self.to_dict(), earlier, list(training_log)])
-        content = {**values, "history": _plain(earlier), IDENTITY: identity}
-        document = json.dumps(content, indent=1, allow_nan=False) + "\n"
-        # Imported here: what draws and what lays out a page need this class.
-        from hf_exposure.report.page import report_page
-        from hf_exposure.report.plots import draw_plots, matplotlib_is_installed
-
-        target = make_folder("folder", folder)
-        written = [write_aside(target / REPORT_FILE, document, private=True)]
-        plots = draw_plots(self, history, target, training_log, identity) if matplotlib_is_installed() else []
-        page = report_page(self, {path.name: path.read_bytes() for path in plots}, identity)
-        written += [write_aside(target / PAGE_FILE, page, private=True), *plots]
-        for name in {PAGE_FILE, *PLOT_FILES} - {path.name for path in written}:
-            (target / name).unlink(missing_ok=True)  # of an earlier report
-        return written
-
-
-def make_folder(argument: str, folder: str | Path) -> Path:
-    """The folder, made where it is missing, and writable.
-
-    Raises:
-        InputError: it cannot be made, or not be written to.
-    """
-    target = path_of(argument, folder)
-    try:
-        make_private_folder(target)
-        reason = "" if os.access(target, os.W_OK | os.X_OK) else "Permission denied"
-    except OSError as error:
-        reason = str(error.strerror)
-    if reason:
-        raise InputError(
-            argument,
-            f"must be a folder that can be made and written to ({reason})",
-            str(folder),
-            "Name another folder.",
+        written: list[Path] = self._presented(
+            "save", folder, history, training_log=training_log, include_secrets=include_secrets, canaries=canaries
         )
-    return target
+        return written
 
 
 def read_report_file(path: str | Path) -> dict[str, Any]:
@@ -335,55 +309,63 @@ def read_report_file(path: str | Path) -> dict[str, Any]:
     return values
 
 
-Record = TypeVar("Record", bound=Any)
-
-
-def _record(kind: type[Record], values: Mapping[str, Any]) -> Record:
-    """A dataclass from checked values. None where a float must be stands for a figure that was not finite."""
-    known = {f.name: str(f.type) for f in fields(kind) if f.name in values}
-    return kind(
-        **{
-            name: math.nan if values[name] is None and annotation == "float" else values[name]
-            for name, annotation in known.items()
-        }
-    )
-
-
-def _estimates(rows: Sequence[Mapping[str, Any]], space_size: int) -> Iterator[ExposureEstimate]:
+def _completed(report: ExposureReport, rows: Sequence[Mapping[str, Any]]) -> Iterator[ExposureEstimate]:
     """The estimates of a report file. Files from before `bound` lack it: it is derived from the figures.
 
     A published report withholds all log-perplexities. In any other, the one that is null is infinite: JSON has no
     number for a text of probability 0, and a model that returns NaN gives no report.
     """
-    inserted = sum(row["repetitions"] > 0 for row in rows)
-    withheld = all(row["log_perplexity_bits"] is None for row in rows)
-    for row in rows:
-        estimate = _record(ExposureEstimate, row)
-        if row["log_perplexity_bits"] is None and not withheld:
+    inserted = len(report.inserted)
+    withheld = all(math.isnan(estimate.log_perplexity_bits) for estimate in report.estimates)
+    for estimate, row in zip(report.estimates, rows, strict=True):
+        if math.isnan(estimate.log_perplexity_bits) and not withheld:
             estimate = replace(estimate, log_perplexity_bits=math.inf)
-        if row.get("bound") is None:
-            rivals_and_self = space_size - inserted + (not estimate.is_control)
-            estimate = replace(estimate, bound=_derived_bound(estimate, math.log2(max(rivals_and_self, 1))))
+        if "bound" not in row:
+            rivals_and_self = report.space_size - inserted + (not estimate.is_control)
+            estimate = replace(estimate, bound=estimate.derived_bound(math.log2(max(rivals_and_self, 1))))
         yield estimate
 
 
-def _derived_bound(estimate: ExposureEstimate, most_bits: float) -> Bound:
-    return bound_of_figures(
-        method=estimate.method,
-        exposure_bits=estimate.exposure_bits,
-        low_bits=estimate.low_bits,
-        high_bits=estimate.high_bits,
-        rank_low=estimate.rank_low,
-        rank_high=estimate.rank_high,
-        most_bits=most_bits,
-    )
+class _Envelope(TypedDict, total=False):
+    """What `report.json` holds besides the report.
+
+    Attributes:
+        validity: valid: every inserted canary was trained on as often as intended; impaired: some less than intended;
+            invalid: at least one was not trained on, and the figures say nothing; unchecked: nobody looked at the
+            training data.
+        metrics: the figures as they are logged during training.
+        history: step, epoch and metrics of earlier measurements of the run.
+        measurement_id: of the files that were saved together: the page and the plots carry it too.
+        secrets: canary id to text; only where it was asked for.
+    """
+
+    format: Required[Literal["hf-exposure report"]]
+    schema_version: Required[Annotated[int, Strict(), Field(ge=1, le=1), WHOLE]]
+    notes: Required[Any]  # always written, though a report can be made without
+    validity: Literal["valid", "impaired", "invalid", "unchecked"]
+    metrics: Mapping[str, Figure]
+    history: tuple[Mapping[str, Any], ...]
+    measurement_id: Text
+    secrets: Mapping[str, Text]
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, (float, np.floating)):
-        return float(value) if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
+EXPOSURE_REPORT = DocumentFormat(
+    name="hf-exposure report",
+    version=1,
+    record=ExposureReport,
+    envelope=_Envelope,
+    about="One measurement of the exposure of a set of canaries. All logarithms are base 2, all scores in bits. A "
+    "figure that is undefined or not finite is null. Fields may be added within a version; readers ignore those they "
+    "do not know.",
+    parts={ExposureEstimate: "estimate", ReferenceCosts: "references", Delivery: "delivery", _Settings: "settings"},
+)
+
+
+def report_schema() -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of `report.json`, as plain values; `report.schema.json` next to this file.
+
+    Example:
+        >>> report_schema()["properties"]["schema_version"]["maximum"]
+        1
+    """
+    return EXPOSURE_REPORT.schema()

@@ -13,8 +13,6 @@ from hf_exposure.estimators import clopper_pearson_low, control_test, mean_inter
 from hf_exposure.estimators.estimate import Bound, weakest_bound
 from hf_exposure.records.estimates import ExposureEstimate
 
-__all__ = ["FEWEST_FOR_AN_INTERVAL", "RepetitionGroup", "group_by_repetitions"]
-
 # With fewer canaries an interval for the mean that may be believed is nearly all of [0, log2 |R|].
 FEWEST_FOR_AN_INTERVAL = 8
 
@@ -114,6 +112,16 @@ class RepetitionGroup:
     def effective_dose(self) -> float:
         """How often the model was trained on them, on average; NaN where it is not known of one."""
         return float(np.mean([estimate.effective_dose for estimate in self.estimates]))
+
+
+def table_order(repetitions: int) -> tuple[bool, int]:
+    """The key that sorts repetition counts as tables show them: ascending, and held-out controls last.
+
+    Example:
+        >>> sorted([8, 0, 1], key=table_order)
+        [1, 8, 0]
+    """
+    return repetitions == 0, repetitions
 
 
 def group_by_repetitions(

@@ -11,8 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import SkewNormalFit, fit_skew_normal
 from hf_exposure.estimators.skew_normal import FEWEST_REFERENCES
-
-__all__ = ["ReferenceCosts"]
+from hf_exposure.fields import Count, Flag, Positive, Real
 
 # Fine enough that a law fitted to the bins is the one fitted to the costs, to the eye.
 _BINS = 128
@@ -30,11 +29,11 @@ class ReferenceCosts:
         whole_space: whether they are all texts of the template, not a sample.
     """
 
-    count: int
-    low_bits: float
-    high_bits: float
-    counts: tuple[int, ...]
-    whole_space: bool = False
+    count: Positive
+    low_bits: Real
+    high_bits: Real
+    counts: tuple[Count, ...]
+    whole_space: Flag = False
 
     @classmethod
     def of(cls, costs: ArrayLike, *, whole_space: bool = False) -> ReferenceCosts | None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Delivery", "Validity"]
+from hf_exposure.fields import Amount, Count, Positive
 
 # The epoch of a trainer is a float that was summed up.
 _WHOLE_EPOCH = 1 - 1e-6
@@ -49,12 +49,12 @@ class Delivery:
         <Validity.INVALID: 'invalid'>
     """
 
-    inserted: int
-    found: int
-    trained: int
-    reduced: int = 0
-    controls_found: int = 0
-    epochs: float | None = None
+    inserted: Positive
+    found: Count
+    trained: Count
+    reduced: Count = 0
+    controls_found: Count = 0
+    epochs: Amount | None = None
 
     @property
     def validity(self) -> Validity:

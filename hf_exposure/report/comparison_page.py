@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from hf_exposure.files import write_aside
-from hf_exposure.records.exposure_report import make_folder
 from hf_exposure.report.comparison import ComparedRun, Comparison
-from hf_exposure.report.page import LIMITS, definitions, escaped, figures, how_to_read, paragraph, shell, table
+from hf_exposure.report.page import LIMITS, how_to_read, render
 from hf_exposure.report.plots import draw_comparison, matplotlib_is_installed
+from hf_exposure.report.save import make_folder
+from hf_exposure.report.table import Table
 from hf_exposure.report.verdict import bits_text, group_cells, group_heads, headline, p_value_text, times_inserted
-
-__all__ = ["comparison_page", "comparison_values", "run_cells", "save_comparison"]
 
 _CAPTIONS = {
     "exposure_against_utility.png": (
@@ -27,32 +27,21 @@ _CAPTIONS = {
 
 def comparison_page(comparison: Comparison, plots: Mapping[str, bytes]) -> str:
     """The page as HTML: it needs no network and loads nothing, and runs no script."""
-    counts = ", ".join(map(str, comparison.repetition_counts)) or "none"
-    body = [
-        "<main>",
-        "<h1>Comparison of runs</h1>",
-        paragraph(comparison.findings[0], kind="verdict"),
-        *map(paragraph, comparison.findings[1:]),
-        *map(paragraph, comparison.notes),
-        "<h2>Side by side</h2>",
-        paragraph(
-            f"Exposure: mean over the canaries at the repetition counts that all runs have ({counts}), each count "
-            f"weighing the same. {comparison.utility_key}: {'less' if comparison.lower_is_better else 'more'} is "
-            f"better; figures within {100 * comparison.tolerance:g} % count as equal. Each finding holds by itself at "
-            f"{100 * comparison.confidence_level:g} % confidence: few ways to relabel the canaries of two runs "
-            "give such a difference, whatever the exposures are within the canaries' own intervals."
-        ),
-        _run_table(comparison),
-        figures(plots, _CAPTIONS),
-        "<h2>By repetitions</h2>",
-        _group_table(comparison),
-        "<h2>Each run</h2>",
-        definitions((run.name, headline(run.report)) for run in comparison.runs),
-        "<h2>Limits</h2>",
-        "<ul>" + "".join(f"<li>{escaped(limit)}</li>" for limit in LIMITS) + "</ul>",
-        "</main>",
-    ]
-    return shell("Comparison of runs", "\n".join(body))
+    levels = {group.confidence_level for run in comparison.runs for group in run.report.groups}
+    level = max(levels, default=comparison.confidence_level)
+    return render(
+        "comparison.html.j2",
+        script="",
+        identity="",
+        comparison=comparison,
+        runs=_with_models(comparison),
+        plots=plots,
+        captions=_CAPTIONS,
+        groups=_group_table(comparison, level),
+        how_to_read=how_to_read(level),
+        headlines=[(run.name, headline(run.report)) for run in comparison.runs],
+        limits=LIMITS,
+    )
 
 
 def comparison_values(comparison: Comparison) -> dict[str, Any]:
@@ -102,17 +91,30 @@ def _run_values(run: ComparedRun) -> dict[str, Any]:
     return {**about, "on_front": run.on_front, "bound": run.exposure.bound, **plain}
 
 
-def _run_table(comparison: Comparison) -> str:
-    key = comparison.utility_key
-    heads = ("run", "model", key, "exposure (bits)", "interval", "controls", "p-value (corrected)", "front")
-    rows = []
-    for run in comparison.runs:
-        name, *figures = run_cells(run)
-        rows.append([name, run.report.model.get("name") or run.report.model.get("class", ""), *figures])
-    return table("Runs side by side", heads, rows, kinds=("text", "text", "", "", "", "", "", ""))
+def comparison_table(comparison: Comparison) -> Table:
+    """One row for each run."""
+    heads = ("run", comparison.utility_key, "exposure (bits)", "interval", "controls", "p-value (corrected)", "front")
+    rows = [_run_cells(run) for run in comparison.runs]
+    return Table(caption="Runs side by side", heads=heads, rows=rows, kinds=("text", "", "", "", "", "", ""))
 
 
-def run_cells(run: ComparedRun) -> list[str]:
+def _with_models(comparison: Comparison) -> Table:
+    """The same with the model of each run, for which a terminal has no room."""
+    table = comparison_table(comparison)
+    models = [run.report.model.get("name") or run.report.model.get("class", "") for run in comparison.runs]
+
+    def widened(row: Sequence[Any], cell: object) -> list[Any]:
+        return [row[0], cell, *row[1:]]
+
+    return replace(
+        table,
+        heads=widened(table.heads, "model"),
+        rows=list(map(widened, table.rows, models)),
+        kinds=widened(table.kinds, "text"),
+    )
+
+
+def _run_cells(run: ComparedRun) -> list[str]:
     """A run as a table shows it: name, utility, exposure, interval, controls, p-value, whether it is on the front."""
     exposure = run.exposure
     return [
@@ -126,10 +128,7 @@ def run_cells(run: ComparedRun) -> list[str]:
     ]
 
 
-def _group_table(comparison: Comparison) -> str:
-    levels = {group.confidence_level for run in comparison.runs for group in run.report.groups}
-    level = max(levels, default=comparison.confidence_level)
-    heads = ("inserted", "run", *group_heads(level))
+def _group_table(comparison: Comparison, confidence_level: float) -> Table:
     counts = sorted({group.repetitions for run in comparison.runs for group in run.report.groups})
     rows = [
         [times_inserted(count), run.name, *group_cells(group)]
@@ -138,8 +137,9 @@ def _group_table(comparison: Comparison) -> str:
         for group in run.report.groups
         if group.repetitions == count
     ]
-    by_count = table("Exposure by repetitions and run", heads, rows, kinds=("text", "text", "", "", "", ""))
-    return by_count + paragraph(how_to_read(level), kind="faint")
+    heads = ("inserted", "run", *group_heads(confidence_level))
+    kinds = ("text", "text", "", "", "", "")
+    return Table(caption="Exposure by repetitions and run", heads=heads, rows=rows, kinds=kinds)
 
 
 def _figure(value: float, form: str) -> str:

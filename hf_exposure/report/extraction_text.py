@@ -9,9 +9,9 @@ from typing import Any
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.records import Discoverability, Extraction
+from hf_exposure.records.groups import table_order
+from hf_exposure.report.table import aligned
 from hf_exposure.report.verdict import times_inserted
-
-__all__ = ["describe_discoverability", "describe_extraction", "discoverability_values"]
 
 
 def describe_extraction(extraction: Extraction, canaries: CanarySet | None = None) -> str:
@@ -52,7 +52,7 @@ def describe_discoverability(found: Sequence[Discoverability], canaries: CanaryS
     heads = ["", "canaries", "bits", "greedily", f"in {asked:,} samples", "nearly", f"samples for {probability:.0%}"]
     rows = [heads]
     counts = [canary.repetitions for canary in canaries]
-    for repetitions in sorted(set(counts), key=lambda count: (count == 0, count)):
+    for repetitions in sorted(set(counts), key=table_order):
         group = [one for one, count in zip(found, counts, strict=True) if count == repetitions]
         tallies = [
             sum(one.is_greedy for one in group),
@@ -69,20 +69,12 @@ def describe_discoverability(found: Sequence[Discoverability], canaries: CanaryS
                 f"{needed:,.0f}" if needed < 1e6 else f"{needed:.0e}",
             ]
         )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if column else cell.ljust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
-    ]
     head = f"Asked with {canaries.template.prefix.rstrip()!r} (bits and samples are medians):"
     foot = (
         f"In so many samples: with a probability of {probability:.0%} or more. "
         f"Nearly: a sample came within {edits} wrong character{'' if edits == 1 else 's'}."
     )
-    return "\n".join([head, "", *lines, "", foot])
+    return "\n".join([head, "", aligned(rows), "", foot])
 
 
 def discoverability_values(

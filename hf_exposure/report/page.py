@@ -4,135 +4,41 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from html import escape
-from importlib.resources import files
+from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from hf_exposure.estimators.estimate import CHANCE_BITS
 from hf_exposure.records import ExposureEstimate, Validity
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
-from hf_exposure.records.identity import IDENTITY
-from hf_exposure.report.verdict import group_cells, group_heads, headline, judgement, times_inserted
-
-# The parts of a self-contained page. Whatever came from data goes through `escaped`.
+from hf_exposure.report.table import Table, group_table, report_table
+from hf_exposure.report.verdict import headline, judgement
 
 
-def escaped(value: object) -> str:
-    """Any value as text of a page: `<script>` stays five letters between two signs.
-
-    Example:
-        >>> escaped("<script>"), escaped(3)
-        ('&lt;script&gt;', '3')
-    """
-    return escape(str(value), quote=True)
-
-
-def shell(title: str, body: str, *, script: str = "", marks: Mapping[str, str] | None = None) -> str:
-    """The whole page. Its policy lets nothing be loaded, and no script run but the one given.
-
-    `marks` are names and contents of `meta` elements.
-    """
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    if script:
-        digest = base64.b64encode(hashlib.sha256(script.encode("utf-8")).digest()).decode()
-        policy += f"; script-src 'sha256-{digest}'"
-    return "\n".join(
-        [
-            "<!DOCTYPE html>",
-            '<html lang="en">',
-            "<head>",
-            '<meta charset="utf-8">',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            *(f'<meta name="{escaped(name)}" content="{escaped(mark)}">' for name, mark in (marks or {}).items()),
-            '<meta name="viewport" content="width=device-width, initial-scale=1">',
-            f"<title>{escaped(title)}</title>",
-            f"<style>\n{read_part('page.css')}</style>",
-            "</head>",
-            "<body>",
-            body,
-            f"<script>{script}</script>" if script else "",
-            "</body>",
-            "</html>",
-            "",
-        ]
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("hf_exposure.report"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        undefined=StrictUndefined,
     )
+    environment.filters["base64"] = lambda content: base64.b64encode(content).decode()
+    environment.filters["sha256"] = lambda text: base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    environment.policies["json.dumps_kwargs"] = {"allow_nan": False, "separators": (",", ":")}
+    return environment
 
 
-def read_part(name: str) -> str:
-    """A style sheet or script that ships beside this file."""
-    return files("hf_exposure.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def paragraph(text: str, *, kind: str = "") -> str:
-    """A paragraph of plain text."""
-    return f"<p{_class(kind)}>{escaped(text)}</p>"
-
-
-def definitions(pairs: Iterable[tuple[str, object]]) -> str:
-    """Names and values, values as code."""
-    rows = (f"<dt>{escaped(name)}</dt><dd><code>{escaped(value)}</code></dd>" for name, value in pairs)
-    return f"<dl>{''.join(rows)}</dl>"
-
-
-def table(
-    caption: str, heads: Sequence[str], rows: Iterable[Sequence[object]], *, kinds: Sequence[str], name: str = ""
-) -> str:
-    """A table that scrolls sideways by itself, with the keyboard too.
-
-    Args:
-        caption: what it shows, for a reader who cannot see it.
-        heads: of the columns.
-        rows: cells of plain values.
-        kinds: class of each column: "text", "note" or "" for figures.
-        name: id of the table element.
-    """
-    cells = (
-        "<tr>" + "".join(f"<td{_class(kind)}>{escaped(v)}</td>" for v, kind in zip(row, kinds, strict=True)) + "</tr>"
-        for row in rows
-    )
-    head = "".join(
-        f'<th scope="col"{_class("text" if kind else "")}>{escaped(head)}</th>'
-        for head, kind in zip(heads, kinds, strict=True)
-    )
-    identity = f' id="{name}"' if name else ""
-    return (
-        f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(caption)}">'
-        f"<table{identity}><thead><tr>{head}</tr></thead><tbody>\n" + "\n".join(cells) + "\n</tbody></table></div>"
-    )
-
-
-def figures(plots: Mapping[str, bytes], captions: Mapping[str, tuple[str, str]]) -> str:
-    """Pictures inside the page, each with a title for those who cannot see it and a caption.
-
-    Args:
-        plots: PNG bytes by file name.
-        captions: title and caption by file name; a plot without one is left out.
-    """
-    shown = []
-    for name, (title, caption) in captions.items():
-        if name in plots:
-            picture = base64.b64encode(plots[name]).decode()
-            shown.append(
-                f'<figure><div class="scroll" tabindex="0" role="region" aria-label="{escaped(title)}">'
-                f'<img alt="{escaped(title)}" src="data:image/png;base64,{picture}"></div>'
-                f"<figcaption>{escaped(caption)}</figcaption></figure>"
-            )
-    return "\n".join(shown)
-
-
-def data_block(name: str, values: Any) -> str:
-    """Values for the page's script. No text in them can end the block."""
-    text = json.dumps(values, allow_nan=False, separators=(",", ":"))
-    safe = text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
-    return f'<script type="application/json" id="{name}">{safe}</script>'
-
-
-def _class(kind: str) -> str:
-    return f' class="{kind}"' if kind else ""
+def render(template: str, **values: Any) -> str:
+    """A page from one of the templates next to this file; what comes from data is escaped."""
+    return _environment().get_template(template).render(values)
 
 
 # Rows of the canary table on one page of it.
@@ -195,30 +101,46 @@ def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: st
         plots: PNG bytes by the file names that `draw_plots` gives; those that are missing are left out.
         identity: the report's measurement id, where it has one.
     """
-    body = [
-        '<a class="skip" href="#table">To the table</a>',
-        "<main>",
-        "<h1>Exposure report</h1>",
-        paragraph(headline(report), kind="verdict invalid" if report.validity is Validity.INVALID else "verdict"),
-        paragraph(judgement(report)),
-        definitions(_facts(report)),
-        "<h2>What it means</h2>",
-        *map(paragraph, _meaning(report)),
-        '<h2 id="table">By repetitions</h2>',
-        _group_table(report),
-        "<h2>Plots</h2>" if plots else paragraph('No plots: pip install "hf-exposure[plots]" brings them.'),
-        figures(plots, CAPTIONS),
-        "<h2>Every canary</h2>",
-        _canary_table(report),
-        "<h2>How it was measured</h2>",
-        _list(_how(report)),
-        definitions(_settings(report)),
-        "<h2>Limits</h2>",
-        _list(LIMITS),
-        "</main>",
-    ]
-    marks = {IDENTITY: identity} if identity else {}
-    return shell("Exposure report", "\n".join(body), script=read_part("page.js"), marks=marks)
+    level = report.settings["confidence_level"]
+    canaries, data = _canary_table(report)
+    return render(
+        "report.html.j2",
+        script=_script(),
+        identity=identity,
+        report=report,
+        headline=headline(report),
+        judgement=judgement(report),
+        invalid=report.validity is Validity.INVALID,
+        facts=_facts(report),
+        chance_bits=CHANCE_BITS,
+        groups=group_table(report.groups, level),
+        how_to_read=how_to_read(level),
+        plots=plots,
+        captions=CAPTIONS,
+        page_rows=_PAGE_ROWS,
+        canaries=canaries,
+        canaries_data=data,
+        how=_how(report),
+        settings=_settings(report),
+        limits=LIMITS,
+    )
+
+
+def report_html(report: ExposureReport) -> str:
+    """What a notebook shows of a report: the verdict, the table and the notes of `print(report)`, as HTML."""
+    return render(
+        "notebook.html.j2",
+        headline=headline(report),
+        judgement=judgement(report),
+        table=report_table(report),
+        notes=report.notes,
+    )
+
+
+def _script() -> str:
+    environment = _environment()
+    assert environment.loader is not None
+    return environment.loader.get_source(environment, "page.js")[0]
 
 
 def _facts(report: ExposureReport) -> list[tuple[str, object]]:
@@ -243,25 +165,6 @@ def _about_training_data(report: ExposureReport) -> str:
     if delivery is None:
         return "not checked for the canaries"
     return f"{delivery.trained} of {delivery.inserted} inserted canaries were trained on ({report.validity.value})"
-
-
-def _meaning(report: ExposureReport) -> list[str]:
-    ceiling = report.log2_space_size
-    return [
-        f"A canary is a random secret that was put into the training data on purpose. Its exposure says how much "
-        f"better than chance the model knows it: each bit halves the guesses that a stranger with the model needs. At "
-        f"{ceiling:.1f} bits it is the likeliest of all {report.space_size:,} secrets, and comes out first.",
-        "Zero is not the baseline. A canary that the model never saw has 1.4 bits on average, and one in eight has "
-        "more than 3. That is why some were held out: inserted ones count only by how far they are from those.",
-    ]
-
-
-def _group_table(report: ExposureReport) -> str:
-    rows = [[times_inserted(group.repetitions), group.canaries, *group_cells(group)] for group in report.groups]
-    level = report.settings["confidence_level"]
-    heads = ("inserted", "canaries", *group_heads(level))
-    kinds = ("text", "", "", "", "", "")
-    return table("Exposure by repetitions", heads, rows, kinds=kinds) + paragraph(how_to_read(level), kind="faint")
 
 
 def how_to_read(confidence_level: float) -> str:
@@ -291,29 +194,21 @@ _COLUMNS: tuple[tuple[str, str, int | None], ...] = (
 )
 
 
-def _canary_table(report: ExposureReport) -> str:
-    """The most exposed canaries as HTML; all of them as data, which the script sorts and turns the pages of."""
+def _canary_table(report: ExposureReport) -> tuple[Table, dict[str, Any]]:
+    """The most exposed canaries as a table; all of them as data, which the script sorts and turns the pages of."""
     rows = [_canary_row(estimate) for estimate in report.estimates]
     by_exposure = sorted(rows, key=lambda row: (row[2] is None, -(row[2] or 0.0)))
-    shown = [
-        [_cell(v, digits) for v, (_, _, digits) in zip(row, _COLUMNS, strict=True)] for row in by_exposure[:_PAGE_ROWS]
-    ]
-    heads, kinds = [name for name, _, _ in _COLUMNS], [kind for _, kind, _ in _COLUMNS]
-    columns = [{"kind": kind, "digits": digits} for _, kind, digits in _COLUMNS]
-    data = {"rows": rows, "columns": columns, "page_size": _PAGE_ROWS, "sorted_by": 2}
-    more = f" The first {_PAGE_ROWS} are shown without scripts." if len(rows) > _PAGE_ROWS else ""
-    return "\n".join(
-        [
-            paragraph(f"{len(rows):,} canaries, the most exposed first; report.json has all figures.{more}"),
-            '<div class="tools" id="canaries-tools" hidden>',
-            '<label>show <select id="canaries-counts"><option value="">all</option></select></label>',
-            '<button type="button" id="canaries-back">previous</button>',
-            '<button type="button" id="canaries-next">next</button>',
-            '<span id="canaries-place" role="status"></span></div>',
-            table("Every canary", heads, shown, kinds=kinds, name="canaries"),
-            data_block("canaries-data", data),
-        ]
+    table = Table(
+        caption="Every canary",
+        heads=[name for name, _, _ in _COLUMNS],
+        rows=[
+            [_cell(value, digits) for value, (_, _, digits) in zip(row, _COLUMNS, strict=True)]
+            for row in by_exposure[:_PAGE_ROWS]
+        ],
+        kinds=[kind for _, kind, _ in _COLUMNS],
     )
+    columns = [{"kind": kind, "digits": digits} for _, kind, digits in _COLUMNS]
+    return table, {"rows": rows, "columns": columns, "page_size": _PAGE_ROWS, "sorted_by": 2}
 
 
 def _canary_row(estimate: ExposureEstimate) -> list[Any]:
@@ -358,14 +253,6 @@ def _settings(report: ExposureReport) -> list[tuple[str, object]]:
         *report.versions.items(),
         ("manifest hash", report.manifest_hash),
     ]
-
-
-def _list(items: Any) -> str:
-    return "<ul>" + "".join(f"<li>{escaped(item)}</li>" for item in items) + "</ul>"
-
-
-def _bits(value: float) -> str:
-    return f"{value:.1f}" if math.isfinite(value) else "undefined"
 
 
 def _rounded(value: float) -> float | None:

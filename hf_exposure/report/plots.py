@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_exposure.errors import MissingDependencyError
+from hf_exposure.estimators.estimate import CHANCE_BITS
 from hf_exposure.files import write_aside
 from hf_exposure.records import Validity
 from hf_exposure.records.identity import IDENTITY
@@ -33,7 +34,6 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
 BESIDE = "#555555"
-NULL_MEAN_BITS = 1.4427
 _SIZE_INCHES, _DPI = (7.2, 4.4), 150
 # Of the exposure axis, below 0: a mark at 0 is then whole.
 _ROOM = 0.02
@@ -68,7 +68,7 @@ def mark_chance_and_ceiling(axes: Any, log2_space_size: float, highest_bits: flo
     axes.set_ylabel("exposure (bits)")
     lines = (
         (log2_space_size, (6, 3), f"log2|R| = {log2_space_size:.1f}\nlikeliest of all"),
-        (NULL_MEAN_BITS, (1, 2), "1.44: mean of\none never seen"),
+        (CHANCE_BITS, (1, 2), f"{CHANCE_BITS:.2f}: mean of\none never seen"),
     )
     for bits, pattern, meaning in lines:
         axes.axhline(bits, color=BESIDE, linewidth=1, linestyle=(0, pattern))
@@ -78,7 +78,7 @@ def mark_chance_and_ceiling(axes: Any, log2_space_size: float, highest_bits: flo
             fontsize=8, color=BESIDE, va="center", annotation_clip=False,
         )  # fmt: skip
     # An extrapolated figure may lie above log2|R|, and is shown there.
-    top = 1.05 * max(log2_space_size, NULL_MEAN_BITS, highest_bits)
+    top = 1.05 * max(log2_space_size, CHANCE_BITS, highest_bits)
     axes.set_ylim(-_ROOM * top, top)
 
 

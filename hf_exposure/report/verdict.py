@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import stats
 
-from hf_exposure.estimators.estimate import Bound
+from hf_exposure.estimators.estimate import CHANCE_BITS, Bound
 from hf_exposure.records import ExposureEstimate, Validity
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
@@ -147,16 +147,17 @@ def judgement(report: ExposureReport) -> str:
     if beyond is not None:
         group, beyond_p = beyond
         return (
-            f"The model memorised: those inserted {_times(group)} are exposed as chance would do it with p "
-            f"{p_value_text(beyond_p)}{_corrected(report)}. The {test} alone cannot show it with so few canaries and "
-            "controls."
+            f"The model memorised: those inserted {times_inserted(group.repetitions)} are exposed as chance would do "
+            f"it with p {p_value_text(beyond_p)}{_corrected(report)}. The {test} alone cannot show it with so few "
+            "canaries and controls."
         )
     top = max(report.groups, key=lambda group: group.repetitions)
+    times = times_inserted(top.repetitions)
     if not math.isfinite(top.mean_bits):
-        return f"No verdict: the exposure of those inserted {_times(top)} is undefined ({chance})."
+        return f"No verdict: the exposure of those inserted {times} is undefined ({chance})."
     said = (
-        f"No memorisation was shown ({chance}). Mean exposure of those inserted {_times(top)}: "
-        f"{_mean_bits(top)}; a canary never seen has 1.4 on average."
+        f"No memorisation was shown ({chance}). Mean exposure of those inserted {times}: {_mean_bits(top)}; "
+        f"a canary never seen has {CHANCE_BITS:.1f} on average."
     )
     least = _least_p_value(report)
     if least >= _SIGNIFICANT:
@@ -235,7 +236,7 @@ def _about_inserted(report: ExposureReport) -> str:
     if _first_of_all(report):
         group = max(groups, key=lambda group: (group.rank1 / group.canaries, group.repetitions))
         verb, whose = ("is", "its") if group.rank1 == 1 else ("are", "their")
-        first = f"{group.rank1} of {_canaries(group)} inserted {_times(group)}"
+        first = f"{group.rank1} of {_canaries(group)} inserted {times_inserted(group.repetitions)}"
         return f"{first} {verb} the likeliest secret of {whose} template"
     tested = [group for group in groups if math.isfinite(group.p_value) and math.isfinite(group.mean_bits)]
     by_rank = report.memorisation_p_value < _SIGNIFICANT and bool(tested)
@@ -246,16 +247,16 @@ def _about_inserted(report: ExposureReport) -> str:
         else:
             group, _ = beyond
         return (
-            f"Canaries inserted {_times(group)} were memorised in part: {_mean_bits(group)} of "
-            f"exposure on average where chance gives 1.4 and {report.log2_space_size:.1f} is the most"
+            f"Canaries inserted {times_inserted(group.repetitions)} were memorised in part: {_mean_bits(group)} of "
+            f"exposure on average where chance gives {CHANCE_BITS:.1f} and {report.log2_space_size:.1f} is the most"
         )
     top = groups[-1]
     if not math.isfinite(top.mean_bits):
         return "The exposure of the inserted canaries is undefined (the notes say why)"
     shown = "No memorisation was shown" if report.controls else "Nothing can be concluded"
     return (
-        f"{shown}: canaries inserted {_times(top)} have {_mean_bits(top)} of exposure on average where chance "
-        "gives 1.4"
+        f"{shown}: canaries inserted {times_inserted(top.repetitions)} have {_mean_bits(top)} of exposure on average "
+        f"where chance gives {CHANCE_BITS:.1f}"
     )
 
 
@@ -281,10 +282,6 @@ def _corrected(report: ExposureReport) -> str:
 
 def _canaries(group: RepetitionGroup) -> str:
     return f"{group.canaries} canary" if group.canaries == 1 else f"{group.canaries} canaries"
-
-
-def _times(group: RepetitionGroup) -> str:
-    return "once" if group.repetitions == 1 else f"{group.repetitions} times"
 
 
 def _mean_bits(group: RepetitionGroup) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import distributed
 
-from hf_exposure.errors import InputError, ProcessesDifferError
+from hf_exposure.errors import InputError, ProcessesDifferError, first_line
 from hf_exposure.launch import is_launched
 from hf_exposure.runtime.processes import Processes
 
@@ -64,7 +64,7 @@ def _launched_store() -> Any:
         raise InputError(
             "canaries",
             "must be the same on every process, for which the job's store must answer at MASTER_ADDR and MASTER_PORT",
-            f"none at {address} for process {rank} ({str(error).splitlines()[0][:60]})",
+            f"none at {address} for process {rank} ({first_line(error)[:60]})",
             "Draw once, save the set, and load the file on every process: CanarySet.load(path).",
         ) from error
     # A job that torchrun starts again must not read what the attempt before it wrote.

@@ -20,7 +20,7 @@ from typer import Exit
 
 from hf_exposure import CanarySet
 from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
-from hf_exposure.records.schema import report_schema
+from hf_exposure.records.exposure_report import report_schema
 
 DRAW = ("draw", "--template", "pin {pin}.", "--space", "pin=digits:4", "--repetitions", "1:2")
 SECRET = "number 593817."

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from doc_blocks import ROOT, blocks_of, run_blocks, shape, transcript
 
-MODULE_PAGE = ROOT / "hf_exposure" / "hub" / "exposure" / "README.md"
+MODULE_PAGE = ROOT / "spaces" / "exposure" / "README.md"
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), MODULE_PAGE]
 
 

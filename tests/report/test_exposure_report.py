@@ -17,7 +17,7 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 from hf_exposure import CanaryTemplate, Digits, ExposureReport, draw_canaries, measure_exposure
 from hf_exposure.errors import InputError
 from hf_exposure.records import ReferenceCosts
-from hf_exposure.records.schema import report_schema
+from hf_exposure.records.exposure_report import report_schema
 from hf_exposure.report.run import FILE_NAME, append_report
 
 

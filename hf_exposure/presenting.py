@@ -1,0 +1,60 @@
+"""How a record is shown, saved and published without knowing by whom.
+
+Pages, tables and uploads import the records that they show, so an import back would be a circle. Instead, the root of
+the package, which always runs first, registers what shows each kind of record, as a function that imports it on first
+use. `Presented` gives the records their thin methods.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar, Literal
+
+Action = Literal["text", "html", "frame", "save", "push"]
+
+_loaders: dict[tuple[str, Action], Callable[[], Callable[..., Any]]] = {}
+
+
+def register_presenter(kind: str, action: Action, load: Callable[[], Callable[..., Any]]) -> None:
+    """Makes what `load` returns the function that does `action` with records of a kind: it is called with the record.
+
+    Args:
+        kind: the `kind` of the record's class.
+        action: "text", "html" and "frame" return the record as a string, as HTML and as a pandas DataFrame; "save"
+            writes its files, and "push" uploads it.
+        load: imports the function and returns it; called each time, so it should be quick the second time.
+
+    Example:
+        >>> class Temperature(Presented):
+        ...     kind, degrees = "temperature", 21
+        >>> register_presenter("temperature", "text", lambda: lambda record: f"{record.degrees} degrees")
+        >>> print(Temperature())
+        21 degrees
+    """
+    _loaders[kind, action] = load
+
+
+class Presented:
+    """A record that can be shown: in a terminal, in a notebook and as a table. Its class names its `kind`."""
+
+    kind: ClassVar[str]
+
+    def _presented(self, action: Action, *arguments: Any, **named: Any) -> Any:
+        load = _loaders.get((self.kind, action))
+        if load is None:
+            raise NotImplementedError(f"nothing is registered for {action!r} of a {self.kind} record")
+        return load()(self, *arguments, **named)
+
+    def __str__(self) -> str:
+        return str(self._presented("text")) if (self.kind, "text") in _loaders else repr(self)
+
+    def _repr_html_(self) -> str | None:
+        return self._presented("html") if (self.kind, "html") in _loaders else None
+
+    def to_pandas(self) -> Any:
+        """The table that `print` shows, as a pandas DataFrame with one row for each of its lines.
+
+        Cells are as they are printed: "≥ 7.0" is a lower bound. Numbers to compute with are in `groups` and
+        `estimates`.
+        """
+        return self._presented("frame")
