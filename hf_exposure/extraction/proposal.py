@@ -18,7 +18,7 @@ import numpy as np
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.extraction.token_automaton import Moves, OnePathPerText, TokenAutomaton
-from hf_exposure.scoring import Descent, Scorer
+from hf_exposure.scoring import LockstepSampler, Scorer
 
 __all__ = ["EXPONENTS", "Proposals", "UniformPaths", "draw_proposals"]
 
@@ -95,8 +95,7 @@ def draw_proposals(
     that exponent 1 is the model restricted to the template.
     """
     length = max(map(len, uniform))
-    most = getattr(scorer, "draws_at_once", lambda length: len(uniform) * len(EXPONENTS))(length)
-    part = max(1, most // len(EXPONENTS))
+    part = max(1, scorer.samples_at_once(len(uniform) * len(EXPONENTS), length) // len(EXPONENTS))
     drawn: Proposals | None = None
     for first in range(0, len(uniform), part):
         more = _Walk(scorer, automaton, uniform[first : first + part], length, generator, spent).run()
@@ -137,7 +136,7 @@ class _Walk:
         self._uniform = uniform
         self._strata = np.repeat(np.arange(len(EXPONENTS)), len(uniform))
         draws = len(self._strata)
-        self._descent = Descent(scorer, automaton.prefix, draws, length)
+        self._sampler = LockstepSampler(scorer, automaton.prefix, draws, length)
         self._states: list[Hashable] = [automaton.root] * draws
         self._texts = [automaton.prefix_text] * draws
         self._paths: list[tuple[int, ...]] = [()] * draws
@@ -171,7 +170,7 @@ class _Walk:
         for draw, line in here:
             self._paths[draw] += junctions[line].run
             self._texts[draw] += junctions[line].run_text
-        run_bits, child_bits = self._descent.step(
+        run_bits, child_bits = self._sampler.step(
             alive, [self._paths[draw] for draw in alive.tolist()], run[at], children[at]
         )
         self._spent.forward_passes += 1

@@ -32,7 +32,7 @@ from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.model_state import bare
 from hf_exposure.runtime.processes import ALONE, Processes
-from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, SourceTemplate, make_scorer, source_for
 from hf_exposure.scoring.arguments import check_module, context_length
 
 __all__ = ["ExposureMeter", "measure_exposure"]
@@ -338,8 +338,7 @@ class ExposureMeter:
                 prepared.places_in_space,
             )
             estimates = getattr(occasion, self.method)()
-        kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
-        notes = tuple(note for note in (kind, prepared.no_search) if note)
+        notes = tuple(note for note in (scorer.note, prepared.no_search) if note)
         uniform = np.concatenate([competitors, *occasion.uniform_costs])
         spread = ReferenceCosts.of(uniform, whole_space=self.method == "enumerate")
         return costs, estimates, notes, spread, scorer.mode or ""

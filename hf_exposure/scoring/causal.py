@@ -26,14 +26,14 @@ from hf_exposure.scoring.forward import (
     Rows,
     bits_at,
     chain_rows,
-    choose_row_draws,
+    choose_row_samples,
     choose_row_width,
     edge_bits,
     encode_prefix,
     packed_rows,
 )
+from hf_exposure.scoring.packed_sampler import PackedSampler
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, Contradiction, Probe, contradiction, probe_for
-from hf_exposure.scoring.row_caches import RowCaches
 from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, TokenTree
 
 __all__ = ["CausalScorer", "agreement_bits", "default_batch_tokens", "noise_bits"]
@@ -79,6 +79,8 @@ class CausalScorer:
     Attributes:
         mode: how the model is read; None before the first call.
     """
+
+    note = ""
 
     def __init__(
         self,
@@ -178,21 +180,21 @@ class CausalScorer:
         bits[: self.encoder.first_scored] = np.nan
         return bits
 
-    def draws_at_once(self, length: int) -> int:
-        """How many draws of `length` tokens below the prefix may keep their caches at the same time."""
+    def samples_at_once(self, samples: int, length: int) -> int:
+        """As many of `samples` as can keep their caches, of `length` tokens each, at the same time."""
         # All heads' keys and values, twice: the model's own concatenation makes a copy.
         per_token = 4 * self._shape.layers * self._shape.hidden * self._reader.dtype.itemsize
-        return self._processes.smallest(max(1, _cache_bytes(self.model) // (per_token * (length + 1))))
+        fits = max(1, _cache_bytes(self.model) // (per_token * (length + 1)))
+        return min(samples, self._processes.smallest(fits))
 
-    def row_caches(self, prefix: Sequence[int], draws: int, length: int) -> RowCaches | None:
-        """Caches for `draws` paths of about `length` tokens below `prefix`; None for a model that lends none."""
+    def sample_reader(self, prefix: Sequence[int], samples: int, length: int) -> PackedSampler | None:
         if self.mode != "packed" or not len(prefix):
             return None
         with borrowed(self.model):
             shared = self._encode_prefix(np.asarray(prefix, dtype=np.int64), "packed")
-        row_draws = choose_row_draws(len(prefix), length, self._shape)
-        batch_rows = max(1, self._batch_tokens() // (2 * row_draws))
-        return RowCaches(self._reader, shared, len(prefix), draws, row_draws, batch_rows, self._processes)
+        row_samples = choose_row_samples(len(prefix), length, self._shape)
+        batch_rows = max(1, self._batch_tokens() // (2 * row_samples))
+        return PackedSampler(self._reader, shared, len(prefix), samples, row_samples, batch_rows, self._processes)
 
     def _totals(self, encoded: EncodedTexts) -> np.ndarray:
         tree = encoded.tree

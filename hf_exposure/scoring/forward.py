@@ -114,10 +114,10 @@ def choose_row_width(tree: TokenTree, shape: ModelShape) -> int:
     return max(min(_WIDTHS, key=work), longest_path)
 
 
-def choose_row_draws(prefix: int, length: int, shape: ModelShape) -> int:
-    """How many draws share a row whose cache is kept, with the least estimated work.
+def choose_row_samples(prefix: int, length: int, shape: ModelShape) -> int:
+    """How many samples share a row whose cache is kept, with the least estimated work.
 
-    At each step a row copies its prefix's and its own keys and values, and every draw's token attends to all of them:
+    At each step a row copies its prefix's and its own keys and values, and each sample's token attends to all of them:
     long rows spare copies of the prefix, short ones attention.
     """
     per_pair, per_copied_token = _attention_work(shape)

@@ -132,6 +132,12 @@ class MaskedScorer:
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
         self._refuse_search()
 
+    def samples_at_once(self, samples: int, length: int) -> int:
+        self._refuse_search()
+
+    def sample_reader(self, prefix: Sequence[int], samples: int, length: int) -> NoReturn:
+        self._refuse_search()
+
     def _score_rows(self, rows: list[tuple[tuple[int, ...], int]]) -> np.ndarray:
         """Bits of the token at each row's place, masked; rows of one length."""
         if self._max_batch_tokens is None:

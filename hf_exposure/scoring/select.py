@@ -22,6 +22,7 @@ from hf_exposure.runtime.processes import ALONE, Processes
 from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
+from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
 __all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]
@@ -44,7 +45,7 @@ def make_scorer(
     max_batch_tokens: int | None = None,
     processes: Processes = ALONE,
     context: CanaryContext | None = None,
-) -> CausalScorer | MaskedScorer:
+) -> Scorer:
     """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
 
     A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
