@@ -41,7 +41,7 @@ class Scorer(Protocol):
 
     A scorer of your own needs no base class. One that inherits from this protocol has to write only `encoder`,
     `noise_bits`, `sequence_bits`, `path_bits` and `prefix_bits`: the rest has defaults, for a scorer whose figures do
-    not depend on batches and that keeps no caches. `hf_exposure.testing` holds the laws that every scorer must satisfy.
+    not depend on batches and that keeps no caches. `hf_exposure.testing` holds the laws that all scorers must satisfy.
     `hf_exposure.scoring.CausalScorer` is the scorer for models that take `input_ids` and return `.logits`.
 
     Attributes:

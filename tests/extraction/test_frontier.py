@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
-from laws import brute_force_rank
 
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import search_likeliest, search_ranks
 from hf_exposure.extraction.frontier import Frontier, Node
 from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, OnePathPerText
 from hf_exposure.scoring import EncodedTexts, PathBits, PathQuery
+from hf_exposure.testing import brute_force_rank
 
 
 class Numbers(OnePathPerText):

@@ -8,7 +8,6 @@ from functools import cache
 import pytest
 import torch
 from conftest import character_tokenizer, merging_tokenizer
-from laws import brute_force_bits, close
 from token_models import BagOfTokens, bare_costs, entries_of, model_for
 from tokenizer_styles import tokenizer_in_style
 from torch import nn
@@ -22,6 +21,7 @@ from hf_exposure.extraction.encoding_trie import EncodingTrie
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import CausalScorer, Encoder
+from hf_exposure.testing import assert_close, brute_force_bits
 
 SECRET = CanaryTemplate("the number is {number}", number=Digits(9))
 
@@ -57,7 +57,7 @@ def test_a_memorised_number_is_found_in_few_rows(style: str, monkeypatch: pytest
     assert found.certified and found.exactness == ("proven" if style == "gpt2" else "audited")
     assert found.model_rows < 200
     assert [candidate.text for candidate in found.candidates] == [secret]
-    close(found.candidates[0].log_perplexity_bits, whole, 1e-3)
+    assert_close(found.candidates[0].log_perplexity_bits, whole, 1e-3)
     bounds = rank_bounds(model, tokenizer, secret, SECRET)
     assert (bounds.low, bounds.high, bounds.certified) == (1, 1, True)
 
@@ -132,7 +132,7 @@ def test_prefixes_that_merge_with_what_follows(text: str) -> None:
     texts = [template.text_at(index) for index in range(template.space_size)]
     costs = dict(zip(texts, bare_costs(scorer.model, tokenizer(texts)["input_ids"], 1), strict=True))
     found = extract(scorer.model, tokenizer, template, top_k=5)
-    close([one.log_perplexity_bits for one in found.candidates], sorted(costs.values())[:5], 1e-3)
+    assert_close([one.log_perplexity_bits for one in found.candidates], sorted(costs.values())[:5], 1e-3)
     assert found.certified and [costs[one.text] for one in found.candidates] == sorted(costs.values())[:5]
 
 
