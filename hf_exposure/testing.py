@@ -361,7 +361,7 @@ def check_automaton(automaton: TokenAutomaton, template: CanaryTemplate, encoder
         >>> from transformers import ByT5Tokenizer
         >>> from hf_exposure import Digits
         >>> from hf_exposure.extraction import build_automaton
-        >>> template, encoder = CanaryTemplate("pin {pin}", pin=Digits(2)), Encoder(ByT5Tokenizer())
+        >>> template, encoder = CanaryTemplate("pin {pin}", pin=Digits(2)), Encoder.of(ByT5Tokenizer())
         >>> check_automaton(build_automaton(template, encoder), template, encoder)
     """
     texts = [template.text_at(index) for index in range(template.space_size)]

@@ -16,7 +16,7 @@ class TableScorer(Scorer):
     noise_bits = 1e-9
 
     def __init__(self, tokenizer: Any, bits_VV: np.ndarray) -> None:
-        self.encoder, self.bits_VV = Encoder(tokenizer), bits_VV
+        self.encoder, self.bits_VV = Encoder.of(tokenizer), bits_VV
 
     def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
         return np.array([self.along(ids)[encoded.first_scored :].sum() for ids in encoded.ids])

@@ -226,7 +226,7 @@ class ExposureMeter:
 
     def _prepare_plainly(self) -> None:
         settings = self.settings
-        self._prepare(Encoder(self.tokenizer, end_token=settings.end_token, context=settings.context), "")
+        self._prepare(Encoder.of(self.tokenizer, end_token=settings.end_token, context=settings.context), "")
 
     def _prepare(self, encoder: Encoder, why_no_search: str) -> _Prepared:
         """The encodings as `encoder` reads texts, made once and kept."""

@@ -74,7 +74,8 @@ class CausalScorer:
             fifth of the free memory on a GPU.
         mode: force one of the modes, without any check; tests and benchmarks do.
         processes: those that score together; every one of them must make the same calls in the same order.
-        context: what stands before every text, as for `Encoder`.
+        context: what stands before every text, as for `Encoder.of`.
+        encoder: how texts become tokens; by default `Encoder.of` of the tokenizer, `end_token` and `context`.
 
     Attributes:
         mode: how the model is read; None before the first call.
@@ -92,9 +93,10 @@ class CausalScorer:
         mode: Mode | None = None,
         processes: Processes = ALONE,
         context: CanaryContext | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         self.model = model
-        self.encoder = Encoder(tokenizer, end_token=end_token, context=context)
+        self.encoder = encoder or Encoder.of(tokenizer, end_token=end_token, context=context)
         self._reader = LogitReader(model)
         self._processes = processes
         self.mode = mode

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_exposure.checks import check_tokenizer
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.runtime.batches import BatchCheck, score_in_batches
 from hf_exposure.runtime.logits import ForwardCounts, LogitReader
@@ -19,7 +20,7 @@ from hf_exposure.runtime.model_state import borrowed, model_device
 from hf_exposure.runtime.processes import ALONE, Processes
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.causal import agreement_bits, default_batch_tokens, noise_bits
-from hf_exposure.scoring.encoding import EncodedTexts, Encoder, _special_tokens_around
+from hf_exposure.scoring.encoding import EncodedTexts, Encoder, special_tokens_around
 from hf_exposure.scoring.forward import Mode, bits_at
 from hf_exposure.scoring.token_tree import PathBits, PathQuery
 
@@ -67,7 +68,10 @@ class MaskedScorer:
             remedy = "Leave it out for a default that fits."
             raise InputError("max_batch_tokens", "must be at least 1", max_batch_tokens, remedy)
         self.model, self._mask = model, int(mask)
-        self.encoder = _WholeTextEncoder(tokenizer)
+        check_tokenizer(tokenizer)
+        # Every token of a text is scored, its first one too; `trailing` is what the model sees after it.
+        leading, self._trailing = special_tokens_around(tokenizer)
+        self.encoder = Encoder(tokenizer, leading=leading, ending=(), first_scored=len(leading))
         self._reader = LogitReader(model)
         self._max_batch_tokens, self._processes = max_batch_tokens, processes
         self._batches = BatchCheck(processes)
@@ -98,7 +102,7 @@ class MaskedScorer:
         """
         distinct = sorted(set(encoded.ids), key=lambda ids: (len(ids), ids))
         self._check_fit(encoded)
-        leading, trailing = len(self.encoder.leading), self.encoder.trailing
+        leading, trailing = len(self.encoder.leading), self._trailing
         whole = ((len(ids), (*ids, *trailing)) for ids in distinct)
         rows = [(ids, at) for own, ids in whole for at in range(leading, own)]
         bits = np.zeros(len(rows))
@@ -173,7 +177,7 @@ class MaskedScorer:
 
     def _check_fit(self, encoded: EncodedTexts) -> None:
         if len(encoded):
-            tokens = encoded.matrix_NL.shape[1] + len(self.encoder.trailing)
+            tokens = encoded.matrix_NL.shape[1] + len(self._trailing)
             check_length(context_length(self.model), tokens, int(np.argmax(encoded.matrix_NL[:, -1])))
             check_vocabulary(vocabulary_entries(self.model), max(int(encoded.matrix_NL.max()), self._mask))
 
@@ -184,12 +188,3 @@ class MaskedScorer:
             type(self.model).__name__,
             "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal'.",
         )
-
-
-class _WholeTextEncoder(Encoder):
-    """Every token of a text is scored, its first one too; `trailing` is what the model sees after it."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer)
-        _, self.trailing = _special_tokens_around(tokenizer)
-        self.first_scored = len(self.leading)

@@ -6,6 +6,7 @@ Shapes: N targets, B rows in a batch, S source tokens, T target tokens fed, V vo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,9 +73,13 @@ class Seq2SeqScorer(CausalScorer):
     ) -> None:
         decoder = _Decoder(model)
         super().__init__(
-            decoder, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, mode=mode, processes=processes
+            decoder,
+            tokenizer,
+            encoder=_target_encoder(tokenizer, _start_token(model), end_token=end_token),
+            max_batch_tokens=max_batch_tokens,
+            mode=mode,
+            processes=processes,
         )
-        self.encoder = _TargetEncoder(tokenizer, _start_token(model), end_token=end_token)
         self.source, self._source_tokenizer, self._whole_model = source, tokenizer, model
         self._is_causal = mode is not None
         if isinstance(source, str):
@@ -334,13 +339,11 @@ def _expanded(encoded: Any, rows: int) -> Any:
     return encoded
 
 
-class _TargetEncoder(Encoder):
+def _target_encoder(tokenizer: Any, start_token: int, *, end_token: bool) -> Encoder:
     """Targets as the decoder reads them: the start token first, then the target's own encoding."""
-
-    def __init__(self, tokenizer: Any, start_token: int, *, end_token: bool) -> None:
-        super().__init__(_TargetSide(tokenizer), end_token=end_token)
-        self.leading = (start_token, *self.leading)
-        self.first_scored = len(self.leading)
+    plain = Encoder.of(_TargetSide(tokenizer), end_token=end_token)
+    leading = (start_token, *plain.leading)
+    return replace(plain, leading=leading, first_scored=len(leading))
 
 
 class _TargetSide:

@@ -1,4 +1,4 @@
-"""The automaton that is chosen for a template holds just the canonical encodings of its texts, under every tokenizer."""
+"""The automaton chosen for a template holds just the canonical encodings of its texts, under every tokenizer."""
 
 from __future__ import annotations
 
@@ -20,5 +20,5 @@ TEMPLATES = [
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
 @pytest.mark.parametrize("style", STYLES)
 def test_the_laws(style: str, template: CanaryTemplate) -> None:
-    encoder = Encoder(tokenizer_in_style(style))
+    encoder = Encoder.of(tokenizer_in_style(style))
     check_automaton(build_automaton(template, encoder), template, encoder)

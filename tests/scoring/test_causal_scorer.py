@@ -75,19 +75,19 @@ def test_leading_tokens_are_context_and_trailing_ones_left_out() -> None:
     assert_close(log_perplexity(model, tokenizer, PINS), expected, 1e-3)
     ended = [brute_force_bits(model, [0, *known, 1], 1) for known in ids]
     assert_close(log_perplexity(model, tokenizer, PINS, end_token=True), ended, 1e-3)
-    assert Encoder(tokenizer).encode(["a"]).ids == ((0, tokenizer.convert_tokens_to_ids("a")),)
+    assert Encoder.of(tokenizer).encode(["a"]).ids == ((0, tokenizer.convert_tokens_to_ids("a")),)
     check_scorer(CausalScorer(model, tokenizer, end_token=True), PINS)
 
 
 def test_the_end_token_of_a_tokenizer_that_adds_none(byte_tokenizer: ByT5Tokenizer) -> None:
     """ByT5 adds `</s>` itself; a plain byte BPE only has one."""
     merging, model = merging_tokenizer(), tiny_model("gpt2")
-    assert Encoder(byte_tokenizer, end_token=True).encode(["hi"]).ids == ((107, 108, 1),)
-    assert Encoder(merging).encode(["is no"]).ids != Encoder(merging, end_token=True).encode(["is no"]).ids
+    assert Encoder.of(byte_tokenizer, end_token=True).encode(["hi"]).ids == ((107, 108, 1),)
+    assert Encoder.of(merging).encode(["is no"]).ids != Encoder.of(merging, end_token=True).encode(["is no"]).ids
     check_scorer(CausalScorer(model, merging, end_token=True), PINS)
     merging.eos_token = None
     with pytest.raises(InputError, match=r"^end_token: needs a tokenizer that has an end token, got .*eos_token"):
-        Encoder(merging, end_token=True)
+        Encoder.of(merging, end_token=True)
 
 
 def test_a_tokenizer_without_the_letter_a() -> None:
@@ -95,7 +95,7 @@ def test_a_tokenizer_without_the_letter_a() -> None:
     tokenizer = character_tokenizer("0123456789 ", special=True)
     tokenizer.backend_tokenizer.model.unk_token = None
     tokenizer.unk_token = None
-    assert Encoder(tokenizer).leading == (0,)
+    assert Encoder.of(tokenizer).leading == (0,)
 
 
 def test_tokens_that_merge_across_a_text() -> None:
