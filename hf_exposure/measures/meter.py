@@ -292,7 +292,7 @@ class ExposureMeter:
         if self.method != "enumerate":
             return np.zeros(0, dtype=np.int64)
         # Equal texts end at one vertex of the token tree.
-        ends = encoded.tree.vertices.last_of_sequence
+        ends = encoded.tree.vertices.last_of_sequence_N
         own, space = ends[: len(self.canaries)], ends[len(self.canaries) :]
         order = np.argsort(space)
         return order[np.searchsorted(space, own, sorter=order)]

@@ -1,4 +1,7 @@
-"""Texts to token ids, with the tokenizer's own special tokens in their place."""
+"""Texts to token ids, with the tokenizer's own special tokens in their place.
+
+Shapes: N texts of at most L tokens.
+"""
 
 from __future__ import annotations
 
@@ -31,8 +34,8 @@ class EncodedTexts:
 
     Attributes:
         texts: the N source texts.
-        matrix_NL: int32 (N, L), token ids padded on the right with -1: the special tokens before a text, the text, and
-            one special token after it where the end is scored.
+        matrix_NL: int32 token ids, padded on the right with -1: the special tokens before a text, the text, and one
+            special token after it where the end is scored.
         first_scored: position of the first scored token; those before it are context.
     """
 
@@ -48,7 +51,7 @@ class EncodedTexts:
 
     @cached_property
     def ids(self) -> tuple[tuple[int, ...], ...]:
-        """The token ids of each text, without padding."""
+        """The token ids of each text without padding, where texts are told apart or walked token by token."""
         return tuple(tuple(token for token in row if token >= 0) for row in self.matrix_NL.tolist())
 
     @cached_property
@@ -59,11 +62,11 @@ class EncodedTexts:
     def followed_by(self, other: EncodedTexts) -> EncodedTexts:
         """Both sets as one."""
         width = max(self.matrix_NL.shape[1], other.matrix_NL.shape[1])
-        padded = [
+        parts = [
             np.pad(part.matrix_NL, ((0, 0), (0, width - part.matrix_NL.shape[1])), constant_values=-1)
             for part in (self, other)
         ]
-        return EncodedTexts(_JoinedTexts(self.texts, other.texts), np.concatenate(padded), self.first_scored)
+        return EncodedTexts(_JoinedTexts(self.texts, other.texts), np.concatenate(parts), self.first_scored)
 
 
 class _JoinedTexts(Sequence[str]):

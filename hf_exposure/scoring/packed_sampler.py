@@ -16,7 +16,7 @@ import torch
 from hf_exposure.runtime.logits import CacheRefused, LogitReader, attention_layers, repeat_cache
 from hf_exposure.runtime.model_state import borrowed, compute_dtype, model_device
 from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
-from hf_exposure.scoring.forward import Prefix, bits_at
+from hf_exposure.scoring.forward import Prefix, attention_mask, bits_at
 from hf_exposure.scoring.token_tree import IntArray
 from hf_exposure.scoring.tree_layout import NewSlots, Questions, TreeLayout
 
@@ -89,7 +89,9 @@ class PackedSampler:
         logits = self._reader(
             input_ids=torch.as_tensor(token_BW, device=device),
             position_ids=torch.as_tensor(self._prefix_length + depth_BW, device=device),
-            attention_mask=self._mask(torch.as_tensor(sees_BWF, device=device)),
+            attention_mask=attention_mask(
+                torch.as_tensor(sees_BWF, device=device), self._prefix_length, compute_dtype(self._reader.model)
+            ),
             use_cache=True,
             **{self._prefix.cache_name: repeat_cache(self._prefix.cache, len(rows)) if cache is None else cache},
         )
@@ -107,11 +109,3 @@ class PackedSampler:
             torch.as_tensor(np.cumsum(is_next_Q) - 1, device=device),
             torch.as_tensor(asked.token_Q[own], device=device),
         )
-
-    def _mask(self, sees_BWF: torch.Tensor) -> torch.Tensor:
-        """(B, 1, W, P + F) additive mask: every slot sees the prefix too."""
-        dtype = compute_dtype(self._reader.model)
-        rows, width, slots = sees_BWF.shape
-        mask = torch.zeros((rows, 1, width, self._prefix_length + slots), dtype=dtype, device=sees_BWF.device)
-        mask[:, 0, :, self._prefix_length :].masked_fill_(~sees_BWF, torch.finfo(dtype).min)
-        return mask

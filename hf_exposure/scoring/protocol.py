@@ -1,4 +1,7 @@
-"""What search and measurement ask of a model, and nothing more."""
+"""What search and measurement ask of a model, and nothing more.
+
+Shapes: N texts, P prefix tokens; A samples that take a step, T new tokens of each at most, C children of each at most.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +25,7 @@ class SampleReader(Protocol):
         """Appends tokens to the paths of some samples and reads what comes after.
 
         Args:
-            sample_A: numbers of A samples, ascending.
+            sample_A: numbers of the samples, ascending.
             tokens_AT: at least one new token of each, padded with -1 on the right.
             run_A: how many of the last of these are asked for; fewer than there are.
             children_AC: tokens whose bits after the path are asked for, padded with -1.

@@ -17,6 +17,7 @@ from transformers.models.auto.modeling_auto import (
 from hf_exposure.checks import list_of_texts
 from hf_exposure.context import CanaryContext, Source
 from hf_exposure.errors import InputError, OutOfStepError
+from hf_exposure.runtime.batches import changing_logits_error
 from hf_exposure.runtime.model_state import bare, borrowed, compute_dtype, model_device
 from hf_exposure.runtime.processes import ALONE, Processes
 from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
@@ -144,8 +145,7 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = A
             return False
     rounding = _ROUNDING[compute_dtype(model)]
     if processes.smallest(int(_moves(one, again, rounding))):
-        rule, kind = "must give one text the same logits at every call", type(model).__name__
-        raise InputError("model", rule, kind, "Remove what depends on earlier calls or on chance in evaluation mode.")
+        raise changing_logits_error(type(model).__name__)
     return bool(processes.smallest(int(_moves(one, other, rounding))))
 
 
