@@ -92,7 +92,10 @@ class Scorer(Protocol):
         """From now on, score every text and path in a call of its own."""
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
-        """The answer to each query, after the shared `prefix`."""
+        """The answer to each query, after the shared `prefix`.
+
+        A first token with nothing before it, neither prefix nor path, is not predicted: 0 bits.
+        """
 
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
         """(P,) bits of each token of `prefix` given those before it; NaN for context, which is not scored."""
