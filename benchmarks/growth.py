@@ -68,7 +68,7 @@ def bare_seconds(model: nn.Module, space: EncodedTexts) -> float:
         for inputs in recorder.calls:
             cache = inputs.get("past_key_values")
             if cache is not None:  # a call appends to its cache: cut back to the prefix
-                cache.crop(-(cache.get_seq_length() - len(space.tree.tree.prefix)))
+                cache.crop(-(cache.get_seq_length() - len(space.tree.tree.prefix_P)))
             model(**inputs)
     return time.perf_counter() - started
 

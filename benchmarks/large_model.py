@@ -72,7 +72,7 @@ def bare_seconds(model: nn.Module, encoded: EncodedTexts) -> float:
     recorder = Recorder(model)
     scorer = CausalScorer(recorder, TOKENIZER, mode="packed")
     scorer.sequence_bits(encoded)
-    prefix = len(encoded.tree.tree.prefix)
+    prefix = len(encoded.tree.tree.prefix_P)
 
     def again() -> None:
         with torch.no_grad():

@@ -88,7 +88,7 @@ def one_share(count: int, texts: list[str]) -> dict[str, Any]:
     """Seconds, calls and tokens of one process among `count`."""
     scorer = CausalScorer(small_model(), ByT5Tokenizer(), mode="packed", processes=_OneOfMany(count))
     encoded = scorer.encode(texts)
-    edges = len(encoded.tree.tree.edge_parent)
+    edges = len(encoded.tree.tree.edge_parent_E)
     started = time.perf_counter()
     scorer.sequence_bits(encoded)
     seconds = time.perf_counter() - started
@@ -130,10 +130,10 @@ def sharded_plan(count: int, tree: TokenTree) -> dict[str, Any]:
         "rows_of_one": share,
         "calls_of_one": calls,
         "bytes_of_weights_gathered": gathered,
-        "bytes_of_figures_summed": 8 * len(tree.edge_parent),
+        "bytes_of_figures_summed": 8 * len(tree.edge_parent_E),
         "computing_seconds": computing,
         "gathering_seconds": gathered / BYTES_PER_SECOND,
-        "summing_seconds": 2 * 8 * len(tree.edge_parent) / BYTES_PER_SECOND,
+        "summing_seconds": 2 * 8 * len(tree.edge_parent_E) / BYTES_PER_SECOND,
     }
 
 

@@ -135,7 +135,7 @@ def sweep(model: GPT2LMHeadModel, tokenizer: Any, encoded: EncodedTexts) -> dict
 
     def at(width: int) -> Callable[[], np.ndarray]:
         def work() -> np.ndarray:
-            causal.choose_row_width = lambda tree, shape: max(width, int(tree.depth.max()))
+            causal.choose_row_width = lambda tree, shape: max(width, int(tree.depth_M.max()))
             return CausalScorer(model, tokenizer, mode="packed").sequence_bits(encoded)
 
         return work

@@ -3,8 +3,8 @@
 Each config class of the three mappings (causal, encoder-decoder, masked) is built with random weights. Texts are
 scored one at a time through the bare model, without cache or padding, in float64 after the logits; the package must
 agree on short texts, on texts longer than the families' attention windows, with scorers that are new and that were
-used before, and under the laws of `tests/laws.py`. Certified answers of `extract` and `rank_bounds` are compared with
-a ranking of the whole space.
+used before, and under the laws of `hf_exposure.testing`. Certified answers of `extract` and `rank_bounds` are compared
+with a ranking of the whole space.
 
 A family may be refused only where its own logits break causality, or where the library itself cannot run it on text.
 """
@@ -32,8 +32,8 @@ from hf_exposure import CanaryTemplate, Digits, extract, rank_bounds
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import write_aside
 from hf_exposure.scoring import make_scorer
+from hf_exposure.testing import brute_force_rank, check_scorer
 from proofs.tiny_models import KINDS, build_model, families
-from tests.laws import brute_force_rank, check_scorer
 
 __all__ = ["FamilyResult", "prove_family"]
 

@@ -159,7 +159,7 @@ def overfitted(texts: list[tuple[int, ...]], entries: int) -> nn.Module:
 
 
 def against_brute_force(tokenizer: Any, model: Pairs, template: CanaryTemplate) -> dict[str, Any]:
-    encoder = Encoder(tokenizer)
+    encoder = Encoder.of(tokenizer)
     texts = [template.text_at(index) for index in range(template.space_size)]
     costs = model.bits(list(encoder.encode(texts).ids), encoder.first_scored)
     order = sorted(range(len(texts)), key=costs.__getitem__)
@@ -208,7 +208,7 @@ def check_tokenizer(tokenizer: Any, keep: Callable[[dict[str, Any]], None]) -> N
     secrets = {}
     for name, (template, secret, context) in SECRETS.items():
         secrets[name] = (template, secret or template.text_at(template.space_size * 5 // 7), context)
-    rows = [Encoder(tokenizer, context=context).encode([secret]).ids[0] for _, secret, context in secrets.values()]
+    rows = [Encoder.of(tokenizer, context=context).encode([secret]).ids[0] for _, secret, context in secrets.values()]
     model = overfitted(rows, entries)
     for name, asked in secrets.items():
         measured["secrets"][name] = tried(name, find_secret, tokenizer, model, *asked)

@@ -548,7 +548,7 @@ def test_the_notes_of_a_report_hold_no_secret() -> None:
 
 @pytest.mark.parametrize(
     "shown",
-    [CANARIES, OWN, TEMPLATE, Encoder(TOKENIZER).encode(TEXTS), CanaryRows.of(CANARIES, tokenizer=TOKENIZER)],
+    [CANARIES, OWN, TEMPLATE, Encoder.of(TOKENIZER).encode(TEXTS), CanaryRows.of(CANARIES, tokenizer=TOKENIZER)],
     ids=lambda value: type(value).__name__,
 )
 def test_no_repr_holds_a_secret(shown: Any) -> None:

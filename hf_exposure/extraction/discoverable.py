@@ -22,7 +22,7 @@ from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.extraction.build import check_template
 from hf_exposure.limits import LARGEST_SEED, MOST_SAMPLES
 from hf_exposure.records import Discoverability
-from hf_exposure.scoring import CausalScorer, make_scorer
+from hf_exposure.scoring import Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
 from hf_exposure.scoring.token_tree import shared_length
@@ -83,7 +83,7 @@ def discoverable_extraction(
     whole_number("seed", seed, 0, LARGEST_SEED)
     _check(template, texts, samples, near_edits)
     scorer = make_scorer(model, tokenizer)
-    if not isinstance(scorer, CausalScorer):
+    if scorer.why_no_search:
         raise InputError("model", "must be a causal language model", type(model).__name__, "Use extract instead.")
     encoded, longest = scorer.encoder.encode(texts).ids, context_length(model)
     for row, ids in enumerate(encoded):
@@ -128,7 +128,7 @@ def _check(template: CanaryTemplate, texts: Sequence[str], samples: int, near_ed
 
 
 def _cut(
-    template: CanaryTemplate, encoded: Sequence[tuple[int, ...]], scorer: CausalScorer
+    template: CanaryTemplate, encoded: Sequence[tuple[int, ...]], scorer: Scorer
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """The prompt that all texts begin with, within the template's prefix, and what each has after it."""
     alone = (*scorer.encoder.leading, *scorer.encoder.plain_ids([template.prefix.rstrip()])[0])

@@ -19,7 +19,7 @@ import numpy as np
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.extraction.token_automaton import ForcedTokens, TokenAutomaton, Transitions
-from hf_exposure.scoring import Descent, Scorer
+from hf_exposure.scoring import LockstepSampler, Scorer
 
 # Exponents on the model's probabilities: 0 is uniform over texts, 1 is the model. See docs/design.
 EXPONENTS = (0.0, 0.5, 1.0, 1.5)
@@ -94,8 +94,7 @@ def draw_proposals(
     that exponent 1 is the model restricted to the template.
     """
     length = max(map(len, uniform))
-    most = getattr(scorer, "draws_at_once", lambda length: len(uniform) * len(EXPONENTS))(length)
-    part = max(1, most // len(EXPONENTS))
+    part = max(1, scorer.samples_at_once(len(uniform) * len(EXPONENTS), length) // len(EXPONENTS))
     drawn: Proposals | None = None
     for first in range(0, len(uniform), part):
         more = _Walk(scorer, automaton, uniform[first : first + part], length, generator, spent).run()
@@ -139,7 +138,7 @@ class _Walk:
         self._uniform = uniform
         self._strata = np.repeat(np.arange(len(EXPONENTS)), len(uniform))
         draws = len(self._strata)
-        self._descent = Descent(scorer, automaton.prefix, draws, length)
+        self._sampler = LockstepSampler(scorer, automaton.prefix, draws, length)
         self._states: list[Hashable] = [automaton.root] * draws
         self._texts = [automaton.prefix_text] * draws
         self._paths: list[tuple[int, ...]] = [()] * draws
@@ -172,7 +171,7 @@ class _Walk:
         for draw, line in zip(alive.tolist(), at.tolist(), strict=True):
             self._paths[draw] += junctions[line].forced.tokens
             self._texts[draw] += junctions[line].forced.text
-        run_bits, child_bits = self._descent.step(
+        run_bits, child_bits = self._sampler.step(
             alive, [self._paths[draw] for draw in alive.tolist()], run[at], children[at]
         )
         self._spent.forward_passes += 1

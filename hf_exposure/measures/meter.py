@@ -32,7 +32,7 @@ from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.model_state import bare
 from hf_exposure.runtime.processes import ALONE, Processes
-from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, SourceTemplate, make_scorer, source_for
 from hf_exposure.scoring.arguments import check_module, context_length
 
 __all__ = ["ExposureMeter", "measure_exposure"]
@@ -226,7 +226,7 @@ class ExposureMeter:
 
     def _prepare_plainly(self) -> None:
         settings = self.settings
-        self._prepare(Encoder(self.tokenizer, end_token=settings.end_token, context=settings.context), "")
+        self._prepare(Encoder.of(self.tokenizer, end_token=settings.end_token, context=settings.context), "")
 
     def _prepare(self, encoder: Encoder, why_no_search: str) -> _Prepared:
         """The encodings as `encoder` reads texts, made once and kept."""
@@ -292,7 +292,7 @@ class ExposureMeter:
         if self.method != "enumerate":
             return np.zeros(0, dtype=np.int64)
         # Equal texts end at one vertex of the token tree.
-        ends = encoded.tree.vertices.last_of_sequence
+        ends = encoded.tree.vertices.last_of_sequence_N
         own, space = ends[: len(self.canaries)], ends[len(self.canaries) :]
         order = np.argsort(space)
         return order[np.searchsorted(space, own, sorter=order)]
@@ -338,8 +338,7 @@ class ExposureMeter:
                 prepared.places_in_space,
             )
             estimates = getattr(occasion, self.method)()
-        kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
-        notes = tuple(note for note in (kind, prepared.no_search) if note)
+        notes = tuple(note for note in (scorer.note, prepared.no_search) if note)
         uniform = np.concatenate([competitors, *occasion.uniform_costs])
         spread = ReferenceCosts.of(uniform, whole_space=self.method == "enumerate")
         return costs, estimates, notes, spread, scorer.mode or ""

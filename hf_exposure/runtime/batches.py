@@ -1,6 +1,8 @@
 """Rows in batches that fit: sorted rows cut where a budget of tokens is full, halved when memory runs out.
 
 And a check that batches change nothing: a model may mix the rows of a batch, or read their padding.
+
+Shapes: N texts, R rows, n figures of one text.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import numpy.typing as npt
 from hf_exposure.errors import InputError
 from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
 
-__all__ = ["BatchCheck", "all_close", "check_repeats", "score_in_batches"]
+__all__ = ["BatchCheck", "all_close", "changing_logits_error", "check_repeats", "score_in_batches"]
 
 # When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone;
 # when it feeds more at all, the one that was fed last.
@@ -47,7 +49,7 @@ class BatchCheck:
     def passes(
         self,
         tokens: int,
-        order: Sequence[int] | np.ndarray,
+        order_N: Sequence[int] | np.ndarray,
         in_batch: Callable[[int], np.ndarray],
         alone: Callable[[int], np.ndarray],
         tolerance: float,
@@ -56,9 +58,9 @@ class BatchCheck:
 
         Args:
             tokens: fed in its largest batch.
-            order: the numbers of its texts, by how late in their batch they were fed. The last is compared, and where
-                the batch is much larger than before, the first and one between as well.
-            in_batch, alone: from a text's number to its figures.
+            order_N: the numbers of its texts, by how late in their batch they were fed. The last is compared, and
+                where the batch is much larger than before, the first and one between as well.
+            in_batch, alone: from a text's number to its (n,) figures.
             tolerance: bits within which they agree.
 
         Raises:
@@ -67,8 +69,8 @@ class BatchCheck:
         if self.failed or tokens <= self.trusted_tokens:
             return not self.failed
         most = _CHECKED_TEXTS if tokens > _GROWTH * self.trusted_tokens else 1
-        chosen = np.unique(np.linspace(len(order) - 1, 0, num=min(most, len(order))).astype(int))
-        numbers = np.asarray(order)[chosen].tolist()
+        chosen = np.unique(np.linspace(len(order_N) - 1, 0, num=min(most, len(order_N))).astype(int))
+        numbers = np.asarray(order_N)[chosen].tolist()
         own = [alone(number) for number in numbers]
         holds = all(all_close(in_batch(number), bits, tolerance) for number, bits in zip(numbers, own, strict=True))
         if self.processes.smallest(int(holds)):
@@ -84,19 +86,20 @@ def all_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool
     return bool(np.allclose(found, expected, rtol=0.0, atol=tolerance))
 
 
-def check_repeats(first: np.ndarray, second: np.ndarray, tolerance: float) -> None:
+def check_repeats(first_n: np.ndarray, second_n: np.ndarray, tolerance: float) -> None:
     """Raise an `InputError` if one text's figures differ between two calls. NaN is left to other checks."""
-    if not np.allclose(first, second, rtol=0.0, atol=tolerance, equal_nan=True):
-        raise InputError(
-            "model",
-            "must give one text the same logits at every call",
-            f"{np.nanmax(np.abs(first - second)):.3g} bits between two calls",
-            "Remove what depends on earlier calls or on chance in evaluation mode.",
-        )
+    if not np.allclose(first_n, second_n, rtol=0.0, atol=tolerance, equal_nan=True):
+        raise changing_logits_error(f"{np.nanmax(np.abs(first_n - second_n)):.3g} bits between two calls")
+
+
+def changing_logits_error(received: str) -> InputError:
+    """The error for a model that gives one text different logits at two calls."""
+    rule = "must give one text the same logits at every call"
+    return InputError("model", rule, received, "Remove what depends on earlier calls or on chance in evaluation mode.")
 
 
 def score_in_batches(
-    widths: np.ndarray,
+    width_R: np.ndarray,
     tokens: int,
     score: Callable[[npt.NDArray[np.int64], slice], np.ndarray],
     processes: Processes = ALONE,
@@ -104,11 +107,11 @@ def score_in_batches(
     """`score` of every row, batch by batch.
 
     Args:
-        widths: (R,) tokens that each row takes, ascending: a batch is as wide as its last row.
-        tokens: most tokens in one batch of one process; a row that is wider travels alone.
+        width_R: tokens that each row takes, ascending: a batch is as wide as its last row.
+        tokens: most tokens in one batch of one process; a wider row is scored alone.
         score: from row numbers to one float64 each. It is also given the slice of the rows that all processes
             score in this round: padded to the longest of those, every process makes calls of equal shapes.
-        processes: those that share the rows. The last row stands in where a process has none.
+        processes: those that share the rows. A process that has none scores the last row.
 
     Returns:
         (R,) figures, and the budget that held: smaller than `tokens` where a device ran out of memory.
@@ -120,22 +123,22 @@ def score_in_batches(
         >>> figures.tolist(), held
         ([2.0, 2.0, 1.0, 1.0], 6)
     """
-    figures = np.zeros(len(widths))
+    figures_R = np.zeros(len(width_R))
     first = 0
-    while first < len(widths):
-        # Each process feeds every shares-th row, as many as the fullest of them.
-        each = np.arange(len(widths) - first) // processes.shares + 1
-        fits = int((each * widths[first:] <= tokens).sum())
-        batch = slice(first, min(len(widths), first + max(processes.shares, fits)))
+    while first < len(width_R):
+        # Process i takes rows i, i + n, i + 2n, ...; all run as many rows as the busiest one.
+        each = np.arange(len(width_R) - first) // processes.shares + 1
+        fits = int((each * width_R[first:] <= tokens).sum())
+        batch = slice(first, min(len(width_R), first + max(processes.shares, fits)))
         own = first + processes.share + processes.shares * np.arange(each[batch.stop - 1 - first])
         try:
-            found = processes.attempt(lambda own=own, batch=batch: score(np.minimum(own, len(widths) - 1), batch))  # type: ignore[misc]
+            found = processes.attempt(lambda own=own, batch=batch: score(np.minimum(own, len(width_R) - 1), batch))  # type: ignore[misc]
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or len(own) == 1:
                 raise
-            tokens = len(own) // 2 * int(widths[batch.stop - 1])
+            tokens = len(own) // 2 * int(width_R[batch.stop - 1])
             continue
         is_real = own < batch.stop
-        figures[own[is_real]] = found[is_real]
+        figures_R[own[is_real]] = found[is_real]
         first = batch.stop
-    return processes.sum_of(lambda: figures), tokens
+    return processes.sum_of(lambda: figures_R), tokens

@@ -1,10 +1,16 @@
-"""One call of a model, and logits of only those positions that are read.
+"""One call of a model: the logits of only those positions that are read, and its key-value cache for many rows.
 
 A vocabulary of 150,000 makes the logits of a batch far larger than its activations. Where that matters, the output
 head is kept from running on the whole batch: a hook takes its input, lets one position through, and the head is run on
 the chosen rows afterwards, piece by piece. Models that change logits after the head (capping, scaling, slicing) are
 found in each call: the head's output for that one position is replaced by known numbers of many sizes, which must come
 out of the model as they are. Such models are read whole.
+
+A cache that is copied in part gives wrong figures without an error: a list of states that two copies share, or keys of
+one layer that stay one row wide. So a cache is repeated for many rows only if each of its layers and each tensor in
+them is one of those listed here; with any other cache, the model is read without it.
+
+Shapes: B rows of T positions in one call, V vocabulary entries, n positions that are read.
 """
 
 from __future__ import annotations
@@ -21,12 +27,6 @@ from transformers import DynamicCache, EncoderDecoderCache, cache_utils
 from hf_exposure.errors import InputError
 from hf_exposure.runtime.model_state import compute_dtype, model_device
 
-# A model's key-value cache for many rows at once, where every part of it is understood.
-#
-# A cache that is copied in part gives wrong figures without an error: a list of states that two copies share, or keys
-# of one layer that stay one row wide. So a cache is repeated only if each of its layers and each tensor in them is one
-# of those listed here; for any other, the model is read without a cache.
-
 # Dynamic layers append along the sequence and keep nothing else, and a dummy stands for a layer that shares the keys
 # of another. Looked up by name, since versions differ in what they have.
 _LAYER_TYPES = tuple(
@@ -36,6 +36,10 @@ _LAYER_TYPES = tuple(
 )
 # The dimension that counts rows, in each tensor that a layer may hold.
 _ROW_DIMENSION = {"keys": 0, "values": 0, "indexer_keys": 0, "indexer_position_ids": 1}
+# Below this, logits are smaller than a layer's activations, and a second run of the head costs more than it saves.
+_SMALL_VOCABULARY = 16_384
+# What replaces logits to show whether they are changed: a cap or a clamp shows in large numbers only.
+_LARGEST_KNOWN = 1e3
 
 
 class CacheRefused(Exception):
@@ -101,12 +105,6 @@ def _holds_anything(value: Any) -> bool:
     return isinstance(value, (list, tuple, dict, set)) and len(value) > 0
 
 
-# Below this, logits are smaller than a layer's activations, and a second run of the head costs more than it saves.
-_SMALL_VOCABULARY = 16_384
-# What replaces logits to show whether they are changed: a cap or a clamp shows in large numbers only.
-_LARGEST_KNOWN = 1e3
-
-
 @dataclass
 class ForwardCounts:
     """What scoring cost so far: calls of the model, rows and tokens fed, padding included."""
@@ -118,7 +116,7 @@ class ForwardCounts:
 
 @dataclass(frozen=True)
 class Logits:
-    """Logits of one call, B rows of T positions.
+    """Logits of one call.
 
     Attributes:
         of: from (n,) flat positions `row * T + slot` to (n, V) logits.
@@ -176,13 +174,13 @@ class LogitReader:
             return self._whole(self._run(inputs), inputs)
         hidden, head = self._of_tokens(taken[0], inputs).reshape(-1, taken[0].shape[-1]), self._head
         name, cache = returned_cache(output)
-        return Logits(lambda rows: head(hidden[rows]), output.logits.shape[-1], positions, cache, name)
+        return Logits(lambda position_n: head(hidden[position_n]), output.logits.shape[-1], positions, cache, name)
 
     def _whole(self, output: Any, inputs: dict[str, Any]) -> Logits:
         logits = self._of_tokens(output.logits, inputs)
         flat = logits.reshape(-1, logits.shape[-1])
         name, cache = returned_cache(output)
-        return Logits(lambda rows: flat[rows], flat.shape[-1], logits.shape[1], cache, name)
+        return Logits(lambda position_n: flat[position_n], flat.shape[-1], logits.shape[1], cache, name)
 
     def _of_tokens(self, states: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
         """(B, T, ...) what a model returns for the tokens that it was fed.

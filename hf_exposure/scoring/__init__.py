@@ -2,22 +2,23 @@
 
 from hf_exposure.context import SourceTemplate, source_for
 from hf_exposure.scoring.causal import CausalScorer
-from hf_exposure.scoring.descent import Descent
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
+from hf_exposure.scoring.lockstep_sampler import LockstepSampler
 from hf_exposure.scoring.masked import MaskedScorer
-from hf_exposure.scoring.protocol import Scorer
+from hf_exposure.scoring.protocol import SampleReader, Scorer
 from hf_exposure.scoring.select import log_perplexity, make_scorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 from hf_exposure.scoring.token_tree import PathBits, PathQuery
 
 __all__ = [
     "CausalScorer",
-    "Descent",
     "EncodedTexts",
     "Encoder",
+    "LockstepSampler",
     "MaskedScorer",
     "PathBits",
     "PathQuery",
+    "SampleReader",
     "Scorer",
     "Seq2SeqScorer",
     "SourceTemplate",

@@ -1,4 +1,10 @@
-"""What every entry point asks of a model and its tokenizer, before anything is computed."""
+"""What every entry point asks of a model and its tokenizer before anything is computed, and what a model can be fed.
+
+How many tokens fit in a row, and which token ids there are: configurations declare the longest text under many names,
+some in the part for text, and some declare more than the model can read. A table of positions that begins behind the
+padding index, as RoBERTa's does, has fewer rows for text than its configuration says. So the tables themselves are
+looked at too, and the smallest limit counts.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +19,6 @@ from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.limits import MOST_BATCH_TOKENS
 
-# What a model can be fed: how many tokens in a row, and which token ids.
-#
-# Configurations declare the longest text under many names, some in the part for text, and some declare more than the
-# model can read: a table of positions that begins behind the padding index, as RoBERTa's does, has fewer rows for text
-# than its configuration says. So the tables themselves are looked at too, and the smallest limit counts.
-
 Side = Literal["decoder", "encoder"]
 """Which part of an encoder-decoder model; a model of one part is a decoder."""
 
@@ -31,6 +31,7 @@ _DECLARED: dict[Side, tuple[str, ...]] = {
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "positions_embed", "wpe")
 # Parts of a model of several kinds of input that read no text, by what their names hold.
 _NOT_TEXT = ("vision", "visual", "image", "audio", "speech", "video", "patch")
+_LOAD = "Load it with AutoModelForCausalLM.from_pretrained(...)."
 
 
 def context_length(model: nn.Module, side: Side = "decoder") -> int | None:
@@ -117,9 +118,6 @@ def _input_embeddings(part: nn.Module) -> Any:
         return get() if callable(get) else None
     except Exception:  # as above: transformers raises NotImplementedError, AttributeError or another error here
         return None
-
-
-_LOAD = "Load it with AutoModelForCausalLM.from_pretrained(...)."
 
 
 def check_arguments(

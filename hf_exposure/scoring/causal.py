@@ -1,4 +1,7 @@
-"""The scorer for causal language models."""
+"""The scorer for causal language models.
+
+Shapes: N texts of at most L tokens, P prefix tokens, E next-token edges, C chosen texts.
+"""
 
 from __future__ import annotations
 
@@ -26,14 +29,14 @@ from hf_exposure.scoring.forward import (
     Rows,
     bits_at,
     chain_rows,
-    choose_row_draws,
+    choose_row_samples,
     choose_row_width,
     edge_bits,
     encode_prefix,
     packed_rows,
 )
+from hf_exposure.scoring.packed_sampler import PackedSampler
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, Contradiction, Probe, contradiction, probe_for
-from hf_exposure.scoring.row_caches import RowCaches
 from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, TokenTree
 
 __all__ = ["CausalScorer", "agreement_bits", "default_batch_tokens", "noise_bits"]
@@ -74,11 +77,14 @@ class CausalScorer:
             fifth of the free memory on a GPU.
         mode: force one of the modes, without any check; tests and benchmarks do.
         processes: those that score together; every one of them must make the same calls in the same order.
-        context: what stands before every text, as for `Encoder`.
+        context: what stands before every text, as for `Encoder.of`.
+        encoder: how texts become tokens; by default `Encoder.of` of the tokenizer, `end_token` and `context`.
 
     Attributes:
         mode: how the model is read; None before the first call.
     """
+
+    note = ""
 
     def __init__(
         self,
@@ -90,9 +96,10 @@ class CausalScorer:
         mode: Mode | None = None,
         processes: Processes = ALONE,
         context: CanaryContext | None = None,
+        encoder: Encoder | None = None,
     ) -> None:
         self.model = model
-        self.encoder = Encoder(tokenizer, end_token=end_token, context=context)
+        self.encoder = encoder or Encoder.of(tokenizer, end_token=end_token, context=context)
         self._reader = LogitReader(model)
         self._processes = processes
         self.mode = mode
@@ -106,7 +113,7 @@ class CausalScorer:
         self._max_batch_tokens = max_batch_tokens
         # Of the last call: tokens in its largest batch, its rows, and how many of them were in a batch.
         self._tokens_at_once = 0
-        self._fed = Rows(*(np.zeros(0, dtype=np.int64),) * 3), 1
+        self._fed = Rows.none(), 1
         self._shape = _model_shape(model)
         self._prefixes: dict[tuple[Mode, tuple[int, ...]], Prefix] = {}
 
@@ -137,13 +144,13 @@ class CausalScorer:
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
         self._check_length(encoded.matrix_NL.shape[1], longest)
         with borrowed(self.model):
-            totals = self._totals(encoded)
-        if np.isnan(totals).any():
-            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(totals))[0]))
-        return totals
+            totals_N = self._totals(encoded)
+        if np.isnan(totals_N).any():
+            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(totals_N))[0]))
+        return totals_N
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
-        """(N,) as `sequence_bits`, by one call of the model for each text, without padding, cache or company."""
+        """(N,) as `sequence_bits`, by one call of the model for each text, without padding, cache or other texts."""
         with borrowed(self.model):
             return self._totals_alone(encoded, range(len(encoded)))
 
@@ -158,7 +165,7 @@ class CausalScorer:
         if not queries:
             return []
         paths = PathTree.of(prefix, queries)
-        self._check_vocabulary(int(paths.tree.edge_token.max(initial=0)))
+        self._check_vocabulary(int(paths.tree.edge_token_E.max(initial=0)))
         self._check_length(len(prefix) + max(len(query.tokens) for query in queries))
         with borrowed(self.model):
             answers = self._answers(tuple(prefix), paths)
@@ -172,42 +179,42 @@ class CausalScorer:
         self._check_length(len(prefix))
         with borrowed(self.model):
             if self.mode is None or self.mode == "alone":
-                bits = np.concatenate([[np.nan], self._bits_alone(tuple(prefix))])[: len(prefix)]
+                bits_P = np.concatenate([[np.nan], self._bits_alone(tuple(prefix))])[: len(prefix)]
             else:
-                bits = self._encode_prefix(np.asarray(prefix, dtype=np.int64), self.mode).bits.copy()
-        bits[: self.encoder.first_scored] = np.nan
-        return bits
+                bits_P = self._encode_prefix(np.asarray(prefix, dtype=np.int64), self.mode).bits_P.copy()
+        bits_P[: self.encoder.first_scored] = np.nan
+        return bits_P
 
-    def draws_at_once(self, length: int) -> int:
-        """How many draws of `length` tokens below the prefix may keep their caches at the same time."""
+    def samples_at_once(self, samples: int, length: int) -> int:
+        """As many of `samples` as can keep their caches, of `length` tokens each, at the same time."""
         # All heads' keys and values, twice: the model's own concatenation makes a copy.
         per_token = 4 * self._shape.layers * self._shape.hidden * self._reader.dtype.itemsize
-        return self._processes.smallest(max(1, _cache_bytes(self.model) // (per_token * (length + 1))))
+        fits = max(1, _cache_bytes(self.model) // (per_token * (length + 1)))
+        return min(samples, self._processes.smallest(fits))
 
-    def row_caches(self, prefix: Sequence[int], draws: int, length: int) -> RowCaches | None:
-        """Caches for `draws` paths of about `length` tokens below `prefix`; None for a model that lends none."""
+    def sample_reader(self, prefix: Sequence[int], samples: int, length: int) -> PackedSampler | None:
         if self.mode != "packed" or not len(prefix):
             return None
         with borrowed(self.model):
             shared = self._encode_prefix(np.asarray(prefix, dtype=np.int64), "packed")
-        row_draws = choose_row_draws(len(prefix), length, self._shape)
-        batch_rows = max(1, self._batch_tokens() // (2 * row_draws))
-        return RowCaches(self._reader, shared, len(prefix), draws, row_draws, batch_rows, self._processes)
+        row_samples = choose_row_samples(len(prefix), length, self._shape)
+        batch_rows = max(1, self._batch_tokens() // (2 * row_samples))
+        return PackedSampler(self._reader, shared, len(prefix), samples, row_samples, batch_rows, self._processes)
 
     def _totals(self, encoded: EncodedTexts) -> np.ndarray:
         tree = encoded.tree
         mode = self._mode_for(tree.tree)
         if mode != "alone":
-            edge_values, prefix = self._score_as(tree.tree, mode)
-            totals = tree.totals(edge_values, prefix.bits)
+            bits_E, prefix = self._score_as(tree.tree, mode)
+            totals_N = tree.totals(bits_E, prefix.bits_P)
             if self._batches.passes(
                 self._tokens_at_once,
                 self._fed_order(tree.read_after),
-                lambda number: totals[number : number + 1],
+                lambda number: totals_N[number : number + 1],
                 lambda number: self._totals_alone(encoded, [number]),
                 self._text_agreement_bits(encoded.matrix_NL.shape[1]),
             ):
-                return totals
+                return totals_N
             self.mode = "alone"
         return self._totals_alone(encoded, range(len(encoded)))
 
@@ -218,11 +225,11 @@ class CausalScorer:
             remedy = "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal', or shorter texts."
             raise InputError("model", rule, self._kind, remedy)
         if mode != "alone":
-            edge_values, _ = self._score_as(paths.tree, mode)
-            answers = paths.answers(edge_values)
+            bits_E, _ = self._score_as(paths.tree, mode)
+            answers = paths.answers(bits_E)
             if self._batches.passes(
                 self._tokens_at_once,
-                self._fed_order(paths.vertices.last_of_sequence),
+                self._fed_order(paths.vertices.last_of_sequence_N),
                 lambda number: answers[number].figures,
                 lambda number: self._answer_alone(prefix, paths.queries[number]).figures,
                 self._text_agreement_bits(max(len(query.tokens) for query in paths.queries)),
@@ -255,20 +262,20 @@ class CausalScorer:
         # A first token with nothing before it is not predicted: 0 bits.
         run = np.arange(max(1, len(ids) - query.run), len(ids))
         children = np.full(len(query.children), len(ids) - 1)
-        tokens = np.concatenate([np.array(ids, dtype=np.int64)[run], query.children]).astype(np.int64)
-        bits = self._read_alone(ids, np.concatenate([run - 1, children]), tokens)
-        return PathBits(float(bits[: len(run)].sum()), bits[len(run) :])
+        token_E = np.concatenate([np.array(ids, dtype=np.int64)[run], query.children]).astype(np.int64)
+        bits_E = self._read_alone(ids, np.concatenate([run - 1, children]), token_E)
+        return PathBits(float(bits_E[: len(run)].sum()), bits_E[len(run) :])
 
-    def _read_alone(self, ids: Sequence[int], after: np.ndarray, tokens: np.ndarray, **inputs: Any) -> np.ndarray:
-        """(E,) bits of `tokens`, each behind the position `after` (ascending) of the one row `ids`."""
+    def _read_alone(self, ids: Sequence[int], after_E: np.ndarray, token_E: np.ndarray, **inputs: Any) -> np.ndarray:
+        """(E,) bits of each token behind the position `after` (ascending) of the one row `ids`."""
         device = model_device(self.model)
         self._check_vocabulary(max(ids))
 
         def read() -> np.ndarray:
             row = torch.as_tensor([ids], dtype=torch.long, device=device)
             logits = self._reader(input_ids=row, **(inputs or self._whole_text))
-            places, at = np.unique(after, return_inverse=True)
-            return bits_at(logits, *(torch.as_tensor(each, device=device) for each in (places, at, tokens)))
+            places, at_E = np.unique(after_E, return_inverse=True)
+            return bits_at(logits, *(torch.as_tensor(each, device=device) for each in (places, at_E, token_E)))
 
         return self._processes.from_first(self._processes.attempt(read))
 
@@ -284,17 +291,17 @@ class CausalScorer:
     def _score_as(
         self, tree: TokenTree, mode: Mode, *, most_rows: int | None = None, short_rows: bool = False
     ) -> tuple[np.ndarray, Prefix]:
-        prefix = self._encode_prefix(tree.prefix, mode)
-        if mode != "plain" and len(tree.prefix) and prefix.cache is None:
+        prefix = self._encode_prefix(tree.prefix_P, mode)
+        if mode != "plain" and len(tree.prefix_P) and prefix.cache is None:
             raise RuntimeError(f"{type(self.model).__name__} returned no key-value cache for the prefix")
         if not tree.size:
-            rows = Rows(*(np.zeros(0, dtype=np.int64),) * 3)
+            rows = Rows.none()
         elif mode == "packed":
-            longest = int(tree.depth.max())
+            longest = int(tree.depth_M.max())
             rows = packed_rows(tree, longest if short_rows else choose_row_width(tree, self._shape))
         else:
             rows = chain_rows(tree)
-        width = int(rows.width.max(initial=1)) + (len(tree.prefix) if mode == "plain" else 0)
+        width = int(rows.width_R.max(initial=1)) + (len(tree.prefix_P) if mode == "plain" else 0)
         tokens = self._batch_tokens()
         while True:
             try:
@@ -308,31 +315,31 @@ class CausalScorer:
                 tokens //= 2
                 self._max_batch_tokens = tokens
 
-    def _fed_order(self, fed: np.ndarray) -> np.ndarray:
+    def _fed_order(self, fed_N: np.ndarray) -> np.ndarray:
         """(N,) numbers of the texts of the last call by how late in their batch the model read their last token.
 
         Args:
-            fed: (N,) the vertex after which each text ends; -1 for the end of the prefix.
+            fed_N: the vertex after which each text ends; -1 for the end of the prefix.
         """
         rows, batch_rows = self._fed
         share = max(1, -(-len(rows) // self._processes.shares))
-        row = np.searchsorted(rows.start, fed, side="right") - 1
-        return np.lexsort((fed, np.where(fed < 0, -1, row % share % batch_rows)))
+        row_N = np.searchsorted(rows.start_R, fed_N, side="right") - 1
+        return np.lexsort((fed_N, np.where(fed_N < 0, -1, row_N % share % batch_rows)))
 
-    def _encode_prefix(self, prefix: np.ndarray, mode: Mode) -> Prefix:
-        key = (mode, tuple(prefix.tolist()))
+    def _encode_prefix(self, prefix_P: np.ndarray, mode: Mode) -> Prefix:
+        key = (mode, tuple(prefix_P.tolist()))
         if key not in self._prefixes:
-            self._check_vocabulary(int(prefix.max(initial=0)))
+            self._check_vocabulary(int(prefix_P.max(initial=0)))
             # One prefix at a time: a search keeps to one, and a cache per template would grow without bound.
-            found = self._processes.attempt(lambda: encode_prefix(self._reader, prefix, mode))
-            self._prefixes = {key: replace(found, bits=self._processes.from_first(found.bits))}
+            found = self._processes.attempt(lambda: encode_prefix(self._reader, prefix_P, mode))
+            self._prefixes = {key: replace(found, bits_P=self._processes.from_first(found.bits_P))}
         return self._prefixes[key]
 
     def _mode_for(self, tree: TokenTree) -> Mode:
         """The mode in which `tree` is read, tried first where it goes beyond what was tried."""
-        length = len(tree.prefix) + int(tree.depth.max(initial=0))
-        is_proven = self._proven_prefix <= len(tree.prefix) and length <= self._proven_length
-        is_proven = is_proven and (self._proven_with_prefix or not len(tree.prefix))
+        length = len(tree.prefix_P) + int(tree.depth_M.max(initial=0))
+        is_proven = self._proven_prefix <= len(tree.prefix_P) and length <= self._proven_length
+        is_proven = is_proven and (self._proven_with_prefix or not len(tree.prefix_P))
         if self.mode is None or not is_proven:
             self.mode = self._try_modes(tree, length)
         return self.mode
@@ -349,7 +356,7 @@ class CausalScorer:
         for tried in dict.fromkeys((spare, length)):
             # Whole texts are one token longer than what is fed of them.
             probe = probe_for(tree, tried, None if context is None else context - 1)
-            has_prefix = len(tree.prefix) > 0
+            has_prefix = len(tree.prefix_P) > 0
             try:
                 mode = self._fastest_mode(probe, has_prefix=has_prefix)
             except OutOfStepError:
@@ -360,7 +367,7 @@ class CausalScorer:
                     raise
                 continue
             self._proven_with_prefix = has_prefix or (self._proven_with_prefix and mode == self.mode)
-            self._proven_length, self._proven_prefix = tried, len(tree.prefix)
+            self._proven_length, self._proven_prefix = tried, len(tree.prefix_P)
             if mode != "alone":
                 break
         return mode
@@ -382,7 +389,7 @@ class CausalScorer:
         if self._contradiction is not None or self._batches.failed:
             return "alone"
         # Where the context has no room for the prefix, nothing shows whether its cache is used.
-        is_cache_tried = len(probe.tree.tree.prefix) > 0 or not has_prefix
+        is_cache_tried = len(probe.tree.tree.prefix_P) > 0 or not has_prefix
         modes: tuple[Mode, ...] = ("packed", "cached", "plain") if is_cache_tried else ("plain",)
         return next((mode for mode in modes if self._agrees_alone(probe, alone, mode)), "alone")
 
@@ -408,7 +415,7 @@ class CausalScorer:
                     self._score_as(probe.tree.tree, mode, short_rows=True),
                     self._score_as(probe.tree.tree, mode),
                 ]
-            found = [bits for edges, prefix in passes for bits in probe.tree.bits_along(edges, prefix.bits)]
+            found = [bits for bits_E, prefix in passes for bits in probe.tree.bits_along(bits_E, prefix.bits_P)]
             tolerance = agreement_bits(self._reader.dtype)
             agrees = all(all_close(*pair, tolerance) for pair in zip(found, [*alone, *alone, *alone], strict=True))
         except OutOfStepError:

@@ -2,7 +2,8 @@
 
 Everything runs over the whole vocabulary, by plain forward passes, so any causal model will do.
 
-Shapes: N continuations or samples, P prompt tokens, L tokens of a continuation, V vocabulary entries.
+Shapes: N continuations or samples, B of them in a batch, P prompt tokens, L tokens of a continuation, T = P + L,
+V vocabulary entries.
 """
 
 from __future__ import annotations
@@ -89,20 +90,21 @@ def continuation_bits(
         place (the first of equals).
     """
     matrix_NL = pad_sequences(continuations)
-    bits, is_greedy = np.zeros(len(matrix_NL)), np.ones(len(matrix_NL), dtype=bool)
+    bits_N, is_greedy_N = np.zeros(len(matrix_NL)), np.ones(len(matrix_NL), dtype=bool)
     rows = max(1, max_batch_tokens // (len(prompt) + matrix_NL.shape[1]))
     with borrowed(model):
         for first in range(0, len(matrix_NL), rows):
-            batch = matrix_NL[first : first + rows]
+            batch_BL = matrix_NL[first : first + rows]
             # A last token is only read; padding repeats a real token, and a causal model lets nothing look ahead.
-            logits = _logits(model, prompt, np.where(batch < 0, prompt[0], batch)[:, :-1])[:, len(prompt) - 1 :]
-            is_token = batch >= 0
-            tokens = torch.as_tensor(np.where(is_token, batch, 0), device=logits.device)
-            chosen = sampling.log_probabilities(logits).gather(2, tokens[..., None])[..., 0].double().cpu().numpy()
-            bits[first : first + rows] = -np.where(is_token, chosen, 0.0).sum(axis=1) / math.log(2)
-            likeliest = logits.argmax(dim=-1).cpu().numpy()
-            is_greedy[first : first + rows] = ((likeliest == batch) | ~is_token).all(axis=1)
-    return bits + 0.0, is_greedy
+            logits = _logits(model, prompt, np.where(batch_BL < 0, prompt[0], batch_BL)[:, :-1])[:, len(prompt) - 1 :]
+            is_token_BL = batch_BL >= 0
+            token_BL = torch.as_tensor(np.where(is_token_BL, batch_BL, 0), device=logits.device)
+            log_p_BLV = sampling.log_probabilities(logits)
+            chosen_BL = log_p_BLV.gather(2, token_BL[..., None])[..., 0].double().cpu().numpy()
+            bits_N[first : first + rows] = -np.where(is_token_BL, chosen_BL, 0.0).sum(axis=1) / math.log(2)
+            likeliest_BL = logits.argmax(dim=-1).cpu().numpy()
+            is_greedy_N[first : first + rows] = ((likeliest_BL == batch_BL) | ~is_token_BL).all(axis=1)
+    return bits_N + 0.0, is_greedy_N
 
 
 def decode_greedily(model: nn.Module, prompt: Sequence[int], length: int) -> tuple[int, ...]:
@@ -127,25 +129,25 @@ def draw_samples(
     """(count, length) tokens drawn after the prompt. The random state of torch is left alone."""
     device = model_device(model)
     generator = torch.Generator(device=device).manual_seed(seed % 2**63)
-    samples = np.zeros((count, length), dtype=np.int64)
+    samples_NL = np.zeros((count, length), dtype=np.int64)
     rows = max(1, max_batch_tokens // (len(prompt) + length))
     with borrowed(model):
         for first in range(0, count, rows):
-            batch = samples[first : first + rows]
+            batch_BL = samples_NL[first : first + rows]
             for at in range(length):
                 # Equal beginnings are fed once: with little randomness most of them are.
-                distinct, same = np.unique(batch[:, :at], axis=0, return_inverse=True)
+                distinct, same = np.unique(batch_BL[:, :at], axis=0, return_inverse=True)
                 log_p = sampling.log_probabilities(_logits(model, prompt, distinct)[:, -1])
                 drawn = torch.multinomial(log_p.exp()[torch.as_tensor(same, device=device)], 1, generator=generator)
-                batch[:, at] = drawn[:, 0].cpu().numpy()
-    return samples
+                batch_BL[:, at] = drawn[:, 0].cpu().numpy()
+    return samples_NL
 
 
-def _logits(model: nn.Module, prompt: Sequence[int], continuations: np.ndarray) -> torch.Tensor:
+def _logits(model: nn.Module, prompt: Sequence[int], continuations_NL: np.ndarray) -> torch.Tensor:
     """(N, P + L, V) logits after the prompt and each continuation."""
-    head = np.broadcast_to(np.asarray(prompt, dtype=np.int64), (len(continuations), len(prompt)))
-    ids = np.concatenate([head, continuations.astype(np.int64)], axis=1)
-    logits: torch.Tensor = model(input_ids=torch.as_tensor(ids, device=model_device(model))).logits
-    if torch.isnan(logits).any():
-        raise NonFiniteScoreError(where=f"after {ids.shape[1]} tokens or fewer of a prompt")
-    return logits
+    head_NP = np.broadcast_to(np.asarray(prompt, dtype=np.int64), (len(continuations_NL), len(prompt)))
+    ids_NT = np.concatenate([head_NP, continuations_NL.astype(np.int64)], axis=1)
+    logits_NTV: torch.Tensor = model(input_ids=torch.as_tensor(ids_NT, device=model_device(model))).logits
+    if torch.isnan(logits_NTV).any():
+        raise NonFiniteScoreError(where=f"after {ids_NT.shape[1]} tokens or fewer of a prompt")
+    return logits_NTV

@@ -1,10 +1,13 @@
-"""Texts to token ids, with the tokenizer's own special tokens in their place."""
+"""Texts to token ids, with the tokenizer's own special tokens in their place.
+
+Shapes: N texts of at most L tokens.
+"""
 
 from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any, overload
 
@@ -16,7 +19,7 @@ from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences, shared_length
 
-__all__ = ["EncodedTexts", "Encoder"]
+__all__ = ["EncodedTexts", "Encoder", "special_tokens_around"]
 
 # Tried in turn, as a tokenizer may drop what its vocabulary lacks.
 _PROBES = ("a", "A", "0", "e", " a")
@@ -30,8 +33,8 @@ class EncodedTexts:
 
     Attributes:
         texts: the N source texts.
-        matrix_NL: int32 (N, L), token ids padded on the right with -1: the special tokens before a text, the text, and
-            one special token after it where the end is scored.
+        matrix_NL: int32 token ids, padded on the right with -1: the special tokens before a text, the text, and one
+            special token after it where the end is scored.
         first_scored: position of the first scored token; those before it are context.
     """
 
@@ -47,7 +50,7 @@ class EncodedTexts:
 
     @cached_property
     def ids(self) -> tuple[tuple[int, ...], ...]:
-        """The token ids of each text, without padding."""
+        """The token ids of each text without padding, where texts are told apart or walked token by token."""
         return tuple(tuple(token for token in row if token >= 0) for row in self.matrix_NL.tolist())
 
     @cached_property
@@ -58,11 +61,11 @@ class EncodedTexts:
     def followed_by(self, other: EncodedTexts) -> EncodedTexts:
         """Both sets as one."""
         width = max(self.matrix_NL.shape[1], other.matrix_NL.shape[1])
-        padded = [
+        parts = [
             np.pad(part.matrix_NL, ((0, 0), (0, width - part.matrix_NL.shape[1])), constant_values=-1)
             for part in (self, other)
         ]
-        return EncodedTexts(_JoinedTexts(self.texts, other.texts), np.concatenate(padded), self.first_scored)
+        return EncodedTexts(_JoinedTexts(self.texts, other.texts), np.concatenate(parts), self.first_scored)
 
 
 class _JoinedTexts(Sequence[str]):
@@ -85,61 +88,80 @@ class _JoinedTexts(Sequence[str]):
         return self._first[at] if at < len(self._first) else self._second[at - len(self._first)]
 
 
+@dataclass(frozen=True, eq=False, repr=False)
 class Encoder:
     """Encodes texts the way a training run does, and says which tokens are context.
 
-    Special tokens that the tokenizer puts before a text (BOS) are context. Those after it (EOS) are left out, unless
-    `end_token=True`: then one end token is scored after every text. A first token with nothing before it has no
-    prediction and is not scored.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer; it is only called, never changed.
-        end_token: whether the end of the text is scored too.
-        context: what stood before each text in training. Texts are encoded behind it, and its tokens are context as
-            BOS is. A chat template writes its special tokens itself: the tokenizer then adds none. The end token is
-            the first one that the chat template puts after a text, where it puts any.
+    `Encoder.of` makes the one for a causal model; a scorer for another kind of model brings its own.
 
     Attributes:
+        tokenizer: a Hugging Face tokenizer; it is only called, never changed.
         leading: the tokens before every text. What merges with a text's first character is left to the text.
         ending: the tokens after every text, () or one.
-        before: the text of the context, "" without one.
         first_scored: position of the first scored token.
-
-    Raises:
-        InputError: `end_token=True` with a tokenizer that has none; an empty text; a text of which no token is
-            predicted; a text that the tokenizer maps to its unknown token; a context of which the last word changes
-            with the text behind it, or that changes the text's last token.
+        context: what stood before each text in training, where something did.
+        before: the text of the context, "" without one.
+        before_ids: its tokens that stay the same whatever text follows, the last of `leading`.
 
     Example:
         >>> from transformers import ByT5Tokenizer
-        >>> encoded = Encoder(ByT5Tokenizer()).encode(["hi!"])
-        >>> encoded.ids, encoded.first_scored
-        (((107, 108, 36),), 1)
+        >>> encoded = Encoder(ByT5Tokenizer(), leading=(0,), ending=(1,), first_scored=1).encode(["hi!"])
+        >>> encoded.ids
+        ((0, 107, 108, 36, 1),)
     """
 
-    def __init__(self, tokenizer: Any, *, end_token: bool = False, context: CanaryContext | None = None) -> None:
+    tokenizer: Any
+    _: KW_ONLY
+    leading: tuple[int, ...]
+    ending: tuple[int, ...]
+    first_scored: int
+    context: CanaryContext | None = None
+    before: str = ""
+    before_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, tokenizer: Any, *, end_token: bool = False, context: CanaryContext | None = None) -> Encoder:
+        """As a causal model reads texts.
+
+        Special tokens that the tokenizer puts before a text (BOS) are context. Those after it (EOS) are left out,
+        unless `end_token=True`: then one end token is scored after every text. A first token with nothing before it
+        has no prediction and is not scored.
+
+        Args:
+            tokenizer: a Hugging Face tokenizer.
+            end_token: whether the end of the text is scored too.
+            context: what stood before each text in training. Texts are encoded behind it, and its tokens are context
+                as BOS is. A chat template writes its special tokens itself: the tokenizer then adds none. The end
+                token is the first one that the chat template puts after a text, where it puts any.
+
+        Raises:
+            InputError: `end_token=True` with a tokenizer that has none; a context whose last word changes with the
+                text behind it. `encode` raises for an empty text, a text of which no token is predicted, a text that
+                the tokenizer maps to its unknown token, and a context that changes the text's last token.
+
+        Example:
+            >>> from transformers import ByT5Tokenizer
+            >>> encoded = Encoder.of(ByT5Tokenizer()).encode(["hi!"])
+            >>> encoded.ids, encoded.first_scored
+            (((107, 108, 36),), 1)
+        """
         check_tokenizer(tokenizer)
-        self.tokenizer = tokenizer
-        self.leading, trailing = _special_tokens_around(tokenizer)
-        self._context, self.before = context, ""
-        self._before_ids: tuple[int, ...] = ()
+        leading, trailing = special_tokens_around(tokenizer)
+        before, before_ids = "", ()  # type: str, tuple[int, ...]
         if context is not None:
-            self.before, after = context.around(tokenizer)
-            self._before_ids = _stable_prefix(tokenizer, self.before)
-            self.leading = (*(() if context.is_chat else self.leading), *self._before_ids)
+            before, after = context.around(tokenizer)
+            before_ids = _stable_prefix(tokenizer, before)
+            leading = (*(() if context.is_chat else leading), *before_ids)
             trailing = tuple(tokenizer(after, add_special_tokens=False)["input_ids"]) or trailing
-        self.ending: tuple[int, ...] = ()
-        if end_token:
-            end_id = trailing[0] if trailing else tokenizer.eos_token_id
-            if end_id is None:
-                raise InputError(
-                    "end_token",
-                    "needs a tokenizer that has an end token",
-                    type(tokenizer).__name__,
-                    "Set tokenizer.eos_token, or leave end_token=False.",
-                )
-            self.ending = (int(end_id),)
-        self.first_scored = max(len(self.leading), 1)
+        return cls(
+            tokenizer,
+            leading=leading,
+            ending=(_end_id(tokenizer, trailing),) if end_token else (),
+            first_scored=max(len(leading), 1),
+            context=context,
+            before=before,
+            before_ids=before_ids,
+        )
 
     def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text behind the context, without those of the context and without special tokens."""
@@ -150,7 +172,7 @@ class Encoder:
         encoded = self.tokenizer(
             checked, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
         )["input_ids"]
-        if self._before_ids:
+        if self.before_ids:
             encoded = [self._behind_context(ids, row) for row, ids in enumerate(encoded)]
         unknown = getattr(self.tokenizer, "unk_token_id", None)
         for row, ids in enumerate(encoded):
@@ -164,16 +186,16 @@ class Encoder:
         return encoded
 
     def _behind_context(self, ids: list[int], row: int) -> list[int]:
-        stable = len(self._before_ids)
-        if tuple(ids[:stable]) != self._before_ids:
+        stable = len(self.before_ids)
+        if tuple(ids[:stable]) != self.before_ids:
             rule = "must be encoded the same way whatever text stands behind it"
             raise RowInputError("context", rule, row, "End the prompt with a full stop and a newline.")
         return ids[stable:]
 
     def check_end(self, texts: Sequence[str]) -> None:
         """Raise an `InputError` if a whole text's last token is another one in its context."""
-        if self._context is not None:
-            self._context.check_end(self.tokenizer, texts)
+        if self.context is not None:
+            self.context.check_end(self.tokenizer, texts)
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text, in input order."""
@@ -192,6 +214,18 @@ class Encoder:
         return EncodedTexts(tuple(texts), pad_sequences(encoded).astype(np.int32), self.first_scored)
 
 
+def _end_id(tokenizer: Any, trailing: Sequence[int]) -> int:
+    end_id = trailing[0] if trailing else tokenizer.eos_token_id
+    if end_id is None:
+        raise InputError(
+            "end_token",
+            "needs a tokenizer that has an end token",
+            type(tokenizer).__name__,
+            "Set tokenizer.eos_token, or leave end_token=False.",
+        )
+    return int(end_id)
+
+
 def _stable_prefix(tokenizer: Any, before: str) -> tuple[int, ...]:
     """The tokens of `before` that stay when text follows: the last ones may merge with its first characters."""
     if not before:
@@ -201,12 +235,12 @@ def _stable_prefix(tokenizer: Any, before: str) -> tuple[int, ...]:
     return tuple(ids[: shared_length([ids, *others])])
 
 
-def _special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The special tokens that the tokenizer puts before and after a text."""
     for probe in _PROBES:
-        bare = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
+        plain = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
         full = list(tokenizer(probe)["input_ids"])
-        for start in range(len(full) - len(bare) + 1 if bare else 0):
-            if full[start : start + len(bare)] == bare:
-                return tuple(full[:start]), tuple(full[start + len(bare) :])
+        for start in range(len(full) - len(plain) + 1 if plain else 0):
+            if full[start : start + len(plain)] == plain:
+                return tuple(full[:start]), tuple(full[start + len(plain) :])
     return (), ()

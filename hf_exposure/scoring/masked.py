@@ -1,6 +1,7 @@
 """The scorer for masked language models: pseudo-log-likelihoods.
 
-Shapes: N texts, B rows of T tokens in a batch, n scored tokens of one text.
+Shapes: N texts of at most L tokens, R rows (one for each scored token of each distinct text), B of them with T tokens
+each in a batch.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_exposure.checks import check_tokenizer
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.runtime.batches import BatchCheck, score_in_batches
 from hf_exposure.runtime.logits import ForwardCounts, LogitReader
@@ -19,7 +21,7 @@ from hf_exposure.runtime.model_state import borrowed, model_device
 from hf_exposure.runtime.processes import ALONE, Processes
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.causal import agreement_bits, default_batch_tokens, noise_bits
-from hf_exposure.scoring.encoding import EncodedTexts, Encoder, _special_tokens_around
+from hf_exposure.scoring.encoding import EncodedTexts, Encoder, special_tokens_around
 from hf_exposure.scoring.forward import Mode, bits_at
 from hf_exposure.scoring.token_tree import PathBits, PathQuery
 
@@ -67,7 +69,10 @@ class MaskedScorer:
             remedy = "Leave it out for a default that fits."
             raise InputError("max_batch_tokens", "must be at least 1", max_batch_tokens, remedy)
         self.model, self._mask = model, int(mask)
-        self.encoder = _WholeTextEncoder(tokenizer)
+        check_tokenizer(tokenizer)
+        # Every token of a text is scored, its first one too; `trailing` is what the model sees after it.
+        leading, self._trailing = special_tokens_around(tokenizer)
+        self.encoder = Encoder(tokenizer, leading=leading, ending=(), first_scored=len(leading))
         self._reader = LogitReader(model)
         self._max_batch_tokens, self._processes = max_batch_tokens, processes
         self._batches = BatchCheck(processes)
@@ -98,23 +103,23 @@ class MaskedScorer:
         """
         distinct = sorted(set(encoded.ids), key=lambda ids: (len(ids), ids))
         self._check_fit(encoded)
-        leading, trailing = len(self.encoder.leading), self.encoder.trailing
+        leading, trailing = len(self.encoder.leading), self._trailing
         whole = ((len(ids), (*ids, *trailing)) for ids in distinct)
         rows = [(ids, at) for own, ids in whole for at in range(leading, own)]
-        bits = np.zeros(len(rows))
-        widths = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
+        bits_R = np.zeros(len(rows))
+        width_R = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
         with borrowed(self.model):
             # One length at a time: a model need not know what padding is.
-            for width in np.unique(widths).tolist():
-                start, stop = np.searchsorted(widths, [width, width + 1]).tolist()
-                bits[start:stop] = self._score_rows(rows[start:stop])
+            for width in np.unique(width_R).tolist():
+                start, stop = np.searchsorted(width_R, [width, width + 1]).tolist()
+                bits_R[start:stop] = self._score_rows(rows[start:stop])
         ends = np.cumsum([len(ids) - leading for ids in distinct], dtype=np.int64)
-        sums = [part.sum() for part in np.split(bits, ends[:-1])] if len(ends) else []
+        sums = [part.sum() for part in np.split(bits_R, ends[:-1])] if len(ends) else []
         totals = dict(zip(distinct, sums, strict=True))
-        figures = np.array([totals[ids] for ids in encoded.ids], dtype=np.float64)
-        if np.isnan(figures).any():
-            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(figures))[0]))
-        return figures
+        totals_N = np.array([totals[ids] for ids in encoded.ids], dtype=np.float64)
+        if np.isnan(totals_N).any():
+            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(totals_N))[0]))
+        return totals_N
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
         self._refuse_search()
@@ -132,42 +137,48 @@ class MaskedScorer:
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
         self._refuse_search()
 
+    def samples_at_once(self, samples: int, length: int) -> int:
+        self._refuse_search()
+
+    def sample_reader(self, prefix: Sequence[int], samples: int, length: int) -> NoReturn:
+        self._refuse_search()
+
     def _score_rows(self, rows: list[tuple[tuple[int, ...], int]]) -> np.ndarray:
-        """Bits of the token at each row's place, masked; rows of one length."""
+        """(R,) bits of the token at each row's place, masked; rows of one length."""
         if self._max_batch_tokens is None:
             fits = default_batch_tokens(self.model, self._reader.reads_rows)
             self._max_batch_tokens = self._processes.smallest(fits)
-        widths = np.full(len(rows), len(rows[0][0]))
+        width_R = np.full(len(rows), len(rows[0][0]))
 
         def score(tokens: int) -> tuple[np.ndarray, int]:
             return score_in_batches(
-                widths, tokens, lambda own, _: self._score_batch([rows[row] for row in own]), self._processes
+                width_R, tokens, lambda own, _: self._score_batch([rows[row] for row in own]), self._processes
             )
 
         if not self._batches.failed:
-            bits, self._max_batch_tokens = score(self._max_batch_tokens)
+            bits_R, self._max_batch_tokens = score(self._max_batch_tokens)
             if self._batches.passes(
-                min(self._max_batch_tokens, int(widths.sum())),
+                min(self._max_batch_tokens, int(width_R.sum())),
                 range(len(rows)),
-                lambda row: bits[row : row + 1],
+                lambda row: bits_R[row : row + 1],
                 lambda row: self._processes.attempt(lambda: self._score_batch([rows[row]])),
                 agreement_bits(self._reader.dtype),
             ):
-                return bits
+                return bits_R
         return score(1)[0]
 
     def _score_batch(self, rows: list[tuple[tuple[int, ...], int]]) -> np.ndarray:
         device = model_device(self.model)
         ids_BT = torch.as_tensor([ids for ids, _ in rows], device=device)
-        row, place = torch.arange(len(rows), device=device), torch.as_tensor([at for _, at in rows], device=device)
-        tokens = ids_BT[row, place]
-        ids_BT[row, place] = self._mask
+        row_B, place_B = torch.arange(len(rows), device=device), torch.as_tensor([at for _, at in rows], device=device)
+        token_B = ids_BT[row_B, place_B]
+        ids_BT[row_B, place_B] = self._mask
         logits = self._reader(input_ids=ids_BT)
-        return bits_at(logits, row * logits.positions + place, row, tokens)
+        return bits_at(logits, row_B * logits.positions + place_B, row_B, token_B)
 
     def _check_fit(self, encoded: EncodedTexts) -> None:
         if len(encoded):
-            tokens = encoded.matrix_NL.shape[1] + len(self.encoder.trailing)
+            tokens = encoded.matrix_NL.shape[1] + len(self._trailing)
             check_length(context_length(self.model), tokens, int(np.argmax(encoded.matrix_NL[:, -1])))
             check_vocabulary(vocabulary_entries(self.model), max(int(encoded.matrix_NL.max()), self._mask))
 
@@ -178,12 +189,3 @@ class MaskedScorer:
             type(self.model).__name__,
             "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal'.",
         )
-
-
-class _WholeTextEncoder(Encoder):
-    """Every token of a text is scored, its first one too; `trailing` is what the model sees after it."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        super().__init__(tokenizer)
-        _, self.trailing = _special_tokens_around(tokenizer)
-        self.first_scored = len(self.leading)

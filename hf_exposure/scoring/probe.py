@@ -3,6 +3,8 @@
 Agreement proves nothing where it could not fail: one chain looks the same with its mask ignored, a short text looks
 the same to a sliding window, and one row cannot show that rows mix. So the sequences that are tried branch, differ in
 length, and are as long as what will be read; each is compared, token by token, with itself alone.
+
+Shapes: N sequences, L tokens of one of them.
 """
 
 from __future__ import annotations
@@ -53,16 +55,16 @@ def probe_for(tree: TokenTree, length: int, context: int | None) -> Probe:
     The prefix stays whole unless the model's `context` has no room for it: a cache that is not there would not be
     missed without one.
     """
-    bottom = np.flatnonzero(tree.end == np.arange(1, tree.size + 1))
-    deepest = int(tree.depth.argmax()) if tree.size else -1
+    bottom = np.flatnonzero(tree.end_M == np.arange(1, tree.size + 1))
+    deepest = int(tree.depth_M.argmax()) if tree.size else -1
     spread = np.linspace(0, len(bottom) - 1, num=min(_REAL_CHAINS, len(bottom))).astype(int)
     paths = [_path(tree, vertex) for vertex in sorted({deepest, *bottom[spread].tolist()}) if vertex >= 0]
-    known = [*_path(tree, deepest), *tree.prefix[::-1].tolist(), *tree.edge_token[:1].tolist()]
+    known = [*_path(tree, deepest), *tree.prefix_P[::-1].tolist(), *tree.edge_token_E[:1].tolist()]
     first = known[0]
     other = next((token for token in known if token != first), 1 if first == 0 else 0)
     # A branch needs two tokens: where the prefix fills the context, the probe's is shorter.
-    reach = max(2, length - len(tree.prefix))
-    prefix = tree.prefix[: None if context is None else max(0, context - reach)].tolist()
+    reach = max(2, length - len(tree.prefix_P))
+    prefix = tree.prefix_P[: None if context is None else max(0, context - reach)].tolist()
     long = [known[at % len(known)] for at in range(reach)]
     half = reach // 2
     # Siblings at the top and in the middle: a mask that is ignored lets each see the one before it. Of those that
@@ -107,6 +109,6 @@ def contradiction(
 def _path(tree: TokenTree, vertex: int) -> list[int]:
     tokens: list[int] = []
     while vertex >= 0:
-        tokens.append(int(tree.token[vertex]))
-        vertex = int(tree.parent[vertex])
+        tokens.append(int(tree.token_M[vertex]))
+        vertex = int(tree.parent_M[vertex])
     return tokens[::-1]

@@ -17,11 +17,13 @@ from transformers.models.auto.modeling_auto import (
 from hf_exposure.checks import list_of_texts
 from hf_exposure.context import CanaryContext, Source
 from hf_exposure.errors import InputError, OutOfStepError
+from hf_exposure.runtime.batches import changing_logits_error
 from hf_exposure.runtime.model_state import bare, borrowed, compute_dtype, model_device
 from hf_exposure.runtime.processes import ALONE, Processes
 from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
+from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
 __all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]
@@ -44,7 +46,7 @@ def make_scorer(
     max_batch_tokens: int | None = None,
     processes: Processes = ALONE,
     context: CanaryContext | None = None,
-) -> CausalScorer | MaskedScorer:
+) -> Scorer:
     """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
 
     A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
@@ -143,8 +145,7 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = A
             return False
     rounding = _ROUNDING[compute_dtype(model)]
     if processes.smallest(int(_moves(one, again, rounding))):
-        rule, kind = "must give one text the same logits at every call", type(model).__name__
-        raise InputError("model", rule, kind, "Remove what depends on earlier calls or on chance in evaluation mode.")
+        raise changing_logits_error(type(model).__name__)
     return bool(processes.smallest(int(_moves(one, other, rounding))))
 
 

@@ -1,11 +1,13 @@
 """The scorer for encoder-decoder models: a target's log-perplexity given its source.
 
-Shapes: N targets, B rows in a batch, S source tokens, T target tokens fed, V vocabulary entries.
+Shapes: N targets, D distinct pairs of a source and a target, B of them in a batch of S source and T target tokens,
+E scored tokens, V vocabulary entries.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -72,9 +74,13 @@ class Seq2SeqScorer(CausalScorer):
     ) -> None:
         decoder = _Decoder(model)
         super().__init__(
-            decoder, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, mode=mode, processes=processes
+            decoder,
+            tokenizer,
+            encoder=_target_encoder(tokenizer, _start_token(model), end_token=end_token),
+            max_batch_tokens=max_batch_tokens,
+            mode=mode,
+            processes=processes,
         )
-        self.encoder = _TargetEncoder(tokenizer, _start_token(model), end_token=end_token)
         self.source, self._source_tokenizer, self._whole_model = source, tokenizer, model
         self._is_causal = mode is not None
         if isinstance(source, str):
@@ -120,12 +126,12 @@ class Seq2SeqScorer(CausalScorer):
         keys = [(ids_of[source], ids) for source, ids in zip(sources, encoded.ids, strict=True)]
         pairs = sorted(set(keys), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
         # Both sides are padded to the longest of a batch: in this order the widths are within a little of the sums.
-        widths = np.maximum.accumulate([len(source) for source, _ in pairs])
-        widths = widths + np.maximum.accumulate([len(target) - 1 for _, target in pairs])
+        width_D = np.maximum.accumulate([len(source) for source, _ in pairs])
+        width_D = width_D + np.maximum.accumulate([len(target) - 1 for _, target in pairs])
 
         def score(tokens: int) -> tuple[np.ndarray, int]:
             return score_in_batches(
-                widths,
+                width_D,
                 tokens,
                 lambda rows, together: self._score_batch([pairs[row] for row in rows], pairs[together]),
                 self._processes,
@@ -135,22 +141,22 @@ class Seq2SeqScorer(CausalScorer):
             self._check_pairs_causal(pairs)
             self.mode, is_right = self.mode or "plain", False
             if self.mode != "alone":
-                bits, self._max_batch_tokens = score(self._batch_tokens())
+                bits_D, self._max_batch_tokens = score(self._batch_tokens())
                 is_right = self._batches.passes(
-                    min(self._max_batch_tokens, int(widths.sum())),
+                    min(self._max_batch_tokens, int(width_D.sum())),
                     range(len(pairs)),
-                    lambda number: bits[number : number + 1],
+                    lambda number: bits_D[number : number + 1],
                     lambda number: self._pair_alone(pairs[number]),
                     self._text_agreement_bits(encoded.matrix_NL.shape[1]),
                 )
             if not is_right:
                 self.mode = "alone"
-                bits = np.array([self._pair_alone(pair)[0] for pair in pairs])
-        totals = dict(zip(pairs, bits.tolist(), strict=True))
-        figures = np.array([totals[key] for key in keys])
-        if np.isnan(figures).any():
-            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(figures))[0]))
-        return figures
+                bits_D = np.array([self._pair_alone(pair)[0] for pair in pairs])
+        totals = dict(zip(pairs, bits_D.tolist(), strict=True))
+        totals_N = np.array([totals[key] for key in keys])
+        if np.isnan(totals_N).any():
+            raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(totals_N))[0]))
+        return totals_N
 
     def _score_batch(self, pairs: list[_Pair], together: list[_Pair]) -> np.ndarray:
         """(B,) bits of each pair, padded to the longest of those that all processes score together.
@@ -162,21 +168,21 @@ class Seq2SeqScorer(CausalScorer):
         source_BS = pad_sequences([*(source for source, _ in pairs), longest[0]])[:-1]
         target_BT = pad_sequences([*(target for _, target in pairs), longest[1]])[:-1]
         # A target's last token is read, not fed; what stands after a target is seen by no token of it.
-        fed = np.where(target_BT < 0, target_BT[:, :1], target_BT)[:, :-1]
+        fed_BT = np.where(target_BT < 0, target_BT[:, :1], target_BT)[:, :-1]
         logits = self._reader(
-            input_ids=torch.as_tensor(fed, device=device),
+            input_ids=torch.as_tensor(fed_BT, device=device),
             source_ids=torch.as_tensor(np.where(source_BS < 0, source_BS[:, :1], source_BS), device=device),
             source_mask=torch.as_tensor((source_BS >= 0).astype(np.int64), device=device),
         )
-        row, slot = np.nonzero(target_BT[:, self.encoder.first_scored :] >= 0)
-        slot += self.encoder.first_scored
-        bits = bits_at(
+        row_E, slot_E = np.nonzero(target_BT[:, self.encoder.first_scored :] >= 0)
+        slot_E += self.encoder.first_scored
+        bits_E = bits_at(
             logits,
-            torch.as_tensor(row * logits.positions + slot - 1, device=device),
-            torch.arange(len(row), device=device),
-            torch.as_tensor(target_BT[row, slot], device=device),
+            torch.as_tensor(row_E * logits.positions + slot_E - 1, device=device),
+            torch.arange(len(row_E), device=device),
+            torch.as_tensor(target_BT[row_E, slot_E], device=device),
         )
-        return np.bincount(row, weights=bits, minlength=len(pairs))
+        return np.bincount(row_E, weights=bits_E, minlength=len(pairs))
 
     def _pair_alone(self, pair: _Pair) -> np.ndarray:
         """(1,) bits of a target, its source and itself being all that the model is given."""
@@ -334,13 +340,11 @@ def _expanded(encoded: Any, rows: int) -> Any:
     return encoded
 
 
-class _TargetEncoder(Encoder):
+def _target_encoder(tokenizer: Any, start_token: int, *, end_token: bool) -> Encoder:
     """Targets as the decoder reads them: the start token first, then the target's own encoding."""
-
-    def __init__(self, tokenizer: Any, start_token: int, *, end_token: bool) -> None:
-        super().__init__(_TargetSide(tokenizer), end_token=end_token)
-        self.leading = (start_token, *self.leading)
-        self.first_scored = len(self.leading)
+    plain = Encoder.of(_TargetSide(tokenizer), end_token=end_token)
+    leading = (start_token, *plain.leading)
+    return replace(plain, leading=leading, first_scored=len(leading))
 
 
 class _TargetSide:

@@ -1,7 +1,12 @@
 """Token sequences as one tree: what they share is scored once.
 
-Shapes: N sequences, V vertices, M fed vertices, E edges, P tokens of prefix. Vertices are numbered in preorder
-(a parent before its children, siblings by token id); -1 stands for the end of the shared prefix.
+`PathQuery` and `PathBits` are what a search asks about one of its states, and the answer. `Vertices` is the tree of
+some sequences, `TokenTree` the part of it that a model is fed and the next-token edges that are read. `SequenceTree`
+and `PathTree` go from what is asked, whole sequences or search states, to a token tree, and from its edges' bits back.
+
+Shapes: N sequences of at most L tokens, V vertices, M fed vertices, E edges, P tokens of prefix, C children. Vertices
+are numbered in preorder (a parent before its children, siblings by token id); -1 stands for the end of the shared
+prefix.
 """
 
 from __future__ import annotations
@@ -12,7 +17,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# What a search asks about one of its states, and the answer.
+IntArray = npt.NDArray[np.int64]
+# Token ids as they are stored: half the size.
+IdMatrix = npt.NDArray[np.int32] | npt.NDArray[np.int64]
+_ABSENT = -1
 
 
 @dataclass(frozen=True)
@@ -43,27 +51,21 @@ class PathBits:
         return np.concatenate([[self.run_bits], self.children_bits])
 
 
-IntArray = npt.NDArray[np.int64]
-# Token ids as they are stored: half the size.
-IdMatrix = npt.NDArray[np.int32] | npt.NDArray[np.int64]
-_ABSENT = -1
-
-
 @dataclass(frozen=True)
 class Vertices:
     """All vertices below the shared prefix, in preorder.
 
     Attributes:
-        prefix: (P,) tokens shared by all sequences.
-        token, parent, depth: (V,) token id; parent vertex or -1; 1 for a child of the prefix.
-        last_of_sequence: (N,) vertex at which each sequence ends; -1 where it ends with the prefix.
+        prefix_P: tokens shared by all sequences.
+        token_V, parent_V, depth_V: token id; parent vertex or -1; 1 for a child of the prefix.
+        last_of_sequence_N: the vertex at which each sequence ends; -1 where it ends with the prefix.
     """
 
-    prefix: IntArray
-    token: IntArray
-    parent: IntArray
-    depth: IntArray
-    last_of_sequence: IntArray
+    prefix_P: IntArray
+    token_V: IntArray
+    parent_V: IntArray
+    depth_V: IntArray
+    last_of_sequence_N: IntArray
 
 
 @dataclass(frozen=True)
@@ -71,40 +73,48 @@ class TokenTree:
     """What a model is asked: feed these vertices after the prefix, read these next-token edges.
 
     Attributes:
-        prefix: (P,) tokens shared by all.
-        token, parent, depth: (M,) of the fed vertices, in preorder.
-        end: (M,) one past the last fed descendant, so that `a` is `b` or above it iff `a <= b < end[a]`.
-        edge_parent: (E,) ascending; the fed vertex after which a token is read, or -1 for the prefix's end.
-        edge_token: (E,) the token read there.
+        prefix_P: tokens shared by all.
+        token_M, parent_M, depth_M: of the fed vertices, in preorder.
+        end_M: one past the last fed descendant, so that `a` is `b` or above it iff `a <= b < end_M[a]`.
+        edge_parent_E: ascending; the fed vertex after which a token is read, or -1 for the prefix's end.
+        edge_token_E: the token read there.
     """
 
-    prefix: IntArray
-    token: IntArray
-    parent: IntArray
-    depth: IntArray
-    end: IntArray
-    edge_parent: IntArray
-    edge_token: IntArray
+    prefix_P: IntArray
+    token_M: IntArray
+    parent_M: IntArray
+    depth_M: IntArray
+    end_M: IntArray
+    edge_parent_E: IntArray
+    edge_token_E: IntArray
 
     @property
     def size(self) -> int:
-        return len(self.token)
+        """M."""
+        return len(self.token_M)
 
     @classmethod
     def build(
-        cls, prefix: IntArray, token: IntArray, parent: IntArray, depth: IntArray, edges: tuple[IntArray, IntArray]
+        cls,
+        prefix_P: IntArray,
+        token_M: IntArray,
+        parent_M: IntArray,
+        depth_M: IntArray,
+        edge_parent_E: IntArray,
+        edge_token_E: IntArray,
     ) -> TokenTree:
-        """From fed vertices in preorder and (edge_parent, edge_token) with ascending parents."""
-        return cls(prefix, token, parent, depth, _subtree_ends(parent, depth), *edges)
+        """From fed vertices in preorder and edges with ascending parents."""
+        end_M = _subtree_ends(parent_M, depth_M)
+        return cls(prefix_P, token_M, parent_M, depth_M, end_M, edge_parent_E, edge_token_E)
 
 
 def pad_sequences(sequences: Sequence[Sequence[int]]) -> IntArray:
     """(N, L) matrix of token ids, padded on the right with -1."""
-    lengths = np.fromiter((len(s) for s in sequences), dtype=np.int64, count=len(sequences))
-    matrix = np.full((len(sequences), int(lengths.max(initial=0))), _ABSENT, dtype=np.int64)
-    flat = np.fromiter((t for s in sequences for t in s), dtype=np.int64, count=int(lengths.sum()))
-    matrix[np.arange(matrix.shape[1])[None, :] < lengths[:, None]] = flat
-    return matrix
+    length_N = np.fromiter((len(s) for s in sequences), dtype=np.int64, count=len(sequences))
+    matrix_NL = np.full((len(sequences), int(length_N.max(initial=0))), _ABSENT, dtype=np.int64)
+    flat = np.fromiter((t for s in sequences for t in s), dtype=np.int64, count=int(length_N.sum()))
+    matrix_NL[np.arange(matrix_NL.shape[1]) < length_N[:, None]] = flat
+    return matrix_NL
 
 
 def shared_length(sequences: Sequence[Sequence[int]]) -> int:
@@ -128,39 +138,37 @@ def grow_vertices(matrix_NL: IdMatrix, prefix_length: int | None = None) -> Vert
         prefix_length: how many leading tokens to treat as the shared prefix; all that are shared by default.
     """
     shared = _shared_by_rows(matrix_NL) if prefix_length is None else prefix_length
-    prefix, body = matrix_NL[0, :shared].astype(np.int64), matrix_NL[:, shared:]
-    order = np.lexsort(body.T[::-1]) if body.shape[1] else np.arange(len(body))
-    body = body[order]
-    is_new = np.ones(body.shape, dtype=bool)
-    is_new[1:] = np.logical_or.accumulate(body[1:] != body[:-1], axis=1)
-    is_new &= body != _ABSENT
-    number = np.cumsum(is_new, dtype=np.int64).reshape(body.shape) - 1
-    vertex_at = np.maximum.accumulate(np.where(is_new, number, _ABSENT), axis=0)
-    row, column = np.nonzero(is_new)
-    parent = np.where(column == 0, _ABSENT, vertex_at[row, np.maximum(column - 1, 0)])
-    lengths = (body != _ABSENT).sum(axis=1)
-    last = np.full(len(body), _ABSENT, dtype=np.int64)
-    ends_below = lengths > 0
-    last[order[ends_below]] = vertex_at[np.flatnonzero(ends_below), lengths[ends_below] - 1]
-    return Vertices(prefix, body[row, column].astype(np.int64), parent, column.astype(np.int64) + 1, last)
+    prefix_P, body_NL = matrix_NL[0, :shared].astype(np.int64), matrix_NL[:, shared:]
+    order_N = np.lexsort(body_NL.T[::-1]) if body_NL.shape[1] else np.arange(len(body_NL))
+    body_NL = body_NL[order_N]
+    is_new_NL = np.ones(body_NL.shape, dtype=bool)
+    is_new_NL[1:] = np.logical_or.accumulate(body_NL[1:] != body_NL[:-1], axis=1)
+    is_new_NL &= body_NL != _ABSENT
+    number_NL = np.cumsum(is_new_NL, dtype=np.int64).reshape(body_NL.shape) - 1
+    vertex_NL = np.maximum.accumulate(np.where(is_new_NL, number_NL, _ABSENT), axis=0)
+    row_V, column_V = np.nonzero(is_new_NL)
+    token_V = body_NL[row_V, column_V].astype(np.int64)
+    parent_V = np.where(column_V == 0, _ABSENT, vertex_NL[row_V, np.maximum(column_V - 1, 0)])
+    length_N = (body_NL != _ABSENT).sum(axis=1)
+    last_N = np.full(len(body_NL), _ABSENT, dtype=np.int64)
+    below = np.flatnonzero(length_N > 0)
+    last_N[order_N[below]] = vertex_NL[below, length_N[below] - 1]
+    return Vertices(prefix_P, token_V, parent_V, column_V.astype(np.int64) + 1, last_N)
 
 
 def _shared_by_rows(matrix_NL: IdMatrix) -> int:
     """As `shared_length`, for the rows of a matrix."""
-    same = (matrix_NL == matrix_NL[0]).all(axis=0) & (matrix_NL[0] != _ABSENT)
-    return int(np.logical_and.accumulate(same).sum())
+    same_L = (matrix_NL == matrix_NL[0]).all(axis=0) & (matrix_NL[0] != _ABSENT)
+    return int(np.logical_and.accumulate(same_L).sum())
 
 
-def _subtree_ends(parent: IntArray, depth: IntArray) -> IntArray:
-    end = np.arange(1, len(parent) + 1, dtype=np.int64)
+def _subtree_ends(parent_M: IntArray, depth_M: IntArray) -> IntArray:
+    end_M = np.arange(1, len(parent_M) + 1, dtype=np.int64)
     # Deepest first, so that a vertex's end is final before its parent reads it.
-    for level in range(int(depth.max(initial=0)), 1, -1):
-        at_level = np.flatnonzero(depth == level)
-        np.maximum.at(end, parent[at_level], end[at_level])
-    return end
-
-
-# From what is asked to a token tree, and from its edges' bits back to what was asked.
+    for level in range(int(depth_M.max(initial=0)), 1, -1):
+        at_level = np.flatnonzero(depth_M == level)
+        np.maximum.at(end_M, parent_M[at_level], end_M[at_level])
+    return end_M
 
 
 @dataclass(frozen=True)
@@ -170,13 +178,13 @@ class SequenceTree:
     Attributes:
         tree: what the model is asked.
         vertices: all V vertices, leaves too.
-        edge_of_vertex: (V,) the edge that reads each vertex.
+        edge_of_vertex_V: the edge that reads each vertex.
         first_scored: position of the first scored token in every sequence.
     """
 
     tree: TokenTree
     vertices: Vertices
-    edge_of_vertex: IntArray
+    edge_of_vertex_V: IntArray
     first_scored: int
 
     @classmethod
@@ -188,50 +196,51 @@ class SequenceTree:
     def of_matrix(cls, matrix_NL: IdMatrix, first_scored: int) -> SequenceTree:
         """From an (N, L) matrix of token ids, -1 after a sequence's end."""
         vertices = grow_vertices(matrix_NL)
-        is_inner = np.zeros(len(vertices.token) + 1, dtype=bool)
-        is_inner[vertices.parent] = True
-        is_inner = is_inner[:-1]
-        fed_number = np.append(np.cumsum(is_inner) - 1, -1)
-        edge_parent = fed_number[vertices.parent]
-        order = np.argsort(edge_parent, kind="stable")
-        edge_of_vertex = np.empty_like(order)
-        edge_of_vertex[order] = np.arange(len(order))
+        is_inner_V = np.zeros(len(vertices.token_V) + 1, dtype=bool)
+        is_inner_V[vertices.parent_V] = True
+        is_inner_V = is_inner_V[:-1]
+        fed_number = np.append(np.cumsum(is_inner_V) - 1, -1)
+        parent_V = fed_number[vertices.parent_V]
+        order_E = np.argsort(parent_V, kind="stable")
+        edge_of_vertex_V = np.empty_like(order_E)
+        edge_of_vertex_V[order_E] = np.arange(len(order_E))
         tree = TokenTree.build(
-            vertices.prefix,
-            vertices.token[is_inner],
-            edge_parent[is_inner],
-            vertices.depth[is_inner],
-            (edge_parent[order], vertices.token[order]),
+            vertices.prefix_P,
+            vertices.token_V[is_inner_V],
+            parent_V[is_inner_V],
+            vertices.depth_V[is_inner_V],
+            parent_V[order_E],
+            vertices.token_V[order_E],
         )
-        return cls(tree, vertices, edge_of_vertex, first_scored)
+        return cls(tree, vertices, edge_of_vertex_V, first_scored)
 
     @property
     def read_after(self) -> IntArray:
         """(N,) the fed vertex after which each sequence's last token is read; -1 for the end of the prefix."""
-        parents = np.append(self.tree.edge_parent[self.edge_of_vertex], -1)
-        return parents[self.vertices.last_of_sequence]
+        parents = np.append(self.tree.edge_parent_E[self.edge_of_vertex_V], -1)
+        return parents[self.vertices.last_of_sequence_N]
 
-    def totals(self, edge_bits: np.ndarray, prefix_bits: np.ndarray) -> np.ndarray:
+    def totals(self, edge_bits_E: np.ndarray, prefix_bits_P: np.ndarray) -> np.ndarray:
         """(N,) float64 sums over the scored tokens of each sequence."""
-        vertices, prefix = self.vertices, len(self.vertices.prefix)
-        bits = edge_bits[self.edge_of_vertex]
-        bits[prefix + vertices.depth - 1 < self.first_scored] = 0.0
-        total = np.empty(len(bits) + 1)
-        total[-1] = prefix_bits[self.first_scored :].sum()
-        for level in range(1, int(vertices.depth.max(initial=0)) + 1):
-            at_level = np.flatnonzero(vertices.depth == level)
-            total[at_level] = total[vertices.parent[at_level]] + bits[at_level]
-        return total[vertices.last_of_sequence]
+        vertices, prefix = self.vertices, len(self.vertices.prefix_P)
+        bits_V = edge_bits_E[self.edge_of_vertex_V]
+        bits_V[prefix + vertices.depth_V - 1 < self.first_scored] = 0.0
+        total = np.empty(len(bits_V) + 1)
+        total[-1] = prefix_bits_P[self.first_scored :].sum()
+        for level in range(1, int(vertices.depth_V.max(initial=0)) + 1):
+            at_level = np.flatnonzero(vertices.depth_V == level)
+            total[at_level] = total[vertices.parent_V[at_level]] + bits_V[at_level]
+        return total[vertices.last_of_sequence_N]
 
-    def bits_along(self, edge_bits: np.ndarray, prefix_bits: np.ndarray) -> list[np.ndarray]:
+    def bits_along(self, edge_bits_E: np.ndarray, prefix_bits_P: np.ndarray) -> list[np.ndarray]:
         """Of each sequence, (L - 1,) the bits of its tokens from the second on."""
         found = []
-        for last in self.vertices.last_of_sequence.tolist():
+        for last in self.vertices.last_of_sequence_N.tolist():
             along: list[float] = []
             while last >= 0:
-                along.append(float(edge_bits[self.edge_of_vertex[last]]))
-                last = int(self.vertices.parent[last])
-            found.append(np.concatenate([prefix_bits, along[::-1]])[1:])
+                along.append(float(edge_bits_E[self.edge_of_vertex_V[last]]))
+                last = int(self.vertices.parent_V[last])
+            found.append(np.concatenate([prefix_bits_P, along[::-1]])[1:])
         return found
 
 
@@ -240,43 +249,49 @@ class PathTree:
     """Search states after one prefix: every vertex of every path is fed; runs and children are read.
 
     Attributes:
-        tree: what the model is asked. Its first V edges in `edge_order` are the vertices' own, then the children.
+        tree: what the model is asked. Its first V edges in `edge_order_E` are the vertices' own, then the children.
         vertices: all path vertices.
-        edge_order: where each asked edge ended up in the tree's ascending order.
+        edge_order_E: where each asked edge ended up in the tree's ascending order.
         queries: as asked.
     """
 
     tree: TokenTree
     vertices: Vertices
-    edge_order: IntArray
+    edge_order_E: IntArray
     queries: tuple[PathQuery, ...]
 
     @classmethod
     def of(cls, prefix: Sequence[int], queries: Sequence[PathQuery]) -> PathTree:
         """From queries, in any order; equal paths share their vertices."""
-        matrix = pad_sequences([(*prefix, *query.tokens) for query in queries])
-        vertices = grow_vertices(matrix, prefix_length=len(prefix))
-        child_counts = [len(query.children) for query in queries]
-        asked_parent = np.concatenate([vertices.parent, np.repeat(vertices.last_of_sequence, child_counts)])
-        asked_token = np.concatenate([vertices.token, *(query.children for query in queries)]).astype(np.int64)
-        order = np.argsort(asked_parent, kind="stable")
-        where = np.empty_like(order)
-        where[order] = np.arange(len(order))
-        edges = (asked_parent[order], asked_token[order])
-        tree = TokenTree.build(vertices.prefix, vertices.token, vertices.parent, vertices.depth, edges)
-        return cls(tree, vertices, where, tuple(queries))
+        matrix_NL = pad_sequences([(*prefix, *query.tokens) for query in queries])
+        vertices = grow_vertices(matrix_NL, prefix_length=len(prefix))
+        children_N = [len(query.children) for query in queries]
+        parent_E = np.concatenate([vertices.parent_V, np.repeat(vertices.last_of_sequence_N, children_N)])
+        token_E = np.concatenate([vertices.token_V, *(query.children for query in queries)]).astype(np.int64)
+        order_E = np.argsort(parent_E, kind="stable")
+        where_E = np.empty_like(order_E)
+        where_E[order_E] = np.arange(len(order_E))
+        tree = TokenTree.build(
+            vertices.prefix_P,
+            vertices.token_V,
+            vertices.parent_V,
+            vertices.depth_V,
+            parent_E[order_E],
+            token_E[order_E],
+        )
+        return cls(tree, vertices, where_E, tuple(queries))
 
-    def answers(self, edge_bits: np.ndarray) -> list[PathBits]:
+    def answers(self, edge_bits_E: np.ndarray) -> list[PathBits]:
         """One answer per query, in the order asked. A first token with nothing before it is not predicted: 0 bits."""
-        asked = edge_bits[self.edge_order]
-        if not len(self.vertices.prefix):
-            asked[self.tree.edge_parent[self.edge_order] < 0] = 0.0
-        answers, child = [], len(self.vertices.token)
-        for query, last in zip(self.queries, self.vertices.last_of_sequence.tolist(), strict=True):
+        asked_E = edge_bits_E[self.edge_order_E]
+        if not len(self.vertices.prefix_P):
+            asked_E[self.tree.edge_parent_E[self.edge_order_E] < 0] = 0.0
+        answers, child = [], len(self.vertices.token_V)
+        for query, last in zip(self.queries, self.vertices.last_of_sequence_N.tolist(), strict=True):
             run_bits, vertex = 0.0, last
             for _ in range(query.run):
-                run_bits += float(asked[vertex])
-                vertex = int(self.vertices.parent[vertex])
-            answers.append(PathBits(run_bits, asked[child : child + len(query.children)]))
+                run_bits += float(asked_E[vertex])
+                vertex = int(self.vertices.parent_V[vertex])
+            answers.append(PathBits(run_bits, asked_E[child : child + len(query.children)]))
             child += len(query.children)
         return answers

@@ -13,6 +13,7 @@ import pytest
 from hf_exposure.canaries import Choice, Digits, Letters, LuhnDigits, Space, Words, parse_space, space_from_dict
 from hf_exposure.canaries.word_spaces import english_words
 from hf_exposure.errors import InputError
+from hf_exposure.testing import check_space
 
 
 def luhn_by_hand(text: str) -> bool:
@@ -59,47 +60,8 @@ def listed(request: pytest.FixtureRequest) -> tuple[Space, list[str]]:
     return space, sorted(texts)
 
 
-def test_size_order_and_ranks_are_those_of_the_sorted_list(listed: tuple[Space, list[str]]) -> None:
-    space, texts = listed
-    assert space.size == len(texts)
-    assert [space.text_at(index) for index in range(space.size)] == texts
-    assert [space.index_of(text) for text in texts] == list(range(len(texts)))
-
-
-def test_every_count_is_the_number_of_listed_texts_that_start_so(listed: tuple[Space, list[str]]) -> None:
-    space, texts = listed
-
-    def walk(state: object, read: str) -> None:
-        assert space.count(state) == sum(text.startswith(read) for text in texts) > 0
-        assert space.is_end(state) == (read in texts)
-        moves = space.moves(state)
-        assert list(moves) == sorted({text[len(read)] for text in texts if text.startswith(read) and text != read})
-        hash(state)
-        for character, following in moves.items():
-            walk(following, read + character)
-
-    walk(space.start, "")
-
-
-def test_contains_and_lengths_agree_with_the_list(listed: tuple[Space, list[str]]) -> None:
-    space, texts = listed
-    for text in texts[:50]:
-        around = f"#{text} is 7"
-        expected = [n for n in range(1, len(around)) if around[1 : 1 + n] in texts and 1 + n <= len(around)]
-        assert space.lengths_at(around, 1) == expected
-        assert space.contains(text)
-        for wrong in (text + "#", "#" + text, ""):
-            assert space.contains(wrong) == (wrong in texts)
-    assert not space.contains("")
-
-
-def test_alphabet_and_lengths(listed: tuple[Space, list[str]]) -> None:
-    space, texts = listed
-    assert space.alphabet == frozenset("".join(texts))
-    lengths = {len(text) for text in texts}
-    assert space.fixed_length == (lengths.pop() if len(lengths) == 1 else None)
-    longer = {b[len(a)] for a in texts for b in texts if b.startswith(a) and a != b}
-    assert longer <= space.continuations <= space.alphabet
+def test_the_laws_against_the_list(listed: tuple[Space, list[str]]) -> None:
+    check_space(*listed)
 
 
 def test_equal_after_pickle_and_json(listed: tuple[Space, list[str]]) -> None:

@@ -160,7 +160,7 @@ def test_a_second_search_does_not_audit_an_unchanged_tokenizer_again() -> None:
 
 def test_a_canary_that_a_cached_automaton_lacks_is_audited_with_the_whole_again() -> None:
     tokenizer, template = tokenizer_in_style("qwen"), CanaryTemplate("no {n}.", n=Digits(6))
-    encoder = Encoder(tokenizer)
+    encoder = Encoder.of(tokenizer)
     cache, known = AutomatonCache(size=2), build_automaton(template, encoder)
     key = CacheKey.of(template, encoder, one_path=False)
     cache.put(key, known)
@@ -191,7 +191,7 @@ class _Lowercase(OnePathPerText):
 
 def test_a_path_that_spells_another_text_is_a_miss() -> None:
     tokenizer = character_tokenizer("ab", lowercase=True, special=True)
-    encoder = Encoder(tokenizer)
+    encoder = Encoder.of(tokenizer)
     automaton = _Lowercase({letter: tokenizer.convert_tokens_to_ids(letter) for letter in "ab"})
     automaton.prefix = encoder.leading
     right = SampledEncodings.of(CanaryTemplate("{x}", x=Letters(1, "ab")), encoder)

@@ -88,7 +88,7 @@ def overfitted(tokenizer: Any, text: str) -> nn.Module:
 
 def check_claims(template: CanaryTemplate, tokenizer: Any, few: int = 3) -> tuple[str, bool]:
     """What the walk of a template claims after `few` texts holds for all: its exactness, and whether it prunes."""
-    texts, encoder = texts_of(template), Encoder(tokenizer)
+    texts, encoder = texts_of(template), Encoder.of(tokenizer)
     sample = SampledEncodings.among(texts[:few], encoder, "audited")
     automaton, _ = vocabulary_automaton(template, encoder, sample)
     if automaton is None:
@@ -306,7 +306,7 @@ def check_random_claims(data: st.DataObject) -> None:
 
 def check_pieces(template: CanaryTemplate, tokenizer: Any) -> None:
     """What is proven of slots and characters holds for all texts too."""
-    texts, encoder = texts_of(template), Encoder(tokenizer)
+    texts, encoder = texts_of(template), Encoder.of(tokenizer)
     few = SampledEncodings.among(texts[:3], encoder, "audited")
     for backend in (slot_automaton, character_automaton):
         try:

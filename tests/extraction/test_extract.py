@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import character_tokenizer, tiny_model
-from laws import TIE_BITS, brute_force_bits, close
 from test_search_brute_force import BagOfBytes, byte_ids
 from torch import nn
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
@@ -19,6 +18,7 @@ from hf_exposure import CanaryTemplate, Choice, Digits, extract, log_perplexity,
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.extraction import CharacterAutomaton, build_automaton, search_likeliest, search_ranks
 from hf_exposure.scoring import CausalScorer
+from hf_exposure.testing import TIE_BITS, assert_close, brute_force_bits
 
 PIN = CanaryTemplate("pin {pin}", pin=Digits(3))
 TEXTS = [PIN.text_at(index) for index in range(PIN.space_size)]
@@ -44,7 +44,7 @@ def costs_of(model: nn.Module, texts: list[str]) -> np.ndarray:
 def test_ties_come_in_the_order_of_their_texts(byte_tokenizer: ByT5Tokenizer) -> None:
     found = extract(constant_model(), byte_tokenizer, PIN, top_k=7)
     assert [candidate.text for candidate in found.candidates] == TEXTS[:7]
-    close([candidate.log_perplexity_bits for candidate in found.candidates], [6 * math.log2(384)] * 7, 1e-3)
+    assert_close([candidate.log_perplexity_bits for candidate in found.candidates], [6 * math.log2(384)] * 7, 1e-3)
     assert found.certified
 
 
@@ -113,9 +113,9 @@ def test_a_budget_gives_the_best_so_far_without_a_certificate(byte_tokenizer: By
         found = search_likeliest(scorer, automaton, top_k=3, max_expansions=budget)
         assert found.expansions <= budget
         best = [candidate.log_perplexity_bits for candidate in found.candidates]
-        close(best, [expected[texts.index(candidate.text)] for candidate in found.candidates], 1e-3)
+        assert_close(best, [expected[texts.index(candidate.text)] for candidate in found.candidates], 1e-3)
         if found.certified:
-            close(best, np.sort(expected)[:3], 1e-3)
+            assert_close(best, np.sort(expected)[:3], 1e-3)
         else:
             assert f"max_expansions={budget}" in found.note
     assert found.certified, "the budget was just enough"
@@ -243,7 +243,7 @@ def test_a_memorised_canary_costs_little(byte_tokenizer: ByT5Tokenizer, monkeypa
     growing = search_likeliest(scorer, automaton)
     for found in (one_by_one, growing):
         assert found.certified and [candidate.text for candidate in found.candidates] == [secret]
-        close(found.candidates[0].log_perplexity_bits, whole, 1e-3)
+        assert_close(found.candidates[0].log_perplexity_bits, whole, 1e-3)
     assert one_by_one.expansions <= bounds.expansions
     assert growing.forward_passes <= one_by_one.forward_passes and growing.expansions <= 2 * one_by_one.expansions
     (other,) = search_ranks(scorer, automaton, [SECRET.render(number="281265018")], max_expansions=300)

@@ -13,13 +13,13 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from laws import brute_force_rank
 
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import search_likeliest, search_ranks
 from hf_exposure.extraction.frontier import Frontier, Node, most_texts_within
 from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, Transitions
 from hf_exposure.scoring import EncodedTexts, PathBits, PathQuery
+from hf_exposure.testing import brute_force_rank
 
 
 class Numbers(OnePathPerText):

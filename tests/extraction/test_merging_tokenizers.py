@@ -8,7 +8,6 @@ from functools import cache
 import pytest
 import torch
 from conftest import character_tokenizer, merging_tokenizer
-from laws import brute_force_bits, close
 from token_models import BagOfTokens, bare_costs, entries_of, model_for
 from tokenizer_styles import tokenizer_in_style
 from torch import nn
@@ -22,6 +21,7 @@ from hf_exposure.extraction.encoding_trie import EncodingTrie
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import CausalScorer, Encoder
+from hf_exposure.testing import assert_close, brute_force_bits
 
 SECRET = CanaryTemplate("the number is {number}", number=Digits(9))
 
@@ -57,7 +57,7 @@ def test_a_memorised_number_is_found_in_few_rows(style: str, monkeypatch: pytest
     assert found.certified and found.exactness == ("proven" if style == "gpt2" else "audited")
     assert found.model_rows < 200
     assert [candidate.text for candidate in found.candidates] == [secret]
-    close(found.candidates[0].log_perplexity_bits, whole, 1e-3)
+    assert_close(found.candidates[0].log_perplexity_bits, whole, 1e-3)
     bounds = rank_bounds(model, tokenizer, secret, SECRET)
     assert (bounds.low, bounds.high, bounds.certified) == (1, 1, True)
 
@@ -114,7 +114,7 @@ def test_enumerating_a_space_larger_than_an_audit(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr("hf_exposure.extraction.slot_automaton._LARGEST_HOLE", 50)
     monkeypatch.setattr("hf_exposure.extraction.slot_automaton._piece.__defaults__", (None, 50))
     template = CanaryTemplate("the number is {a}", a=Digits(3))
-    encoder = Encoder(tokenizer_in_style("gpt2"))
+    encoder = Encoder.of(tokenizer_in_style("gpt2"))
     assert build_automaton(template, encoder).name == "vocabulary"
     automaton = build_automaton(template, encoder, one_path=True)
     assert automaton.name == "trie"
@@ -132,7 +132,7 @@ def test_prefixes_that_merge_with_what_follows(text: str) -> None:
     texts = [template.text_at(index) for index in range(template.space_size)]
     costs = dict(zip(texts, bare_costs(scorer.model, tokenizer(texts)["input_ids"], 1), strict=True))
     found = extract(scorer.model, tokenizer, template, top_k=5)
-    close([one.log_perplexity_bits for one in found.candidates], sorted(costs.values())[:5], 1e-3)
+    assert_close([one.log_perplexity_bits for one in found.candidates], sorted(costs.values())[:5], 1e-3)
     assert found.certified and [costs[one.text] for one in found.candidates] == sorted(costs.values())[:5]
 
 
@@ -145,7 +145,7 @@ def test_letters_that_a_tokenizer_does_not_tell_apart(number: int) -> None:
         "one has '(.)' where the other has '(.)'"
     )
     with pytest.raises(InputError, match=rule) as refusal:
-        build_automaton(template, Encoder(tokenizer_in_style("wordpiece uncased")))
+        build_automaton(template, Encoder.of(tokenizer_in_style("wordpiece uncased")))
     named = re.match(rule, str(refusal.value))
     # Which two are met first hangs on how the tokenizer's training broke its ties.
     assert named and named[1] != named[2] and named[1].lower() == named[2].lower()
@@ -154,7 +154,7 @@ def test_letters_that_a_tokenizer_does_not_tell_apart(number: int) -> None:
 def test_unknown_characters() -> None:
     template = CanaryTemplate("code {a}", a=Letters(2, alphabet="ab\u0416"))
     with pytest.raises(InputError, match=r"^tokenizer: must encode every character .* unknown token"):
-        build_automaton(template, Encoder(tokenizer_in_style("wordpiece cased")))
+        build_automaton(template, Encoder.of(tokenizer_in_style("wordpiece cased")))
 
 
 class SlowPairs:
@@ -174,7 +174,7 @@ class SlowPairs:
 def test_a_slow_tokenizer_that_merges(monkeypatch: pytest.MonkeyPatch) -> None:
     """A small space is encoded; a large one needs the vocabulary of a fast tokenizer."""
     monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 100)
-    encoder = Encoder(SlowPairs())
+    encoder = Encoder.of(SlowPairs())
     small = CanaryTemplate("pin{a}", a=Digits(3))
     automaton = build_automaton(small, encoder)
     assert automaton.count(automaton.root) == 1000
@@ -188,14 +188,14 @@ def test_a_text_that_begins_another() -> None:
     check_template(template, end_token=False)
     for tokenizer in (tokenizer_in_style("gpt2"), character_tokenizer("1x")):
         with pytest.raises(InputError, match=r"^template: must not have a text that begins another.*end_token=True"):
-            build_automaton(template, Encoder(tokenizer))
-        assert build_automaton(template, Encoder(tokenizer, end_token=True)).count is not None
+            build_automaton(template, Encoder.of(tokenizer))
+        assert build_automaton(template, Encoder.of(tokenizer, end_token=True)).count is not None
 
 
 def test_a_trie_takes_four_bytes_a_token() -> None:
     template = CanaryTemplate("the number is {a}", a=Digits(4))
     texts = [template.text_at(index) for index in range(10_000)]
-    encoder = Encoder(tokenizer_in_style("gpt2"))
+    encoder = Encoder.of(tokenizer_in_style("gpt2"))
     trie = EncodingTrie.of(texts, encoder, cut_shared=True)
     longest = max(len(ids) for ids in encoder.plain_ids(texts)) - len(trie.shared)
     assert len(trie.shared) >= 3 and trie.rows_NL.shape == (10_000, longest)

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import character_tokenizer, tiny_model
-from laws import brute_force_bits, check_likeliest, check_rank, check_search
 from tokenizers import Tokenizer, models, pre_tokenizers
 from torch import nn
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
@@ -18,6 +17,7 @@ from hf_exposure.canaries import CanaryTemplate, Choice, Digits, Letters, LuhnDi
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import build_automaton
 from hf_exposure.scoring import CausalScorer
+from hf_exposure.testing import brute_force_bits, check_likeliest, check_rank, check_search
 
 COLOURS = Choice(["red", "reddish", "blue"])
 TEMPLATES = {

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from laws import check_likeliest, check_rank
 from token_models import bare_costs, model_for
 from tokenizer_styles import STYLES, tokenizer_in_style
 
@@ -19,6 +18,7 @@ from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens, why_audited
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import CausalScorer
+from hf_exposure.testing import check_likeliest, check_rank
 
 WORDS = ["code", "number", "red", "reddish", "the", "list"]
 TINY = {

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
-from laws import brute_force_bits, brute_force_rank, close
 from transformers import (
     BertConfig,
     BertForMaskedLM,
@@ -25,6 +24,7 @@ from hf_exposure import CanaryTemplate, Digits, draw_canaries, extract, log_perp
 from hf_exposure.errors import InputError
 from hf_exposure.runtime.batches import BatchCheck
 from hf_exposure.scoring import CausalScorer, MaskedScorer, Seq2SeqScorer
+from hf_exposure.testing import assert_close, brute_force_bits, brute_force_rank
 
 TEXTS = ["the pin is 1234", "the pin is 12", "the pin is 9876 and so on", "the pin is 1299", "the pin is 123"]
 TEMPLATE = CanaryTemplate("pin {pin}", pin=Digits(2))
@@ -90,14 +90,14 @@ def test_answers_that_depend_on_the_batch(kind: type[Company], byte_tokenizer: B
     """Each text is then scored alone, and what is certified is right."""
     model = kind()
     scorer = CausalScorer(model, byte_tokenizer)
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
 
     assert scorer.mode == "alone"
     space = [f"pin {number:02}" for number in range(100)]
     costs = expected_bits(model, space)
     found = extract(model, byte_tokenizer, TEMPLATE, top_k=10)
     assert found.certified and (found.mode == "alone" or kind is FullExperts), "small batches have room"
-    close([each.log_perplexity_bits for each in found.candidates], np.sort(costs)[:10], 1e-3)
+    assert_close([each.log_perplexity_bits for each in found.candidates], np.sort(costs)[:10], 1e-3)
     for own in (0, 17, 99):
         bounds = rank_bounds(model, byte_tokenizer, space[own], TEMPLATE)
         low, high = brute_force_rank(costs, own)
@@ -109,11 +109,11 @@ def test_a_limit_that_only_a_large_batch_meets(byte_tokenizer: ByT5Tokenizer) ->
     texts = [f"the pin is {number:03}" for number in range(300)]
     scorer = CausalScorer(model, byte_tokenizer)
     few = scorer.encode(texts[:5])
-    close(scorer.sequence_bits(few), expected_bits(model, texts[:5]), 1e-3)
+    assert_close(scorer.sequence_bits(few), expected_bits(model, texts[:5]), 1e-3)
     assert scorer.mode == "packed"
     # Plain batches of whole texts: packed rows would feed too few tokens to meet the limit.
     texts = [f"{number:03} is the pin of the account" for number in range(300)]
-    close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
     assert scorer.mode == "alone"
 
 
@@ -124,9 +124,9 @@ def test_a_limit_just_above_what_was_checked(most: int, byte_tokenizer: ByT5Toke
     model.most = most
     scorer = CausalScorer(model, byte_tokenizer)
     texts = [f"{number:02} is the pin" for number in [*range(0, 40, 2), *range(1, 40, 2)]]
-    close(scorer.sequence_bits(scorer.encode(texts[:10])), expected_bits(model, texts[:10]), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(texts[:10])), expected_bits(model, texts[:10]), 1e-3)
     assert scorer.mode == "packed"
-    close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
     assert scorer.mode == "alone"
 
 
@@ -164,7 +164,7 @@ def test_the_report_says_how_the_model_was_read(byte_tokenizer: ByT5Tokenizer) -
         costs = expected_bits(model, [f"pin {number:02}" for number in range(100)])
         for canary, estimate in zip(canaries, report.estimates, strict=True):
             own = int(canary.text[-2:])
-            close(estimate.log_perplexity_bits, costs[own], 1e-3)
+            assert_close(estimate.log_perplexity_bits, costs[own], 1e-3)
 
 
 class Stateful(Company):
@@ -208,7 +208,7 @@ def test_answers_that_depend_on_the_length(byte_tokenizer: ByT5Tokenizer) -> Non
     """A text has a score, the beginning of one has none: texts are scored alone, and there is no search."""
     model = ReadsPaddedLength()
     scorer = CausalScorer(model, byte_tokenizer)
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
     assert scorer.mode == "alone" and "length" in scorer.why_no_search
     for call in (
         lambda: extract(model, byte_tokenizer, TEMPLATE),
@@ -280,18 +280,18 @@ def test_positions_that_depend_on_the_length(first: str, byte_tokenizer: ByT5Tok
     long = ["the pin of the account is 12", "the pin of the account is 345 now"]
     scorer = CausalScorer(model, byte_tokenizer)
     for texts in (short, long, short) if first == "short" else (long, short, [*short, *long]):
-        close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
+        assert_close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
     space = [f"pin {number:02}" for number in range(100)]
     costs = expected_bits(model, space)
     found = extract(model, byte_tokenizer, TEMPLATE, top_k=3)
     assert found.certified, "within the original context nothing depends on the length"
-    close([each.log_perplexity_bits for each in found.candidates], np.sort(costs)[:3], 1e-3)
+    assert_close([each.log_perplexity_bits for each in found.candidates], np.sort(costs)[:3], 1e-3)
     with pytest.raises(InputError, match="model: must allow a search"):
         extract(model, byte_tokenizer, CanaryTemplate("pin number is {pin}", pin=Digits(4)))
     beyond = [f"the pin of the account is {number:02}" for number in range(100)]
     found = extract(model, byte_tokenizer, CanaryTemplate("the pin of the account is {pin}", pin=Digits(2)))
     assert found.certified, "all texts and all their beginnings are longer than the original context"
-    close(found.candidates[0].log_perplexity_bits, expected_bits(model, beyond).min(), 1e-3)
+    assert_close(found.candidates[0].log_perplexity_bits, expected_bits(model, beyond).min(), 1e-3)
 
 
 class UnderEncoder(torch.nn.Module):
@@ -331,10 +331,10 @@ def test_translations_that_depend_on_the_batch(byte_tokenizer: ByT5Tokenizer) ->
 
     expected = [alone(source, text) for source, text in zip(sources, TEXTS, strict=True)]
     scorer = Seq2SeqScorer(model, byte_tokenizer)
-    close(scorer.sequence_bits(scorer.encode(TEXTS), sources), expected, 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS), sources), expected, 1e-3)
     assert scorer.mode == "alone"
     fixed = Seq2SeqScorer(model, byte_tokenizer, source="what is it?")
-    close(fixed.sequence_bits(fixed.encode(TEXTS)), [alone("what is it?", text) for text in TEXTS], 1e-3)
+    assert_close(fixed.sequence_bits(fixed.encode(TEXTS)), [alone("what is it?", text) for text in TEXTS], 1e-3)
     assert fixed.mode == "alone"
 
 
@@ -357,7 +357,7 @@ def test_masked_rows_that_depend_on_the_batch(byte_tokenizer: ByT5Tokenizer) -> 
         return total
 
     scorer = MaskedScorer(model, tokenizer)
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), [alone(text) for text in TEXTS], 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), [alone(text) for text in TEXTS], 1e-3)
     assert scorer.mode == "alone"
 
 
@@ -383,7 +383,7 @@ def test_what_a_certificate_names_is_scored_again_alone(
     costs = expected_bits(ManyRows(), space)
     found = extract(ManyRows(), byte_tokenizer, template, top_k=200)
     assert found.certified and found.mode == "alone"
-    close([each.log_perplexity_bits for each in found.candidates], np.sort(costs)[:200], 1e-3)
+    assert_close([each.log_perplexity_bits for each in found.candidates], np.sort(costs)[:200], 1e-3)
     own = int(np.argsort(costs)[300])
     bounds = rank_bounds(ManyRows(), byte_tokenizer, space[own], template)
     low, high = brute_force_rank(costs, own)

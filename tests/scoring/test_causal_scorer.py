@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 from conftest import character_tokenizer, merging_tokenizer, tiny_model
-from laws import brute_force_bits, check_scorer, close
 from torch import nn
 from transformers import ByT5Tokenizer
 
 from hf_exposure import log_perplexity
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.scoring import CausalScorer, Encoder, PathQuery
+from hf_exposure.testing import assert_close, brute_force_bits, check_scorer
 
 PINS = ["pin 12", "pin 1", "pin 123", "pin 9", "no pin", "pin 12"]
 LETTERS = "0123456789 abcdefghijklmnopqrstuvwxyz"
@@ -56,7 +56,7 @@ class SimpleUniform(nn.Module):
 
 
 def test_large_logits_and_impossible_tokens(byte_tokenizer: ByT5Tokenizer) -> None:
-    close(log_perplexity(SimpleUniform(256, 1e3), byte_tokenizer, ["abc"]), [16.0], 1e-3)
+    assert_close(log_perplexity(SimpleUniform(256, 1e3), byte_tokenizer, ["abc"]), [16.0], 1e-3)
 
     class Impossible(SimpleUniform):
         def forward(self, input_ids: torch.Tensor) -> SimpleNamespace:
@@ -72,22 +72,22 @@ def test_leading_tokens_are_context_and_trailing_ones_left_out() -> None:
     tokenizer, model = character_tokenizer(LETTERS, special=True), tiny_model("gpt2")
     ids = [tokenizer.convert_tokens_to_ids(list(text)) for text in PINS]
     expected = [brute_force_bits(model, [0, *known], 1) for known in ids]
-    close(log_perplexity(model, tokenizer, PINS), expected, 1e-3)
+    assert_close(log_perplexity(model, tokenizer, PINS), expected, 1e-3)
     ended = [brute_force_bits(model, [0, *known, 1], 1) for known in ids]
-    close(log_perplexity(model, tokenizer, PINS, end_token=True), ended, 1e-3)
-    assert Encoder(tokenizer).encode(["a"]).ids == ((0, tokenizer.convert_tokens_to_ids("a")),)
+    assert_close(log_perplexity(model, tokenizer, PINS, end_token=True), ended, 1e-3)
+    assert Encoder.of(tokenizer).encode(["a"]).ids == ((0, tokenizer.convert_tokens_to_ids("a")),)
     check_scorer(CausalScorer(model, tokenizer, end_token=True), PINS)
 
 
 def test_the_end_token_of_a_tokenizer_that_adds_none(byte_tokenizer: ByT5Tokenizer) -> None:
     """ByT5 adds `</s>` itself; a plain byte BPE only has one."""
     merging, model = merging_tokenizer(), tiny_model("gpt2")
-    assert Encoder(byte_tokenizer, end_token=True).encode(["hi"]).ids == ((107, 108, 1),)
-    assert Encoder(merging).encode(["is no"]).ids != Encoder(merging, end_token=True).encode(["is no"]).ids
+    assert Encoder.of(byte_tokenizer, end_token=True).encode(["hi"]).ids == ((107, 108, 1),)
+    assert Encoder.of(merging).encode(["is no"]).ids != Encoder.of(merging, end_token=True).encode(["is no"]).ids
     check_scorer(CausalScorer(model, merging, end_token=True), PINS)
     merging.eos_token = None
     with pytest.raises(InputError, match=r"^end_token: needs a tokenizer that has an end token, got .*eos_token"):
-        Encoder(merging, end_token=True)
+        Encoder.of(merging, end_token=True)
 
 
 def test_a_tokenizer_without_the_letter_a() -> None:
@@ -95,7 +95,7 @@ def test_a_tokenizer_without_the_letter_a() -> None:
     tokenizer = character_tokenizer("0123456789 ", special=True)
     tokenizer.backend_tokenizer.model.unk_token = None
     tokenizer.unk_token = None
-    assert Encoder(tokenizer).leading == (0,)
+    assert Encoder.of(tokenizer).leading == (0,)
 
 
 def test_tokens_that_merge_across_a_text() -> None:
@@ -104,7 +104,7 @@ def test_tokens_that_merge_across_a_text() -> None:
     texts = ["no is 1", "no is 12", "no is 123", "no is 1234", "no is", "no i"]
     ids = tokenizer(texts)["input_ids"]
     assert ids[1][: len(ids[0])] != ids[0]
-    close(log_perplexity(model, tokenizer, texts), [brute_force_bits(model, known, 1) for known in ids], 1e-3)
+    assert_close(log_perplexity(model, tokenizer, texts), [brute_force_bits(model, known, 1) for known in ids], 1e-3)
     check_scorer(CausalScorer(model, tokenizer), texts)
 
 
@@ -127,7 +127,7 @@ def test_the_padding_side_does_not_matter(side: str) -> None:
 def test_shapes_of_trees(texts: list[str], special: bool) -> None:
     tokenizer, model = character_tokenizer(LETTERS, special=special), tiny_model("gpt2")
     ids = [[*([0] if special else []), *tokenizer.convert_tokens_to_ids(list(text))] for text in texts]
-    close(log_perplexity(model, tokenizer, texts), [brute_force_bits(model, known, 1) for known in ids], 1e-3)
+    assert_close(log_perplexity(model, tokenizer, texts), [brute_force_bits(model, known, 1) for known in ids], 1e-3)
     assert log_perplexity(model, tokenizer, []).shape == (0,)
 
 
@@ -165,7 +165,7 @@ def test_nan_names_the_text_and_leaves_no_mark(byte_tokenizer: ByT5Tokenizer) ->
     healthy = ["pin 12", "pin 11", "pin 9"]  # the last byte is read, never fed
     ids = [[byte + 3 for byte in text.encode()] for text in healthy]
     expected = [brute_force_bits(model.inner, known, 1) for known in ids]
-    close(scorer.sequence_bits(scorer.encode(healthy)), expected, 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(healthy)), expected, 1e-3)
 
 
 @pytest.mark.parametrize("fails", [False, True])
@@ -195,7 +195,7 @@ def test_out_of_memory_halves_the_batch(most_rows: int, byte_tokenizer: ByT5Toke
     texts = [f"{number:03d} is a pin" for number in range(40)]
     expected = log_perplexity(tiny_model("gpt2"), byte_tokenizer, texts)
     model = Wrapped(tiny_model("gpt2"), most_rows=most_rows)
-    close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-4)
+    assert_close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-4)
     assert model.refusals > 0
     hopeless = Wrapped(tiny_model("gpt2"), most_rows=0)
     with pytest.raises(torch.OutOfMemoryError, match="simulated"):

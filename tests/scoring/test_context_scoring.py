@@ -73,11 +73,11 @@ def test_a_prompt_has_the_tokenizers_own_special_tokens(make_model: Callable[...
 
 def test_what_merges_with_the_text_is_scored_with_it() -> None:
     tokenizer = merging_tokenizer()  # " 1" and "123" are tokens
-    encoder = Encoder(tokenizer, context=CanaryContext(prompt="pin "))
+    encoder = Encoder.of(tokenizer, context=CanaryContext(prompt="pin "))
     assert list(encoder.leading) == tokenizer("pin")["input_ids"]
     for text in ("123", "1", "x"):
         assert [*encoder.leading, *encoder.plain_ids([text])[0]] == tokenizer("pin " + text)["input_ids"]
-    encoder = Encoder(tokenizer, context=CanaryContext(prompt="no 1"))  # "12" is a token too
+    encoder = Encoder.of(tokenizer, context=CanaryContext(prompt="no 1"))  # "12" is a token too
     for text in ("2", "9", "23"):
         assert [*encoder.leading, *encoder.plain_ids([text])[0]] == tokenizer("no 1" + text)["input_ids"]
 
@@ -101,11 +101,11 @@ def test_an_end_that_merges_with_the_chat_template_is_refused(make_model: Callab
         assert "context: must not merge the end of a canary with what the chat template writes" in str(caught.value)
         assert "End the canary template in another suffix" in str(caught.value)
     # The remedy helps: what is scored is what is trained on.
-    encoder = Encoder(tokenizer, context=CHAT)
+    encoder = Encoder.of(tokenizer, context=CHAT)
     trained = tokenizer.apply_chat_template(CHAT.messages("It is 42"), tokenize=True, return_dict=True)["input_ids"]
     assert list(encoder.encode(["It is 42"]).ids[0]) == trained[:-1]
     ended = CanaryContext(prompt=CHAT.prompt, chat_template="{{ messages[-1].content }}<|end|>\n")
-    assert Encoder(tokenizer, context=ended).encode(["It is 42."]).ids
+    assert Encoder.of(tokenizer, context=ended).encode(["It is 42."]).ids
 
 
 def test_every_way_of_measuring_agrees_in_a_context(make_model: Callable[..., nn.Module]) -> None:

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from laws import brute_force_bits, close
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -34,6 +33,7 @@ from hf_exposure import CanaryTemplate, Digits, draw_canaries, log_perplexity
 from hf_exposure.errors import InputError
 from hf_exposure.measures import ExposureMeter
 from hf_exposure.scoring.arguments import context_length, vocabulary_entries
+from hf_exposure.testing import assert_close, brute_force_bits
 
 SMALL: dict[str, Any] = {"vocab_size": 384, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}
 LAYERS: dict[str, Any] = {
@@ -74,7 +74,7 @@ def test_the_real_limit_of_causal_models(make: Any, longest: int, byte_tokenizer
     assert context_length(model) == longest
     texts = ["x" * longest, "y" * (longest - 3)]
     expected = [brute_force_bits(model, [byte + 3 for byte in text.encode()], 1) for text in texts]
-    close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-3)
+    assert_close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-3)
     with pytest.raises(InputError, match=f"must fit the model's context of {longest} tokens"):
         log_perplexity(model, byte_tokenizer, ["z" * (longest + 1)])
 
@@ -185,7 +185,7 @@ def test_logits_of_a_learned_prompt_are_not_those_of_the_text(byte_tokenizer: By
             logits = model(torch.tensor([ids])).logits[0, 3:].double()
         bits = -torch.log_softmax(logits, dim=-1) / torch.log(torch.tensor(2.0, dtype=torch.float64))
         expected.append(sum(bits[place, token].item() for place, token in enumerate(ids[1:])))
-    close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-3)
+    assert_close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-3)
 
 
 class WholeContext(torch.nn.Module):
@@ -205,4 +205,4 @@ def test_logits_of_places_behind_the_text_are_not_read(byte_tokenizer: ByT5Token
     model = WholeContext().eval()
     texts = ["a pin", "the pin is 12"]
     expected = [brute_force_bits(model.inner, [byte + 3 for byte in text.encode()], 1) for text in texts]
-    close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-3)
+    assert_close(log_perplexity(model, byte_tokenizer, texts), expected, 1e-3)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILIES, character_tokenizer, tiny_model
-from laws import check_company, close
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import nn
 from transformers import (
@@ -27,6 +26,7 @@ from hf_exposure import CanaryTemplate, Digits, draw_canaries, extract, log_perp
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.scoring import CausalScorer, MaskedScorer, Scorer, make_scorer
 from hf_exposure.scoring.select import sees_later_tokens
+from hf_exposure.testing import assert_close, check_batch_independence
 
 CHARACTERS = "pinok 0123456789"
 TEXTS = ["pin 123", "pin 12", "pin 9", "7", "pin 123 ok"]
@@ -91,25 +91,25 @@ def hand_bits(model: nn.Module, text: str, around: bool = True) -> float:
 def test_each_token_masked_in_turn(family: str, tokens: int | None) -> None:
     model = bert(family)
     found = log_perplexity(model, masked_tokenizer(), TEXTS, max_batch_tokens=tokens)
-    close(found, [hand_bits(model, text) for text in TEXTS], 1e-3)
+    assert_close(found, [hand_bits(model, text) for text in TEXTS], 1e-3)
 
 
 def test_without_special_tokens_the_first_token_is_scored_too() -> None:
     found = log_perplexity(bert(), masked_tokenizer(around=False), TEXTS)
-    close(found, [hand_bits(bert(), text, around=False) for text in TEXTS], 1e-3)
+    assert_close(found, [hand_bits(bert(), text, around=False) for text in TEXTS], 1e-3)
 
 
 def test_a_large_vocabulary_is_read_at_chosen_places() -> None:
     model = bert(vocab_size=20_000)
     scorer = MaskedScorer(model, masked_tokenizer())
     assert scorer._reader.reads_rows
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), [hand_bits(model, text) for text in TEXTS], 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), [hand_bits(model, text) for text in TEXTS], 1e-3)
 
 
 def test_the_laws_that_hold_without_prefixes() -> None:
     scorer = MaskedScorer(bert(), masked_tokenizer())
     assert isinstance(scorer, Scorer) and scorer.noise_bits == 1e-4
-    check_company(scorer, TEXTS, 1e-3)
+    check_batch_independence(scorer, TEXTS, 1e-3)
     assert len(scorer.sequence_bits(scorer.encode([]))) == 0
 
 
@@ -127,7 +127,7 @@ def test_out_of_memory_halves_the_batch() -> None:
 
     with bert().register_forward_pre_hook(refuse, with_kwargs=True):
         found = log_perplexity(bert(), masked_tokenizer(), TEXTS)
-    close(found, [hand_bits(bert(), text) for text in TEXTS], 1e-3)
+    assert_close(found, [hand_bits(bert(), text) for text in TEXTS], 1e-3)
 
 
 def test_search_is_refused() -> None:
@@ -226,4 +226,4 @@ def test_padding_on_the_right_changes_nothing(byte_tokenizer: ByT5Tokenizer) -> 
     model = tiny_model("llama")
     together = log_perplexity(model, byte_tokenizer, ["ab", "abcdefghijkl", "xyz"])
     alone = [log_perplexity(model, byte_tokenizer, [text])[0] for text in ("ab", "abcdefghijkl", "xyz")]
-    close(together, np.array(alone), 1e-3)
+    assert_close(together, np.array(alone), 1e-3)

@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, tiny_model
-from laws import brute_force_bits, check_scorer, close
 from transformers import ByT5Tokenizer
 
 from hf_exposure.scoring import CausalScorer
+from hf_exposure.testing import assert_close, brute_force_bits, check_scorer
 
 TEXTS = ["the pin is 1234", "the pin is 12", "the pin is 9876 and so on", "the pin is 1299", "the pin is 123"]
 MODES = {
@@ -35,14 +35,14 @@ def test_laws_and_brute_force(family: str, byte_tokenizer: ByT5Tokenizer) -> Non
     scorer = CausalScorer(model, byte_tokenizer)
     check_scorer(scorer, TEXTS)
     assert scorer.mode == MODES[family]
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
 
 
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("bloom", "mamba")])
 def test_eager_attention(family: str, byte_tokenizer: ByT5Tokenizer) -> None:
     model = tiny_model(family, attn_implementation="eager")
     scorer = CausalScorer(model, byte_tokenizer)
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
     assert scorer.mode == MODES[family]
 
 
@@ -53,7 +53,7 @@ def test_the_way_does_not_rest_on_the_first_text(family: str, first: str, byte_t
     model = tiny_model(family)
     scorer = CausalScorer(model, byte_tokenizer)
     scorer.sequence_bits(scorer.encode([first]))
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
 
 
 def test_a_window_longer_than_the_first_texts(byte_tokenizer: ByT5Tokenizer) -> None:
@@ -61,10 +61,10 @@ def test_a_window_longer_than_the_first_texts(byte_tokenizer: ByT5Tokenizer) -> 
     model = tiny_model("mistral", sliding_window=48)
     scorer = CausalScorer(model, byte_tokenizer)
     short = ["ab", "ac"]
-    close(scorer.sequence_bits(scorer.encode(short)), expected_bits(model, short), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(short)), expected_bits(model, short), 1e-3)
     assert scorer.mode == "packed"
     long = [text * 4 for text in TEXTS]
-    close(scorer.sequence_bits(scorer.encode(long)), expected_bits(model, long), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(long)), expected_bits(model, long), 1e-3)
     assert scorer.mode == "cached"
 
 
@@ -74,7 +74,7 @@ def test_each_way_at_any_batch_size(mode: str, rows: int, byte_tokenizer: ByT5To
     model = tiny_model("llama")
     texts = [f"pin {17 * number % 1000:03d}" for number in range(60)] + ["pin", "no", "pin 017"]
     scorer = CausalScorer(model, byte_tokenizer, max_batch_tokens=rows, mode=mode)
-    close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "opt"])
@@ -84,7 +84,7 @@ def test_texts_as_long_as_the_context(family: str, length: int, byte_tokenizer: 
     model = tiny_model(family)
     for texts in (["x" * 128], ["x" * length + "y" * (128 - length), "x" * 127 + "z", "xx"]):
         scorer = CausalScorer(model, byte_tokenizer)
-        close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
+        assert_close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
 
 
 def test_half_precision_within_its_rounding(byte_tokenizer: ByT5Tokenizer) -> None:
@@ -93,7 +93,7 @@ def test_half_precision_within_its_rounding(byte_tokenizer: ByT5Tokenizer) -> No
     exact = expected_bits(model, TEXTS)
     scorer = CausalScorer(model.bfloat16(), byte_tokenizer)
     bits = scorer.sequence_bits(scorer.encode(TEXTS))
-    close(bits / exact, 1.0, 0.02)
+    assert_close(bits / exact, 1.0, 0.02)
     check_scorer(scorer, TEXTS, tolerance=0.02 * max(exact))
     assert len(set(bits.round(6))) == len(TEXTS)
 
@@ -101,7 +101,7 @@ def test_half_precision_within_its_rounding(byte_tokenizer: ByT5Tokenizer) -> No
 def test_double_precision_is_kept(byte_tokenizer: ByT5Tokenizer) -> None:
     model = tiny_model("gpt2").double()
     scorer = CausalScorer(model, byte_tokenizer)
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-9)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-9)
     assert scorer.mode == "packed"
 
 
@@ -110,7 +110,7 @@ def test_a_model_configured_without_cache(byte_tokenizer: ByT5Tokenizer) -> None
     model = tiny_model("gpt2")
     model.config.use_cache = False
     scorer = CausalScorer(model, byte_tokenizer)
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
     assert model.config.use_cache is False and scorer.mode == "packed"
 
 
@@ -131,7 +131,7 @@ def test_a_model_that_ignores_masks_is_found_out(first: list[str], byte_tokenize
     scorer = CausalScorer(model, byte_tokenizer)
     scorer.sequence_bits(scorer.encode(first))
     assert scorer.mode == "cached"
-    close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
 
 
 @pytest.mark.parametrize("texts", [["#12", "#34"], ["#1", "#2", "#3"], ["12", "34"], ["# 1", "# 2"]], ids=str)
@@ -140,7 +140,7 @@ def test_a_prefix_of_one_token_is_not_lost(family: str, texts: list[str], byte_t
     """A model without a cache agrees with itself where there is no prefix to forget."""
     model = tiny_model(family)
     scorer = CausalScorer(model, byte_tokenizer)
-    close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
+    assert_close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
     other = CausalScorer(model, byte_tokenizer)
     other.sequence_bits(other.encode(["12", "34"]))
-    close(other.sequence_bits(other.encode(texts)), expected_bits(model, texts), 1e-3)
+    assert_close(other.sequence_bits(other.encode(texts)), expected_bits(model, texts), 1e-3)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import character_tokenizer, tiny_model
-from laws import check_scorer, check_search, close
 from torch import nn
 from transformers import (
     BartConfig,
@@ -33,6 +32,7 @@ from hf_exposure import (
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.extraction import build_automaton
 from hf_exposure.scoring import Scorer, Seq2SeqScorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.testing import assert_close, check_scorer, check_search
 
 SOURCE = "my number"
 TARGETS = ["pin 1234", "pin 12", "pin 9876 and so on", "pin 1299", "pin 123"]
@@ -88,20 +88,20 @@ def test_each_target_with_its_own_source(family: str, end_token: bool, byte_toke
             max_batch_tokens=tokens,
         )
         assert found.dtype == np.float64
-        close(found, expected, 1e-3)
+        assert_close(found, expected, 1e-3)
     exact = log_perplexity(
         model_of(family, torch.float64), byte_tokenizer, TARGETS, sources=SOURCES, end_token=end_token
     )
     # T5's normalization takes its mean square in float32, whatever the model's dtype.
-    close(exact, expected, 1e-5 if family == "t5" else 1e-9)
+    assert_close(exact, expected, 1e-5 if family == "t5" else 1e-9)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_one_source_for_all_is_each_with_that_source(family: str, byte_tokenizer: ByT5Tokenizer) -> None:
     model = model_of(family)
     expected = [loss_bits(family, SOURCE, target) for target in TARGETS]
-    close(log_perplexity(model, byte_tokenizer, TARGETS, sources=SOURCE), expected, 1e-3)
-    close(log_perplexity(model, byte_tokenizer, TARGETS, sources=[SOURCE] * len(TARGETS)), expected, 1e-3)
+    assert_close(log_perplexity(model, byte_tokenizer, TARGETS, sources=SOURCE), expected, 1e-3)
+    assert_close(log_perplexity(model, byte_tokenizer, TARGETS, sources=[SOURCE] * len(TARGETS)), expected, 1e-3)
     other = log_perplexity(model, byte_tokenizer, TARGETS, sources="other")
     assert (np.abs(other - expected) > 0.01).all(), "a source that moves nothing would prove nothing"
 
@@ -115,7 +115,7 @@ def test_laws_with_a_fixed_source(family: str, byte_tokenizer: ByT5Tokenizer) ->
     bits = scorer.prefix_bits(scorer.encode(["pin"]).ids[0])
     assert np.isnan(bits).tolist() == [True, False, False, False], "the start token predicts the first of the target"
     plain = Seq2SeqScorer(model_of(family), byte_tokenizer, source=SOURCE, mode="plain", max_batch_tokens=7)
-    close(plain.sequence_bits(plain.encode(TARGETS)), [loss_bits(family, SOURCE, t) for t in TARGETS], 1e-3)
+    assert_close(plain.sequence_bits(plain.encode(TARGETS)), [loss_bits(family, SOURCE, t) for t in TARGETS], 1e-3)
 
 
 def test_equal_pairs_get_equal_figures_in_any_order(byte_tokenizer: ByT5Tokenizer) -> None:
@@ -136,8 +136,8 @@ def test_special_tokens_before_a_target_are_context() -> None:
         logits = model(input_ids=source, decoder_input_ids=torch.tensor([fed])).logits[0]
     chances = torch.log_softmax(logits, dim=-1) / math.log(2.0)
     expected = -sum(chances[place - 1, fed[place]].item() for place in range(2, len(fed)))
-    close(log_perplexity(model, tokenizer, ["pin 12"], sources="99"), [expected], 1e-9)
-    close(log_perplexity(model, tokenizer, ["pin 12"], sources=["99"]), [expected], 1e-9)
+    assert_close(log_perplexity(model, tokenizer, ["pin 12"], sources="99"), [expected], 1e-9)
+    assert_close(log_perplexity(model, tokenizer, ["pin 12"], sources=["99"]), [expected], 1e-9)
 
 
 class TwoVocabularies(ByT5Tokenizer):
@@ -152,8 +152,8 @@ class TwoVocabularies(ByT5Tokenizer):
 
 def test_targets_are_encoded_as_targets() -> None:
     expected = [loss_bits("t5", "small", target.upper()) for target in TARGETS]
-    close(log_perplexity(model_of("t5"), TwoVocabularies(), TARGETS, sources="small"), expected, 1e-3)
-    close(log_perplexity(model_of("t5"), TwoVocabularies(), TARGETS, sources=["small"] * 5), expected, 1e-3)
+    assert_close(log_perplexity(model_of("t5"), TwoVocabularies(), TARGETS, sources="small"), expected, 1e-3)
+    assert_close(log_perplexity(model_of("t5"), TwoVocabularies(), TARGETS, sources=["small"] * 5), expected, 1e-3)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -274,7 +274,7 @@ def test_out_of_memory_halves_the_batch(sources: Any, byte_tokenizer: ByT5Tokeni
 
     expected = log_perplexity(model, byte_tokenizer, TARGETS, sources=sources)
     with model.register_forward_pre_hook(refuse, with_kwargs=True):
-        close(log_perplexity(model, byte_tokenizer, TARGETS, sources=sources), expected, 1e-3)
+        assert_close(log_perplexity(model, byte_tokenizer, TARGETS, sources=sources), expected, 1e-3)
 
 
 def test_a_large_vocabulary_is_read_at_chosen_places(byte_tokenizer: ByT5Tokenizer) -> None:
@@ -285,7 +285,7 @@ def test_a_large_vocabulary_is_read_at_chosen_places(byte_tokenizer: ByT5Tokeniz
         found = log_perplexity(model, byte_tokenizer, TARGETS, sources=sources)
         each = [SOURCE] * len(TARGETS) if isinstance(sources, str) else sources
         expected = [hand_bits(model, source, target) for source, target in zip(each, TARGETS, strict=True)]
-        close(found, expected, 1e-3)
+        assert_close(found, expected, 1e-3)
 
 
 def hand_bits(model: nn.Module, source: str, target: str) -> float:

@@ -22,9 +22,9 @@ def path_of(tree: TokenTree, vertex: int) -> tuple[int, ...]:
     """The tokens from the top to a fed vertex, prefix included."""
     tokens: list[int] = []
     while vertex >= 0:
-        tokens.append(int(tree.token[vertex]))
-        vertex = int(tree.parent[vertex])
-    return (*tree.prefix.tolist(), *tokens[::-1])
+        tokens.append(int(tree.token_M[vertex]))
+        vertex = int(tree.parent_M[vertex])
+    return (*tree.prefix_P.tolist(), *tokens[::-1])
 
 
 def prefixes(sequences: list[tuple[int, ...]]) -> set[tuple[int, ...]]:
@@ -37,16 +37,16 @@ def test_every_distinct_beginning_that_goes_on_is_fed_once(sequences: list[tuple
     tree = SequenceTree.of(sequences, 1).tree
     fed = [path_of(tree, vertex) for vertex in range(tree.size)]
     goes_on = {beginning[:-1] for beginning in prefixes(sequences)}
-    shared = tuple(tree.prefix.tolist())
+    shared = tuple(tree.prefix_P.tolist())
     assert all(sequence[: len(shared)] == shared for sequence in sequences)
     assert sorted(fed) == sorted(beginning for beginning in goes_on if len(beginning) > len(shared))
     assert fed == sorted(fed), "preorder, siblings by token"
     read = [
         (*(shared if parent < 0 else fed[parent]), token)
-        for parent, token in zip(tree.edge_parent.tolist(), tree.edge_token.tolist(), strict=True)
+        for parent, token in zip(tree.edge_parent_E.tolist(), tree.edge_token_E.tolist(), strict=True)
     ]
     assert sorted(read) == sorted(beginning for beginning in prefixes(sequences) if len(beginning) > len(shared))
-    for vertex, end in enumerate(tree.end.tolist()):
+    for vertex, end in enumerate(tree.end_M.tolist()):
         below = [other for other in range(tree.size) if fed[other][: len(fed[vertex])] == fed[vertex]]
         assert below == list(range(vertex, end))
 
@@ -58,8 +58,8 @@ def test_totals_by_adding_along_each_sequence(sequences: list[tuple[int, ...]], 
         return float(random.Random(str(beginning)).randrange(1, 1000))
 
     arranged = SequenceTree.of(sequences, first_scored)
-    tree, shared = arranged.tree, tuple(arranged.tree.prefix.tolist())
-    read = zip(tree.edge_parent.tolist(), tree.edge_token.tolist(), strict=True)
+    tree, shared = arranged.tree, tuple(arranged.tree.prefix_P.tolist())
+    read = zip(tree.edge_parent_E.tolist(), tree.edge_token_E.tolist(), strict=True)
     edges = [bits((*(shared if parent < 0 else path_of(tree, parent)), token)) for parent, token in read]
     prefix_bits = np.array([bits(shared[: place + 1]) if place else np.nan for place in range(len(shared))])
     expected = [
@@ -75,19 +75,23 @@ def test_every_fed_vertex_is_own_in_one_row_with_its_ancestors(
 ) -> None:
     tree = SequenceTree.of(sequences, 1).tree
     for rows in (packed_rows(tree, width), chain_rows(tree)):
-        owned = [vertex for start, stop in zip(rows.start, rows.stop, strict=True) for vertex in range(start, stop)]
+        owned = [
+            vertex for start, stop in zip(rows.start_R, rows.stop_R, strict=True) for vertex in range(start, stop)
+        ]
         assert owned == list(range(tree.size))
         for first in range(0, len(rows), batch):
             check_slots(tree, rows, first, min(first + batch, len(rows)))
 
 
 def check_slots(tree: TokenTree, rows: Rows, first: int, last: int) -> None:
-    slots = rows.slots(tree, np.arange(first, last), int(rows.width.max()))
+    slots = rows.slots(tree, np.arange(first, last), int(rows.width_R.max()))
     for row, line in zip(range(first, last), slots.tolist(), strict=True):
         held = [vertex for vertex in line if vertex < tree.size]
-        assert len(held) == len(set(held)) == rows.width[row] and line[: len(held)] == held, "padding is on the right"
+        assert len(held) == len(set(held)) == rows.width_R[row] and line[: len(held)] == held, (
+            "padding is on the right"
+        )
         for vertex in held:
-            parent = int(tree.parent[vertex])
+            parent = int(tree.parent_M[vertex])
             assert parent < 0 or held.index(parent) < held.index(vertex)
 
 
@@ -96,19 +100,19 @@ def check_slots(tree: TokenTree, rows: Rows, first: int, last: int) -> None:
 def test_chain_rows_are_chains(sequences: list[tuple[int, ...]]) -> None:
     tree = SequenceTree.of(sequences, 1).tree
     rows = chain_rows(tree)
-    for line in rows.slots(tree, np.arange(len(rows)), int(rows.width.max())).tolist() if len(rows) else []:
+    for line in rows.slots(tree, np.arange(len(rows)), int(rows.width_R.max())).tolist() if len(rows) else []:
         held = [vertex for vertex in line if vertex < tree.size]
-        assert [int(tree.parent[vertex]) for vertex in held] == [-1, *held[:-1]]
+        assert [int(tree.parent_M[vertex]) for vertex in held] == [-1, *held[:-1]]
 
 
 @few
 @given(SEQUENCES, st.integers(8, 40))
 def test_rows_are_no_wider_than_asked_unless_a_path_is(sequences: list[tuple[int, ...]], width: int) -> None:
     tree = SequenceTree.of(sequences, 1).tree
-    assert packed_rows(tree, width).width.max(initial=0) <= width
+    assert packed_rows(tree, width).width_R.max(initial=0) <= width
     if tree.size:
         chosen = choose_row_width(tree, ModelShape(parameters=1000, layers=1, hidden=8, heads=2))
-        assert chosen >= tree.depth.max()
+        assert chosen >= tree.depth_M.max()
 
 
 @pytest.mark.parametrize("digits, inner", [(1, 0), (2, 10), (3, 110), (4, 1110)])
@@ -116,8 +120,8 @@ def test_inner_nodes_of_a_digit_space(digits: int, inner: int) -> None:
     """1 + 10 + 100 inner nodes for three digits; the first of them is the end of the shared prefix."""
     sequences = [(7, 7, *number) for number in itertools.product(range(10), repeat=digits)]
     tree = SequenceTree.of(sequences, 1).tree
-    assert tree.prefix.tolist() == [7, 7] and tree.size == inner
-    assert len(tree.edge_token) == sum(10**depth for depth in range(1, digits + 1))
+    assert tree.prefix_P.tolist() == [7, 7] and tree.size == inner
+    assert len(tree.edge_token_E) == sum(10**depth for depth in range(1, digits + 1))
 
 
 @few
@@ -133,7 +137,7 @@ def test_paths_by_adding_along_each_query(sequences: list[tuple[int, ...]]) -> N
     ]
     asked = PathTree.of(prefix, queries)
     edges = []
-    for parent, token in zip(asked.tree.edge_parent.tolist(), asked.tree.edge_token.tolist(), strict=True):
+    for parent, token in zip(asked.tree.edge_parent_E.tolist(), asked.tree.edge_token_E.tolist(), strict=True):
         edges.append(bits((*(prefix if parent < 0 else path_of(asked.tree, parent)), token)))
     for query, answer in zip(queries, asked.answers(np.array(edges)), strict=True):
         path, known = (*prefix, *query.tokens), len(prefix) + len(query.tokens) - query.run
@@ -146,8 +150,8 @@ def test_paths_by_adding_along_each_query(sequences: list[tuple[int, ...]]) -> N
 def test_the_tree_that_a_model_is_tried_on_can_fail(sequences: list[tuple[int, ...]], spare: int) -> None:
     """It branches at the prefix and below it, is as long as was asked, and never longer."""
     tree = SequenceTree.of(sequences, 1).tree
-    length = max(2, len(tree.prefix) + int(tree.depth.max(initial=0)) + spare)
+    length = max(2, len(tree.prefix_P) + int(tree.depth_M.max(initial=0)) + spare)
     tried = probe_for(tree, length, length).tree.tree
-    assert len(tried.prefix) + tried.depth.max() == length
-    assert (tried.depth == 1).sum() >= 2, "siblings see each other where a mask is ignored"
-    assert packed_rows(tried, 1024).width.max() > tried.depth.max()
+    assert len(tried.prefix_P) + tried.depth_M.max() == length
+    assert (tried.depth_M == 1).sum() >= 2, "siblings see each other where a mask is ignored"
+    assert packed_rows(tried, 1024).width_R.max() > tried.depth_M.max()

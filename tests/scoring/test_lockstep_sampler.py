@@ -1,4 +1,4 @@
-"""Draws going down together: the figures of whole paths, with and without kept caches."""
+"""Samples going down together: the figures of whole paths, with and without kept caches."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from transformers import (
     MistralForCausalLM,
 )
 
-from hf_exposure.scoring import CausalScorer, Descent
-from hf_exposure.scoring.row_caches import RowCaches
+from hf_exposure.scoring import CausalScorer, LockstepSampler
+from hf_exposure.scoring.packed_sampler import PackedSampler
 
 PREFIX = (70, 71, 72, 73, 74)
 CHILDREN = (51, 52, 53)
@@ -55,56 +55,56 @@ def _bits_by_hand(model: nn.Module, path: Sequence[int]) -> np.ndarray:
     return -torch.log_softmax(logits, dim=-1).numpy() / np.log(2)
 
 
-def _walk(scorer: CausalScorer, draws: int, seed: int) -> tuple[Descent, float]:
+def _walk(scorer: CausalScorer, samples: int, seed: int) -> tuple[LockstepSampler, float]:
     """Random paths of 3 to 6 levels, two forced tokens at the third; the largest error against bits by hand."""
     generator = np.random.default_rng(seed)
-    lengths = generator.integers(3, LEVELS + 1, draws)
-    descent = Descent(scorer, PREFIX, draws, LEVELS + 2)
-    paths: list[tuple[int, ...]] = [()] * draws
+    lengths = generator.integers(3, LEVELS + 1, samples)
+    sampler = LockstepSampler(scorer, PREFIX, samples, LEVELS + 2)
+    paths: list[tuple[int, ...]] = [()] * samples
     by_hand: dict[tuple[int, ...], np.ndarray] = {}
     worst = 0.0
     for level in range(LEVELS):
         alive = np.flatnonzero(lengths > level)
         forced = (60, 61) if level == 2 else ()
         chosen = [(int(generator.choice(CHILDREN)),) if level else () for _ in alive]
-        after = [(*paths[draw], *one, *forced) for draw, one in zip(alive.tolist(), chosen, strict=True)]
+        after = [(*paths[sample], *one, *forced) for sample, one in zip(alive.tolist(), chosen, strict=True)]
         run = np.full(len(alive), len(forced))
         children = np.tile(np.array([*CHILDREN, -1]), (len(alive), 1))
-        run_bits, child_bits = descent.step(alive, after, run, children)
+        run_bits, child_bits = sampler.step(alive, after, run, children)
         assert np.isinf(child_bits[:, -1]).all()
-        for line, draw in enumerate(alive.tolist()):
-            before = paths[draw] + chosen[line]
-            paths[draw] = before + forced
-            for cut in {before, before + forced[:1], paths[draw]} - set(by_hand):
+        for line, sample in enumerate(alive.tolist()):
+            before = paths[sample] + chosen[line]
+            paths[sample] = before + forced
+            for cut in {before, before + forced[:1], paths[sample]} - set(by_hand):
                 by_hand[cut] = _bits_by_hand(scorer.model, cut)
             expected = sum(by_hand[before + forced[:i]][token] for i, token in enumerate(forced))
             worst = max(worst, abs(run_bits[line] - expected))
-            worst = max(worst, np.abs(child_bits[line, :-1] - by_hand[paths[draw]][list(CHILDREN)]).max())
-    return descent, worst
+            worst = max(worst, np.abs(child_bits[line, :-1] - by_hand[paths[sample]][list(CHILDREN)]).max())
+    return sampler, worst
 
 
 @pytest.mark.parametrize("build", [_gpt2, _llama], ids=["gpt2", "llama"])
 def test_kept_caches_give_the_figures_of_whole_paths_for_fewer_tokens(build) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(3)
     scorer = CausalScorer(build(), ByT5Tokenizer(), max_batch_tokens=64)
-    descent, worst = _walk(scorer, 60, seed=0)
+    sampler, worst = _walk(scorer, 60, seed=0)
     assert worst < 1e-3
-    assert descent.keeps_caches
+    assert sampler.keeps_caches
     kept = scorer.counts.tokens
     plain = CausalScorer(scorer.model, ByT5Tokenizer(), max_batch_tokens=64)
-    plain.row_caches = None  # type: ignore[assignment]
+    plain.sample_reader = lambda *_: None  # type: ignore[assignment]
     assert _walk(plain, 60, seed=0)[1] < 1e-3
     assert kept < plain.counts.tokens
 
 
 @pytest.mark.parametrize("window", [7, 20])
 def test_a_cache_that_forgets_is_not_kept(window: int) -> None:
-    """Paths of 13 tokens fit a window of 20, but a row of several draws does not."""
+    """Paths of 13 tokens fit a window of 20, but a row of several samples does not."""
     torch.manual_seed(3)
     scorer = CausalScorer(_sliding_window(window), ByT5Tokenizer())
-    descent, worst = _walk(scorer, 40, seed=1)
+    sampler, worst = _walk(scorer, 40, seed=1)
     assert worst < 1e-3
-    assert not descent.keeps_caches
+    assert not sampler.keeps_caches
 
 
 class _Forgetful(nn.Module):
@@ -125,9 +125,9 @@ class _Forgetful(nn.Module):
 def test_a_cache_that_is_read_otherwise_is_found_out_by_its_figures() -> None:
     torch.manual_seed(3)
     scorer = CausalScorer(_Forgetful(_gpt2()), ByT5Tokenizer())
-    descent, worst = _walk(scorer, 40, seed=1)
+    sampler, worst = _walk(scorer, 40, seed=1)
     assert worst < 1e-3
-    assert not descent.keeps_caches
+    assert not sampler.keeps_caches
 
 
 def test_no_memory_for_caches_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,27 +135,27 @@ def test_no_memory_for_caches_is_no_failure(monkeypatch: pytest.MonkeyPatch) -> 
     scorer = CausalScorer(_gpt2(), ByT5Tokenizer())
     calls = itertools.count()
 
-    def full(self: RowCaches, *arguments: object) -> None:
+    def full(self: PackedSampler, *arguments: object) -> None:
         if next(calls) == 2:
             raise torch.OutOfMemoryError("no room")
         feed(self, *arguments)
 
-    feed = RowCaches._feed
-    monkeypatch.setattr(RowCaches, "_feed", full)
-    descent, worst = _walk(scorer, 40, seed=1)
+    feed = PackedSampler._feed
+    monkeypatch.setattr(PackedSampler, "_feed", full)
+    sampler, worst = _walk(scorer, 40, seed=1)
     assert worst < 1e-3
-    assert not descent.keeps_caches and next(calls) > 2
+    assert not sampler.keeps_caches and next(calls) > 2
 
 
 def test_without_a_prefix_whole_paths_are_asked_for() -> None:
     torch.manual_seed(3)
     scorer = CausalScorer(_gpt2(), ByT5Tokenizer())
-    descent = Descent(scorer, (), 4, 3)
+    sampler = LockstepSampler(scorer, (), 4, 3)
     first = np.array([[51, 52], [51, 52], [51, 52], [51, 52]])
-    descent.step(np.arange(4), [()] * 4, np.zeros(4, dtype=np.int64), first)
-    _, bits = descent.step(np.arange(4), [(51,), (52,), (51,), (52,)], np.zeros(4, dtype=np.int64), first)
+    sampler.step(np.arange(4), [()] * 4, np.zeros(4, dtype=np.int64), first)
+    _, bits = sampler.step(np.arange(4), [(51,), (52,), (51,), (52,)], np.zeros(4, dtype=np.int64), first)
     with torch.no_grad():
         logits = scorer.model.eval()(input_ids=torch.tensor([[51], [52]])).logits[:, -1].double()
     expected = -torch.log_softmax(logits, dim=-1)[:, [51, 52]].numpy() / np.log(2)
     np.testing.assert_allclose(bits, np.tile(expected, (2, 1)), atol=1e-3)
-    assert not descent.keeps_caches
+    assert not sampler.keeps_caches

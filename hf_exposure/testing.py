@@ -1,0 +1,427 @@
+"""Laws for people who write scorers, spaces or token automata of their own.
+
+Each law is a function that raises an `AssertionError` where it is broken, so that any test framework can call it.
+Expected figures come from elsewhere: a list of texts, one text at a time through the model, every text of a space.
+
+    from hf_exposure.testing import check_scorer, check_search
+
+    def test_my_scorer():
+        scorer = MyScorer(...)
+        check_scorer(scorer, ["pin 123", "pin 129", "pin 5", "another text"])
+        check_search(scorer, build_automaton(template, scorer.encoder), texts, costs_found_in_another_way)
+
+`check_scorer` calls all laws of a scorer, `check_search` those of search over it; `check_space` and `check_automaton`
+stand for themselves.
+
+Shapes: N texts, P prefix tokens, C children.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections import Counter
+from collections.abc import Hashable, Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_exposure.canaries import CanaryTemplate, Space
+from hf_exposure.extraction import TokenAutomaton, search_likeliest, search_ranks
+from hf_exposure.scoring import Encoder, LockstepSampler, PathBits, PathQuery, Scorer
+
+__all__ = [
+    "TIE_BITS",
+    "TOLERANCE_BITS",
+    "assert_close",
+    "brute_force_bits",
+    "brute_force_rank",
+    "check_alone",
+    "check_automaton",
+    "check_batch_independence",
+    "check_chain_rule",
+    "check_likeliest",
+    "check_paths",
+    "check_rank",
+    "check_samples",
+    "check_scorer",
+    "check_search",
+    "check_space",
+    "check_token_sums",
+]
+
+TOLERANCE_BITS = 1e-3
+"""Two computations of one text's bits in float32 agree within this."""
+TIE_BITS = 2e-4
+"""Texts closer than this may count as ties."""
+
+
+def brute_force_bits(model: nn.Module, ids: Sequence[int], first_scored: int) -> float:
+    """`sum_i -log2 p(ids[i] | ids[:i])` from `first_scored` on: one text, one plain forward pass, float64 sums.
+
+    Args:
+        model: from `input_ids` (1, L) to `.logits`, in evaluation mode.
+        ids: the L tokens of a text, special tokens included.
+        first_scored: the position of the first token that counts, at least 1.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16)).eval()
+        >>> _ = nn.init.zeros_(model.lm_head.weight)        # every token equally likely: log2(384) = 8.585 bits
+        >>> round(brute_force_bits(model, [100, 101, 102], first_scored=1), 3)
+        17.17
+    """
+    with torch.no_grad():
+        logits = model(input_ids=torch.tensor([list(ids)])).logits[0].double()
+    log_probabilities = torch.log_softmax(logits, dim=-1)
+    total = 0.0
+    for position in range(first_scored, len(ids)):
+        total -= log_probabilities[position - 1, ids[position]].item() / math.log(2.0)
+    return total
+
+
+def brute_force_rank(costs_N: np.ndarray, own: int, tie_bits: float = TIE_BITS) -> tuple[int, int]:
+    """1 + how many other texts cost at most as much as text `own`, without and with those within `tie_bits` of it.
+
+    Example:
+        >>> brute_force_rank(np.array([3.0, 1.0, 2.0, 2.0]), own=2)
+        (2, 3)
+    """
+    others = np.delete(costs_N, own)
+    low = 1 + int((others < costs_N[own] - tie_bits).sum())
+    return low, 1 + int((others <= costs_N[own] + tie_bits).sum())
+
+
+def assert_close(found: object, expected: object, tolerance: float) -> None:
+    """Raise unless all figures agree within `tolerance`, whatever their size; shapes must be those of each other.
+
+    Example:
+        >>> assert_close([1.0, 2.0], [1.0, 2.0005], 1e-3)
+    """
+    np.testing.assert_allclose(
+        np.asarray(found, dtype=np.float64), np.asarray(expected, dtype=np.float64), rtol=0.0, atol=tolerance
+    )
+
+
+def check_scorer(scorer: Scorer, texts: Sequence[str], *, tolerance: float = TOLERANCE_BITS) -> None:
+    """All the laws of a scorer that can be searched.
+
+    Args:
+        scorer: to check.
+        texts: at least two, which begin with a common token and have at least two tokens after it.
+        tolerance: bits within which two computations of one figure agree.
+
+    Raises:
+        AssertionError: a law is broken.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+        >>> from hf_exposure.scoring import CausalScorer
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
+        >>> check_scorer(CausalScorer(model, ByT5Tokenizer()), ["pin 123", "pin 129", "pin 5", "pin one"])
+    """
+    check_batch_independence(scorer, texts, tolerance)
+    check_alone(scorer, texts, tolerance)
+    check_token_sums(scorer, texts, tolerance)
+    check_paths(scorer, texts, tolerance)
+    check_chain_rule(scorer, texts, tolerance)
+    check_samples(scorer, texts, tolerance)
+
+
+def check_batch_independence(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
+    """Neither the other texts of a batch, nor their order, number or length, change a text's figure.
+
+    Figures are float64, one for each text; equal texts get equal ones. This law holds for scorers without search too.
+    """
+    together = _score(scorer, texts)
+    assert_close(together, [_score(scorer, [text])[0] for text in texts], tolerance)
+    order = np.random.default_rng(0).permutation(len(texts))
+    assert_close(_score(scorer, [texts[i] for i in order]), together[order], tolerance)
+    assert_close(_score(scorer, texts[: len(texts) // 2]), together[: len(texts) // 2], tolerance)
+    longer = max(texts, key=len) + texts[0] + texts[-1]  # all others are padded to its length
+    assert_close(_score(scorer, [longer, *texts])[1:], together, tolerance)
+    doubled = _score(scorer, [*texts, *texts])
+    assert (doubled[: len(texts)] == doubled[len(texts) :]).all(), "equal texts must get equal figures"
+    assert_close(doubled[: len(texts)], together, tolerance)
+
+
+def check_alone(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
+    """A text that is all that the model is given costs what it costs in a batch."""
+    encoded = scorer.encode(texts)
+    assert_close(scorer.alone_bits(encoded), scorer.sequence_bits(encoded), tolerance)
+
+
+def check_token_sums(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
+    """Token scores are at least 0 and sum to the sequence score; context is NaN, and nothing else is."""
+    encoded = scorer.encode(texts)
+    for ids, total in zip(encoded.ids, scorer.sequence_bits(encoded), strict=True):
+        bits_P = scorer.prefix_bits(ids)
+        assert bits_P.shape == (len(ids),)
+        assert np.isnan(bits_P[: encoded.first_scored]).all() and (bits_P[encoded.first_scored :] >= 0).all()
+        assert_close(math.fsum(bits_P[encoded.first_scored :]), total, tolerance)
+
+
+def check_paths(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
+    """Path scores are differences of sequence scores, in whatever company a path is asked.
+
+    A child that is read costs what it costs as the last token of a run.
+    """
+    encoded = scorer.encode(texts)
+    totals = scorer.sequence_bits(encoded)
+    prefix = encoded.ids[0][: _shared_length(encoded.ids)]
+    before = float(np.nansum(scorer.prefix_bits(prefix)))
+    bodies = [ids[len(prefix) :] for ids in encoded.ids]
+    nothing = np.zeros(0, dtype=np.int64)
+    whole = scorer.path_bits(prefix, [PathQuery(body, len(body), nothing) for body in bodies])
+    assert_close([before + answer.run_bits for answer in whole], totals, tolerance)
+    read = scorer.path_bits(prefix, [PathQuery(body[:-1], 0, np.array(body[-1:])) for body in bodies])
+    fed = scorer.path_bits(prefix, [PathQuery(body, 1, nothing) for body in bodies])
+    for body, total, first, second in zip(bodies, totals, read, fed, strict=True):
+        assert first.run_bits == 0.0 and len(second.children_bits) == 0
+        assert_close(first.children_bits[0], second.run_bits, tolerance)
+        inner = scorer.path_bits(prefix, [PathQuery(body[:-1], len(body) - 1, nothing)])[0].run_bits
+        assert_close(before + inner + first.children_bits[0], total, tolerance)
+
+
+def check_chain_rule(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
+    """Runs add up at any cut, and the children's probabilities, never renormalized, to at most 1."""
+    encoded = scorer.encode(texts)
+    ids = max(encoded.ids, key=len)
+    prefix, body = ids[:1], ids[1:]
+    known = np.array(sorted({token for text_ids in encoded.ids for token in text_ids}))
+    queries = [PathQuery(body[:cut], 1 if cut else 0, known) for cut in range(len(body) + 1)]
+    answers = scorer.path_bits(prefix, queries)
+    whole = scorer.path_bits(prefix, [PathQuery(body, len(body), known)])[0]
+    assert_close(math.fsum(answer.run_bits for answer in answers), whole.run_bits, tolerance)
+    for token, answer, following in zip(body, answers, answers[1:], strict=False):
+        assert_close(answer.children_bits[known == token], [following.run_bits], tolerance)
+        assert (answer.children_bits >= 0).all() and (2.0**-answer.children_bits).sum() <= 1 + tolerance
+
+
+def check_samples(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
+    """Samples that grow step by step, by the scorer's own reader where it has one, get the figures of whole paths."""
+    assert 1 <= scorer.samples_at_once(len(texts), 8) <= len(texts)
+    encoded = scorer.encode(texts)
+    prefix = encoded.ids[0][: _shared_length(encoded.ids)]
+    bodies = [ids[len(prefix) :] for ids in encoded.ids]
+    known_C = np.array(sorted({token for body in bodies for token in body}))
+    sampler = LockstepSampler(scorer, prefix, len(texts), max(map(len, bodies)))
+    for length in range(1, max(map(len, bodies)) + 1):
+        active = [number for number, body in enumerate(bodies) if len(body) >= length]
+        paths = [bodies[number][:length] for number in active]
+        children_AC, no_run_A = np.tile(known_C, (len(paths), 1)), np.zeros(len(paths), dtype=np.int64)
+        run_bits_A, children_bits_AC = sampler.step(np.array(active), paths, no_run_A, children_AC)
+        expected: list[PathBits] = scorer.path_bits(prefix, [PathQuery(path, 0, known_C) for path in paths])
+        assert_close(run_bits_A, no_run_A, 0.0)
+        assert_close(children_bits_AC, [answer.children_bits for answer in expected], tolerance)
+
+
+def check_search(
+    scorer: Scorer,
+    automaton: TokenAutomaton,
+    texts: Sequence[str],
+    costs: Sequence[float] | np.ndarray,
+    *,
+    budgets: Sequence[int] = (1, 2, 3, 5, 8, 13, 21),
+    tolerance: float = TOLERANCE_BITS,
+) -> None:
+    """The laws of search on a whole space: the k likeliest texts, and ranks at every budget.
+
+    Args:
+        scorer, automaton: to check.
+        texts: all N texts of the space.
+        costs: (N,) their log-perplexities in bits, found in some other way.
+        budgets: values of `max_expansions` at which the bounds of a rank are checked.
+        tolerance: bits within which two computations of one figure agree.
+
+    Raises:
+        AssertionError: a law is broken.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+        >>> from hf_exposure import Digits
+        >>> from hf_exposure.extraction import build_automaton
+        >>> from hf_exposure.scoring import CausalScorer
+        >>> config = GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16, initializer_range=0.5)
+        >>> model, template = GPT2LMHeadModel(config).eval(), CanaryTemplate("pin {pin}", pin=Digits(1))
+        >>> scorer = CausalScorer(model, ByT5Tokenizer())
+        >>> texts = [f"pin {digit}" for digit in range(10)]
+        >>> costs = [brute_force_bits(model, scorer.encode([text]).ids[0], first_scored=1) for text in texts]
+        >>> check_search(scorer, build_automaton(template, scorer.encoder), texts, costs)
+    """
+    costs_N = np.asarray(costs, dtype=np.float64)
+    for top_k in (1, min(10, len(texts)), len(texts) + 5):
+        check_likeliest(scorer, automaton, texts, costs_N, top_k, tolerance)
+    order = np.argsort(costs_N, kind="stable")
+    for place in sorted({0, min(9, len(texts) - 1), min(99, len(texts) - 1), len(texts) - 1}):
+        check_rank(scorer, automaton, texts, costs_N, int(order[place]), budgets)
+
+
+def check_likeliest(
+    scorer: Scorer,
+    automaton: TokenAutomaton,
+    texts: Sequence[str],
+    costs_N: np.ndarray,
+    top_k: int,
+    tolerance: float = TOLERANCE_BITS,
+) -> None:
+    """Best-first = brute force: the k smallest costs, each with a text that has it."""
+    cost_of = dict(zip(texts, costs_N, strict=True))
+    found = search_likeliest(scorer, automaton, top_k=top_k)
+    assert found.certified and found.note == ""
+    names = [candidate.text for candidate in found.candidates]
+    assert len(set(names)) == len(names) == min(top_k, len(texts))
+    figures = [candidate.log_perplexity_bits for candidate in found.candidates]
+    assert figures == sorted(figures)
+    assert_close(figures, np.sort(costs_N)[:top_k], tolerance)
+    assert_close(figures, [cost_of[name] for name in names], tolerance)
+
+
+def check_rank(
+    scorer: Scorer,
+    automaton: TokenAutomaton,
+    texts: Sequence[str],
+    costs_N: np.ndarray,
+    own: int,
+    budgets: Sequence[int],
+) -> None:
+    """Bounded rank = brute-force rank, and at every budget the bounds hold it."""
+    low, high = brute_force_rank(costs_N, own)
+    exact = search_ranks(scorer, automaton, [texts[own]])[0]
+    assert exact.certified and exact.note == ""
+    assert low <= exact.low <= exact.high <= high
+    assert_close(exact.log_perplexity_bits, costs_N[own], TOLERANCE_BITS)
+    for budget in budgets:
+        partial = search_ranks(scorer, automaton, [texts[own]], max_expansions=budget, batch_size=4)[0]
+        assert partial.expansions <= budget
+        assert 1 <= partial.low <= high and low <= partial.high <= len(texts), (budget, partial, low, high)
+        assert partial.certified == (budget >= exact.expansions), (budget, partial, exact)
+        assert partial.certified or f"max_expansions={budget}" in partial.note
+
+
+def check_space(space: Space, texts: Sequence[str]) -> None:
+    """The laws of a space: size, order, ranks, counts and membership are those of a list of its fillings.
+
+    Args:
+        space: to check.
+        texts: all its fillings, in any order; listed in some other way.
+
+    Raises:
+        AssertionError: a law is broken.
+
+    Example:
+        >>> from hf_exposure import Digits
+        >>> check_space(Digits(2), [f"{number:02}" for number in range(100)])
+    """
+    listed = sorted(texts)
+    assert space.size == len(listed) == len(set(listed)) and "" not in listed
+    assert [space.text_at(index) for index in range(space.size)] == listed
+    assert [space.index_of(text) for text in listed] == list(range(len(listed)))
+    _check_states(space, space.start, "", listed)
+    for text in listed[:50]:
+        around = f"#{text} is 7"
+        expected = [length for length in range(1, len(around)) if around[1 : 1 + length] in listed]
+        assert space.lengths_at(around, 1) == expected
+        assert all(space.contains(other) == (other in listed) for other in (text, text + "#", "#" + text))
+    assert not space.contains("")
+    lengths = {len(text) for text in listed}
+    longer = {other[len(text)] for text in listed for other in listed if other.startswith(text) and other != text}
+    assert space.alphabet == frozenset("".join(listed))
+    assert space.fixed_length == (lengths.pop() if len(lengths) == 1 else None)
+    assert longer <= space.continuations <= space.alphabet
+    copy = pickle.loads(pickle.dumps(space))
+    assert copy == space and hash(copy) == hash(space) and copy.text_at(space.size - 1) == listed[-1]
+    assert json.loads(json.dumps(space.to_dict())) == space.to_dict()
+
+
+def _check_states(space: Space, state: Hashable, read: str, completions: Sequence[str]) -> None:
+    """The state after the characters `read`, which begin all of `completions`, and those below it."""
+    assert space.count(state) == len(completions) > 0
+    assert space.is_end(state) == (read in completions)
+    moves = space.moves(state)
+    assert list(moves) == sorted({text[len(read)] for text in completions if text != read})
+    hash(state)
+    for character, following in moves.items():
+        after = read + character
+        _check_states(space, following, after, [text for text in completions if text.startswith(after)])
+
+
+def check_automaton(automaton: TokenAutomaton, template: CanaryTemplate, encoder: Encoder) -> None:
+    """The laws of a token automaton, on a template that is small enough to walk every path.
+
+    The paths to leaves that `canonical` accepts are the encodings of the template's texts, one each, and spell them;
+    so are those that `runs` leads to. No beginning of an encoding is judged impossible, and no count is too small.
+
+    Raises:
+        AssertionError: a law is broken.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> from hf_exposure import Digits
+        >>> from hf_exposure.extraction import build_automaton
+        >>> template, encoder = CanaryTemplate("pin {pin}", pin=Digits(2)), Encoder.of(ByT5Tokenizer())
+        >>> check_automaton(build_automaton(template, encoder), template, encoder)
+    """
+    texts = [template.text_at(index) for index in range(template.space_size)]
+    encodings = encoder.encode(texts).ids
+    length = len(automaton.prefix)
+    assert all(ids[:length] == automaton.prefix for ids in encodings), "every text begins with the prefix"
+    text_of = {ids[length:]: text for ids, text in zip(encodings, texts, strict=True)}
+    below = Counter(path[:depth] for path in text_of for depth in range(len(path) + 1))
+    leaves: dict[tuple[int, ...], str] = {}
+    for path, text, state in _walk(automaton):
+        is_leaf = automaton.is_leaf(state)
+        assert is_leaf == (len(automaton.transitions(state)) == 0)
+        assert automaton.count(state) == 1 if is_leaf else automaton.count(state) >= below[path]
+        if not is_leaf and below[path]:
+            assert automaton.canonical([path], [text], [False]) == [True], "a beginning of an encoding is kept"
+        if is_leaf and automaton.canonical([path], [text], [True])[0]:
+            leaves[path] = text
+    assert leaves == text_of
+    assert automaton.count(automaton.root) == len(texts)
+    assert {path: text for path, text in _leaves_by_forced_tokens(automaton) if path in text_of} == text_of
+
+
+def _walk(automaton: TokenAutomaton) -> Iterator[tuple[tuple[int, ...], str, Hashable]]:
+    """Every path from the root on: its tokens below the prefix, the text that it spells, its state."""
+    waiting: list[tuple[tuple[int, ...], str, Hashable]] = [((), automaton.prefix_text, automaton.root)]
+    while waiting:
+        path, text, state = waiting.pop()
+        yield path, text, state
+        transitions = automaton.transitions(state)
+        tokens = transitions.tokens_C.tolist()
+        assert tokens == sorted(set(tokens)), "children ascend by token, each once"
+        assert len(tokens) == len(transitions.pieces) == len(transitions.states)
+        for token, piece, child in zip(tokens, transitions.pieces, transitions.states, strict=True):
+            waiting.append(((*path, token), text + piece, child))
+
+
+def _leaves_by_forced_tokens(automaton: TokenAutomaton) -> Iterator[tuple[tuple[int, ...], str]]:
+    """As a search goes: through the forced tokens, then to each child."""
+    waiting: list[tuple[tuple[int, ...], str, Hashable]] = [((), automaton.prefix_text, automaton.root)]
+    while waiting:
+        path, text, state = waiting.pop()
+        (forced,) = automaton.forced_tokens([path], [text], [state])
+        if forced is None:
+            continue
+        path, text, after = path + forced.tokens, text + forced.text, forced.transitions
+        if not len(after):
+            yield path, text
+        for token, piece, child in zip(after.tokens_C.tolist(), after.pieces, after.states, strict=True):
+            waiting.append(((*path, token), text + piece, child))
+
+
+def _score(scorer: Scorer, texts: Sequence[str]) -> np.ndarray:
+    bits_N = scorer.sequence_bits(scorer.encode(texts))
+    assert bits_N.dtype == np.float64 and bits_N.shape == (len(texts),)
+    return bits_N
+
+
+def _shared_length(sequences: Sequence[Sequence[int]]) -> int:
+    """How many first tokens all share, leaving at least one to each."""
+    shared = 0
+    while shared < min(map(len, sequences)) - 1 and len({ids[shared] for ids in sequences}) == 1:
+        shared += 1
+    return shared

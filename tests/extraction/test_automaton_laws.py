@@ -1,0 +1,24 @@
+"""The automaton chosen for a template holds just the canonical encodings of its texts, under every tokenizer."""
+
+from __future__ import annotations
+
+import pytest
+from tokenizer_styles import STYLES, tokenizer_in_style
+
+from hf_exposure import CanaryTemplate, Choice, Digits, Letters, Words
+from hf_exposure.extraction import build_automaton
+from hf_exposure.scoring import Encoder
+from hf_exposure.testing import check_automaton
+
+TEMPLATES = [
+    CanaryTemplate("the number is {a}.", a=Digits(2)),
+    CanaryTemplate("say {a} {b}!", a=Words(2, words=["a", "ab", "b"]), b=Choice(["red", "reddish"])),
+    CanaryTemplate("{a}{b} ok", a=Letters(1, alphabet="xy"), b=Digits(1)),
+]
+
+
+@pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
+@pytest.mark.parametrize("style", STYLES)
+def test_the_laws(style: str, template: CanaryTemplate) -> None:
+    encoder = Encoder.of(tokenizer_in_style(style))
+    check_automaton(build_automaton(template, encoder), template, encoder)

@@ -1,0 +1,42 @@
+"""A scorer without a model: a table of bigram bits. It implements what the `Scorer` protocol asks for and no more."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_exposure.scoring import EncodedTexts, Encoder, PathBits, PathQuery, Scorer
+
+
+class TableScorer(Scorer):
+    """A toy language model: the bits of a token hang on the token before it."""
+
+    noise_bits = 1e-9
+
+    def __init__(self, tokenizer: Any, bits_VV: np.ndarray) -> None:
+        self.encoder, self.bits_VV = Encoder.of(tokenizer), bits_VV
+
+    def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
+        return np.array([self.along(ids)[encoded.first_scored :].sum() for ids in encoded.ids])
+
+    def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
+        return np.where(np.arange(len(prefix)) < self.encoder.first_scored, np.nan, self.along(prefix))
+
+    def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
+        return [self.answer((*prefix, *query.tokens), query) for query in queries]
+
+    def answer(self, ids: Sequence[int], query: PathQuery) -> PathBits:
+        children_C = self.bits_VV[ids[-1], query.children] if ids else np.zeros(len(query.children))
+        return PathBits(float(self.along(ids)[len(ids) - query.run :].sum()), children_C)
+
+    def along(self, ids: Sequence[int]) -> np.ndarray:
+        """(L,) bits of each token given the one before it; 0 for the first, which has none."""
+        return np.concatenate([np.zeros(len(ids[:1])), self.bits_VV[list(ids[:-1]), list(ids[1:])]])
+
+
+def random_bits(entries: int = 384, seed: int = 0) -> np.ndarray:
+    """(V, V) bits of each token after each other one: rows of probabilities that sum to 1."""
+    logits_VV = 3.0 * np.random.default_rng(seed).standard_normal((entries, entries))
+    return np.logaddexp2.reduce(logits_VV, axis=1, keepdims=True) - logits_VV
