@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any
 
 from hf_exposure.canaries import CanarySet
@@ -50,20 +49,15 @@ def in_common(
 
     ids = [canary.id.encode() for canary in canaries]
     matrices = [part for one in encoded for part in (one.matrix_NL.tobytes(), repr(one.matrix_NL.shape).encode())]
-    texts = {name: digest(repr(value).encode()) for name, value in asdict(settings).items() if _is_text(name)}
-    plain = {name: value for name, value in asdict(settings).items() if not _is_text(name)}
+    values = {**settings.to_dict(), "max_batch_tokens": settings.max_batch_tokens}
     return {
         "canaries": digest(canaries.manifest_hash.encode(), *ids),
-        **plain,
-        **texts,
+        **values,
+        **{name: digest(repr(values[name]).encode()) for name in ("source", "context")},
         **others,
         "tokenizer": digest(_tokenizer_state(tokenizer)),
         "encoded ids": digest(*matrices),
     }
-
-
-def _is_text(name: str) -> bool:
-    return name in ("source", "context")
 
 
 def _tokenizer_state(tokenizer: Any) -> bytes:
