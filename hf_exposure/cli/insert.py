@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,9 +20,6 @@ from hf_exposure.cli.models import load_tokenizer
 from hf_exposure.cli.values import check_data_set, check_new, check_tokenizer, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up, replaced_folder
-
-if TYPE_CHECKING:
-    from hf_exposure.canaries import CanarySet
 
 __all__ = ["RECORD_FILE", "insert"]
 
@@ -95,13 +92,20 @@ def insert(
         datasets.disable_progress_bars()
     # What the data hold may be quoted by an error about them.
     original = without_secrets(drawn, lambda: load_data_set(dataset, name, revision, stream=stream))
-    how = {
-        "text_column": text_column, "seed": seed, "splits": tuple(split), "context": context, "source": source,
-        "source_column": source_column, "num_proc": num_proc, "num_rows": num_rows,
-        "other_columns": _other_columns(other_column, original, split),
-        "tokenizer": None if tokenizer is None else load_tokenizer(tokenizer),
-    }  # fmt: skip
-    changed = without_secrets(drawn, lambda: _inserted(original, drawn, how, stream=stream))
+    others = _other_columns(other_column, original, split)
+    its_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer)
+    from hf_exposure.data import insert_canaries
+
+    def inserted() -> Any:
+        # The head of a stream is read here.
+        with _options_named(), without_cache(), read_to_its_end() if stream else nullcontext():
+            return insert_canaries(
+                original, drawn, text_column, seed, splits=tuple(split), other_columns=others, num_proc=num_proc,
+                num_rows=num_rows, tokenizer=its_tokenizer, context=context, source=source,
+                source_column=source_column,
+            )  # fmt: skip
+
+    changed = without_secrets(drawn, inserted)
     record = {
         "name": dataset,
         "configuration": name,
@@ -137,13 +141,11 @@ def _written(streams: Any, folder: Path) -> dict[str, int]:
         return write_shards(parts_of(streams), folder)
 
 
-def _inserted(original: Any, canaries: CanarySet, how: dict[str, Any], *, stream: bool) -> Any:
-    from hf_exposure.data import insert_canaries
-
+@contextmanager
+def _options_named() -> Iterator[None]:
+    """An error about an argument is one about the option that was typed."""
     try:
-        # The head of a stream is read here.
-        with without_cache(), read_to_its_end() if stream else nullcontext():
-            return insert_canaries(original, canaries, **how)
+        yield
     except InputError as error:
         option, remedy = _TYPED.get(error.argument, (error.argument, error.remedy))
         raise InputError(option, error.rule, error.value, remedy) from None

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -43,6 +43,7 @@ from hf_exposure.records import Delivery, Validity
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
     from hf_exposure.context import CanaryContext
+    from hf_exposure.measures import MeasureOptions, MethodName
     from hf_exposure.records import ExposureReport
 
 __all__ = ["measure"]
@@ -108,12 +109,12 @@ def measure(
         training_data = without_secrets(drawn, lambda: _training_data(dataset, trained_on))
     from hf_exposure.measures import MeasureSettings, measure_exposure
 
-    settings = {
-        "method": method, "references": references, "max_expansions": max_expansions, "precision_bits": precision_bits,
-        "confidence_level": confidence_level, "seed": seed, "source": source, "end_token": end_token,
-        "context": context,
+    settings: MeasureOptions = {
+        "method": cast("MethodName", method), "references": references, "max_expansions": max_expansions,
+        "precision_bits": precision_bits, "confidence_level": confidence_level, "seed": seed, "source": source,
+        "end_token": end_token, "context": context, "max_batch_tokens": max_batch_tokens,
     }  # fmt: skip
-    MeasureSettings(**settings)  # type: ignore[arg-type]  # refused before a large model is loaded
+    MeasureSettings.of(**settings)  # refused before a large model is loaded
     loaded, its_tokenizer = origin.load()
     base = None
     if base_model is not None:
@@ -124,14 +125,7 @@ def measure(
         read = training_data
         delivery = without_secrets(drawn, lambda: _delivery(read, drawn, its_tokenizer, context, source))
     with calls_shown(loaded, "measuring"):
-        found = measure_exposure(
-            loaded,
-            its_tokenizer,
-            drawn,
-            base_model=base,
-            max_batch_tokens=max_batch_tokens,
-            **settings,  # type: ignore[arg-type]
-        )
+        found = measure_exposure(loaded, its_tokenizer, drawn, base_model=base, **settings)
     found = replace(found, dataset=trained_on, delivery=delivery, model={**found.model, "name": model})
     if out is not None:
         found.save(out, include_secrets=include_secrets, canaries=drawn)
