@@ -23,7 +23,8 @@ from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bou
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
 from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
 from hf_exposure.measures.in_common import REMEDIES, in_common
-from hf_exposure.measures.methods import Measurement, Method, MethodName, choose, seed_stream
+from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream
+from hf_exposure.measures.search_methods import choose
 from hf_exposure.measures.settings import FurtherOptions, MeasureOptions, MeasureSettings
 from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
 from hf_exposure.runtime.job import check_alike

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict, Unpack
 
-from hf_exposure.checks import encodable_text, flag, instance_of, known_names, real_number, whole_number
+from hf_exposure.checks import encodable_text, flag, instance_of, known_names, one_of, real_number, whole_number
 from hf_exposure.context import CanaryContext
+from hf_exposure.errors import InputError
 from hf_exposure.limits import LARGEST_SEED, MOST_BATCH_TOKENS
-from hf_exposure.measures.methods import Auto, Method, MethodName, checked_settings, flat_settings, method_of
+from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal, checked_settings
+from hf_exposure.measures.search_methods import Auto, Bounded, Importance
+
+_METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Auto, Enumerate, Sample, SkewNormal, Importance, Bounded)
+}
+_DEFAULTS = {setting.name: setting.default for kind in (Auto, SkewNormal) for setting in fields(kind)}
 
 
 class FurtherOptions(TypedDict, total=False):
@@ -32,6 +39,33 @@ class MeasureOptions(FurtherOptions, total=False):
 
     method: Method | MethodName
     references: int
+
+
+def method_of(method: Method | MethodName, flat: Mapping[str, Any]) -> Method:
+    """The method that a name and flat arguments mean, or the object itself.
+
+    Args:
+        method: a name, or an object, which holds its own settings.
+        flat: arguments by name, as `measure_exposure` takes them, or the `settings` of a report. Those that belong to
+            other methods are checked and left out; those that belong to none are not looked at.
+
+    Raises:
+        InputError: an unknown name, a value out of range, or settings of methods next to an object.
+
+    Example:
+        >>> method_of("importance", {"references": 64, "max_expansions": 10, "seed": 3})
+        Importance(references=64, precision_bits=0.25)
+    """
+    given = checked_settings(flat)
+    if not isinstance(method, Method):
+        kind = _METHODS[one_of("method", method, list(_METHODS), "Use method='auto'.")]
+        return kind(**{setting.name: given[setting.name] for setting in fields(kind) if setting.name in given})
+    for name, value in given.items():
+        kind_name = type(method).__name__
+        has_it = name in vars(method)
+        remedy = f"Write method={kind_name}({name}={value!r})." if has_it else f"Leave it out: {kind_name} has none."
+        raise InputError(name, f"must not be given next to method={kind_name}(...), an object", value, remedy)
+    return method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +134,7 @@ class MeasureSettings:
             >>> settings["method"], settings["references"], method_of(settings["method"], settings)
             ('auto', 64, Auto(references=64, max_expansions=100000, precision_bits=0.25))
         """
-        of_methods = flat_settings(self.method, self.flat)
+        of_methods = {**_DEFAULTS, **self.flat, **vars(self.method)}
         return {
             "method": self.method.name,
             "references": of_methods["references"],
