@@ -22,10 +22,9 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bound
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
 from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
-from hf_exposure.measures.in_common import REMEDIES, in_common
 from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream
 from hf_exposure.measures.search_methods import choose
-from hf_exposure.measures.settings import FurtherOptions, MeasureOptions, MeasureSettings
+from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
 from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.model_state import bare
@@ -43,7 +42,7 @@ class _Prepared:
     """What a measurement needs besides a model: it depends on how the model's kind reads a text.
 
     Attributes:
-        method, choice: what is carried out, and what the report says of that (`choose`).
+        method, choice: what is carried out, and what the report says of it (`choose`).
         encoded: the canaries, then what they are compared with.
         automaton, uniform: of the template, where the method searches, and uniform draws from it.
     """
@@ -55,7 +54,7 @@ class _Prepared:
     uniform: UniformPaths | None
 
 
-class _Taken(NamedTuple):
+class _Evaluation(NamedTuple):
     """Log-perplexities of K canaries under one model, one estimate for each, and what the report says besides."""
 
     costs_K: NDArray[np.float64]
@@ -132,7 +131,7 @@ class ExposureMeter:
         self._source = source_for(self.settings.source, canaries.template)
         self._choose(self._why_no_search(None))
         self._base = BaseExposures(
-            lambda base: [estimate.exposure_bits for estimate in self._take(base).estimates], self._processes_of
+            lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
         )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
         if self._source is None:
@@ -182,9 +181,9 @@ class ExposureMeter:
     def _measured(self, model: nn.Module, base_model: BaseModel | None) -> ExposureReport:
         started = time.perf_counter()
         model = bare(model)
-        taken = self._take(model)
+        found = self._evaluate(model)
         base = [math.nan] * len(self.canaries) if base_model is None else self._base.bits(model, base_model)
-        costs_K, inserted = taken.costs_K, len(self.canaries.inserted)
+        costs_K, inserted = found.costs_K, len(self.canaries.inserted)
         audit = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
         template = self.canaries.template
         return ExposureReport(
@@ -197,7 +196,7 @@ class ExposureMeter:
                     base_exposure_bits=base_bits,
                 )
                 for canary, cost, estimate, base_bits in zip(
-                    self.canaries, costs_K, taken.estimates, base, strict=True
+                    self.canaries, costs_K, found.estimates, base, strict=True
                 )
             ),
             template=template.text,
@@ -211,11 +210,11 @@ class ExposureMeter:
             auc_high=audit.auc_high if audit else math.nan,
             seconds=time.perf_counter() - started,
             model=_describe(model),
-            scoring_mode=taken.mode,
+            scoring_mode=found.mode,
             versions=dict(_versions()),
             epsilon=epsilon_of(self.canaries, costs_K, self.settings),
-            references=taken.references,
-            notes=taken.notes,
+            references=found.references,
+            notes=found.notes,
         )
 
     def _choose(self, why_no_search: str | InputError) -> tuple[Method, str]:
@@ -237,7 +236,7 @@ class ExposureMeter:
                     automaton = build_automaton(template, encoder, also=texts)
                 except InputError as error:
                     method, choice = self._choose(error)
-            encoded = encoder.encode(texts).followed_by(method.compared(self.canaries, encoder, seed))
+            encoded = encoder.encode(texts).followed_by(method.competitors(self.canaries, encoder, seed))
             uniform = None if automaton is None else UniformPaths(template, seed_stream("uniform draws", seed))
             self._prepared[key] = _Prepared(method, choice, encoded, automaton, uniform)
         return self._prepared[key]
@@ -251,7 +250,7 @@ class ExposureMeter:
     def _processes_of(self, model: nn.Module) -> Processes:
         return Processes.of_job(model) if self._across_processes else ALONE
 
-    def _take(self, model: nn.Module) -> _Taken:
+    def _evaluate(self, model: nn.Module) -> _Evaluation:
         """Scores the canaries and what they are compared with, and estimates."""
         processes, settings = self._processes_of(model), self.settings
         with processes.together():
@@ -275,12 +274,12 @@ class ExposureMeter:
                 # Seen only now, on the texts themselves.
                 prepared = self._prepare(scorer.encoder, scorer.why_no_search)
                 bits = scorer.sequence_bits(prepared.encoded)
-            costs_K, compared_costs_N = np.split(bits, [len(self.canaries)])
+            costs_K, competitor_costs_N = np.split(bits, [len(self.canaries)])
             measurement = Measurement(
                 canaries=self.canaries,
                 scorer=scorer,
                 costs_K=costs_K,
-                compared_costs_N=compared_costs_N,
+                competitor_costs_N=competitor_costs_N,
                 encoded=prepared.encoded,
                 automaton=prepared.automaton,
                 uniform=prepared.uniform,
@@ -290,7 +289,7 @@ class ExposureMeter:
             estimates, references = prepared.method.estimate(measurement)
         kind = scorer.note if isinstance(scorer, MaskedScorer) else ""
         notes = tuple(note for note in (kind, prepared.choice) if note)
-        return _Taken(costs_K, estimates, references, notes, scorer.mode or "")
+        return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "")
 
 
 def measure_exposure(

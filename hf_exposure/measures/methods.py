@@ -1,8 +1,8 @@
 """The methods of measurement. Each is an object that holds its own settings, checks them, and measures by them.
 
-A method names the texts that canaries are compared with, before there is a model (`compared`), and makes one estimate
-for each canary from the costs under a model (`estimate`). Those here score texts of the template, all of them or
-uniform draws; those that walk its token automaton are in `search_methods`.
+A method encodes the texts that canaries are compared with, before there is a model (`competitors`), and makes one
+estimate for each canary from the costs under a model (`estimate`). The methods here score texts of the template, all
+of them or uniform draws; those that walk its token automaton are in `search_methods`.
 
 Shapes: K canaries, inserted ones first; N other texts of their template.
 """
@@ -50,7 +50,7 @@ class Measurement:
         canaries: K of them, inserted ones first.
         scorer: the model's.
         costs_K: log-perplexities of the canaries in bits.
-        compared_costs_N: those of the texts that `Method.compared` encoded.
+        competitor_costs_N: those of the texts that `Method.competitors` encoded.
         encoded: the canaries, then those texts.
         automaton, uniform: of the template, and uniform draws from it, for a method that searches.
         confidence_level: of all intervals.
@@ -60,7 +60,7 @@ class Measurement:
     canaries: CanarySet
     scorer: Scorer
     costs_K: FloatArray
-    compared_costs_N: FloatArray
+    competitor_costs_N: FloatArray
     encoded: EncodedTexts
     automaton: TokenAutomaton | None = None
     uniform: UniformPaths | None = None
@@ -121,7 +121,7 @@ class Method(ABC):
         for name, value in checked_settings(vars(self)).items():
             object.__setattr__(self, name, value)
 
-    def compared(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
+    def competitors(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
         """The texts whose costs `estimate` needs, encoded. Made once, before there is a model."""
         return encoder.encode([])
 
@@ -141,7 +141,7 @@ class Enumerate(Method):
 
     name = "enumerate"
 
-    def compared(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
+    def competitors(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
         template = canaries.template
         # A small space is encoded text by text as fast as its automaton is audited.
         if template.space_size > AUDITED_ENCODINGS:
@@ -161,11 +161,11 @@ class Enumerate(Method):
         places_K = order_N[np.searchsorted(space_N, own_K, sorter=order_N)]
         estimates = enumeration_exposure(
             measured.costs_K,
-            np.delete(measured.compared_costs_N, places_K[measured.is_inserted_K]),
+            np.delete(measured.competitor_costs_N, places_K[measured.is_inserted_K]),
             includes_self=~measured.is_inserted_K,
             tolerance_bits=measured.scorer.noise_bits,
         )
-        return estimates, ReferenceCosts.of(measured.compared_costs_N, whole_space=True)
+        return estimates, ReferenceCosts.of(measured.competitor_costs_N, whole_space=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -188,7 +188,7 @@ class Sample(Method):
     name = "sample"
     references: int = 4096
 
-    def compared(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
+    def competitors(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
         return _encoded(encoder, uniform_references(canaries, self.references, seed))
 
     def estimate(self, measured: Measurement) -> Estimated:
@@ -196,11 +196,11 @@ class Sample(Method):
         for members in measured.groups():
             estimates += sampling_exposure(
                 measured.costs_K[members],
-                measured.compared_costs_N,
+                measured.competitor_costs_N,
                 space_size=measured.effective_space_size(int(members[0])),
                 confidence_level=measured.confidence_level,
             )
-        return estimates, ReferenceCosts.of(measured.compared_costs_N)
+        return estimates, ReferenceCosts.of(measured.competitor_costs_N)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,14 +231,14 @@ class SkewNormal(Method):
             rule = f"must be at least {FEWEST_REFERENCES} for a fit"
             raise InputError("references", rule, self.references, "Leave it out for 4096.")
 
-    def compared(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
+    def competitors(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
         return _encoded(encoder, uniform_references(canaries, self.references, seed))
 
     def estimate(self, measured: Measurement) -> Estimated:
         estimates = skew_normal_exposure(
-            measured.costs_K, measured.compared_costs_N, accept_bad_fit=self.accept_bad_fit
+            measured.costs_K, measured.competitor_costs_N, accept_bad_fit=self.accept_bad_fit
         )
-        return estimates, ReferenceCosts.of(measured.compared_costs_N)
+        return estimates, ReferenceCosts.of(measured.competitor_costs_N)
 
 
 def uniform_references(canaries: CanarySet, references: int, seed: int) -> list[str]:

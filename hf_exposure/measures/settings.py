@@ -1,17 +1,21 @@
-"""How a measurement is taken: its arguments, declared and checked once, and kept in the report."""
+"""The arguments of a measurement: declared and checked once, kept in the report, the same on all processes of a job."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict, Unpack
 
+from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import encodable_text, flag, instance_of, known_names, one_of, real_number, whole_number
 from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError
 from hf_exposure.limits import LARGEST_SEED, MOST_BATCH_TOKENS
 from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal, checked_settings
 from hf_exposure.measures.search_methods import Auto, Bounded, Importance
+from hf_exposure.scoring import EncodedTexts
 
 _METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (Auto, Enumerate, Sample, SkewNormal, Importance, Bounded)
@@ -91,12 +95,12 @@ class MeasureSettings:
     flat: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._take(seed=whole_number("seed", self.seed, 0, LARGEST_SEED, "Leave seed out for 0."))
+        self._set(seed=whole_number("seed", self.seed, 0, LARGEST_SEED, "Leave seed out for 0."))
         remedy = "Use the delta of your privacy accountant."
-        self._take(delta=real_number("delta", self.delta, "must lie in [0, 1)", remedy, at_least=0.0, below=1.0))
+        self._set(delta=real_number("delta", self.delta, "must lie in [0, 1)", remedy, at_least=0.0, below=1.0))
         rule, remedy = "must lie between 0 and 1", "Leave it out for 0.95."
         level = real_number("confidence_level", self.confidence_level, rule, remedy, above=0.0, below=1.0)
-        self._take(confidence_level=level)
+        self._set(confidence_level=level)
         flag("end_token", self.end_token)
         if self.source is not None:
             encodable_text("source", self.source)
@@ -106,7 +110,7 @@ class MeasureSettings:
             remedy = "Leave it out for a default that fits."
             whole_number("max_batch_tokens", self.max_batch_tokens, 1, MOST_BATCH_TOKENS, remedy)
 
-    def _take(self, **checked: float) -> None:
+    def _set(self, **checked: float) -> None:
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -148,3 +152,66 @@ class MeasureSettings:
             "source": self.source,
             "context": None if self.context is None else asdict(self.context),
         }
+
+
+REMEDIES = {
+    "": "Pass the same value on every process.",
+    "canaries": (
+        "Draw the canaries by the same call on every process, or draw once, save the set, and load it everywhere."
+    ),
+    "tokenizer": "Load the same tokenizer, with the same tokens added, on every process.",
+    "encoded ids": "Load the same tokenizer, and the same version of transformers, on every process.",
+}
+
+
+def in_common(
+    canaries: CanarySet,
+    settings: MeasureSettings,
+    tokenizer: Any,
+    encoded: Iterable[EncodedTexts],
+    others: Mapping[str, object],
+) -> dict[str, object]:
+    """What the processes of a job must have in common to measure together, as short values by name.
+
+    They are equal on two processes where these measure the same texts in the same way, and give no secret away:
+    whatever canaries could be guessed from is hashed with the set's salt. The settings are compared one by one, so
+    that an error can name the one that differs.
+
+    Args:
+        canaries, settings, tokenizer: of the measurement.
+        encoded: the canaries with what they are compared with, as far as it is encoded yet.
+        others: values that are no settings.
+    """
+
+    def digest(*parts: bytes) -> str:
+        found = hashlib.sha256(canaries.salt.encode())
+        for part in parts:
+            found.update(hashlib.sha256(part).digest())
+        return found.hexdigest()[:16]
+
+    ids = [canary.id.encode() for canary in canaries]
+    matrices = [part for one in encoded for part in (one.matrix_NL.tobytes(), repr(one.matrix_NL.shape).encode())]
+    values = {**settings.to_dict(), "max_batch_tokens": settings.max_batch_tokens}
+    return {
+        "canaries": digest(canaries.manifest_hash.encode(), *ids),
+        **values,
+        **{name: digest(repr(values[name]).encode()) for name in ("source", "context")},
+        **others,
+        "tokenizer": digest(_tokenizer_state(tokenizer)),
+        "encoded ids": digest(*matrices),
+    }
+
+
+def _tokenizer_state(tokenizer: Any) -> bytes:
+    """All that the encoding of a text depends on, as far as the tokenizer can say it.
+
+    Truncation and padding are left out: a fast tokenizer keeps those of its last call, which a process whose dataset
+    came from a cache has not made.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        return json.dumps({**state, "truncation": None, "padding": None}, sort_keys=True).encode()
+    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+    special = getattr(tokenizer, "special_tokens_map", {})
+    return repr((type(tokenizer).__name__, sorted(vocabulary.items()), sorted(special.items(), key=str))).encode()
