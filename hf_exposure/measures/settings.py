@@ -1,4 +1,4 @@
-"""The arguments of a measurement: declared and checked once, kept in the report, the same on all processes of a job."""
+"""The arguments of a measurement: declared and checked once, kept in the report, equal on all processes of a job."""
 
 from __future__ import annotations
 
