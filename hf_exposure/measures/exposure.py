@@ -1,4 +1,7 @@
-"""Canaries and a model in, a report out: the paper's measurement, step by step."""
+"""Canaries and a model in, a report out: the paper's measurement, step by step.
+
+Shapes: K canaries, inserted ones first; N texts that they are compared with; L tokens.
+"""
 
 from __future__ import annotations
 
@@ -129,7 +132,7 @@ class ExposureMeter:
         flag("across_processes", across_processes)
         check_template(canaries.template, end_token=self.settings.end_token)
         self._source = source_for(self.settings.source, canaries.template)
-        self._choose(self._why_no_search(None))
+        self._choose(self._why_no_search(None))  # what cannot be done is refused now, before there is a model
         self._base = BaseExposures(
             lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
         )
@@ -167,8 +170,8 @@ class ExposureMeter:
 
         Args:
             model: to measure.
-            base_model: measured beside: a model that did not see the canaries, or "without_adapter" for `model` with
-                its PEFT adapters off. Measured anew only when its weights have changed.
+            base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
+                off. It is measured too, and again only when its weights have changed.
 
         Raises:
             InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained.
@@ -251,7 +254,7 @@ class ExposureMeter:
         return Processes.of_job(model) if self._across_processes else ALONE
 
     def _evaluate(self, model: nn.Module) -> _Evaluation:
-        """Scores the canaries and what they are compared with, and estimates."""
+        """Scores the canaries and what they are compared with, and estimates their exposures."""
         processes, settings = self._processes_of(model), self.settings
         with processes.together():
             first, self._compared = not self._compared, True
@@ -319,7 +322,7 @@ def measure_exposure(
             "enumerate", "sample", "skew_normal", "importance" or "bounded", with those settings as arguments.
         references: how many texts the canaries are compared with, at most; 4096 unless given.
         base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
-            off: its exposures are reported beside.
+            off: its exposures are reported too.
         across_processes, **settings: those of `ExposureMeter`, which describes all of them and prepares a measurement
             that is taken many times: seed, max_expansions, precision_bits, confidence_level, end_token,
             accept_bad_fit, delta, source, context, max_batch_tokens.
@@ -363,7 +366,7 @@ def epsilon_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: Meas
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:
-    """What the report says of the model: nothing that computing on it could change."""
+    """Model metadata for the report. Reads attributes only, and never runs the model."""
     parameters = list(model.parameters())
     config = getattr(model, "config", None)
     return {
