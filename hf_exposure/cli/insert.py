@@ -1,4 +1,4 @@
-"""`hf-exposure insert`: canaries into a data set, which is written beside and then renamed."""
+"""`hf-exposure insert`: inserts canaries into a data set, which is written to a temporary folder and then renamed."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def insert(
     ] = None,
     source_column: Annotated[str, typer.Option(help="Where the source goes.")] = "source",
     tokenizer: Annotated[
-        str | None, typer.Option(help="Of a data set that is tokenised already: a folder or Hub id.")
+        str | None, typer.Option(help="Tokenizer of a data set that is tokenized already: a folder or Hub id.")
     ] = None,
     other_column: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="A value of the canary rows; else their neighbours'.")
@@ -66,7 +66,7 @@ def insert(
         bool, typer.Option("--stream", help="Read it row by row and write parquet files; for what is too large.")
     ] = False,
     num_rows: Annotated[
-        int | None, typer.Option(help="Of a stream, about how many rows it has; not needed where it knows.")
+        int | None, typer.Option(help="About how many rows a stream has; not needed where it says so itself.")
     ] = None,
     num_proc: Annotated[int | None, typer.Option(help="Processes that insert. Not for streams.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,

@@ -14,7 +14,7 @@ from datasets import IterableDataset, Split
 from hf_exposure.canaries import CanarySet
 from hf_exposure.context import CanaryContext
 from hf_exposure.data.delivery import check_delivery
-from hf_exposure.data.inserter import draw_slots, insert_into_columns
+from hf_exposure.data.inserter import draw_positions, insert_into_columns
 from hf_exposure.data.rows import HEAD, CanaryRows
 from hf_exposure.errors import InputError
 from hf_exposure.records import Delivery
@@ -161,7 +161,7 @@ def insert_into_stream(
     rows.check_room(expected)
     shards = dataset.num_shards
     rows_per_shard = -(-expected // shards)
-    gaps, canaries = draw_slots(rows_per_shard * shards, rows.repetitions, seed)
+    gaps, canaries = draw_positions(rows_per_shard * shards, rows.repetitions, seed)
     cuts = np.searchsorted(gaps, np.arange(1, shards) * rows_per_shard)
     # One list entry a shard: `datasets` shares lists out among workers, and shuffles them between epochs.
     plans = [

@@ -46,9 +46,10 @@ def insert_canaries(
     The original rows are all there, in order. Schema and format are kept, and `datasets` caches the result: the same
     texts, seed and data are not processed again. See `CanaryInserter` for the columns that a canary does not fill.
 
-    The cache of a dataset that lies on the disk is a file beside it, and **holds the canaries**. This one is readable
-    by its owner alone; those of later steps (`map`) are as open as `datasets` makes them. `datasets.disable_caching()`
-    before inserting leaves none of them; `hf-exposure insert` writes nothing but its output.
+    The cache of a dataset that is stored on the disk is a file next to it, and **holds the canaries**. This one is
+    readable by its owner alone; those of later steps (`map`) are as open as `datasets` makes them.
+    `datasets.disable_caching()` before inserting leaves none of them; `hf-exposure insert` writes nothing but its
+    output.
 
     What a canary's row holds follows the dataset's columns: its text in `text_column`; with a chat as `context` the
     turns in "messages", or in "prompt" and "completion"; a text in "completion" after the context's prompt; and with

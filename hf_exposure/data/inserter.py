@@ -22,11 +22,11 @@ from hf_exposure.limits import LARGEST_SEED
 Integers = npt.NDArray[np.int64]
 
 
-def draw_slots(num_rows: int, repetitions: tuple[int, ...], seed: int) -> tuple[Integers, Integers]:
+def draw_positions(num_rows: int, repetitions: tuple[int, ...], seed: int) -> tuple[Integers, Integers]:
     """For each insertion, in the order of the merged rows: the gap it goes into, and which canary it is.
 
     Gap `g` is before original row `g`; gap `num_rows` is after the last. Every arrangement of the insertions among the
-    rows is equally likely: the slots are a uniform subset of the merged positions, the canaries shuffled over them.
+    rows is equally likely: a uniform subset of the merged positions, with the canaries shuffled over it.
 
     Args:
         num_rows: of the original sequence.
@@ -37,15 +37,15 @@ def draw_slots(num_rows: int, repetitions: tuple[int, ...], seed: int) -> tuple[
         (gaps, canaries), both of length `sum(repetitions)`; gaps ascend and may repeat.
 
     Example:
-        >>> gaps, canaries = draw_slots(100, (2, 3), seed=0)
+        >>> gaps, canaries = draw_positions(100, (2, 3), seed=0)
         >>> bool((gaps[1:] >= gaps[:-1]).all()), sorted(canaries.tolist())
         (True, [0, 0, 1, 1, 1])
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     total = sum(repetitions)
-    slots = np.sort(generator.choice(num_rows + total, size=total, replace=False, shuffle=False))
-    # Slot s of insertion j has j insertions before it, hence s - j original rows.
-    gaps = (slots - np.arange(total)).astype(np.int64)
+    positions = np.sort(generator.choice(num_rows + total, size=total, replace=False, shuffle=False))
+    # Position p of insertion j has j insertions before it, hence p - j original rows.
+    gaps = (positions - np.arange(total)).astype(np.int64)
     canaries = generator.permutation(np.repeat(np.arange(len(repetitions)), repetitions)).astype(np.int64)
     return gaps, canaries
 
@@ -80,8 +80,8 @@ class RowInserter:
         self.__dict__.update({name: value for name, value in state.items() if name != "format_version"})
 
     @cached_property
-    def _slots(self) -> tuple[Integers, Integers]:
-        return draw_slots(self.num_rows, self.rows.repetitions, self.seed)
+    def _positions(self) -> tuple[Integers, Integers]:
+        return draw_positions(self.num_rows, self.rows.repetitions, self.seed)
 
     def __call__(self, batch: pa.Table | Mapping[str, Any], indices: Sequence[int]) -> pa.Table | dict[str, Any]:
         local_gaps, canaries = self._insertions(indices)
@@ -117,7 +117,7 @@ class RowInserter:
             rule = "must be the row numbers of a batch, in order"
             remedy = "Call dataset.map(inserter, batched=True, with_indices=True)."
             raise InputError("indices", rule, f"{first} to {after - 1} for {len(indices)} rows", remedy)
-        gaps, canaries = self._slots
+        gaps, canaries = self._positions
         low, high = np.searchsorted(gaps, (first, after))
         if after == self.num_rows:
             high = len(gaps)  # the gap behind the last row belongs to the last batch

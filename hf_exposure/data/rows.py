@@ -123,7 +123,7 @@ def check_token_columns(head: Mapping[str, Sequence[Any]], filled: Sequence[str]
                 raise InputError("dataset", rule, name, remedy)
 
 
-# As many of a dataset's first rows show what its columns hold.
+# Rows read from the start of a dataset to find out what its columns hold.
 HEAD = 100
 _MESSAGES, _PROMPT, _COMPLETION = "messages", "prompt", "completion"
 
