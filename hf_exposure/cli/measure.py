@@ -38,13 +38,12 @@ from hf_exposure.cli.models import (
 from hf_exposure.cli.values import check_model, check_new, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import read_json
-from hf_exposure.records import Delivery, Validity
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
     from hf_exposure.context import CanaryContext
     from hf_exposure.measures import MeasureOptions, MethodName
-    from hf_exposure.records import ExposureReport
+    from hf_exposure.records import Delivery, ExposureReport
 
 __all__ = ["measure"]
 
@@ -199,6 +198,7 @@ def _gate(report: ExposureReport, fail_above: float | None) -> None:
     What is undefined counts as crossed: a gate must not open on what was not measured. Nor on a run that is invalid,
     whether or not there is a threshold.
     """
+    from hf_exposure.records import Validity
     from hf_exposure.report.verdict import validity_line
 
     wrong = validity_line(report)
