@@ -54,8 +54,8 @@ ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "measures": {
         "base_model": ("measures/test_base_model.py",),
-        "exposure": ("test_measure.py", "measures/test_coins_and_rivals.py"),
         "limited_loss": ("test_callback_limit.py",),
+        "meter": ("test_measure.py", "measures/test_coins_and_rivals.py"),
         "methods": ("test_measure.py", "measures/test_methods.py"),
         "search_methods": ("test_measure.py", "measures/test_coins_and_rivals.py", "measures/test_methods.py"),
         "settings": ("test_measure.py", "measures/test_methods.py"),
