@@ -21,8 +21,6 @@ from hf_exposure.cli.values import check_data_set, check_new, check_tokenizer, l
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up, replaced_folder
 
-__all__ = ["RECORD_FILE", "insert"]
-
 # What measure reads to say which data set a model was trained on. No secret is in it.
 RECORD_FILE = "exposure_insertion.json"
 # Where the library's remedy is Python, what is typed instead.

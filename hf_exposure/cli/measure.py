@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from hf_exposure.measures import MeasureOptions, MethodName
     from hf_exposure.records import Delivery, ExposureReport
 
-__all__ = ["measure"]
-
 _CROSSED = 1
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, Unpack
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from hf_exposure.canaries import CanarySet
+from hf_exposure.canaries import Canary, CanarySet
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import check_tokenizer, flag, instance_of
 from hf_exposure.context import SourceTemplate, source_for
@@ -34,8 +34,6 @@ from hf_exposure.runtime.model_state import bare
 from hf_exposure.runtime.processes import ALONE, Processes
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
-
-__all__ = ["ExposureMeter", "measure_exposure"]
 
 _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
 
@@ -191,16 +189,7 @@ class ExposureMeter:
         template = self.canaries.template
         return ExposureReport(
             estimates=tuple(
-                ExposureEstimate.of(
-                    estimate,
-                    canary_id=canary.id,
-                    repetitions=canary.repetitions,
-                    log_perplexity_bits=float(cost),
-                    base_exposure_bits=base_bits,
-                )
-                for canary, cost, estimate, base_bits in zip(
-                    self.canaries, costs_K, found.estimates, base, strict=True
-                )
+                _estimate_of(*one) for one in zip(self.canaries, costs_K, found.estimates, base, strict=True)
             ),
             template=template.text,
             spaces={name: repr(space) for name, space in template.spaces.items()},
@@ -363,6 +352,18 @@ def epsilon_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: Meas
         costs_K[flipped_K], included, delta=settings.delta, confidence_level=settings.confidence_level
     )
     return asdict(bound)
+
+
+def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposure_bits: float) -> ExposureEstimate:
+    """What an estimator found for a cost, with whose it is."""
+    shared = {one.name: getattr(figures, one.name) for one in fields(figures) if one.name != "effective_hits"}
+    return ExposureEstimate(
+        canary_id=canary.id,
+        repetitions=canary.repetitions,
+        log_perplexity_bits=float(cost),
+        base_exposure_bits=base_exposure_bits,
+        **shared,
+    )
 
 
 def _describe(model: nn.Module) -> dict[str, Any]:

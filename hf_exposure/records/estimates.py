@@ -7,10 +7,10 @@ an exposure is, `bound` says, and programs decide by that.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 from hf_exposure.checks import real_number, whole_number
-from hf_exposure.estimators.estimate import Bound, CostEstimate, ExposureFigures
+from hf_exposure.estimators.estimate import Bound, ExposureFigures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,26 +42,6 @@ class ExposureEstimate(ExposureFigures):
 
     base_exposure_bits: float = math.nan
     effective_dose: float = math.nan
-
-    @classmethod
-    def of(
-        cls,
-        figures: CostEstimate,
-        *,
-        canary_id: str,
-        repetitions: int,
-        log_perplexity_bits: float,
-        base_exposure_bits: float = math.nan,
-    ) -> ExposureEstimate:
-        """What an estimator found, with whose it is."""
-        shared = {one.name: getattr(figures, one.name) for one in fields(figures) if one.name != "effective_hits"}
-        return cls(
-            canary_id=canary_id,
-            repetitions=repetitions,
-            log_perplexity_bits=log_perplexity_bits,
-            base_exposure_bits=base_exposure_bits,
-            **shared,
-        )
 
     @property
     def is_control(self) -> bool:
