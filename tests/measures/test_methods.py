@@ -226,6 +226,20 @@ def test_auto_without_search_gives_the_figures_of_uniform_references_and_says_wh
     assert uniform.notes == ()
 
 
+@pytest.mark.parametrize(("max_expansions", "budget"), [(60, 60), (10**5, 70)])
+def test_auto_searches_and_draws_by_its_own_settings(
+    model: nn.Module, monkeypatch: pytest.MonkeyPatch, max_expansions: int, budget: int
+) -> None:
+    """The methods that it consists of, as objects; a search has no more expansions than there are references."""
+    used: list[Method] = []
+    for kind, function in ((Bounded, "search"), (Importance, "estimate")):
+        original = getattr(kind, function)
+        monkeypatch.setattr(kind, function, lambda self, *a, of=original: used.append(self) or of(self, *a))
+    auto = Auto(references=70, max_expansions=max_expansions, precision_bits=1e-3)
+    measure_exposure(model, TOKENIZER, CANARIES, method=auto)
+    assert used == [Importance(references=70, precision_bits=1e-3), Bounded(max_expansions=budget)]
+
+
 def test_the_declared_options_are_the_settings() -> None:
     """One declaration for function, meter and callback; what it names is what is checked and kept."""
     declared = set(get_type_hints(MeasureOptions))
