@@ -9,7 +9,7 @@ turn, in an order that a seed fixes, until the time is up. Mutations of type ann
 out. Each mutant runs in a forked child of one process that has imported the heavy libraries, and nothing of this
 package; the files on the disk are not touched.
 
-    --rooms NAMES   of estimators, measure, extraction (all three, separated by commas)
+    --rooms NAMES   of estimators, measures, extraction (all three, separated by commas)
     --minutes M     when to stop (55)
     --seed N        of the sample (0)
     --no-result     do not write benchmarks/results/mutants.json
@@ -52,13 +52,13 @@ ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "skew_normal_tail": ("estimators/test_skew_normal_tail.py",),
         "weighted_share": ("estimators/test_estimator_importance.py",),
     },
-    "measure": {
+    "measures": {
         "base_model": ("measures/test_base_model.py",),
-        "coins": ("measures/test_coins_and_rivals.py",),
         "limited_loss": ("test_callback_limit.py",),
-        "meter": ("test_measure.py",),
-        "methods": ("test_measure.py", "measures/test_coins_and_rivals.py"),
-        "settings": ("test_measure.py",),
+        "meter": ("test_measure.py", "measures/test_coins_and_rivals.py"),
+        "methods": ("test_measure.py", "measures/test_methods.py"),
+        "search_methods": ("test_measure.py", "measures/test_coins_and_rivals.py", "measures/test_methods.py"),
+        "settings": ("test_measure.py", "measures/test_methods.py"),
     },
     "extraction": {
         "bounded_rank": ("extraction/test_frontier.py", "extraction/test_extract.py"),

@@ -5,21 +5,21 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import fields, replace
-from typing import Any, Literal, get_args
+from dataclasses import replace
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 from torch import nn
 from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.checks import flag, instance_of, known_names, one_of
+from hf_exposure.checks import flag, instance_of, one_of
 from hf_exposure.data import DeliveryReport, check_dataloader
 from hf_exposure.errors import ExposureError, InputError, OutOfStepError
 from hf_exposure.hub.push import complete_cards, write_published
 from hf_exposure.hub.trackers import attach_report
-from hf_exposure.measures import ExposureMeter, MeasureSettings
-from hf_exposure.measures.base_model import check_base_model
+from hf_exposure.measures import ExposureMeter, MeasureOptions, MeasureSettings
+from hf_exposure.measures.base_model import BaseModel, check_base_model
 from hf_exposure.measures.limited_loss import exposure_limited_loss, highest_mean_bits
 from hf_exposure.records import ExposureReport
 from hf_exposure.report.run import append_report, start_log
@@ -67,7 +67,8 @@ class ExposureCallback(TrainerCallback):
             (`eval_{name}_exposure_limited_loss`).
         push_to_hub: let what the trainer pushes hold the rounded figures, in its model card and in `exposure/`; needs
             `attach`.
-        **measure_arguments: those of `measure_exposure`: method, references, seed, base_model, context, ...
+        base_model: as for `measure_exposure`.
+        **measure_arguments: those of `ExposureMeter`: method, references, seed, context, ...
 
     Attributes:
         report: the last `ExposureReport`, None before the first.
@@ -104,7 +105,8 @@ class ExposureCallback(TrainerCallback):
         require_delivery: bool | None = None,
         max_exposure: float | None = None,
         push_to_hub: bool = False,
-        **measure_arguments: Any,
+        base_model: BaseModel | None = None,
+        **measure_arguments: Unpack[MeasureOptions],
     ) -> None:
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
         one_of("strategy", strategy, get_args(Strategy), "Use 'epoch'.")
@@ -121,8 +123,9 @@ class ExposureCallback(TrainerCallback):
         flag("push_to_hub", push_to_hub)
         if max_exposure is not None:
             _check_limit(max_exposure, canaries)
-        self._base_model = measure_arguments.pop("base_model", None)
-        _check_measure_arguments(measure_arguments)
+        self._base_model = base_model
+        # Refused at construction, not when training starts.
+        MeasureSettings.of("ExposureCallback or measure_exposure", **measure_arguments)
         self.canaries, self.strategy, self.steps, self.on_error = canaries, strategy, steps, on_error
         self.max_exposure, self.push_to_hub = max_exposure, push_to_hub
         self.reports: list[ExposureReport] = []
@@ -264,8 +267,9 @@ class ExposureCallback(TrainerCallback):
                 "Pass ExposureCallback(canaries, processing_class=tokenizer).",
             )
         if self._meter is None or self._meter.tokenizer is not tokenizer:
-            arguments = {"across_processes": across_processes, **self._measure_arguments}
-            self._meter = ExposureMeter(self.canaries, tokenizer, **arguments)
+            self._meter = ExposureMeter(
+                self.canaries, tokenizer, across_processes=across_processes, **self._measure_arguments
+            )
 
     def _check_start(self, state: TrainerState, model: Any, dataloader: Any) -> None:
         """Refuses at the start what would be found out after hours, and looks at what is trained on."""
@@ -449,14 +453,6 @@ def _check_limit(max_exposure: Any, canaries: CanarySet) -> None:
     if max_exposure >= highest:
         rule = f"must be below {highest:.1f} bits, which no exposure exceeds in a space of that size"
         raise InputError("max_exposure", rule, max_exposure, remedy)
-
-
-def _check_measure_arguments(arguments: Mapping[str, Any]) -> None:
-    """Refuses at construction what would otherwise fail when training starts."""
-    settings = [field.name for field in fields(MeasureSettings)]
-    known = [*settings, "max_batch_tokens"]
-    known_names(arguments, known, "ExposureCallback or measure_exposure")
-    MeasureSettings(**{name: value for name, value in arguments.items() if name in settings})
 
 
 def _add_to_history(state: TrainerState, metrics: dict[str, float], step: int | None, epoch: float | None) -> None:

@@ -16,6 +16,7 @@ from torch import nn
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import (
+    Bounded,
     Canary,
     CanarySet,
     CanaryTemplate,
@@ -29,7 +30,7 @@ from hf_exposure.canaries.space import distinct_ids
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.estimators import epsilon_lower_bound
 from hf_exposure.measures import ExposureMeter
-from hf_exposure.measures.methods import Occasion
+from hf_exposure.measures.methods import uniform_references
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
 CANARIES = draw_canaries(TEMPLATE, {1: 3, 4: 3}, controls=4, seed=11)
@@ -103,7 +104,7 @@ def test_the_size_of_the_space_is_without_the_other_inserted(make_model: Callabl
 
 def test_sampling_counts_the_references(model: nn.Module, bits: dict[str, float]) -> None:
     meter = ExposureMeter(CANARIES, ByT5Tokenizer(), method="sample", references=200, seed=4)
-    references = meter.references()
+    references = uniform_references(CANARIES, 200, seed=4)
     assert len(references) == len(set(references)) == 200
     assert not {canary.text for canary in CANARIES} & set(references)
     assert set(references) <= set(TEXTS)
@@ -115,7 +116,7 @@ def test_sampling_counts_the_references(model: nn.Module, bits: dict[str, float]
 
 
 def test_references_are_all_others_where_the_space_is_smaller() -> None:
-    references = ExposureMeter(CANARIES, ByT5Tokenizer(), method="sample", references=5000).references()
+    references = uniform_references(CANARIES, 5000, seed=0)
     assert sorted(references) == sorted(set(TEXTS) - {canary.text for canary in CANARIES})
 
 
@@ -131,7 +132,7 @@ def test_references_do_not_go_on_where_the_draw_ended() -> None:
     larger = CanaryTemplate("pin {pin} ok", pin=Digits(9))
     drawn = draw_canaries(larger, {1: 50}, seed=11)
     few = CanarySet(inserted=drawn.inserted[:2], template=larger, seed=11)
-    references = ExposureMeter(few, ByT5Tokenizer(), method="sample", references=100, seed=11).references()
+    references = uniform_references(few, 100, seed=11)
     assert not {canary.text for canary in drawn.inserted} & set(references)
 
 
@@ -191,9 +192,9 @@ def test_auto_searches_where_draws_leave_a_high_rank_open(
     hole = costs.min() - log_perplexity(model, byte_tokenizer, ["pin "])[0]
     assert hole > math.log2(budget) + 2, "else its own bits bound the search"
     searched: list[list[int]] = []
-    search = Occasion.search
+    search = Bounded.search
     monkeypatch.setattr(
-        Occasion, "search", lambda of, which, budget: searched.append(which) or search(of, which, budget)
+        Bounded, "search", lambda self, measured, which: searched.append(which) or search(self, measured, which)
     )
     drawn, found, cut = (
         measure_exposure(model, byte_tokenizer, canaries, references=budget, **how).estimates

@@ -53,7 +53,7 @@ from hf_exposure import (
 from hf_exposure.canaries import Canary
 from hf_exposure.canaries.secrecy import message_of, without_secrets
 from hf_exposure.data.delivery import check_dataloader
-from hf_exposure.data.rows import CanaryRows
+from hf_exposure.data.rows import CanaryRows, Placement
 from hf_exposure.errors import (
     CanaryFileError,
     ExposureError,
@@ -548,7 +548,13 @@ def test_the_notes_of_a_report_hold_no_secret() -> None:
 
 @pytest.mark.parametrize(
     "shown",
-    [CANARIES, OWN, TEMPLATE, Encoder.of(TOKENIZER).encode(TEXTS), CanaryRows.of(CANARIES, tokenizer=TOKENIZER)],
+    [
+        CANARIES,
+        OWN,
+        TEMPLATE,
+        Encoder.of(TOKENIZER).encode(TEXTS),
+        CanaryRows.of(CANARIES, Placement(tokenizer=TOKENIZER)),
+    ],
     ids=lambda value: type(value).__name__,
 )
 def test_no_repr_holds_a_secret(shown: Any) -> None:

@@ -1,4 +1,4 @@
-"""`hf-exposure insert`: canaries into a data set, which is written beside and then renamed."""
+"""`hf-exposure insert`: inserts canaries into a data set, which is written to a temporary folder and then renamed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
@@ -20,11 +20,6 @@ from hf_exposure.cli.models import load_tokenizer
 from hf_exposure.cli.values import check_data_set, check_new, check_tokenizer, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up, replaced_folder
-
-if TYPE_CHECKING:
-    from hf_exposure.canaries import CanarySet
-
-__all__ = ["RECORD_FILE", "insert"]
 
 # What measure reads to say which data set a model was trained on. No secret is in it.
 RECORD_FILE = "exposure_insertion.json"
@@ -57,7 +52,7 @@ def insert(
     ] = None,
     source_column: Annotated[str, typer.Option(help="Where the source goes.")] = "source",
     tokenizer: Annotated[
-        str | None, typer.Option(help="Of a data set that is tokenised already: a folder or Hub id.")
+        str | None, typer.Option(help="Tokenizer of a data set that is tokenized already: a folder or Hub id.")
     ] = None,
     other_column: Annotated[
         list[str], typer.Option(metavar="NAME=VALUE", help="A value of the canary rows; else their neighbours'.")
@@ -69,7 +64,7 @@ def insert(
         bool, typer.Option("--stream", help="Read it row by row and write parquet files; for what is too large.")
     ] = False,
     num_rows: Annotated[
-        int | None, typer.Option(help="Of a stream, about how many rows it has; not needed where it knows.")
+        int | None, typer.Option(help="About how many rows a stream has; not needed where it says so itself.")
     ] = None,
     num_proc: Annotated[int | None, typer.Option(help="Processes that insert. Not for streams.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,
@@ -95,13 +90,20 @@ def insert(
         datasets.disable_progress_bars()
     # What the data hold may be quoted by an error about them.
     original = without_secrets(drawn, lambda: load_data_set(dataset, name, revision, stream=stream))
-    how = {
-        "text_column": text_column, "seed": seed, "splits": tuple(split), "context": context, "source": source,
-        "source_column": source_column, "num_proc": num_proc, "num_rows": num_rows,
-        "other_columns": _other_columns(other_column, original, split),
-        "tokenizer": None if tokenizer is None else load_tokenizer(tokenizer),
-    }  # fmt: skip
-    changed = without_secrets(drawn, lambda: _inserted(original, drawn, how, stream=stream))
+    others = _other_columns(other_column, original, split)
+    its_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer)
+    from hf_exposure.data import insert_canaries
+
+    def inserted() -> Any:
+        # The head of a stream is read here.
+        with _options_named(), without_cache(), read_to_its_end() if stream else nullcontext():
+            return insert_canaries(
+                original, drawn, text_column, seed, splits=tuple(split), other_columns=others, num_proc=num_proc,
+                num_rows=num_rows, tokenizer=its_tokenizer, context=context, source=source,
+                source_column=source_column,
+            )  # fmt: skip
+
+    changed = without_secrets(drawn, inserted)
     record = {
         "name": dataset,
         "configuration": name,
@@ -137,13 +139,11 @@ def _written(streams: Any, folder: Path) -> dict[str, int]:
         return write_shards(parts_of(streams), folder)
 
 
-def _inserted(original: Any, canaries: CanarySet, how: dict[str, Any], *, stream: bool) -> Any:
-    from hf_exposure.data import insert_canaries
-
+@contextmanager
+def _options_named() -> Iterator[None]:
+    """An error about an argument is one about the option that was typed."""
     try:
-        # The head of a stream is read here.
-        with without_cache(), read_to_its_end() if stream else nullcontext():
-            return insert_canaries(original, canaries, **how)
+        yield
     except InputError as error:
         option, remedy = _TYPED.get(error.argument, (error.argument, error.remedy))
         raise InputError(option, error.rule, error.value, remedy) from None

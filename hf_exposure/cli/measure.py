@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
@@ -38,14 +38,12 @@ from hf_exposure.cli.models import (
 from hf_exposure.cli.values import check_model, check_new, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import read_json
-from hf_exposure.records import Delivery, Validity
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
     from hf_exposure.context import CanaryContext
-    from hf_exposure.records import ExposureReport
-
-__all__ = ["measure"]
+    from hf_exposure.measures import MeasureOptions, MethodName
+    from hf_exposure.records import Delivery, ExposureReport
 
 _CROSSED = 1
 
@@ -58,13 +56,13 @@ def measure(
     references: Annotated[int, typer.Option(help="How many other texts to compare with, at most.")] = 4096,
     max_expansions: Annotated[int, typer.Option(help="Budget of one search.")] = 100_000,
     precision_bits: Annotated[float, typer.Option(help="Width of interval at which drawing stops.")] = 0.25,
-    confidence_level: Annotated[float, typer.Option(help="Of every interval.")] = 0.95,
-    seed: Annotated[int, typer.Option(help="Of the references. Not the seed of the draw, which is a secret.")] = 0,
+    confidence_level: Annotated[float, typer.Option(help="Confidence level of all intervals.")] = 0.95,
+    seed: Annotated[int, typer.Option(help="Seed of the references, not of the draw: that is a secret.")] = 0,
     prompt: PromptOption = None,
     messages: MessagesOption = None,
     source: SourceOption = None,
     end_token: Annotated[bool, typer.Option("--end-token", help="Score the end of each text too.")] = False,
-    max_batch_tokens: Annotated[int | None, typer.Option(help="Less needs less memory.")] = None,
+    max_batch_tokens: Annotated[int | None, typer.Option(help="Lower it to save memory.")] = None,
     base_model: Annotated[str | None, typer.Option(help="One that saw no canaries, to compare with.")] = None,
     dataset: Annotated[
         str | None,
@@ -108,12 +106,12 @@ def measure(
         training_data = without_secrets(drawn, lambda: _training_data(dataset, trained_on))
     from hf_exposure.measures import MeasureSettings, measure_exposure
 
-    settings = {
-        "method": method, "references": references, "max_expansions": max_expansions, "precision_bits": precision_bits,
-        "confidence_level": confidence_level, "seed": seed, "source": source, "end_token": end_token,
-        "context": context,
+    settings: MeasureOptions = {
+        "method": cast("MethodName", method), "references": references, "max_expansions": max_expansions,
+        "precision_bits": precision_bits, "confidence_level": confidence_level, "seed": seed, "source": source,
+        "end_token": end_token, "context": context, "max_batch_tokens": max_batch_tokens,
     }  # fmt: skip
-    MeasureSettings(**settings)  # type: ignore[arg-type]  # refused before a large model is loaded
+    MeasureSettings.of(**settings)  # refused before a large model is loaded
     loaded, its_tokenizer = origin.load()
     base = None
     if base_model is not None:
@@ -124,14 +122,7 @@ def measure(
         read = training_data
         delivery = without_secrets(drawn, lambda: _delivery(read, drawn, its_tokenizer, context, source))
     with calls_shown(loaded, "measuring"):
-        found = measure_exposure(
-            loaded,
-            its_tokenizer,
-            drawn,
-            base_model=base,
-            max_batch_tokens=max_batch_tokens,
-            **settings,  # type: ignore[arg-type]
-        )
+        found = measure_exposure(loaded, its_tokenizer, drawn, base_model=base, **settings)
     found = replace(found, dataset=trained_on, delivery=delivery, model={**found.model, "name": model})
     if out is not None:
         found.save(out, include_secrets=include_secrets, canaries=drawn)
@@ -200,6 +191,7 @@ def _gate(report: ExposureReport, fail_above: float | None) -> None:
     What is undefined counts as crossed: a gate must not open on what was not measured. Nor on a run that is invalid,
     whether or not there is a threshold.
     """
+    from hf_exposure.records import Validity
     from hf_exposure.report.verdict import validity_line
 
     wrong = validity_line(report)

@@ -14,7 +14,7 @@ from datasets import IterableDataset, Split
 from hf_exposure.canaries import CanarySet
 from hf_exposure.context import CanaryContext
 from hf_exposure.data.delivery import check_delivery
-from hf_exposure.data.inserter import draw_slots, insert_into_columns
+from hf_exposure.data.inserter import draw_positions, insert_into_columns
 from hf_exposure.data.rows import HEAD, CanaryRows
 from hf_exposure.errors import InputError
 from hf_exposure.records import Delivery
@@ -135,14 +135,18 @@ _STREAM_BATCH = 100
 
 
 def insert_into_stream(
-    dataset: IterableDataset, rows: CanaryRows, repetitions: tuple[int, ...], seed: int, num_rows: int | None
+    dataset: IterableDataset, head: Mapping[str, list[Any]], rows: CanaryRows, seed: int, num_rows: int | None
 ) -> IterableDataset:
-    """The stream with each canary in it exactly `repetitions` times in one pass over all its shards.
+    """The stream with each canary in it exactly `rows.repetitions` times in one pass over all its shards.
 
     Every shard is given its canaries and their places among its rows here, before any row is read. A shard is read by
     one worker of one rank, from its first row on, so it does not matter how many of them there are, in which order the
     shards come, or where reading stopped and was resumed. Where a shard is shorter than expected, the rest of its
     canaries come after its last row; where it is longer, none come after the expected length.
+
+    Args:
+        head: the columns of the stream's first rows (`head_of`).
+        num_rows: how many rows one pass has, roughly; by default what the stream's own information says.
 
     Raises:
         InputError: an unknown number of rows, fewer rows than insertions, or a stream that is split by node already.
@@ -154,19 +158,16 @@ def insert_into_stream(
     if expected is None:
         rule = "must be given for a stream that does not know its length: about how many rows one pass has"
         raise InputError("num_rows", rule, None, "Write insert_canaries(..., num_rows=1_000_000).")
-    shards, total = dataset.num_shards, sum(repetitions)
+    rows.check_room(expected)
+    shards = dataset.num_shards
     rows_per_shard = -(-expected // shards)
-    if total > expected:
-        rule = f"must be at least the number of insertions ({total})"
-        raise InputError("num_rows", rule, expected, "Use fewer repetitions, or more data.")
-    gaps, canaries = draw_slots(rows_per_shard * shards, repetitions, seed)
+    gaps, canaries = draw_positions(rows_per_shard * shards, rows.repetitions, seed)
     cuts = np.searchsorted(gaps, np.arange(1, shards) * rows_per_shard)
     # One list entry a shard: `datasets` shares lists out among workers, and shuffles them between epochs.
     plans = [
         (shard, (own_gaps - shard * rows_per_shard).tolist(), own.tolist())
         for shard, (own_gaps, own) in enumerate(zip(np.split(gaps, cuts), np.split(canaries, cuts), strict=True))
     ]
-    head = head_of(dataset)
     donor = {name: values[:1] for name, values in head.items()}
     merged = IterableDataset.from_generator(
         _rows_of_shards,

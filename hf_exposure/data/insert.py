@@ -14,13 +14,11 @@ from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import list_of_texts, whole_number
 from hf_exposure.context import CanaryContext
 from hf_exposure.data.datasets import head_of, insert_into_stream
-from hf_exposure.data.inserter import CanaryInserter
-from hf_exposure.data.rows import HEAD, TOKEN_COLUMN, CanaryRows, NoTextColumnError, check_string_type
+from hf_exposure.data.inserter import RowInserter
+from hf_exposure.data.rows import HEAD, TOKEN_COLUMN, CanaryRows, NoTextColumnError, Placement, check_string_type
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import owner_only, temporary_folder
 from hf_exposure.limits import LARGEST_SEED
-
-__all__ = ["insert_canaries", "remove_canaries"]
 
 D = TypeVar("D", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
 
@@ -46,9 +44,10 @@ def insert_canaries(
     The original rows are all there, in order. Schema and format are kept, and `datasets` caches the result: the same
     texts, seed and data are not processed again. See `CanaryInserter` for the columns that a canary does not fill.
 
-    The cache of a dataset that lies on the disk is a file beside it, and **holds the canaries**. This one is readable
-    by its owner alone; those of later steps (`map`) are as open as `datasets` makes them. `datasets.disable_caching()`
-    before inserting leaves none of them; `hf-exposure insert` writes nothing but its output.
+    The cache of a dataset that is stored on the disk is a file next to it, and **holds the canaries**. This one is
+    readable by its owner alone; those of later steps (`map`) are as open as `datasets` makes them.
+    `datasets.disable_caching()` before inserting leaves none of them; `hf-exposure insert` writes nothing but its
+    output.
 
     What a canary's row holds follows the dataset's columns: its text in `text_column`; with a chat as `context` the
     turns in "messages", or in "prompt" and "completion"; a text in "completion" after the context's prompt; and with
@@ -92,13 +91,22 @@ def insert_canaries(
     whole_number("batch_size", batch_size, 1)
     if num_proc is not None:
         whole_number("num_proc", num_proc, 1)
-    how: dict[str, Any] = {"other_columns": other_columns, "tokenizer": tokenizer, "context": context}
-    how |= {"source": source, "source_column": source_column}
+    placement = without_secrets(
+        canaries,
+        lambda: Placement(
+            text_column=text_column,
+            context=context,
+            source=source,
+            source_column=source_column,
+            tokenizer=tokenizer,
+            other_columns=other_columns,
+        ),
+    )
 
     def insert(part: Any) -> Any:
         if isinstance(part, IterableDataset):
-            return _insert_into_stream(part, canaries, text_column, seed, num_rows, how)
-        return _insert(part, canaries, text_column, seed, num_proc, batch_size, how)
+            return _insert_into_stream(part, canaries, placement, seed, num_rows)
+        return _insert(part, canaries, placement, seed, num_proc, batch_size)
 
     if isinstance(dataset, (Dataset, IterableDataset)):
         return without_secrets(canaries, lambda: insert(dataset))
@@ -142,17 +150,21 @@ def remove_canaries(
         ['one']
     """
     _refuse_other_types(dataset)
-    how = {"tokenizer": tokenizer, "context": context, "source": source}
-    return without_secrets(canaries, lambda: _remove_everywhere(dataset, canaries, text_column, how))
+
+    def remove() -> D:
+        placement = Placement(text_column=text_column, context=context, source=source, tokenizer=tokenizer)
+        return _remove_everywhere(dataset, canaries, placement)
+
+    return without_secrets(canaries, remove)
 
 
-def _remove_everywhere(dataset: Any, canaries: CanarySet, text_column: str, how: Mapping[str, Any]) -> Any:
+def _remove_everywhere(dataset: Any, canaries: CanarySet, placement: Placement) -> Any:
     if isinstance(dataset, (Dataset, IterableDataset)):
-        return _remove(dataset, canaries, text_column, how)
+        return _remove(dataset, canaries, placement)
     kept, refusal = {}, None
     for name, part in dataset.items():
         try:
-            kept[name] = _remove(part, canaries, text_column, how)
+            kept[name] = _remove(part, canaries, placement)
         except NoTextColumnError as error:
             kept[name], refusal = part, error
     if refusal is not None and all(kept[name] is part for name, part in dataset.items()):
@@ -169,26 +181,21 @@ def _refuse_other_types(dataset: object) -> None:
 def _insert(
     dataset: Dataset,
     canaries: CanarySet,
-    text_column: str,
+    placement: Placement,
     seed: int,
     num_proc: int | None,
     batch_size: int,
-    how: Mapping[str, Any],
 ) -> Dataset:
-    row_length = _length_of_all_rows(dataset) if how["tokenizer"] is not None else None
-    rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
+    rows = _rows_for(dataset, canaries, placement)
     if len(dataset) == 0:
         raise InputError("dataset", "must have rows", 0, "Load the split that you train on.")
     rows.check_types(dataset.features.arrow_schema)
     head = dict.fromkeys(dataset.column_names, ())
     rows.check_head(dataset.with_format("arrow")[:HEAD].to_pydict() if rows.tokens else head)
-    if canaries.total_insertions > len(dataset):
-        rule = f"must have at least as many rows as there are insertions ({canaries.total_insertions})"
-        raise InputError("dataset", rule, len(dataset), "Use fewer repetitions, or more data.")
-    inserter = CanaryInserter(canaries, len(dataset), text_column, seed, **how, row_length=row_length)
+    rows.check_room(len(dataset), "dataset")
     with owner_only():
         merged = dataset.with_format("arrow").map(
-            inserter,
+            RowInserter(rows, len(dataset), seed),
             batched=True,
             with_indices=True,
             batch_size=batch_size,
@@ -197,9 +204,9 @@ def _insert(
             cache_file_name=_cache_file(dataset),
             desc="Inserting canaries",
         )
-    if len(merged) != len(dataset) + inserter.total:
+    if len(merged) != len(dataset) + rows.insertions:
         raise ExposureError(
-            f"datasets returned {len(merged)} rows instead of {len(dataset)} + {inserter.total}: "
+            f"datasets returned {len(merged)} rows instead of {len(dataset)} + {rows.insertions}: "
             "its cache is damaged; call dataset.cleanup_cache_files() and insert again."
         )
     return _with_format_of(merged, dataset)
@@ -217,21 +224,28 @@ def _cache_file(dataset: Dataset) -> str | None:
 def _insert_into_stream(
     dataset: IterableDataset,
     canaries: CanarySet,
-    text_column: str,
+    placement: Placement,
     seed: int,
     num_rows: int | None,
-    how: Mapping[str, Any],
 ) -> IterableDataset:
     head = head_of(dataset)
-    row_length = _length_of_head(head) if how["tokenizer"] is not None else None
-    rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
+    rows = _rows_for(head, canaries, placement)
     rows.check_head(head)
     if dataset.features is not None:
         rows.check_types(dataset.features.arrow_schema)
-    repetitions = tuple(canary.repetitions for canary in canaries.inserted)
     if num_rows is not None:
         num_rows = whole_number("num_rows", num_rows, 1)
-    return insert_into_stream(dataset, rows, repetitions, whole_number("seed", seed, 0, LARGEST_SEED), num_rows)
+    return insert_into_stream(dataset, head, rows, whole_number("seed", seed, 0, LARGEST_SEED), num_rows)
+
+
+def _rows_for(data: Dataset | Mapping[str, list[Any]], canaries: CanarySet, placement: Placement) -> CanaryRows:
+    """The canaries' rows for a dataset, or for a stream of which `data` is the head. Where all rows of a tokenised one
+    have one length, they have it too.
+    """
+    row_length = None
+    if placement.tokenizer is not None:
+        row_length = _length_of_all_rows(data) if isinstance(data, Dataset) else _length_of_head(data)
+    return CanaryRows.of(canaries, placement, row_length)
 
 
 def _length_of_all_rows(dataset: Dataset) -> int | None:
@@ -254,19 +268,18 @@ def _length_of_head(head: Mapping[str, list[Any]]) -> int | None:
 
 
 def _remove(
-    dataset: Dataset | IterableDataset, canaries: CanarySet, text_column: str, how: Mapping[str, Any]
+    dataset: Dataset | IterableDataset, canaries: CanarySet, placement: Placement
 ) -> Dataset | IterableDataset:
-    stream = isinstance(dataset, IterableDataset)
-    names = dataset.column_names or (list(head_of(dataset)) if stream else [])
-    row_length = None
-    if how["tokenizer"] is not None:
-        row_length = _length_of_head(head_of(dataset)) if stream else _length_of_all_rows(dataset)
-    rows = CanaryRows.of(canaries, text_column, **how, row_length=row_length)
+    head: Dataset | Mapping[str, list[Any]] = dataset if isinstance(dataset, Dataset) else {}
+    if isinstance(dataset, IterableDataset) and (placement.tokenizer is not None or not dataset.column_names):
+        head = head_of(dataset)
+    names = dataset.column_names or list(head)
+    rows = _rows_for(head, canaries, placement)
     key, values = rows.keys(names)
     if dataset.features is not None and isinstance(values[0], str):
         check_string_type(key, dataset.features.arrow_schema.field(key).type)
     kept_out = _IsNotOneOf([_comparable(value) for value in values])
-    if stream:
+    if isinstance(dataset, IterableDataset):
         return dataset.filter(kept_out, batched=True, input_columns=[key])
     kept = dataset.with_format("arrow").filter(kept_out, batched=True, input_columns=[key])
     return _with_format_of(kept, dataset)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.checks import known_names, whole_number
-from hf_exposure.data.rows import HEAD, LENGTH_COLUMN, TOKEN_COLUMN, CanaryRows, as_array, check_kind
+from hf_exposure.checks import whole_number
+from hf_exposure.context import CanaryContext
+from hf_exposure.data.rows import HEAD, LENGTH_COLUMN, TOKEN_COLUMN, CanaryRows, Placement, as_array, check_kind
 from hf_exposure.errors import InputError
 from hf_exposure.limits import LARGEST_SEED
 
@@ -21,11 +22,11 @@ from hf_exposure.limits import LARGEST_SEED
 Integers = npt.NDArray[np.int64]
 
 
-def draw_slots(num_rows: int, repetitions: tuple[int, ...], seed: int) -> tuple[Integers, Integers]:
+def draw_positions(num_rows: int, repetitions: tuple[int, ...], seed: int) -> tuple[Integers, Integers]:
     """For each insertion, in the order of the merged rows: the gap it goes into, and which canary it is.
 
     Gap `g` is before original row `g`; gap `num_rows` is after the last. Every arrangement of the insertions among the
-    rows is equally likely: the slots are a uniform subset of the merged positions, the canaries shuffled over them.
+    rows is equally likely: a uniform subset of the merged positions, with the canaries shuffled over it.
 
     Args:
         num_rows: of the original sequence.
@@ -36,15 +37,15 @@ def draw_slots(num_rows: int, repetitions: tuple[int, ...], seed: int) -> tuple[
         (gaps, canaries), both of length `sum(repetitions)`; gaps ascend and may repeat.
 
     Example:
-        >>> gaps, canaries = draw_slots(100, (2, 3), seed=0)
+        >>> gaps, canaries = draw_positions(100, (2, 3), seed=0)
         >>> bool((gaps[1:] >= gaps[:-1]).all()), sorted(canaries.tolist())
         (True, [0, 0, 1, 1, 1])
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     total = sum(repetitions)
-    slots = np.sort(generator.choice(num_rows + total, size=total, replace=False, shuffle=False))
-    # Slot s of insertion j has j insertions before it, hence s - j original rows.
-    gaps = (slots - np.arange(total)).astype(np.int64)
+    positions = np.sort(generator.choice(num_rows + total, size=total, replace=False, shuffle=False))
+    # Position p of insertion j has j insertions before it, hence p - j original rows.
+    gaps = (positions - np.arange(total)).astype(np.int64)
     canaries = generator.permutation(np.repeat(np.arange(len(repetitions)), repetitions)).astype(np.int64)
     return gaps, canaries
 
@@ -53,76 +54,34 @@ _FORMAT_VERSION = 3
 """Part of the pickled state, hence of the fingerprint: raise it when the rows that come out change."""
 
 
-class CanaryInserter:
-    """Inserts each canary of a set exactly `repetitions` times at uniformly random places: a map function.
-
-    Use it as `dataset.map(inserter, batched=True, with_indices=True)`; with `dataset.with_format("arrow")` it is fast
-    and keeps the schema. `insert_canaries` does both and checks the result. A batch is a `pyarrow.Table` or a mapping
-    of columns, and comes back as a table or a dict with all its columns. The original rows keep their order, and
-    neither batch size nor number of processes matters.
-
-    The columns that a canary does not fill are copied from the original row that it stands before (the last row, for
-    one at the end), so that types and collators hold; `other_columns` overrides them.
-
-    Its pickled state holds texts and repetitions, not ids or salt, which differ at each draw: the same seeds give the
-    same fingerprint.
+class RowInserter:
+    """A map function that inserts rows which are made already, each as often as they say.
 
     Args:
-        canaries: the set whose `inserted` go in. Its controls do not.
+        rows: the values of the canaries' rows.
         num_rows: of the dataset that it is mapped over.
-        text_column: name of the column of texts.
-        seed: of the places; a whole number of at least 0.
-        other_columns: values by column for the canary rows, such as `{"source": "canary"}`.
-        **how: `tokenizer`, `context`, `source` and `source_column` as for `insert_canaries`; `row_length` where all
-            rows of a tokenised dataset have one length, such as the blocks of `group_texts`.
+        seed: of the places.
 
     Raises:
-        InputError: an argument of the wrong type; more insertions than rows; when called, a column that is missing or
-            not of strings, batches without indices, or more rows than `num_rows`.
-
-    Example:
-        >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
-        >>> template = CanaryTemplate("My PIN is {pin}", pin=Digits(4))
-        >>> canaries = draw_canaries(template, repetitions={2: 1}, controls=0, seed=0)
-        >>> rows = {"text": ["one", "two", "three"]}
-        >>> out = CanaryInserter(canaries, num_rows=3)(rows, [0, 1, 2])["text"]
-        >>> len(out), [text for text in out if "PIN" not in text]
-        (5, ['one', 'two', 'three'])
+        InputError: more insertions than rows; when called, as `CanaryInserter`.
     """
 
-    def __init__(
-        self,
-        canaries: CanarySet,
-        num_rows: int,
-        text_column: str = "text",
-        seed: int = 0,
-        other_columns: Mapping[str, Any] | None = None,
-        **how: Any,
-    ) -> None:
-        known_names(how, ("tokenizer", "context", "source", "source_column", "row_length"), "CanaryInserter")
-        self.rows = CanaryRows.of(canaries, text_column, other_columns=other_columns, **how)
-        self.repetitions = tuple(canary.repetitions for canary in canaries.inserted)
+    def __init__(self, rows: CanaryRows, num_rows: int, seed: int) -> None:
+        self.rows = rows
         self.num_rows = whole_number("num_rows", num_rows, 1)
         self.seed = whole_number("seed", seed, 0, LARGEST_SEED)
-        if self.total > self.num_rows:
-            rule = f"must be at least the number of insertions ({self.total})"
-            raise InputError("num_rows", rule, self.num_rows, "Use fewer repetitions, or more data.")
-
-    @property
-    def total(self) -> int:
-        """The number of rows that are inserted."""
-        return sum(self.repetitions)
+        rows.check_room(self.num_rows)
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("rows", "repetitions", "num_rows", "seed")
+        names = ("rows", "num_rows", "seed")
         return {"format_version": _FORMAT_VERSION} | {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update({name: value for name, value in state.items() if name != "format_version"})
 
     @cached_property
-    def _slots(self) -> tuple[Integers, Integers]:
-        return draw_slots(self.num_rows, self.repetitions, self.seed)
+    def _positions(self) -> tuple[Integers, Integers]:
+        return draw_positions(self.num_rows, self.rows.repetitions, self.seed)
 
     def __call__(self, batch: pa.Table | Mapping[str, Any], indices: Sequence[int]) -> pa.Table | dict[str, Any]:
         local_gaps, canaries = self._insertions(indices)
@@ -158,11 +117,73 @@ class CanaryInserter:
             rule = "must be the row numbers of a batch, in order"
             remedy = "Call dataset.map(inserter, batched=True, with_indices=True)."
             raise InputError("indices", rule, f"{first} to {after - 1} for {len(indices)} rows", remedy)
-        gaps, canaries = self._slots
+        gaps, canaries = self._positions
         low, high = np.searchsorted(gaps, (first, after))
         if after == self.num_rows:
             high = len(gaps)  # the gap behind the last row belongs to the last batch
         return gaps[low:high] - first, canaries[low:high]
+
+
+class CanaryInserter(RowInserter):
+    """Inserts each canary of a set exactly `repetitions` times at uniformly random places: a map function.
+
+    Use it as `dataset.map(inserter, batched=True, with_indices=True)`; with `dataset.with_format("arrow")` it is fast
+    and keeps the schema. `insert_canaries` does both and checks the result. A batch is a `pyarrow.Table` or a mapping
+    of columns, and comes back as a table or a dict with all its columns. The original rows keep their order, and
+    neither batch size nor number of processes matters.
+
+    The columns that a canary does not fill are copied from the original row that it stands before (the last row, for
+    one at the end), so that types and collators hold; `other_columns` overrides them.
+
+    Its pickled state holds texts and repetitions, not ids or salt, which differ at each draw: the same seeds give the
+    same fingerprint.
+
+    Args:
+        canaries: the set whose `inserted` go in. Its controls do not.
+        num_rows: of the dataset that it is mapped over.
+        text_column: name of the column of texts.
+        seed: of the places; a whole number of at least 0.
+        other_columns: values by column for the canary rows, such as `{"source": "canary"}`.
+        tokenizer, context, source, source_column: as for `insert_canaries`.
+        row_length: where all rows of a tokenised dataset have one length, such as the blocks of `group_texts`.
+
+    Raises:
+        InputError: an argument of the wrong type; more insertions than rows; when called, a column that is missing or
+            not of strings, batches without indices, or more rows than `num_rows`.
+
+    Example:
+        >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
+        >>> template = CanaryTemplate("My PIN is {pin}", pin=Digits(4))
+        >>> canaries = draw_canaries(template, repetitions={2: 1}, controls=0, seed=0)
+        >>> rows = {"text": ["one", "two", "three"]}
+        >>> out = CanaryInserter(canaries, num_rows=3)(rows, [0, 1, 2])["text"]
+        >>> len(out), [text for text in out if "PIN" not in text]
+        (5, ['one', 'two', 'three'])
+    """
+
+    def __init__(
+        self,
+        canaries: CanarySet,
+        num_rows: int,
+        text_column: str = "text",
+        seed: int = 0,
+        other_columns: Mapping[str, Any] | None = None,
+        *,
+        tokenizer: Any = None,
+        context: CanaryContext | None = None,
+        source: str | None = None,
+        source_column: str = "source",
+        row_length: int | None = None,
+    ) -> None:
+        placement = Placement(
+            text_column=text_column,
+            context=context,
+            source=source,
+            source_column=source_column,
+            tokenizer=tokenizer,
+            other_columns=other_columns,
+        )
+        super().__init__(CanaryRows.of(canaries, placement, row_length), num_rows, seed)
 
 
 def _insert_into_table(

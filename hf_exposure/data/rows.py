@@ -123,7 +123,7 @@ def check_token_columns(head: Mapping[str, Sequence[Any]], filled: Sequence[str]
                 raise InputError("dataset", rule, name, remedy)
 
 
-# As many of a dataset's first rows show what its columns hold.
+# Rows read from the start of a dataset to find out what its columns hold.
 HEAD = 100
 _MESSAGES, _PROMPT, _COMPLETION = "messages", "prompt", "completion"
 
@@ -133,11 +133,52 @@ class NoTextColumnError(InputError):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Placement:
+    """How a canary is put into a row: the columns that it fills, and what stands around it.
+
+    Attributes:
+        text_column, context, source, source_column, tokenizer, other_columns: as for `insert_canaries`.
+
+    Raises:
+        InputError: an argument of the wrong type, or two that do not go together.
+    """
+
+    text_column: str = "text"
+    context: CanaryContext | None = None
+    source: str | None = None
+    source_column: str = "source"
+    tokenizer: Any = None
+    other_columns: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        encodable_text("text_column", self.text_column)
+        encodable_text("source_column", self.source_column)
+        others = self.other_columns
+        if others is not None:
+            if not isinstance(others, Mapping):
+                remedy = 'Write {"source": "canary"}.'
+                raise InputError("other_columns", "must be a mapping of columns", type(others).__name__, remedy)
+            for name in others:
+                encodable_text("other_columns", name)
+        if self.tokenizer is not None:
+            check_tokenizer(self.tokenizer)
+        if others is not None and self.text_column in others:
+            remedy = "Leave it out: the text is the canary's."
+            raise InputError("other_columns", "must not name the text column", self.text_column, remedy)
+        if self.context is not None:
+            instance_of("context", self.context, CanaryContext, "Write CanaryContext(prompt=...).")
+            if self.source is not None:
+                remedy = "Leave the context out: what an encoder-decoder model reads is its source."
+                raise InputError("context", "must not be given together with source", "both", remedy)
+
+
+@dataclass(frozen=True, kw_only=True)
 class CanaryRows:
     """The values that canary rows have of their own. Plain values, so that its pickle is its fingerprint.
 
     Attributes:
         texts: of the canaries, K of them.
+        repetitions: how often each is inserted.
         text_column: where a text goes.
         context: as for `insert_canaries`.
         tokens: K mappings from the name of a column of tokens to its values, where the dataset is tokenised.
@@ -147,6 +188,7 @@ class CanaryRows:
     """
 
     texts: tuple[str, ...] = field(repr=False)
+    repetitions: tuple[int, ...]
     text_column: str
     context: CanaryContext
     tokens: tuple[Mapping[str, Any], ...] = field(repr=False)
@@ -155,18 +197,7 @@ class CanaryRows:
     other_columns: Mapping[str, Any]
 
     @classmethod
-    def of(
-        cls,
-        canaries: CanarySet,
-        text_column: str = "text",
-        *,
-        other_columns: Mapping[str, Any] | None = None,
-        tokenizer: Any = None,
-        context: CanaryContext | None = None,
-        source: str | None = None,
-        source_column: str = "source",
-        row_length: int | None = None,
-    ) -> CanaryRows:
+    def of(cls, canaries: CanarySet, placement: Placement, row_length: int | None = None) -> CanaryRows:
         """The rows of a set's inserted canaries.
 
         Args:
@@ -176,42 +207,38 @@ class CanaryRows:
             InputError: an argument of the wrong type, or a canary that is longer than `row_length`.
         """
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries.")
-        encodable_text("text_column", text_column)
-        encodable_text("source_column", source_column)
-        if other_columns is not None and not isinstance(other_columns, Mapping):
-            remedy = 'Write {"source": "canary"}.'
-            raise InputError("other_columns", "must be a mapping of columns", type(other_columns).__name__, remedy)
-        for name in other_columns or ():
-            encodable_text("other_columns", name)
-        if tokenizer is not None:
-            check_tokenizer(tokenizer)
         if row_length is not None:
             whole_number("row_length", row_length, 1)
-        if other_columns is not None and text_column in other_columns:
-            remedy = "Leave it out: the text is the canary's."
-            raise InputError("other_columns", "must not name the text column", text_column, remedy)
-        if context is not None and not isinstance(context, CanaryContext):
-            raise InputError(
-                "context", "must be a CanaryContext", type(context).__name__, "Write CanaryContext(prompt=...)."
-            )
-        if context is not None and source is not None:
-            remedy = "Leave the context out: what an encoder-decoder model reads is its source."
-            raise InputError("context", "must not be given together with source", "both", remedy)
         texts = tuple(canary.text for canary in canaries.inserted)
-        around = source_for(source, canaries.template)
+        around = source_for(placement.source, canaries.template)
         sources = () if around is None else tuple(around if isinstance(around, str) else around(t) for t in texts)
         tokens: tuple[Mapping[str, Any], ...] = ()
-        if tokenizer is not None:
-            tokens = without_secrets(canaries, lambda: token_rows(tokenizer, texts, context, sources, row_length))
+        if placement.tokenizer is not None:
+            tokens = without_secrets(
+                canaries, lambda: token_rows(placement.tokenizer, texts, placement.context, sources, row_length)
+            )
         return cls(
             texts=texts,
-            text_column=text_column,
-            context=context or CanaryContext(),
+            repetitions=tuple(canary.repetitions for canary in canaries.inserted),
+            text_column=placement.text_column,
+            context=placement.context or CanaryContext(),
             tokens=tokens,
             sources=sources,
-            source_column=source_column,
-            other_columns=dict(sorted((other_columns or {}).items())),
+            source_column=placement.source_column,
+            other_columns=dict(sorted((placement.other_columns or {}).items())),
         )
+
+    @property
+    def insertions(self) -> int:
+        """The number of rows that are inserted."""
+        return sum(self.repetitions)
+
+    def check_room(self, num_rows: int, argument: str = "num_rows") -> None:
+        """Raise an `InputError` about `argument` where there are more insertions than rows."""
+        if self.insertions > num_rows:
+            what = "have at least as many rows as there are" if argument == "dataset" else "be at least the number of"
+            rule = f"must {what} insertions ({self.insertions})"
+            raise InputError(argument, rule, num_rows, "Use fewer repetitions, or more data.")
 
     def values(self, names: Sequence[str], head: Mapping[str, Sequence[Any]] | None = None) -> dict[str, list[Any]]:
         """For each column of the dataset that canary rows do not copy, its K values.

@@ -13,8 +13,6 @@ from hf_exposure.errors import InputError
 from hf_exposure.runtime.model_state import bare
 from hf_exposure.runtime.processes import Processes
 
-__all__ = ["BaseExposures", "BaseModel", "check_base_model", "without_adapter"]
-
 BaseModel = nn.Module | Literal["without_adapter"]
 """A module, or "without_adapter": the measured model itself with its PEFT adapters off."""
 
@@ -34,7 +32,7 @@ class BaseExposures:
         self._known: tuple[weakref.ref[nn.Module], Any, list[float]] | None = None
 
     def bits(self, model: nn.Module, base_model: BaseModel) -> list[float]:
-        """Of `base_model`, or of `model` without its adapters."""
+        """The exposures under `base_model`, or under `model` without its adapters."""
         if isinstance(base_model, nn.Module):
             return self._bits(base_model, _versions(base_model.parameters()))
         check_base_model(model, base_model)
@@ -74,7 +72,7 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
     Works on a `PeftModel` and on a Transformers model with `add_adapter`; under torch.compile's wrapper too.
 
     Raises:
-        InputError: no adapter; one that is merged; weights that are trained beside them (LoRA's `bias`).
+        InputError: no adapter; one that is merged; other weights that are trained too (LoRA's `bias`).
     """
     own: Any = bare(model)
     if any(getattr(module, "merged", False) is True for module in own.modules()):

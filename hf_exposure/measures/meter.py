@@ -1,99 +1,117 @@
-"""Canaries and a model in, a report out: the paper's measurement, step by step."""
+"""Canaries and a model in, a report out: the paper's measurement, step by step.
+
+Shapes: K canaries, inserted ones first; N texts that they are compared with; L tokens.
+"""
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any
+from typing import Any, NamedTuple, Unpack
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from hf_exposure.canaries import CanarySet
+from hf_exposure.canaries import Canary, CanarySet
 from hf_exposure.canaries.secrecy import without_secrets
-from hf_exposure.canaries.space import distinct_indices
-from hf_exposure.checks import check_tokenizer, flag, instance_of, known_names, whole_number
-from hf_exposure.errors import InputError, rows_named
-from hf_exposure.estimators import control_test
-from hf_exposure.estimators.estimate import CostEstimate
-from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template, enumerate_texts
-from hf_exposure.extraction.sampled_encodings import AUDITED_ENCODINGS
-from hf_exposure.limits import MOST_BATCH_TOKENS
+from hf_exposure.checks import check_tokenizer, flag, instance_of
+from hf_exposure.context import SourceTemplate, source_for
+from hf_exposure.errors import InputError
+from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bound
+from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
 from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
-from hf_exposure.measures.in_common import REMEDIES, in_common
-from hf_exposure.measures.methods import Occasion, epsilon_of, seed_stream
-from hf_exposure.measures.settings import MOST_ENUMERATED, MeasureSettings, Method
+from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream
+from hf_exposure.measures.search_methods import choose
+from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
 from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.model_state import bare
 from hf_exposure.runtime.processes import ALONE, Processes
-from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
 
-__all__ = ["ExposureMeter", "measure_exposure"]
-
 _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
-_NEED_SEARCH = ("bounded", "importance")
 
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """What a measurement needs beside a model: it depends on how the model's kind reads a text.
+    """What a measurement needs besides a model: it depends on how the model's kind reads a text.
 
     Attributes:
+        method, choice: what is carried out, and what the report says of it (`choose`).
         encoded: the canaries, then what they are compared with.
-        automaton, uniform: of the template, where the method may search, and uniform draws from it.
-        no_search: why it may not; "" where it does not want to.
-        places_in_space: as `Occasion` takes them.
+        automaton, uniform: of the template, where the method searches, and uniform draws from it.
     """
 
+    method: Method
+    choice: str
     encoded: EncodedTexts
     automaton: TokenAutomaton | None
     uniform: UniformPaths | None
-    no_search: str
-    places_in_space: np.ndarray
+
+
+class _Evaluation(NamedTuple):
+    """Log-perplexities of K canaries under one model, one estimate for each, and what the report says besides."""
+
+    costs_K: NDArray[np.float64]
+    estimates: list[CostEstimate]
+    references: ReferenceCosts | None
+    notes: tuple[str, ...]
+    mode: str
 
 
 class ExposureMeter:
-    """A measurement that is prepared once and taken at any moment of a training: the object under the callback.
+    """A measurement that is prepared once and taken at any step of a training: the object under the callback.
 
     References are drawn and encoded on construction, so `measure` costs forward passes and little else.
 
     Args:
         canaries: the set whose exposure is measured.
         tokenizer: the model's tokenizer; never changed.
-        method: "enumerate" scores every text of the space; "sample" compares with uniform references; "skew_normal"
-            extrapolates from them, as the paper does; "importance" draws weighted references from the model itself,
-            precise from 1 bit to log2|R|; "bounded" searches for the exact rank. "auto" takes the exact answer where
-            it is cheap: enumeration for a space no larger than `references`, search with at most so many expansions
-            for a canary that may rank so high, weighted references for the rest (uniform ones where the tokenizer
-            allows no search).
-        references: how many are drawn, at most (all others of the space, where it is smaller).
-        seed: of those draws, in the report.
-        max_expansions: budget of one search; that of "auto" is `references` where they are fewer.
-        precision_bits: width of the interval at which weighted references stop being drawn.
-        confidence_level: of every interval.
-        end_token: whether the end of each text is scored.
-        max_batch_tokens: as for `log_perplexity`.
         across_processes: share the work among all processes of the initialised `torch.distributed` job, as
             `ExposureCallback` does; every process must then measure, with the same canaries, settings and tokenizer,
             and all get the same report.
-        **more: the other fields of `MeasureSettings`: `accept_bad_fit` gives skew-normal figures of a bad fit, `delta`
-            is that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound;
-            `source` is what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a
+        **settings: all of them are optional:
+            `method`: an object that holds its own settings, or its name with those settings as arguments of this call:
+            `Importance(references=64)` is `method="importance", references=64`. `Auto` ("auto", the default) takes the
+            exact answer where it is cheap; `Enumerate` ("enumerate") scores every text of the space; `Sample`
+            ("sample") compares with uniform references; `SkewNormal` ("skew_normal") extrapolates from them, as the
+            paper does; `Importance` ("importance") draws weighted references from the model itself; `Bounded`
+            ("bounded") searches for the exact rank.
+            `references` (4096): how many are drawn, at most (all others of the space, where it is smaller).
+            `max_expansions` (100,000): budget of one search; that of "auto" is `references` where they are fewer.
+            `precision_bits` (0.25): width of the interval at which weighted references stop being drawn.
+            `accept_bad_fit`: give skew-normal figures of a bad fit.
+            `seed` (0): of all draws, in the report.
+            `confidence_level` (0.95): of all intervals.
+            `end_token`: whether the end of each text is scored.
+            `delta` (0): that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)`
+            bound.
+            `source`: what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a
             text for each canary and reference, the same secret in both ("My number is {number}"), which allows no
-            search; `context` is the `CanaryContext` that the canaries were inserted in.
+            search.
+            `context`: the `CanaryContext` that the canaries were inserted in.
+            `max_batch_tokens`: as for `log_perplexity`.
 
     Raises:
-        InputError: an unknown method, a number out of range, a space too large to enumerate, a tokenizer or template
-            that search cannot handle with `method="bounded"` or "importance".
+        InputError: an unknown method or argument, a number out of range, a setting next to a method that is an object,
+            a space too large to enumerate, a tokenizer or template that a search cannot handle with `Bounded` or
+            `Importance`.
         ProcessesDifferError: at the first measurement of a job, on all its processes, where they were given other
             canaries, settings or tokenizers.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> from hf_exposure import CanaryTemplate, Digits, Importance, draw_canaries
+        >>> canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(9)), {1: 2}, controls=2, seed=0)
+        >>> meter = ExposureMeter(canaries, ByT5Tokenizer(), method=Importance(references=64), seed=3)
+        >>> meter.settings.method                               # meter.measure(model) gives a report
+        Importance(references=64, precision_bits=0.25)
     """
 
     def __init__(
@@ -101,43 +119,25 @@ class ExposureMeter:
         canaries: CanarySet,
         tokenizer: Any,
         *,
-        method: Method = "auto",
-        references: int = 4096,
-        max_batch_tokens: int | None = None,
         across_processes: bool = False,
-        **more: Any,
+        **settings: Unpack[MeasureOptions],
     ) -> None:
-        known_names(more, [field.name for field in fields(MeasureSettings)], "measure_exposure")
-        self.settings = MeasureSettings(method=method, references=references, **more)
-        self.canaries, self.tokenizer, self._max_batch_tokens = canaries, tokenizer, max_batch_tokens
+        self.settings = MeasureSettings.of(**settings)
+        self.canaries, self.tokenizer = canaries, tokenizer
         self._across_processes, self._compared = across_processes, False
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
         check_tokenizer(tokenizer)
         flag("across_processes", across_processes)
-        if max_batch_tokens is not None:
-            remedy = "Leave it out for a default that fits."
-            whole_number("max_batch_tokens", max_batch_tokens, 1, MOST_BATCH_TOKENS, remedy)
         check_template(canaries.template, end_token=self.settings.end_token)
-        size = canaries.template.space_size
-        # What is done: "auto" over a small space is enumeration.
-        self.method: Method = "enumerate" if method == "auto" and size <= references else method
-        if self.method == "enumerate" and size > MOST_ENUMERATED:
-            raise InputError(
-                "method",
-                f"'enumerate' takes spaces of at most {MOST_ENUMERATED} texts",
-                f"a space of {size}",
-                "Use method='auto'.",
-            )
         self._source = source_for(self.settings.source, canaries.template)
+        self._choose(self._why_no_search(None))  # what cannot be done is refused now, before there is a model
         self._base = BaseExposures(
-            lambda base: [estimate.exposure_bits for estimate in self._estimate(base)[1]], self._processes_of
+            lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
         )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
         if self._source is None:
             # As most models read a text. How a decoder does is known with the model.
             without_secrets(canaries, self._prepare_plainly)
-        else:
-            self._check_search(self._why_no_search(None))
 
     def check_fits(self, model: nn.Module) -> None:
         """Raise an `InputError` if a canary is longer than the model's context: now, not at the first measurement."""
@@ -159,9 +159,8 @@ class ExposureMeter:
         """
         if processes.count == 1:
             return
-        settings = {"max_batch_tokens": self._max_batch_tokens, **(others or {})}
         encoded = [prepared.encoded for prepared in self._prepared.values()]
-        values = in_common(self.canaries, self.settings, self.tokenizer, encoded, settings)
+        values = in_common(self.canaries, self.settings, self.tokenizer, encoded, others or {})
         check_alike(processes, values, REMEDIES)
 
     def measure(self, model: nn.Module, *, base_model: BaseModel | None = None) -> ExposureReport:
@@ -169,8 +168,8 @@ class ExposureMeter:
 
         Args:
             model: to measure.
-            base_model: measured beside: a model that did not see the canaries, or "without_adapter" for `model` with
-                its PEFT adapters off. Measured anew only when its weights have changed.
+            base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
+                off. It is measured too, and again only when its weights have changed.
 
         Raises:
             InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained.
@@ -183,46 +182,35 @@ class ExposureMeter:
     def _measured(self, model: nn.Module, base_model: BaseModel | None) -> ExposureReport:
         started = time.perf_counter()
         model = bare(model)
-        costs, estimates, notes, references, mode = self._estimate(model)
-        base = [math.nan] * len(estimates) if base_model is None else self._base.bits(model, base_model)
-        inserted = len(self.canaries.inserted)
-        audit = control_test(costs[:inserted], costs[inserted:]) if self.canaries.controls else None
+        found = self._evaluate(model)
+        base = [math.nan] * len(self.canaries) if base_model is None else self._base.bits(model, base_model)
+        costs_K, inserted = found.costs_K, len(self.canaries.inserted)
+        audit = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
         template = self.canaries.template
         return ExposureReport(
             estimates=tuple(
-                ExposureEstimate(
-                    canary_id=canary.id,
-                    repetitions=canary.repetitions,
-                    log_perplexity_bits=float(cost),
-                    exposure_bits=estimate.exposure_bits,
-                    low_bits=estimate.low_bits,
-                    high_bits=estimate.high_bits,
-                    rank_low=estimate.rank_low,
-                    rank_high=estimate.rank_high,
-                    method=estimate.method,
-                    bound=estimate.bound,
-                    note=estimate.note,
-                    base_exposure_bits=base_bits,
-                )
-                for canary, cost, estimate, base_bits in zip(self.canaries, costs, estimates, base, strict=True)
+                _estimate_of(*one) for one in zip(self.canaries, costs_K, found.estimates, base, strict=True)
             ),
             template=template.text,
             spaces={name: repr(space) for name, space in template.spaces.items()},
             space_size=template.space_size,
             manifest_hash=self.canaries.manifest_hash,
-            settings=asdict(self.settings),
+            settings=self.settings.to_dict(),
             p_value=audit.p_value if audit else math.nan,
             auc=audit.auc if audit else math.nan,
             auc_low=audit.auc_low if audit else math.nan,
             auc_high=audit.auc_high if audit else math.nan,
             seconds=time.perf_counter() - started,
             model=_describe(model),
-            scoring_mode=mode,
+            scoring_mode=found.mode,
             versions=dict(_versions()),
-            epsilon=epsilon_of(self.canaries, costs, self.settings),
-            references=references,
-            notes=notes,
+            epsilon=epsilon_of(self.canaries, costs_K, self.settings),
+            references=found.references,
+            notes=found.notes,
         )
+
+    def _choose(self, why_no_search: str | InputError) -> tuple[Method, str]:
+        return choose(self.settings.method, self.canaries.template.space_size, why_no_search)
 
     def _prepare_plainly(self) -> None:
         settings = self.settings
@@ -230,42 +218,20 @@ class ExposureMeter:
 
     def _prepare(self, encoder: Encoder, why_no_search: str) -> _Prepared:
         """The encodings as `encoder` reads texts, made once and kept."""
-        key = (encoder.leading, encoder.ending, encoder.first_scored, why_no_search)
+        method, choice = self._choose(why_no_search)
+        key = (encoder.leading, encoder.ending, encoder.first_scored, method, choice)
         if key not in self._prepared:
-            template = self.canaries.template
-            automaton, no_search = self._find_automaton(encoder, why_no_search)
-            own = encoder.encode([canary.text for canary in self.canaries])
-            if self.method == "enumerate" and automaton is not None:
-                others = enumerate_texts(automaton, encoder.first_scored)
-            else:
-                texts = [] if automaton is not None else self.references()
-                if self.method == "enumerate":
-                    texts = [template.text_at(index) for index in range(template.space_size)]
-                others = rows_named(lambda _: "a text of the template", lambda: encoder.encode(texts))
-            encoded = own.followed_by(others)
-            seed = seed_stream("uniform draws", self.settings.seed)
-            uniform = UniformPaths(template, seed) if automaton is not None else None
-            places = self._places_in_space(encoded)
-            self._prepared[key] = _Prepared(encoded, automaton, uniform, no_search, places)
+            template, texts = self.canaries.template, [canary.text for canary in self.canaries]
+            automaton, seed = None, self.settings.seed
+            if method.searches:
+                try:
+                    automaton = build_automaton(template, encoder, also=texts)
+                except InputError as error:
+                    method, choice = self._choose(error)
+            encoded = encoder.encode(texts).followed_by(method.competitors(self.canaries, encoder, seed))
+            uniform = None if automaton is None else UniformPaths(template, seed_stream("uniform draws", seed))
+            self._prepared[key] = _Prepared(method, choice, encoded, automaton, uniform)
         return self._prepared[key]
-
-    def _find_automaton(self, encoder: Encoder, why_no_search: str) -> tuple[TokenAutomaton | None, str]:
-        """The template's automaton where the method may use one, or the reason why there is none."""
-        # A small space is encoded text by text as fast as its automaton is audited.
-        encode_all = self.method == "enumerate" and self.canaries.template.space_size <= AUDITED_ENCODINGS
-        if self.method in ("sample", "skew_normal") or encode_all:
-            return None, ""
-        self._check_search(why_no_search)
-        try:
-            if why_no_search and self.method == "auto":
-                return None, f"no search, uniform references instead: {why_no_search}"
-            own, one_path = [canary.text for canary in self.canaries], self.method == "enumerate"
-            return build_automaton(self.canaries.template, encoder, one_path=one_path, also=own), ""
-        except InputError as error:
-            if self.method in _NEED_SEARCH:
-                raise
-            reason = f"no search, uniform references instead: {error}"
-            return None, reason if self.method == "auto" else ""
 
     def _why_no_search(self, scorer: Scorer | None) -> str:
         """Why a prefix of a text has no score; "" where it has one."""
@@ -273,38 +239,12 @@ class ExposureMeter:
             return scorer.why_no_search
         return "the source holds the secret too" if isinstance(self._source, SourceTemplate) else ""
 
-    def _check_search(self, why_not: str) -> None:
-        if why_not and self.method in _NEED_SEARCH:
-            rule = f"must be 'auto', 'enumerate', 'sample' or 'skew_normal' here, since {why_not}"
-            raise InputError("method", rule, self.method, "Use method='auto'.")
-
-    def references(self) -> list[str]:
-        """Uniform draws of what is no canary."""
-        template, size = self.canaries.template, self.canaries.template.space_size
-        taken = [template.index_of(canary.text) for canary in self.canaries]
-        # A stream of its own: with the draw's seed, the references would go on where the canaries ended.
-        drawn = distinct_indices(size, seed_stream("references", self.settings.seed), taken)
-        count = min(self.settings.references, size - len(taken))
-        return [template.text_at(index) for index in itertools.islice(drawn, count)]
-
-    def _places_in_space(self, encoded: EncodedTexts) -> np.ndarray:
-        """(K,) where each canary stands among the competitors, when those are the whole space; else empty."""
-        if self.method != "enumerate":
-            return np.zeros(0, dtype=np.int64)
-        # Equal texts end at one vertex of the token tree.
-        ends = encoded.tree.vertices.last_of_sequence_N
-        own, space = ends[: len(self.canaries)], ends[len(self.canaries) :]
-        order = np.argsort(space)
-        return order[np.searchsorted(space, own, sorter=order)]
-
     def _processes_of(self, model: nn.Module) -> Processes:
         return Processes.of_job(model) if self._across_processes else ALONE
 
-    def _estimate(
-        self, model: nn.Module
-    ) -> tuple[np.ndarray, list[CostEstimate], tuple[str, ...], ReferenceCosts | None, str]:
-        """Costs (K,) of the canaries in bits, one estimate for each, and what the report says besides."""
-        processes = self._processes_of(model)
+    def _evaluate(self, model: nn.Module) -> _Evaluation:
+        """Scores the canaries and what they are compared with, and estimates their exposures."""
+        processes, settings = self._processes_of(model), self.settings
         with processes.together():
             first, self._compared = not self._compared, True
             if first:
@@ -313,10 +253,10 @@ class ExposureMeter:
                 model,
                 self.tokenizer,
                 source=self._source,
-                end_token=self.settings.end_token,
-                max_batch_tokens=self._max_batch_tokens,
+                end_token=settings.end_token,
+                max_batch_tokens=settings.max_batch_tokens,
                 processes=processes,
-                context=self.settings.context,
+                context=settings.context,
             )
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
             if first:  # some kinds of models need encodings of their own
@@ -326,39 +266,33 @@ class ExposureMeter:
                 # Seen only now, on the texts themselves.
                 prepared = self._prepare(scorer.encoder, scorer.why_no_search)
                 bits = scorer.sequence_bits(prepared.encoded)
-            costs, competitors = bits[: len(self.canaries)], bits[len(self.canaries) :]
-            occasion = Occasion(
-                self.canaries,
-                self.settings,
-                prepared.automaton,
-                prepared.uniform,
-                scorer,
-                costs,
-                competitors,
-                prepared.places_in_space,
+            costs_K, competitor_costs_N = np.split(bits, [len(self.canaries)])
+            measurement = Measurement(
+                canaries=self.canaries,
+                scorer=scorer,
+                costs_K=costs_K,
+                competitor_costs_N=competitor_costs_N,
+                encoded=prepared.encoded,
+                automaton=prepared.automaton,
+                uniform=prepared.uniform,
+                confidence_level=settings.confidence_level,
+                seed=settings.seed,
             )
-            estimates = getattr(occasion, self.method)()
-        notes = tuple(note for note in (scorer.note, prepared.no_search) if note)
-        uniform = np.concatenate([competitors, *occasion.uniform_costs])
-        spread = ReferenceCosts.of(uniform, whole_space=self.method == "enumerate")
-        return costs, estimates, notes, spread, scorer.mode or ""
+            estimates, references = prepared.method.estimate(measurement)
+        notes = tuple(note for note in (scorer.note, prepared.choice) if note)
+        return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "")
 
 
 def measure_exposure(
     model: nn.Module,
     tokenizer: Any,
     canaries: CanarySet,
-    method: Method = "auto",
-    references: int = 4096,
-    seed: int = 0,
-    max_expansions: int = 100_000,
-    precision_bits: float = 0.25,
-    confidence_level: float = 0.95,
+    method: Method | MethodName = "auto",
+    references: int | None = None,
+    *,
     base_model: BaseModel | None = None,
-    end_token: bool = False,
-    max_batch_tokens: int | None = None,
-    source: str | None = None,
-    **more: Any,
+    across_processes: bool = False,
+    **settings: Unpack[FurtherOptions],
 ) -> ExposureReport:
     """The exposure of every canary of a set under a model: how much likelier it is than chance made it.
 
@@ -372,11 +306,14 @@ def measure_exposure(
         model: a causal language model, an encoder-decoder one (with `source`) or a masked one; left as it was found.
         tokenizer: its tokenizer.
         canaries: inserted ones and held-out controls.
+        method: an object such as `Importance(references=64)`, which holds its own settings, or a name: "auto",
+            "enumerate", "sample", "skew_normal", "importance" or "bounded", with those settings as arguments.
+        references: how many texts the canaries are compared with, at most; 4096 unless given.
         base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
-            off: its exposures are reported beside.
-        source: what an encoder-decoder model reads, fixed or with the template's holes (see `ExposureMeter`).
-
-    The other arguments are those of `ExposureMeter`, which prepares a measurement that is taken many times.
+            off: its exposures are reported too.
+        across_processes, **settings: those of `ExposureMeter`, which describes all of them and prepares a measurement
+            that is taken many times: seed, max_expansions, precision_bits, confidence_level, end_token,
+            accept_bad_fit, delta, source, context, max_batch_tokens.
 
     Returns:
         `ExposureReport`, its estimates in the set's order, inserted canaries first.
@@ -394,25 +331,42 @@ def measure_exposure(
         >>> [estimate.method for estimate in report.estimates]
         ['enumerate', 'enumerate', 'enumerate', 'enumerate']
     """
-    meter = ExposureMeter(
-        canaries,
-        tokenizer,
-        method=method,
-        references=references,
-        seed=seed,
-        max_expansions=max_expansions,
-        precision_bits=precision_bits,
-        confidence_level=confidence_level,
-        end_token=end_token,
-        max_batch_tokens=max_batch_tokens,
-        source=source,
-        **more,
-    )
+    chosen: MeasureOptions = {"method": method, **settings}
+    if references is not None:
+        chosen["references"] = references
+    meter = ExposureMeter(canaries, tokenizer, across_processes=across_processes, **chosen)
     return meter.measure(model, base_model=base_model)
 
 
+def epsilon_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Any] | None:
+    """What the coins refute, from the canaries' log-perplexities in bits; None without coins on both sides, since
+    fixed controls bound no epsilon.
+    """
+    coins = [canary.coin for canary in canaries]
+    flipped_K = np.array([coin is not None for coin in coins])
+    included = np.array([bool(coin) for coin in coins])[flipped_K]
+    if not included.any() or included.all():
+        return None
+    bound = epsilon_lower_bound(
+        costs_K[flipped_K], included, delta=settings.delta, confidence_level=settings.confidence_level
+    )
+    return asdict(bound)
+
+
+def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposure_bits: float) -> ExposureEstimate:
+    """What an estimator found for a cost, with whose it is."""
+    shared = {one.name: getattr(figures, one.name) for one in fields(figures) if one.name != "effective_hits"}
+    return ExposureEstimate(
+        canary_id=canary.id,
+        repetitions=canary.repetitions,
+        log_perplexity_bits=float(cost),
+        base_exposure_bits=base_exposure_bits,
+        **shared,
+    )
+
+
 def _describe(model: nn.Module) -> dict[str, Any]:
-    """What the report says of the model: nothing that computing on it could change."""
+    """Model metadata for the report. Reads attributes only, and never runs the model."""
     parameters = list(model.parameters())
     config = getattr(model, "config", None)
     return {

@@ -1,64 +1,217 @@
-"""How a measurement is taken: plain values, checked once, kept in the report."""
+"""The arguments of a measurement: declared and checked once, kept in the report, equal on all processes of a job."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypedDict, Unpack
 
-from hf_exposure.checks import encodable_text, flag, one_of, real_number, whole_number
+from hf_exposure.canaries import CanarySet
+from hf_exposure.checks import encodable_text, flag, instance_of, known_names, one_of, real_number, whole_number
 from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError
-from hf_exposure.estimators.skew_normal import FEWEST_REFERENCES
-from hf_exposure.limits import LARGEST_COUNT, LARGEST_SEED, MOST_ENUMERATED, MOST_REFERENCES
+from hf_exposure.limits import LARGEST_SEED, MOST_BATCH_TOKENS
+from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal, checked_settings
+from hf_exposure.measures.search_methods import Auto, Bounded, Importance
+from hf_exposure.scoring import EncodedTexts
 
-__all__ = ["MOST_ENUMERATED", "MeasureSettings", "Method"]
+_METHODS: dict[str, type[Method]] = {
+    kind.name: kind for kind in (Auto, Enumerate, Sample, SkewNormal, Importance, Bounded)
+}
+_DEFAULTS = {setting.name: setting.default for kind in (Auto, SkewNormal) for setting in fields(kind)}
 
-Method = Literal["auto", "enumerate", "sample", "skew_normal", "importance", "bounded"]
+
+class FurtherOptions(TypedDict, total=False):
+    """The arguments of `measure_exposure` beyond `method` and `references`; `ExposureMeter` describes them."""
+
+    seed: int
+    max_expansions: int
+    precision_bits: float
+    confidence_level: float
+    end_token: bool
+    accept_bad_fit: bool
+    delta: float
+    source: str | None
+    context: CanaryContext | None
+    max_batch_tokens: int | None
+
+
+class MeasureOptions(FurtherOptions, total=False):
+    """The arguments of `ExposureMeter`, which `ExposureCallback` takes too."""
+
+    method: Method | MethodName
+    references: int
+
+
+def method_of(method: Method | MethodName, flat: Mapping[str, Any]) -> Method:
+    """The method that a name and flat arguments mean, or the object itself.
+
+    Args:
+        method: a name, or an object, which holds its own settings.
+        flat: arguments by name, as `measure_exposure` takes them, or the `settings` of a report. Those that belong to
+            other methods are checked and left out; those that belong to none are not looked at.
+
+    Raises:
+        InputError: an unknown name, a value out of range, or settings of methods next to an object.
+
+    Example:
+        >>> method_of("importance", {"references": 64, "max_expansions": 10, "seed": 3})
+        Importance(references=64, precision_bits=0.25)
+    """
+    given = checked_settings(flat)
+    if not isinstance(method, Method):
+        kind = _METHODS[one_of("method", method, list(_METHODS), "Use method='auto'.")]
+        return kind(**{setting.name: given[setting.name] for setting in fields(kind) if setting.name in given})
+    for name, value in given.items():
+        kind_name = type(method).__name__
+        has_it = name in vars(method)
+        remedy = f"Write method={kind_name}({name}={value!r})." if has_it else f"Leave it out: {kind_name} has none."
+        raise InputError(name, f"must not be given next to method={kind_name}(...), an object", value, remedy)
+    return method
 
 
 @dataclass(frozen=True, kw_only=True)
 class MeasureSettings:
-    """The arguments of `ExposureMeter`, where they are described.
+    """The arguments of a measurement, checked, with the method as an object.
+
+    Attributes:
+        method, seed, confidence_level, end_token, delta, source, context, max_batch_tokens: as for `ExposureMeter`.
+        flat: settings of methods that were flat arguments, those of other methods included: for the report.
 
     Raises:
-        InputError: an unknown method, or a number out of range.
+        InputError: a value of the wrong type, or out of range.
     """
 
-    method: Method = "auto"
-    references: int = 4096
+    method: Method = field(default_factory=Auto)
     seed: int = 0
-    max_expansions: int = 100_000
-    precision_bits: float = 0.25
     confidence_level: float = 0.95
     end_token: bool = False
-    accept_bad_fit: bool = False
     delta: float = 0.0
     source: str | None = None
     context: CanaryContext | None = None
+    max_batch_tokens: int | None = None
+    flat: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        one_of("method", self.method, get_args(Method), "Use method='auto'.")
-        for name, most in (("references", MOST_REFERENCES), ("max_expansions", LARGEST_COUNT)):
-            number = whole_number(name, getattr(self, name), 1, most, f"Leave {name} out.")
-            object.__setattr__(self, name, number)
-        if self.method == "skew_normal" and self.references < FEWEST_REFERENCES:
-            rule = f"must be at least {FEWEST_REFERENCES} for a fit"
-            raise InputError("references", rule, self.references, "Leave it out for 4096.")
-        seed = whole_number("seed", self.seed, 0, LARGEST_SEED, "Leave seed out for 0.")
-        object.__setattr__(self, "seed", seed)
-        rule, remedy = "must be above 0", "Leave it out for 0.25."
-        self._take_number("precision_bits", rule, remedy, above=0.0, infinite=True)
+        self._set(seed=whole_number("seed", self.seed, 0, LARGEST_SEED, "Leave seed out for 0."))
         remedy = "Use the delta of your privacy accountant."
-        self._take_number("delta", "must lie in [0, 1)", remedy, at_least=0.0, below=1.0)
+        self._set(delta=real_number("delta", self.delta, "must lie in [0, 1)", remedy, at_least=0.0, below=1.0))
         rule, remedy = "must lie between 0 and 1", "Leave it out for 0.95."
-        self._take_number("confidence_level", rule, remedy, above=0.0, below=1.0)
-        for name in ("end_token", "accept_bad_fit"):
-            flag(name, getattr(self, name))
+        level = real_number("confidence_level", self.confidence_level, rule, remedy, above=0.0, below=1.0)
+        self._set(confidence_level=level)
+        flag("end_token", self.end_token)
         if self.source is not None:
             encodable_text("source", self.source)
-        if self.context is not None and not isinstance(self.context, CanaryContext):
-            kind = type(self.context).__name__
-            raise InputError("context", "must be a CanaryContext", kind, "Write CanaryContext(prompt=...).")
+        if self.context is not None:
+            instance_of("context", self.context, CanaryContext, "Write CanaryContext(prompt=...).")
+        if self.max_batch_tokens is not None:
+            remedy = "Leave it out for a default that fits."
+            whole_number("max_batch_tokens", self.max_batch_tokens, 1, MOST_BATCH_TOKENS, remedy)
 
-    def _take_number(self, name: str, rule: str, remedy: str, **interval: Any) -> None:
-        object.__setattr__(self, name, real_number(name, getattr(self, name), rule, remedy, **interval))
+    def _set(self, **checked: float) -> None:
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @classmethod
+    def of(cls, caller: str = "measure_exposure", /, **options: Unpack[MeasureOptions]) -> MeasureSettings:
+        """The settings that the arguments of `caller` mean: a method by name or as an object, and flat arguments.
+
+        Raises:
+            InputError: an unknown method or argument, a value out of range, or flat arguments next to an object.
+
+        Example:
+            >>> MeasureSettings.of(method="bounded", max_expansions=9).method
+            Bounded(max_expansions=9)
+        """
+        known_names(options, ["method", "references", *FurtherOptions.__annotations__], caller)
+        flat = checked_settings(options)
+        own: dict[str, Any] = {name: value for name, value in options.items() if name not in ("method", *flat)}
+        return cls(method=method_of(options.get("method", "auto"), flat), flat=flat, **own)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a report keeps, by the names of the flat arguments: `method_of` makes the method from it again.
+
+        Example:
+            >>> settings = MeasureSettings(method=Auto(references=64)).to_dict()
+            >>> settings["method"], settings["references"], method_of(settings["method"], settings)
+            ('auto', 64, Auto(references=64, max_expansions=100000, precision_bits=0.25))
+        """
+        of_methods = {**_DEFAULTS, **self.flat, **vars(self.method)}
+        return {
+            "method": self.method.name,
+            "references": of_methods["references"],
+            "seed": self.seed,
+            "max_expansions": of_methods["max_expansions"],
+            "precision_bits": of_methods["precision_bits"],
+            "confidence_level": self.confidence_level,
+            "end_token": self.end_token,
+            "accept_bad_fit": of_methods["accept_bad_fit"],
+            "delta": self.delta,
+            "source": self.source,
+            "context": None if self.context is None else asdict(self.context),
+        }
+
+
+REMEDIES = {
+    "": "Pass the same value on every process.",
+    "canaries": (
+        "Draw the canaries by the same call on every process, or draw once, save the set, and load it everywhere."
+    ),
+    "tokenizer": "Load the same tokenizer, with the same tokens added, on every process.",
+    "encoded ids": "Load the same tokenizer, and the same version of transformers, on every process.",
+}
+
+
+def in_common(
+    canaries: CanarySet,
+    settings: MeasureSettings,
+    tokenizer: Any,
+    encoded: Iterable[EncodedTexts],
+    others: Mapping[str, object],
+) -> dict[str, object]:
+    """What the processes of a job must have in common to measure together, as short values by name.
+
+    They are equal on two processes where these measure the same texts in the same way, and give no secret away:
+    whatever canaries could be guessed from is hashed with the set's salt. The settings are compared one by one, so
+    that an error can name the one that differs.
+
+    Args:
+        canaries, settings, tokenizer: of the measurement.
+        encoded: the canaries with what they are compared with, as far as it is encoded yet.
+        others: values that are no settings.
+    """
+
+    def digest(*parts: bytes) -> str:
+        found = hashlib.sha256(canaries.salt.encode())
+        for part in parts:
+            found.update(hashlib.sha256(part).digest())
+        return found.hexdigest()[:16]
+
+    ids = [canary.id.encode() for canary in canaries]
+    matrices = [part for one in encoded for part in (one.matrix_NL.tobytes(), repr(one.matrix_NL.shape).encode())]
+    values = {**settings.to_dict(), "max_batch_tokens": settings.max_batch_tokens}
+    return {
+        "canaries": digest(canaries.manifest_hash.encode(), *ids),
+        **values,
+        **{name: digest(repr(values[name]).encode()) for name in ("source", "context")},
+        **others,
+        "tokenizer": digest(_tokenizer_state(tokenizer)),
+        "encoded ids": digest(*matrices),
+    }
+
+
+def _tokenizer_state(tokenizer: Any) -> bytes:
+    """All that the encoding of a text depends on, as far as the tokenizer can say it.
+
+    Truncation and padding are left out: a fast tokenizer keeps those of its last call, which a process whose dataset
+    came from a cache has not made.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is not None:
+        state = json.loads(backend.to_str())
+        return json.dumps({**state, "truncation": None, "padding": None}, sort_keys=True).encode()
+    vocabulary = tokenizer.get_vocab() if hasattr(tokenizer, "get_vocab") else {}
+    special = getattr(tokenizer, "special_tokens_map", {})
+    return repr((type(tokenizer).__name__, sorted(vocabulary.items()), sorted(special.items(), key=str))).encode()

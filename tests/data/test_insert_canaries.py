@@ -21,6 +21,7 @@ from datasets import (
 )
 
 from hf_exposure import CanaryInserter, CanaryTemplate, Digits, draw_canaries, insert_canaries, remove_canaries
+from hf_exposure.data.inserter import RowInserter
 from hf_exposure.errors import ExposureError, InputError
 
 disable_progress_bars()
@@ -152,7 +153,7 @@ def test_a_second_run_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest
     def fail(*_: object) -> None:
         raise AssertionError("processed again")
 
-    monkeypatch.setattr(CanaryInserter, "__call__", fail)
+    monkeypatch.setattr(RowInserter, "__call__", fail)
     again = drawn()
     assert [canary.id for canary in again] != [canary.id for canary in CANARIES]
     second = insert_canaries(load_from_disk(tmp_path / "data"), again)
@@ -222,6 +223,6 @@ def test_errors_name_argument_rule_and_value(make: object, message: str) -> None
 
 
 def test_a_wrong_number_of_rows_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(CanaryInserter, "__call__", lambda self, batch, indices: batch)
+    monkeypatch.setattr(RowInserter, "__call__", lambda self, batch, indices: batch)
     with pytest.raises(ExposureError, match=r"datasets returned 100 rows instead of 100 \+ 13: its cache is damaged"):
         insert_canaries(plain(), CANARIES)

@@ -156,6 +156,21 @@ def test_streams_of_token_ids() -> None:
     assert [row["input_ids"] for row in remove_canaries(out, CANARIES, tokenizer=tokenizer)] == [[9] * 16] * 20
 
 
+@pytest.mark.parametrize("kind", ["dataset", "stream"])
+def test_each_canary_is_tokenized_once(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer, seen = chat_tokenizer(), []
+    encode = type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer), "__call__", lambda self, text, **how: seen.append(text) or encode(self, text, **how)
+    )
+    data = Dataset.from_dict({"input_ids": [[9] * 16] * 20})
+    out = insert_canaries(
+        data if kind == "dataset" else data.to_iterable_dataset(), CANARIES, tokenizer=tokenizer, num_rows=20
+    )
+    assert len(list(out)) == 26
+    assert sorted(seen) == sorted(canary.text for canary in CANARIES.inserted)
+
+
 @pytest.mark.parametrize("kind", ["dataset", "stream", "columns"])
 @pytest.mark.parametrize("length", [None, 16])
 def test_a_length_counts_the_tokens_of_its_own_row(kind: str, length: int | None) -> None:

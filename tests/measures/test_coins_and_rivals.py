@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,8 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, log_perplexity, measure_exposure
 from hf_exposure.estimators.estimate import CostEstimate
-from hf_exposure.measures.methods import Occasion, epsilon_of
+from hf_exposure.measures import Importance
+from hf_exposure.measures.meter import epsilon_of
 from hf_exposure.measures.settings import MeasureSettings
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
@@ -124,5 +124,4 @@ def test_drawing_stops_at_a_narrow_interval_however_high_it_lies(low: float, hit
     estimate = CostEstimate(
         exposure_bits=12.0, low_bits=low, high_bits=12.1, method="importance", bound="interval", effective_hits=hits
     )
-    occasion = SimpleNamespace(settings=MeasureSettings(precision_bits=0.25))
-    assert Occasion._is_settled(occasion, estimate) is settled  # type: ignore[arg-type]
+    assert Importance(precision_bits=0.25).is_settled(estimate) is settled

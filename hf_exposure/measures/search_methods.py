@@ -1,0 +1,276 @@
+"""The methods that walk a template's token automaton: search, weighted draws, and `Auto`, the schedule of both.
+
+Not every tokenizer, template and model allow it. `choose` alone decides what `Auto` then does.
+
+Shapes: K canaries, inserted ones first; N draws.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hf_exposure.errors import InputError, rows_named
+from hf_exposure.estimators import exposure_from_rank, importance_exposure
+from hf_exposure.estimators.estimate import CostEstimate
+from hf_exposure.extraction import EXPONENTS, Proposals, draw_proposals, hole_bits, search_ranks
+from hf_exposure.extraction.expansion import SearchCost
+from hf_exposure.limits import MOST_ENUMERATED
+from hf_exposure.measures.methods import (
+    Enumerate,
+    Estimated,
+    FloatArray,
+    Measurement,
+    Method,
+    Sample,
+    seed_stream,
+    texts_of,
+)
+from hf_exposure.records import RankBounds, ReferenceCosts
+
+# The first weighted draws of an adaptive measurement; their intervals say how many more are likely to be needed.
+_FIRST_DRAWS = 1024
+# Canaries that share draws miss together, so drawing stops early only with this many effective hits.
+_ENOUGH_HITS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bounded(Method):
+    """Searches for the exact rank: certified bounds on it at any budget.
+
+    Args:
+        max_expansions: budget of the one search for all canaries: states with more than one child.
+
+    Raises:
+        InputError: a number out of range.
+
+    Example:
+        >>> Bounded(max_expansions=1000)
+        Bounded(max_expansions=1000)
+    """
+
+    name = "bounded"
+    searches = True
+    max_expansions: int = 100_000
+
+    def estimate(self, measured: Measurement) -> Estimated:
+        return self.search(measured, range(len(measured.canaries))), None
+
+    def search(self, measured: Measurement, canaries: Sequence[int]) -> list[CostEstimate]:
+        """The ranks of some canaries, given by their numbers, by one search."""
+        assert measured.automaton is not None
+        automaton, texts = measured.automaton, texts_of(measured.canaries)
+        ids = [canary.id for canary in measured.canaries]
+        found = rows_named(
+            lambda row: f"canary {ids[canaries[row]]}",
+            lambda: search_ranks(
+                measured.scorer,
+                automaton,
+                [texts[canary] for canary in canaries],
+                max_expansions=self.max_expansions,
+                exclude=[other.text for other in measured.canaries.inserted],
+            ),
+        )
+        return [
+            _from_bounds(bounds, measured.effective_space_size(canary))
+            for canary, bounds in zip(canaries, found, strict=True)
+        ]
+
+
+def _from_bounds(bounds: RankBounds, size: int) -> CostEstimate:
+    low_bits = exposure_from_rank(bounds.high, size)
+    return CostEstimate(
+        exposure_bits=low_bits,
+        low_bits=low_bits,
+        high_bits=exposure_from_rank(bounds.low, size),
+        rank_low=bounds.low,
+        rank_high=bounds.high,
+        method="bounded",
+        bound="exact" if bounds.certified else "lower",
+        note="" if bounds.certified else f"a lower bound: {bounds.note}",
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Importance(Method):
+    """Draws weighted references from the model itself: one set serves every canary, from 1 bit to log2|R|.
+
+    Args:
+        references: how many are drawn, at most.
+        precision_bits: drawing stops once every interval is this narrow.
+
+    Raises:
+        InputError: a number out of range.
+
+    Source: multiple importance sampling, Veach and Guibas, SIGGRAPH 1995; see `importance_exposure`.
+
+    Example:
+        >>> Importance(references=1024)
+        Importance(references=1024, precision_bits=0.25)
+    """
+
+    name = "importance"
+    searches = True
+    references: int = 4096
+    precision_bits: float = 0.25
+
+    def estimate(self, measured: Measurement) -> Estimated:
+        assert measured.automaton is not None and measured.uniform is not None
+        prefix_bits = float(np.nansum(measured.scorer.prefix_bits(measured.automaton.prefix)))
+        generator = np.random.default_rng(seed_stream("proposals", measured.seed))
+        spent = SearchCost()
+        draws: Proposals | None = None
+        wanted = _FIRST_DRAWS
+        while True:
+            have = len(draws.texts) if draws else 0
+            wanted = min(wanted, self.references - have)
+            uniform = measured.uniform.take(
+                measured.scorer, measured.automaton, have // len(EXPONENTS), -(-wanted // len(EXPONENTS))
+            )
+            new = draw_proposals(measured.scorer, measured.automaton, uniform, generator, spent)
+            draws = new if draws is None else draws.join(new)
+            estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
+            if len(draws.texts) >= self.references or all(map(self.is_settled, estimates)):
+                is_uniform = draws.is_text & (draws.strata == EXPONENTS.index(0.0))
+                return estimates, ReferenceCosts.of(prefix_bits + draws.hole_bits[is_uniform])
+            wanted = max(map(self._draws_missing, estimates, itertools.repeat(len(draws.texts))))
+
+    def is_settled(self, estimate: CostEstimate) -> bool:
+        """Whether no more draws are needed for an estimate."""
+        narrow = estimate.high_bits - estimate.low_bits <= self.precision_bits
+        return narrow and (estimate.effective_hits or 0.0) >= _ENOUGH_HITS
+
+    def _draws_missing(self, estimate: CostEstimate, have: int) -> int:
+        """How many more draws are likely to settle an estimate: widths shrink as the root of their number, hits grow
+        with it. At least as many as there are, and all that may be where nothing is known.
+        """
+        width, hits = estimate.high_bits - estimate.low_bits, estimate.effective_hits or 0.0
+        times = max((width / self.precision_bits) ** 2, _ENOUGH_HITS / max(hits, 1.0))
+        return max(have, math.ceil(have * (times - 1.0))) if math.isfinite(times) else self.references
+
+
+def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -> list[CostEstimate]:
+    """Estimates of all canaries, whose bits after the prefix are `hole_bits_K`, from one weighted set."""
+    assert measured.automaton is not None
+    space_size = measured.canaries.template.space_size
+    inserted = {canary.text for canary in measured.canaries.inserted}
+    # An inserted canary competes with no other: draws that hit one count for nothing.
+    weights_N = draws.weights(space_size) * np.array([text not in inserted for text in draws.texts])
+    # The model's own component gives a text of b bits a probability of at least 2^-b, so its weight is bounded.
+    rarest = np.exp2(np.minimum(0.0, hole_bits_K - math.log2(space_size))) if measured.automaton.prefix else 1.0
+    limits_K = len(EXPONENTS) * np.broadcast_to(rarest, hole_bits_K.shape)
+    estimates: list[CostEstimate] = []
+    for members in measured.groups():
+        estimates += importance_exposure(
+            # Draws that are the canary itself, or tie with it, may cost a rounding error more.
+            hole_bits_K[members] + measured.scorer.noise_bits,
+            draws.hole_bits,
+            weights_N,
+            space_size=measured.effective_space_size(int(members[0])),
+            confidence_level=measured.confidence_level,
+            weight_limits=limits_K[members],
+            strata=draws.strata,
+            includes_self=~measured.is_inserted_K[members],
+        )
+    return estimates
+
+
+@dataclass(frozen=True, kw_only=True)
+class Auto(Method):
+    """Takes the exact answer where it is cheap: every text of a small space, a search for a canary that may rank high,
+    weighted references for the rest; uniform ones where the tokenizer or the model allow no search (`choose`).
+
+    Args:
+        references: how many are drawn, at most; a space of no more texts is enumerated.
+        max_expansions: budget of one search; `references` where they are fewer.
+        precision_bits: as for `Importance`.
+
+    Raises:
+        InputError: a number out of range.
+
+    Example:
+        >>> Auto(references=512)
+        Auto(references=512, max_expansions=100000, precision_bits=0.25)
+    """
+
+    name = "auto"
+    searches = True
+    references: int = 4096
+    max_expansions: int = 100_000
+    precision_bits: float = 0.25
+
+    def estimate(self, measured: Measurement) -> Estimated:
+        """Exact ranks where a search finds them with as many expansions as there are references, else weighted draws.
+
+        A text of b bits (after the prefix) ranks at most 2^b, which bounds its search. Where that does not promise an
+        end for all, draws come first, and say which others may rank so high: few draws are as likely as a memorized
+        canary.
+        """
+        assert measured.automaton is not None
+        search = Bounded(max_expansions=min(self.max_expansions, self.references))
+        draws = Importance(references=self.references, precision_bits=self.precision_bits)
+        most_bits = math.log2(search.max_expansions)
+        bits_K = [hole_bits(measured.scorer, measured.automaton, cost) for cost in measured.costs_K.tolist()]
+        bounded = [canary for canary, bits in enumerate(bits_K) if bits <= most_bits]
+        if len(bounded) == len(bits_K):
+            exact = _certified(search, measured, bounded)
+            if len(exact) == len(bits_K):
+                return list(exact.values()), None
+        drawn, references = draws.estimate(measured)
+
+        def may_rank_high(canary: int, estimate: CostEstimate) -> bool:
+            """Whether draws leave it open: neither settled nor surely beyond what a search reaches."""
+            least_bits = math.log2(measured.effective_space_size(canary)) - most_bits
+            return not draws.is_settled(estimate) and estimate.high_bits >= least_bits
+
+        candidates = [
+            canary for canary, estimate in enumerate(drawn) if canary in bounded or may_rank_high(canary, estimate)
+        ]
+        exact = _certified(search, measured, candidates)
+        return [exact.get(canary, estimate) for canary, estimate in enumerate(drawn)], references
+
+
+def _certified(search: Bounded, measured: Measurement, canaries: list[int]) -> dict[int, CostEstimate]:
+    """Those of some canaries whose ranks one search certifies."""
+    found = search.search(measured, canaries) if canaries else []
+    return {canary: one for canary, one in zip(canaries, found, strict=True) if not one.is_lower_bound}
+
+
+def choose(method: Method, space_size: int, why_no_search: str | InputError = "") -> tuple[Method, str]:
+    """The method that is carried out, and what a report says of the choice: "" where nothing was given up.
+
+    Every method but `Auto` is carried out as it is. `Auto` enumerates a space of at most `references` texts, which
+    costs no more than references would, and is exact. In a larger space it searches and draws (`Auto.estimate`), for
+    which a prefix of a text must have a score and the template an automaton. Without them it compares with uniform
+    references, which any model can score.
+
+    Args:
+        method: what was asked for.
+        space_size: |R|.
+        why_no_search: why the tokenizer, the template or the model allow no search; "" where they may.
+
+    Raises:
+        InputError: the space is too large to enumerate; a method that searches where there is no search.
+
+    Example:
+        >>> choose(Auto(references=512), 1000, "the model reads both ways")
+        (Sample(references=512), 'no search, uniform references instead: the model reads both ways')
+    """
+    if isinstance(method, Auto):
+        if space_size <= min(method.references, MOST_ENUMERATED):
+            return Enumerate(), ""
+        if why_no_search:
+            return Sample(references=method.references), f"no search, uniform references instead: {why_no_search}"
+    elif isinstance(method, Enumerate) and space_size > MOST_ENUMERATED:
+        rule = f"'enumerate' takes spaces of at most {MOST_ENUMERATED} texts"
+        raise InputError("method", rule, f"a space of {space_size}", "Use method='auto'.")
+    elif method.searches and why_no_search:
+        if isinstance(why_no_search, InputError):
+            raise why_no_search
+        rule = f"must be 'auto', 'enumerate', 'sample' or 'skew_normal' here, since {why_no_search}"
+        raise InputError("method", rule, method.name, "Use method='auto'.")
+    return method, ""
