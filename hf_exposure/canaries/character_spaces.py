@@ -30,14 +30,14 @@ class _FixedAlphabet(Space):
     def start(self) -> State:
         return self.length
 
-    def moves(self, state: State) -> dict[str, State]:
+    def moves(self, state: int) -> dict[str, State]:
         return dict.fromkeys(self.symbols, state - 1) if state else {}
 
-    def is_end(self, state: State) -> bool:
+    def is_end(self, state: int) -> bool:
         return state == 0
 
-    def count(self, state: State) -> int:
-        return len(self.symbols) ** state
+    def count(self, state: int) -> int:
+        return int(len(self.symbols) ** state)
 
     @property
     def alphabet(self) -> frozenset[str]:
@@ -178,13 +178,13 @@ class LuhnDigits(Space):
             return {digit: following for digit, following in moves.items() if self.is_end(following)}
         return moves
 
-    def is_end(self, state: State) -> bool:
+    def is_end(self, state: tuple[int, int, bool]) -> bool:
         return state == (self.length, 0, False)
 
     def count(self, state: State) -> int:
         position = state[0]
         # The check digit is free of choice, so it adds no factor; nor do the digits of the prefix.
-        return 10 ** max(0, self.length - 1 - max(position, len(self.prefix)))
+        return int(10 ** max(0, self.length - 1 - max(position, len(self.prefix))))
 
     @property
     def alphabet(self) -> frozenset[str]:

@@ -110,7 +110,8 @@ def enumeration_exposure(
     def rivals(limit_K: FloatArray, side: str) -> NDArray[np.int64]:
         counted = np.searchsorted(ordered_N, limit_K, side=side)  # type: ignore[call-overload]
         itself = nearest_K < limit_K if side == "left" else nearest_K <= limit_K
-        return (counted - (own_K & itself)).astype(np.int64)
+        count_K: NDArray[np.int64] = (counted - (own_K & itself)).astype(np.int64)
+        return count_K
 
     low_K = 1 + rivals(costs_K - tolerance_bits, "left")
     rank_K = 1 + rivals(costs_K, "right")

@@ -68,7 +68,9 @@ def log_cdf(x: ArrayLike, shape: float, loc: float = 0.0, scale: float = 1.0) ->
     cdf = ndtr(flat) - owen
     with np.errstate(divide="ignore", invalid="ignore"):
         # Near 1 the complement has the digits.
-        out = np.where(cdf > 0.5, np.log1p(-np.clip(ndtr(-flat) + owen, 0.0, 1.0)), np.log(np.maximum(cdf, 0.0)))
+        out: FloatArray = np.where(
+            cdf > 0.5, np.log1p(-np.clip(ndtr(-flat) + owen, 0.0, 1.0)), np.log(np.maximum(cdf, 0.0))
+        )
     far = (cdf < _TAIL_BELOW) & np.isfinite(flat) & (_slope(flat, shape) > 0.0)
     out[far] = _integrated(flat[far], shape)
     return out.reshape(z.shape)
