@@ -266,7 +266,7 @@ class OpenTexts:
         with np.errstate(invalid="ignore"):  # inf less inf: nothing is known, so the count holds
             slack = limit_bits - self.costs_M
         is_near = self.bounded_M & (slack < _EXACT_BITS)
-        exact = np.bincount(self.which_M[~is_near], minlength=len(self.counts)).tolist()
+        exact: list[int] = np.bincount(self.which_M[~is_near], minlength=len(self.counts)).tolist()
         total = sum(count * number for count, number in zip(self.counts, exact, strict=True))
         capped = np.array([min(count, 2**_EXACT_BITS) for count in self.counts], dtype=np.int64)
         values = np.zeros(len(slack), dtype=np.int64)

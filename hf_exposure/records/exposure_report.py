@@ -335,12 +335,12 @@ def read_report_file(path: str | Path) -> dict[str, Any]:
     return values
 
 
-Record = TypeVar("Record", bound=Any)
+Record = TypeVar("Record")
 
 
 def _record(kind: type[Record], values: Mapping[str, Any]) -> Record:
     """A dataclass from checked values. None where a float must be stands for a figure that was not finite."""
-    known = {f.name: str(f.type) for f in fields(kind) if f.name in values}
+    known = {f.name: str(f.type) for f in fields(kind) if f.name in values}  # type: ignore[arg-type]
     return kind(
         **{
             name: math.nan if values[name] is None and annotation == "float" else values[name]

@@ -148,7 +148,7 @@ class Encoder:
             return []
         checked = [self.before + encodable_text(f"texts[{row}]", text) for row, text in enumerate(texts)]
         # Without masks, which nothing here reads, it takes half the time.
-        encoded = self.tokenizer(
+        encoded: list[list[int]] = self.tokenizer(
             checked, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
         )["input_ids"]
         if self._before_ids:

@@ -127,7 +127,8 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = A
         ids = torch.as_tensor([row], device=device)
         outputs = model(input_ids=ids)
         check_logits(model, outputs, ids)
-        return outputs.logits[0, -len(row) :][:half].double()
+        logits: torch.Tensor = outputs.logits[0, -len(row) :][:half].double()
+        return logits
 
     with borrowed(model):
         try:

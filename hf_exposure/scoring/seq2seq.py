@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput, ModelOutput
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import ModelOutput
 
 from hf_exposure.context import Source
 from hf_exposure.errors import InputError, NonFiniteScoreError, RowInputError, described
@@ -180,7 +181,8 @@ class Seq2SeqScorer(CausalScorer):
 
     def _pair_alone(self, pair: _Pair) -> np.ndarray:
         """(1,) bits of a target, its source and itself being all that the model is given."""
-        return self._read_pair(*pair)[self.encoder.first_scored - 1 :].sum(keepdims=True)
+        bits: np.ndarray = self._read_pair(*pair)[self.encoder.first_scored - 1 :].sum(keepdims=True)
+        return bits
 
     def _read_pair(self, source: tuple[int, ...], target: tuple[int, ...]) -> np.ndarray:
         """(T - 1,) bits of the target's tokens from the second on."""
