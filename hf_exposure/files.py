@@ -34,18 +34,6 @@ try:
 except ImportError:  # Windows, where nothing is ever taken for abandoned
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    "clean_up",
-    "make_private_folder",
-    "owner_only",
-    "parse_json",
-    "read_bytes",
-    "read_json",
-    "replaced_folder",
-    "temporary_folder",
-    "write_aside",
-]
-
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) or "localhost"
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.hf-exposure-{re.escape(_HOST)}-(?P<pid>\d+)-[0-9a-f]{{8}}(?P<old>\.old)?")
 _OLD = ".old"

@@ -10,8 +10,6 @@ from hf_exposure.checks import countable, encodable_text, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.limits import LONGEST_FILLING
 
-__all__ = ["Digits", "Letters", "LuhnDigits"]
-
 _DIGITS = "0123456789"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _GROUP = 4  # digits of a card number that are printed together

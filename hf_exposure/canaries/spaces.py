@@ -8,22 +8,9 @@ from typing import Any
 from hf_exposure.canaries.character_spaces import Digits, Letters, LuhnDigits
 from hf_exposure.canaries.pattern import Pattern
 from hf_exposure.canaries.space import Space
-from hf_exposure.canaries.word_spaces import ENGLISH_LIST, Choice, VocabularyTokens, Words, digest, english_words
+from hf_exposure.canaries.word_spaces import ENGLISH_LIST, Choice, Words, digest, english_words
 from hf_exposure.checks import encodable_text
 from hf_exposure.errors import InputError
-
-__all__ = [
-    "Choice",
-    "Digits",
-    "Letters",
-    "LuhnDigits",
-    "Pattern",
-    "Space",
-    "VocabularyTokens",
-    "Words",
-    "parse_space",
-    "space_from_dict",
-]
 
 
 def _words_from_dict(values: dict[str, Any]) -> Words:

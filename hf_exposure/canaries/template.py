@@ -15,8 +15,6 @@ from hf_exposure.checks import encodable_text, index_below
 from hf_exposure.errors import InputError, described
 from hf_exposure.limits import LARGEST_SPACE_DIGITS, LONGEST_TEMPLATE, MOST_HOLES
 
-__all__ = ["CanaryTemplate"]
-
 _EXAMPLE = 'CanaryTemplate("The random number is {number}", number=Digits(9))'
 
 

@@ -14,8 +14,6 @@ from hf_exposure.errors import InputError
 from hf_exposure.files import read_bytes
 from hf_exposure.limits import DEEPEST_CONFIG, LARGEST_CONFIG_BYTES, MOST_CONFIG_NODES
 
-__all__ = ["ConfigOption"]
-
 # What runs code of a stranger's is for a person to type, not for a file that came with the code.
 _TYPED_ONLY = ("config", "help", "trust_remote_code")
 

@@ -13,8 +13,6 @@ from hf_exposure.cli.values import check_data_set
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import clean_up
 
-__all__ = ["is_saved_folder", "load_data_set", "parts_of", "read_to_its_end", "without_cache", "write_shards"]
-
 _BUILDERS = {
     ".csv": "csv", ".tsv": "csv", ".json": "json", ".jsonl": "json", ".parquet": "parquet", ".txt": "text",
 }  # fmt: skip

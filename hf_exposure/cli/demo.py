@@ -11,8 +11,6 @@ from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.values import check_data_set, check_model, check_tokenizer, parse_repetitions
 from hf_exposure.errors import InputError
 
-__all__ = ["demo"]
-
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report, plots and canaries.")] = Path("exposure-demo"),

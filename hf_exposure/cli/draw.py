@@ -12,8 +12,6 @@ from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.values import check_new, parse_repetitions, parse_template
 from hf_exposure.errors import InputError
 
-__all__ = ["draw"]
-
 
 def draw(
     template: Annotated[str, typer.Option(help='The text with its holes: "The random number is {number}".')],

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet, CanaryTemplate
     from hf_exposure.context import CanaryContext
 
-__all__ = ["extract"]
-
 _ASKING = "Asking instead of searching"
 
 

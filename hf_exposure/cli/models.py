@@ -13,9 +13,6 @@ import typer
 from hf_exposure.cli.values import check_model, check_tokenizer
 from hf_exposure.errors import InputError
 
-__all__ = ["DeviceOption", "Dtype", "DtypeOption", "ModelOption", "ModelSource", "RevisionOption", "TokenizerOption",
-           "TrustOption", "load_tokenizer"]  # fmt: skip
-
 
 class Dtype(StrEnum):
     """What the weights are loaded as."""

@@ -20,8 +20,6 @@ from transformers import (
 
 from hf_exposure.errors import InputError
 
-__all__ = ["SMALL_MODELS", "load_model", "load_tokenizer"]
-
 SMALL_MODELS = ("small-gpt2", "small-llama")
 _LAYERS, _WIDTH, _HEADS = 4, 128, 4
 _BPE_VOCABULARY = 1_000

@@ -8,8 +8,6 @@ from datasets import Dataset, DatasetDict, IterableDataset, get_dataset_config_n
 
 from hf_exposure.errors import InputError
 
-__all__ = ["load_rows"]
-
 
 def load_rows(text_file: Path | None, dataset: str | None, most_bytes: int, row_characters: int) -> Dataset:
     """Rows of about `row_characters` from the first `most_bytes` of a text: a column `text`.

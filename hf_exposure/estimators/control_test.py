@@ -13,8 +13,6 @@ from scipy.stats import mannwhitneyu, rankdata
 
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, checked_costs
 
-__all__ = ["ControlTest", "control_test"]
-
 # Up to this many canaries and controls together, all ways to deal them are counted: under half a second.
 COUNTED_UP_TO = 150
 

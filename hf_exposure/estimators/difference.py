@@ -32,8 +32,6 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
 from hf_exposure.limits import LARGEST_SEED
 
-__all__ = ["difference_interval"]
-
 # All relabellings are looked at up to so many; beyond, so many at random, the one that was observed among them.
 _RELABELLINGS = 5000
 # Rows of random labels that are held at a time.

@@ -22,8 +22,6 @@ from hf_exposure.estimators.arrays import (
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.weighted_share import SharesAtOrBelow, weighted_shares
 
-__all__ = ["WeightCheck", "check_weights", "importance_exposure"]
-
 # Fewer effective hits than this leave the point more than a tenth of its rank in doubt.
 ENOUGH_HITS = 100
 # Without a hit the figure is a lower bound, which need not be said this few bits below the largest there is.
