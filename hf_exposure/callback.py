@@ -26,8 +26,6 @@ from hf_exposure.report.run import append_report, start_log
 from hf_exposure.runtime.job import call_roll, check_parallelism
 from hf_exposure.runtime.processes import Processes
 
-__all__ = ["ExposureCallback", "Strategy"]
-
 Strategy = Literal["steps", "epoch", "eval", "end"]
 _PREFIX = "eval_exposure_"
 # Keys of which a larger value means less memorisation, or nothing; all others grow with it.

@@ -24,8 +24,6 @@ from hf_exposure.files import clean_up, replaced_folder
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
 
-__all__ = ["RECORD_FILE", "insert"]
-
 # What measure reads to say which data set a model was trained on. No secret is in it.
 RECORD_FILE = "exposure_insertion.json"
 # Where the library's remedy is Python, what is typed instead.

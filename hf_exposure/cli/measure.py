@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from hf_exposure.context import CanaryContext
     from hf_exposure.records import ExposureReport
 
-__all__ = ["measure"]
-
 _CROSSED = 1
 
 

@@ -25,8 +25,6 @@ from hf_exposure.data.token_search import Match, PatternSearch
 from hf_exposure.errors import InputError
 from hf_exposure.records import Delivery
 
-__all__ = ["CanaryDelivery", "DeliveryReport", "check_dataloader", "check_delivery"]
-
 # Rows of one canary are collated alike: a few of them show what the collator masks.
 _COLLATED_PER_CANARY = 2
 # The ids of a canary, by its place in the set, and which of them tell it from the other canaries: its secret.

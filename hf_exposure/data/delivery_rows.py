@@ -17,8 +17,6 @@ from datasets import Dataset
 
 from hf_exposure.errors import InputError
 
-__all__ = ["NotReadable", "ReadRows", "TokenRows", "TrainedTokens", "random_states_kept", "read_rows", "trained_flags"]
-
 _NO_LOSS = -100
 # A count and no clock: all processes of a job stop at the same row, and so agree.
 _MOST_ROWS = 20_000

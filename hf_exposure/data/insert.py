@@ -20,8 +20,6 @@ from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import owner_only, temporary_folder
 from hf_exposure.limits import LARGEST_SEED
 
-__all__ = ["insert_canaries", "remove_canaries"]
-
 D = TypeVar("D", Dataset, DatasetDict, IterableDataset, IterableDatasetDict)
 
 

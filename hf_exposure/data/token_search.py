@@ -12,8 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Match", "PatternSearch"]
-
 # Shorter ones stand in any text by chance. Of a pattern cut in two, one part holds a window of half its length.
 _SHORTEST_WINDOW, _LONGEST_WINDOW = 4, 6
 # Odd, so that multiplying loses nothing; the upper bits of the product depend on all tokens of a window.

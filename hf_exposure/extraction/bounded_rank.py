@@ -29,8 +29,6 @@ from hf_exposure.extraction.token_automaton import TokenAutomaton, follow_tokens
 from hf_exposure.records import RankBounds
 from hf_exposure.scoring import PathQuery, Scorer, make_scorer, source_for
 
-__all__ = ["hole_bits", "rank_bounds", "search_ranks"]
-
 # Of the texts that a search counts, so many are scored alone too.
 _CONFIRMED_RIVALS = 8
 

@@ -23,8 +23,6 @@ from hf_exposure.extraction.token_automaton import NO_MOVES, Exactness, Moves, O
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading, position_after
 from hf_exposure.scoring import Encoder
 
-__all__ = ["CharacterAutomaton", "character_automaton"]
-
 _REMEMBERED_STATES = 2**16
 _END = "end"
 

@@ -26,8 +26,6 @@ from hf_exposure.scoring import CausalScorer, make_scorer
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
 
-__all__ = ["discoverable_extraction"]
-
 
 def discoverable_extraction(
     model: nn.Module,

@@ -20,8 +20,6 @@ from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.extraction.token_automaton import Moves, OnePathPerText, TokenAutomaton
 from hf_exposure.scoring import Descent, Scorer
 
-__all__ = ["EXPONENTS", "Proposals", "UniformPaths", "draw_proposals"]
-
 # Exponents on the model's probabilities: 0 is uniform over texts, 1 is the model. See docs/design.
 EXPONENTS = (0.0, 0.5, 1.0, 1.5)
 

@@ -13,8 +13,6 @@ from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.token_automaton import Exactness, Path, TokenAutomaton, follow_tokens
 from hf_exposure.scoring import Encoder
 
-__all__ = ["SampledEncodings"]
-
 AUDITED_ENCODINGS = 10_000
 """No miss among them bounds the share of misses by 3 / 10,000 = 0.03 % with 95 % confidence."""
 

@@ -20,8 +20,6 @@ from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading
 from hf_exposure.scoring import Encoder
 
-__all__ = ["cut_before_space", "slot_automaton"]
-
 _LARGEST_LIST = 10**6  # words are given one by one, so encoding each is no more work
 _LARGEST_HOLE = 10**4  # of other holes, all fillings in one slot: no dearer than an audit
 _GROUP = 3  # \p{N}{1,3}, as in GPT-4's and Llama 3's tokenizers, from the left or from the right

@@ -16,8 +16,6 @@ from tokenizers import pre_tokenizers
 
 from hf_exposure.extraction.split_pattern import MOVED, PatternSplit, Step, UnknownSplit
 
-__all__ = ["CharacterMap", "SplitMachine"]
-
 # The pattern that the ByteLevel pre-tokenizer has built in.
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPACES = frozenset(" \t\n\v\f\r")

@@ -19,8 +19,6 @@ from typing import Any, Literal
 
 _CATEGORIES = " L M N P S Z Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf Po Sm Sc Sk So Zs Zl Zp "
 
-__all__ = ["MOVED", "PatternSplit", "Step", "UnknownSplit"]
-
 
 class UnknownSplit(Exception):
     """A pre-tokenizer or normalizer of which nothing can be proven; the message says why.

@@ -13,17 +13,6 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-__all__ = [
-    "Exactness",
-    "Moves",
-    "OnePathPerText",
-    "Run",
-    "TokenAutomaton",
-    "follow_forced_run",
-    "follow_tokens",
-    "why_audited",
-]
-
 State = Hashable
 Path = tuple[int, ...]
 Exactness = Literal["proven", "audited"]

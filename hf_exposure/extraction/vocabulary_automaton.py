@@ -33,8 +33,6 @@ from hf_exposure.extraction.token_automaton import (
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading, TokenSurfaces, position_after, serialized_model
 from hf_exposure.scoring import Encoder
 
-__all__ = ["VocabularyAutomaton", "vocabulary_automaton"]
-
 _REMEMBERED_STATES = 2**14  # each may have a thousand children
 _LARGEST_ALPHABET = 128  # up to it, characters after which all others render alike are treated as one
 _END = ("end", "", "")

@@ -10,8 +10,6 @@ import numpy as np
 from hf_exposure.extraction.token_automaton import State, TokenAutomaton, follow_tokens
 from hf_exposure.scoring import EncodedTexts
 
-__all__ = ["enumerate_texts"]
-
 
 def enumerate_texts(automaton: TokenAutomaton, first_scored: int) -> EncodedTexts:
     """All texts of the automaton, N of them, in ascending order of their token paths.

@@ -15,8 +15,6 @@ from hf_exposure.records import ExposureReport, RepetitionGroup, Validity
 from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
 from hf_exposure.report.verdict import mean_text, rank1_text, spread_text, validity_line
 
-__all__ = ["BEGIN", "END", "FOLDER", "exposure_section", "updated_card"]
-
 BEGIN, END = "<!-- hf_exposure: begin -->", "<!-- hf_exposure: end -->"
 # Of the files in the repository.
 FOLDER = "exposure"

@@ -18,8 +18,6 @@ from hf_exposure.hub.published import published
 from hf_exposure.hub.push import published_files
 from hf_exposure.records import ExposureReport
 
-__all__ = ["ARTIFACT", "attach_report"]
-
 ARTIFACT, ARTIFACT_TYPE = "exposure-report", "exposure-report"
 
 

@@ -13,8 +13,6 @@ from hf_exposure.errors import InputError
 from hf_exposure.runtime.model_state import bare
 from hf_exposure.runtime.processes import Processes
 
-__all__ = ["BaseExposures", "BaseModel", "check_base_model", "without_adapter"]
-
 BaseModel = nn.Module | Literal["without_adapter"]
 """A module, or "without_adapter": the measured model itself with its PEFT adapters off."""
 

@@ -12,8 +12,6 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.measures.settings import MeasureSettings
 from hf_exposure.scoring import EncodedTexts
 
-__all__ = ["REMEDIES", "in_common"]
-
 REMEDIES = {
     "": "Pass the same value on every process.",
     "canaries": (

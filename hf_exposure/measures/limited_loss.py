@@ -13,8 +13,6 @@ import numpy as np
 
 from hf_exposure.records import ExposureReport
 
-__all__ = ["OVER_LIMIT", "UNDEFINED", "exposure_limited_loss", "highest_mean_bits"]
-
 OVER_LIMIT = 1e30
 """Figures beyond the limit begin here, and grow with exposure. A float32, as trackers store figures, can hold them."""
 UNDEFINED = 1e38

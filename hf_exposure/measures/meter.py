@@ -23,19 +23,17 @@ from hf_exposure.estimators import control_test
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template, enumerate_texts
 from hf_exposure.extraction.sampled_encodings import AUDITED_ENCODINGS
-from hf_exposure.limits import MOST_BATCH_TOKENS
+from hf_exposure.limits import MOST_BATCH_TOKENS, MOST_ENUMERATED
 from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
 from hf_exposure.measures.in_common import REMEDIES, in_common
 from hf_exposure.measures.methods import Occasion, epsilon_of, seed_stream
-from hf_exposure.measures.settings import MOST_ENUMERATED, MeasureSettings, Method
+from hf_exposure.measures.settings import MeasureSettings, Method
 from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.model_state import bare
 from hf_exposure.runtime.processes import ALONE, Processes
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, SourceTemplate, make_scorer, source_for
 from hf_exposure.scoring.arguments import check_module, context_length
-
-__all__ = ["ExposureMeter", "measure_exposure"]
 
 _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
 _NEED_SEARCH = ("bounded", "importance")

@@ -9,9 +9,7 @@ from hf_exposure.checks import encodable_text, flag, one_of, real_number, whole_
 from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.skew_normal import FEWEST_REFERENCES
-from hf_exposure.limits import LARGEST_COUNT, LARGEST_SEED, MOST_ENUMERATED, MOST_REFERENCES
-
-__all__ = ["MOST_ENUMERATED", "MeasureSettings", "Method"]
+from hf_exposure.limits import LARGEST_COUNT, LARGEST_SEED, MOST_REFERENCES
 
 Method = Literal["auto", "enumerate", "sample", "skew_normal", "importance", "bounded"]
 

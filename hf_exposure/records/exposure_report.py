@@ -25,8 +25,6 @@ from hf_exposure.records.references import ReferenceCosts
 from hf_exposure.records.schema import SCHEMA_VERSION, check_report, report_schema
 from hf_exposure.records.validity import Delivery, Validity
 
-__all__ = ["SCHEMA_VERSION", "ExposureReport"]
-
 REPORT_FILE = "report.json"
 
 

@@ -13,8 +13,6 @@ from hf_exposure.estimators import clopper_pearson_low, control_test, mean_inter
 from hf_exposure.estimators.estimate import Bound, weakest_bound
 from hf_exposure.records.estimates import ExposureEstimate
 
-__all__ = ["FEWEST_FOR_AN_INTERVAL", "RepetitionGroup", "group_by_repetitions"]
-
 # With fewer canaries an interval for the mean that may be believed is nearly all of [0, log2 |R|].
 FEWEST_FOR_AN_INTERVAL = 8
 

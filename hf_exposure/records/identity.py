@@ -15,8 +15,6 @@ from typing import Any
 
 from hf_exposure.errors import InputError
 
-__all__ = ["IDENTITY", "PAGE_FILE", "PLOT_FILES", "identity_of", "refuse_mixture"]
-
 IDENTITY = "measurement_id"
 """The field of `report.json`, the name of a `meta` element of `report.html`, and the keyword of a text in a plot."""
 

@@ -12,8 +12,6 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators import SkewNormalFit, fit_skew_normal
 from hf_exposure.estimators.skew_normal import FEWEST_REFERENCES
 
-__all__ = ["ReferenceCosts"]
-
 # Fine enough that a law fitted to the bins is the one fitted to the costs, to the eye.
 _BINS = 128
 _MOST_FITTED = 4096

@@ -15,8 +15,6 @@ from typing import Any
 from hf_exposure.errors import InputError, described
 from hf_exposure.limits import LARGEST_FIGURE
 
-__all__ = ["SCHEMA_VERSION", "check_against", "check_report", "report_schema"]
-
 SCHEMA_VERSION = 1
 _REMEDY = "Take the file as it was written, or measure again."
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Delivery", "Validity"]
-
 # The epoch of a trainer is a float that was summed up.
 _WHOLE_EPOCH = 1 - 1e-6
 

@@ -20,8 +20,6 @@ from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
 from hf_exposure.report.run import Run
 from hf_exposure.report.verdict import validity_line
 
-__all__ = ["ComparedRun", "Comparison", "MeanBits", "compare_runs", "difference_bits"]
-
 # Keys that end so are losses: as in transformers, less is better.
 _LOSSES = ("loss", "perplexity")
 # Canaries that share draws miss together, so what is known of each is widened to so many standard errors: one

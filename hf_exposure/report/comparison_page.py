@@ -15,8 +15,6 @@ from hf_exposure.report.page import LIMITS, definitions, escaped, figures, how_t
 from hf_exposure.report.plots import draw_comparison, matplotlib_is_installed
 from hf_exposure.report.verdict import bits_text, group_cells, group_heads, headline, p_value_text, times_inserted
 
-__all__ = ["comparison_page", "comparison_values", "run_cells", "save_comparison"]
-
 _CAPTIONS = {
     "exposure_against_utility.png": (
         "Exposure against utility, one mark for each run, with the Pareto front",

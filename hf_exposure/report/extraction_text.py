@@ -11,8 +11,6 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.records import Discoverability, Extraction
 from hf_exposure.report.verdict import times_inserted
 
-__all__ = ["describe_discoverability", "describe_extraction", "discoverability_values"]
-
 
 def describe_extraction(extraction: Extraction, canaries: CanarySet | None = None) -> str:
     """The likeliest secrets in order; with a canary set, each with whether it was inserted."""

@@ -17,8 +17,6 @@ from hf_exposure.errors import InputError, ProcessesDifferError
 from hf_exposure.launch import is_launched
 from hf_exposure.runtime.processes import Processes
 
-__all__ = ["SECONDS_FOR_ALL_TO_START", "call_roll", "check_alike", "check_parallelism", "token_of_job"]
-
 SECONDS_FOR_ALL_TO_START = 120.0
 """How far apart the processes of a job may start to train."""
 SECONDS_FOR_A_STORE = 600.0

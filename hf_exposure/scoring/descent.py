@@ -19,8 +19,6 @@ from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.row_caches import RowCaches
 from hf_exposure.scoring.token_tree import IntArray, PathQuery, pad_sequences
 
-__all__ = ["Descent"]
-
 # Caches are kept from the level on at which the draws stand at this share of distinct states.
 _APART = 0.25
 _CHECKED_DRAWS = 8

@@ -17,8 +17,6 @@ from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences
 
-__all__ = ["EncodedTexts", "Encoder"]
-
 # Tried in turn, as a tokenizer may drop what its vocabulary lacks.
 _PROBES = ("a", "A", "0", "e", " a")
 # What a text may begin with; some tokenizers have words of several digits and none of one.

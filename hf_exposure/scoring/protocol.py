@@ -10,8 +10,6 @@ import numpy as np
 from hf_exposure.scoring.encoding import EncodedTexts
 from hf_exposure.scoring.token_tree import PathBits, PathQuery
 
-__all__ = ["Scorer"]
-
 
 @runtime_checkable
 class Scorer(Protocol):

@@ -21,8 +21,6 @@ from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
 from hf_exposure.scoring.forward import Prefix, bits_at
 from hf_exposure.scoring.token_tree import IntArray
 
-__all__ = ["RowCaches"]
-
 
 @dataclass(frozen=True)
 class _Slots:

@@ -24,8 +24,6 @@ from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
-__all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]
-
 _PROBE_TOKENS = 8
 # Their attention may show nothing in so few tokens.
 _MASKED_CLASSES = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - frozenset(

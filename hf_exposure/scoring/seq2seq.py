@@ -29,8 +29,6 @@ from hf_exposure.scoring.forward import Mode, bits_at
 from hf_exposure.scoring.probe import contradiction
 from hf_exposure.scoring.token_tree import PathBits, PathQuery, pad_sequences
 
-__all__ = ["Seq2SeqScorer"]
-
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
 
