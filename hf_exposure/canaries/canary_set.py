@@ -94,7 +94,7 @@ class CanarySet:
                 raise InputError(group, "must be canaries in a list", type(canaries).__name__, remedy)
             vars(self)[group] = tuple(at_most(group, canaries, MOST_CANARIES))
         if self.seed is not None:
-            vars(self)["seed"] = whole_number("seed", self.seed, 0, LARGEST_SEED)
+            vars(self).update(seed=whole_number("seed", self.seed, 0, LARGEST_SEED))
         encodable_text("salt", self.salt)
         if not self.inserted:
             raise InputError("inserted", "must hold at least one canary", (), "Draw some with repetitions={1: 4}.")

@@ -63,7 +63,7 @@ class Digits(_FixedAlphabet):
     length: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", whole_number("length", self.length, 1, LONGEST_FILLING))
+        vars(self).update(length=whole_number("length", self.length, 1, LONGEST_FILLING))
 
     @property
     def symbols(self) -> str:
@@ -98,9 +98,9 @@ class Letters(_FixedAlphabet):
             raise InputError(
                 "alphabet", "must be distinct characters, at least one", letters, 'Write Letters(5, alphabet="abc").'
             )
-        object.__setattr__(self, "length", whole_number("length", length, 1, LONGEST_FILLING))
-        countable("length", len(letters), self.length)
-        object.__setattr__(self, "letters", "".join(sorted(letters)))
+        length = whole_number("length", length, 1, LONGEST_FILLING)
+        countable("length", len(letters), length)
+        vars(self).update(length=length, letters="".join(sorted(letters)))
 
     @property
     def symbols(self) -> str:
@@ -140,7 +140,7 @@ class LuhnDigits(Space):
     separator: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", whole_number("length", self.length, 2, LONGEST_FILLING))
+        vars(self).update(length=whole_number("length", self.length, 2, LONGEST_FILLING))
         prefix = encodable_text("prefix", self.prefix)
         # At least one free digit besides the check digit, else the "secret" would have one value.
         if not set(prefix) <= set(_DIGITS) or len(prefix) > self.length - 2:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from hf_exposure.checks import one_of
 from hf_exposure.errors import InputError
 
 Bound = Literal["exact", "interval", "lower", "extrapolated", "undefined"]
@@ -92,9 +93,8 @@ class ExposureFigures:
                 rank_low=self.rank_low,
                 rank_high=self.rank_high,
             )
-            object.__setattr__(self, "bound", kind)
-        if self.bound not in get_args(Bound):
-            raise InputError("bound", f"must be one of {', '.join(get_args(Bound))}", self.bound, "Leave it out.")
+            vars(self).update(bound=kind)
+        one_of("bound", self.bound, get_args(Bound), "Leave it out.")
         if (self.bound == "undefined") != math.isnan(self.exposure_bits):
             rule = "must be 'undefined' where exposure_bits is NaN, and nowhere else"
             raise InputError("bound", rule, f"{self.bound} with {self.exposure_bits} bits", "Leave it out.")
