@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.values import check_data_set, check_model, check_tokenizer, parse_repetitions
+from hf_exposure.cli.options import parse_repetitions
 from hf_exposure.errors import InputError
+from hf_exposure.loading import check_data_set, check_model, check_tokenizer_name
 
 
 def demo(
@@ -45,7 +46,7 @@ def demo(
     if not model.startswith("small-"):
         check_model("--model", model)
     if tokenizer not in (None, "bytes", "bpe"):
-        check_tokenizer("--tokenizer", tokenizer)
+        check_tokenizer_name("--tokenizer", tokenizer)
     from hf_exposure.demo import DemoSettings, run_demo
 
     run_demo(

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.values import check_new, parse_repetitions, parse_template
+from hf_exposure.cli.options import check_new, parse_repetitions, parse_template
 from hf_exposure.errors import InputError
 
 

@@ -13,19 +13,24 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.context import MessagesOption, PromptOption, SourceOption, calls_shown, context_of
-from hf_exposure.cli.models import (
+from hf_exposure.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MessagesOption,
     ModelOption,
-    ModelSource,
+    PromptOption,
     RevisionOption,
+    SourceOption,
     TokenizerOption,
     TrustOption,
+    calls_shown,
+    context_of,
+    load_canaries,
+    parse_template,
 )
-from hf_exposure.cli.values import load_canaries, parse_template
 from hf_exposure.errors import InputError
+from hf_exposure.loading import ModelSource
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet, CanaryTemplate

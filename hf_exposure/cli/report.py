@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.values import check_new, check_runs, load_canaries
+from hf_exposure.cli.options import check_new, check_runs, load_canaries
 from hf_exposure.records import Validity
 
 if TYPE_CHECKING:

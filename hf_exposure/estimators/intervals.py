@@ -1,7 +1,7 @@
 """Confidence limits: on a share, from equal or from weighted draws, and on the mean of bounded values.
 
 A *share* has the exact limits of Clopper and Pearson, which are quantiles of Beta laws. `beta_quantiles` computes them
-for any mean and any number of draws, whole or not, and for shares as small as a float can hold: weighted draws need it.
+for any mean and any number of draws, whole or not, and for shares as small as a float can hold, for weighted draws.
 
 A *mean of exposures* has none of the usual ones. Exposures lie between 0 and log2 |R|, most of them near 0 and a few
 at the top; some are lower bounds. Student's t is wrong for such values: of eight canaries of which one in ten is
