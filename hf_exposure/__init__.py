@@ -1,4 +1,4 @@
-"""Is a language model memorising secrets, how sure is that, and could a stranger get them out?
+"""Is a language model memorizing secrets, with what confidence, and could an attacker extract them?
 
 Public names are imported on first use, so that `import hf_exposure` loads neither torch nor transformers.
 """

@@ -79,7 +79,7 @@ def compile_regex(regex: str) -> tuple[Automaton, int | None]:
     shortest, longest = tree.getwidth()
     if longest > LONGEST_FILLING:
         raise _refused(regex, f"texts of at most {LONGEST_FILLING} characters", "Use smaller repetitions.")
-    automaton = _determinise(builder, end)
+    automaton = _determinize(builder, end)
     if any("\ud800" <= character <= "\udfff" for row in automaton.moves for character in row):
         raise _refused(regex, "no surrogates, which UTF-8 cannot encode", "Leave them out of the class.")
     if automaton.ends[0]:
@@ -208,7 +208,7 @@ class _Builder:
         return frozenset(found)
 
 
-def _determinise(builder: _Builder, end: int) -> Automaton:
+def _determinize(builder: _Builder, end: int) -> Automaton:
     start = builder.closure([0])
     number_of = {start: 0}
     found, moves, size = [start], [], len(start)

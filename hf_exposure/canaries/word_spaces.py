@@ -129,8 +129,8 @@ class Choice(Space):
         InputError: as the argument says, or a text that UTF-8 cannot encode.
 
     Example:
-        >>> colours = Choice(["red", "reddish", "blue"])
-        >>> colours.size, colours.text_at(0), colours.lengths_at("reddish", 0), colours.fixed_length
+        >>> colors = Choice(["red", "reddish", "blue"])
+        >>> colors.size, colors.text_at(0), colors.lengths_at("reddish", 0), colors.fixed_length
         (3, 'blue', [3, 7], None)
     """
 
@@ -289,7 +289,7 @@ class VocabularyTokens(Words):
     An entry counts when its text, stripped of a leading space or SentencePiece mark, is printable, without whitespace,
     not special, and one single token after the separator. From a byte-level tokenizer without merges (ByT5) these are
     single characters. It equals, and is saved as, `Words` with the same list, so a saved canary file loads without
-    the tokenizer. Whether neighbours stay separate tokens was tried after one anchor, not after every word.
+    the tokenizer. Whether neighbors stay separate tokens was tried after one anchor, not after every word.
 
     Args:
         tokenizer: of `transformers`, fast or slow.

@@ -1,4 +1,4 @@
-"""Is this memorisation at all? Inserted canaries against held-out controls, by ranks alone."""
+"""Is this memorization at all? Inserted canaries against held-out controls, by ranks alone."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ControlTest:
     """How inserted canaries stand to controls.
 
     Attributes:
-        p_value: one-sided: how often a random relabelling makes the inserted ones at least this likely.
+        p_value: one-sided: how often a random relabeling makes the inserted ones at least this likely.
         auc: `P(inserted < control) + P(tie) / 2`: 0.5 no difference, 1 each inserted likelier than each control.
         auc_low, auc_high: its two-sided confidence interval.
         confidence_level: of that interval.

@@ -219,7 +219,7 @@ def _start(skewness: float) -> FloatArray:
 
 
 def _climb(start: FloatArray, standard_N: FloatArray) -> tuple[tuple[float, float, float], float]:
-    """Minimise the mean negative log-likelihood of standardised costs from `start`."""
+    """Minimize the mean negative log-likelihood of standardized costs from `start`."""
     found = minimize(
         _loss,
         start,
