@@ -21,7 +21,7 @@ CONFIG = """\
 [mypy-torch.*,transformers.*,datasets.*,accelerate.*,numpy.*,scipy.*,pyarrow.*,tokenizers.*,huggingface_hub.*]
 follow_imports = skip
 ignore_missing_imports = true
-[mypy-matplotlib.*,peft.*,trl.*,typer.*,tqdm.*,yaml.*,evaluate.*,gradio.*,pydantic.*,jinja2.*,pandas.*]
+[mypy-matplotlib.*,peft.*,trl.*,typer.*,tqdm.*,yaml.*,evaluate.*,gradio.*,jinja2.*,pandas.*]
 follow_imports = skip
 ignore_missing_imports = true
 """
