@@ -18,8 +18,7 @@ from transformers import ByT5Tokenizer, GPT2LMHeadModel
 
 from benchmarks.record import write_result
 from hf_exposure import CanarySet, draw_canaries, insert_canaries, measure_exposure, presets, rank_bounds
-from hf_exposure.demo.model import load_model
-from hf_exposure.demo.text import load_rows
+from hf_exposure.demo.inputs import load_model, load_rows
 
 TARGETS_BITS = (3, 8, 12, 20, 28)
 REFERENCES = 4096

@@ -16,7 +16,7 @@ from transformers import ByT5Tokenizer
 
 from benchmarks.record import write_result
 from hf_exposure import CanaryTemplate, Digits
-from hf_exposure.demo.model import load_model
+from hf_exposure.demo.inputs import load_model
 from hf_exposure.extraction import build_automaton, enumerate_texts
 from hf_exposure.scoring import CausalScorer, EncodedTexts
 

@@ -18,8 +18,7 @@ from transformers import ByT5Tokenizer, DataCollatorForLanguageModeling, Trainer
 
 from benchmarks.record import write_result
 from hf_exposure import ExposureCallback, draw_canaries, insert_canaries, presets
-from hf_exposure.demo.model import load_model
-from hf_exposure.demo.text import load_rows
+from hf_exposure.demo.inputs import load_model, load_rows
 
 MOST_SHARE = {"sample": 0.05, "importance": 0.10}
 EPOCHS = 5

@@ -17,8 +17,7 @@ from transformers import ByT5Tokenizer, GPT2LMHeadModel
 
 from benchmarks.record import write_result
 from hf_exposure import CanarySet, draw_canaries, extract, insert_canaries, presets
-from hf_exposure.demo.model import load_model
-from hf_exposure.demo.text import load_rows
+from hf_exposure.demo.inputs import load_model, load_rows
 from hf_exposure.extraction import build_automaton, hole_bits, search_ranks
 from hf_exposure.scoring import CausalScorer
 

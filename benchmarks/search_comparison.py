@@ -24,8 +24,7 @@ from transformers import ByT5Tokenizer, GPT2LMHeadModel
 
 from benchmarks.record import write_result
 from hf_exposure import CanarySet, draw_canaries, insert_canaries, presets
-from hf_exposure.demo.model import load_model
-from hf_exposure.demo.text import load_rows
+from hf_exposure.demo.inputs import load_model, load_rows
 from hf_exposure.extraction import TokenAutomaton, build_automaton, hole_bits, search_likeliest, search_ranks
 from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier

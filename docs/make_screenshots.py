@@ -18,8 +18,7 @@ from PIL import Image
 from transformers import ByT5Tokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments
 
 from hf_exposure import CanarySet, ExposureCallback, draw_canaries, insert_canaries, presets
-from hf_exposure.demo.model import load_model
-from hf_exposure.demo.text import load_rows
+from hf_exposure.demo.inputs import load_model, load_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests" / "report"))

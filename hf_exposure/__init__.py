@@ -1,4 +1,4 @@
-"""Is a language model memorising secrets, how sure is that, and could a stranger get them out?
+"""Is a language model memorizing secrets, with what confidence, and could an attacker extract them?
 
 Public names are imported on first use, so that `import hf_exposure` loads neither torch nor transformers.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_exposure.launch import register_job_token
 from hf_exposure.presenting import Action, register_presenter
@@ -54,15 +54,50 @@ _HOME_OF = {
     "RankBounds": "records",
 }
 
+if TYPE_CHECKING:  # the same names again: type checkers read imports
+    from hf_exposure.callback import ExposureCallback as ExposureCallback
+    from hf_exposure.canaries import Canary as Canary
+    from hf_exposure.canaries import CanarySet as CanarySet
+    from hf_exposure.canaries import CanaryTemplate as CanaryTemplate
+    from hf_exposure.canaries import Choice as Choice
+    from hf_exposure.canaries import Digits as Digits
+    from hf_exposure.canaries import Letters as Letters
+    from hf_exposure.canaries import LuhnDigits as LuhnDigits
+    from hf_exposure.canaries import Pattern as Pattern
+    from hf_exposure.canaries import VocabularyTokens as VocabularyTokens
+    from hf_exposure.canaries import Words as Words
+    from hf_exposure.canaries import draw_canaries as draw_canaries
+    from hf_exposure.canaries import presets as presets
+    from hf_exposure.context import CanaryContext as CanaryContext
+    from hf_exposure.data import CanaryInserter as CanaryInserter
+    from hf_exposure.data import DeliveryReport as DeliveryReport
+    from hf_exposure.data import check_delivery as check_delivery
+    from hf_exposure.data import insert_canaries as insert_canaries
+    from hf_exposure.data import remove_canaries as remove_canaries
+    from hf_exposure.extraction import discoverable_extraction as discoverable_extraction
+    from hf_exposure.extraction import extract as extract
+    from hf_exposure.extraction import rank_bounds as rank_bounds
+    from hf_exposure.measures import ExposureMeter as ExposureMeter
+    from hf_exposure.measures import measure_exposure as measure_exposure
+    from hf_exposure.records import Candidate as Candidate
+    from hf_exposure.records import Discoverability as Discoverability
+    from hf_exposure.records import ExposureEstimate as ExposureEstimate
+    from hf_exposure.records import ExposureReport as ExposureReport
+    from hf_exposure.records import Extraction as Extraction
+    from hf_exposure.records import RankBounds as RankBounds
+    from hf_exposure.scoring import log_perplexity as log_perplexity
+
+else:  # hidden from type checkers, which would take any name for one that is there
+
+    def __getattr__(name: str) -> Any:
+        if name not in _HOME_OF:
+            raise AttributeError(f"module 'hf_exposure' has no attribute {name!r}")
+        value = getattr(importlib.import_module(f"hf_exposure.{_HOME_OF[name]}"), name)
+        globals()[name] = value
+        return value
+
+
 __all__ = sorted([*_HOME_OF, "__version__"])
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME_OF:
-        raise AttributeError(f"module 'hf_exposure' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"hf_exposure.{_HOME_OF[name]}"), name)
-    globals()[name] = value
-    return value
 
 
 def _token_of_job() -> str:

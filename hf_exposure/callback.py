@@ -26,8 +26,6 @@ from hf_exposure.report.run import append_report, start_log
 from hf_exposure.runtime.job import call_roll, check_parallelism
 from hf_exposure.runtime.processes import Processes
 
-__all__ = ["ExposureCallback", "Strategy"]
-
 Strategy = Literal["steps", "epoch", "eval", "end"]
 _PREFIX = "eval_exposure_"
 # Keys of which a larger value means less memorisation, or nothing; all others grow with it.
@@ -169,7 +167,7 @@ class ExposureCallback(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        if str(args.eval_strategy.value) == "no":
+        if args.eval_strategy == "no":
             if self.strategy == "eval":
                 rule = "'eval' needs evaluations, but eval_strategy is 'no'"
                 raise InputError("strategy", rule, self.strategy, "Use 'epoch'.")
@@ -190,7 +188,7 @@ class ExposureCallback(TrainerCallback):
             self._check_start(state, kwargs.get("model"), kwargs.get("train_dataloader"))
         assert self._meter is not None
         self._meter.check_alike(processes, self._schedule())
-        self.reports = start_log(args.output_dir, state.global_step, self._processes(kwargs["model"]))
+        self.reports = start_log(str(args.output_dir), state.global_step, self._processes(kwargs["model"]))
         self._last_step, self._last_metrics, self._last_mean_bits, self._warned = None, {}, math.nan, False
         if state.global_step:
             self._rejoin(state)
@@ -254,7 +252,7 @@ class ExposureCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         if self.push_to_hub and state.is_world_process_zero:
-            write_published(self.reports, args.output_dir, self.canaries)
+            write_published(self.reports, str(args.output_dir), self.canaries)
 
     def _prepare(self, processing_class: Any, *, across_processes: bool = False) -> None:
         tokenizer = self._processing_class if self._processing_class is not None else processing_class
@@ -411,7 +409,7 @@ class ExposureCallback(TrainerCallback):
             try:
                 with self._processes(model).together():
                     if state.is_world_process_zero:
-                        append_report(args.output_dir, report)
+                        append_report(str(args.output_dir), report)
             except (OSError, ExposureError) as error:
                 remedy = "Make room there, or name another output_dir; on_error='warn' trains on without the log."
                 self._fail(error, f"could not be written to {args.output_dir}", remedy)
@@ -457,4 +455,5 @@ def _check_limit(max_exposure: Any, canaries: CanarySet) -> None:
 
 def _add_to_history(state: TrainerState, metrics: dict[str, float], step: int | None, epoch: float | None) -> None:
     """What `Trainer.log` does, but for the trackers."""
-    state.log_history.append({**metrics, **({} if epoch is None else {"epoch": epoch}), "step": step})
+    values: dict[str, Any] = {**metrics, **({} if epoch is None else {"epoch": epoch}), "step": step}
+    state.log_history.append(values)

@@ -1,6 +1,8 @@
 """What functions ask of the arguments they are given: one rule a function, one `InputError` where it is broken.
 
-A value that is not shown in the error is one that may hold a secret: texts are named by their type.
+All of the package checks its arguments here; only what is asked of arrays of numbers stands with the estimators
+(`estimators/arrays.py`), since nothing here needs numpy. A text may be a secret, so the errors say how long it is and
+do not quote it (`errors.described`); names that a caller chooses from a list are quoted.
 """
 
 from __future__ import annotations
@@ -20,11 +22,6 @@ from hf_exposure.limits import LARGEST_COUNT, LARGEST_SPACE_DIGITS, MOST_TEXTS
 T = TypeVar("T")
 
 
-def _seen(value: object) -> object:
-    """What an error shows of a value of the wrong kind: a number, or the type of what may hold a secret."""
-    return value if value is None or isinstance(value, (bool, int, float)) else type(value).__name__
-
-
 def whole_number(
     argument: str, value: object, smallest: int, largest: int = LARGEST_COUNT, remedy: str | None = None
 ) -> int:
@@ -36,7 +33,7 @@ def whole_number(
     try:
         number = operator.index(value)  # type: ignore[arg-type]  # the TypeError is the check
     except TypeError:
-        raise InputError(argument, rule, _seen(value), remedy) from None
+        raise InputError(argument, rule, described(value), remedy) from None
     if number < smallest:
         raise InputError(argument, rule, number, remedy)
     if number > largest:
@@ -51,7 +48,7 @@ def index_below(size: int, value: object, remedy: str) -> int:
     except TypeError:
         index = -1
     if not 0 <= index < size:
-        raise InputError("index", f"must be from 0 to {size - 1}", _seen(value), remedy)
+        raise InputError("index", f"must be from 0 to {size - 1}", described(value), remedy)
     return index
 
 
@@ -74,7 +71,7 @@ def real_number(
     number = _as_float(value)
     inside = above < number < below or (infinite and math.isinf(number) and above < number <= below)
     if not (inside and at_least <= number <= at_most) or (math.isinf(number) and not infinite):
-        raise InputError(argument, rule, _seen(value), remedy)
+        raise InputError(argument, rule, described(value), remedy)
     return number
 
 
@@ -93,15 +90,16 @@ def flag(argument: str, value: object) -> bool:
     """`value` as a bool: True or False, not anything that is true."""
     if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
         raise InputError(
-            argument, "must be True or False", _seen(value), f"Write {argument}=True or {argument}=False."
+            argument, "must be True or False", described(value), f"Write {argument}=True or {argument}=False."
         )
     return bool(value)
 
 
-def one_of(argument: str, value: object, allowed: Sequence[str], remedy: str) -> str:
+def one_of(argument: str, value: object, allowed: Iterable[str], remedy: str) -> str:
     """`value`, which must be one of some texts."""
+    allowed = list(allowed)
     if not isinstance(value, str) or value not in allowed:
-        shown = value if isinstance(value, str) else _seen(value)
+        shown = value if isinstance(value, str) else described(value)
         raise InputError(argument, f"must be one of {', '.join(allowed)}", shown, remedy)
     return value
 
@@ -111,7 +109,7 @@ def known_names(given: Mapping[str, object], known: Sequence[str], of: str) -> N
     for name, value in given.items():
         if name not in known:
             remedy = f"Use one of {', '.join(known)}."
-            raise InputError(name, f"must be an argument of {of}", _seen(value), remedy)
+            raise InputError(name, f"must be an argument of {of}", described(value), remedy)
 
 
 def instance_of(argument: str, value: object, kind: type[T], remedy: str) -> T:
@@ -185,7 +183,7 @@ def holds_more(values: object, most: int) -> bool:
 def path_of(argument: str, value: object) -> Path:
     """`value` as a path: a string or a `Path`."""
     if not isinstance(value, (str, Path)):
-        raise InputError(argument, "must be a path", _seen(value), "Write it in quotes.")
+        raise InputError(argument, "must be a path", described(value), "Write it in quotes.")
     try:
         os.lstat(value)
     except (ValueError, OSError) as error:  # a null character; a name that no file system takes

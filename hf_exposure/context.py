@@ -1,4 +1,9 @@
-"""What stands around a canary in its training row and is no secret: a prompt, or the turns of a chat."""
+"""The text around a canary in its training row, which is no secret: a prompt, the turns of a chat, or a source.
+
+`CanaryContext` is for models that continue a text: the prompt, or the chat's turns before the canary. A *source* is
+what an encoder-decoder model reads before it writes the canary: one text for all canaries, or a template that repeats
+the canary's own secret. Both are used twice, once to insert the canary and once to score it, and must be equal.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +15,6 @@ from typing import Any
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.checks import encodable_text, instance_of
 from hf_exposure.errors import InputError, RowInputError, described
-
-# What an encoder-decoder model reads before it writes a canary: one text for all, or one with the same secret.
 
 Source = str | Callable[[str], str]
 """One source for all targets, or a function from a target to its source."""
@@ -133,9 +136,7 @@ class CanaryContext:
                 raise InputError("prompt", "must have messages with a role and a text", described(message), remedy)
             for text in texts:
                 encodable_text("prompt", text)
-        object.__setattr__(
-            self, "prompt", tuple(dict(message) for message in self.prompt if isinstance(message, Mapping))
-        )
+        vars(self).update(prompt=tuple(dict(message) for message in self.prompt if isinstance(message, Mapping)))
 
     @property
     def is_chat(self) -> bool:

@@ -124,13 +124,17 @@ def described(value: object, *, numbers: bool = True) -> object:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of another library's message: what follows is often a page of advice.
+    """The first line of another library's message, since what follows is often a page of advice.
+
+    Without a message it is the error's name. What `datasets` could not read is said by the cause of its error.
 
     Example:
         >>> first_line(ValueError("\\nno such device\\n\\nSet CUDA_LAUNCH_BLOCKING=1"))
         'no such device'
     """
-    return str(error).strip().partition("\n")[0]
+    if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
+        return first_line(error.__cause__)
+    return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
 def rows_named(name_of: Callable[[int], str], work: Callable[[], T]) -> T:

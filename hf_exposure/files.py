@@ -34,18 +34,6 @@ try:
 except ImportError:  # Windows, where nothing is ever taken for abandoned
     fcntl = None  # type: ignore[assignment]
 
-__all__ = [
-    "clean_up",
-    "make_private_folder",
-    "owner_only",
-    "parse_json",
-    "read_bytes",
-    "read_json",
-    "replaced_folder",
-    "temporary_folder",
-    "write_aside",
-]
-
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) or "localhost"
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.hf-exposure-{re.escape(_HOST)}-(?P<pid>\d+)-[0-9a-f]{{8}}(?P<old>\.old)?")
 _OLD = ".old"
@@ -331,7 +319,7 @@ def _exchange(one: Path, other: Path) -> bool:
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         return False
-    done = rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0
+    done = bool(rename(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other), _RENAME_EXCHANGE) == 0)
     code = ctypes.get_errno()
     if not done and code not in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV, errno.EPERM):
         raise OSError(code, os.strerror(code), str(other))

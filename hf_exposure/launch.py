@@ -11,8 +11,6 @@ import os
 import sys
 from collections.abc import Callable
 
-__all__ = ["count_of_processes", "is_launched", "job_token", "register_job_token"]
-
 _NEEDED = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _makers: list[Callable[[], str]] = []
 

@@ -33,8 +33,6 @@ from hf_exposure.extraction import TokenAutomaton, search_likeliest, search_rank
 from hf_exposure.scoring import Encoder, LockstepSampler, PathBits, PathQuery, Scorer
 
 __all__ = [
-    "TIE_BITS",
-    "TOLERANCE_BITS",
     "assert_close",
     "brute_force_bits",
     "brute_force_rank",

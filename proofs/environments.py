@@ -57,7 +57,8 @@ def run_suite(name: str, folder: Path, arguments: list[str]) -> dict[str, object
     versions = {each["name"]: each["version"] for each in json.loads(frozen.stdout)}
     started = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    command = [str(python), "-m", "pytest", "-q", *(arguments or ["-n", "2"])]
+    # Other versions have other warnings, which are no errors here.
+    command = [str(python), "-m", "pytest", "-q", "-W", "default", *(arguments or ["-n", "2"])]
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     print(finished.stdout[-20_000:], finished.stderr[-2_000:], sep="\n")
     lines = [line for line in finished.stdout.splitlines() if line.strip()]

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gc
+import warnings
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
@@ -27,6 +29,8 @@ KEYS = {
 TOKENIZER = ByT5Tokenizer()
 # Each Trainer.train collects garbage: 0.4 s over all that the libraries have loaded, unless that is set aside.
 gc.freeze()
+# A test that lets exposure choose the best model on purpose.
+CHOOSES_BY_EXPOSURE = pytest.mark.filterwarnings("ignore:metric_for_best_model='eval_exposure_mean' keeps:UserWarning")
 # Three steps an epoch.
 ROWS, BATCH = 12, 4
 
@@ -42,7 +46,7 @@ def small_model(dropout: float = 0.0, seed: int = 0) -> GPT2LMHeadModel:
 
 
 def rows(count: int = ROWS) -> list[dict[str, list[int]]]:
-    """Canary texts again and again, all 8 bytes long."""
+    """Canary texts again and again, all 8 bytes long: of twelve rows, three for each canary."""
     texts = [canary.text for canary in CANARIES.inserted] * count
     encoded = [TOKENIZER(text).input_ids for text in texts[:count]]
     return [{"input_ids": ids, "labels": ids} for ids in encoded]
@@ -66,6 +70,8 @@ def make_trainer(
     eval_dataset: Any = None,
     **arguments: Any,
 ) -> Trainer:
+    # Of the canaries that are inserted 4 times; within a test, this is for that test alone.
+    warnings.filterwarnings("ignore", "canaries in the training data: 2 of 4 inserted canaries: 3 of 4 rows")
     settings = {
         "output_dir": str(folder), "per_device_train_batch_size": BATCH, "report_to": "none", "use_cpu": True,
         "learning_rate": 1e-2, "save_strategy": "no", "logging_strategy": "steps", "logging_steps": 1000,

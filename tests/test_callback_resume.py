@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from callback_runs import KEYS, logged, logged_steps, make_callback, make_trainer, small_model
+from callback_runs import CHOOSES_BY_EXPOSURE, KEYS, logged, logged_steps, make_callback, make_trainer, small_model
 from torch import nn
 from transformers import TrainerCallback
 
@@ -194,6 +194,7 @@ class FailAt(TrainerCallback):
         self.model.fails = 0
 
 
+@CHOOSES_BY_EXPOSURE
 def test_figures_come_back_after_a_failure_and_choose_the_best_model(tmp_path: Path) -> None:
     callback = make_callback(strategy="eval", on_error="warn")
     model = Failing(RuntimeError("a passing fault"), fails=0)

@@ -7,7 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from callback_runs import CANARIES, KEYS, logged, logged_steps, make_callback, make_trainer, rows, small_model
+from callback_runs import (
+    CANARIES,
+    CHOOSES_BY_EXPOSURE,
+    KEYS,
+    logged,
+    logged_steps,
+    make_callback,
+    make_trainer,
+    rows,
+    small_model,
+)
 from transformers import ByT5Tokenizer, EarlyStoppingCallback, TrainerCallback
 
 from hf_exposure import ExposureCallback, measure_exposure
@@ -105,6 +115,7 @@ def test_a_dict_of_evaluation_sets_measures_once_a_step(tmp_path: Path) -> None:
     assert logged_steps(trainer) == [2, 4]
 
 
+@CHOOSES_BY_EXPOSURE
 @pytest.mark.parametrize(
     ("strategy", "attach"),
     [({"strategy": "epoch"}, False), ({"strategy": "steps", "steps": 3}, True), ({"strategy": "eval"}, False)],
@@ -131,6 +142,7 @@ def test_exposure_chooses_the_best_model(tmp_path: Path, strategy: dict[str, Any
     assert by_step[6] > by_step[2] + 0.1
 
 
+@CHOOSES_BY_EXPOSURE
 def test_the_end_is_the_best_model_where_that_is_loaded(tmp_path: Path) -> None:
     callback = make_callback(strategy="end")
     trainer = make_trainer(tmp_path, [callback], max_steps=6, **BEST)
@@ -141,6 +153,7 @@ def test_the_end_is_the_best_model_where_that_is_loaded(tmp_path: Path) -> None:
     assert "of the best model, of step 2, loaded at the end" in end.notes
 
 
+@CHOOSES_BY_EXPOSURE
 @pytest.mark.parametrize(("order", "attach"), [("after", False), ("after", True), ("before", True)])
 def test_early_stopping_on_exposure(tmp_path: Path, order: str, attach: bool) -> None:
     callback, stopping = make_callback(strategy="epoch"), EarlyStoppingCallback(early_stopping_patience=1)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +74,20 @@ def test_a_star_import_brings_them_all() -> None:
 def test_all_names_resolve() -> None:
     for name in hf_exposure.__all__:
         assert getattr(hf_exposure, name) is not None, name
+
+
+def test_type_checkers_see_the_same_names() -> None:
+    imported = [
+        (alias.asname, alias.name, node.module)
+        for block in ast.walk(ast.parse(Path(hf_exposure.__file__).read_text(encoding="utf-8")))
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in block.body
+        if isinstance(node, ast.ImportFrom)
+        for alias in node.names
+    ]
+    # With an alias, since a checker takes a plain import for one of the file's own.
+    expected = [(name, name, f"hf_exposure.{home}") for name, home in hf_exposure._HOME_OF.items()]
+    assert sorted(imported, key=str) == sorted(expected)
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:

@@ -61,6 +61,53 @@ def test_a_planted_import_is_caught(
         assert f"{kept} KEPT" in said
 
 
+# Prints the files that lead back to themselves, a knot a line. Imports for type checkers do not count, all others do.
+FIND_KNOTS = """
+import grimp
+graph = grimp.build_graph("hf_exposure", exclude_type_checking_imports=True, cache_dir=None)
+needs = {name: graph.find_upstream_modules(name) for name in graph.modules}
+for knot in {frozenset([name, *(other for other in needs[name] if name in needs[other])]) for name in needs}:
+    if len(knot) > 1:
+        print(*sorted(knot))
+"""
+
+
+def knots_in(root: Path) -> list[set[str]]:
+    environment = {**os.environ, "PYTHONPATH": str(root)}
+    command = [sys.executable, "-c", FIND_KNOTS]
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=True)
+    return [set(line.split()) for line in done.stdout.splitlines()]
+
+
+def test_no_files_import_each_other(copy: Path) -> None:
+    assert knots_in(copy) == []
+
+
+@pytest.mark.parametrize(
+    ("module", "line", "other"),
+    [
+        ("estimators/arrays.py", "from hf_exposure.estimators.rank import ranks", "estimators.rank"),
+        ("canaries/draw.py", "def late():\n    from hf_exposure.canaries import CanarySet", "canaries"),
+        ("files.py", "import hf_exposure.canaries.canary_set", "canaries.canary_set"),
+    ],
+)
+def test_a_planted_cycle_is_found(copy: Path, module: str, line: str, other: str) -> None:
+    file = copy / "hf_exposure" / module
+    file.write_text(file.read_text() + f"\n{line}\n")
+    both = {f"hf_exposure.{module.removesuffix('.py').replace('/', '.')}", f"hf_exposure.{other}"}
+    assert any(both <= knot for knot in knots_in(copy))
+
+
+def test_an_import_for_type_checkers_ties_no_knot(copy: Path) -> None:
+    before = knots_in(copy)
+    file = copy / "hf_exposure" / "estimators" / "arrays.py"
+    guarded = (
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from hf_exposure.estimators.rank import ranks\n"
+    )
+    file.write_text(file.read_text() + guarded)
+    assert knots_in(copy) == before
+
+
 def test_a_module_outside_the_layers_is_caught(copy: Path) -> None:
     (copy / "hf_exposure" / "utils.py").write_text('"""A drawer for everything."""\n')
     status, said = lint(copy)

@@ -21,7 +21,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from hf_exposure import CanarySet, insert_canaries
-from hf_exposure.demo.text import load_rows
+from hf_exposure.demo.inputs import load_rows
 
 __all__ = ["Corpus", "Training", "character_tokenizer", "encode_rows", "load_corpus", "loss_bits", "train"]
 

@@ -1,4 +1,10 @@
-"""A canary, and the set of them that one experiment inserts and measures."""
+"""A canary, the set of them that one experiment inserts and measures, and the file that the set is kept in.
+
+The set refuses whatever would make a figure wrong later: a text outside the template, a text or an id twice, controls
+that were inserted. So nothing else checks canaries again. The file is JSON and holds the secrets: only its owner may
+read it. It says so much twice that a change by hand is noticed: `manifest_hash`, the public commitment to texts and
+repetitions, and `file_hash`, which covers ids and seed too.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,7 @@ import hashlib
 import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,113 +25,7 @@ from hf_exposure.errors import CanaryFileError, InputError, described
 from hf_exposure.files import read_json, write_aside
 from hf_exposure.limits import LARGEST_COUNT, LARGEST_SEED, MOST_CANARIES, MOST_INSERTIONS
 
-# The canary file: JSON that holds the secrets, so only its owner may read it.
-
-FORMAT, VERSION = "hf-exposure canaries", 1
 _CANARY_FIELDS = ("id", "text", "repetitions", "coin")
-
-
-def save(canaries: CanarySet, path: str | Path) -> None:
-    """Write `canaries` to `path`, replacing it in one step; see `CanarySet.save`."""
-    target = path_of("path", path)
-    if not target.parent.is_dir():
-        raise InputError("path", "must be in a folder that exists", str(path), f"Make it: mkdir -p {target.parent}")
-    if target.is_dir():
-        raise InputError("path", "must be a file, not a folder", str(path), f"Write {target / 'canaries.json'}.")
-    write_aside(target, json.dumps(_to_dict(canaries), indent=1), private=True)
-
-
-def load(path: str | Path) -> CanarySet:
-    """Read the canaries at `path`; see `CanarySet.load`."""
-    shown = str(path_of("path", path))
-    values = _read(path)
-    if values is _DAMAGED:
-        rule = "must be whole JSON; this file is damaged or cut off"
-        raise CanaryFileError("path", rule, shown, "Restore it from a copy.")
-    if not isinstance(values, dict) or values.get("format") != FORMAT:
-        raise CanaryFileError("path", f"must be a file of format {FORMAT!r}", shown, "Give what canaries.save wrote.")
-    _check_version(values.get("version"))
-    canaries = _restored(values)
-    if canaries is None:
-        rule = "must be as it was saved; this file is damaged or was edited by hand"
-        raise CanaryFileError("path", rule, shown, "Restore it from a copy.")
-    if canaries.manifest_hash != values.get("manifest_hash") or _file_hash(values) != values.get("file_hash"):
-        rule = "must match its hashes; this file was edited by hand"
-        raise CanaryFileError("path", rule, shown, "Restore it from a copy, or draw again and insert again.")
-    return canaries
-
-
-# The errors that these two catch may quote a secret: `load` raises its own outside of the handlers, without a context.
-_DAMAGED = object()
-
-
-def _read(path: str | Path) -> Any:
-    try:
-        return read_json(path)
-    except OSError as error:
-        rule = f"must be a canary file that can be read ({error.strerror})"
-        raise InputError("path", rule, str(path), "Make one with canaries.save(path).") from None
-    except ValueError:
-        return _DAMAGED
-
-
-def _restored(values: dict[str, Any]) -> CanarySet | None:
-    try:
-        canaries = _from_dict(values)
-        return canaries if canaries.manifest_hash else None  # a hash needs a salt that is text
-    except Exception:  # values of any kind may stand in a damaged file
-        return None
-
-
-def _check_version(version: object) -> None:
-    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
-        raise CanaryFileError(
-            "version", "must be a whole number of at least 1", described(version), "Restore it from a copy."
-        )
-    if version > VERSION:
-        rule = f"must be at most {VERSION}, what hf-exposure {__version__} reads"
-        raise CanaryFileError("version", rule, version, "Upgrade: pip install --upgrade hf-exposure")
-
-
-def _file_hash(values: dict[str, Any]) -> str:
-    """SHA-256 of all that the file says, ids and seed included: what the manifest hash leaves out."""
-    content = {name: value for name, value in values.items() if name != "file_hash"}
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
-
-
-def _to_dict(canaries: CanarySet) -> dict[str, Any]:
-    values = {
-        "format": FORMAT,
-        "version": VERSION,
-        "package_version": __version__,
-        "seed": canaries.seed,
-        "salt": canaries.salt,
-        "manifest_hash": canaries.manifest_hash,
-        "template": canaries.template.to_dict(),
-        "canaries": [{name: getattr(canary, name) for name in _CANARY_FIELDS} for canary in canaries],
-    }
-    return {**values, "file_hash": _file_hash(values)}
-
-
-def _from_dict(values: dict[str, Any]) -> CanarySet:
-    template, seed = CanaryTemplate.from_dict(values["template"]), values["seed"]
-    canaries = [
-        Canary(
-            id=encodable_text("id", item["id"]),
-            text=item["text"],
-            template=template,
-            repetitions=whole_number("repetitions", item["repetitions"], 0),
-            coin=item["coin"],
-        )
-        for item in values["canaries"]
-    ]
-    return CanarySet(
-        inserted=tuple(canary for canary in canaries if not canary.is_control),
-        controls=tuple(canary for canary in canaries if canary.is_control),
-        template=template,
-        seed=None if seed is None else whole_number("seed", seed, 0, LARGEST_SEED),
-        salt=values["salt"],
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,9 +92,9 @@ class CanarySet:
             canaries = getattr(self, group)
             if isinstance(canaries, (str, bytes, Mapping)) or not isinstance(canaries, Iterable):
                 raise InputError(group, "must be canaries in a list", type(canaries).__name__, remedy)
-            object.__setattr__(self, group, tuple(at_most(group, canaries, MOST_CANARIES)))
+            vars(self)[group] = tuple(at_most(group, canaries, MOST_CANARIES))
         if self.seed is not None:
-            object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, LARGEST_SEED))
+            vars(self).update(seed=whole_number("seed", self.seed, 0, LARGEST_SEED))
         encodable_text("salt", self.salt)
         if not self.inserted:
             raise InputError("inserted", "must hold at least one canary", (), "Draw some with repetitions={1: 4}.")
@@ -305,8 +206,14 @@ class CanarySet:
         Raises:
             InputError: the folder does not exist, or the path is a folder.
         """
-
-        save(self, path)
+        target = path_of("path", path)
+        if not target.parent.is_dir():
+            raise InputError(
+                "path", "must be in a folder that exists", str(path), f"Make it: mkdir -p {target.parent}"
+            )
+        if target.is_dir():
+            raise InputError("path", "must be a file, not a folder", str(path), f"Write {target / 'canaries.json'}.")
+        write_aside(target, json.dumps(self.to_dict(), indent=1), private=True)
 
     @classmethod
     def load(cls, path: str | Path) -> CanarySet:
@@ -316,8 +223,94 @@ class CanarySet:
             InputError: there is no such file.
             CanaryFileError: it is from a newer version, damaged, or was edited by hand.
         """
+        shown = str(path_of("path", path))
+        values, canaries = _read(path), None
+        if values is _DAMAGED:
+            rule = "must be whole JSON; this file is damaged or cut off"
+            raise CanaryFileError("path", rule, shown, "Restore it from a copy.")
+        if not isinstance(values, dict) or values.get("format") != FORMAT:
+            rule = f"must be a file of format {FORMAT!r}"
+            raise CanaryFileError("path", rule, shown, "Give what canaries.save wrote.")
+        _check_version(values.get("version"))
+        # Its errors may quote a secret: ours is raised outside of the handler, without a context.
+        with suppress(Exception):  # values of any kind may stand in a damaged file
+            canaries = cls.from_dict(values)
+        if canaries is None:
+            rule = "must be as it was saved; this file is damaged or was edited by hand"
+            raise CanaryFileError("path", rule, shown, "Restore it from a copy.")
+        if canaries.manifest_hash != values.get("manifest_hash") or _file_hash(values) != values.get("file_hash"):
+            rule = "must match its hashes; this file was edited by hand"
+            raise CanaryFileError("path", rule, shown, "Restore it from a copy, or draw again and insert again.")
+        return canaries
 
-        return load(path)
+    def to_dict(self) -> dict[str, Any]:
+        """The set as plain values for JSON: what `save` writes. They hold the secrets and the seed."""
+        values = {
+            "format": FORMAT,
+            "version": VERSION,
+            "package_version": __version__,
+            "seed": self.seed,
+            "salt": self.salt,
+            "manifest_hash": self.manifest_hash,
+            "template": self.template.to_dict(),
+            "canaries": [{name: getattr(canary, name) for name in _CANARY_FIELDS} for canary in self],
+        }
+        return {**values, "file_hash": _file_hash(values)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> CanarySet:
+        """The set that `to_dict` gave. Hashes are not compared: `load` does that.
+
+        Raises:
+            InputError: as the constructor.
+            KeyError, TypeError: other values.
+        """
+        template = CanaryTemplate.from_dict(values["template"])
+        canaries = [
+            Canary(template=template, **{name: item[name] for name in _CANARY_FIELDS}) for item in values["canaries"]
+        ]
+        return cls(
+            inserted=tuple(canary for canary in canaries if canary.repetitions != 0),
+            controls=tuple(canary for canary in canaries if canary.is_control),
+            template=template,
+            seed=values["seed"],
+            salt=values["salt"],
+        )
+
+
+# The file.
+
+FORMAT, VERSION = "hf-exposure canaries", 1
+_DAMAGED = object()
+
+
+def _read(path: str | Path) -> Any:
+    try:
+        return read_json(path)
+    except OSError as error:
+        rule = f"must be a canary file that can be read ({error.strerror})"
+        raise InputError("path", rule, str(path), "Make one with canaries.save(path).") from None
+    except ValueError:
+        return _DAMAGED
+
+
+def _check_version(version: object) -> None:
+    if not isinstance(version, int) or isinstance(version, bool) or version < 1:
+        raise CanaryFileError(
+            "version", "must be a whole number of at least 1", described(version), "Restore it from a copy."
+        )
+    if version > VERSION:
+        rule = f"must be at most {VERSION}, what hf-exposure {__version__} reads"
+        raise CanaryFileError("version", rule, version, "Upgrade: pip install --upgrade hf-exposure")
+
+
+def _file_hash(values: Mapping[str, Any]) -> str:
+    """SHA-256 of all that the file says, ids and seed included: what the manifest hash leaves out."""
+    content = {name: value for name, value in values.items() if name != "file_hash"}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
+
+
+# What a set is checked for.
 
 
 def _one_for_each(repetitions: Any, texts: int) -> tuple[Any, ...]:
@@ -332,8 +325,7 @@ def _one_for_each(repetitions: Any, texts: int) -> tuple[Any, ...]:
 def _check_canaries(argument: str, canaries: tuple[Canary, ...], template: CanaryTemplate) -> None:
     for position, canary in enumerate(canaries):
         where = f"{argument}[{position}]"
-        if not isinstance(canary, Canary):
-            raise InputError(where, "must be a Canary", type(canary).__name__, "Make the set with draw_canaries.")
+        instance_of(where, canary, Canary, "Make the set with draw_canaries.")
         encodable_text(f"{where}.text", canary.text)
         same = canary.template is template or canary.template == template
         if not same or not template.contains(canary.text):

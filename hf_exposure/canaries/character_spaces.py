@@ -10,8 +10,6 @@ from hf_exposure.checks import countable, encodable_text, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.limits import LONGEST_FILLING
 
-__all__ = ["Digits", "Letters", "LuhnDigits"]
-
 _DIGITS = "0123456789"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
 _GROUP = 4  # digits of a card number that are printed together
@@ -30,14 +28,14 @@ class _FixedAlphabet(Space):
     def start(self) -> State:
         return self.length
 
-    def moves(self, state: State) -> dict[str, State]:
+    def moves(self, state: int) -> dict[str, State]:
         return dict.fromkeys(self.symbols, state - 1) if state else {}
 
-    def is_end(self, state: State) -> bool:
+    def is_end(self, state: int) -> bool:
         return state == 0
 
-    def count(self, state: State) -> int:
-        return len(self.symbols) ** state
+    def count(self, state: int) -> int:
+        return int(len(self.symbols) ** state)
 
     @property
     def alphabet(self) -> frozenset[str]:
@@ -65,7 +63,7 @@ class Digits(_FixedAlphabet):
     length: int
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", whole_number("length", self.length, 1, LONGEST_FILLING))
+        vars(self).update(length=whole_number("length", self.length, 1, LONGEST_FILLING))
 
     @property
     def symbols(self) -> str:
@@ -100,9 +98,9 @@ class Letters(_FixedAlphabet):
             raise InputError(
                 "alphabet", "must be distinct characters, at least one", letters, 'Write Letters(5, alphabet="abc").'
             )
-        object.__setattr__(self, "length", whole_number("length", length, 1, LONGEST_FILLING))
-        countable("length", len(letters), self.length)
-        object.__setattr__(self, "letters", "".join(sorted(letters)))
+        length = whole_number("length", length, 1, LONGEST_FILLING)
+        countable("length", len(letters), length)
+        vars(self).update(length=length, letters="".join(sorted(letters)))
 
     @property
     def symbols(self) -> str:
@@ -142,7 +140,7 @@ class LuhnDigits(Space):
     separator: str = ""
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "length", whole_number("length", self.length, 2, LONGEST_FILLING))
+        vars(self).update(length=whole_number("length", self.length, 2, LONGEST_FILLING))
         prefix = encodable_text("prefix", self.prefix)
         # At least one free digit besides the check digit, else the "secret" would have one value.
         if not set(prefix) <= set(_DIGITS) or len(prefix) > self.length - 2:
@@ -178,13 +176,13 @@ class LuhnDigits(Space):
             return {digit: following for digit, following in moves.items() if self.is_end(following)}
         return moves
 
-    def is_end(self, state: State) -> bool:
+    def is_end(self, state: tuple[int, int, bool]) -> bool:
         return state == (self.length, 0, False)
 
     def count(self, state: State) -> int:
         position = state[0]
         # The check digit is free of choice, so it adds no factor; nor do the digits of the prefix.
-        return 10 ** max(0, self.length - 1 - max(position, len(self.prefix)))
+        return int(10 ** max(0, self.length - 1 - max(position, len(self.prefix))))
 
     @property
     def alphabet(self) -> frozenset[str]:

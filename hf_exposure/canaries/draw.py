@@ -12,8 +12,6 @@ from hf_exposure.checks import instance_of, whole_number
 from hf_exposure.errors import InputError, described
 from hf_exposure.limits import LARGEST_SEED
 
-__all__ = ["draw_canaries"]
-
 
 def draw_canaries(
     template: CanaryTemplate,

@@ -1,4 +1,10 @@
-"""A space of all texts that match a regular expression."""
+"""A space of all texts that match a finite regular expression, each of them counted once.
+
+Python's own parser reads the expression. What it gives is built into an automaton with empty moves (Thompson 1968),
+and that into a deterministic one (Rabin and Scott 1959): an expression that matches a text in two ways, such as
+`a|ab|a(b)`, leads it to one state. Numbers of texts are then sums over the automaton, exact and without listing
+anything. Whatever could make it large is refused while it is built: see `limits`.
+"""
 
 from __future__ import annotations
 
@@ -21,12 +27,6 @@ from hf_exposure.limits import (
     MOST_PATTERN_MOVES,
     MOST_PATTERN_STATES,
 )
-
-# Finite regular expressions as deterministic character automata with exact counts.
-#
-# Python's own parser reads the expression; what it gives is built into an automaton with empty moves (Thompson 1968),
-# then into a deterministic one (Rabin and Scott 1959), so an expression that matches a text in two ways counts it
-# once.
 
 _PRINTABLE = frozenset(map(chr, range(0x20, 0x7F)))
 _DIGITS = frozenset("0123456789")
@@ -79,7 +79,7 @@ def compile_regex(regex: str) -> tuple[Automaton, int | None]:
     shortest, longest = tree.getwidth()
     if longest > LONGEST_FILLING:
         raise _refused(regex, f"texts of at most {LONGEST_FILLING} characters", "Use smaller repetitions.")
-    automaton = _determinise(builder, end)
+    automaton = _determinize(builder, end)
     if any("\ud800" <= character <= "\udfff" for row in automaton.moves for character in row):
         raise _refused(regex, "no surrogates, which UTF-8 cannot encode", "Leave them out of the class.")
     if automaton.ends[0]:
@@ -208,7 +208,7 @@ class _Builder:
         return frozenset(found)
 
 
-def _determinise(builder: _Builder, end: int) -> Automaton:
+def _determinize(builder: _Builder, end: int) -> Automaton:
     start = builder.closure([0])
     number_of = {start: 0}
     found, moves, size = [start], [], len(start)
@@ -282,10 +282,8 @@ class Pattern(Space):
     _length: int | None = field(compare=False)
 
     def __init__(self, pattern: str) -> None:
-        object.__setattr__(self, "pattern", encodable_text("pattern", pattern))
-        automaton, length = compile_regex(self.pattern)
-        object.__setattr__(self, "_automaton", automaton)
-        object.__setattr__(self, "_length", length)
+        automaton, length = compile_regex(encodable_text("pattern", pattern))
+        vars(self).update(pattern=pattern, _automaton=automaton, _length=length)
 
     def __repr__(self) -> str:
         return f"Pattern({self.pattern!r})"

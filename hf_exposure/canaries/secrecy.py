@@ -12,8 +12,6 @@ from typing import Any, TypeVar
 from hf_exposure.canaries.canary_set import CanarySet
 from hf_exposure.errors import ExposureError, OutOfStepError, rows_named
 
-__all__ = ["canary_names", "message_of", "without_secrets"]
-
 T = TypeVar("T")
 # Shorter fillings, and shorter ones without a digit, may occur in any message.
 _SHORTEST, _SHORTEST_WITHOUT_DIGIT = 4, 12

@@ -2,8 +2,12 @@
 
 A *position* is one way to have read the characters so far: `(segment, offset)` in a fixed text, `(segment, state)` in
 a hole. A hole that may end or go on makes two positions of one text, so a *state* is the tuple of its positions:
-nearly always one. No two fillings render the same text (`ambiguity.py` sees to it), so the counts of the positions add
-up.
+nearly always one.
+
+The counts of a state's positions add up only if no two fillings render the same text; otherwise ranks would be off.
+`refuse_ambiguity` makes sure of that. A template with such a text is an automaton that reads one text in two ways, and
+the check walks the pairs of positions that one text leads to (the squared automaton; Book, Even, Greibach and Ott
+1971, "Ambiguity in graphs and expressions").
 """
 
 from __future__ import annotations
@@ -19,6 +23,9 @@ from hf_exposure.errors import InputError
 Hole = tuple[str, Space]
 Segment = str | Hole
 Position = tuple[int, Any]
+
+_BUDGET = 50_000
+"""Positions and pairs of positions that `refuse_ambiguity` tries before it gives up: about a second."""
 
 
 class SegmentAutomaton:
@@ -101,15 +108,6 @@ class SegmentAutomaton:
         at_its_end = offset + 1 == len(text) and index + 1 < len(self.segments)
         following = self._entry(index + 1) if at_its_end else (index, offset + 1)
         return {str(text[offset]): following}
-
-
-# Whether two different fillings of a template can render the same text. If they could, ranks would be off.
-#
-# Such a template is an automaton that reads one text in two ways. The check walks the pairs of positions that one text
-# leads to (the squared automaton; Book, Even, Greibach and Ott 1971, "Ambiguity in graphs and expressions").
-
-_BUDGET = 50_000
-"""Positions and pairs of them that are tried before giving up: about a second."""
 
 
 def refuse_ambiguity(template: SegmentAutomaton, text: str) -> None:

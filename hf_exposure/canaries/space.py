@@ -1,7 +1,10 @@
 """A space of fillings: a deterministic character automaton with exact counts. The rest is derived here, once.
 
 A kind of space says where a filling starts, which characters may come next, where it may end and how many fillings
-are left. Drawing, ranking and membership follow from those four without ever listing the space.
+are left. Drawing, ranking and membership follow from those four without ever listing the space. Spaces are frozen: a
+constructor that checks its arguments writes them through `vars(self)`.
+
+Below the spaces are the random numbers behind a draw: distinct indices below any bound, and ids that tell nothing.
 """
 
 from __future__ import annotations
@@ -141,8 +144,6 @@ def _steps(space: Space, state: State) -> tuple[tuple[str, State, int], ...]:
     """The moves of a state with their counts: thousands of texts are drawn at a time, and pass the same few states."""
     return tuple((character, following, space.count(following)) for character, following in space.moves(state).items())
 
-
-# The random numbers behind a draw: distinct indices below any bound, and ids that tell nothing.
 
 # How often each draw was made in this process: two of one kind differ.
 _draws: Counter[str] = Counter()

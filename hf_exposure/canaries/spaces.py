@@ -8,22 +8,9 @@ from typing import Any
 from hf_exposure.canaries.character_spaces import Digits, Letters, LuhnDigits
 from hf_exposure.canaries.pattern import Pattern
 from hf_exposure.canaries.space import Space
-from hf_exposure.canaries.word_spaces import ENGLISH_LIST, Choice, VocabularyTokens, Words, digest, english_words
-from hf_exposure.checks import encodable_text
+from hf_exposure.canaries.word_spaces import ENGLISH_LIST, Choice, Words, digest, english_words
+from hf_exposure.checks import encodable_text, one_of
 from hf_exposure.errors import InputError
-
-__all__ = [
-    "Choice",
-    "Digits",
-    "Letters",
-    "LuhnDigits",
-    "Pattern",
-    "Space",
-    "VocabularyTokens",
-    "Words",
-    "parse_space",
-    "space_from_dict",
-]
 
 
 def _words_from_dict(values: dict[str, Any]) -> Words:
@@ -61,8 +48,7 @@ def space_from_dict(values: dict[str, Any]) -> Space:
         raise InputError("space", "must be a mapping with a type", type(values).__name__, remedy)
     arguments = dict(values)
     kind = arguments.pop("type", None)
-    if not isinstance(kind, str) or kind not in _FROM_DICT:
-        raise InputError("type", f"must be one of {', '.join(_FROM_DICT)}", kind, "Write what space.to_dict() gives.")
+    one_of("type", kind, _FROM_DICT, "Write what space.to_dict() gives.")
     try:
         return _FROM_DICT[kind](arguments)
     except (TypeError, KeyError):

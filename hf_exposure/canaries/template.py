@@ -15,8 +15,6 @@ from hf_exposure.checks import encodable_text, index_below
 from hf_exposure.errors import InputError, described
 from hf_exposure.limits import LARGEST_SPACE_DIGITS, LONGEST_TEMPLATE, MOST_HOLES
 
-__all__ = ["CanaryTemplate"]
-
 _EXAMPLE = 'CanaryTemplate("The random number is {number}", number=Digits(9))'
 
 
@@ -59,8 +57,7 @@ class CanaryTemplate(SegmentAutomaton):
             raise InputError(
                 "spaces", f"must each have a hole in {text!r}", unused, f"Add {{{unused[0]}}} to the text."
             )
-        object.__setattr__(self, "text", text)
-        object.__setattr__(self, "segments", segments)
+        vars(self).update(text=text, segments=segments)
         if self.log2_space_size >= LARGEST_SPACE_DIGITS * math.log2(10):
             rule = f"must have at most 10^{LARGEST_SPACE_DIGITS} candidate secrets"
             raise InputError("spaces", rule, f"2^{self.log2_space_size:.0f}", "Fill its holes from smaller spaces.")

@@ -1,4 +1,9 @@
-"""Spaces made of words: one of a list of texts, or several words of a list."""
+"""Spaces made of words: one text of a list (`Choice`), or several words of a list (`Words`, `VocabularyTokens`).
+
+All of them walk a prefix tree over the sorted list, which is never built. The words that share a prefix are neighbors
+in sorted order, so a node is a range of the list: `(low, high, depth)` says that the words `low <= i < high` agree in
+their first `depth` characters. A list of 267,735 words then costs its own memory and little more.
+"""
 
 from __future__ import annotations
 
@@ -15,16 +20,17 @@ from hf_exposure.checks import at_most, check_tokenizer, countable, encodable_te
 from hf_exposure.errors import InputError, described
 from hf_exposure.limits import LONGEST_FILLING, LONGEST_LIST, LONGEST_WORD, MOST_WORDS
 
-# A prefix tree over a sorted word list that is never built: a node is a range of the list.
-#
-# The words that share a prefix are neighbours in sorted order, so a node is `(low, high, depth)`: the words
-# `low <= i < high` agree in their first `depth` characters. A list of 267,735 words then costs its own memory and
-# little more.
-
 Node = tuple[int, int, int]
 
-_REMEMBER_FROM = 32
-"""Nodes of at least this many words are split once and remembered; below it, splitting is quicker than asking."""
+_CACHED_FROM = 32
+"""Nodes of at least this many words are split once and kept; below it, splitting is quicker than looking up."""
+
+ENGLISH_LIST = "english-1"
+"""The name in saved files of the list that ships with the package. A changed list needs a new name, or saved canaries
+would change their space."""
+
+_ANCHOR = "a"
+"""The text before the separator while `VocabularyTokens` tries a word: inside a text, words follow something."""
 
 
 class WordTrie:
@@ -85,15 +91,9 @@ class WordTrie:
             end = bisect_right(self.words, character, position, high, key=lambda word: word[depth])
             children[character] = (position, end, depth + 1)
             position = end
-        if high - low >= _REMEMBER_FROM:
+        if high - low >= _CACHED_FROM:
             self._children[node] = children
         return children
-
-
-# The word list that ships with the package.
-
-ENGLISH_LIST = "english-1"
-"""Name of the list in saved files. A changed list needs a new name, or saved canaries would change their space."""
 
 
 @lru_cache(maxsize=1)
@@ -129,15 +129,15 @@ class Choice(Space):
         InputError: as the argument says, or a text that UTF-8 cannot encode.
 
     Example:
-        >>> colours = Choice(["red", "reddish", "blue"])
-        >>> colours.size, colours.text_at(0), colours.lengths_at("reddish", 0), colours.fixed_length
+        >>> colors = Choice(["red", "reddish", "blue"])
+        >>> colors.size, colors.text_at(0), colors.lengths_at("reddish", 0), colors.fixed_length
         (3, 'blue', [3, 7], None)
     """
 
     _trie: WordTrie
 
     def __init__(self, options: Iterable[str]) -> None:
-        object.__setattr__(self, "_trie", WordTrie(options, "options"))
+        vars(self).update(_trie=WordTrie(options, "options"))
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -214,11 +214,9 @@ class Words(Space):
             word = next(word for word in trie.words if not set(word).isdisjoint(separator))
             rule = f"must hold no character of the separator {separator!r}"
             raise InputError("words", rule, described(word), "Remove such words, or choose another separator.")
-        object.__setattr__(self, "number", whole_number("number", number, 1, MOST_WORDS))
-        countable("number", len(trie.words), self.number)
-        object.__setattr__(self, "separator", separator)
-        object.__setattr__(self, "_trie", trie)
-        object.__setattr__(self, "_letters", letters)
+        number = whole_number("number", number, 1, MOST_WORDS)
+        countable("number", len(trie.words), number)
+        vars(self).update(number=number, separator=separator, _trie=trie, _letters=letters)
 
     @property
     def words(self) -> tuple[str, ...]:
@@ -284,12 +282,6 @@ class Words(Space):
         return plain | {"words": list(self.words)}
 
 
-# Words that are single tokens of a tokenizer, as the paper drew them for a word-level model.
-
-_ANCHOR = "a"
-"""What stands before the separator while a word is tried: inside a text, words follow something."""
-
-
 class VocabularyTokens(Words):
     """`number` vocabulary entries of a tokenizer, joined by a separator: the canaries of the paper's word-level models
     (Carlini et al. 2019, section 6.1), for any tokenizer.
@@ -297,7 +289,7 @@ class VocabularyTokens(Words):
     An entry counts when its text, stripped of a leading space or SentencePiece mark, is printable, without whitespace,
     not special, and one single token after the separator. From a byte-level tokenizer without merges (ByT5) these are
     single characters. It equals, and is saved as, `Words` with the same list, so a saved canary file loads without
-    the tokenizer. Whether neighbours stay separate tokens was tried after one anchor, not after every word.
+    the tokenizer. Whether neighbors stay separate tokens was tried after one anchor, not after every word.
 
     Args:
         tokenizer: of `transformers`, fast or slow.

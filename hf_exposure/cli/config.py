@@ -1,4 +1,8 @@
-"""`--config file.yaml`: the values in the file become the command's defaults."""
+"""`--config file.yaml`: the values in the file become the command's defaults; options that are typed win.
+
+The file may come from someone else. It is read with YAML's safe loader, its size is limited before it is built, and it
+cannot switch on what runs code.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +18,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.files import read_bytes
 from hf_exposure.limits import DEEPEST_CONFIG, LARGEST_CONFIG_BYTES, MOST_CONFIG_NODES
 
-__all__ = ["ConfigOption"]
-
-# What runs code of a stranger's is for a person to type, not for a file that came with the code.
+# Options that run someone else's code must be typed by a person, never read from a file that came with that code.
 _TYPED_ONLY = ("config", "help", "trust_remote_code")
 
 
@@ -46,7 +48,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _check_size(events: Iterable[Any], path: Path) -> None:
-    """Refuses what would grow when it is read: an alias stands for a copy, and copies of copies fill the memory."""
+    """Refuses a file that would grow when it is read: an alias is a copy, and copies of copies fill the memory."""
     import yaml
 
     nodes = depth = 0

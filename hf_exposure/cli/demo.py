@@ -8,10 +8,9 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.values import check_data_set, check_model, check_tokenizer, parse_repetitions
+from hf_exposure.cli.options import parse_repetitions
 from hf_exposure.errors import InputError
-
-__all__ = ["demo"]
+from hf_exposure.loading import check_data_set, check_model, check_tokenizer_name
 
 
 def demo(
@@ -20,7 +19,7 @@ def demo(
     dataset: Annotated[
         str | None, typer.Option(help="Train on the 'text' column of a local dataset or one on the Hub.")
     ] = None,
-    text_bytes: Annotated[int, typer.Option(help="How much of the text to use.")] = 100_000,
+    text_bytes: Annotated[int, typer.Option(help="Bytes of the text to use.")] = 100_000,
     model: Annotated[
         str, typer.Option(help="small-gpt2, small-llama (built from a config), or a folder or Hub id.")
     ] = "small-gpt2",
@@ -28,16 +27,18 @@ def demo(
         str | None, typer.Option(help="bytes, bpe (trained on the spot), or a folder or Hub id.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the text.")] = 4,
-    repetitions: Annotated[str, typer.Option(help="REPETITIONS:CANARIES,...")] = "1:4,8:4,64:4",
-    controls: Annotated[int, typer.Option(help="Canaries that are held out.")] = 16,
+    repetitions: Annotated[
+        str, typer.Option(help="Number of canaries per repetition count: REPETITIONS:CANARIES,...")
+    ] = "1:4,8:4,64:4",
+    controls: Annotated[int, typer.Option(help="Held-out canaries.")] = 16,
     digits: Annotated[int, typer.Option(help="Length of the random number.")] = 9,
-    top_k: Annotated[int, typer.Option(help="How many of the likeliest secrets to extract.")] = 20,
+    top_k: Annotated[int, typer.Option(help="Number of likeliest secrets to extract.")] = 20,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
-    batch_size: Annotated[int, typer.Option(help="Rows per optimiser step.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Rows per optimizer step.")] = 16,
     seed: Annotated[int, typer.Option(help="Seed of canaries, places, weights and order.")] = 0,
     config: ConfigOption = None,
 ) -> None:
-    """Train a small model with canaries in its text, watch exposure rise, and pull the secrets back out."""
+    """Train a small model with canaries in its text, watch exposure rise, and extract the secrets."""
     counts = parse_repetitions(repetitions)
     # Both together are refused where the text is read.
     if text_file is not None and dataset is None and (text_file.is_dir() or not text_file.exists()):
@@ -47,7 +48,7 @@ def demo(
     if not model.startswith("small-"):
         check_model("--model", model)
     if tokenizer not in (None, "bytes", "bpe"):
-        check_tokenizer("--tokenizer", tokenizer)
+        check_tokenizer_name("--tokenizer", tokenizer)
     from hf_exposure.demo import DemoSettings, run_demo
 
     run_demo(

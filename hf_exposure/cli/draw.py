@@ -9,10 +9,8 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.values import check_new, parse_repetitions, parse_template
+from hf_exposure.cli.options import check_new, parse_repetitions, parse_template
 from hf_exposure.errors import InputError
-
-__all__ = ["draw"]
 
 
 def draw(
@@ -24,15 +22,19 @@ def draw(
             help="What fills a hole: number=digits:9, letters:5, luhn:16, words:3, choice:red|green. One a hole.",
         ),
     ],
-    repetitions: Annotated[str, typer.Option(help="How many canaries how often: REPETITIONS:CANARIES,...")],
+    repetitions: Annotated[
+        str, typer.Option(help="Number of canaries per repetition count: REPETITIONS:CANARIES,...")
+    ],
     out: Annotated[Path, typer.Option(help="The canary file. It holds the secrets.")] = Path("canaries.json"),
-    controls: Annotated[int, typer.Option(help="Canaries that are held out, to know what chance looks like.")] = 32,
+    controls: Annotated[int, typer.Option(help="Held-out canaries, which show the chance level.")] = 32,
     coin_flips: Annotated[
-        int, typer.Option(help="More canaries that a coin puts in or holds out: they bound epsilon.")
+        int, typer.Option(help="More canaries, inserted or held out by a coin flip each; they bound epsilon.")
     ] = 0,
     seed: Annotated[
         int | None,
-        typer.Option(help="Who knows it knows the canaries: for tests and examples. Else the system's entropy."),
+        typer.Option(
+            help="Anyone who knows the seed can redraw the canaries; use it for tests only. Default: system entropy."
+        ),
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file, and lose its canaries.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

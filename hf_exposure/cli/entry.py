@@ -1,4 +1,8 @@
-"""The entry point: runs the command, and turns what went wrong into one line and an exit status."""
+"""The application, its commands and its entry point, which turns every failure into one line and an exit status.
+
+Status 1 is a verdict: a threshold was crossed, or the run is invalid. So nothing that merely failed may end with 1:
+not a library's own `sys.exit(1)`, nor a message that could not be written.
+"""
 
 from __future__ import annotations
 
@@ -21,9 +25,7 @@ from hf_exposure.cli.measure import measure
 from hf_exposure.cli.report import push, report
 from hf_exposure.errors import ExposureError
 
-# The application and its commands, one module each.
-
-_HELP = "Is a language model memorising secrets, how sure is that, and could a stranger get them out?"
+_HELP = "Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"
 
 app = typer.Typer(
     name="hf-exposure",
@@ -49,7 +51,7 @@ def _root(
         bool, typer.Option("--debug", help="Show the traceback of an unexpected failure; it may quote secrets.")
     ] = False,
 ) -> None:
-    """Is a language model memorising secrets, how sure is that, and could a stranger get them out?"""
+    """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
 for _command in (demo, draw, insert, measure, extract, report, push):
@@ -57,7 +59,7 @@ for _command in (demo, draw, insert, measure, extract, report, push):
 
 
 BAD_USAGE, UNEXPECTED, INTERRUPTED = 2, 3, 130
-# As the shell has it for a program that SIGPIPE ended.
+# The shell's status for a program that SIGPIPE ended.
 READER_LEFT = 141
 DEBUG = "--debug"
 

@@ -1,6 +1,7 @@
-"""`hf-exposure extract`: the likeliest secrets of a template under a model. They are what it prints.
+"""`hf-exposure extract`: prints the likeliest secrets of a template under a model.
 
-With `--discoverable` it asks as a stranger would, and prints no secret.
+With `--discoverable` it samples from the model instead, as an attacker who knows the prefix would, and prints no
+secret.
 """
 
 from __future__ import annotations
@@ -13,25 +14,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.context import MessagesOption, PromptOption, SourceOption, calls_shown, context_of
-from hf_exposure.cli.models import (
+from hf_exposure.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MessagesOption,
     ModelOption,
-    ModelSource,
+    PromptOption,
     RevisionOption,
+    SourceOption,
     TokenizerOption,
     TrustOption,
+    calls_shown,
+    context_of,
+    load_canaries,
+    parse_template,
 )
-from hf_exposure.cli.values import load_canaries, parse_template
 from hf_exposure.errors import InputError
+from hf_exposure.loading import ModelSource
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet, CanaryTemplate
     from hf_exposure.context import CanaryContext
-
-__all__ = ["extract"]
 
 _ASKING = "Asking instead of searching"
 
@@ -41,11 +45,11 @@ def extract(
     template: Annotated[str | None, typer.Option(help='The text with its holes: "My PIN is {pin}".')] = None,
     space: Annotated[list[str], typer.Option(metavar="NAME=KIND:SIZE", help="What fills a hole.")] = [],  # noqa: B006
     canaries: Annotated[
-        Path | None, typer.Option(help="A canary file: brings the template, and marks what was inserted.")
+        Path | None, typer.Option(help="A canary file: gives the template, and inserted canaries are marked.")
     ] = None,
-    top_k: Annotated[int, typer.Option(help="How many of the likeliest secrets.")] = 1,
+    top_k: Annotated[int, typer.Option(help="Number of likeliest secrets to find.")] = 1,
     max_expansions: Annotated[
-        int | None, typer.Option(help="Stop after so many; else the search ends by itself.")
+        int | None, typer.Option(help="Stop after this many expansions. Default: search until the result is certain.")
     ] = None,
     batch_size: Annotated[int, typer.Option(help="Most open prefixes in one call.")] = 256,
     prompt: PromptOption = None,
@@ -56,22 +60,31 @@ def extract(
         bool,
         typer.Option(
             "--discoverable",
-            help="Do not search: how likely is a stranger who knows the prefix to be told each canary?",
+            help="Do not search: compute how likely an attacker who knows the prefix is to obtain each canary.",
         ),
     ] = False,
-    samples: Annotated[int, typer.Option(help="How often the stranger asks.", rich_help_panel=_ASKING)] = 256,
-    probability: Annotated[float, typer.Option(help="How surely it must come out.", rich_help_panel=_ASKING)] = 0.5,
+    samples: Annotated[
+        int, typer.Option(help="Number of continuations that the attacker samples.", rich_help_panel=_ASKING)
+    ] = 256,
+    probability: Annotated[
+        float,
+        typer.Option(help="Report how many samples give the canary with this probability.", rich_help_panel=_ASKING),
+    ] = 0.5,
     near_edits: Annotated[
-        int, typer.Option(help="So many wrong characters count as near.", rich_help_panel=_ASKING)
+        int,
+        typer.Option(
+            help="Continuations with up to this many wrong characters count as near.", rich_help_panel=_ASKING
+        ),
     ] = 1,
-    temperature: Annotated[float, typer.Option(help="Of sampling.", rich_help_panel=_ASKING)] = 1.0,
+    temperature: Annotated[float, typer.Option(help="Temperature of sampling.", rich_help_panel=_ASKING)] = 1.0,
     sample_top_k: Annotated[
-        int | None, typer.Option(help="Sample from so many tokens.", rich_help_panel=_ASKING)
+        int | None, typer.Option(help="Sample from this many of the likeliest tokens.", rich_help_panel=_ASKING)
     ] = None,
     sample_top_p: Annotated[
-        float | None, typer.Option(help="From so much probability.", rich_help_panel=_ASKING)
+        float | None,
+        typer.Option(help="Sample from the likeliest tokens with this much probability.", rich_help_panel=_ASKING),
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the samples.", rich_help_panel=_ASKING)] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the samples.", rich_help_panel=_ASKING)] = 0,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = Dtype.auto,
     device: DeviceOption = None,
@@ -112,7 +125,7 @@ def extract(
 
 
 def _askable(known: CanarySet | None, context: CanaryContext | None, source: str | None) -> CanarySet:
-    """The canaries that a stranger is told or not; the prefix alone is what the model is asked with."""
+    """The canaries to look for among the samples; the model is prompted with the prefix alone."""
     if known is None:
         rule = "asks for the canaries of a file, so it needs --canaries"
         raise InputError("--discoverable", rule, None, "Type --canaries canaries.json, or leave --discoverable out.")

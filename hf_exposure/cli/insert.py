@@ -14,12 +14,19 @@ import typer
 
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.context import MessagesOption, PromptOption, as_recorded, context_of
-from hf_exposure.cli.data_sets import load_data_set, parts_of, read_to_its_end, without_cache, write_shards
-from hf_exposure.cli.models import load_tokenizer
-from hf_exposure.cli.values import check_data_set, check_new, check_tokenizer, load_canaries
+from hf_exposure.cli.options import MessagesOption, PromptOption, as_recorded, check_new, context_of, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up, replaced_folder
+from hf_exposure.loading import (
+    check_data_set,
+    check_tokenizer_name,
+    load_data_set,
+    load_tokenizer,
+    parts_of,
+    read_to_its_end,
+    without_cache,
+    write_shards,
+)
 
 # What measure reads to say which data set a model was trained on. No secret is in it.
 RECORD_FILE = "exposure_insertion.json"
@@ -83,7 +90,7 @@ def insert(
         raise InputError("--num-proc", "does not go with --stream", num_proc, "Leave it out: one process writes.")
     check_data_set("--dataset", dataset)
     if tokenizer is not None:
-        check_tokenizer("--tokenizer", tokenizer)
+        check_tokenizer_name("--tokenizer", tokenizer)
     import datasets
 
     if not sys.stderr.isatty():

@@ -15,29 +15,27 @@ import typer
 
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.context import (
-    MessagesOption,
-    PromptOption,
-    SourceOption,
-    calls_shown,
-    context_of,
-    recorded_or_typed,
-)
-from hf_exposure.cli.data_sets import is_saved_folder, load_data_set, parts_of, read_to_its_end
 from hf_exposure.cli.insert import RECORD_FILE
-from hf_exposure.cli.models import (
+from hf_exposure.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    MessagesOption,
     ModelOption,
-    ModelSource,
+    PromptOption,
     RevisionOption,
+    SourceOption,
     TokenizerOption,
     TrustOption,
+    calls_shown,
+    check_new,
+    context_of,
+    load_canaries,
+    recorded_or_typed,
 )
-from hf_exposure.cli.values import check_model, check_new, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import read_json
+from hf_exposure.loading import ModelSource, check_model, is_saved_folder, load_data_set, parts_of, read_to_its_end
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.values import check_new, check_runs, load_canaries
+from hf_exposure.cli.options import check_new, check_runs, load_canaries
 from hf_exposure.records import Validity
 
 # `hf-exposure push`: a run's figures into a model card on the Hub.

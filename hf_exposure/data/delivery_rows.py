@@ -143,7 +143,8 @@ def _arrow_parts(dataset: Dataset, column: str) -> Iterator[TokenRows]:
         def inner_ends(row: int, first: int = start) -> Sequence[int]:
             if _PACKED not in table.column_names:
                 return ()
-            return np.cumsum(table.column(_PACKED)[first + row].as_py() or [0]).tolist()
+            ends: list[int] = np.cumsum(table.column(_PACKED)[first + row].as_py() or [0]).tolist()
+            return ends
 
         def dataset_rows(row: int, first: int = start) -> Sequence[int]:
             if chosen is None or order is None:

@@ -95,7 +95,7 @@ class RowInserter:
         """The canaries' values for these columns, looked up and checked once for all batches."""
         schema = batch.schema if isinstance(batch, pa.Table) else None
         names = tuple(batch) if schema is None else tuple(schema.names)
-        known = self.__dict__.setdefault("_known_values", {})
+        known: dict[Any, dict[str, list[Any]]] = self.__dict__.setdefault("_known_values", {})
         if (names, schema) not in known:
             if schema is not None:
                 self.rows.check_types(schema)

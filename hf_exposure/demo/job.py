@@ -32,8 +32,7 @@ from transformers import (
 from hf_exposure.callback import ExposureCallback
 from hf_exposure.canaries import CanarySet, draw_canaries, presets
 from hf_exposure.data import insert_canaries
-from hf_exposure.demo.model import SMALL_MODELS, load_model, load_tokenizer
-from hf_exposure.demo.text import load_rows
+from hf_exposure.demo.inputs import SMALL_MODELS, load_model, load_rows, load_tokenizer
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import extract
 from hf_exposure.records import ExposureReport, Extraction, RepetitionGroup

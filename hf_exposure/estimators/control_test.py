@@ -1,4 +1,4 @@
-"""Is this memorisation at all? Inserted canaries against held-out controls, by ranks alone."""
+"""Is this memorization at all? Inserted canaries against held-out controls, by ranks alone."""
 
 from __future__ import annotations
 
@@ -13,8 +13,6 @@ from scipy.stats import mannwhitneyu, rankdata
 
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, checked_costs
 
-__all__ = ["ControlTest", "control_test"]
-
 # Up to this many canaries and controls together, all ways to deal them are counted: under half a second.
 COUNTED_UP_TO = 150
 
@@ -24,7 +22,7 @@ class ControlTest:
     """How inserted canaries stand to controls.
 
     Attributes:
-        p_value: one-sided: how often a random relabelling makes the inserted ones at least this likely.
+        p_value: one-sided: how often a random relabeling makes the inserted ones at least this likely.
         auc: `P(inserted < control) + P(tie) / 2`: 0.5 no difference, 1 each inserted likelier than each control.
         auc_low, auc_high: its two-sided confidence interval.
         confidence_level: of that interval.

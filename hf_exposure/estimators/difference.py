@@ -1,7 +1,7 @@
-"""How much larger one set of partly known values is than another: limits from relabelling, exact for any sizes.
+"""How much larger one set of partly known values is than another: limits from relabeling, exact for any sizes.
 
 If two trainings do the same to canaries, which of the two a figure came from is a label that might as well have been
-dealt otherwise. A difference is shown where few relabellings make it as large. That needs no law of exposures, which
+dealt otherwise. A difference is shown where few relabelings make it as large. That needs no law of exposures, which
 are skewed, censored and near chance for some canaries and at the top for others.
 
 Two ways to relabel:
@@ -12,10 +12,10 @@ Two ways to relabel:
 - two samples: any of the values may have come from either side (Fisher and Pitman's permutation test, inverted).
 
 What is known of each value is an interval. A lower limit takes the larger side at its low ends and the smaller side at
-its high ends: of all values within the intervals, those make every relabelling count most, so the test is exact for
+its high ends: of all values within the intervals, those make every relabeling count most, so the test is exact for
 the worst of them.
 
-Legend: n, m values of the two sides in one stratum, R relabellings, S strata.
+Legend: n, m values of the two sides in one stratum, R relabelings, S strata.
 """
 
 from __future__ import annotations
@@ -32,9 +32,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
 from hf_exposure.limits import LARGEST_SEED
 
-__all__ = ["difference_interval"]
-
-# All relabellings are looked at up to so many; beyond, so many at random, the one that was observed among them.
+# All relabelings are looked at up to so many; beyond, so many at random, the one that was observed among them.
 _RELABELLINGS = 5000
 # Rows of random labels that are held at a time.
 _ROWS = 500
@@ -57,7 +55,7 @@ def difference_interval(
         more, less: one pair (low ends, high ends) for each of S strata, in the same order. Ends are finite.
         paired: whether value i of a stratum is the same individual on both sides.
         confidence_level: of the two-sided interval. A low limit above 0 is a one-sided test at half of what is left.
-        seed: of the random relabellings, where there are too many to look at all.
+        seed: of the random relabelings, where there are too many to look at all.
 
     Returns:
         `low`, `high`; -inf and inf where there are too few values to limit anything at this level: 5 pairs, or two
@@ -110,7 +108,7 @@ def _checked(argument: str, side: Sequence[Ends]) -> list[tuple[FloatArray, Floa
 def _limit(thresholds_R: FloatArray, tail: float) -> float:
     """The least difference that is not refused.
 
-    `thresholds_R`: from which difference on each relabelling is at least as extreme as what was observed, -inf for
+    `thresholds_R`: from which difference on each relabeling is at least as extreme as what was observed, -inf for
     the observed labels themselves. A difference is refused where a share of at most `tail` is.
     """
     allowed = math.floor(tail * thresholds_R.size + 1e-9)
@@ -138,7 +136,7 @@ def _paired_limit(more_Sn: list[FloatArray], less_Sn: list[FloatArray], tail: fl
 
 def _two_sample_limit(more_Sn: list[FloatArray], less_Sm: list[FloatArray], tail: float, seed: int) -> float:
     sizes = [(a.size, b.size) for a, b in zip(more_Sn, less_Sm, strict=True)]
-    # Sorted, so that random relabellings do not depend on the order of a file.
+    # Sorted, so that random relabelings do not depend on the order of a file.
     values = [np.concatenate([np.sort(a), np.sort(b)]) for a, b in zip(more_Sn, less_Sm, strict=True)]
     observed = sum(float(a.mean() - b.mean()) for a, b in zip(more_Sn, less_Sm, strict=True))
     thresholds = []
@@ -156,7 +154,7 @@ def _two_sample_limit(more_Sn: list[FloatArray], less_Sm: list[FloatArray], tail
 
 
 def _deals(sizes: list[tuple[int, int]], seed: int) -> Iterator[list[NDArray[np.bool_]]]:
-    """Blocks of relabellings: for each stratum an (R, n + m) array of who is dealt to the first side."""
+    """Blocks of relabelings: for each stratum an (R, n + m) array of who is dealt to the first side."""
     if math.prod(math.comb(n + m, n) for n, m in sizes) <= _RELABELLINGS:
         each = [list(itertools.combinations(range(n + m), n)) for n, m in sizes]
         ways = list(itertools.product(*(range(len(one)) for one in each)))

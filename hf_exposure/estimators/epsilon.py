@@ -14,8 +14,6 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, checked_costs, number_array
 from hf_exposure.limits import MOST_INSERTIONS
 
-__all__ = ["EpsilonBound", "epsilon_lower_bound", "one_run_p_value"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class EpsilonBound:

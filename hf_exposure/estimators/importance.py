@@ -22,8 +22,6 @@ from hf_exposure.estimators.arrays import (
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.weighted_share import SharesAtOrBelow, weighted_shares
 
-__all__ = ["WeightCheck", "check_weights", "importance_exposure"]
-
 # Fewer effective hits than this leave the point more than a tenth of its rank in doubt.
 ENOUGH_HITS = 100
 # Without a hit the figure is a lower bound, which need not be said this few bits below the largest there is.
@@ -94,7 +92,7 @@ def importance_exposure(
         weight_limits: (K,) or scalar: no text at or below that canary's cost weighs more. A quarter of the draws
             uniform and a quarter from the model at temperature 1 give `4 min(1, 2^b / |R'|)` for a canary of b bits;
             a heavier draw raises the limit to its own weight. Without limits only the heaviest weight drawn is known,
-            and the `low_bits` of a memorised canary stop at what one unseen text of that weight could hide: about
+            and the `low_bits` of a memorized canary stop at what one unseen text of that weight could hide: about
             `log2(N / heaviest)`, less 2.
         strata: (N,) which proposal each draw came from, where the number from each was fixed in advance; narrows the
             interval. At least 2 draws each.

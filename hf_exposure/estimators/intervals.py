@@ -1,4 +1,30 @@
-"""Confidence limits on the share of a space, from equal or from weighted draws."""
+"""Confidence limits: on a share, from equal or from weighted draws, and on the mean of bounded values.
+
+A *share* has the exact limits of Clopper and Pearson, which are quantiles of Beta laws. `beta_quantiles` computes them
+for any mean and any number of draws, whole or not, and for shares as small as a float can hold, for weighted draws.
+
+A *mean of exposures* has none of the usual ones. Exposures lie between 0 and log2 |R|, most of them near 0 and a few
+at the top; some are lower bounds. Student's t is wrong for such values: of eight canaries of which one in ten is
+memorized, four samples in ten hold none of those, and t then excludes the mean by far. Any interval that is right
+there must count what was not seen. `mean_interval` is Gaffke's, with one more draw at the end:
+
+    low limit   the (1 - c) / 2 quantile of    D_0 * 0   + D_1 l_1 + ... + D_n l_n
+    high limit  the (1 + c) / 2 quantile of    D_0 * top + D_1 h_1 + ... + D_n h_n
+
+with (D_0, ..., D_n) uniform on the simplex, which is how the probability between n ordered draws of any continuous law
+is distributed. It is the Bayesian bootstrap with one more draw, as far out as a draw may be: the device of
+`weighted_share.py`. For values that are only 0 or `top` it is the Clopper-Pearson interval, digit for digit. The
+limits grow with the values, so they may be taken at the low ends l and the high ends h of what is known of each value:
+a censored one reaches to the top. That its coverage is never below nominal is proven for two-valued populations and a
+conjecture for all others; the tests count it out for three-valued ones, `benchmarks/group_intervals.py` measures it
+for exposures, and `docs/design/0004-estimators.md` has the table.
+
+Legend: K shares, n draws, V distinct values, Z nodes of an integral.
+
+Source of the mean's limits: Gaffke, "Nonparametric one-sided testing for the mean and related extremum problems",
+    Mathematical Methods of Operations Research 60 (2004); Learned-Miller and Thomas, "A new confidence interval for
+    the mean of a bounded random variable" (2019), who find the same limits.
+"""
 
 from __future__ import annotations
 
@@ -106,34 +132,9 @@ def beta_quantiles(share: FloatArray, hits: FloatArray, confidence_level: float)
     return np.where(inner, low, outside), np.where(inner, np.minimum(high, 1.0), outside)
 
 
-# A confidence interval for the mean of bounded, skewed, partly known values: Gaffke's, with one draw more at the end.
-#
-# Exposures lie between 0 and log2 |R|, most of them near 0 and a few at the top; some are lower bounds. Student's t is
-# wrong for such values: of eight canaries of which one in ten is memorized, four samples in ten hold none of those,
-# and t then excludes the mean by far. Any interval that is right there must count what was not seen. This one does:
-#
-#     low limit   the (1 - c) / 2 quantile of    D_0 * 0   + D_1 l_1 + ... + D_n l_n
-#     high limit  the (1 + c) / 2 quantile of    D_0 * top + D_1 h_1 + ... + D_n h_n
-#
-# with (D_0, ..., D_n) uniform on the simplex, which is how the probability between n ordered draws of any continuous
-# law is distributed. It is the Bayesian bootstrap with one more draw, as far out as a draw may be: the device of
-# `weighted_share.py`, and for values that are only 0 or `top` it is the Clopper-Pearson interval, digit for digit. The
-# limits grow with the values, so they may be taken at the low ends l and the high ends h of what is known of each
-# value: a censored one reaches to the top.
-#
-# That its coverage is never below nominal is proven for two-valued populations and a conjecture for all others; the
-# tests count it out for three-valued ones. `benchmarks/group_intervals.py` measures it for exposures, and
-# `docs/design/0004-estimators.md` has the table.
-#
-# Legend: n draws, V distinct values, Z nodes of an integral.
-#
-# Source: Gaffke, "Nonparametric one-sided testing for the mean and related extremum problems", Mathematical Methods of
-# Operations Research 60 (2004); Learned-Miller and Thomas, "A new confidence interval for the mean of a bounded random
-# variable" (2019), who find the same limits.
-
-# Beyond so many distinct values they are moved outwards to so many levels: the limits move by less than is shown.
+# More distinct values than this are moved outwards to this many levels: the limits move by less than is shown.
 _LEVELS = 512
-# Of the integral over half of the line; the integrand is symmetric.
+# Nodes of the integral over half of the line; the integrand is symmetric.
 _STEP = 0.05
 _NODES = np.arange(0.0, 15.0, _STEP)
 

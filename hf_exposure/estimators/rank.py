@@ -1,4 +1,12 @@
-"""Exact ranks and exposures, where every text of the space has been scored."""
+"""Exposure from a rank: exact where every text of the space has been scored, estimated from uniform draws elsewhere.
+
+The rank of a canary is 1 + the number of other texts that cost no more; its exposure is the number of bits by which
+that beats the last place. With all texts scored (`enumeration_exposure`) only the scorer's rounding is in doubt. With
+N draws of which m cost no more (`sampling_exposure`, the paper's "approximation by sampling") the rank is a share, and
+has an interval.
+
+Legend: K canaries, N other texts.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +38,7 @@ def ranks(costs: ArrayLike, competitor_costs: ArrayLike) -> NDArray[np.int64]:
     Raises:
         InputError: NaN or -inf among the costs, or an array that is not flat.
 
-    Source: Carlini et al., "The Secret Sharer" (USENIX Security 2019), Definition 2; ties as in DESIGN: against.
+    Source: Carlini et al., "The Secret Sharer" (USENIX Security 2019), Definition 2, which leaves ties open.
 
     Example:
         >>> ranks([0.5, 2.0, 9.0], [1.0, 2.0, 2.0, 3.0]).tolist()
@@ -110,7 +118,8 @@ def enumeration_exposure(
     def rivals(limit_K: FloatArray, side: str) -> NDArray[np.int64]:
         counted = np.searchsorted(ordered_N, limit_K, side=side)  # type: ignore[call-overload]
         itself = nearest_K < limit_K if side == "left" else nearest_K <= limit_K
-        return (counted - (own_K & itself)).astype(np.int64)
+        count_K: NDArray[np.int64] = (counted - (own_K & itself)).astype(np.int64)
+        return count_K
 
     low_K = 1 + rivals(costs_K - tolerance_bits, "left")
     rank_K = 1 + rivals(costs_K, "right")
@@ -154,8 +163,6 @@ def _nearest(
         nearest_K[k] = around[int(np.argmin(gaps))]
     return nearest_K
 
-
-# Exposure from uniform draws of the space: the paper's "approximation by sampling".
 
 Convention = Literal["valid", "tensorflow_privacy"]
 

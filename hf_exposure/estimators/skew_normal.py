@@ -1,4 +1,15 @@
-"""The paper's extrapolation: fit a skew-normal law to the references' costs and read its tail."""
+"""The paper's extrapolation: fit a skew-normal law to the references' costs and read its tail.
+
+Three steps, each of them usable by hand: `fit_skew_normal` finds the likeliest law, `judge_fit` says whether the
+references lie in its tail as they should, and `skew_normal_exposure` reads `-log2` of the CDF at a canary's cost.
+
+That CDF must be right far beyond where it underflows. `scipy.stats.skewnorm.cdf` is 0 and `.logcdf` -inf some ten
+standard deviations out on the short side, since the textbook form `Phi(z) - 2 T(z, a)` (T is Owen's function)
+subtracts two equal numbers there. Below a CDF of 1e-5, `log_cdf` integrates the density instead, relative to its value
+at z, so that nothing cancels and nothing underflows.
+
+Legend: K canaries, N references, z standardized cost, a shape; natural logarithms unless bits are named.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +26,6 @@ from hf_exposure.checks import flag, instance_of, real_number
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_costs, number_array
 from hf_exposure.estimators.estimate import CostEstimate
-
-# The logarithm of the skew-normal CDF, right far beyond where the CDF itself underflows.
-#
-# `scipy.stats.skewnorm.cdf` is 0 and `.logcdf` -inf some ten standard deviations out on the short side: there the
-# textbook form `Phi(z) - 2 T(z, a)` (T is Owen's function) subtracts two equal numbers. Below a CDF of 1e-5 this file
-# integrates the density instead, relative to its value at z, so that nothing cancels and nothing underflows.
-#
-# Legend: z standardised cost, a shape; natural logarithms.
 
 _LOG_2 = np.log(2.0)
 _HALF_LOG_2_PI = 0.5 * np.log(2.0 * np.pi)
@@ -68,7 +71,9 @@ def log_cdf(x: ArrayLike, shape: float, loc: float = 0.0, scale: float = 1.0) ->
     cdf = ndtr(flat) - owen
     with np.errstate(divide="ignore", invalid="ignore"):
         # Near 1 the complement has the digits.
-        out = np.where(cdf > 0.5, np.log1p(-np.clip(ndtr(-flat) + owen, 0.0, 1.0)), np.log(np.maximum(cdf, 0.0)))
+        out: FloatArray = np.where(
+            cdf > 0.5, np.log1p(-np.clip(ndtr(-flat) + owen, 0.0, 1.0)), np.log(np.maximum(cdf, 0.0))
+        )
     far = (cdf < _TAIL_BELOW) & np.isfinite(flat) & (_slope(flat, shape) > 0.0)
     out[far] = _integrated(flat[far], shape)
     return out.reshape(z.shape)
@@ -214,7 +219,7 @@ def _start(skewness: float) -> FloatArray:
 
 
 def _climb(start: FloatArray, standard_N: FloatArray) -> tuple[tuple[float, float, float], float]:
-    """Minimise the mean negative log-likelihood of standardised costs from `start`."""
+    """Minimize the mean negative log-likelihood of standardized costs from `start`."""
     found = minimize(
         _loss,
         start,

@@ -30,8 +30,6 @@ from numpy.typing import NDArray
 from hf_exposure.estimators.arrays import FloatArray
 from hf_exposure.estimators.intervals import beta_quantiles
 
-__all__ = ["SharesAtOrBelow", "weighted_shares"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class SharesAtOrBelow:

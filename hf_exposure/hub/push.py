@@ -110,7 +110,7 @@ def _push(
     from huggingface_hub import HfApi, errors
 
     # The root of the transport's own errors: httpx's or httpx2's, as the library's version has it.
-    transport_error = errors.HfHubHTTPError.__mro__[1]
+    transport_error: type[Exception] = errors.HfHubHTTPError.__mro__[1]
     unreachable = (transport_error, errors.LocalEntryNotFoundError, ConnectionError, errors.LocalTokenNotFoundError)
     api = HfApi(token=token, library_name="hf_exposure")
     history = read_reports(Path(folder) / FILE_NAME) if folder is not None else []

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple, Unpack
+from typing import Any, NamedTuple, Unpack, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -331,7 +331,7 @@ def measure_exposure(
         >>> [estimate.method for estimate in report.estimates]
         ['enumerate', 'enumerate', 'enumerate', 'enumerate']
     """
-    chosen: MeasureOptions = {"method": method, **settings}
+    chosen = cast(MeasureOptions, {"method": method, **settings})
     if references is not None:
         chosen["references"] = references
     meter = ExposureMeter(canaries, tokenizer, across_processes=across_processes, **chosen)

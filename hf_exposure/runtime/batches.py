@@ -16,8 +16,6 @@ import numpy.typing as npt
 from hf_exposure.errors import InputError
 from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
 
-__all__ = ["BatchCheck", "all_close", "changing_logits_error", "check_repeats", "score_in_batches"]
-
 # When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone;
 # when it feeds more at all, the one that was fed last.
 _GROWTH = 4.0

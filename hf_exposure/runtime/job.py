@@ -17,8 +17,6 @@ from hf_exposure.errors import InputError, ProcessesDifferError, first_line
 from hf_exposure.launch import is_launched
 from hf_exposure.runtime.processes import Processes
 
-__all__ = ["SECONDS_FOR_ALL_TO_START", "call_roll", "check_alike", "check_parallelism", "token_of_job"]
-
 SECONDS_FOR_ALL_TO_START = 120.0
 """How far apart the processes of a job may start to train."""
 SECONDS_FOR_A_STORE = 600.0
@@ -51,7 +49,7 @@ def _launched_store() -> Any:
     address, rank = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", os.environ["RANK"]
     launcher_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     try:
-        store = distributed.TCPStore(
+        store = distributed.TCPStore(  # type: ignore[attr-defined]  # star-imported there
             os.environ["MASTER_ADDR"],
             int(os.environ["MASTER_PORT"]),
             None,
@@ -68,7 +66,9 @@ def _launched_store() -> Any:
             "Draw once, save the set, and load the file on every process: CanarySet.load(path).",
         ) from error
     # A job that torchrun starts again must not read what the attempt before it wrote.
-    return distributed.PrefixStore(f"hf_exposure/attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return distributed.PrefixStore(  # type: ignore[attr-defined]
+        f"hf_exposure/attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store
+    )
 
 
 def check_alike(processes: Processes, values: Mapping[str, object], remedies: Mapping[str, str]) -> None:

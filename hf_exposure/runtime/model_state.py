@@ -8,8 +8,6 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
-__all__ = ["bare", "borrowed", "compute_dtype", "is_sharded", "model_device", "tensor_parallel_size"]
-
 
 @contextmanager
 def borrowed(model: nn.Module) -> Iterator[None]:

@@ -39,8 +39,6 @@ from hf_exposure.scoring.packed_sampler import PackedSampler
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, Contradiction, Probe, contradiction, probe_for
 from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, TokenTree
 
-__all__ = ["CausalScorer", "agreement_bits", "default_batch_tokens", "noise_bits"]
-
 # Two ways of computing one token's bits agree within this, by the dtype of the weights; beyond it a mask was ignored.
 _AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 # And a whole text's bits in different batches within this: 0.07, 0.013, 7e-6 and 3e-14 measured on texts of 87 bits.

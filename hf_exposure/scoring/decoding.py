@@ -21,8 +21,6 @@ from hf_exposure.errors import NonFiniteScoreError
 from hf_exposure.runtime.model_state import borrowed, model_device
 from hf_exposure.scoring.token_tree import IntArray, pad_sequences
 
-__all__ = ["Sampling", "continuation_bits", "decode_greedily", "draw_samples"]
-
 # Those that a float32 can be divided by.
 _TEMPERATURES = 1e-30, 1e30
 

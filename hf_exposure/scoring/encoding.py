@@ -19,8 +19,6 @@ from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences, shared_length
 
-__all__ = ["EncodedTexts", "Encoder", "special_tokens_around"]
-
 # Tried in turn, as a tokenizer may drop what its vocabulary lacks.
 _PROBES = ("a", "A", "0", "e", " a")
 # What a text may begin with; some tokenizers have words of several digits and none of one.
@@ -169,7 +167,7 @@ class Encoder:
             return []
         checked = [self.before + encodable_text(f"texts[{row}]", text) for row, text in enumerate(texts)]
         # Without masks, which nothing here reads, it takes half the time.
-        encoded = self.tokenizer(
+        encoded: list[list[int]] = self.tokenizer(
             checked, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
         )["input_ids"]
         if self.before_ids:

@@ -17,8 +17,6 @@ from hf_exposure.runtime.logits import CacheRefused
 from hf_exposure.scoring.protocol import SampleReader, Scorer
 from hf_exposure.scoring.token_tree import IntArray, PathQuery, pad_sequences
 
-__all__ = ["LockstepSampler"]
-
 # Caches are kept from the level on at which the samples have this share of distinct states.
 _APART = 0.25
 _CHECKED_SAMPLES = 8

@@ -25,8 +25,6 @@ from hf_exposure.scoring.encoding import EncodedTexts, Encoder, special_tokens_a
 from hf_exposure.scoring.forward import Mode, bits_at
 from hf_exposure.scoring.token_tree import PathBits, PathQuery
 
-__all__ = ["MaskedScorer"]
-
 
 class MaskedScorer:
     """Scores texts under a masked language model by pseudo-log-likelihood.

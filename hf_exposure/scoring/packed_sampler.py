@@ -20,8 +20,6 @@ from hf_exposure.scoring.forward import Prefix, attention_mask, bits_at
 from hf_exposure.scoring.token_tree import IntArray
 from hf_exposure.scoring.tree_layout import NewSlots, Questions, TreeLayout
 
-__all__ = ["PackedSampler"]
-
 
 class PackedSampler:
     """Reads what comes after the paths of many samples, which grow step by step below one prefix.

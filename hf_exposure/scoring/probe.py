@@ -16,8 +16,6 @@ import numpy as np
 
 from hf_exposure.scoring.token_tree import SequenceTree, TokenTree, shared_length
 
-__all__ = ["DEPTH_TO_SPARE", "Contradiction", "Probe", "contradiction", "probe_for"]
-
 DEPTH_TO_SPARE = 32
 """How far beyond the tree at hand is tried, where the model's context is known: a search deepens step by step."""
 _REAL_CHAINS = 2

@@ -13,8 +13,6 @@ import numpy as np
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.token_tree import IntArray, PathBits, PathQuery
 
-__all__ = ["SampleReader", "Scorer"]
-
 
 class SampleReader(Protocol):
     """Reads what comes after the paths of many samples, which grow step by step below one prefix."""

@@ -26,8 +26,6 @@ from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
-__all__ = ["log_perplexity", "make_scorer", "sees_later_tokens"]
-
 _PROBE_TOKENS = 8
 # Their attention may show nothing in so few tokens.
 _MASKED_CLASSES = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - frozenset(
@@ -129,7 +127,8 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = A
         ids = torch.as_tensor([row], device=device)
         outputs = model(input_ids=ids)
         check_logits(model, outputs, ids)
-        return outputs.logits[0, -len(row) :][:half].double()
+        logits: torch.Tensor = outputs.logits[0, -len(row) :][:half].double()
+        return logits
 
     with borrowed(model):
         try:

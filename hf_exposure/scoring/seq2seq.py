@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import EncoderDecoderCache
-from transformers.modeling_outputs import BaseModelOutput, ModelOutput
+from transformers.modeling_outputs import BaseModelOutput
+from transformers.utils.generic import ModelOutput
 
 from hf_exposure.context import Source
 from hf_exposure.errors import InputError, NonFiniteScoreError, RowInputError, described
@@ -29,8 +30,6 @@ from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode, bits_at
 from hf_exposure.scoring.probe import contradiction
 from hf_exposure.scoring.token_tree import PathBits, PathQuery, pad_sequences
-
-__all__ = ["Seq2SeqScorer"]
 
 _Pair = tuple[tuple[int, ...], tuple[int, ...]]
 
@@ -186,7 +185,8 @@ class Seq2SeqScorer(CausalScorer):
 
     def _pair_alone(self, pair: _Pair) -> np.ndarray:
         """(1,) bits of a target, its source and itself being all that the model is given."""
-        return self._read_pair(*pair)[self.encoder.first_scored - 1 :].sum(keepdims=True)
+        bits: np.ndarray = self._read_pair(*pair)[self.encoder.first_scored - 1 :].sum(keepdims=True)
+        return bits
 
     def _read_pair(self, source: tuple[int, ...], target: tuple[int, ...]) -> np.ndarray:
         """(T - 1,) bits of the target's tokens from the second on."""

@@ -18,8 +18,6 @@ import numpy.typing as npt
 
 from hf_exposure.scoring.token_tree import IntArray
 
-__all__ = ["NewSlots", "Questions", "TreeLayout"]
-
 
 @dataclass(frozen=True)
 class Questions:

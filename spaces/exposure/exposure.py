@@ -58,7 +58,7 @@ Examples:
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
-class Exposure(evaluate.Metric):
+class Exposure(evaluate.Metric):  # type: ignore[misc]  # it has no types
     """See `_DESCRIPTION`."""
 
     def _info(self) -> evaluate.MetricInfo:

@@ -104,7 +104,10 @@ def test_the_secrets_are_not_in_reprs() -> None:
         ({"repetitions": {2: 0}}, "repetitions[2]: must be a whole number of at least 1, got 0"),
         ({"repetitions": {1: 1}, "controls": -1}, "controls: must be a whole number of at least 0, got -1"),
         ({"repetitions": {1: 1}, "seed": -1}, "seed: must be a whole number of at least 0, got -1"),
-        ({"repetitions": {1: 1}, "seed": "x"}, "seed: must be a whole number of at least 0, got 'str"),
+        (
+            {"repetitions": {1: 1}, "seed": "x"},
+            "seed: must be a whole number of at least 0, got 'a text of 1 characters'",
+        ),
         (
             {"repetitions": {1: 90}, "controls": 11},
             "template: must have at least as many texts as are drawn (101), got",

@@ -123,8 +123,8 @@ def test_a_stream_becomes_shards(
 def test_a_long_shard_becomes_several_files(
     tmp_path: Path, canary_file: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("hf_exposure.cli.data_sets._BATCH", 4)
-    monkeypatch.setattr("hf_exposure.cli.data_sets._MOST_BYTES", 100)
+    monkeypatch.setattr("hf_exposure.loading._BATCH", 4)
+    monkeypatch.setattr("hf_exposure.loading._MOST_BYTES", 100)
     source, out = lines(tmp_path), tmp_path / "new"
     typed = ("--canaries", canary_file, "--out", out, "--stream", "--num-rows", COUNT)
     assert run(capsys, "insert", "--dataset", source, *typed).status == 0

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from cli_runs import one_line, run
 
-from hf_exposure.cli.values import looks_local
+from hf_exposure.loading import looks_local
 
 HEAVY = ("torch", "scipy", "transformers", "datasets", "matplotlib", "huggingface_hub")
 

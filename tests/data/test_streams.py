@@ -66,6 +66,7 @@ def test_rows_that_repeat_do_not_repeat_canaries() -> None:
     assert Counter(texts(insert_canaries(same, CANARIES, num_rows=120))) == WANTED + Counter({"the same": 120})
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create:UserWarning")  # on a machine with fewer CPUs
 @pytest.mark.parametrize("workers", [2, 3, 6])
 def test_workers_share_the_canaries(workers: int) -> None:
     loader = DataLoader(inserted(), batch_size=None, num_workers=workers)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from hf_exposure import CanarySet
 from hf_exposure.cli import app, main, parse_repetitions
 from hf_exposure.demo import DemoSettings, run_demo
-from hf_exposure.demo.text import load_rows
+from hf_exposure.demo.inputs import load_rows
 from hf_exposure.errors import InputError
 
 SMALL = ["demo", "--epochs", "2", "--controls", "2", "--digits", "3", "--top-k", "4", "--batch-size", "8"]

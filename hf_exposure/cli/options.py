@@ -1,0 +1,246 @@
+"""Options that several commands share: as they are typed, and the values that they stand for.
+
+The options around a canary (`--prompt`, `--messages`, `--source`) put it into the training data and score it there
+later, so both commands read them here. Errors of the library are turned into errors of the command line: they name the
+option, and their remedy is something to type.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from hf_exposure.errors import InputError
+from hf_exposure.files import parse_json, read_json
+
+if TYPE_CHECKING:
+    from hf_exposure.canaries import CanarySet, CanaryTemplate
+    from hf_exposure.context import CanaryContext
+
+_LONGEST_COUNT = 18
+"""Digits of a number of repetitions or canaries."""
+_EXAMPLE = """Type --messages '[{"role": "user", "content": "What is my number?"}]'."""
+
+
+class Dtype(StrEnum):
+    """What the weights are loaded as."""
+
+    auto = "auto"
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+ModelOption = Annotated[str, typer.Option(help="A folder or Hub id.")]
+TokenizerOption = Annotated[str | None, typer.Option(help="A folder or Hub id; the model's own unless given.")]
+DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights; auto as saved. Low precision makes ties.")]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the fastest there is unless given.")]
+RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Off unless typed.")
+]
+PromptOption = Annotated[str | None, typer.Option(help="A text before each canary, which is not scored.")]
+MessagesOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="JSON", help="The turns of a chat before each canary, which the assistant says; JSON, or a .json file."
+    ),
+]
+SourceOption = Annotated[str | None, typer.Option(help="What an encoder-decoder model reads.")]
+
+
+def parse_repetitions(value: str) -> dict[int, int]:
+    """`"1:4,8:4"` as {1: 4, 8: 4}: how many canaries at each repetition count.
+
+    Raises:
+        InputError: it is not of that form.
+
+    Example:
+        >>> parse_repetitions("1:4,64:2")
+        {1: 4, 64: 2}
+    """
+    counts: dict[int, int] = {}
+    for part in value.split(","):
+        repetitions, _, canaries = part.partition(":")
+        if not (_is_count(repetitions) and _is_count(canaries)) or int(repetitions) in counts:
+            raise InputError(
+                "--repetitions", "must read REPETITIONS:CANARIES,...", value, "Type --repetitions 1:4,8:4,64:4."
+            )
+        counts[int(repetitions)] = int(canaries)
+    return counts
+
+
+def _is_count(text: str) -> bool:
+    """Digits that Python reads as a number, which superscripts are not; and not too many of them."""
+    text = text.strip()
+    return text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT
+
+
+def parse_template(template: str, spaces: Sequence[str]) -> CanaryTemplate:
+    """The template of `--template "pin {pin}" --space pin=digits:4`.
+
+    Raises:
+        InputError: a space that is not NAME=KIND:SIZE or given twice, or as `CanaryTemplate`.
+
+    Example:
+        >>> parse_template("pin {pin}", ["pin=digits:4"]).space_size
+        10000
+    """
+    from hf_exposure.canaries import CanaryTemplate
+    from hf_exposure.canaries.spaces import parse_space
+
+    holes = {}
+    for space in spaces:
+        name, equals, spec = space.partition("=")
+        if not equals or not name.isidentifier() or name in holes:
+            raise InputError("--space", "must read NAME=KIND:SIZE, once for each hole", space, "Type pin=digits:4.")
+        try:
+            holes[name] = parse_space(spec)
+        except InputError as error:
+            raise InputError(f"--space {name}", error.rule, error.value, error.remedy) from None
+    try:
+        return CanaryTemplate(template, **holes)
+    except InputError as error:
+        remedy = re.sub(r"^Add (\w+)=Digits\(9\)", r"Add --space \1=digits:9", error.remedy)
+        raise InputError(f"--template, {error.argument}", error.rule, error.value, remedy) from None
+    except TypeError:
+        raise InputError("--space", "must not take that name", list(holes), "Name the hole otherwise.") from None
+
+
+def load_canaries(path: Path) -> CanarySet:
+    """The canaries of a file.
+
+    Raises:
+        InputError: no such file, or one that `CanarySet.load` refuses.
+    """
+    from hf_exposure.canaries import CanarySet
+
+    try:
+        return CanarySet.load(path)
+    except InputError as error:
+        # The command's own option, where the library says "path".
+        argument = "--canaries" if error.argument == "path" else f"--canaries, {error.argument}"
+        raise type(error)(argument, error.rule, error.value, error.remedy) from None
+
+
+def check_runs(runs: Iterable[Path]) -> None:
+    """Refuses a run that is nowhere, before what reads runs is loaded.
+
+    Raises:
+        InputError: no such file or folder.
+    """
+    for run in runs:
+        if not run.exists():
+            raise InputError("run", "must be a folder or report that exists", str(run), "Name what --out was given.")
+
+
+def check_new(out: Path, overwrite: bool, *, is_file: bool = False) -> Path:
+    """Refuses, before any work is done, to write where something is, unless told to, or where nothing can be written.
+
+    An empty folder is nothing.
+
+    Raises:
+        InputError: it exists, or cannot be made.
+    """
+    is_empty = out.is_dir() and not any(out.iterdir())
+    if out.exists() and not is_empty and not overwrite:
+        raise InputError("--out", "must not exist yet", str(out), "Name another, or add --overwrite.")
+    place = out.absolute().parent if is_file else out.absolute()
+    try:
+        while not place.exists():
+            place = place.parent
+        # Asking for permissions is not enough: there are file systems that refuse their owner.
+        with tempfile.TemporaryFile(dir=place):
+            return out
+    except OSError as error:
+        rule = f"must be a {'file' if is_file else 'folder'} that can be made ({error.strerror})"
+        raise InputError("--out", rule, str(out), "Name another place.") from None
+
+
+def context_of(prompt: str | None, messages: str | None) -> CanaryContext | None:
+    """The context that is typed, or none.
+
+    Raises:
+        InputError: both are typed, JSON that is damaged, messages without role and content.
+
+    Example:
+        >>> context_of("Q: my number? A: ", None).prompt
+        'Q: my number? A: '
+    """
+    from hf_exposure.context import CanaryContext
+
+    if prompt is not None and messages is not None:
+        raise InputError("--messages", "does not go with --prompt", messages, "Leave one of them out.")
+    if messages is None:
+        return None if prompt is None else CanaryContext(prompt=prompt)
+    try:
+        turns = read_json(messages) if messages.endswith(".json") else parse_json(messages)
+    except OSError as error:
+        rule = f"must be JSON, or a file that can be read ({error.strerror})"
+        raise InputError("--messages", rule, messages, _EXAMPLE) from None
+    except ValueError:
+        raise InputError("--messages", "must be JSON, or a file of it", messages, _EXAMPLE) from None
+    if not isinstance(turns, list):
+        raise InputError("--messages", "must be a list of messages", turns, _EXAMPLE)
+    try:
+        return CanaryContext(prompt=turns)
+    except InputError as error:
+        raise InputError("--messages", error.rule, error.value, _EXAMPLE) from None
+
+
+def as_recorded(context: CanaryContext | None, source: str | None) -> dict[str, Any]:
+    """What a record of the insertion keeps, as plain JSON values."""
+    return {"context": None if context is None else json.loads(json.dumps(asdict(context))), "source": source}
+
+
+def recorded_or_typed(
+    context: CanaryContext | None, source: str | None, recorded: Mapping[str, Any]
+) -> tuple[CanaryContext | None, str | None]:
+    """What was typed, or where nothing was, what the insertion recorded.
+
+    Raises:
+        InputError: both, and they differ: canaries would not be scored where they were trained on.
+    """
+    from hf_exposure.checks import encodable_text
+    from hf_exposure.context import CanaryContext
+
+    was = {key: recorded.get(key) for key in ("context", "source")}
+    typed = as_recorded(context, source)
+    if typed == was or not any(was.values()):
+        return context, source
+    if any(typed.values()):
+        given = {key: value for key, value in typed.items() if value}
+        remedy = "Leave them out: they are read from --dataset."
+        raise InputError(
+            "--prompt, --messages, --source", "must be what the canaries were inserted with", given, remedy
+        )
+    try:
+        if was["source"] is not None:
+            encodable_text("source", was["source"])
+        return None if was["context"] is None else CanaryContext(**was["context"]), was["source"]
+    except (InputError, TypeError):
+        rule = "must have a record of the insertion as insert wrote it"
+        raise InputError("--dataset", rule, "other values", "Insert again.") from None
+
+
+@contextmanager
+def calls_shown(model: Any, what: str) -> Iterator[None]:
+    """Counts the model's forward calls. Nobody knows how many are to come: a search ends when it ends."""
+    from tqdm import tqdm
+
+    with tqdm(desc=what, unit=" model calls", disable=None, file=sys.stderr, leave=False) as bar:
+        hook = model.register_forward_hook(lambda *_: bar.update())
+        try:
+            yield
+        finally:
+            hook.remove()
