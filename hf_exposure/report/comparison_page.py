@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hf_exposure.fields import plain
 from hf_exposure.files import write_aside
 from hf_exposure.report.comparison import ComparedRun, Comparison
 from hf_exposure.report.page import LIMITS, how_to_read, render
@@ -86,9 +87,8 @@ def _run_values(run: ComparedRun) -> dict[str, Any]:
         "utility": run.utility,
         **run.report.metrics(),
     }
-    plain = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     about = {"name": run.name, "model": run.report.model.get("name", "")}
-    return {**about, "on_front": run.on_front, "bound": run.exposure.bound, **plain}
+    return {**about, "on_front": run.on_front, "bound": run.exposure.bound, **plain(figures)}
 
 
 def comparison_table(comparison: Comparison) -> Table:
