@@ -64,10 +64,11 @@ mutants: $(VENV)/.installed
 soak-calls: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile_calls --calls $(or $(CALLS),2000) --seed $(or $(SEED),0)
 
-# What the pages take from elsewhere: docstrings, and figures of the benchmarks.
+# What the pages take from elsewhere: docstrings, and figures of the benchmarks. And the schema of report.json.
 docs: $(VENV)/.installed
 	$(BIN)/python docs/make_api.py
 	$(BIN)/python docs/make_tables.py
+	$(BIN)/python docs/make_schema.py
 
 # Table 1 and Figures 1, 3, 8, 9 and 11 of The Secret Sharer, measured again, and docs/reproduction.md made of them.
 # TEXT=my.txt takes a text of your own; the stored results are of the Penn Treebank's validation part.

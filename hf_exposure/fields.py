@@ -76,7 +76,5 @@ Seed = Annotated[int, Strict(), Field(ge=0), WHOLE]
 """The seed of a random choice."""
 Flag = Annotated[bool, Strict()]
 """Yes or no."""
-Text = Annotated[str, Strict()]
-"""A text."""
 Values = Annotated[Mapping[str, Any], PlainSerializer(plain)]
 """Free-form values by name."""

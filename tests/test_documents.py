@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 
 from hf_exposure import ExposureReport
 from hf_exposure.errors import InputError
-from hf_exposure.fields import Count, Figure, Share, Text, Values
+from hf_exposure.fields import Count, Figure, Share, Values
 from hf_exposure.records import Validity
 from hf_exposure.records.documents import DocumentFormat
 from hf_exposure.records.exposure_report import report_schema
@@ -134,7 +134,7 @@ class _Others(TypedDict, total=False):
 
     format: Required[Literal["temperatures"]]
     schema_version: Required[Count]
-    unit: Text
+    unit: str
 
 
 @dataclass(frozen=True, kw_only=True)

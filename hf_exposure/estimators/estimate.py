@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hf_exposure.errors import InputError
-from hf_exposure.fields import Figure, Rank, Text
+from hf_exposure.fields import Figure, Rank
 
 Bound = Literal["exact", "interval", "lower", "extrapolated", "undefined"]
 """What kind of figure an exposure is, in order of how much it says.
@@ -94,10 +94,10 @@ class ExposureFigures:
     high_bits: Figure
     rank_low: Rank | None = None
     rank_high: Rank | None = None
-    method: Text
+    method: str
     # None only until it is derived.
     bound: Bound = None  # type: ignore[assignment]
-    note: Text = ""
+    note: str = ""
 
     def __post_init__(self) -> None:
         if self.bound is None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hf_exposure.checks import real_number, whole_number
 from hf_exposure.estimators.estimate import ExposureFigures
-from hf_exposure.fields import Amount, Count, Figure, Text
+from hf_exposure.fields import Amount, Count, Figure
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +25,7 @@ class CanaryCost:
             where all are withheld.
     """
 
-    canary_id: Text
+    canary_id: str
     repetitions: Count
     log_perplexity_bits: Figure
 

@@ -17,7 +17,7 @@ from typing_extensions import TypedDict
 from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import flag, instance_of, path_of, real_number
 from hf_exposure.errors import InputError
-from hf_exposure.fields import WHOLE, Amount, Count, Figure, Rank, Real, Seed, Share, Text, Values, plain
+from hf_exposure.fields import WHOLE, Amount, Count, Figure, Rank, Real, Seed, Share, Values, plain
 from hf_exposure.files import read_json
 from hf_exposure.presenting import Presented
 from hf_exposure.records.documents import DocumentFormat
@@ -35,7 +35,7 @@ class _Settings(TypedDict, total=False):
 
     confidence_level: Required[Annotated[Real, Field(ge=0, le=1)]]
     seed: Seed
-    method: Text
+    method: str
 
 
 def _checked_settings(_: Any, handler: Any) -> core_schema.CoreSchema:
@@ -89,10 +89,10 @@ class ExposureReport(Presented):
     kind: ClassVar[str] = "exposure"
 
     estimates: tuple[ExposureEstimate, ...]
-    template: Text
-    spaces: Mapping[str, Text]
+    template: str
+    spaces: Mapping[str, str]
     space_size: Rank
-    manifest_hash: Text
+    manifest_hash: str
     settings: Settings
     p_value: Share = math.nan
     auc: Share = math.nan
@@ -101,14 +101,14 @@ class ExposureReport(Presented):
     epsilon: Values | None = None
     seconds: Amount = math.nan
     model: Values = field(default_factory=dict)
-    scoring_mode: Text = ""
+    scoring_mode: str = ""
     dataset: Values = field(default_factory=dict)
-    versions: Mapping[str, Text] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
     step: Count | None = None
     epoch: Real | None = None
     references: ReferenceCosts | None = None
     delivery: Delivery | None = None
-    notes: tuple[Text, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def log2_space_size(self) -> float:
@@ -345,8 +345,8 @@ class _Envelope(TypedDict, total=False):
     validity: Literal["valid", "impaired", "invalid", "unchecked"]
     metrics: Mapping[str, Figure]
     history: tuple[Mapping[str, Any], ...]
-    measurement_id: Text
-    secrets: Mapping[str, Text]
+    measurement_id: str
+    secrets: Mapping[str, str]
 
 
 EXPOSURE_REPORT = DocumentFormat(

@@ -9,10 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from hf_exposure.fields import plain
 from hf_exposure.files import write_aside
+from hf_exposure.report import plots
 from hf_exposure.report.comparison import ComparedRun, Comparison
 from hf_exposure.report.page import LIMITS, how_to_read, render
-from hf_exposure.report.plots import draw_comparison, matplotlib_is_installed
 from hf_exposure.report.save import make_folder
 from hf_exposure.report.table import Table
 from hf_exposure.report.verdict import bits_text, group_cells, group_heads, headline, p_value_text, times_inserted
@@ -25,7 +26,7 @@ _CAPTIONS = {
 }
 
 
-def comparison_page(comparison: Comparison, plots: Mapping[str, bytes]) -> str:
+def comparison_page(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
     """The page as HTML: it needs no network and loads nothing, and runs no script."""
     levels = {group.confidence_level for run in comparison.runs for group in run.report.groups}
     level = max(levels, default=comparison.confidence_level)
@@ -35,7 +36,7 @@ def comparison_page(comparison: Comparison, plots: Mapping[str, bytes]) -> str:
         identity="",
         comparison=comparison,
         runs=_with_models(comparison),
-        plots=plots,
+        plots=pictures,
         captions=_CAPTIONS,
         groups=_group_table(comparison, level),
         how_to_read=how_to_read(level),
@@ -68,13 +69,13 @@ def save_comparison(comparison: Comparison, folder: str | Path) -> list[Path]:
         InputError: a folder that cannot be made or written to.
     """
     target = make_folder("folder", folder)
-    plots = draw_comparison(comparison, target) if matplotlib_is_installed() else []
-    page = comparison_page(comparison, {path.name: path.read_bytes() for path in plots})
+    drawn = plots.draw_comparison(comparison, target) if plots.matplotlib_is_installed() else []
+    page = comparison_page(comparison, {path.name: path.read_bytes() for path in drawn})
     values = json.dumps(comparison_values(comparison), indent=1, allow_nan=False) + "\n"
     return [
         write_aside(target / "report.html", page, private=True),
         write_aside(target / "comparison.json", values, private=True),
-        *plots,
+        *drawn,
     ]  # fmt: skip
 
 
@@ -86,9 +87,8 @@ def _run_values(run: ComparedRun) -> dict[str, Any]:
         "utility": run.utility,
         **run.report.metrics(),
     }
-    plain = {name: value if math.isfinite(value) else None for name, value in figures.items()}
     about = {"name": run.name, "model": run.report.model.get("name", "")}
-    return {**about, "on_front": run.on_front, "bound": run.exposure.bound, **plain}
+    return {**about, "on_front": run.on_front, "bound": run.exposure.bound, **plain(figures)}
 
 
 def comparison_table(comparison: Comparison) -> Table:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Sequence
 from typing import Any
 
 from hf_exposure.canaries import CanarySet
+from hf_exposure.fields import plain
 from hf_exposure.records import Discoverability, Extraction
 from hf_exposure.records.groups import table_order
 from hf_exposure.report.table import aligned
@@ -35,7 +35,7 @@ def describe_extraction(extraction: Extraction, canaries: CanarySet | None = Non
     ]
     for rank, candidate in enumerate(extraction.candidates, start=1):
         canary = inserted.get(candidate.text)
-        mark = f"<- inserted {canary.repetitions} times" if canary else ""
+        mark = f"<- inserted {times_inserted(canary.repetitions)}" if canary else ""
         mark = "<- a control, never inserted" if candidate.text in controls else mark
         lines.append(f"{rank:4d}  {candidate.log_perplexity_bits:8.2f} bits  {candidate.text}  {mark}".rstrip())
     return "\n".join(lines)
@@ -81,19 +81,19 @@ def discoverability_values(
     found: Sequence[Discoverability], canaries: CanarySet, probability: float
 ) -> list[dict[str, Any]]:
     """The same as plain values, by id and without texts; None where a figure is infinite."""
-    rows = []
-    for canary, one in zip(canaries, found, strict=True):
-        needed = one.samples_needed(probability)
-        rows.append(
+    rows: list[dict[str, Any]] = plain(
+        [
             {
                 "canary_id": canary.id,
                 "repetitions": canary.repetitions,
-                "bits": one.bits if math.isfinite(one.bits) else None,
+                "bits": one.bits,
                 "is_greedy": one.is_greedy,
                 "greedy_edits": one.greedy_edits,
                 "probability_within_samples": one.probability_within(one.samples),
                 "near_samples": one.near_samples,
-                "samples_needed": needed if math.isfinite(needed) else None,
+                "samples_needed": one.samples_needed(probability),
             }
-        )
+            for canary, one in zip(canaries, found, strict=True)
+        ]
+    )
     return rows
