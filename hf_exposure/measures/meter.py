@@ -76,27 +76,26 @@ class ExposureMeter:
         across_processes: share the work among all processes of the initialised `torch.distributed` job, as
             `ExposureCallback` does; every process must then measure, with the same canaries, settings and tokenizer,
             and all get the same report.
-        **settings: all of them are optional:
-            `method`: an object that holds its own settings, or its name with those settings as arguments of this call:
+        **settings: the arguments below, all of them optional.
+        method: an object that holds its own settings, or its name with those settings as arguments of this call:
             `Importance(references=64)` is `method="importance", references=64`. `Auto` ("auto", the default) takes the
             exact answer where it is cheap; `Enumerate` ("enumerate") scores every text of the space; `Sample`
             ("sample") compares with uniform references; `SkewNormal` ("skew_normal") extrapolates from them, as the
             paper does; `Importance` ("importance") draws weighted references from the model itself; `Bounded`
             ("bounded") searches for the exact rank.
-            `references` (4096): how many are drawn, at most (all others of the space, where it is smaller).
-            `max_expansions` (100,000): budget of one search; that of "auto" is `references` where they are fewer.
-            `precision_bits` (0.25): width of the interval at which weighted references stop being drawn.
-            `accept_bad_fit`: give skew-normal figures of a bad fit.
-            `seed` (0): of all draws, in the report.
-            `confidence_level` (0.95): of all intervals.
-            `end_token`: whether the end of each text is scored.
-            `delta` (0): that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)`
-            bound.
-            `source`: what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a
-            text for each canary and reference, the same secret in both ("My number is {number}"), which allows no
-            search.
-            `context`: the `CanaryContext` that the canaries were inserted in.
-            `max_batch_tokens`: as for `log_perplexity`.
+        references: how many are drawn, at most (all others of the space, where it is smaller); 4096 by default.
+        max_expansions: budget of one search, 100,000 by default; that of "auto" is `references` where they are fewer.
+        precision_bits: width of the interval at which weighted references stop being drawn, 0.25 by default.
+        accept_bad_fit: give skew-normal figures of a bad fit too.
+        seed: of all draws, 0 by default; in the report.
+        confidence_level: of all intervals, 0.95 by default.
+        end_token: whether the end of each text is scored.
+        delta: that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound, 0 by
+            default.
+        source: what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a text for
+            each canary and reference, the same secret in both ("My number is {number}"), which allows no search.
+        context: the `CanaryContext` that the canaries were inserted in.
+        max_batch_tokens: as for `log_perplexity`.
 
     Raises:
         InputError: an unknown method or argument, a number out of range, a setting next to a method that is an object,
