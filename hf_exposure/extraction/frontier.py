@@ -346,7 +346,7 @@ def most_texts_within(slack_M: npt.NDArray[np.float64], which_M: npt.NDArray[np.
     """
     is_near_M = slack_M < _EXACT_BITS
     nodes_with = np.bincount(which_M[~is_near_M], minlength=len(counts)).tolist()
-    total = sum(count * nodes for count, nodes in zip(counts, nodes_with, strict=True))
+    total: int = sum(count * nodes for count, nodes in zip(counts, nodes_with, strict=True))
     capped = np.array([min(count, 2**_EXACT_BITS) for count in counts], dtype=np.int64)
     near = np.minimum(capped[which_M[is_near_M]], np.exp2(slack_M[is_near_M]).astype(np.int64))
     # In two halves: the sum may be too large for 64 bits.
