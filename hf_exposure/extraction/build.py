@@ -1,4 +1,10 @@
-"""Which token automaton a template gets under a tokenizer: the cheapest one that holds every sampled encoding."""
+"""Which token automaton a template gets under a tokenizer: the first backend that holds every sampled encoding.
+
+The backends are tried in order of cost. `characters` and `slots` guess that the tokenizer keeps pieces of the text
+apart; they have one path for each text. `vocabulary` walks over the entries and needs no such guess, but encodes what
+it finds again. A `trie` encodes every text, which is right for any tokenizer and possible for a small space. What a
+backend guesses is audited on sampled encodings, and the last few automata are cached, since an audit takes seconds.
+"""
 
 from __future__ import annotations
 

@@ -3,10 +3,10 @@
 A trie is never built: its sequences are sorted rows of token ids, and a node is a range of rows that agree so far. For
 the texts "red", "reddish" and "rose" under a tokenizer with the tokens re=5, d=6, dish=7, ro=8 and se=9:
 
-    row   text      depth 0  1  2       node (depth, low, high)        sequences
-    0     red             5  6 -1       (0, 0, 3)                      all
-    1     reddish         5  6  7       (1, 0, 2) by token 5           red, reddish
-    2     rose            8  9 -1       (2, 0, 2) by token 6           red ends here, reddish continues
+    row   text      depth 0  1  2       node (low, high, depth)        sequences
+    0     red             5  6 -1       (0, 3, 0)                      all
+    1     reddish         5  6  7       (0, 2, 1) by token 5           red, reddish
+    2     rose            8  9 -1       (0, 2, 2) by token 6           red ends here, reddish continues
 
 The space of a template is then the product of one trie for each slot, the pieces that may occur at one place
 (`ProductAutomaton`): the tokens of a text are those of its pieces, one after the other. The product is not built
@@ -44,7 +44,7 @@ _ABSENT = -1
 class EncodingTrie:
     """N distinct token sequences, each of one text.
 
-    A node is `(depth, low, high)`: rows `low <= i < high` agree in their first `depth` tokens. Of two sequences one
+    A node is `(low, high, depth)`: rows `low <= i < high` agree in their first `depth` tokens. Of two sequences one
     may begin the other; the shorter is then the first row of the node at its end.
 
     Attributes:
@@ -106,11 +106,11 @@ class EncodingTrie:
         """The text of a sorted row."""
         return self.texts[int(self.order_N[row])]
 
-    def ends_at(self, depth: int, low: int) -> bool:
+    def ends_at(self, low: int, depth: int) -> bool:
         """Whether the first row of a node ends there."""
         return depth == self.rows_NL.shape[1] or bool(self.rows_NL[low, depth] == _ABSENT)
 
-    def children(self, depth: int, low: int, high: int) -> Iterable[tuple[int, int, int]]:
+    def children(self, low: int, high: int, depth: int) -> Iterable[tuple[int, int, int]]:
         """(token, low, high) of each node one token further."""
         if depth == self.rows_NL.shape[1]:
             return []
@@ -172,7 +172,7 @@ def _join(blocks: list[list[np.ndarray]]) -> npt.NDArray[np.int32]:
 class ProductAutomaton(OnePathPerText):
     """Every way to take one sequence of each slot, one slot after the other.
 
-    A state is (slot, depth, low, high): a node of that slot's trie. The state behind the last slot is the leaf. Where
+    A state is (slot, low, high, depth): a node of that slot's trie. The state behind the last slot is the leaf. Where
     a sequence begins another of its slot, its end has children of both: those that continue in the slot, and those of
     the next one.
 
@@ -209,24 +209,24 @@ class ProductAutomaton(OnePathPerText):
             raise not_prefix_free_error(template)
         self._template_text, self._slots = template.text, slots
         self._texts_after = [prod(len(slot) for slot in slots[index + 1 :]) for index in range(len(slots))]
-        self.root: State = (0, 0, 0, len(slots[0]))
+        self.root: State = (0, 0, len(slots[0]), 0)
         self.transitions = lru_cache(maxsize=_CACHED_STATES)(self._transitions)
 
     def count(self, state: Any) -> int:
-        slot, _, low, high = state
+        slot, low, high, _ = state
         return 1 if slot == len(self._slots) else int(high - low) * self._texts_after[slot]
 
     def is_leaf(self, state: Any) -> bool:
         return bool(state[0] == len(self._slots))
 
     def _transitions(self, state: Any) -> Transitions:
-        slot, depth, low, high = state
+        slot, low, high, depth = state
         if slot == len(self._slots):
             return NO_TRANSITIONS
-        found = list(self._onward(slot, depth, low, high, ()))
-        if self._slots[slot].ends_at(depth, low) and depth:
-            found += self._onward(slot + 1, 0, 0, len(self._slots[slot + 1]), ((slot, low),))
-            found.sort(key=lambda move: move[0])
+        found = list(self._onward(slot, low, high, depth, ()))
+        if self._slots[slot].ends_at(low, depth) and depth:
+            found += self._onward(slot + 1, 0, len(self._slots[slot + 1]), 0, ((slot, low),))
+            found.sort(key=lambda transition: transition[0])
             if any(one[0] == other[0] for one, other in zip(found, found[1:], strict=False)):
                 rule = "must keep the pieces of a text apart"
                 raise InputError("tokenizer", rule, self._template_text, "Use a space of at most a million texts.")
@@ -235,16 +235,16 @@ class ProductAutomaton(OnePathPerText):
             tokens, _Pieces(self._slots, [taken for _, taken, _ in found]), tuple(to for _, _, to in found)
         )
 
-    def _onward(self, slot: int, depth: int, low: int, high: int, taken: tuple[tuple[int, int], ...]) -> Any:
+    def _onward(self, slot: int, low: int, high: int, depth: int, taken: tuple[tuple[int, int], ...]) -> Any:
         """(token, rows that are decided with it, state) of each token that may follow inside a slot."""
         trie = self._slots[slot]
-        for token, first, last in trie.children(depth, low, high):
-            if last - first > 1 or not trie.ends_at(depth + 1, first):
-                yield token, taken, (slot, depth + 1, first, last)
+        for token, first, last in trie.children(low, high, depth):
+            if last - first > 1 or not trie.ends_at(first, depth + 1):
+                yield token, taken, (slot, first, last, depth + 1)
             else:
                 following = slot + 1
                 rows = len(self._slots[following]) if following < len(self._slots) else 0
-                yield token, (*taken, (slot, first)), (following, 0, 0, rows)
+                yield token, (*taken, (slot, first)), (following, 0, rows, 0)
 
 
 class _Pieces(Sequence[str]):

@@ -229,9 +229,9 @@ class _Walk:
         lines, strata = np.arange(len(alive)), self._strata[alive]
         cumulative = np.cumsum(np.exp2(log2_q_ASC[lines, strata]), axis=1)
         uniform = self._generator.random(len(alive)) * cumulative[:, -1]
-        child: np.ndarray = (cumulative <= uniform[:, None]).sum(axis=1)
         # Rounding may run past the last child that has any probability.
-        child = np.minimum(child, (children_AC >= 0).sum(axis=1) - 1)
+        last = (children_AC >= 0).sum(axis=1) - 1
+        child: np.ndarray = np.minimum((cumulative <= uniform[:, None]).sum(axis=1), last)
         given = np.flatnonzero(strata == 0)
         token = [self._uniform[draw][len(self._paths[draw])] for draw in alive[given].tolist()]
         is_own = children_AC[given] == np.array(token, dtype=np.int64)[:, None]

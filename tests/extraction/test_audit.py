@@ -172,6 +172,19 @@ def test_a_canary_that_a_cached_automaton_lacks_is_audited_with_the_whole_again(
     assert cache.find(key, encoder, []) is None
 
 
+def test_the_automaton_that_was_used_longest_ago_leaves_the_cache() -> None:
+    encoder, template = Encoder(tokenizer_in_style("qwen")), CanaryTemplate("no {n}.", n=Digits(2))
+    first, second, third = (
+        CacheKey.of(CanaryTemplate("no {n}.", n=Digits(digits)), encoder, one_path=False) for digits in (2, 3, 4)
+    )
+    cache, automaton = AutomatonCache(size=2), build_automaton(template, encoder)
+    cache.put(first, automaton)
+    cache.put(second, automaton)
+    assert cache.find(first, encoder, []) is automaton  # used later than the second, though put before it
+    cache.put(third, automaton)
+    assert cache.find(second, encoder, []) is None and cache.find(first, encoder, []) is automaton
+
+
 class _Lowercase(OnePathPerText):
     """The automaton of someone who believes that the tokenizer keeps capital letters."""
 
