@@ -36,12 +36,11 @@ from hf_exposure.cli.options import (
 from hf_exposure.errors import InputError
 from hf_exposure.files import read_json
 from hf_exposure.loading import ModelSource, check_model, is_saved_folder, load_data_set, parts_of, read_to_its_end
-from hf_exposure.records import Delivery, Validity
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
     from hf_exposure.context import CanaryContext
-    from hf_exposure.records import ExposureReport
+    from hf_exposure.records import Delivery, ExposureReport
 
 _CROSSED = 1
 
@@ -201,6 +200,7 @@ def _gate(report: ExposureReport, fail_above: float | None) -> None:
     What is undefined counts as crossed: a gate must not open on what was not measured. Nor on a run that is invalid,
     whether or not there is a threshold.
     """
+    from hf_exposure.records import Validity
     from hf_exposure.report.verdict import validity_line
 
     wrong = validity_line(report)

@@ -12,7 +12,6 @@ import typer
 
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.options import check_new, check_runs, load_canaries
-from hf_exposure.records import Validity
 
 if TYPE_CHECKING:
     from hf_exposure.records import ExposureReport
@@ -72,6 +71,7 @@ def push(
     """
     check_runs([run])
     from hf_exposure.hub.push import push_to_hub
+    from hf_exposure.records import Validity
     from hf_exposure.report.run import load_run
     from hf_exposure.report.verdict import validity_line
 
@@ -112,6 +112,7 @@ def report(
     """Lay out a run on one page; or several runs: which setting memorises less at equal utility?"""
     check_runs(runs)
     check_new(out, overwrite)
+    from hf_exposure.records import Validity
     from hf_exposure.report.run import load_run, load_runs
     from hf_exposure.report.verdict import validity_line
 
