@@ -11,7 +11,6 @@ import typer
 
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.options import check_new, check_runs, load_canaries
-from hf_exposure.records import Validity
 
 # `hf-exposure push`: a run's figures into a model card on the Hub.
 
@@ -34,6 +33,7 @@ def push(
     """
     check_runs([run])
     from hf_exposure.hub.push import push_to_hub
+    from hf_exposure.records import Validity
     from hf_exposure.report.run import load_run
     from hf_exposure.report.verdict import validity_line
 
@@ -74,6 +74,7 @@ def report(
     """Lay out a run on one page; or several runs: which setting memorises less at equal utility?"""
     check_runs(runs)
     check_new(out, overwrite)
+    from hf_exposure.records import Validity
     from hf_exposure.report.run import load_run, load_runs
     from hf_exposure.report.verdict import validity_line
 
