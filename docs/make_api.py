@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import hf_exposure
-from hf_exposure import canaries, errors, estimators, hub
+from hf_exposure import canaries, errors, estimators, hub, testing
 from hf_exposure.canaries import presets
 
 PAGE = Path(__file__).with_name("api.md")
@@ -41,7 +41,7 @@ def _parts() -> Iterator[tuple[str, ModuleType, dict[str, Any]]]:
         yield home.capitalize(), about, {name: getattr(hf_exposure, name) for name in names}
         if about is canaries:
             yield "hf_exposure.presets", presets, _members(presets)
-    for module in (estimators, hub, errors):
+    for module in (estimators, hub, errors, testing):
         yield module.__name__, module, _members(module)
 
 
