@@ -39,6 +39,7 @@ _HOME_OF = {
     "ExposureMeter": "measures",
     "measure_exposure": "measures",
     "ExposureCallback": "callback",
+    "MeasureCallback": "callback",
     "Candidate": "records",
     "Discoverability": "records",
     "ExposureEstimate": "records",

@@ -286,12 +286,12 @@ def readme(folder: Path) -> dict[str, Any]:
 
 def unwritable(folder: Path, on_error: str) -> dict[str, Any]:
     """The log cannot be written by the first process, which alone writes it."""
-    from hf_exposure import callback as module
+    from hf_exposure.records.run_log import RunLog
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    module.append_report = full
+    RunLog.append = full
     callback = make_callback(strategy="steps", steps=1, on_error=on_error)
     trainer = make_trainer(folder / "out", [callback], max_steps=2)
     error = ""
