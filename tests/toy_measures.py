@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
@@ -39,12 +40,13 @@ class Toy:
 
 
 class Tally(Toy):
-    """Counts measurements, and the rows and the sum of the inputs of every batch that was trained on."""
+    """Counts measurements, and the rows and the sum of the inputs of every batch that any process trained on."""
 
     name = "tally"
     larger_is_better = frozenset()
 
     def prepare(self, start: TrainingStart) -> None:
+        self.start = start
         self.taken, self.rows, self.steps = 0, 0, [0]
         self.total = torch.zeros((), dtype=torch.float64)
 
@@ -59,7 +61,8 @@ class Tally(Toy):
 
     def measure(self, model: nn.Module) -> PlainRecord:
         self.taken += 1
-        values = [self.taken, self.rows, float(self.total), self.steps[-1]]
+        rows, total = self.start.processes.sum_of(lambda: np.array([self.rows, float(self.total)]))
+        values = [self.taken, rows, total, self.steps[-1]]
         figures = dict(zip(self.metric_names(), values, strict=True))
         return PlainRecord(figures=figures, details={"steps": sorted(set(self.steps))})
 
@@ -68,6 +71,43 @@ class Tally(Toy):
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.taken, self.rows, self.total, self.steps = (state[k] for k in ("taken", "rows", "total", "steps"))
+
+
+class FailsAt(Toy):
+    """Fails in one measurement, and in no other."""
+
+    name = "fails"
+
+    def __init__(self, number: int, error: Exception) -> None:
+        self.number, self.error = number, error
+
+    def prepare(self, start: Any) -> None:
+        self.taken = 0
+
+    def metric_names(self) -> list[str]:
+        return ["eval_fails_norm", "eval_fails_taken"]
+
+    def measure(self, model: Any) -> PlainRecord:
+        self.taken += 1
+        if self.taken == self.number:
+            raise self.error
+        return PlainRecord(figures={"eval_fails_norm": 1.0, "eval_fails_taken": self.taken})
+
+
+class Killed(Exception):
+    """What a SIGKILL is to the code after it."""
+
+
+class KillAt(TrainerCallback):
+    """Ends the process, as it were, at one event of one step."""
+
+    def __init__(self, event: str, step: int, key: str = "") -> None:
+        self.step, self.key = step, key
+        setattr(self, event, self._maybe)
+
+    def _maybe(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if state.global_step == self.step and (not self.key or self.key in (logs or {})):
+            raise Killed
 
 
 class Classifier(nn.Module):

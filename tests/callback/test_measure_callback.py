@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from callback_runs import TOKENIZER, make_callback, make_trainer
-from toy_measures import Classifier, Tally, Toy, classify, pictures
+from toy_measures import Classifier, FailsAt, KillAt, Killed, Tally, Toy, classify, pictures
 from transformers import EarlyStoppingCallback, TrainerCallback
 
 from hf_exposure import MeasureCallback
@@ -148,22 +148,6 @@ def test_early_stopping_by_a_measure(tmp_path: Path, order: int) -> None:
     assert (trainer.state.global_step, trainer.state.best_global_step) == (4, 2)
 
 
-class Killed(Exception):
-    """What a SIGKILL is to the code after it."""
-
-
-class KillAt(TrainerCallback):
-    """Ends the process, as it were, at one event of one step."""
-
-    def __init__(self, event: str, step: int, key: str = "") -> None:
-        self.step, self.key = step, key
-        setattr(self, event, self._maybe)
-
-    def _maybe(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
-        if state.global_step == self.step and (not self.key or self.key in (logs or {})):
-            raise Killed
-
-
 @pytest.mark.parametrize(
     ("strategy", "event", "step", "save_steps"),
     [
@@ -239,27 +223,6 @@ def test_a_state_that_could_not_be_read_is_refused_when_it_is_saved(tmp_path: Pa
     with pytest.raises(ExposureError, match="'tally' must return plain values and tensors from state_dict"):
         trainer.train()
     assert trainer.state.global_step == 2
-
-
-class FailsAt(Toy):
-    """Fails in one measurement, and in no other."""
-
-    name = "fails"
-
-    def __init__(self, number: int, error: Exception) -> None:
-        self.number, self.error = number, error
-
-    def prepare(self, start: Any) -> None:
-        self.taken = 0
-
-    def metric_names(self) -> list[str]:
-        return ["eval_fails_norm", "eval_fails_taken"]
-
-    def measure(self, model: Any) -> PlainRecord:
-        self.taken += 1
-        if self.taken == self.number:
-            raise self.error
-        return PlainRecord(figures={"eval_fails_norm": 1.0, "eval_fails_taken": self.taken})
 
 
 @pytest.mark.parametrize("error", [ValueError("no such figure"), torch.OutOfMemoryError("no room")])

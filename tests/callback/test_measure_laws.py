@@ -77,7 +77,7 @@ class ForgetsItsCount(Tally):
 
 class NeverBeginsAnew(Tally):
     def __init__(self) -> None:
-        super().prepare(None)
+        super().prepare(start_of(Classifier()))
 
     def prepare(self, start: Any) -> None:
         pass
