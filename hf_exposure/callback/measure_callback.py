@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import warnings
@@ -122,7 +123,8 @@ class MeasureCallback(TrainerCallback):
         {'norm': []}
     """
 
-    _worst = "worst"  # of two checkpoints, the one that a best-model metric of the wrong direction keeps
+    # Words of error messages: the checkpoint that a best-model metric of the wrong direction keeps, and so on.
+    _worst, _first_argument = "worst", "measures"
     _remedy = "on_error='warn' trains on without the figures."
 
     def __init__(
@@ -187,7 +189,6 @@ class MeasureCallback(TrainerCallback):
         processes = Processes.of_job(model, calls_model=False)
         check_alike(processes, self._schedule(), _REMEDIES)
         self._claim_names(state)
-        self._state, self._saved_step = state, None
         start = TrainingStart(
             model=model,
             tokenizer=self._tokenizer(kwargs.get("processing_class")),
@@ -199,6 +200,7 @@ class MeasureCallback(TrainerCallback):
         )
         with processes.together():
             self._prepare(start)
+        self._state, self._saved_step = state, None
         for one in self._scheduled:
             one.at_evaluations = self._chooses_best_model(one.measure, args) or self._measures_evaluations
             self._begin(one, start, args, state)
@@ -295,8 +297,6 @@ class MeasureCallback(TrainerCallback):
                 rule = f"must have keys that begin with {prefix}"
                 raise InputError("measures", rule, wrong, "Rename them in metric_names and in the records.")
 
-    _first_argument = "measures"
-
     def _chooses_best_model(self, measure: Measure, args: TrainingArguments) -> bool:
         """Whether a key of the measure chooses the best model; refuses one that is unknown or the wrong way round."""
         key = f"eval_{(args.metric_for_best_model or '').removeprefix('eval_')}"
@@ -391,18 +391,23 @@ class MeasureCallback(TrainerCallback):
         try:
             with Processes.of_job(model, calls_model=False).together():
                 if state.is_world_process_zero:
-                    one.log.append(args.output_dir, one.record)
+                    is_read = hasattr(one.measure, "record_from_dict")
+                    one.log.append(args.output_dir, one.record if is_read else PlainRecord.of(one.record))
         except (OSError, ExposureError, TypeError, ValueError) as error:
             remedy = "Make room there, or name another output_dir; on_error='warn' trains on without the log."
             self._fail(one, error, f"could not be written to {args.output_dir}", remedy)
 
     def _save(self, one: _Scheduled, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        """What the measure remembers, of this process, into the checkpoint of this step."""
+        """What the measure remembers, of this process, into the checkpoint of this step.
+
+        Not where it missed a batch: a resumed run could not know, and begins it anew with a warning instead.
+        """
         processes = Processes.of_job(model, calls_model=False)
         place = _checkpoint(args, state.global_step)
         try:
             with processes.together():
-                save_state(place, one.measure, args.process_index, processes.count, one.step)
+                if one.broken is None:
+                    save_state(place, one.measure, args.process_index, processes.count, one.step)
         except (OSError, ExposureError) as error:
             remedy = "Make room there; on_error='warn' trains on, and a resumed run begins the measure anew."
             self._fail(one, error, f"could not be saved in {place}", remedy)
@@ -495,11 +500,14 @@ def _overlapping(name: str, other: str) -> InputError:
 
 
 def _at_step(record: Any, step: int, epoch: float | None) -> Any:
+    """A copy with its step and epoch: of a dataclass, a pydantic model, or any object with such attributes."""
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return replace(cast(Any, record), step=step, epoch=epoch)
     if hasattr(record, "model_copy"):  # pydantic's
         return record.model_copy(update={"step": step, "epoch": epoch})
-    raise ExposureError(f"a record must be a dataclass or a pydantic model, and not {type(record).__name__}")
+    copied = copy.copy(record)
+    copied.step, copied.epoch = step, epoch
+    return copied
 
 
 def _checkpoint(args: TrainingArguments, step: int) -> Path:

@@ -65,8 +65,8 @@ class Measure(Protocol):
     - `on_batch(batch: SeenBatch) -> None`, called with every batch that this process trains on, before its forward
       pass. It is called often, so it must not wait for the device: no `.item()`, no copy to the CPU, no exchange with
       other processes.
-    - `record_from_dict(values) -> Record`, which restores a record from a line of the log when a run resumes. Without
-      it, a line must be what `PlainRecord.to_dict` writes.
+    - `record_from_dict(values) -> Record`, which restores a record from what its `to_dict` wrote to the log when a run
+      resumes. Without it, records are written as `PlainRecord.of(record)`, and come back as that.
 
     Attributes:
         name: a Python identifier. Keys begin with `eval_{name}_` and the log is `_{name}.jsonl`, so a training has one
@@ -97,7 +97,7 @@ class Measure(Protocol):
         """The figures of the model as it is now.
 
         They are equal on all processes. Training flags, random states, gradients and weights are left as found. The
-        record's class is a dataclass or a pydantic model, of which the callback fills in `step` and `epoch`.
+        callback fills in the record's `step` and `epoch`, in a copy.
         """
         ...
 

@@ -70,9 +70,17 @@ class PlainRecord:
         return {key: float(value) for key, value in self.figures.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; a figure that is not finite is None."""
-        figures = {key: value if math.isfinite(value) else None for key, value in self.metrics().items()}
-        return {"figures": figures, "details": dict(self.details), "step": self.step, "epoch": self.epoch}
+        """Plain values; what is not finite is None."""
+        values = {"figures": self.metrics(), "details": self.details, "step": self.step, "epoch": self.epoch}
+        return dict(_plain(values))
+
+    @classmethod
+    def of(cls, record: Record) -> PlainRecord:
+        """Any record's figures, with all that its `to_dict` says as details."""
+        if isinstance(record, PlainRecord):
+            return record
+        details = {name: value for name, value in record.to_dict().items() if name not in ("step", "epoch")}
+        return cls(figures=record.metrics(), details=details, step=record.step, epoch=record.epoch)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PlainRecord:
@@ -196,7 +204,18 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(record.to_dict(), allow_nan=False) + "\n"
+    return json.dumps(_plain(record.to_dict()), allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    """Lists for arrays and tensors, numbers for theirs, None for what is not finite."""
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return _plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 EXPOSURE_LOG = RunLog("exposure", ExposureReport.from_dict)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from callback_runs import TOKENIZER, make_callback, make_trainer
@@ -257,6 +259,12 @@ def test_a_failure_on_a_batch(tmp_path: Path) -> None:
         trainer.train()
     # What was not seen is missing in every later figure.
     assert [math.isnan(value) for _, value in curve(trainer, "eval_tally_rows")] == [False, True, True]
+    # Nor can a resumed run take the state for whole.
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
+    with pytest.warns(UserWarning, match="could not be measured"):
+        classify(tmp_path, [MeasureCallback(Chokes(), "steps", 2, on_error="warn")], **saving).train()
+    states = sorted(path.parent.name for path in tmp_path.glob("checkpoint-*/_tally_state_0.pt"))
+    assert states == ["checkpoint-2"]
     strict = classify(tmp_path, [MeasureCallback(Chokes(), "end")])
     with pytest.raises(ExposureError, match="^tally failed on a training batch: KeyError: 'labels'"):
         strict.train()
@@ -384,3 +392,79 @@ def test_the_log_is_json_with_null_for_what_is_undefined(tmp_path: Path) -> None
     assert math.isnan(record.metrics()["eval_toy_norm"]) and record.details == {"rows": [1, 2]}
     with pytest.raises(InputError, match="^record: must hold figures and details"):
         PlainRecord.from_dict({"step": 1})
+
+
+@dataclass(frozen=True)
+class Norms:
+    """A record of one's own, with what DESIGN asks of one and no more."""
+
+    by_layer: np.ndarray
+    step: int | None = None
+    epoch: float | None = None
+
+    def metrics(self) -> dict[str, float]:
+        return {"eval_toy_norm": self.by_layer.max(), "eval_toy_score": -self.by_layer.max()}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"by_layer": self.by_layer, "largest": np.float32("inf"), "step": self.step, "epoch": self.epoch}
+
+
+class Loose:
+    """The same without a dataclass."""
+
+    def __init__(self) -> None:
+        self.step = self.epoch = None
+
+    def metrics(self) -> dict[str, float]:
+        return {"eval_toy_norm": 2.0, "eval_toy_score": -2.0}
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"by_layer": [0.0, 2.0], "largest": None, "step": self.step, "epoch": self.epoch}
+
+
+@pytest.mark.parametrize("record", [Norms(np.array([0.0, 2.0])), Loose()], ids=["dataclass", "object"])
+def test_records_of_ones_own_are_logged_and_survive_a_resume(tmp_path: Path, record: Any) -> None:
+    class Own(Toy):
+        def measure(self, model: Any) -> Any:
+            return record
+
+    classify(tmp_path, [MeasureCallback(Own(), "steps", 2)], **{**SAVING, "max_steps": 4}).train()
+    callback = MeasureCallback(Own(), "steps", 2)
+    trainer = classify(tmp_path, [callback], **{**SAVING, "max_steps": 4})
+    trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
+    first, second = callback.records["toy"]
+    assert (record.step, first.step, second.step, second.epoch) == (None, 2, 4, pytest.approx(4 / 3))
+    assert first.metrics() == second.metrics() == {"eval_toy_norm": 2.0, "eval_toy_score": -2.0}
+    assert first.details == {"by_layer": [0.0, 2.0], "largest": None}
+    assert [one.step for one in log_of("toy").read(tmp_path)] == [2, 4]
+    assert curve(trainer, "eval_toy_norm") == [(2, 2.0), (4, 2.0)]
+
+
+def test_pydantic_records(tmp_path: Path) -> None:
+    pydantic = pytest.importorskip("pydantic")
+
+    class Model(pydantic.BaseModel):
+        model_config = {"frozen": True}
+        norm: float
+        step: int | None = None
+        epoch: float | None = None
+
+        def metrics(self) -> dict[str, float]:
+            return {"eval_toy_norm": self.norm, "eval_toy_score": -self.norm}
+
+        def to_dict(self) -> dict[str, Any]:
+            return self.model_dump()
+
+    class Own(Toy):
+        record_from_dict = Model.model_validate
+
+        def measure(self, model: Any) -> Any:
+            return Model(norm=1.5)
+
+    callback = MeasureCallback(Own(), "end")
+    classify(tmp_path, [callback], max_steps=3).train()
+    assert (
+        callback.records["toy"]
+        == [Model(norm=1.5, step=3, epoch=1.0)]
+        == RunLog("toy", Model.model_validate).read(tmp_path)
+    )

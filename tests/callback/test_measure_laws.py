@@ -94,7 +94,7 @@ class Unprefixed(Toy):
 
 class NotJson(Toy):
     def measure(self, model: nn.Module) -> PlainRecord:
-        return PlainRecord(figures=super().measure(model).figures, details={"weight": torch.ones(1)})
+        return PlainRecord(figures=super().measure(model).figures, details={"model": model})
 
 
 @pytest.mark.parametrize(
