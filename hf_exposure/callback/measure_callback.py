@@ -149,7 +149,6 @@ class MeasureCallback(TrainerCallback):
         self._trainer: Any = None
         self._state: TrainerState | None = None
         self._tap: Any = None
-        self._saved_step: int | None = None
         self._scheduled = [
             _Scheduled(one, RunLog(one.name, getattr(one, "record_from_dict", PlainRecord.from_dict)))
             for one in self.measures
@@ -200,7 +199,7 @@ class MeasureCallback(TrainerCallback):
         )
         with processes.together():
             self._prepare(start)
-        self._state, self._saved_step = state, None
+        self._state = state
         for one in self._scheduled:
             one.at_evaluations = self._chooses_best_model(one.measure, args) or self._measures_evaluations
             self._begin(one, start, args, state)
@@ -244,7 +243,6 @@ class MeasureCallback(TrainerCallback):
                     metrics.update(one.metrics())
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
-        self._saved_step = state.global_step
         for one in self._scheduled:
             self._save(one, args, state, kwargs["model"])
 
@@ -361,7 +359,7 @@ class MeasureCallback(TrainerCallback):
     def _measure(
         self, due: Iterable[_Scheduled], args: TrainingArguments, state: TrainerState, model: nn.Module, note: str = ""
     ) -> None:
-        """Measures what was not measured at this step already, logs it, and saves what the measure remembers."""
+        """Measures what was not measured at this step already, and logs it."""
         for one in due:
             if one.is_measured(state.global_step):
                 continue
@@ -371,8 +369,6 @@ class MeasureCallback(TrainerCallback):
                 one.records.append(one.record)
                 self._append(one, args, state, model)
             self._log(state, one.metrics())
-            if self._saved_step == state.global_step:
-                self._save(one, args, state, model)
 
     def _measured(self, one: _Scheduled, state: TrainerState, model: nn.Module, note: str) -> Any:
         """The record, or None where the measurement failed on any process and `on_error` is "warn"."""

@@ -1,8 +1,8 @@
 """What a measure remembers, in a file of each process in the trainer's checkpoint, as the trainer keeps random states.
 
-The trainer writes a checkpoint in the middle of an epoch's last step, and the measurement at the end of that epoch
-comes after it. So the file says up to which measurement it goes, and is written again after such a measurement: log
-and state then agree, wherever a run is killed.
+The trainer writes the checkpoint of an epoch's last step before that epoch is measured. So the file says which
+measurement is the last one that it knows of. A resumed run drops later lines of the log, and measures again what they
+said: log and state then agree, wherever a run is killed.
 """
 
 from __future__ import annotations
@@ -75,8 +75,7 @@ def load_state(checkpoint: Path, measure: Measure, rank: int, processes: Process
 
     Raises:
         InputError: the measure sees batches, of which each process has counted its own, and the number of processes is
-            another one; a file is damaged; the files of the processes go up to different measurements, which happens
-            when a job is killed while it writes them.
+            another one; a damaged file.
     """
     sees_batches = hasattr(measure, "on_batch")
     with processes.together():
@@ -87,13 +86,7 @@ def load_state(checkpoint: Path, measure: Measure, rank: int, processes: Process
             rule = f"must have {saved.processes} processes, like the job that saved the state of {measure.name!r}"
             remedy = "Resume with as many processes, or without that measure."
             raise InputError("resume_from_checkpoint", rule, processes.count, remedy)
-    measured = -2 if saved is None else saved.measured
-    earliest, latest = processes.smallest(measured), -processes.smallest(-measured)
-    if -2 < earliest < latest:
-        rule = f"must hold the state of {measure.name!r} after one measurement, on every process"
-        remedy = "Resume from the checkpoint before it."
-        raise InputError(str(checkpoint), rule, f"after steps {earliest} and {latest}", remedy)
-    return None if earliest == -2 else saved
+    return saved if processes.smallest(int(saved is not None)) else None
 
 
 def _read(path: Path) -> SavedState:

@@ -157,8 +157,8 @@ def test_early_stopping_by_a_measure(tmp_path: Path, order: int) -> None:
         ("steps", "on_save", 6, 2),
         ("epoch", "on_step_begin", 4, 2),
         ("epoch", "on_save", 6, 2),  # the checkpoint of an epoch's end, before the measurement of that epoch
-        ("epoch", "on_log", 6, 2),  # measured and in the log, but what the measure remembers is not saved again yet
-        ("epoch", "on_epoch_begin", 6, 2),  # measured, in the log and in the checkpoint
+        ("epoch", "on_log", 6, 2),  # in the log, but the checkpoint's state is that of before the measurement
+        ("epoch", "on_epoch_begin", 6, 2),  # the same, and in the history
         ("epoch", "on_save", 9, 3),  # the last step of all
         ("end", "on_step_end", 7, 3),
     ],
