@@ -55,7 +55,7 @@ ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
     "measure": {
         "base_model": ("measures/test_base_model.py",),
         "coins": ("measures/test_coins_and_rivals.py",),
-        "limited_loss": ("test_callback_limit.py",),
+        "limited_loss": ("callback/test_callback_limit.py",),
         "meter": ("test_measure.py",),
         "methods": ("test_measure.py", "measures/test_coins_and_rivals.py"),
         "settings": ("test_measure.py",),

@@ -334,16 +334,16 @@ class MeasureCallback(TrainerCallback):
 
         The checkpoint of an epoch's last step is written before `on_epoch_end`, where that epoch is measured.
         """
-        measure, last = one.measure, start.step
-        saved = None
-        if start.step and measure.state_dict():
+        measure, saved = one.measure, None
+        if start.step:
             saved = load_state(_checkpoint(args, start.step), measure, args.process_index, start.processes)
-            if saved is not None:
-                measure.load_state_dict(saved.state)
-                last = saved.measured
-            elif start.is_first_process:
-                where = f"the checkpoint of step {start.step} in {args.output_dir}"
-                warnings.warn(f"{where} has no state of {measure.name!r}, which begins anew there", stacklevel=2)
+            with start.processes.together():
+                if saved is not None:
+                    measure.load_state_dict(saved.state)
+                elif measure.state_dict() and start.is_first_process:
+                    where = f"the checkpoint of step {start.step} in {args.output_dir}"
+                    warnings.warn(f"{where} has no state of {measure.name!r}, which begins anew there", stacklevel=2)
+        last = start.step if saved is None else saved.measured
         one.records = one.log.start(args.output_dir, last, start.processes)
         one.record = one.records[-1] if one.records else None
         one.step = None if one.record is None else one.record.step
@@ -404,7 +404,7 @@ class MeasureCallback(TrainerCallback):
             with processes.together():
                 if one.broken is None:
                     save_state(place, one.measure, args.process_index, processes.count, one.step)
-        except (OSError, ExposureError) as error:
+        except Exception as error:
             remedy = "Make room there; on_error='warn' trains on, and a resumed run begins the measure anew."
             self._fail(one, error, f"could not be saved in {place}", remedy)
 

@@ -219,12 +219,16 @@ def test_a_checkpoint_without_the_state_says_so(tmp_path: Path) -> None:
 def test_a_state_that_could_not_be_read_is_refused_when_it_is_saved(tmp_path: Path) -> None:
     class Arrays(Tally):
         def state_dict(self) -> dict[str, Any]:
-            return {"total": Path()}
+            return {"total": np.zeros(2)}
 
     trainer = classify(tmp_path, [MeasureCallback(Arrays())], **SAVING)
     with pytest.raises(ExposureError, match="'tally' must return plain values and tensors from state_dict"):
         trainer.train()
     assert trainer.state.global_step == 2
+    lenient = classify(tmp_path, [MeasureCallback(Arrays(), "steps", 3, on_error="warn")], **SAVING)
+    with pytest.warns(UserWarning, match="tally could not be saved in .*checkpoint-2: ExposureError: the measure"):
+        lenient.train()
+    assert [step for step, _ in curve(lenient, "eval_tally_rows")] == [3, 6, 9]
 
 
 @pytest.mark.parametrize("error", [ValueError("no such figure"), torch.OutOfMemoryError("no room")])
