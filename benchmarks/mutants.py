@@ -54,11 +54,11 @@ ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "measures": {
         "base_model": ("measures/test_base_model.py",),
-        "limited_loss": ("test_callback_limit.py",),
         "meter": ("test_measure.py", "measures/test_coins_and_rivals.py"),
         "methods": ("test_measure.py", "measures/test_methods.py"),
         "search_methods": ("test_measure.py", "measures/test_coins_and_rivals.py", "measures/test_methods.py"),
         "settings": ("test_measure.py", "measures/test_methods.py"),
+        "limited_loss": ("callback/test_callback_limit.py",),
     },
     "extraction": {
         "bounded_rank": ("extraction/test_frontier.py", "extraction/test_extract.py"),

@@ -52,7 +52,7 @@ from hf_exposure import (
 )
 from hf_exposure.cli import main as command_line
 from hf_exposure.errors import InputError
-from hf_exposure.report.run import FILE_NAME, read_reports
+from hf_exposure.records.run_log import EXPOSURE_LOG
 
 TEMPLATE = CanaryTemplate("pin {pin}.", pin=Digits(6))
 TOKENIZER = ByT5Tokenizer()
@@ -177,11 +177,11 @@ class Soak:
         return self.turn if int(report.settings["seed"]) == self.turn % 2 else self.turn - 1
 
     def turn_of_training(self) -> int | None:
-        steps = [report.step for report in read_reports(self.root / "trained" / FILE_NAME)]
+        steps = [report.step for report in EXPOSURE_LOG.read(self.root / "trained")]
         if steps != list(range(1, len(steps) + 1)) or len(steps) > STEPS:
             raise Broken(f"measurements of steps {steps}")
-        if (self.root / "trained" / FILE_NAME).exists():
-            refuse_open(self.root / "trained" / FILE_NAME)
+        if (self.root / "trained" / EXPOSURE_LOG.file_name).exists():
+            refuse_open(self.root / "trained" / EXPOSURE_LOG.file_name)
         return self.turn
 
     def whole_training(self) -> None:

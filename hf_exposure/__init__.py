@@ -47,6 +47,7 @@ _HOME_OF = {
     "SkewNormal": "measures",
     "measure_exposure": "measures",
     "ExposureCallback": "callback",
+    "MeasureCallback": "callback",
     "Candidate": "records",
     "Discoverability": "records",
     "ExposureEstimate": "records",

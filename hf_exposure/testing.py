@@ -10,10 +10,8 @@ Expected figures come from elsewhere: a list of texts, one text at a time throug
         check_scorer(scorer, ["pin 123", "pin 129", "pin 5", "another text"])
         check_search(scorer, build_automaton(template, scorer.encoder), texts, costs_found_in_another_way)
 
-`check_scorer` calls all laws of a scorer, `check_search` those of search over it, and `check_space` and `check_automaton`
-those of a space and of a token automaton.
-
-Shapes: N texts, P prefix tokens, C children.
+`check_scorer` calls all laws of a scorer, `check_search` those of search over it, and `check_space` and
+`check_automaton` those of a space and of a token automaton. Shapes: N texts, P prefix tokens, C children.
 """
 
 from __future__ import annotations

@@ -12,6 +12,8 @@ import torch
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, Trainer, TrainerCallback, TrainingArguments
 
 from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries
+from hf_exposure.measures import TrainingStart
+from hf_exposure.runtime.processes import ALONE
 
 TEMPLATE = CanaryTemplate("pin {pin}.", pin=Digits(2))
 CANARIES = draw_canaries(TEMPLATE, repetitions={1: 2, 4: 2}, controls=3, seed=987654321)
@@ -58,6 +60,12 @@ def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
 
 def make_callback(**arguments: Any) -> ExposureCallback:
     return ExposureCallback(CANARIES, **arguments)
+
+
+def make_start(**changes: Any) -> TrainingStart:
+    """What a measure is prepared with, outside a training."""
+    values = {"model": small_model(), "tokenizer": TOKENIZER, "train_dataloader": None, "processes": ALONE}
+    return TrainingStart(**{**values, "output_dir": Path(), **changes})
 
 
 def make_trainer(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -37,3 +39,10 @@ def test_seq2seq(tmp_path: Path) -> None:
     # 188 pairs and 68 canary rows: 8 steps of 32 rows are one epoch.
     assert "inserted 32 times    trained on   32.0 times" in said and "held-out controls    trained on    0.0" in said
     assert (tmp_path / "exposure-seq2seq" / "report.json").exists()
+
+
+def test_own_measure(tmp_path: Path) -> None:
+    said = run(tmp_path, str(ROOT / "examples" / "own_measure.py"), "--steps", "20")
+    assert re.search(r"step 20: \d\.\d\d bits per token on rows that are not trained on\nexposure at the end: ", said)
+    lines = (tmp_path / "own-measure" / "_probe.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == [20]

@@ -22,8 +22,9 @@ from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up
 from hf_exposure.records import ReferenceCosts
 from hf_exposure.records.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of
+from hf_exposure.records.run_log import EXPOSURE_LOG
 from hf_exposure.report.page import CAPTIONS
-from hf_exposure.report.run import FILE_NAME, append_report, load_run, read_reports
+from hf_exposure.report.run import load_run
 
 
 @pytest.fixture(autouse=True)
@@ -51,11 +52,13 @@ def test_reports_and_logs(tmp_path: Path) -> None:
     whole_report(tmp_path / "made" / "run", 2)
     assert {path.name for path in (tmp_path / "made" / "run").iterdir()} == {"report.json", PAGE_FILE, *PLOT_FILES}
     (tmp_path / "open").mkdir()
-    (tmp_path / "open" / FILE_NAME).touch()
+    (tmp_path / "open" / EXPOSURE_LOG.file_name).touch()
     (tmp_path / "log").mkdir()
-    append_report(tmp_path / "log", mixed(step=1))
-    append_report(tmp_path / "open", mixed(step=1))
-    refuse_open(tmp_path / "made", tmp_path / "log" / FILE_NAME, tmp_path / "open" / FILE_NAME)
+    EXPOSURE_LOG.append(tmp_path / "log", mixed(step=1))
+    EXPOSURE_LOG.append(tmp_path / "open", mixed(step=1))
+    refuse_open(
+        tmp_path / "made", tmp_path / "log" / EXPOSURE_LOG.file_name, tmp_path / "open" / EXPOSURE_LOG.file_name
+    )
     assert set(CAPTIONS) == set(PLOT_FILES)
     there = tmp_path / "open" / "run"
     there.mkdir()
@@ -68,7 +71,7 @@ def test_reports_and_logs(tmp_path: Path) -> None:
 def test_a_training(tmp_path: Path) -> None:
     callback = make_callback(strategy="end", references=8)
     make_trainer(tmp_path / "run", [callback], max_steps=1).train()
-    refuse_open(tmp_path / "run" / FILE_NAME)
+    refuse_open(tmp_path / "run" / EXPOSURE_LOG.file_name)
 
 
 def test_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str], model_folder: Path) -> None:
@@ -206,14 +209,14 @@ def test_a_save_that_is_killed_leaves_one_report_or_a_mixture_that_is_noticed(
 
 
 def test_a_log_that_is_killed_keeps_every_line_before(tmp_path: Path) -> None:
-    log = tmp_path / FILE_NAME
+    log = tmp_path / EXPOSURE_LOG.file_name
 
     def prepare() -> None:
         log.unlink(missing_ok=True)
-        append_report(tmp_path, mixed(step=1))
+        EXPOSURE_LOG.append(tmp_path, mixed(step=1))
 
-    for _ in killed_at_each_call(lambda: append_report(tmp_path, mixed(step=2)), prepare):
-        assert [report.step for report in read_reports(log)] in ([1], [1, 2])
+    for _ in killed_at_each_call(lambda: EXPOSURE_LOG.append(tmp_path, mixed(step=2)), prepare):
+        assert [report.step for report in EXPOSURE_LOG.read(tmp_path)] in ([1], [1, 2])
 
 
 def test_a_canary_file_that_is_killed_is_the_old_or_the_new_one(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_whole_numbers_of_other_libraries_pass() -> None:
     assert Digits(np.int64(3)) == Digits(3)
     assert draw_canaries(PIN, {np.int32(1): np.uint8(2)}, controls=torch.tensor(1), seed=np.int64(5)).seed == 5
     callback = ExposureCallback(CANARIES, references=np.int64(64), seed=np.int64(3))
-    assert callback._measure_arguments["references"] == 64
+    assert callback.measures[0].measure_arguments["references"] == 64
 
 
 @pytest.mark.parametrize(

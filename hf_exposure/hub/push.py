@@ -19,7 +19,7 @@ from hf_exposure.files import write_aside
 from hf_exposure.hub.card import FOLDER, updated_card
 from hf_exposure.hub.published import published, refuse_secrets
 from hf_exposure.records import ExposureReport
-from hf_exposure.report.run import FILE_NAME, read_reports
+from hf_exposure.records.run_log import EXPOSURE_LOG
 from hf_exposure.report.save import save_report
 
 # Before each new attempt, in seconds.
@@ -113,7 +113,7 @@ def _push(
     transport_error: type[Exception] = errors.HfHubHTTPError.__mro__[1]
     unreachable = (transport_error, errors.LocalEntryNotFoundError, ConnectionError, errors.LocalTokenNotFoundError)
     api = HfApi(token=token, library_name="hf_exposure")
-    history = read_reports(Path(folder) / FILE_NAME) if folder is not None else []
+    history = EXPOSURE_LOG.read(folder) if folder is not None else []
     files = published_files(report, history, canaries)
     last = len(WAITS)
     for attempt in range(last + 1):
@@ -249,7 +249,9 @@ _LARGEST_TEXT = 1_000_000
 
 class _Callback(Protocol):
     canaries: CanarySet
-    reports: list[ExposureReport]
+
+    @property
+    def reports(self) -> list[ExposureReport]: ...
 
 
 def write_published(reports: Sequence[ExposureReport], folder: str | Path, canaries: CanarySet) -> None:

@@ -1,9 +1,11 @@
-"""Canaries and a model in, a report out."""
+"""Canaries and a model in, a report out; and the protocol of measures that `MeasureCallback` schedules."""
 
 from hf_exposure.measures.meter import ExposureMeter, measure_exposure
 from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal
+from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
 from hf_exposure.measures.search_methods import Auto, Bounded, Importance, choose
 from hf_exposure.measures.settings import FurtherOptions, MeasureOptions, MeasureSettings, method_of
+from hf_exposure.records.run_log import PlainRecord, Record
 
 __all__ = [
     "Auto",
@@ -12,12 +14,17 @@ __all__ = [
     "ExposureMeter",
     "FurtherOptions",
     "Importance",
+    "Measure",
     "MeasureOptions",
     "MeasureSettings",
     "Method",
     "MethodName",
+    "PlainRecord",
+    "Record",
     "Sample",
+    "SeenBatch",
     "SkewNormal",
+    "TrainingStart",
     "choose",
     "measure_exposure",
     "method_of",

@@ -145,7 +145,8 @@ class Processes:
         try:
             yield
         except Exception as error:
-            if self.count > 1 and error is not self._settled:
+            # A job that must end: the other processes wait inside the model, and not here.
+            if self.count > 1 and error is not self._settled and not isinstance(error, OutOfStepError):
                 self._meet(error)
             raise
         if self.count > 1:

@@ -18,7 +18,7 @@ from hub_server import Fault, Hub, hub_environment, running_hub
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries
 from hf_exposure.hub.card import BEGIN, END
 from hf_exposure.records import ExposureEstimate, ExposureReport
-from hf_exposure.report.run import append_report
+from hf_exposure.records.run_log import EXPOSURE_LOG
 
 pytest.importorskip("huggingface_hub")
 REPO = "me/model"
@@ -330,7 +330,7 @@ def test_the_history_of_a_run_becomes_a_plot(hub_and_push: tuple[Hub, Push], tmp
     hub, push = hub_and_push
     hub.add(REPO)
     for step in (1, 2):
-        append_report(tmp_path, made(step=step))
+        EXPOSURE_LOG.append(tmp_path, made(step=step))
     CANARIES.save(tmp_path / "canaries.json")
     push(made(step=2), folder=str(tmp_path), plots=True)
     files = hub.files(REPO)
@@ -361,7 +361,7 @@ def test_no_byte_that_is_sent_gives_a_secret_away(hub_and_push: tuple[Hub, Push]
     hub, push = hub_and_push
     hub.add(REPO)
     for step in (1, 2):
-        append_report(tmp_path, made(step=step))
+        EXPOSURE_LOG.append(tmp_path, made(step=step))
     report = made(step=2)
     push(report, folder=str(tmp_path), plots=True)
     sent = b"\n".join([*hub.bodies, *hub.files(REPO).values()])

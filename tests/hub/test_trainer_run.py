@@ -25,7 +25,7 @@ from hf_exposure.hub.card import BEGIN
 from hf_exposure.hub.push import write_published
 from hf_exposure.hub.trackers import attach_report
 from hf_exposure.records import ExposureReport
-from hf_exposure.report.run import FILE_NAME, read_reports
+from hf_exposure.records.run_log import EXPOSURE_LOG
 
 REPO = "me/model"
 CURVES = {key.replace("eval_", "eval/", 1) for key in KEYS}
@@ -63,7 +63,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
 def test_the_card_keeps_the_figures(run: tuple[Hub, Path]) -> None:
     hub, folder = run
     card = hub.files(REPO)["README.md"].decode()
-    report = read_reports(folder / "run" / FILE_NAME)[-1]
+    report = EXPOSURE_LOG.read(folder / "run")[-1]
     assert card.count(BEGIN) == 1
     assert "generated_from_trainer" in card  # the trainer's own card is all there
     (model,) = yaml.safe_load(card.split("---\n")[1])["model-index"]
@@ -97,7 +97,7 @@ def test_no_secret_and_no_exact_figure_is_pushed(run: tuple[Hub, Path]) -> None:
     """The log of the run holds exact ranks; the trainer uploads its whole output folder but for some names."""
     hub, folder = run
     canaries = CanarySet.load(folder / "canaries.json")
-    report = read_reports(folder / "run" / FILE_NAME)[-1]
+    report = EXPOSURE_LOG.read(folder / "run")[-1]
     uploaded = {name: content for commit in hub.repos[REPO] for name, content in commit.files.items()}
     assert not [name for name in uploaded if name.endswith(".jsonl")]
     for name, content in uploaded.items():
@@ -128,7 +128,7 @@ def test_without_attach_it_is_an_error(tmp_path: Path) -> None:
 
 
 def reports(folder: Path) -> list[ExposureReport]:
-    found = read_reports(folder / "run" / FILE_NAME)
+    found = EXPOSURE_LOG.read(folder / "run")
     assert [report.step for report in found] == [3, 6]
     return found
 

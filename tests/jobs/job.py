@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from callback_runs import TOKENIZER, logged, make_callback, make_trainer
 from torch import nn
+from toy_measures import FailsAt, KillAt, Killed, Tally, Toy, classify
 from transformers import ByT5Tokenizer, EarlyStoppingCallback, TrainerCallback
 
 from hf_exposure import (
@@ -24,6 +25,7 @@ from hf_exposure import (
     Digits,
     ExposureCallback,
     ExposureReport,
+    MeasureCallback,
     draw_canaries,
     measure_exposure,
 )
@@ -284,14 +286,55 @@ def readme(folder: Path) -> dict[str, Any]:
     }
 
 
+def measures(folder: Path) -> dict[str, Any]:
+    """Toys: whole, killed and resumed, failing on one process, and others on each process."""
+
+    def run(name: str, *toys: Any, resume: str | None = None, kill: bool = False, **how: Any) -> dict[str, Any]:
+        callback = MeasureCallback([toy() for toy in toys], **{"strategy": "epoch", **how})
+        trainer = classify(
+            folder / name, [callback], per_device_train_batch_size=2, save_strategy="steps", save_steps=3
+        )
+        callback.attach(trainer)
+        if kill:
+            trainer.add_callback(KillAt("on_log", 3, key="eval_tally_rows"))
+        error = ""
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            try:
+                trainer.train(resume_from_checkpoint=resume)
+            except (Killed, ExposureError) as raised:
+                error = f"{type(raised).__name__}: {raised}"
+        return {
+            "error": error,
+            "steps": trainer.state.global_step,
+            "records": {name: [one.to_dict() for one in records] for name, records in callback.records.items()},
+            "curve": [
+                {key: repr(value) for key, value in entry.items() if key.startswith(("eval_t", "step"))}
+                for entry in trainer.state.log_history
+                if any(key.startswith("eval_t") for key in entry)
+            ],
+            "warnings": [str(one.message) for one in caught if "measured" in str(one.message)],
+            "own rows": getattr(callback.measures[0], "rows", 0),
+        }
+
+    rank = int(os.environ["RANK"])
+    found = {"whole": run("whole", Tally, Toy), "killed": run("killed", Tally, Toy, kill=True)}
+    found["resumed"] = run("killed", Tally, Toy, resume=str(folder / "killed" / "checkpoint-3"))
+    failing = FailsAt(1, ValueError("a fault of this device alone")) if rank == 1 else FailsAt(0, ValueError())
+    found["failing"] = run("failing", lambda: failing, Toy, strategy="steps", steps=2, on_error="warn")
+    found["strict"] = run("strict", lambda: failing, strategy="steps", steps=2)
+    found["different"] = run("different", Toy, *([Tally] if rank else []))
+    return found
+
+
 def unwritable(folder: Path, on_error: str) -> dict[str, Any]:
     """The log cannot be written by the first process, which alone writes it."""
-    from hf_exposure import callback as module
+    from hf_exposure.records.run_log import RunLog
 
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    module.append_report = full
+    RunLog.append = full
     callback = make_callback(strategy="steps", steps=1, on_error=on_error)
     trainer = make_trainer(folder / "out", [callback], max_steps=2)
     error = ""

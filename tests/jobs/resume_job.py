@@ -15,7 +15,7 @@ from job import digest
 from transformers import Trainer, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_exposure.report.run import FILE_NAME, read_reports
+from hf_exposure.records.run_log import EXPOSURE_LOG
 
 SAVE_EVERY, STEPS = 2, 8
 
@@ -64,9 +64,7 @@ def main() -> None:
     curve = [{k: v for k, v in entry.items() if k != "eval_exposure_seconds"} for entry in logged(trainer)]
     found = {
         "curve": curve,
-        "log": [
-            [report.step, [e.exposure_bits for e in report.estimates]] for report in read_reports(folder / FILE_NAME)
-        ],
+        "log": [[report.step, [e.exposure_bits for e in report.estimates]] for report in EXPOSURE_LOG.read(folder)],
         "weights": digest(trainer.model),
         "resumed": checkpoint is not None,
     }

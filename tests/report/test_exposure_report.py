@@ -18,7 +18,7 @@ from hf_exposure import CanaryTemplate, Digits, ExposureReport, draw_canaries, m
 from hf_exposure.errors import InputError
 from hf_exposure.records import ReferenceCosts
 from hf_exposure.records.exposure_report import report_schema
-from hf_exposure.report.run import FILE_NAME, append_report
+from hf_exposure.records.run_log import EXPOSURE_LOG
 
 
 def strict_json(text: str) -> Any:
@@ -260,9 +260,9 @@ def test_no_secret_is_in_what_is_saved(tmp_path: Path) -> None:
     found = [measure_exposure(model, ByT5Tokenizer(), canaries, references=32, method=m) for m in ("sample", "auto")]
     found[0].save(tmp_path, found)
     for one in found:
-        append_report(tmp_path, one)
+        EXPOSURE_LOG.append(tmp_path, one)
     files = sorted(path.name for path in tmp_path.iterdir())
-    assert {"report.json", FILE_NAME, "exposure_by_repetitions.png"} <= set(files)
+    assert {"report.json", EXPOSURE_LOG.file_name, "exposure_by_repetitions.png"} <= set(files)
     secrets = [template.parse(canary.text)["number"] for canary in canaries]
     assert len(secrets) == 10
     assert all(len(secret) == 9 for secret in secrets)

@@ -10,7 +10,8 @@ import pytest
 from report_samples import mixed
 
 from hf_exposure.errors import InputError
-from hf_exposure.report.run import append_report, load_run, load_runs
+from hf_exposure.records.run_log import EXPOSURE_LOG
+from hf_exposure.report.run import load_run, load_runs
 
 
 def write_state(folder: Path, *entries: dict[str, float]) -> None:
@@ -20,7 +21,7 @@ def write_state(folder: Path, *entries: dict[str, float]) -> None:
 
 def test_a_training_folder_needs_no_report_file(tmp_path: Path) -> None:
     for step in (10, 20):
-        append_report(tmp_path, mixed(step=step))
+        EXPOSURE_LOG.append(tmp_path, mixed(step=step))
     write_state(tmp_path / "checkpoint-9", {"step": 9, "eval_loss": 9.0})
     write_state(
         tmp_path / "checkpoint-20",

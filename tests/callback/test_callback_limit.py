@@ -155,7 +155,7 @@ def test_a_failed_measurement_is_worse_than_any_exposure(tmp_path: Path, monkeyp
     def fail(*_: Any, **__: Any) -> Any:
         raise RuntimeError("no figures")
 
-    monkeypatch.setattr("hf_exposure.callback.ExposureMeter.measure", fail)
+    monkeypatch.setattr("hf_exposure.measures.ExposureMeter.measure", fail)
     with pytest.warns(UserWarning, match="exposure could not be measured"):
         trainer.train()
     assert curve(trainer, KEY) == {1: UNDEFINED, 2: UNDEFINED}

@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from callback_runs import TOKENIZER, make_callback, make_trainer, small_model
+from callback_runs import CANARIES, TOKENIZER, make_callback, make_start, make_trainer, small_model
 from transformers import ByT5Tokenizer, TrainerCallback
+
+from hf_exposure.measures.exposure import ExposureMeasure
 
 
 def weights_after(folder: Path, callbacks: list[TrainerCallback], attach: bool = False, **arguments: Any) -> Any:
@@ -116,6 +118,7 @@ def test_attached_logging_leaves_the_control_flags(tmp_path: Path) -> None:
 
 
 def test_references_cost_no_global_randomness() -> None:
+    model = small_model()
     random.seed(3)
     np.random.seed(3)
     torch.manual_seed(3)
@@ -123,8 +126,8 @@ def test_references_cost_no_global_randomness() -> None:
     random.seed(3)
     np.random.seed(3)
     torch.manual_seed(3)
-    callback = make_callback(method="sample", references=50)
-    callback._prepare(TOKENIZER)
+    measure = ExposureMeasure(CANARIES, method="sample", references=50)
+    measure.prepare(make_start(model=model))
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected
 
 
@@ -133,9 +136,8 @@ def test_a_part_in_evaluation_mode_stays_there(tmp_path: Path) -> None:
     model.train()
     model.transformer.h[0].eval()
     expected = [module.training for module in model.modules()]
-    callback = make_callback()
-    callback._prepare(TOKENIZER)
-    assert callback._meter is not None
-    callback._meter.measure(model)
+    measure = ExposureMeasure(CANARIES)
+    measure.prepare(make_start(model=model))
+    measure.measure(model)
     assert [module.training for module in model.modules()] == expected
     assert True in expected and False in expected

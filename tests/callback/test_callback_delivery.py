@@ -40,6 +40,7 @@ def trainer_on(folder: Path, data: Any, callback: ExposureCallback, **settings: 
 
 def test_the_dose_reaches_reports_groups_and_files(tmp_path: Path) -> None:
     callback = make_callback(strategy="epoch", require_delivery=True)
+    assert callback.doses == {}
     data = encode(insert_canaries(TEXTS, CANARIES))
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*canaries in the training data.*")
@@ -49,6 +50,8 @@ def test_the_dose_reaches_reports_groups_and_files(tmp_path: Path) -> None:
         doses = [estimate.effective_dose for estimate in report.estimates]
         assert doses == pytest.approx([epochs * n for n in (1, 1, 4, 4, 0, 0, 0)])
         assert [group.effective_dose for group in report.groups] == pytest.approx([0, epochs, 4 * epochs])
+    assert list(callback.doses) == [canary.id for canary in CANARIES]
+    assert list(callback.doses.values()) == pytest.approx([2.0 * n for n in (1, 1, 4, 4, 0, 0, 0)])
     callback.report.save(tmp_path / "out")
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
     assert ExposureReport.from_dict(saved) == callback.report
@@ -167,7 +170,7 @@ def test_a_stream_is_left_alone_and_said_to_be_unchecked(tmp_path: Path) -> None
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*canaries in the training data.*")
         trainer_on(tmp_path, data, callback, max_steps=2).train()
-    assert "a stream cannot be read in advance" in callback.report.notes[-1]
+    assert "a stream cannot be read in advance" in callback.report.notes[-1] and callback.doses == {}
     assert callback.report.estimates[0].effective_dose != callback.report.estimates[0].effective_dose
     strict = make_callback(strategy="end", require_delivery=True)
     with pytest.raises(InputError, match="delivery was not checked: a stream cannot be read in advance"):

@@ -19,7 +19,7 @@ from transformers import TrainerCallback
 
 from hf_exposure.errors import ExposureError, InputError, NonFiniteScoreError
 from hf_exposure.records import ExposureReport
-from hf_exposure.report.run import FILE_NAME, append_report, read_reports
+from hf_exposure.records.run_log import EXPOSURE_LOG
 
 SAVING = {"save_strategy": "steps", "save_steps": 2, "dropout": 0.2}
 
@@ -77,7 +77,7 @@ def test_a_killed_run_resumes_with_the_curve_of_an_uninterrupted_one(
     resumed = make_trainer(folder, [again], **settings)
     resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{checkpoint}"))
     assert figures(again.reports) == figures(whole.reports)
-    assert figures(read_reports(folder / FILE_NAME)) == figures(whole.reports)
+    assert figures(EXPOSURE_LOG.read(folder)) == figures(whole.reports)
     assert curve(resumed) == curve(uninterrupted)
     for expected, found in zip(uninterrupted.model.parameters(), resumed.model.parameters(), strict=True):
         assert torch.equal(expected, found)
@@ -86,12 +86,12 @@ def test_a_killed_run_resumes_with_the_curve_of_an_uninterrupted_one(
 def test_resuming_an_older_checkpoint_drops_what_came_after(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [make_callback(strategy="steps", steps=1)], max_steps=6, **SAVING)
     trainer.train()
-    assert [r.step for r in read_reports(tmp_path / FILE_NAME)] == [1, 2, 3, 4, 5, 6]
+    assert [r.step for r in EXPOSURE_LOG.read(tmp_path)] == [1, 2, 3, 4, 5, 6]
     callback = make_callback(strategy="steps", steps=2)
     resumed = make_trainer(tmp_path, [callback], max_steps=6, **SAVING)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert [r.step for r in callback.reports] == [1, 2, 4, 6]
-    assert [r.step for r in read_reports(tmp_path / FILE_NAME)] == [1, 2, 4, 6]
+    assert [r.step for r in EXPOSURE_LOG.read(tmp_path)] == [1, 2, 4, 6]
     assert logged_steps(resumed) == [1, 2, 4, 6]
 
 
@@ -99,47 +99,47 @@ def test_a_fresh_run_in_a_used_folder_starts_a_new_log(tmp_path: Path) -> None:
     make_trainer(tmp_path, [make_callback(strategy="steps", steps=1)], max_steps=4).train()
     callback = make_callback(strategy="end")
     make_trainer(tmp_path, [callback], max_steps=2).train()
-    assert [r.step for r in read_reports(tmp_path / FILE_NAME)] == [2] == [r.step for r in callback.reports]
+    assert [r.step for r in EXPOSURE_LOG.read(tmp_path)] == [2] == [r.step for r in callback.reports]
 
 
 def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
     make_trainer(tmp_path, [make_callback(strategy="steps", steps=1)], max_steps=4, **SAVING).train()
-    log = tmp_path / FILE_NAME
+    log = tmp_path / EXPOSURE_LOG.file_name
     whole = log.read_bytes()
     log.write_bytes(whole[:-100])
-    assert [r.step for r in read_reports(log)] == [1, 2, 3]
+    assert [r.step for r in EXPOSURE_LOG.read(tmp_path)] == [1, 2, 3]
     callback = make_callback(strategy="steps", steps=1)
     resumed = make_trainer(tmp_path, [callback], max_steps=4, **SAVING)
     resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
-    assert [r.step for r in callback.reports] == [1, 2, 3, 4] == [r.step for r in read_reports(log)]
+    assert [r.step for r in callback.reports] == [1, 2, 3, 4] == [r.step for r in EXPOSURE_LOG.read(tmp_path)]
 
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
-    (tmp_path / FILE_NAME).write_text('{"format": \n')
+    (tmp_path / EXPOSURE_LOG.file_name).write_text('{"format": \n')
     with pytest.raises(InputError, match=r"exposure\.jsonl: line 1 must be whole JSON, got '\{\"format\": '\. Remove"):
-        read_reports(tmp_path / FILE_NAME)
+        EXPOSURE_LOG.read(tmp_path)
 
 
 def test_a_failed_append_leaves_the_lines_before_it(tmp_path: Path) -> None:
     callback = make_callback(strategy="end")
     make_trainer(tmp_path, [callback], max_steps=1).train()
-    before = (tmp_path / FILE_NAME).read_bytes()
+    before = (tmp_path / EXPOSURE_LOG.file_name).read_bytes()
     assert callback.report is not None
     # A real one: the process may write no file longer than this.
     code = (
         "import resource, signal, sys; from pathlib import Path;"
-        "from hf_exposure.report.run import append_report, read_reports;"
-        f"folder = Path({str(tmp_path)!r}); (report,) = read_reports(folder / {FILE_NAME!r});"
+        "from hf_exposure.records.run_log import EXPOSURE_LOG;"
+        f"folder = Path({str(tmp_path)!r}); (report,) = EXPOSURE_LOG.read(folder);"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         f"resource.setrlimit(resource.RLIMIT_FSIZE, ({len(before) + 50}, {len(before) + 50}));"
-        "append_report(folder, report)"
+        "EXPOSURE_LOG.append(folder, report)"
     )
     failed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert failed.returncode != 0
     assert "OSError" in failed.stderr
-    assert (tmp_path / FILE_NAME).read_bytes() == before
-    append_report(tmp_path, callback.report)
-    assert (tmp_path / FILE_NAME).read_bytes() == 2 * before
+    assert (tmp_path / EXPOSURE_LOG.file_name).read_bytes() == before
+    EXPOSURE_LOG.append(tmp_path, callback.report)
+    assert (tmp_path / EXPOSURE_LOG.file_name).read_bytes() == 2 * before
 
 
 class Failing(nn.Module):
@@ -176,7 +176,7 @@ def test_warn_logs_nan_with_one_warning_and_trains_on(tmp_path: Path) -> None:
         assert set(entry) == KEYS | {"step", "epoch"}
         assert all(math.isnan(entry[key]) for key in KEYS)
     assert callback.reports == []
-    assert (tmp_path / FILE_NAME).read_text() == ""
+    assert (tmp_path / EXPOSURE_LOG.file_name).read_text() == ""
     trainer.save_state()
 
 
@@ -251,7 +251,7 @@ def test_every_line_of_the_log_is_valid_json(tmp_path: Path) -> None:
     def refuse(constant: str) -> None:
         raise AssertionError(constant)
 
-    for line in (tmp_path / FILE_NAME).read_text().splitlines():
+    for line in (tmp_path / EXPOSURE_LOG.file_name).read_text().splitlines():
         assert json.loads(line, parse_constant=refuse)["schema_version"] == 1
 
 

@@ -22,7 +22,8 @@ from transformers import ByT5Tokenizer, EarlyStoppingCallback, TrainerCallback
 
 from hf_exposure import ExposureCallback, measure_exposure
 from hf_exposure.errors import InputError
-from hf_exposure.report.run import read_reports
+from hf_exposure.measures.exposure import ExposureMeasure
+from hf_exposure.records.run_log import EXPOSURE_LOG
 
 BEST = {
     "eval_strategy": "steps", "eval_steps": 2, "save_strategy": "steps", "save_steps": 2,
@@ -59,7 +60,7 @@ def test_each_strategy_measures_at_its_steps(
     trainer = make_trainer(tmp_path, [callback], **arguments)
     trainer.train()
     assert [report.step for report in callback.reports] == expected
-    assert [report.step for report in read_reports(tmp_path / "_exposure.jsonl")] == expected
+    assert [report.step for report in EXPOSURE_LOG.read(tmp_path)] == expected
     assert logged_steps(trainer) == expected
 
 
@@ -216,8 +217,8 @@ def test_a_best_metric_that_cannot_work_is_refused_at_the_start(
     assert callback.report is None
 
 
-def test_the_known_metrics_are_those_that_are_logged(tmp_path: Path) -> None:
-    assert set(make_callback()._metric_keys()) == KEYS
+def test_the_known_metrics_are_those_that_are_logged() -> None:
+    assert set(ExposureMeasure(CANARIES).metric_names()) == KEYS
 
 
 def test_another_best_metric_is_left_alone(tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_one_callback_serves_two_trainers_one_after_the_other(tmp_path: Path) ->
     second.train()
     assert (logged_steps(first), logged_steps(second)) == ([1, 2], [1, 2, 3])
     assert [report.step for report in callback.reports] == [1, 2, 3]
-    assert len(read_reports(tmp_path / "first" / "_exposure.jsonl")) == 2
+    assert len(EXPOSURE_LOG.read(tmp_path / "first")) == 2
 
 
 def test_prediction_does_not_measure(tmp_path: Path) -> None:

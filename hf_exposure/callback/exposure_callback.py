@@ -1,0 +1,279 @@
+"""Exposure during training: `MeasureCallback` for one set of canaries, and what concerns the training around it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Literal, Self, Unpack
+
+from transformers import TrainerControl, TrainerState, TrainingArguments
+
+from hf_exposure.callback.measure_callback import MeasureCallback, Strategy
+from hf_exposure.canaries import CanarySet
+from hf_exposure.checks import flag
+from hf_exposure.data import DeliveryReport, check_dataloader
+from hf_exposure.errors import InputError
+from hf_exposure.hub.push import complete_cards, write_published
+from hf_exposure.hub.trackers import attach_report
+from hf_exposure.measures import MeasureOptions
+from hf_exposure.measures.base_model import BaseModel
+from hf_exposure.measures.exposure import ExposureMeasure
+from hf_exposure.measures.limited_loss import exposure_limited_loss, highest_mean_bits
+from hf_exposure.measures.protocol import Measure, TrainingStart
+from hf_exposure.records import ExposureReport
+
+_LIMITED = "exposure_limited_loss"
+
+
+class ExposureCallback(MeasureCallback):
+    """Measures the canaries' exposure while a `Trainer` trains.
+
+    The figures reach `log_history` and the metrics of each evaluation, hence `metric_for_best_model` and early
+    stopping: `max_exposure=X` with `metric_for_best_model="eval_exposure_limited_loss"` finds the best model whose
+    exposure is at most X. After `callback.attach(trainer)` they reach every `report_to` tracker too. Every report is
+    also appended to `_exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume.
+    Model mode, random state, tokenizer, arguments and control flags are left as found: training is the same as without
+    the callback.
+
+    An `EarlyStoppingCallback` that watches an exposure key must come after this one in `callbacks=[...]`: it reads
+    what stands in the metrics when its turn comes. `attach` sees to the order.
+
+    Args:
+        canaries: the set that was inserted.
+        strategy: "epoch" measures at the end of each epoch, "steps" every `steps` optimiser steps, "eval" at each
+            evaluation, "end" once, after the last step. Where an exposure key chooses the best model, each
+            evaluation measures too, since the trainer needs the key there.
+        steps: with `strategy="steps"`.
+        processing_class: the tokenizer; the trainer's own by default.
+        on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails. A
+            failure on one process is one on all, except inside a sharded model, where it ends the job.
+        require_delivery: whether a canary that the trainer's data do not train on is an error when training starts.
+            None, the default: an error wherever the data can be read in advance (a stream cannot). True: an error too
+            where they cannot be read. False: a warning, and every report of the run says INVALID.
+        max_exposure: a limit in bits for the mean exposure of the inserted canaries. Every evaluation then measures,
+            and logs `eval_exposure_limited_loss`: its loss where the exposure is at most the limit, else a number
+            that is worse than any loss (10^30 and more, growing with exposure). A figure that is a lower bound counts
+            with the top of its interval. Of several evaluation sets, each has a figure of its own
+            (`eval_{name}_exposure_limited_loss`).
+        push_to_hub: let what the trainer pushes hold the rounded figures, in its model card and in `exposure/`; needs
+            `attach`.
+        base_model: as for `measure_exposure`.
+        **measure_arguments: those of `ExposureMeter`: method, references, seed, context, ...
+
+    Attributes:
+        report: the last `ExposureReport`, None before the first.
+        reports: all of this run, those before a resume included.
+        delivery: what of the canaries arrives in an epoch, known once training started (`check_delivery`).
+        doses: {canary id: how many times its whole text contributed to the loss until now}: what arrives in an epoch
+            times the epochs trained. Empty before training and where the data could not be read; NaN for a canary of
+            which it is not known whether it counts in the loss.
+
+    Raises:
+        InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
+            tokenizer, `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the
+            most memorised checkpoint, a second `ExposureCallback`, a canary longer than the model's context, one that
+            does not arrive (unless `require_delivery` is False), a process of the job without this callback, context
+            or sequence parallelism; an evaluation without a loss, with `max_exposure`.
+        ProcessesDifferError: processes of the job were given other canaries, settings or tokenizers.
+        ExposureError: a measurement failed, with `on_error="raise"`.
+
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 6 measures during training.
+
+    Example:
+        >>> from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries
+        >>> canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(4)), {1: 2}, controls=2, seed=0)
+        >>> callback = ExposureCallback(canaries, strategy="steps", steps=50, references=256)
+        >>> callback.report is None         # trainer = Trainer(..., callbacks=[callback]); callback.attach(trainer)
+        True
+    """
+
+    _worst, _first_argument = "most memorised", "canaries"
+    _remedy = "A smaller max_batch_tokens needs less memory; on_error='warn' trains on without the figures."
+
+    def __init__(
+        self,
+        canaries: CanarySet,
+        strategy: Strategy = "epoch",
+        steps: int | None = None,
+        processing_class: Any = None,
+        on_error: Literal["raise", "warn"] = "raise",
+        *,
+        require_delivery: bool | None = None,
+        max_exposure: float | None = None,
+        push_to_hub: bool = False,
+        base_model: BaseModel | None = None,
+        **measure_arguments: Unpack[MeasureOptions],
+    ) -> None:
+        exposure = ExposureMeasure(canaries, base_model=base_model, **measure_arguments)
+        super().__init__(exposure, strategy, steps, processing_class, on_error)
+        if require_delivery is not None and not isinstance(require_delivery, bool):
+            given = type(require_delivery).__name__
+            raise InputError("require_delivery", "must be None, True or False", given, "Leave it out for None.")
+        flag("push_to_hub", push_to_hub)
+        if max_exposure is not None:
+            _check_limit(max_exposure, canaries)
+        self.canaries, self.max_exposure, self.push_to_hub = canaries, max_exposure, push_to_hub
+        self.delivery: DeliveryReport | None = None
+        self._exposure, self._require_delivery = exposure, require_delivery
+        self._is_first_process = True
+
+    @property
+    def reports(self) -> list[ExposureReport]:
+        """All measurements of this run, oldest first."""
+        return self._scheduled[0].records
+
+    @property
+    def report(self) -> ExposureReport | None:
+        """The last measurement."""
+        return self.reports[-1] if self.reports else None
+
+    @property
+    def doses(self) -> dict[str, float]:
+        """How many times the whole text of each canary contributed to the loss until now, by canary id."""
+        if self.delivery is None or self._state is None:
+            return {}
+        epochs = self._state.epoch or 0.0
+        return {canary_id: epochs * dose for canary_id, dose in self.delivery.doses_per_epoch.items()}
+
+    def attach(self, trainer: Any) -> Self:
+        """As `MeasureCallback.attach`; with `push_to_hub`, the trainer's model cards get the figures too."""
+        super().attach(trainer)
+        if self.push_to_hub:
+            complete_cards(trainer, self)
+        return self
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+        is_measured = self._scheduled[0].is_measured(state.global_step)
+        if metrics is not None and self.max_exposure is not None and is_measured:
+            limited = self._limited(metrics, self.max_exposure)
+            metrics.update(limited)
+            self._log(state, limited)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        super().on_train_end(args, state, control, **kwargs)
+        if self._trainer is not None and self._trainer.state is state and state.is_world_process_zero:
+            attach_report(self.reports, self._trainer.callback_handler.callbacks, self.canaries)
+
+    def on_push_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.push_to_hub and state.is_world_process_zero:
+            write_published(self.reports, str(args.output_dir), self.canaries)
+
+    @property
+    def _measures_evaluations(self) -> bool:
+        return super()._measures_evaluations or self.max_exposure is not None
+
+    def _check_arguments(self, args: TrainingArguments) -> None:
+        super()._check_arguments(args)
+        if self.max_exposure is not None and args.eval_strategy == "no":
+            rule = "needs evaluations, but eval_strategy is 'no'"
+            raise InputError("max_exposure", rule, self.max_exposure, "Pass eval_strategy='epoch'.")
+        if self.push_to_hub and self._trainer is None:
+            rule = "needs callback.attach(trainer), since a card is the trainer's to write"
+            raise InputError("push_to_hub", rule, True, "Attach it, or call report.push_to_hub after training.")
+
+    def _schedule(self) -> dict[str, object]:
+        return {**super()._schedule(), "max_exposure": self.max_exposure}
+
+    def _name_is_taken(self, name: str, other: str) -> InputError:
+        if name != other:
+            return super()._name_is_taken(name, other)
+        rule = "must hold one ExposureCallback: two would write the same keys and the same file"
+        return InputError("callbacks", rule, "two", "Measure the second set of canaries in a run of its own.")
+
+    def _prepare(self, start: TrainingStart) -> None:
+        """Also looks at what is trained on."""
+        super()._prepare(start)
+        self.delivery, self._is_first_process = None, start.is_first_process
+        meter = self._exposure.meter
+        if start.train_dataloader is not None and meter is not None:
+            self.delivery = check_dataloader(
+                start.train_dataloader,
+                self.canaries,
+                meter.tokenizer,
+                context=meter.settings.context,
+                source=meter.settings.source,
+                require=self._require_delivery,
+                warn=start.is_first_process,
+            )
+
+    def _complete(self, record: ExposureReport, state: TrainerState, note: str) -> ExposureReport:
+        report: ExposureReport = super()._complete(record, state, note)
+        notes = (*report.notes, note) if note else report.notes
+        if self.delivery is None:
+            return replace(report, notes=notes)
+        notes = (*notes, *self.delivery.problems, *filter(None, [self.delivery.note]))
+        epochs = state.epoch or 0.0
+        dosed: ExposureReport = report.with_doses(self.delivery.doses_per_epoch, epochs)
+        return replace(dosed, notes=notes, delivery=self.delivery.counted(epochs))
+
+    def _chooses_best_model(self, measure: Measure, args: TrainingArguments) -> bool:
+        if self._limits_loss(args):
+            return True
+        if not super()._chooses_best_model(measure, args):
+            return False
+        if self._is_first_process:
+            key = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
+            advice = (
+                f"metric_for_best_model={key!r} keeps the checkpoint that memorized least, which is mostly the one "
+                "that was trained least. For the best model whose exposure is at most X bits, pass max_exposure=X to "
+                f"ExposureCallback and metric_for_best_model='eval_{_LIMITED}'."
+            )
+            warnings.warn(advice, stacklevel=2)
+        return True
+
+    def _limited(self, metrics: Mapping[str, float], max_exposure: float) -> dict[str, float]:
+        """The loss of an evaluation under the limit, by its key; `evaluate` has named all keys alike."""
+        # Every evaluation times itself, whatever else it computes, which tells the prefix of its keys.
+        prefixes = [key.removesuffix("_runtime") for key in metrics if key.endswith("_runtime")]
+        prefix = next((prefix for prefix in prefixes if f"{prefix}_loss" in metrics), None)
+        if prefix is None:
+            rule = f"needs the loss of each evaluation, but {(prefixes or ['eval'])[0]}_loss is not among its metrics"
+            remedy = "Evaluate on rows with labels, with a model that returns a loss."
+            raise InputError("max_exposure", rule, sorted(metrics), remedy)
+        report = self._scheduled[0].record
+        mean_bits = math.nan if report is None else highest_mean_bits(report)
+        loss = exposure_limited_loss(metrics[f"{prefix}_loss"], mean_bits, max_exposure)
+        return {f"{prefix}_{_LIMITED}": loss}
+
+    def _limits_loss(self, args: TrainingArguments) -> bool:
+        """Whether the loss under the limit chooses the best model, of the one evaluation set or of one among many."""
+        key = args.metric_for_best_model
+        if key is None or not key.endswith(_LIMITED):
+            return False
+        if self.max_exposure is None:
+            rule = f"needs a limit: {_LIMITED} is the loss where exposure is within it"
+            raise InputError("metric_for_best_model", rule, key, "Pass ExposureCallback(canaries, max_exposure=X).")
+        if args.greater_is_better:
+            rule = f"would keep the worst checkpoint for metric_for_best_model={key!r}"
+            raise InputError("greater_is_better", rule, True, "Pass greater_is_better=False to TrainingArguments.")
+        # Whoever is not attached does not know the evaluation sets; the trainer then fails at its first evaluation.
+        several = getattr(self._trainer, "eval_dataset", None)
+        known = [f"eval_{name}_{_LIMITED}" for name in several] if isinstance(several, dict) else []
+        if known and f"eval_{key.removeprefix('eval_')}" not in known:
+            rule = "must name one of several evaluation sets, each of which has a figure of its own"
+            raise InputError("metric_for_best_model", rule, key, f"Use one of {', '.join(known)}.")
+        return True
+
+
+def _check_limit(max_exposure: Any, canaries: CanarySet) -> None:
+    remedy = "Use 4.0, say: chance has 1.44 bits on average."
+    if not isinstance(max_exposure, (int, float)) or isinstance(max_exposure, bool) or not max_exposure >= 0:
+        raise InputError("max_exposure", "must be a number of bits of at least 0", max_exposure, remedy)
+    highest = canaries.log2_space_size
+    if max_exposure >= highest:
+        rule = f"must be below {highest:.1f} bits, which no exposure exceeds in a space of that size"
+        raise InputError("max_exposure", rule, max_exposure, remedy)

@@ -1,0 +1,514 @@
+"""Measures during training: a callback that chooses the step, calls measures and logs. It computes nothing."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Self, cast, get_args
+
+import numpy as np
+from torch import nn
+from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+from hf_exposure.callback.state_files import load_state, save_state
+from hf_exposure.checks import one_of
+from hf_exposure.errors import ExposureError, InputError, OutOfStepError
+from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
+from hf_exposure.records.run_log import PlainRecord, Record, RunLog
+from hf_exposure.runtime.as_found import left_as_found
+from hf_exposure.runtime.job import call_roll, check_alike, check_parallelism
+from hf_exposure.runtime.model_state import bare
+from hf_exposure.runtime.processes import Processes
+from hf_exposure.runtime.tap import tap_batches
+
+Strategy = Literal["steps", "epoch", "eval", "end"]
+_MEMBERS = ("prepare", "metric_names", "measure", "state_dict", "load_state_dict")
+_REMEDIES = {"": "Pass the same value on every process."}
+
+
+@dataclass(eq=False)
+class _Scheduled:
+    """A measure with what became of it in this training.
+
+    Attributes:
+        log, records: on disk, and in memory.
+        at_evaluations: whether every evaluation measures.
+        step: of the last measurement.
+        record: of the last measurement; None where it failed.
+        is_stale: whether the model is no longer the one of the last measurement, although the step is.
+        has_warned: whether a failure was warned of.
+        broken: an error in `on_batch`, which makes every later figure undefined.
+    """
+
+    measure: Measure
+    log: RunLog[Any]
+    records: list[Any] = field(default_factory=list)
+    at_evaluations: bool = False
+    step: int | None = None
+    record: Any = None
+    is_stale: bool = False
+    has_warned: bool = False
+    broken: Exception | None = None
+
+    def is_measured(self, step: int) -> bool:
+        return self.step == step and not self.is_stale
+
+    def metrics(self) -> dict[str, float]:
+        """Of the last measurement; NaN where it failed."""
+        if self.record is None:
+            return dict.fromkeys(self.measure.metric_names(), math.nan)
+        return {key: float(value) for key, value in self.record.metrics().items()}
+
+
+class MeasureCallback(TrainerCallback):
+    """Takes measures while a `Trainer` trains.
+
+    The figures reach `log_history` and the metrics of each evaluation, hence `metric_for_best_model` and early
+    stopping. After `callback.attach(trainer)` they reach every `report_to` tracker too. Every record is also appended
+    to `_{name}.jsonl` in the output folder, which is cut back to the checkpoint's step on resume; what a measure
+    remembers is saved with each checkpoint and restored, so that a resumed run has the figures of an uninterrupted
+    one. Training flags, random states, gradients, arguments and control flags are left as found.
+
+    In a job of several processes each must have the callback, with the same measures and settings. A measurement that
+    fails on one process fails on all of them.
+
+    An `EarlyStoppingCallback` that watches a key of a measure must come after this callback in `callbacks=[...]`: it
+    reads what is in the metrics when its turn comes. `attach` sees to the order.
+
+    Args:
+        measures: one `Measure`, or several; a `Trainer` may also have several of these callbacks.
+        strategy: "epoch" measures at the end of each epoch, "steps" every `steps` optimizer steps, "eval" at each
+            evaluation, "end" once, after the last step. Where a measure's key chooses the best model, that measure is
+            taken at each evaluation too, since the trainer needs the key there.
+        steps: with `strategy="steps"`.
+        processing_class: the tokenizer; the trainer's own by default.
+        on_error: "raise", or "warn" to log NaN figures with one warning a measure and train on when a measurement
+            fails.
+
+    Attributes:
+        measures: as given.
+        records: all records of this run by the name of their measure, those before a resume included.
+
+    Raises:
+        InputError: an unknown strategy, `steps` missing or out of place, something that is no measure, two measures
+            whose names would share keys; at the start of training: a measure that needs a tokenizer where there is
+            none, `strategy="eval"` without evaluations, a best-model metric that does not exist or goes the wrong way,
+            a process of the job without this callback, context or sequence parallelism, and what the measures raise.
+        ProcessesDifferError: processes of the job were given other measures or settings.
+        ExposureError: a measurement failed, with `on_error="raise"`.
+
+    Example:
+        >>> import torch
+        >>> from hf_exposure import MeasureCallback
+        >>> from hf_exposure.measures import PlainRecord
+        >>> class WeightNorm:
+        ...     name, larger_is_better, needs_tokenizer = "norm", frozenset(), False
+        ...     def prepare(self, start): pass
+        ...     def metric_names(self): return ["eval_norm_l2"]
+        ...     def measure(self, model):
+        ...         total = sum(weight.detach().double().square().sum() for weight in model.parameters())
+        ...         return PlainRecord(figures={"eval_norm_l2": float(total) ** 0.5})
+        ...     def state_dict(self): return {}
+        ...     def load_state_dict(self, state): pass
+        >>> callback = MeasureCallback(WeightNorm(), strategy="steps", steps=50)
+        >>> callback.records                # trainer = Trainer(..., callbacks=[callback]); callback.attach(trainer)
+        {'norm': []}
+    """
+
+    # Words of error messages: the checkpoint that a best-model metric of the wrong direction keeps, and so on.
+    _worst, _first_argument = "worst", "measures"
+    _remedy = "on_error='warn' trains on without the figures."
+
+    def __init__(
+        self,
+        measures: Measure | Sequence[Measure],
+        strategy: Strategy = "epoch",
+        steps: int | None = None,
+        processing_class: Any = None,
+        on_error: Literal["raise", "warn"] = "raise",
+    ) -> None:
+        one_of("strategy", strategy, get_args(Strategy), "Use 'epoch'.")
+        if strategy == "steps" and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
+            shown = steps if steps is None or isinstance(steps, (int, float)) else type(steps).__name__
+            raise InputError("steps", "must be at least 1 with strategy='steps'", shown, "Pass steps=100, say.")
+        if strategy != "steps" and steps is not None:
+            raise InputError("steps", "goes with strategy='steps' only", steps, "Leave it out, or set the strategy.")
+        if not isinstance(on_error, str) or on_error not in ("raise", "warn"):
+            raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
+        self.measures = _checked_measures(measures)
+        self.strategy, self.steps, self.on_error = strategy, steps, on_error
+        self._processing_class = processing_class
+        self._trainer: Any = None
+        self._state: TrainerState | None = None
+        self._tap: Any = None
+        self._scheduled = [
+            _Scheduled(one, RunLog(one.name, getattr(one, "record_from_dict", PlainRecord.from_dict)))
+            for one in self.measures
+        ]
+
+    @property
+    def records(self) -> dict[str, list[Record]]:
+        """All records of this run, oldest first, by the name of their measure."""
+        return {one.measure.name: one.records for one in self._scheduled}
+
+    def attach(self, trainer: Any) -> Self:
+        """Lets figures reach the trainer's trackers, and adds this callback to the trainer if it is absent.
+
+        A callback never receives its trainer, and `trainer.log` is the only way to the trackers. The callback is
+        moved to the front: an `EarlyStoppingCallback` reads the metrics in the order of the callbacks, and trackers
+        close themselves in `on_train_end`.
+        """
+        if not hasattr(trainer, "callback_handler"):
+            remedy = "Write callback.attach(trainer)."
+            raise InputError("trainer", "must be a transformers Trainer", type(trainer).__name__, remedy)
+        self._trainer = trainer
+        callbacks = trainer.callback_handler.callbacks
+        if self not in callbacks:
+            trainer.add_callback(self)
+        callbacks.remove(self)
+        first = next((i for i, other in enumerate(callbacks) if not isinstance(other, DefaultFlowCallback)), 0)
+        callbacks.insert(first, self)
+        return self
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._check_arguments(args)
+        check_parallelism(args)
+        call_roll(type(self).__name__)
+        model = kwargs["model"]
+        processes = Processes.of_job(model, calls_model=False)
+        check_alike(processes, self._schedule(), _REMEDIES)
+        self._claim_names(state)
+        start = TrainingStart(
+            model=model,
+            tokenizer=self._tokenizer(kwargs.get("processing_class")),
+            train_dataloader=kwargs.get("train_dataloader"),
+            processes=processes,
+            output_dir=Path(str(args.output_dir)),
+            step=state.global_step,
+            is_first_process=state.is_world_process_zero,
+        )
+        with processes.together():
+            self._prepare(start)
+        self._state = state
+        for one in self._scheduled:
+            one.at_evaluations = self._chooses_best_model(one.measure, args) or self._measures_evaluations
+            self._begin(one, start, args, state)
+        self._open_tap(model, state)
+
+    def on_epoch_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        # Measured already, but for a run that was killed after the last save of an epoch and before its measurement.
+        if self.strategy == "epoch" and state.global_step and state.epoch == int(state.epoch or 0):
+            self._measure(self._scheduled, args, state, kwargs["model"])
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        if self.strategy == "steps" and self.steps and state.global_step % self.steps == 0:
+            self._measure(self._scheduled, args, state, kwargs["model"])
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        ends = control.should_training_stop or state.global_step >= state.max_steps
+        # With load_best_model_at_end the final model is known only in on_train_end, so that "end" measures there.
+        if self.strategy == "epoch" or (self.strategy == "end" and ends and not args.load_best_model_at_end):
+            self._measure(self._scheduled, args, state, kwargs["model"])
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if self._state is not None:  # an evaluation before any training has nothing prepared
+            self._measure([one for one in self._scheduled if one.at_evaluations], args, state, kwargs["model"])
+        if metrics is not None:
+            for one in self._scheduled:
+                if one.is_measured(state.global_step):
+                    # The very dict that best-model selection and early stopping read next, on every process.
+                    metrics.update(one.metrics())
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        for one in self._scheduled:
+            self._save(one, args, state, kwargs["model"])
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        self._close_tap()
+        best_was_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        for one in self._scheduled:
+            # Another model than the one measured at this step: an evaluation from here on must not repeat its figures.
+            one.is_stale |= best_was_loaded
+        if self.strategy == "end":
+            note = f"of the best model, of step {state.best_global_step}, loaded at the end" if best_was_loaded else ""
+            self._measure(self._scheduled, args, state, kwargs["model"], note)
+        elif self.strategy == "epoch" and not best_was_loaded:
+            # As in on_epoch_begin, where no epoch is left.
+            self._measure(self._scheduled, args, state, kwargs["model"])
+
+    # What a subclass for one measure changes.
+
+    @property
+    def _measures_evaluations(self) -> bool:
+        """Whether every evaluation measures, whichever figure chooses the best model."""
+        return self.strategy == "eval"
+
+    def _check_arguments(self, args: TrainingArguments) -> None:
+        """Refuses settings of the trainer with which the callback cannot do what it was asked for."""
+        if args.eval_strategy == "no" and self.strategy == "eval":
+            rule = "'eval' needs evaluations, but eval_strategy is 'no'"
+            raise InputError("strategy", rule, self.strategy, "Use 'epoch'.")
+
+    def _schedule(self) -> dict[str, object]:
+        """What decides when this process measures and what it then does: the same on all processes."""
+        names = ", ".join(one.name for one in self.measures)
+        return {"measures": names, "strategy": self.strategy, "steps": self.steps, "on_error": self.on_error}
+
+    def _name_is_taken(self, name: str, other: str) -> InputError:
+        return _overlapping(name, other)
+
+    def _prepare(self, start: TrainingStart) -> None:
+        """What may fail on one process alone, and must then fail on all, before the first step."""
+        for measure in self.measures:
+            if measure.needs_tokenizer and start.tokenizer is None:
+                rule = "must be the tokenizer, since the trainer has none"
+                remedy = f"Pass {type(self).__name__}({self._first_argument}, processing_class=tokenizer)."
+                raise InputError("processing_class", rule, None, remedy)
+            measure.prepare(start)
+            prefix = f"eval_{measure.name}_"
+            if wrong := [key for key in measure.metric_names() if not key.startswith(prefix)]:
+                rule = f"must have keys that begin with {prefix}"
+                raise InputError("measures", rule, wrong, "Rename them in metric_names and in the records.")
+
+    def _chooses_best_model(self, measure: Measure, args: TrainingArguments) -> bool:
+        """Whether a key of the measure chooses the best model; refuses one that is unknown or the wrong way round."""
+        key = f"eval_{(args.metric_for_best_model or '').removeprefix('eval_')}"
+        if not key.startswith(f"eval_{measure.name}_"):
+            return False
+        known, larger = measure.metric_names(), key in measure.larger_is_better
+        if key not in known:
+            remedy = f"Use one of {', '.join(known)}."
+            raise InputError("metric_for_best_model", "must be a figure of this callback", key, remedy)
+        if bool(args.greater_is_better) != larger:
+            rule = f"would keep the {self._worst} checkpoint for metric_for_best_model={key!r}"
+            remedy = f"Pass greater_is_better={larger} to TrainingArguments."
+            raise InputError("greater_is_better", rule, args.greater_is_better, remedy)
+        return True
+
+    def _complete(self, record: Any, state: TrainerState, note: str) -> Any:
+        """The record with its step and epoch. `note` says which model was measured, where it is not the step's own."""
+        return _at_step(record, state.global_step, state.epoch)
+
+    # What is the same for every measure.
+
+    def _claim_names(self, state: TrainerState) -> None:
+        # An attribute, not a dataclass field: TrainerState is made anew in each training, and only fields are saved.
+        taken: dict[str, int] = vars(state).setdefault("_measured_by", {})
+        for measure in self.measures:
+            for other, owner in taken.items():
+                if owner != id(self) and _share_keys(measure.name, other):
+                    raise self._name_is_taken(measure.name, other)
+        taken.update({measure.name: id(self) for measure in self.measures})
+
+    def _tokenizer(self, processing_class: Any) -> Any:
+        tokenizer = self._processing_class if self._processing_class is not None else processing_class
+        return getattr(tokenizer, "tokenizer", tokenizer)
+
+    def _begin(self, one: _Scheduled, start: TrainingStart, args: TrainingArguments, state: TrainerState) -> None:
+        """Opens the log, and gives a resumed run its state and what its checkpoint's history lacks.
+
+        The checkpoint of an epoch's last step is written before `on_epoch_end`, where that epoch is measured.
+        """
+        measure, saved = one.measure, None
+        if start.step:
+            saved = load_state(_checkpoint(args, start.step), measure, args.process_index, start.processes)
+            with start.processes.together():
+                if saved is not None:
+                    measure.load_state_dict(saved.state)
+                elif measure.state_dict() and start.is_first_process:
+                    where = f"the checkpoint of step {start.step} in {args.output_dir}"
+                    warnings.warn(f"{where} has no state of {measure.name!r}, which begins anew there", stacklevel=2)
+        last = start.step if saved is None else saved.measured
+        one.records = one.log.start(str(args.output_dir), last, start.processes)
+        one.record = one.records[-1] if one.records else None
+        one.step = None if one.record is None else one.record.step
+        if saved is not None and saved.measured != one.step:  # the last measurement failed: it is in the state alone
+            one.step, one.record = saved.measured, None
+        one.is_stale, one.has_warned, one.broken = False, False, None
+        keys = set(measure.metric_names())
+        logged = {entry["step"] for entry in state.log_history if not keys.isdisjoint(entry)}
+        for record in one.records:
+            if record.step not in logged:
+                _add_to_history(state, record.metrics(), record.step, record.epoch)
+
+    def _measure(
+        self, due: Iterable[_Scheduled], args: TrainingArguments, state: TrainerState, model: nn.Module, note: str = ""
+    ) -> None:
+        """Measures what was not measured at this step already, and logs it."""
+        for one in due:
+            if one.is_measured(state.global_step):
+                continue
+            one.record = self._measured(one, state, model, note)
+            one.step, one.is_stale = state.global_step, False
+            if one.record is not None:
+                one.records.append(one.record)
+                self._append(one, args, state, model)
+            self._log(state, one.metrics())
+
+    def _measured(self, one: _Scheduled, state: TrainerState, model: nn.Module, note: str) -> Any:
+        """The record, or None where the measurement failed on any process and `on_error` is "warn"."""
+        try:
+            with Processes.of_job(model).together(), left_as_found(model):
+                if one.broken is not None:
+                    raise one.broken
+                return self._complete(one.measure.measure(model), state, note)
+        except OutOfStepError:
+            raise  # to train on would leave the other processes waiting
+        except Exception as error:
+            self._fail(one, error, "could not be measured", self._remedy, meanwhile=" and is logged as NaN")
+            return None
+
+    def _append(self, one: _Scheduled, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        try:
+            with Processes.of_job(model, calls_model=False).together():
+                if state.is_world_process_zero:
+                    is_read = hasattr(one.measure, "record_from_dict")
+                    one.log.append(str(args.output_dir), one.record if is_read else PlainRecord.of(one.record))
+        except (OSError, ExposureError, TypeError, ValueError) as error:
+            remedy = "Make room there, or name another output_dir; on_error='warn' trains on without the log."
+            self._fail(one, error, f"could not be written to {args.output_dir}", remedy)
+
+    def _save(self, one: _Scheduled, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
+        """What the measure remembers, of this process, into the checkpoint of this step.
+
+        Not where it missed a batch: a resumed run could not know, and begins it anew with a warning instead.
+        """
+        processes = Processes.of_job(model, calls_model=False)
+        place = _checkpoint(args, state.global_step)
+        try:
+            with processes.together():
+                if one.broken is None:
+                    save_state(place, one.measure, args.process_index, processes.count, one.step)
+        except Exception as error:
+            remedy = "Make room there; on_error='warn' trains on, and a resumed run begins the measure anew."
+            self._fail(one, error, f"could not be saved in {place}", remedy)
+
+    def _open_tap(self, model: nn.Module, state: TrainerState) -> None:
+        self._close_tap()
+        seeing = [one for one in self._scheduled if hasattr(one.measure, "on_batch")]
+
+        def receive(inputs: dict[str, Any]) -> None:
+            for one in seeing:
+                self._give(one, SeenBatch(inputs=inputs, step=state.global_step))
+
+        if seeing:
+            self._tap = tap_batches(bare(model), receive)
+
+    def _close_tap(self) -> None:
+        if self._tap is not None:
+            self._tap.remove()
+            self._tap = None
+
+    def _give(self, one: _Scheduled, batch: SeenBatch) -> None:
+        """One process's batch to a measure. With `on_error="warn"` a failure shows at the next measurement, on all."""
+        if one.broken is not None:
+            return
+        try:
+            cast(Any, one.measure).on_batch(batch)
+        except Exception as error:
+            one.broken = error
+            if self.on_error == "raise":
+                self._fail(one, error, "failed on a training batch", self._remedy)
+
+    def _log(self, state: TrainerState, metrics: dict[str, float]) -> None:
+        # Another trainer's state: the callback was attached once, and went on to a second trainer.
+        if self._trainer is None or self._trainer.state is not state:
+            _add_to_history(state, metrics, state.global_step, state.epoch)
+            return
+        # trainer.log clears should_log, and with it the training loss that was due at this very step.
+        should_log = self._trainer.control.should_log
+        self._trainer.log(dict(metrics))
+        self._trainer.control.should_log = should_log
+
+    def _fail(self, one: _Scheduled, error: Exception, what: str, remedy: str, meanwhile: str = "") -> None:
+        """Raises with the remedy, or warns the first time, and of what is done meanwhile."""
+        name, cause = one.measure.name, f"{type(error).__name__}: {error}"
+        if self.on_error == "raise":
+            if isinstance(error, ExposureError):
+                raise error
+            # Not as it came: with auto_find_batch_size the trainer takes an out-of-memory error for its own, and
+            # silently begins again with half the batch.
+            raise ExposureError(f"{name} {what}: {cause}. {remedy}") from error
+        if not one.has_warned:
+            one.has_warned = True
+            warnings.warn(f"{name} {what}{meanwhile}: {cause}", stacklevel=2)
+
+
+def _checked_measures(measures: Any) -> tuple[Measure, ...]:
+    """One or several as a tuple.
+
+    Raises:
+        InputError: none, something that is no measure, or names that would share keys.
+    """
+    remedy = "Pass an object with the members of hf_exposure.measures.Measure, or a list of them."
+    given = (measures,) if hasattr(measures, "measure") or not isinstance(measures, Iterable) else tuple(measures)
+    if not given or isinstance(measures, str):
+        raise InputError("measures", "must be a measure or several", measures, remedy)
+    for one in given:
+        missing = [name for name in _MEMBERS if not callable(getattr(one, name, None))]
+        missing += [name for name in ("name", "larger_is_better", "needs_tokenizer") if not hasattr(one, name)]
+        if missing or isinstance(one, type):
+            rule = f"must be measures, which have {', '.join(missing)}" if missing else "must be objects, not classes"
+            raise InputError("measures", rule, type(one).__name__, remedy)
+        if not isinstance(one.name, str) or not one.name.isidentifier():
+            raise InputError("measures", "must have names that are Python identifiers", one.name, "Rename it.")
+    for number, one in enumerate(given):
+        for other in given[:number]:
+            if _share_keys(one.name, other.name):
+                raise _overlapping(one.name, other.name)
+    return given
+
+
+def _share_keys(name: str, other: str) -> bool:
+    """Whether a key of one measure may be one of the other: one name begins with the other, at a whole word."""
+    return f"{name}_".startswith(f"{other}_") or f"{other}_".startswith(f"{name}_")
+
+
+def _overlapping(name: str, other: str) -> InputError:
+    same = "the same keys and the same file" if name == other else "keys that cannot be told apart"
+    rule = f"must have different names, of which none goes on where another ends: two would write {same}"
+    return InputError("measures", rule, f"{other}, {name}", "Give one of them another name.")
+
+
+def _at_step(record: Any, step: int, epoch: float | None) -> Any:
+    """A copy with its step and epoch: of a dataclass, a pydantic model, or any object with such attributes."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return replace(cast(Any, record), step=step, epoch=epoch)
+    if hasattr(record, "model_copy"):  # pydantic's
+        return record.model_copy(update={"step": step, "epoch": epoch})
+    copied = copy.copy(record)
+    copied.step, copied.epoch = step, epoch
+    return copied
+
+
+def _checkpoint(args: TrainingArguments, step: int) -> Path:
+    return Path(str(args.output_dir)) / f"{PREFIX_CHECKPOINT_DIR}-{step}"
+
+
+def _add_to_history(state: TrainerState, metrics: dict[str, float], step: int | None, epoch: float | None) -> None:
+    """What `Trainer.log` does, but for the trackers."""
+    values: dict[str, Any] = {**metrics, **({} if epoch is None else {"epoch": epoch}), "step": step}
+    state.log_history.append(values)

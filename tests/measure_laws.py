@@ -1,0 +1,150 @@
+"""Assertions that any measure must pass: a new `Measure` is tested by calling `check_measure`."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Sequence
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from hf_exposure.callback.state_files import state_bytes, state_from_bytes
+from hf_exposure.measures import Measure, PlainRecord, Record, SeenBatch, TrainingStart
+from hf_exposure.records.run_log import RunLog
+
+TIMES = "_seconds"
+"""Keys that end so are wall times, which no two measurements share."""
+
+
+def check_measure(
+    make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch] = ()
+) -> None:
+    """All the laws of a measure.
+
+    Args:
+        make: a new measure, equal at each call.
+        model: in any mode; left as found, if the measure keeps its promise.
+        start: what it is prepared with.
+        batches: what it sees before it measures, if it has `on_batch`.
+    """
+    check_names(_prepared(make, start, batches), model)
+    check_repeatable(make, model, start, batches)
+    check_left_as_found(_prepared(make, start, batches), model)
+    check_state(make, model, start, batches)
+    check_fresh_start(make, model, start, batches)
+    check_log(_prepared(make, start, batches), model)
+
+
+def check_names(measure: Measure, model: nn.Module) -> None:
+    """The keys are those that are promised, and begin with the measure's name."""
+    names = measure.metric_names()
+    assert measure.name.isidentifier() and names and len(set(names)) == len(names)
+    assert all(key.startswith(f"eval_{measure.name}_") for key in names), names
+    assert set(measure.metric_names()) == set(measure.measure(model).metrics()), "metric_names differ from metrics"
+    assert measure.larger_is_better <= set(names), "larger_is_better names no metric"
+
+
+def check_repeatable(
+    make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch]
+) -> None:
+    """Two equal measures that saw the same give the same figures, whatever the random state."""
+    first = _figures(_prepared(make, start, batches).measure(model))
+    torch.rand(3), np.random.rand(), random.random()
+    assert _figures(_prepared(make, start, batches).measure(model)) == first, "the figures of two measures differ"
+
+
+def check_left_as_found(measure: Measure, model: nn.Module) -> None:
+    """Weights, flags, gradients, hooks and random states are those of before, in training and in evaluation mode."""
+    flags = [module.training for module in model.modules()]
+    gradients = [parameter.grad for parameter in model.parameters()]
+    try:
+        for training in (True, False):
+            model.train(training)
+            next(iter(model.children()), model).eval()  # a part that differs from the whole
+            for parameter in model.parameters():
+                parameter.grad = torch.ones_like(parameter) if training and parameter.requires_grad else None
+            before = _witness(model)
+            measure.measure(model)
+            after = _witness(model)
+            for what, value in before.items():
+                assert after[what] == value, f"the measure changed: {what}"
+    finally:
+        for module, training in zip(model.modules(), flags, strict=True):
+            module.training = training
+        for parameter, gradient in zip(model.parameters(), gradients, strict=True):
+            parameter.grad = gradient
+
+
+def check_state(
+    make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch]
+) -> None:
+    """A measure that takes back the state of another one, read from a file, goes on as that one does."""
+    measure = _prepared(make, start, batches)
+    assert bool(measure.state_dict()) == bool(_prepared(make, start, ()).state_dict()), "{} always, or never"
+    measure.measure(model)
+    restored = make()
+    restored.prepare(start)
+    restored.load_state_dict(state_from_bytes(state_bytes(measure.name, measure.state_dict())))
+    for _ in range(2):
+        for each in (measure, restored):
+            _show(each, batches)
+        assert _figures(restored.measure(model)) == _figures(measure.measure(model)), "the state is not all of it"
+
+
+def check_fresh_start(
+    make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch]
+) -> None:
+    """A second training begins as the first did."""
+    measure = _prepared(make, start, batches)
+    expected = _figures(measure.measure(model))
+    measure.prepare(start)
+    _show(measure, batches)
+    assert _figures(measure.measure(model)) == expected, "prepare does not begin anew"
+
+
+def check_log(measure: Measure, model: nn.Module) -> None:
+    """A record is JSON and comes back from the log with its figures."""
+    record = measure.measure(model)
+    json.dumps(record.to_dict(), allow_nan=False)
+    log: RunLog[Any] = RunLog(measure.name, getattr(measure, "record_from_dict", PlainRecord.from_dict))
+    with TemporaryDirectory() as folder:
+        log.append(folder, record)
+        (restored,) = log.read(folder)
+    np.testing.assert_equal(restored.metrics(), record.metrics())
+
+
+def _prepared(make: Callable[[], Measure], start: TrainingStart, batches: Sequence[SeenBatch]) -> Measure:
+    measure = make()
+    measure.prepare(start)
+    _show(measure, batches)
+    return measure
+
+
+def _show(measure: Any, batches: Sequence[SeenBatch]) -> None:
+    for batch in batches if hasattr(measure, "on_batch") else ():
+        measure.on_batch(batch)
+
+
+def _figures(record: Record) -> dict[str, str]:
+    """As text, in which NaN equals itself."""
+    return {key: repr(float(value)) for key, value in record.metrics().items() if not key.endswith(TIMES)}
+
+
+def _witness(model: nn.Module) -> dict[str, Any]:
+    """Everything that a measurement might move."""
+    modules, parameters = list(model.modules()), list(model.parameters())
+    return {
+        "weights": [weight.tolist() for weight in model.state_dict().values()],
+        "training flags": [module.training for module in modules],
+        "which weights want gradients": [parameter.requires_grad for parameter in parameters],
+        "gradients": [None if p.grad is None else p.grad.tolist() for p in parameters],
+        "grad mode": torch.is_grad_enabled(),
+        "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules],
+        "Python's random state": random.getstate(),
+        "numpy's random state": str(np.random.get_state()),
+        "torch's random state": torch.random.get_rng_state().tolist(),
+    }
