@@ -110,7 +110,7 @@ def against_plain(model: nn.Module, encoded: EncodedTexts) -> dict[str, Any]:
         "tokens_per_second": tokens / ours,
         "share_of_bare_tokens_per_second": bare / ours,
         "largest_difference_bits": float(np.abs(found - expected).max()),
-        "noise_bits_stated": scorers[-1].noise_bits,
+        "noise_bits_stated": scorers[-1].tolerance_bits,
     }
 
 

@@ -81,7 +81,7 @@ class _OneOfMany(Processes):
 
     def __init__(self, count: int) -> None:
         super().__init__()
-        self.shares = count
+        self.num_shards = count
 
 
 def one_share(count: int, texts: list[str]) -> dict[str, Any]:
@@ -93,7 +93,7 @@ def one_share(count: int, texts: list[str]) -> dict[str, Any]:
     scorer.sequence_bits(encoded)
     seconds = time.perf_counter() - started
     counts = scorer.counts
-    # One float64 for each edge of the tree is summed; meetings are two numbers each.
+    # One float64 for each edge of the tree is summed; barriers exchange two numbers each.
     exchanged = 8 * edges
     exchange_seconds = 4 * LATENCY_SECONDS * math.log2(max(2, count)) + 2 * exchanged / BYTES_PER_SECOND
     return {

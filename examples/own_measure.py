@@ -31,7 +31,7 @@ from transformers import (
 
 from hf_exposure import CanaryTemplate, Digits, ExposureCallback, MeasureCallback, draw_canaries, insert_canaries
 from hf_exposure.measures import PlainRecord, TrainingStart
-from hf_exposure.runtime.model_state import borrowed, model_device
+from hf_exposure.runtime.model_state import evaluating, model_device
 
 
 class ProbeLoss:
@@ -49,7 +49,7 @@ class ProbeLoss:
         return ["eval_probe_bits", "eval_probe_lowest_bits"]
 
     def measure(self, model: nn.Module) -> PlainRecord:
-        with borrowed(model):  # evaluation mode without gradients, left as found
+        with evaluating(model):  # evaluation mode without gradients, left as found
             batch = {name: values.to(model_device(model)) for name, values in self.batch.items()}
             bits = float(model(**batch, labels=batch["input_ids"]).loss) / math.log(2)
         self.lowest = min(self.lowest, bits)

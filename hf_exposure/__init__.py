@@ -57,6 +57,7 @@ _HOME_OF = {
 
 if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.callback import ExposureCallback as ExposureCallback
+    from hf_exposure.callback import MeasureCallback as MeasureCallback
     from hf_exposure.canaries import Canary as Canary
     from hf_exposure.canaries import CanarySet as CanarySet
     from hf_exposure.canaries import CanaryTemplate as CanaryTemplate
@@ -78,7 +79,13 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.extraction import discoverable_extraction as discoverable_extraction
     from hf_exposure.extraction import extract as extract
     from hf_exposure.extraction import rank_bounds as rank_bounds
+    from hf_exposure.measures import Auto as Auto
+    from hf_exposure.measures import Bounded as Bounded
+    from hf_exposure.measures import Enumerate as Enumerate
     from hf_exposure.measures import ExposureMeter as ExposureMeter
+    from hf_exposure.measures import Importance as Importance
+    from hf_exposure.measures import Sample as Sample
+    from hf_exposure.measures import SkewNormal as SkewNormal
     from hf_exposure.measures import measure_exposure as measure_exposure
     from hf_exposure.records import Candidate as Candidate
     from hf_exposure.records import Discoverability as Discoverability

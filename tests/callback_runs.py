@@ -13,7 +13,7 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, Trainer, Tr
 
 from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries
 from hf_exposure.measures import TrainingStart
-from hf_exposure.runtime.processes import ALONE
+from hf_exposure.runtime.processes import SINGLE_PROCESS
 
 TEMPLATE = CanaryTemplate("pin {pin}.", pin=Digits(2))
 CANARIES = draw_canaries(TEMPLATE, repetitions={1: 2, 4: 2}, controls=3, seed=987654321)
@@ -64,7 +64,7 @@ def make_callback(**arguments: Any) -> ExposureCallback:
 
 def make_start(**changes: Any) -> TrainingStart:
     """What a measure is prepared with, outside a training."""
-    values = {"model": small_model(), "tokenizer": TOKENIZER, "train_dataloader": None, "processes": ALONE}
+    values = {"model": small_model(), "tokenizer": TOKENIZER, "train_dataloader": None, "processes": SINGLE_PROCESS}
     return TrainingStart(**{**values, "output_dir": Path(), **changes})
 
 

@@ -13,7 +13,7 @@ from hf_exposure.scoring import EncodedTexts, Encoder, PathBits, PathQuery, Scor
 class TableScorer(Scorer):
     """A toy language model: the bits of a token hang on the token before it."""
 
-    noise_bits = 1e-9
+    tolerance_bits = 1e-9
 
     def __init__(self, tokenizer: Any, bits_VV: np.ndarray) -> None:
         self.encoder, self.bits_VV = Encoder.of(tokenizer), bits_VV

@@ -11,7 +11,7 @@ from torch import nn
 from transformers import Trainer, TrainerCallback, TrainingArguments
 
 from hf_exposure.measures import PlainRecord, SeenBatch, TrainingStart
-from hf_exposure.runtime.processes import ALONE
+from hf_exposure.runtime.processes import SINGLE_PROCESS
 
 
 class Toy:
@@ -61,7 +61,7 @@ class Tally(Toy):
 
     def measure(self, model: nn.Module) -> PlainRecord:
         self.taken += 1
-        rows, total = self.start.processes.sum_of(lambda: np.array([self.rows, float(self.total)]))
+        rows, total = self.start.processes.all_reduce_sum(lambda: np.array([self.rows, float(self.total)]))
         values = [self.taken, rows, total, self.steps[-1]]
         figures = dict(zip(self.metric_names(), values, strict=True))
         return PlainRecord(figures=figures, details={"steps": sorted(set(self.steps))})
@@ -150,5 +150,11 @@ def classify(folder: Path, callbacks: list[TrainerCallback], **arguments: Any) -
 
 
 def start_of(model: nn.Module, **changes: Any) -> TrainingStart:
-    values = {"model": model, "tokenizer": None, "train_dataloader": None, "processes": ALONE, "output_dir": Path()}
+    values = {
+        "model": model,
+        "tokenizer": None,
+        "train_dataloader": None,
+        "processes": SINGLE_PROCESS,
+        "output_dir": Path(),
+    }
     return TrainingStart(**{**values, **changes})

@@ -22,8 +22,8 @@ from hf_exposure.errors import ExposureError, InputError, OutOfStepError
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
 from hf_exposure.records.run_log import PlainRecord, Record, RunLog
 from hf_exposure.runtime.as_found import left_as_found
-from hf_exposure.runtime.job import call_roll, check_alike, check_parallelism
-from hf_exposure.runtime.model_state import bare
+from hf_exposure.runtime.job import check_alike, check_all_present, check_parallelism
+from hf_exposure.runtime.model_state import unwrap_model
 from hf_exposure.runtime.processes import Processes
 from hf_exposure.runtime.tap import tap_batches
 
@@ -181,7 +181,7 @@ class MeasureCallback(TrainerCallback):
     ) -> None:
         self._check_arguments(args)
         check_parallelism(args)
-        call_roll(type(self).__name__)
+        check_all_present(type(self).__name__)
         model = kwargs["model"]
         processes = Processes.of_job(model, calls_model=False)
         check_alike(processes, self._schedule(), _REMEDIES)
@@ -195,7 +195,7 @@ class MeasureCallback(TrainerCallback):
             step=state.global_step,
             is_first_process=state.is_world_process_zero,
         )
-        with processes.together():
+        with processes.barrier():
             self._prepare(start)
         self._state = state
         for one in self._scheduled:
@@ -335,7 +335,7 @@ class MeasureCallback(TrainerCallback):
         measure, saved = one.measure, None
         if start.step:
             saved = load_state(_checkpoint(args, start.step), measure, args.process_index, start.processes)
-            with start.processes.together():
+            with start.processes.barrier():
                 if saved is not None:
                     measure.load_state_dict(saved.state)
                 elif measure.state_dict() and start.is_first_process:
@@ -371,7 +371,7 @@ class MeasureCallback(TrainerCallback):
     def _measured(self, one: _Scheduled, state: TrainerState, model: nn.Module, note: str) -> Any:
         """The record, or None where the measurement failed on any process and `on_error` is "warn"."""
         try:
-            with Processes.of_job(model).together(), left_as_found(model):
+            with Processes.of_job(model).barrier(), left_as_found(model):
                 if one.broken is not None:
                     raise one.broken
                 return self._complete(one.measure.measure(model), state, note)
@@ -383,7 +383,7 @@ class MeasureCallback(TrainerCallback):
 
     def _append(self, one: _Scheduled, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
         try:
-            with Processes.of_job(model, calls_model=False).together():
+            with Processes.of_job(model, calls_model=False).barrier():
                 if state.is_world_process_zero:
                     is_read = hasattr(one.measure, "record_from_dict")
                     one.log.append(str(args.output_dir), one.record if is_read else PlainRecord.of(one.record))
@@ -399,7 +399,7 @@ class MeasureCallback(TrainerCallback):
         processes = Processes.of_job(model, calls_model=False)
         place = _checkpoint(args, state.global_step)
         try:
-            with processes.together():
+            with processes.barrier():
                 if one.broken is None:
                     save_state(place, one.measure, args.process_index, processes.count, one.step)
         except Exception as error:
@@ -415,7 +415,7 @@ class MeasureCallback(TrainerCallback):
                 self._give(one, SeenBatch(inputs=inputs, step=state.global_step))
 
         if seeing:
-            self._tap = tap_batches(bare(model), receive)
+            self._tap = tap_batches(unwrap_model(model), receive)
 
     def _close_tap(self) -> None:
         if self._tap is not None:

@@ -76,7 +76,7 @@ def load_state(checkpoint: Path, measure: Measure, rank: int, processes: Process
             another one; a damaged file.
     """
     sees_batches = hasattr(measure, "on_batch")
-    with processes.together():
+    with processes.barrier():
         own, first = (_path(checkpoint, measure.name, number) for number in (rank, 0))
         place = own if own.exists() or sees_batches else first
         saved = _read(place) if place.exists() else None
@@ -84,7 +84,7 @@ def load_state(checkpoint: Path, measure: Measure, rank: int, processes: Process
             rule = f"must have {saved.processes} processes, like the job that saved the state of {measure.name!r}"
             remedy = "Resume with as many processes, or without that measure."
             raise InputError("resume_from_checkpoint", rule, processes.count, remedy)
-    return saved if processes.smallest(int(saved is not None)) else None
+    return saved if processes.all_reduce_min(int(saved is not None)) else None
 
 
 def _read(path: Path) -> SavedState:

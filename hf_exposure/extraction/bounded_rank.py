@@ -146,7 +146,7 @@ def _search_ranks(
     # Scored along the same path as the search, so that the rounding over a long prefix cancels.
     queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
     costs = [answer.run_bits for answer in scorer.path_bits(automaton.prefix, queries)]
-    leaves = _leaves_within(search, max(costs, default=0.0) + scorer.noise_bits, limits.batch_size)
+    leaves = _leaves_within(search, max(costs, default=0.0) + scorer.tolerance_bits, limits.batch_size)
     met = [(text, leaves[path]) for path in _spread(leaves) if (text := follow_tokens(automaton, path)) is not None]
     met.extend(zip(texts, costs, strict=True))
     moved = moved_bits(scorer, [text for text, _ in met], [prefix_bits + cost for _, cost in met], len(met))
@@ -156,7 +156,7 @@ def _search_ranks(
         excluded=excluded,
         still_open=FrontierBounds.of(search.frontier, automaton, paths, excluded),
         competitors=automaton.count(automaton.root) - len(excluded),
-        noise_bits=scorer.noise_bits,
+        tolerance_bits=scorer.tolerance_bits,
         moved_bits=moved,
         all_impossible=prefix_bits == math.inf,
         stopped_by=search.stopped_by,
@@ -222,14 +222,14 @@ class _Counts:
     excluded: set[Path]
     still_open: FrontierBounds
     competitors: int
-    noise_bits: float
+    tolerance_bits: float
     moved_bits: float
     all_impossible: bool
     stopped_by: str
 
     def bounds(self, path: Path, cost: float) -> tuple[int, int, bool, str]:
         """(low, high, certified, note) of the rank of one text; the note says why it is not certified."""
-        limit, sure = cost + self.noise_bits, cost - self.noise_bits
+        limit, sure = cost + self.tolerance_bits, cost - self.tolerance_bits
         competes = path not in self.excluded
         if self.moved_bits:
             note = f"scored alone, a text of this search costs {self.moved_bits:.3g} bits more or less: no bounds"
@@ -245,7 +245,7 @@ class _Counts:
             high = min(1 + met + below, self.competitors + (not competes))
             return low, high, False, f"{self.stopped_by}; low and high hold all the same"
         if path not in self.leaves:
-            note = f"figures moved by more than {self.noise_bits} bits between batches: load the model in float32"
+            note = f"figures moved by more than {self.tolerance_bits} bits between batches: load the model in float32"
             return low, self.competitors + (not competes), False, note
         met = int(np.searchsorted(self.rivals, limit, side="right")) - competes
         return low, 1 + met, True, ""

@@ -166,7 +166,7 @@ def _search_likeliest(
         backend=automaton.name,
         exactness=automaton.exactness,
         mode=scorer.mode or "",
-        note="; ".join(_notes(scorer.noise_bits, [stop, _why_moved(moved), impossible, why_audited(automaton)])),
+        note="; ".join(_notes(scorer.tolerance_bits, [stop, _why_moved(moved), impossible, why_audited(automaton)])),
         rest_is_impossible=bool(impossible),
     )
     return found, moved
@@ -205,7 +205,7 @@ def moved_bits(scorer: Scorer, texts: Sequence[str], costs_bits: Sequence[float]
     chosen = np.unique(np.linspace(0, len(texts) - 1, num=min(most, len(texts))).astype(int)).tolist()
     alone = scorer.alone_bits(scorer.encode([texts[number] for number in chosen]))
     found = np.array([costs_bits[number] for number in chosen])
-    differ = ~np.isclose(alone, found, rtol=0.0, atol=_AGREEMENT * scorer.noise_bits)
+    differ = ~np.isclose(alone, found, rtol=0.0, atol=_AGREEMENT * scorer.tolerance_bits)
     return float(np.nan_to_num(np.abs(alone[differ] - found[differ]), nan=np.inf).max(initial=0.0))
 
 
@@ -224,9 +224,11 @@ def _impossible(prefix_bits: float, certified: bool, found: int, top_k: int, aut
     return f"only {found} of {top_k} texts have a positive probability: the model gives {texts} probability 0"
 
 
-def _notes(noise_bits: float, reasons: list[str]) -> list[str]:
+def _notes(tolerance_bits: float, reasons: list[str]) -> list[str]:
     """What a reader must know of the order, and of what limits the search."""
     notes = [reason for reason in reasons if reason]
-    if noise_bits > _NOTICEABLE_BITS:
-        notes.append(f"in this precision costs move by {noise_bits} bits: texts nearer than that may change places")
+    if tolerance_bits > _NOTICEABLE_BITS:
+        notes.append(
+            f"in this precision costs move by {tolerance_bits} bits: texts nearer than that may change places"
+        )
     return notes

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from torch import nn
 
 from hf_exposure.errors import InputError
-from hf_exposure.runtime.model_state import bare
+from hf_exposure.runtime.model_state import unwrap_model
 from hf_exposure.runtime.processes import Processes
 
 BaseModel = nn.Module | Literal["without_adapter"]
@@ -44,7 +44,7 @@ class BaseExposures:
     def _bits(self, base: nn.Module, versions: Any) -> list[float]:
         known = self._known
         is_known = known is not None and known[0]() is base and known[1] == versions
-        if not self._processes_of(base).smallest(int(is_known)) or known is None:
+        if not self._processes_of(base).all_reduce_min(int(is_known)) or known is None:
             known = self._known = weakref.ref(base), versions, self._estimate(base)
         return known[2]
 
@@ -74,7 +74,7 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
     Raises:
         InputError: no adapter; one that is merged; other weights that are trained too (LoRA's `bias`).
     """
-    own: Any = bare(model)
+    own: Any = unwrap_model(model)
     if any(getattr(module, "merged", False) is True for module in own.modules()):
         rule = "needs adapters that can be switched off, but they are merged into the weights"
         raise InputError("base_model", rule, "without_adapter", "Call model.unmerge_adapter() first.")

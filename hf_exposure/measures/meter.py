@@ -30,8 +30,8 @@ from hf_exposure.measures.search_methods import choose
 from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
 from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
 from hf_exposure.runtime.job import check_alike
-from hf_exposure.runtime.model_state import bare
-from hf_exposure.runtime.processes import ALONE, Processes
+from hf_exposure.runtime.model_state import unwrap_model
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
 
@@ -180,7 +180,7 @@ class ExposureMeter:
 
     def _measured(self, model: nn.Module, base_model: BaseModel | None) -> ExposureReport:
         started = time.perf_counter()
-        model = bare(model)
+        model = unwrap_model(model)
         found = self._evaluate(model)
         base = [math.nan] * len(self.canaries) if base_model is None else self._base.bits(model, base_model)
         costs_K, inserted = found.costs_K, len(self.canaries.inserted)
@@ -239,12 +239,12 @@ class ExposureMeter:
         return "the source holds the secret too" if isinstance(self._source, SourceTemplate) else ""
 
     def _processes_of(self, model: nn.Module) -> Processes:
-        return Processes.of_job(model) if self._across_processes else ALONE
+        return Processes.of_job(model) if self._across_processes else SINGLE_PROCESS
 
     def _evaluate(self, model: nn.Module) -> _Evaluation:
         """Scores the canaries and what they are compared with, and estimates their exposures."""
         processes, settings = self._processes_of(model), self.settings
-        with processes.together():
+        with processes.barrier():
             first, self._compared = not self._compared, True
             if first:
                 self.check_alike(processes)

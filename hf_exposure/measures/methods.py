@@ -163,7 +163,7 @@ class Enumerate(Method):
             measured.costs_K,
             np.delete(measured.competitor_costs_N, places_K[measured.is_inserted_K]),
             includes_self=~measured.is_inserted_K,
-            tolerance_bits=measured.scorer.noise_bits,
+            tolerance_bits=measured.scorer.tolerance_bits,
         )
         return estimates, ReferenceCosts.of(measured.competitor_costs_N, whole_space=True)
 

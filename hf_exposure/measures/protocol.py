@@ -26,7 +26,7 @@ class TrainingStart:
         tokenizer: None where the training has none, as that of a classifier of images.
         train_dataloader: to look at, not to iterate: its workers and its random state belong to the training. None in
             a loop of one's own that passes none.
-        processes: those that measure together. Every call of their methods is a meeting: all must make it.
+        processes: those that measure together. Every call of their methods is a barrier: all must make it.
         output_dir: of the training.
         step: optimizer steps done; 0 unless the training resumes.
         is_first_process: whether this process prints and warns.

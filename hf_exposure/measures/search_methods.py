@@ -167,7 +167,7 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
     for members in measured.groups():
         estimates += importance_exposure(
             # Draws that are the canary itself, or tie with it, may cost a rounding error more.
-            hole_bits_K[members] + measured.scorer.noise_bits,
+            hole_bits_K[members] + measured.scorer.tolerance_bits,
             draws.hole_bits,
             weights_N,
             space_size=measured.effective_space_size(int(members[0])),

@@ -143,7 +143,7 @@ class RunLog(Generic[R]):
             write_aside(path, kept, private=True)
             return kept
 
-        kept = cut_back() if processes is None else processes.text_from_first(cut_back)
+        kept = cut_back() if processes is None else processes.broadcast_text(cut_back)
         return [self._from_dict(json.loads(line)) for line in kept.splitlines()]
 
     def append(self, folder: str | Path, record: R) -> None:
@@ -187,7 +187,7 @@ class RunLog(Generic[R]):
 class _Processes(Protocol):
     """What a log asks of the processes of a job. Reading a log needs no torch, so their class is not imported."""
 
-    def text_from_first(self, make: Callable[[], str]) -> str: ...
+    def broadcast_text(self, make: Callable[[], str]) -> str: ...
 
 
 def _private(path: str, flags: int) -> int:

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_exposure.errors import InputError
-from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
 
 # When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone;
 # when it feeds more at all, the one that was fed last.
@@ -35,7 +36,7 @@ class BatchCheck:
         failed: a batch was found wrong; from then on, texts are scored alone.
     """
 
-    processes: Processes = ALONE
+    processes: Processes = SINGLE_PROCESS
     trusted_tokens: float = 0.0
     failed: bool = False
 
@@ -71,7 +72,7 @@ class BatchCheck:
         numbers = np.asarray(order_N)[chosen].tolist()
         own = [alone(number) for number in numbers]
         holds = all(all_close(in_batch(number), bits, tolerance) for number, bits in zip(numbers, own, strict=True))
-        if self.processes.smallest(int(holds)):
+        if self.processes.all_reduce_min(int(holds)):
             self.trusted_tokens = tokens
             return True
         self.failed = True
@@ -100,7 +101,7 @@ def score_in_batches(
     width_R: np.ndarray,
     tokens: int,
     score: Callable[[npt.NDArray[np.int64], slice], np.ndarray],
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> tuple[np.ndarray, int]:
     """`score` of every row, batch by batch.
 
@@ -125,12 +126,12 @@ def score_in_batches(
     first = 0
     while first < len(width_R):
         # Process i takes rows i, i + n, i + 2n, ...; all run as many rows as the busiest one.
-        each = np.arange(len(width_R) - first) // processes.shares + 1
+        each = np.arange(len(width_R) - first) // processes.num_shards + 1
         fits = int((each * width_R[first:] <= tokens).sum())
-        batch = slice(first, min(len(width_R), first + max(processes.shares, fits)))
-        own = first + processes.share + processes.shares * np.arange(each[batch.stop - 1 - first])
+        batch = slice(first, min(len(width_R), first + max(processes.num_shards, fits)))
+        own = first + processes.shard + processes.num_shards * np.arange(each[batch.stop - 1 - first])
         try:
-            found = processes.attempt(lambda own=own, batch=batch: score(np.minimum(own, len(width_R) - 1), batch))  # type: ignore[misc]
+            found = processes.run_then_barrier(partial(score, np.minimum(own, len(width_R) - 1), batch))
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error) or len(own) == 1:
                 raise
@@ -139,4 +140,4 @@ def score_in_batches(
         is_real = own < batch.stop
         figures_R[own[is_real]] = found[is_real]
         first = batch.stop
-    return processes.sum_of(lambda: figures_R), tokens
+    return processes.all_reduce_sum(lambda: figures_R), tokens

@@ -85,7 +85,7 @@ def check_alike(processes: Processes, values: Mapping[str, object], remedies: Ma
     """
     if processes.count == 1:
         return
-    said = processes.texts_of_all("\n".join(f"{name}\t{value}" for name, value in values.items()))
+    said = processes.all_gather_texts("\n".join(f"{name}\t{value}" for name, value in values.items()))
     of_all = [dict(line.split("\t", 1) for line in text.split("\n")) for text in said]
     for name in dict.fromkeys(name for held in of_all for name in held):
         found: dict[str, list[int]] = {}
@@ -102,7 +102,7 @@ def _named(ranks: list[int]) -> str:
     return f"process {listed}" if len(ranks) == 1 else f"processes {listed}"
 
 
-def call_roll(what: str) -> None:
+def check_all_present(what: str) -> None:
     """Raises unless every process of the job makes this call, as often as this one, within two minutes.
 
     By the job's key-value store, not by a collective: a process without the callback would never join one, and this

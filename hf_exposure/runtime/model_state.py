@@ -10,7 +10,7 @@ from torch import nn
 
 
 @contextmanager
-def borrowed(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
     """Evaluation mode without gradients inside; each module's own training flag restored after, also on an error."""
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -23,7 +23,7 @@ def borrowed(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def bare(model: nn.Module) -> nn.Module:
+def unwrap_model(model: nn.Module) -> nn.Module:
     """`model` without what torch.compile and data parallelism put around it: the same weights.
 
     It is not compiled anew for every shape of a batch, and exchanges no buffers with other processes.

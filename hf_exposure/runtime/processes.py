@@ -1,11 +1,11 @@
 """Sharing the work of one scoring among the processes of a job.
 
 Each process feeds its part of the rows, in equally many calls of equal shapes: a sharded model gathers its weights in
-every call, and waits for ever for a process that makes one call fewer. Figures are summed, so all processes hold the
-same ones afterwards and go on alike.
+every call, and deadlocks if any process makes one call fewer. Figures are summed, so all processes hold the same ones
+afterwards and continue alike.
 
-Whatever may fail on one process alone runs between two meetings. At a meeting every process says whether it failed;
-if any did, all raise. No process then waits for one that has given up.
+Whatever may fail on one process alone runs between two barriers. At a barrier every process says whether it failed; if
+any did, all raise. No process then waits for one that has given up.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from torch import distributed, nn
 
 from hf_exposure.errors import ExposureError, OutOfStepError
 from hf_exposure.runtime.model_state import is_sharded, model_device, tensor_parallel_size
-
-# Which errors say that a device had no room.
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -51,7 +49,7 @@ class Processes:
             cannot be waited for: the job ends (`OutOfStepError`).
 
     Attributes:
-        share, shares: number of this process's part of the work, and how many parts there are.
+        shard, num_shards: number of this process's part of the work, and how many parts there are.
     """
 
     def __init__(
@@ -63,7 +61,7 @@ class Processes:
         copies: int = 1,
         sharded: bool = False,
     ) -> None:
-        self.count, self.share, self.shares = count, rank // copies, count // copies
+        self.count, self.shard, self.num_shards = count, rank // copies, count // copies
         self._is_first, self._answers = rank == 0, rank % copies == 0
         self._device, self._sharded = device or torch.device("cpu"), sharded
         self._settled: BaseException | None = None
@@ -73,10 +71,10 @@ class Processes:
     def of_job(cls, model: nn.Module, *, calls_model: bool = True) -> Processes:
         """All processes of the initialised default group that score `model`; alone where there is none.
 
-        With `calls_model=False` they meet over something else, where none can wait inside the model.
+        With `calls_model=False` the barriers are about something else, where none can wait inside the model.
         """
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
-            return ALONE
+            return SINGLE_PROCESS
         return cls(
             distributed.get_rank(),
             distributed.get_world_size(),
@@ -85,7 +83,7 @@ class Processes:
             sharded=calls_model and is_sharded(model),
         )
 
-    def attempt(self, work: Callable[[], T]) -> T:
+    def run_then_barrier(self, work: Callable[[], T]) -> T:
         """The result of `work`, which calls the model but no method of this class; raises on all if it raises on one.
 
         Out of memory on one is out of memory on all, so that all try again with less.
@@ -95,64 +93,64 @@ class Processes:
         try:
             result = work()
         except Exception as error:
-            self._meet(error)
-            raise AssertionError("a meeting that is told of an error raises") from error
-        self._meet()
+            self._barrier(error)
+            raise AssertionError("a barrier that is told of an error raises") from error
+        self._barrier()
         return result
 
-    def sum_of(self, work: Callable[[], np.ndarray]) -> np.ndarray:
+    def all_reduce_sum(self, work: Callable[[], np.ndarray]) -> np.ndarray:
         """The element-wise float64 sum of `work` over all parts, the same on each process. NaN anywhere is NaN."""
-        figures = self.attempt(work)
+        figures = self.run_then_barrier(work)
         if self.count == 1:
             return figures
         return self._all_reduce(figures if self._answers else np.zeros_like(figures))
 
-    def from_first(self, figures: np.ndarray) -> np.ndarray:
+    def broadcast(self, figures: np.ndarray) -> np.ndarray:
         """The first process's figures, on each; NaN where any process has it: a device may fail on one of them."""
         if self.count == 1:
             return figures
-        return self.sum_of(lambda: figures if self._is_first else np.where(np.isnan(figures), figures, 0.0))
+        return self.all_reduce_sum(lambda: figures if self._is_first else np.where(np.isnan(figures), figures, 0.0))
 
-    def text_from_first(self, make: Callable[[], str]) -> str:
+    def broadcast_text(self, make: Callable[[], str]) -> str:
         """What `make` gives on the first process, where alone it is called."""
         if self.count == 1:
             return make()
-        text = self.attempt(lambda: make() if self._is_first else "").encode()
-        tensor = torch.zeros(self._meet(number=len(text)), dtype=torch.uint8, device=self._device)
+        text = self.run_then_barrier(lambda: make() if self._is_first else "").encode()
+        tensor = torch.zeros(self._barrier(number=len(text)), dtype=torch.uint8, device=self._device)
         if self._is_first:
             tensor = torch.tensor(list(text), dtype=torch.uint8, device=self._device)
         distributed.broadcast(tensor, src=0)
         return bytes(tensor.tolist()).decode()
 
-    def texts_of_all(self, text: str) -> list[str]:
+    def all_gather_texts(self, text: str) -> list[str]:
         """The text of each process, in their order."""
         own = text.encode("utf-8")
         if self.count == 1:
             return [text]
-        mine = torch.zeros(self._meet(number=len(own)), dtype=torch.uint8, device=self._device)
+        mine = torch.zeros(self._barrier(number=len(own)), dtype=torch.uint8, device=self._device)
         mine[: len(own)] = torch.tensor(list(own), dtype=torch.uint8, device=self._device)
         all_of_them = [torch.empty_like(mine) for _ in range(self.count)]
         distributed.all_gather(all_of_them, mine)
         return [bytes(one.tolist()).rstrip(b"\0").decode("utf-8") for one in all_of_them]
 
-    def smallest(self, number: int) -> int:
+    def all_reduce_min(self, number: int) -> int:
         """The smallest of the processes' numbers."""
-        return number if self.count == 1 else -self._meet(number=-number)
+        return number if self.count == 1 else -self._barrier(number=-number)
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """All leave this block, or all raise: also for an error between two meetings."""
+    def barrier(self) -> Iterator[None]:
+        """All leave this block, or all raise: also for an error between two barriers."""
         try:
             yield
         except Exception as error:
             # A job that must end: the other processes wait inside the model, and not here.
             if self.count > 1 and error is not self._settled and not isinstance(error, OutOfStepError):
-                self._meet(error)
+                self._barrier(error)
             raise
         if self.count > 1:
-            self._meet()
+            self._barrier()
 
-    def _meet(self, error: Exception | None = None, number: int = 0) -> int:
+    def _barrier(self, error: Exception | None = None, number: int = 0) -> int:
         """The largest of the processes' numbers. Raises if any process failed: its own error where it has one."""
         if error is not None and self._sharded:
             self._await_failure_of_all(error)
@@ -210,4 +208,4 @@ def _store() -> Any:
     return distributed.distributed_c10d._get_default_store()
 
 
-ALONE = Processes()
+SINGLE_PROCESS = Processes()

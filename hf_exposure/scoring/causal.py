@@ -18,8 +18,8 @@ from hf_exposure.context import CanaryContext
 from hf_exposure.errors import ExposureError, InputError, NonFiniteScoreError, OutOfStepError
 from hf_exposure.runtime.batches import BatchCheck, all_close, check_repeats
 from hf_exposure.runtime.logits import ForwardCounts, LogitReader
-from hf_exposure.runtime.model_state import borrowed, model_device
-from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
+from hf_exposure.runtime.model_state import evaluating, model_device
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import (
@@ -42,7 +42,7 @@ from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, TokenT
 # Two ways of computing one token's bits agree within this, by the dtype of the weights; beyond it a mask was ignored.
 _AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
 # And a whole text's bits in different batches within this: 0.07, 0.013, 7e-6 and 3e-14 measured on texts of 87 bits.
-_NOISE_BITS = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
+_TOLERANCE_BITS = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
 _LOGITS_BYTES_CPU = 2**28
 _LOGITS_SHARE_OF_FREE_GPU = 0.2
 _CACHE_SHARE_OF_FREE_GPU = 0.4
@@ -92,7 +92,7 @@ class CausalScorer:
         end_token: bool = False,
         max_batch_tokens: int | None = None,
         mode: Mode | None = None,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
         context: CanaryContext | None = None,
         encoder: Encoder | None = None,
     ) -> None:
@@ -121,8 +121,8 @@ class CausalScorer:
         return self._reader.counts
 
     @property
-    def noise_bits(self) -> float:
-        return noise_bits(self._reader.dtype)
+    def tolerance_bits(self) -> float:
+        return tolerance_bits(self._reader.dtype)
 
     @property
     def why_no_search(self) -> str:
@@ -141,7 +141,7 @@ class CausalScorer:
         # The last column of the matrix holds a token of the longest text.
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
         self._check_length(encoded.matrix_NL.shape[1], longest)
-        with borrowed(self.model):
+        with evaluating(self.model):
             totals_N = self._totals(encoded)
         if np.isnan(totals_N).any():
             raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(totals_N))[0]))
@@ -149,7 +149,7 @@ class CausalScorer:
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
         """(N,) as `sequence_bits`, by one call of the model for each text, without padding, cache or other texts."""
-        with borrowed(self.model):
+        with evaluating(self.model):
             return self._totals_alone(encoded, range(len(encoded)))
 
     def distrust_batches(self) -> None:
@@ -165,7 +165,7 @@ class CausalScorer:
         paths = PathTree.of(prefix, queries)
         self._check_vocabulary(int(paths.tree.edge_token_E.max(initial=0)))
         self._check_length(len(prefix) + max(len(query.tokens) for query in queries))
-        with borrowed(self.model):
+        with evaluating(self.model):
             answers = self._answers(tuple(prefix), paths)
         for query, answer in zip(queries, answers, strict=True):
             if np.isnan(answer.run_bits) or np.isnan(answer.children_bits).any():
@@ -175,7 +175,7 @@ class CausalScorer:
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
         """(P,) bits of each token of `prefix` given those before it; NaN for context, which is not scored."""
         self._check_length(len(prefix))
-        with borrowed(self.model):
+        with evaluating(self.model):
             if self.mode is None or self.mode == "alone":
                 bits_P = np.concatenate([[np.nan], self._bits_alone(tuple(prefix))])[: len(prefix)]
             else:
@@ -188,12 +188,12 @@ class CausalScorer:
         # All heads' keys and values, twice: the model's own concatenation makes a copy.
         per_token = 4 * self._shape.layers * self._shape.hidden * self._reader.dtype.itemsize
         fits = max(1, _cache_bytes(self.model) // (per_token * (length + 1)))
-        return min(samples, self._processes.smallest(fits))
+        return min(samples, self._processes.all_reduce_min(fits))
 
     def sample_reader(self, prefix: Sequence[int], samples: int, length: int) -> PackedSampler | None:
         if self.mode != "packed" or not len(prefix):
             return None
-        with borrowed(self.model):
+        with evaluating(self.model):
             shared = self._encode_prefix(np.asarray(prefix, dtype=np.int64), "packed")
         row_samples = choose_row_samples(len(prefix), length, self._shape)
         batch_rows = max(1, self._batch_tokens() // (2 * row_samples))
@@ -275,7 +275,7 @@ class CausalScorer:
             places, at_E = np.unique(after_E, return_inverse=True)
             return bits_at(logits, *(torch.as_tensor(each, device=device) for each in (places, at_E, token_E)))
 
-        return self._processes.from_first(self._processes.attempt(read))
+        return self._processes.broadcast(self._processes.run_then_barrier(read))
 
     @property
     def _whole_text(self) -> dict[str, Any]:
@@ -320,7 +320,7 @@ class CausalScorer:
             fed_N: the vertex after which each text ends; -1 for the end of the prefix.
         """
         rows, batch_rows = self._fed
-        share = max(1, -(-len(rows) // self._processes.shares))
+        share = max(1, -(-len(rows) // self._processes.num_shards))
         row_N = np.searchsorted(rows.start_R, fed_N, side="right") - 1
         return np.lexsort((fed_N, np.where(fed_N < 0, -1, row_N % share % batch_rows)))
 
@@ -329,8 +329,8 @@ class CausalScorer:
         if key not in self._prefixes:
             self._check_vocabulary(int(prefix_P.max(initial=0)))
             # One prefix at a time: a search keeps to one, and a cache per template would grow without bound.
-            found = self._processes.attempt(lambda: encode_prefix(self._reader, prefix_P, mode))
-            self._prefixes = {key: replace(found, bits_P=self._processes.from_first(found.bits_P))}
+            found = self._processes.run_then_barrier(lambda: encode_prefix(self._reader, prefix_P, mode))
+            self._prefixes = {key: replace(found, bits_P=self._processes.broadcast(found.bits_P))}
         return self._prefixes[key]
 
     def _mode_for(self, tree: TokenTree) -> Mode:
@@ -361,7 +361,7 @@ class CausalScorer:
                 raise
             except Exception as error:
                 # Beyond what is scored, a model may be unable to read, or need not be right. All go on, or none.
-                if not self._processes.smallest(int(tried != length and isinstance(error, ExposureError))):
+                if not self._processes.all_reduce_min(int(tried != length and isinstance(error, ExposureError))):
                     raise
                 continue
             self._proven_with_prefix = has_prefix or (self._proven_with_prefix and mode == self.mode)
@@ -407,7 +407,7 @@ class CausalScorer:
         Twice, with the rows in one call and in calls of two: a cache that one call changes shows in the next.
         """
         try:
-            with self._processes.together():
+            with self._processes.barrier():
                 passes = [
                     self._score_as(probe.tree.tree, mode, most_rows=2, short_rows=True),
                     self._score_as(probe.tree.tree, mode, short_rows=True),
@@ -423,12 +423,12 @@ class CausalScorer:
                 raise
             agrees = False
         # All processes take the same way, or none would wait for the others' calls.
-        return bool(self._processes.smallest(int(agrees)))
+        return bool(self._processes.all_reduce_min(int(agrees)))
 
     def _batch_tokens(self) -> int:
         if self._max_batch_tokens is None:
             fits = default_batch_tokens(self.model, self._reader.reads_rows)
-            self._max_batch_tokens = self._processes.smallest(fits)
+            self._max_batch_tokens = self._processes.all_reduce_min(fits)
         return self._max_batch_tokens
 
     def _check_vocabulary(self, largest_token: int) -> None:
@@ -444,9 +444,9 @@ def agreement_bits(dtype: torch.dtype) -> float:
     return _AGREEMENT_BITS[dtype]
 
 
-def noise_bits(dtype: torch.dtype) -> float:
+def tolerance_bits(dtype: torch.dtype) -> float:
     """Two computations of a whole text's bits in `dtype`, in different batches, agree within this."""
-    return _NOISE_BITS[dtype]
+    return _TOLERANCE_BITS[dtype]
 
 
 def _model_shape(model: nn.Module) -> ModelShape:

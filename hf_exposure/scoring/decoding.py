@@ -18,7 +18,7 @@ from torch import nn
 
 from hf_exposure.checks import real_number, whole_number
 from hf_exposure.errors import NonFiniteScoreError
-from hf_exposure.runtime.model_state import borrowed, model_device
+from hf_exposure.runtime.model_state import evaluating, model_device
 from hf_exposure.scoring.token_tree import IntArray, pad_sequences
 
 # Those that a float32 can be divided by.
@@ -90,7 +90,7 @@ def continuation_bits(
     matrix_NL = pad_sequences(continuations)
     bits_N, is_greedy_N = np.zeros(len(matrix_NL)), np.ones(len(matrix_NL), dtype=bool)
     rows = max(1, max_batch_tokens // (len(prompt) + matrix_NL.shape[1]))
-    with borrowed(model):
+    with evaluating(model):
         for first in range(0, len(matrix_NL), rows):
             batch_BL = matrix_NL[first : first + rows]
             # A last token is only read; padding repeats a real token, and a causal model lets nothing look ahead.
@@ -108,7 +108,7 @@ def continuation_bits(
 def decode_greedily(model: nn.Module, prompt: Sequence[int], length: int) -> tuple[int, ...]:
     """The `length` tokens after the prompt, each the likeliest after those before it."""
     tokens: list[int] = []
-    with borrowed(model):
+    with evaluating(model):
         for _ in range(length):
             tokens.append(int(_logits(model, prompt, np.array([tokens], dtype=np.int64))[0, -1].argmax()))
     return tuple(tokens)
@@ -129,7 +129,7 @@ def draw_samples(
     generator = torch.Generator(device=device).manual_seed(seed % 2**63)
     samples_NL = np.zeros((count, length), dtype=np.int64)
     rows = max(1, max_batch_tokens // (len(prompt) + length))
-    with borrowed(model):
+    with evaluating(model):
         for first in range(0, count, rows):
             batch_BL = samples_NL[first : first + rows]
             for at in range(length):

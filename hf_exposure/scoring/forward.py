@@ -21,7 +21,7 @@ from torch import nn
 
 from hf_exposure.runtime.logits import LogitReader, Logits, repeat_cache
 from hf_exposure.runtime.model_state import compute_dtype, model_device
-from hf_exposure.runtime.processes import ALONE, Processes
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.token_tree import IntArray, TokenTree
 
 Mode = Literal["packed", "cached", "plain", "alone"]
@@ -179,31 +179,31 @@ def edge_bits(
     prefix: Prefix,
     mode: Mode,
     batch_rows: int,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
 ) -> np.ndarray:
     """(E,) float64 bits of every edge of `tree`; NaN for edges at the end of an empty prefix.
 
     With several processes each feeds its part of the rows, and all get all figures.
     """
     at_root = int(np.searchsorted(tree.edge_parent_E, 0))
-    share = -(-len(rows) // processes.shares)
+    share = -(-len(rows) // processes.num_shards)
 
     def own_part() -> np.ndarray:
         bits_E = np.zeros(len(tree.edge_parent_E))
         for first in range(0, share, batch_rows):
-            row_B = processes.share * share + np.arange(first, min(first + batch_rows, share))
-            is_real_B = (row_B < min((processes.share + 1) * share, len(rows))) & (row_B < len(rows))
+            row_B = processes.shard * share + np.arange(first, min(first + batch_rows, share))
+            is_real_B = (row_B < min((processes.shard + 1) * share, len(rows))) & (row_B < len(rows))
             # The last row is fed again in place of those that this process lacks: its calls are then as many and as
             # large as the others'.
             row_B = np.minimum(row_B, len(rows) - 1)
-            width = int((rows.width_R if processes.shares > 1 else rows.width_R[row_B]).max())
+            width = int((rows.width_R if processes.num_shards > 1 else rows.width_R[row_B]).max())
             found, edges = _score_batch(reader, tree, rows, prefix, mode, row_B, is_real_B, width)
             bits_E[edges] = found
-        if at_root and prefix.last_logits_1V is not None and processes.share == 0:
+        if at_root and prefix.last_logits_1V is not None and processes.shard == 0:
             bits_E[:at_root] = _root_bits(tree, prefix.last_logits_1V, at_root)
         return bits_E
 
-    bits_E = processes.sum_of(own_part)
+    bits_E = processes.all_reduce_sum(own_part)
     if prefix.last_logits_1V is None:
         bits_E[:at_root] = np.nan
     return bits_E

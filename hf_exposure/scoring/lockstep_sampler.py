@@ -100,7 +100,7 @@ class LockstepSampler:
             some = np.unique(np.linspace(0, len(paths) - 1, _CHECKED_SAMPLES).astype(np.int64))
             by_paths = self._by_paths([paths[line] for line in some.tolist()], run_A[some], children_AC[some])
             found = np.column_stack([run_bits_A, children_bits_AC])
-            expected, tolerance = np.column_stack(by_paths), _AGREEMENT * self._scorer.noise_bits
+            expected, tolerance = np.column_stack(by_paths), _AGREEMENT * self._scorer.tolerance_bits
             # Where some figure is NaN, whole paths are asked: they say which.
             if np.isnan(found).any() or not all_close(found[some], expected, tolerance):
                 self._reader, self._may_cache = None, False

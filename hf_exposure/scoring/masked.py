@@ -17,10 +17,10 @@ from hf_exposure.checks import check_tokenizer
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.runtime.batches import BatchCheck, score_in_batches
 from hf_exposure.runtime.logits import ForwardCounts, LogitReader
-from hf_exposure.runtime.model_state import borrowed, model_device
-from hf_exposure.runtime.processes import ALONE, Processes
+from hf_exposure.runtime.model_state import evaluating, model_device
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
-from hf_exposure.scoring.causal import agreement_bits, default_batch_tokens, noise_bits
+from hf_exposure.scoring.causal import agreement_bits, default_batch_tokens, tolerance_bits
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder, special_tokens_around
 from hf_exposure.scoring.forward import Mode, bits_at
 from hf_exposure.scoring.token_tree import PathBits, PathQuery
@@ -57,7 +57,7 @@ class MaskedScorer:
         tokenizer: Any,
         *,
         max_batch_tokens: int | None = None,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         mask = getattr(tokenizer, "mask_token_id", None)
         if mask is None:
@@ -86,8 +86,8 @@ class MaskedScorer:
         return self._reader.counts
 
     @property
-    def noise_bits(self) -> float:
-        return noise_bits(self._reader.dtype)
+    def tolerance_bits(self) -> float:
+        return tolerance_bits(self._reader.dtype)
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)
@@ -106,7 +106,7 @@ class MaskedScorer:
         rows = [(ids, at) for own, ids in whole for at in range(leading, own)]
         bits_R = np.zeros(len(rows))
         width_R = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
-        with borrowed(self.model):
+        with evaluating(self.model):
             # One length at a time: a model need not know what padding is.
             for width in np.unique(width_R).tolist():
                 start, stop = np.searchsorted(width_R, [width, width + 1]).tolist()
@@ -145,7 +145,7 @@ class MaskedScorer:
         """(R,) bits of the token at each row's place, masked; rows of one length."""
         if self._max_batch_tokens is None:
             fits = default_batch_tokens(self.model, self._reader.reads_rows)
-            self._max_batch_tokens = self._processes.smallest(fits)
+            self._max_batch_tokens = self._processes.all_reduce_min(fits)
         width_R = np.full(len(rows), len(rows[0][0]))
 
         def score(tokens: int) -> tuple[np.ndarray, int]:
@@ -159,7 +159,7 @@ class MaskedScorer:
                 min(self._max_batch_tokens, int(width_R.sum())),
                 range(len(rows)),
                 lambda row: bits_R[row : row + 1],
-                lambda row: self._processes.attempt(lambda: self._score_batch([rows[row]])),
+                lambda row: self._processes.run_then_barrier(lambda: self._score_batch([rows[row]])),
                 agreement_bits(self._reader.dtype),
             ):
                 return bits_R

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from hf_exposure.runtime.logits import CacheRefused, LogitReader, attention_layers, repeat_cache
-from hf_exposure.runtime.model_state import borrowed, compute_dtype, model_device
-from hf_exposure.runtime.processes import ALONE, Processes, is_out_of_memory
+from hf_exposure.runtime.model_state import compute_dtype, evaluating, model_device
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
 from hf_exposure.scoring.forward import Prefix, attention_mask, bits_at
 from hf_exposure.scoring.token_tree import IntArray
 from hf_exposure.scoring.tree_layout import NewSlots, Questions, TreeLayout
@@ -42,14 +42,14 @@ class PackedSampler:
         samples: int,
         row_samples: int,
         batch_rows: int,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self._reader, self._prefix, self._prefix_length, self._processes = reader, prefix, prefix_length, processes
         row_S = np.arange(samples) // row_samples
         rows = int(row_S[-1]) + 1
-        share = -(-rows // processes.shares)
+        share = -(-rows // processes.num_shards)
         # Rows beyond the last sample are fed too, so that calls are equal on all processes.
-        own = range(processes.share * share, (processes.share + 1) * share)
+        own = range(processes.shard * share, (processes.shard + 1) * share)
         self._rows = [own[first : first + batch_rows] for first in range(0, share, batch_rows)]
         self._caches: list[Any] = [None] * len(self._rows)
         self._layout = TreeLayout(row_S, batch_R=np.arange(rows) % share // batch_rows)
@@ -63,14 +63,14 @@ class PackedSampler:
 
         def own_part() -> np.ndarray:
             bits_Q = np.zeros(len(asked.token_Q))
-            with borrowed(self._reader.model):
+            with evaluating(self._reader.model):
                 for batch, width in enumerate(new.width_G.tolist()):
                     if width:
                         self._feed(batch, new, asked, bits_Q)
             return bits_Q
 
         try:
-            bits_Q = self._processes.sum_of(own_part)
+            bits_Q = self._processes.all_reduce_sum(own_part)
         except (RuntimeError, MemoryError) as error:
             if is_out_of_memory(error):
                 raise CacheRefused("a cache for which memory has no room") from error

@@ -41,13 +41,13 @@ class Scorer(Protocol):
     """A model as the rest of the package sees it. All figures are `-log2 p`, summed in float64.
 
     A scorer of your own needs no base class. One that inherits from this protocol has to write only `encoder`,
-    `noise_bits`, `sequence_bits`, `path_bits` and `prefix_bits`: the rest has defaults, for a scorer whose figures do
-    not depend on batches and that keeps no caches. `hf_exposure.testing` holds the laws that all scorers must satisfy.
+    `tolerance_bits`, `sequence_bits`, `path_bits` and `prefix_bits`: the rest has defaults, for a scorer whose figures
+    do not depend on batches and that keeps no caches. `hf_exposure.testing` holds the laws that all scorers must satisfy.
     `hf_exposure.scoring.CausalScorer` is the scorer for models that take `input_ids` and return `.logits`.
 
     Attributes:
         encoder: how texts become tokens.
-        noise_bits: the same text scored in two different batches agrees to within this many bits.
+        tolerance_bits: the same text scored in two different batches agrees to within this many bits.
         mode: how the model is read, as `CausalScorer` names it; None before the first call.
         note: what a reader of a report must know about these figures; "" for log-perplexities.
         lost_trust: whether a batch was found wrong after others had been used.
@@ -57,7 +57,7 @@ class Scorer(Protocol):
     encoder: Encoder
 
     @property
-    def noise_bits(self) -> float: ...
+    def tolerance_bits(self) -> float: ...
 
     @property
     def mode(self) -> str | None:

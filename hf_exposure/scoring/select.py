@@ -18,8 +18,8 @@ from hf_exposure.checks import list_of_texts
 from hf_exposure.context import CanaryContext, Source
 from hf_exposure.errors import InputError, OutOfStepError
 from hf_exposure.runtime.batches import changing_logits_error
-from hf_exposure.runtime.model_state import bare, borrowed, compute_dtype, model_device
-from hf_exposure.runtime.processes import ALONE, Processes
+from hf_exposure.runtime.model_state import compute_dtype, evaluating, model_device, unwrap_model
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.masked import MaskedScorer
@@ -42,7 +42,7 @@ def make_scorer(
     source: Source | None = None,
     end_token: bool = False,
     max_batch_tokens: int | None = None,
-    processes: Processes = ALONE,
+    processes: Processes = SINGLE_PROCESS,
     context: CanaryContext | None = None,
 ) -> Scorer:
     """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
@@ -71,7 +71,7 @@ def make_scorer(
     check_arguments(
         model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, context=context, source=source
     )
-    model = bare(model)
+    model = unwrap_model(model)
     kind = type(model).__name__
     if context is not None and source is not None:
         raise InputError("context", "goes with models that have no source", kind, "Put the prompt into source=.")
@@ -109,7 +109,7 @@ def make_scorer(
     return MaskedScorer(model, tokenizer, max_batch_tokens=max_batch_tokens, processes=processes)
 
 
-def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = ALONE) -> bool:
+def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = SINGLE_PROCESS) -> bool:
     """Whether the logits of the first tokens move when all tokens after them change: a model that reads both ways.
 
     Three forward passes of one row, in evaluation mode, without gradients or random numbers. All processes give one
@@ -130,22 +130,22 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = A
         logits: torch.Tensor = outputs.logits[0, -len(row) :][:half].double()
         return logits
 
-    with borrowed(model):
+    with evaluating(model):
         try:
-            one, other, again = processes.attempt(lambda: [logits_of(row) for row in rows])
+            one, other, again = processes.run_then_barrier(lambda: [logits_of(row) for row in rows])
         except OutOfStepError:
             raise
         except Exception as error:  # a model that cannot be called fails again, in scoring, where the message says why
             # Where it is one on all processes, so that all of them leave here, or none.
-            if processes.smallest(int(isinstance(error, InputError))):
+            if processes.all_reduce_min(int(isinstance(error, InputError))):
                 raise
-            if processes.smallest(int(isinstance(error, TypeError))):
+            if processes.all_reduce_min(int(isinstance(error, TypeError))):
                 raise no_language_model(model, "it takes no input_ids") from error
             return False
     rounding = _ROUNDING[compute_dtype(model)]
-    if processes.smallest(int(_moves(one, again, rounding))):
+    if processes.all_reduce_min(int(_moves(one, again, rounding))):
         raise changing_logits_error(type(model).__name__)
-    return bool(processes.smallest(int(_moves(one, other, rounding))))
+    return bool(processes.all_reduce_min(int(_moves(one, other, rounding))))
 
 
 def _moves(one: torch.Tensor, other: torch.Tensor, rounding: float) -> bool:

@@ -22,8 +22,8 @@ from hf_exposure.context import Source
 from hf_exposure.errors import InputError, NonFiniteScoreError, RowInputError, described
 from hf_exposure.runtime.batches import score_in_batches
 from hf_exposure.runtime.logits import repeat_cache, returned_cache
-from hf_exposure.runtime.model_state import borrowed, model_device
-from hf_exposure.runtime.processes import ALONE, Processes
+from hf_exposure.runtime.model_state import evaluating, model_device
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.arguments import check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.causal import CausalScorer, agreement_bits
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
@@ -69,7 +69,7 @@ class Seq2SeqScorer(CausalScorer):
         end_token: bool = False,
         max_batch_tokens: int | None = None,
         mode: Mode | None = None,
-        processes: Processes = ALONE,
+        processes: Processes = SINGLE_PROCESS,
     ) -> None:
         decoder = _Decoder(model)
         super().__init__(
@@ -136,7 +136,7 @@ class Seq2SeqScorer(CausalScorer):
                 self._processes,
             )
 
-        with borrowed(self.model):
+        with evaluating(self.model):
             self._check_pairs_causal(pairs)
             self.mode, is_right = self.mode or "plain", False
             if self.mode != "alone":

@@ -43,7 +43,7 @@ class Numbers(OnePathPerText):
 class HashedCosts:
     """A scorer without a model: the bits of a digit hang on all digits before it."""
 
-    noise_bits = 1e-9
+    tolerance_bits = 1e-9
     mode = None
     lost_trust = False
     why_no_search = ""

@@ -36,10 +36,10 @@ def test_autocast_inside_the_models_forward_is_seen(dtype: torch.dtype) -> None:
     found = {mode: bits(model, mode)[0] for mode in MODES}
     scorer = bits(model)[1]
     half = CausalScorer(tiny_model("llama").to(dtype), TOKENIZER)
-    assert scorer.noise_bits == half.noise_bits > CausalScorer(tiny_model("llama"), TOKENIZER).noise_bits
+    assert scorer.tolerance_bits == half.tolerance_bits > CausalScorer(tiny_model("llama"), TOKENIZER).tolerance_bits
     assert scorer.mode == "packed"
     for one, other in itertools.pairwise(MODES):
-        assert np.abs(found[one] - found[other]).max() < 3 * scorer.noise_bits
+        assert np.abs(found[one] - found[other]).max() < 3 * scorer.tolerance_bits
     assert 0 < np.abs(found["plain"] - plain).max() < 3.0
 
 
@@ -48,10 +48,10 @@ def test_autocast_is_seen_by_the_masked_scorer() -> None:
     tokenizer = ByT5Tokenizer()
     tokenizer.mask_token = "<pad>"
     scorer = MaskedScorer(model, tokenizer)
-    before = scorer.noise_bits
+    before = scorer.tolerance_bits
     with torch.autocast("cpu", dtype=torch.bfloat16):
         scorer.sequence_bits(scorer.encode(TEXTS[:2]))
-    assert scorer.noise_bits > before
+    assert scorer.tolerance_bits > before
 
 
 def test_a_compiled_model_is_not_compiled_for_every_batch() -> None:
@@ -132,8 +132,8 @@ def test_eight_bit_weights(quantise: Callable[[nn.Module], nn.Module], dtype: to
     found = {mode: bits(model, mode)[0] for mode in MODES}
     scorer = bits(model)[1]
     # What is not quantised says in what the model computes, int8 weights do not.
-    assert scorer.noise_bits == unquantised.noise_bits
+    assert scorer.tolerance_bits == unquantised.tolerance_bits
     for mode in MODES:
-        assert np.abs(found[mode] - found["plain"]).max() <= 5 * scorer.noise_bits, mode
+        assert np.abs(found[mode] - found["plain"]).max() <= 5 * scorer.tolerance_bits, mode
         # Quantised, but the same model.
         assert 0 < np.abs(found[mode] - expected).max() < 6.0

@@ -15,8 +15,8 @@ from callback_runs import make_callback, make_trainer
 from hf_exposure import CanaryTemplate, Digits, draw_canaries
 from hf_exposure.errors import InputError, ProcessesDifferError
 from hf_exposure.runtime import job
-from hf_exposure.runtime.job import call_roll, check_alike, check_parallelism
-from hf_exposure.runtime.processes import ALONE
+from hf_exposure.runtime.job import check_alike, check_all_present, check_parallelism
+from hf_exposure.runtime.processes import SINGLE_PROCESS
 
 
 @pytest.mark.parametrize(("sizes", "message"), [({"cp_size": 2}, "context"), ({"sp_size": 4}, "sequence")])
@@ -48,8 +48,8 @@ def test_training_does_not_start(tmp_path: Path) -> None:
 
 
 def test_a_single_process_waits_for_nobody() -> None:
-    call_roll("ExposureCallback")
-    check_alike(ALONE, {"seed": 1}, {"": "Never said."})
+    check_all_present("ExposureCallback")
+    check_alike(SINGLE_PROCESS, {"seed": 1}, {"": "Never said."})
 
 
 class Told:
@@ -60,7 +60,7 @@ class Told:
     def __init__(self, *held: dict[str, object]) -> None:
         self.held = held
 
-    def texts_of_all(self, text: str) -> list[str]:
+    def all_gather_texts(self, text: str) -> list[str]:
         texts = ["\n".join(f"{name}\t{value}" for name, value in values.items()) for values in self.held]
         assert text == texts[0]
         return texts

@@ -108,7 +108,7 @@ def test_a_large_vocabulary_is_read_at_chosen_places() -> None:
 
 def test_the_laws_that_hold_without_prefixes() -> None:
     scorer = MaskedScorer(bert(), masked_tokenizer())
-    assert isinstance(scorer, Scorer) and scorer.noise_bits == 1e-4
+    assert isinstance(scorer, Scorer) and scorer.tolerance_bits == 1e-4
     check_batch_independence(scorer, TEXTS, 1e-3)
     assert len(scorer.sequence_bits(scorer.encode([]))) == 0
 

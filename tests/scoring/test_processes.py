@@ -24,7 +24,7 @@ from transformers import (
 from hf_exposure import CanaryTemplate, Digits
 from hf_exposure.extraction import UniformPaths, build_automaton, draw_proposals, search_likeliest, search_ranks
 from hf_exposure.extraction.expansion import SearchCost
-from hf_exposure.runtime.processes import ALONE, Processes
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring import CausalScorer, MaskedScorer, Seq2SeqScorer, make_scorer
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
@@ -159,19 +159,19 @@ def _failures(rank: int) -> dict[str, Any]:
         model = _Failing(rank, fault)
         processes = Processes.of_job(model)
         try:
-            with processes.together():
+            with processes.barrier():
                 scorer = make_scorer(model, ByT5Tokenizer(), processes=processes)
                 found[fault] = scorer.sequence_bits(scorer.encode(texts)).tolist()
         except Exception as error:
             found[fault] = f"{type(error).__name__}: {error}"
         found[f"{fault} rows"] = model.rows
-    # Between two meetings: in code that calls no model.
+    # Between two barriers: in code that calls no model.
     processes = Processes.of_job(_model())
     try:
-        with processes.together():
+        with processes.barrier():
             if rank == 1:
                 raise MemoryError("no room on the host")
-            processes.smallest(3)
+            processes.all_reduce_min(3)
     except Exception as error:
         found["between"] = f"{type(error).__name__}: {error}"
     scorer = CausalScorer(_model(), ByT5Tokenizer(), processes=Processes.of_job(_model()))
@@ -200,7 +200,7 @@ def _free_port() -> int:
     "shard", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["replicated", "fully_shard"]
 )
 def test_two_processes_give_the_figures_of_one(shard: bool, tmp_path: Path) -> None:
-    alone = _figures(_model(), ALONE)
+    alone = _figures(_model(), SINGLE_PROCESS)
     context = multiprocessing.spawn(_run, (_free_port(), str(tmp_path), shard), nprocs=2, join=False)
     _await(context, seconds=120)
     results = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
@@ -220,7 +220,7 @@ def test_two_processes_give_the_figures_of_one(shard: bool, tmp_path: Path) -> N
 
 
 def _check_other_families(results: list[dict[str, Any]]) -> None:
-    alone = _other_families(lambda _: ALONE)
+    alone = _other_families(lambda _: SINGLE_PROCESS)
     assert results[0] == results[1]
     for name, figures in alone["figures"].items():
         np.testing.assert_allclose(results[0]["figures"][name], figures, atol=1e-3, err_msg=name)
