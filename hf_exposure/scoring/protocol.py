@@ -42,8 +42,8 @@ class Scorer(Protocol):
 
     A scorer of your own needs no base class. One that inherits from this protocol has to write only `encoder`,
     `tolerance_bits`, `sequence_bits`, `path_bits` and `prefix_bits`: the rest has defaults, for a scorer whose figures
-    do not depend on batches and that keeps no caches. `hf_exposure.testing` holds the laws that all scorers must satisfy.
-    `hf_exposure.scoring.CausalScorer` is the scorer for models that take `input_ids` and return `.logits`.
+    do not depend on batches and that keeps no caches. `hf_exposure.testing` holds the laws that all scorers must
+    satisfy. `hf_exposure.scoring.CausalScorer` is the scorer for models that take `input_ids` and return `.logits`.
 
     Attributes:
         encoder: how texts become tokens.
