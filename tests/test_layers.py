@@ -44,6 +44,14 @@ def test_the_layers_hold(copy: Path) -> None:
     [
         ("estimators/rank.py", "import hf_exposure.callback", LAYERS, None, "estimators.rank"),
         ("scoring/causal.py", "from hf_exposure.measures import measure_exposure", LAYERS, LIGHT, "scoring.causal"),
+        (
+            "records/exposure_report.py",
+            "def save():\n    from hf_exposure.report.save import save_report",
+            LAYERS,
+            None,
+            "records.exposure_report",
+        ),
+        ("records/documents.py", "import torch", LIGHT, LAYERS, "records.documents"),
         ("canaries/draw.py", "import torch", LIGHT, LAYERS, "canaries.draw"),
         ("estimators/control_test.py", "from datasets import Dataset", LIGHT, LAYERS, "estimators.control_test"),
     ],
