@@ -20,6 +20,8 @@ from hf_exposure.scoring import EncodedTexts
 _METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (Auto, Enumerate, Sample, SkewNormal, Importance, Bounded)
 }
+# Of `MeasureSettings`: what a report says in another way, or not at all.
+_NOT_REPORTED = ("method", "flat", "max_batch_tokens")
 _DEFAULTS = {setting.name: setting.default for kind in (Auto, SkewNormal) for setting in fields(kind)}
 
 
@@ -138,20 +140,9 @@ class MeasureSettings:
             >>> settings["method"], settings["references"], method_of(settings["method"], settings)
             ('auto', 64, Auto(references=64, max_expansions=100000, precision_bits=0.25))
         """
-        of_methods = {**_DEFAULTS, **self.flat, **vars(self.method)}
-        return {
-            "method": self.method.name,
-            "references": of_methods["references"],
-            "seed": self.seed,
-            "max_expansions": of_methods["max_expansions"],
-            "precision_bits": of_methods["precision_bits"],
-            "confidence_level": self.confidence_level,
-            "end_token": self.end_token,
-            "accept_bad_fit": of_methods["accept_bad_fit"],
-            "delta": self.delta,
-            "source": self.source,
-            "context": None if self.context is None else asdict(self.context),
-        }
+        own = {one.name: getattr(self, one.name) for one in fields(self) if one.name not in _NOT_REPORTED}
+        context = None if self.context is None else asdict(self.context)
+        return {"method": self.method.name, **_DEFAULTS, **self.flat, **vars(self.method), **own, "context": context}
 
 
 REMEDIES = {

@@ -35,8 +35,8 @@ from hf_exposure.measures import MeasureOptions, MeasureSettings, Method, choose
 CANARIES = draw_canaries(CanaryTemplate("pin {pin} ok", pin=Digits(4)), {1: 2, 4: 2}, controls=3, seed=11)
 # What readers of report.json find under "settings", typed out.
 KEYS = [
-    "method", "references", "seed", "max_expansions", "precision_bits", "confidence_level", "end_token",
-    "accept_bad_fit", "delta", "source", "context",
+    "method", "references", "max_expansions", "precision_bits", "accept_bad_fit", "seed", "confidence_level",
+    "end_token", "delta", "source", "context",
 ]  # fmt: skip
 
 
