@@ -21,9 +21,8 @@ from hf_exposure.checks import one_of
 from hf_exposure.errors import ExposureError, InputError, OutOfStepError
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
 from hf_exposure.records.run_log import PlainRecord, Record, RunLog
-from hf_exposure.runtime.as_found import left_as_found
 from hf_exposure.runtime.job import check_alike, check_all_present, check_parallelism
-from hf_exposure.runtime.model_state import unwrap_model
+from hf_exposure.runtime.model_state import left_as_found, unwrap_model
 from hf_exposure.runtime.processes import Processes
 from hf_exposure.runtime.tap import tap_batches
 

@@ -119,7 +119,7 @@ def extract(
     if as_json:
         typer.echo(json.dumps({"template": searched.text, "model": model, **asdict(found)}, indent=1))
         return
-    from hf_exposure.report.extraction_text import describe_extraction
+    from hf_exposure.report.table import describe_extraction
 
     typer.echo(describe_extraction(found, known))
 
@@ -143,7 +143,7 @@ def _ask(
     if not 0 < probability < 1:
         raise InputError("--probability", "must lie between 0 and 1", probability, "Type --probability 0.5.")
     from hf_exposure.extraction import discoverable_extraction
-    from hf_exposure.report.extraction_text import describe_discoverability, discoverability_values
+    from hf_exposure.report.table import describe_discoverability, discoverability_values
 
     loaded, tokenizer = origin.load()
     with calls_shown(loaded, "asking"):

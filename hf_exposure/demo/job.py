@@ -37,7 +37,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.extraction import extract
 from hf_exposure.records import ExposureReport, Extraction, RepetitionGroup
 from hf_exposure.records.groups import table_order
-from hf_exposure.report.extraction_text import describe_extraction
+from hf_exposure.report.table import describe_extraction
 from hf_exposure.report.verdict import exposure_text, judgement, mean_text, rank1_text, spread_text, times_inserted
 
 # What the demo prints.

@@ -1,6 +1,6 @@
 """Canaries and a model in, a report out; and the protocol of measures that `MeasureCallback` schedules."""
 
-from hf_exposure.measures.meter import ExposureMeter, measure_exposure
+from hf_exposure.measures.exposure import ExposureMeter, measure_exposure
 from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
 from hf_exposure.measures.search_methods import Auto, Bounded, Importance, choose

@@ -1,19 +1,396 @@
-"""Exposure as a measure: the meter behind the members that `MeasureCallback` asks for."""
+"""Canaries and a model in, a report out: the paper's measurement, once or at every step of a training.
+
+`ExposureMeter` prepares what a measurement needs besides the model, and takes it as often as it is asked to.
+`measure_exposure` takes one; `ExposureMeasure` is the meter as `MeasureCallback` wants it.
+
+Shapes: K canaries, inserted ones first; N texts that they are compared with; L tokens.
+"""
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Mapping
-from typing import Any, Unpack
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple, Unpack, cast
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import nn
 
-from hf_exposure.canaries import CanarySet
-from hf_exposure.checks import instance_of
-from hf_exposure.measures.base_model import BaseModel, check_base_model
-from hf_exposure.measures.meter import ExposureMeter
+from hf_exposure.canaries import Canary, CanarySet
+from hf_exposure.canaries.secrecy import without_secrets
+from hf_exposure.checks import check_tokenizer, flag, instance_of
+from hf_exposure.context import SourceTemplate, source_for
+from hf_exposure.errors import InputError
+from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bound
+from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
+from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
+from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream
 from hf_exposure.measures.protocol import TrainingStart
-from hf_exposure.measures.settings import MeasureOptions, MeasureSettings
-from hf_exposure.records import ExposureReport
+from hf_exposure.measures.search_methods import choose
+from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
+from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
+from hf_exposure.runtime.job import check_alike
+from hf_exposure.runtime.model_state import unwrap_model
+from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
+from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
+from hf_exposure.scoring.arguments import check_module, context_length
+
+_PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
+
+
+@dataclass(frozen=True, eq=False)
+class _Prepared:
+    """What a measurement needs besides a model: it depends on how the model's kind reads a text.
+
+    Attributes:
+        method, choice: what is carried out, and what the report says of it (`choose`).
+        encoded: the canaries, then what they are compared with.
+        automaton, uniform: of the template, where the method searches, and uniform draws from it.
+    """
+
+    method: Method
+    choice: str
+    encoded: EncodedTexts
+    automaton: TokenAutomaton | None
+    uniform: UniformPaths | None
+
+
+class _Evaluation(NamedTuple):
+    """Log-perplexities of K canaries under one model, one estimate for each, and what the report says besides."""
+
+    costs_K: NDArray[np.float64]
+    estimates: list[CostEstimate]
+    references: ReferenceCosts | None
+    notes: tuple[str, ...]
+    mode: str
+
+
+class ExposureMeter:
+    """A measurement that is prepared once and taken at any step of a training: the object under the callback.
+
+    References are drawn and encoded on construction, so `measure` costs forward passes and little else.
+
+    Args:
+        canaries: the set whose exposure is measured.
+        tokenizer: the model's tokenizer; never changed.
+        across_processes: share the work among all processes of the initialised `torch.distributed` job, as
+            `ExposureCallback` does; every process must then measure, with the same canaries, settings and tokenizer,
+            and all get the same report.
+        **settings: the arguments below, all of them optional.
+        method: an object that holds its own settings, or its name with those settings as arguments of this call:
+            `Importance(references=64)` is `method="importance", references=64`. `Auto` ("auto", the default) takes the
+            exact answer where it is cheap; `Enumerate` ("enumerate") scores every text of the space; `Sample`
+            ("sample") compares with uniform references; `SkewNormal` ("skew_normal") extrapolates from them, as the
+            paper does; `Importance` ("importance") draws weighted references from the model itself; `Bounded`
+            ("bounded") searches for the exact rank.
+        references: how many are drawn, at most (all others of the space, where it is smaller); 4096 by default.
+        max_expansions: budget of one search, 100,000 by default; that of "auto" is `references` where they are fewer.
+        precision_bits: width of the interval at which weighted references stop being drawn, 0.25 by default.
+        accept_bad_fit: give skew-normal figures of a bad fit too.
+        seed: of all draws, 0 by default; in the report.
+        confidence_level: of all intervals, 0.95 by default.
+        end_token: whether the end of each text is scored.
+        delta: that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound, 0 by
+            default.
+        source: what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a text for
+            each canary and reference, the same secret in both ("My number is {number}"), which allows no search.
+        context: the `CanaryContext` that the canaries were inserted in.
+        max_batch_tokens: as for `log_perplexity`.
+
+    Raises:
+        InputError: an unknown method or argument, a number out of range, a setting next to a method that is an object,
+            a space too large to enumerate, a tokenizer or template that a search cannot handle with `Bounded` or
+            `Importance`.
+        ProcessesDifferError: at the first measurement of a job, on all its processes, where they were given other
+            canaries, settings or tokenizers.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer
+        >>> from hf_exposure import CanaryTemplate, Digits, Importance, draw_canaries
+        >>> canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(9)), {1: 2}, controls=2, seed=0)
+        >>> meter = ExposureMeter(canaries, ByT5Tokenizer(), method=Importance(references=64), seed=3)
+        >>> meter.settings.method                               # meter.measure(model) gives a report
+        Importance(references=64, precision_bits=0.25)
+    """
+
+    def __init__(
+        self,
+        canaries: CanarySet,
+        tokenizer: Any,
+        *,
+        across_processes: bool = False,
+        **settings: Unpack[MeasureOptions],
+    ) -> None:
+        self.settings = MeasureSettings.of(**settings)
+        self.canaries, self.tokenizer = canaries, tokenizer
+        self._across_processes, self._compared = across_processes, False
+        instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
+        check_tokenizer(tokenizer)
+        flag("across_processes", across_processes)
+        check_template(canaries.template, end_token=self.settings.end_token)
+        self._source = source_for(self.settings.source, canaries.template)
+        self._choose(self._why_no_search(None))  # what cannot be done is refused now, before there is a model
+        self._base = BaseExposures(
+            lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
+        )
+        self._prepared: dict[tuple[Any, ...], _Prepared] = {}
+        if self._source is None:
+            # As most models read a text. How a decoder does is known with the model.
+            without_secrets(canaries, self._prepare_plainly)
+
+    def check_fits(self, model: nn.Module) -> None:
+        """Raise an `InputError` if a canary is longer than the model's context: now, not at the first measurement."""
+        check_module("model", model)
+        longest = context_length(model)
+        for prepared in self._prepared.values():
+            tokens = prepared.encoded.matrix_NL.shape[1]
+            if longest is not None and longest < tokens:
+                rule = f"must fit the model's context of {longest} tokens"
+                remedy = "Use a shorter template or context, or a model with a longer one."
+                raise InputError("canaries", rule, f"{tokens} tokens", remedy)
+
+    def check_alike(self, processes: Processes, others: Mapping[str, object] | None = None) -> None:
+        """Raise a `ProcessesDifferError` on all processes unless they measure the same texts in the same way.
+
+        Args:
+            processes: every one of them must make this call.
+            others: further values that must be the same, by name.
+        """
+        if processes.count == 1:
+            return
+        encoded = [prepared.encoded for prepared in self._prepared.values()]
+        values = in_common(self.canaries, self.settings, self.tokenizer, encoded, others or {})
+        check_alike(processes, values, REMEDIES)
+
+    def measure(self, model: nn.Module, *, base_model: BaseModel | None = None) -> ExposureReport:
+        """The exposure of every canary under `model` as it is now. The model is left as it was found.
+
+        Args:
+            model: to measure.
+            base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
+                off. It is measured too, and again only when its weights have changed.
+
+        Raises:
+            InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained.
+            NonFiniteScoreError: the model returned NaN.
+        """
+        check_module("model", model)
+        check_base_model(model, base_model)
+        return without_secrets(self.canaries, lambda: self._measured(model, base_model))
+
+    def _measured(self, model: nn.Module, base_model: BaseModel | None) -> ExposureReport:
+        started = time.perf_counter()
+        model = unwrap_model(model)
+        found = self._evaluate(model)
+        base = [math.nan] * len(self.canaries) if base_model is None else self._base.bits(model, base_model)
+        costs_K, inserted = found.costs_K, len(self.canaries.inserted)
+        audit = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
+        template = self.canaries.template
+        return ExposureReport(
+            estimates=tuple(
+                _estimate_of(*one) for one in zip(self.canaries, costs_K, found.estimates, base, strict=True)
+            ),
+            template=template.text,
+            spaces={name: repr(space) for name, space in template.spaces.items()},
+            space_size=template.space_size,
+            manifest_hash=self.canaries.manifest_hash,
+            settings=self.settings.to_dict(),
+            p_value=audit.p_value if audit else math.nan,
+            auc=audit.auc if audit else math.nan,
+            auc_low=audit.auc_low if audit else math.nan,
+            auc_high=audit.auc_high if audit else math.nan,
+            seconds=time.perf_counter() - started,
+            model=_describe(model),
+            scoring_mode=found.mode,
+            versions=dict(_versions()),
+            epsilon=epsilon_of(self.canaries, costs_K, self.settings),
+            references=found.references,
+            notes=found.notes,
+        )
+
+    def _choose(self, why_no_search: str | InputError) -> tuple[Method, str]:
+        return choose(self.settings.method, self.canaries.template.space_size, why_no_search)
+
+    def _prepare_plainly(self) -> None:
+        settings = self.settings
+        self._prepare(Encoder.of(self.tokenizer, end_token=settings.end_token, context=settings.context), "")
+
+    def _prepare(self, encoder: Encoder, why_no_search: str) -> _Prepared:
+        """The encodings as `encoder` reads texts, made once and kept."""
+        method, choice = self._choose(why_no_search)
+        key = (encoder.leading, encoder.ending, encoder.first_scored, method, choice)
+        if key not in self._prepared:
+            template, texts = self.canaries.template, [canary.text for canary in self.canaries]
+            automaton, seed = None, self.settings.seed
+            if method.searches:
+                try:
+                    automaton = build_automaton(template, encoder, also=texts)
+                except InputError as error:
+                    method, choice = self._choose(error)
+            encoded = encoder.encode(texts).followed_by(method.competitors(self.canaries, encoder, seed))
+            uniform = None if automaton is None else UniformPaths(template, seed_stream("uniform draws", seed))
+            self._prepared[key] = _Prepared(method, choice, encoded, automaton, uniform)
+        return self._prepared[key]
+
+    def _why_no_search(self, scorer: Scorer | None) -> str:
+        """Why a prefix of a text has no score; "" where it has one."""
+        if scorer is not None and scorer.why_no_search:
+            return scorer.why_no_search
+        return "the source holds the secret too" if isinstance(self._source, SourceTemplate) else ""
+
+    def _processes_of(self, model: nn.Module) -> Processes:
+        return Processes.of_job(model) if self._across_processes else SINGLE_PROCESS
+
+    def _evaluate(self, model: nn.Module) -> _Evaluation:
+        """Scores the canaries and what they are compared with, and estimates their exposures."""
+        processes, settings = self._processes_of(model), self.settings
+        with processes.barrier():
+            first, self._compared = not self._compared, True
+            if first:
+                self.check_alike(processes)
+            scorer = make_scorer(
+                model,
+                self.tokenizer,
+                source=self._source,
+                end_token=settings.end_token,
+                max_batch_tokens=settings.max_batch_tokens,
+                processes=processes,
+                context=settings.context,
+            )
+            prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
+            if first:  # some kinds of models need encodings of their own
+                self.check_alike(processes)
+            bits = scorer.sequence_bits(prepared.encoded)
+            if prepared.automaton is not None and scorer.why_no_search:
+                # Seen only now, on the texts themselves.
+                prepared = self._prepare(scorer.encoder, scorer.why_no_search)
+                bits = scorer.sequence_bits(prepared.encoded)
+            costs_K, competitor_costs_N = np.split(bits, [len(self.canaries)])
+            measurement = Measurement(
+                canaries=self.canaries,
+                scorer=scorer,
+                costs_K=costs_K,
+                competitor_costs_N=competitor_costs_N,
+                encoded=prepared.encoded,
+                automaton=prepared.automaton,
+                uniform=prepared.uniform,
+                confidence_level=settings.confidence_level,
+                seed=settings.seed,
+            )
+            estimates, references = prepared.method.estimate(measurement)
+        notes = tuple(note for note in (scorer.note, prepared.choice) if note)
+        return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "")
+
+
+def measure_exposure(
+    model: nn.Module,
+    tokenizer: Any,
+    canaries: CanarySet,
+    method: Method | MethodName = "auto",
+    references: int | None = None,
+    *,
+    base_model: BaseModel | None = None,
+    across_processes: bool = False,
+    **settings: Unpack[FurtherOptions],
+) -> ExposureReport:
+    """The exposure of every canary of a set under a model: how much likelier it is than chance made it.
+
+    `exposure(s[r]) = log2|R'| - log2 rank(s[r])` in bits, where the rank counts texts of the same template that the
+    model finds at least as likely (ties count against the canary) and R' leaves out the other inserted canaries. It
+    lies in [0, log2|R'|]; of a canary that was not memorised it exceeds x bits with probability at most 2^-x.
+
+    Source: Carlini et al. 2019, "The Secret Sharer", Definitions 2 to 4 and Section 4.3.
+
+    Args:
+        model: a causal language model, an encoder-decoder one (with `source`) or a masked one; left as it was found.
+        tokenizer: its tokenizer.
+        canaries: inserted ones and held-out controls.
+        method: an object such as `Importance(references=64)`, which holds its own settings, or a name: "auto",
+            "enumerate", "sample", "skew_normal", "importance" or "bounded", with those settings as arguments.
+        references: how many texts the canaries are compared with, at most; 4096 unless given.
+        base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
+            off: its exposures are reported too.
+        across_processes, **settings: those of `ExposureMeter`, which describes all of them and prepares a measurement
+            that is taken many times: seed, max_expansions, precision_bits, confidence_level, end_token,
+            accept_bad_fit, delta, source, context, max_batch_tokens.
+
+    Returns:
+        `ExposureReport`, its estimates in the set's order, inserted canaries first.
+
+    Raises:
+        InputError: as `ExposureMeter`.
+        NonFiniteScoreError: the model returned NaN.
+
+    Example:
+        >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
+        >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
+        >>> canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(3)), {1: 2}, controls=2, seed=0)
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16))
+        >>> report = measure_exposure(model, ByT5Tokenizer(), canaries)
+        >>> [estimate.method for estimate in report.estimates]
+        ['enumerate', 'enumerate', 'enumerate', 'enumerate']
+    """
+    chosen = cast(MeasureOptions, {"method": method, **settings})
+    if references is not None:
+        chosen["references"] = references
+    meter = ExposureMeter(canaries, tokenizer, across_processes=across_processes, **chosen)
+    return meter.measure(model, base_model=base_model)
+
+
+def epsilon_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Any] | None:
+    """What the coins refute, from the canaries' log-perplexities in bits; None without coins on both sides, since
+    fixed controls bound no epsilon.
+    """
+    coins = [canary.coin for canary in canaries]
+    flipped_K = np.array([coin is not None for coin in coins])
+    included = np.array([bool(coin) for coin in coins])[flipped_K]
+    if not included.any() or included.all():
+        return None
+    bound = epsilon_lower_bound(
+        costs_K[flipped_K], included, delta=settings.delta, confidence_level=settings.confidence_level
+    )
+    return asdict(bound)
+
+
+def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposure_bits: float) -> ExposureEstimate:
+    """What an estimator found for a cost, with whose it is."""
+    shared = {one.name: getattr(figures, one.name) for one in fields(figures) if one.name != "effective_hits"}
+    return ExposureEstimate(
+        canary_id=canary.id,
+        repetitions=canary.repetitions,
+        log_perplexity_bits=float(cost),
+        base_exposure_bits=base_exposure_bits,
+        **shared,
+    )
+
+
+def _describe(model: nn.Module) -> dict[str, Any]:
+    """Model metadata for the report. Reads attributes only, and never runs the model."""
+    parameters = list(model.parameters())
+    config = getattr(model, "config", None)
+    return {
+        "class": type(model).__name__,
+        "name": getattr(config, "_name_or_path", "") or "",
+        "revision": getattr(config, "_commit_hash", None),
+        "parameters": sum(p.numel() for p in parameters),
+        "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
+    }
+
+
+@cache
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
+
 
 _PREFIX = "eval_exposure_"
 

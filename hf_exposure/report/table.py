@@ -1,14 +1,105 @@
-"""The tables of a report: the same rows in a terminal, on a page, in a notebook and in pandas. No secrets."""
+"""What a terminal shows: the table of a report, which a page, a notebook and pandas show too, and what search extracted.
+
+The table holds no secret. What was extracted does: that is its purpose.
+"""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hf_exposure.records import ExposureReport, RepetitionGroup
+from hf_exposure.canaries import CanarySet
+from hf_exposure.fields import plain
+from hf_exposure.records import Discoverability, ExposureReport, Extraction, RepetitionGroup
 from hf_exposure.records.groups import table_order
 from hf_exposure.report.verdict import group_cells, group_heads, headline, judgement, times_inserted
+
+
+def describe_extraction(extraction: Extraction, canaries: CanarySet | None = None) -> str:
+    """The likeliest secrets in order; with a canary set, each with whether it was inserted."""
+    if not extraction.candidates and extraction.rest_is_impossible:
+        return "No secret can be extracted: the model gives every text of the template probability 0."
+    if not extraction.candidates:
+        return f"No secret came out within {extraction.expansions} expansions ({extraction.seconds:.1f} s of search)."
+    inserted = {canary.text: canary for canary in canaries.inserted} if canaries else {}
+    controls = {canary.text for canary in canaries.controls} if canaries else set()
+    guarantee = (
+        "certified: no other secret of the template is likelier"
+        if extraction.certified
+        else f"not certified: {extraction.note}"
+    )
+    if extraction.certified and extraction.note:
+        guarantee += f"; {extraction.note}"
+    lines = [
+        f"The {len(extraction.candidates)} likeliest secrets ({guarantee}; {extraction.expansions} expansions, "
+        f"{extraction.model_rows} model rows, {extraction.seconds:.1f} s):"
+    ]
+    for rank, candidate in enumerate(extraction.candidates, start=1):
+        canary = inserted.get(candidate.text)
+        mark = f"<- inserted {times_inserted(canary.repetitions)}" if canary else ""
+        mark = "<- a control, never inserted" if candidate.text in controls else mark
+        lines.append(f"{rank:4d}  {candidate.log_perplexity_bits:8.2f} bits  {candidate.text}  {mark}".rstrip())
+    return "\n".join(lines)
+
+
+def describe_discoverability(found: Sequence[Discoverability], canaries: CanarySet, probability: float) -> str:
+    """Whether a stranger who knows the prefix is told the canaries, by repetition count: no secret is in the lines.
+
+    Args:
+        found: one for each canary, inserted ones first, then controls.
+        probability: with which one of the samples must tell a canary for it to count as coming out.
+    """
+    asked, edits = found[0].samples, found[0].near_edits
+    heads = ["", "canaries", "bits", "greedily", f"in {asked:,} samples", "nearly", f"samples for {probability:.0%}"]
+    rows = [heads]
+    counts = [canary.repetitions for canary in canaries]
+    for repetitions in sorted(set(counts), key=table_order):
+        group = [one for one, count in zip(found, counts, strict=True) if count == repetitions]
+        tallies = [
+            sum(one.is_greedy for one in group),
+            sum(one.probability_within(asked) >= probability for one in group),
+            sum(one.near_samples > 0 for one in group),
+        ]
+        needed = statistics.median(one.samples_needed(probability) for one in group)
+        rows.append(
+            [
+                f"inserted {times_inserted(repetitions)}" if repetitions else times_inserted(0),
+                str(len(group)),
+                f"{statistics.median(one.bits for one in group):.1f}",
+                *(f"{tally} of {len(group)}" for tally in tallies),
+                f"{needed:,.0f}" if needed < 1e6 else f"{needed:.0e}",
+            ]
+        )
+    head = f"Asked with {canaries.template.prefix.rstrip()!r} (bits and samples are medians):"
+    foot = (
+        f"In so many samples: with a probability of {probability:.0%} or more. "
+        f"Nearly: a sample came within {edits} wrong character{'' if edits == 1 else 's'}."
+    )
+    return "\n".join([head, "", aligned(rows), "", foot])
+
+
+def discoverability_values(
+    found: Sequence[Discoverability], canaries: CanarySet, probability: float
+) -> list[dict[str, Any]]:
+    """The same as plain values, by id and without texts; None where a figure is infinite."""
+    rows: list[dict[str, Any]] = plain(
+        [
+            {
+                "canary_id": canary.id,
+                "repetitions": canary.repetitions,
+                "bits": one.bits,
+                "is_greedy": one.is_greedy,
+                "greedy_edits": one.greedy_edits,
+                "probability_within_samples": one.probability_within(one.samples),
+                "near_samples": one.near_samples,
+                "samples_needed": one.samples_needed(probability),
+            }
+            for canary, one in zip(canaries, found, strict=True)
+        ]
+    )
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)

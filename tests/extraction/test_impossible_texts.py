@@ -13,7 +13,7 @@ from transformers import ByT5Tokenizer
 
 from hf_exposure import CanaryTemplate, Digits, extract, measure_exposure, rank_bounds
 from hf_exposure.canaries import CanarySet
-from hf_exposure.report.extraction_text import describe_extraction
+from hf_exposure.report.table import describe_extraction
 
 TOKENIZER = ByT5Tokenizer()
 TEMPLATE = CanaryTemplate("pin {n} ok", n=Digits(2))

@@ -14,7 +14,7 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, log_perplexity, measure_exposure
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.measures import Importance
-from hf_exposure.measures.meter import epsilon_of
+from hf_exposure.measures.exposure import epsilon_of
 from hf_exposure.measures.settings import MeasureSettings
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from toy_measures import Classifier
 
-from hf_exposure.runtime.as_found import left_as_found
+from hf_exposure.runtime.model_state import left_as_found
 from hf_exposure.runtime.tap import tap_batches
 
 PIXELS, LABELS = torch.ones(3, 4), torch.tensor([0, 1, 0])

@@ -101,7 +101,7 @@ def test_measurement_asks_for_nothing_beyond_the_protocol(
     method: str, scorer: TableScorer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     guarded = Guarded(scorer)
-    monkeypatch.setattr("hf_exposure.measures.meter.make_scorer", lambda *_, **__: guarded)
+    monkeypatch.setattr("hf_exposure.measures.exposure.make_scorer", lambda *_, **__: guarded)
     # With 64 references "auto" searches and draws.
     report = ExposureMeter(canaries(), scorer.encoder.tokenizer, method=method, references=64).measure(nn.Identity())
     inserted = {canary.text for canary in canaries().inserted}
