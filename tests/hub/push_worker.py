@@ -12,7 +12,8 @@ import time
 import traceback
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.records import ExposureReport, plots
+from hf_exposure.records import ExposureReport
+from hf_exposure.report import plots
 
 # Attempts are counted, not timed: neither our waits nor the library's.
 time.sleep = lambda seconds: None
