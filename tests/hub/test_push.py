@@ -81,17 +81,16 @@ def address() -> Iterator[list[Hub]]:
 def worker(address: list[Hub], tmp_path_factory: pytest.TempPathFactory) -> Iterator[subprocess.Popen[str]]:
     home = tmp_path_factory.mktemp("home")
     script = Path(__file__).with_name("push_worker.py")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [sys.executable, str(script)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env=hub_environment(address[0], home),
-    )
-    yield process
-    assert process.stdin is not None
-    process.stdin.close()
-    process.wait(30)
+    ) as process:
+        yield process
+        assert process.stdin is not None
+        process.stdin.close()
 
 
 @pytest.fixture

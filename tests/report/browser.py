@@ -91,18 +91,17 @@ def browser(profile: Path) -> Iterator[Browser]:
         os.dup2(second, 4)
 
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe")
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [CHROMIUM, *flags, f"--user-data-dir={profile}"],
         preexec_fn=place_pipes,
         close_fds=False,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
-    )
-    os.close(its_input)
-    os.close(its_output)
-    try:
-        yield Browser(to_it, from_it)
-    finally:
-        process.terminate()
-        process.wait(timeout=30)
+    ) as process:
+        os.close(its_input)
+        os.close(its_output)
+        try:
+            yield Browser(to_it, from_it)
+        finally:
+            process.terminate()
