@@ -1,9 +1,9 @@
 """Exposure during training: `MeasureCallback` for one set of canaries, and what concerns the training around it.
 
-With a limit, one figure chooses a checkpoint: the evaluation loss, as long as exposure stays within the limit. Exposure
-rises while a model trains, so the checkpoint of least exposure is the one that has learned least. What people want is
-the lowest loss among the checkpoints whose exposure is at most X. A trainer compares one number, so every checkpoint
-beyond the limit gets a number that is worse than any within it.
+With a limit, one figure chooses a checkpoint: the evaluation loss, as long as exposure stays within the limit.
+Exposure rises while a model trains, so the checkpoint of least exposure is the one that has learned least. What people
+want is the lowest loss among the checkpoints whose exposure is at most X. A trainer compares one number, so every
+checkpoint beyond the limit gets a number that is worse than any within it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a terminal shows: the table of a report, which a page, a notebook and pandas show too, and what search extracted.
+"""What a terminal shows: the table of a report, which pages, notebooks and pandas show too, and what search extracted.
 
 The table holds no secret. What was extracted does: that is its purpose.
 """
