@@ -1,4 +1,4 @@
-"""A live model as measurement finds it: its wrappers, device, dtype and sharding; and all of it left as it was found."""
+"""A live model as measurement finds it: its wrappers, device, dtype and sharding; and how it is left as found."""
 
 from __future__ import annotations
 
