@@ -144,7 +144,12 @@ def not_prefix_free_error(template: CanaryTemplate) -> InputError:
 
 
 def shared_lead(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The leading tokens that all sequences share, but for the last token of each, which is its own."""
+    """The leading tokens that all sequences share, but for the last token of each, which is its own.
+
+    Example:
+        >>> shared_lead([[5, 6], [5, 6, 7]])
+        (5,)
+    """
     return tuple(sequences[0][: shared_length([sequence[:-1] for sequence in sequences])])
 
 
