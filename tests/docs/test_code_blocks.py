@@ -22,6 +22,7 @@ def nothing_outside_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "events"))
 
 
+@pytest.mark.filterwarnings("ignore:.*canaries in the training data:UserWarning")  # a few rows, one step
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_the_quick_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -29,6 +30,7 @@ def test_the_quick_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_all_blocks_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
