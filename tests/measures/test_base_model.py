@@ -93,6 +93,7 @@ def test_adapters_of_transformers_itself_are_switched_off_too() -> None:
     assert exposures(report) != bases(report)
 
 
+@pytest.mark.filterwarnings("ignore:Careful, disabling adapter layers with bias:UserWarning")  # peft says so too
 def test_a_base_that_training_has_changed_is_refused() -> None:
     with pytest.raises(InputError, match=r"of which only adapters are trained: the rest has changed too"):
         measure_exposure(
