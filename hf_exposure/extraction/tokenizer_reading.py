@@ -33,7 +33,7 @@ FIRST_BYTE = 0xF0000  # 256 symbols for the bytes of characters that have no ent
 
 MOST_STEPS = 100_000  # about a second
 _COMPARED_TEXTS = 300
-_ENCODING_METHODS = ("__call__", "_encode_plus", "_batch_encode_plus", "_tokenizer", "backend_tokenizer")
+_ENCODING_METHODS = ("__call__", "_encode_plus", "_tokenizer", "backend_tokenizer")
 
 
 def serialized_model(tokenizer: Any) -> dict[str, Any]:

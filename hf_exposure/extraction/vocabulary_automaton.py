@@ -136,7 +136,7 @@ class SymbolTransducer:
             if len(rendered) == read + 1:
                 yield rendered[read], self._decided(character, after)
             else:
-                yield rendered[read], SymbolStep("", state._replace(read=rendered[: read + 1]))
+                yield rendered[read], SymbolStep("", SymbolState(state.position, state.before, rendered[: read + 1]))
 
     def _decided(self, text: str, position: Any) -> SymbolStep:
         """After a whole character, with what is forced and dropped behind it (a space at the very end)."""
