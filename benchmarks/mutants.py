@@ -224,7 +224,9 @@ def _in_child(room: str, module: str, code: str | None) -> int:
     # Not by pytest, which would rewrite the assertions of the file on the disk and run that.
     if doctest.testmod(mutated, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).failed:
         return _FAILED
-    return int(pytest.main(["-x", "-q", "--no-header", *(f"tests/{test}" for test in ROOMS[room][module])]))
+    # Libraries that were imported before the fork cannot be rewritten by pytest, which warns of it.
+    options = ["-x", "-q", "--no-header", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
+    return int(pytest.main([*options, *(f"tests/{test}" for test in ROOMS[room][module])]))
 
 
 def in_turn(modules: Sequence[Iterator[Mutant]]) -> Iterator[Mutant]:
