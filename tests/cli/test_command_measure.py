@@ -215,7 +215,9 @@ def test_an_adapter_is_measured_on_its_base(
 ) -> None:
     peft = pytest.importorskip("peft")
     base = AutoModelForCausalLM.from_pretrained(model_folder)
-    config = peft.LoraConfig(task_type="CAUSAL_LM", target_modules=["c_attn"], init_lora_weights=False)
+    config = peft.LoraConfig(
+        task_type="CAUSAL_LM", target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False
+    )
     adapted = peft.get_peft_model(base, config)
     adapted.save_pretrained(tmp_path / "lora")
     done = measure(capsys, tmp_path / "lora", canary_file, "--tokenizer", model_folder, "--json")
