@@ -10,6 +10,7 @@ import pytest
 
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import difference_interval
+from hf_exposure.estimators.difference import _deals
 
 
 def same(*strata: list[float]) -> list[tuple[list[float], list[float]]]:
@@ -137,3 +138,10 @@ PAIR = [([1.0, 2.0], [1.0, 2.0])]
 def test_wrong_types(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(InputError, match=message):
         difference_interval(**{"more": PAIR, "less": PAIR, "paired": False, **arguments})  # type: ignore[arg-type]
+
+
+def test_drawn_relabellings_begin_with_the_labels_as_they_are() -> None:
+    first, *others = itertools.islice(_deals([(20, 30), (3, 40)], 0), 3)
+    assert [block.tolist() for block in first] == [[[True] * 20 + [False] * 30], [[True] * 3 + [False] * 40]]
+    for blocks in others:
+        assert [set(block.sum(axis=1).tolist()) for block in blocks] == [{20}, {3}]

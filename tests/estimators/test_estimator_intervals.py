@@ -63,3 +63,13 @@ def test_impossible_counts_are_refused() -> None:
         clopper_pearson(3, 2)
     with pytest.raises(InputError, match="confidence_level: must lie strictly between 0 and 1, got 95"):
         clopper_pearson(1, 2, 95)
+
+
+@pytest.mark.parametrize(
+    ("hits", "draws", "argument"), [([1, 2], [3, 4, 5], "draws"), (["few"], 3, "hits"), ([1], ["many"], "draws")]
+)
+def test_what_cannot_be_counted_is_refused_by_its_name(hits: list[object], draws: object, argument: str) -> None:
+    with pytest.raises(InputError) as refusal:
+        clopper_pearson(hits, draws)  # type: ignore[arg-type]
+    assert refusal.value.argument == argument
+    assert ("one number for each of hits" in refusal.value.rule) == (draws == [3, 4, 5])

@@ -119,6 +119,8 @@ def test_limits_are_whole_numbers() -> None:
         extract(model, tokenizer, template, top_k="3")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="max_expansions: must be a whole number"):
         rank_bounds(model, tokenizer, "pin 12", template, max_expansions=None)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="max_expansions: must be a whole number of at least 1, got 0"):
+        rank_bounds(model, tokenizer, "pin 12", template, max_expansions=0)
 
 
 def test_a_tokenizer_larger_than_the_model_is_refused() -> None:
