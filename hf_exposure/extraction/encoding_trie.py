@@ -31,7 +31,7 @@ from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, State, Transitions
 from hf_exposure.scoring import Encoder
-from hf_exposure.scoring.token_tree import shared_length
+from hf_exposure.tokens import shared_length
 
 LARGEST_TRIE = 10**6
 """Texts of a space that is encoded whole: a quarter of a minute to encode and under 50 MB to keep."""

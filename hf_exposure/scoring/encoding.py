@@ -17,7 +17,8 @@ import numpy.typing as npt
 from hf_exposure.checks import check_tokenizer, encodable_text
 from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError, RowInputError
-from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences, shared_length
+from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences
+from hf_exposure.tokens import shared_length
 
 # Tried in turn, as a tokenizer may drop what its vocabulary lacks.
 _PROBES = ("a", "A", "0", "e", " a")
