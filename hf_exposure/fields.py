@@ -20,6 +20,7 @@ def plain(value: Any) -> Any:
     """Free-form values for JSON: those of numpy and torch as Python's, tuples as lists, null for a figure not finite.
 
     Example:
+        >>> import numpy as np
         >>> plain({"a": (np.int64(3), math.inf)})
         {'a': [3, None]}
     """

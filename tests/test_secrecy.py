@@ -243,7 +243,7 @@ def processes_differ(folder: Path) -> None:
     with (
         patch("torch.distributed.all_reduce", lambda tensor, **more: None),
         patch("torch.distributed.all_gather", say),
-        patch.object(Processes, "texts_of_all", said),
+        patch.object(Processes, "all_gather_texts", said),
         patch.object(Processes, "of_job", classmethod(lambda cls, model, **more: processes)),
     ):
         ExposureMeter(CANARIES, TOKENIZER, method="sample", references=8, across_processes=True).measure(

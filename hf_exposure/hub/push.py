@@ -305,7 +305,7 @@ def complete_cards(trainer: Any, callback: _Callback) -> None:
 
 
 def _complete(folder: Path, callback: _Callback, repo_id: str) -> None:
-    path = folder / "README.md"
+    path = folder / _CARD
     content = path.read_bytes().decode("utf-8-sig") if path.exists() else None
     files = sorted(file.name for file in (folder / FOLDER).iterdir()) if (folder / FOLDER).is_dir() else []
     name = repo_id.rsplit("/", 1)[-1] or folder.absolute().name

@@ -116,7 +116,7 @@ def check_all_present(what: str) -> None:
         return
     rank, world_size, number = distributed.get_rank(), distributed.get_world_size(), next(_calls)
     store = job_store()
-    keys = [f"hf_exposure/roll/{number}/{other}" for other in range(world_size)]
+    keys = [f"hf_exposure/present/{number}/{other}" for other in range(world_size)]
     store.set(keys[rank], "here")
     deadline = time.monotonic() + SECONDS_FOR_ALL_TO_START
     for other, key in enumerate(keys):

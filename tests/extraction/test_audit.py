@@ -173,7 +173,7 @@ def test_a_canary_that_a_cached_automaton_lacks_is_audited_with_the_whole_again(
 
 
 def test_the_automaton_that_was_used_longest_ago_leaves_the_cache() -> None:
-    encoder, template = Encoder(tokenizer_in_style("qwen")), CanaryTemplate("no {n}.", n=Digits(2))
+    encoder, template = Encoder.of(tokenizer_in_style("qwen")), CanaryTemplate("no {n}.", n=Digits(2))
     first, second, third = (
         CacheKey.of(CanaryTemplate("no {n}.", n=Digits(digits)), encoder, one_path=False) for digits in (2, 3, 4)
     )
