@@ -53,7 +53,7 @@ ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
             "estimators/test_estimator_sampling.py",
         ),
         "skew_normal": ("estimators/test_skew_normal_fit.py", "estimators/test_skew_normal_tail.py"),
-        "weighted_share": ("estimators/test_estimator_importance.py",),
+        "weighted_cdf": ("estimators/test_estimator_importance.py",),
     },
     "measures": {
         "base_model": ("measures/test_base_model.py",),

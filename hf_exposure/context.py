@@ -87,6 +87,12 @@ def _fields(text: str) -> list[tuple[str, str | None, str | None, str | None]]:
         raise InputError("source", rule, text, "Double a literal brace: {{ }}.") from None
 
 
+def check_context(context: object) -> None:
+    """Raise an `InputError` for what is no context; None is the lack of one."""
+    if context is not None:
+        instance_of("context", context, CanaryContext, "Write CanaryContext(prompt=...).")
+
+
 # No whitespace at its ends, which templates may strip, and nothing that a prompt would hold by chance.
 _PLACEHOLDER = "canary9f3a17"
 

@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-import numpy as np
 from pydantic import AllowInfNan, Field, GetPydanticSchema, PlainSerializer, Strict
 from pydantic_core import core_schema
 
@@ -18,9 +17,10 @@ from hf_exposure.limits import LARGEST_FIGURE
 
 
 def plain(value: Any) -> Any:
-    """Free-form values for JSON: those of numpy as Python's, tuples as lists, and null where a figure is not finite.
+    """Free-form values for JSON: those of numpy and torch as Python's, tuples as lists, null for a figure not finite.
 
     Example:
+        >>> import numpy as np
         >>> plain({"a": (np.int64(3), math.inf)})
         {'a': [3, None]}
     """
@@ -28,9 +28,9 @@ def plain(value: Any) -> Any:
         return {str(key): plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
         return [plain(item) for item in value]
-    if isinstance(value, (float, np.floating)):
+    if isinstance(value, float):
         return float(value) if math.isfinite(value) else None
-    return value.item() if isinstance(value, np.generic) else value
+    return plain(value.tolist()) if hasattr(value, "tolist") else value
 
 
 def _null_is_nan(source: Any, handler: Any) -> core_schema.CoreSchema:

@@ -28,6 +28,7 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate, Space
 from hf_exposure.extraction import TokenAutomaton, search_likeliest, search_ranks
+from hf_exposure.extraction.encoding_trie import shared_lead
 from hf_exposure.scoring import Encoder, LockstepSampler, PathBits, PathQuery, Scorer
 
 __all__ = [
@@ -166,7 +167,7 @@ def check_paths(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERAN
     """
     encoded = scorer.encode(texts)
     totals = scorer.sequence_bits(encoded)
-    prefix = encoded.ids[0][: _shared_length(encoded.ids)]
+    prefix = shared_lead(encoded.ids)
     before = float(np.nansum(scorer.prefix_bits(prefix)))
     bodies = [ids[len(prefix) :] for ids in encoded.ids]
     nothing = np.zeros(0, dtype=np.int64)
@@ -200,7 +201,7 @@ def check_samples(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLER
     """Samples that grow step by step, by the scorer's own reader where it has one, get the figures of whole paths."""
     assert 1 <= scorer.samples_at_once(len(texts), 8) <= len(texts)
     encoded = scorer.encode(texts)
-    prefix = encoded.ids[0][: _shared_length(encoded.ids)]
+    prefix = shared_lead(encoded.ids)
     bodies = [ids[len(prefix) :] for ids in encoded.ids]
     known_C = np.array(sorted({token for body in bodies for token in body}))
     sampler = LockstepSampler(scorer, prefix, len(texts), max(map(len, bodies)))
@@ -413,11 +414,3 @@ def _score(scorer: Scorer, texts: Sequence[str]) -> np.ndarray:
     bits_N = scorer.sequence_bits(scorer.encode(texts))
     assert bits_N.dtype == np.float64 and bits_N.shape == (len(texts),)
     return bits_N
-
-
-def _shared_length(sequences: Sequence[Sequence[int]]) -> int:
-    """How many first tokens all share, leaving at least one to each."""
-    shared = 0
-    while shared < min(map(len, sequences)) - 1 and len({ids[shared] for ids in sequences}) == 1:
-        shared += 1
-    return shared

@@ -19,7 +19,7 @@ from hf_exposure.estimators import (
     sampling_exposure,
     skew_normal_exposure,
 )
-from hf_exposure.estimators.estimate import CostEstimate, bound_of_figures, weakest_bound
+from hf_exposure.estimators.estimate import CostEstimate, weakest_bound
 from hf_exposure.hub import published
 from hf_exposure.report.verdict import headline, judgement
 
@@ -150,6 +150,5 @@ def test_of_a_mean_the_weakest_figure_counts() -> None:
     for place, kind in enumerate(order):
         assert weakest_bound(order[: place + 1]) == kind  # type: ignore[arg-type]
     assert weakest_bound([]) == "undefined"
-    assert (
-        bound_of_figures(method="theirs", exposure_bits=3.0, low_bits=math.nan, high_bits=math.nan) == "extrapolated"
-    )
+    theirs = CostEstimate(method="theirs", exposure_bits=3.0, low_bits=math.nan, high_bits=math.nan)
+    assert theirs.bound == "extrapolated"

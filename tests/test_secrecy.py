@@ -200,7 +200,7 @@ def out_of_step(folder: Path) -> None:
     processes = Processes(0, 2, sharded=True)
     store = SimpleNamespace(add=lambda key, number: 1)
     with (
-        patch("hf_exposure.runtime.processes._store", lambda: store),
+        patch("hf_exposure.runtime.processes.job_store", lambda: store),
         patch("hf_exposure.runtime.processes.SECONDS_FOR_ALL_TO_FAIL", -1.0),
         patch.object(Processes, "of_job", classmethod(lambda cls, model, **more: processes)),
     ):

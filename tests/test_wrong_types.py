@@ -463,9 +463,6 @@ def test_arrays_of_other_libraries_pass() -> None:
     assert ranks([np.inf, 2**70], MANY).tolist() == [41, 41]
 
 
-FIT = fit_skew_normal(MANY)
-
-
 @pytest.mark.parametrize(
     ("call", "argument"),
     [

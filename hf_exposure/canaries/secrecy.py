@@ -17,12 +17,12 @@ T = TypeVar("T")
 _SHORTEST, _SHORTEST_WITHOUT_DIGIT = 4, 12
 
 
-def without_secrets(canaries: CanarySet, work: Callable[[], T], name_of: Callable[[int], str] | None = None) -> T:
+def without_secrets(canaries: CanarySet | None, work: Callable[[], T]) -> T:
     """The result of `work`, any error of which is raised without the text of a canary.
 
-    An error about some row of a call says `name_of(row)`: by default the canary in that place of the set. An error
-    whose message, notes or arguments quote a canary is replaced by one that has its class's name, its traceback and
-    the canary's id; a cause or context that quotes one is cut off.
+    An error about some row of a call names the canary in that place of the set. An error whose message, notes or
+    arguments quote a canary is replaced by one that has its class's name, its traceback and the canary's id; a cause
+    or context that quotes one is cut off. Without a set (None), `work` is simply done.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits
@@ -34,7 +34,7 @@ def without_secrets(canaries: CanarySet, work: Callable[[], T], name_of: Callabl
     if not isinstance(canaries, CanarySet):
         return work()
     try:
-        return rows_named(name_of or canary_names(canaries), work)
+        return rows_named(_names(canaries), work)
     except Exception as error:
         owner = _quoted(error, canaries)
         if owner is None:
@@ -52,13 +52,13 @@ def message_of(error: BaseException, canaries: CanarySet) -> str:
     return _safely(str, error) if owner is None else f"the message is withheld because it quotes canary {owner}"
 
 
-def canary_names(canaries: CanarySet, beyond: str = "a reference text") -> Callable[[int], str]:
-    """What messages call the text of a row: the canary in that place of the set, then `beyond`.
+def _names(canaries: CanarySet) -> Callable[[int], str]:
+    """What messages call the text of a row: the canary in that place of the set; those behind are references.
 
     The row of a text that is no canary may tell its digits: texts of a space are in order.
     """
     ids = [canary.id for canary in canaries]
-    return lambda row: f"canary {ids[row]}" if row < len(ids) else beyond
+    return lambda row: f"canary {ids[row]}" if row < len(ids) else "a reference text"
 
 
 def _quoted(error: BaseException, canaries: CanarySet) -> str | None:

@@ -1,4 +1,8 @@
-"""`hf-exposure report`: the page of a run, or of several side by side."""
+"""What is done with a run that was measured.
+
+`hf-exposure report` writes the page of a run, or of several side by side; `hf-exposure push` puts a run's figures into
+a model card on the Hub.
+"""
 
 from __future__ import annotations
 
@@ -11,8 +15,6 @@ import typer
 
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.options import check_new, check_runs, load_canaries
-
-# `hf-exposure push`: a run's figures into a model card on the Hub.
 
 _INVALID = 1
 
@@ -53,9 +55,6 @@ def push(
     typer.echo(json.dumps({"url": url}) if as_json else f"Published: {url}")
     if loaded.report.validity is Validity.INVALID:
         raise typer.Exit(_INVALID)
-
-
-_INVALID = 1
 
 
 def report(

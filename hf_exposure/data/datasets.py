@@ -1,4 +1,9 @@
-"""Canaries in a stream: the place of each is fixed within a shard, and shards are what workers and ranks share out."""
+"""Whole datasets: how often each canary is in one as it is stored, and canaries inserted into a stream.
+
+The counts are for data whose trainer is not at hand. What a trainer cuts, filters or masks afterwards cannot be seen
+here; `check_delivery` sees it in what the trainer holds. In a stream the place of each canary is fixed within a shard,
+and shards are what workers and ranks share out.
+"""
 
 from __future__ import annotations
 
@@ -18,11 +23,6 @@ from hf_exposure.data.inserter import draw_positions, insert_into_columns
 from hf_exposure.data.rows import HEAD, CanaryRows
 from hf_exposure.errors import InputError
 from hf_exposure.records import Delivery
-
-# How often each canary is in a dataset as it is stored: in its texts, or in its token ids.
-#
-# For data whose trainer is not at hand. What a trainer cuts, filters or masks afterwards cannot be seen here;
-# `check_delivery` sees it in what the trainer holds.
 
 _BATCH = 1000
 _TOKENS = "input_ids"

@@ -12,18 +12,19 @@ from typing import Any
 from hf_exposure.canaries import Canary, CanarySet
 from hf_exposure.canaries.secrecy import message_of, without_secrets
 from hf_exposure.checks import check_tokenizer, encodable_text, instance_of, whole_number
-from hf_exposure.context import CanaryContext
+from hf_exposure.context import CanaryContext, check_context
 from hf_exposure.data.delivery_rows import (
     NotReadable,
     ReadRows,
     TokenRows,
-    random_states_kept,
     read_rows,
     trained_flags,
 )
 from hf_exposure.data.token_search import Match, PatternSearch
 from hf_exposure.errors import InputError
 from hf_exposure.records import Delivery
+from hf_exposure.runtime.model_state import random_states_kept
+from hf_exposure.tokens import shared_length
 
 # Rows of one canary are collated alike: a few of them show what the collator masks.
 _COLLATED_PER_CANARY = 2
@@ -167,8 +168,7 @@ def check_delivery(
     if isinstance(dataset, (type, str, bytes, Mapping)) or not has_rows:
         remedy = "Pass trainer.get_train_dataloader().dataset."
         raise InputError("dataset", "must be a data set, or a list of rows", type(dataset).__name__, remedy)
-    if context is not None:
-        instance_of("context", context, CanaryContext, "Write CanaryContext(prompt=...).")
+    check_context(context)
     if source is not None:
         encodable_text("source", source)
     if collator is not None and not callable(collator):
@@ -192,7 +192,7 @@ def _check_delivery(
     column = "input_ids" if source is None else "labels"
     secrets = _patterns(tokenizer, tuple(canaries), context, target=source is not None)
     search = PatternSearch([(owner, list(ids)) for owner, ids in secrets])
-    with random_states_kept():
+    with random_states_kept():  # datasets and collators may draw random numbers
         try:
             read = read_rows(dataset, column, collator, max_rows)
             matches = [match for part in read.parts for match in _in_dataset(part, search)]
@@ -303,23 +303,13 @@ def _patterns(tokenizer: Any, canaries: Sequence[Canary], context: CanaryContext
         encoded = tokenizer(**{name: texts}, add_special_tokens=False)["input_ids"]
         # The lead's own tokens are no part of the canary: they may be masked where it is trained on.
         alone = tokenizer(**{name: [lead]}, add_special_tokens=False)["input_ids"][0] if lead else []
-        own = [list(ids[_common_length([alone, ids]) :]) for ids in encoded]
-        first, last = _common_length(own), _common_length([ids[::-1] for ids in own])
+        own = [list(ids[shared_length([alone, ids]) :]) for ids in encoded]
+        first, last = shared_length(own), shared_length([ids[::-1] for ids in own])
         for owner, ids in enumerate(own):
             # A set of one canary has none to differ from: all of it is secret.
             secret = slice(first, max(first, len(ids) - last)) if len(own) > 1 else slice(0, len(ids))
             found.setdefault((owner, tuple(ids)), secret)
     return found
-
-
-def _common_length(sequences: Sequence[Sequence[int]]) -> int:
-    """How many tokens all of the sequences begin with."""
-    shared = 0
-    for tokens in zip(*sequences, strict=False):
-        if len(set(tokens)) > 1:
-            break
-        shared += 1
-    return shared
 
 
 def _in_dataset(part: TokenRows, search: PatternSearch) -> list[Match]:

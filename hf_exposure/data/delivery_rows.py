@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,7 +10,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pyarrow.compute as pc
-import torch
 from datasets import Dataset
 
 from hf_exposure.errors import InputError
@@ -188,15 +185,3 @@ def _collated(row: Mapping[str, Any], column: str, collator: Any) -> Mapping[str
         return {column: np.asarray(collator([dict(row)])[column])[0]}
     except Exception as error:  # whatever a collator raises on a row that it was not made for
         raise NotReadable(f"its collator fails on a single row ({type(error).__name__}: {error})") from error
-
-
-@contextmanager
-def random_states_kept() -> Iterator[None]:
-    """Datasets and collators may draw random numbers; training must not notice."""
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    try:
-        yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)

@@ -87,7 +87,7 @@ def insert_canaries(
         5
     """
     _refuse_other_types(dataset)
-    whole_number("seed", seed, 0, LARGEST_SEED)
+    seed = whole_number("seed", seed, 0, LARGEST_SEED)
     whole_number("batch_size", batch_size, 1)
     if num_proc is not None:
         whole_number("num_proc", num_proc, 1)
@@ -235,7 +235,7 @@ def _insert_into_stream(
         rows.check_types(dataset.features.arrow_schema)
     if num_rows is not None:
         num_rows = whole_number("num_rows", num_rows, 1)
-    return insert_into_stream(dataset, head, rows, whole_number("seed", seed, 0, LARGEST_SEED), num_rows)
+    return insert_into_stream(dataset, head, rows, seed, num_rows)
 
 
 def _rows_for(data: Dataset | Mapping[str, list[Any]], canaries: CanarySet, placement: Placement) -> CanaryRows:

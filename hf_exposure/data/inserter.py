@@ -1,4 +1,7 @@
-"""The map function that puts canaries between the rows of a dataset."""
+"""The map function that puts canaries between the rows of a dataset.
+
+The canary rows take uniform positions in the merged sequence, which are decided before any row is read.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +19,6 @@ from hf_exposure.context import CanaryContext
 from hf_exposure.data.rows import HEAD, LENGTH_COLUMN, TOKEN_COLUMN, CanaryRows, Placement, as_array, check_kind
 from hf_exposure.errors import InputError
 from hf_exposure.limits import LARGEST_SEED
-
-# Where the canary rows go: uniform positions in the merged sequence, decided before any row is read.
 
 Integers = npt.NDArray[np.int64]
 

@@ -1,8 +1,11 @@
-"""What the row of a canary says, column by column: a text, a chat, a pair, or token ids."""
+"""What the row of a canary says, column by column: a text, a chat, a pair, or token ids.
+
+First the columns of a dataset that is tokenized already (`token_rows`), then the rows of a set in any dataset
+(`CanaryRows`).
+"""
 
 from __future__ import annotations
 
-import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,10 +18,9 @@ import pyarrow as pa
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import check_tokenizer, encodable_text, instance_of, whole_number
-from hf_exposure.context import CanaryContext, source_for
+from hf_exposure.context import CanaryContext, check_context, source_for
 from hf_exposure.errors import InputError, RowInputError, described
-
-# Canary rows for a dataset that is tokenised already.
+from hf_exposure.tokens import shared_length
 
 TOKEN_COLUMN, LENGTH_COLUMN = "input_ids", "length"
 _NO_LOSS = -100
@@ -66,8 +68,7 @@ def _ids_in_context(tokenizer: Any, text: str, context: CanaryContext | None) ->
     before, after = context.around(tokenizer)
     ids = tokenizer(before + text + after, add_special_tokens=not context.is_chat)["input_ids"]
     prompt = tokenizer(before, add_special_tokens=not context.is_chat)["input_ids"] if before else []
-    pairs = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(prompt, ids, strict=False))
-    return ids, sum(1 for _ in pairs)
+    return ids, shared_length([prompt, ids])
 
 
 def _row(
@@ -165,11 +166,10 @@ class Placement:
         if others is not None and self.text_column in others:
             remedy = "Leave it out: the text is the canary's."
             raise InputError("other_columns", "must not name the text column", self.text_column, remedy)
-        if self.context is not None:
-            instance_of("context", self.context, CanaryContext, "Write CanaryContext(prompt=...).")
-            if self.source is not None:
-                remedy = "Leave the context out: what an encoder-decoder model reads is its source."
-                raise InputError("context", "must not be given together with source", "both", remedy)
+        check_context(self.context)
+        if self.context is not None and self.source is not None:
+            remedy = "Leave the context out: what an encoder-decoder model reads is its source."
+            raise InputError("context", "must not be given together with source", "both", remedy)
 
 
 @dataclass(frozen=True, kw_only=True)

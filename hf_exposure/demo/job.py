@@ -1,4 +1,4 @@
-"""The demo's steps, in the order that any user would take them."""
+"""The demo's steps, in the order that any user would take them, and what it prints on the way."""
 
 from __future__ import annotations
 
@@ -36,11 +36,9 @@ from hf_exposure.demo.inputs import SMALL_MODELS, load_model, load_rows, load_to
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import extract
 from hf_exposure.records import ExposureReport, Extraction, RepetitionGroup
-from hf_exposure.records.groups import table_order
+from hf_exposure.records.groups import in_table_order
 from hf_exposure.report.table import describe_extraction
 from hf_exposure.report.verdict import exposure_text, judgement, mean_text, rank1_text, spread_text, times_inserted
-
-# What the demo prints.
 
 
 class DemoProgress(TrainerCallback):
@@ -96,8 +94,7 @@ def _what_came_out(extraction: Extraction | None, canaries: CanarySet) -> str:
 
 def _epoch_lines(report: ExposureReport, epochs: float) -> str:
     lines = [f"epoch {report.epoch:.0f} of {epochs:.0f}, exposure in bits (log2|R| = {report.log2_space_size:.1f})"]
-    groups = sorted(report.groups, key=lambda group: table_order(group.repetitions))
-    return "\n".join(lines + [_group_line(group) for group in groups])
+    return "\n".join(lines + [_group_line(group) for group in in_table_order(report.groups)])
 
 
 def _group_line(group: RepetitionGroup) -> str:

@@ -24,42 +24,6 @@ CHANCE_BITS = 1 / math.log(2)
 """Mean exposure of a canary that the model never saw, 1.44 bits: `P(exposure >= x) <= 2^-x`, integrated over x."""
 
 
-def bound_of_figures(
-    *,
-    method: str,
-    exposure_bits: float,
-    low_bits: float,
-    high_bits: float,
-    rank_low: int | None = None,
-    rank_high: int | None = None,
-    most_bits: float = math.inf,
-) -> Bound:
-    """The kind of a figure that was stored without one, from the figures; in doubt, the one that claims less.
-
-    Args:
-        method, exposure_bits, low_bits, high_bits, rank_low, rank_high: as in `ExposureEstimate`.
-        most_bits: log2 |R'|, the largest exposure there is.
-
-    Example:
-        >>> bound_of_figures(method="sample", exposure_bits=3.0, low_bits=2.5, high_bits=3.4)
-        'interval'
-        >>> bound_of_figures(method="sample", exposure_bits=12.0, low_bits=10.1, high_bits=29.9, most_bits=29.9)
-        'lower'
-    """
-    if math.isnan(exposure_bits):
-        return "undefined"
-    if method == "enumerate":
-        return "exact"
-    if method == "bounded" or rank_low is not None:
-        # A search that closed over ties within the scoring error is not told from one that was stopped.
-        is_one = low_bits == high_bits if rank_low is None else rank_low == rank_high
-        return "exact" if is_one else "lower"
-    if method == "skew_normal" or math.isnan(low_bits):
-        return "extrapolated"
-    reaches_the_top = not math.isfinite(high_bits) or high_bits >= most_bits - _ROUNDED_BITS
-    return "lower" if reaches_the_top and exposure_bits < most_bits - _ROUNDED_BITS else "interval"
-
-
 def weakest_bound(bounds: Iterable[Bound]) -> Bound:
     """What kind of figure a mean of such figures is; of none at all it is undefined.
 
@@ -109,16 +73,26 @@ class ExposureFigures:
             raise InputError("bound", rule, f"{self.bound} with {self.exposure_bits} bits", "Leave it out.")
 
     def derived_bound(self, most_bits: float = math.inf) -> Bound:
-        """The kind that the other figures show, where log2|R'| is `most_bits` (`bound_of_figures`)."""
-        return bound_of_figures(
-            method=self.method,
-            exposure_bits=self.exposure_bits,
-            low_bits=self.low_bits,
-            high_bits=self.high_bits,
-            rank_low=self.rank_low,
-            rank_high=self.rank_high,
-            most_bits=most_bits,
-        )
+        """The kind that the other figures show, where log2 |R'| is `most_bits`; in doubt, the one that claims less.
+
+        Example:
+            >>> figures = ExposureFigures(method="sample", exposure_bits=12.0, low_bits=10.1, high_bits=29.9)
+            >>> figures.derived_bound(), figures.derived_bound(most_bits=29.9)
+            ('interval', 'lower')
+        """
+        if math.isnan(self.exposure_bits):
+            return "undefined"
+        if self.method == "enumerate":
+            return "exact"
+        if self.method == "bounded" or self.rank_low is not None:
+            # A search that closed over ties within the scoring error is not told from one that was stopped.
+            low, high = (self.low_bits, self.high_bits) if self.rank_low is None else (self.rank_low, self.rank_high)
+            return "exact" if low == high else "lower"
+        if self.method == "skew_normal" or math.isnan(self.low_bits):
+            return "extrapolated"
+        top_bits = most_bits - _ROUNDED_BITS
+        reaches_the_top = not math.isfinite(self.high_bits) or self.high_bits >= top_bits
+        return "lower" if reaches_the_top and self.exposure_bits < top_bits else "interval"
 
     @property
     def is_lower_bound(self) -> bool:

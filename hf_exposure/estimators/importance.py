@@ -20,7 +20,7 @@ from hf_exposure.estimators.arrays import (
     number_array,
 )
 from hf_exposure.estimators.estimate import CostEstimate
-from hf_exposure.estimators.weighted_share import SharesAtOrBelow, weighted_shares
+from hf_exposure.estimators.weighted_cdf import WeightedCdf, weighted_cdf
 
 # Fewer effective hits than this leave the point more than a tenth of its rank in doubt.
 ENOUGH_HITS = 100
@@ -79,7 +79,7 @@ def importance_exposure(
 
     One weighted set of references serves every canary of the template, from 3 bits to `log2 |R'|`. With equal weights
     (None) this is sampling: m of N draws at or below give `log2((N + 1)/(m + 1))` with the Clopper-Pearson interval.
-    How: `weighted_share.py`. The canary counts as one more draw, as heavy as `weight_limits` allows, so that a canary
+    How: `weighted_cdf.py`. The canary counts as one more draw, as heavy as `weight_limits` allows, so that a canary
     never inserted has `P(exposure >= x) <= 2^-x` here too.
 
     Args:
@@ -132,16 +132,16 @@ def importance_exposure(
     apart_K = ~checked_flags("includes_self", includes_self, costs_K.size, "Pass True, or one for each cost.")
     if space_size is None and apart_K.any():
         raise InputError("space_size", "is needed where includes_self is False", None, "Pass template.space_size.")
-    shares = weighted_shares(
+    shares = weighted_cdf(
         costs_K, references_N, weights_N, limits_K=limits_K, strata_N=strata_N, confidence_level=level
     )
     check = check_weights(weights_N, strata_N)
     low_K, high_K = _widened(shares, check, limits_K is not None)
     own_K = np.where(apart_K, 2.0**-log2_size, 0.0)
-    point_bits, low_bits, high_bits = (_bits(share_K, own_K, log2_size) for share_K in (shares.share, high_K, low_K))
+    point_bits, low_bits, high_bits = (_bits(share_K, own_K, log2_size) for share_K in (shares.share_K, high_K, low_K))
     effective_K = _effective_hits(shares, own_K)
     unlimited = weights is not None and limits_K is None
-    open_K = (shares.hits == 0) & (point_bits < log2_size - CLOSE_TO_THE_SPACE)
+    open_K = (shares.hits_K == 0) & (point_bits < log2_size - CLOSE_TO_THE_SPACE)
     return [
         CostEstimate(
             exposure_bits=float(point_bits[k]),
@@ -163,7 +163,7 @@ def _bits(share_K: FloatArray, own_K: FloatArray, log2_size: float) -> FloatArra
     return np.clip(bits, 0.0, log2_size) + 0.0  # no -0.0
 
 
-def _widened(shares: SharesAtOrBelow, check: WeightCheck, limited: bool) -> tuple[FloatArray, FloatArray]:
+def _widened(shares: WeightedCdf, check: WeightCheck, limited: bool) -> tuple[FloatArray, FloatArray]:
     """The limits, moved out where the mean weight is not 1.
 
     Below 1, a share `1 - mean` of the space was out of reach. With weight limits none of it can lie at or below the
@@ -171,21 +171,21 @@ def _widened(shares: SharesAtOrBelow, check: WeightCheck, limited: bool) -> tupl
     Above 1, the surplus may have been counted at or below the canary, or elsewhere.
     """
     if check.good:
-        return shares.low, shares.high
+        return shares.low_K, shares.high_K
     if check.mean < 1.0:
         unseen = 0.0 if limited else 1.0 - check.mean
-        return shares.low * check.mean, shares.high if limited else shares.high * check.mean + unseen
+        return shares.low_K * check.mean, shares.high_K if limited else shares.high_K * check.mean + unseen
     surplus = check.mean - 1.0
-    return np.maximum(shares.low - surplus, 0.0), np.minimum(shares.high * check.mean, 1.0)
+    return np.maximum(shares.low_K - surplus, 0.0), np.minimum(shares.high_K * check.mean, 1.0)
 
 
-def _effective_hits(shares: SharesAtOrBelow, own_K: FloatArray) -> FloatArray:
+def _effective_hits(shares: WeightedCdf, own_K: FloatArray) -> FloatArray:
     """Equal draws at or below that would be as precise: m for m of N; the canary itself, when known exactly, helps."""
-    whole_K = own_K + (1.0 - own_K) * shares.share
+    whole_K = own_K + (1.0 - own_K) * shares.share_K
     # A variance of 0 is a canary outranked by every draw: each of them is a hit.
     with np.errstate(divide="ignore", invalid="ignore"):
-        equal_K = whole_K**2 * (1.0 - shares.share) / ((1.0 - own_K) ** 2 * shares.variance) - 1.0
-    return np.maximum(np.where(shares.variance > 0.0, equal_K, shares.hits), 0.0)
+        equal_K = whole_K**2 * (1.0 - shares.share_K) / ((1.0 - own_K) ** 2 * shares.variance_K) - 1.0
+    return np.maximum(np.where(shares.variance_K > 0.0, equal_K, shares.hits_K), 0.0)
 
 
 def _note(is_open: bool, draws: int, effective: float, log2_size: float, check: WeightCheck, unlimited: bool) -> str:

@@ -13,7 +13,7 @@ there must count what was not seen. `mean_interval` is Gaffke's, with one more d
 
 with (D_0, ..., D_n) uniform on the simplex, which is how the probability between n ordered draws of any continuous law
 is distributed. It is the Bayesian bootstrap with one more draw, as far out as a draw may be: the device of
-`weighted_share.py`. For values that are only 0 or `top` it is the Clopper-Pearson interval, digit for digit. The
+`weighted_cdf.py`. For values that are only 0 or `top` it is the Clopper-Pearson interval, digit for digit. The
 limits grow with the values, so they may be taken at the low ends l and the high ends h of what is known of each value:
 a censored one reaches to the top. That its coverage is never below nominal is proven for two-valued populations and a
 conjecture for all others; the tests count it out for three-valued ones, `benchmarks/group_intervals.py` measures it
@@ -83,7 +83,7 @@ def clopper_pearson(
         ) from None
     if not (draws_K >= 1).all() or not ((hits_K >= 0) & (hits_K <= draws_K)).all():
         raise InputError("hits", "must lie in 0..draws, of at least one draw", "others", "Count them again.")
-    # One more draw on the other side at each end: this is the special case of `weighted_share` at equal weights.
+    # One more draw on the other side at each end: this is the special case of `weighted_cdf` at equal weights.
     low, _ = beta_quantiles(hits_K / (draws_K + 1), hits_K, level)
     _, high = beta_quantiles((hits_K + 1) / (draws_K + 1), hits_K + 1, level)
     return low, high

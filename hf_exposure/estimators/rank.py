@@ -115,15 +115,15 @@ def enumeration_exposure(
     own_K = checked_flags("includes_self", includes_self, costs_K.size, "Pass True, or one for each cost.")
     nearest_K = _nearest(costs_K, ordered_N, own_K, tolerance_bits)
 
-    def rivals(limit_K: FloatArray, side: str) -> NDArray[np.int64]:
-        counted = np.searchsorted(ordered_N, limit_K, side=side)  # type: ignore[call-overload]
+    def counted(limit_K: FloatArray, side: str) -> NDArray[np.int64]:
+        met_K = np.searchsorted(ordered_N, limit_K, side=side)  # type: ignore[call-overload]
         itself = nearest_K < limit_K if side == "left" else nearest_K <= limit_K
-        count_K: NDArray[np.int64] = (counted - (own_K & itself)).astype(np.int64)
+        count_K: NDArray[np.int64] = (met_K - (own_K & itself)).astype(np.int64)
         return count_K
 
-    low_K = 1 + rivals(costs_K - tolerance_bits, "left")
-    rank_K = 1 + rivals(costs_K, "right")
-    high_K = 1 + rivals(costs_K + tolerance_bits, "right")
+    low_K = 1 + counted(costs_K - tolerance_bits, "left")
+    rank_K = 1 + counted(costs_K, "right")
+    high_K = 1 + counted(costs_K + tolerance_bits, "right")
     sizes_K = ordered_N.size + np.where(own_K, 0, 1)
     return [
         CostEstimate(

@@ -17,7 +17,7 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.checks import list_of_texts, whole_number
-from hf_exposure.context import CanaryContext
+from hf_exposure.context import CanaryContext, source_for
 from hf_exposure.errors import RowInputError, rows_named
 from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.expansion import Search, SearchLimits, SearchProgress
@@ -25,9 +25,9 @@ from hf_exposure.extraction.frontier import MOST_OPEN_NODES, FrontierBounds
 from hf_exposure.extraction.search import confirmed, moved_bits, prefix_cost
 from hf_exposure.extraction.token_automaton import Path, TokenAutomaton, follow_tokens, why_audited
 from hf_exposure.records import RankBounds
-from hf_exposure.scoring import PathQuery, Scorer, make_scorer, source_for
+from hf_exposure.scoring import PathQuery, Scorer, make_scorer
 
-_CONFIRMED_RIVALS = 8  # so many of the texts that a search counts are scored alone too
+_CONFIRMED_COMPETITORS = 8  # so many of the texts that a search counts are scored alone too
 
 
 def rank_bounds(
@@ -151,7 +151,7 @@ def _search_ranks(
     met.extend(zip(texts, costs, strict=True))
     moved = moved_bits(scorer, [text for text, _ in met], [prefix_bits + cost for _, cost in met], len(met))
     counts = _Counts(
-        rivals=np.sort([cost for path, cost in leaves.items() if path not in excluded]),
+        competitor_costs=np.sort([cost for path, cost in leaves.items() if path not in excluded]),
         leaves=leaves,
         excluded=excluded,
         still_open=FrontierBounds.of(search.frontier, automaton, paths, excluded),
@@ -162,20 +162,15 @@ def _search_ranks(
         stopped_by=search.stopped_by,
     )
     bounds = [counts.bounds(path, cost) for path, cost in zip(paths, costs, strict=True)]
+    account = search.account()
     found = [
         RankBounds(
             low=low,
             high=high,
             certified=certified,
-            expansions=search.spent.expansions,
-            forward_passes=search.spent.forward_passes,
-            model_rows=search.spent.model_rows,
-            seconds=search.seconds,
             log_perplexity_bits=prefix_bits + cost,
-            backend=automaton.name,
-            exactness=automaton.exactness,
-            mode=scorer.mode or "",
             note="; ".join(filter(None, [note, _why_last(prefix_bits + cost), why_audited(automaton)])),
+            **account,
         )
         for (low, high, certified, note), cost in zip(bounds, costs, strict=True)
     ]
@@ -208,7 +203,7 @@ class _Counts:
     """What a search found, and what it left open.
 
     Attributes:
-        rivals: costs of the competing leaves, ascending.
+        competitor_costs: costs of the competing leaves, ascending.
         leaves: the cost of every leaf by its path.
         excluded: paths that do not compete.
         competitors: how many texts of the space do.
@@ -217,7 +212,7 @@ class _Counts:
         stopped_by: which limit ended the search, if it was ended.
     """
 
-    rivals: np.ndarray
+    competitor_costs: np.ndarray
     leaves: dict[Path, float]
     excluded: set[Path]
     still_open: FrontierBounds
@@ -237,9 +232,9 @@ class _Counts:
         if self.all_impossible:
             return self.competitors + (not competes), self.competitors + (not competes), True, ""
         itself = self.leaves.get(path, math.inf) if competes else math.inf
-        low = 1 + int(np.searchsorted(self.rivals, sure, side="left")) - (itself < sure)
+        low = 1 + int(np.searchsorted(self.competitor_costs, sure, side="left")) - (itself < sure)
         if not self.still_open.is_closed(limit):
-            met = int(np.searchsorted(self.rivals, limit, side="right")) - (competes and path in self.leaves)
+            met = int(np.searchsorted(self.competitor_costs, limit, side="right")) - (competes and path in self.leaves)
             below = self.still_open.most_texts(limit, path if competes else None)
             # Where several paths spell one text, it may be counted below several open nodes.
             high = min(1 + met + below, self.competitors + (not competes))
@@ -247,14 +242,14 @@ class _Counts:
         if path not in self.leaves:
             note = f"figures moved by more than {self.tolerance_bits} bits between batches: load the model in float32"
             return low, self.competitors + (not competes), False, note
-        met = int(np.searchsorted(self.rivals, limit, side="right")) - competes
+        met = int(np.searchsorted(self.competitor_costs, limit, side="right")) - competes
         return low, 1 + met, True, ""
 
 
 def _spread(leaves: dict[Path, float]) -> list[Path]:
     """A few of the leaves, from the cheapest to the most expensive."""
     by_cost = sorted(leaves, key=leaves.__getitem__)
-    numbers = np.linspace(0, len(by_cost) - 1, num=min(_CONFIRMED_RIVALS, len(by_cost))).astype(int)
+    numbers = np.linspace(0, len(by_cost) - 1, num=min(_CONFIRMED_COMPETITORS, len(by_cost))).astype(int)
     return [by_cost[number] for number in np.unique(numbers).tolist()]
 
 

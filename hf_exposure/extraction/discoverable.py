@@ -25,7 +25,7 @@ from hf_exposure.records import Discoverability
 from hf_exposure.scoring import Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.decoding import Sampling, continuation_bits, decode_greedily, draw_samples
-from hf_exposure.scoring.token_tree import shared_length
+from hf_exposure.tokens import shared_length
 
 
 def discoverable_extraction(

@@ -31,7 +31,8 @@ from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.errors import InputError
 from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, State, Transitions
 from hf_exposure.scoring import Encoder
-from hf_exposure.scoring.token_tree import shared_length
+from hf_exposure.scoring.encoding import LazyTexts
+from hf_exposure.tokens import shared_length
 
 LARGEST_TRIE = 10**6
 """Texts of a space that is encoded whole: a quarter of a minute to encode and under 50 MB to keep."""
@@ -236,9 +237,12 @@ class ProductAutomaton(OnePathPerText):
                 rule = "must keep the pieces of a text apart"
                 raise InputError("tokenizer", rule, self._template_text, "Use a space of at most a million texts.")
         tokens = np.array([token for token, _, _ in found], dtype=np.int64)
-        return Transitions(
-            tokens, _Pieces(self._slots, [taken for _, taken, _ in found]), tuple(to for _, _, to in found)
-        )
+        rows = [taken for _, taken, _ in found]
+        pieces = LazyTexts(len(rows), lambda child: self._spelled(rows[child]))
+        return Transitions(tokens, pieces, tuple(to for _, _, to in found))
+
+    def _spelled(self, rows: tuple[tuple[int, int], ...]) -> str:
+        return "".join(self._slots[slot].text_of(row) for slot, row in rows)
 
     def _onward(self, slot: int, low: int, high: int, depth: int, taken: tuple[tuple[int, int], ...]) -> Any:
         """(token, rows that are decided with it, state) of each token that may follow inside a slot."""
@@ -252,21 +256,6 @@ class ProductAutomaton(OnePathPerText):
                 yield token, (*taken, (slot, first)), (following, 0, rows, 0)
 
 
-class _Pieces(Sequence[str]):
-    """What tokens spell, rendered only when asked: rendering a text costs more than walking to it."""
-
-    def __init__(self, slots: Sequence[EncodingTrie], rows: list[tuple[tuple[int, int], ...]]) -> None:
-        self._slots, self._rows = slots, rows
-
-    def __len__(self) -> int:
-        return len(self._rows)
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return _Pieces(self._slots, self._rows[index])
-        return "".join(self._slots[slot].text_of(row) for slot, row in self._rows[index])
-
-
 def trie_automaton(template: CanaryTemplate, encoder: Encoder) -> ProductAutomaton:
     """One trie of all texts of `template`.
 
@@ -276,20 +265,5 @@ def trie_automaton(template: CanaryTemplate, encoder: Encoder) -> ProductAutomat
     if template.space_size > LARGEST_TRIE:
         rule = f"must have at most {LARGEST_TRIE} texts to be encoded one by one"
         raise InputError("template", rule, template.space_size, "Use a smaller space.")
-    trie = EncodingTrie.of(TextsOf(template), encoder, cut_shared=True)
+    trie = EncodingTrie.of(LazyTexts(template.space_size, template.text_at), encoder, cut_shared=True)
     return ProductAutomaton("trie", template, (*encoder.leading, *trie.shared), "", [trie], encoder.ending)
-
-
-class TextsOf(Sequence[str]):
-    """The texts of a template by index, rendered when asked."""
-
-    def __init__(self, template: CanaryTemplate) -> None:
-        self._template = template
-
-    def __len__(self) -> int:
-        return self._template.space_size
-
-    def __getitem__(self, index: Any) -> Any:
-        if isinstance(index, slice):
-            return [self._template.text_at(i) for i in range(*index.indices(len(self)))]
-        return self._template.text_at(index)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from types import TracebackType
 from typing import Any
 
@@ -34,19 +34,18 @@ class SearchProgress:
 
     Args:
         progress: True shows a bar, False shows none, None shows it where stderr is a terminal.
-        description: the text before the bar.
 
     Attributes:
         interrupted: whether Ctrl-C asked the search to stop.
     """
 
-    def __init__(self, progress: bool | None = False, description: str = "Searching") -> None:
+    def __init__(self, progress: bool | None = False) -> None:
         self.interrupted = False
         self._disable = None if progress is None else not flag("progress", progress)
-        self._description, self._bar, self._before = description, None, None  # type: Any, Any, Any
+        self._bar, self._before = None, None  # type: Any, Any
 
     def __enter__(self) -> SearchProgress:
-        self._bar = tqdm(desc=self._description, unit=" expansions", disable=self._disable)
+        self._bar = tqdm(desc="Searching", unit=" expansions", disable=self._disable)
         if threading.current_thread() is threading.main_thread():
             self._before = signal.signal(signal.SIGINT, self._ask_to_stop)
         return self
@@ -150,11 +149,6 @@ class Search:
         self._started = time.perf_counter()
         self.frontier, self.spent = Frontier(automaton), SearchCost()
 
-    @property
-    def seconds(self) -> float:
-        """Since the search began."""
-        return time.perf_counter() - self._started
-
     def expand_next(self, batch_size: int, limit_bits: float, best_bits: float) -> list[Expansion]:
         """The cheapest open nodes expanded, none of which costs more than `limit_bits`; [] where the search ends.
 
@@ -173,6 +167,16 @@ class Search:
         budget = float("inf") if limits.max_expansions is None else limits.max_expansions
         nodes = next_nodes(frontier, self._automaton, batch_size, limit_bits, budget - spent.expansions)
         return expand(self._scorer, self._automaton, nodes, spent) if nodes else []
+
+    def account(self) -> dict[str, Any]:
+        """What every record of a search says of it (`SearchResult`), but for its certificate and note."""
+        return {
+            **asdict(self.spent),
+            "seconds": time.perf_counter() - self._started,
+            "backend": self._automaton.name,
+            "exactness": self._automaton.exactness,
+            "mode": self._scorer.mode or "",
+        }
 
     @property
     def stopped_by(self) -> str:

@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.extraction.token_automaton import ForcedTokens, TokenAutomaton, Transitions
 from hf_exposure.scoring import LockstepSampler, Scorer
 
@@ -31,32 +30,32 @@ class Proposals:
 
     Attributes:
         texts: the N texts drawn.
-        hole_bits: (N,) their bits after the automaton's prefix.
-        log2_q: (N, S) log2 of the probability that each component gives each draw.
-        strata: (N,) the component that each was drawn from; all components draw equally often.
-        is_text: (N,) whether the tokens drawn are the canonical ones of a text. Others weigh nothing, which leaves
+        hole_bits_N: (N,) their bits after the automaton's prefix.
+        log2_q_NS: (N, S) log2 of the probability that each component gives each draw.
+        strata_N: (N,) the component that each was drawn from; all components draw equally often.
+        is_text_N: (N,) whether the tokens drawn are the canonical ones of a text. Others weigh nothing, which leaves
             the weighted shares unbiased.
     """
 
     texts: tuple[str, ...] = field(repr=False)
-    hole_bits: np.ndarray
-    log2_q: np.ndarray
-    strata: np.ndarray
-    is_text: np.ndarray
+    hole_bits_N: np.ndarray
+    log2_q_NS: np.ndarray
+    strata_N: np.ndarray
+    is_text_N: np.ndarray
 
     def weights(self, space_size: int) -> np.ndarray:
         """(N,) balance-heuristic weights `1 / (|R| q_mix(r))`, of mean about 1 and at most S."""
-        log2_mixture = np.logaddexp2.reduce(self.log2_q, axis=1) - math.log2(self.log2_q.shape[1])
-        return np.where(self.is_text, np.exp2(-math.log2(space_size) - log2_mixture), 0.0)
+        log2_mixture = np.logaddexp2.reduce(self.log2_q_NS, axis=1) - math.log2(self.log2_q_NS.shape[1])
+        return np.where(self.is_text_N, np.exp2(-math.log2(space_size) - log2_mixture), 0.0)
 
     def join(self, other: Proposals) -> Proposals:
         """Both sets as one."""
         return Proposals(
             self.texts + other.texts,
-            np.concatenate([self.hole_bits, other.hole_bits]),
-            np.concatenate([self.log2_q, other.log2_q]),
-            np.concatenate([self.strata, other.strata]),
-            np.concatenate([self.is_text, other.is_text]),
+            np.concatenate([self.hole_bits_N, other.hole_bits_N]),
+            np.concatenate([self.log2_q_NS, other.log2_q_NS]),
+            np.concatenate([self.strata_N, other.strata_N]),
+            np.concatenate([self.is_text_N, other.is_text_N]),
         )
 
 
@@ -85,7 +84,6 @@ def draw_proposals(
     automaton: TokenAutomaton,
     uniform: Sequence[tuple[int, ...]],
     generator: np.random.Generator,
-    spent: SearchCost,
 ) -> Proposals:
     """Draws texts, as many from each component of the mixture.
 
@@ -97,7 +95,7 @@ def draw_proposals(
     part = max(1, scorer.samples_at_once(len(uniform) * len(EXPONENTS), length) // len(EXPONENTS))
     drawn: Proposals | None = None
     for first in range(0, len(uniform), part):
-        more = _Walk(scorer, automaton, uniform[first : first + part], length, generator, spent).run()
+        more = _Walk(scorer, automaton, uniform[first : first + part], length, generator).run()
         drawn = more if drawn is None else drawn.join(more)
     assert drawn is not None
     return drawn
@@ -132,10 +130,8 @@ class _Walk:
         uniform: Sequence[tuple[int, ...]],
         length: int,
         generator: np.random.Generator,
-        spent: SearchCost,
     ) -> None:
-        self._automaton, self._generator, self._spent = automaton, generator, spent
-        self._uniform = uniform
+        self._automaton, self._generator, self._uniform = automaton, generator, uniform
         self._strata = np.repeat(np.arange(len(EXPONENTS)), len(uniform))
         draws = len(self._strata)
         self._sampler = LockstepSampler(scorer, automaton.prefix, draws, length)
@@ -174,9 +170,6 @@ class _Walk:
         run_bits, child_bits = self._sampler.step(
             alive, [self._paths[draw] for draw in alive.tolist()], run[at], children[at]
         )
-        self._spent.forward_passes += 1
-        self._spent.model_rows += len(alive)
-        self._spent.expansions += int((width[at] > 1).sum())
         self._bits[alive] += run_bits
         is_open = width[at] > 0
         alive, at, child_bits = alive[is_open], at[is_open], child_bits[is_open]

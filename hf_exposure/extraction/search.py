@@ -25,13 +25,13 @@ from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.checks import flag, whole_number
-from hf_exposure.context import CanaryContext
+from hf_exposure.context import CanaryContext, source_for
 from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.expansion import Search, SearchLimits, SearchProgress
 from hf_exposure.extraction.frontier import MOST_OPEN_NODES
 from hf_exposure.extraction.token_automaton import TokenAutomaton, why_audited
 from hf_exposure.records import Candidate, Extraction
-from hf_exposure.scoring import Scorer, make_scorer, source_for
+from hf_exposure.scoring import Scorer, make_scorer
 
 Found = TypeVar("Found")
 
@@ -159,15 +159,9 @@ def _search_likeliest(
             Candidate(text=text, log_perplexity_bits=bits) for (_, text), bits in zip(best, costs_bits, strict=True)
         ),
         certified=certified and not moved,
-        expansions=search.spent.expansions,
-        forward_passes=search.spent.forward_passes,
-        model_rows=search.spent.model_rows,
-        seconds=search.seconds,
-        backend=automaton.name,
-        exactness=automaton.exactness,
-        mode=scorer.mode or "",
         note="; ".join(_notes(scorer.tolerance_bits, [stop, _why_moved(moved), impossible, why_audited(automaton)])),
         rest_is_impossible=bool(impossible),
+        **search.account(),
     )
     return found, moved
 

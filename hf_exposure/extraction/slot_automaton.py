@@ -25,6 +25,7 @@ from hf_exposure.extraction.encoding_trie import EncodingTrie, ProductAutomaton
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading
 from hf_exposure.scoring import Encoder
+from hf_exposure.scoring.encoding import LazyTexts
 
 _LARGEST_LIST = 10**6  # words are given one by one, so encoding each is no more work
 _LARGEST_HOLE = 10**4  # fillings of another hole in one slot: as much work as an audit
@@ -37,22 +38,6 @@ class _Slot:
 
     pieces: Sequence[str]
     kind: object = None
-
-
-class _After(Sequence[str]):
-    """Texts with the same text in front of each."""
-
-    def __init__(self, before: str, count: int, text_at: Callable[[int], str]) -> None:
-        self._before, self._count, self._text_at = before, count, text_at
-
-    def __len__(self) -> int:
-        return self._count
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._before + self._text_at(index)
-
-    def __iter__(self) -> Iterator[str]:
-        return (self._before + self._text_at(index) for index in range(self._count))
 
 
 def slot_automaton(
@@ -152,4 +137,4 @@ def _piece(
     if count > most:
         rule = f"must come in pieces of at most {most} fillings"
         raise InputError("template", rule, count, "Use a smaller space.")
-    return _Slot(_After(before, count, text_at), kind)
+    return _Slot(LazyTexts(count, lambda index: before + text_at(index)), kind)

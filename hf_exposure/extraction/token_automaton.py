@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, Protocol, overload
+from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from hf_exposure.scoring import EncodedTexts
+from hf_exposure.scoring.encoding import LazyTexts
 
 State = Hashable
 Path = tuple[int, ...]
@@ -200,24 +201,10 @@ def enumerate_texts(automaton: TokenAutomaton, first_scored: int) -> EncodedText
         paths_NL = np.concatenate([paths_NL[parent_N], tokens_SC[state_N, child_N][:, None]], axis=1)
         states, state_of_N = list(numbers), next_SC[state_N, child_N]
     prefix = np.broadcast_to(np.array(automaton.prefix, dtype=np.int32), (len(paths_NL), len(automaton.prefix)))
-    return EncodedTexts(_TextsOfPaths(automaton, paths_NL), np.concatenate([prefix, paths_NL], axis=1), first_scored)
 
+    def text_at(number: int) -> str:
+        path_L = paths_NL[number]
+        return follow_tokens(automaton, path_L[path_L >= 0].tolist()) or ""
 
-class _TextsOfPaths(Sequence[str]):
-    """Texts spelled only when one is asked for, as an error message does."""
-
-    def __init__(self, automaton: TokenAutomaton, paths_NL: npt.NDArray[np.int32]) -> None:
-        self._automaton, self._paths_NL = automaton, paths_NL
-
-    def __len__(self) -> int:
-        return len(self._paths_NL)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return _TextsOfPaths(self._automaton, self._paths_NL[index])
-        path_L = self._paths_NL[index]
-        return follow_tokens(self._automaton, path_L[path_L >= 0].tolist()) or ""
+    texts = LazyTexts(len(paths_NL), text_at)
+    return EncodedTexts(texts, np.concatenate([prefix, paths_NL], axis=1), first_scored)

@@ -15,7 +15,7 @@ from markupsafe import Markup
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.estimate import CHANCE_BITS
 from hf_exposure.records import ExposureReport, RepetitionGroup, Validity
-from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL, table_order
+from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL, in_table_order
 from hf_exposure.report.page import render
 from hf_exposure.report.verdict import mean_text, rank1_text, spread_text, times_inserted, validity_line
 
@@ -88,7 +88,7 @@ def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
         tested=math.isfinite(report.memorisation_p_value),
         flaws=report.delivery.flaws if report.delivery is not None else (),
         spaces=", ".join(f"{name}: {space}" for name, space in report.spaces.items()),
-        rows=[_cells(group) for group in _controls_last(report)],
+        rows=[_cells(group) for group in in_table_order(report.groups)],
         level=f"{100 * report.settings['confidence_level']:g}",
         chance_bits=CHANCE_BITS,
         fewest=FEWEST_FOR_AN_INTERVAL,
@@ -125,7 +125,7 @@ def _results(report: ExposureReport, pipeline_tag: Any) -> list[dict[str, Any]]:
     }
     figures: list[tuple[str, str, float, dict[str, Any]]] = [
         ("exposure", _title(group), round(float(group.mean_bits), 1), {**about, **_details(group)})
-        for group in _controls_last(report)
+        for group in in_table_order(report.groups)
         if math.isfinite(group.mean_bits)
     ]
     p_value = report.memorisation_p_value
@@ -145,10 +145,6 @@ def _results(report: ExposureReport, pipeline_tag: Any) -> list[dict[str, Any]]:
         for kind_of_metric, title, value, arguments in figures
     ]
     return eval_results_to_model_index("", results)[0]["results"] if results else []
-
-
-def _controls_last(report: ExposureReport) -> list[RepetitionGroup]:
-    return sorted(report.groups, key=lambda group: table_order(group.repetitions))
 
 
 def _details(group: RepetitionGroup) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""The part of a report that may be seen by whoever holds the model."""
+"""The part of a report that may be seen by whoever holds the model, and a last look at what is about to be uploaded.
+
+`published` leaves out what helps to guess a secret; `refuse_secrets` looks for secrets in files, in any disguise.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +20,6 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import SecretFoundError
 from hf_exposure.records import ExposureEstimate, ExposureReport
 from hf_exposure.records.groups import table_order
-
-# A last look at what is about to be uploaded: is a secret in it, in whatever disguise?
 
 # Shorter fillings stand in any file by chance; of those, the whole text is looked for.
 SHORTEST_FILLING = 6

@@ -1,4 +1,9 @@
-"""Figures to a model's repository on the Hub, in one commit."""
+"""Figures to a model's repository on the Hub: in a commit of their own, or in the one that a `Trainer` pushes.
+
+`Trainer.push_to_hub` calls `on_push_begin`, then writes its card again, with empty results, then uploads the output
+folder. Nothing is called after the card. So `complete_cards` lets the trainer's own `create_model_card` end with ours:
+card, report and weights go up in the trainer's one commit, with its token, branch and retries.
+"""
 
 from __future__ import annotations
 
@@ -83,17 +88,20 @@ def push_to_hub(
         folder = path_of("folder", folder)
     if canaries is None and folder is not None and (Path(folder) / _CANARIES).is_file():
         canaries = CanarySet.load(Path(folder) / _CANARIES)
-    how: dict[str, Any] = {
-        "create_pr": create_pr,
-        "token": token,
-        "folder": folder,
-        "revision": revision,
-        "private": private,
-    }
-    if canaries is None:
-        return _push(report, repo_id, canaries, **how)
-    # The card that is there may hold one, and an error about its metadata would quote it.
-    return without_secrets(canaries, lambda: _push(report, repo_id, canaries, **how))
+    # The card that is there may hold a canary, and an error about its metadata would quote it.
+    return without_secrets(
+        canaries,
+        lambda: _push(
+            report,
+            repo_id,
+            canaries,
+            create_pr=create_pr,
+            token=token,
+            folder=folder,
+            revision=revision,
+            private=private,
+        ),
+    )
 
 
 def _push(
@@ -236,12 +244,6 @@ def _explained(error: Exception, repo_id: str) -> str:
     return f"{repo_id} was left as it was: {type(error).__name__}: {first_line(error)} {remedy}"
 
 
-# A `Trainer` that pushes to the Hub: its card gets the figures, its output folder the published report.
-#
-# `Trainer.push_to_hub` calls `on_push_begin`, then writes its card anew, with empty results, then uploads the output
-# folder. Nothing is called after the card. So `attach` lets the trainer's own `create_model_card` end with ours: card,
-# report and weights go up in the trainer's one commit, with its token, branch and retries.
-
 _TEXTS = (".csv", ".html", ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml")
 # Larger ones are vocabularies and data, which take seconds to search.
 _LARGEST_TEXT = 1_000_000
@@ -303,7 +305,7 @@ def complete_cards(trainer: Any, callback: _Callback) -> None:
 
 
 def _complete(folder: Path, callback: _Callback, repo_id: str) -> None:
-    path = folder / "README.md"
+    path = folder / _CARD
     content = path.read_bytes().decode("utf-8-sig") if path.exists() else None
     files = sorted(file.name for file in (folder / FOLDER).iterdir()) if (folder / FOLDER).is_dir() else []
     name = repo_id.rsplit("/", 1)[-1] or folder.absolute().name

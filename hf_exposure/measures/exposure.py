@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, Unpack, cast
@@ -28,7 +28,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bound
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
 from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
-from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream
+from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream, texts_of
 from hf_exposure.measures.protocol import TrainingStart
 from hf_exposure.measures.search_methods import choose
 from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
@@ -188,7 +188,7 @@ class ExposureMeter:
         found = self._evaluate(model)
         base = [math.nan] * len(self.canaries) if base_model is None else self._base.bits(model, base_model)
         costs_K, inserted = found.costs_K, len(self.canaries.inserted)
-        audit = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
+        tested = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
         template = self.canaries.template
         return ExposureReport(
             estimates=tuple(
@@ -199,10 +199,10 @@ class ExposureMeter:
             space_size=template.space_size,
             manifest_hash=self.canaries.manifest_hash,
             settings=self.settings.to_dict(),
-            p_value=audit.p_value if audit else math.nan,
-            auc=audit.auc if audit else math.nan,
-            auc_low=audit.auc_low if audit else math.nan,
-            auc_high=audit.auc_high if audit else math.nan,
+            p_value=tested.p_value if tested else math.nan,
+            auc=tested.auc if tested else math.nan,
+            auc_low=tested.auc_low if tested else math.nan,
+            auc_high=tested.auc_high if tested else math.nan,
             seconds=time.perf_counter() - started,
             model=_describe(model),
             scoring_mode=found.mode,
@@ -224,7 +224,7 @@ class ExposureMeter:
         method, choice = self._choose(why_no_search)
         key = (encoder.leading, encoder.ending, encoder.first_scored, method, choice)
         if key not in self._prepared:
-            template, texts = self.canaries.template, [canary.text for canary in self.canaries]
+            template, texts = self.canaries.template, texts_of(self.canaries)
             automaton, seed = None, self.settings.seed
             if method.searches:
                 try:
@@ -358,7 +358,7 @@ def epsilon_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: Meas
 
 def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposure_bits: float) -> ExposureEstimate:
     """What an estimator found for a cost, with whose it is."""
-    shared = {one.name: getattr(figures, one.name) for one in fields(figures) if one.name != "effective_hits"}
+    shared = {name: value for name, value in vars(figures).items() if name != "effective_hits"}
     return ExposureEstimate(
         canary_id=canary.id,
         repetitions=canary.repetitions,

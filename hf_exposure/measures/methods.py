@@ -25,6 +25,7 @@ from hf_exposure.canaries.space import distinct_indices
 from hf_exposure.checks import flag, real_number, whole_number
 from hf_exposure.errors import InputError, rows_named
 from hf_exposure.estimators import enumeration_exposure, sampling_exposure, skew_normal_exposure
+from hf_exposure.estimators.arrays import FloatArray
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.skew_normal import FEWEST_REFERENCES
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, enumerate_texts
@@ -33,7 +34,6 @@ from hf_exposure.limits import LARGEST_COUNT, MOST_REFERENCES
 from hf_exposure.records import ReferenceCosts
 from hf_exposure.scoring import EncodedTexts, Encoder, Scorer
 
-FloatArray = NDArray[np.float64]
 MethodName = Literal["auto", "enumerate", "sample", "skew_normal", "importance", "bounded"]
 
 
@@ -254,6 +254,7 @@ def uniform_references(canaries: CanarySet, references: int, seed: int) -> list[
 
 
 def texts_of(canaries: CanarySet) -> list[str]:
+    """The canaries' texts, in their order."""
     return [canary.text for canary in canaries]
 
 

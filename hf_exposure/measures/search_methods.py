@@ -16,14 +16,14 @@ import numpy as np
 
 from hf_exposure.errors import InputError, rows_named
 from hf_exposure.estimators import exposure_from_rank, importance_exposure
+from hf_exposure.estimators.arrays import FloatArray
 from hf_exposure.estimators.estimate import CostEstimate
+from hf_exposure.estimators.importance import ENOUGH_HITS
 from hf_exposure.extraction import EXPONENTS, Proposals, draw_proposals, hole_bits, search_ranks
-from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.limits import MOST_ENUMERATED
 from hf_exposure.measures.methods import (
     Enumerate,
     Estimated,
-    FloatArray,
     Measurement,
     Method,
     Sample,
@@ -34,8 +34,6 @@ from hf_exposure.records import RankBounds, ReferenceCosts
 
 # The first weighted draws of an adaptive measurement; their intervals say how many more are likely to be needed.
 _FIRST_DRAWS = 1024
-# Canaries that share draws miss together, so drawing stops early only with this many effective hits.
-_ENOUGH_HITS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,7 +120,6 @@ class Importance(Method):
         assert measured.automaton is not None and measured.uniform is not None
         prefix_bits = float(np.nansum(measured.scorer.prefix_bits(measured.automaton.prefix)))
         generator = np.random.default_rng(seed_stream("proposals", measured.seed))
-        spent = SearchCost()
         draws: Proposals | None = None
         wanted = _FIRST_DRAWS
         while True:
@@ -131,25 +128,26 @@ class Importance(Method):
             uniform = measured.uniform.take(
                 measured.scorer, measured.automaton, have // len(EXPONENTS), -(-wanted // len(EXPONENTS))
             )
-            new = draw_proposals(measured.scorer, measured.automaton, uniform, generator, spent)
+            new = draw_proposals(measured.scorer, measured.automaton, uniform, generator)
             draws = new if draws is None else draws.join(new)
             estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
-            if len(draws.texts) >= self.references or all(map(self.is_settled, estimates)):
-                is_uniform = draws.is_text & (draws.strata == EXPONENTS.index(0.0))
-                return estimates, ReferenceCosts.of(prefix_bits + draws.hole_bits[is_uniform])
+            if len(draws.texts) >= self.references or all(map(self.has_converged, estimates)):
+                is_uniform = draws.is_text_N & (draws.strata_N == EXPONENTS.index(0.0))
+                return estimates, ReferenceCosts.of(prefix_bits + draws.hole_bits_N[is_uniform])
             wanted = max(map(self._draws_missing, estimates, itertools.repeat(len(draws.texts))))
 
-    def is_settled(self, estimate: CostEstimate) -> bool:
+    def has_converged(self, estimate: CostEstimate) -> bool:
         """Whether no more draws are needed for an estimate."""
         narrow = estimate.high_bits - estimate.low_bits <= self.precision_bits
-        return narrow and (estimate.effective_hits or 0.0) >= _ENOUGH_HITS
+        # Canaries that share draws miss together, so drawing stops early only with many effective hits.
+        return narrow and (estimate.effective_hits or 0.0) >= ENOUGH_HITS
 
     def _draws_missing(self, estimate: CostEstimate, have: int) -> int:
-        """How many more draws are likely to settle an estimate: widths shrink as the root of their number, hits grow
+        """How many more draws an estimate is likely to need: widths shrink as the root of their number, hits grow
         with it. At least as many as there are, and all that may be where nothing is known.
         """
         width, hits = estimate.high_bits - estimate.low_bits, estimate.effective_hits or 0.0
-        times = max((width / self.precision_bits) ** 2, _ENOUGH_HITS / max(hits, 1.0))
+        times = max((width / self.precision_bits) ** 2, ENOUGH_HITS / max(hits, 1.0))
         return max(have, math.ceil(have * (times - 1.0))) if math.isfinite(times) else self.references
 
 
@@ -168,12 +166,12 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
         estimates += importance_exposure(
             # Draws that are the canary itself, or tie with it, may cost a rounding error more.
             hole_bits_K[members] + measured.scorer.tolerance_bits,
-            draws.hole_bits,
+            draws.hole_bits_N,
             weights_N,
             space_size=measured.effective_space_size(int(members[0])),
             confidence_level=measured.confidence_level,
             weight_limits=limits_K[members],
-            strata=draws.strata,
+            strata=draws.strata_N,
             includes_self=~measured.is_inserted_K[members],
         )
     return estimates
@@ -223,9 +221,9 @@ class Auto(Method):
         drawn, references = draws.estimate(measured)
 
         def may_rank_high(canary: int, estimate: CostEstimate) -> bool:
-            """Whether draws leave it open: neither settled nor surely beyond what a search reaches."""
+            """Whether draws leave it open: neither converged nor surely beyond what a search reaches."""
             least_bits = math.log2(measured.effective_space_size(canary)) - most_bits
-            return not draws.is_settled(estimate) and estimate.high_bits >= least_bits
+            return not draws.has_converged(estimate) and estimate.high_bits >= least_bits
 
         candidates = [
             canary for canary, estimate in enumerate(drawn) if canary in bounded or may_rank_high(canary, estimate)

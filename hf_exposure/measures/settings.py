@@ -9,13 +9,14 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypedDict, Unpack
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.checks import encodable_text, flag, instance_of, known_names, one_of, real_number, whole_number
-from hf_exposure.context import CanaryContext
+from hf_exposure.checks import encodable_text, flag, known_names, one_of, real_number, whole_number
+from hf_exposure.context import CanaryContext, check_context
 from hf_exposure.errors import InputError
-from hf_exposure.limits import LARGEST_SEED, MOST_BATCH_TOKENS
+from hf_exposure.limits import LARGEST_SEED
 from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal, checked_settings
 from hf_exposure.measures.search_methods import Auto, Bounded, Importance
 from hf_exposure.scoring import EncodedTexts
+from hf_exposure.scoring.arguments import check_batch_tokens
 
 _METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (Auto, Enumerate, Sample, SkewNormal, Importance, Bounded)
@@ -106,11 +107,8 @@ class MeasureSettings:
         flag("end_token", self.end_token)
         if self.source is not None:
             encodable_text("source", self.source)
-        if self.context is not None:
-            instance_of("context", self.context, CanaryContext, "Write CanaryContext(prompt=...).")
-        if self.max_batch_tokens is not None:
-            remedy = "Leave it out for a default that fits."
-            whole_number("max_batch_tokens", self.max_batch_tokens, 1, MOST_BATCH_TOKENS, remedy)
+        check_context(self.context)
+        check_batch_tokens(self.max_batch_tokens)
 
     def _set(self, **checked: float) -> None:
         for name, value in checked.items():

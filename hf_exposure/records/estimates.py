@@ -1,7 +1,7 @@
-"""The frozen records that travel between the parts. Logarithms are base 2, scores are in bits.
+"""What was found about one text: its exposure, its rank, whether search brings it out, whether the model says it.
 
-Undefined figures are NaN (or None for a rank), and `note` gives the reason. Notes are for readers: what kind of figure
-an exposure is, `bound` says, and programs decide by that.
+Logarithms are base 2, scores are in bits. Undefined figures are NaN (or None for a rank), and `note` gives the reason.
+Notes are for readers: what kind of figure an exposure is, `bound` says, and programs decide by that.
 """
 
 from __future__ import annotations

@@ -321,8 +321,8 @@ def _completed(report: ExposureReport, rows: Sequence[Mapping[str, Any]]) -> Ite
         if math.isnan(estimate.log_perplexity_bits) and not withheld:
             estimate = replace(estimate, log_perplexity_bits=math.inf)
         if "bound" not in row:
-            rivals_and_self = report.space_size - inserted + (not estimate.is_control)
-            estimate = replace(estimate, bound=estimate.derived_bound(math.log2(max(rivals_and_self, 1))))
+            effective_space_size = report.space_size - inserted + (not estimate.is_control)
+            estimate = replace(estimate, bound=estimate.derived_bound(math.log2(max(effective_space_size, 1))))
         yield estimate
 
 

@@ -124,6 +124,11 @@ def table_order(repetitions: int) -> tuple[bool, int]:
     return repetitions == 0, repetitions
 
 
+def in_table_order(groups: Iterable[RepetitionGroup]) -> list[RepetitionGroup]:
+    """The groups as tables show them."""
+    return sorted(groups, key=lambda group: table_order(group.repetitions))
+
+
 def group_by_repetitions(
     estimates: Iterable[ExposureEstimate], log2_space_size: float, confidence_level: float
 ) -> tuple[RepetitionGroup, ...]:

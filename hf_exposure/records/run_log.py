@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from hf_exposure.errors import InputError
+from hf_exposure.fields import plain
 from hf_exposure.files import make_private_folder, parse_json, write_aside
 from hf_exposure.limits import LARGEST_JSON_BYTES
 from hf_exposure.records.exposure_report import ExposureReport
@@ -70,7 +71,7 @@ class PlainRecord:
     def to_dict(self) -> dict[str, Any]:
         """Plain values; what is not finite is None."""
         values = {"figures": self.metrics(), "details": self.details, "step": self.step, "epoch": self.epoch}
-        return dict(_plain(values))
+        return dict(plain(values))
 
     @classmethod
     def of(cls, record: Record) -> PlainRecord:
@@ -202,18 +203,7 @@ def _whole_lines(path: Path) -> Iterator[bytes]:
 
 
 def _line(record: Record) -> str:
-    return json.dumps(_plain(record.to_dict()), allow_nan=False) + "\n"
-
-
-def _plain(value: Any) -> Any:
-    """Lists for arrays and tensors, numbers for theirs, None for what is not finite."""
-    if isinstance(value, float):
-        return float(value) if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return _plain(value.tolist()) if hasattr(value, "tolist") else value
+    return json.dumps(plain(record.to_dict()), allow_nan=False) + "\n"
 
 
 EXPOSURE_LOG = RunLog("exposure", ExposureReport.from_dict)

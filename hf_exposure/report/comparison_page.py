@@ -16,7 +16,7 @@ from hf_exposure.report.comparison import ComparedRun, Comparison
 from hf_exposure.report.page import LIMITS, how_to_read, render
 from hf_exposure.report.save import make_folder
 from hf_exposure.report.table import Table
-from hf_exposure.report.verdict import bits_text, group_cells, group_heads, headline, p_value_text, times_inserted
+from hf_exposure.report.verdict import bits_text, group_cells, group_heads, headline, p_value_cell, times_inserted
 
 _CAPTIONS = {
     "exposure_against_utility.png": (
@@ -123,7 +123,7 @@ def _run_cells(run: ComparedRun) -> list[str]:
         bits_text(exposure.mean_bits, exposure.bound) if math.isfinite(exposure.mean_bits) else "",
         f"{exposure.low_bits:.1f} to {exposure.high_bits:.1f}" if math.isfinite(exposure.low_bits) else "none",
         _figure(run.report.metrics().get("eval_exposure_controls_mean", math.nan), ".1f"),
-        _p_value(run.report.memorisation_p_value),
+        p_value_cell(run.report.memorisation_p_value),
         "yes" if run.on_front else "",
     ]
 
@@ -144,7 +144,3 @@ def _group_table(comparison: Comparison, confidence_level: float) -> Table:
 
 def _figure(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else ""
-
-
-def _p_value(value: float) -> str:
-    return p_value_text(value).removeprefix("= ") if math.isfinite(value) else ""

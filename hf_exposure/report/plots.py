@@ -1,4 +1,8 @@
-"""Which plots there are of a report, of a run and of several runs, and the files they go to."""
+"""The plots of a report, of a run and of several runs, and the files they go to.
+
+All of them have one look: colors, markers and dashes are told apart by color-blind readers, and by anyone in black and
+white.
+"""
 
 from __future__ import annotations
 
@@ -25,8 +29,6 @@ if TYPE_CHECKING:
     from hf_exposure.records.references import ReferenceCosts
     from hf_exposure.report.comparison import Comparison
 
-
-# One look for all plots: told apart by colour-blind readers, and by anyone in black and white.
 
 # Okabe and Ito's palette: told apart by colour-blind readers; markers and dashes tell them apart in black and white.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

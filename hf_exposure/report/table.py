@@ -13,7 +13,7 @@ from typing import Any
 from hf_exposure.canaries import CanarySet
 from hf_exposure.fields import plain
 from hf_exposure.records import Discoverability, ExposureReport, Extraction, RepetitionGroup
-from hf_exposure.records.groups import table_order
+from hf_exposure.records.groups import in_table_order, table_order
 from hf_exposure.report.verdict import group_cells, group_heads, headline, judgement, times_inserted
 
 
@@ -154,8 +154,7 @@ def group_table(groups: Iterable[RepetitionGroup], confidence_level: float) -> T
 
 def report_table(report: ExposureReport) -> Table:
     """The table of a report: one row for each repetition count, controls last."""
-    groups = sorted(report.groups, key=lambda group: table_order(group.repetitions))
-    return group_table(groups, report.settings["confidence_level"])
+    return group_table(in_table_order(report.groups), report.settings["confidence_level"])
 
 
 def report_text(report: ExposureReport) -> str:

@@ -1,4 +1,7 @@
-"""What the figures allow to say, in one sentence and in two, and no more."""
+"""What the figures allow to say, in one sentence and in two, and no more.
+
+And a group of canaries in words, which are the same in every table, on the page, on the card and in the demo.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,6 @@ from hf_exposure.estimators.estimate import CHANCE_BITS, Bound
 from hf_exposure.records import ExposureEstimate, Validity
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
-
-# A group of canaries in words: the same in every table, on the page, on the card and in the demo.
 
 _SIGNS = {"lower": "≥ ", "extrapolated": "~ "}
 
@@ -77,13 +78,7 @@ def group_heads(confidence_level: float) -> list[str]:
 
 def group_cells(group: RepetitionGroup) -> list[str]:
     """The figures of a group as a table shows them: mean, interval or values, canaries of rank 1, p-value."""
-    p_value = group.corrected_p_value
-    return [
-        mean_text(group),
-        spread_text(group),
-        rank1_text(group),
-        p_value_text(p_value).removeprefix("= ") if math.isfinite(p_value) else "",
-    ]
+    return [mean_text(group), spread_text(group), rank1_text(group), p_value_cell(group.corrected_p_value)]
 
 
 _SIGNIFICANT = 0.01
@@ -170,6 +165,11 @@ def p_value_text(p_value: float) -> str:
     if math.isnan(p_value):
         return "is undefined"
     return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
+
+
+def p_value_cell(p_value: float) -> str:
+    """The same in a table, whose head names it; "" where it is undefined."""
+    return p_value_text(p_value).removeprefix("= ") if math.isfinite(p_value) else ""
 
 
 def controls_p_value(report: ExposureReport) -> float:

@@ -15,7 +15,7 @@ from torch import distributed
 
 from hf_exposure.errors import InputError, ProcessesDifferError, first_line
 from hf_exposure.launch import is_launched
-from hf_exposure.runtime.processes import Processes
+from hf_exposure.runtime.processes import Processes, job_store
 
 SECONDS_FOR_ALL_TO_START = 120.0
 """How far apart the processes of a job may start to train."""
@@ -35,7 +35,7 @@ def token_of_job() -> str:
     Raises:
         InputError: the store cannot be reached, or not be opened.
     """
-    store = _launched_store() if is_launched() else distributed.distributed_c10d._get_default_store()
+    store = _launched_store() if is_launched() else job_store()
     return str(store.compare_set("hf_exposure/token", "", secrets.token_hex(32)).decode())
 
 
@@ -115,8 +115,8 @@ def check_all_present(what: str) -> None:
     if not (distributed.is_available() and distributed.is_initialized()):
         return
     rank, world_size, number = distributed.get_rank(), distributed.get_world_size(), next(_calls)
-    store = distributed.distributed_c10d._get_default_store()  # torch has no public name for it
-    keys = [f"hf_exposure/roll/{number}/{other}" for other in range(world_size)]
+    store = job_store()
+    keys = [f"hf_exposure/present/{number}/{other}" for other in range(world_size)]
     store.set(keys[rank], "here")
     deadline = time.monotonic() + SECONDS_FOR_ALL_TO_START
     for other, key in enumerate(keys):

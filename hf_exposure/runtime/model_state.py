@@ -75,6 +75,18 @@ def tensor_parallel_size(model: nn.Module) -> int:
 
 
 @contextmanager
+def random_states_kept() -> Iterator[None]:
+    """Restores the random states of Python, numpy and torch's CPU generator, which training must not see changed."""
+    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    try:
+        yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+
+
+@contextmanager
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Restores training flags, random states and gradients afterwards, also on an error.
 
@@ -92,12 +104,12 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
     """
     flags = [(module, module.training) for module in model.modules()]
     parameters = [(parameter, parameter.requires_grad, parameter.grad) for parameter in model.parameters()]
-    python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     device = model_device(model).type
     generators: Any = None if device == "cpu" else torch.get_device_module(device)
     on_device = generators.get_rng_state_all() if hasattr(generators, "get_rng_state_all") else None
     try:
-        yield
+        with random_states_kept():
+            yield
     finally:
         for module, training in flags:
             module.training = training
@@ -106,8 +118,5 @@ def left_as_found(model: nn.Module) -> Iterator[None]:
                 parameter.requires_grad_(wanted)
             if parameter.grad is not gradient:
                 parameter.grad = gradient
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(cpu)
         if on_device is not None:
             generators.set_rng_state_all(on_device)

@@ -64,7 +64,7 @@ class Processes:
         self.count, self.shard, self.num_shards = count, rank // copies, count // copies
         self._is_first, self._answers = rank == 0, rank % copies == 0
         self._device, self._sharded = device or torch.device("cpu"), sharded
-        self._settled: BaseException | None = None
+        self._agreed_error: BaseException | None = None
         self._failures = (f"hf_exposure/failures/{next(_jobs)}/{number}" for number in itertools.count())
 
     @classmethod
@@ -144,7 +144,7 @@ class Processes:
             yield
         except Exception as error:
             # A job that must end: the other processes wait inside the model, and not here.
-            if self.count > 1 and error is not self._settled and not isinstance(error, OutOfStepError):
+            if self.count > 1 and error is not self._agreed_error and not isinstance(error, OutOfStepError):
                 self._barrier(error)
             raise
         if self.count > 1:
@@ -163,10 +163,10 @@ class Processes:
         if own != worst or error is None:
             message = self._first_message("")
             kind = torch.OutOfMemoryError if worst == _NO_MEMORY else ExposureError
-            self._settled = kind(f"on another process: {message}")
-            raise self._settled from error
+            self._agreed_error = kind(f"on another process: {message}")
+            raise self._agreed_error from error
         self._first_message(f"{type(error).__name__}: {error}")
-        self._settled = error
+        self._agreed_error = error
         raise error
 
     def _first_message(self, own: str) -> str:
@@ -183,17 +183,17 @@ class Processes:
 
         Not by a collective: the others may be waiting inside the model's own. The job's store answers at any time.
         """
-        store, key = _store(), next(self._failures)
+        store, key = job_store(), next(self._failures)
         deadline = time.monotonic() + SECONDS_FOR_ALL_TO_FAIL
         failed = store.add(key, 1)
         while failed < self.count:
             if time.monotonic() > deadline:
-                self._settled = OutOfStepError(
+                self._agreed_error = OutOfStepError(
                     f"{type(error).__name__}: {error}. {failed} of {self.count} processes failed inside a sharded "
                     "model and the others wait for them there, so the job must end. A smaller max_batch_tokens needs "
                     "less memory."
                 )
-                raise self._settled from error
+                raise self._agreed_error from error
             time.sleep(0.01)
             failed = store.add(key, 0)
 
@@ -203,8 +203,8 @@ class Processes:
         return tensor.cpu().numpy()
 
 
-def _store() -> Any:
-    # The job's key-value store; torch has no public name for it.
+def job_store() -> Any:
+    """The key-value store of the process group; torch has no public name for it."""
     return distributed.distributed_c10d._get_default_store()
 
 

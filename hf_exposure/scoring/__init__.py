@@ -1,6 +1,5 @@
 """How surprised a model is: log-perplexities of texts, and next-token bits for search."""
 
-from hf_exposure.context import SourceTemplate, source_for
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.lockstep_sampler import LockstepSampler
@@ -21,8 +20,6 @@ __all__ = [
     "SampleReader",
     "Scorer",
     "Seq2SeqScorer",
-    "SourceTemplate",
     "log_perplexity",
     "make_scorer",
-    "source_for",
 ]

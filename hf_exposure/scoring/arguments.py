@@ -14,8 +14,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from hf_exposure.checks import check_tokenizer, encodable_text, flag, instance_of, whole_number
-from hf_exposure.context import CanaryContext
+from hf_exposure.checks import check_tokenizer, encodable_text, flag, whole_number
+from hf_exposure.context import check_context
 from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.limits import MOST_BATCH_TOKENS
 
@@ -145,13 +145,17 @@ def check_arguments(
         rule = "must be an encoder-decoder model that writes text, not one without a language-model head"
         raise InputError("model", rule, type(model).__name__, "Load it with AutoModelForSeq2SeqLM.")
     flag("end_token", end_token)
+    check_batch_tokens(max_batch_tokens)
+    check_context(context)
+    if source is not None and not callable(source):
+        encodable_text("source", source)
+
+
+def check_batch_tokens(max_batch_tokens: object) -> None:
+    """Raise an `InputError` for what is no number of tokens; None is a default that fits."""
     if max_batch_tokens is not None:
         remedy = "Leave it out for a default that fits."
         whole_number("max_batch_tokens", max_batch_tokens, 1, MOST_BATCH_TOKENS, remedy)
-    if context is not None:
-        instance_of("context", context, CanaryContext, "Write CanaryContext(prompt=...).")
-    if source is not None and not callable(source):
-        encodable_text("source", source)
 
 
 def check_module(argument: str, model: Any) -> None:

@@ -6,7 +6,7 @@ Shapes: N texts of at most L tokens.
 from __future__ import annotations
 
 import string
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any, overload
@@ -17,12 +17,42 @@ import numpy.typing as npt
 from hf_exposure.checks import check_tokenizer, encodable_text
 from hf_exposure.context import CanaryContext
 from hf_exposure.errors import InputError, RowInputError
-from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences, shared_length
+from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences
+from hf_exposure.tokens import shared_length
 
 # Tried in turn, as a tokenizer may drop what its vocabulary lacks.
 _PROBES = ("a", "A", "0", "e", " a")
 # What a text may begin with; some tokenizers have words of several digits and none of one.
 _BEGINNINGS = (*string.printable, *(f"{number:02}" for number in range(100)))
+
+
+class LazyTexts(Sequence[str]):
+    """Texts by number, each of them spelled only when it is asked for: an error message needs one of a million.
+
+    Example:
+        >>> texts = LazyTexts(1000, lambda number: f"pin {number:03}")
+        >>> len(texts), texts[7], texts[-1], list(texts[1:3])
+        (1000, 'pin 007', 'pin 999', ['pin 001', 'pin 002'])
+    """
+
+    def __init__(self, count: int, text_at: Callable[[int], str]) -> None:
+        self._count, self._text_at = count, text_at
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[str]:
+        return map(self._text_at, range(self._count))
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> LazyTexts: ...
+    def __getitem__(self, index: int | slice) -> str | LazyTexts:
+        if isinstance(index, slice):
+            numbers = range(self._count)[index]
+            return LazyTexts(len(numbers), lambda at: self._text_at(numbers[at]))
+        return self._text_at(range(self._count)[index])
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -63,27 +93,11 @@ class EncodedTexts:
             np.pad(part.matrix_NL, ((0, 0), (0, width - part.matrix_NL.shape[1])), constant_values=-1)
             for part in (self, other)
         ]
-        return EncodedTexts(_JoinedTexts(self.texts, other.texts), np.concatenate(parts), self.first_scored)
-
-
-class _JoinedTexts(Sequence[str]):
-    """Two sequences as one without copying: either may spell its texts only when asked."""
-
-    def __init__(self, first: Sequence[str], second: Sequence[str]) -> None:
-        self._first, self._second = first, second
-
-    def __len__(self) -> int:
-        return len(self._first) + len(self._second)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[str]: ...
-    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        at = index + len(self) if index < 0 else index
-        return self._first[at] if at < len(self._first) else self._second[at - len(self._first)]
+        first, second = self.texts, other.texts
+        texts = LazyTexts(
+            len(first) + len(second), lambda at: first[at] if at < len(first) else second[at - len(first)]
+        )
+        return EncodedTexts(texts, np.concatenate(parts), self.first_scored)
 
 
 @dataclass(frozen=True, eq=False, repr=False)

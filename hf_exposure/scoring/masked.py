@@ -19,7 +19,13 @@ from hf_exposure.runtime.batches import BatchCheck, score_in_batches
 from hf_exposure.runtime.logits import ForwardCounts, LogitReader
 from hf_exposure.runtime.model_state import evaluating, model_device
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
-from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
+from hf_exposure.scoring.arguments import (
+    check_batch_tokens,
+    check_length,
+    check_vocabulary,
+    context_length,
+    vocabulary_entries,
+)
 from hf_exposure.scoring.causal import agreement_bits, default_batch_tokens, tolerance_bits
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder, special_tokens_around
 from hf_exposure.scoring.forward import Mode, bits_at
@@ -63,9 +69,7 @@ class MaskedScorer:
         if mask is None:
             rule = "must have a mask token for a model that reads in both directions"
             raise InputError("tokenizer", rule, type(tokenizer).__name__, "Set tokenizer.mask_token.")
-        if max_batch_tokens is not None and max_batch_tokens < 1:
-            remedy = "Leave it out for a default that fits."
-            raise InputError("max_batch_tokens", "must be at least 1", max_batch_tokens, remedy)
+        check_batch_tokens(max_batch_tokens)
         self.model, self._mask = model, int(mask)
         check_tokenizer(tokenizer)
         # Every token of a text is scored, its first one too; `trailing` is what the model sees after it.

@@ -3,7 +3,7 @@
 `TreeLayout` says where each token goes and what it sees; this feeds the model and reads its logits.
 
 Shapes: A samples that take a step, T new tokens of each at most, C children of each at most; B rows of W new slots in
-one batch, P prefix tokens, F slots of a row after the prefix, Q questions.
+one batch, P prefix tokens, F slots of a row after the prefix, Q queries.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from hf_exposure.runtime.model_state import compute_dtype, evaluating, model_dev
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
 from hf_exposure.scoring.forward import Prefix, attention_mask, bits_at
 from hf_exposure.scoring.token_tree import IntArray
-from hf_exposure.scoring.tree_layout import NewSlots, Questions, TreeLayout
+from hf_exposure.scoring.tree_layout import NewSlots, TokenQueries, TreeLayout
 
 
 class PackedSampler:
@@ -59,7 +59,7 @@ class PackedSampler:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Appends tokens to the paths of some samples and reads what comes after; see `SampleReader`."""
         new = self._layout.append(sample_A, tokens_AT)
-        asked = new.questions(tokens_AT, run_A, children_AC)
+        asked = new.queries(tokens_AT, run_A, children_AC)
 
         def own_part() -> np.ndarray:
             bits_Q = np.zeros(len(asked.token_Q))
@@ -79,7 +79,7 @@ class PackedSampler:
         run_number_AT, child_number_AC = np.split(asked.number_AX, [tokens_AT.shape[1]], axis=1)
         return np.append(bits_Q, 0.0)[run_number_AT].sum(axis=1), np.append(bits_Q, np.inf)[child_number_AC]
 
-    def _feed(self, batch: int, new: NewSlots, asked: Questions, bits_Q: np.ndarray) -> None:
+    def _feed(self, batch: int, new: NewSlots, asked: TokenQueries, bits_Q: np.ndarray) -> None:
         """One call of the model for one batch of this process's rows, and the answers that it gives."""
         rows, cache = self._rows[batch], self._caches[batch]
         token_BW, depth_BW, sees_BWF = new.of_batch(batch, rows.start, rows.stop)
@@ -98,7 +98,7 @@ class PackedSampler:
             raise CacheRefused("a cache that does not grow by what is fed")
         self._caches[batch] = logits.cache
         own = asked.of_rows(rows.start, rows.stop)
-        # The flat positions that are read; they ascend, as the questions do.
+        # The flat positions that are read; they ascend, as the queries do.
         flat_Q = (asked.row_Q[own] - rows.start) * width + asked.slot_Q[own] - int(new.filled_G[batch])
         is_next_Q = np.diff(flat_Q, prepend=-1) > 0
         bits_Q[own] = bits_at(

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from hf_exposure.scoring.token_tree import SequenceTree, TokenTree, shared_length
+from hf_exposure.scoring.token_tree import SequenceTree, TokenTree
+from hf_exposure.tokens import shared_length
 
 DEPTH_TO_SPARE = 32
 """How far beyond the tree at hand is tried, where the model's context is known: a search deepens step by step."""

@@ -117,19 +117,6 @@ def pad_sequences(sequences: Sequence[Sequence[int]]) -> IntArray:
     return matrix_NL
 
 
-def shared_length(sequences: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all sequences share; 0 of no sequences.
-
-    Example:
-        >>> shared_length([[5, 6, 7], [5, 6], [5, 6, 8]]), shared_length([[5], [6]])
-        (2, 0)
-    """
-    for place, tokens in enumerate(zip(*sequences, strict=False)):
-        if len(set(tokens)) > 1:
-            return place
-    return min(map(len, sequences), default=0)
-
-
 def grow_vertices(matrix_NL: IdMatrix, prefix_length: int | None = None) -> Vertices:
     """The tree of the padded sequences in `matrix_NL`; equal sequences end at one vertex.
 

@@ -6,7 +6,7 @@ shared prefix, its own ancestors and itself. All of this is bookkeeping in numpy
 
 Shapes: S samples, R rows, G batches of rows; A samples that take a step, T new tokens of each at most, C children of
 each at most, X = T + C; N new slots, L tokens on the longest path so far; B rows of W new slots in one batch, F slots
-of a row in all; Q questions.
+of a row in all; Q queries.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from hf_exposure.scoring.token_tree import IntArray
 
 
 @dataclass(frozen=True)
-class Questions:
+class TokenQueries:
     """Q next-token bits that one step asks for, each once and ordered by row and slot.
 
     Attributes:
         row_Q, slot_Q, token_Q: the bits of `token` are read after `slot` of `row`.
-        number_AX: which question each sample asks about its new tokens, and then its children; -1 for none.
+        number_AX: the query of each sample for each of its new tokens, and then of its children; -1 for none.
     """
 
     row_Q: IntArray
@@ -34,7 +34,7 @@ class Questions:
     number_AX: IntArray
 
     def of_rows(self, first: int, stop: int) -> slice:
-        """The questions about some rows."""
+        """The queries of some rows."""
         return slice(*np.searchsorted(self.row_Q, [first, stop]).tolist())
 
 
@@ -81,10 +81,10 @@ class NewSlots:
         sees_BWF[row[new], column[new], ancestors_HL[new, level]] = True
         return token_BW, depth_BW, sees_BWF
 
-    def questions(self, tokens_AT: IntArray, run_A: IntArray, children_AC: IntArray) -> Questions:
+    def queries(self, tokens_AT: IntArray, run_A: IntArray, children_AC: IntArray) -> TokenQueries:
         """What is asked about this step: the last `run` new tokens of each sample, and its children.
 
-        Samples that share a path ask for the same; each question is asked once.
+        Samples that share a path ask for the same; each query is made once.
         """
         length_A = (tokens_AT >= 0).sum(axis=1)
         column_T = np.arange(tokens_AT.shape[1])
@@ -99,7 +99,7 @@ class NewSlots:
         _, first, number = np.unique(_joint_key(row, slot, token), return_index=True, return_inverse=True)
         number_AX = np.full(token_AX.shape, -1, dtype=np.int64)
         number_AX[line, column] = number
-        return Questions(row[first], slot[first], token[first], number_AX)
+        return TokenQueries(row[first], slot[first], token[first], number_AX)
 
 
 class TreeLayout:

@@ -21,7 +21,6 @@ from hf_exposure.extraction import (
     draw_proposals,
     enumerate_texts,
 )
-from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import CausalScorer
@@ -48,7 +47,7 @@ def _draw(
     scorer: CausalScorer, template: CanaryTemplate, automaton: TokenAutomaton, count: int, seed: int
 ) -> Proposals:
     uniform = UniformPaths(template, seed).take(scorer, automaton, 0, count // len(EXPONENTS))
-    return draw_proposals(scorer, automaton, uniform, np.random.default_rng(seed), SearchCost())
+    return draw_proposals(scorer, automaton, uniform, np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
@@ -58,17 +57,17 @@ def test_draws_are_texts_with_their_true_costs(scorer: CausalScorer, template: C
     assert all(template.contains(text) for text in draws.texts)
     whole = scorer.sequence_bits(scorer.encode(draws.texts))
     prefix = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
-    np.testing.assert_allclose(draws.hole_bits + prefix, whole, atol=1e-3)
-    assert np.bincount(draws.strata).tolist() == [100] * len(EXPONENTS)
+    np.testing.assert_allclose(draws.hole_bits_N + prefix, whole, atol=1e-3)
+    assert np.bincount(draws.strata_N).tolist() == [100] * len(EXPONENTS)
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
 def test_probabilities_sum_to_one_and_match_frequencies(scorer: CausalScorer, template: CanaryTemplate) -> None:
     automaton = build_automaton(template, scorer.encoder)
     draws = _draw(scorer, template, automaton, 8000, seed=0)
-    q = {text: np.exp2(row) for text, row in zip(draws.texts, draws.log2_q, strict=True)}
+    q = {text: np.exp2(row) for text, row in zip(draws.texts, draws.log2_q_NS, strict=True)}
     for stratum, exponent in enumerate(EXPONENTS):
-        drawn = [text for text, s in zip(draws.texts, draws.strata.tolist(), strict=True) if s == stratum]
+        drawn = [text for text, s in zip(draws.texts, draws.strata_N.tolist(), strict=True) if s == stratum]
         for text in set(drawn):
             share, expected = drawn.count(text) / len(drawn), q[text][stratum]
             assert abs(share - expected) < 5 * math.sqrt(expected / len(drawn)) + 1e-3, (exponent, text)
@@ -82,12 +81,12 @@ def test_probabilities_sum_to_one_and_match_frequencies(scorer: CausalScorer, te
 def test_the_uniform_part_is_uniform_and_bounds_the_weights(scorer: CausalScorer, template: CanaryTemplate) -> None:
     automaton = build_automaton(template, scorer.encoder)
     draws = _draw(scorer, template, automaton, 4000, seed=0)
-    np.testing.assert_allclose(draws.log2_q[:, 0], -math.log2(template.space_size), atol=1e-9)
+    np.testing.assert_allclose(draws.log2_q_NS[:, 0], -math.log2(template.space_size), atol=1e-9)
     weights = draws.weights(template.space_size)
     assert weights.max() <= len(EXPONENTS) + 1e-9
     assert abs(weights.mean() - 1) < 5 * weights.std() / math.sqrt(len(weights))
     # A text of b bits weighs at most S 2^b / |R|.
-    limits = len(EXPONENTS) * np.exp2(draws.hole_bits) / template.space_size
+    limits = len(EXPONENTS) * np.exp2(draws.hole_bits_N) / template.space_size
     assert (weights <= limits * (1 + 1e-6)).all()
 
 
@@ -125,10 +124,10 @@ def test_shares_are_right_where_one_text_has_many_paths(style: str) -> None:
     draws = _draw(scorer, template, automaton, 6000, seed=3)
     weights = draws.weights(template.space_size)
     assert 0 < (weights == 0).sum() < 0.75 * len(weights) and weights.max() <= len(EXPONENTS) + 1e-9
-    assert not weights[~draws.is_text].any()
+    assert not weights[~draws.is_text_N].any()
     of_text = dict(zip(encoded.texts, truth, strict=True))
-    drawn = [of_text[text] for text, is_text in zip(draws.texts, draws.is_text, strict=True) if is_text]
-    np.testing.assert_allclose(draws.hole_bits[draws.is_text], drawn, atol=1e-3)
+    drawn = [of_text[text] for text, is_text in zip(draws.texts, draws.is_text_N, strict=True) if is_text]
+    np.testing.assert_allclose(draws.hole_bits_N[draws.is_text_N], drawn, atol=1e-3)
     for rank in (10, 300, 1_000, 5_000, 10_000):
-        hit = weights * (draws.hole_bits <= np.sort(truth)[rank - 1] + 1e-4)
+        hit = weights * (draws.hole_bits_N <= np.sort(truth)[rank - 1] + 1e-4)
         assert abs(hit.mean() - rank / 1e4) < 5 * hit.std() / math.sqrt(len(hit)), rank

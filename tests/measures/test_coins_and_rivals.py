@@ -119,9 +119,11 @@ def test_coins_that_all_fell_alike_bound_no_epsilon(coin: bool) -> None:
     assert epsilon_of(alike, np.arange(float(len(alike))), MeasureSettings()) is None
 
 
-@pytest.mark.parametrize(("low", "hits", "settled"), [(11.9, 200.0, True), (11.5, 200.0, False), (11.9, 50.0, False)])
-def test_drawing_stops_at_a_narrow_interval_however_high_it_lies(low: float, hits: float, settled: bool) -> None:
+@pytest.mark.parametrize(
+    ("low", "hits", "converged"), [(11.9, 200.0, True), (11.5, 200.0, False), (11.9, 50.0, False)]
+)
+def test_drawing_stops_at_a_narrow_interval_however_high_it_lies(low: float, hits: float, converged: bool) -> None:
     estimate = CostEstimate(
         exposure_bits=12.0, low_bits=low, high_bits=12.1, method="importance", bound="interval", effective_hits=hits
     )
-    assert Importance(precision_bits=0.25).is_settled(estimate) is settled
+    assert Importance(precision_bits=0.25).has_converged(estimate) is converged

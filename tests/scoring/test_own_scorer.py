@@ -21,7 +21,6 @@ from hf_exposure.extraction import (
     search_likeliest,
     search_ranks,
 )
-from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.measures import ExposureMeter
 from hf_exposure.scoring import CausalScorer, Scorer
 from hf_exposure.testing import check_automaton, check_scorer, check_search
@@ -77,18 +76,18 @@ def test_search_is_brute_force(scorer: TableScorer) -> None:
 def test_draws_from_it_estimate_ranks(scorer: TableScorer) -> None:
     automaton = build_automaton(TEMPLATE, scorer.encoder)
     uniform = UniformPaths(TEMPLATE, seed=1).take(scorer, automaton, 0, 2000)
-    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(1), SearchCost())
+    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(1))
     before = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
-    np.testing.assert_allclose(draws.hole_bits + before, [cost_by_hand(text) for text in draws.texts], atol=1e-9)
+    np.testing.assert_allclose(draws.hole_bits_N + before, [cost_by_hand(text) for text in draws.texts], atol=1e-9)
     # Component 1 takes each digit with the model's probability among the ten digits.
     digits = np.arange(10) + ord("0") + 3
     of_digit = BITS_VV + np.logaddexp2.reduce(-BITS_VV[:, digits], axis=1)[:, None]
-    for text, log2_q in zip(draws.texts[:100], draws.log2_q[:, EXPONENTS.index(1.0)], strict=False):
+    for text, log2_q in zip(draws.texts[:100], draws.log2_q_NS[:, EXPONENTS.index(1.0)], strict=False):
         ids = [byte + 3 for byte in text[3:7].encode()]
         assert log2_q == pytest.approx(-sum(of_digit[pair] for pair in zip(ids, ids[1:], strict=False)), abs=1e-9)
     weights = draws.weights(1000)
     for rank in (1, 10, 100, 500):
-        hit = weights * (draws.hole_bits <= np.sort(COSTS)[rank - 1] - before + 1e-9)
+        hit = weights * (draws.hole_bits_N <= np.sort(COSTS)[rank - 1] - before + 1e-9)
         assert abs(hit.mean() - rank / 1000) < 5 * hit.std() / math.sqrt(len(hit)), rank
 
 
@@ -124,6 +123,6 @@ def test_search_of_a_model_asks_for_nothing_beyond_the_protocol(byte_tokenizer: 
     assert search_likeliest(guarded, automaton, top_k=3).certified
     assert search_ranks(guarded, automaton, ["pin 1234"])[0].certified
     uniform = UniformPaths(template, seed=1).take(guarded, automaton, 0, 16)
-    assert len(draw_proposals(guarded, automaton, uniform, np.random.default_rng(1), SearchCost()).texts) == 64
+    assert len(draw_proposals(guarded, automaton, uniform, np.random.default_rng(1)).texts) == 64
     # The rest is for measurement, and for batches that were found wrong.
     assert MEMBERS - guarded.asked == {"note", "why_no_search", "distrust_batches", "sequence_bits"}

@@ -23,7 +23,6 @@ from transformers import (
 
 from hf_exposure import CanaryTemplate, Digits
 from hf_exposure.extraction import UniformPaths, build_automaton, draw_proposals, search_likeliest, search_ranks
-from hf_exposure.extraction.expansion import SearchCost
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring import CausalScorer, MaskedScorer, Seq2SeqScorer, make_scorer
 
@@ -61,8 +60,8 @@ def _figures(model: torch.nn.Module, processes: Processes) -> dict[str, Any]:
     figures["ranks"] = [(bounds.low, bounds.high) for bounds in search_ranks(scorer, automaton, texts[:4])]
     # Draws follow the figures: they are the same only where those are, to the last bit.
     uniform = UniformPaths(TEMPLATE, 0).take(scorer, automaton, 0, 33)
-    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0), SearchCost())
-    figures["draws"], figures["draws' bits"] = list(draws.texts), draws.hole_bits.tolist()
+    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
+    figures["draws"], figures["draws' bits"] = list(draws.texts), draws.hole_bits_N.tolist()
     # A search that ends at its second step, which leaves most of the last batch to nobody.
     figures["cut short"] = [
         (bounds.low, bounds.high)

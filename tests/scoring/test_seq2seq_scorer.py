@@ -29,9 +29,10 @@ from hf_exposure import (
     measure_exposure,
     rank_bounds,
 )
+from hf_exposure.context import SourceTemplate, source_for
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.extraction import build_automaton
-from hf_exposure.scoring import Scorer, Seq2SeqScorer, SourceTemplate, make_scorer, source_for
+from hf_exposure.scoring import Scorer, Seq2SeqScorer, make_scorer
 from hf_exposure.testing import assert_close, check_scorer, check_search
 
 SOURCE = "my number"

@@ -1,4 +1,4 @@
-"""Slots, masks and questions of packed rows against a loop over samples that keeps whole paths."""
+"""Slots, masks and queries of packed rows against a loop over samples that keeps whole paths."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ def test_slots_and_masks_are_those_of_a_loop_over_paths(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_each_question_is_asked_once_and_in_order(seed: int) -> None:
+def test_each_query_is_made_once_and_in_order(seed: int) -> None:
     generator = np.random.default_rng(seed)
     row_of = np.arange(12) // 4
     layout, naive = TreeLayout(row_of, np.zeros(3, dtype=np.int64)), NaiveRows(row_of.tolist(), [0, 0, 0])
@@ -108,7 +108,7 @@ def test_each_question_is_asked_once_and_in_order(seed: int) -> None:
         # What follows hangs on the path, as in a graph of texts.
         sums = [sum(token for _, token in path) for path in paths]
         children = [sorted({number % 5, number % 3}) for number in sums]
-        asked = new.questions(tokens_AT, run, padded(children, 2))
+        asked = new.queries(tokens_AT, run, padded(children, 2))
         found = list(zip(asked.row_Q.tolist(), asked.slot_Q.tolist(), asked.token_Q.tolist(), strict=True))
         assert found == sorted(set(found))
         expected = set()
@@ -117,10 +117,10 @@ def test_each_question_is_asked_once_and_in_order(seed: int) -> None:
             of_sample = [path[at:] for at in range(len(path) - int(run[sample]), len(path))]
             wanted = [(path[: len(path) - len(rest)], rest[0][1]) for rest in of_sample]
             wanted += [(path, child) for child in children[sample]]
-            questions = [(row, naive.slots[row][before], token) for before, token in wanted]
-            expected.update(questions)
+            queries = [(row, naive.slots[row][before], token) for before, token in wanted]
+            expected.update(queries)
             numbers = [number for number in asked.number_AX[sample].tolist() if number >= 0]
-            assert [found[number] for number in numbers] == questions
+            assert [found[number] for number in numbers] == queries
         assert set(found) == expected
         part = asked.of_rows(1, 2)
         assert asked.row_Q[part].tolist() == [row for row, _, _ in found if row == 1]

@@ -32,23 +32,21 @@ from hf_exposure.estimators.intervals import beta_quantiles
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharesAtOrBelow:
+class WeightedCdf:
     """Shares of the space at or below each of K costs.
 
     Attributes:
-        share: (K,) point estimates, in (0, 1].
-        low, high: (K,) confidence limits, in [0, 1].
-        variance: (K,) of `share`.
-        hits: (K,) how many draws of weight above 0 are at or below.
-        heaviest_hit: (K,) the largest weight among those; 0 where there is none.
+        share_K: (K,) point estimates, in (0, 1].
+        low_K, high_K: (K,) confidence limits, in [0, 1].
+        variance_K: (K,) of `share_K`.
+        hits_K: (K,) how many draws of weight above 0 are at or below.
     """
 
-    share: FloatArray
-    low: FloatArray
-    high: FloatArray
-    variance: FloatArray
-    hits: NDArray[np.int64]
-    heaviest_hit: FloatArray
+    share_K: FloatArray
+    low_K: FloatArray
+    high_K: FloatArray
+    variance_K: FloatArray
+    hits_K: NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +60,7 @@ class _Sums:
     draws_S1: FloatArray
 
 
-def weighted_shares(
+def weighted_cdf(
     costs_K: FloatArray,
     references_N: FloatArray,
     weights_N: FloatArray,
@@ -70,7 +68,7 @@ def weighted_shares(
     limits_K: FloatArray | None,
     strata_N: NDArray[np.int64],
     confidence_level: float,
-) -> SharesAtOrBelow:
+) -> WeightedCdf:
     """Estimate, for every cost, the share of the space that costs no more, with limits.
 
     Args:
@@ -85,9 +83,9 @@ def weighted_shares(
 
     Example (by hand: 3 of 4 equal draws are at or below 2.5, and the canary makes it 4 of 5):
         >>> ones, one_stratum = np.ones(4), np.zeros(4, dtype=int)
-        >>> shares = weighted_shares(np.array([2.5]), np.array([1.0, 2.0, 2.0, 3.0]), ones,
+        >>> shares = weighted_cdf(np.array([2.5]), np.array([1.0, 2.0, 2.0, 3.0]), ones,
         ...                          limits_K=None, strata_N=one_stratum, confidence_level=0.95)
-        >>> shares.share, shares.hits
+        >>> shares.share_K, shares.hits_K
         (array([0.8]), array([3]))
     """
     order = np.argsort(references_N, kind="stable")
@@ -103,12 +101,10 @@ def weighted_shares(
     counted_K = np.concatenate([[0], np.cumsum(weights_N > 0.0)])[hits_K]
     sums = _sums(weights_N, strata_N, hits_K)
     none_K = np.zeros(costs_K.shape)
-    share, variance = _moments(sums, hit_K=own_K, miss_K=none_K)
-    low, _ = _limits(*_moments(sums, hit_K=none_K, miss_K=none_K + heaviest), confidence_level)
-    _, high = _limits(*_moments(sums, hit_K=unseen_K, miss_K=none_K), confidence_level)
-    return SharesAtOrBelow(
-        share=share, low=low, high=high, variance=variance, hits=counted_K, heaviest_hit=heaviest_hit_K
-    )
+    share_K, variance_K = _moments(sums, hit_K=own_K, miss_K=none_K)
+    low_K, _ = _limits(*_moments(sums, hit_K=none_K, miss_K=none_K + heaviest), confidence_level)
+    _, high_K = _limits(*_moments(sums, hit_K=unseen_K, miss_K=none_K), confidence_level)
+    return WeightedCdf(share_K=share_K, low_K=low_K, high_K=high_K, variance_K=variance_K, hits_K=counted_K)
 
 
 def _sums(weights_N: FloatArray, strata_N: NDArray[np.int64], hits_K: NDArray[np.int64]) -> _Sums:
