@@ -450,6 +450,7 @@ class MeasureCallback(TrainerCallback):
         """Raises with the remedy, or warns the first time, and of what is done meanwhile."""
         name, cause = one.measure.name, f"{type(error).__name__}: {error}"
         if self.on_error == "raise":
+            self._close_tap()  # training ends without on_train_end
             if isinstance(error, ExposureError):
                 raise error
             # Not as it came: with auto_find_batch_size the trainer takes an out-of-memory error for its own, and

@@ -301,6 +301,7 @@ def test_a_failure_on_a_batch(tmp_path: Path) -> None:
     with pytest.raises(ExposureError, match="^tally failed on a training batch: KeyError: 'labels'"):
         strict.train()
     assert strict.state.global_step == 3
+    assert not strict.model._forward_pre_hooks  # the model is given back without the tap
 
 
 class Named(Toy):
