@@ -155,9 +155,11 @@ def check_token_sums(scorer: Scorer, texts: Sequence[str], tolerance: float = TO
     encoded = scorer.encode(texts)
     for ids, total in zip(encoded.ids, scorer.sequence_bits(encoded), strict=True):
         bits_P = scorer.prefix_bits(ids)
-        assert bits_P.shape == (len(ids),)
-        assert np.isnan(bits_P[: encoded.first_scored]).all() and (bits_P[encoded.first_scored :] >= 0).all()
-        assert_close(math.fsum(bits_P[encoded.first_scored :]), total, tolerance)
+        context, scored = bits_P[: encoded.first_scored], bits_P[encoded.first_scored :]
+        assert bits_P.shape == (len(ids),), f"prefix_bits must give {len(ids)} figures, got shape {bits_P.shape}"
+        assert np.isnan(context).all(), f"prefix_bits must be NaN for the {len(context)} tokens of context: {bits_P}"
+        assert (scored >= 0).all(), f"prefix_bits must be at least 0 after the context, and not NaN: {bits_P}"
+        assert_close(math.fsum(scored), total, tolerance)
 
 
 def check_paths(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
@@ -176,7 +178,8 @@ def check_paths(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERAN
     read = scorer.path_bits(prefix, [PathQuery(body[:-1], 0, np.array(body[-1:])) for body in bodies])
     fed = scorer.path_bits(prefix, [PathQuery(body, 1, nothing) for body in bodies])
     for body, total, first, second in zip(bodies, totals, read, fed, strict=True):
-        assert first.run_bits == 0.0 and len(second.children_bits) == 0
+        assert first.run_bits == 0.0, f"a run of no tokens must have 0 bits, got {first.run_bits}"
+        assert len(second.children_bits) == 0, f"no children were asked for, got {second.children_bits}"
         assert_close(first.children_bits[0], second.run_bits, tolerance)
         inner = scorer.path_bits(prefix, [PathQuery(body[:-1], len(body) - 1, nothing)])[0].run_bits
         assert_close(before + inner + first.children_bits[0], total, tolerance)
@@ -194,12 +197,15 @@ def check_chain_rule(scorer: Scorer, texts: Sequence[str], tolerance: float = TO
     assert_close(math.fsum(answer.run_bits for answer in answers), whole.run_bits, tolerance)
     for token, answer, following in zip(body, answers, answers[1:], strict=False):
         assert_close(answer.children_bits[known == token], [following.run_bits], tolerance)
-        assert (answer.children_bits >= 0).all() and (2.0**-answer.children_bits).sum() <= 1 + tolerance
+        share = (2.0**-answer.children_bits).sum()
+        assert (answer.children_bits >= 0).all(), f"children must have at least 0 bits: {answer.children_bits}"
+        assert share <= 1 + tolerance, f"probabilities of some children must sum to at most 1, got {share}"
 
 
 def check_samples(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
     """Samples that grow step by step, by the scorer's own reader where it has one, get the figures of whole paths."""
-    assert 1 <= scorer.samples_at_once(len(texts), 8) <= len(texts)
+    at_once = scorer.samples_at_once(len(texts), 8)
+    assert 1 <= at_once <= len(texts), f"samples_at_once must lie from 1 to {len(texts)}, got {at_once}"
     encoded = scorer.encode(texts)
     prefix = shared_lead(encoded.ids)
     bodies = [ids[len(prefix) :] for ids in encoded.ids]
@@ -267,11 +273,12 @@ def check_likeliest(
     """Best-first = brute force: the k smallest costs, each with a text that has it."""
     cost_of = dict(zip(texts, costs_N, strict=True))
     found = search_likeliest(scorer, automaton, top_k=top_k)
-    assert found.certified and found.note == ""
+    assert found.certified and found.note == "", f"a search to the end must be certified: {found}"
     names = [candidate.text for candidate in found.candidates]
-    assert len(set(names)) == len(names) == min(top_k, len(texts))
+    expected = min(top_k, len(texts))
+    assert len(set(names)) == len(names) == expected, f"{expected} different texts must be found, got {names}"
     figures = [candidate.log_perplexity_bits for candidate in found.candidates]
-    assert figures == sorted(figures)
+    assert figures == sorted(figures), f"candidates must come with ascending bits, got {figures}"
     assert_close(figures, np.sort(costs_N)[:top_k], tolerance)
     assert_close(figures, [cost_of[name] for name in names], tolerance)
 
@@ -287,15 +294,15 @@ def check_rank(
     """Bounded rank = brute-force rank, and at every budget the bounds hold it."""
     low, high = brute_force_rank(costs_N, own)
     exact = search_ranks(scorer, automaton, [texts[own]])[0]
-    assert exact.certified and exact.note == ""
-    assert low <= exact.low <= exact.high <= high
+    assert exact.certified and exact.note == "", f"a search to the end must be certified: {exact}"
+    assert low <= exact.low <= exact.high <= high, f"the rank must lie from {low} to {high}: {exact}"
     assert_close(exact.log_perplexity_bits, costs_N[own], TOLERANCE_BITS)
     for budget in budgets:
         partial = search_ranks(scorer, automaton, [texts[own]], max_expansions=budget, batch_size=4)[0]
-        assert partial.expansions <= budget
+        assert partial.expansions <= budget, (budget, partial)
         assert 1 <= partial.low <= high and low <= partial.high <= len(texts), (budget, partial, low, high)
         assert partial.certified == (budget >= exact.expansions), (budget, partial, exact)
-        assert partial.certified or f"max_expansions={budget}" in partial.note
+        assert partial.certified or f"max_expansions={budget}" in partial.note, (budget, partial)
 
 
 def check_space(space: Space, texts: Sequence[str]) -> None:
@@ -313,32 +320,36 @@ def check_space(space: Space, texts: Sequence[str]) -> None:
         >>> check_space(Digits(2), [f"{number:02}" for number in range(100)])
     """
     listed = sorted(texts)
-    assert space.size == len(listed) == len(set(listed)) and "" not in listed
-    assert [space.text_at(index) for index in range(space.size)] == listed
-    assert [space.index_of(text) for text in listed] == list(range(len(listed)))
+    assert listed and len(listed) == len(set(listed)), "texts must be different, and at least one"
+    assert "" not in listed, "no text may be empty"
+    _equal("size", space.size, len(listed))
+    _equal("text_at of all numbers", [space.text_at(index) for index in range(space.size)], listed)
+    _equal("index_of all texts, sorted", [space.index_of(text) for text in listed], list(range(len(listed))))
     _check_states(space, space.start, "", listed)
     for text in listed[:50]:
         around = f"#{text} is 7"
         expected = [length for length in range(1, len(around)) if around[1 : 1 + length] in listed]
-        assert space.lengths_at(around, 1) == expected
-        assert all(space.contains(other) == (other in listed) for other in (text, text + "#", "#" + text))
-    assert not space.contains("")
+        _equal(f"lengths_at({around!r}, 1)", space.lengths_at(around, 1), expected)
+        for other in (text, text + "#", "#" + text):
+            _equal(f"contains({other!r})", space.contains(other), other in listed)
+    _equal("contains('')", space.contains(""), False)
     lengths = {len(text) for text in listed}
     longer = {other[len(text)] for text in listed for other in listed if other.startswith(text) and other != text}
-    assert space.alphabet == frozenset("".join(listed))
-    assert space.fixed_length == (lengths.pop() if len(lengths) == 1 else None)
-    assert longer <= space.continuations <= space.alphabet
+    _equal("alphabet", space.alphabet, frozenset("".join(listed)))
+    _equal("fixed_length", space.fixed_length, lengths.pop() if len(lengths) == 1 else None)
+    assert longer <= space.continuations <= space.alphabet, f"continuations must have {longer}: {space.continuations}"
     copy = pickle.loads(pickle.dumps(space))
-    assert copy == space and hash(copy) == hash(space) and copy.text_at(space.size - 1) == listed[-1]
-    assert json.loads(json.dumps(space.to_dict())) == space.to_dict()
+    assert copy == space and hash(copy) == hash(space), "a pickled copy must be equal, with an equal hash"
+    _equal("a pickled copy's last text", copy.text_at(space.size - 1), listed[-1])
+    _equal("to_dict through JSON", json.loads(json.dumps(space.to_dict())), space.to_dict())
 
 
 def _check_states(space: Space, state: Hashable, read: str, completions: Sequence[str]) -> None:
     """The state after the characters `read`, which begin all of `completions`, and those below it."""
-    assert space.count(state) == len(completions) > 0
-    assert space.is_end(state) == (read in completions)
+    _equal(f"count after {read!r}", space.count(state), len(completions))
+    _equal(f"is_end after {read!r}", space.is_end(state), read in completions)
     moves = space.moves(state)
-    assert list(moves) == sorted({text[len(read)] for text in completions if text != read})
+    _equal(f"moves after {read!r}", list(moves), sorted({text[len(read)] for text in completions if text != read}))
     hash(state)
     for character, following in moves.items():
         after = read + character
@@ -370,15 +381,18 @@ def check_automaton(automaton: TokenAutomaton, template: CanaryTemplate, encoder
     leaves: dict[tuple[int, ...], str] = {}
     for path, text, state in _walk(automaton):
         is_leaf = automaton.is_leaf(state)
-        assert is_leaf == (len(automaton.transitions(state)) == 0)
-        assert automaton.count(state) == 1 if is_leaf else automaton.count(state) >= below[path]
+        _equal(f"is_leaf after {text!r}", is_leaf, len(automaton.transitions(state)) == 0)
+        count, fewest = automaton.count(state), 1 if is_leaf else below[path]
+        assert count == 1 or not is_leaf, f"a leaf must have count 1, got {count} after {text!r}"
+        assert count >= fewest, f"count must be at least {fewest} after {text!r}, got {count}"
         if not is_leaf and below[path]:
             assert automaton.canonical([path], [text], [False]) == [True], "a beginning of an encoding is kept"
         if is_leaf and automaton.canonical([path], [text], [True])[0]:
             leaves[path] = text
-    assert leaves == text_of
-    assert automaton.count(automaton.root) == len(texts)
-    assert {path: text for path, text in _leaves_by_forced_tokens(automaton) if path in text_of} == text_of
+    _equal("texts by the paths that canonical accepts", leaves, text_of)
+    _equal("count of the root", automaton.count(automaton.root), len(texts))
+    forced = {path: text for path, text in _leaves_by_forced_tokens(automaton) if path in text_of}
+    _equal("texts by the paths of forced tokens", forced, text_of)
 
 
 def _walk(automaton: TokenAutomaton) -> Iterator[tuple[tuple[int, ...], str, Hashable]]:
@@ -390,7 +404,8 @@ def _walk(automaton: TokenAutomaton) -> Iterator[tuple[tuple[int, ...], str, Has
         transitions = automaton.transitions(state)
         tokens = transitions.tokens_C.tolist()
         assert tokens == sorted(set(tokens)), "children ascend by token, each once"
-        assert len(tokens) == len(transitions.pieces) == len(transitions.states)
+        pieces, states = len(transitions.pieces), len(transitions.states)
+        assert len(tokens) == pieces == states, f"{len(tokens)} tokens must have as many pieces and states"
         for token, piece, child in zip(tokens, transitions.pieces, transitions.states, strict=True):
             waiting.append(((*path, token), text + piece, child))
 
@@ -410,7 +425,15 @@ def _leaves_by_forced_tokens(automaton: TokenAutomaton) -> Iterator[tuple[tuple[
             waiting.append(((*path, token), text + piece, child))
 
 
+def _equal(what: str, found: object, expected: object) -> None:
+    assert found == expected, f"{what} must be {expected!r}, got {found!r}"
+
+
 def _score(scorer: Scorer, texts: Sequence[str]) -> np.ndarray:
     bits_N = scorer.sequence_bits(scorer.encode(texts))
-    assert bits_N.dtype == np.float64 and bits_N.shape == (len(texts),)
+    found = f"{bits_N.dtype} of shape {bits_N.shape}"
+    assert bits_N.dtype == np.float64, f"sequence_bits must be float64, got {found}"
+    assert bits_N.shape == (len(texts),), (
+        f"sequence_bits must be one figure for each of {len(texts)} texts, got {found}"
+    )
     return bits_N

@@ -33,6 +33,7 @@ from hf_exposure.testing import (
     check_token_sums,
 )
 
+SAYS_WHAT = r"\w"  # outside pytest's own rewriting, a bare `assert` says nothing
 TEXTS = ["pin 123", "pin 129", "pin 5!", "pin one two", "pin 777"]
 
 
@@ -161,16 +162,16 @@ BROKEN = [
 def test_a_scorer_that_breaks_a_law_is_caught(law: Callable[..., None], kind: type[TableScorer]) -> None:
     law(TableScorer(ByT5Tokenizer(), random_bits()), TEXTS, 1e-9)
     broken = kind(ByT5Tokenizer(), random_bits())
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=SAYS_WHAT):
         law(broken, TEXTS, 1e-9)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=SAYS_WHAT):
         check_scorer(broken, TEXTS, tolerance=1e-9)
 
 
 def test_probabilities_that_sum_to_more_than_one_are_caught() -> None:
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=SAYS_WHAT):
         check_chain_rule(TableScorer(ByT5Tokenizer(), improbable(random_bits())), TEXTS, 1e-9)
-    with pytest.raises(AssertionError):
+    with pytest.raises(AssertionError, match=SAYS_WHAT):
         check_token_sums(TableScorer(ByT5Tokenizer(), -random_bits()), TEXTS, 1e-9)
 
 
@@ -220,7 +221,7 @@ def test_an_automaton_that_breaks_a_law_is_caught() -> None:
     automaton = build_automaton(TEMPLATE, scorer.encoder)
     check_automaton(automaton, TEMPLATE, scorer.encoder)
     for name, broken in altered_automata(automaton).items():
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError, match=SAYS_WHAT):
             check_automaton(broken, TEMPLATE, scorer.encoder)
             pytest.fail(f"not caught: {name}", pytrace=False)
 
@@ -241,11 +242,11 @@ def test_search_that_is_not_brute_force_is_caught() -> None:
     without = Altered(automaton, canonical=lambda paths, texts, ends: [text != likeliest for text in texts])
     for law in laws:
         law(right, automaton, costs)
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError, match=SAYS_WHAT):
             law(right, automaton, others)
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError, match=SAYS_WHAT):
             law(ChildrenShifted(ByT5Tokenizer(), random_bits()), automaton, costs)
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError, match=SAYS_WHAT):
             law(right, without, costs)
 
 
@@ -281,7 +282,7 @@ def test_a_space_that_breaks_a_law_is_caught(name: str, change: Any, monkeypatch
 
 def test_a_list_that_is_not_the_space_is_caught() -> None:
     for listed in (DIGITS[1:], [*DIGITS, "100"], [*DIGITS[1:], "01"]):
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError, match=SAYS_WHAT):
             check_space(Digits(2), listed)
 
 
@@ -294,7 +295,7 @@ def test_ranks_by_hand() -> None:
 def test_figures_are_close_by_their_difference_alone() -> None:
     assert_close(1e9 + 1e-4, 1e9, 1e-3)
     for found, expected in ((1e9 + 1.0, 1e9), ([1.0], [1.0, 1.0]), (np.nan, 1.0)):
-        with pytest.raises(AssertionError):
+        with pytest.raises(AssertionError, match=SAYS_WHAT):
             assert_close(found, expected, 1e-3)
 
 

@@ -206,8 +206,8 @@ class MeasureCallback(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         # Measured already, but for a run that was killed after the last save of an epoch and before its measurement.
-        if self.strategy == "epoch" and state.global_step and state.epoch == int(state.epoch or 0):
-            self._measure(self._scheduled, args, state, kwargs["model"])
+        if state.global_step and state.epoch == int(state.epoch or 0):
+            self._measure(self._due_after_epoch(args, state), args, state, kwargs["model"])
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -254,9 +254,9 @@ class MeasureCallback(TrainerCallback):
         if self.strategy == "end":
             note = f"of the best model, of step {state.best_global_step}, loaded at the end" if best_was_loaded else ""
             self._measure(self._scheduled, args, state, kwargs["model"], note)
-        elif self.strategy == "epoch" and not best_was_loaded:
+        elif not best_was_loaded:
             # As in on_epoch_begin, where no epoch is left.
-            self._measure(self._scheduled, args, state, kwargs["model"])
+            self._measure(self._due_after_epoch(args, state), args, state, kwargs["model"])
 
     # What a subclass for one measure changes.
 
@@ -287,10 +287,7 @@ class MeasureCallback(TrainerCallback):
                 remedy = f"Pass {type(self).__name__}({self._first_argument}, processing_class=tokenizer)."
                 raise InputError("processing_class", rule, None, remedy)
             measure.prepare(start)
-            prefix = f"eval_{measure.name}_"
-            if wrong := [key for key in measure.metric_names() if not key.startswith(prefix)]:
-                rule = f"must have keys that begin with {prefix}"
-                raise InputError("measures", rule, wrong, "Rename them in metric_names and in the records.")
+            _check_keys(measure.name, measure.metric_names())
 
     def _chooses_best_model(self, measure: Measure, args: TrainingArguments) -> bool:
         """Whether a key of the measure chooses the best model; refuses one that is unknown or the wrong way round."""
@@ -353,6 +350,11 @@ class MeasureCallback(TrainerCallback):
             if record.step not in logged:
                 _add_to_history(state, record.metrics(), record.step, record.epoch)
 
+    def _due_after_epoch(self, args: TrainingArguments, state: TrainerState) -> list[_Scheduled]:
+        """What is measured between the last step of an epoch, with its checkpoint, and the next epoch."""
+        evaluates = args.eval_strategy == "epoch" and args.eval_delay <= (state.epoch or 0)
+        return [one for one in self._scheduled if self.strategy == "epoch" or (evaluates and one.at_evaluations)]
+
     def _measure(
         self, due: Iterable[_Scheduled], args: TrainingArguments, state: TrainerState, model: nn.Module, note: str = ""
     ) -> None:
@@ -373,7 +375,9 @@ class MeasureCallback(TrainerCallback):
             with Processes.of_job(model).barrier(), left_as_found(model):
                 if one.broken is not None:
                     raise one.broken
-                return self._complete(one.measure.measure(model), state, note)
+                record = self._complete(one.measure.measure(model), state, note)
+                _check_keys(one.measure.name, record.metrics())
+                return record
         except OutOfStepError:
             raise  # to train on would leave the other processes waiting
         except Exception as error:
@@ -446,6 +450,7 @@ class MeasureCallback(TrainerCallback):
         """Raises with the remedy, or warns the first time, and of what is done meanwhile."""
         name, cause = one.measure.name, f"{type(error).__name__}: {error}"
         if self.on_error == "raise":
+            self._close_tap()  # training ends without on_train_end
             if isinstance(error, ExposureError):
                 raise error
             # Not as it came: with auto_find_batch_size the trainer takes an out-of-memory error for its own, and
@@ -479,6 +484,14 @@ def _checked_measures(measures: Any) -> tuple[Measure, ...]:
             if _share_keys(one.name, other.name):
                 raise _overlapping(one.name, other.name)
     return given
+
+
+def _check_keys(name: str, keys: Iterable[str]) -> None:
+    """Refuses figures that could be taken for those of another measure, or of the trainer itself."""
+    prefix = f"eval_{name}_"
+    if wrong := [key for key in keys if not key.startswith(prefix)]:
+        rule = f"must have keys that begin with {prefix}"
+        raise InputError("measures", rule, wrong, "Rename them in metric_names and in the records.")
 
 
 def _share_keys(name: str, other: str) -> bool:

@@ -57,13 +57,16 @@ def method_of(method: Method | MethodName, flat: Mapping[str, Any]) -> Method:
             other methods are checked and left out; those that belong to none are not looked at.
 
     Raises:
-        InputError: an unknown name, a value out of range, or settings of methods next to an object.
+        InputError: an unknown name, a class, a value out of range, or settings of methods next to an object.
 
     Example:
         >>> method_of("importance", {"references": 64, "max_expansions": 10, "seed": 3})
         Importance(references=64, precision_bits=0.25)
     """
     given = checked_settings(flat)
+    if isinstance(method, type) and issubclass(method, Method):
+        name = method.__name__
+        raise InputError("method", "must be an object, not a class", name, f"Write method={name}().")
     if not isinstance(method, Method):
         kind = _METHODS[one_of("method", method, list(_METHODS), "Use method='auto'.")]
         return kind(**{setting.name: given[setting.name] for setting in fields(kind) if setting.name in given})

@@ -190,6 +190,34 @@ def test_a_killed_run_resumes_with_the_figures_of_an_uninterrupted_one(
         assert curve(resumed, key) == curve(uninterrupted, key)
 
 
+@pytest.mark.parametrize(("strategy", "metric"), [("eval", None), ("end", "eval_tally_taken")])
+@pytest.mark.parametrize("step", [3, 6])
+def test_an_evaluation_that_no_checkpoint_knows_is_measured_again(
+    tmp_path: Path, strategy: Any, metric: str | None, step: int
+) -> None:
+    # The checkpoint of an epoch's last step is written before the evaluation that ends the epoch.
+    settings = {"eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 3, "max_steps": 6,
+                "metric_for_best_model": metric, "greater_is_better": False if metric else None}  # fmt: skip
+    whole = MeasureCallback([Tally(), Toy()], strategy)
+    classify(tmp_path, [whole], **settings).train()
+    again = MeasureCallback([Tally(), Toy()], strategy)
+    classify(tmp_path, [again], **settings).train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{step}"))
+
+    def figures(callback: MeasureCallback) -> list[tuple[int | None, float]]:
+        return [(one.step, one.metrics()["eval_tally_taken"]) for one in callback.records["tally"]]
+
+    assert figures(again) == figures(whole) == [(3, 1), (6, 2)]
+    assert log_of("tally").read(tmp_path) == again.records["tally"]
+
+
+def test_an_evaluation_that_was_delayed_is_not_made_up_for(tmp_path: Path) -> None:
+    settings = {"eval_strategy": "epoch", "eval_delay": 2, "save_strategy": "steps", "save_steps": 3, "max_steps": 6}
+    classify(tmp_path, [MeasureCallback(Tally(), "eval")], **settings).train()
+    again = MeasureCallback(Tally(), "eval")
+    classify(tmp_path, [again], **settings).train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert [record.step for record in again.records["tally"]] == [6]
+
+
 def test_a_finished_run_that_trains_on_remembers(tmp_path: Path) -> None:
     classify(tmp_path, [MeasureCallback(Tally(), "epoch")], save_strategy="epoch", max_steps=6).train()
     callback = MeasureCallback(Tally(), "epoch")
@@ -273,6 +301,7 @@ def test_a_failure_on_a_batch(tmp_path: Path) -> None:
     with pytest.raises(ExposureError, match="^tally failed on a training batch: KeyError: 'labels'"):
         strict.train()
     assert strict.state.global_step == 3
+    assert not strict.model._forward_pre_hooks  # the model is given back without the tap
 
 
 class Named(Toy):
@@ -353,6 +382,22 @@ def test_keys_without_the_name_are_refused_at_the_start(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="^measures: must have keys that begin with eval_toy_"):
         trainer.train()
     assert trainer.state.global_step == 0
+
+
+class OverwritesTheLoss(Toy):
+    def measure(self, model: Any) -> PlainRecord:
+        return PlainRecord(figures={"eval_toy_norm": 1.0, "eval_loss": 0.0})
+
+
+def test_records_with_other_keys_are_refused(tmp_path: Path) -> None:
+    arguments = {"eval_strategy": "epoch", "max_steps": 3}
+    with pytest.raises(InputError, match=r"^measures: must have keys that begin with eval_toy_, got \['eval_loss'\]"):
+        classify(tmp_path, [MeasureCallback(OverwritesTheLoss(), "eval")], **arguments).train()
+    callback = MeasureCallback(OverwritesTheLoss(), "eval", on_error="warn")
+    trainer = classify(tmp_path, [callback], **arguments)
+    with pytest.warns(UserWarning, match="^toy could not be measured"):
+        trainer.train()
+    assert math.isnan(curve(trainer, "eval_toy_norm")[0][1]) and curve(trainer, "eval_loss")[0][1] > 0
 
 
 class Careless(Toy):

@@ -120,9 +120,12 @@ NOT_NEXT = r"must not be given next to method={}\(\.\.\.\), an object, got {}\. 
         (Enumerate(), {"max_expansions": 9}, "^max_expansions: " + NOT_NEXT.format("Enumerate", 9)
          + r"Leave it out: Enumerate has none\.$"),
         (Bounded(), {"accept_bad_fit": True}, "^accept_bad_fit: .*Leave it out"),
+        (Importance, {}, r"^method: must be an object, not a class, got 'Importance'\. Write method=Importance\(\)"),
     ],
 )  # fmt: skip
-def test_settings_next_to_an_object_are_refused(method: Method, flat: dict[str, Any], message: str) -> None:
+def test_settings_next_to_an_object_and_a_class_are_refused(
+    method: Method, flat: dict[str, Any], message: str
+) -> None:
     calls = (
         lambda: measure_exposure(nn.Linear(1, 1), TOKENIZER, CANARIES, method=method, **flat),
         lambda: ExposureMeter(CANARIES, TOKENIZER, method=method, **flat),
