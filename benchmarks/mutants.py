@@ -68,7 +68,7 @@ ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "canonicity": ("extraction/test_canonical_prefixes.py",),
         "character_automaton": ("extraction/test_token_automata.py", "extraction/test_automaton_laws.py"),
         "discoverable": ("extraction/test_discoverable.py",),
-        "encoding_trie": ("extraction/test_search_brute_force.py", "extraction/test_automaton_laws.py"),
+        "encoding_trie": ("extraction/test_search_brute_force.py", "extraction/test_token_automata.py"),
         "expansion": ("extraction/test_frontier.py", "extraction/test_search_brute_force.py"),
         "frontier": ("extraction/test_frontier.py", "extraction/test_search_brute_force.py"),
         "proposal": ("extraction/test_proposals.py",),
