@@ -6,6 +6,7 @@ not canonical. Pruning such a beginning loses the text, and the certificate is w
 
 from __future__ import annotations
 
+import json
 import random
 from collections.abc import Sequence
 from typing import Any
@@ -26,6 +27,7 @@ from hf_exposure.extraction.canonicity import unbuildable_entries
 from hf_exposure.extraction.character_automaton import character_automaton
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.slot_automaton import slot_automaton
+from hf_exposure.extraction.split_machine import CharacterMap
 from hf_exposure.extraction.split_pattern import PatternSplit, UnknownSplit
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import Encoder
@@ -229,12 +231,40 @@ def test_the_machine_cuts_texts_as_the_pattern_does(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "pattern", [r"(?<=a)b", r"\bword", r"a(?=bc)", r"(a)\1", r"a{2}+", r"[[:alpha:]]+", "(?x) a", "a{2"]
+    "pattern",
+    [
+        r"(?<=a)b",
+        r"\bword",
+        r"a(?=bc)",
+        r"(a)\1",
+        r"a{2}+",
+        r"[[:alpha:]]+",
+        "(?x) a",
+        "a{2",
+        "(a?)+",
+        "b{0}",
+        "b{3,2}",
+    ],
 )
 def test_patterns_that_are_not_understood_are_refused(pattern: str) -> None:
     with pytest.raises(UnknownSplit) as refused:
         PatternSplit(pattern)
     assert refused.value.may_move
+
+
+@pytest.mark.parametrize("pattern", [" ", "l", "ab", " a", Regex("[0-9]")], ids=str)
+def test_a_normalizer_is_taken_apart_only_where_it_replaces_single_characters(pattern: str | Regex) -> None:
+    normalizer = normalizers.Replace(pattern, "▁")
+    backend = Tokenizer(models.BPE())
+    backend.normalizer = normalizer
+    specification = json.loads(backend.to_str())["normalizer"]
+    if isinstance(pattern, Regex) or len(pattern) > 1:
+        with pytest.raises(UnknownSplit):
+            CharacterMap.of(specification, frozenset("abl 1"))
+        return
+    images = CharacterMap.of(specification, frozenset("abl 1"))
+    for text in ("", "a", "all b", " l1 ", "  "):
+        assert images(text) == normalizer.normalize_str(text)
 
 
 FIXED = ["", " ", "the ", "is", " and", "it's ", "x", "7", "\n\n", "  ", ", ", "I'll "]
