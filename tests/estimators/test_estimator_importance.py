@@ -10,6 +10,7 @@ import pytest
 
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import check_weights, importance_exposure, sampling_exposure
+from hf_exposure.estimators.weighted_cdf import weighted_cdf
 
 
 def test_equal_weights_are_sampling() -> None:
@@ -166,3 +167,22 @@ def test_strata_narrow_the_interval() -> None:
     assert plain.high_bits - plain.low_bits == pytest.approx(2 * 1.96 / math.sqrt(1000) / math.log(2), rel=0.05)
     assert stratified.high_bits - stratified.low_bits < 0.1 * (plain.high_bits - plain.low_bits)
     assert stratified.exposure_bits == pytest.approx(plain.exposure_bits)
+
+
+def test_every_cost_has_the_variance_of_its_residuals_in_strata_of_unequal_size() -> None:
+    """Draw by draw: a residual is the weight times (1 - y) for a hit, and times -y for a miss."""
+    generator = np.random.default_rng(5)
+    references, weights = generator.normal(size=60), generator.uniform(0.1, 2.0, 60)
+    strata, costs = np.repeat([0, 1], [12, 48]), np.array([-0.5, 0.1, 0.9])
+    found = weighted_cdf(costs, references, weights, limits_K=None, strata_N=strata, confidence_level=0.95)
+    for cost, share, variance in zip(costs, found.share_K, found.variance_K, strict=True):
+        own = max(weight for weight, reference in zip(weights, references, strict=True) if reference <= cost)
+        total = weights.sum() + own
+        y = (sum(weights[references <= cost]) + own) / total
+        residuals = [w * ((1.0 if r <= cost else 0.0) - y) for w, r in zip(weights, references, strict=True)]
+        squares = (own * (1.0 - y)) ** 2
+        for stratum in (0, 1):
+            of_it = [one for one, label in zip(residuals, strata, strict=True) if label == stratum]
+            between = len(of_it) * (np.mean(of_it) - np.mean(residuals)) ** 2
+            squares += sum(one**2 for one in of_it) - between
+        assert (share, variance) == (pytest.approx(y), pytest.approx(squares / total**2))

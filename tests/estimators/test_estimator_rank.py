@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -87,3 +89,10 @@ def test_bad_costs_are_refused_by_name() -> None:
         ranks(np.ones((2, 2)), [1.0])
     with pytest.raises(InputError, match="tolerance_bits: must be at least 0"):
         enumeration_exposure([1.0], [1.0], includes_self=True, tolerance_bits=-1.0)
+
+
+def test_costs_may_be_exact_numbers_and_nothing_else() -> None:
+    assert ranks([Fraction(1, 2), 10**30], [0.25, 1.0, 1e31]).tolist() == [2, 3]
+    for other in (None, "2", Decimal(1)):
+        with pytest.raises(InputError, match="^costs: must be numbers, got 'list with other values'"):
+            ranks([Fraction(1, 2), other], [1.0])  # type: ignore[list-item]

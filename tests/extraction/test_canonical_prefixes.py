@@ -252,13 +252,13 @@ def test_patterns_that_are_not_understood_are_refused(pattern: str) -> None:
     assert refused.value.may_move
 
 
-@pytest.mark.parametrize("pattern", [" ", "l", "ab", " a", Regex("[0-9]")], ids=str)
-def test_a_normalizer_is_taken_apart_only_where_it_replaces_single_characters(pattern: str | Regex) -> None:
-    normalizer = normalizers.Replace(pattern, "▁")
+@pytest.mark.parametrize("pattern", [" ", "l", "ab", " a", "[0-9]"])
+def test_a_normalizer_is_taken_apart_only_where_it_replaces_single_characters(pattern: str) -> None:
+    normalizer = normalizers.Replace(Regex(pattern) if pattern == "[0-9]" else pattern, "▁")
     backend = Tokenizer(models.BPE())
     backend.normalizer = normalizer
     specification = json.loads(backend.to_str())["normalizer"]
-    if isinstance(pattern, Regex) or len(pattern) > 1:
+    if len(pattern) > 1:
         with pytest.raises(UnknownSplit):
             CharacterMap.of(specification, frozenset("abl 1"))
         return

@@ -257,3 +257,12 @@ def test_the_declared_options_are_the_settings() -> None:
         parameters = inspect.signature(function).parameters.values()
         positional = [one.name for one in parameters if one.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD]
         assert positional == before
+
+
+@pytest.mark.parametrize("kind", [Auto, Bounded, Importance, Sample, SkewNormal])
+def test_settings_of_a_method_are_given_by_name_and_stay(kind: type[Any]) -> None:
+    with pytest.raises(TypeError):
+        kind(100)
+    method = kind()
+    with pytest.raises(AttributeError):
+        method.references = 5
