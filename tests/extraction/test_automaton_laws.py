@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 from tokenizer_styles import STYLES, tokenizer_in_style
+from transformers import ByT5Tokenizer
 
 from hf_exposure import CanaryTemplate, Choice, Digits, Letters, Words
 from hf_exposure.extraction import build_automaton
+from hf_exposure.extraction.character_automaton import character_automaton
+from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.scoring import Encoder
 from hf_exposure.testing import check_automaton
 
@@ -22,3 +25,11 @@ TEMPLATES = [
 def test_the_laws(style: str, template: CanaryTemplate) -> None:
     encoder = Encoder.of(tokenizer_in_style(style))
     check_automaton(build_automaton(template, encoder), template, encoder)
+
+
+def test_the_laws_where_a_character_is_several_tokens() -> None:
+    encoder = Encoder.of(ByT5Tokenizer())
+    template = CanaryTemplate("pin {a}{b}.", a=Letters(2, alphabet="éèab日"), b=Digits(1))
+    automaton, _ = character_automaton(template, encoder, SampledEncodings.of(template, encoder))
+    assert automaton is not None
+    check_automaton(automaton, template, encoder)
