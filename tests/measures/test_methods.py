@@ -229,7 +229,7 @@ def test_auto_without_search_gives_the_figures_of_uniform_references_and_says_wh
     assert uniform.notes == ()
 
 
-@pytest.mark.parametrize(("max_expansions", "budget"), [(60, 60), (10**5, 70)])
+@pytest.mark.parametrize(("max_expansions", "budget"), [(3000, 3000), (10**5, 5000)])
 def test_auto_searches_and_draws_by_its_own_settings(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch, max_expansions: int, budget: int
 ) -> None:
@@ -238,9 +238,9 @@ def test_auto_searches_and_draws_by_its_own_settings(
     for kind, function in ((Bounded, "search"), (Importance, "estimate")):
         original = getattr(kind, function)
         monkeypatch.setattr(kind, function, lambda self, *a, of=original: used.append(self) or of(self, *a))
-    auto = Auto(references=70, max_expansions=max_expansions, precision_bits=1e-3)
+    auto = Auto(references=5000, max_expansions=max_expansions, precision_bits=1e-3)
     measure_exposure(model, TOKENIZER, CANARIES, method=auto)
-    assert used == [Importance(references=70, precision_bits=1e-3), Bounded(max_expansions=budget)]
+    assert used == [Importance(references=5000, precision_bits=1e-3), Bounded(max_expansions=budget)]
 
 
 def test_the_declared_options_are_the_settings() -> None:
