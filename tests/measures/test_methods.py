@@ -161,8 +161,9 @@ def test_objects_check_their_own_settings(make: Any, message: str) -> None:
 def test_an_object_has_no_setting_of_another_method() -> None:
     with pytest.raises(TypeError, match="references"):
         Bounded(references=64)  # type: ignore[call-arg]
-    with pytest.raises(InputError, match=r"^method: must be one of auto, enumerate, .*\. Use method='auto'\.$"):
-        MeasureSettings.of(method=Importance)  # type: ignore[arg-type]  # the class, not an object
+    rule = r"^method: must be an object, not a class, got 'Importance'\. Write method=Importance\(\)\.$"
+    with pytest.raises(InputError, match=rule):
+        MeasureSettings.of(method=Importance)  # type: ignore[arg-type]
 
 
 def test_flat_arguments_of_other_methods_are_checked_kept_and_not_used() -> None:
