@@ -79,7 +79,7 @@ ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
         "split_pattern": ("extraction/test_canonical_prefixes.py",),
         "token_automaton": ("extraction/test_search_brute_force.py", "extraction/test_proposals.py"),
         "tokenizer_reading": ("extraction/test_canonical_prefixes.py",),
-        "vocabulary_automaton": ("extraction/test_token_automata.py", "extraction/test_symbol_transducer.py"),
+        "vocabulary_automaton": ("extraction/test_symbol_transducer.py", "extraction/test_merging_tokenizers.py"),
     },
 }
 # `X | None` is an annotation nearly everywhere; `is` for `==` and the like say nothing about figures.

@@ -87,3 +87,8 @@ def test_coins_are_needed_and_checked() -> None:
         epsilon_lower_bound([1.0, 2.0], [True, False], guesses=3)
     with pytest.raises(InputError, match=r"delta: must lie in \[0, 1\)"):
         epsilon_lower_bound([1.0, 2.0], [True, False], delta=1.0)
+
+
+def test_one_canary_bounds_no_epsilon() -> None:
+    with pytest.raises(InputError, match="^costs: must .* at least 2"):
+        epsilon_lower_bound([1.0], [True])
