@@ -216,7 +216,9 @@ class VocabularyAutomaton:
         self._entries = WordTrie(self._token_of or [" "], "tokenizer")
         self._undecided: set[int] = set()
         self.prunes, self.is_sampled, self.name = True, False, "vocabulary"
-        self._unbuildable = unbuildable_entries(model, self._token_of)
+        # An entry may begin within the prefix: it then has symbols that nothing behind the prefix has.
+        symbols = self._transducer.symbols.union(self._surfaces.render(prefix_text))
+        self._unbuildable = unbuildable_entries(model, self._surfaces.matching(symbols))
         self._unbuildable_lengths = sorted(set(map(len, self._unbuildable)))
         self.transitions = lru_cache(maxsize=_CACHED_STATES)(self._transitions)
 

@@ -104,6 +104,16 @@ def check_claims(template: CanaryTemplate, tokenizer: Any, few: int = 3) -> tupl
     return automaton.exactness, automaton.prunes
 
 
+def test_an_entry_that_begins_within_the_prefix_hides_no_secret() -> None:
+    """Alone, " 1a" is one token; at the beginning of a longer word it is three."""
+    tokenizer = byte_level([], None, entries=["Ġ1a"], ignore_merges=True)
+    template = CanaryTemplate(" {a}{b}!", a=Letters(2, "1ab"), b=Digits(2))
+    _, prunes = check_claims(template, tokenizer)
+    assert prunes
+    found = extract(overfitted(tokenizer, " 1a07!"), tokenizer, template)
+    assert (found.candidates[0].text, found.certified) == (" 1a07!", True)
+
+
 @pytest.mark.parametrize("secret", ["dikkatb", "dikkata", "kdikkat", "tdikkta"])
 def test_an_entry_that_merges_cannot_build_hides_no_secret(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """7 letters of 6: 279,936 texts, of which 6 begin with the entry; 10,000 of them show none but by luck."""
