@@ -30,8 +30,11 @@ _FLOOR = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)\s*>=\s*(?P<version>[0-9.]+)$")
 
 
 def lowest_requirements(pyproject: Path = ROOT / "pyproject.toml") -> list[str]:
-    """Each dependency of the package at the lowest version that it allows, torch left out."""
-    declared = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    """Each dependency of the package and of its extra "all" at the lowest version that it allows, torch left out."""
+    project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    (names,) = re.findall(r"\[(.*)\]", *extras["all"])
+    declared = [*project["dependencies"], *(each for name in names.split(",") for each in extras[name])]
     floors = [_FLOOR.match(requirement) for requirement in declared]
     return [f"{floor['name']}=={floor['version']}" for floor in floors if floor and floor["name"] != "torch"]
 

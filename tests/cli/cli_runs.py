@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
 import sys
 from typing import NamedTuple
 from unittest.mock import patch
@@ -39,3 +41,14 @@ def one_line(done: Done, *parts: str) -> None:
     assert done.err.startswith("hf-exposure: ") and done.err.count("\n") == 1, done.err
     for part in parts:
         assert part in done.err, done.err
+
+
+def start_interruptible(arguments: list[str]) -> subprocess.Popen[str]:
+    """A process that takes Ctrl-C, also where the tests run in the background and ignore it."""
+    return subprocess.Popen(
+        arguments,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )

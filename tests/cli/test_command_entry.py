@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from cli_runs import one_line, run
+from cli_runs import one_line, run, start_interruptible
 
 COMMANDS = ("demo", "draw", "insert", "measure", "extract", "report", "push")
 HEAVY = ("torch", "transformers", "datasets", "numpy", "scipy", "matplotlib", "yaml", "huggingface_hub")
@@ -61,9 +61,7 @@ def test_a_real_interrupt_ends_with_130_and_leaves_nothing(
     code = "from hf_exposure.cli import main; main()"
     typed = ["measure", "--model", str(model_folder), "--canaries", str(canary_file), "--out", str(tmp_path / "run")]
     heavy = ["--method", "enumerate"]  # a million texts
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, *typed, *heavy], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
+    process = start_interruptible([sys.executable, "-c", code, *typed, *heavy])
     time.sleep(25)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=120)

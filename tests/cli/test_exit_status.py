@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from cli_runs import one_line, run
+from cli_runs import one_line, run, start_interruptible
 from typer import Exit
 
 from hf_exposure import CanarySet
@@ -171,7 +171,7 @@ def test_ctrl_c_is_130(tmp_path: Path) -> None:
         f"canaries.draw_canaries = wait\n{MAIN}"
     )
     typed = [sys.executable, "-c", code, *DRAW, "--out", str(tmp_path / "c.json")]
-    process = subprocess.Popen(typed, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = start_interruptible(typed)
     assert process.stdout is not None and process.stdout.readline() == "waiting\n"
     time.sleep(0.1)
     process.send_signal(signal.SIGINT)
