@@ -273,7 +273,8 @@ def check_likeliest(
     """Best-first = brute force: the k smallest costs, each with a text that has it."""
     cost_of = dict(zip(texts, costs_N, strict=True))
     found = search_likeliest(scorer, automaton, top_k=top_k)
-    assert found.certified and found.note == "", f"a search to the end must be certified: {found}"
+    assert found.certified, f"a search to the end must be certified: {found}"
+    assert found.exactness == automaton.exactness, f"its exactness must be the automaton's: {found}"
     names = [candidate.text for candidate in found.candidates]
     expected = min(top_k, len(texts))
     assert len(set(names)) == len(names) == expected, f"{expected} different texts must be found, got {names}"
@@ -294,7 +295,8 @@ def check_rank(
     """Bounded rank = brute-force rank, and at every budget the bounds hold it."""
     low, high = brute_force_rank(costs_N, own)
     exact = search_ranks(scorer, automaton, [texts[own]])[0]
-    assert exact.certified and exact.note == "", f"a search to the end must be certified: {exact}"
+    assert exact.certified, f"a search to the end must be certified: {exact}"
+    assert exact.exactness == automaton.exactness, f"its exactness must be the automaton's: {exact}"
     assert low <= exact.low <= exact.high <= high, f"the rank must lie from {low} to {high}: {exact}"
     assert_close(exact.log_perplexity_bits, costs_N[own], TOLERANCE_BITS)
     for budget in budgets:
