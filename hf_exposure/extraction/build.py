@@ -8,9 +8,9 @@ backend guesses is audited on sampled encodings, and the last few automata are c
 
 from __future__ import annotations
 
-import hashlib
+import random
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,39 +22,40 @@ from hf_exposure.extraction.encoding_trie import LARGEST_TRIE, trie_automaton
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.slot_automaton import slot_automaton
 from hf_exposure.extraction.token_automaton import TokenAutomaton
+from hf_exposure.extraction.tokenizer_reading import fingerprint
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import Encoder
 
 Backend = Callable[[CanaryTemplate, Encoder, SampledEncodings], tuple[TokenAutomaton | None, str | None]]
 _SMALL_TRIE = 10_000  # as many encodings as an audit takes
 _CHEAP_TRIE = 100_000  # a second or two of encoding, where nothing could be proven
+_SPOT_CHECKED, _SPOT_SEED = 100, 20190815  # texts that show whether a tokenizer still is what it was
 
 
 @dataclass(frozen=True)
 class CacheKey:
     """Everything that an automaton depends on.
 
-    The tokenizer must be the very same object, unchanged: a subclass may encode as it likes. Its serialization is part
+    The tokenizer must be the very same object, unchanged: a subclass may encode as it likes. Its `fingerprint` is part
     of the key, so that tokens added later make another key.
     """
 
     tokenizer: Any = field(hash=False)
-    tokenizer_state: str
+    tokenizer_state: Hashable
     around: tuple[Any, ...]
+    template: CanaryTemplate = field(hash=False, compare=False)
     template_text: str
     segments: Sequence[Any] = field(hash=False)
     one_path: bool
 
     @classmethod
     def of(cls, template: CanaryTemplate, encoder: Encoder, one_path: bool) -> CacheKey | None:
-        """None for a slow tokenizer, whose rules are code: whether it has changed cannot be told."""
-        tokenizer = encoder.tokenizer
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if backend is None:
-            return None
-        state = hashlib.sha256(backend.to_str().encode()).hexdigest()
+        """None for a tokenizer whose rules are code: whether it has changed cannot be told."""
+        state = fingerprint(encoder.tokenizer)
         around = (encoder.leading, encoder.before, encoder.ending)
-        return cls(tokenizer, state, around, template.text, template.segments, one_path)
+        if state is None:
+            return None
+        return cls(encoder.tokenizer, state, around, template, template.text, template.segments, one_path)
 
 
 class AutomatonCache:
@@ -65,11 +66,13 @@ class AutomatonCache:
         self._automata: OrderedDict[CacheKey, TokenAutomaton] = OrderedDict()
 
     def find(self, key: CacheKey | None, encoder: Encoder, also: Sequence[str]) -> TokenAutomaton | None:
-        """The automaton, if it holds the texts `also`, pruning included."""
+        """The automaton, if it holds the texts `also` and some others, pruning included."""
         if key is None or key not in self._automata:
             return None
-        automaton = self._automata[key]
-        sample = SampledEncodings.among(also, encoder, automaton.exactness)
+        automaton, template = self._automata[key], key.template
+        draw = random.Random(_SPOT_SEED)
+        spots = [template.text_at(draw.randrange(template.space_size)) for _ in range(_SPOT_CHECKED)]
+        sample = SampledEncodings.among([*also, *spots], encoder, automaton.exactness)
         if sample.first_missed(automaton) is not None or not sample.beginnings_are_kept(automaton):
             return None
         self._automata.move_to_end(key)

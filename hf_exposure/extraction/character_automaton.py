@@ -26,7 +26,12 @@ from hf_exposure.extraction.canonicity import GraphPiece, prove_graph
 from hf_exposure.extraction.encoding_trie import not_prefix_free_error, same_tokens_error, shared_lead
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, State, Transitions
-from hf_exposure.extraction.tokenizer_reading import TokenizerReading, position_after
+from hf_exposure.extraction.tokenizer_reading import (
+    TokenizerReading,
+    check_one_by_one,
+    encodes_one_by_one,
+    position_after,
+)
 from hf_exposure.scoring import Encoder
 
 _CACHED_STATES = 2**16
@@ -68,6 +73,9 @@ class CharacterAutomaton(OnePathPerText):
 
     def prove(self, encoder: Encoder, texts: Sequence[str]) -> None:
         """Proves that each encoding is a path, or raises `UnknownSplit`. `texts` are some of the template."""
+        if encodes_one_by_one(encoder.tokenizer):
+            check_one_by_one(self.template, encoder, self.prefix_text)
+            return
         prove_graph(TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts), self._graph_pieces)
 
     def _graph_pieces(self, position: Any) -> Iterator[GraphPiece]:
@@ -102,7 +110,10 @@ class CharacterAutomaton(OnePathPerText):
                 raise not_prefix_free_error(self.template)
         order = sorted(found)
         return Transitions(
-            np.array(order, dtype=np.int64), tuple(found[t][0] for t in order), tuple(found[t][1] for t in order)
+            np.array(order, dtype=np.int64),
+            tuple(found[t][0] for t in order),
+            tuple(found[t][1] for t in order),
+            self,
         )
 
     def _pieces(self, position: Any) -> Iterator[tuple[str, tuple[int, ...], Any]]:

@@ -239,7 +239,7 @@ class ProductAutomaton(OnePathPerText):
         tokens = np.array([token for token, _, _ in found], dtype=np.int64)
         rows = [taken for _, taken, _ in found]
         pieces = LazyTexts(len(rows), lambda child: self._spelled(rows[child]))
-        return Transitions(tokens, pieces, tuple(to for _, _, to in found))
+        return Transitions(tokens, pieces, tuple(to for _, _, to in found), self)
 
     def _spelled(self, rows: tuple[tuple[int, int], ...]) -> str:
         return "".join(self._slots[slot].text_of(row) for slot, row in rows)

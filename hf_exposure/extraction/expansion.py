@@ -252,7 +252,6 @@ def expand(
 
 def _split_leaves(automaton: TokenAutomaton, node: Node, costs_C: npt.NDArray[np.float64]) -> Expansion:
     transitions = automaton.transitions(node.state)
-    is_leaf_C = np.array([automaton.is_leaf(state) for state in transitions.states])
     leaves = [
         Node(
             float(costs_C[child]),
@@ -260,9 +259,9 @@ def _split_leaves(automaton: TokenAutomaton, node: Node, costs_C: npt.NDArray[np
             node.text + transitions.pieces[child],
             transitions.states[child],
         )
-        for child in np.flatnonzero(is_leaf_C).tolist()
+        for child in transitions.leaves_C.tolist()
     ]
-    return Expansion(node, tuple(leaves), np.flatnonzero(~is_leaf_C), costs_C[~is_leaf_C])
+    return Expansion(node, tuple(leaves), transitions.inner_C, costs_C[transitions.inner_C])
 
 
 def _without_other_paths(automaton: TokenAutomaton, expansions: list[Expansion]) -> list[Expansion]:

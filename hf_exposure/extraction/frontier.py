@@ -36,7 +36,8 @@ from hf_exposure.extraction.token_automaton import Path, State, TokenAutomaton
 MOST_OPEN_NODES = 10**7
 """Open nodes at which a search stops, with what is certain by then; they take at most 2 GB."""
 
-_LARGEST_HEAP = 2**17
+# A heap of a few thousand nodes is cheap to keep. Where many are open, it is larger: it is then refilled less often.
+_SMALLEST_HEAP, _LARGEST_HEAP, _SHARE_IN_HEAP = 2**12, 2**17, 1 / 32
 _ROOT = -1
 
 
@@ -90,6 +91,7 @@ class Frontier:
         self._heap: list[tuple[float, int]] = [(0.0, 0)]
         self._limit_bits = float("inf")
         self._unsorted = array("q")
+        self._heap_size = self._fitting_heap()
 
     def __len__(self) -> int:
         return len(self._heap) + len(self._unsorted)
@@ -119,7 +121,7 @@ class Frontier:
             heapq.heappush(self._heap, (float(costs[at]), first + at))
         if not is_near.all():
             self._unsorted.frombytes((first + np.flatnonzero(~is_near)).tobytes())
-        if len(self._heap) > _LARGEST_HEAP:
+        if len(self._heap) > 2 * self._heap_size:
             self._spill()
 
     def peek(self, limit_bits: float) -> Node | None:
@@ -184,18 +186,23 @@ class Frontier:
         self._state.append(node.state)
         return len(self._parent) - 1
 
+    def _fitting_heap(self) -> int:
+        """How many nodes the heap holds when it has been filled, or cut back from twice as many."""
+        share = int(len(self._unsorted) * _SHARE_IN_HEAP)
+        return max(1, min(_LARGEST_HEAP // 2, max(_SMALLEST_HEAP, share)))
+
     def _spill(self) -> None:
-        """Moves the costlier half of a full heap out."""
+        """Moves the costlier part of a full heap out."""
         self._heap.sort()  # a sorted list is a heap too
-        kept = max(1, _LARGEST_HEAP // 2)
-        self._unsorted.extend(number for _, number in self._heap[kept:])
-        del self._heap[kept:]
+        self._unsorted.extend(number for _, number in self._heap[self._heap_size :])
+        del self._heap[self._heap_size :]
         self._limit_bits = self._heap[-1][0]
 
     def _refill(self) -> None:
         """Moves the first unsorted nodes by (cost, number) into the empty heap."""
         numbers = np.array(self._unsorted, dtype=np.int64)
-        costs, size = np.frombuffer(self._cost)[numbers], max(1, _LARGEST_HEAP // 2)
+        costs, self._heap_size = np.frombuffer(self._cost)[numbers], self._fitting_heap()
+        size = self._heap_size
         if len(numbers) <= size:
             is_chosen, self._limit_bits = np.full(len(numbers), True), float("inf")
         else:
@@ -279,8 +286,7 @@ class _NumberedCounts:
     def below(self, state: State) -> npt.NDArray[np.int64]:
         """(C,) the number of each child's count."""
         if state not in self._below:
-            children = self._automaton.transitions(state).states
-            self._below[state] = np.array([self.number_of(self._automaton.count(child)) for child in children])
+            self._below[state] = np.array(list(map(self.number_of, self._automaton.transitions(state).counts)))
         return self._below[state]
 
 

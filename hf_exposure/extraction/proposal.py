@@ -3,8 +3,8 @@
 Uniform draws almost never meet a text that the model finds likely; draws from the model do, and are weighted back.
 Several temperatures at once cover the whole range of costs, and a uniform part bounds the weights.
 
-Shapes: N draws, A of them unfinished at a level; J junctions of a level, with C children (padded); S components of the
-mixture.
+Shapes: N draws, A of them unfinished at a level, B of those in a block, O of one component, G of the uniform one; D
+different choices of a level, with C children (padded); S components of the mixture.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from hf_exposure.scoring import LockstepSampler, Scorer
 
 # Exponents on the model's probabilities: 0 is uniform over texts, 1 is the model. See docs/design.
 EXPONENTS = (0.0, 0.5, 1.0, 1.5)
+_BLOCK = 2**16
 
 
 @dataclass(frozen=True)
@@ -101,25 +102,6 @@ def draw_proposals(
     return drawn
 
 
-@dataclass(frozen=True)
-class _Junction:
-    """The next choice that a draw has: the state after its forced tokens.
-
-    Attributes:
-        forced: the tokens on the way, and the transitions to choose from; none at the end of a text.
-        log2_counts_C: log2 of the number of texts below each child.
-    """
-
-    forced: ForcedTokens
-    log2_counts_C: np.ndarray
-
-    @classmethod
-    def of(cls, forced: ForcedTokens, automaton: TokenAutomaton) -> _Junction:
-        """With the counts of the automaton."""
-        counts = [math.log2(automaton.count(child)) for child in forced.transitions.states]
-        return cls(forced, np.array(counts))
-
-
 class _Walk:
     """N draws on their way from the root to whole texts, a level at a time."""
 
@@ -141,7 +123,7 @@ class _Walk:
         self._is_text = np.ones(draws, dtype=bool)
         self._bits = np.zeros(draws)
         self._log2_q = np.zeros((draws, len(EXPONENTS)))
-        self._junctions: dict[Hashable, _Junction | None] = {}
+        self._forced: dict[Hashable, ForcedTokens | None] = {}
 
     def run(self) -> Proposals:
         """Until all draws are whole texts, or known to be none."""
@@ -158,52 +140,47 @@ class _Walk:
 
     def _level(self, alive: np.ndarray) -> np.ndarray:
         """Takes the forced tokens of the draws and one choice each; returns the draws that are not finished."""
-        alive, at, junctions = self._reach(alive)
+        alive, forced = self._reach(alive)
         if not len(alive):
             return alive
-        children, log2_counts = _padded(junctions)
-        run = np.array([len(junction.forced.tokens) for junction in junctions])
-        width = np.array([len(junction.forced.transitions) for junction in junctions])
-        for draw, line in zip(alive.tolist(), at.tolist(), strict=True):
-            self._paths[draw] += junctions[line].forced.tokens
-            self._texts[draw] += junctions[line].forced.text
+        for draw, one in zip(alive.tolist(), forced, strict=True):
+            self._paths[draw] += one.tokens
+            self._texts[draw] += one.text
+        choices = _Choices.of([one.transitions for one in forced])
+        run = np.array([len(one.tokens) for one in forced])
         run_bits, child_bits = self._sampler.step(
-            alive, [self._paths[draw] for draw in alive.tolist()], run[at], children[at]
+            alive, [self._paths[draw] for draw in alive.tolist()], run, choices.tokens_DC[choices.at_A]
         )
         self._bits[alive] += run_bits
-        is_open = width[at] > 0
-        alive, at, child_bits = alive[is_open], at[is_open], child_bits[is_open]
+        is_open = choices.width_D[choices.at_A] > 0
+        alive, at, child_bits = alive[is_open], choices.at_A[is_open], child_bits[is_open]
         if not len(alive):
             return alive
-        shares = _component_shares(child_bits, log2_counts[at])
-        child = self._choose(alive, shares, children[at])
+        child, log2_q = self._choose(alive, choices, at, child_bits)
         # A uniform text that an audited graph lacks has no place among the draws.
         self._is_text[alive[child < 0]] = False
         lines = np.flatnonzero(child >= 0)
         alive, at, child = alive[lines], at[lines], child[lines]
         self._bits[alive] += child_bits[lines, child]
-        self._log2_q[alive] += shares[lines, :, child]
-        return self._go_to(alive, [junctions[line].forced.transitions for line in at.tolist()], child)
+        self._log2_q[alive] += log2_q[lines]
+        return self._go_to(alive, [choices.transitions[line] for line in at.tolist()], child)
 
-    def _reach(self, alive: np.ndarray) -> tuple[np.ndarray, np.ndarray, list[_Junction]]:
-        """The draws that may become texts, which junction each has reached, and the distinct junctions."""
+    def _reach(self, alive: np.ndarray) -> tuple[np.ndarray, list[ForcedTokens]]:
+        """The draws that may become texts, and what each of them has up to its next choice."""
         # Where a text is one path, what is forced depends on the state alone, and many draws share few states.
         of = self._states if self._automaton.one_path else self._paths
-        new = {of[draw]: draw for draw in alive.tolist() if of[draw] not in self._junctions}
+        new = {of[draw]: draw for draw in alive.tolist() if of[draw] not in self._forced}
         draws = list(new.values())
         forced = self._automaton.forced_tokens(
             [self._paths[draw] for draw in draws],
             [self._texts[draw] for draw in draws],
             [self._states[draw] for draw in draws],
         )
-        for key, one in zip(new, forced, strict=True):
-            self._junctions[key] = None if one is None else _Junction.of(one, self._automaton)
-        lives = np.array([self._junctions[of[draw]] is not None for draw in alive.tolist()], dtype=bool)
+        self._forced.update(zip(new, forced, strict=True))
+        reached = [self._forced[of[draw]] for draw in alive.tolist()]
+        lives = np.array([one is not None for one in reached], dtype=bool)
         self._is_text[alive[~lives]] = False
-        alive = alive[lives]
-        numbers: dict[Hashable, int] = {}
-        at = np.array([numbers.setdefault(of[draw], len(numbers)) for draw in alive.tolist()], dtype=np.int64)
-        return alive, at, [junction for key in numbers if (junction := self._junctions[key]) is not None]
+        return alive[lives], [one for one in reached if one is not None]
 
     def _go_to(self, alive: np.ndarray, transitions: list[Transitions], child: np.ndarray) -> np.ndarray:
         """Takes the chosen children; returns the draws that are no whole texts yet."""
@@ -217,42 +194,94 @@ class _Walk:
             is_open[line] = not self._automaton.is_leaf(state)
         return alive[is_open]
 
-    def _choose(self, alive: np.ndarray, log2_q_ASC: np.ndarray, children_AC: np.ndarray) -> np.ndarray:
-        """A child for each draw: by its component's shares, or a uniform draw's own; -1 where that is none."""
-        lines, strata = np.arange(len(alive)), self._strata[alive]
-        cumulative = np.cumsum(np.exp2(log2_q_ASC[lines, strata]), axis=1)
-        uniform = self._generator.random(len(alive)) * cumulative[:, -1]
-        # Rounding may run past the last child that has any probability.
-        last = (children_AC >= 0).sum(axis=1) - 1
-        child: np.ndarray = np.minimum((cumulative <= uniform[:, None]).sum(axis=1), last)
-        given = np.flatnonzero(strata == 0)
-        token = [self._uniform[draw][len(self._paths[draw])] for draw in alive[given].tolist()]
-        is_own = children_AC[given] == np.array(token, dtype=np.int64)[:, None]
-        child[given] = np.where(is_own.any(axis=1), is_own.argmax(axis=1), -1)
-        return child
+    def _choose(
+        self, alive: np.ndarray, choices: _Choices, at_A: np.ndarray, child_bits_AC: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """A child for each draw, by its component's shares, or a uniform draw's own (-1 where that is none); and
+        (A, S) log2 of the share that each component gives it.
+        """
+        child_A = np.empty(len(alive), dtype=np.int64)
+        log2_q_AS = np.empty((len(alive), len(EXPONENTS)))
+        uniform_A = self._generator.random(len(alive))
+        block = max(1, _BLOCK // child_bits_AC.shape[1])  # stays in a processor's cache
+        for first in range(0, len(alive), block):
+            part = slice(first, first + block)
+            counts_BC = choices.log2_counts_DC[at_A[part]]
+            bits_BC = _some_possible(child_bits_AC[part], counts_BC)
+            log2_totals_BS, child_B = self._share(alive[part], counts_BC, bits_BC, uniform_A[part])
+            is_given_B = self._strata[alive[part]] == 0
+            child_B[is_given_B] = self._given(alive[part][is_given_B], choices.tokens_DC[at_A[part][is_given_B]])
+            lines = np.arange(len(child_B))
+            scores_SB = [_scores(bits_BC[lines, child_B], counts_BC[lines, child_B], each) for each in EXPONENTS]
+            child_A[part], log2_q_AS[part] = child_B, np.stack(scores_SB, axis=1) - log2_totals_BS
+        return child_A, log2_q_AS
+
+    def _share(
+        self, draws_B: np.ndarray, counts_BC: np.ndarray, bits_BC: np.ndarray, uniform_B: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(B, S) log2 of each component's total over the children, and (B,) a child by each draw's own component."""
+        child_B = np.zeros(len(draws_B), dtype=np.int64)
+        log2_totals = []
+        for component, exponent in enumerate(EXPONENTS):
+            scores_BC = _scores(bits_BC, counts_BC, exponent)
+            top_B1 = scores_BC.max(axis=1, keepdims=True)
+            weights_BC = np.exp2(scores_BC - top_B1)
+            log2_totals.append(top_B1[:, 0] + np.log2(weights_BC.sum(axis=1)))
+            own = np.flatnonzero(self._strata[draws_B] == component)
+            cumulative_OC = np.cumsum(weights_BC[own], axis=1)
+            reached_O1 = (uniform_B[own] * cumulative_OC[:, -1])[:, None]
+            # Rounding may run past the last child.
+            child_B[own] = np.minimum(
+                (cumulative_OC <= reached_O1).sum(axis=1), np.isfinite(counts_BC[own]).sum(1) - 1
+            )
+        return np.stack(log2_totals, axis=1), child_B
+
+    def _given(self, draws: np.ndarray, tokens_GC: np.ndarray) -> np.ndarray:
+        """(G,) the child that each uniform draw's own text takes; -1 where that is none."""
+        token_G = np.array([self._uniform[draw][len(self._paths[draw])] for draw in draws.tolist()], dtype=np.int64)
+        is_own_GC = tokens_GC == token_G[:, None]
+        return np.where(is_own_GC.any(axis=1), is_own_GC.argmax(axis=1), -1)
 
 
-def _padded(junctions: list[_Junction]) -> tuple[np.ndarray, np.ndarray]:
-    """(J, C) tokens of the children, -1 for padding, and log2 of their counts, -inf there."""
-    widest = max(len(junction.forced.transitions) for junction in junctions)
-    tokens_JC = np.full((len(junctions), widest), -1, dtype=np.int64)
-    log2_counts_JC = np.full((len(junctions), widest), -np.inf)
-    for line, junction in enumerate(junctions):
-        tokens_C = junction.forced.transitions.tokens_C
-        tokens_JC[line, : len(tokens_C)] = tokens_C
-        log2_counts_JC[line, : len(tokens_C)] = junction.log2_counts_C
-    return tokens_JC, log2_counts_JC
+@dataclass(frozen=True)
+class _Choices:
+    """The choices that the draws of a level have: D different ones, of at most C children.
+
+    Attributes:
+        transitions: D of them.
+        at_A: which of them each draw has.
+        width_D: how many children each has.
+        tokens_DC: their tokens, -1 for padding.
+        log2_counts_DC: log2 of how many texts are below each, -inf for padding.
+    """
+
+    transitions: list[Transitions]
+    at_A: np.ndarray
+    width_D: np.ndarray
+    tokens_DC: np.ndarray
+    log2_counts_DC: np.ndarray
+
+    @classmethod
+    def of(cls, transitions_A: list[Transitions]) -> _Choices:
+        """Of the transitions that each draw has reached."""
+        numbers: dict[int, int] = {}
+        at_A = np.array([numbers.setdefault(id(each), len(numbers)) for each in transitions_A])
+        transitions = [transitions_A[first] for first in np.unique(at_A, return_index=True)[1].tolist()]
+        width_D = np.array(list(map(len, transitions)))
+        tokens_DC = np.full((len(transitions), width_D.max()), -1, dtype=np.int64)
+        log2_counts_DC = np.full(tokens_DC.shape, -np.inf)
+        for number, (each, width) in enumerate(zip(transitions, width_D.tolist(), strict=True)):
+            tokens_DC[number, :width], log2_counts_DC[number, :width] = each.tokens_C, each.log2_counts_C
+        return cls(transitions, at_A, width_D, tokens_DC, log2_counts_DC)
 
 
-def _component_shares(child_bits_AC: np.ndarray, log2_counts_AC: np.ndarray) -> np.ndarray:
-    """(A, S, C) log2 probabilities by component; -inf for padding."""
-    is_child_AC = np.isfinite(log2_counts_AC)
-    counts_AC, bits_AC = np.where(is_child_AC, log2_counts_AC, 0.0), np.where(is_child_AC, child_bits_AC, 0.0)
-    shares = []
-    for exponent in EXPONENTS:
-        score_AC = max(0.0, 1.0 - exponent) * counts_AC
-        if exponent:
-            score_AC = score_AC - exponent * bits_AC
-        score_AC[~is_child_AC] = -np.inf
-        shares.append(score_AC - np.logaddexp2.reduce(score_AC, axis=1, keepdims=True))
-    return np.stack(shares, axis=1)
+def _some_possible(bits_BC: np.ndarray, counts_BC: np.ndarray) -> np.ndarray:
+    """The bits of the children; where the model takes none for possible, all are equally likely."""
+    is_dead_B1 = ~np.isfinite(bits_BC).any(axis=1, keepdims=True)
+    return np.where(is_dead_B1 & np.isfinite(counts_BC), 0.0, bits_BC) if is_dead_B1.any() else bits_BC
+
+
+def _scores(bits: np.ndarray, log2_counts: np.ndarray, exponent: float) -> np.ndarray:
+    """log2 of a component's share of each child, up to a constant."""
+    scores = np.zeros_like(bits) if exponent == 0.0 else -exponent * bits
+    return scores + (1.0 - exponent) * log2_counts if exponent < 1.0 else scores

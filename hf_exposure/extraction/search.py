@@ -137,8 +137,9 @@ def _search_likeliest(
     # An open node that costs as much as the k-th best text cannot lead to a cheaper one.
     while search.frontier.cheapest_bits < limit:
         # A text of n characters takes n calls one after the other, however wide they are. A quarter of what was
-        # expanded so far is a batch that costs a memorized text n expansions, and not 2^n as doubling does.
-        batch_size = min(limits.batch_size, max(1, search.spent.expansions // 4))
+        # fed so far is a batch that costs a memorized text n rows, and not 2^n as doubling does. Forced tails count:
+        # they are no expansions, and there may be a thousand after one.
+        batch_size = min(limits.batch_size, max(1, search.spent.model_rows // 4))
         expansions = search.expand_next(batch_size, limit, best[0][0] if best else math.inf)
         if not expansions:
             break

@@ -10,8 +10,10 @@ Shapes: C children of a state; N paths of at most L tokens; S distinct states of
 
 from __future__ import annotations
 
+import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -34,17 +36,41 @@ class Transitions:
         pieces: C strings, the source text that each token adds; together they spell the text of a path. A token that
             leaves a character or a word undecided adds nothing yet.
         states: C states.
+        automaton: that they belong to, asked once for what many paths through one state need; None for no children.
     """
 
     tokens_C: npt.NDArray[np.int64]
     pieces: Sequence[str]
     states: Sequence[State]
+    automaton: TokenAutomaton | None = field(repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.states)
 
+    @cached_property
+    def leaves_C(self) -> npt.NDArray[np.int64]:
+        """Which children are ends of texts."""
+        assert self.automaton is not None
+        return np.flatnonzero(np.array([self.automaton.is_leaf(state) for state in self.states], dtype=bool))
 
-NO_TRANSITIONS = Transitions(np.zeros(0, dtype=np.int64), (), ())
+    @cached_property
+    def inner_C(self) -> npt.NDArray[np.int64]:
+        """Which children are not."""
+        return np.delete(np.arange(len(self)), self.leaves_C)
+
+    @cached_property
+    def counts(self) -> Sequence[int]:
+        """How many texts are below each child, as `TokenAutomaton.count`."""
+        assert self.automaton is not None
+        return [self.automaton.count(state) for state in self.states]
+
+    @cached_property
+    def log2_counts_C(self) -> npt.NDArray[np.float64]:
+        """log2 of them."""
+        return np.array([math.log2(count) for count in self.counts])
+
+
+NO_TRANSITIONS = Transitions(np.zeros(0, dtype=np.int64), (), (), None)
 
 
 class ForcedTokens(NamedTuple):

@@ -16,7 +16,7 @@ the same words as the tokenizer's own code on some texts.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -34,6 +34,15 @@ FIRST_BYTE = 0xF0000  # 256 symbols for the bytes of characters that have no ent
 MOST_STEPS = 100_000  # about a second
 _COMPARED_TEXTS = 300
 _ENCODING_METHODS = ("__call__", "_encode_plus", "_tokenizer", "backend_tokenizer")
+# Slow tokenizers whose rules are known: what is between added tokens becomes its bytes, or its characters.
+_ONE_BY_ONE = frozenset(
+    f"transformers.models.{name}" for name in ("byt5.tokenization_byt5", "perceiver.tokenization_perceiver")
+)
+_SPOTS = 256
+_SETTINGS = (
+    *("dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"),
+    *("fuse_unk", "byte_fallback", "ignore_merges", "max_input_chars_per_word"),
+)
 
 
 def serialized_model(tokenizer: Any) -> dict[str, Any]:
@@ -48,6 +57,32 @@ def serialized_model(tokenizer: Any) -> dict[str, Any]:
         remedy = "Load it with AutoTokenizer, or use method='sample'."
         raise InputError("tokenizer", rule, type(tokenizer).__name__, remedy)
     return dict(json.loads(backend.to_str())["model"])
+
+
+def fingerprint(tokenizer: Any) -> Hashable | None:
+    """What changes when a tokenizer is changed in place, in a few milliseconds; None where that cannot be told.
+
+    All settings and added tokens are compared. Of the vocabulary and its merges, which may have half a million lines,
+    it is the size and some entries, each with how it is built.
+    """
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if backend is None:
+        return repr(tokenizer.added_tokens_decoder) if encodes_one_by_one(tokenizer) else None
+    model, size = backend.model, backend.get_vocab_size(with_added_tokens=False)
+    entries = [backend.id_to_token(index * size // _SPOTS) for index in range(min(size, _SPOTS))]
+    try:
+        parts = [part and part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer)]
+        built = [[token.id for token in model.tokenize(entry)] for entry in entries if entry]
+    except Exception:  # a part that is the user's own code, or an entry that no rule builds
+        return None
+    settings = [getattr(model, name, None) for name in _SETTINGS]
+    added = sorted(backend.get_added_tokens_decoder().items(), key=lambda item: item[0])
+    return repr((type(model), size, entries, built, parts, settings, added))
+
+
+def encodes_one_by_one(tokenizer: Any) -> bool:
+    """Whether it is a slow tokenizer of `transformers` that encodes every character by itself."""
+    return type(tokenizer).__module__ in _ONE_BY_ONE
 
 
 class TokenSurfaces:
@@ -234,38 +269,13 @@ class TokenizerReading:
             in_raw = alphabet.issuperset(added.content)
             in_normalized = len(forms) > 1 and any(images.symbols.issuperset(form) for form in forms)
             if added.content and (
-                (in_normalized and changes) or ((in_raw or in_normalized) and self._may_hold(added.content))
+                (in_normalized and changes)
+                or (
+                    (in_raw or in_normalized)
+                    and may_hold(self.template, self.prefix_text, self.section, added.content)
+                )
             ):
                 raise UnknownSplit("a token that was added to the tokenizer may stand in a text")
-
-    def _may_hold(self, content: str) -> bool:
-        """Whether a text of the template may hold `content`, the fixed text before it included."""
-        failures = _failures(content)
-
-        def after(matched: int, character: str) -> int:
-            while matched and content[matched] != character:
-                matched = failures[matched - 1]
-            return matched + (content[matched] == character)
-
-        matched = 0
-        for character in self.section:
-            matched = after(matched, character)
-            if matched == len(content):
-                return True
-        seen = {(self.root, matched)}
-        open_states = list(seen)
-        while open_states:
-            position, matched = open_states.pop()
-            for character, following in self.template.moves(position).items():
-                reached = after(matched, character)
-                if reached == len(content):
-                    return True
-                if (following, reached) not in seen:
-                    seen.add((following, reached))
-                    open_states.append((following, reached))
-            if len(seen) > MOST_STEPS:
-                raise UnknownSplit("the template has too many states")
-        return False
 
 
 def position_after(template: CanaryTemplate, position: Any, text: str) -> Any:
@@ -273,6 +283,54 @@ def position_after(template: CanaryTemplate, position: Any, text: str) -> Any:
     for character in text:
         position = template.moves(position)[character]
     return position
+
+
+def may_hold(template: CanaryTemplate, prefix_text: str, section: str, content: str) -> bool:
+    """Whether a text of a template may hold `content`.
+
+    Args:
+        template: the texts.
+        prefix_text: the beginning of the template's prefix that ends `section`.
+        section: the fixed text up to there, what stands before the text included.
+        content: what is looked for.
+
+    Raises:
+        UnknownSplit: the template has too many states.
+    """
+    failures = _failures(content)
+
+    def after(matched: int, character: str) -> int:
+        while matched and content[matched] != character:
+            matched = failures[matched - 1]
+        return matched + (content[matched] == character)
+
+    matched = 0
+    for character in section:
+        matched = after(matched, character)
+        if matched == len(content):
+            return True
+    seen = {(position_after(template, template.start, prefix_text), matched)}
+    open_states = list(seen)
+    while open_states:
+        position, matched = open_states.pop()
+        for character, following in template.moves(position).items():
+            reached = after(matched, character)
+            if reached == len(content):
+                return True
+            if (following, reached) not in seen:
+                seen.add((following, reached))
+                open_states.append((following, reached))
+        if len(seen) > MOST_STEPS:
+            raise UnknownSplit("the template has too many states")
+    return False
+
+
+def check_one_by_one(template: CanaryTemplate, encoder: Encoder, prefix_text: str) -> None:
+    """Raises `UnknownSplit` where a token that was added to such a tokenizer may be cut out of a text."""
+    fixed = encoder.before + prefix_text
+    for added in encoder.tokenizer.added_tokens_decoder.values():
+        if may_hold(template, prefix_text, fixed, added.content):
+            raise UnknownSplit("a token that was added to the tokenizer may stand in a text")
 
 
 def _check_class(tokenizer: Any) -> None:

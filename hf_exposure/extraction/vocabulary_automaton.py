@@ -325,7 +325,7 @@ class VocabularyAutomaton:
                     open_nodes.append((child, text + step.text, step.state))
         order = sorted(found)
         pieces, states = tuple(found[token][0] for token in order), tuple(found[token][1] for token in order)
-        return Transitions(np.array(order, dtype=np.int64), pieces, states)
+        return Transitions(np.array(order, dtype=np.int64), pieces, states, self)
 
 
 def vocabulary_automaton(

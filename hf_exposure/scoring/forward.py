@@ -32,6 +32,8 @@ _WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _LOG2_E = 1.0 / math.log(2.0)
 # Log-sum-exp goes through float32 in pieces of this many logits, so a large vocabulary never doubles its memory.
 _LOGITS_PER_PIECE = 2**24
+# On a CPU it takes a third of the time on pieces that stay in the processor's cache.
+_CACHED_LOGITS = 2**18
 
 
 @dataclass(frozen=True)
@@ -293,10 +295,18 @@ def bits_at(logits: Logits, position_n: torch.Tensor, parent_E: torch.Tensor, to
         chosen_nV = logits.of(position_n[first : first + step])
         if chosen_nV.dtype != torch.float64:
             chosen_nV = chosen_nV.float()
-        normalizer_n = torch.logsumexp(chosen_nV, dim=-1)
+        normalizer_n = _log_sum_exp(chosen_nV)
         edges = slice(bounds[piece], bounds[piece + 1])
         local = parent_E[edges] - first
         pieces.append((normalizer_n[local] - chosen_nV[local, token_E[edges]]) * _LOG2_E)
     if not pieces:
         return np.zeros(0)
     return torch.cat(pieces).double().cpu().numpy()
+
+
+def _log_sum_exp(logits_nV: torch.Tensor) -> torch.Tensor:
+    """(n,) the normalizer of each row."""
+    if logits_nV.device.type != "cpu":
+        return torch.logsumexp(logits_nV, dim=-1)
+    rows = max(1, _CACHED_LOGITS // logits_nV.shape[-1])
+    return torch.cat([torch.logsumexp(piece, dim=-1) for piece in torch.split(logits_nV, rows)])

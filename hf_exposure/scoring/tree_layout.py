@@ -5,8 +5,8 @@ appended to the row's cache; samples that take the same tokens together share th
 shared prefix, its own ancestors and itself. All of this is bookkeeping in numpy; `PackedSampler` feeds the model.
 
 Shapes: S samples, R rows, G batches of rows; A samples that take a step, T new tokens of each at most, C children of
-each at most, X = T + C; N new slots, L tokens on the longest path so far; B rows of W new slots in one batch, F slots
-of a row in all; Q queries.
+each at most, X = T + C; P paths, U runs' tokens and paths; N new slots, L tokens on the longest path so far; B rows of
+W new slots in one batch, F slots of a row in all; Q queries.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hf_exposure.scoring.token_tree import IntArray
 
 @dataclass(frozen=True)
 class TokenQueries:
-    """Q next-token bits that one step asks for, each once and ordered by row and slot.
+    """Q next-token bits that one step asks for, ordered by row and slot: once for all samples of one path.
 
     Attributes:
         row_Q, slot_Q, token_Q: the bits of `token` are read after `slot` of `row`.
@@ -82,24 +82,39 @@ class NewSlots:
         return token_BW, depth_BW, sees_BWF
 
     def queries(self, tokens_AT: IntArray, run_A: IntArray, children_AC: IntArray) -> TokenQueries:
-        """What is asked about this step: the last `run` new tokens of each sample, and its children.
-
-        Samples that share a path ask for the same; each query is made once.
+        """What is asked about this step: the last `run` new tokens of each sample, and its children, padded on the
+        right. Of samples that share a path and ask for the same, each query is made once.
         """
         length_A = (tokens_AT >= 0).sum(axis=1)
         column_T = np.arange(tokens_AT.shape[1])
-        run_AT = np.where(column_T >= (length_A - run_A)[:, None], tokens_AT, -1)
-        token_AX = np.concatenate([run_AT, children_AC], axis=1)
+        is_run_AT = (tokens_AT >= 0) & (column_T >= (length_A - run_A)[:, None])
         # A token of a run is read after the one before it, a child after the last.
+        line, column = np.nonzero(is_run_AT)
+        row, slot, token = self.row_A[line], self.slot_AT[line, column - 1], tokens_AT[line, column]
+        _, first, same = np.unique(_joint_key(row, slot, token), return_index=True, return_inverse=True)
+        runs = row[first], slot[first], token[first]
         last_A = self.slot_AT[np.arange(len(length_A)), length_A - 1]
-        after_AC = np.broadcast_to(last_A[:, None], children_AC.shape)
-        after_AX = np.concatenate([np.roll(self.slot_AT, 1, axis=1), after_AC], axis=1)
-        line, column = np.nonzero(token_AX >= 0)
-        row, slot, token = self.row_A[line], after_AX[line, column], token_AX[line, column]
-        _, first, number = np.unique(_joint_key(row, slot, token), return_index=True, return_inverse=True)
-        number_AX = np.full(token_AX.shape, -1, dtype=np.int64)
-        number_AX[line, column] = number
-        return TokenQueries(row[first], slot[first], token[first], number_AX)
+        _, asking_P, place_A = np.unique(_joint_key(self.row_A, last_A), return_index=True, return_inverse=True)
+        if not np.array_equal(children_AC, children_AC[asking_P][place_A]):
+            asking_P = place_A = np.arange(len(last_A))  # of one path, but they ask for different children
+        children_PC = children_AC[asking_P]
+        width_P = (children_PC >= 0).sum(axis=1)
+        # A run's token and a path's children each stay together, and begin at `start`.
+        row_U, slot_U = np.append(runs[0], self.row_A[asking_P]), np.append(runs[1], last_A[asking_P])
+        width_U = np.append(np.ones(len(first), dtype=np.int64), width_P)
+        order_U = np.lexsort((slot_U, row_U))
+        start_U = np.empty_like(width_U)
+        start_U[order_U] = np.cumsum(width_U[order_U]) - width_U[order_U]
+        run_start, start_P = np.split(start_U, [len(first)])
+        token_Q = np.empty(width_U.sum(), dtype=np.int64)
+        token_Q[run_start] = runs[2]
+        place, child = np.nonzero(children_PC >= 0)
+        token_Q[start_P[place] + child] = children_PC[place, child]
+        number_AT = np.full(tokens_AT.shape, -1, dtype=np.int64)
+        number_AT[line, column] = run_start[same]
+        number_AC = np.where(children_AC >= 0, start_P[place_A][:, None] + np.arange(children_AC.shape[1]), -1)
+        row_Q, slot_Q = (np.repeat(column_U[order_U], width_U[order_U]) for column_U in (row_U, slot_U))
+        return TokenQueries(row_Q, slot_Q, token_Q, np.concatenate([number_AT, number_AC], axis=1))
 
 
 class TreeLayout:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -10,14 +11,15 @@ import torch
 from conftest import character_tokenizer, merging_tokenizer, tiny_model
 from token_models import BagOfTokens, bare_costs, entries_of
 from tokenizer_styles import tokenizer_in_style
-from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+from transformers import ByT5Tokenizer, PerceiverTokenizer, PreTrainedTokenizerFast
 
 from hf_exposure import CanaryTemplate, Digits, Letters, Pattern, extract, measure_exposure, rank_bounds
 from hf_exposure.canaries import CanarySet
 from hf_exposure.errors import InputError
 from hf_exposure.extraction import build_automaton, search_likeliest, search_ranks
 from hf_exposure.extraction.build import AutomatonCache, CacheKey
+from hf_exposure.extraction.character_automaton import character_automaton
 from hf_exposure.extraction.expansion import SearchProgress
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.token_automaton import (
@@ -27,6 +29,7 @@ from hf_exposure.extraction.token_automaton import (
     Transitions,
     follow_tokens,
 )
+from hf_exposure.extraction.tokenizer_reading import fingerprint
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import CausalScorer, Encoder
 
@@ -187,6 +190,71 @@ def test_the_automaton_that_was_used_longest_ago_leaves_the_cache() -> None:
     assert cache.find(second, encoder, []) is None and cache.find(first, encoder, []) is automaton
 
 
+def _own_copy(style: str) -> PreTrainedTokenizerFast:
+    source = tokenizer_in_style(style).backend_tokenizer.to_str()
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(source))
+
+
+def _changed(tokenizer: PreTrainedTokenizerFast, what: str) -> None:
+    """Changes a tokenizer in place."""
+    backend = tokenizer.backend_tokenizer
+    if what == "a setting":
+        backend.model.dropout = 0.5
+    elif what == "the normalizer":
+        backend.normalizer = normalizers.Lowercase()
+    elif what == "the pre-tokenizer":
+        backend.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(), backend.pre_tokenizer])
+    elif what == "an added token":
+        tokenizer.add_tokens(["3133"])
+    else:  # merges of the same entries, in the opposite order
+        model = json.loads(backend.to_str())["model"]
+        merges = [tuple(pair) for pair in model["merges"]][::-1]
+        backend.model = models.BPE(vocab=model["vocab"], merges=merges)
+
+
+@pytest.mark.parametrize(
+    "what", ["a setting", "the normalizer", "the pre-tokenizer", "an added token", "the order of the merges"]
+)
+def test_a_tokenizer_that_is_changed_in_place_is_another(what: str) -> None:
+    tokenizer = _own_copy("gpt2")
+    before = fingerprint(tokenizer)
+    assert before is not None and before == fingerprint(tokenizer)
+    _changed(tokenizer, what)
+    assert fingerprint(tokenizer) != before
+
+
+def test_a_tokenizer_whose_rules_are_code_has_no_fingerprint() -> None:
+    tokenizer = _own_copy("gpt2")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.PreTokenizer.custom(object())
+    assert fingerprint(tokenizer) is None
+    assert fingerprint(type("Own", (ByT5Tokenizer,), {})()) is None
+
+
+@pytest.mark.parametrize("kind", [ByT5Tokenizer, PerceiverTokenizer])
+def test_bytes_are_proven_and_cached_though_the_tokenizer_is_slow(kind: type) -> None:
+    template, tokenizer = CanaryTemplate("caf\u00e9 {n}.", n=Digits(9)), kind()
+    automaton = build_automaton(template, Encoder.of(tokenizer))
+    assert (automaton.name, automaton.exactness, automaton.unproven) == ("characters", "proven", "")
+    assert build_automaton(template, Encoder.of(tokenizer)) is automaton
+    tokenizer.add_tokens(["31337"])  # a token that some texts have: the graph lacks their encodings
+    with pytest.raises(InputError, match="must be a fast one to search a large space"):
+        build_automaton(template, Encoder.of(tokenizer))
+    short = CanaryTemplate("caf\u00e9 {n}.", n=Digits(5))
+    exact = build_automaton(short, Encoder.of(tokenizer))
+    assert exact.name == "trie" and follow_tokens(exact, Encoder.of(tokenizer).encode([short.text_at(31337)]).ids[0])
+
+
+def test_an_added_token_that_a_sample_misses_leaves_bytes_audited() -> None:
+    tokenizer, template = ByT5Tokenizer(), CanaryTemplate("key {x}", x=Letters(9, "abcdefgh"))
+    tokenizer.add_tokens(["abcdefgh"])
+    encoder = Encoder.of(tokenizer)
+    texts = [template.text_at(index) for index in range(100)]
+    sample = SampledEncodings.among(texts, encoder, "audited")  # none of them has it
+    automaton, missed = character_automaton(template, encoder, sample)
+    assert automaton is not None and missed is None and automaton.exactness == "audited"
+    assert automaton.unproven == "a token that was added to the tokenizer may stand in a text"
+
+
 class _Lowercase(OnePathPerText):
     """The automaton of someone who believes that the tokenizer keeps capital letters."""
 
@@ -195,7 +263,8 @@ class _Lowercase(OnePathPerText):
 
     def __init__(self, ids: dict[str, int]) -> None:
         order = sorted(ids, key=ids.__getitem__)
-        self._transitions = Transitions(np.array([ids[letter] for letter in order]), tuple(order), (1,) * len(order))
+        tokens = np.array([ids[letter] for letter in order])
+        self._transitions = Transitions(tokens, tuple(order), (1,) * len(order), self)
 
     def transitions(self, state: Any) -> Transitions:
         return self._transitions if state == 0 else NO_TRANSITIONS

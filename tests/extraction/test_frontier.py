@@ -31,7 +31,7 @@ class Numbers(OnePathPerText):
     def __init__(self, digits: int, base: int = 10) -> None:
         self.digits, self.base = digits, base
         tokens, pieces = np.arange(base, dtype=np.int64), tuple(chr(48 + digit) for digit in range(base))
-        self._transitions = [Transitions(tokens, pieces, (depth + 1,) * base) for depth in range(digits)]
+        self._transitions = [Transitions(tokens, pieces, (depth + 1,) * base, self) for depth in range(digits)]
 
     def transitions(self, state: Any) -> Transitions:
         return self._transitions[state] if state < self.digits else NO_TRANSITIONS
