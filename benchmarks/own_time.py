@@ -111,9 +111,10 @@ def main() -> None:
     parser.add_argument("--name", default="own_time", help="of the file in benchmarks/results")
     chosen = parser.parse_args()
     torch.set_num_threads(1)
-    rows = [measure(name) for name in chosen.tokenizers]
-    for row in rows:
-        print(row)
+    rows = []
+    for name in chosen.tokenizers:
+        rows.append(measure(name))
+        print(rows[-1], flush=True)
     write_result(chosen.name, {"rows": rows})
 
 

@@ -128,6 +128,7 @@ class ExposureMeter:
         self.settings = MeasureSettings.of(**settings)
         self.canaries, self.tokenizer = canaries, tokenizer
         self._across_processes, self._compared = across_processes, False
+        self._reading: Any = None
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
         check_tokenizer(tokenizer)
         flag("across_processes", across_processes)
@@ -260,6 +261,7 @@ class ExposureMeter:
                 max_batch_tokens=settings.max_batch_tokens,
                 processes=processes,
                 context=settings.context,
+                reading=self._reading,
             )
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
             if first:  # some kinds of models need encodings of their own
@@ -282,6 +284,7 @@ class ExposureMeter:
                 seed=settings.seed,
             )
             estimates, references = prepared.method.estimate(measurement)
+            self._reading = scorer.reading
         notes = tuple(note for note in (scorer.note, prepared.choice) if note)
         return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "")
 

@@ -117,6 +117,10 @@ class Importance(Method):
     precision_bits: float = 0.25
 
     def estimate(self, measured: Measurement) -> Estimated:
+        return self.draw(measured, range(len(measured.canaries)))
+
+    def draw(self, measured: Measurement, canaries: Sequence[int]) -> Estimated:
+        """Estimates of all canaries from draws that go on until those of some, given by their numbers, converge."""
         assert measured.automaton is not None and measured.uniform is not None
         prefix_bits = float(np.nansum(measured.scorer.prefix_bits(measured.automaton.prefix)))
         generator = np.random.default_rng(seed_stream("proposals", measured.seed))
@@ -131,10 +135,11 @@ class Importance(Method):
             new = draw_proposals(measured.scorer, measured.automaton, uniform, generator)
             draws = new if draws is None else draws.join(new)
             estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
-            if len(draws.texts) >= self.references or all(map(self.has_converged, estimates)):
+            wide = [estimates[canary] for canary in canaries if not self.has_converged(estimates[canary])]
+            if len(draws.texts) >= self.references or not wide:
                 is_uniform = draws.is_text_N & (draws.strata_N == EXPONENTS.index(0.0))
                 return estimates, ReferenceCosts.of(prefix_bits + draws.hole_bits_N[is_uniform])
-            wanted = max(map(self._draws_missing, estimates, itertools.repeat(len(draws.texts))))
+            wanted = max(map(self._draws_missing, wide, itertools.repeat(len(draws.texts))))
 
     def has_converged(self, estimate: CostEstimate) -> bool:
         """Whether no more draws are needed for an estimate."""
@@ -204,31 +209,27 @@ class Auto(Method):
     def estimate(self, measured: Measurement) -> Estimated:
         """Exact ranks where a search finds them with as many expansions as there are references, else weighted draws.
 
-        A text of b bits (after the prefix) ranks at most 2^b, which bounds its search. Where that does not promise an
-        end for all, draws come first, and say which others may rank so high: few draws are as likely as a memorized
-        canary.
+        A text of b bits (after the prefix) ranks at most 2^b, which bounds its search: such texts are searched for
+        first. Draws are for the others, and say which of them may rank so high: few draws are as likely as a
+        memorized canary.
         """
         assert measured.automaton is not None
         search = Bounded(max_expansions=min(self.max_expansions, self.references))
         draws = Importance(references=self.references, precision_bits=self.precision_bits)
         most_bits = math.log2(search.max_expansions)
         bits_K = [hole_bits(measured.scorer, measured.automaton, cost) for cost in measured.costs_K.tolist()]
-        bounded = [canary for canary, bits in enumerate(bits_K) if bits <= most_bits]
-        if len(bounded) == len(bits_K):
-            exact = _certified(search, measured, bounded)
-            if len(exact) == len(bits_K):
-                return list(exact.values()), None
-        drawn, references = draws.estimate(measured)
+        exact = _certified(search, measured, [canary for canary, bits in enumerate(bits_K) if bits <= most_bits])
+        rest = [canary for canary in range(len(bits_K)) if canary not in exact]
+        if not rest:
+            return list(exact.values()), None
+        drawn, references = draws.draw(measured, rest)
 
         def may_rank_high(canary: int, estimate: CostEstimate) -> bool:
             """Whether draws leave it open: neither converged nor surely beyond what a search reaches."""
             least_bits = math.log2(measured.effective_space_size(canary)) - most_bits
             return not draws.has_converged(estimate) and estimate.high_bits >= least_bits
 
-        candidates = [
-            canary for canary, estimate in enumerate(drawn) if canary in bounded or may_rank_high(canary, estimate)
-        ]
-        exact = _certified(search, measured, candidates)
+        exact |= _certified(search, measured, [canary for canary in rest if may_rank_high(canary, drawn[canary])])
         return [exact.get(canary, estimate) for canary, estimate in enumerate(drawn)], references
 
 

@@ -6,8 +6,9 @@ Shapes: N texts of at most L tokens, P prefix tokens, E next-token edges, C chos
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from hf_exposure.context import CanaryContext
 from hf_exposure.errors import ExposureError, InputError, NonFiniteScoreError, OutOfStepError
 from hf_exposure.runtime.batches import BatchCheck, all_close, check_repeats
 from hf_exposure.runtime.logits import ForwardCounts, LogitReader
-from hf_exposure.runtime.model_state import evaluating, model_device
+from hf_exposure.runtime.model_state import compute_dtype, evaluating, model_device
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
@@ -46,6 +47,24 @@ _TOLERANCE_BITS = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.02
 _LOGITS_BYTES_CPU = 2**28
 _LOGITS_SHARE_OF_FREE_GPU = 0.2
 _CACHE_SHARE_OF_FREE_GPU = 0.4
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How a model was found to be read, which holds for its later weights too. It keeps no model alive.
+
+    Attributes:
+        model: that it was found on.
+        computed: what it hangs on besides: precision and attention.
+        mode, proven_length, proven_prefix, proven_with_prefix: as `CausalScorer` has them.
+    """
+
+    model: weakref.ref[nn.Module]
+    computed: tuple[Any, ...]
+    mode: Mode | None
+    proven_length: float
+    proven_prefix: int
+    proven_with_prefix: bool
 
 
 class CausalScorer:
@@ -114,6 +133,23 @@ class CausalScorer:
         self._fed = Rows.none(), 1
         self._shape = _model_shape(model)
         self._prefixes: dict[tuple[Mode, tuple[int, ...]], Prefix] = {}
+
+    @property
+    def reading(self) -> Reading | None:
+        if self.mode in (None, "alone") or self._batches.failed or self._contradiction is not None:
+            return None
+        proven = self._proven_length, self._proven_prefix, self._proven_with_prefix
+        return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, *proven)
+
+    def read_as(self, reading: Reading) -> None:
+        """Takes over how an earlier state of the model was read, unless it is another model or computes otherwise.
+
+        Whether batches change anything is checked all the same.
+        """
+        if reading.model() is self.model and reading.computed == _how_computed(self.model):
+            self.mode = reading.mode
+            self._proven_length, self._proven_prefix = reading.proven_length, reading.proven_prefix
+            self._proven_with_prefix = reading.proven_with_prefix
 
     @property
     def counts(self) -> ForwardCounts:
@@ -447,6 +483,10 @@ def agreement_bits(dtype: torch.dtype) -> float:
 def tolerance_bits(dtype: torch.dtype) -> float:
     """Two computations of a whole text's bits in `dtype`, in different batches, agree within this."""
     return _TOLERANCE_BITS[dtype]
+
+
+def _how_computed(model: nn.Module) -> tuple[Any, ...]:
+    return compute_dtype(model), getattr(getattr(model, "config", None), "_attn_implementation", None)
 
 
 def _model_shape(model: nn.Module) -> ModelShape:

@@ -55,6 +55,7 @@ class MaskedScorer:
     """
 
     why_no_search = "a masked model predicts each token from all the others"
+    reading = None
     note = "log-perplexities are pseudo-log-likelihoods: each token given all others, not only those before it"
 
     def __init__(

@@ -6,7 +6,7 @@ Shapes: N texts, P prefix tokens; A samples that take a step, T new tokens of ea
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -52,6 +52,7 @@ class Scorer(Protocol):
         note: what a reader of a report must know about these figures; "" for log-perplexities.
         lost_trust: whether a batch was found wrong after others had been used.
         why_no_search: why the beginning of a text has no score of its own, as far as is known; "" where it has one.
+        reading: how the model was found to be read, which need not be found again once it was trained on; or None.
     """
 
     encoder: Encoder
@@ -74,6 +75,10 @@ class Scorer(Protocol):
     @property
     def why_no_search(self) -> str:
         return ""
+
+    @property
+    def reading(self) -> Any:
+        return None
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """The canonical encoding of each text."""

@@ -21,7 +21,7 @@ from hf_exposure.runtime.batches import changing_logits_error
 from hf_exposure.runtime.model_state import compute_dtype, evaluating, model_device, unwrap_model
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
-from hf_exposure.scoring.causal import CausalScorer
+from hf_exposure.scoring.causal import CausalScorer, Reading
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
@@ -44,6 +44,7 @@ def make_scorer(
     max_batch_tokens: int | None = None,
     processes: Processes = SINGLE_PROCESS,
     context: CanaryContext | None = None,
+    reading: Reading | None = None,
 ) -> Scorer:
     """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
 
@@ -57,6 +58,8 @@ def make_scorer(
         max_batch_tokens: tokens fed in one call; a default that fits the device.
         processes: those that share the work; each must make this call.
         context: what stood before each text in training; for causal models.
+        reading: of a scorer of an earlier state of the same model. How a model is to be read does not change with its
+            weights, so the checks are not made again, but for that of every call's batch.
 
     Raises:
         InputError: no source for an encoder-decoder model, or one for another; a model that reads in both directions
@@ -89,9 +92,9 @@ def make_scorer(
         )
     if source is not None:
         raise InputError("source", "goes with encoder-decoder models only", kind, "Leave it out.")
-    is_masked = kind in _MASKED_CLASSES or sees_later_tokens(model, tokenizer, processes)
-    if not is_masked:
-        return CausalScorer(
+    is_known = reading is not None and reading.model() is model
+    if is_known or not (kind in _MASKED_CLASSES or sees_later_tokens(model, tokenizer, processes)):
+        scorer = CausalScorer(
             model,
             tokenizer,
             end_token=end_token,
@@ -99,6 +102,9 @@ def make_scorer(
             processes=processes,
             context=context,
         )
+        if reading is not None:
+            scorer.read_as(reading)
+        return scorer
     if context is not None:
         raise InputError("context", "goes with models that read from left to right", kind, "Leave it out.")
     if getattr(tokenizer, "mask_token_id", None) is None:

@@ -236,7 +236,7 @@ def test_auto_searches_and_draws_by_its_own_settings(
 ) -> None:
     """The methods that it consists of, as objects; a search has no more expansions than there are references."""
     used: list[Method] = []
-    for kind, function in ((Bounded, "search"), (Importance, "estimate")):
+    for kind, function in ((Bounded, "search"), (Importance, "draw")):
         original = getattr(kind, function)
         monkeypatch.setattr(kind, function, lambda self, *a, of=original: used.append(self) or of(self, *a))
     auto = Auto(references=5000, max_expansions=max_expansions, precision_bits=1e-3)
