@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 SCRIPTS = Path(__file__).parent
 ROOT = SCRIPTS.parents[1]
@@ -48,7 +49,10 @@ def run(
     try:
         said, _ = started.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        os.killpg(started.pid, signal.SIGKILL)
+        # Launchers give each process of a job a group of its own.
+        launcher_process = psutil.Process(started.pid)
+        for process in [*launcher_process.children(recursive=True), launcher_process]:
+            process.kill()
         said, _ = started.communicate()
         raise AssertionError(f"the job hung for {seconds} s:\n{said[-4000:]}") from None
     return subprocess.CompletedProcess(command, started.returncode, said)
