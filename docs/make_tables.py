@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -162,8 +162,133 @@ def group_intervals() -> str:
     return _table(" | ".join(heads), by_way)
 
 
+def _peers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """The kinds of secrets, with the tools' rows of each."""
+    for secret, measured in _measured("peers")["secrets"].items():
+        yield secret, measured, measured["tools"]
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return f"{row['detected']} of {row['of']} [{100 * row['low']:.0f} %, {100 * row['high']:.0f} %]"
+
+
+def peers_detections() -> str:
+    """Inserted canaries that each tool detects at 1 % false positives, and what that costs."""
+    rows = []
+    for secret, _, tools in _peers():
+        for tool, row in tools.items():
+            found = row["detections"]
+            rows.append(
+                [
+                    secret,
+                    tool,
+                    _rate(found["inserted"]),
+                    *(f"{one['detected']} of {one['of']}" for one in found["by_repetitions"].values()),
+                    f"{found['controls']['detected']} of {found['controls']['of']}",
+                ]
+            )
+    counts = [f"{count}x" for count in _measured("peers")["repetitions"]]
+    return _table(" | ".join(["secret", "tool", "detected", *counts, "controls above"]), rows)
+
+
+def peers_costs() -> str:
+    """Processor seconds and tokens."""
+    rows = []
+    for secret, _, tools in _peers():
+        for tool, row in tools.items():
+            costs = {"": row["cost"]}
+            if "membership_cost" in row:
+                costs = {", both verdicts": row["cost"], ", membership alone": row["membership_cost"]}
+            rows += [
+                [secret, tool + what, _seconds(cost["processor_seconds"]), f"{cost['tokens']:,}"]
+                for what, cost in costs.items()
+            ]
+    return _table("secret | tool | processor seconds | tokens fed", rows)
+
+
+def peers_exposures() -> str:
+    """Mean exposure by repetition count."""
+    rows = []
+    for secret, _, tools in _peers():
+        for group in tools["hf_exposure"]["groups"]:
+            count, p_value = str(group["repetitions"]), group["corrected_p_value"]
+            formulas = [row["mean_bits"][count] for row in tools.values() if "mean_bits" in row]
+            rows.append(
+                [
+                    secret,
+                    "controls" if count == "0" else f"{count}x",
+                    f"{group['mean_bits']:.1f} [{group['low_bits']:.1f}, {group['high_bits']:.1f}]",
+                    "" if p_value is None else f"{p_value:.1g}",
+                    *("infinite" if bits is None else f"{bits:.1f}" for bits in formulas),
+                ]
+            )
+    (tools, *_) = (tools for _, _, tools in _peers())
+    names = [tool.removeprefix("TensorFlow Privacy, ") for tool, row in tools.items() if "mean_bits" in row]
+    return _table(" | ".join(["secret", "inserted", "hf_exposure, mean", "its p-value", *names]), rows)
+
+
+def peers_errors() -> str:
+    """The formulas against proven exposures."""
+    rows = [
+        [
+            secret,
+            tool,
+            str(row["proven"]),
+            *("" if row[name] is None else f"{row[name]:{sign}.1f}" for name, sign in _ERRORS.items()),
+            str(row["infinite"]),
+        ]
+        for secret, _, tools in _peers()
+        for tool, row in tools.items()
+        if "proven" in row
+    ]
+    return _table("secret | formula | proven exposures | mean error (bits) | largest (bits) | infinite answers", rows)
+
+
+_ERRORS = {"mean_error_bits": "+", "largest_error_bits": ""}
+
+
+def peers_verdicts() -> str:
+    """What each tool says besides: memaudit's own membership rule and completions, our search."""
+    rows = []
+    for secret, measured, tools in _peers():
+        counts = list(measured["extraction"]["by_repetitions"])
+        for tool, row in tools.items():
+            if "own_rule" in row:
+                own, said = row["own_rule"], row["regurgitated_by_repetitions"]
+                rows += [
+                    [secret, f"{tool}: detected, by its own rule", _rate(own), *("" for _ in counts)],
+                    [
+                        secret,
+                        f"{tool}: completed from a part of the secret",
+                        f"{row['regurgitated']['n_regurgitated']} of {row['regurgitated']['n']}",
+                        *(str(said[count]["n_regurgitated"]) for count in counts),
+                    ],
+                ]
+        out, rank1 = (
+            measured["extraction"],
+            {str(g["repetitions"]): g["rank1"] for g in tools["hf_exposure"]["groups"]},
+        )
+        kind = "proven" if out["certified"] else "as far as searched"
+        rows.append(
+            [
+                secret,
+                f"hf_exposure: among the {out['top_k']} likeliest texts of the template ({kind})",
+                f"{out['extracted']} of {out['top_k']}",
+                *(str(out["by_repetitions"][count]) for count in counts),
+            ]
+        )
+        rows.append(
+            [secret, "hf_exposure: proven to rank first", str(sum(rank1.values())), *(str(rank1[c]) for c in counts)]
+        )
+    return _table(" | ".join(["secret", "verdict", "inserted canaries", *(f"{count}x" for count in counts)]), rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (speed, estimators, growth, search, overhead, group_intervals)
+    one.__name__: one
+    for one in (
+        speed, estimators, growth, search, overhead, group_intervals,
+        peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts,
+    )
 }  # fmt: skip
 
 
