@@ -240,7 +240,8 @@ def peers_errors() -> str:
             secret,
             tool,
             str(row["proven"]),
-            *(_bits(row[name]) for name in ("mean_error_bits", "largest_error_bits")),
+            "-" if row["mean_error_bits"] is None else f"{row['mean_error_bits']:+.1f}",
+            _bits(row["largest_error_bits"]),
             str(row["infinite"]),
         ]
         for secret, _, tools in _peers()
