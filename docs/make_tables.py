@@ -283,6 +283,11 @@ def peers_verdicts() -> str:
                 f"{out['extracted']} of {inserted}",
                 [str(out["by_repetitions"][count]) for count in counts],
             ),
+            (
+                "memaudit: p-value of other training rows against held-out text",
+                f"{base['real_records']['p_value']:.1g}",
+                no_counts,
+            ),
             ("memaudit, with the base model: AUC", f"{base['auc']:.2f}", no_counts),
             ("hf_exposure: AUC", "{:.2f} [{:.2f}, {:.2f}]".format(*ours["auc"]), no_counts),
         ]
