@@ -16,7 +16,8 @@ The rules were written before any tool was run, with one exception, which they n
    package, and 32 letters, the length that memaudit's generator draws by default.
 2. *The same canaries for all.* The numbers are those of memaudit's "powered" profile: 100 inserted 1, 4 or 16 times,
    and 200 held-out controls of the same draw. After a pilot, in which no canary was memorized, 8 were added that are
-   inserted 64 times, as in this package's demo. The text before a secret is memaudit's, since memaudit scores no
+   inserted 64 times, as in this package's demo, with text enough to hold them, and the search for the likeliest texts
+   took the demo's settings. The text before a secret is memaudit's, since memaudit scores no
    other: its `inject` and our `insert_canaries` must give the same rows, which is asserted. A training this small has
    to be full of canaries for any tool to see them: memaudit recommends at most 0.1 % of the tokens.
 3. *Each tool as its documentation says.* hf_exposure: `measure_exposure` with all defaults, without and with the base
