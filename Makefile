@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench soak-kills soak-calls mutants docs families tokenizers environments reproduce clean
+.PHONY: demo test proof check bench soak-kills soak-calls peers mutants docs families tokenizers environments reproduce clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -63,6 +63,12 @@ mutants: $(VENV)/.installed
 # 2,000 calls of the Python API and the command line with hostile arguments; CALLS and SEED say how many and which.
 soak-calls: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile_calls --calls $(or $(CALLS),2000) --seed $(or $(SEED),0)
+
+# Beside TensorFlow Privacy and memaudit, which are installed into a folder of their own; about 15 minutes.
+peers: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/peers --upgrade \
+		memaudit==0.2.0 tensorflow-privacy==0.8.12
+	PYTHONPATH=.:$(VENV)/peers OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers
 
 # What the pages take from elsewhere: docstrings, and figures of the benchmarks. And the schema of report.json.
 docs: $(VENV)/.installed

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -162,8 +162,163 @@ def group_intervals() -> str:
     return _table(" | ".join(heads), by_way)
 
 
+def _peers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
+    """The kinds of secrets, with the tools' rows of each."""
+    for secret, measured in _measured("peers")["secrets"].items():
+        yield secret, measured, measured["tools"]
+
+
+def _rate(row: dict[str, Any]) -> str:
+    return f"{row['detected']} of {row['of']} [{100 * row['low']:.0f} %, {100 * row['high']:.0f} %]"
+
+
+def _bits(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def peers_detections() -> str:
+    """Inserted canaries that each tool detects at 1 % false positives, and what that costs."""
+    rows = []
+    for secret, _, tools in _peers():
+        for tool, row in tools.items():
+            found = row["detections"]
+            rows.append(
+                [
+                    secret,
+                    tool,
+                    _rate(found["inserted"]),
+                    *(f"{one['detected']} of {one['of']}" for one in found["by_repetitions"].values()),
+                    f"{found['controls']['detected']} of {found['controls']['of']}",
+                ]
+            )
+    counts = [f"{count}x" for count in _measured("peers")["repetitions"]]
+    return _table(" | ".join(["secret", "tool", "detected", *counts, "controls above"]), rows)
+
+
+def peers_costs() -> str:
+    """Processor seconds and tokens."""
+    rows = []
+    for secret, measured, tools in _peers():
+        costs: dict[str, dict[str, Any]] = {}
+        for tool, row in tools.items():
+            if tool != "hf_exposure, without controls":  # the same measurement
+                costs[tool] = row["cost"]
+            if "membership_cost" in row:
+                costs[f"{tool}: membership alone"] = row["membership_cost"]
+        costs["hf_exposure: search for the likeliest texts"] = measured["extraction"]["cost"]
+        rows += [
+            [secret, tool, _seconds(cost["processor_seconds"]), f"{cost['tokens']:,}"] for tool, cost in costs.items()
+        ]
+    return _table("secret | tool | processor seconds | tokens fed", rows)
+
+
+def peers_exposures() -> str:
+    """Mean exposure by repetition count."""
+    rows = []
+    for secret, _, tools in _peers():
+        for group in tools["hf_exposure"]["groups"]:
+            count, p_value = str(group["repetitions"]), group["corrected_p_value"]
+            formulas = [row["mean_bits"][count] for row in tools.values() if "mean_bits" in row]
+            rows.append(
+                [
+                    secret,
+                    "controls" if count == "0" else f"{count}x",
+                    f"{_bits(group['mean_bits'])} [{_bits(group['low_bits'])}, {_bits(group['high_bits'])}]",
+                    "" if p_value is None else f"{p_value:.1g}",
+                    *map(_bits, formulas),
+                ]
+            )
+    (tools, *_) = (tools for _, _, tools in _peers())
+    names = [tool.removeprefix("TensorFlow Privacy, ") for tool, row in tools.items() if "mean_bits" in row]
+    return _table(" | ".join(["secret", "inserted", "hf_exposure, mean", "its p-value", *names]), rows)
+
+
+def peers_errors() -> str:
+    """The formulas against proven exposures."""
+    rows = [
+        [
+            secret,
+            tool,
+            str(row["proven"]),
+            "-" if row["mean_error_bits"] is None else f"{row['mean_error_bits']:+.1f}",
+            _bits(row["largest_error_bits"]),
+            str(row["infinite"]),
+        ]
+        for secret, _, tools in _peers()
+        for tool, row in tools.items()
+        if "proven" in row
+    ]
+    return _table("secret | formula | proven exposures | mean error (bits) | largest (bits) | infinite answers", rows)
+
+
+def peers_verdicts() -> str:
+    """What each tool says besides: memaudit's own membership rule and completions, our search, the AUC of both."""
+    rows: list[list[str]] = []
+    for secret, measured, tools in _peers():
+        counts = list(measured["extraction"]["by_repetitions"])
+        inserted = tools["hf_exposure"]["detections"]["inserted"]["of"]
+        no_counts = [""] * len(counts)
+        for tool, row in tools.items():
+            if "own_rule" in row:
+                own = row["own_rule"]
+                parts = [str(own["by_repetitions"][count]["detected"]) for count in counts]
+                rows.append([secret, f"{tool}: detected by its own rule", _rate(own), *parts])
+        base, ours, out = tools["memaudit, with the base model"], tools["hf_exposure"], measured["extraction"]
+        said = base["regurgitated_by_repetitions"]
+        rank1 = {str(group["repetitions"]): group["rank1"] for group in ours["groups"]}
+        kind = "certified" if out["certified"] else "as far as searched"
+        verdicts: list[tuple[str, str, list[str]]] = [
+            (
+                "memaudit: completed from a part of the secret",
+                f"{base['regurgitated']['n_regurgitated']} of {inserted}",
+                [str(said[count]["n_regurgitated"]) for count in counts],
+            ),
+            (
+                "hf_exposure: proven to rank first in the template",
+                f"{sum(rank1.values())} of {inserted}",
+                [str(rank1[count]) for count in counts],
+            ),
+            (
+                f"hf_exposure: extracted among the {out['top_k']} likeliest texts of the template ({kind})",
+                f"{out['extracted']} of {inserted}",
+                [str(out["by_repetitions"][count]) for count in counts],
+            ),
+            (
+                "memaudit: p-value of other training rows against held-out text",
+                f"{base['real_records']['p_value']:.1g}",
+                no_counts,
+            ),
+            ("memaudit, with the base model: AUC", f"{base['auc']:.2f}", no_counts),
+            ("hf_exposure: AUC", "{:.2f} [{:.2f}, {:.2f}]".format(*ours["auc"]), no_counts),
+        ]
+        rows += [[secret, verdict, figure, *parts] for verdict, figure, parts in verdicts]
+    return _table(" | ".join(["secret", "verdict", "inserted canaries", *(f"{count}x" for count in counts)]), rows)
+
+
+def peers_trainings() -> str:
+    """What the models were trained on."""
+    rows = [
+        [
+            secret,
+            f"{row['parameters']:,}",
+            f"{row['training_rows']:,}",
+            f"{row['canary_rows']:,}",
+            f"{100 * row['canary_share_of_characters']:.0f} %",
+            str(row["canary_tokens"]),
+            f"{row['log2_space_size']:.1f}",
+        ]
+        for secret, row, _ in _peers()
+    ]
+    head = "secret | parameters | training rows | of them canaries | share of the characters | tokens of a canary"
+    return _table(head + " | largest exposure (bits)", rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (speed, estimators, growth, search, overhead, group_intervals)
+    one.__name__: one
+    for one in (
+        speed, estimators, growth, search, overhead, group_intervals,
+        peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts, peers_trainings,
+    )
 }  # fmt: skip
 
 

@@ -39,3 +39,27 @@ def test_the_table_of_estimators_is_the_benchmarks() -> None:
         cells = [cell.strip() for cell in line.strip("|").split("|")]
         expected = [f"{row['truth_bits']:.2f}", *errors, f"{outcome} {search['expansions']:,} expansions"]
         assert cells == [*expected, ", ".join(f"{value:.1f}" for value in seconds)]
+
+
+def test_the_tables_beside_other_tools_are_the_benchmarks() -> None:
+    page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
+    measured = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text())["secrets"]
+    expected = []
+    for secret, row in measured.items():
+        for tool, result in row["tools"].items():
+            found = result["detections"]
+            groups = found["by_repetitions"].values()
+            assert sum(group["detected"] for group in groups) == found["inserted"]["detected"]
+            # The rule: at most 1 % of the controls exceed a threshold that comes from them.
+            if tool != "hf_exposure, without controls":
+                assert found["controls"]["detected"] <= 0.01 * found["controls"]["of"]
+            low, high = (f"{100 * found['inserted'][end]:.0f} %" for end in ("low", "high"))
+            cells = [
+                secret,
+                tool,
+                f"{found['inserted']['detected']} of {found['inserted']['of']} [{low}, {high}]",
+                *(f"{group['detected']} of {group['of']}" for group in groups),
+                f"{found['controls']['detected']} of {found['controls']['of']}",
+            ]
+            expected.append(f"| {' | '.join(cells)} |")
+    assert page.split("<!-- table: peers_detections -->\n")[1].split("\n\n")[0].splitlines()[2:] == expected
