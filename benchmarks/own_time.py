@@ -17,6 +17,8 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from benchmarks.record import write_result
 from hf_exposure import CanaryTemplate, Digits, draw_canaries, extract, measure_exposure, rank_bounds
+from hf_exposure.extraction import build_automaton
+from hf_exposure.scoring import Encoder
 from proofs.production_tokenizers import CACHE, SOURCES
 
 TEMPLATE = CanaryTemplate("The random number is {number}", number=Digits(9))
@@ -69,11 +71,16 @@ def measure(name: str) -> dict[str, Any]:
     found = [processor_seconds(rank) for _ in range(3)]
     rows["rank_bounds, 300 expansions, second call"] = min(seconds for seconds, _ in found)
     assert all((one.low, one.high) == (first.low, first.high) for _, one in found)
-    one_expansion = [
-        processor_seconds(lambda: rank_bounds(model, tokenizer, canary, TEMPLATE, max_expansions=1))[0]
-        for _ in range(3)
-    ]
-    rows["a call with a template seen before (one expansion)"] = min(one_expansion)
+
+    def build() -> Any:
+        return build_automaton(TEMPLATE, Encoder.of(tokenizer), also=[canary])
+
+    rows["the automaton of a template seen before"] = min(processor_seconds(build)[0] for _ in range(5))
+
+    def expand_one() -> Any:
+        return rank_bounds(model, tokenizer, canary, TEMPLATE, max_expansions=1)
+
+    rows["rank_bounds, 1 expansion, a template seen before"] = min(processor_seconds(expand_one)[0] for _ in range(3))
 
     def whole() -> Any:
         return measure_exposure(model, tokenizer, canaries, method="auto", references=4096, seed=0)

@@ -127,7 +127,7 @@ def _limits(max_expansions: int, batch_size: int, max_open_nodes: int) -> Search
     whole_number("max_expansions", max_expansions, 1)
     # All nodes within the limit are expanded in the end; a small budget gives the tightest bounds from the cheapest.
     limits = SearchLimits(max_expansions, batch_size, max_open_nodes)
-    return replace(limits, batch_size=min(batch_size, max(1, max_expansions // 32)))
+    return replace(limits, batch_size=min(batch_size, max(1, max_expansions // 16)))
 
 
 def _search_ranks(

@@ -114,7 +114,7 @@ class Frontier:
         owner, first = self._add_parent(parent), len(self._cost)
         costs = costs_C[kept].astype(np.float64)
         self._cost.frombytes(costs.tobytes())
-        self._owner.extend([owner] * len(kept))
+        self._owner.extend(array("i", [owner]) * len(kept))
         self._child.frombytes(children_C[kept].astype(np.int32).tobytes())
         is_near = costs < self._limit_bits
         for at in np.flatnonzero(is_near).tolist():

@@ -66,6 +66,10 @@ class Reading:
     proven_prefix: int
     proven_with_prefix: bool
 
+    def holds_for(self, model: nn.Module) -> bool:
+        """Whether it is the model that this was found on, and computes as it did."""
+        return self.model() is model and self.computed == _how_computed(model)
+
 
 class CausalScorer:
     """Scores texts under a causal language model, sharing whatever texts share.
@@ -142,14 +146,10 @@ class CausalScorer:
         return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, *proven)
 
     def read_as(self, reading: Reading) -> None:
-        """Takes over how an earlier state of the model was read, unless it is another model or computes otherwise.
-
-        Whether batches change anything is checked all the same.
-        """
-        if reading.model() is self.model and reading.computed == _how_computed(self.model):
-            self.mode = reading.mode
-            self._proven_length, self._proven_prefix = reading.proven_length, reading.proven_prefix
-            self._proven_with_prefix = reading.proven_with_prefix
+        """Takes over how an earlier state of the model was read; whether batches change anything is checked anew."""
+        self.mode = reading.mode
+        self._proven_length, self._proven_prefix = reading.proven_length, reading.proven_prefix
+        self._proven_with_prefix = reading.proven_with_prefix
 
     @property
     def counts(self) -> ForwardCounts:

@@ -92,8 +92,8 @@ def make_scorer(
         )
     if source is not None:
         raise InputError("source", "goes with encoder-decoder models only", kind, "Leave it out.")
-    is_known = reading is not None and reading.model() is model
-    if is_known or not (kind in _MASKED_CLASSES or sees_later_tokens(model, tokenizer, processes)):
+    known = reading if reading is not None and reading.holds_for(model) else None
+    if known or not (kind in _MASKED_CLASSES or sees_later_tokens(model, tokenizer, processes)):
         scorer = CausalScorer(
             model,
             tokenizer,
@@ -102,8 +102,8 @@ def make_scorer(
             processes=processes,
             context=context,
         )
-        if reading is not None:
-            scorer.read_as(reading)
+        if known:
+            scorer.read_as(known)
         return scorer
     if context is not None:
         raise InputError("context", "goes with models that read from left to right", kind, "Leave it out.")
