@@ -34,7 +34,8 @@ from hf_exposure.measures.search_methods import choose
 from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
 from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
 from hf_exposure.runtime.job import check_alike
-from hf_exposure.runtime.model_state import unwrap_model
+from hf_exposure.runtime.model_state import compute_dtype, unwrap_model
+from hf_exposure.runtime.precision import parameter_count
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
@@ -370,15 +371,23 @@ def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposu
 
 def _describe(model: nn.Module) -> dict[str, Any]:
     """Model metadata for the report. Reads attributes only, and never runs the model."""
-    parameters = list(model.parameters())
+    first = next(model.parameters(), None)
     config = getattr(model, "config", None)
     return {
         "class": type(model).__name__,
         "name": getattr(config, "_name_or_path", "") or "",
         "revision": getattr(config, "_commit_hash", None),
-        "parameters": sum(p.numel() for p in parameters),
-        "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
+        "parameters": parameter_count(model),
+        "dtype": "" if first is None else str(compute_dtype(model)).removeprefix("torch."),
+        **_quantization(config),
     }
+
+
+def _quantization(config: Any) -> dict[str, str]:
+    """How the weights were quantized, by the name of the library, where the configuration names one."""
+    settings = getattr(config, "quantization_config", None)
+    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
+    return {} if method is None else {"quantization": str(getattr(method, "value", method))}
 
 
 @cache

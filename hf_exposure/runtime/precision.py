@@ -1,0 +1,73 @@
+"""In what precision a model computes, which decides within how many bits two computations of one figure agree.
+
+The dtype of a weight does not tell it. A layer of packed 4-bit weights multiplies in a dtype of its own, and its bytes
+may be stored as any type. A layer that rounds its inputs to 8 bits before it multiplies is far less exact than its
+other weights say: a difference of 1e-7 in a hidden state moves an entry across a boundary between two of 255 steps,
+and the answer with it. Where the step depends on the largest entry of a whole batch, or outliers of a batch are
+computed apart, one row also changes the answer for another.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import nn
+
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+"""The types in which models compute."""
+EIGHT_BITS = torch.int8
+"""What `coarsest_dtype` calls inputs of layers that are rounded to 8 bits, integers or floats."""
+
+
+def coarsest_dtype(model: nn.Module) -> torch.dtype:
+    """The least exact type in which a layer of `model` computes; `EIGHT_BITS` where one rounds its inputs to 8 bits.
+
+    Otherwise the coarsest float type of 16 to 64 bits among its weights, packed ones left out, and among what layers
+    of packed weights name as the dtype that they multiply in. float32 where there is none.
+
+    Example:
+        >>> coarsest_dtype(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16()))
+        torch.bfloat16
+    """
+    found = {parameter.dtype for parameter in model.parameters() if not is_packed(parameter)}
+    for module in model.modules():
+        if rounds_inputs(module):
+            return EIGHT_BITS
+        if isinstance(dtype := getattr(module, "compute_dtype", None), torch.dtype):
+            found.add(dtype)
+        if getattr(module, "support_avx512bf16_for_cpu", False) and module.weight.device.type == "cpu":
+            found.add(torch.bfloat16)  # bitsandbytes: without gradients, whatever compute_dtype says
+    return max(found & set(FLOATS), key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
+
+
+def rounds_inputs(module: nn.Module) -> bool:
+    """Whether a layer rounds what it is given to 8 bits before it multiplies, by what quantization libraries leave."""
+    own = vars(module)
+    state = own.get("state")
+    if hasattr(state, "has_fp16_weights"):  # bitsandbytes' LLM.int8; its training form computes in 16 bits
+        return not state.has_fp16_weights
+    if own.get("activation_qtype") is not None:  # optimum-quanto
+        return True
+    if type(module).__module__.startswith("torch.ao.nn.quantized"):
+        return True
+    weight: Any = own.get("_parameters", {}).get("weight")
+    # torchao: of its newer and older tensors.
+    names = ("act_quant_kwargs", "activation_quantization", "input_quant_func")
+    return any(getattr(weight, name, None) is not None for name in names)
+
+
+def is_packed(parameter: nn.Parameter) -> bool:
+    """Whether a parameter holds packed bytes of bitsandbytes, whatever its dtype says."""
+    return hasattr(parameter, "quant_state")
+
+
+def parameter_count(model: nn.Module) -> int:
+    """How many weights a model has. One of 4 bits counts as one, though two of them share a byte."""
+    return sum(_entries(parameter) for parameter in model.parameters())
+
+
+def _entries(parameter: nn.Parameter) -> int:
+    shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
+    return parameter.numel() if shape is None else math.prod(shape)
