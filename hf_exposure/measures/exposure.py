@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -102,6 +103,9 @@ class ExposureMeter:
         context: the `CanaryContext` that the canaries were inserted in.
         max_batch_tokens: as for `log_perplexity`.
 
+    Attributes:
+        base: the exposures under a base model, with the fingerprint of one that is the model without its adapters.
+
     Raises:
         InputError: an unknown method or argument, a number out of range, a setting next to a method that is an object,
             a space too large to enumerate, a tokenizer or template that a search cannot handle with `Bounded` or
@@ -135,7 +139,7 @@ class ExposureMeter:
         check_template(canaries.template, end_token=self.settings.end_token)
         self._source = source_for(self.settings.source, canaries.template)
         self._choose(self._why_no_search(None))  # what cannot be done is refused now, before there is a model
-        self._base = BaseExposures(
+        self.base = BaseExposures(
             lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
         )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
@@ -176,7 +180,8 @@ class ExposureMeter:
                 off. It is measured too, and again only when its weights have changed.
 
         Raises:
-            InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained.
+            InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained;
+                where the model without its adapters is no longer what it was at the first measurement.
             NonFiniteScoreError: the model returned NaN.
         """
         check_module("model", model)
@@ -187,7 +192,7 @@ class ExposureMeter:
         started = time.perf_counter()
         model = unwrap_model(model)
         found = self._evaluate(model)
-        base = [math.nan] * len(self.canaries) if base_model is None else self._base.bits(model, base_model)
+        base = [math.nan] * len(self.canaries) if base_model is None else self.base.bits(model, base_model)
         costs_K, inserted = found.costs_K, len(self.canaries.inserted)
         tested = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
         template = self.canaries.template
@@ -432,6 +437,7 @@ class ExposureMeasure:
         MeasureSettings.of("ExposureCallback or measure_exposure", **measure_arguments)
         self.canaries, self.base_model, self.measure_arguments = canaries, base_model, measure_arguments
         self.meter: ExposureMeter | None = None
+        self._model: weakref.ref[nn.Module] | None = None
 
     def prepare(self, start: TrainingStart) -> None:
         """Draws and encodes what the canaries are compared with.
@@ -449,6 +455,9 @@ class ExposureMeasure:
         self.meter.check_fits(start.model)
         base = self.base_model if isinstance(self.base_model, str) else type(self.base_model).__name__
         self.meter.check_alike(start.processes, {"base_model": base})
+        if self.base_model == "without_adapter":
+            self._model = weakref.ref(start.model)
+            self.meter.base.begin(start.model)
 
     def metric_names(self) -> list[str]:
         """The keys of the contract; those of controls where there are any."""
@@ -463,11 +472,19 @@ class ExposureMeasure:
         return self.meter.measure(model, base_model=self.base_model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: a measurement depends on the model alone."""
-        return {}
+        """The fingerprint of a base that is the model without its adapters; otherwise nothing."""
+        logits = None if self.meter is None else self.meter.base.logits
+        return {} if logits is None or self.base_model != "without_adapter" else {"base_logits": logits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Compares the base that a run resumes on with the one that it began with.
+
+        Raises:
+            InputError: it is another.
+        """
+        model = None if self._model is None else self._model()
+        if self.meter is not None and model is not None and "base_logits" in state:
+            self.meter.base.resume(state["base_logits"], model)
 
     @staticmethod
     def record_from_dict(values: Mapping[str, Any]) -> ExposureReport:

@@ -11,16 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
-from hf_exposure.runtime.precision import FLOATS, is_packed
+from hf_exposure.runtime.precision import FLOATS, is_packed, weights_kept
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside; each module's own training flag restored after, also on an error."""
+    """Evaluation mode without gradients inside; each module's own training flag restored after, also on an error.
+
+    Weights that a library would rearrange for such calls are kept from it.
+    """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), weights_kept(model):
             yield
     finally:
         for module, training in flags:

@@ -10,6 +10,8 @@ computed apart, one row also changes the answer for another.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +19,8 @@ from torch import nn
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 """The types in which models compute."""
+_REARRANGES = "support_avx512bf16_for_cpu"
+
 EIGHT_BITS = torch.int8
 """What `coarsest_dtype` calls inputs of layers that are rounded to 8 bits, integers or floats."""
 
@@ -37,8 +41,9 @@ def coarsest_dtype(model: nn.Module) -> torch.dtype:
             return EIGHT_BITS
         if isinstance(dtype := getattr(module, "compute_dtype", None), torch.dtype):
             found.add(dtype)
-        if getattr(module, "support_avx512bf16_for_cpu", False) and module.weight.device.type == "cpu":
-            found.add(torch.bfloat16)  # bitsandbytes: without gradients, whatever compute_dtype says
+        state = getattr(getattr(module, "weight", None), "quant_state", None)
+        if getattr(state, "packing_format_for_cpu", False):
+            found.add(torch.bfloat16)  # whatever compute_dtype says
     return max(found & set(FLOATS), key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 
@@ -56,6 +61,23 @@ def rounds_inputs(module: nn.Module) -> bool:
     # torchao: of its newer and older tensors.
     names = ("act_quant_kwargs", "activation_quantization", "input_quant_func")
     return any(getattr(weight, name, None) is not None for name in names)
+
+
+@contextmanager
+def weights_kept(model: nn.Module) -> Iterator[None]:
+    """Keeps bitsandbytes from changing 4-bit weights when they are used without gradients.
+
+    On CPUs with 16-bit instructions, its layers rearrange their weights at the first such call in evaluation mode, and
+    from then on neither pass gradients on nor compute in any other type than bfloat16: training would end there.
+    """
+    layers: list[Any] = [module for module in model.modules() if vars(module).get(_REARRANGES)]
+    for layer in layers:
+        setattr(layer, _REARRANGES, False)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            setattr(layer, _REARRANGES, True)
 
 
 def is_packed(parameter: nn.Parameter) -> bool:
