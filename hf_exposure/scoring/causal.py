@@ -131,7 +131,8 @@ class CausalScorer:
         if self._contradiction is None:
             return ""
         bits = f"{self._contradiction.bits:.3g} bits"
-        return f"the model's score of the beginning of a text changes by {bits} with the length of the text"
+        cause = "the length of the text" if self._contradiction.by_length else "what follows"
+        return f"the model's score of the beginning of a text changes by {bits} with {cause}"
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)

@@ -105,7 +105,10 @@ def make_scorer(
         raise InputError("context", "goes with models that read from left to right", kind, "Leave it out.")
     if getattr(tokenizer, "mask_token_id", None) is None:
         rule = "must read from left to right, or come with a tokenizer that has a mask token"
-        raise InputError("model", rule, kind, "Its logits depend on later tokens: set tokenizer.mask_token.")
+        remedy = "Its logits depend on later tokens: set tokenizer.mask_token."
+        if coarsest_dtype(model) == EIGHT_BITS:
+            remedy += " Or give each token a scale of its own where inputs of layers are quantized."
+        raise InputError("model", rule, kind, remedy)
     if end_token:
         raise InputError("end_token", "goes with models that read from left to right", True, "Leave it out.")
     return MaskedScorer(model, tokenizer, max_batch_tokens=max_batch_tokens, processes=processes)

@@ -11,9 +11,16 @@ import torch
 from callback_runs import make_callback, make_trainer, small_model
 from conftest import tiny_model
 from measure_laws import check_measure
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
-from transformers import ByT5Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    BitsAndBytesConfig,
+    ByT5Tokenizer,
+    T5Config,
+    TorchAoConfig,
+)
 
 from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries, measure_exposure
 from hf_exposure.errors import InputError
@@ -116,8 +123,11 @@ def test_the_fingerprint_is_the_first_logits_of_the_base() -> None:
     assert moved_share(found, fingerprint(model, SINGLE_PROCESS)) > 0.01
 
 
-def test_a_masked_base_and_one_with_a_short_context() -> None:
+def test_bases_of_other_kinds_have_fingerprints_too() -> None:
     assert fingerprint(tiny_model("gpt2", n_positions=9), SINGLE_PROCESS).shape == (2, 9, 65)
+    shape = {"vocab_size": 384, "d_model": 16, "d_ff": 32, "d_kv": 8, "num_heads": 2, "num_layers": 1}
+    both = AutoModelForSeq2SeqLM.from_config(T5Config(**shape, decoder_start_token_id=0))
+    assert fingerprint(both, SINGLE_PROCESS).isfinite().all()
     changed = fingerprint(tiny_model("bloom"), SINGLE_PROCESS)
     changed[0, 0, 0] = torch.nan
     assert moved_share(changed, changed) == 0.0
@@ -160,3 +170,80 @@ def test_a_run_that_resumes_on_another_base_is_refused(tmp_path: Path) -> None:
     other = make_trainer(tmp_path, [callback()], model=lora(1.01), **{**settings, "max_steps": 4})
     with pytest.raises(InputError, match=MOVED):
         other.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+# QLoRA, where the libraries are installed.
+
+QUIET = pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::SyntaxWarning"
+)
+WIDE = {"hidden_size": 64, "intermediate_size": 128}
+
+
+def four_bits() -> Any:
+    pytest.importorskip("bitsandbytes")
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+
+
+def eight_bit_weights() -> Any:
+    library = pytest.importorskip("torchao.quantization")
+    return TorchAoConfig(library.Int8WeightOnlyConfig())
+
+
+def quantized_base(folder: Path, settings: Any) -> Any:
+    tiny_model("llama", scale=0.1, **WIDE).save_pretrained(folder)
+    return AutoModelForCausalLM.from_pretrained(folder, quantization_config=settings)
+
+
+def qlora(folder: Path, settings: Any) -> Any:
+    torch.manual_seed(3)
+    base = prepare_model_for_kbit_training(quantized_base(folder, settings), use_gradient_checkpointing=False)
+    return get_peft_model(base, LoraConfig(r=2, target_modules=["q_proj", "v_proj"], init_lora_weights=False))
+
+
+@QUIET
+@pytest.mark.parametrize("settings", [four_bits, eight_bit_weights], ids=["4 bits", "8 bits"])
+def test_the_base_of_qlora(settings: Callable[[], Any], tmp_path: Path) -> None:
+    quantization = settings()
+    model = qlora(tmp_path, quantization).eval()
+    one = meter()
+    found = one.measure(model, base_model="without_adapter")
+    base = prepare_model_for_kbit_training(quantized_base(tmp_path, quantization), False).eval()
+    alone = meter().measure(base)
+    assert [each.base_exposure_bits for each in found.estimates] == [each.exposure_bits for each in alone.estimates]
+    assert [each.exposure_bits for each in found.estimates] != [each.exposure_bits for each in alone.estimates]
+    train_embeddings(model)
+    with pytest.raises(InputError, match=MOVED):
+        measure(one, model)
+
+
+@QUIET
+def test_a_merge_into_four_bits_is_noticed_even_where_it_is_undone(tmp_path: Path) -> None:
+    model, one = qlora(tmp_path, four_bits()), meter()
+    measure(one, model)
+    model.merge_adapter()  # which rounds the sum to 4 bits
+    with pytest.raises(InputError, match="they are merged"):
+        measure(one, model)
+    model.unmerge_adapter()
+    with pytest.raises(InputError, match=MOVED):
+        measure(one, model)
+
+
+@QUIET
+def test_measuring_leaves_the_training_of_qlora_as_it_is(tmp_path: Path) -> None:
+    settings = four_bits()
+
+    def trained(callbacks: list[Any]) -> dict[str, torch.Tensor]:
+        model = qlora(tmp_path / "base", settings)
+        trainer = make_trainer(tmp_path, callbacks, model=model, max_steps=3, learning_rate=0.01)
+        trainer.train()
+        return {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+
+    measured = callback()
+    found, expected = trained([measured]), trained([])
+    assert len(found) == 8 and all(torch.equal(weight, found[name]) for name, weight in expected.items())
+    start = dict(qlora(tmp_path / "base", settings).named_parameters())
+    assert all(not torch.equal(weight, start[name]) for name, weight in found.items())
+    bases = [[each.base_exposure_bits for each in report.estimates] for report in measured.reports]
+    assert len(bases) == 3 and bases[0] == bases[1] == bases[2]
+    assert measured.reports[-1].model["quantization"] == "bitsandbytes"
