@@ -95,7 +95,9 @@ def check_repeats(first_n: np.ndarray, second_n: np.ndarray, tolerance: float) -
         raise changing_logits_error(f"{np.nanmax(np.abs(first_n - second_n)):.3g} bits between two calls")
 
 
-def rows_mix(reader: LogitReader, row_T: np.ndarray, entries: int | None, processes: Processes) -> bool:
+def rows_mix(
+    reader: LogitReader, row_T: np.ndarray, entries: int | None, processes: Processes, **inputs: torch.Tensor
+) -> bool:
     """Whether a row's logits depend, in any bit, on what another row of its batch holds.
 
     All calls have one shape, so that a model which keeps its rows apart computes the row in the same way each time.
@@ -106,6 +108,7 @@ def rows_mix(reader: LogitReader, row_T: np.ndarray, entries: int | None, proces
         row_T: token ids of the row.
         entries: of the vocabulary; None to use those of the row alone.
         processes: every one of them must make this call, and all get one answer.
+        **inputs: further ones of the model, for two rows.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -121,7 +124,7 @@ def rows_mix(reader: LogitReader, row_T: np.ndarray, entries: int | None, proces
 
     def logits_beside(other_T: np.ndarray) -> torch.Tensor:
         ids = torch.as_tensor(np.stack([row_T, other_T]), dtype=torch.long, device=device)
-        return reader(input_ids=ids).of(torch.arange(length, device=device))
+        return reader(input_ids=ids, **inputs).of(torch.arange(length, device=device))
 
     def mixes() -> bool:
         first = logits_beside(row_T)

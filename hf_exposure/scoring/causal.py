@@ -384,8 +384,7 @@ class CausalScorer:
         tolerance = agreement_bits(self._reader.dtype)
         if any(np.isnan(bits).any() for bits in alone):
             return "alone"  # NaN agrees with nothing
-        if self._reader.dtype == EIGHT_BITS and not self._batches.failed:
-            self._batches.failed = self._rows_mix(probe.sequences)
+        self._batches.failed = self._batches.failed or self._rows_mix(probe.sequences)
         check_repeats(self._bits_alone(probe.sequences[0]), alone[0], tolerance)
         self._contradiction = contradiction(probe.sequences, alone, tolerance)
         self._refuse_later_tokens(self._contradiction)
@@ -396,10 +395,12 @@ class CausalScorer:
         modes: tuple[Mode, ...] = ("packed", "cached", "plain") if is_cache_tried else ("plain",)
         return next((mode for mode in modes if self._agrees_alone(probe, alone, mode)), "alone")
 
-    def _rows_mix(self, sequences: Sequence[tuple[int, ...]]) -> bool:
+    def _rows_mix(self, sequences: Sequence[tuple[int, ...]], **inputs: torch.Tensor) -> bool:
         """Whether layers that round their inputs to 8 bits do so with steps, or outliers, that rows share."""
+        if self._reader.dtype != EIGHT_BITS:
+            return False
         longest = np.array(max(sequences, key=len), dtype=np.int64)
-        return rows_mix(self._reader, longest, vocabulary_entries(self.model), self._processes)
+        return rows_mix(self._reader, longest, vocabulary_entries(self.model), self._processes, **inputs)
 
     def _refuse_later_tokens(self, found: Contradiction | None) -> None:
         # What tokens of a text share there is one reason more to read each text alone, but no other direction.

@@ -14,7 +14,14 @@ import pytest
 import torch
 from conftest import tiny_model
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, BertConfig, ByT5Tokenizer
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    BertConfig,
+    ByT5Tokenizer,
+    T5Config,
+)
 
 from hf_exposure import CanaryTemplate, Digits, draw_canaries, extract, log_perplexity, measure_exposure, rank_bounds
 from hf_exposure.errors import InputError
@@ -24,7 +31,7 @@ from hf_exposure.runtime.logits import LogitReader
 from hf_exposure.runtime.model_state import compute_dtype, evaluating
 from hf_exposure.runtime.precision import EIGHT_BITS, coarsest_dtype, parameter_count, weights_kept
 from hf_exposure.runtime.processes import SINGLE_PROCESS
-from hf_exposure.scoring import CausalScorer, make_scorer
+from hf_exposure.scoring import CausalScorer, MaskedScorer, make_scorer
 from hf_exposure.scoring.select import sees_later_tokens
 
 TOKENIZER = ByT5Tokenizer()
@@ -99,7 +106,9 @@ def test_rows_that_share_a_step_are_scored_alone(make: Callable[[], nn.Module]) 
     assert isinstance(scorer, CausalScorer)
     np.testing.assert_allclose(scorer.sequence_bits(scorer.encode(TEXTS)), alone, atol=1e-6)
     assert scorer.mode == "alone" and scorer.tolerance_bits == 1.0
-    np.testing.assert_array_equal(log_perplexity(model, TOKENIZER, TEXTS[::-1])[::-1], scorer.alone_bits(scorer.encode(TEXTS)))
+    np.testing.assert_array_equal(
+        log_perplexity(model, TOKENIZER, TEXTS[::-1])[::-1], scorer.alone_bits(scorer.encode(TEXTS))
+    )
     found = extract(model, TOKENIZER, TEMPLATE, top_k=3)
     best = np.sort(alone)[:3]
     cost_of = dict(zip(TEXTS, alone.tolist(), strict=True))
@@ -115,7 +124,9 @@ def test_tokens_that_move_each_other_too_far_are_scored_and_not_searched() -> No
     np.testing.assert_allclose(log_perplexity(model, TOKENIZER, TEXTS), alone_bits(model), atol=1e-6)
     canaries = draw_canaries(TEMPLATE, {1: 1}, controls=1, seed=1)
     assert measure_exposure(model, TOKENIZER, canaries).scoring_mode == "alone"
-    with pytest.raises(InputError, match=r"must allow a search, but the model's score of the beginning .* what follows"):
+    with pytest.raises(
+        InputError, match=r"must allow a search, but the model's score of the beginning .* what follows"
+    ):
         extract(model, TOKENIZER, TEMPLATE)
     with pytest.raises(InputError, match=r"depend on later tokens: .* Or give each token a scale of its own"):
         log_perplexity(with_shared_scale(scale=0.8, steps=15), TOKENIZER, TEXTS)
@@ -145,7 +156,7 @@ def test_rows_mix_tells_rows_that_share_a_step_from_rows_that_do_not() -> None:
     assert mixes(with_shared_scale(), None)
 
 
-def test_eight_bits_do_not_hide_a_model_that_reads_both_ways() -> None:
+def masked_model() -> nn.Module:
     torch.manual_seed(0)
     config = BertConfig(
         vocab_size=384, hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64
@@ -154,6 +165,36 @@ def test_eight_bits_do_not_hide_a_model_that_reads_both_ways() -> None:
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.3)
+    return model
+
+
+def test_a_masked_model_with_rows_that_share_a_step() -> None:
+    model, tokenizer = dynamic(masked_model()), ByT5Tokenizer()
+    tokenizer.mask_token = "<unk>"
+    scorer = make_scorer(model, tokenizer)
+    found = scorer.sequence_bits(scorer.encode(TEXTS[:20]))
+    assert isinstance(scorer, MaskedScorer) and scorer.mode == "alone"
+    one_by_one = [scorer.sequence_bits(scorer.encode([text]))[0] for text in TEXTS[:20]]
+    np.testing.assert_allclose(found, one_by_one, atol=1e-6)
+    scorer = make_scorer(masked_model(), tokenizer)
+    scorer.sequence_bits(scorer.encode(TEXTS[:20]))
+    assert scorer.mode == "plain"
+
+
+@pytest.mark.parametrize("sources", ["what?", [f"what is {number}?" for number in range(20)]], ids=["one", "own"])
+def test_an_encoder_decoder_with_rows_that_share_a_step(sources: str | list[str]) -> None:
+    torch.manual_seed(0)
+    shape = {"vocab_size": 384, "d_model": 32, "d_ff": 64, "d_kv": 8, "num_heads": 4, "num_layers": 2}
+    model = dynamic(AutoModelForSeq2SeqLM.from_config(T5Config(**shape, decoder_start_token_id=0)).eval())
+    found = log_perplexity(model, TOKENIZER, TEXTS[:20], sources=sources)
+    of = [sources] * 20 if isinstance(sources, str) else sources
+    pairs = zip(TEXTS[:20], of, strict=True)
+    alone = [log_perplexity(model, TOKENIZER, [text], sources=[source])[0] for text, source in pairs]
+    np.testing.assert_allclose(found, alone, atol=1e-5)
+
+
+def test_eight_bits_do_not_hide_a_model_that_reads_both_ways() -> None:
+    model = masked_model()
     assert coarsest_dtype(dynamic(model)) == EIGHT_BITS
     assert sees_later_tokens(dynamic(model), TOKENIZER)
     assert not sees_later_tokens(dynamic(tiny_model("llama")), TOKENIZER)
@@ -224,9 +265,10 @@ def _one_scale() -> Any:
 
 
 FOUR_BITS = _bitsandbytes(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+FOUR_BITS_IN_BFLOAT16 = _bitsandbytes(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16)
 KINDS: dict[str, tuple[Callable[[], Any], torch.dtype]] = {
     "bitsandbytes 4": (FOUR_BITS, torch.float32),
-    "bitsandbytes 4 in bfloat16": (_bitsandbytes(load_in_4bit=True, bnb_4bit_compute_dtype=torch.bfloat16), torch.bfloat16),
+    "bitsandbytes 4, bfloat16": (FOUR_BITS_IN_BFLOAT16, torch.bfloat16),
     "bitsandbytes 8": (_bitsandbytes(load_in_8bit=True), EIGHT_BITS),
     "bitsandbytes 8 with outliers": (_bitsandbytes(load_in_8bit=True, llm_int8_threshold=2.0), EIGHT_BITS),
     "torchao 8": (_torchao("Int8WeightOnlyConfig"), torch.float32),
