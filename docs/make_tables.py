@@ -162,8 +162,31 @@ def group_intervals() -> str:
     return _table(" | ".join(heads), by_way)
 
 
+def quantized() -> str:
+    """Scores and searches of quantized models beside every text alone."""
+    rows = []
+    for row in _measured("quantized")["rows"]:
+        ranks = "not searched"
+        if row["searched"]:
+            low, true, high = row["ranks"][2]
+            ranks = f"{low} to {high} ({true})"
+        rows.append(
+            [
+                f"{row['library']}: {row['kind']}",
+                f"{row['family']}, {row['dtype']}, {row['weight_scale']}",
+                row["mode"],
+                f"{row['tolerance_bits']:g}",
+                f"{row['score_difference_bits']:.1g}",
+                f"{row['top_5_difference_bits']:.1g}" if row["searched"] else "not searched",
+                ranks,
+            ]
+        )
+    head = "layers | model, type, weights | mode | tolerance, bits | scores differ by | extract differs by | rank 21"
+    return _table(head, rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    one.__name__: one for one in (speed, estimators, growth, search, overhead, group_intervals)
+    one.__name__: one for one in (speed, estimators, growth, search, overhead, group_intervals, quantized)
 }  # fmt: skip
 
 

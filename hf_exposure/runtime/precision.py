@@ -50,7 +50,7 @@ def coarsest_dtype(model: nn.Module) -> torch.dtype:
 def rounds_inputs(module: nn.Module) -> bool:
     """Whether a layer rounds what it is given to 8 bits before it multiplies, by what quantization libraries leave."""
     own = vars(module)
-    state = own.get("state")
+    state: Any = own.get("state")
     if hasattr(state, "has_fp16_weights"):  # bitsandbytes' LLM.int8; its training form computes in 16 bits
         return not state.has_fp16_weights
     if own.get("activation_qtype") is not None:  # optimum-quanto
