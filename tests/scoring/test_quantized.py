@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +25,16 @@ from transformers import (
     T5Config,
 )
 
-from hf_exposure import CanaryTemplate, Digits, draw_canaries, extract, log_perplexity, measure_exposure, rank_bounds
+from hf_exposure import (
+    CanaryTemplate,
+    Digits,
+    ExposureReport,
+    draw_canaries,
+    extract,
+    log_perplexity,
+    measure_exposure,
+    rank_bounds,
+)
 from hf_exposure.errors import InputError
 from hf_exposure.loading import ModelSource
 from hf_exposure.runtime.batches import rows_mix
@@ -315,6 +326,52 @@ def test_quantized_checkpoints_load_score_and_search(kind: str, tmp_path: Path) 
     for place in (0, 7):
         bounds = rank_bounds(model, tokenizer, TEXTS[order[place]], TEMPLATE)
         assert bounds.certified and bounds.low <= place + 1 <= bounds.high
+
+
+def test_the_command_line_measures_and_extracts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = saved(tmp_path, FOUR_BITS())
+    canaries = draw_canaries(TEMPLATE, {1: 2}, controls=2, seed=1)
+    canaries.save(tmp_path / "canaries.json")
+    where = ("--model", str(folder))
+    command = [sys.executable, "-c", "from hf_exposure.cli import main; main()"]
+    measured = [
+        *command,
+        "measure",
+        *where,
+        "--canaries",
+        str(tmp_path / "canaries.json"),
+        "--out",
+        str(tmp_path / "run"),
+    ]
+    assert subprocess.run([*measured, "--device", "cpu"], check=False).returncode == 0
+    report = ExposureReport.load(tmp_path / "run")
+    assert report.model["quantization"] == "bitsandbytes"
+    model, tokenizer = ModelSource(name=str(folder)).load()
+    expected = measure_exposure(model, tokenizer, canaries)
+    assert [e.exposure_bits for e in report.estimates] == [e.exposure_bits for e in expected.estimates]
+    extracted = [*command, "extract", *where, "--template", TEMPLATE.text, "--space", "pin=digits:2", "--json"]
+    done = subprocess.run(extracted, check=False, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = extract(model, tokenizer, TEMPLATE)
+    assert found.candidates[0].text in done.stdout
+
+
+def test_an_adapter_of_a_quantized_base_is_loaded_on_it(tmp_path: Path) -> None:
+    peft = pytest.importorskip("peft")
+    folder = saved(tmp_path, FOUR_BITS())
+    base, tokenizer = ModelSource(name=str(folder)).load()
+    torch.manual_seed(0)
+    model = peft.get_peft_model(base, peft.LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.add_(0.2 * torch.randn_like(weight))
+    model.save_pretrained(tmp_path / "adapter")
+    loaded, _ = ModelSource(name=str(tmp_path / "adapter"), tokenizer=str(folder)).load()
+    expected = log_perplexity(model, tokenizer, TEXTS[:9])
+    np.testing.assert_allclose(log_perplexity(loaded, tokenizer, TEXTS[:9]), expected, atol=1e-3)
+    fresh, _ = ModelSource(name=str(folder)).load()
+    assert np.abs(log_perplexity(fresh, tokenizer, TEXTS[:9]) - expected).max() > 0.1
 
 
 def test_without_the_library_the_error_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
