@@ -53,7 +53,16 @@ def rounds_inputs(module: nn.Module) -> bool:
     state: Any = own.get("state")
     if hasattr(state, "has_fp16_weights"):  # bitsandbytes' LLM.int8; its training form computes in 16 bits
         return not state.has_fp16_weights
-    if own.get("activation_qtype") is not None:  # optimum-quanto
+    # optimum-quanto; transformers' layers of 8-bit floats; compressed-tensors.
+    scheme: Any = own.get("quantization_scheme")
+    if any(
+        mark is not None
+        for mark in (
+            own.get("activation_qtype"),
+            own.get("activation_scheme"),
+            getattr(scheme, "input_activations", None),
+        )
+    ):
         return True
     if type(module).__module__.startswith("torch.ao.nn.quantized"):
         return True

@@ -24,6 +24,7 @@ from transformers import (
     ByT5Tokenizer,
     T5Config,
 )
+from transformers.integrations.finegrained_fp8 import FP8Linear
 
 from hf_exposure import (
     CanaryTemplate,
@@ -40,7 +41,7 @@ from hf_exposure.loading import ModelSource
 from hf_exposure.runtime.batches import rows_mix
 from hf_exposure.runtime.logits import LogitReader
 from hf_exposure.runtime.model_state import compute_dtype, evaluating
-from hf_exposure.runtime.precision import EIGHT_BITS, coarsest_dtype, parameter_count, weights_kept
+from hf_exposure.runtime.precision import EIGHT_BITS, coarsest_dtype, parameter_count, rounds_inputs, weights_kept
 from hf_exposure.runtime.processes import SINGLE_PROCESS
 from hf_exposure.scoring import CausalScorer, MaskedScorer, make_scorer
 from hf_exposure.scoring.select import sees_later_tokens
@@ -223,6 +224,28 @@ def test_the_coarsest_type_counts() -> None:
     assert coarsest_dtype(model) == EIGHT_BITS
     assert coarsest_dtype(tiny_model("llama").double()) == torch.float64
     assert coarsest_dtype(nn.Linear(1, 1).to(torch.float8_e4m3fn)) == torch.float32
+
+
+def test_layers_of_libraries_that_round_their_inputs_are_known() -> None:
+    layer = nn.Linear(1, 1)
+    assert not rounds_inputs(layer)
+    layer.quantization_scheme = SimpleNamespace(input_activations=None, weights="int4")  # compressed-tensors, W4A16
+    assert not rounds_inputs(layer)
+    layer.quantization_scheme = SimpleNamespace(input_activations="int8", weights="int8")
+    assert rounds_inputs(layer)
+    assert rounds_inputs(FP8Linear(64, 64))
+    # bitsandbytes' 8-bit layers, before and after training in 16 bits is over.
+    layer = nn.Linear(1, 1)
+    layer.state = SimpleNamespace(has_fp16_weights=True)
+    assert not rounds_inputs(layer)
+    layer.state.has_fp16_weights = False
+    assert rounds_inputs(layer)
+    # torchao marks the weight.
+    layer = nn.Linear(1, 1)
+    layer.weight.act_quant_kwargs = None
+    assert not rounds_inputs(layer)
+    layer.weight.act_quant_kwargs = "per row"
+    assert rounds_inputs(layer)
 
 
 def test_packed_weights_are_counted_and_their_storage_is_no_dtype() -> None:
