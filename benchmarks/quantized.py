@@ -45,6 +45,8 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 # GPT-2's layers are no nn.Linear, and torchao leaves them as they are.
 LIBRARIES = {"llama": ("bitsandbytes", "torchao"), "gpt2": ("bitsandbytes",)}
+# The type that is not quantized, and the standard deviation of the weights.
+VARIANTS = {"llama": (("float32", 0.1), ("bfloat16", 0.1), ("float32", 0.3)), "gpt2": (("float32", 0.1),)}
 
 
 def kinds() -> Iterator[tuple[str, str, Any]]:
@@ -82,7 +84,7 @@ def main() -> None:
         for family in FAMILIES
         for library, kind, settings in kinds()
         if library in LIBRARIES[family] and only in kind
-        for dtype, scale in (("float32", 0.1), ("bfloat16", 0.1), ("float32", 0.3))
+        for dtype, scale in VARIANTS[family]
     ]
     if not only:
         installed = {name: metadata.version(name) for name in ("torchao", "bitsandbytes")}
