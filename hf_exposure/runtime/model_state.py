@@ -23,7 +23,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), weights_kept(model):
+        with torch.no_grad(), weights_kept(module for module, _ in flags):
             yield
     finally:
         for module, training in flags:

@@ -10,7 +10,7 @@ computed apart, one row also changes the answer for another.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -35,15 +35,17 @@ def coarsest_dtype(model: nn.Module) -> torch.dtype:
         >>> coarsest_dtype(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16()))
         torch.bfloat16
     """
-    found = {parameter.dtype for parameter in model.parameters() if not is_packed(parameter)}
+    found: set[Any] = set()
+    parameter: Any
+    for parameter in model.parameters():
+        if not is_packed(parameter):
+            found.add(parameter.dtype)
+        elif getattr(parameter.quant_state, "packing_format_for_cpu", False):
+            found.add(torch.bfloat16)  # whatever compute_dtype says
     for module in model.modules():
         if rounds_inputs(module):
             return EIGHT_BITS
-        if isinstance(dtype := getattr(module, "compute_dtype", None), torch.dtype):
-            found.add(dtype)
-        state = getattr(getattr(module, "weight", None), "quant_state", None)
-        if getattr(state, "packing_format_for_cpu", False):
-            found.add(torch.bfloat16)  # whatever compute_dtype says
+        found.add(vars(module).get("compute_dtype"))
     return max(found & set(FLOATS), key=lambda dtype: torch.finfo(dtype).eps, default=torch.float32)
 
 
@@ -53,33 +55,29 @@ def rounds_inputs(module: nn.Module) -> bool:
     state: Any = own.get("state")
     if hasattr(state, "has_fp16_weights"):  # bitsandbytes' LLM.int8; its training form computes in 16 bits
         return not state.has_fp16_weights
-    # optimum-quanto; transformers' layers of 8-bit floats; compressed-tensors.
-    scheme: Any = own.get("quantization_scheme")
-    if any(
-        mark is not None
-        for mark in (
-            own.get("activation_qtype"),
-            own.get("activation_scheme"),
-            getattr(scheme, "input_activations", None),
-        )
-    ):
+    # optimum-quanto; transformers' layers of 8-bit floats.
+    if own.get("activation_qtype") is not None or own.get("activation_scheme") is not None:
+        return True
+    if getattr(own.get("quantization_scheme"), "input_activations", None) is not None:  # compressed-tensors
         return True
     if type(module).__module__.startswith("torch.ao.nn.quantized"):
         return True
     weight: Any = own.get("_parameters", {}).get("weight")
+    if type(weight) is nn.Parameter:
+        return False
     # torchao: of its newer and older tensors.
     names = ("act_quant_kwargs", "activation_quantization", "input_quant_func")
     return any(getattr(weight, name, None) is not None for name in names)
 
 
 @contextmanager
-def weights_kept(model: nn.Module) -> Iterator[None]:
+def weights_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
     """Keeps bitsandbytes from changing 4-bit weights when they are used without gradients.
 
     On CPUs with 16-bit instructions, its layers rearrange their weights at the first such call in evaluation mode, and
     from then on neither pass gradients on nor compute in any other type than bfloat16: training would end there.
     """
-    layers: list[Any] = [module for module in model.modules() if vars(module).get(_REARRANGES)]
+    layers: list[Any] = [module for module in modules if vars(module).get(_REARRANGES)]
     for layer in layers:
         setattr(layer, _REARRANGES, False)
     try:
@@ -89,9 +87,9 @@ def weights_kept(model: nn.Module) -> Iterator[None]:
             setattr(layer, _REARRANGES, True)
 
 
-def is_packed(parameter: nn.Parameter) -> bool:
+def is_packed(parameter: Any) -> bool:
     """Whether a parameter holds packed bytes of bitsandbytes, whatever its dtype says."""
-    return hasattr(parameter, "quant_state")
+    return type(parameter) is not nn.Parameter and hasattr(parameter, "quant_state")
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -99,6 +97,6 @@ def parameter_count(model: nn.Module) -> int:
     return sum(_entries(parameter) for parameter in model.parameters())
 
 
-def _entries(parameter: nn.Parameter) -> int:
-    shape = getattr(getattr(parameter, "quant_state", None), "shape", None)
-    return parameter.numel() if shape is None else math.prod(shape)
+def _entries(parameter: Any) -> int:
+    shape = getattr(parameter.quant_state, "shape", None) if is_packed(parameter) else None
+    return int(parameter.numel()) if shape is None else math.prod(shape)
