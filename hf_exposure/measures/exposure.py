@@ -270,24 +270,36 @@ class ExposureMeter:
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
             if first:  # some kinds of models need encodings of their own
                 self.check_alike(processes)
-            bits = scorer.sequence_bits(prepared.encoded)
-            if prepared.automaton is not None and scorer.why_no_search:
-                # Seen only now, on the texts themselves.
-                prepared = self._prepare(scorer.encoder, scorer.why_no_search)
-                bits = scorer.sequence_bits(prepared.encoded)
-            costs_K, competitor_costs_N = np.split(bits, [len(self.canaries)])
-            measurement = Measurement(
-                canaries=self.canaries,
-                scorer=scorer,
-                costs_K=costs_K,
-                competitor_costs_N=competitor_costs_N,
-                encoded=prepared.encoded,
-                automaton=prepared.automaton,
-                uniform=prepared.uniform,
-                confidence_level=settings.confidence_level,
-                seed=settings.seed,
-            )
-            estimates, references = prepared.method.estimate(measurement)
+            try:
+                return self._estimate(prepared, scorer)
+            except InputError:
+                if prepared.automaton is None or not scorer.why_no_search:
+                    raise
+                # Seen only now, on the texts themselves or on what a search reads.
+                return self._estimate(self._prepare(scorer.encoder, scorer.why_no_search), scorer)
+
+    def _estimate(self, prepared: _Prepared, scorer: Scorer) -> _Evaluation:
+        """By the method that is prepared.
+
+        Raises:
+            InputError: it searches, and the scorer cannot.
+        """
+        bits = scorer.sequence_bits(prepared.encoded)
+        if prepared.automaton is not None and scorer.why_no_search:
+            raise InputError("model", "must allow a search", scorer.why_no_search, "Use method='sample'.")
+        costs_K, competitor_costs_N = np.split(bits, [len(self.canaries)])
+        measurement = Measurement(
+            canaries=self.canaries,
+            scorer=scorer,
+            costs_K=costs_K,
+            competitor_costs_N=competitor_costs_N,
+            encoded=prepared.encoded,
+            automaton=prepared.automaton,
+            uniform=prepared.uniform,
+            confidence_level=self.settings.confidence_level,
+            seed=self.settings.seed,
+        )
+        estimates, references = prepared.method.estimate(measurement)
         notes = tuple(note for note in (scorer.note, prepared.choice) if note)
         return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "")
 

@@ -44,6 +44,7 @@ from hf_exposure.runtime.model_state import compute_dtype, evaluating
 from hf_exposure.runtime.precision import EIGHT_BITS, coarsest_dtype, parameter_count, rounds_inputs, weights_kept
 from hf_exposure.runtime.processes import SINGLE_PROCESS
 from hf_exposure.scoring import CausalScorer, MaskedScorer, make_scorer
+from hf_exposure.scoring.probe import Contradiction
 from hf_exposure.scoring.select import sees_later_tokens
 
 TOKENIZER = ByT5Tokenizer()
@@ -142,6 +143,22 @@ def test_tokens_that_move_each_other_too_far_are_scored_and_not_searched() -> No
         extract(model, TOKENIZER, TEMPLATE)
     with pytest.raises(InputError, match=r"depend on later tokens: .* Or give each token a scale of its own"):
         log_perplexity(with_shared_scale(scale=0.8, steps=15), TOKENIZER, TEXTS)
+
+
+def test_what_only_a_search_shows_ends_the_search_and_not_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, read = with_shared_scale(), CausalScorer.path_bits
+
+    def path_bits(scorer: CausalScorer, *arguments: Any) -> Any:
+        scorer._contradiction = Contradiction(by_length=True, bits=0.6)  # as a longer probe finds it
+        return read(scorer, *arguments)
+
+    monkeypatch.setattr(CausalScorer, "path_bits", path_bits)
+    template = CanaryTemplate("pin {pin} ok", pin=Digits(4))
+    canaries = draw_canaries(template, {1: 1}, controls=1, seed=1)
+    report = measure_exposure(model, TOKENIZER, canaries, references=20)
+    assert any("changes by 0.6 bits" in note for note in report.notes)
+    with pytest.raises(InputError, match="changes by 0.6 bits"):
+        measure_exposure(model, TOKENIZER, canaries, method="bounded")
 
 
 def test_a_layer_that_no_library_marks_is_found_by_its_answers() -> None:
