@@ -49,6 +49,8 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.group_intervals
 	$(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.processes
+	# With the extra "quantized" installed.
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quantized
 
 # 200 kills at random times over insert, measure, report and training; about four minutes.
 soak-kills: $(VENV)/.installed

@@ -162,6 +162,29 @@ def group_intervals() -> str:
     return _table(" | ".join(heads), by_way)
 
 
+def quantized() -> str:
+    """Scores and searches of quantized models beside every text alone."""
+    rows = []
+    for row in _measured("quantized")["rows"]:
+        ranks = "not searched"
+        if row["searched"]:
+            low, true, high = row["ranks"][2]
+            ranks = f"{low} to {high} ({true})"
+        rows.append(
+            [
+                f"{row['library']}: {row['kind']}",
+                f"{row['family']}, {row['dtype']}, {row['weight_scale']}",
+                row["mode"],
+                f"{row['tolerance_bits']:g}",
+                f"{row['score_difference_bits']:.1g}",
+                f"{row['top_5_difference_bits']:.1g}" if row["searched"] else "not searched",
+                ranks,
+            ]
+        )
+    head = "layers | model, type, weights | mode | tolerance, bits | scores differ by | extract differs by | rank 21"
+    return _table(head, rows)
+
+
 def _peers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """The kinds of secrets, with the tools' rows of each."""
     for secret, measured in _measured("peers")["secrets"].items():
@@ -316,7 +339,7 @@ def peers_trainings() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        speed, estimators, growth, search, overhead, group_intervals,
+        speed, estimators, growth, search, overhead, group_intervals, quantized,
         peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts, peers_trainings,
     )
 }  # fmt: skip

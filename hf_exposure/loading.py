@@ -176,6 +176,7 @@ def load_pretrained(auto_class: str, name: str, option: str, **arguments: Any) -
 
     Raises:
         InputError: no folder or Hub id of one; it names `option`.
+        MissingDependencyError: it needs a library that is not installed, as quantized weights do.
     """
     import transformers
 
@@ -183,6 +184,8 @@ def load_pretrained(auto_class: str, name: str, option: str, **arguments: Any) -
         return getattr(transformers, auto_class).from_pretrained(name, **arguments)
     except MemoryError:
         raise
+    except ImportError as error:
+        raise MissingDependencyError(f"{option}: {name!r} needs another library: {first_line(error)}") from None
     except Exception as error:  # settings and weights of any kind may stand in a folder
         rule = f"must be a folder or Hub id that loads ({first_line(error)})"
         raise InputError(option, rule, name, "Check the name, or name a folder of a saved model.") from None

@@ -7,9 +7,11 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from hf_exposure.errors import InputError
+from hf_exposure.measures.base_fingerprint import check_same_base, fingerprint, refuse_trained_parts
 from hf_exposure.runtime.model_state import unwrap_model
 from hf_exposure.runtime.processes import Processes
 
@@ -17,12 +19,21 @@ BaseModel = nn.Module | Literal["without_adapter"]
 """A module, or "without_adapter": the measured model itself with its PEFT adapters off."""
 
 
+# Ways of beginning LoRA that move a part of the base's weights into the adapters, by how their names begin.
+_MOVES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
+
+
 class BaseExposures:
     """The exposures under a base model, kept until its weights change.
+
+    A model without its adapters is compared, each time, with what it was at the first time (`fingerprint`).
 
     Args:
         estimate: the canaries' exposures in bits under a model.
         processes_of: those that score a model together, and must all measure it again if one of them must.
+
+    Attributes:
+        logits: the fingerprint of the model without its adapters; None before the first time.
     """
 
     def __init__(
@@ -30,6 +41,24 @@ class BaseExposures:
     ) -> None:
         self._estimate, self._processes_of = estimate, processes_of
         self._known: tuple[weakref.ref[nn.Module], Any, list[float]] | None = None
+        self.logits: torch.Tensor | None = None
+        self._logits_of: weakref.ref[nn.Module] | None = None
+
+    def begin(self, model: nn.Module) -> None:
+        """Takes the fingerprint that all later measurements of `model` must have, in whatever wrapper it then is."""
+        with without_adapter(model):
+            own = unwrap_model(model)
+            self.logits, self._logits_of = fingerprint(own, self._processes_of(own)), None
+
+    def resume(self, logits: torch.Tensor, model: nn.Module) -> None:
+        """Goes on with the fingerprint of an earlier run.
+
+        Raises:
+            InputError: the one of this run is another.
+        """
+        if self.logits is not None:
+            check_same_base(logits, self.logits, model)
+        self.logits = logits
 
     def bits(self, model: nn.Module, base_model: BaseModel) -> list[float]:
         """The exposures under `base_model`, or under `model` without its adapters."""
@@ -39,7 +68,14 @@ class BaseExposures:
         # Before they are switched off, adapters are what wants gradients; they go on being trained.
         frozen = _versions(parameter for parameter in model.parameters() if not parameter.requires_grad)
         with without_adapter(model):
+            self._check_same_base(unwrap_model(model))
             return self._bits(model, frozen)
+
+    def _check_same_base(self, own: nn.Module) -> None:
+        logits = fingerprint(own, self._processes_of(own))
+        if self.logits is None or (self._logits_of is not None and self._logits_of() is not own):
+            self.logits, self._logits_of = logits, weakref.ref(own)
+        check_same_base(self.logits, logits, own)
 
     def _bits(self, base: nn.Module, versions: Any) -> list[float]:
         known = self._known
@@ -61,8 +97,9 @@ def check_base_model(model: nn.Module, base_model: BaseModel | None) -> None:
         rule = "must be a model, or 'without_adapter' for the measured one with its PEFT adapters off"
         shown = base_model if isinstance(base_model, str) else type(base_model).__name__
         raise InputError("base_model", rule, shown, "Pass base_model='without_adapter', or a model.")
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     with without_adapter(model):
-        pass
+        refuse_trained_parts(unwrap_model(model), trained)
 
 
 @contextmanager
@@ -72,9 +109,16 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
     Works on a `PeftModel` and on a Transformers model with `add_adapter`; under torch.compile's wrapper too.
 
     Raises:
-        InputError: no adapter; one that is merged; other weights that are trained too (LoRA's `bias`).
+        InputError: no adapter; one that is merged, or began with a part of the base's weights (PiSSA); other weights
+            that are trained too (LoRA's `bias`).
     """
     own: Any = unwrap_model(model)
+    for config in _adapter_configs(own):
+        begun = str(getattr(config, "init_lora_weights", "")).lower()
+        if begun.startswith(_MOVES_WEIGHTS):
+            rule = "'without_adapter' needs adapters next to a base that is whole, but these began with a part of it"
+            remedy = "Pass the base model itself."
+            raise InputError("base_model", rule, f"init_lora_weights={begun!r}", remedy)
     if any(getattr(module, "merged", False) is True for module in own.modules()):
         rule = "needs adapters that can be switched off, but they are merged into the weights"
         raise InputError("base_model", rule, "without_adapter", "Call model.unmerge_adapter() first.")
@@ -96,6 +140,11 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
         # PEFT asks gradients of every active adapter when it comes back, also of those that were frozen.
         for parameter, wants in wanted:
             parameter.requires_grad_(wants)
+
+
+def _adapter_configs(model: Any) -> list[Any]:
+    configs = getattr(model, "peft_config", None)
+    return list(configs.values()) if isinstance(configs, dict) else []
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
@@ -34,7 +35,8 @@ from hf_exposure.measures.search_methods import choose
 from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
 from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
 from hf_exposure.runtime.job import check_alike
-from hf_exposure.runtime.model_state import unwrap_model
+from hf_exposure.runtime.model_state import compute_dtype, unwrap_model
+from hf_exposure.runtime.precision import parameter_count
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
@@ -101,6 +103,9 @@ class ExposureMeter:
         context: the `CanaryContext` that the canaries were inserted in.
         max_batch_tokens: as for `log_perplexity`.
 
+    Attributes:
+        base: the exposures under a base model, with the fingerprint of one that is the model without its adapters.
+
     Raises:
         InputError: an unknown method or argument, a number out of range, a setting next to a method that is an object,
             a space too large to enumerate, a tokenizer or template that a search cannot handle with `Bounded` or
@@ -135,7 +140,7 @@ class ExposureMeter:
         check_template(canaries.template, end_token=self.settings.end_token)
         self._source = source_for(self.settings.source, canaries.template)
         self._choose(self._why_no_search(None))  # what cannot be done is refused now, before there is a model
-        self._base = BaseExposures(
+        self.base = BaseExposures(
             lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
         )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
@@ -176,7 +181,8 @@ class ExposureMeter:
                 off. It is measured too, and again only when its weights have changed.
 
         Raises:
-            InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained.
+            InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained;
+                where the model without its adapters is no longer what it was at the first measurement.
             NonFiniteScoreError: the model returned NaN.
         """
         check_module("model", model)
@@ -187,7 +193,7 @@ class ExposureMeter:
         started = time.perf_counter()
         model = unwrap_model(model)
         found = self._evaluate(model)
-        base = [math.nan] * len(self.canaries) if base_model is None else self._base.bits(model, base_model)
+        base = [math.nan] * len(self.canaries) if base_model is None else self.base.bits(model, base_model)
         costs_K, inserted = found.costs_K, len(self.canaries.inserted)
         tested = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
         template = self.canaries.template
@@ -266,25 +272,37 @@ class ExposureMeter:
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
             if first:  # some kinds of models need encodings of their own
                 self.check_alike(processes)
-            bits = scorer.sequence_bits(prepared.encoded)
-            if prepared.automaton is not None and scorer.why_no_search:
-                # Seen only now, on the texts themselves.
-                prepared = self._prepare(scorer.encoder, scorer.why_no_search)
-                bits = scorer.sequence_bits(prepared.encoded)
-            costs_K, competitor_costs_N = np.split(bits, [len(self.canaries)])
-            measurement = Measurement(
-                canaries=self.canaries,
-                scorer=scorer,
-                costs_K=costs_K,
-                competitor_costs_N=competitor_costs_N,
-                encoded=prepared.encoded,
-                automaton=prepared.automaton,
-                uniform=prepared.uniform,
-                confidence_level=settings.confidence_level,
-                seed=settings.seed,
-            )
-            estimates, references = prepared.method.estimate(measurement)
-            self._reading = scorer.reading
+            try:
+                return self._estimate(prepared, scorer)
+            except InputError:
+                if prepared.automaton is None or not scorer.why_no_search:
+                    raise
+                # Seen only now, on the texts themselves or on what a search reads.
+                return self._estimate(self._prepare(scorer.encoder, scorer.why_no_search), scorer)
+
+    def _estimate(self, prepared: _Prepared, scorer: Scorer) -> _Evaluation:
+        """By the method that is prepared.
+
+        Raises:
+            InputError: it searches, and the scorer cannot.
+        """
+        bits = scorer.sequence_bits(prepared.encoded)
+        if prepared.automaton is not None and scorer.why_no_search:
+            raise InputError("model", "must allow a search", scorer.why_no_search, "Use method='sample'.")
+        costs_K, competitor_costs_N = np.split(bits, [len(self.canaries)])
+        measurement = Measurement(
+            canaries=self.canaries,
+            scorer=scorer,
+            costs_K=costs_K,
+            competitor_costs_N=competitor_costs_N,
+            encoded=prepared.encoded,
+            automaton=prepared.automaton,
+            uniform=prepared.uniform,
+            confidence_level=self.settings.confidence_level,
+            seed=self.settings.seed,
+        )
+        estimates, references = prepared.method.estimate(measurement)
+        self._reading = scorer.reading
         notes = tuple(note for note in (scorer.note, prepared.choice) if note)
         return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "")
 
@@ -373,15 +391,23 @@ def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposu
 
 def _describe(model: nn.Module) -> dict[str, Any]:
     """Model metadata for the report. Reads attributes only, and never runs the model."""
-    parameters = list(model.parameters())
+    first = next(model.parameters(), None)
     config = getattr(model, "config", None)
     return {
         "class": type(model).__name__,
         "name": getattr(config, "_name_or_path", "") or "",
         "revision": getattr(config, "_commit_hash", None),
-        "parameters": sum(p.numel() for p in parameters),
-        "dtype": str(parameters[0].dtype).removeprefix("torch.") if parameters else "",
+        "parameters": parameter_count(model),
+        "dtype": "" if first is None else str(compute_dtype(model)).removeprefix("torch."),
+        **_quantization(config),
     }
+
+
+def _quantization(config: Any) -> dict[str, str]:
+    """How the weights were quantized, by the name of the library, where the configuration names one."""
+    settings = getattr(config, "quantization_config", None)
+    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
+    return {} if method is None else {"quantization": str(getattr(method, "value", method))}
 
 
 @cache
@@ -426,6 +452,7 @@ class ExposureMeasure:
         MeasureSettings.of("ExposureCallback or measure_exposure", **measure_arguments)
         self.canaries, self.base_model, self.measure_arguments = canaries, base_model, measure_arguments
         self.meter: ExposureMeter | None = None
+        self._model: weakref.ref[nn.Module] | None = None
 
     def prepare(self, start: TrainingStart) -> None:
         """Draws and encodes what the canaries are compared with.
@@ -443,6 +470,9 @@ class ExposureMeasure:
         self.meter.check_fits(start.model)
         base = self.base_model if isinstance(self.base_model, str) else type(self.base_model).__name__
         self.meter.check_alike(start.processes, {"base_model": base})
+        if self.base_model == "without_adapter":
+            self._model = weakref.ref(start.model)
+            self.meter.base.begin(start.model)
 
     def metric_names(self) -> list[str]:
         """The keys of the contract; those of controls where there are any."""
@@ -457,11 +487,19 @@ class ExposureMeasure:
         return self.meter.measure(model, base_model=self.base_model)
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: a measurement depends on the model alone."""
-        return {}
+        """The fingerprint of a base that is the model without its adapters; otherwise nothing."""
+        logits = None if self.meter is None else self.meter.base.logits
+        return {} if logits is None or self.base_model != "without_adapter" else {"base_logits": logits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Nothing to restore."""
+        """Compares the base that a run resumes on with the one that it began with.
+
+        Raises:
+            InputError: it is another.
+        """
+        model = None if self._model is None else self._model()
+        if self.meter is not None and model is not None and "base_logits" in state:
+            self.meter.base.resume(state["base_logits"], model)
 
     @staticmethod
     def record_from_dict(values: Mapping[str, Any]) -> ExposureReport:

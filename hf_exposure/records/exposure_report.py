@@ -70,7 +70,7 @@ class ExposureReport(Presented):
         epsilon: what the run refutes of differential privacy (the fields of `EpsilonBound`): adding or removing one
             row. None where no coins were flipped: without coins there is no epsilon.
         seconds: wall time of the measurement.
-        model: class, number of parameters, dtype, name and revision of the model.
+        model: class, number of parameters, dtype, name and revision of the model, and the library that quantized it.
         scoring_mode: how the model was read, as `CausalScorer` names it; "" in reports that do not say.
         dataset: what the canaries were inserted into, where it is known: its name, say.
         versions: of the packages that took part.

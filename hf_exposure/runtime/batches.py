@@ -2,7 +2,7 @@
 
 And a check that batches change nothing: a model may mix the rows of a batch, or read their padding.
 
-Shapes: N texts, R rows, n figures of one text.
+Shapes: N texts, R rows of T tokens, n figures of one text.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from functools import partial
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from hf_exposure.errors import InputError
+from hf_exposure.runtime.logits import LogitReader
+from hf_exposure.runtime.model_state import model_device
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
 
 # When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone;
 # when it feeds more at all, the one that was fed last.
 _GROWTH = 4.0
 _CHECKED_TEXTS = 3
+_OTHER_ROWS = 4
 
 
 @dataclass
@@ -89,6 +93,45 @@ def check_repeats(first_n: np.ndarray, second_n: np.ndarray, tolerance: float) -
     """Raise an `InputError` if one text's figures differ between two calls. NaN is left to other checks."""
     if not np.allclose(first_n, second_n, rtol=0.0, atol=tolerance, equal_nan=True):
         raise changing_logits_error(f"{np.nanmax(np.abs(first_n - second_n)):.3g} bits between two calls")
+
+
+def rows_mix(
+    reader: LogitReader, row_T: np.ndarray, entries: int | None, processes: Processes, **inputs: torch.Tensor
+) -> bool:
+    """Whether a row's logits depend, in any bit, on what another row of its batch holds.
+
+    All calls have one shape, so that a model which keeps its rows apart computes the row in the same way each time.
+    The other rows hold tokens from all over the vocabulary, since a step that rows share follows the largest entry.
+
+    Args:
+        reader: of the model, in evaluation mode.
+        row_T: token ids of the row.
+        entries: of the vocabulary; None to use those of the row alone.
+        processes: every one of them must make this call, and all get one answer.
+        **inputs: further ones of the model, for two rows.
+
+    Example:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16)).eval()
+        >>> rows_mix(LogitReader(model), np.array([5, 6, 7]), 384, SINGLE_PROCESS)
+        False
+    """
+    known_V = np.unique(row_T) if entries is None else np.arange(entries)
+    length = len(row_T)
+    spread = np.linspace(0, len(known_V) - 1, num=length * _OTHER_ROWS).astype(int)
+    other_RT = known_V[spread].reshape(length, _OTHER_ROWS).T
+    device = model_device(reader.model)
+
+    def logits_beside(other_T: np.ndarray) -> torch.Tensor:
+        ids = torch.as_tensor(np.stack([row_T, other_T]), dtype=torch.long, device=device)
+        return reader(input_ids=ids, **inputs).of(torch.arange(length, device=device))
+
+    def mixes() -> bool:
+        first = logits_beside(row_T)
+        return not all(torch.equal(logits_beside(other_T), first) for other_T in other_RT)
+
+    with torch.no_grad():
+        return not processes.all_reduce_min(int(not processes.run_then_barrier(mixes)))
 
 
 def changing_logits_error(received: str) -> InputError:

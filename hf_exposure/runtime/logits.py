@@ -25,7 +25,8 @@ from torch import nn
 from transformers import DynamicCache, EncoderDecoderCache, cache_utils
 
 from hf_exposure.errors import InputError
-from hf_exposure.runtime.model_state import compute_dtype, model_device
+from hf_exposure.runtime.model_state import model_device
+from hf_exposure.runtime.precision import coarsest_dtype
 
 # Dynamic layers append along the sequence and keep nothing else, and a dummy stands for a layer that shares the keys
 # of another. Looked up by name, since versions differ in what they have.
@@ -139,14 +140,14 @@ class LogitReader:
     Attributes:
         counts: so far.
         reads_rows: whether the head runs on chosen rows only, so that memory does not grow with V x batch.
-        dtype: that the model computes in, as far as it has been called: of its weights, or of the autocast that a
-            wrapper of its `forward` entered, as Accelerate's does.
+        dtype: the coarsest that the model computes in (`coarsest_dtype`), as far as it has been called: of its layers,
+            or of the autocast that a wrapper of its `forward` entered, as Accelerate's does.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         self.counts = ForwardCounts()
-        self.dtype = compute_dtype(model)
+        self.dtype = coarsest_dtype(model)
         self._is_watched = False
         self._head = _output_head(model)
         self._has_fixed_length: bool | None = None

@@ -11,14 +11,19 @@ import numpy as np
 import torch
 from torch import nn
 
+from hf_exposure.runtime.precision import FLOATS, is_packed, weights_kept
+
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside; each module's own training flag restored after, also on an error."""
+    """Evaluation mode without gradients inside; each module's own training flag restored after, also on an error.
+
+    Weights that a library would rearrange for such calls are kept from it.
+    """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad():
+        with torch.no_grad(), weights_kept(module for module, _ in flags):
             yield
     finally:
         for module, training in flags:
@@ -47,9 +52,12 @@ def model_device(model: nn.Module) -> torch.device:
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype of the first 16-, 32- or 64-bit float parameter; float32 where there is none (quantised weights)."""
+    """The dtype of hidden states: that of the first float parameter of 16 to 64 bits; float32 where there is none.
+
+    Packed bytes are not read as one, whatever their dtype says.
+    """
     for parameter in model.parameters():
-        if parameter.dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+        if parameter.dtype in FLOATS and not is_packed(parameter):
             return parameter.dtype
     return torch.float32
 

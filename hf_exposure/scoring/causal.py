@@ -17,9 +17,10 @@ from torch import nn
 
 from hf_exposure.context import CanaryContext
 from hf_exposure.errors import ExposureError, InputError, NonFiniteScoreError, OutOfStepError
-from hf_exposure.runtime.batches import BatchCheck, all_close, check_repeats
+from hf_exposure.runtime.batches import BatchCheck, all_close, check_repeats, rows_mix
 from hf_exposure.runtime.logits import ForwardCounts, LogitReader
 from hf_exposure.runtime.model_state import compute_dtype, evaluating, model_device
+from hf_exposure.runtime.precision import EIGHT_BITS, parameter_count
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
 from hf_exposure.scoring.arguments import check_length, check_vocabulary, context_length, vocabulary_entries
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
@@ -40,10 +41,11 @@ from hf_exposure.scoring.packed_sampler import PackedSampler
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, Contradiction, Probe, contradiction, probe_for
 from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, TokenTree
 
-# Two ways of computing one token's bits agree within this, by the dtype of the weights; beyond it a mask was ignored.
-_AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5}
+# Two ways of computing one token's bits agree within this, by `coarsest_dtype`; beyond it a mask was ignored.
+_AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5, EIGHT_BITS: 0.5}
 # And a whole text's bits in different batches within this: 0.07, 0.013, 7e-6 and 3e-14 measured on texts of 87 bits.
-_TOLERANCE_BITS = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1}
+# With inputs of layers rounded to 8 bits: benchmarks/results/quantized.json.
+_TOLERANCE_BITS = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1, EIGHT_BITS: 1.0}
 _LOGITS_BYTES_CPU = 2**28
 _LOGITS_SHARE_OF_FREE_GPU = 0.2
 _CACHE_SHARE_OF_FREE_GPU = 0.4
@@ -165,7 +167,8 @@ class CausalScorer:
         if self._contradiction is None:
             return ""
         bits = f"{self._contradiction.bits:.3g} bits"
-        return f"the model's score of the beginning of a text changes by {bits} with the length of the text"
+        cause = "the length of the text" if self._contradiction.by_length else "what follows"
+        return f"the model's score of the beginning of a text changes by {bits} with {cause}"
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         return self.encoder.encode(texts)
@@ -222,7 +225,7 @@ class CausalScorer:
     def samples_at_once(self, samples: int, length: int) -> int:
         """As many of `samples` as can keep their caches, of `length` tokens each, at the same time."""
         # All heads' keys and values, twice: the model's own concatenation makes a copy.
-        per_token = 4 * self._shape.layers * self._shape.hidden * self._reader.dtype.itemsize
+        per_token = 4 * self._shape.layers * self._shape.hidden * compute_dtype(self.model).itemsize
         fits = max(1, _cache_bytes(self.model) // (per_token * (length + 1)))
         return min(samples, self._processes.all_reduce_min(fits))
 
@@ -417,6 +420,7 @@ class CausalScorer:
         tolerance = agreement_bits(self._reader.dtype)
         if any(np.isnan(bits).any() for bits in alone):
             return "alone"  # NaN agrees with nothing
+        self._batches.failed = self._batches.failed or self._rows_mix(probe.sequences)
         check_repeats(self._bits_alone(probe.sequences[0]), alone[0], tolerance)
         self._contradiction = contradiction(probe.sequences, alone, tolerance)
         self._refuse_later_tokens(self._contradiction)
@@ -427,8 +431,16 @@ class CausalScorer:
         modes: tuple[Mode, ...] = ("packed", "cached", "plain") if is_cache_tried else ("plain",)
         return next((mode for mode in modes if self._agrees_alone(probe, alone, mode)), "alone")
 
+    def _rows_mix(self, sequences: Sequence[tuple[int, ...]], **inputs: torch.Tensor) -> bool:
+        """Whether layers that round their inputs to 8 bits do so with steps, or outliers, that rows share."""
+        if self._reader.dtype != EIGHT_BITS:
+            return False
+        longest = np.array(max(sequences, key=len), dtype=np.int64)
+        return rows_mix(self._reader, longest, vocabulary_entries(self.model), self._processes, **inputs)
+
     def _refuse_later_tokens(self, found: Contradiction | None) -> None:
-        if found is not None and not found.by_length:
+        # What tokens of a text share there is one reason more to read each text alone, but no other direction.
+        if found is not None and not found.by_length and self._reader.dtype != EIGHT_BITS:
             rule = "must read from left to right, but its logits depend on later tokens"
             kind = f"{self._kind}, by {found.bits:.3g} bits"
             raise InputError("model", rule, kind, "Use a causal model, or a masked one with a mask token.")
@@ -491,7 +503,7 @@ def _how_computed(model: nn.Module) -> tuple[Any, ...]:
 
 def _model_shape(model: nn.Module) -> ModelShape:
     config = getattr(model, "config", None)
-    parameters = sum(p.numel() for p in model.parameters())
+    parameters = parameter_count(model)
     embedding = getattr(model, "get_input_embeddings", lambda: None)()
     if embedding is not None and hasattr(embedding, "weight"):
         parameters = max(1, parameters - embedding.weight.numel())

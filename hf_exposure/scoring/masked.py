@@ -15,9 +15,10 @@ from torch import nn
 
 from hf_exposure.checks import check_tokenizer
 from hf_exposure.errors import InputError, NonFiniteScoreError
-from hf_exposure.runtime.batches import BatchCheck, score_in_batches
+from hf_exposure.runtime.batches import BatchCheck, rows_mix, score_in_batches
 from hf_exposure.runtime.logits import ForwardCounts, LogitReader
 from hf_exposure.runtime.model_state import evaluating, model_device
+from hf_exposure.runtime.precision import EIGHT_BITS
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.arguments import (
     check_batch_tokens,
@@ -112,6 +113,13 @@ class MaskedScorer:
         bits_R = np.zeros(len(rows))
         width_R = np.array([len(ids) for ids, _ in rows], dtype=np.int64)
         with evaluating(self.model):
+            if (
+                rows
+                and self._reader.dtype == EIGHT_BITS
+                and not (self._batches.failed or self._batches.trusted_tokens)
+            ):
+                longest, entries = np.array(rows[-1][0], dtype=np.int64), vocabulary_entries(self.model)
+                self._batches.failed = rows_mix(self._reader, longest, entries, self._processes)
             # One length at a time: a model need not know what padding is.
             for width in np.unique(width_R).tolist():
                 start, stop = np.searchsorted(width_R, [width, width + 1]).tolist()

@@ -18,7 +18,8 @@ from hf_exposure.checks import list_of_texts
 from hf_exposure.context import CanaryContext, Source
 from hf_exposure.errors import InputError, OutOfStepError
 from hf_exposure.runtime.batches import changing_logits_error
-from hf_exposure.runtime.model_state import compute_dtype, evaluating, model_device, unwrap_model
+from hf_exposure.runtime.model_state import evaluating, model_device, unwrap_model
+from hf_exposure.runtime.precision import EIGHT_BITS, coarsest_dtype
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
 from hf_exposure.scoring.causal import CausalScorer, Reading
@@ -31,8 +32,9 @@ _PROBE_TOKENS = 8
 _MASKED_CLASSES = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - frozenset(
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 )
-# Below this share of the logits' own spread, a difference is rounding: experts and quantised layers mix their rows.
-_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+# Below this share of the logits' own spread, a difference is rounding: experts and quantized layers mix their tokens.
+# Steps of 8 bits that all tokens share moved logits by up to 0.17 of it, a model that reads both ways by more than 1.
+_ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2, EIGHT_BITS: 0.4}
 
 
 def make_scorer(
@@ -109,7 +111,10 @@ def make_scorer(
         raise InputError("context", "goes with models that read from left to right", kind, "Leave it out.")
     if getattr(tokenizer, "mask_token_id", None) is None:
         rule = "must read from left to right, or come with a tokenizer that has a mask token"
-        raise InputError("model", rule, kind, "Its logits depend on later tokens: set tokenizer.mask_token.")
+        remedy = "Its logits depend on later tokens: set tokenizer.mask_token."
+        if coarsest_dtype(model) == EIGHT_BITS:
+            remedy += " Or give each token a scale of its own where inputs of layers are quantized."
+        raise InputError("model", rule, kind, remedy)
     if end_token:
         raise InputError("end_token", "goes with models that read from left to right", True, "Leave it out.")
     return MaskedScorer(model, tokenizer, max_batch_tokens=max_batch_tokens, processes=processes)
@@ -148,7 +153,7 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = S
             if processes.all_reduce_min(int(isinstance(error, TypeError))):
                 raise no_language_model(model, "it takes no input_ids") from error
             return False
-    rounding = _ROUNDING[compute_dtype(model)]
+    rounding = _ROUNDING[coarsest_dtype(model)]
     if processes.all_reduce_min(int(_moves(one, again, rounding))):
         raise changing_logits_error(type(model).__name__)
     return bool(processes.all_reduce_min(int(_moves(one, other, rounding))))

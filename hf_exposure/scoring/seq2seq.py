@@ -138,7 +138,7 @@ class Seq2SeqScorer(CausalScorer):
 
         with evaluating(self.model):
             self._check_pairs_causal(pairs)
-            self.mode, is_right = self.mode or "plain", False
+            self.mode, is_right = self.mode or self._mode_of_pairs(pairs), False
             if self.mode != "alone":
                 bits_D, self._max_batch_tokens = score(self._batch_tokens())
                 is_right = self._batches.passes(
@@ -156,6 +156,13 @@ class Seq2SeqScorer(CausalScorer):
         if np.isnan(totals_N).any():
             raise NonFiniteScoreError(int(np.flatnonzero(np.isnan(totals_N))[0]))
         return totals_N
+
+    def _mode_of_pairs(self, pairs: list[_Pair]) -> Mode:
+        source, target = max(pairs, key=lambda pair: len(pair[1]))
+        device = model_device(self.model)
+        both = torch.as_tensor([source, source], device=device)
+        inputs = {"source_ids": both, "source_mask": torch.ones_like(both)}
+        return "alone" if self._rows_mix([target], **inputs) else "plain"
 
     def _score_batch(self, pairs: list[_Pair], together: list[_Pair]) -> np.ndarray:
         """(B,) bits of each pair, padded to the longest of those that all processes score together.

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from callback_runs import TOKENIZER, logged, make_callback, make_trainer
+from callback_runs import TOKENIZER, logged, make_callback, make_trainer, small_model
 from torch import nn
 from toy_measures import FailsAt, KillAt, Killed, Tally, Toy, classify
 from transformers import ByT5Tokenizer, EarlyStoppingCallback, TrainerCallback
@@ -171,6 +171,38 @@ def fails_on_one(folder: Path, kind: str, rows: str, on_error: str) -> dict[str,
         "means": [entry["eval_exposure_mean"] for entry in logged(trainer)],
         "rows": [shape[0] for shape in calls.take()],
         "figures": [figures(report) for report in callback.reports],
+    }
+
+
+class ChangesBase(TrainerCallback):
+    """Writes to a frozen weight of the base at the second step, on the first process alone."""
+
+    def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if state.global_step == 1 and os.environ["RANK"] == "0":
+            with torch.no_grad():
+                model.get_input_embeddings().weight.mul_(1.01)
+
+
+def base_changes(folder: Path) -> dict[str, Any]:
+    """LoRA whose base is what it was at the first step, and not at the second."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(0)
+    model = get_peft_model(small_model(), LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    callback = make_callback(strategy="steps", steps=1, base_model="without_adapter")
+    trainer = make_trainer(folder / "out", [callback, ChangesBase()], model=model, max_steps=3)
+    error = ""
+    try:
+        trainer.train()
+    except ExposureError as raised:
+        error = str(raised)
+    bases = [[each.base_exposure_bits for each in report.estimates] for report in callback.reports]
+    alone = measure_exposure(small_model(), TOKENIZER, callback.canaries)
+    return {
+        "error": error,
+        "steps": trainer.state.global_step,
+        "bases": bases,
+        "alone": figures(alone)["exposure_bits"],
     }
 
 

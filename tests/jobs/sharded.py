@@ -18,6 +18,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
 from hf_exposure import ExposureCallback
+from hf_exposure.errors import InputError
 from hf_exposure.measures import ExposureMeter
 from hf_exposure.runtime import processes
 from hf_exposure.runtime.model_state import is_sharded, tensor_parallel_size
@@ -50,6 +51,39 @@ def fsdp(folder: Path) -> dict[str, Any]:
         alone.load_state_dict(whole)
         alone.save_pretrained(folder / "saved")
     return found
+
+
+def fsdp_lora(folder: Path) -> dict[str, Any]:
+    """LoRA under `fully_shard`: its base before and after two steps, and after a write to one process's part of it."""
+    from peft import LoraConfig, get_peft_model
+
+    distributed.init_process_group("gloo")
+    torch.manual_seed(0)
+    config = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True, init_lora_weights=False)
+    model = get_peft_model(small_model(), config)
+    mesh = init_device_mesh("cpu", (2,))
+    for layer in model.base_model.model.transformer.h:
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], lr=1e-2)
+    meter = ExposureMeter(CANARIES, TOKENIZER, references=64, across_processes=True)
+    batch = {name: ids[4 * distributed.get_rank() :][:4] for name, ids in collate(rows(8)).items()}
+    found: dict[str, Any] = {"sharded": is_sharded(model), "bases": [], "error": ""}
+    for _ in range(3):
+        report = meter.measure(model, base_model="without_adapter")
+        found["bases"].append([each.base_exposure_bits for each in report.estimates])
+        model(**batch).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    if distributed.get_rank() == 1:
+        with torch.no_grad():
+            model.base_model.model.transformer.wte.weight.to_local().mul_(1.1)
+    try:
+        meter.measure(model, base_model="without_adapter")
+    except InputError as refused:
+        found["error"] = str(refused)
+    alone = ExposureMeter(CANARIES, TOKENIZER, references=64).measure(small_model())
+    return {**found, "alone": figures(alone)["exposure_bits"]}
 
 
 def zero(folder: Path, stage: str) -> dict[str, Any]:

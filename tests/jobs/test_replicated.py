@@ -39,6 +39,14 @@ def test_work_is_shared_and_figures_are_those_of_one_process(launcher: str, tmp_
         assert rows < alone_rows * (1 if method == "bounded" else 0.75), (method, rows, alone_rows)
 
 
+def test_a_base_that_changed_is_refused_on_all_processes(tmp_path: Path) -> None:
+    first, second = results(run(torchrun(), "job.py", "base_changes", tmp_path), tmp_path)
+    assert first["error"] == second["error"] and "with the adapters off its logits moved" in first["error"]
+    assert first["steps"] == second["steps"] == 2
+    assert first["bases"] == second["bases"] and len(first["bases"]) == 1
+    np.testing.assert_allclose(first["bases"][0], first["alone"], atol=1e-3)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("processes", [1, 2])
 def test_training_is_the_same_to_the_bit(processes: int, tmp_path: Path) -> None:

@@ -34,6 +34,14 @@ def test_fsdp2(tmp_path: Path) -> None:
     check(found, tmp_path)
 
 
+def test_the_base_under_adapters_of_a_sharded_model(tmp_path: Path) -> None:
+    found = results(run(torchrun(), "sharded.py", "fsdp_lora", tmp_path), tmp_path)
+    assert found[0] == found[1] and found[0]["sharded"]
+    for base in found[0]["bases"]:
+        np.testing.assert_allclose(base, found[0]["alone"], atol=1e-3)
+    assert "with the adapters off its logits moved" in found[0]["error"]
+
+
 def test_tensor_parallelism_feeds_a_group_the_same_inputs(tmp_path: Path) -> None:
     found = results(run(torchrun(), "sharded.py", "tensor", tmp_path), tmp_path)
     assert found[0]["sharded"] and found[0]["copies"] == 2

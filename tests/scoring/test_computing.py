@@ -131,8 +131,8 @@ def test_eight_bit_weights(quantise: Callable[[nn.Module], nn.Module], dtype: to
     model = quantise(fresh())
     found = {mode: bits(model, mode)[0] for mode in MODES}
     scorer = bits(model)[1]
-    # What is not quantised says in what the model computes, int8 weights do not.
-    assert scorer.tolerance_bits == unquantised.tolerance_bits
+    # What is not quantised says in what the model computes, int8 weights do not; bitsandbytes rounds inputs as well.
+    assert scorer.tolerance_bits == (1.0 if quantise is _bitsandbytes else unquantised.tolerance_bits)
     for mode in MODES:
         assert np.abs(found[mode] - found["plain"]).max() <= 5 * scorer.tolerance_bits, mode
         # Quantised, but the same model.
