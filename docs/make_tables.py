@@ -162,6 +162,33 @@ def group_intervals() -> str:
     return _table(" | ".join(heads), by_way)
 
 
+def own_time() -> str:
+    """The package's own time with production vocabularies, in units of 300 short forward passes."""
+    rows = _measured("own_time")["rows"]
+    names = list(rows[0]["units"])
+    lines = [[name, *(f"{row['units'][name]:.2f}" for row in rows)] for name in names]
+    return _table(" | ".join(["work", *(f"{row['tokenizer']} ({row['entries']:,})" for row in rows)]), lines)
+
+
+def gpt2_small() -> str:
+    """A whole measurement of GPT-2 small against the model alone."""
+    measured = _measured("gpt2_small")
+    rows = [
+        [
+            f"{measured['parameters']:,}",
+            f"{measured['calls']}",
+            f"{measured['tokens']:,}",
+            f"{run['bare_seconds']:.0f}",
+            f"{run['measurement_seconds']:.0f}",
+            f"{run['times']:.2f}",
+            f"{measured['peak_bytes_beside_the_weights'] / 1e6:.0f} MB",
+        ]
+        for run in measured["runs"]
+    ]
+    head = "parameters | calls | tokens fed | bare forwards, s | measurement, s | ratio | peak memory beside the weights"
+    return _table(head, rows)
+
+
 def quantized() -> str:
     """Scores and searches of quantized models beside every text alone."""
     rows = []
@@ -339,7 +366,7 @@ def peers_trainings() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        speed, estimators, growth, search, overhead, group_intervals, quantized,
+        speed, estimators, growth, search, overhead, group_intervals, own_time, gpt2_small, quantized,
         peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts, peers_trainings,
     )
 }  # fmt: skip
