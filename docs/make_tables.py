@@ -185,7 +185,7 @@ def gpt2_small() -> str:
         ]
         for run in measured["runs"]
     ]
-    head = "parameters | calls | tokens fed | bare forwards, s | measurement, s | ratio | peak memory beside the weights"
+    head = "parameters | calls | tokens fed | bare forwards, s | measurement, s | ratio | memory beside the weights"
     return _table(head, rows)
 
 

@@ -9,6 +9,7 @@ different choices of a level, with C children (padded); S components of the mixt
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 from collections.abc import Hashable, Sequence
@@ -146,6 +147,9 @@ class _Walk:
         for draw, one in zip(alive.tolist(), forced, strict=True):
             self._paths[draw] += one.tokens
             self._texts[draw] += one.text
+        alive, forced = self._without_strays(alive, forced)
+        if not len(alive):
+            return alive
         choices = _Choices.of([one.transitions for one in forced])
         run = np.array([len(one.tokens) for one in forced])
         run_bits, child_bits = self._sampler.step(
@@ -157,13 +161,21 @@ class _Walk:
         if not len(alive):
             return alive
         child, log2_q = self._choose(alive, choices, at, child_bits)
-        # A uniform text that an audited graph lacks has no place among the draws.
         self._is_text[alive[child < 0]] = False
         lines = np.flatnonzero(child >= 0)
         alive, at, child = alive[lines], at[lines], child[lines]
         self._bits[alive] += child_bits[lines, child]
         self._log2_q[alive] += log2_q[lines]
         return self._go_to(alive, [choices.transitions[line] for line in at.tolist()], child)
+
+    def _without_strays(self, alive: np.ndarray, forced: list[ForcedTokens]) -> tuple[np.ndarray, list[ForcedTokens]]:
+        """A uniform text that an audited graph lacks has no place among the draws, nor has another in its place."""
+        keeps = [
+            self._strata[draw] > 0 or self._uniform[draw][: len(self._paths[draw])] == self._paths[draw]
+            for draw in alive.tolist()
+        ]
+        self._is_text[alive[~np.array(keeps)]] = False
+        return alive[np.array(keeps)], list(itertools.compress(forced, keeps))
 
     def _reach(self, alive: np.ndarray) -> tuple[np.ndarray, list[ForcedTokens]]:
         """The draws that may become texts, and what each of them has up to its next choice."""

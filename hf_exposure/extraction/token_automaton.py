@@ -50,8 +50,8 @@ class Transitions:
     @cached_property
     def leaves_C(self) -> npt.NDArray[np.int64]:
         """Which children are ends of texts."""
-        assert self.automaton is not None
-        return np.flatnonzero(np.array([self.automaton.is_leaf(state) for state in self.states], dtype=bool))
+        ends = [self.automaton.is_leaf(state) for state in self.states] if self.automaton else []
+        return np.flatnonzero(np.array(ends, dtype=bool))
 
     @cached_property
     def inner_C(self) -> npt.NDArray[np.int64]:
@@ -61,8 +61,7 @@ class Transitions:
     @cached_property
     def counts(self) -> Sequence[int]:
         """How many texts are below each child, as `TokenAutomaton.count`."""
-        assert self.automaton is not None
-        return [self.automaton.count(state) for state in self.states]
+        return [self.automaton.count(state) for state in self.states] if self.automaton else []
 
     @cached_property
     def log2_counts_C(self) -> npt.NDArray[np.float64]:

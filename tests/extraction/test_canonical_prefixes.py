@@ -27,8 +27,10 @@ from hf_exposure.extraction.canonicity import unbuildable_entries
 from hf_exposure.extraction.character_automaton import character_automaton
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.slot_automaton import slot_automaton
-from hf_exposure.extraction.split_machine import CharacterMap
+from hf_exposure.extraction.split_machine import CharacterMap, SplitMachine
 from hf_exposure.extraction.split_pattern import PatternSplit, UnknownSplit
+from hf_exposure.extraction.token_automaton import follow_tokens
+from hf_exposure.extraction.tokenizer_reading import TokenizerReading
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import Encoder
 
@@ -369,3 +371,64 @@ def test_claims_about_random_tokenizers(data: st.DataObject) -> None:
 @given(data=st.data())
 def test_claims_about_many_random_tokenizers(data: st.DataObject) -> None:
     check_random_claims(data)
+
+
+def _by_merges(entries: str, merges: Sequence[tuple[str, str]], pre_tokenizer: Any) -> PreTrainedTokenizerFast:
+    vocabulary = list(dict.fromkeys([*entries, *("".join(pair) for pair in merges)]))
+    backend = Tokenizer(models.BPE(vocab={entry: at for at, entry in enumerate(vocabulary)}, merges=list(merges)))
+    backend.pre_tokenizer = pre_tokenizer
+    return PreTrainedTokenizerFast(tokenizer_object=backend)
+
+
+def test_a_merge_over_the_end_of_the_prefix_that_no_sample_shows_leaves_the_walk_unproven() -> None:
+    """Of 8^9 texts, only those that begin with abcdefgh have another token before the hole."""
+    letters = "abcdefgh"
+    merges = [(letters[:at], letters[at]) for at in range(1, 8)] + [("y", letters)]
+    tokenizer = _by_merges("key" + letters, merges, pre_tokenizers.WhitespaceSplit())
+    template, encoder = CanaryTemplate("key{x}", x=Letters(9, letters)), Encoder.of(tokenizer)
+    sample = SampledEncodings.of(template, encoder)
+    automaton, missed = vocabulary_automaton(template, encoder, sample)
+    assert automaton is not None and missed is None
+    assert automaton.exactness == "audited"
+    assert automaton.unproven == "the tokens before the first hole may depend on what is in it"
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        pre_tokenizers.CharDelimiterSplit("-"),
+        pre_tokenizers.Metaspace(prepend_scheme="never", split=True),
+        pre_tokenizers.Metaspace(prepend_scheme="never", split=False),
+    ],
+    ids=["delimiter", "metaspace", "metaspace without a split"],
+)
+def test_the_machine_cuts_as_the_pre_tokenizer_does(part: Any) -> None:
+    state = json.loads(part.__getstate__())
+    for text in ("a-b", "a b", "-a", "ab-", "a--b b"):
+        words, _ = SplitMachine(None, state, frozenset("ab- ")).read(text)
+        assert words == [word.replace("\u2581", " ") for word, _ in part.pre_tokenize_str(text)], text
+
+
+def test_a_metaspace_that_does_not_say_so_splits() -> None:
+    state = {"type": "Metaspace", "replacement": "\u2581", "prepend_scheme": "never"}
+    assert SplitMachine(None, state, frozenset("ab ")).read("a b")[0] == ["a", " b"]
+
+
+def test_the_text_behind_nothing_is_the_first_part() -> None:
+    tokenizer = _by_merges("\u2581pin0123456789", [], pre_tokenizers.Metaspace(prepend_scheme="first"))
+    template, encoder = CanaryTemplate("pin {x}", x=Digits(2)), Encoder.of(tokenizer)
+    prefix = tuple(encoder.plain_ids(["pin"])[0])
+    reading = TokenizerReading(template, encoder, "pin", prefix, ["pin 12"])
+    assert reading.machine.marks_starts and reading.section == "pin"
+
+
+def test_a_space_at_the_end_of_a_template_is_part_of_its_last_slot() -> None:
+    template, encoder = (
+        CanaryTemplate("say {w} end ", w=Words(2, ["red", "blue", "green"])),
+        Encoder.of(tokenizer_in_style("gpt2")),
+    )
+    automaton, missed = slot_automaton(template, encoder, SampledEncodings.of(template, encoder))
+    assert automaton is not None and missed is None
+    texts = [template.text_at(index) for index in range(template.space_size)]
+    for text, ids in zip(texts, encoder.encode(texts).ids, strict=True):
+        assert follow_tokens(automaton, ids[len(automaton.prefix) :]) == text

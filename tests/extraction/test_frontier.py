@@ -124,6 +124,16 @@ def test_nodes_come_by_cost_and_then_by_discovery(heap: int, monkeypatch: pytest
     assert paths == {path for _, _, path in expected}
 
 
+def test_what_is_not_open_is_not_looked_at() -> None:
+    frontier = Frontier(Numbers(3))
+    (root,) = frontier.pop(5, 0.0)
+    assert frontier.peek(math.inf) is None and frontier.pop(5, math.inf) == [] and frontier.cheapest_bits == math.inf
+    frontier.push_children(root, np.arange(10), np.full(10, 3.0), math.inf)
+    assert frontier.peek(2.0) is None
+    found = frontier.peek(3.0)
+    assert found is not None and found.path == (0,) and len(frontier) == 10
+
+
 def grow(frontier: Frontier, costs: np.random.Generator, open_nodes: int, children: int) -> None:
     """Until that many nodes are open, `children` to a parent."""
     everything, places = float("inf"), np.arange(children)

@@ -93,3 +93,10 @@ def test_the_paper_s_own_search_finds_the_same(byte_tokenizer: ByT5Tokenizer) ->
     assert [one.text for one in ours.candidates] == [one.text for one in theirs.candidates]
     assert theirs.certified and theirs.model_rows == theirs.forward_passes > ours.forward_passes
     assert theirs.expansions <= ours.expansions
+
+
+def test_no_progress_is_shown_unless_it_is_asked_for(capfd: pytest.CaptureFixture[str]) -> None:
+    for progress, is_shown in ((SearchProgress(), False), (SearchProgress(True), True)):
+        with progress as shown:
+            assert shown.should_continue(7, 3, 1.0, 0.5)
+        assert ("7 expansions" in capfd.readouterr().err) == is_shown

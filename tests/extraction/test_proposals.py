@@ -132,3 +132,31 @@ def test_shares_are_right_where_one_text_has_many_paths(style: str) -> None:
     for rank in (10, 300, 1_000, 5_000, 10_000):
         hit = weights * (draws.hole_bits_N <= np.sort(truth)[rank - 1] + 1e-4)
         assert abs(hit.mean() - rank / 1e4) < 5 * hit.std() / math.sqrt(len(hit)), rank
+
+
+def test_a_uniform_text_outside_the_graph_is_no_draw(scorer: CausalScorer) -> None:
+    """An audited graph may lack a text: its draw weighs nothing, and no other text is drawn in its place."""
+    automaton = build_automaton(CanaryTemplate("say {word} ok", word=Choice(["ab", "cd"])), scorer.encoder)
+    encoded = scorer.encode(["say ab ok", "say cd ok", "say ax ok"])
+    uniform = [ids[len(automaton.prefix) :] for ids in encoded.ids]
+    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
+    of_uniform = draws.strata_N == EXPONENTS.index(0.0)
+    assert draws.is_text_N[of_uniform].tolist() == [True, True, False]
+    assert draws.is_text_N[~of_uniform].all()
+
+
+def test_draws_go_on_where_the_model_takes_no_child_for_possible() -> None:
+    """From a state that the model calls a dead end, all components go on by counts; weights stay finite."""
+    torch.manual_seed(1)
+    config = GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16, n_positions=64, bos_token_id=0, eos_token_id=1)
+    model = GPT2LMHeadModel(config)
+    digits = [ByT5Tokenizer()(str(digit), add_special_tokens=False)["input_ids"][0] for digit in range(10)]
+    with torch.no_grad():
+        model.lm_head = torch.nn.Linear(16, 384)
+        model.lm_head.bias[digits] = -math.inf
+    scorer, template = CausalScorer(model, ByT5Tokenizer()), CanaryTemplate("pin {pin} ok", pin=Digits(3))
+    automaton = build_automaton(template, scorer.encoder)
+    draws = _draw(scorer, template, automaton, 400, seed=0)
+    assert np.isinf(draws.hole_bits_N).all() and np.isfinite(draws.log2_q_NS).all()
+    np.testing.assert_allclose(draws.log2_q_NS, -math.log2(1000))
+    np.testing.assert_allclose(draws.weights(1000), 1.0)
