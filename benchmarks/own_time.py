@@ -70,7 +70,8 @@ def measure(name: str) -> dict[str, Any]:
     rows["rank_bounds, 300 expansions, second call"] = min(seconds for seconds, _ in found)
     assert all((one.low, one.high) == (first.low, first.high) for _, one in found)
     one_expansion = [
-        processor_seconds(lambda: rank_bounds(model, tokenizer, canary, TEMPLATE, max_expansions=1))[0] for _ in range(3)
+        processor_seconds(lambda: rank_bounds(model, tokenizer, canary, TEMPLATE, max_expansions=1))[0]
+        for _ in range(3)
     ]
     rows["a call with a template seen before (one expansion)"] = min(one_expansion)
 

@@ -16,18 +16,24 @@ with, on weighted draws, and on a search."""
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What the model is fed.
+    """What the model is fed, and the time beside it.
 
     Attributes:
         tokens: fed, padding included.
         passes: calls of the model.
+        own_seconds: that the package takes besides, as measured while the plan was made.
     """
 
     tokens: int
     passes: int
+    own_seconds: float
 
     def __add__(self, other: Spent) -> Spent:
-        return Spent(tokens=self.tokens + other.tokens, passes=self.passes + other.passes)
+        return Spent(
+            tokens=self.tokens + other.tokens,
+            passes=self.passes + other.passes,
+            own_seconds=self.own_seconds + other.own_seconds,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +79,23 @@ class CostPlan(Presented):
     @property
     def most(self) -> Spent:
         """All parts together."""
-        return sum(self.parts.values(), Spent(tokens=0, passes=0))
+        return sum(self.parts.values(), Spent(tokens=0, passes=0, own_seconds=0.0))
 
     def seconds(self, spent: Spent) -> float:
-        """The time that the model takes for it; NaN without a rate.
+        """The time that it takes, the model's and the package's own; NaN without a rate.
 
         Example:
             >>> plan = CostPlan(
             ...     parameters=10**6, dtype="float32", scoring_mode="packed", space_size=1000, canaries=8,
-            ...     method="Sample(references=64)", choice="", parts={"texts": Spent(tokens=500, passes=4)},
-            ...     unmemorized=None, weight_bytes=4 * 10**6, peak_bytes=10**6, cache_bytes=10**5,
+            ...     method="Sample(references=64)", choice="",
+            ...     parts={"texts": Spent(tokens=500, passes=4, own_seconds=0.1)}, unmemorized=None,
+            ...     weight_bytes=4 * 10**6, peak_bytes=10**6, cache_bytes=10**5,
             ...     tokens_per_second=1000.0, seconds_per_pass=0.01,
             ... )
             >>> round(plan.seconds(plan.most), 2)
-            0.54
+            0.64
         """
-        return spent.tokens / self.tokens_per_second + spent.passes * self.seconds_per_pass
+        return spent.tokens / self.tokens_per_second + spent.passes * self.seconds_per_pass + spent.own_seconds
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, totals and seconds among them."""

@@ -41,9 +41,13 @@ def plan_text(plan: CostPlan) -> str:
         f"{_size(plan.peak_bytes)} beside {_size(plan.weight_bytes)} of weights "
         f"({plan.parameters:,} in {plan.dtype}); {_size(plan.cache_bytes)} of it are key-value caches."
     )
-    rate = f"{plan.tokens_per_second:,.0f} tokens a second" if is_timed else "no rate given, so no time"
-    lines.append(f"Assumed: scoring mode {plan.scoring_mode!r}; {rate}.")
+    lines.append(f"Assumed: the model is read in mode {plan.scoring_mode!r}{_rate(plan) if is_timed else ''}.")
     return "\n".join(lines)
+
+
+def _rate(plan: CostPlan) -> str:
+    per_pass = f" and {plan.seconds_per_pass:g} s a pass" if plan.seconds_per_pass else ""
+    return f", at {plan.tokens_per_second:,.0f} tokens a second{per_pass}; {plan.most.own_seconds:.1f} s are our own"
 
 
 def _time(plan: CostPlan, spent: Spent) -> str:

@@ -76,7 +76,8 @@ def plan_cost(
         scoring_mode: "packed" for models that take a 4-D attention mask, which most do; "cached" where a row can only
             be one path (ALiBi, sliding windows); "plain" where there is no usable key-value cache (recurrent models).
             A report says which one a model was read in.
-        tokens_per_second: that the device feeds in large batches, for times.
+        tokens_per_second: that the device feeds in batches, for times. To it is added what the package itself takes,
+            which is measured here: plan on the machine that will measure.
         seconds_per_pass: that each call takes besides, such as the launches of a GPU's kernels.
 
     Returns:
@@ -100,8 +101,11 @@ def plan_cost(
     check_tokenizer(tokenizer)
     _check_config(config)
     one_of("scoring_mode", scoring_mode, list(_MODES), "Use scoring_mode='packed'.")
-    rate = _rate("tokens_per_second", tokens_per_second, math.nan, above=0.0)
-    per_pass = _rate("seconds_per_pass", seconds_per_pass, 0.0, at_least=0.0)
+    if tokens_per_second is not None:
+        remedy = "Leave tokens_per_second out, and the plan has no times."
+        tokens_per_second = real_number("tokens_per_second", tokens_per_second, "must be above 0", remedy, above=0.0)
+    remedy = "Leave seconds_per_pass out."
+    per_pass = real_number("seconds_per_pass", seconds_per_pass, "must be at least 0", remedy, at_least=0.0)
     options = cast(MeasureOptions, {"method": method, **settings})
     if references is not None:
         options["references"] = references
@@ -114,13 +118,14 @@ def plan_cost(
     memory.ignore([*model.parameters(), *model.buffers()])
     with memory:
         meter, watched, choice = _meter(asked.method, model, tokenizer, canaries, around)
+        model.begin(wants_parts=True)
         meter.measure(model)
         most = model.finished_calls()
-        unmemorized = None
-        if isinstance(watched.inner, (Auto, Importance)):
-            model.wants_parts = False
-            meter.measure(model)
-            unmemorized = _spent(model.finished_calls())
+    unmemorized = None
+    if isinstance(watched.inner, (Auto, Importance)):
+        model.begin(wants_parts=False)
+        meter.measure(model)
+        unmemorized = _spent(model.finished_calls())
     parts = _parts(most)
     peak, caches = _peak_bytes(skeleton, [call for call in most if call.stage != _AGAIN])
     return CostPlan(
@@ -136,7 +141,7 @@ def plan_cost(
         weight_bytes=skeleton.weight_bytes,
         peak_bytes=peak,
         cache_bytes=caches,
-        tokens_per_second=rate,
+        tokens_per_second=math.nan if tokens_per_second is None else tokens_per_second,
         seconds_per_pass=per_pass,
     )
 
@@ -208,8 +213,8 @@ def _meter(
 
 
 def _spent(calls: Iterable[Call]) -> Spent:
-    tokens_of_calls = [call.tokens for call in calls]
-    return Spent(tokens=sum(tokens_of_calls), passes=len(tokens_of_calls))
+    found = [Spent(tokens=call.tokens, passes=1, own_seconds=call.own_seconds) for call in calls]
+    return sum(found, Spent(tokens=0, passes=0, own_seconds=0.0))
 
 
 def _parts(calls: list[Call]) -> dict[PartName, Spent]:
@@ -217,7 +222,11 @@ def _parts(calls: list[Call]) -> dict[PartName, Spent]:
     for call in calls:
         by_stage.setdefault(call.stage, []).append(call)
     first, texts = _spent(by_stage.pop("", [])), _spent(by_stage.pop(_AGAIN, []))
-    probe = Spent(tokens=first.tokens - texts.tokens, passes=first.passes - texts.passes)
+    probe = Spent(
+        tokens=first.tokens - texts.tokens,
+        passes=first.passes - texts.passes,
+        own_seconds=max(0.0, first.own_seconds - texts.own_seconds),
+    )
     rest = {cast(PartName, stage): _spent(own) for stage, own in by_stage.items()}
     return {"probe": probe, "texts": texts, **rest}
 
@@ -253,14 +262,6 @@ def _check_config(config: Any) -> None:
 
 
 def _dtype(name: str | None, config: PretrainedConfig) -> torch.dtype:
-    if name is not None:
-        return _DTYPES[one_of("dtype", name, list(_DTYPES), "Use dtype='float32'.")]
-    own = getattr(config, "dtype", None)
-    return own if own in _DTYPES.values() else torch.float32
-
-
-def _rate(name: str, value: float | None, default: float, **limits: float) -> float:
-    if value is None:
-        return default
-    rule = "must be above 0" if "above" in limits else "must be at least 0"
-    return real_number(name, value, rule, f"Leave {name} out.", **limits)
+    own = str(getattr(config, "dtype", None)).removeprefix("torch.")
+    name = (own if own in _DTYPES else "float32") if name is None else name
+    return _DTYPES[one_of("dtype", name, list(_DTYPES), "Use dtype='float32'.")]

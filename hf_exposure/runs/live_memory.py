@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves
 _COPIES_INSIDE = frozenset({torch.ops.aten.logsumexp.default})
 
 
-class LiveBytes(TorchDispatchMode):
+class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base class has no annotations
     """Counts the bytes of tensors made inside, as a context manager.
 
     Args:
@@ -38,7 +38,7 @@ class LiveBytes(TorchDispatchMode):
     """
 
     def __init__(self, known: Iterable[torch.Tensor] = ()) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = self.peak = 0
         self._known: set[int] = set()
         self.ignore(known)

@@ -71,14 +71,19 @@ class Skeleton:
             raise InputError("config", rule, type(self.config).__name__, "Name a model that writes text.") from None
 
     @cached_property
-    def parameters(self) -> int:
-        """Number of weights, tied ones once."""
-        return sum(parameter.numel() for parameter in self.model.parameters())
+    def weights(self) -> list[nn.Parameter]:
+        """Its parameters, tied ones once."""
+        return list(self.model.parameters())
 
-    @cached_property
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are."""
+        return sum(weight.numel() for weight in self.weights)
+
+    @property
     def weight_bytes(self) -> int:
         """What the weights take."""
-        return sum(parameter.nbytes for parameter in self.model.parameters())
+        return sum(weight.nbytes for weight in self.weights)
 
     @cached_property
     def input_embedding(self) -> torch.Size:
@@ -97,8 +102,8 @@ class Skeleton:
         with self._fake, torch.no_grad():
             cache = self._prefix_cache(2)
         layers = getattr(cache, "layers", [])
-        tensors = [tensor for layer in layers for tensor in (layer.keys, layer.values) if tensor is not None]
-        return sum(tensor.nbytes for tensor in tensors) // 2
+        states: list[torch.Tensor | None] = [state for layer in layers for state in (layer.keys, layer.values)]
+        return sum(state.nbytes for state in states if state is not None) // 2
 
     def call_bytes(self, shape: CallShape) -> int:
         """What a call adds at most to the bytes that are alive before it.
@@ -106,7 +111,7 @@ class Skeleton:
         The inputs and the cache that is given are alive before. The head runs on one position of each row only where
         `LogitReader` sees to that.
         """
-        known: list[nn.Parameter | torch.Tensor] = [*self.model.parameters(), *self.model.buffers()]
+        known: list[torch.Tensor] = [*self.weights, *self.model.buffers()]
         with self._fake, torch.no_grad(), LiveBytes(known) as memory:
             inputs = self._inputs(shape)
             before = memory.live
@@ -117,7 +122,8 @@ class Skeleton:
             finally:
                 for hook in hooks:
                     hook.remove()
-            return memory.peak - before
+            added: int = memory.peak - before
+            return added
 
     def _inputs(self, shape: CallShape) -> dict[str, Any]:
         size = (shape.rows, shape.tokens)

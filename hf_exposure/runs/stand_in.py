@@ -1,14 +1,15 @@
 """A model that costs next to nothing and is read as the real one would be: what counts the calls of a measurement.
 
-It has the configuration, the number of weights, the vocabulary and the kinds of inputs of the model that it stands for,
-so that scoring, draws and search make the calls that they would make of that model. Its logits are random numbers, fixed
-by a token and its position, and spread as those of an untrained model: nothing is memorized.
+It has the configuration, the number of weights, the vocabulary and the kinds of inputs of the real model, so that
+scoring, draws and search make the calls that they would make of that model. Its logits are random numbers, fixed by a
+token and its position, and as wide as those of an untrained model: nothing is memorized.
 
 Shapes: B rows of T tokens, V vocabulary entries, d numbers that logits are made of.
 """
 
 from __future__ import annotations
 
+import time
 import weakref
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -38,12 +39,14 @@ class Call:
         bytes_before: of tensors that were alive when it began, caches left out.
         cached_before, cached_after: tokens in the caches that were alive, summed over layers.
         bytes_behind: the most that were alive between its end and the next call, caches left out.
+        own_seconds: processor time of this thread between the call before and this one, without the model's head.
     """
 
     shape: CallShape
     stage: str
     bytes_before: int
     cached_before: int
+    own_seconds: float
     cached_after: int = 0
     bytes_behind: int = 0
 
@@ -51,6 +54,18 @@ class Call:
     def tokens(self) -> int:
         """Fed, padding included."""
         return self.shape.rows * self.shape.tokens
+
+
+class _TimedHead(nn.Linear):
+    """A layer that knows how long it took."""
+
+    seconds = 0.0
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        started = time.thread_time()
+        logits = super().forward(input)
+        self.seconds += time.thread_time() - started
+        return logits
 
 
 class StandIn(nn.Module):
@@ -67,11 +82,12 @@ class StandIn(nn.Module):
         wants_parts: whether the parts of a measurement are to be told apart.
     """
 
+    states: torch.Tensor
+
     def __init__(self, skeleton: Skeleton, mode: Mode, memory: LiveBytes) -> None:
         super().__init__()
         self.config = skeleton.config
-        self.calls: list[Call] = []
-        self.stage, self.wants_parts = "", True
+        self.begin(wants_parts=True)
         self._mode, self._memory, self._cached = mode, memory, 0
         text = skeleton.config.get_text_config()
         self._layers = self.layers_of(skeleton.config)
@@ -83,7 +99,7 @@ class StandIn(nn.Module):
             getattr(text, "hidden_size", None) or 256
         ) ** 0.5
         head = torch.randn((skeleton.output_entries, _WIDTH), generator=generator) * spread
-        self.head = nn.Linear(_WIDTH, skeleton.output_entries, bias=False, dtype=skeleton.dtype, device="meta")
+        self.head = _TimedHead(_WIDTH, skeleton.output_entries, bias=False, dtype=skeleton.dtype, device="meta")
         self.head.weight = nn.Parameter(head.to(skeleton.dtype), requires_grad=False)
         entries, width = skeleton.input_embedding
         self.embedding = nn.Embedding(entries, width, dtype=skeleton.dtype, device="meta")
@@ -119,8 +135,8 @@ class StandIn(nn.Module):
         has_mask = attention_mask is not None and attention_mask.ndim == 4
         shares_past = past > 0 and past_key_values.layers[0].keys.stride(0) == 0
         shape = CallShape(rows, tokens, past, shares_past, has_mask, keeps_cache)
-        self._end_call()
-        call = Call(shape, self.stage, self._memory.live, self._cached)
+        own_seconds = self._end_call()
+        call = Call(shape, self.stage, self._memory.live, self._cached, own_seconds)
         self.calls.append(call)
         if has_mask and self._mode != "packed":
             raise ValueError("takes no 4-D mask")
@@ -131,18 +147,28 @@ class StandIn(nn.Module):
         output = SimpleNamespace(logits=self.head(state), past_key_values=cache)
         call.cached_after = self._cached
         self._memory.restart()
+        self.head.seconds, self._ended = 0.0, time.thread_time()
         return output
 
-    def finished_calls(self) -> list[Call]:
-        """The calls so far, which are then forgotten."""
-        self._end_call()
-        found, self.calls, self.stage = self.calls, [], ""
-        return found
+    def begin(self, *, wants_parts: bool) -> None:
+        """Forgets all calls; a measurement begins."""
+        self.calls: list[Call] = []
+        self.stage, self.wants_parts = "", wants_parts
+        self._ended = time.thread_time()
 
-    def _end_call(self) -> None:
-        """Notes what was alive at most since the last call."""
+    def finished_calls(self) -> list[Call]:
+        """The calls of the measurement that has just ended."""
+        own_seconds = self._end_call()
+        if self.calls:
+            self.calls[-1].own_seconds += own_seconds
+        return self.calls
+
+    def _end_call(self) -> float:
+        """Notes what was alive at most since the last call; returns the seconds since then."""
         if self.calls:
             self.calls[-1].bytes_behind = self._memory.peak
+        seconds, self.head.seconds = time.thread_time() - self._ended - self.head.seconds, 0.0
+        return seconds
 
     def _grown(self, cache: Any, rows: int, tokens: int) -> Any:
         """The cache with one number for each new token, whose life is watched."""
