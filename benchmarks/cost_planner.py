@@ -18,7 +18,6 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -27,8 +26,8 @@ from transformers import AutoModelForCausalLM, ByT5Tokenizer, GPT2Config, LlamaC
 
 from benchmarks.record import write_result
 from hf_exposure import CanaryTemplate, Digits, ExposureMeter, draw_canaries, plan_cost
-from hf_exposure.records import Spent
-from hf_exposure.runs.live_memory import LiveBytes
+from hf_exposure.records import CostPlan, Spent
+from hf_exposure.runs.live_memory import LiveBytes, ResidentGrowth
 from hf_exposure.runtime.logits import repeat_cache, returned_cache
 from hf_exposure.scoring.forward import attention_mask
 from proofs.production_tokenizers import CACHE, SOURCES
@@ -134,20 +133,11 @@ def inputs_of_call(model: nn.Module, shape: Shape) -> dict[str, Any]:
     return inputs
 
 
-def resident_bytes(field: str) -> int:
-    """VmRSS or VmHWM of this process."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
-
-
 def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> dict[str, Any]:
     """The first of two measurements for memory, the second for time."""
     meter = ExposureMeter(CANARIES, tokenizer, method=method, **settings)
-    before = resident_bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
-    with LiveBytes([*model.parameters(), *model.buffers()]) as memory:
+    with LiveBytes([*model.parameters(), *model.buffers()]) as memory, ResidentGrowth() as resident:
         meter.measure(model)
-    resident = resident_bytes("VmHWM") - before
     with Watch(model) as watch:
         started = time.process_time()
         report = meter.measure(model)
@@ -159,12 +149,12 @@ def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> 
         "seconds_in_the_model": watch.seconds,
         "seconds_of_bare_forwards": bare_seconds(model, watch.shapes),
         "tensor_bytes": memory.peak,
-        "resident_bytes": resident,
+        "resident_bytes": resident.bytes,
         "scoring_mode": report.scoring_mode,
     }
 
 
-def compared(planned: Spent, peak_bytes: int, found: dict[str, Any]) -> dict[str, Any]:
+def compared(planned: Spent, plan: CostPlan, found: dict[str, Any]) -> dict[str, Any]:
     """The plan beside the measurement, and predicted over measured figures."""
     rate = found["tokens"] / found["seconds_of_bare_forwards"]
     predicted = {
@@ -172,10 +162,10 @@ def compared(planned: Spent, peak_bytes: int, found: dict[str, Any]) -> dict[str
         "passes": planned.passes,
         "seconds": planned.tokens / rate + planned.own_seconds,
         "seconds_in_the_model": planned.tokens / rate,
-        "tensor_bytes": peak_bytes,
-        "resident_bytes": peak_bytes,
+        "tensor_bytes": plan.peak_bytes,
+        "resident_bytes": plan.resident_bytes,
     }
-    ratios = {name: predicted[name] / found[name] for name in predicted if found.get(name)}
+    ratios = {name: predicted[name] / found[name] for name in predicted if predicted[name] and found.get(name)}
     return {"predicted": predicted, "measured": found, "predicted_by_measured": ratios}
 
 
@@ -197,8 +187,8 @@ def of_size(size: str) -> dict[str, Any]:
         "vocabulary": len(tokenizer),
         "planning_seconds": planning,
         "at_most": dataclasses.asdict(auto.most),
-        "auto_where_nothing_is_memorized": compared(auto.unmemorized, auto.peak_bytes, drawn),
-        "bounded_to_its_budget": compared(bounded.most, bounded.peak_bytes, searched),
+        "auto_where_nothing_is_memorized": compared(auto.unmemorized, auto, drawn),
+        "bounded_to_its_budget": compared(bounded.most, bounded, searched),
     }
 
 

@@ -69,8 +69,8 @@ def cost(
     ] = None,
     seconds_per_pass: Annotated[float, typer.Option(help="Time that each model call takes besides.")] = 0.0,
     scoring_mode: Annotated[
-        ScoringMode, typer.Option(help="How the model is read, as a report says: packed for most.")
-    ] = ScoringMode.packed,
+        ScoringMode | None, typer.Option(help="How the model is read, as a report says; cached for ALiBi.")
+    ] = None,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = Dtype.auto,
     revision: RevisionOption = None,
@@ -96,7 +96,7 @@ def cost(
         cast("MethodName", method),
         references,
         dtype=None if dtype is Dtype.auto else dtype.value,
-        scoring_mode=scoring_mode.value,
+        scoring_mode=None if scoring_mode is None else scoring_mode.value,
         tokens_per_second=tokens_per_second,
         seconds_per_pass=seconds_per_pass,
         **settings,

@@ -55,6 +55,8 @@ class CostPlan(Presented):
         weight_bytes: what the weights take.
         peak_bytes: tensors beside the weights, at most at any time.
         cache_bytes: key-value caches, at most at any time; they are part of `peak_bytes`.
+        resident_bytes: by how much the memory of a process grows that measures on a CPU, with the arrays and objects
+            of the package, at most; None where the system that planned does not say.
         tokens_per_second: that the device feeds in large batches; NaN where it was not given.
         seconds_per_pass: that a call takes besides.
     """
@@ -73,6 +75,7 @@ class CostPlan(Presented):
     weight_bytes: int
     peak_bytes: int
     cache_bytes: int
+    resident_bytes: int | None = None
     tokens_per_second: float = math.nan
     seconds_per_pass: float = 0.0
 

@@ -17,6 +17,7 @@ import torch
 from transformers import PretrainedConfig
 
 from hf_exposure.canaries import CanarySet
+from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import check_tokenizer, instance_of, one_of, real_number
 from hf_exposure.errors import InputError
 from hf_exposure.measures import (
@@ -31,11 +32,11 @@ from hf_exposure.measures import (
     MethodName,
     choose,
 )
-from hf_exposure.measures.methods import Estimated, Measurement
+from hf_exposure.measures.methods import Estimated, Measurement, texts_of
 from hf_exposure.records import CostPlan, Spent
 from hf_exposure.records.cost_plan import PartName
-from hf_exposure.runs.live_memory import LiveBytes
-from hf_exposure.runs.skeleton import Skeleton
+from hf_exposure.runs.live_memory import LiveBytes, ResidentGrowth
+from hf_exposure.runs.skeleton import CallShape, Skeleton
 from hf_exposure.runs.stand_in import Call, StandIn
 from hf_exposure.scoring import EncodedTexts, Encoder
 from hf_exposure.scoring.forward import Mode
@@ -54,7 +55,7 @@ def plan_cost(
     references: int | None = None,
     *,
     dtype: str | None = None,
-    scoring_mode: Mode = "packed",
+    scoring_mode: Mode | None = None,
     tokens_per_second: float | None = None,
     seconds_per_pass: float = 0.0,
     **settings: Unpack[FurtherOptions],
@@ -74,8 +75,9 @@ def plan_cost(
         method, references, **settings: as for `measure_exposure`.
         dtype: of the weights: "float32", "bfloat16", "float16" or "float64"; that of the configuration unless given.
         scoring_mode: "packed" for models that take a 4-D attention mask, which most do; "cached" where a row can only
-            be one path (ALiBi, sliding windows); "plain" where there is no usable key-value cache (recurrent models).
-            A report says which one a model was read in.
+            be one path (ALiBi, short sliding windows); "plain" where there is no usable key-value cache (recurrent
+            models). The fastest whose inputs the model takes unless given; that a model takes them and computes
+            something else (ALiBi) is found by a measurement only, whose report says how the model was read.
         tokens_per_second: that the device feeds in batches, for times. To it is added what the package itself takes,
             which is measured here: plan on the machine that will measure.
         seconds_per_pass: that each call takes besides, such as the launches of a GPU's kernels.
@@ -100,7 +102,8 @@ def plan_cost(
     instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
     check_tokenizer(tokenizer)
     _check_config(config)
-    one_of("scoring_mode", scoring_mode, list(_MODES), "Use scoring_mode='packed'.")
+    if scoring_mode is not None:
+        one_of("scoring_mode", scoring_mode, list(_MODES), "Leave scoring_mode out.")
     if tokens_per_second is not None:
         remedy = "Leave tokens_per_second out, and the plan has no times."
         tokens_per_second = real_number("tokens_per_second", tokens_per_second, "must be above 0", remedy, above=0.0)
@@ -113,13 +116,15 @@ def plan_cost(
     skeleton = Skeleton(config, _dtype(dtype, config))
     # What the method's object or name did not hold: the arguments of the measurement around it.
     around = cast(FurtherOptions, {name: value for name, value in settings.items() if name not in asked.flat})
+    mode = scoring_mode or skeleton.fastest_mode(_longest(tokenizer, canaries, asked))
     memory = LiveBytes()
-    model = StandIn(skeleton, scoring_mode, memory)
+    model = StandIn(skeleton, mode, memory)
     memory.ignore([*model.parameters(), *model.buffers()])
     with memory:
         meter, watched, choice = _meter(asked.method, model, tokenizer, canaries, around)
         model.begin(wants_parts=True)
-        meter.measure(model)
+        with ResidentGrowth() as resident:
+            meter.measure(model)
         most = model.finished_calls()
     unmemorized = None
     if isinstance(watched.inner, (Auto, Importance)):
@@ -127,11 +132,11 @@ def plan_cost(
         meter.measure(model)
         unmemorized = _spent(model.finished_calls())
     parts = _parts(most)
-    peak, caches = _peak_bytes(skeleton, [call for call in most if call.stage != _AGAIN])
+    peak, in_model, caches = _peak_bytes(skeleton, [call for call in most if call.stage != _AGAIN])
     return CostPlan(
         parameters=skeleton.parameters,
         dtype=str(skeleton.dtype).removeprefix("torch."),
-        scoring_mode=scoring_mode,
+        scoring_mode=mode,
         space_size=canaries.template.space_size,
         canaries=len(canaries),
         method=repr(watched.inner),
@@ -141,6 +146,7 @@ def plan_cost(
         weight_bytes=skeleton.weight_bytes,
         peak_bytes=peak,
         cache_bytes=caches,
+        resident_bytes=None if resident.bytes is None else in_model + resident.bytes,
         tokens_per_second=math.nan if tokens_per_second is None else tokens_per_second,
         seconds_per_pass=per_pass,
     )
@@ -231,26 +237,37 @@ def _parts(calls: list[Call]) -> dict[PartName, Spent]:
     return {"probe": probe, "texts": texts, **rest}
 
 
-def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int]:
-    """The most bytes beside the weights, and the most of caches among them."""
-    cached = skeleton.cached_token_bytes()
-    layers = StandIn.layers_of(skeleton.config)
+def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int, int]:
+    """The most bytes of tensors beside the weights, the most in the model and its caches, and the most in caches."""
+    cached, layers = skeleton.cached_token_bytes(), StandIn.layers_of(skeleton.config)
     width = skeleton.dtype.itemsize * skeleton.input_embedding[1]
 
-    def roughly(call: Call) -> float:
+    def in_caches(tokens: int) -> int:
+        return tokens * cached // layers
+
+    def roughly(call: Call) -> int:
         shape = call.shape
         masked = shape.rows * shape.tokens * (shape.past + shape.tokens) * skeleton.dtype.itemsize
-        return call.cached_before / layers * cached + call.tokens * (cached + 12 * width) + masked + call.bytes_behind
+        return in_caches(call.cached_before) + call.tokens * (cached + 12 * width) + masked + call.bytes_behind
 
-    peak = 0
-    likely = sorted(calls, key=roughly, reverse=True)
-    for call in likely[:_CALLS_LOOKED_AT]:
-        during = skeleton.call_bytes(call.shape)
-        before = call.bytes_before + call.cached_before * cached // layers
-        # Behind the call, its caches and hidden states are there, and the logits that are read from them.
-        behind = call.bytes_behind + call.cached_after * cached // layers + call.tokens * width
-        peak = max(peak, before + during, behind)
-    return peak, max((call.cached_after for call in calls), default=0) * cached // layers
+    added: dict[CallShape, int] = {}
+    peak = in_model = 0
+    for call in sorted(calls, key=roughly, reverse=True)[:_CALLS_LOOKED_AT]:
+        if call.shape not in added:
+            added[call.shape] = skeleton.call_bytes(call.shape)
+        # Behind a call, its caches and hidden states are there, and the logits that are read from them.
+        during = in_caches(call.cached_before) + added[call.shape]
+        behind = in_caches(call.cached_after) + call.tokens * width
+        peak = max(peak, call.bytes_before + during, call.bytes_behind + behind)
+        in_model = max(in_model, during, behind)
+    return peak, in_model, in_caches(max((call.cached_after for call in calls), default=0))
+
+
+def _longest(tokenizer: Any, canaries: CanarySet, asked: MeasureSettings) -> int:
+    """Tokens of the longest canary."""
+    encoder = Encoder.of(tokenizer, end_token=asked.end_token, context=asked.context)
+    encoded = without_secrets(canaries, lambda: encoder.encode(texts_of(canaries)))
+    return int(encoded.matrix_NL.shape[1])
 
 
 def _check_config(config: Any) -> None:

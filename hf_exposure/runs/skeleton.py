@@ -7,6 +7,7 @@ Shapes: B rows of T new tokens behind P tokens that are cached.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 from hf_exposure.errors import InputError, first_line
 from hf_exposure.runs.live_memory import LiveBytes
 from hf_exposure.runtime.logits import LogitReader, repeat_cache, returned_cache
+from hf_exposure.scoring.forward import Mode
 
 
 @dataclass(frozen=True)
@@ -105,12 +107,46 @@ class Skeleton:
         states: list[torch.Tensor | None] = [state for layer in layers for state in (layer.keys, layer.values)]
         return sum(state.nbytes for state in states if state is not None) // 2
 
+    def fastest_mode(self, tokens: int) -> Mode:
+        """The fastest mode in which calls for texts of so many tokens have inputs that the model takes.
+
+        Shapes show a model without a key-value cache, one that takes no such mask, and one whose cache drops what is
+        outside of a window. They do not show whether the model computes the same in that mode.
+        """
+        modes: dict[Mode, CallShape] = {
+            "packed": CallShape(2, tokens, tokens, shares_past=True, has_mask=True, keeps_cache=True),
+            "cached": CallShape(2, tokens, tokens, shares_past=True, has_mask=False, keeps_cache=True),
+        }
+        for mode, shape in modes.items():
+            try:
+                self.call_bytes(shape)
+            except InputError:
+                continue
+            return mode
+        return "plain"
+
     def call_bytes(self, shape: CallShape) -> int:
         """What a call adds at most to the bytes that are alive before it.
 
         The inputs and the cache that is given are alive before. The head runs on one position of each row only where
         `LogitReader` sees to that.
+
+        Raises:
+            InputError: the model does not take such inputs.
         """
+        log = logging.getLogger("torch._subclasses.fake_tensor")
+        level = log.level
+        log.setLevel(logging.CRITICAL)
+        try:
+            return self._traced_bytes(shape)
+        except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
+            rule = f"must be one that the model can be read in ({first_line(error)})"
+            kind = type(self.model).__name__
+            raise InputError("scoring_mode", rule, kind, "Try scoring_mode='cached', or 'plain'.") from None
+        finally:
+            log.setLevel(level)
+
+    def _traced_bytes(self, shape: CallShape) -> int:
         known: list[torch.Tensor] = [*self.weights, *self.model.buffers()]
         with self._fake, torch.no_grad(), LiveBytes(known) as memory:
             inputs = self._inputs(shape)
