@@ -186,9 +186,9 @@ def of_size(size: str) -> dict[str, Any]:
         "parameters": auto.parameters,
         "vocabulary": len(tokenizer),
         "planning_seconds": planning,
-        "at_most": dataclasses.asdict(auto.most),
+        "in_full": dataclasses.asdict(auto.full),
         "auto_where_nothing_is_memorized": compared(auto.unmemorized, auto, drawn),
-        "bounded_to_its_budget": compared(bounded.most, bounded, searched),
+        "bounded_to_its_budget": compared(bounded.full, bounded, searched),
     }
 
 

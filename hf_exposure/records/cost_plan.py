@@ -38,7 +38,7 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class CostPlan(Presented):
-    """What one measurement of exposure costs at most, and where the model memorized nothing.
+    """What one measurement of exposure costs in full, and where the model memorized nothing.
 
     Attributes:
         parameters: weights of the model, tied ones once.
@@ -48,15 +48,15 @@ class CostPlan(Presented):
         canaries: how many are measured, controls included.
         method: that is carried out, with its settings.
         choice: why it is another than the one asked for; "" where it is not.
-        parts: the most that each part of the measurement costs: draws up to `references` of them, and a search up to
-            its budget. A part that the method has not is left out.
+        parts: what each part of the measurement costs in full: all `references` drawn, and a search to the end of its
+            budget. A part that the method has not is left out.
         unmemorized: the whole measurement of a model that memorized nothing; draws then stop once they are enough,
             and a search has nothing to look for. None where the cost depends on no model.
         weight_bytes: what the weights take.
-        peak_bytes: tensors beside the weights, at most at any time.
-        cache_bytes: key-value caches, at most at any time; they are part of `peak_bytes`.
+        peak_bytes: tensors beside the weights, at their peak.
+        cache_bytes: key-value caches, at theirs; they are part of `peak_bytes`.
         resident_bytes: by how much the memory of a process grows that measures on a CPU, with the arrays and objects
-            of the package, at most; None where the system that planned does not say.
+            of the package; None where the system that planned does not say.
         tokens_per_second: that the device feeds in large batches; NaN where it was not given.
         seconds_per_pass: that a call takes besides.
     """
@@ -80,7 +80,7 @@ class CostPlan(Presented):
     seconds_per_pass: float = 0.0
 
     @property
-    def most(self) -> Spent:
+    def full(self) -> Spent:
         """All parts together."""
         return sum(self.parts.values(), Spent(tokens=0, passes=0, own_seconds=0.0))
 
@@ -95,7 +95,7 @@ class CostPlan(Presented):
             ...     weight_bytes=4 * 10**6, peak_bytes=10**6, cache_bytes=10**5,
             ...     tokens_per_second=1000.0, seconds_per_pass=0.01,
             ... )
-            >>> round(plan.seconds(plan.most), 2)
+            >>> round(plan.seconds(plan.full), 2)
             0.64
         """
         return spent.tokens / self.tokens_per_second + spent.passes * self.seconds_per_pass + spent.own_seconds
@@ -109,7 +109,7 @@ class CostPlan(Presented):
         values: dict[str, Any] = {
             **asdict(self),
             "parts": {name: timed(spent) for name, spent in self.parts.items()},
-            "most": timed(self.most),
+            "full": timed(self.full),
             "unmemorized": timed(self.unmemorized),
         }
         found: dict[str, Any] = plain(values)

@@ -22,7 +22,7 @@ def plan_text(plan: CostPlan) -> str:
     if plan.choice:
         lines.append(plan.choice)
     is_timed = not math.isnan(plan.tokens_per_second)
-    spent = {_NAMES[name]: part for name, part in plan.parts.items()} | {"at most": plan.most}
+    spent = {_NAMES[name]: part for name, part in plan.parts.items()} | {"all of it": plan.full}
     if plan.unmemorized is not None:
         spent["where nothing is memorized"] = plan.unmemorized
     table = Table(
@@ -49,7 +49,7 @@ def plan_text(plan: CostPlan) -> str:
 
 def _rate(plan: CostPlan) -> str:
     per_pass = f" and {plan.seconds_per_pass:g} s a pass" if plan.seconds_per_pass else ""
-    return f", at {plan.tokens_per_second:,.0f} tokens a second{per_pass}; {plan.most.own_seconds:.1f} s are our own"
+    return f", at {plan.tokens_per_second:,.0f} tokens a second{per_pass}; {plan.full.own_seconds:.1f} s are our own"
 
 
 def _time(plan: CostPlan, spent: Spent) -> str:

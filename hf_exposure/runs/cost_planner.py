@@ -2,8 +2,8 @@
 
 Nothing is derived by formula: the measurement itself is taken, of a model that stands for the real one (`StandIn`) and
 counts what it is fed. So a plan follows the code that it speaks of. What depends on the weights is how many draws are
-enough and whether there is something to search for: the plan gives the most that can come of it, and what comes of it
-where nothing is memorized.
+enough and whether there is something to search for: the plan gives what all draws and a whole search cost, and what a
+measurement costs where nothing is memorized.
 """
 
 from __future__ import annotations
@@ -63,10 +63,14 @@ def plan_cost(
     """What `measure_exposure` will cost under a model of this configuration: tokens, passes, memory and time.
 
     No weights are needed. The measurement is carried out on a stand-in with random logits: its calls are counted, and
-    the largest are traced through the model's own code without memory. What draws and search cost depends on the
-    weights, so the plan gives the most: all `references` drawn and a search to the end of its budget. Where every
-    canary costs at most log2(budget) bits behind the template's prefix, a search comes first; if that search ends
-    without a certificate, draws and a second search follow, and one search is to be added.
+    the largest are traced through the model's own code without memory. How many draws are enough and whether there is
+    something to search for depends on the weights, so two figures are given: all `references` drawn and a search to
+    the end of its budget (`full`), and what a model costs that memorized nothing (`unmemorized`).
+
+    The search is that of a model without strong preferences among the texts, trained or not. One that prefers few of
+    them goes down to whole texts early, and feeds up to four times the tokens within the same budget. Where every
+    canary costs at most log2(budget) bits behind the template's prefix, a search comes before the draws, and again
+    after them if it found no end.
 
     Args:
         config: of a causal model.
@@ -93,10 +97,10 @@ def plan_cost(
     Example:
         >>> from transformers import ByT5Tokenizer, GPT2Config
         >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
-        >>> config = GPT2Config(vocab_size=384, n_layer=4, n_embd=128, bos_token_id=0, eos_token_id=1)
+        >>> config = GPT2Config(vocab_size=384, n_layer=4, n_head=4, n_embd=128, bos_token_id=0, eos_token_id=1)
         >>> canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(3)), {1: 4}, controls=4, seed=0)
         >>> plan = plan_cost(config, ByT5Tokenizer(), canaries, tokens_per_second=1000.0)
-        >>> plan.method, sorted(plan.parts), plan.most.tokens > 111     # the inner tokens of 1,000 texts, and a probe
+        >>> plan.method, sorted(plan.parts), plan.full.tokens > 111     # the inner tokens of 1,000 texts, and a probe
         ('Enumerate()', ['probe', 'texts'], True)
     """
     instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
@@ -125,14 +129,14 @@ def plan_cost(
         model.begin(wants_parts=True)
         with ResidentGrowth() as resident:
             meter.measure(model)
-        most = model.finished_calls()
+        calls = model.finished_calls()
     unmemorized = None
     if isinstance(watched.inner, (Auto, Importance)):
         model.begin(wants_parts=False)
         meter.measure(model)
         unmemorized = _spent(model.finished_calls())
-    parts = _parts(most)
-    peak, in_model, caches = _peak_bytes(skeleton, [call for call in most if call.stage != _AGAIN])
+    parts = _parts(calls)
+    peak, in_model, caches = _peak_bytes(skeleton, [call for call in calls if call.stage != _AGAIN])
     return CostPlan(
         parameters=skeleton.parameters,
         dtype=str(skeleton.dtype).removeprefix("torch."),

@@ -149,7 +149,8 @@ class Skeleton:
     def _traced_bytes(self, shape: CallShape) -> int:
         known: list[torch.Tensor] = [*self.weights, *self.model.buffers()]
         with self._fake, torch.no_grad(), LiveBytes(known) as memory:
-            inputs = self._inputs(shape)
+            # A prefix stays alive, whoever goes on from it.
+            inputs, _prefix = self._inputs(shape)
             before = memory.live
             memory.restart()
             hooks = self._only_last_position() if LogitReader(self.model).reads_rows else []
@@ -161,19 +162,22 @@ class Skeleton:
             added: int = memory.peak - before
             return added
 
-    def _inputs(self, shape: CallShape) -> dict[str, Any]:
+    def _inputs(self, shape: CallShape) -> tuple[dict[str, Any], Any]:
+        """Of a call, and the cache of the prefix that all rows see."""
         size = (shape.rows, shape.tokens)
         inputs: dict[str, Any] = {"input_ids": torch.ones(size, dtype=torch.long), "use_cache": shape.keeps_cache}
+        prefix = None
         if shape.past:
             rows = 1 if shape.shares_past else shape.rows
             name, cache = self._named_cache(shape.past, rows)
+            prefix = cache if shape.shares_past else None
             inputs[name] = repeat_cache(cache, shape.rows) if shape.shares_past else cache
         if shape.has_mask:
             inputs["position_ids"] = torch.ones(size, dtype=torch.long)
             inputs["attention_mask"] = torch.zeros(
                 (shape.rows, 1, shape.tokens, shape.past + shape.tokens), dtype=self.dtype
             )
-        return inputs
+        return inputs, prefix
 
     def _prefix_cache(self, tokens: int) -> Any:
         return self._named_cache(tokens, 1)[1]
