@@ -1,10 +1,10 @@
 """What `hf-exposure cost` predicts against what a measurement takes: three sizes, three vocabularies.
 
 `python -m benchmarks.cost_planner [SIZE ...]` plans from the configuration, then builds the model with random weights
-and measures exposures by "auto" and "bounded", in a process of its own for each size. Compared are tokens, passes, the
-tensors alive at most, the peak of the resident memory, and times: predicted seconds are planned tokens at the rate of
-bare forwards, which are timed in the same process in the batch shapes that the measurement used. Times are those of
-the processor, so that other processes cost nothing.
+and measures exposures by "auto" and "bounded", in processes of their own. Compared are tokens, passes, the tensors
+alive at most, and times: predicted seconds are planned tokens at the rate of bare forwards, which are timed in the
+process that measures, in the batch shapes of the measurement, and the package's own time as planned. Times are those
+of the processor, so that other processes cost little.
 
 The tokenizers of GPT-2 and Llama 3 are those of `proofs.production_tokenizers`.
 """
@@ -12,12 +12,13 @@ The tokenizers of GPT-2 and Llama 3 are those of `proofs.production_tokenizers`.
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import subprocess
 import sys
 import time
 from collections import Counter
+from pathlib import Path
+from statistics import median
 from typing import Any, NamedTuple
 
 import torch
@@ -26,8 +27,7 @@ from transformers import AutoModelForCausalLM, ByT5Tokenizer, GPT2Config, LlamaC
 
 from benchmarks.record import write_result
 from hf_exposure import CanaryTemplate, Digits, ExposureMeter, draw_canaries, plan_cost
-from hf_exposure.records import CostPlan, Spent
-from hf_exposure.runs.live_memory import LiveBytes, ResidentGrowth
+from hf_exposure.runs.live_memory import LiveBytes
 from hf_exposure.runtime.logits import repeat_cache, returned_cache
 from hf_exposure.scoring.forward import attention_mask
 from proofs.production_tokenizers import CACHE, SOURCES
@@ -108,13 +108,16 @@ def bare_seconds(model: nn.Module, shapes: Counter[Shape]) -> float:
     total = 0.0
     with torch.no_grad():
         for shape, count in shapes.items():
-            inputs = inputs_of_call(model, shape)
-            started = time.process_time()
-            hidden = model.base_model(**inputs)[0].flatten(0, 1)
-            # The head piece by piece: whole, its logits would not fit.
-            for piece in hidden.split(max(1, 2**24 // model.config.vocab_size)):
-                model.get_output_embeddings()(piece)
-            total += (time.process_time() - started) * count
+            times = []
+            for _ in range(1 if shape.rows * shape.length > 512 else 3):
+                inputs = inputs_of_call(model, shape)
+                started = time.process_time()
+                hidden = model.base_model(**inputs)[0].flatten(0, 1)
+                # The head piece by piece: whole, its logits would not fit.
+                for piece in hidden.split(max(1, 2**24 // model.config.vocab_size)):
+                    model.get_output_embeddings()(piece)
+                times.append(time.process_time() - started)
+            total += median(times) * count
     return total
 
 
@@ -133,11 +136,20 @@ def inputs_of_call(model: nn.Module, shape: Shape) -> dict[str, Any]:
     return inputs
 
 
+def resident_bytes(field: str) -> int:
+    """VmRSS or VmHWM of this process."""
+    (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1]) * 1024
+
+
 def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> dict[str, Any]:
     """The first of two measurements for memory, the second for time."""
     meter = ExposureMeter(CANARIES, tokenizer, method=method, **settings)
-    with LiveBytes([*model.parameters(), *model.buffers()]) as memory, ResidentGrowth() as resident:
+    before = resident_bytes("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    with LiveBytes([*model.parameters(), *model.buffers()]) as memory:
         meter.measure(model)
+    resident = resident_bytes("VmHWM") - before
     with Watch(model) as watch:
         started = time.process_time()
         report = meter.measure(model)
@@ -149,68 +161,79 @@ def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> 
         "seconds_in_the_model": watch.seconds,
         "seconds_of_bare_forwards": bare_seconds(model, watch.shapes),
         "tensor_bytes": memory.peak,
-        "resident_bytes": resident.bytes,
+        "resident_bytes": resident,
         "scoring_mode": report.scoring_mode,
     }
 
 
-def compared(planned: Spent, plan: CostPlan, found: dict[str, Any]) -> dict[str, Any]:
+def compared(planned: dict[str, Any], plan: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
     """The plan beside the measurement, and predicted over measured figures."""
     rate = found["tokens"] / found["seconds_of_bare_forwards"]
     predicted = {
-        "tokens": planned.tokens,
-        "passes": planned.passes,
-        "seconds": planned.tokens / rate + planned.own_seconds,
-        "seconds_in_the_model": planned.tokens / rate,
-        "tensor_bytes": plan.peak_bytes,
-        "resident_bytes": plan.resident_bytes,
+        "tokens": planned["tokens"],
+        "passes": planned["passes"],
+        "seconds": planned["tokens"] / rate + planned["own_seconds"],
+        "seconds_in_the_model": planned["tokens"] / rate,
+        "tensor_bytes": plan["peak_bytes"],
     }
-    ratios = {name: predicted[name] / found[name] for name in predicted if predicted[name] and found.get(name)}
+    ratios = {name: predicted[name] / found[name] for name in predicted}
     return {"predicted": predicted, "measured": found, "predicted_by_measured": ratios}
 
 
-def of_size(size: str) -> dict[str, Any]:
-    """The plans first, when there is no model, then the measurements."""
+SETTINGS: dict[str, dict[str, int]] = {
+    "auto": {"references": REFERENCES, "max_expansions": BUDGET},
+    "bounded": {"max_expansions": BUDGET},
+}
+
+
+def planned_for(size: str) -> dict[str, Any]:
+    """The plans of both methods, as plain values."""
     config, tokenizer = inputs_of(size)
     started = time.process_time()
-    auto = plan_cost(config, tokenizer, CANARIES, "auto", REFERENCES, max_expansions=BUDGET)
-    planning = time.process_time() - started
-    bounded = plan_cost(config, tokenizer, CANARIES, "bounded", max_expansions=BUDGET)
-    assert auto.unmemorized is not None
+    plans = {name: plan_cost(config, tokenizer, CANARIES, name, **some).to_dict() for name, some in SETTINGS.items()}
+    return {**plans, "planning_seconds": time.process_time() - started}
+
+
+def measured_of(size: str) -> dict[str, Any]:
+    """The measurements by both methods, as plain values."""
+    config, tokenizer = inputs_of(size)
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
-    drawn = measured(model, tokenizer, "auto", references=REFERENCES, max_expansions=BUDGET)
-    searched = measured(model, tokenizer, "bounded", max_expansions=BUDGET)
-    del searched["resident_bytes"]  # the memory that draws needed is still held
-    return {
-        "parameters": auto.parameters,
-        "vocabulary": len(tokenizer),
-        "planning_seconds": planning,
-        "in_full": dataclasses.asdict(auto.full),
-        "auto_where_nothing_is_memorized": compared(auto.unmemorized, auto, drawn),
-        "bounded_to_its_budget": compared(bounded.full, bounded, searched),
-    }
+    found = {name: measured(model, tokenizer, name, **some) for name, some in SETTINGS.items()}
+    del found["bounded"]["resident_bytes"]  # the memory that draws needed is still held
+    return {**found, "vocabulary": len(tokenizer)}
+
+
+def in_a_process(part: str, size: str) -> dict[str, Any]:
+    """What one part finds in a process of its own: memory that another has freed would not show."""
+    command = [sys.executable, "-m", "benchmarks.cost_planner", size, "--part", part]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sizes", nargs="*", choices=[*SIZES, []], default=[])
-    parser.add_argument("--alone", action="store_true", help="this one size, in this process, as JSON")
+    parser.add_argument("--part", choices=["plan", "measure"], help="of one size, in this process, as JSON")
     typed = parser.parse_args()
-    if typed.alone:
-        print(json.dumps(of_size(typed.sizes[0])))
+    if typed.part:
+        print(json.dumps({"plan": planned_for, "measure": measured_of}[typed.part](typed.sizes[0])))
         return
     figures: dict[str, Any] = {}
     for size in typed.sizes or SIZES:
-        command = [sys.executable, "-m", "benchmarks.cost_planner", size, "--alone"]
-        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-        figures[size] = json.loads(done.stdout.splitlines()[-1])
+        plan, found = in_a_process("plan", size), in_a_process("measure", size)
+        figures[size] = {
+            "parameters": plan["auto"]["parameters"],
+            "vocabulary": found["vocabulary"],
+            "planning_seconds": plan["planning_seconds"],
+            "in_full": plan["auto"]["full"],
+            "auto_where_nothing_is_memorized": compared(plan["auto"]["unmemorized"], plan["auto"], found["auto"]),
+            "bounded_to_its_budget": compared(plan["bounded"]["full"], plan["bounded"], found["bounded"]),
+        }
         for row in ("auto_where_nothing_is_memorized", "bounded_to_its_budget"):
-            print(
-                size,
-                row,
-                {name: round(ratio, 3) for name, ratio in figures[size][row]["predicted_by_measured"].items()},
-            )
+            ratios = figures[size][row]["predicted_by_measured"]
+            print(size, row, {name: round(ratio, 3) for name, ratio in ratios.items()})
     if not typed.sizes:
         print(write_result("cost_planner", {"sizes": figures}))
 

@@ -53,10 +53,9 @@ class CostPlan(Presented):
         unmemorized: the whole measurement of a model that memorized nothing; draws then stop once they are enough,
             and a search has nothing to look for. None where the cost depends on no model.
         weight_bytes: what the weights take.
-        peak_bytes: tensors beside the weights, at their peak.
+        peak_bytes: tensors beside the weights, at their peak. Arrays and objects of the package come on top of them, in
+            the host's memory.
         cache_bytes: key-value caches, at theirs; they are part of `peak_bytes`.
-        resident_bytes: by how much the memory of a process grows that measures on a CPU, with the arrays and objects
-            of the package; None where the system that planned does not say.
         tokens_per_second: that the device feeds in large batches; NaN where it was not given.
         seconds_per_pass: that a call takes besides.
     """
@@ -75,7 +74,6 @@ class CostPlan(Presented):
     weight_bytes: int
     peak_bytes: int
     cache_bytes: int
-    resident_bytes: int | None = None
     tokens_per_second: float = math.nan
     seconds_per_pass: float = 0.0
 

@@ -41,8 +41,6 @@ def plan_text(plan: CostPlan) -> str:
         f"Memory: {_size(plan.weight_bytes)} of weights ({plan.parameters:,} in {plan.dtype}), and tensors of up to "
         f"{_size(plan.peak_bytes)}, {_size(plan.cache_bytes)} of them key-value caches."
     )
-    if plan.resident_bytes is not None:
-        lines.append(f"On a CPU, with our own arrays, the process grows by up to {_size(plan.resident_bytes)}.")
     lines.append(f"Assumed: the model is read in mode {plan.scoring_mode!r}{_rate(plan) if is_timed else ''}.")
     return "\n".join(lines)
 

@@ -35,7 +35,7 @@ from hf_exposure.measures import (
 from hf_exposure.measures.methods import Estimated, Measurement, texts_of
 from hf_exposure.records import CostPlan, Spent
 from hf_exposure.records.cost_plan import PartName
-from hf_exposure.runs.live_memory import LiveBytes, ResidentGrowth
+from hf_exposure.runs.live_memory import LiveBytes
 from hf_exposure.runs.skeleton import CallShape, Skeleton
 from hf_exposure.runs.stand_in import Call, StandIn
 from hf_exposure.scoring import EncodedTexts, Encoder
@@ -68,7 +68,7 @@ def plan_cost(
     the end of its budget (`full`), and what a model costs that memorized nothing (`unmemorized`).
 
     The search is that of a model without strong preferences among the texts, trained or not. One that prefers few of
-    them goes down to whole texts early, and feeds up to four times the tokens within the same budget. Where every
+    them goes down to whole texts early, and feeds several times the tokens within the same budget. Where every
     canary costs at most log2(budget) bits behind the template's prefix, a search comes before the draws, and again
     after them if it found no end.
 
@@ -127,8 +127,7 @@ def plan_cost(
     with memory:
         meter, watched, choice = _meter(asked.method, model, tokenizer, canaries, around)
         model.begin(wants_parts=True)
-        with ResidentGrowth() as resident:
-            meter.measure(model)
+        meter.measure(model)
         calls = model.finished_calls()
     unmemorized = None
     if isinstance(watched.inner, (Auto, Importance)):
@@ -136,7 +135,7 @@ def plan_cost(
         meter.measure(model)
         unmemorized = _spent(model.finished_calls())
     parts = _parts(calls)
-    peak, in_model, caches = _peak_bytes(skeleton, [call for call in calls if call.stage != _AGAIN])
+    peak, caches = _peak_bytes(skeleton, [call for call in calls if call.stage != _AGAIN])
     return CostPlan(
         parameters=skeleton.parameters,
         dtype=str(skeleton.dtype).removeprefix("torch."),
@@ -150,7 +149,6 @@ def plan_cost(
         weight_bytes=skeleton.weight_bytes,
         peak_bytes=peak,
         cache_bytes=caches,
-        resident_bytes=None if resident.bytes is None else in_model + resident.bytes,
         tokens_per_second=math.nan if tokens_per_second is None else tokens_per_second,
         seconds_per_pass=per_pass,
     )
@@ -241,8 +239,8 @@ def _parts(calls: list[Call]) -> dict[PartName, Spent]:
     return {"probe": probe, "texts": texts, **rest}
 
 
-def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int, int]:
-    """The most bytes of tensors beside the weights, the most in the model and its caches, and the most in caches."""
+def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int]:
+    """The most bytes of tensors beside the weights, and the most in caches."""
     cached, layers = skeleton.cached_token_bytes(), StandIn.layers_of(skeleton.config)
     width = skeleton.dtype.itemsize * skeleton.input_embedding[1]
 
@@ -255,7 +253,7 @@ def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int, int]:
         return in_caches(call.cached_before) + call.tokens * (cached + 12 * width) + masked + call.bytes_behind
 
     added: dict[CallShape, int] = {}
-    peak = in_model = 0
+    peak = 0
     for call in sorted(calls, key=roughly, reverse=True)[:_CALLS_LOOKED_AT]:
         if call.shape not in added:
             added[call.shape] = skeleton.call_bytes(call.shape)
@@ -263,8 +261,7 @@ def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int, int]:
         during = in_caches(call.cached_before) + added[call.shape]
         behind = in_caches(call.cached_after) + call.tokens * width
         peak = max(peak, call.bytes_before + during, call.bytes_behind + behind)
-        in_model = max(in_model, during, behind)
-    return peak, in_model, in_caches(max((call.cached_after for call in calls), default=0))
+    return peak, in_caches(max((call.cached_after for call in calls), default=0))
 
 
 def _longest(tokenizer: Any, canaries: CanarySet, asked: MeasureSettings) -> int:

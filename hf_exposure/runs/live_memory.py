@@ -1,16 +1,13 @@
 """How many bytes of tensors are alive, and the most that ever were: each operation's results, until they are freed.
 
 Storages are counted and not tensors, so that views cost nothing. It makes no difference whether a storage holds
-memory: tensors under `FakeTensorMode` have sizes, and live as long as real ones would. What is no tensor shows in the
-resident memory of the process (`ResidentGrowth`).
+memory: tensors under `FakeTensorMode` have sizes, and live as long as real ones would.
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -80,35 +77,3 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     def _forget(self, address: int, freed: int) -> None:
         self._known.discard(address)
         self.live -= freed
-
-
-class ResidentGrowth:
-    """By how much the resident memory of this process grows inside, at its peak, as a context manager.
-
-    Attributes:
-        bytes: at the end; None where the system does not say (only Linux does).
-    """
-
-    _STATUS, _RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-    def __init__(self) -> None:
-        self.bytes: int | None = None
-        self._before: int | None = None
-
-    def __enter__(self) -> ResidentGrowth:
-        try:
-            self._RESET.write_text("5")  # the peak begins anew
-            self._before = self._read("VmRSS")
-        except OSError:
-            self._before = None
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._before is not None:
-            self.bytes = max(0, self._read("VmHWM") - self._before)
-
-    def _read(self, field: str) -> int:
-        (line,) = (line for line in self._STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
-        return int(line.split()[1]) * 1024

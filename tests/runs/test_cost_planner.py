@@ -111,10 +111,10 @@ def test_draws_cost_in_proportion_and_a_search_up_to_its_budget() -> None:
     few, many = (plan_cost(CONFIG, TOKENIZER, CANARIES, Importance(references=count)) for count in (64, 256))
     assert 3.0 < many.parts["references"].tokens / few.parts["references"].tokens < 5.0
     assert many.cache_bytes > 2 * few.cache_bytes > 0
-    short, long = (plan_cost(CONFIG, TOKENIZER, CANARIES, Bounded(max_expansions=count)) for count in (40, 200))
+    short, long = (plan_cost(CONFIG, TOKENIZER, CANARIES, Bounded(max_expansions=count)) for count in (50, 400))
     assert long.parts["search"].tokens > 2 * short.parts["search"].tokens
     # Auto's budget is its references, where they are fewer.
-    auto = plan_cost(CONFIG, TOKENIZER, CANARIES, Auto(references=200))
+    auto = plan_cost(CONFIG, TOKENIZER, CANARIES, Auto(references=400))
     assert auto.parts["search"].tokens == long.parts["search"].tokens
 
 

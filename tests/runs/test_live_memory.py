@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
 
 from hf_exposure.errors import InputError
-from hf_exposure.runs.live_memory import LiveBytes, ResidentGrowth
+from hf_exposure.runs.live_memory import LiveBytes
 from hf_exposure.runs.skeleton import CallShape, Skeleton
 from hf_exposure.runtime.logits import repeat_cache
 
@@ -69,12 +67,3 @@ def test_a_configuration_without_a_causal_model_is_refused() -> None:
 
     with pytest.raises(InputError, match="config: must be that of a causal language model"):
         _ = Skeleton(ViTConfig(), torch.float32).model
-
-
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux says")
-def test_resident_memory_grows_by_what_is_written() -> None:
-    with ResidentGrowth() as grown:
-        array = np.ones(8_000_000)  # 64 MB, beyond what an allocator keeps
-        del array
-    assert grown.bytes is not None and 60e6 < grown.bytes < 100e6
-    assert ResidentGrowth().bytes is None
