@@ -53,8 +53,8 @@ class CostPlan(Presented):
         unmemorized: the whole measurement of a model that memorized nothing; draws then stop once they are enough,
             and a search has nothing to look for. None where the cost depends on no model.
         weight_bytes: what the weights take.
-        peak_bytes: tensors beside the weights, at their peak. Arrays and objects of the package come on top of them, in
-            the host's memory.
+        peak_bytes: tensors beside the weights, at their peak. The package's own arrays and objects come on top,
+            in the host's memory.
         cache_bytes: key-value caches, at theirs; they are part of `peak_bytes`.
         tokens_per_second: that the device feeds in large batches; NaN where it was not given.
         seconds_per_pass: that a call takes besides.
