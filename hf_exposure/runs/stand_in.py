@@ -56,14 +56,19 @@ class Call:
         return self.shape.rows * self.shape.tokens
 
 
-class _TimedHead(nn.Linear):
-    """A layer that knows how long it took."""
+class _TimedHead(nn.Module):
+    """The layer that gives the logits; it knows how long it took, and has no parameters that would count."""
 
-    seconds = 0.0
+    weight: torch.Tensor
 
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
+    def __init__(self, weight: torch.Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", weight)
+        self.seconds = 0.0
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         started = time.thread_time()
-        logits = super().forward(input)
+        logits = nn.functional.linear(hidden, self.weight)
         self.seconds += time.thread_time() - started
         return logits
 
@@ -99,13 +104,12 @@ class StandIn(nn.Module):
             getattr(text, "hidden_size", None) or 256
         ) ** 0.5
         head = torch.randn((skeleton.output_entries, _WIDTH), generator=generator) * spread
-        self.head = _TimedHead(_WIDTH, skeleton.output_entries, bias=False, dtype=skeleton.dtype, device="meta")
-        self.head.weight = nn.Parameter(head.to(skeleton.dtype), requires_grad=False)
+        self.head = _TimedHead(head.to(skeleton.dtype))
         entries, width = skeleton.input_embedding
         self.embedding = nn.Embedding(entries, width, dtype=skeleton.dtype, device="meta")
         self.embedding.weight = _of_one_number((entries, width), skeleton.dtype)
-        rest = skeleton.parameters - entries * width - self.head.weight.numel()
-        self.rest = _of_one_number((max(0, rest),), skeleton.dtype)
+        rest = max(0, skeleton.parameters - entries * width)
+        self.rest = _of_one_number((rest,), skeleton.dtype)
 
     @staticmethod
     def layers_of(config: PretrainedConfig) -> int:

@@ -79,6 +79,14 @@ def test_every_part_is_predicted(method: Method) -> None:
     assert 0.75 < plan.peak_bytes / found.peak_bytes < 1.25
 
 
+def test_a_large_vocabulary_is_read_at_chosen_rows() -> None:
+    model = tiny_model("gpt2", vocab_size=20_000)
+    found = cost_of(model, Sample(references=200))
+    plan = plan_cost(model.config, TOKENIZER, CANARIES, Sample(references=200))
+    assert (plan.full.tokens, plan.full.passes) == (found.tokens, found.passes)
+    assert 0.9 < plan.peak_bytes / found.peak_bytes < 1.1
+
+
 def test_a_space_that_is_counted_out_costs_its_inner_tokens() -> None:
     canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(3)), {1: 2}, controls=2, seed=0)
     plan = plan_cost(CONFIG, TOKENIZER, canaries)
