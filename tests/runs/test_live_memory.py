@@ -56,6 +56,14 @@ def test_a_call_without_weights_keeps_what_one_with_weights_does(family: str, sh
     assert skeleton.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
+def test_the_head_of_a_large_vocabulary_runs_on_one_position_of_each_row() -> None:
+    shape = CallShape(8, 32, 0, shares_past=False, has_mask=True, keeps_cache=True)
+    position_bytes = 8 * 20_000 * 4
+    large = Skeleton(tiny_model("gpt2", vocab_size=20_000).config, torch.float32).call_bytes(shape)
+    small = Skeleton(tiny_model("gpt2", vocab_size=100).config, torch.float32).call_bytes(shape)
+    assert 0 < large - small < 3 * position_bytes
+
+
 def test_a_token_in_the_cache() -> None:
     # Keys and values, 2 layers, 2 of 4 heads of 8 numbers, 4 bytes each.
     assert Skeleton(tiny_model("llama").config, torch.float32).cached_token_bytes() == 2 * 2 * 2 * 8 * 4
