@@ -162,6 +162,25 @@ def group_intervals() -> str:
     return _table(" | ".join(heads), by_way)
 
 
+def cost_planner() -> str:
+    """What a plan says by what a measurement took, and the measured figures."""
+    rows = []
+    for size, found in _measured("cost_planner")["sizes"].items():
+        for row, said in (("auto_where_nothing_is_memorized", "`auto`"), ("bounded_to_its_budget", "`bounded`")):
+            measured, ratio = found[row]["measured"], found[row]["predicted_by_measured"]
+            rows.append(
+                [
+                    f"{size}, vocabulary of {found['vocabulary']:,}",
+                    said,
+                    f"{measured['tokens']:,} ({ratio['tokens']:.2f})",
+                    f"{measured['passes']} ({ratio['passes']:.2f})",
+                    f"{measured['tensor_bytes'] / 1e6:,.0f} MB ({ratio['tensor_bytes']:.2f})",
+                    f"{_seconds(measured['seconds'])} s ({ratio['seconds']:.2f})",
+                ]
+            )
+    return _table("parameters | method | tokens fed | passes | tensors beside the weights | time", rows)
+
+
 def own_time() -> str:
     """The package's own time with production vocabularies, in units of 300 short forward passes."""
     rows = _measured("own_time")["rows"]
@@ -367,6 +386,7 @@ TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         speed, estimators, growth, search, overhead, group_intervals, own_time, gpt2_small, quantized,
+        cost_planner,
         peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts, peers_trainings,
     )
 }  # fmt: skip

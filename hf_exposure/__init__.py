@@ -46,9 +46,11 @@ _HOME_OF = {
     "Sample": "measures",
     "SkewNormal": "measures",
     "measure_exposure": "measures",
+    "plan_cost": "runs",
     "ExposureCallback": "callback",
     "MeasureCallback": "callback",
     "Candidate": "records",
+    "CostPlan": "records",
     "Discoverability": "records",
     "ExposureEstimate": "records",
     "Extraction": "records",
@@ -88,11 +90,13 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.measures import SkewNormal as SkewNormal
     from hf_exposure.measures import measure_exposure as measure_exposure
     from hf_exposure.records import Candidate as Candidate
+    from hf_exposure.records import CostPlan as CostPlan
     from hf_exposure.records import Discoverability as Discoverability
     from hf_exposure.records import ExposureEstimate as ExposureEstimate
     from hf_exposure.records import ExposureReport as ExposureReport
     from hf_exposure.records import Extraction as Extraction
     from hf_exposure.records import RankBounds as RankBounds
+    from hf_exposure.runs import plan_cost as plan_cost
     from hf_exposure.scoring import log_perplexity as log_perplexity
 
 else:  # hidden from type checkers, which would take any name for one that is there
@@ -127,6 +131,7 @@ def _register_presenters() -> None:
     }
     for action, path in functions.items():
         register_presenter("exposure", action, functools.partial(_function, path))
+    register_presenter("cost", "text", functools.partial(_function, "report.cost_table.plan_text"))
 
 
 def _function(path: str) -> Any:

@@ -134,6 +134,25 @@ class ModelSource:
         model = self._from(self._auto_class(), self.name, dtype=self.dtype)
         return self._on_device(model).eval(), tokenizer
 
+    def load_config(self) -> tuple[Any, Any]:
+        """The configuration, of the base model where it is an adapter's, and the tokenizer; no weights.
+
+        The name may also be that of a config.json file, which has no tokenizer next to it.
+
+        Raises:
+            InputError: a folder that is missing or holds no model; a file without the name of a tokenizer.
+        """
+        is_file = Path(self.name).is_file()
+        if not is_file:
+            self.check()
+        elif self.tokenizer is None:
+            raise InputError("--tokenizer", "must be named next to a file", None, "Type --tokenizer FOLDER_OR_ID.")
+        import transformers
+
+        transformers.logging.set_verbosity_error()
+        config = self._from("AutoConfig", self.name if is_file else self._base_of_adapter() or self.name)
+        return config, self._from("AutoTokenizer", self.tokenizer or self.name)
+
     def _auto_class(self) -> str:
         """Encoder-decoder and masked models are known by their config; all others predict the next token."""
         config = self._from("AutoConfig", self._base_of_adapter() or self.name)

@@ -93,6 +93,39 @@ def _shard() -> bool:
     return is_set and names == ["DTensor", "FlatParameter", "FullyShardedDataParallel"]
 
 
+@depends("_subclasses", "the cost planner traces a model's calls without memory for them")
+def _fake_tensors() -> bool:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        made = torch.zeros(2**40, dtype=torch.uint8)
+    return made.nbytes == 2**40 and made.device.type == "cpu"
+
+
+@depends("_python_dispatch", "the cost planner sees which tensors are made")
+def _dispatch() -> bool:
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    return hasattr(TorchDispatchMode, "__torch_dispatch__")
+
+
+@depends("_pytree", "the cost planner finds the tensors among an operation's results")
+def _leaves() -> bool:
+    from torch.utils._pytree import tree_leaves
+
+    return tree_leaves([1, (2, {"three": 3})]) == [1, 2, 3]
+
+
+@depends("_cdata", "the cost planner knows views by the storage that they share")
+def _address() -> bool:
+    tensor = torch.zeros(4)
+    return (
+        tensor.untyped_storage()._cdata
+        == tensor[1:].untyped_storage()._cdata
+        != torch.ones(4).untyped_storage()._cdata
+    )
+
+
 # transformers, accelerate, datasets, huggingface_hub
 
 

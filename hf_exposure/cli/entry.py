@@ -17,6 +17,7 @@ import typer
 from typer.main import get_command
 
 from hf_exposure import __version__
+from hf_exposure.cli.cost import cost
 from hf_exposure.cli.demo import demo
 from hf_exposure.cli.draw import draw
 from hf_exposure.cli.extract import extract
@@ -54,7 +55,7 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, draw, insert, measure, extract, report, push):
+for _command in (demo, draw, insert, measure, extract, cost, report, push):
     app.command()(_command)
 
 

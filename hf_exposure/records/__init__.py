@@ -1,5 +1,6 @@
 """Plain data that travels between the parts and into files: no torch, no text of a canary unless it is asked for."""
 
+from hf_exposure.records.cost_plan import CostPlan, Spent
 from hf_exposure.records.estimates import Candidate, Discoverability, ExposureEstimate, Extraction, RankBounds
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
@@ -8,6 +9,7 @@ from hf_exposure.records.validity import Delivery, Validity
 
 __all__ = [
     "Candidate",
+    "CostPlan",
     "Delivery",
     "Discoverability",
     "ExposureEstimate",
@@ -16,5 +18,6 @@ __all__ = [
     "RankBounds",
     "ReferenceCosts",
     "RepetitionGroup",
+    "Spent",
     "Validity",
 ]

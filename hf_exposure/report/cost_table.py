@@ -1,0 +1,68 @@
+"""What a terminal shows of a plan: tokens, passes and time of each part of a measurement, and its memory."""
+
+from __future__ import annotations
+
+import math
+
+from hf_exposure.records import CostPlan, Spent
+from hf_exposure.records.cost_plan import PartName
+from hf_exposure.report.table import Table
+
+_NAMES: dict[PartName, str] = {
+    "probe": "check how the model is read",
+    "texts": "canaries and texts to compare with",
+    "references": "weighted draws, all of them",
+    "search": "search to the end of its budget",
+}
+
+
+def plan_text(plan: CostPlan) -> str:
+    """What `print(plan)` shows: a table of the parts, then what decides, and the memory."""
+    lines = [f"{plan.canaries:,} canaries among {plan.space_size:,} candidate secrets by {plan.method}"]
+    if plan.choice:
+        lines.append(plan.choice)
+    is_timed = not math.isnan(plan.tokens_per_second)
+    spent = {_NAMES[name]: part for name, part in plan.parts.items()} | {"all of it": plan.full}
+    if plan.unmemorized is not None:
+        spent["where nothing is memorized"] = plan.unmemorized
+    table = Table(
+        caption="Cost of a measurement",
+        heads=("", "tokens", "passes", *(["time"] if is_timed else [])),
+        rows=[
+            [name, f"{part.tokens:,}", f"{part.passes:,}", *([_time(plan, part)] if is_timed else [])]
+            for name, part in spent.items()
+        ],
+        kinds=("text", "", "", ""),
+    )
+    lines += ["", str(table), ""]
+    if plan.unmemorized is not None:
+        lines.append("Draws stop early once every interval is narrow; a search needs a canary that may rank high.")
+    lines.append(
+        f"Memory: {_size(plan.weight_bytes)} of weights ({plan.parameters:,} in {plan.dtype}), and tensors of up to "
+        f"{_size(plan.peak_bytes)}, {_size(plan.cache_bytes)} of them key-value caches."
+    )
+    lines.append(f"Assumed: the model is read in mode {plan.scoring_mode!r}{_rate(plan) if is_timed else ''}.")
+    return "\n".join(lines)
+
+
+def _rate(plan: CostPlan) -> str:
+    per_pass = f" and {plan.seconds_per_pass:g} s a pass" if plan.seconds_per_pass else ""
+    return f", at {plan.tokens_per_second:,.0f} tokens a second{per_pass}; {plan.full.own_seconds:.1f} s are our own"
+
+
+def _time(plan: CostPlan, spent: Spent) -> str:
+    seconds = plan.seconds(spent)
+    return f"{seconds:.1f} s" if seconds < 600 else f"{seconds / 60:,.0f} min"
+
+
+def _size(count: int) -> str:
+    """Bytes with three significant digits.
+
+    Example:
+        >>> _size(497_759_232), _size(1_250_000), _size(36)
+        ('498 MB', '1.25 MB', '36 B')
+    """
+    unit, power = next(
+        ((unit, power) for unit, power in (("GB", 9), ("MB", 6), ("kB", 3)) if count >= 10**power), ("B", 0)
+    )
+    return f"{count / 10**power:.3g} {unit}"

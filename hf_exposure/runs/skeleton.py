@@ -1,0 +1,193 @@
+"""A model of a configuration without its weights: how many it has, and what one call of it keeps in memory.
+
+The model's own code runs under `FakeTensorMode`, where tensors have shapes, dtypes and lifetimes, and no memory.
+
+Shapes: B rows of T new tokens behind P tokens that are cached.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from transformers import AutoModelForCausalLM, PretrainedConfig
+
+from hf_exposure.errors import InputError, first_line
+from hf_exposure.runs.live_memory import LiveBytes
+from hf_exposure.runtime.logits import LogitReader, repeat_cache, returned_cache
+from hf_exposure.scoring.forward import Mode
+
+
+@dataclass(frozen=True)
+class CallShape:
+    """The sizes of one call.
+
+    Attributes:
+        rows, tokens, past: B, T and P.
+        shares_past: the P tokens are one row that all B see, and not rows of their own.
+        has_mask, keeps_cache: whether a 4-D mask is given, and a cache returned.
+    """
+
+    rows: int
+    tokens: int
+    past: int
+    shares_past: bool
+    has_mask: bool
+    keeps_cache: bool
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The model of `config` without memory for its weights.
+
+    Args:
+        config: of a causal model.
+        dtype: of the weights.
+
+    Raises:
+        InputError: a configuration that makes no causal model.
+
+    Example:
+        >>> from transformers import GPT2Config
+        >>> Skeleton(GPT2Config(), torch.float32).parameters
+        124439808
+    """
+
+    config: PretrainedConfig
+    dtype: torch.dtype
+    _fake: FakeTensorMode = field(default_factory=FakeTensorMode, init=False, repr=False)
+
+    @cached_property
+    def model(self) -> Any:
+        """The model, in evaluation mode."""
+        try:
+            with self._fake:
+                return AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval()
+        except Exception as error:  # a configuration may be damaged, or its code fail, in any way
+            rule = f"must be that of a causal language model ({first_line(error)})"
+            raise InputError("config", rule, type(self.config).__name__, "Name a model that writes text.") from None
+
+    @cached_property
+    def weights(self) -> list[nn.Parameter]:
+        """Its parameters, tied ones once."""
+        return list(self.model.parameters())
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the weights are."""
+        return sum(weight.numel() for weight in self.weights)
+
+    @property
+    def weight_bytes(self) -> int:
+        """What the weights take."""
+        return sum(weight.nbytes for weight in self.weights)
+
+    @cached_property
+    def input_embedding(self) -> torch.Size:
+        """(V, d) of the table that tokens are looked up in."""
+        shape: torch.Size = self.model.get_input_embeddings().weight.shape
+        return shape
+
+    @cached_property
+    def output_entries(self) -> int:
+        """V: logits at each position."""
+        head = self.model.get_output_embeddings()
+        return self.input_embedding[0] if head is None else len(head.weight)
+
+    def cached_token_bytes(self) -> int:
+        """Keys and values of one token in all layers; 0 for a model without a key-value cache."""
+        with self._fake, torch.no_grad():
+            cache = self._prefix_cache(2)
+        layers = getattr(cache, "layers", [])
+        states: list[torch.Tensor | None] = [state for layer in layers for state in (layer.keys, layer.values)]
+        return sum(state.nbytes for state in states if state is not None) // 2
+
+    def fastest_mode(self, tokens: int) -> Mode:
+        """The fastest mode in which calls for texts of so many tokens have inputs that the model takes.
+
+        Shapes show a model without a key-value cache, one that takes no such mask, and one whose cache drops what is
+        outside of a window. They do not show whether the model computes the same in that mode.
+        """
+        modes: dict[Mode, CallShape] = {
+            "packed": CallShape(2, tokens, tokens, shares_past=True, has_mask=True, keeps_cache=True),
+            "cached": CallShape(2, tokens, tokens, shares_past=True, has_mask=False, keeps_cache=True),
+        }
+        for mode, shape in modes.items():
+            try:
+                self.call_bytes(shape)
+            except InputError:
+                continue
+            return mode
+        return "plain"
+
+    def call_bytes(self, shape: CallShape) -> int:
+        """What a call adds at most to the bytes that are alive before it.
+
+        The inputs and the cache that is given are alive before. The head runs on one position of each row only where
+        `LogitReader` sees to that.
+
+        Raises:
+            InputError: the model does not take such inputs.
+        """
+        log = logging.getLogger("torch._subclasses.fake_tensor")
+        level = log.level
+        log.setLevel(logging.CRITICAL)
+        try:
+            return self._traced_bytes(shape)
+        except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
+            rule = f"must be one that the model can be read in ({first_line(error)})"
+            kind = type(self.model).__name__
+            raise InputError("scoring_mode", rule, kind, "Try scoring_mode='cached', or 'plain'.") from None
+        finally:
+            log.setLevel(level)
+
+    def _traced_bytes(self, shape: CallShape) -> int:
+        known: list[torch.Tensor] = [*self.weights, *self.model.buffers()]
+        with self._fake, torch.no_grad(), LiveBytes(known) as memory:
+            # A prefix stays alive, whoever goes on from it.
+            inputs, _prefix = self._inputs(shape)
+            before = memory.live
+            memory.restart()
+            hooks = self._only_last_position() if LogitReader(self.model).reads_rows else []
+            try:
+                self.model(**inputs)
+            finally:
+                for hook in hooks:
+                    hook.remove()
+            added: int = memory.peak - before
+            return added
+
+    def _inputs(self, shape: CallShape) -> tuple[dict[str, Any], Any]:
+        """Of a call, and the cache of the prefix that all rows see."""
+        size = (shape.rows, shape.tokens)
+        inputs: dict[str, Any] = {"input_ids": torch.ones(size, dtype=torch.long), "use_cache": shape.keeps_cache}
+        prefix = None
+        if shape.past:
+            rows = 1 if shape.shares_past else shape.rows
+            name, cache = self._named_cache(shape.past, rows)
+            prefix = cache if shape.shares_past else None
+            inputs[name] = repeat_cache(cache, shape.rows) if shape.shares_past else cache
+        if shape.has_mask:
+            inputs["position_ids"] = torch.ones(size, dtype=torch.long)
+            inputs["attention_mask"] = torch.zeros(
+                (shape.rows, 1, shape.tokens, shape.past + shape.tokens), dtype=self.dtype
+            )
+        return inputs, prefix
+
+    def _prefix_cache(self, tokens: int) -> Any:
+        return self._named_cache(tokens, 1)[1]
+
+    def _named_cache(self, tokens: int, rows: int) -> tuple[str, Any]:
+        return returned_cache(self.model(input_ids=torch.ones((rows, tokens), dtype=torch.long), use_cache=True))
+
+    def _only_last_position(self) -> list[Any]:
+        head = self.model.get_output_embeddings()
+        return [
+            head.register_forward_pre_hook(lambda module, arguments: (arguments[0][..., -1:, :], *arguments[1:])),
+            head.register_forward_hook(lambda module, arguments, output: output.clone()),
+        ]
