@@ -150,6 +150,16 @@ def _name() -> bool:
     return GPT2Config(name_or_path="me/model")._name_or_path == "me/model"
 
 
+@depends("_attn_implementation", "how a model was read is found anew when its attention is another one")
+def _attention() -> bool:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_layer=1, n_head=1, n_embd=4))
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    return before == "sdpa" and model.config._attn_implementation == "eager"
+
+
 @depends("_commit_hash", "the report says which revision of a model was measured, where transformers keeps it")
 def _commit() -> bool:
     from transformers import configuration_utils

@@ -141,7 +141,7 @@ def test_the_backend_is_named(style: str, name: str, backend: str) -> None:
         ("wordpiece uncased", CanaryTemplate("card {a}", a=LuhnDigits(9)), "vocabulary", "proven"),
         ("gpt2", CanaryTemplate("call {a}-{b}", a=Digits(3), b=Digits(4)), "slots", "proven"),
         ("qwen", CanaryTemplate("the number is {a}", a=Digits(9)), "characters", "proven"),
-        ("bytes", CanaryTemplate("the number is {a}", a=Digits(9)), "characters", "audited"),
+        ("bytes", CanaryTemplate("the number is {a}", a=Digits(9)), "characters", "proven"),
     ],
 )
 def test_large_spaces_are_proven_or_audited(

@@ -125,4 +125,4 @@ def test_search_of_a_model_asks_for_nothing_beyond_the_protocol(byte_tokenizer: 
     uniform = UniformPaths(template, seed=1).take(guarded, automaton, 0, 16)
     assert len(draw_proposals(guarded, automaton, uniform, np.random.default_rng(1)).texts) == 64
     # The rest is for measurement, and for batches that were found wrong.
-    assert MEMBERS - guarded.asked == {"note", "why_no_search", "distrust_batches", "sequence_bits"}
+    assert MEMBERS - guarded.asked == {"note", "why_no_search", "distrust_batches", "sequence_bits", "reading"}
