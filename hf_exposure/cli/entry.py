@@ -77,6 +77,8 @@ def main() -> None:
         # What a terminal's encoding lacks is written as an escape, instead of failing after the work was done.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    # What it tries and tries again without a network is said once, at the end.
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     try:
         status = _run(arguments)
         if sys.stdout is not None:  # closed by whoever started the command

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -110,3 +111,14 @@ def test_a_model_with_other_settings(
     (tmp_path / "config.json").write_text(content)
     done = run(capsys, "extract", "--model", tmp_path, "--canaries", canary_file)
     one_line(done, "--model: must be a folder or Hub id")
+
+
+@pytest.mark.slow
+def test_a_network_that_does_not_answer_is_one_line(canary_file: Path) -> None:
+    code = "from hf_exposure.cli import main; main()"
+    typed = [sys.executable, "-c", code, "extract", "--model", "nope", "--canaries", str(canary_file)]
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0"}
+    environment.pop("HF_HUB_VERBOSITY", None)
+    done = subprocess.run(typed, capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and done.stderr.startswith("hf-exposure: --model: must be"), done.stderr
