@@ -201,20 +201,24 @@ def tried(name: str, check: Any, *arguments: Any) -> dict[str, Any]:
     return result
 
 
-def check_tokenizer(tokenizer: Any, keep: Callable[[dict[str, Any]], None]) -> None:
-    """Measures all cells of a tokenizer's rows; `keep` is handed what is known after each."""
+def check_tokenizer(tokenizer: Any, known: dict[str, Any] | None, keep: Callable[[dict[str, Any]], None]) -> None:
+    """Measures all cells of a tokenizer's rows that are not `known`; `keep` is handed what is known after each."""
     entries = max(len(tokenizer), 1 + max(tokenizer.get_vocab().values()))
-    measured: dict[str, Any] = {"entries": entries, "brute_force": {}, "secrets": {}}
+    measured: dict[str, Any] = known or {"entries": entries, "brute_force": {}, "secrets": {}}
     secrets = {}
     for name, (template, secret, context) in SECRETS.items():
         secrets[name] = (template, secret or template.text_at(template.space_size * 5 // 7), context)
     rows = [Encoder.of(tokenizer, context=context).encode([secret]).ids[0] for _, secret, context in secrets.values()]
-    model = overfitted(rows, entries)
-    for name, asked in secrets.items():
+    missing = [name for name in secrets if name not in measured["secrets"]]
+    model = overfitted(rows, entries) if missing else None
+    for name in missing:
+        asked = secrets[name]
         measured["secrets"][name] = tried(name, find_secret, tokenizer, model, *asked)
         keep(measured)
     random = Pairs(entries).eval()
     for name, template in SPACES.items():
+        if name in measured["brute_force"]:
+            continue
         measured["brute_force"][name] = tried(name, against_brute_force, tokenizer, random, template)
         keep(measured)
 
@@ -308,6 +312,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cache", type=Path, default=CACHE, help="folder that tokenizers are fetched into")
     parser.add_argument("--only", nargs="*", default=[], help="names of tokenizers; default: all")
+    parser.add_argument("--missing", action="store_true", help="only the cells that the record lacks")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     sampled_encodings.AUDITED_ENCODINGS = build._SMALL_TRIE = build._CHEAP_TRIE = 1000
@@ -316,7 +321,8 @@ def main() -> None:
         if asked.only and source.name not in asked.only:
             continue
         print(source.name, flush=True)
-        check_tokenizer(source.load(asked.cache), partial(keep, source.name))
+        record = json.loads(RECORD.read_text()) if asked.missing and RECORD.exists() else {}
+        check_tokenizer(source.load(asked.cache), record.get(source.name), partial(keep, source.name))
         measured = json.loads(RECORD.read_text())[source.name]
         for part in ("brute_force", "secrets"):
             wrong += [(source.name, name) for name, found in measured[part].items() if not found.get("right", True)]
