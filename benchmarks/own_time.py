@@ -122,7 +122,7 @@ def main() -> None:
     for name in chosen.tokenizers:
         rows.append(measure(name))
         print(rows[-1], flush=True)
-    write_result(chosen.name, {"rows": rows})
+        write_result(chosen.name, {"rows": rows})
 
 
 if __name__ == "__main__":
