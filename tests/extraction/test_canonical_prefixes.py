@@ -393,6 +393,15 @@ def test_a_merge_over_the_end_of_the_prefix_that_no_sample_shows_leaves_the_walk
     assert automaton.unproven == "the tokens before the first hole may depend on what is in it"
 
 
+def test_a_merge_over_the_end_of_the_prefix_is_seen_where_only_the_first_character_continues_a_word() -> None:
+    tokenizer = _by_merges("keyabcd.", [("y", "d")], pre_tokenizers.WhitespaceSplit())
+    template, encoder = CanaryTemplate("key{x} .", x=Letters(1, "abcd")), Encoder.of(tokenizer)
+    sample = SampledEncodings.among(["keya .", "keyb .", "keyc ."], encoder, "audited")
+    automaton, _ = vocabulary_automaton(template, encoder, sample)
+    assert automaton is not None and automaton.exactness == "audited"
+    assert automaton.unproven == "the tokens before the first hole may depend on what is in it"
+
+
 @pytest.mark.parametrize(
     "part",
     [

@@ -143,6 +143,11 @@ def test_a_uniform_text_outside_the_graph_is_no_draw(scorer: CausalScorer) -> No
     of_uniform = draws.strata_N == EXPONENTS.index(0.0)
     assert draws.is_text_N[of_uniform].tolist() == [True, True, False]
     assert draws.is_text_N[~of_uniform].all()
+    # Where the choice that it lacks is the last, too.
+    automaton = build_automaton(CanaryTemplate("say {word}", word=Choice(["a", "c"])), scorer.encoder)
+    uniform = [ids[len(automaton.prefix) :] for ids in scorer.encode(["say a", "say c", "say x"]).ids]
+    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
+    assert draws.is_text_N[:3].tolist() == [True, True, False]
 
 
 def test_draws_go_on_where_the_model_takes_no_child_for_possible() -> None:
