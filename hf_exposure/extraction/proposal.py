@@ -170,12 +170,14 @@ class _Walk:
 
     def _without_strays(self, alive: np.ndarray, forced: list[ForcedTokens]) -> tuple[np.ndarray, list[ForcedTokens]]:
         """A uniform text that an audited graph lacks has no place among the draws, nor has another in its place."""
-        keeps = [
-            self._strata[draw] > 0 or self._uniform[draw][: len(self._paths[draw])] == self._paths[draw]
-            for draw in alive.tolist()
-        ]
-        self._is_text[alive[~np.array(keeps)]] = False
-        return alive[np.array(keeps)], list(itertools.compress(forced, keeps))
+        keeps = np.array(
+            [
+                self._strata[draw] > 0 or self._uniform[draw][: len(self._paths[draw])] == self._paths[draw]
+                for draw in alive.tolist()
+            ]
+        )
+        self._is_text[alive[~keeps]] = False
+        return alive[keeps], list(itertools.compress(forced, keeps))
 
     def _reach(self, alive: np.ndarray) -> tuple[np.ndarray, list[ForcedTokens]]:
         """The draws that may become texts, and what each of them has up to its next choice."""

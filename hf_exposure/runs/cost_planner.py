@@ -131,8 +131,10 @@ def plan_cost(
         calls = model.finished_calls()
     unmemorized = None
     if isinstance(watched.inner, (Auto, Importance)):
+        # By another meter: this one knows by now how the model is read.
+        fresh, _, _ = _meter(asked.method, model, tokenizer, canaries, around)
         model.begin(wants_parts=False)
-        meter.measure(model)
+        fresh.measure(model)
         unmemorized = _spent(model.finished_calls())
     parts = _parts(calls)
     peak, caches = _peak_bytes(skeleton, [call for call in calls if call.stage != _AGAIN])

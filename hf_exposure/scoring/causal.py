@@ -148,7 +148,7 @@ class CausalScorer:
         return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, *proven)
 
     def read_as(self, reading: Reading) -> None:
-        """Takes over how an earlier state of the model was read; whether batches change anything is checked anew."""
+        """Takes over how an earlier state of the model was read; whether batches change anything is checked again."""
         self.mode = reading.mode
         self._proven_length, self._proven_prefix = reading.proven_length, reading.proven_prefix
         self._proven_with_prefix = reading.proven_with_prefix

@@ -11,7 +11,7 @@ import pytest
 import torch
 from conftest import character_tokenizer, tiny_model
 from torch import nn
-from transformers import BertConfig, GPT2Config, T5Config
+from transformers import BertConfig, ByT5Tokenizer, GPT2Config, T5Config
 
 from hf_exposure import (
     Auto,
@@ -210,3 +210,13 @@ def test_a_mode_that_the_model_cannot_be_read_in_is_refused() -> None:
 def test_texts_longer_than_the_context_are_refused_as_by_a_measurement() -> None:
     with pytest.raises(InputError, match="must fit the model's context of 8 tokens"):
         plan_cost(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16, n_positions=8), TOKENIZER, CANARIES)
+
+
+def test_a_measurement_on_its_own_is_planned_with_its_probe() -> None:
+    """Where draws never converge, what nothing memorized costs is the sum of all parts."""
+    config = GPT2Config(vocab_size=384, n_layer=2, n_head=2, n_embd=32, bos_token_id=0, eos_token_id=1)
+    canaries = draw_canaries(CanaryTemplate("pin {pin} ok", pin=Digits(6)), {1: 2}, controls=2, seed=0)
+    plan = plan_cost(config, ByT5Tokenizer(), canaries, method=Importance(references=256, precision_bits=1e-9))
+    assert plan.parts["probe"].passes > 10
+    assert plan.unmemorized is not None and plan.unmemorized.tokens == sum(part.tokens for part in plan.parts.values())
+    assert plan.unmemorized.passes == sum(part.passes for part in plan.parts.values())
