@@ -336,10 +336,14 @@ class FrontierBounds:
 
 
 _EXACT_BITS = 62  # below it 2^slack fits an int64; above it only the exact count can be the smaller
+_ABOVE_ROUNDING = 1 + 2**-50  # four times the spacing of doubles; powers are rounded by about one
 
 
 def most_texts_within(slack_M: npt.NDArray[np.float64], which_M: npt.NDArray[np.int64], counts: Sequence[int]) -> int:
-    """`sum_i min(count_i, floor(2^slack_i))` over M nodes, in exact integers of any size.
+    """At least `sum_i min(count_i, floor(2^slack_i))` over M nodes, in exact integers of any size.
+
+    A power is computed in double precision, whose last digit differs between machines and libraries. It is taken
+    larger by one part in 2^50, so that a bound is never below the true one.
 
     Args:
         slack_M: bits between the cost of a node and the limit; inf or NaN where only the count bounds.
@@ -354,6 +358,6 @@ def most_texts_within(slack_M: npt.NDArray[np.float64], which_M: npt.NDArray[np.
     nodes_with: list[int] = np.bincount(which_M[~is_near_M], minlength=len(counts)).tolist()
     total = sum(count * nodes for count, nodes in zip(counts, nodes_with, strict=True))
     capped = np.array([min(count, 2**_EXACT_BITS) for count in counts], dtype=np.int64)
-    near = np.minimum(capped[which_M[is_near_M]], np.exp2(slack_M[is_near_M]).astype(np.int64))
+    near = np.minimum(capped[which_M[is_near_M]], (np.exp2(slack_M[is_near_M]) * _ABOVE_ROUNDING).astype(np.int64))
     # In two halves: the sum may be too large for 64 bits.
     return total + (int((near >> 31).sum()) << 31) + int((near & (2**31 - 1)).sum())
