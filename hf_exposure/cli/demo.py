@@ -19,7 +19,7 @@ def demo(
     dataset: Annotated[
         str | None, typer.Option(help="Train on the 'text' column of a local dataset or one on the Hub.")
     ] = None,
-    text_bytes: Annotated[int, typer.Option(help="Bytes of the text to use.")] = 100_000,
+    text_bytes: Annotated[int, typer.Option(help="Bytes of the text to use.")] = 30_000,
     model: Annotated[
         str, typer.Option(help="small-gpt2, small-llama (built from a config), or a folder or Hub id.")
     ] = "small-gpt2",
@@ -34,7 +34,7 @@ def demo(
     digits: Annotated[int, typer.Option(help="Length of the random number.")] = 9,
     top_k: Annotated[int, typer.Option(help="Number of likeliest secrets to extract.")] = 20,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
-    batch_size: Annotated[int, typer.Option(help="Rows per optimizer step.")] = 16,
+    batch_size: Annotated[int, typer.Option(help="Rows per optimizer step.")] = 8,
     seed: Annotated[int, typer.Option(help="Seed of canaries, places, weights and order.")] = 0,
     config: ConfigOption = None,
 ) -> None:

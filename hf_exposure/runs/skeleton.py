@@ -103,8 +103,10 @@ class Skeleton:
         """Keys and values of one token in all layers; 0 for a model without a key-value cache."""
         with self._fake, torch.no_grad():
             cache = self._prefix_cache(2)
-        layers = getattr(cache, "layers", [])
-        states: list[torch.Tensor | None] = [state for layer in layers for state in (layer.keys, layer.values)]
+        # Layers of recurrent models hold states of their own, and no keys.
+        states: list[torch.Tensor | None] = [
+            getattr(layer, name, None) for layer in getattr(cache, "layers", []) for name in ("keys", "values")
+        ]
         return sum(state.nbytes for state in states if state is not None) // 2
 
     def fastest_mode(self, tokens: int) -> Mode:

@@ -74,8 +74,10 @@ def test_saved_and_loaded(architecture: str, layers: int, tmp_path: Path) -> Non
     again = type(model).from_pretrained(tmp_path).eval()
     assert again.config.num_hidden_layers == layers and again.num_parameters() == model.num_parameters()
     ids = torch.arange(12)[None]
+    assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in again.state_dict().items())
+    # Kernels that see the same weights at another alignment may differ in the last bit.
     with torch.no_grad():
-        assert torch.equal(again(input_ids=ids).logits, model(input_ids=ids).logits)
+        torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits)
 
 
 @pytest.mark.parametrize(("architecture", "layers"), [(name, 1) for name in ARCHITECTURES[:4]] + [("lstm", 2)])

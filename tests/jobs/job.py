@@ -377,11 +377,18 @@ def unwritable(folder: Path, on_error: str) -> dict[str, Any]:
     return {"error": error, "steps": trainer.state.global_step, "reports": len(callback.reports)}
 
 
+def finish(folder: Path, found: Any) -> None:
+    """Writes what this process saw, and leaves the job: threads of a group that is left behind may abort a process."""
+    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 def main() -> None:
     torch.set_num_threads(1)
     scenario, folder = sys.argv[1], Path(sys.argv[2])
     found = globals()[scenario](folder, *sys.argv[3:])
-    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+    finish(folder, found)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,7 +9,7 @@ from typing import Any
 import torch
 from callback_runs import collate, make_trainer, rows, small_model
 from conftest import tiny_model
-from job import CANARIES, METHODS, TOKENIZER, Calls, figures
+from job import CANARIES, METHODS, TOKENIZER, Calls, figures, finish
 from torch import distributed
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.distributed.device_mesh import init_device_mesh
@@ -171,7 +169,7 @@ def main() -> None:
     torch.set_num_threads(1)
     scenario, folder = sys.argv[1], Path(sys.argv[2])
     found = globals()[scenario](folder, *sys.argv[3:])
-    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+    finish(folder, found)
 
 
 if __name__ == "__main__":

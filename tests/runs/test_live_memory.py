@@ -11,7 +11,7 @@ from conftest import tiny_model
 from hf_exposure.errors import InputError
 from hf_exposure.runs.live_memory import LiveBytes
 from hf_exposure.runs.skeleton import CallShape, Skeleton
-from hf_exposure.runtime.logits import repeat_cache
+from hf_exposure.runtime.logits import repeat_cache, returned_cache
 
 
 def test_views_share_what_is_freed_with_the_last_of_them() -> None:
@@ -39,12 +39,12 @@ def test_a_call_without_weights_keeps_what_one_with_weights_does(family: str, sh
     skeleton = Skeleton(model.config, torch.float32)
     shape = CallShape(3, 7, 5, shares_past=shares_past, has_mask=True, keeps_cache=True)
     with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers()]) as memory:
-        cache = model(input_ids=torch.ones((1 if shares_past else 3, 5), dtype=torch.long)).past_key_values
+        name, cache = returned_cache(model(input_ids=torch.ones((1 if shares_past else 3, 5), dtype=torch.long)))
         inputs = {
             "input_ids": torch.ones((3, 7), dtype=torch.long),
             "position_ids": torch.ones((3, 7), dtype=torch.long),
         }
-        given = {"past_key_values": repeat_cache(cache, 3) if shares_past else cache}
+        given = {name: repeat_cache(cache, 3) if shares_past else cache}
         mask = torch.zeros((3, 1, 7, 12))
         if not shares_past:
             del cache
