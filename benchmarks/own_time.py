@@ -18,7 +18,7 @@ from transformers import GPT2Config, GPT2LMHeadModel
 from benchmarks.record import write_result
 from hf_exposure import CanaryTemplate, Digits, draw_canaries, extract, measure_exposure, rank_bounds
 from hf_exposure.extraction import build_automaton
-from hf_exposure.scoring import Encoder
+from hf_exposure.scoring import CausalScorer, Encoder
 from proofs.production_tokenizers import CACHE, SOURCES
 
 TEMPLATE = CanaryTemplate("The random number is {number}", number=Digits(9))
@@ -91,6 +91,15 @@ def measure(name: str) -> dict[str, Any]:
     ranked = RANK_IN.text_at(7777)
     rank_bounds(model, tokenizer, ranked, RANK_IN)
     in_suffix, exact = processor_seconds(lambda: rank_bounds(model, tokenizer, ranked, RANK_IN))
+
+    def score_all() -> int:
+        """Brute force: every text whole, in plain batches."""
+        scorer = CausalScorer(model, tokenizer, mode="plain")
+        bits = scorer.sequence_bits(scorer.encode([RANK_IN.text_at(index) for index in range(RANK_IN.space_size)]))
+        return int((bits <= bits[7777] + scorer.tolerance_bits).sum())
+
+    by_force, rank_of_all = processor_seconds(score_all)
+    assert exact.low <= rank_of_all <= exact.high
     return {
         "tokenizer": name,
         "entries": len(tokenizer),
@@ -107,6 +116,7 @@ def measure(name: str) -> dict[str, Any]:
             "model_rows": exact.model_rows,
             "forward_passes": exact.forward_passes,
             "units": round(in_suffix / unit, 3),
+            "units of scoring all texts in plain batches": round(by_force / unit, 3),
             "certified": exact.certified,
         },
     }
