@@ -132,6 +132,7 @@ class DoseLedger:
 
     def _read(self, *, wait: bool) -> None:
         with self._lock:
+            self._pending_tokens = 0
             try:
                 parts = [
                     trained_rows(batch, labels_are_text=self._labels_are_text)
@@ -141,6 +142,5 @@ class DoseLedger:
                 self.uncounted = Uncounted.NOT_TOKENS
                 return
             rows = TrainedRows.joined(parts)
-            self._pending_tokens -= len(rows.values_T)
             for match, kind in contributions(rows, self._search, self._secrets):
                 self._counts_K4[match.owner, kind] += 1

@@ -55,7 +55,7 @@ class CanaryDose:
         canary_id: the canary's id.
         whole: how often its whole token sequence contributed to the loss: each of its tokens was a label, except the
             first one of a document, which nothing predicts.
-        partly: how often it was there whole, and some tokens of its secret counted in the loss, but not all of its own.
+        partly: how often it was there whole, and some tokens of its secret counted in the loss, but not all tokens.
         masked: how often it was there whole, and no token of its secret counted in the loss.
         cut: how often a piece of it was there, cut off by truncation or packing, whether or not it counted. One that
             packing cuts in two may count twice, and a piece that fits several canaries counts for each of them.
