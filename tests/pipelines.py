@@ -7,6 +7,7 @@ are split and decoded to strings in plain Python, and a canary is found by its t
 from __future__ import annotations
 
 import json
+import os
 import random
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -109,6 +110,7 @@ class Pipeline:
     context: CanaryContext | None
     source: str | None
     label: str
+    merges: bool
     recorded: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
 
     def trainer(self, folder: Path, callbacks: list[Any], **changes: Any) -> Any:
@@ -163,17 +165,12 @@ class Pipeline:
 
     def counted(self, before: float = float("inf")) -> Counted:
         """By brute force, in the batches recorded at steps below `before`."""
-        found = [Counted([0] * len(self.canaries), [0] * len(self.canaries), [0] * len(self.canaries))]
-        secrets = [(canary.text, canary.text.removeprefix(self.canaries.template.prefix)) for canary in self.canaries]
+        nothing = [0] * len(self.canaries)
+        total = Counted(nothing, nothing, nothing)
+        texts = [canary.text for canary in self.canaries]
         for step, batch in self.recorded:
-            if step < before:
-                found += [
-                    count_in(document, secrets, self.tokenizer)
-                    for document in documents(batch, self.kind == "seq2seq")
-                ]
-        total = found[0]
-        for one in found[1:]:
-            total = total + one
+            for document in documents(batch, self.kind == "seq2seq") if step < before else []:
+                total = total + count_in(document, texts, self.tokenizer)
         return total
 
 
@@ -199,14 +196,16 @@ def documents(batch: dict[str, Any], of_labels: bool) -> list[list[tuple[int, bo
     return found
 
 
-def count_in(document: list[tuple[int, bool]], secrets: list[tuple[str, str]], tokenizer: Any) -> Counted:
+def count_in(document: list[tuple[int, bool]], texts: list[str], tokenizer: Any) -> Counted:
     """By the text: a canary is there where its tokens spell it, a space or newline before it within the first one."""
     pieces = [tokenizer.decode([token]) if token >= 0 else "\0" for token, _ in document]
     text, starts = "".join(pieces), [0]
     for piece in pieces:
         starts.append(starts[-1] + len(piece))
-    whole, partly, masked = [0] * len(secrets), [0] * len(secrets), [0] * len(secrets)
-    for owner, (canary, secret) in enumerate(secrets):
+    whole, partly, masked = [0] * len(texts), [0] * len(texts), [0] * len(texts)
+    # The secret is where the canaries of the set differ.
+    ahead, behind = len(os.path.commonprefix(texts)), len(os.path.commonprefix([one[::-1] for one in texts]))
+    for owner, canary in enumerate(texts):
         at = text.find(canary)
         while at >= 0:
             end = at + len(canary)
@@ -220,7 +219,7 @@ def count_in(document: list[tuple[int, bool]], secrets: list[tuple[str, str]], t
                 of_secret = [
                     document[place][1]
                     for place in range(first, last)
-                    if starts[place + 1] > end - len(secret) and pieces[place]
+                    if starts[place + 1] > at + ahead and starts[place] < end - behind
                 ]
                 if needed and all(needed):
                     whole[owner] += 1
@@ -304,7 +303,8 @@ def random_pipeline(seed: int, kind: str | None = None) -> Pipeline:
         data = data.map(lambda row: {"labels": _masked(generator, row["input_ids"])}, new_fingerprint=f"masked {seed}")
     shown = {name: value for name, value in settings.items() if value}
     label = json.dumps({"seed": seed, "kind": kind, "stream": is_stream, **shown}, default=str)
-    return Pipeline(kind, canaries, tokenizer, data, settings, context, source, label)
+    merges = len(tokenizer.tokenize(template.prefix)) < len(template.prefix)
+    return Pipeline(kind, canaries, tokenizer, data, settings, context, source, label, merges)
 
 
 def _text(generator: random.Random, template: CanaryTemplate) -> str:

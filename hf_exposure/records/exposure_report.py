@@ -21,7 +21,7 @@ from hf_exposure.fields import WHOLE, Amount, Count, Figure, Rank, Real, Seed, S
 from hf_exposure.files import read_json
 from hf_exposure.presenting import Presented
 from hf_exposure.records.documents import DocumentFormat
-from hf_exposure.records.doses import Doses
+from hf_exposure.records.doses import CanaryDose, Doses
 from hf_exposure.records.estimates import ExposureEstimate
 from hf_exposure.records.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.records.identity import IDENTITY, refuse_mixture
@@ -389,7 +389,14 @@ EXPOSURE_REPORT = DocumentFormat(
     about="One measurement of the exposure of a set of canaries. All logarithms are base 2, all scores in bits. A "
     "figure that is undefined or not finite is null. Fields may be added within a version; readers ignore those they "
     "do not know.",
-    parts={ExposureEstimate: "estimate", ReferenceCosts: "references", Delivery: "delivery", _Settings: "settings"},
+    parts={
+        ExposureEstimate: "estimate",
+        ReferenceCosts: "references",
+        Delivery: "delivery",
+        Doses: "doses",
+        CanaryDose: "canary_dose",
+        _Settings: "settings",
+    },
 )
 
 

@@ -1,4 +1,4 @@
-"""Random pipelines on the processes of a job, with each process's own count by brute force: `doses_job.py FOLDER SEED...`"""
+"""Random pipelines with each process's own count by brute force: `doses_job.py FOLDER SEED...`"""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def main() -> None:
         doses = whole.report.doses
         found[seed] = {
             "label": pipeline.label,
-            "own": vars(pipeline.counted()),
+            "own": pipeline.counted().whole,
             "doses": list(whole.doses.values()),
             "uncounted": doses.uncounted,
-            "counted": {name: [getattr(one, name) for one in doses.counted] for name in ("whole", "partly", "masked")},
+            "counted": [one.whole for one in doses.counted],
         }
     (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
 
