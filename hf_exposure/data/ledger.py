@@ -141,6 +141,9 @@ class DoseLedger:
             except ValueError:
                 self.uncounted = Uncounted.NOT_TOKENS
                 return
+            except Exception:
+                self.uncounted = Uncounted.FAILED
+                return
             rows = TrainedRows.joined(parts)
             for match, kind in contributions(rows, self._search, self._secrets):
                 self._counts_K4[match.owner, kind] += 1
