@@ -63,7 +63,9 @@ def test_each_training_row_counts_once(tmp_path: Path, settings: dict[str, Any],
     assert [[one.whole for one in report.doses.counted] for report in callback.reports] == [
         EVERY_EPOCH, [2 * n for n in EVERY_EPOCH],
     ]  # fmt: skip
-    assert [(one.least, one.most) for one in callback.report.doses.counted] == [(2, 2)] * 2 + [(8, 8)] * 2 + [(0, 0)] * 3
+    assert [(one.least, one.most) for one in callback.report.doses.counted] == [(2, 2)] * 2 + [(8, 8)] * 2 + [
+        (0, 0)
+    ] * 3
     assert [one.differs for one in callback.report.doses.counted] == [True] * 4 + [False] * 3
     assert not model._forward_pre_hooks
 
@@ -183,7 +185,9 @@ def test_a_dose_of_a_few_names_ten_of_them() -> None:
         doses=Doses(counted=counted),
     )  # fmt: skip
     (line,) = dose_lines(report)
-    assert line.startswith("12 of 12 canaries were trained on more or less often than inserted: c0 0 times instead of 40")
+    assert line.startswith(
+        "12 of 12 canaries were trained on more or less often than inserted: c0 0 times instead of 40"
+    )
     assert "c9 9 times" in line and "c10 " not in line and line.endswith(", and 2 more.")
 
 
@@ -194,7 +198,9 @@ def test_a_stream_is_checked_while_it_flows(tmp_path: Path) -> None:
     callback = make_callback(strategy="steps", steps=1)
     trainer = make_trainer(tmp_path, [callback], per_device_train_batch_size=2, max_steps=3)
     trainer.train_dataset = data
-    with pytest.warns(UserWarning, match="INVALID: 3 of 4 inserted canaries were found in the training data, as far as"):
+    with pytest.warns(
+        UserWarning, match="INVALID: 3 of 4 inserted canaries were found in the training data, as far as"
+    ):
         trainer.train()
     assert [report.validity for report in callback.reports] == [Validity.IMPAIRED] * 2 + [Validity.INVALID]
     assert [report.delivery.trained for report in callback.reports] == [2, 3, 3]
