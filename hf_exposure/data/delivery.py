@@ -318,7 +318,7 @@ def check_dataloader(
         invalid = f"INVALID: {delivery.flaws[0]}. " if report.undelivered and delivery is not None else ""
         warnings.warn(f"{invalid}canaries in the training data: {'; '.join(report.problems)}", stacklevel=2)
     elif warn and not report.complete and report.canaries and not any(one.whole for one in report.canaries):
-        unseen = f"canaries in the training data: none was found, but {report.note}; the run is not checked"
+        unseen = f"canaries in the training data: none was found, but {report.note}"
         warnings.warn(unseen, stacklevel=2)
     return report
 

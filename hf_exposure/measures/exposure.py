@@ -487,7 +487,8 @@ class ExposureMeasure:
             )
         self.meter.check_fits(start.model)
         base = self.base_model if isinstance(self.base_model, str) else type(self.base_model).__name__
-        self.meter.check_alike(start.processes, {"base_model": base})
+        counts = hasattr(self, "on_batch")  # a sum over processes needs all of them
+        self.meter.check_alike(start.processes, {"base_model": base, "count_doses": counts})
         if self.base_model == "without_adapter":
             self._model = weakref.ref(start.model)
             self.meter.base.begin(start.model)
