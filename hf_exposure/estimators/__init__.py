@@ -9,6 +9,7 @@ from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
+from hf_exposure.estimators.rank_epsilon import RankEpsilon, epsilon_from_ranks, rank_p_value
 from hf_exposure.estimators.rates import RocCurve, TruePositiveRate, roc_curve, tpr_at_fpr
 from hf_exposure.estimators.skew_normal import (
     FitJudgement,
@@ -24,6 +25,7 @@ __all__ = [
     "CostEstimate",
     "EpsilonBound",
     "FitJudgement",
+    "RankEpsilon",
     "RocCurve",
     "SkewNormalFit",
     "TruePositiveRate",
@@ -34,6 +36,7 @@ __all__ = [
     "control_test",
     "difference_interval",
     "enumeration_exposure",
+    "epsilon_from_ranks",
     "epsilon_lower_bound",
     "exposure_from_rank",
     "fit_skew_normal",
@@ -42,6 +45,7 @@ __all__ = [
     "log_cdf",
     "mean_interval",
     "one_run_p_value",
+    "rank_p_value",
     "ranks",
     "roc_curve",
     "sampling_exposure",
