@@ -185,6 +185,8 @@ def published(report: ExposureReport) -> ExposureReport:
         epoch=report.epoch,
         delivery=report.delivery,
         notes=tuple(report.notes),
+        uniform_draw=report.uniform_draw,
+        complete_search=report.complete_search,
     )
 
 

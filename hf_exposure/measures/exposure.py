@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import nn
 
-from hf_exposure.canaries import Canary, CanarySet
+from hf_exposure.canaries import Canary, CanarySet, is_uniform_draw
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import check_tokenizer, flag, instance_of
 from hf_exposure.context import SourceTemplate, source_for
@@ -69,6 +69,7 @@ class _Evaluation(NamedTuple):
     references: ReferenceCosts | None
     notes: tuple[str, ...]
     mode: str
+    complete_search: bool
 
 
 class ExposureMeter:
@@ -138,6 +139,7 @@ class ExposureMeter:
         check_tokenizer(tokenizer)
         flag("across_processes", across_processes)
         check_template(canaries.template, end_token=self.settings.end_token)
+        self._uniform_draw = is_uniform_draw(canaries)
         self._source = source_for(self.settings.source, canaries.template)
         self._choose(self._why_no_search(None))  # what cannot be done is refused now, before there is a model
         self.base = BaseExposures(
@@ -217,6 +219,8 @@ class ExposureMeter:
             epsilon=epsilon_of(self.canaries, costs_K, self.settings),
             references=found.references,
             notes=found.notes,
+            uniform_draw=self._uniform_draw,
+            complete_search=found.complete_search,
         )
 
     def _choose(self, why_no_search: str | InputError) -> tuple[Method, str]:
@@ -304,7 +308,8 @@ class ExposureMeter:
         estimates, references = prepared.method.estimate(measurement)
         self._reading = scorer.reading
         notes = tuple(note for note in (scorer.note, prepared.choice) if note)
-        return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "")
+        complete = prepared.automaton is None or prepared.automaton.exactness == "proven"
+        return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "", complete)
 
 
 def measure_exposure(
@@ -479,6 +484,7 @@ class ExposureMeasure:
         names = ["mean", "median", "max", "rank1_fraction", "seconds"]
         names += [f"x{repetitions}_mean" for repetitions in self.canaries.repetition_counts]
         names += ["controls_mean", "p_value"] if self.canaries.controls else []
+        names += ["rank_epsilon"] if is_uniform_draw(self.canaries) else []
         return [_PREFIX + name for name in names]
 
     def measure(self, model: nn.Module) -> ExposureReport:

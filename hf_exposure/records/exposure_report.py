@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Required
@@ -17,13 +17,15 @@ from typing_extensions import TypedDict
 from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import flag, instance_of, path_of, real_number
 from hf_exposure.errors import InputError
-from hf_exposure.fields import WHOLE, Amount, Count, Figure, Rank, Real, Seed, Share, Values, plain
+from hf_exposure.estimators import RankEpsilon
+from hf_exposure.fields import WHOLE, Amount, Count, Figure, Flag, Rank, Real, Seed, Share, Values, plain
 from hf_exposure.files import read_json
 from hf_exposure.presenting import Presented
 from hf_exposure.records.documents import DocumentFormat
 from hf_exposure.records.estimates import ExposureEstimate
 from hf_exposure.records.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.records.identity import IDENTITY, refuse_mixture
+from hf_exposure.records.rank_epsilons import rank_epsilons
 from hf_exposure.records.references import ReferenceCosts
 from hf_exposure.records.validity import Delivery, Validity
 
@@ -35,6 +37,7 @@ class _Settings(TypedDict, total=False):
 
     confidence_level: Required[Annotated[Real, Field(ge=0, le=1)]]
     seed: Seed
+    delta: Annotated[Real, Field(ge=0, lt=1)]
     method: str
 
 
@@ -78,6 +81,9 @@ class ExposureReport(Presented):
         references: costs of uniform texts of the template as a histogram; None where the method scored none.
         delivery: how many of the inserted canaries were trained on; None where the training data were not looked at.
         notes: what concerns all canaries alike (how well the skew-normal fits, say).
+        uniform_draw: whether the secrets were drawn uniformly by `draw_canaries`; without it ranks bound no epsilon.
+        complete_search: whether it is proven that certified ranks count every text of the template; False where that
+            was only audited on samples, and in reports that do not say.
 
     Example:
         >>> report = ExposureReport(estimates=(), template="pin {pin}", spaces={"pin": "digits:4"}, space_size=10**4,
@@ -109,6 +115,8 @@ class ExposureReport(Presented):
     references: ReferenceCosts | None = None
     delivery: Delivery | None = None
     notes: tuple[str, ...] = ()
+    uniform_draw: Flag = False
+    complete_search: Flag = False
 
     @property
     def log2_space_size(self) -> float:
@@ -133,7 +141,30 @@ class ExposureReport(Presented):
     @cached_property
     def groups(self) -> tuple[RepetitionGroup, ...]:
         """One group per repetition count, controls (0 repetitions) first."""
-        return group_by_repetitions(self.estimates, self.log2_space_size, self.settings["confidence_level"])
+        level, bounds = self.settings["confidence_level"], None
+        if not self.why_no_rank_epsilon:
+            bounds = rank_epsilons(self.estimates, self.space_size, level, self.settings.get("delta", 0.0))
+        return group_by_repetitions(self.estimates, self.log2_space_size, level, bounds)
+
+    @property
+    def why_no_rank_epsilon(self) -> str:
+        """Why the ranks bound no epsilon of differential privacy; "" where they do, though it may be by 0."""
+        if not self.inserted:
+            return "no canary was inserted"
+        if not self.uniform_draw:
+            return "it is not known that the secrets were drawn uniformly"
+        if not self.complete_search:
+            return "it is not proven that certified ranks count every text of the template"
+        return ""
+
+    @property
+    def rank_epsilons(self) -> Mapping[int, RankEpsilon]:
+        """By repetitions, what the ranks refute of differential privacy; empty where `why_no_rank_epsilon` says why.
+
+        The record is a canary with all its repetitions. The bounds of all counts hold together, so that the largest
+        may be picked; of several reports of one training it may not.
+        """
+        return {group.repetitions: group.rank_epsilon for group in self.groups if group.rank_epsilon is not None}
 
     @property
     def memorisation_p_value(self) -> float:
@@ -182,6 +213,9 @@ class ExposureReport(Presented):
         `eval_exposure_invalid` is there, as 1.0, in an invalid run alone: curves at chance level must not pass for a
         good result.
 
+        `rank_epsilon` is there where the secrets were drawn uniformly: the largest of the groups' bounds, at the
+        settings' delta and for a canary with all its repetitions; NaN where ranks bound no epsilon.
+
         `rank1_fraction` counts the canaries that are certainly the likeliest of their template: methods that give no
         certified rank add nothing to it.
         """
@@ -200,6 +234,9 @@ class ExposureReport(Presented):
             else:
                 figures["eval_exposure_controls_mean"] = group.mean_bits
                 figures["eval_exposure_p_value"] = self.p_value
+        if self.uniform_draw:
+            bounds = [bound.epsilon for bound in self.rank_epsilons.values()]
+            figures["eval_exposure_rank_epsilon"] = max(bounds, default=math.nan)
         if self.validity is Validity.INVALID:
             figures["eval_exposure_invalid"] = 1.0
         return {key: float(value) for key, value in figures.items()}
@@ -219,7 +256,11 @@ class ExposureReport(Presented):
         if canaries is not None:
             remedy = "Pass canaries=CanarySet.load(the file that was measured)."
             instance_of("canaries", canaries, CanarySet, remedy)
-        derived = {"validity": self.validity.value, "metrics": plain(self.metrics())}
+        derived = {
+            "validity": self.validity.value,
+            "metrics": plain(self.metrics()),
+            "groups": [_group_values(group) for group in self.groups],
+        }
         values = {**EXPOSURE_REPORT.write(self), **derived}
         if not include_secrets:
             return values
@@ -290,6 +331,22 @@ class ExposureReport(Presented):
         return written
 
 
+def _group_values(group: RepetitionGroup) -> dict[str, Any]:
+    """What is compared with the controls and refuted by ranks, for JSON."""
+    curve, bound = group.roc, group.rank_epsilon
+    values: dict[str, Any] = plain(
+        {
+            "repetitions": group.repetitions,
+            "canaries": group.canaries,
+            "p_value": group.p_value,
+            "auc": None if curve is None else {"value": curve.auc, "low": curve.auc_low, "high": curve.auc_high},
+            "tpr": [asdict(rate) for rate in group.tpr.values()],
+            "rank_epsilon": None if bound is None else asdict(bound),
+        }
+    )
+    return values
+
+
 def read_report_file(path: str | Path) -> dict[str, Any]:
     """The values in a report file, or in the `report.json` of a folder; not yet checked.
 
@@ -334,6 +391,8 @@ class _Envelope(TypedDict, total=False):
             invalid: at least one was not trained on, and the figures say nothing; unchecked: nobody looked at the
             training data.
         metrics: the figures as they are logged during training.
+        groups: by repetitions, controls first: the p-value, AUC and true-positive rates against the controls
+            (`TruePositiveRate`), and what ranks refute of differential privacy (`RankEpsilon`), null where nothing.
         history: step, epoch and metrics of earlier measurements of the run.
         measurement_id: of the files that were saved together: the page and the plots carry it too.
         secrets: canary id to text; only where it was asked for.
@@ -344,6 +403,7 @@ class _Envelope(TypedDict, total=False):
     notes: Required[Any]  # always written, though a report can be made without
     validity: Literal["valid", "impaired", "invalid", "unchecked"]
     metrics: Mapping[str, Figure]
+    groups: tuple[Mapping[str, Any], ...]
     history: tuple[Mapping[str, Any], ...]
     measurement_id: str
     secrets: Mapping[str, str]

@@ -404,15 +404,19 @@ def draw_plots(
 ) -> list[Path]:
     """Writes the plots of a report into `folder`.
 
-    Always `exposure_by_repetitions.png`; `references.png` where the report knows what its references cost; with a
-    history of at least two reports of different steps, this one counted, `exposure_by_step.png`; and with a trainer's
-    log of losses besides, `exposure_and_loss.png`. Each carries the report's measurement id, where it has one.
+    Always `exposure_by_repetitions.png`; `roc.png` where there are controls to compare with; `references.png` where
+    the report knows what its references cost; with a history of at least two reports of different steps, this one
+    counted, `exposure_by_step.png`; and with a trainer's log of losses besides, `exposure_and_loss.png`. Each carries
+    the report's measurement id, where it has one.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
     _need_matplotlib()
     figures = {"exposure_by_repetitions.png": by_repetitions(report)}
+    curves = {group_name(group.repetitions): group.roc for group in report.groups if group.roc is not None}
+    if curves:
+        figures["roc.png"] = of_rates(curves, "Canaries recognized at each rate of false alarms on controls")
     if report.references is not None:
         figures["references.png"] = of_references(report)
     run = [*history, *([report] if all(earlier.step != report.step for earlier in history) else [])]

@@ -52,7 +52,7 @@ def test_files_are_pictures_with_something_on_them(tmp_path: Path) -> None:
 
     history = [mixed(step=step) for step in (1, 2)]
     written = draw_plots(mixed(step=2), history, tmp_path)
-    assert [path.name for path in written] == ["exposure_by_repetitions.png", "exposure_by_step.png"]
+    assert [path.name for path in written] == ["exposure_by_repetitions.png", "roc.png", "exposure_by_step.png"]
     for path in written:
         pixels = imread(path)
         assert pixels.shape[0] > 400
@@ -209,9 +209,9 @@ def test_all_plots_of_a_run_are_written(tmp_path: Path) -> None:
     history = [dataclasses.replace(with_references(), step=10)]
     names = [path.name for path in draw_plots(with_references(), history, tmp_path, [{"step": 10, "loss": 2.0}])]
     assert names == [
-        "exposure_by_repetitions.png", "references.png", "exposure_by_step.png", "exposure_and_loss.png",
+        "exposure_by_repetitions.png", "roc.png", "references.png", "exposure_by_step.png", "exposure_and_loss.png",
     ]  # fmt: skip
-    assert [path.name for path in draw_plots(mixed(step=1), [], tmp_path, [{"step": 1, "loss": 2.0}])] == names[:1]
+    assert [path.name for path in draw_plots(mixed(step=1), [], tmp_path, [{"step": 1, "loss": 2.0}])] == names[:2]
 
 
 def test_runs_stand_at_their_utility_and_exposure() -> None:
