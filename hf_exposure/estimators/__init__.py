@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from hf_exposure.estimators.control_test import ControlTest, control_test
 from hf_exposure.estimators.difference import difference_interval
-from hf_exposure.estimators.epsilon import EpsilonBound, epsilon_lower_bound, one_run_p_value
+from hf_exposure.estimators.epsilon import EpsilonBound, default_guesses, epsilon_lower_bound, one_run_p_value
 from hf_exposure.estimators.estimate import CostEstimate
+from hf_exposure.estimators.gaussian_epsilon import gaussian_delta, gaussian_epsilon, gaussian_mu
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
@@ -34,12 +35,16 @@ __all__ = [
     "clopper_pearson",
     "clopper_pearson_low",
     "control_test",
+    "default_guesses",
     "difference_interval",
     "enumeration_exposure",
     "epsilon_from_ranks",
     "epsilon_lower_bound",
     "exposure_from_rank",
     "fit_skew_normal",
+    "gaussian_delta",
+    "gaussian_epsilon",
+    "gaussian_mu",
     "importance_exposure",
     "judge_fit",
     "log_cdf",
