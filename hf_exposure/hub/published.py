@@ -178,6 +178,7 @@ def published(report: ExposureReport) -> ExposureReport:
         auc_low=report.auc_low,
         auc_high=report.auc_high,
         epsilon=report.epsilon,
+        gaussian_epsilons=report.gaussian_epsilons,
         seconds=_tenth(report.seconds),
         model=_chosen(report.model, _MODEL),
         versions=dict(report.versions),

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple, Unpack, cast
+from typing import Any, NamedTuple, Unpack, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ from hf_exposure.checks import check_tokenizer, flag, instance_of
 from hf_exposure.context import SourceTemplate, source_for
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bound
+from hf_exposure.estimators.epsilon import Claim
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
 from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
 from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream, texts_of
@@ -97,8 +98,8 @@ class ExposureMeter:
         seed: of all draws, 0 by default; in the report.
         confidence_level: of all intervals, 0.95 by default.
         end_token: whether the end of each text is scored.
-        delta: that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound, 0 by
-            default.
+        delta: that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` and the
+            certified ranks bound, 0 by default. Above 0, coins refute Gaussian claims too (`epsilon_lower_bound`).
         source: what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a text for
             each canary and reference, the same secret in both ("My number is {number}"), which allows no search.
         context: the `CanaryContext` that the canaries were inserted in.
@@ -198,7 +199,7 @@ class ExposureMeter:
         base = [math.nan] * len(self.canaries) if base_model is None else self.base.bits(model, base_model)
         costs_K, inserted = found.costs_K, len(self.canaries.inserted)
         tested = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
-        template = self.canaries.template
+        template, epsilons = self.canaries.template, epsilons_of(self.canaries, costs_K, self.settings)
         return ExposureReport(
             estimates=tuple(
                 _estimate_of(*one) for one in zip(self.canaries, costs_K, found.estimates, base, strict=True)
@@ -216,7 +217,8 @@ class ExposureMeter:
             model=_describe(model),
             scoring_mode=found.mode,
             versions=dict(_versions()),
-            epsilon=epsilon_of(self.canaries, costs_K, self.settings),
+            epsilon=epsilons[0] if epsilons else None,
+            gaussian_epsilons=tuple(epsilons[1:]),
             references=found.references,
             notes=found.notes,
             uniform_draw=self._uniform_draw,
@@ -367,19 +369,27 @@ def measure_exposure(
     return meter.measure(model, base_model=base_model)
 
 
-def epsilon_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Any] | None:
-    """What the coins refute, from the canaries' log-perplexities in bits; None without coins on both sides, since
-    fixed controls bound no epsilon.
+def epsilons_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: MeasureSettings) -> list[dict[str, Any]]:
+    """What the coins refute, from the canaries' log-perplexities in bits: (epsilon, delta)-privacy, and with a delta
+    above 0 the two Gaussian claims. Empty without coins on both sides, since fixed controls bound no epsilon.
     """
     coins = [canary.coin for canary in canaries]
     flipped_K = np.array([coin is not None for coin in coins])
     included = np.array([bool(coin) for coin in coins])[flipped_K]
     if not included.any() or included.all():
-        return None
-    bound = epsilon_lower_bound(
-        costs_K[flipped_K], included, delta=settings.delta, confidence_level=settings.confidence_level
-    )
-    return asdict(bound)
+        return []
+    claims: tuple[Claim, ...] = get_args(Claim) if settings.delta > 0.0 else ("approximate_dp",)
+    bounds = [
+        epsilon_lower_bound(
+            costs_K[flipped_K],
+            included,
+            delta=settings.delta,
+            confidence_level=settings.confidence_level,
+            claim=claim,
+        )
+        for claim in claims
+    ]
+    return [asdict(bound) for bound in bounds]
 
 
 def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposure_bits: float) -> ExposureEstimate:

@@ -71,7 +71,9 @@ class ExposureReport(Presented):
         auc: share of (inserted, control) pairs in which the inserted one is likelier.
         auc_low, auc_high: ends of the confidence interval of `auc`.
         epsilon: what the run refutes of differential privacy (the fields of `EpsilonBound`): adding or removing one
-            row. None where no coins were flipped: without coins there is no epsilon.
+            row. None where no coins were flipped. What ranks refute is in `rank_epsilons`.
+        gaussian_epsilons: what the same coins refute of claims on Gaussian noise, where delta is above 0: `claim` in
+            each says which.
         seconds: wall time of the measurement.
         model: class, number of parameters, dtype, name and revision of the model, and the library that quantized it.
         scoring_mode: how the model was read, as `CausalScorer` names it; "" in reports that do not say.
@@ -105,6 +107,7 @@ class ExposureReport(Presented):
     auc_low: Share = math.nan
     auc_high: Share = math.nan
     epsilon: Values | None = None
+    gaussian_epsilons: tuple[Values, ...] = ()
     seconds: Amount = math.nan
     model: Values = field(default_factory=dict)
     scoring_mode: str = ""

@@ -262,8 +262,6 @@ def _how(report: ExposureReport) -> list[str]:
     if report.references is not None:
         kind = "all texts of the template" if report.references.whole_space else "uniformly drawn texts"
         said.append(f"The histogram is of {report.references.count:,} {kind}.")
-    if report.epsilon is not None:
-        said.append(f"Differential privacy: {dict(report.epsilon)}")
     return [*said, *report.notes]
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from hf_exposure.estimators import RankEpsilon
 from hf_exposure.records import Validity
 from hf_exposure.records.exposure_report import ExposureReport
@@ -21,7 +24,8 @@ def privacy_lines(report: ExposureReport) -> list[str]:
     """
     if report.validity is Validity.INVALID or not report.inserted:
         return []
-    return [_from_ranks(report)]
+    coins = [] if report.epsilon is None else [report.epsilon, *report.gaussian_epsilons]
+    return [_from_ranks(report), *map(_from_coins, coins)]
 
 
 def _from_ranks(report: ExposureReport) -> str:
@@ -54,6 +58,35 @@ def _what_it_is_about(repetitions: int, bound: RankEpsilon) -> str:
         f"{said}. Gaussian DP-SGD has no finite epsilon at delta 0, so this contradicts no accountant of it: to "
         "compare with one, measure at its delta."
     )
+
+
+# What coins refute, by the claim of a bound; those that are no bound on (epsilon, delta)-privacy say so.
+_CLAIMS = {
+    "approximate_dp": (
+        "(epsilon, delta)-privacy with any epsilon below {epsilon} at delta {delta}, for adding or removing one row"
+    ),
+    "gdp": (
+        "that training is as private as a Gaussian mechanism (mu-GDP) with an epsilon below {epsilon} at delta "
+        "{delta}; this is no bound on (epsilon, delta)-privacy"
+    ),
+    "independent_gaussian": (
+        "that independent Gaussian noise with an epsilon below {epsilon} at delta {delta} hides each canary; this is "
+        "a bound neither on mu-GDP nor on (epsilon, delta)-privacy"
+    ),
+}
+
+
+def _from_coins(bound: Mapping[str, Any]) -> str:
+    # Reports from before there were claims have the first; those of other hands may hold anything.
+    claim = _CLAIMS.get(bound.get("claim", "approximate_dp"))
+    figures = [bound.get(name) for name in ("epsilon", "delta", "confidence_level")]
+    if claim is None or not all(isinstance(figure, (int, float)) for figure in figures):
+        return f"coins and epsilon: {dict(bound)}"
+    epsilon, delta, level = map(float, figures)  # type: ignore[arg-type]
+    guessed = f"{bound.get('correct')} of {bound.get('guesses')} guesses right, {bound.get('canaries')} coins"
+    least = f"{epsilon:.2f}" if epsilon else "a positive one"
+    does = "refute" if epsilon else "do not refute"
+    return f"coins {does} {claim.format(epsilon=least, delta=f'{delta:g}')} ({guessed}, {100 * level:g} %)"
 
 
 def refuted_text(bound: RankEpsilon | None) -> str:

@@ -140,3 +140,20 @@ def test_a_draw_is_told_from_what_is_none(coins: int) -> None:
 def test_secrets_that_were_given_are_no_draw() -> None:
     assert not is_uniform_draw(CanarySet.from_secrets(TEMPLATE, ["pin 1234"]))
     assert not is_uniform_draw(CanarySet.from_secrets(TEMPLATE, ["pin 1234"], controls=3, seed=5))
+
+
+def test_each_claim_that_coins_refute_is_named() -> None:
+    bounds = [
+        {"epsilon": epsilon, "delta": 1e-5, "confidence_level": 0.95, "canaries": 400, "guesses": 40, "correct": 39,
+         "claim": claim, "note": ""}
+        for claim, epsilon in (("approximate_dp", 1.25), ("gdp", 2.5), ("independent_gaussian", 0.0))
+    ]  # fmt: skip
+    found = drawn(row(1), epsilon=bounds[0], gaussian_epsilons=tuple(bounds[1:]))
+    _, general, gdp, independent = privacy_lines(found)
+    assert "(epsilon, delta)-privacy with any epsilon below 1.25 at delta 1e-05" in general
+    assert "39 of 40 guesses right, 400 coins" in general
+    assert "mu-GDP) with an epsilon below 2.50" in gdp and "no bound on (epsilon, delta)-privacy" in gdp
+    assert independent.startswith("coins do not refute that independent Gaussian noise")
+    before_claims = {key: value for key, value in bounds[0].items() if key != "claim"}
+    assert privacy_lines(drawn(row(1), epsilon=before_claims))[1] == general
+    assert ExposureReport.from_dict(found.to_dict()).gaussian_epsilons == found.gaussian_epsilons
