@@ -13,15 +13,15 @@ import numpy as np
 from hf_exposure.estimators import RankEpsilon, epsilon_from_ranks
 from hf_exposure.records.estimates import ExposureEstimate
 
-# Two scores of one text agree to within 0.1 bits in any precision (`Scorer.tolerance_bits`).
-_SURELY_APART_BITS = 0.5
+# Two scores of one text agree to within 1 bit in any precision, 8-bit layers included (`Scorer.tolerance_bits`).
+_SURELY_APART_BITS = 2.0
 
 
 def ranks_among_all(inserted: Sequence[ExposureEstimate]) -> list[int | None]:
     """Upper ends of the ranks among all texts of the space; None where no rank is certified.
 
-    An exposure rank's upper end, and the other inserted canaries that cost at most half a bit more: the scoring error
-    is less. All the others, where log-perplexities are withheld.
+    An exposure rank's upper end, and the other inserted canaries that cost at most 2 bits more: the scoring error is
+    less. All the others, where log-perplexities are withheld.
 
     Example:
         >>> def row(cost, rank):

@@ -16,7 +16,7 @@ from hf_exposure.estimators.estimate import CHANCE_BITS
 from hf_exposure.records import ExposureEstimate, Validity
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
-from hf_exposure.report.privacy import privacy_lines
+from hf_exposure.report.privacy import privacy_sentences
 from hf_exposure.report.table import Table, group_table, rates_table, report_table
 from hf_exposure.report.verdict import headline, judgement
 
@@ -123,7 +123,7 @@ def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: st
         how_to_read=how_to_read(level),
         rates=rates_table(report),
         how_rates_are_read=how_rates_are_read(level),
-        privacy=[_sentence(line) for line in privacy_lines(report)],
+        privacy=privacy_sentences(report),
         plots=plots,
         captions=CAPTIONS,
         page_rows=_PAGE_ROWS,
@@ -143,7 +143,8 @@ def report_html(report: ExposureReport) -> str:
         judgement=judgement(report),
         table=report_table(report),
         rates=rates_table(report),
-        notes=[*privacy_lines(report), *report.notes],
+        privacy=privacy_sentences(report),
+        notes=report.notes,
     )
 
 
@@ -201,11 +202,6 @@ def how_rates_are_read(confidence_level: float) -> str:
         f"record is a canary with all its repetitions (substitution; one-sided at {level}, for all repetition counts "
         "together)."
     )
-
-
-def _sentence(line: str) -> str:
-    """A note as a sentence of its own."""
-    return f"{line[:1].upper()}{line[1:].removesuffix('.')}."
 
 
 _COLUMNS: tuple[tuple[str, str, int | None], ...] = (

@@ -11,16 +11,16 @@ from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.report.verdict import times_inserted
 
 
-def privacy_lines(report: ExposureReport) -> list[str]:
-    """One line for each way in which the report bounds epsilon from below; none of an invalid run.
+def privacy_sentences(report: ExposureReport) -> list[str]:
+    """One paragraph for each way in which the report bounds epsilon from below; none of an invalid run.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
         >>> canary = ExposureEstimate(canary_id="a", repetitions=64, log_perplexity_bits=5.0, exposure_bits=29.9,
         ...     low_bits=29.9, high_bits=29.9, rank_low=1, rank_high=1, method="bounded")
-        >>> print(privacy_lines(ExposureReport(estimates=(canary,), template="pin {pin}", spaces={}, space_size=10**9,
-        ...     manifest_hash="", settings={"confidence_level": 0.95}))[0])
-        ranks bound no epsilon of differential privacy: it is not known that the secrets were drawn uniformly
+        >>> print(*privacy_sentences(ExposureReport(estimates=(canary,), template="pin {pin}", spaces={},
+        ...     space_size=10**9, manifest_hash="", settings={"confidence_level": 0.95})))
+        Ranks bound no epsilon of differential privacy: it is not known that the secrets were drawn uniformly.
     """
     if report.validity is Validity.INVALID or not report.inserted:
         return []
@@ -30,15 +30,15 @@ def privacy_lines(report: ExposureReport) -> list[str]:
 
 def _from_ranks(report: ExposureReport) -> str:
     if report.why_no_rank_epsilon:
-        return f"ranks bound no epsilon of differential privacy: {report.why_no_rank_epsilon}"
+        return f"Ranks bound no epsilon of differential privacy: {report.why_no_rank_epsilon}."
     repetitions, bound = max(report.rank_epsilons.items(), key=lambda item: item[1].epsilon)
     looked = f"{100 * bound.confidence_level:g} %, corrected for the choice of L"
     if bound.groups > 1:
         looked += f" and for {bound.groups} repetition counts"
     if bound.epsilon == 0.0:
-        return f"ranks refute no epsilon of differential privacy at delta {bound.delta:g} ({looked})"
+        return f"Ranks refute no epsilon of differential privacy at delta {bound.delta:g} ({looked})."
     return (
-        f"ranks refute every epsilon below {bound.epsilon:.1f} at delta {bound.delta:g} for canaries inserted "
+        f"Ranks refute every epsilon below {bound.epsilon:.1f} at delta {bound.delta:g} for canaries inserted "
         f"{times_inserted(repetitions)}: {bound.successes} of {bound.canaries} are among the L = "
         f"{bound.threshold_rank:,} likeliest of {bound.candidates:,} candidate secrets ({looked}). "
         f"{_what_it_is_about(repetitions, bound)}"
@@ -81,12 +81,12 @@ def _from_coins(bound: Mapping[str, Any]) -> str:
     claim = _CLAIMS.get(bound.get("claim", "approximate_dp"))
     figures = [bound.get(name) for name in ("epsilon", "delta", "confidence_level")]
     if claim is None or not all(isinstance(figure, (int, float)) for figure in figures):
-        return f"coins and epsilon: {dict(bound)}"
+        return f"Coins and epsilon: {dict(bound)}."
     epsilon, delta, level = map(float, figures)  # type: ignore[arg-type]
     guessed = f"{bound.get('correct')} of {bound.get('guesses')} guesses right, {bound.get('canaries')} coins"
     least = f"{epsilon:.2f}" if epsilon else "a positive one"
     does = "refute" if epsilon else "do not refute"
-    return f"coins {does} {claim.format(epsilon=least, delta=f'{delta:g}')} ({guessed}, {100 * level:g} %)"
+    return f"Coins {does} {claim.format(epsilon=least, delta=f'{delta:g}')} ({guessed}, {100 * level:g} %)."
 
 
 def refuted_text(bound: RankEpsilon | None) -> str:

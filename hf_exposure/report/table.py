@@ -15,7 +15,7 @@ from hf_exposure.estimators import TruePositiveRate
 from hf_exposure.fields import plain
 from hf_exposure.records import Discoverability, ExposureReport, Extraction, RepetitionGroup
 from hf_exposure.records.groups import FALSE_POSITIVE_RATES, in_table_order, table_order
-from hf_exposure.report.privacy import privacy_lines, refuted_text
+from hf_exposure.report.privacy import privacy_sentences, refuted_text
 from hf_exposure.report.verdict import group_cells, group_heads, headline, judgement, times_inserted
 
 
@@ -208,10 +208,16 @@ def report_table(report: ExposureReport) -> Table:
 
 def report_text(report: ExposureReport) -> str:
     """What `print(report)` shows: the verdict, the table and the notes."""
+    notes = [f"note: {note}" for note in report.notes]
+    return "\n".join([headline(report), judgement(report), "", tables_text(report), *notes])
+
+
+def tables_text(report: ExposureReport) -> str:
+    """The tables of a report as a terminal shows them, and what it refutes of differential privacy."""
     against = rates_table(report)
     compared = [] if against is None else ["", str(against)]
-    notes = [f"note: {note}" for note in [*privacy_lines(report), *report.notes]]
-    return "\n".join([headline(report), judgement(report), "", str(report_table(report)), *compared, *notes])
+    refuted = privacy_sentences(report) if report.rank_epsilons or report.epsilon else []
+    return "\n".join([str(report_table(report)), *compared, *(["", *refuted] if refuted else [])])
 
 
 def report_frame(report: ExposureReport) -> Any:

@@ -17,7 +17,7 @@ from hf_exposure.hub.published import published
 from hf_exposure.records import Delivery, ExposureEstimate, ExposureReport
 from hf_exposure.records.rank_epsilons import ranks_among_all
 from hf_exposure.report.page import report_page
-from hf_exposure.report.privacy import privacy_lines
+from hf_exposure.report.privacy import privacy_sentences
 
 
 def row(rank: int | None, repetitions: int = 64, cost: float = 20.0, **changes: Any) -> ExposureEstimate:
@@ -34,14 +34,14 @@ def test_ranks_among_all_are_those_of_the_whole_space() -> None:
     """A space of 60 texts with costs far apart: the report's ranks leave the inserted ones out."""
     generator = np.random.default_rng(0)
     for _ in range(10):
-        costs = generator.permutation(60) * 2.0
+        costs = generator.permutation(60) * 3.0
         inserted = costs[:8]
         rows = [row(1 + int((costs[8:] <= cost).sum()), cost=float(cost)) for cost in inserted]
         assert ranks_among_all(rows) == [int((costs <= cost).sum()) for cost in inserted]
 
 
 def test_of_nearly_equal_costs_each_is_ahead_of_the_other() -> None:
-    assert ranks_among_all([row(1, cost=20.0), row(1, cost=20.4), row(1, cost=20.6)]) == [2, 3, 3]
+    assert ranks_among_all([row(1, cost=20.0), row(1, cost=21.9), row(1, cost=22.2)]) == [2, 3, 3]
     assert ranks_among_all([row(1, cost=math.inf), row(5, cost=math.inf), row(2, cost=1.0)]) == [3, 7, 2]
     assert ranks_among_all([row(1, cost=math.nan), row(None, cost=math.nan), row(3, cost=math.nan)]) == [3, None, 5]
 
@@ -51,8 +51,8 @@ def test_a_stopped_search_counts_with_its_upper_end() -> None:
 
 
 def test_each_count_has_its_share_of_the_error_and_all_other_secrets_are_taken_off() -> None:
-    often = [row(1, 64, 20.0 + 2 * i) for i in range(4)]
-    once = [row(10**6, 1, 60.0 + 2 * i) for i in range(3)] + [row(None, 1, 80.0)]
+    often = [row(1, 64, 20.0 + 3 * i) for i in range(4)]
+    once = [row(10**6, 1, 60.0 + 3 * i) for i in range(3)] + [row(None, 1, 80.0)]
     found = drawn(*often, *once, estimate(1.0, 0, log_perplexity_bits=90.0, canary_id="held out"))
     assert list(found.rank_epsilons) == [1, 64]
     expected = epsilon_from_ranks([1, 2, 3, 4], 10**9 - 8, confidence_level=1 - 0.05 / 2, other_secrets=0)
@@ -79,7 +79,7 @@ def test_without_what_the_proof_needs_there_is_no_bound(changes: dict[str, Any],
     assert why in found.why_no_rank_epsilon
     assert found.rank_epsilons == {}
     assert found.groups[0].rank_epsilon is None
-    assert why in privacy_lines(found)[0]
+    assert why in privacy_sentences(found)[0]
     assert math.isnan(found.metrics().get("eval_exposure_rank_epsilon", math.nan))
 
 
@@ -87,14 +87,14 @@ def test_estimates_with_intervals_refute_nothing() -> None:
     found = drawn(*[row(None, low_bits=8.9, high_bits=9.1) for _ in range(20)])
     assert found.rank_epsilons[64].epsilon == 0.0
     assert found.rank_epsilons[64].uncertified == 20
-    assert privacy_lines(found) == [
-        "ranks refute no epsilon of differential privacy at delta 0 (95 %, corrected for the choice of L)"
+    assert privacy_sentences(found) == [
+        "Ranks refute no epsilon of differential privacy at delta 0 (95 %, corrected for the choice of L)."
     ]
 
 
 def test_what_is_printed_names_the_record_the_correction_and_gaussian_noise() -> None:
-    found = drawn(*[row(1, cost=20.0 + 2 * i) for i in range(4)])
-    (line,) = privacy_lines(found)
+    found = drawn(*[row(1, cost=20.0 + 3 * i) for i in range(4)])
+    (line,) = privacy_sentences(found)
     for part in (
         "below 18.3 at delta 0", "4 of 4 are among the L = 4 likeliest of 999,999,997", "1/64",
         "Gaussian DP-SGD has no finite epsilon at delta 0", "at least half",
@@ -102,16 +102,16 @@ def test_what_is_printed_names_the_record_the_correction_and_gaussian_noise() ->
         assert part in line
     assert line in str(found)
     assert "Ranks refute every epsilon below 18.3" in report_page(found, {})
-    (at_delta,) = privacy_lines(replace(found, settings={**found.settings, "delta": 1e-5}))
+    (at_delta,) = privacy_sentences(replace(found, settings={**found.settings, "delta": 1e-5}))
     assert "at delta 1e-05" in at_delta and "1/64" not in at_delta and "Gaussian" not in at_delta
 
 
 def test_an_invalid_run_says_nothing_of_privacy() -> None:
-    assert privacy_lines(drawn(row(1), delivery=Delivery(inserted=1, found=0, trained=0))) == []
+    assert privacy_sentences(drawn(row(1), delivery=Delivery(inserted=1, found=0, trained=0))) == []
 
 
 def test_a_published_report_bounds_no_more_than_the_whole_one() -> None:
-    whole = drawn(*[row(1, cost=20.0 + 2 * i) for i in range(4)], row(500, cost=60.0))
+    whole = drawn(*[row(1, cost=20.0 + 3 * i) for i in range(4)], row(500, cost=60.0))
     seen = published(whole)
     assert 15.0 < seen.rank_epsilons[64].epsilon <= whole.rank_epsilons[64].epsilon
     assert seen.rank_epsilons[64].uncertified == 1
@@ -149,11 +149,11 @@ def test_each_claim_that_coins_refute_is_named() -> None:
         for claim, epsilon in (("approximate_dp", 1.25), ("gdp", 2.5), ("independent_gaussian", 0.0))
     ]  # fmt: skip
     found = drawn(row(1), epsilon=bounds[0], gaussian_epsilons=tuple(bounds[1:]))
-    _, general, gdp, independent = privacy_lines(found)
+    _, general, gdp, independent = privacy_sentences(found)
     assert "(epsilon, delta)-privacy with any epsilon below 1.25 at delta 1e-05" in general
     assert "39 of 40 guesses right, 400 coins" in general
     assert "mu-GDP) with an epsilon below 2.50" in gdp and "no bound on (epsilon, delta)-privacy" in gdp
-    assert independent.startswith("coins do not refute that independent Gaussian noise")
+    assert independent.startswith("Coins do not refute that independent Gaussian noise")
     before_claims = {key: value for key, value in bounds[0].items() if key != "claim"}
-    assert privacy_lines(drawn(row(1), epsilon=before_claims))[1] == general
+    assert privacy_sentences(drawn(row(1), epsilon=before_claims))[1] == general
     assert ExposureReport.from_dict(found.to_dict()).gaussian_epsilons == found.gaussian_epsilons
