@@ -400,11 +400,47 @@ def peers_trainings() -> str:
     return _table(head + " | largest exposure (bits)", rows)
 
 
+_CLAIMS = {
+    "approximate_dp": "training is (epsilon, delta)-private",
+    "gdp": "training is as private as a Gaussian mechanism (mu-GDP)",
+    "independent_gaussian": "independent Gaussian noise hides each canary",
+}
+
+
+def one_run_epsilon() -> str:
+    """Median bounds of 1,000 coins by claim, at the default number of guesses."""
+    rows = [row for row in _measured("one_run_epsilon")["rows"] if row["is_default"] and row["canaries"] == 1000]
+    truths = (1.0, 2.0, 4.0, 8.0)
+    medians = {(row["claim"], row["epsilon"]): row["median"] for row in rows}
+    guesses = {row["claim"]: row["guesses"] for row in rows}
+    return _table(
+        "claim | what is refuted | guesses | " + " | ".join(f"at a true epsilon of {truth:g}" for truth in truths),
+        [
+            [f"`{claim}`", what, f"{guesses[claim]:,}", *(f"{medians[claim, truth]:.2f}" for truth in truths)]
+            for claim, what in _CLAIMS.items()
+        ],
+    )
+
+
+def rank_epsilon() -> str:
+    """False alarms of the epsilon from ranks, the worst of each kind of mechanism."""
+    found = _measured("rank_epsilon")
+    names = {
+        "fixed_exact": "L fixed, exact sums",
+        "ladder": "ladder, 100,000 draws",
+        "ladder_distinct": "distinct secrets, each guess knows those before it, 100,000 draws",
+    }
+    return _table(
+        "mechanism | worst rate of false alarms",
+        [[name, f"{100 * found['worst'][key]:.1f} %"] for key, name in names.items()],
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         speed, estimators, growth, search, overhead, doses, group_intervals, own_time, gpt2_small, quantized,
-        cost_planner,
+        cost_planner, one_run_epsilon, rank_epsilon,
         peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts, peers_trainings,
     )
 }  # fmt: skip

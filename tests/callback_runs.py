@@ -24,6 +24,7 @@ KEYS = {
     "eval_exposure_controls_mean",
     "eval_exposure_p_value",
     "eval_exposure_rank1_fraction",
+    "eval_exposure_rank_epsilon",
     "eval_exposure_x1_mean",
     "eval_exposure_x4_mean",
     "eval_exposure_seconds",

@@ -28,7 +28,7 @@ from hf_exposure import (
 )
 from hf_exposure.canaries.space import distinct_ids
 from hf_exposure.errors import InputError, NonFiniteScoreError
-from hf_exposure.estimators import epsilon_lower_bound
+from hf_exposure.estimators import epsilon_from_ranks, epsilon_lower_bound
 from hf_exposure.measures import ExposureMeter
 from hf_exposure.measures.methods import uniform_references
 
@@ -361,8 +361,28 @@ def test_the_epsilon_of_a_report_is_that_of_its_coins(remembered: bool) -> None:
     coins = [bool(canary.coin) for canary in canaries]
     expected = epsilon_lower_bound(costs, coins, delta=1e-6)
     assert report.epsilon == asdict(expected)
+    gaussian = [epsilon_lower_bound(costs, coins, delta=1e-6, claim=c) for c in ("gdp", "independent_gaussian")]
+    assert list(report.gaussian_epsilons) == [asdict(bound) for bound in gaussian]
     # All guesses are right, or all are wrong.
     guesses = report.epsilon["guesses"]
     assert report.epsilon["correct"] == (guesses if remembered else 0)
     assert (report.epsilon["epsilon"] > 1.0) is remembered
     assert measure_exposure(model, ByT5Tokenizer(), CANARIES, method="enumerate").epsilon is None
+
+
+@pytest.mark.parametrize("method", ["enumerate", "bounded"])
+def test_the_epsilon_of_ranks_is_that_of_places_among_all_texts(method: str) -> None:
+    """Four of six canaries are remembered, so they are the four likeliest of all; by the estimator on their places."""
+    template = CanaryTemplate("pin {pin}.", pin=Digits(3))
+    canaries = draw_canaries(template, {1: 6}, controls=2, seed=4)
+    model = Remembers([canary.text for canary in canaries.inserted[:4]])
+    report = measure_exposure(model, ByT5Tokenizer(), canaries, method=method)
+    costs = log_perplexity(model, ByT5Tokenizer(), [template.text_at(i) for i in range(1000)])
+    places = [int((costs <= costs[template.index_of(c.text)] + 0.01).sum()) for c in canaries.inserted]
+    expected = epsilon_from_ranks(places, 1000, other_secrets=7)
+    assert report.uniform_draw and report.complete_search
+    assert (expected.threshold_rank, expected.successes) == (4, 4)
+    assert report.rank_epsilons[1].epsilon == pytest.approx(expected.epsilon)
+    assert report.metrics()["eval_exposure_rank_epsilon"] > 1.0
+    given = CanarySet.from_secrets(template, [canary.text for canary in canaries.inserted])
+    assert measure_exposure(model, ByT5Tokenizer(), given, method=method).rank_epsilons == {}

@@ -16,7 +16,7 @@ from report_samples import estimate, mixed, report
 
 from hf_exposure.presenting import Presented, register_presenter
 from hf_exposure.report.save import save_report
-from hf_exposure.report.table import report_table
+from hf_exposure.report.table import rates_table, report_table
 from hf_exposure.report.verdict import headline, judgement
 
 
@@ -46,8 +46,12 @@ class Cells(HTMLParser):
 
 def test_print_shows_the_verdict_the_table_and_the_notes() -> None:
     shown = str(mixed(notes=("a note",)))
-    verdict, test, nothing, *table, note = shown.splitlines()
+    verdict, test, nothing, *table, space, heads, once, often, note = shown.splitlines()
     assert (verdict, test, nothing, note) == (headline(mixed()), judgement(mixed()), "", "note: a note")
+    assert (space, [re.split(" {2,}", line)[0] for line in (heads, once, often)]) == (
+        "",
+        ["inserted", "once", "8 times"],
+    )
     assert [re.split(" {2,}", line) for line in table] == [
         ["inserted", "canaries", "exposure (bits)", "95 % interval, or each value", "ranks first",
          "p-value (corrected)"],
@@ -71,7 +75,9 @@ def test_a_notebook_and_pandas_show_the_same_table() -> None:
     assert list(frame.columns) == list(table.heads)
     assert frame.astype(str).to_numpy().tolist() == cells
     html = Cells(mixed()._repr_html_())
-    assert html.rows == [list(table.heads), *cells]
+    against = rates_table(mixed())
+    assert against is not None
+    assert html.rows == [list(table.heads), *cells, list(against.heads), *map(list, against.rows)]
 
 
 def test_a_notebook_shows_data_as_text() -> None:

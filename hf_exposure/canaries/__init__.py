@@ -5,7 +5,7 @@ from __future__ import annotations
 from hf_exposure.canaries import presets
 from hf_exposure.canaries.canary_set import Canary, CanarySet
 from hf_exposure.canaries.character_spaces import Digits, Letters, LuhnDigits
-from hf_exposure.canaries.draw import draw_canaries
+from hf_exposure.canaries.draw import draw_canaries, is_uniform_draw
 from hf_exposure.canaries.pattern import Pattern
 from hf_exposure.canaries.space import Space
 from hf_exposure.canaries.spaces import parse_space, space_from_dict
@@ -25,6 +25,7 @@ __all__ = [
     "VocabularyTokens",
     "Words",
     "draw_canaries",
+    "is_uniform_draw",
     "parse_space",
     "presets",
     "space_from_dict",

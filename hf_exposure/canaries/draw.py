@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from hf_exposure.canaries.canary_set import Canary, CanarySet, check_size
 from hf_exposure.canaries.space import Entropy, distinct_ids, distinct_indices
@@ -64,14 +64,10 @@ def draw_canaries(
         seed = whole_number("seed", seed, 0, LARGEST_SEED)
     entropy = Entropy(["draw", template.text, repr(template.spaces), counts, flips, seed])
     seed = entropy.seed() if seed is None else seed
-    # Coins of a stream of their own, so that the texts do not depend on whether there are any.
-    generator = random.Random(f"coins {seed}")
-    coins = [generator.getrandbits(1) == 1 for _ in range(flips)]
-    plan = [(count, None) for count in counts] + [(int(coin), coin) for coin in coins]
-    texts, ids = distinct_indices(template.space_size, seed), distinct_ids(entropy)
+    ids = distinct_ids(entropy)
     drawn = [
-        Canary(id=next(ids), text=template.text_at(next(texts)), template=template, repetitions=count, coin=coin)
-        for count, coin in plan
+        Canary(id=next(ids), text=text, template=template, repetitions=count, coin=coin)
+        for text, count, coin in _drawn(template, counts, flips, seed)
     ]
     return CanarySet(
         inserted=tuple(canary for canary in drawn if not canary.is_control),
@@ -80,6 +76,43 @@ def draw_canaries(
         seed=seed,
         salt=entropy.hex(16),
     )
+
+
+def is_uniform_draw(canaries: CanarySet) -> bool:
+    """Whether the secrets are those that `draw_canaries` draws with the set's seed, all of them and as often.
+
+    Only then was each of them uniform among the texts of the space, which a bound on epsilon from ranks rests on. It
+    is found out by drawing again: secrets that stood in the data before, and sets that were put together by hand or
+    from a part of a draw, are none.
+
+    Example:
+        >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
+        >>> template = CanaryTemplate("My PIN is {pin}", pin=Digits(4))
+        >>> is_uniform_draw(draw_canaries(template, {1: 2}, controls=2))
+        True
+        >>> is_uniform_draw(CanarySet.from_secrets(template, ["My PIN is 1234"], controls=2))
+        False
+    """
+    instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
+    if canaries.seed is None:
+        return False
+    fixed = [canary for canary in canaries if canary.coin is None]
+    flips = len(canaries) - len(fixed)
+    again = _drawn(canaries.template, [canary.repetitions for canary in fixed], flips, canaries.seed)
+    held = {(canary.text, canary.repetitions, canary.coin) for canary in canaries}
+    return held == set(again)
+
+
+def _drawn(
+    template: CanaryTemplate, counts: Sequence[int], flips: int, seed: int
+) -> list[tuple[str, int, bool | None]]:
+    """(text, repetitions, coin) of each canary: first those of fixed `counts`, then those of the coins."""
+    # Coins of a stream of their own, so that the texts do not depend on whether there are any.
+    generator = random.Random(f"coins {seed}")
+    coins = [generator.getrandbits(1) == 1 for _ in range(flips)]
+    plan = [(count, None) for count in counts] + [(int(coin), coin) for coin in coins]
+    texts = distinct_indices(template.space_size, seed)
+    return [(template.text_at(next(texts)), count, coin) for count, coin in plan]
 
 
 def _is_empty(repetitions: object) -> bool:

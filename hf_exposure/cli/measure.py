@@ -55,6 +55,9 @@ def measure(
     max_expansions: Annotated[int, typer.Option(help="Budget of one search.")] = 100_000,
     precision_bits: Annotated[float, typer.Option(help="Width of interval at which drawing stops.")] = 0.25,
     confidence_level: Annotated[float, typer.Option(help="Confidence level of all intervals.")] = 0.95,
+    delta: Annotated[
+        float, typer.Option(help="Of the (epsilon, delta)-privacy that ranks and coins refute: your accountant's.")
+    ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the references, not of the draw: that is a secret.")] = 0,
     prompt: PromptOption = None,
     messages: MessagesOption = None,
@@ -107,7 +110,7 @@ def measure(
     settings: MeasureOptions = {
         "method": cast("MethodName", method), "references": references, "max_expansions": max_expansions,
         "precision_bits": precision_bits, "confidence_level": confidence_level, "seed": seed, "source": source,
-        "end_token": end_token, "context": context, "max_batch_tokens": max_batch_tokens,
+        "delta": delta, "end_token": end_token, "context": context, "max_batch_tokens": max_batch_tokens,
     }  # fmt: skip
     MeasureSettings.of(**settings)  # refused before a large model is loaded
     loaded, its_tokenizer = origin.load()

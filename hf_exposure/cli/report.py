@@ -87,11 +87,11 @@ def report(
     if len(runs) == 1:
         run = loaded[0]
         written = run.report.save(out, run.history, training_log=run.training_log)
-        from hf_exposure.report.table import report_table
+        from hf_exposure.report.table import tables_text
         from hf_exposure.report.verdict import headline
 
         values = run.report.to_dict()
-        text = f"{headline(run.report)}\n\n{report_table(run.report)}"
+        text = f"{headline(run.report)}\n\n{tables_text(run.report)}"
     else:
         from hf_exposure.report.comparison import compare_runs
         from hf_exposure.report.comparison_page import comparison_table, comparison_values, save_comparison

@@ -37,6 +37,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.extraction import extract
 from hf_exposure.records import ExposureReport, Extraction, RepetitionGroup
 from hf_exposure.records.groups import in_table_order
+from hf_exposure.report.privacy import privacy_sentences
 from hf_exposure.report.table import describe_extraction
 from hf_exposure.report.verdict import exposure_text, judgement, mean_text, rank1_text, spread_text, times_inserted
 
@@ -186,7 +187,7 @@ def run_demo(settings: DemoSettings) -> ExposureReport:
     if extraction is not None:
         print(describe_extraction(extraction, canaries))
         _print_missing(extraction, report, canaries)
-    print(f"\n{verdict(report, extraction, canaries)}")
+    print("\n".join(["", verdict(report, extraction, canaries), *privacy_sentences(report)]))
     report.save(settings.out, history=callback.reports)
     print(f"\nWritten to {settings.out}{os.sep}: {', '.join(sorted(p.name for p in settings.out.iterdir()))}")
     return report

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from hf_exposure.estimators.control_test import ControlTest, control_test
 from hf_exposure.estimators.difference import difference_interval
-from hf_exposure.estimators.epsilon import EpsilonBound, epsilon_lower_bound, one_run_p_value
+from hf_exposure.estimators.epsilon import EpsilonBound, default_guesses, epsilon_lower_bound, one_run_p_value
 from hf_exposure.estimators.estimate import CostEstimate
+from hf_exposure.estimators.gaussian_epsilon import gaussian_delta, gaussian_epsilon, gaussian_mu
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
+from hf_exposure.estimators.rank_epsilon import RankEpsilon, epsilon_from_ranks, rank_p_value
+from hf_exposure.estimators.rates import RocCurve, TruePositiveRate, roc_curve, tpr_at_fpr
 from hf_exposure.estimators.skew_normal import (
     FitJudgement,
     SkewNormalFit,
@@ -23,23 +26,34 @@ __all__ = [
     "CostEstimate",
     "EpsilonBound",
     "FitJudgement",
+    "RankEpsilon",
+    "RocCurve",
     "SkewNormalFit",
+    "TruePositiveRate",
     "WeightCheck",
     "check_weights",
     "clopper_pearson",
     "clopper_pearson_low",
     "control_test",
+    "default_guesses",
     "difference_interval",
     "enumeration_exposure",
+    "epsilon_from_ranks",
     "epsilon_lower_bound",
     "exposure_from_rank",
     "fit_skew_normal",
+    "gaussian_delta",
+    "gaussian_epsilon",
+    "gaussian_mu",
     "importance_exposure",
     "judge_fit",
     "log_cdf",
     "mean_interval",
     "one_run_p_value",
+    "rank_p_value",
     "ranks",
+    "roc_curve",
     "sampling_exposure",
     "skew_normal_exposure",
+    "tpr_at_fpr",
 ]

@@ -1,25 +1,44 @@
-"""A lower bound on the epsilon of differential privacy, from one training run whose canaries were coin flips."""
+"""A lower bound on the epsilon of differential privacy, from one training run whose canaries were coin flips.
+
+The same guesses refute three different claims about the training (`Claim`), the stronger the more:
+
+    "approximate_dp"        it is (epsilon, delta)-private
+    "gdp"                   it is as private as a Gaussian mechanism with that epsilon at that delta (mu-GDP)
+    "independent_gaussian"  it hides each canary with Gaussian noise of its own that has that epsilon at that delta
+
+A bound on the second or the third is none on the first. `gaussian_epsilon.py` has their mathematics.
+"""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from scipy.stats import binom
 
-from hf_exposure.checks import real_number
+from hf_exposure.checks import one_of, real_number
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, checked_costs, number_array
+from hf_exposure.estimators.gaussian_epsilon import gaussian_epsilon, refuted_gdp, refuted_independent
 from hf_exposure.limits import MOST_INSERTIONS
+
+Claim = Literal["approximate_dp", "gdp", "independent_gaussian"]
+# A few sure guesses refute more than many unsure ones, but of fewer than 20 even all right ones refute little.
+# (Measured on ideal Gaussian canaries: benchmarks/one_run_epsilon.py.)
+_FEWEST_GUESSES = 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpsilonBound:
-    """What a run refutes: it is not (epsilon', delta)-private for any epsilon' < `epsilon`, at that confidence.
+    """What a run refutes: its `claim` does not hold for any epsilon' < `epsilon`, at that confidence.
 
     Attributes:
+        claim: what is refuted: "approximate_dp", that training is (epsilon', delta)-private; "gdp", that it is as
+            private as a Gaussian mechanism with epsilon' at delta; "independent_gaussian", that it hides each canary
+            by independent Gaussian noise with epsilon' at delta. Only the first is a bound on (epsilon, delta).
         epsilon: natural-log units, as epsilon is; 0 says nothing.
         delta, confidence_level: as asked.
         canaries: how many coins were flipped.
@@ -35,6 +54,7 @@ class EpsilonBound:
     guesses: int
     correct: int
     note: str = ""
+    claim: Claim = "approximate_dp"
 
 
 def epsilon_lower_bound(
@@ -44,6 +64,7 @@ def epsilon_lower_bound(
     guesses: int | None = None,
     delta: float = 0.0,
     confidence_level: float = 0.95,
+    claim: Claim = "approximate_dp",
 ) -> EpsilonBound:
     """Guess each canary's coin from its cost, and ask what epsilon so many right guesses refute.
 
@@ -55,20 +76,22 @@ def epsilon_lower_bound(
     Args:
         costs: (m,) costs in bits of all flipped canaries, lower = likelier.
         included: (m,) the coins: True where the canary went into the training set.
-        guesses: how many to guess, chosen before seeing a cost; default half of the canaries. Trying several and
-            keeping the best voids the confidence.
-        delta: of the (epsilon, delta) that is refuted, in [0, 1).
+        guesses: how many to guess, chosen before seeing a cost; None is `default_guesses`: a tenth of the canaries.
+            Trying several and keeping the best voids the confidence.
+        delta: of the (epsilon, delta) that is refuted, in [0, 1); above 0 for the two Gaussian claims.
         confidence_level: one-sided.
+        claim: what is to be refuted, chosen beforehand too. With 1,000 ideal Gaussian canaries at a true epsilon of 4
+            (delta 1e-5) the median bound is 1.5 on "approximate_dp", 2.3 on "gdp" and 3.3 on "independent_gaussian".
 
     Returns:
         `EpsilonBound`. It bounds the epsilon of adding or removing one canary, all its repetitions together.
 
     Raises:
         InputError: no coins, coins all alike, counts that differ, NaN costs, `guesses` outside 1..m, an impossible
-            delta or level.
+            delta or level, an unknown claim, a Gaussian claim at delta 0.
 
     Source: Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run" (NeurIPS 2023), Theorem 5.2 and
-        Algorithm 1.
+        Algorithm 1; for the Gaussian claims see `hf_exposure.estimators.gaussian_epsilon`.
 
     Example (10 of 10 right: the epsilon at which that has probability 0.05 is ln(q / (1 - q)), q = 0.05 ** 0.1):
         >>> coins = [True] * 5 + [False] * 5
@@ -80,12 +103,17 @@ def epsilon_lower_bound(
     coins_m = _checked_coins(included, costs_m.size)
     level = checked_confidence(confidence_level)
     delta = _checked_delta(delta)
-    planned = max(costs_m.size // 2, 1)
+    one_of("claim", claim, get_args(Claim), "Leave it out for (epsilon, delta)-privacy.")
+    planned = default_guesses(costs_m.size, claim)
     if guesses is not None:
-        planned = _checked_count("guesses", guesses, 1, costs_m.size, "Leave it out for half of them.")
+        planned = _checked_count("guesses", guesses, 1, costs_m.size, "Leave it out for a tenth of them.")
     guessed_in, guessed_out = _guessed(costs_m, planned)
     correct = int((guessed_in & coins_m).sum() + (guessed_out & ~coins_m).sum())
-    epsilon = _largest_refuted(costs_m.size, planned, correct, delta, 1.0 - level)
+    if claim == "approximate_dp":
+        epsilon = _largest_refuted(costs_m.size, planned, correct, delta, 1.0 - level)
+    else:
+        refuted = refuted_gdp if claim == "gdp" else refuted_independent
+        epsilon = gaussian_epsilon(refuted(costs_m.size, planned, correct, 1.0 - level), delta)
     return EpsilonBound(
         epsilon=epsilon,
         delta=delta,
@@ -94,7 +122,22 @@ def epsilon_lower_bound(
         guesses=planned,
         correct=correct,
         note="" if epsilon > 0.0 else "so many right guesses are no surprise without any memory: nothing is refuted",
+        claim=claim,
     )
+
+
+def default_guesses(canaries: int, claim: Claim = "approximate_dp") -> int:
+    """How many of so many canaries are guessed unless it is said: a tenth, or 20 where that is more, but at most half.
+
+    All of them for "independent_gaussian", which unsure guesses refute too.
+
+    Example:
+        >>> [default_guesses(canaries) for canaries in (10, 80, 1000)], default_guesses(80, "independent_gaussian")
+        ([5, 20, 100], 80)
+    """
+    if claim == "independent_gaussian":
+        return canaries
+    return max(canaries // 10, min(_FEWEST_GUESSES, canaries // 2), 1)
 
 
 def one_run_p_value(epsilon: float, *, delta: float, canaries: int, guesses: int, correct: int) -> float:

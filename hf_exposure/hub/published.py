@@ -178,6 +178,7 @@ def published(report: ExposureReport) -> ExposureReport:
         auc_low=report.auc_low,
         auc_high=report.auc_high,
         epsilon=report.epsilon,
+        gaussian_epsilons=report.gaussian_epsilons,
         seconds=_tenth(report.seconds),
         model=_chosen(report.model, _MODEL),
         versions=dict(report.versions),
@@ -185,6 +186,8 @@ def published(report: ExposureReport) -> ExposureReport:
         epoch=report.epoch,
         delivery=report.delivery,
         notes=tuple(report.notes),
+        uniform_draw=report.uniform_draw,
+        complete_search=report.complete_search,
     )
 
 

@@ -15,14 +15,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
-from typing import Any, NamedTuple, Unpack, cast
+from typing import Any, NamedTuple, Unpack, cast, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from hf_exposure.canaries import Canary, CanarySet
+from hf_exposure.canaries import Canary, CanarySet, is_uniform_draw
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import check_tokenizer, flag, instance_of
 from hf_exposure.context import SourceTemplate, source_for
@@ -31,6 +31,7 @@ from hf_exposure.data.delivery_rows import masking_probability
 from hf_exposure.data.ledger import KINDS, DoseLedger
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bound
+from hf_exposure.estimators.epsilon import Claim
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
 from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
 from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream, texts_of
@@ -74,6 +75,7 @@ class _Evaluation(NamedTuple):
     references: ReferenceCosts | None
     notes: tuple[str, ...]
     mode: str
+    complete_search: bool
 
 
 class ExposureMeter:
@@ -101,8 +103,8 @@ class ExposureMeter:
         seed: of all draws, 0 by default; in the report.
         confidence_level: of all intervals, 0.95 by default.
         end_token: whether the end of each text is scored.
-        delta: that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` bound, 0 by
-            default.
+        delta: that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` and the
+            certified ranks bound, 0 by default. Above 0, coins refute Gaussian claims too (`epsilon_lower_bound`).
         source: what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a text for
             each canary and reference, the same secret in both ("My number is {number}"), which allows no search.
         context: the `CanaryContext` that the canaries were inserted in.
@@ -143,6 +145,7 @@ class ExposureMeter:
         check_tokenizer(tokenizer)
         flag("across_processes", across_processes)
         check_template(canaries.template, end_token=self.settings.end_token)
+        self._uniform_draw = is_uniform_draw(canaries)
         self._source = source_for(self.settings.source, canaries.template)
         self._choose(self._why_no_search(None))  # what cannot be done is refused now, before there is a model
         self.base = BaseExposures(
@@ -201,7 +204,7 @@ class ExposureMeter:
         base = [math.nan] * len(self.canaries) if base_model is None else self.base.bits(model, base_model)
         costs_K, inserted = found.costs_K, len(self.canaries.inserted)
         tested = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
-        template = self.canaries.template
+        template, epsilons = self.canaries.template, epsilons_of(self.canaries, costs_K, self.settings)
         return ExposureReport(
             estimates=tuple(
                 _estimate_of(*one) for one in zip(self.canaries, costs_K, found.estimates, base, strict=True)
@@ -219,9 +222,12 @@ class ExposureMeter:
             model=_describe(model),
             scoring_mode=found.mode,
             versions=dict(_versions()),
-            epsilon=epsilon_of(self.canaries, costs_K, self.settings),
+            epsilon=epsilons[0] if epsilons else None,
+            gaussian_epsilons=tuple(epsilons[1:]),
             references=found.references,
             notes=found.notes,
+            uniform_draw=self._uniform_draw,
+            complete_search=found.complete_search,
         )
 
     def _choose(self, why_no_search: str | InputError) -> tuple[Method, str]:
@@ -309,7 +315,8 @@ class ExposureMeter:
         estimates, references = prepared.method.estimate(measurement)
         self._reading = scorer.reading
         notes = tuple(note for note in (scorer.note, prepared.choice) if note)
-        return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "")
+        complete = prepared.automaton is None or prepared.automaton.exactness == "proven"
+        return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "", complete)
 
 
 def measure_exposure(
@@ -367,19 +374,27 @@ def measure_exposure(
     return meter.measure(model, base_model=base_model)
 
 
-def epsilon_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Any] | None:
-    """What the coins refute, from the canaries' log-perplexities in bits; None without coins on both sides, since
-    fixed controls bound no epsilon.
+def epsilons_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: MeasureSettings) -> list[dict[str, Any]]:
+    """What the coins refute, from the canaries' log-perplexities in bits: (epsilon, delta)-privacy, and with a delta
+    above 0 the two Gaussian claims. Empty without coins on both sides, since fixed controls bound no epsilon.
     """
     coins = [canary.coin for canary in canaries]
     flipped_K = np.array([coin is not None for coin in coins])
     included = np.array([bool(coin) for coin in coins])[flipped_K]
     if not included.any() or included.all():
-        return None
-    bound = epsilon_lower_bound(
-        costs_K[flipped_K], included, delta=settings.delta, confidence_level=settings.confidence_level
-    )
-    return asdict(bound)
+        return []
+    claims: tuple[Claim, ...] = get_args(Claim) if settings.delta > 0.0 else ("approximate_dp",)
+    bounds = [
+        epsilon_lower_bound(
+            costs_K[flipped_K],
+            included,
+            delta=settings.delta,
+            confidence_level=settings.confidence_level,
+            claim=claim,
+        )
+        for claim in claims
+    ]
+    return [asdict(bound) for bound in bounds]
 
 
 def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposure_bits: float) -> ExposureEstimate:
@@ -499,6 +514,7 @@ class ExposureMeasure:
         names = ["mean", "median", "max", "rank1_fraction", "seconds"]
         names += [f"x{repetitions}_mean" for repetitions in self.canaries.repetition_counts]
         names += ["controls_mean", "p_value"] if self.canaries.controls else []
+        names += ["rank_epsilon"] if is_uniform_draw(self.canaries) else []
         return [_PREFIX + name for name in names]
 
     def measure(self, model: nn.Module) -> ExposureReport:

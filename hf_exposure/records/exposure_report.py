@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Required
@@ -17,7 +17,8 @@ from typing_extensions import TypedDict
 from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import flag, instance_of, path_of, real_number
 from hf_exposure.errors import InputError
-from hf_exposure.fields import WHOLE, Amount, Count, Figure, Rank, Real, Seed, Share, Values, plain
+from hf_exposure.estimators import RankEpsilon
+from hf_exposure.fields import WHOLE, Amount, Count, Figure, Flag, Rank, Real, Seed, Share, Values, plain
 from hf_exposure.files import read_json
 from hf_exposure.presenting import Presented
 from hf_exposure.records.documents import DocumentFormat
@@ -25,6 +26,7 @@ from hf_exposure.records.doses import CanaryDose, Doses
 from hf_exposure.records.estimates import ExposureEstimate
 from hf_exposure.records.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.records.identity import IDENTITY, refuse_mixture
+from hf_exposure.records.rank_epsilons import rank_epsilons
 from hf_exposure.records.references import ReferenceCosts
 from hf_exposure.records.validity import Delivery, Validity
 
@@ -36,6 +38,7 @@ class _Settings(TypedDict, total=False):
 
     confidence_level: Required[Annotated[Real, Field(ge=0, le=1)]]
     seed: Seed
+    delta: Annotated[Real, Field(ge=0, lt=1)]
     method: str
 
 
@@ -69,8 +72,10 @@ class ExposureReport(Presented):
         auc: share of (inserted, control) pairs in which the inserted one is likelier.
         auc_low, auc_high: ends of the confidence interval of `auc`.
         epsilon: what the run refutes of differential privacy (the fields of `EpsilonBound`): adding or removing one
-            row. None where no coins were flipped: without coins there is no epsilon. Its `epsilon` is None and its
-            `void` is True where a canary of the coins was trained on more or less often than its coin says.
+            row. None where no coins were flipped. Its `epsilon` is None and its `void` is True where a canary of the
+            coins was trained on more or less often than its coin says. What ranks refute is in `rank_epsilons`.
+        gaussian_epsilons: what the same coins refute of claims on Gaussian noise, where delta is above 0: `claim` in
+            each says which. Void as `epsilon` is.
         seconds: wall time of the measurement.
         model: class, number of parameters, dtype, name and revision of the model, and the library that quantized it.
         scoring_mode: how the model was read, as `CausalScorer` names it; "" in reports that do not say.
@@ -82,6 +87,9 @@ class ExposureReport(Presented):
         doses: how often each canary was really trained on, by what the training batches held, or why that was not
             counted; None outside a training.
         notes: what concerns all canaries alike (how well the skew-normal fits, say).
+        uniform_draw: whether the secrets were drawn uniformly by `draw_canaries`; without it ranks bound no epsilon.
+        complete_search: whether it is proven that certified ranks count every text of the template; False where that
+            was only audited on samples, and in reports that do not say.
 
     Example:
         >>> report = ExposureReport(estimates=(), template="pin {pin}", spaces={"pin": "digits:4"}, space_size=10**4,
@@ -103,6 +111,7 @@ class ExposureReport(Presented):
     auc_low: Share = math.nan
     auc_high: Share = math.nan
     epsilon: Values | None = None
+    gaussian_epsilons: tuple[Values, ...] = ()
     seconds: Amount = math.nan
     model: Values = field(default_factory=dict)
     scoring_mode: str = ""
@@ -114,6 +123,8 @@ class ExposureReport(Presented):
     delivery: Delivery | None = None
     doses: Doses | None = None
     notes: tuple[str, ...] = ()
+    uniform_draw: Flag = False
+    complete_search: Flag = False
 
     @property
     def log2_space_size(self) -> float:
@@ -138,7 +149,30 @@ class ExposureReport(Presented):
     @cached_property
     def groups(self) -> tuple[RepetitionGroup, ...]:
         """One group per repetition count, controls (0 repetitions) first."""
-        return group_by_repetitions(self.estimates, self.log2_space_size, self.settings["confidence_level"])
+        level, bounds = self.settings["confidence_level"], None
+        if not self.why_no_rank_epsilon:
+            bounds = rank_epsilons(self.estimates, self.space_size, level, self.settings.get("delta", 0.0))
+        return group_by_repetitions(self.estimates, self.log2_space_size, level, bounds)
+
+    @property
+    def why_no_rank_epsilon(self) -> str:
+        """Why the ranks bound no epsilon of differential privacy; "" where they do, though it may be by 0."""
+        if not self.inserted:
+            return "no canary was inserted"
+        if not self.uniform_draw:
+            return "it is not known that the secrets were drawn uniformly"
+        if not self.complete_search:
+            return "it is not proven that certified ranks count every text of the template"
+        return ""
+
+    @property
+    def rank_epsilons(self) -> Mapping[int, RankEpsilon]:
+        """By repetitions, what the ranks refute of differential privacy; empty where `why_no_rank_epsilon` says why.
+
+        The record is a canary with all its repetitions. The bounds of all counts hold together, so that the largest
+        may be picked; of several reports of one training it may not.
+        """
+        return {group.repetitions: group.rank_epsilon for group in self.groups if group.rank_epsilon is not None}
 
     @property
     def memorisation_p_value(self) -> float:
@@ -172,8 +206,8 @@ class ExposureReport(Presented):
     def with_counted_doses(self, doses: Doses, coins: Collection[str] = ()) -> ExposureReport:
         """The report with what was counted: each canary's `effective_dose` is the count, as far as there is one.
 
-        A bound on epsilon rests on coins, which say what was trained on. Where a canary of a coin was trained on more
-        or less often than its coin says, the coin is wrong, and the bound is void.
+        Bounds on epsilon from coins rest on what the coins say was trained on. Where a canary of a coin was trained on
+        more or less often, the coin is wrong, and the bounds are void. Those from ranks hold whatever was trained on.
 
         Args:
             doses: of the canaries of this report.
@@ -191,10 +225,11 @@ class ExposureReport(Presented):
         estimates = tuple(
             replace(one, effective_dose=whole.get(one.canary_id, one.effective_dose)) for one in self.estimates
         )
-        epsilon = self.epsilon
-        if epsilon is not None and any(one.canary_id in coins for one in doses.differing):
-            epsilon = {**epsilon, "epsilon": None, "void": True}
-        return replace(self, estimates=estimates, doses=doses, epsilon=epsilon)
+        bounds = () if self.epsilon is None else (self.epsilon, *self.gaussian_epsilons)
+        if any(one.canary_id in coins for one in doses.differing):
+            bounds = tuple({**bound, "epsilon": None, "void": True} for bound in bounds)
+        epsilon, *gaussian = bounds or (None,)
+        return replace(self, estimates=estimates, doses=doses, epsilon=epsilon, gaussian_epsilons=tuple(gaussian))
 
     def push_to_hub(self, repo_id: str, **arguments: Any) -> str:
         """Writes the rounded figures into the card of a model on the Hub, and files beside it, in one commit.
@@ -214,6 +249,9 @@ class ExposureReport(Presented):
         `eval_exposure_invalid` is there, as 1.0, in an invalid run alone: curves at chance level must not pass for a
         good result.
 
+        `rank_epsilon` is there where the secrets were drawn uniformly: the largest of the groups' bounds, at the
+        settings' delta and for a canary with all its repetitions; NaN where ranks bound no epsilon.
+
         `rank1_fraction` counts the canaries that are certainly the likeliest of their template: methods that give no
         certified rank add nothing to it.
         """
@@ -232,6 +270,9 @@ class ExposureReport(Presented):
             else:
                 figures["eval_exposure_controls_mean"] = group.mean_bits
                 figures["eval_exposure_p_value"] = self.p_value
+        if self.uniform_draw:
+            bounds = [bound.epsilon for bound in self.rank_epsilons.values()]
+            figures["eval_exposure_rank_epsilon"] = max(bounds, default=math.nan)
         if self.validity is Validity.INVALID:
             figures["eval_exposure_invalid"] = 1.0
         return {key: float(value) for key, value in figures.items()}
@@ -251,7 +292,11 @@ class ExposureReport(Presented):
         if canaries is not None:
             remedy = "Pass canaries=CanarySet.load(the file that was measured)."
             instance_of("canaries", canaries, CanarySet, remedy)
-        derived = {"validity": self.validity.value, "metrics": plain(self.metrics())}
+        derived = {
+            "validity": self.validity.value,
+            "metrics": plain(self.metrics()),
+            "groups": [_group_values(group) for group in self.groups],
+        }
         values = {**EXPOSURE_REPORT.write(self), **derived}
         if not include_secrets:
             return values
@@ -322,6 +367,22 @@ class ExposureReport(Presented):
         return written
 
 
+def _group_values(group: RepetitionGroup) -> dict[str, Any]:
+    """What is compared with the controls and refuted by ranks, for JSON."""
+    curve, bound = group.roc, group.rank_epsilon
+    values: dict[str, Any] = plain(
+        {
+            "repetitions": group.repetitions,
+            "canaries": group.canaries,
+            "p_value": group.p_value,
+            "auc": None if curve is None else {"value": curve.auc, "low": curve.auc_low, "high": curve.auc_high},
+            "tpr": [asdict(rate) for rate in group.tpr.values()],
+            "rank_epsilon": None if bound is None else asdict(bound),
+        }
+    )
+    return values
+
+
 def read_report_file(path: str | Path) -> dict[str, Any]:
     """The values in a report file, or in the `report.json` of a folder; not yet checked.
 
@@ -366,6 +427,8 @@ class _Envelope(TypedDict, total=False):
             invalid: at least one was not trained on, and the figures say nothing; unchecked: nobody looked at the
             training data.
         metrics: the figures as they are logged during training.
+        groups: by repetitions, controls first: the p-value, AUC and true-positive rates against the controls
+            (`TruePositiveRate`), and what ranks refute of differential privacy (`RankEpsilon`), null where nothing.
         history: step, epoch and metrics of earlier measurements of the run.
         measurement_id: of the files that were saved together: the page and the plots carry it too.
         secrets: canary id to text; only where it was asked for.
@@ -376,6 +439,7 @@ class _Envelope(TypedDict, total=False):
     notes: Required[Any]  # always written, though a report can be made without
     validity: Literal["valid", "impaired", "invalid", "unchecked"]
     metrics: Mapping[str, Figure]
+    groups: tuple[Mapping[str, Any], ...]
     history: tuple[Mapping[str, Any], ...]
     measurement_id: str
     secrets: Mapping[str, str]

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from hf_exposure.estimators import clopper_pearson_low, control_test, mean_interval
+from hf_exposure.estimators import (
+    RankEpsilon,
+    RocCurve,
+    TruePositiveRate,
+    clopper_pearson_low,
+    control_test,
+    mean_interval,
+    roc_curve,
+    tpr_at_fpr,
+)
 from hf_exposure.estimators.estimate import Bound, weakest_bound
 from hf_exposure.records.estimates import ExposureEstimate
 
 # With fewer canaries an interval for the mean that may be believed is nearly all of [0, log2 |R|].
 FEWEST_FOR_AN_INTERVAL = 8
+# At which true-positive rates are given: 32 controls allow the first, 100 the second.
+FALSE_POSITIVE_RATES = (0.1, 0.01)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +41,10 @@ class RepetitionGroup:
             exposures, where no log-perplexity is given at all); NaN for the controls themselves and without any. Of
             this group alone: tables and headlines show `corrected_p_value`.
         tested_groups: how many groups are tested against the controls.
+        costs, control_costs: what is compared: log-perplexities, or exposures with their sign changed where no
+            log-perplexity is given at all.
+        rank_epsilon: what the ranks of its canaries refute of differential privacy; None for the controls, and where
+            `ExposureReport.why_no_rank_epsilon` says why there is none.
     """
 
     repetitions: int
@@ -38,6 +53,9 @@ class RepetitionGroup:
     confidence_level: float
     p_value: float
     tested_groups: int
+    costs: tuple[float, ...] = ()
+    control_costs: tuple[float, ...] = ()
+    rank_epsilon: RankEpsilon | None = None
 
     @property
     def canaries(self) -> int:
@@ -109,6 +127,29 @@ class RepetitionGroup:
         return min(1.0, self.tested_groups * self.p_value) if math.isfinite(self.p_value) else math.nan
 
     @property
+    def _has_rates(self) -> bool:
+        compared = [*self.costs, *self.control_costs]
+        return bool(self.costs and self.control_costs) and not np.isnan(compared).any()
+
+    @cached_property
+    def tpr(self) -> Mapping[float, TruePositiveRate]:
+        """By false-positive rate, 10 % and 1 %: the share of its canaries that the controls' threshold recognizes.
+
+        Empty for the controls themselves, without any, and where a log-perplexity is undefined.
+        """
+        if not self._has_rates:
+            return {}
+        scores, of_controls = -np.array(self.costs), -np.array(self.control_costs)
+        return {fpr: tpr_at_fpr(scores, of_controls, fpr, self.confidence_level) for fpr in FALSE_POSITIVE_RATES}
+
+    @cached_property
+    def roc(self) -> RocCurve | None:
+        """True- against false-positive rates of its canaries and the controls; None where `tpr` is empty."""
+        if not self._has_rates:
+            return None
+        return roc_curve(-np.array(self.costs), -np.array(self.control_costs), self.confidence_level)
+
+    @property
     def effective_dose(self) -> float:
         """How often the model was trained on them, on average; NaN where it is not known of one."""
         return float(np.mean([estimate.effective_dose for estimate in self.estimates]))
@@ -130,9 +171,12 @@ def in_table_order(groups: Iterable[RepetitionGroup]) -> list[RepetitionGroup]:
 
 
 def group_by_repetitions(
-    estimates: Iterable[ExposureEstimate], log2_space_size: float, confidence_level: float
+    estimates: Iterable[ExposureEstimate],
+    log2_space_size: float,
+    confidence_level: float,
+    rank_epsilons: Mapping[int, RankEpsilon] | None = None,
 ) -> tuple[RepetitionGroup, ...]:
-    """Groups ascending by repetitions, controls first."""
+    """Groups ascending by repetitions, controls first; `rank_epsilons` by repetitions, where there are any."""
     members: dict[int, list[ExposureEstimate]] = {}
     for estimate in estimates:
         members.setdefault(estimate.repetitions, []).append(estimate)
@@ -151,6 +195,9 @@ def group_by_repetitions(
             confidence_level=confidence_level,
             p_value=_p_value(costs(r), costs(0)) if r else math.nan,
             tested_groups=sum(count > 0 for count in members),
+            costs=tuple(costs(r)) if r else (),
+            control_costs=tuple(costs(0)) if r else (),
+            rank_epsilon=(rank_epsilons or {}).get(r),
         )
         for r in sorted(members)
     )

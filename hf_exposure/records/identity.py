@@ -19,7 +19,13 @@ IDENTITY = "measurement_id"
 """The field of `report.json`, the name of a `meta` element of `report.html`, and the keyword of a text in a plot."""
 
 PAGE_FILE = "report.html"
-PLOT_FILES = ("exposure_by_repetitions.png", "references.png", "exposure_by_step.png", "exposure_and_loss.png")
+PLOT_FILES = (
+    "exposure_by_repetitions.png",
+    "roc.png",
+    "references.png",
+    "exposure_by_step.png",
+    "exposure_and_loss.png",
+)
 
 _MARK = re.compile(rb'<meta name="measurement_id" content="([0-9a-f]{32})">|measurement_id\0([0-9a-f]{32})')
 # The mark is at the beginning of a page, and before the pixels of a picture.

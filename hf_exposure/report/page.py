@@ -16,7 +16,8 @@ from hf_exposure.estimators.estimate import CHANCE_BITS
 from hf_exposure.records import ExposureEstimate, Validity
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
-from hf_exposure.report.table import Table, group_table, report_table
+from hf_exposure.report.privacy import privacy_sentences
+from hf_exposure.report.table import Table, group_table, rates_table, report_table
 from hf_exposure.report.verdict import dose_lines, headline, judgement
 
 
@@ -48,6 +49,11 @@ CAPTIONS = {
     "exposure_by_repetitions.png": (
         "Exposure of every canary against how often it was inserted",
         "Exposure against repetitions. Controls were never inserted: they show what chance looks like.",
+    ),
+    "roc.png": (
+        "True-positive rate against false-positive rate, one curve for each repetition count",
+        "Canaries recognized at each rate of false alarms on held-out controls. A curve above the dotted line shows "
+        "memorization; its left end counts most.",
     ),
     "exposure_by_step.png": (
         "Mean exposure during training, one line for each repetition count",
@@ -115,6 +121,9 @@ def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: st
         chance_bits=CHANCE_BITS,
         groups=group_table(report.groups, level),
         how_to_read=how_to_read(level),
+        rates=rates_table(report),
+        how_rates_are_read=how_rates_are_read(level),
+        privacy=privacy_sentences(report),
         plots=plots,
         captions=CAPTIONS,
         page_rows=_PAGE_ROWS,
@@ -133,6 +142,8 @@ def report_html(report: ExposureReport) -> str:
         headline=headline(report),
         judgement=judgement(report),
         table=report_table(report),
+        rates=rates_table(report),
+        privacy=privacy_sentences(report),
         notes=[*dose_lines(report), *report.notes],
     )
 
@@ -177,6 +188,19 @@ def how_to_read(confidence_level: float) -> str:
         f"the likeliest secret of the template, and the share of such canaries that is at the least (one-sided "
         f"{level} Clopper-Pearson limit). p-values: rank test against the controls, corrected for the number of "
         "repetition counts (Bonferroni)."
+    )
+
+
+def how_rates_are_read(confidence_level: float) -> str:
+    """What stands below the table of canaries against controls."""
+    level = f"{100 * confidence_level:g} %"
+    return (
+        "TPR at 10 % FPR: the share of canaries that are likelier to the model than all but a tenth of the controls. "
+        f"Its {level} interval allows for how few canaries and how few controls there are; with fewer "
+        "controls than a rate needs, it is undefined. AUC: how often an inserted canary is likelier than a control. "
+        "Epsilon refuted (by the canaries' ranks): training is not epsilon-private for any smaller epsilon, if the "
+        f"record is a canary with all its repetitions (substitution; one-sided at {level}, for all repetition counts "
+        "together)."
     )
 
 
@@ -241,8 +265,6 @@ def _how(report: ExposureReport) -> list[str]:
     if report.references is not None:
         kind = "all texts of the template" if report.references.whole_space else "uniformly drawn texts"
         said.append(f"The histogram is of {report.references.count:,} {kind}.")
-    if report.epsilon is not None:
-        said.append(f"Differential privacy: {dict(report.epsilon)}")
     return [*said, *dose_lines(report), *report.notes]
 
 

@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from hf_exposure.canaries import CanarySet
+from hf_exposure.estimators import TruePositiveRate
 from hf_exposure.fields import plain
 from hf_exposure.records import Discoverability, ExposureReport, Extraction, RepetitionGroup
-from hf_exposure.records.groups import in_table_order, table_order
+from hf_exposure.records.groups import FALSE_POSITIVE_RATES, in_table_order, table_order
+from hf_exposure.report.privacy import privacy_sentences, refuted_text
 from hf_exposure.report.verdict import (
     dose_lines,
     group_cells,
@@ -168,6 +170,53 @@ def group_table(groups: Iterable[RepetitionGroup], confidence_level: float) -> T
     )
 
 
+def rates_table(report: ExposureReport) -> Table | None:
+    """Inserted canaries against the controls, and what their ranks refute: one row for each repetition count.
+
+    None without controls, and where a log-perplexity is undefined, unless ranks bound an epsilon.
+    """
+    groups = [group for group in in_table_order(report.groups) if group.repetitions]
+    if not any(group.tpr or group.rank_epsilon for group in groups):
+        return None
+    level = f"{100 * report.settings['confidence_level']:g} % interval"
+    rates = [f"TPR at {100 * fpr:g} % FPR" for fpr in FALSE_POSITIVE_RATES]
+    return Table(
+        caption="Inserted canaries against controls",
+        heads=("inserted", f"AUC ({level})", *rates, "epsilon refuted"),
+        rows=[
+            [
+                times_inserted(group.repetitions),
+                auc_text(group),
+                *(rate_text(group.tpr.get(fpr)) for fpr in FALSE_POSITIVE_RATES),
+                refuted_text(group.rank_epsilon),
+            ]
+            for group in groups
+        ],
+        kinds=("text", "", "", "", ""),
+    )
+
+
+def auc_text(group: RepetitionGroup) -> str:
+    """`0.97 (0.89 to 1.00)`; "" without controls."""
+    curve = group.roc
+    return "" if curve is None else f"{curve.auc:.2f} ({curve.auc_low:.2f} to {curve.auc_high:.2f})"
+
+
+def rate_text(rate: TruePositiveRate | None) -> str:
+    """`75 % (0 % to 99 %)`, or how many controls the rate needs; "" where nothing is compared.
+
+    Example:
+        >>> from hf_exposure.estimators import tpr_at_fpr
+        >>> rate_text(tpr_at_fpr([1.0], [0.0], 0.01))
+        'undefined: needs 100 controls'
+    """
+    if rate is None:
+        return ""
+    if rate.rate is None:
+        return f"undefined: needs {rate.needed} controls"
+    return f"{rate.rate:.0%} ({rate.low:.0%} to {rate.high:.0%})".replace("%", " %")
+
+
 def report_table(report: ExposureReport) -> Table:
     """The table of a report: one row for each repetition count, controls last."""
     return group_table(in_table_order(report.groups), report.settings["confidence_level"])
@@ -176,7 +225,15 @@ def report_table(report: ExposureReport) -> Table:
 def report_text(report: ExposureReport) -> str:
     """What `print(report)` shows: the verdict, the table and the notes."""
     notes = [f"note: {note}" for note in (*dose_lines(report), *report.notes)]
-    return "\n".join([headline(report), judgement(report), "", str(report_table(report)), *notes])
+    return "\n".join([headline(report), judgement(report), "", tables_text(report), *notes])
+
+
+def tables_text(report: ExposureReport) -> str:
+    """The tables of a report as a terminal shows them, and what it refutes of differential privacy."""
+    against = rates_table(report)
+    compared = [] if against is None else ["", str(against)]
+    refuted = privacy_sentences(report) if report.rank_epsilons or report.epsilon else []
+    return "\n".join([str(report_table(report)), *compared, *(["", *refuted] if refuted else [])])
 
 
 def report_frame(report: ExposureReport) -> Any:

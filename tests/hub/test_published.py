@@ -104,7 +104,8 @@ def test_every_field_of_a_report_was_decided_on() -> None:
     """A new field is not published until somebody has thought about it: then it is added here."""
     decided = {
         "estimates", "template", "spaces", "space_size", "manifest_hash", "settings", "p_value", "auc", "auc_low",
-        "auc_high", "epsilon", "seconds", "model", "versions", "step", "epoch", "notes",
+        "auc_high", "epsilon", "gaussian_epsilons", "uniform_draw", "complete_search", "seconds", "model", "versions",
+        "step", "epoch", "notes",
     }  # fmt: skip
     marked = replace(REPORT, versions={"v": "1"}, notes=("n",), epsilon={"epsilon": 0.5}, epoch=1.5, auc=0.75)
     seen = published(marked)

@@ -14,7 +14,7 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, log_perplexity, measure_exposure
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.measures import Importance
-from hf_exposure.measures.exposure import epsilon_of
+from hf_exposure.measures.exposure import epsilons_of
 from hf_exposure.measures.settings import MeasureSettings
 
 TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(3))
@@ -116,7 +116,7 @@ def test_coins_that_all_fell_alike_bound_no_epsilon(coin: bool) -> None:
         controls=tuple(canary for canary in drawn.controls if canary.coin in (None, coin)),
     )
     assert len(alike) > 10
-    assert epsilon_of(alike, np.arange(float(len(alike))), MeasureSettings()) is None
+    assert epsilons_of(alike, np.arange(float(len(alike))), MeasureSettings()) == []
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,12 @@ def test_what_came_from_data_is_text() -> None:
 
 
 def test_the_tables_say_what_the_report_says() -> None:
-    groups, canaries = Page(report_page(mixed(), {})).tables
+    groups, rates, canaries = Page(report_page(mixed(), {})).tables
+    assert rates == [
+        ["inserted", "AUC (95 % interval)", "TPR at 10 % FPR", "TPR at 1 % FPR", "epsilon refuted"],
+        ["once", "0.50 (0.11 to 0.89)", *["undefined: needs 10 controls", "undefined: needs 100 controls"], ""],
+        ["8 times", "0.50 (0.11 to 0.89)", *["undefined: needs 10 controls", "undefined: needs 100 controls"], ""],
+    ]
     assert groups[0] == [
         "inserted", "canaries", "exposure (bits)", "95 % interval, or each value", "ranks first",
         "p-value (corrected)",
@@ -116,7 +121,7 @@ def test_the_tables_say_what_the_report_says() -> None:
 
 
 def test_large_groups_have_an_interval_and_the_page_says_what_it_is() -> None:
-    groups, _ = Page(text := report_page(many(30), {})).tables
+    groups, *_ = Page(text := report_page(many(30), {})).tables
     for row, group in zip(groups[1:], many(30).groups, strict=True):
         assert row[3] == f"{group.low_bits:.1f} to {group.high_bits:.1f}"
     assert "of fewer canaries each value is shown" in text and "(Bonferroni)" in text
@@ -144,7 +149,7 @@ def test_every_plot_has_words_for_those_who_do_not_see_it(tmp_path: Path) -> Non
     pictures = [attributes for tag, attributes in page.elements if tag == "img"]
     assert [picture["alt"] for picture in pictures] == [title for title, _ in CAPTIONS.values()]
     scrolling = [a for _, a in page.elements if a.get("class") == "scroll"]
-    assert len(scrolling) == 2 + len(CAPTIONS)
+    assert len(scrolling) == 3 + len(CAPTIONS)
     assert all(a["tabindex"] == "0" and a["aria-label"] for a in scrolling)
 
 
