@@ -9,6 +9,7 @@ from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
+from hf_exposure.estimators.rates import RocCurve, TruePositiveRate, roc_curve, tpr_at_fpr
 from hf_exposure.estimators.skew_normal import (
     FitJudgement,
     SkewNormalFit,
@@ -23,7 +24,9 @@ __all__ = [
     "CostEstimate",
     "EpsilonBound",
     "FitJudgement",
+    "RocCurve",
     "SkewNormalFit",
+    "TruePositiveRate",
     "WeightCheck",
     "check_weights",
     "clopper_pearson",
@@ -40,6 +43,8 @@ __all__ = [
     "mean_interval",
     "one_run_p_value",
     "ranks",
+    "roc_curve",
     "sampling_exposure",
     "skew_normal_exposure",
+    "tpr_at_fpr",
 ]

@@ -88,7 +88,7 @@ def control_test(
             float(mannwhitneyu(inserted_n, control_m, alternative="less", method="asymptotic").pvalue),
             "asymptotic",
         )
-    low, high = _auc_limits(auc, n, m, level)
+    low, high = auc_limits(auc, n, m, level)
     return ControlTest(
         p_value=p_value,
         auc=auc,
@@ -123,7 +123,7 @@ def _counted_p_value(midranks: FloatArray, n: int) -> float:
     return float(extreme / chosen.sum())
 
 
-def _auc_limits(auc: float, n: int, m: int, confidence_level: float) -> tuple[float, float]:
+def auc_limits(auc: float, n: int, m: int, confidence_level: float) -> tuple[float, float]:
     """The AUCs that a two-sided score test at this level does not refuse."""
     z = float(ndtri(0.5 + 0.5 * confidence_level))
     half = 0.5 * (n + m) - 1.0

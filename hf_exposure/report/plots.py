@@ -23,7 +23,7 @@ from hf_exposure.records.identity import IDENTITY
 from hf_exposure.report.verdict import validity_line
 
 if TYPE_CHECKING:
-    from hf_exposure.estimators import SkewNormalFit
+    from hf_exposure.estimators import RocCurve, SkewNormalFit
     from hf_exposure.records.exposure_report import ExposureReport
     from hf_exposure.records.groups import RepetitionGroup
     from hf_exposure.records.references import ReferenceCosts
@@ -359,6 +359,35 @@ def skew_normal_density(costs: Any, law: SkewNormalFit) -> Any:
 
     z = (np.asarray(costs) - law.loc) / law.scale
     return 2.0 / law.scale * np.exp(-0.5 * z**2) / math.sqrt(2.0 * math.pi) * ndtr(law.shape * z)
+
+
+# True- against false-positive rates: Figure 1 of Carlini et al. 2022, with the smallest rates in view.
+
+
+def of_rates(curves: Mapping[str, RocCurve], title: str = "Members recognized at each rate of false alarms") -> Any:
+    """One line for each curve on a logarithmic axis of false-positive rates, with chance and each curve's AUC.
+
+    The axis begins at the smallest rate that can be read: one control. What a curve recognizes at no false alarm at
+    all is drawn there.
+    """
+    figure, (axes,) = new_figure(title)
+    smallest = 1.0 / max(curve.controls for curve in curves.values())
+    chance = np.geomspace(smallest, 1.0, 200) if smallest < 1.0 else np.array([0.5, 1.0])
+    axes.plot(chance, chance, color=BESIDE, linewidth=1, linestyle=(0, (1, 2)), label="chance")
+    for place, (name, curve) in enumerate(curves.items()):
+        # A rate lasts from its point to the next: between two of them nothing was observed.
+        axes.plot(
+            np.maximum(curve.fpr_V, chance[0]), curve.tpr_V, drawstyle="steps-post", linestyle=dashes(place),
+            linewidth=1.6, color=colour(place), clip_on=False,
+            label=f"{name}: AUC {curve.auc:.2f} [{curve.auc_low:.2f}, {curve.auc_high:.2f}]".replace("$", r"\$"),
+        )  # fmt: skip
+    axes.set_xscale("log")
+    axes.set_xlim(chance[0], 1.0)
+    axes.set_ylim(0.0, 1.02)
+    axes.set_xlabel("false-positive rate (share of controls)")
+    axes.set_ylabel("true-positive rate")
+    figure.legend(frameon=False, fontsize=9, loc="outside lower center", ncols=2)
+    return figure
 
 
 def matplotlib_is_installed() -> bool:

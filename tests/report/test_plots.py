@@ -24,6 +24,7 @@ from hf_exposure.report.plots import (
     by_repetitions,
     by_step,
     draw_plots,
+    of_rates,
     of_references,
     skew_normal_density,
 )
@@ -250,3 +251,19 @@ def test_small_groups_are_dots_and_large_ones_have_a_band() -> None:
     # Up to the last step, at a few of them: an interval takes time.
     assert vertices[:, 0].max() == 200
     assert len(set(vertices[:, 0])) <= 51
+
+
+def test_the_curve_of_rates_is_that_of_the_scores() -> None:
+    from hf_exposure.estimators import roc_curve
+
+    curves = {"loss $x$": roc_curve([3.0, 2.0, 0.5], [1.0, 0.0, 0.2, 0.1]), "chance like": roc_curve([1.0], [1.0])}
+    figure = of_rates(curves)
+    axes = axes_of(figure)
+    lines = {str(line.get_label()): line for line in axes.lines}
+    (drawn,) = [line for label, line in lines.items() if label.startswith("loss")]
+    # No control passes at first: drawn where one of four would be.
+    assert list(drawn.get_xdata()) == [0.25, 0.25, 0.25, 0.25, 0.25, 0.5, 0.75, 1.0]
+    assert list(drawn.get_ydata()) == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 1, 1, 1, 1])
+    assert "AUC 0.92" in drawn.get_label()
+    assert axes.get_xscale() == "log"
+    assert not figure.legends[0].get_window_extent().overlaps(axes.get_window_extent())

@@ -1,0 +1,220 @@
+"""True-positive rates at a fixed false-positive rate, with intervals, and the ROC curve.
+
+The AUC of an attack hides its strongest part: an attack that names one member in a hundred and is never wrong has an
+AUC near 0.5. Hence the true-positive rate at a small false-positive rate (Carlini et al. 2022), read from the scores
+of members and of controls.
+
+The threshold is estimated too. A false-positive rate of 1 % read from 100 controls is the rate of *these* controls;
+that of all others may well be 2 %. An interval that takes the threshold as given covers the truth too seldom, so
+`tpr_at_fpr` spends half of its error on the threshold and half on the members:
+
+    t       the threshold that a share `fpr` of all controls exceeds
+    order statistics of the controls hold t between two of them: the number of controls above t is binomial
+    Clopper-Pearson limits of the members' share, at the two ends
+
+Legend: n members, m controls, V distinct scores and the point before the first.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.stats import beta, binom, rankdata
+
+from hf_exposure.checks import real_number
+from hf_exposure.errors import InputError
+from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
+from hf_exposure.estimators.control_test import auc_limits
+
+# Room for a rate that is not exact in binary: 1 / (1 / 49) is a little above 49.
+_ROUNDING = 1e-9
+
+
+@dataclass(frozen=True, kw_only=True)
+class TruePositiveRate:
+    """The share of members recognized at a false-positive rate of at most `fpr`.
+
+    Attributes:
+        rate: of the given members, at the most generous threshold that at most a share `fpr` of the given controls
+            passes; None with fewer than `needed` controls, where that threshold would be passed by no control at all
+            and would say nothing of the rate asked for.
+        low, high: confidence limits on the rate of all members at the threshold that a share `fpr` of all controls
+            passes. Defined with any number of controls: few of them give 0 or 1.
+        fpr, confidence_level: as asked.
+        needed: how many controls make the rate defined: 1 / fpr, rounded up.
+        needed_for_low: how many controls make a `low` above 0 possible.
+        members, controls: how many were given.
+        true_positives: members beyond the threshold; None where `rate` is.
+        false_positives: controls beyond it; None where `rate` is.
+    """
+
+    rate: float | None
+    low: float
+    high: float
+    fpr: float
+    confidence_level: float
+    needed: int
+    needed_for_low: int
+    members: int
+    controls: int
+    true_positives: int | None
+    false_positives: int | None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RocCurve:
+    """True-positive rate against false-positive rate at every threshold.
+
+    Attributes:
+        fpr_V, tpr_V: from (0, 0), the threshold that nothing passes, to (1, 1). Tied scores share a point.
+        thresholds_V: a score passes where it is at least this; inf first.
+        auc: the area below the line through the points; ties count half.
+        auc_low, auc_high: its two-sided confidence interval, as in `control_test`.
+        confidence_level: of that interval.
+        members, controls: how many were given.
+    """
+
+    fpr_V: FloatArray
+    tpr_V: FloatArray
+    thresholds_V: FloatArray
+    auc: float
+    auc_low: float
+    auc_high: float
+    confidence_level: float
+    members: int
+    controls: int
+
+
+def tpr_at_fpr(
+    member_scores: ArrayLike, control_scores: ArrayLike, fpr: float = 0.01, confidence_level: float = 0.95
+) -> TruePositiveRate:
+    """The share of members above the score that at most a share `fpr` of the controls exceeds.
+
+    A score tied with the first control that must stay out is not above it: ties count against the attack.
+
+    Args:
+        member_scores: (n,) higher means member: minus the log-perplexity, say. Infinite scores are allowed.
+        control_scores: (m,) scores of texts that the model never saw, exchangeable with the members but for that.
+        fpr: strictly between 0 and 1.
+        confidence_level: two-sided, of `low` to `high`.
+
+    Returns:
+        `TruePositiveRate`. Its interval allows for the sampling of members and of controls, and covers the true rate
+        at least `confidence_level` of the time, whatever the two laws are. (Where scores have ties, no threshold may
+        have exactly the rate `fpr`: the true rate is that of the most generous threshold whose rate is at most that.)
+        At 1 % and 95 % no `low` above 0 is possible with fewer than 437 controls.
+
+    Raises:
+        InputError: an empty group, NaN, or an impossible rate or level.
+
+    Source: Carlini et al., "Membership Inference Attacks From First Principles" (2022), section 4, for the rate; order
+        statistics as limits of a quantile: David and Nagaraja, Order Statistics (2003), section 7.1; the share:
+        Clopper and Pearson, Biometrika 26 (1934).
+
+    Example (3 of 4 members exceed the largest of 4 controls but one):
+        >>> found = tpr_at_fpr([0.9, 0.8, 0.7, 0.1], [0.75, 0.6, 0.5, 0.2], fpr=0.25)
+        >>> found.rate, found.true_positives, found.false_positives
+        (0.75, 3, 1)
+        >>> tpr_at_fpr([0.9], [0.1], fpr=0.01).rate, tpr_at_fpr([0.9], [0.1], fpr=0.01).needed
+        (None, 100)
+    """
+    members_n = _checked_scores("member_scores", member_scores)
+    controls_m = _checked_scores("control_scores", control_scores)
+    rule, remedy = "must lie strictly between 0 and 1", "Type 0.01."
+    fpr = real_number("fpr", fpr, rule, remedy, above=0.0, below=1.0)
+    level = checked_confidence(confidence_level)
+    n, m = members_n.size, controls_m.size
+    descending_m = np.sort(controls_m)[::-1]
+    allowed = min(math.floor(fpr * m + _ROUNDING), m - 1)
+    true_positives = false_positives = None
+    if allowed:
+        first_out = descending_m[allowed]
+        true_positives = int((members_n > first_out).sum())
+        false_positives = int((controls_m > first_out).sum())
+    tail = (1.0 - level) / 4.0
+    # t is at most the j-th largest control unless fewer than j controls reach t: at least a share fpr does.
+    j = int(binom.ppf(tail, m, fpr))
+    low = 0.0
+    if j:
+        hits = int((members_n > descending_m[j - 1]).sum())
+        low = float(beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
+    # t is at least the k-th largest unless k or more controls exceed t: at most a share fpr does.
+    k = int(binom.isf(tail, m, fpr)) + 1
+    high = 1.0
+    if k <= m:
+        hits = int((members_n > descending_m[k - 1]).sum())
+        high = float(beta.isf(tail, hits + 1, n - hits)) if hits < n else 1.0
+    return TruePositiveRate(
+        rate=None if true_positives is None else true_positives / n,
+        low=low,
+        high=high,
+        fpr=fpr,
+        confidence_level=level,
+        needed=math.ceil(1.0 / fpr - _ROUNDING),
+        needed_for_low=math.ceil(math.log(tail) / math.log1p(-fpr)),
+        members=n,
+        controls=m,
+        true_positives=true_positives,
+        false_positives=false_positives,
+    )
+
+
+def roc_curve(member_scores: ArrayLike, control_scores: ArrayLike, confidence_level: float = 0.95) -> RocCurve:
+    """True- and false-positive rates at every threshold, and the area below them with its interval.
+
+    Args:
+        member_scores: (n,) higher means member. Infinite scores are allowed.
+        control_scores: (m,) scores of texts that the model never saw.
+        confidence_level: two-sided, of the area.
+
+    Returns:
+        `RocCurve`.
+
+    Raises:
+        InputError: an empty group, NaN, or an impossible level.
+
+    Source: Fawcett, "An introduction to ROC analysis" (2006), Algorithm 1; the interval is that of `control_test`.
+
+    Example:
+        >>> curve = roc_curve([0.9, 0.8, 0.3], [0.8, 0.2])
+        >>> curve.fpr_V.tolist(), curve.tpr_V.round(3).tolist()
+        ([0.0, 0.0, 0.5, 0.5, 1.0], [0.0, 0.333, 0.667, 1.0, 1.0])
+        >>> round(curve.auc, 4)
+        0.75
+    """
+    members_n = _checked_scores("member_scores", member_scores)
+    controls_m = _checked_scores("control_scores", control_scores)
+    level = checked_confidence(confidence_level)
+    n, m = members_n.size, controls_m.size
+    values_V = np.unique(np.concatenate([members_n, controls_m]))[::-1]
+    # How many of each reach a value: those not below it.
+    tpr_V = (n - np.searchsorted(np.sort(members_n), values_V, side="left")) / n
+    fpr_V = (m - np.searchsorted(np.sort(controls_m), values_V, side="left")) / m
+    midranks = rankdata(np.concatenate([members_n, controls_m]))
+    auc = (float(midranks[:n].sum()) - n * (n + 1) / 2) / (n * m)
+    low, high = auc_limits(auc, n, m, level)
+    return RocCurve(
+        fpr_V=np.append(0.0, fpr_V),
+        tpr_V=np.append(0.0, tpr_V),
+        thresholds_V=np.append(math.inf, values_V),
+        auc=auc,
+        auc_low=low,
+        auc_high=high,
+        confidence_level=level,
+        members=n,
+        controls=m,
+    )
+
+
+def _checked_scores(argument: str, values: ArrayLike) -> FloatArray:
+    scores = number_array(argument, values)
+    if scores.ndim != 1:
+        raise InputError(argument, "must be a flat list of numbers", f"an array of shape {scores.shape}", "Ravel it.")
+    if not scores.size:
+        raise InputError(argument, "must hold at least 1 score", 0, "Score more texts.")
+    if np.isnan(scores).any():
+        raise InputError(argument, "must not hold NaN", int(np.isnan(scores).sum()), "Find out why it is undefined.")
+    return scores
