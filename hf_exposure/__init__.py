@@ -46,6 +46,9 @@ _HOME_OF = {
     "Sample": "measures",
     "SkewNormal": "measures",
     "measure_exposure": "measures",
+    "MembershipMeasure": "measures",
+    "MembershipMeter": "measures",
+    "measure_membership": "measures",
     "plan_cost": "runs",
     "ExposureCallback": "callback",
     "MeasureCallback": "callback",
@@ -54,6 +57,7 @@ _HOME_OF = {
     "Discoverability": "records",
     "ExposureEstimate": "records",
     "Extraction": "records",
+    "MembershipReport": "records",
     "RankBounds": "records",
 }
 
@@ -86,15 +90,19 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.measures import Enumerate as Enumerate
     from hf_exposure.measures import ExposureMeter as ExposureMeter
     from hf_exposure.measures import Importance as Importance
+    from hf_exposure.measures import MembershipMeasure as MembershipMeasure
+    from hf_exposure.measures import MembershipMeter as MembershipMeter
     from hf_exposure.measures import Sample as Sample
     from hf_exposure.measures import SkewNormal as SkewNormal
     from hf_exposure.measures import measure_exposure as measure_exposure
+    from hf_exposure.measures import measure_membership as measure_membership
     from hf_exposure.records import Candidate as Candidate
     from hf_exposure.records import CostPlan as CostPlan
     from hf_exposure.records import Discoverability as Discoverability
     from hf_exposure.records import ExposureEstimate as ExposureEstimate
     from hf_exposure.records import ExposureReport as ExposureReport
     from hf_exposure.records import Extraction as Extraction
+    from hf_exposure.records import MembershipReport as MembershipReport
     from hf_exposure.records import RankBounds as RankBounds
     from hf_exposure.runs import plan_cost as plan_cost
     from hf_exposure.scoring import log_perplexity as log_perplexity
@@ -131,6 +139,14 @@ def _register_presenters() -> None:
     }
     for action, path in functions.items():
         register_presenter("exposure", action, functools.partial(_function, path))
+    membership: dict[Action, str] = {
+        "text": "report.membership.membership_text",
+        "html": "report.membership.membership_html",
+        "frame": "report.membership.membership_frame",
+        "save": "report.membership.save_membership",
+    }
+    for action, path in membership.items():
+        register_presenter("membership", action, functools.partial(_function, path))
     register_presenter("cost", "text", functools.partial(_function, "report.cost_table.plan_text"))
 
 

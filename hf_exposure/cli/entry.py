@@ -23,6 +23,7 @@ from hf_exposure.cli.draw import draw
 from hf_exposure.cli.extract import extract
 from hf_exposure.cli.insert import insert
 from hf_exposure.cli.measure import measure
+from hf_exposure.cli.membership import membership
 from hf_exposure.cli.report import push, report
 from hf_exposure.errors import ExposureError
 
@@ -55,7 +56,7 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, draw, insert, measure, extract, cost, report, push):
+for _command in (demo, draw, insert, measure, membership, extract, cost, report, push):
     app.command()(_command)
 
 

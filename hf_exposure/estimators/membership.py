@@ -75,8 +75,8 @@ def base_calibrated(text: TokenSignals, base: TokenSignals | None) -> float:
 
     A token that neither model allows counts 0. NaN without a base model.
 
-    Source: Carlini et al. 2021, "Extracting Training Data from Large Language Models", Section 5.2; Watson et al. 2022,
-        "On the Importance of Difficulty Calibration in Membership Inference Attacks".
+    Source: Carlini et al. 2021, "Extracting Training Data from Large Language Models", Section 5.2; Watson et al.
+        2022, "On the Importance of Difficulty Calibration in Membership Inference Attacks".
     """
     return math.nan if base is None else float(_gain(text, base).mean())
 
@@ -179,7 +179,7 @@ class Separation:
     """How far scores tell members from held-out records.
 
     Attributes:
-        auc: share of (member, held-out) pairs in which the member scores higher; ties count half. None where undefined.
+        auc: share of (member, held-out) pairs in which the member scores higher, ties by half; None where undefined.
         auc_low, auc_high: ends of its two-sided confidence interval.
         p_value: one-sided: how often random labels would put members at least this high.
         reason: why the figures are None; "" where they are defined.
@@ -196,9 +196,7 @@ class Separation:
     reason: str = ""
 
 
-def separation(
-    member_scores: ArrayLike, held_out_scores: ArrayLike, *, confidence_level: float = 0.95
-) -> Separation:
+def separation(member_scores: ArrayLike, held_out_scores: ArrayLike, *, confidence_level: float = 0.95) -> Separation:
     """The AUC of some scores, with its interval and a rank test. Only their order counts, so infinite ones pass.
 
     If both kinds of record were drawn alike and the model saw neither, the p-value is uniform (up to ties).

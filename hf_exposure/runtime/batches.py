@@ -153,8 +153,8 @@ def score_in_batches(
     Args:
         width_R: tokens that each row takes, ascending: a batch is as wide as its last row.
         tokens: most tokens in one batch of one process; a wider row is scored alone.
-        score: from row numbers to the float64 figures of each. It is also given the slice of the rows that all processes
-            score in this round: padded to the longest of those, every process makes calls of equal shapes.
+        score: from row numbers to the float64 figures of each. It is also given the slice of the rows that all
+            processes score in this round: padded to the longest of those, every process makes calls of equal shapes.
         processes: those that share the rows. A process that has none scores the last row.
         shape: of one row's figures; one figure by default.
 

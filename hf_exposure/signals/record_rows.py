@@ -8,6 +8,7 @@ Shapes: N records, L tokens of one.
 
 from __future__ import annotations
 
+import os
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -117,11 +118,12 @@ def encode_records(
                 raise InputError(argument, f"must hold at most {MOST_TEXTS} records", "more", "Use fewer.")
             contents.append(_content(argument, record, number, tokenizer, text_column))
         first = number + 1 - len(contents)
-        for place, (tokens, scored, text) in enumerate(_tokenized(contents, tokenizer, leading)):
-            own = first + place
+        for place, (tokens, begins, text) in enumerate(_tokenized(contents, tokenizer, leading)):
+            # A first token with nothing before it is not predicted.
+            own, scored = first + place, max(begins, 1)
             if max_tokens is not None and len(tokens) > max_tokens:
                 tokens, cut = tokens[:max_tokens], cut + 1
-                text = _decoded(tokenizer, tokens[scored:])
+                text = _decoded(tokenizer, tokens[begins:])
             if len(tokens) <= scored:
                 left_out += 1
                 continue
@@ -152,9 +154,7 @@ def _batches(records: Iterable[Any]) -> Iterable[list[Any]]:
         yield batch
 
 
-def _content(
-    argument: str, record: Any, number: int, tokenizer: Any, text_column: str
-) -> tuple[str, str, bool]:
+def _content(argument: str, record: Any, number: int, tokenizer: Any, text_column: str) -> tuple[str, str, bool]:
     """What stands before the scored text, the scored text, and whether a chat template wrote both."""
     if isinstance(record, Mapping):
         if record.get(PROMPT) is not None and record.get(COMPLETION) is not None:
@@ -179,7 +179,7 @@ def _pair(argument: str, prompt: Any, completion: Any, number: int, tokenizer: A
     before = _chat(argument, prompt, number, tokenizer, add_generation_prompt=True) if prompt else ""
     whole = _chat(argument, [*prompt, *completion], number, tokenizer)
     # What the template writes before an answer may differ from what it writes for one that is there (thinking).
-    shared = len(before) if whole.startswith(before) else shared_length([list(before), list(whole)])
+    shared = len(os.path.commonprefix([before, whole]))
     return whole[:shared], whole[shared:], True
 
 
@@ -202,7 +202,7 @@ def _text(argument: str, text: str, number: int) -> str:
 def _tokenized(
     contents: Sequence[tuple[str, str, bool]], tokenizer: Any, leading: tuple[int, ...]
 ) -> Iterable[tuple[list[int], int, str]]:
-    """The tokens of each row, the place of its first scored one, and its scored text."""
+    """The tokens of each row, the place where its scored text begins, and that text."""
     wholes = _plain_ids(tokenizer, [before + text for before, text, _ in contents])
     prompts = _plain_ids(tokenizer, [before for before, _, _ in contents if before])
     for (before, text, is_chat), own in zip(contents, wholes, strict=True):
@@ -210,7 +210,7 @@ def _tokenized(
         special = () if is_chat else leading
         context = shared_length([next(prompts), own]) if before else 0
         own = list(own)
-        yield [*special, *own], max(len(special) + context, 1), text
+        yield [*special, *own], len(special) + context, text
 
 
 def _plain_ids(tokenizer: Any, texts: list[str]) -> Any:

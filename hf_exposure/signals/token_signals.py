@@ -1,7 +1,7 @@
 """What one forward pass says of every token of every record: the signals behind membership statistics.
 
 Rows are sorted by length, cut into batches that fit, and shared over the processes of a job. What a batch says of a
-row is compared with what the model says of it alone, as for scores: a model that mixes its rows is read one row a call.
+row is compared with what the model says of it alone, as for scores: a model that mixes its rows is read row by row.
 
 Shapes: N records, B rows of W tokens in a batch, n positions that are read, V vocabulary entries, F figures a token.
 """
@@ -147,7 +147,7 @@ class SignalReader:
 
 
 def _token_figures(logits: Logits, position_n: torch.Tensor, token_n: torch.Tensor) -> np.ndarray:
-    """(n, F) log2 p of each token, mean and variance of log2 p over the vocabulary, and whether it is the likeliest."""
+    """(n, F) log2 p of each token, mean and variance of log2 p over the vocabulary, whether it is the likeliest."""
     pieces = []
     step = _LOGITS_PER_PIECE.get(position_n.device.type, _LOGITS_PER_PIECE_ELSEWHERE) // logits.vocabulary_size
     for first in range(0, len(position_n), max(1, step)):
