@@ -23,6 +23,8 @@ _HOME_OF = {
     "Digits": "canaries",
     "Letters": "canaries",
     "LuhnDigits": "canaries",
+    "NaturalSecret": "canaries",
+    "NaturalSecrets": "canaries",
     "Pattern": "canaries",
     "VocabularyTokens": "canaries",
     "Words": "canaries",
@@ -33,6 +35,7 @@ _HOME_OF = {
     "check_delivery": "data",
     "insert_canaries": "data",
     "remove_canaries": "data",
+    "scan": "data",
     "log_perplexity": "scoring",
     "discoverable_extraction": "extraction",
     "extract": "extraction",
@@ -49,6 +52,7 @@ _HOME_OF = {
     "MembershipMeasure": "measures",
     "MembershipMeter": "measures",
     "measure_membership": "measures",
+    "measure_secrets": "measures",
     "plan_cost": "runs",
     "ExposureCallback": "callback",
     "MeasureCallback": "callback",
@@ -58,6 +62,7 @@ _HOME_OF = {
     "ExposureEstimate": "records",
     "Extraction": "records",
     "MembershipReport": "records",
+    "SecretsReport": "records",
     "RankBounds": "records",
 }
 
@@ -71,6 +76,8 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.canaries import Digits as Digits
     from hf_exposure.canaries import Letters as Letters
     from hf_exposure.canaries import LuhnDigits as LuhnDigits
+    from hf_exposure.canaries import NaturalSecret as NaturalSecret
+    from hf_exposure.canaries import NaturalSecrets as NaturalSecrets
     from hf_exposure.canaries import Pattern as Pattern
     from hf_exposure.canaries import VocabularyTokens as VocabularyTokens
     from hf_exposure.canaries import Words as Words
@@ -82,6 +89,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.data import check_delivery as check_delivery
     from hf_exposure.data import insert_canaries as insert_canaries
     from hf_exposure.data import remove_canaries as remove_canaries
+    from hf_exposure.data import scan as scan
     from hf_exposure.extraction import discoverable_extraction as discoverable_extraction
     from hf_exposure.extraction import extract as extract
     from hf_exposure.extraction import rank_bounds as rank_bounds
@@ -96,6 +104,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.measures import SkewNormal as SkewNormal
     from hf_exposure.measures import measure_exposure as measure_exposure
     from hf_exposure.measures import measure_membership as measure_membership
+    from hf_exposure.measures import measure_secrets as measure_secrets
     from hf_exposure.records import Candidate as Candidate
     from hf_exposure.records import CostPlan as CostPlan
     from hf_exposure.records import Discoverability as Discoverability
@@ -104,6 +113,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import Extraction as Extraction
     from hf_exposure.records import MembershipReport as MembershipReport
     from hf_exposure.records import RankBounds as RankBounds
+    from hf_exposure.records import SecretsReport as SecretsReport
     from hf_exposure.runs import plan_cost as plan_cost
     from hf_exposure.scoring import log_perplexity as log_perplexity
 
@@ -147,6 +157,7 @@ def _register_presenters() -> None:
     }
     for action, path in membership.items():
         register_presenter("membership", action, functools.partial(_function, path))
+    register_presenter("secrets", "text", functools.partial(_function, "report.secrets.secrets_text"))
     register_presenter("cost", "text", functools.partial(_function, "report.cost_table.plan_text"))
 
 

@@ -30,6 +30,7 @@ from hf_exposure.cli.options import (
     load_canaries,
     parse_template,
 )
+from hf_exposure.cli.secrets import extract_secrets, natural_secrets
 from hf_exposure.errors import InputError
 from hf_exposure.loading import ModelSource
 
@@ -94,6 +95,16 @@ def extract(
     config: ConfigOption = None,
 ) -> None:
     """Search a model for the likeliest secrets of a template, with a certificate that none was missed."""
+    without = {"--template": template, "--space": space, "--prompt": prompt, "--messages": messages,
+               "--source": source, "--discoverable": discoverable}  # fmt: skip
+    natural = natural_secrets(canaries, without)
+    if natural is not None:
+        origin = ModelSource(
+            name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        extract_secrets(natural, origin, top_k, max_expansions, batch_size, as_json=as_json)
+        return
     known = None if canaries is None else load_canaries(canaries)
     searched = _template(template, space, known)
     context = context_of(prompt, messages)

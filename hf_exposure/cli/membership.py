@@ -24,13 +24,12 @@ from hf_exposure.cli.options import (
     check_new,
 )
 from hf_exposure.errors import InputError
-from hf_exposure.loading import ModelSource, check_data_set, check_model, is_saved_folder, load_data_set, parts_of
+from hf_exposure.loading import ModelSource, base_source, check_data_set, is_saved_folder, load_data_set, parts_of
 
 if TYPE_CHECKING:
     from hf_exposure.records import MembershipReport
 
 _CROSSED = 1
-WITHOUT_ADAPTER = "without_adapter"
 
 
 def membership(
@@ -64,30 +63,23 @@ def membership(
     where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
     origin = ModelSource(name=model, tokenizer=tokenizer, revision=revision, **where)  # type: ignore[arg-type]
     origin.check()
-    if base_model not in (None, WITHOUT_ADAPTER):
-        check_model("--base-model", str(base_model))
+    base = base_source(base_model, tokenizer=tokenizer or model, **where)
+    if isinstance(base, ModelSource):
+        base.check()
     for option, name in (("--members", members), ("--held-out", held_out)):
         check_data_set(option, name)
     rows = [load_rows("--members", members, max_records), load_rows("--held-out", held_out, max_records)]
     from hf_exposure.measures import measure_membership
 
     loaded, its_tokenizer = origin.load()
-    base: Any = base_model
-    if base_model not in (None, WITHOUT_ADAPTER):
-        chosen = tokenizer or model
-        base, _ = ModelSource(
-            name=str(base_model),
-            tokenizer=chosen,
-            option="--base-model",
-            **where,  # type: ignore[arg-type]
-        ).load()
+    base_module: Any = base.load()[0] if isinstance(base, ModelSource) else base
     with calls_shown(loaded, "measuring"):
         found = measure_membership(
             loaded,
             its_tokenizer,
             rows[0],
             rows[1],
-            base,
+            base_module,
             text_column=text_column,
             max_tokens=max_tokens,
             confidence_level=confidence_level,

@@ -5,6 +5,7 @@ from hf_exposure.measures.membership import MembershipMeasure, MembershipMeter, 
 from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
 from hf_exposure.measures.search_methods import Auto, Bounded, Importance, choose
+from hf_exposure.measures.secrets import measure_secrets
 from hf_exposure.measures.settings import FurtherOptions, MeasureOptions, MeasureSettings, method_of
 from hf_exposure.records.run_log import PlainRecord, Record
 
@@ -32,5 +33,6 @@ __all__ = [
     "choose",
     "measure_exposure",
     "measure_membership",
+    "measure_secrets",
     "method_of",
 ]
