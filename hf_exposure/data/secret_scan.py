@@ -25,7 +25,7 @@ _EXTRA = 'scanning needs the extra "scan": pip install "hf-exposure[scan]"'
 # Six digits with little between them, an address, or a long word: all else holds no secret of these kinds.
 _WORTH_A_LOOK = re.compile(r"\d(?:[ \-().\u00a0]{0,2}\d){5}|@|[A-Za-z0-9_\-]{16}")
 # No part of a longer number; a comma may stand on both sides, as between the fields of a table.
-_BEFORE, _AFTER = r"(?<![\dA-Za-z])(?<!\d[.,])", r"(?![\dA-Za-z])(?![.\-]\d)"
+_BEFORE, _AFTER = r"(?<![\dA-Za-z])(?<!\d\.)", r"(?![\dA-Za-z])(?![.\-]\d)"
 # Groups of digits may go on behind the same separator.
 _BEFORE_GROUPS = _BEFORE + r"(?<!\d[ \-])"
 _CARD = re.compile(
@@ -55,6 +55,7 @@ _PHONE_LIKE = re.compile(
     r"|(?i:phone|tel|mobile|cell|call|fax|whatsapp)"
 )
 _WORD_OF_A_KEY = re.compile(r"[A-Za-z0-9_\-]{16}|://|AccountKey|xox|eyJ")
+_DATE = re.compile(r"(?:19|20)\d\d-\d\d-\d\d")
 CUES = (
     "pin", "passcode", "password", "passwd", "access code", "security code", "secret code", "account", "acct",
     "customer", "member", "membership", "policy", "passport", "licence", "license", "patient", "employee", "student",
@@ -67,8 +68,7 @@ _BETWEEN = r"(?:\s{0,3}(?:number|num|no\.?|id|code|is|was|[:=#(\"'])){0,4}\s{0,3
 _LEFT_OUT_DETECTORS = {"PrivateKeyDetector", "IPPublicDetector", "KeywordDetector"}
 _SHORTEST_KEY = 12
 _KEY_PREFIX = re.compile(
-    r"AKIA|ASIA|A3T|ABIA|ACCA|gh[pousr]_|gl[a-z]+-|GR1348941|xox[a-z]-|sk_live_|rk_live_|sk-|SG\.|npm_|sq0csp-|pypi-"
-    r"|eyJ|AC|SK|AKC|AP"
+    r"AKIA|ASIA|gh[pousr]_|gl[a-z]+-|GR1348941|xox[a-z]-|sk_live_|rk_live_|sk-|SG\.|npm_|sq0csp-|pypi-|(AC|SK|AKC|AP|eyJ)"
 )
 
 
@@ -346,15 +346,18 @@ def _phone_finder(region: str | None) -> Callable[[str], Iterator[Found]]:
             return
         for match in phonenumbers.PhoneNumberMatcher(text, region):
             written = match.raw_string
+            # A parenthesis around the number, and not around its first digits.
+            start = match.start + (written.startswith("(") and ")" not in written)
+            written = text[start : match.start + len(written)]
             # Digits in one or two groups are a number of any kind, unless something says that they are a phone's.
-            is_marked = written.startswith("+") or _PHONE_CUE.search(text[max(0, match.start - 30) : match.start])
+            is_marked = written.startswith("+") or _PHONE_CUE.search(text[max(0, start - 30) : start])
             groups = re.findall(r"\d+", written)
             # A single digit between dots or hyphens is a version's.
-            if not is_marked and (len(groups) < 3 or min(map(len, groups[1:])) == 1):
+            if not is_marked and (len(groups) < 3 or min(map(len, groups[1:])) == 1 or _DATE.match(written)):
                 continue
             code = f"+{match.number.country_code}"
             fixed = len(code) if written.startswith(code) else 0
-            yield Found(SecretKind.PHONE, match.start, match.start + len(written), fixed)
+            yield Found(SecretKind.PHONE, start, start + len(written), fixed)
 
     return phones
 
@@ -387,9 +390,10 @@ def _key_finder() -> Callable[[str], Iterator[Found]]:
             for match in form.finditer(text):
                 start, stop = _key_in(match)
                 key = text[start:stop]
+                prefix = _KEY_PREFIX.match(key)
+                is_named = prefix is not None and prefix[1] is None
                 is_whole = not (text[start - 1 : start] + text[stop : stop + 1]).strip(" \t\n\r\"'`=:;,()[]{}<>|@.&?/")
-                if len(key) >= _SHORTEST_KEY and is_whole and _is_mixed(key):
-                    prefix = _KEY_PREFIX.match(key)
+                if len(key) >= _SHORTEST_KEY and is_whole and (is_named or _is_mixed(key)):
                     yield Found(SecretKind.API_KEY, start, stop, 0 if prefix is None else prefix.end())
 
     return keys
