@@ -39,6 +39,7 @@ _HOME_OF = {
     "log_perplexity": "scoring",
     "discoverable_extraction": "extraction",
     "extract": "extraction",
+    "extract_by_sampling": "extraction",
     "rank_bounds": "extraction",
     "ExposureReport": "records",
     "ExposureMeter": "measures",
@@ -62,6 +63,7 @@ _HOME_OF = {
     "ExposureEstimate": "records",
     "Extraction": "records",
     "MembershipReport": "records",
+    "SamplingExtraction": "records",
     "SecretsReport": "records",
     "RankBounds": "records",
 }
@@ -92,6 +94,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.data import scan as scan
     from hf_exposure.extraction import discoverable_extraction as discoverable_extraction
     from hf_exposure.extraction import extract as extract
+    from hf_exposure.extraction import extract_by_sampling as extract_by_sampling
     from hf_exposure.extraction import rank_bounds as rank_bounds
     from hf_exposure.measures import Auto as Auto
     from hf_exposure.measures import Bounded as Bounded
@@ -113,6 +116,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import Extraction as Extraction
     from hf_exposure.records import MembershipReport as MembershipReport
     from hf_exposure.records import RankBounds as RankBounds
+    from hf_exposure.records import SamplingExtraction as SamplingExtraction
     from hf_exposure.records import SecretsReport as SecretsReport
     from hf_exposure.runs import plan_cost as plan_cost
     from hf_exposure.scoring import log_perplexity as log_perplexity

@@ -228,6 +228,16 @@ def _finder(kinds: Sequence[str] | None, region: str | None, cues: Sequence[str]
     return finder
 
 
+def texts_of_rows(dataset: Any, text_column: str | None) -> Iterator[list[str]]:
+    """The texts of each row of a dataset, of its splits, or of a list: of one column, or all of them.
+
+    Raises:
+        InputError: what holds no rows, or rows without the column.
+    """
+    for number, row in enumerate(_rows(dataset, text_column)):
+        yield list(_texts_of(row, text_column, number))
+
+
 def _rows(dataset: Any, text_column: str | None) -> Iterator[Any]:
     if isinstance(dataset, (str, bytes, Mapping)) and not hasattr(dataset, "values"):
         raise InputError("dataset", "must be rows or texts", type(dataset).__name__, "Pass a list or a dataset.")

@@ -6,6 +6,7 @@ from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
 from hf_exposure.records.membership import MembershipReport, MembershipVerdict
 from hf_exposure.records.references import ReferenceCosts
+from hf_exposure.records.sampling import SampledText, SamplingExtraction
 from hf_exposure.records.secrets import SecretExposure, SecretsReport
 from hf_exposure.records.validity import Delivery, Validity
 
@@ -22,6 +23,8 @@ __all__ = [
     "RankBounds",
     "ReferenceCosts",
     "RepetitionGroup",
+    "SampledText",
+    "SamplingExtraction",
     "SecretExposure",
     "SecretsReport",
     "Spent",
