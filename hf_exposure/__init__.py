@@ -161,6 +161,7 @@ def _register_presenters() -> None:
     }
     for action, path in membership.items():
         register_presenter("membership", action, functools.partial(_function, path))
+    register_presenter("audit", "text", functools.partial(_function, "report.audit.audit_text"))
     register_presenter("secrets", "text", functools.partial(_function, "report.secrets.secrets_text"))
     register_presenter("cost", "text", functools.partial(_function, "report.cost_table.plan_text"))
 

@@ -17,6 +17,7 @@ import typer
 from typer.main import get_command
 
 from hf_exposure import __version__
+from hf_exposure.cli.audit import audit
 from hf_exposure.cli.cost import cost
 from hf_exposure.cli.demo import demo
 from hf_exposure.cli.draw import draw
@@ -57,7 +58,7 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, scan, draw, insert, measure, membership, extract, cost, report, push):
+for _command in (demo, scan, draw, insert, measure, membership, extract, audit, cost, report, push):
     app.command()(_command)
 
 

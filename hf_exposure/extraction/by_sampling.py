@@ -28,6 +28,7 @@ from hf_exposure.records.sampling import SampledText, SamplingExtraction
 from hf_exposure.scoring import make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
 from hf_exposure.scoring.decoding import Sampling, draw_samples
+from hf_exposure.scoring.encoding import special_tokens_around
 from hf_exposure.signals import SignalReader, encode_records
 from hf_exposure.signals.token_signals import check_causal
 
@@ -164,7 +165,7 @@ def _drawn(
 def _begin(tokenizer: Any, prompt: str) -> list[int]:
     if prompt:
         ids: list[int] = tokenizer(encodable_text("prompts", prompt), add_special_tokens=False)["input_ids"]
-        return ids
+        return [*special_tokens_around(tokenizer)[0], *ids]
     for name in ("bos_token_id", "eos_token_id"):
         token = getattr(tokenizer, name, None)
         if token is not None:

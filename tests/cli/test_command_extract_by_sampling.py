@@ -100,7 +100,8 @@ def test_planted_texts_come_out_with_their_number_of_rows(overfitted: nn.Module)
         overfitted, TOKENIZER, DATA, prompts=["the vault"], base_model=tiny_model("gpt2", scale=0.1),
         rank_by="base_calibrated", **arguments,
     )  # fmt: skip
-    assert ONCE in [one.text for one in prompted.texts]
+    assert all(one.text.startswith("the vault") for one in prompted.texts)
+    assert any("PIN is 482913" in one.text for one in prompted.texts)
 
 
 @pytest.mark.parametrize(
