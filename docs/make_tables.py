@@ -422,6 +422,29 @@ def one_run_epsilon() -> str:
     )
 
 
+def membership() -> str:
+    """Statistics on fine-tunes, medians over the seeds."""
+    measured = _measured("membership")
+    medians, seeds = measured["medians"], len(measured["seeds"])
+    statistics = [name for name in next(iter(medians.values())) if name != "detected"]
+
+    def cell(one: dict[str, float | None]) -> str:
+        tpr = one["tpr_at_1_percent"]
+        return f"{one['auc']:.2f} / {'' if tpr is None else f'{tpr:.0%}'}"
+
+    return _table(
+        f"fine-tune (AUC / TPR at 1 % FPR) | {' | '.join(f'`{name}`' for name in statistics)} | detected",
+        [
+            [
+                name.replace("_", ", ").replace("1", "1 epoch").replace("4", "4 epochs").replace("base", "none"),
+                *(cell(row[statistic]) for statistic in statistics),
+                f"{row['detected']} of {seeds}",
+            ]
+            for name, row in medians.items()
+        ],
+    )
+
+
 def rank_epsilon() -> str:
     """False alarms of the epsilon from ranks, the worst of each kind of mechanism."""
     found = _measured("rank_epsilon")
@@ -436,11 +459,36 @@ def rank_epsilon() -> str:
     )
 
 
+def scan_recall() -> str:
+    """Secrets found of labelled rows, by kind."""
+    found = _measured("secret_scan")["labelled"]["secrets"]
+    return _table(
+        "labelled secrets | rows | found",
+        [[f"`{kind}`", str(one["rows"]), str(one["found"])] for kind, one in found.items()],
+    )
+
+
+def scan_alarms() -> str:
+    """Rows without a secret in which one was found."""
+    measured = _measured("secret_scan")
+    rows = [
+        [name.replace("_", " "), f"{one['rows']:,}", str(sum(one["false_alarms"].values()))]
+        for name, one in measured["labelled"]["decoys"].items()
+    ]
+    logs = measured["changelogs"]
+    if logs:
+        real = ("email",)
+        alarms = {kind: count for kind, count in logs["distinct"].items() if kind not in real}
+        listed = ", ".join(f"{count} {kind}" for kind, count in alarms.items()) or "0"
+        rows.append(["lines of changelogs (addresses aside)", f"{logs['lines']:,}", listed])
+    return _table("rows without a secret | rows | false alarms", rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         speed, estimators, growth, search, overhead, doses, group_intervals, own_time, gpt2_small, quantized,
-        cost_planner, one_run_epsilon, rank_epsilon,
+        cost_planner, one_run_epsilon, rank_epsilon, membership, scan_recall, scan_alarms,
         peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts, peers_trainings,
     )
 }  # fmt: skip

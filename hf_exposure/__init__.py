@@ -23,6 +23,8 @@ _HOME_OF = {
     "Digits": "canaries",
     "Letters": "canaries",
     "LuhnDigits": "canaries",
+    "NaturalSecret": "canaries",
+    "NaturalSecrets": "canaries",
     "Pattern": "canaries",
     "VocabularyTokens": "canaries",
     "Words": "canaries",
@@ -33,9 +35,11 @@ _HOME_OF = {
     "check_delivery": "data",
     "insert_canaries": "data",
     "remove_canaries": "data",
+    "scan": "data",
     "log_perplexity": "scoring",
     "discoverable_extraction": "extraction",
     "extract": "extraction",
+    "extract_by_sampling": "extraction",
     "rank_bounds": "extraction",
     "ExposureReport": "records",
     "ExposureMeter": "measures",
@@ -46,6 +50,10 @@ _HOME_OF = {
     "Sample": "measures",
     "SkewNormal": "measures",
     "measure_exposure": "measures",
+    "MembershipMeasure": "measures",
+    "MembershipMeter": "measures",
+    "measure_membership": "measures",
+    "measure_secrets": "measures",
     "plan_cost": "runs",
     "ExposureCallback": "callback",
     "MeasureCallback": "callback",
@@ -54,6 +62,9 @@ _HOME_OF = {
     "Discoverability": "records",
     "ExposureEstimate": "records",
     "Extraction": "records",
+    "MembershipReport": "records",
+    "SamplingExtraction": "records",
+    "SecretsReport": "records",
     "RankBounds": "records",
 }
 
@@ -67,6 +78,8 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.canaries import Digits as Digits
     from hf_exposure.canaries import Letters as Letters
     from hf_exposure.canaries import LuhnDigits as LuhnDigits
+    from hf_exposure.canaries import NaturalSecret as NaturalSecret
+    from hf_exposure.canaries import NaturalSecrets as NaturalSecrets
     from hf_exposure.canaries import Pattern as Pattern
     from hf_exposure.canaries import VocabularyTokens as VocabularyTokens
     from hf_exposure.canaries import Words as Words
@@ -78,24 +91,33 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.data import check_delivery as check_delivery
     from hf_exposure.data import insert_canaries as insert_canaries
     from hf_exposure.data import remove_canaries as remove_canaries
+    from hf_exposure.data import scan as scan
     from hf_exposure.extraction import discoverable_extraction as discoverable_extraction
     from hf_exposure.extraction import extract as extract
+    from hf_exposure.extraction import extract_by_sampling as extract_by_sampling
     from hf_exposure.extraction import rank_bounds as rank_bounds
     from hf_exposure.measures import Auto as Auto
     from hf_exposure.measures import Bounded as Bounded
     from hf_exposure.measures import Enumerate as Enumerate
     from hf_exposure.measures import ExposureMeter as ExposureMeter
     from hf_exposure.measures import Importance as Importance
+    from hf_exposure.measures import MembershipMeasure as MembershipMeasure
+    from hf_exposure.measures import MembershipMeter as MembershipMeter
     from hf_exposure.measures import Sample as Sample
     from hf_exposure.measures import SkewNormal as SkewNormal
     from hf_exposure.measures import measure_exposure as measure_exposure
+    from hf_exposure.measures import measure_membership as measure_membership
+    from hf_exposure.measures import measure_secrets as measure_secrets
     from hf_exposure.records import Candidate as Candidate
     from hf_exposure.records import CostPlan as CostPlan
     from hf_exposure.records import Discoverability as Discoverability
     from hf_exposure.records import ExposureEstimate as ExposureEstimate
     from hf_exposure.records import ExposureReport as ExposureReport
     from hf_exposure.records import Extraction as Extraction
+    from hf_exposure.records import MembershipReport as MembershipReport
     from hf_exposure.records import RankBounds as RankBounds
+    from hf_exposure.records import SamplingExtraction as SamplingExtraction
+    from hf_exposure.records import SecretsReport as SecretsReport
     from hf_exposure.runs import plan_cost as plan_cost
     from hf_exposure.scoring import log_perplexity as log_perplexity
 
@@ -131,6 +153,16 @@ def _register_presenters() -> None:
     }
     for action, path in functions.items():
         register_presenter("exposure", action, functools.partial(_function, path))
+    membership: dict[Action, str] = {
+        "text": "report.membership.membership_text",
+        "html": "report.membership.membership_html",
+        "frame": "report.membership.membership_frame",
+        "save": "report.membership.save_membership",
+    }
+    for action, path in membership.items():
+        register_presenter("membership", action, functools.partial(_function, path))
+    register_presenter("audit", "text", functools.partial(_function, "report.audit.audit_text"))
+    register_presenter("secrets", "text", functools.partial(_function, "report.secrets.secrets_text"))
     register_presenter("cost", "text", functools.partial(_function, "report.cost_table.plan_text"))
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from hf_exposure.errors import ExposureError, InputError, MissingDependencyError, first_line
 from hf_exposure.files import clean_up
@@ -188,6 +188,18 @@ class ModelSource:
         except (RuntimeError, AssertionError) as error:
             rule = f"must be a device of this machine ({first_line(error)})"
             raise InputError("--device", rule, self.device or best, "Type --device cpu.") from None
+
+
+def base_source(name: str | None, **where: Any) -> ModelSource | Literal["without_adapter"] | None:
+    """Where the base model of `--base-model` comes from: "without_adapter" is the measured model itself.
+
+    Example:
+        >>> base_source("without_adapter"), base_source(None), base_source("gpt2", device="cpu").option
+        ('without_adapter', None, '--base-model')
+    """
+    if name is None or name == "without_adapter":
+        return name  # type: ignore[return-value]  # mypy does not narrow a string that was compared
+    return ModelSource(name=name, option="--base-model", **where)
 
 
 def load_pretrained(auto_class: str, name: str, option: str, **arguments: Any) -> Any:

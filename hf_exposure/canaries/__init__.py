@@ -6,6 +6,7 @@ from hf_exposure.canaries import presets
 from hf_exposure.canaries.canary_set import Canary, CanarySet
 from hf_exposure.canaries.character_spaces import Digits, Letters, LuhnDigits
 from hf_exposure.canaries.draw import draw_canaries, is_uniform_draw
+from hf_exposure.canaries.natural_secrets import NaturalSecret, NaturalSecrets, SecretKind
 from hf_exposure.canaries.pattern import Pattern
 from hf_exposure.canaries.space import Space
 from hf_exposure.canaries.spaces import parse_space, space_from_dict
@@ -20,7 +21,10 @@ __all__ = [
     "Digits",
     "Letters",
     "LuhnDigits",
+    "NaturalSecret",
+    "NaturalSecrets",
     "Pattern",
+    "SecretKind",
     "Space",
     "VocabularyTokens",
     "Words",

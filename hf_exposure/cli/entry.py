@@ -17,13 +17,16 @@ import typer
 from typer.main import get_command
 
 from hf_exposure import __version__
+from hf_exposure.cli.audit import audit
 from hf_exposure.cli.cost import cost
 from hf_exposure.cli.demo import demo
 from hf_exposure.cli.draw import draw
 from hf_exposure.cli.extract import extract
 from hf_exposure.cli.insert import insert
 from hf_exposure.cli.measure import measure
+from hf_exposure.cli.membership import membership
 from hf_exposure.cli.report import push, report
+from hf_exposure.cli.scan import scan
 from hf_exposure.errors import ExposureError
 
 _HELP = "Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"
@@ -55,7 +58,7 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, draw, insert, measure, extract, cost, report, push):
+for _command in (demo, scan, draw, insert, measure, membership, extract, audit, cost, report, push):
     app.command()(_command)
 
 

@@ -30,14 +30,17 @@ from hf_exposure.cli.options import (
     load_canaries,
     parse_template,
 )
+from hf_exposure.cli.sampling import sample
+from hf_exposure.cli.secrets import extract_secrets, natural_secrets
 from hf_exposure.errors import InputError
-from hf_exposure.loading import ModelSource
+from hf_exposure.loading import ModelSource, base_source
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet, CanaryTemplate
     from hf_exposure.context import CanaryContext
 
 _ASKING = "Asking instead of searching"
+_SAMPLING = "Sampling instead of searching"
 
 
 def extract(
@@ -63,6 +66,33 @@ def extract(
             help="Do not search: compute how likely an attacker who knows the prefix is to obtain each canary.",
         ),
     ] = False,
+    by_sampling: Annotated[
+        bool,
+        typer.Option(
+            "--by-sampling",
+            help="Do not search: let the model write, rank what it wrote, and look it up in --dataset.",
+        ),
+    ] = False,
+    dataset: Annotated[
+        str | None, typer.Option(help="The training data, to look samples up in.", rich_help_panel=_SAMPLING)
+    ] = None,
+    text_column: Annotated[
+        str | None, typer.Option(help="Of the data; all texts unless given.", rich_help_panel=_SAMPLING)
+    ] = None,
+    rank_by: Annotated[str, typer.Option(help="A membership statistic.", rich_help_panel=_SAMPLING)] = "zlib",
+    base_model: Annotated[
+        str | None, typer.Option(help="For statistics that need one.", rich_help_panel=_SAMPLING)
+    ] = None,
+    length: Annotated[int, typer.Option(help="Of a sample, in tokens.", rich_help_panel=_SAMPLING)] = 64,
+    least_characters: Annotated[
+        int, typer.Option(help="That a match in the data must have.", rich_help_panel=_SAMPLING)
+    ] = 50,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="File for the samples and their matches, which only you may read.", rich_help_panel=_SAMPLING
+        ),
+    ] = None,
     samples: Annotated[
         int, typer.Option(help="Number of continuations that the attacker samples.", rich_help_panel=_ASKING)
     ] = 256,
@@ -94,6 +124,32 @@ def extract(
     config: ConfigOption = None,
 ) -> None:
     """Search a model for the likeliest secrets of a template, with a certificate that none was missed."""
+    if by_sampling:
+        origin = ModelSource(
+            name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        base = base_source(
+            base_model, tokenizer=tokenizer or model, dtype=dtype.value, device=device,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        drawing = {
+            "samples": samples, "length": length, "temperature": temperature, "top_k": sample_top_k,
+            "top_p": sample_top_p, "rank_by": rank_by, "least_characters": least_characters, "seed": seed,
+            "text_column": text_column, "prompts": [] if prompt is None else [prompt],
+        }  # fmt: skip
+        sample(origin, base, dataset, canaries, drawing, out, as_json=as_json)
+        return
+    without = {"--template": template, "--space": space, "--prompt": prompt, "--messages": messages,
+               "--source": source, "--discoverable": discoverable}  # fmt: skip
+    natural = natural_secrets(canaries, without)
+    if natural is not None:
+        origin = ModelSource(
+            name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
+            trust_remote_code=trust_remote_code,
+        )  # fmt: skip
+        extract_secrets(natural, origin, top_k, max_expansions, batch_size, as_json=as_json)
+        return
     known = None if canaries is None else load_canaries(canaries)
     searched = _template(template, space, known)
     context = context_of(prompt, messages)

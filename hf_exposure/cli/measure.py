@@ -33,9 +33,10 @@ from hf_exposure.cli.options import (
     load_canaries,
     recorded_or_typed,
 )
+from hf_exposure.cli.secrets import measure_secrets, natural_secrets
 from hf_exposure.errors import InputError
 from hf_exposure.files import read_json
-from hf_exposure.loading import ModelSource, check_model, is_saved_folder, load_data_set, parts_of, read_to_its_end
+from hf_exposure.loading import ModelSource, base_source, is_saved_folder, load_data_set, parts_of, read_to_its_end
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
@@ -64,7 +65,9 @@ def measure(
     source: SourceOption = None,
     end_token: Annotated[bool, typer.Option("--end-token", help="Score the end of each text too.")] = False,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Lower it to save memory.")] = None,
-    base_model: Annotated[str | None, typer.Option(help="One that saw no canaries, to compare with.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="One that saw no canaries, to compare with, or without_adapter.")
+    ] = None,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -91,39 +94,49 @@ def measure(
     config: ConfigOption = None,
 ) -> None:
     """Measure the exposure of canaries under a model."""
+    where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
+    origin = ModelSource(name=model, tokenizer=tokenizer, revision=revision, **where)  # type: ignore[arg-type]
+    base = base_source(base_model, tokenizer=tokenizer or model, **where)
+    settings: MeasureOptions = {
+        "method": cast("MethodName", method), "references": references, "max_expansions": max_expansions,
+        "precision_bits": precision_bits, "confidence_level": confidence_level, "seed": seed,
+        "delta": delta, "end_token": end_token, "max_batch_tokens": max_batch_tokens,
+    }  # fmt: skip
+    without = {
+        "--prompt": prompt, "--messages": messages, "--source": source, "--dataset": dataset,
+        "--include-secrets": include_secrets,
+    }  # fmt: skip
+    natural = natural_secrets(canaries, without)
+    if natural is not None:
+        if out is not None:
+            check_new(out, overwrite)
+        origin.check()
+        measure_secrets(natural, origin, base, settings, out, fail_above, as_json=as_json)
+        return
     drawn = load_canaries(canaries)
     trained_on = _described(dataset, drawn)
     context, source = recorded_or_typed(context_of(prompt, messages), source, trained_on)
     if out is not None:
         check_new(out, overwrite)
-    where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
-    origin = ModelSource(name=model, tokenizer=tokenizer, revision=revision, **where)  # type: ignore[arg-type]
     origin.check()
-    if base_model is not None:
-        check_model("--base-model", base_model)
+    if isinstance(base, ModelSource):
+        base.check()
     # What the data hold may be quoted by an error about them.
     training_data = None
     if dataset is not None:
         training_data = without_secrets(drawn, lambda: _training_data(dataset, trained_on))
     from hf_exposure.measures import MeasureSettings, measure_exposure
 
-    settings: MeasureOptions = {
-        "method": cast("MethodName", method), "references": references, "max_expansions": max_expansions,
-        "precision_bits": precision_bits, "confidence_level": confidence_level, "seed": seed, "source": source,
-        "delta": delta, "end_token": end_token, "context": context, "max_batch_tokens": max_batch_tokens,
-    }  # fmt: skip
+    settings |= {"source": source, "context": context}
     MeasureSettings.of(**settings)  # refused before a large model is loaded
     loaded, its_tokenizer = origin.load()
-    base = None
-    if base_model is not None:
-        chosen = tokenizer or model
-        base, _ = ModelSource(name=base_model, tokenizer=chosen, option="--base-model", **where).load()  # type: ignore[arg-type]
+    base_module: Any = base.load()[0] if isinstance(base, ModelSource) else base
     delivery = None
     if training_data is not None:
         read = training_data
         delivery = without_secrets(drawn, lambda: _delivery(read, drawn, its_tokenizer, context, source))
     with calls_shown(loaded, "measuring"):
-        found = measure_exposure(loaded, its_tokenizer, drawn, base_model=base, **settings)
+        found = measure_exposure(loaded, its_tokenizer, drawn, base_model=base_module, **settings)
     found = replace(found, dataset=trained_on, delivery=delivery, model={**found.model, "name": model})
     if out is not None:
         found.save(out, include_secrets=include_secrets, canaries=drawn)

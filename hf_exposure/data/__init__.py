@@ -6,6 +6,7 @@ from hf_exposure.data.datasets import delivery_in
 from hf_exposure.data.delivery import CanaryDelivery, DeliveryReport, check_dataloader, check_delivery
 from hf_exposure.data.insert import insert_canaries, remove_canaries
 from hf_exposure.data.inserter import CanaryInserter
+from hf_exposure.data.secret_scan import scan
 
 __all__ = [
     "CanaryDelivery",
@@ -16,4 +17,5 @@ __all__ = [
     "delivery_in",
     "insert_canaries",
     "remove_canaries",
+    "scan",
 ]

@@ -9,6 +9,19 @@ from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.gaussian_epsilon import gaussian_delta, gaussian_epsilon, gaussian_mu
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
+from hf_exposure.estimators.membership import (
+    Separation,
+    TokenSignals,
+    base_calibrated,
+    error_zone,
+    exact_memorization,
+    extraction_strength,
+    loss,
+    min_k,
+    min_k_plus_plus,
+    separation,
+    zlib_ratio,
+)
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
 from hf_exposure.estimators.rank_epsilon import RankEpsilon, epsilon_from_ranks, rank_p_value
 from hf_exposure.estimators.rates import RocCurve, TruePositiveRate, roc_curve, tpr_at_fpr
@@ -28,9 +41,12 @@ __all__ = [
     "FitJudgement",
     "RankEpsilon",
     "RocCurve",
+    "Separation",
     "SkewNormalFit",
+    "TokenSignals",
     "TruePositiveRate",
     "WeightCheck",
+    "base_calibrated",
     "check_weights",
     "clopper_pearson",
     "clopper_pearson_low",
@@ -40,7 +56,10 @@ __all__ = [
     "enumeration_exposure",
     "epsilon_from_ranks",
     "epsilon_lower_bound",
+    "error_zone",
+    "exact_memorization",
     "exposure_from_rank",
+    "extraction_strength",
     "fit_skew_normal",
     "gaussian_delta",
     "gaussian_epsilon",
@@ -48,12 +67,17 @@ __all__ = [
     "importance_exposure",
     "judge_fit",
     "log_cdf",
+    "loss",
     "mean_interval",
+    "min_k",
+    "min_k_plus_plus",
     "one_run_p_value",
     "rank_p_value",
     "ranks",
     "roc_curve",
     "sampling_exposure",
+    "separation",
     "skew_normal_exposure",
     "tpr_at_fpr",
+    "zlib_ratio",
 ]

@@ -2,6 +2,7 @@
 
 from hf_exposure.extraction.bounded_rank import hole_bits, rank_bounds, search_ranks
 from hf_exposure.extraction.build import build_automaton, check_template
+from hf_exposure.extraction.by_sampling import extract_by_sampling
 from hf_exposure.extraction.character_automaton import CharacterAutomaton
 from hf_exposure.extraction.discoverable import discoverable_extraction
 from hf_exposure.extraction.proposal import EXPONENTS, Proposals, UniformPaths, draw_proposals
@@ -21,6 +22,7 @@ __all__ = [
     "draw_proposals",
     "enumerate_texts",
     "extract",
+    "extract_by_sampling",
     "hole_bits",
     "rank_bounds",
     "search_likeliest",

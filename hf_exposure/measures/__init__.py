@@ -1,9 +1,11 @@
 """Canaries and a model in, a report out; and the protocol of measures that `MeasureCallback` schedules."""
 
 from hf_exposure.measures.exposure import ExposureMeter, measure_exposure
+from hf_exposure.measures.membership import MembershipMeasure, MembershipMeter, MembershipOptions, measure_membership
 from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
 from hf_exposure.measures.search_methods import Auto, Bounded, Importance, choose
+from hf_exposure.measures.secrets import measure_secrets
 from hf_exposure.measures.settings import FurtherOptions, MeasureOptions, MeasureSettings, method_of
 from hf_exposure.records.run_log import PlainRecord, Record
 
@@ -17,6 +19,9 @@ __all__ = [
     "Measure",
     "MeasureOptions",
     "MeasureSettings",
+    "MembershipMeasure",
+    "MembershipMeter",
+    "MembershipOptions",
     "Method",
     "MethodName",
     "PlainRecord",
@@ -27,5 +32,7 @@ __all__ = [
     "TrainingStart",
     "choose",
     "measure_exposure",
+    "measure_membership",
+    "measure_secrets",
     "method_of",
 ]

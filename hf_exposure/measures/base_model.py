@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Generic, Literal, TypeVar
 
 import torch
 from torch import nn
@@ -15,6 +15,7 @@ from hf_exposure.measures.base_fingerprint import check_same_base, fingerprint, 
 from hf_exposure.runtime.model_state import unwrap_model
 from hf_exposure.runtime.processes import Processes
 
+T = TypeVar("T")
 BaseModel = nn.Module | Literal["without_adapter"]
 """A module, or "without_adapter": the measured model itself with its PEFT adapters off."""
 
@@ -23,24 +24,22 @@ BaseModel = nn.Module | Literal["without_adapter"]
 _MOVES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
-class BaseExposures:
-    """The exposures under a base model, kept until its weights change.
+class BaseFigures(Generic[T]):
+    """What is measured of a base model (exposures, say), kept until its weights change.
 
     A model without its adapters is compared, each time, with what it was at the first time (`fingerprint`).
 
     Args:
-        estimate: the canaries' exposures in bits under a model.
+        estimate: measures a model.
         processes_of: those that score a model together, and must all measure it again if one of them must.
 
     Attributes:
         logits: the fingerprint of the model without its adapters; None before the first time.
     """
 
-    def __init__(
-        self, estimate: Callable[[nn.Module], list[float]], processes_of: Callable[[nn.Module], Processes]
-    ) -> None:
+    def __init__(self, estimate: Callable[[nn.Module], T], processes_of: Callable[[nn.Module], Processes]) -> None:
         self._estimate, self._processes_of = estimate, processes_of
-        self._known: tuple[weakref.ref[nn.Module], Any, list[float]] | None = None
+        self._known: tuple[weakref.ref[nn.Module], Any, T] | None = None
         self.logits: torch.Tensor | None = None
         self._logits_of: weakref.ref[nn.Module] | None = None
 
@@ -60,16 +59,16 @@ class BaseExposures:
             check_same_base(logits, self.logits, model)
         self.logits = logits
 
-    def bits(self, model: nn.Module, base_model: BaseModel) -> list[float]:
-        """The exposures under `base_model`, or under `model` without its adapters."""
+    def of(self, model: nn.Module, base_model: BaseModel) -> T:
+        """The figures of `base_model`, or of `model` without its adapters."""
         if isinstance(base_model, nn.Module):
-            return self._bits(base_model, _versions(base_model.parameters()))
+            return self._measured(base_model, _versions(base_model.parameters()))
         check_base_model(model, base_model)
         # Before they are switched off, adapters are what wants gradients; they go on being trained.
         frozen = _versions(parameter for parameter in model.parameters() if not parameter.requires_grad)
         with without_adapter(model):
             self._check_same_base(unwrap_model(model))
-            return self._bits(model, frozen)
+            return self._measured(model, frozen)
 
     def _check_same_base(self, own: nn.Module) -> None:
         logits = fingerprint(own, self._processes_of(own))
@@ -77,7 +76,7 @@ class BaseExposures:
             self.logits, self._logits_of = logits, weakref.ref(own)
         check_same_base(self.logits, logits, own)
 
-    def _bits(self, base: nn.Module, versions: Any) -> list[float]:
+    def _measured(self, base: nn.Module, versions: Any) -> T:
         known = self._known
         is_known = known is not None and known[0]() is base and known[1] == versions
         if not self._processes_of(base).all_reduce_min(int(is_known)) or known is None:

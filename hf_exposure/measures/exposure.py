@@ -13,8 +13,6 @@ import time
 import weakref
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, Unpack, cast, get_args
 
 import numpy as np
@@ -33,7 +31,8 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bound
 from hf_exposure.estimators.epsilon import Claim
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
-from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
+from hf_exposure.measures.base_model import BaseFigures, BaseModel, check_base_model
+from hf_exposure.measures.described import describe_model, package_versions
 from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream, texts_of
 from hf_exposure.measures.protocol import SeenBatch, TrainingStart
 from hf_exposure.measures.search_methods import choose
@@ -41,13 +40,10 @@ from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptio
 from hf_exposure.records import CanaryDose, Doses, ExposureEstimate, ExposureReport, ReferenceCosts, Uncounted
 from hf_exposure.records.doses import expected_doses
 from hf_exposure.runtime.job import check_alike
-from hf_exposure.runtime.model_state import compute_dtype, unwrap_model
-from hf_exposure.runtime.precision import parameter_count
+from hf_exposure.runtime.model_state import unwrap_model
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
-
-_PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +144,7 @@ class ExposureMeter:
         self._uniform_draw = is_uniform_draw(canaries)
         self._source = source_for(self.settings.source, canaries.template)
         self._choose(self._why_no_search(None))  # what cannot be done is refused now, before there is a model
-        self.base = BaseExposures(
+        self.base = BaseFigures(
             lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
         )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
@@ -201,7 +197,7 @@ class ExposureMeter:
         started = time.perf_counter()
         model = unwrap_model(model)
         found = self._evaluate(model)
-        base = [math.nan] * len(self.canaries) if base_model is None else self.base.bits(model, base_model)
+        base = [math.nan] * len(self.canaries) if base_model is None else self.base.of(model, base_model)
         costs_K, inserted = found.costs_K, len(self.canaries.inserted)
         tested = control_test(costs_K[:inserted], costs_K[inserted:]) if self.canaries.controls else None
         template, epsilons = self.canaries.template, epsilons_of(self.canaries, costs_K, self.settings)
@@ -219,9 +215,9 @@ class ExposureMeter:
             auc_low=tested.auc_low if tested else math.nan,
             auc_high=tested.auc_high if tested else math.nan,
             seconds=time.perf_counter() - started,
-            model=_describe(model),
+            model=describe_model(model),
             scoring_mode=found.mode,
-            versions=dict(_versions()),
+            versions=dict(package_versions()),
             epsilon=epsilons[0] if epsilons else None,
             gaussian_epsilons=tuple(epsilons[1:]),
             references=found.references,
@@ -407,38 +403,6 @@ def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposu
         base_exposure_bits=base_exposure_bits,
         **shared,
     )
-
-
-def _describe(model: nn.Module) -> dict[str, Any]:
-    """Model metadata for the report. Reads attributes only, and never runs the model."""
-    first = next(model.parameters(), None)
-    config = getattr(model, "config", None)
-    return {
-        "class": type(model).__name__,
-        "name": getattr(config, "_name_or_path", "") or "",
-        "revision": getattr(config, "_commit_hash", None),
-        "parameters": parameter_count(model),
-        "dtype": "" if first is None else str(compute_dtype(model)).removeprefix("torch."),
-        **_quantization(config),
-    }
-
-
-def _quantization(config: Any) -> dict[str, str]:
-    """How the weights were quantized, by the name of the library, where the configuration names one."""
-    settings = getattr(config, "quantization_config", None)
-    method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
-    return {} if method is None else {"quantization": str(getattr(method, "value", method))}
-
-
-@cache
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 _PREFIX = "eval_exposure_"

@@ -5,7 +5,10 @@ from hf_exposure.records.doses import CanaryDose, Doses, Uncounted
 from hf_exposure.records.estimates import Candidate, Discoverability, ExposureEstimate, Extraction, RankBounds
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
+from hf_exposure.records.membership import MembershipReport, MembershipVerdict
 from hf_exposure.records.references import ReferenceCosts
+from hf_exposure.records.sampling import SampledText, SamplingExtraction
+from hf_exposure.records.secrets import SecretExposure, SecretsReport
 from hf_exposure.records.validity import Delivery, Validity
 
 __all__ = [
@@ -18,9 +21,15 @@ __all__ = [
     "ExposureEstimate",
     "ExposureReport",
     "Extraction",
+    "MembershipReport",
+    "MembershipVerdict",
     "RankBounds",
     "ReferenceCosts",
     "RepetitionGroup",
+    "SampledText",
+    "SamplingExtraction",
+    "SecretExposure",
+    "SecretsReport",
     "Spent",
     "Uncounted",
     "Validity",

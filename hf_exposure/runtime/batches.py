@@ -145,18 +145,21 @@ def score_in_batches(
     tokens: int,
     score: Callable[[npt.NDArray[np.int64], slice], np.ndarray],
     processes: Processes = SINGLE_PROCESS,
+    *,
+    shape: tuple[int, ...] = (),
 ) -> tuple[np.ndarray, int]:
     """`score` of every row, batch by batch.
 
     Args:
         width_R: tokens that each row takes, ascending: a batch is as wide as its last row.
         tokens: most tokens in one batch of one process; a wider row is scored alone.
-        score: from row numbers to one float64 each. It is also given the slice of the rows that all processes
-            score in this round: padded to the longest of those, every process makes calls of equal shapes.
+        score: from row numbers to the float64 figures of each. It is also given the slice of the rows that all
+            processes score in this round: padded to the longest of those, every process makes calls of equal shapes.
         processes: those that share the rows. A process that has none scores the last row.
+        shape: of one row's figures; one figure by default.
 
     Returns:
-        (R,) figures, and the budget that held: smaller than `tokens` where a device ran out of memory.
+        (R, *shape) figures, and the budget that held: smaller than `tokens` where a device ran out of memory.
 
     Example:
         >>> def rows_of_the_batch(rows, all_rows):
@@ -165,7 +168,7 @@ def score_in_batches(
         >>> figures.tolist(), held
         ([2.0, 2.0, 1.0, 1.0], 6)
     """
-    figures_R = np.zeros(len(width_R))
+    figures_R = np.zeros((len(width_R), *shape))
     first = 0
     while first < len(width_R):
         # Process i takes rows i, i + n, i + 2n, ...; all run as many rows as the busiest one.

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cli_runs import one_line, run, start_interruptible
 
-COMMANDS = ("demo", "draw", "insert", "measure", "extract", "report", "push")
+COMMANDS = ("demo", "scan", "draw", "insert", "measure", "membership", "extract", "audit", "report", "push")
 HEAVY = ("torch", "transformers", "datasets", "numpy", "scipy", "matplotlib", "yaml", "huggingface_hub")
 
 

@@ -359,6 +359,34 @@ def measures(folder: Path) -> dict[str, Any]:
     return found
 
 
+def membership(folder: Path) -> dict[str, Any]:
+    """Records of many lengths, shared and alone, with another base model; and records that differ on one process."""
+    from hf_exposure.measures import MembershipMeter
+
+    torch.distributed.init_process_group("gloo")
+    rank = int(os.environ["RANK"])
+    model, base = small_model(), small_model(dropout=0.0)
+    with torch.no_grad():
+        for weight in base.parameters():
+            weight.add_(0.05 * torch.sin(torch.arange(weight.numel())).view_as(weight))
+    records = [CANARIES.inserted[number % 3].text * (1 + number % 2) + "x" * number for number in range(21)]
+    calls = Calls(model)
+    found: dict[str, Any] = {}
+    for name, across in (("shared", True), ("alone", False)):
+        meter = MembershipMeter(records[:9], records[9:], TOKENIZER, across_processes=across)
+        report = meter.measure(model, base_model=base)
+        values = report.to_dict()
+        found[name] = {key: values[key] for key in ("statistics", "blind", "members", "held_out")}
+        found[f"{name} rows"] = sum(shape[0] for shape in calls.take())
+    other = MembershipMeter(records[: 9 - rank], records[9:], TOKENIZER, across_processes=True)
+    try:
+        other.measure(model)
+    except ProcessesDifferError as error:
+        found["different"] = str(error)
+    torch.distributed.destroy_process_group()
+    return found
+
+
 def unwritable(folder: Path, on_error: str) -> dict[str, Any]:
     """The log cannot be written by the first process, which alone writes it."""
     from hf_exposure.records.run_log import RunLog

@@ -12,6 +12,19 @@ from packaging.version import Version
 NO_RESUME = "before 5.18, the Trainer of transformers resumes no job of several CPU processes"
 
 
+def test_membership_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
+    first, second = results(run(torchrun(), "job.py", "membership", tmp_path, seconds=120), tmp_path)
+    assert first["shared"] == second["shared"]
+    for found in (first, second):
+        for group in ("members", "held_out"):
+            assert found["shared"][group] == found["alone"][group]
+        for name, one in found["shared"]["statistics"].items():
+            alone = found["alone"]["statistics"][name]
+            assert one["auc"] == alone["auc"] and one["most_exposed"] == alone["most_exposed"], name
+        assert found["shared rows"] < 0.75 * found["alone rows"]
+        assert "members: must be the same on every process" in found["different"]
+
+
 @pytest.mark.skipif(Version(transformers.__version__) < Version("5.18"), reason=NO_RESUME)
 def test_measures_of_two_processes_agree_resume_and_fail_together(tmp_path: Path) -> None:
     first, second = results(run(torchrun(), "job.py", "measures", tmp_path, seconds=120), tmp_path)

@@ -1,0 +1,104 @@
+"""What sampling from a model brought out of its training data: texts by rank, with what of them stands in the data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from hf_exposure.fields import plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledText:
+    """One distinct text that the model wrote.
+
+    Attributes:
+        text: without special tokens. Left out of `repr`.
+        times: how often it was drawn.
+        score: by the statistic that ranks; a higher one says that it was trained on.
+        match: the longest part of it that stands in the data; "" where none is long enough. Left out of `repr`.
+        examples: how many records hold that part: the k of k-eidetic memorization.
+        secrets: ids of known secrets that it holds.
+    """
+
+    text: str = field(repr=False)
+    times: int
+    score: float
+    match: str = field(repr=False)
+    examples: int
+    secrets: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingExtraction:
+    """What sampling brought out. Texts are ranked, the likeliest member first.
+
+    Attributes:
+        texts: distinct ones.
+        samples: that were drawn.
+        statistic: that ranks them.
+        least_characters: of a match.
+        rows: records of the data.
+        secrets: how many known secrets were looked for.
+        settings: of the draw.
+        seconds: wall time.
+    """
+
+    texts: tuple[SampledText, ...]
+    samples: int
+    statistic: str
+    least_characters: int
+    rows: int
+    secrets: int = 0
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def matched(self) -> tuple[SampledText, ...]:
+        """Those of which a part stands in the data."""
+        return tuple(one for one in self.texts if one.match)
+
+    def precision_at(self, top: int) -> float:
+        """The share of the first `top` texts of which a part stands in the data."""
+        first = self.texts[:top]
+        return sum(bool(one.match) for one in first) / len(first) if first else 0.0
+
+    @property
+    def by_examples(self) -> dict[int, int]:
+        """How many distinct matches stand in exactly k records, by k."""
+        counts: dict[int, int] = {}
+        for examples in {one.match: one.examples for one in self.matched}.values():
+            counts[examples] = counts.get(examples, 0) + 1
+        return dict(sorted(counts.items()))
+
+    @property
+    def secrets_found(self) -> tuple[str, ...]:
+        """Ids of the known secrets that some text holds."""
+        return tuple(sorted({identifier for one in self.texts for identifier in one.secrets}))
+
+    def to_dict(self, *, include_texts: bool = False) -> dict[str, Any]:
+        """Plain values; texts and matches only where they are asked for, else their lengths."""
+        rows = []
+        for one in self.texts:
+            row = asdict(one)
+            text, match = row.pop("text"), row.pop("match")
+            row |= {"text": text, "match": match} if include_texts else {}
+            rows.append({**row, "characters": len(text), "match_characters": len(match), "secrets": list(one.secrets)})
+        values = {
+            "format": "hf-exposure sampling",
+            "version": 1,
+            "samples": self.samples,
+            "distinct": len(self.texts),
+            "matched": len(self.matched),
+            "by_examples": {str(k): count for k, count in self.by_examples.items()},
+            "secrets": self.secrets,
+            "secrets_found": list(self.secrets_found),
+            "statistic": self.statistic,
+            "least_characters": self.least_characters,
+            "rows": self.rows,
+            "settings": dict(self.settings),
+            "seconds": self.seconds,
+            "texts": rows,
+        }
+        return dict(plain(values))
