@@ -15,7 +15,7 @@ import torch
 
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, interval, write_result
 from examples.secret_sharer.training import Corpus, Training, encode_rows, loss_bits, train
 from hf_exposure import CanarySet, CanaryTemplate, Digits, ExposureMeter, draw_canaries, insert_canaries
 
@@ -87,7 +87,6 @@ def run(options: Options) -> None:
         | TRAINING,
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims_of(figures),
         table=page_table(runs, settings),
         plots=[page_plot(runs, settings["contexts"])],
         cost=watch.read(),
@@ -106,14 +105,6 @@ COMPARED = {
         "One after every digit raises it further still.",
     ),
 }
-
-
-def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        claim(figures, sentence, "mean_above", f"differences.*.{key}", 0.0)
-        for key, (_, _, sentence) in COMPARED.items()
-        if key in figures["differences"][0]
-    ]
 
 
 def differences_of(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:

@@ -14,7 +14,7 @@ __all__ = ["credit_card", "random_number", "random_words", "smart_compose", "soc
 
 
 def random_number(digits: int = 9) -> CanaryTemplate:
-    """ "The random number is ", then `digits` decimal digits: the running example of section 4.1.
+    """ "The random number is ", then `digits` decimal digits: the running example, from Section 3.
 
     Example:
         >>> random_number().space_size
@@ -24,7 +24,9 @@ def random_number(digits: int = 9) -> CanaryTemplate:
 
 
 def social_security_number() -> CanaryTemplate:
-    """ "My social security number is ", then 3, 2 and 4 digits with hyphens (the paper's opening example).
+    """ "My social security number is ", then 3, 2 and 4 digits with hyphens.
+
+    The paper inserts this sentence and its translation into a translation model (Section 6.4).
 
     Example:
         >>> social_security_number().contains("My social security number is 078-05-1120")

@@ -324,7 +324,7 @@ def measure_exposure(
     model finds at least as likely (ties count against the canary) and R' leaves out the other inserted canaries. It
     lies in [0, log2|R'|]; of a canary that was not memorised it exceeds x bits with probability at most 2^-x.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Definitions 2 to 4 and Section 4.3.
+    Source: Carlini et al. 2019, "The Secret Sharer", Definitions 2 and 4, Section 4.2.
 
     Args:
         model: a causal language model, an encoder-decoder one (with `source`) or a masked one; left as it was found.

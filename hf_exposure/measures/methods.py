@@ -178,7 +178,7 @@ class Sample(Method):
     Raises:
         InputError: a number out of range.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Section 4.3.
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 4.2.
 
     Example:
         >>> Sample(references=512)
@@ -214,7 +214,7 @@ class SkewNormal(Method):
     Raises:
         InputError: a number out of range.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Section 4.3.
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 4.2.
 
     Example:
         >>> SkewNormal(accept_bad_fit=True)
