@@ -49,6 +49,9 @@ _HOME_OF = {
     "plan_cost": "runs",
     "ExposureCallback": "callback",
     "MeasureCallback": "callback",
+    "PooledReport": "records",
+    "pool_reports": "records",
+    "exposure_change": "report.checkpoints",
     "Candidate": "records",
     "CostPlan": "records",
     "Discoverability": "records",
@@ -95,7 +98,10 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import ExposureEstimate as ExposureEstimate
     from hf_exposure.records import ExposureReport as ExposureReport
     from hf_exposure.records import Extraction as Extraction
+    from hf_exposure.records import PooledReport as PooledReport
     from hf_exposure.records import RankBounds as RankBounds
+    from hf_exposure.records import pool_reports as pool_reports
+    from hf_exposure.report.checkpoints import exposure_change as exposure_change
     from hf_exposure.runs import plan_cost as plan_cost
     from hf_exposure.scoring import log_perplexity as log_perplexity
 
@@ -131,6 +137,8 @@ def _register_presenters() -> None:
     }
     for action, path in functions.items():
         register_presenter("exposure", action, functools.partial(_function, path))
+    register_presenter("pooled", "text", functools.partial(_function, "report.pooled.pooled_text"))
+    register_presenter("pooled", "frame", functools.partial(_function, "report.pooled.pooled_frame"))
     register_presenter("cost", "text", functools.partial(_function, "report.cost_table.plan_text"))
 
 

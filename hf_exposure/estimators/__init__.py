@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from hf_exposure.estimators.control_test import ControlTest, control_test
+from hf_exposure.estimators.correlation import Correlation, pearson_correlation
 from hf_exposure.estimators.difference import difference_interval
 from hf_exposure.estimators.epsilon import EpsilonBound, epsilon_lower_bound, one_run_p_value
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
+from hf_exposure.estimators.paired_test import paired_p_value
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
 from hf_exposure.estimators.skew_normal import (
     FitJudgement,
@@ -20,6 +22,7 @@ from hf_exposure.estimators.skew_normal import (
 
 __all__ = [
     "ControlTest",
+    "Correlation",
     "CostEstimate",
     "EpsilonBound",
     "FitJudgement",
@@ -39,6 +42,8 @@ __all__ = [
     "log_cdf",
     "mean_interval",
     "one_run_p_value",
+    "paired_p_value",
+    "pearson_correlation",
     "ranks",
     "sampling_exposure",
     "skew_normal_exposure",

@@ -4,6 +4,7 @@ from hf_exposure.records.cost_plan import CostPlan, Spent
 from hf_exposure.records.estimates import Candidate, Discoverability, ExposureEstimate, Extraction, RankBounds
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
+from hf_exposure.records.pool import PooledGroup, PooledReport, pool_reports
 from hf_exposure.records.references import ReferenceCosts
 from hf_exposure.records.validity import Delivery, Validity
 
@@ -15,9 +16,12 @@ __all__ = [
     "ExposureEstimate",
     "ExposureReport",
     "Extraction",
+    "PooledGroup",
+    "PooledReport",
     "RankBounds",
     "ReferenceCosts",
     "RepetitionGroup",
     "Spent",
     "Validity",
+    "pool_reports",
 ]

@@ -128,6 +128,9 @@ class Discoverability:
         bits: `-log2` of the probability that one sample says it, verbatim; inf where it cannot.
         is_greedy: greedy decoding says it, verbatim.
         greedy_edits: characters to insert, delete or replace to make what greedy decoding says the secret.
+        argmax_known_tokens: how many of the text's own tokens after the prompt an attacker must type (know or guess)
+            so that an interface that only ever returns the likeliest continuation says the rest: 0 where `is_greedy`,
+            all of them where the last is not the likeliest. None where it was not looked at.
         samples, near_samples, near_edits: of so many samples, so many came within `near_edits` edits of it.
 
     Source: Hayes et al. 2025, "Measuring memorization in language models via probabilistic extraction".
@@ -140,6 +143,7 @@ class Discoverability:
     samples: int
     near_samples: int
     near_edits: int
+    argmax_known_tokens: int | None = None
 
     def probability_within(self, samples: int) -> float:
         """The probability that at least one of `samples` says the text: `1 - (1 - 2^-bits)^samples`.
