@@ -61,6 +61,9 @@ def measure(
     source: SourceOption = None,
     end_token: Annotated[bool, typer.Option("--end-token", help="Score the end of each text too.")] = False,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Lower it to save memory.")] = None,
+    lead: Annotated[
+        bool, typer.Option("--lead", help="Report each canary's lead over the likeliest secret not inserted.")
+    ] = False,
     base_model: Annotated[str | None, typer.Option(help="One that saw no canaries, to compare with.")] = None,
     dataset: Annotated[
         str | None,
@@ -108,6 +111,7 @@ def measure(
         "method": cast("MethodName", method), "references": references, "max_expansions": max_expansions,
         "precision_bits": precision_bits, "confidence_level": confidence_level, "seed": seed, "source": source,
         "end_token": end_token, "context": context, "max_batch_tokens": max_batch_tokens,
+        "lead": lead,
     }  # fmt: skip
     MeasureSettings.of(**settings)  # refused before a large model is loaded
     loaded, its_tokenizer = origin.load()

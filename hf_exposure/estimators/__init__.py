@@ -9,6 +9,7 @@ from hf_exposure.estimators.epsilon import EpsilonBound, epsilon_lower_bound, on
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
+from hf_exposure.estimators.lead import lead_over_runner_up
 from hf_exposure.estimators.paired_test import paired_p_value
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
 from hf_exposure.estimators.skew_normal import (
@@ -39,6 +40,7 @@ __all__ = [
     "fit_skew_normal",
     "importance_exposure",
     "judge_fit",
+    "lead_over_runner_up",
     "log_cdf",
     "mean_interval",
     "one_run_p_value",

@@ -66,6 +66,7 @@ class _Evaluation(NamedTuple):
 
     costs_K: NDArray[np.float64]
     estimates: list[CostEstimate]
+    leads_K: NDArray[np.float64]
     references: ReferenceCosts | None
     notes: tuple[str, ...]
     mode: str
@@ -102,6 +103,8 @@ class ExposureMeter:
             each canary and reference, the same secret in both ("My number is {number}"), which allows no search.
         context: the `CanaryContext` that the canaries were inserted in.
         max_batch_tokens: as for `log_perplexity`.
+        lead: look for the likeliest text that was not inserted, and report each canary's lead over it. Free where all
+            texts are scored; elsewhere one more search, within the budget of the method.
 
     Attributes:
         base: the exposures under a base model, with the fingerprint of one that is the model without its adapters.
@@ -199,7 +202,10 @@ class ExposureMeter:
         template = self.canaries.template
         return ExposureReport(
             estimates=tuple(
-                _estimate_of(*one) for one in zip(self.canaries, costs_K, found.estimates, base, strict=True)
+                _estimate_of(canary, float(cost), figures, self._space_bits(canary), float(lead), own_base)
+                for canary, cost, figures, lead, own_base in zip(
+                    self.canaries, costs_K, found.estimates, found.leads_K, base, strict=True
+                )
             ),
             template=template.text,
             spaces={name: repr(space) for name, space in template.spaces.items()},
@@ -302,9 +308,17 @@ class ExposureMeter:
             seed=self.settings.seed,
         )
         estimates, references = prepared.method.estimate(measurement)
+        leads_K = np.full(len(costs_K), np.nan)
+        if self.settings.lead:
+            leads_K = prepared.method.leads(measurement, estimates)
         self._reading = scorer.reading
         notes = tuple(note for note in (scorer.note, prepared.choice) if note)
-        return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "")
+        return _Evaluation(costs_K, estimates, leads_K, references, notes, scorer.mode or "")
+
+    def _space_bits(self, canary: Canary) -> float:
+        """log2 |R'|: of the space without the other inserted canaries."""
+        others = len(self.canaries.inserted) - (not canary.is_control)
+        return math.log2(self.canaries.template.space_size - others)
 
 
 def measure_exposure(
@@ -337,7 +351,7 @@ def measure_exposure(
             off: its exposures are reported too.
         across_processes, **settings: those of `ExposureMeter`, which describes all of them and prepares a measurement
             that is taken many times: seed, max_expansions, precision_bits, confidence_level, end_token,
-            accept_bad_fit, delta, source, context, max_batch_tokens.
+            accept_bad_fit, delta, source, context, max_batch_tokens, lead.
 
     Returns:
         `ExposureReport`, its estimates in the set's order, inserted canaries first.
@@ -377,14 +391,24 @@ def epsilon_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: Meas
     return asdict(bound)
 
 
-def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposure_bits: float) -> ExposureEstimate:
+def _estimate_of(
+    canary: Canary,
+    cost: float,
+    figures: CostEstimate,
+    space_bits: float,
+    lead_bits: float,
+    base_exposure_bits: float,
+) -> ExposureEstimate:
     """What an estimator found for a cost, with whose it is."""
     shared = {name: value for name, value in vars(figures).items() if name != "effective_hits"}
     return ExposureEstimate(
         canary_id=canary.id,
         repetitions=canary.repetitions,
-        log_perplexity_bits=float(cost),
+        log_perplexity_bits=cost,
         base_exposure_bits=base_exposure_bits,
+        # One NaN object for all that is undefined: equal reports then compare equal.
+        guessing_entropy_bits=math.nan if math.isnan(figures.exposure_bits) else space_bits - figures.exposure_bits,
+        lead_bits=math.nan if math.isnan(lead_bits) else lead_bits,
         **shared,
     )
 

@@ -42,11 +42,19 @@ class ExposureEstimate(ExposureFigures, CanaryCost):
     Attributes:
         base_exposure_bits: its exposure under the base model, where one was given, else NaN. What training added is
             `exposure_bits - base_exposure_bits`.
+        guessing_entropy_bits: log2 of the number of guesses that an attacker needs who has the model and tries secrets
+            in its order: log2|R'| less the exposure. Without the model it is log2|R'| - 1, so the work saved is the
+            exposure less one bit (Carlini et al. 2019, Section 4.1). NaN where the exposure is.
+        lead_bits: by how many bits the likeliest text that was not inserted costs more than the canary: above 0 where
+            the canary ranks first, below 0 where others are likelier. NaN where it was not looked for (`lead=True`) or
+            not found.
         effective_dose: how often the model was trained on it until then: rows delivered in an epoch x epochs x the
             share of its tokens that counts in the loss. NaN where delivery is not known.
     """
 
     base_exposure_bits: Figure = math.nan
+    guessing_entropy_bits: Figure = math.nan
+    lead_bits: Figure = math.nan
     effective_dose: Amount = math.nan
 
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from cli.cli_runs import one_line, run
+from report_samples import estimate, report
 
 from hf_exposure import ExposureReport, exposure_change, pool_reports
 from hf_exposure.errors import InputError
@@ -18,8 +20,6 @@ from hf_exposure.report.comparison import compare_runs
 from hf_exposure.report.comparison_page import comparison_page, comparison_values, correlation_text
 from hf_exposure.report.pooled import pooled_table, save_pooled
 from hf_exposure.report.run import Run
-from tests.cli.cli_runs import one_line, run
-from tests.report_samples import estimate, report
 
 
 def exact(bits: float, repetitions: int, **changes: object) -> object:
