@@ -33,6 +33,9 @@ _HOME_OF = {
     "check_delivery": "data",
     "insert_canaries": "data",
     "remove_canaries": "data",
+    "sanitize": "data",
+    "splice_canaries": "data",
+    "Sanitizer": "data",
     "log_perplexity": "scoring",
     "discoverable_extraction": "extraction",
     "extract": "extraction",
@@ -78,9 +81,12 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.context import CanaryContext as CanaryContext
     from hf_exposure.data import CanaryInserter as CanaryInserter
     from hf_exposure.data import DeliveryReport as DeliveryReport
+    from hf_exposure.data import Sanitizer as Sanitizer
     from hf_exposure.data import check_delivery as check_delivery
     from hf_exposure.data import insert_canaries as insert_canaries
     from hf_exposure.data import remove_canaries as remove_canaries
+    from hf_exposure.data import sanitize as sanitize
+    from hf_exposure.data import splice_canaries as splice_canaries
     from hf_exposure.extraction import discoverable_extraction as discoverable_extraction
     from hf_exposure.extraction import extract as extract
     from hf_exposure.extraction import rank_bounds as rank_bounds
