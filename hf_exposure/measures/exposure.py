@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -40,6 +40,8 @@ from hf_exposure.runtime.precision import parameter_count
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
+
+ScorerMaker = Callable[[nn.Module], Scorer]
 
 _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
 
@@ -80,6 +82,9 @@ class ExposureMeter:
     Args:
         canaries: the set whose exposure is measured.
         tokenizer: the model's tokenizer; never changed.
+        scorer: makes the scorer of a model, for a model that `log_perplexity` cannot score: a classifier
+            (`hf_exposure.scoring.LabelScorer`), say. The tokenizer is then not used and may be None, and `source`,
+            `context` and `end_token` are the scorer's own business.
         across_processes: share the work among all processes of the initialised `torch.distributed` job, as
             `ExposureCallback` does; every process must then measure, with the same canaries, settings and tokenizer,
             and all get the same report.
@@ -130,15 +135,19 @@ class ExposureMeter:
         canaries: CanarySet,
         tokenizer: Any,
         *,
+        scorer: ScorerMaker | None = None,
         across_processes: bool = False,
         **settings: Unpack[MeasureOptions],
     ) -> None:
         self.settings = MeasureSettings.of(**settings)
-        self.canaries, self.tokenizer = canaries, tokenizer
+        self.canaries, self.tokenizer, self._make_scorer = canaries, tokenizer, scorer
         self._across_processes, self._compared = across_processes, False
         self._reading: Any = None
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
-        check_tokenizer(tokenizer)
+        if scorer is None:
+            check_tokenizer(tokenizer)
+        else:
+            _check_own_scorer(scorer, self.settings)
         flag("across_processes", across_processes)
         check_template(canaries.template, end_token=self.settings.end_token)
         self._source = source_for(self.settings.source, canaries.template)
@@ -147,7 +156,7 @@ class ExposureMeter:
             lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
         )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
-        if self._source is None:
+        if self._source is None and scorer is None:
             # As most models read a text. How a decoder does is known with the model.
             without_secrets(canaries, self._prepare_plainly)
 
@@ -265,16 +274,19 @@ class ExposureMeter:
             first, self._compared = not self._compared, True
             if first:
                 self.check_alike(processes)
-            scorer = make_scorer(
-                model,
-                self.tokenizer,
-                source=self._source,
-                end_token=settings.end_token,
-                max_batch_tokens=settings.max_batch_tokens,
-                processes=processes,
-                context=settings.context,
-                reading=self._reading,
-            )
+            if self._make_scorer is not None:
+                scorer = self._make_scorer(model)
+            else:
+                scorer = make_scorer(
+                    model,
+                    self.tokenizer,
+                    source=self._source,
+                    end_token=settings.end_token,
+                    max_batch_tokens=settings.max_batch_tokens,
+                    processes=processes,
+                    context=settings.context,
+                    reading=self._reading,
+                )
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
             if first:  # some kinds of models need encodings of their own
                 self.check_alike(processes)
@@ -329,6 +341,7 @@ def measure_exposure(
     references: int | None = None,
     *,
     base_model: BaseModel | None = None,
+    scorer: ScorerMaker | None = None,
     across_processes: bool = False,
     **settings: Unpack[FurtherOptions],
 ) -> ExposureReport:
@@ -349,6 +362,7 @@ def measure_exposure(
         references: how many texts the canaries are compared with, at most; 4096 unless given.
         base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
             off: its exposures are reported too.
+        scorer: makes the scorer of the model, as for `ExposureMeter`; the tokenizer may then be None.
         across_processes, **settings: those of `ExposureMeter`, which describes all of them and prepares a measurement
             that is taken many times: seed, max_expansions, precision_bits, confidence_level, end_token,
             accept_bad_fit, delta, source, context, max_batch_tokens, lead.
@@ -372,8 +386,18 @@ def measure_exposure(
     chosen = cast(MeasureOptions, {"method": method, **settings})
     if references is not None:
         chosen["references"] = references
-    meter = ExposureMeter(canaries, tokenizer, across_processes=across_processes, **chosen)
+    meter = ExposureMeter(canaries, tokenizer, scorer=scorer, across_processes=across_processes, **chosen)
     return meter.measure(model, base_model=base_model)
+
+
+def _check_own_scorer(scorer: object, settings: MeasureSettings) -> None:
+    if not callable(scorer):
+        remedy = "Write scorer=lambda model: LabelScorer(model, inputs, classes=10)."
+        raise InputError("scorer", "must be a function from a model to its scorer", type(scorer).__name__, remedy)
+    for name in ("source", "context", "end_token"):
+        if getattr(settings, name):
+            rule = "does not go with a scorer of your own"
+            raise InputError(name, rule, type(getattr(settings, name)).__name__, "Let the scorer see to it.")
 
 
 def epsilon_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: MeasureSettings) -> dict[str, Any] | None:
@@ -454,6 +478,7 @@ class ExposureMeasure:
     Args:
         canaries: the set that was inserted.
         base_model: measured as well, as for `measure_exposure`.
+        scorer: makes the scorer of a model, as for `ExposureMeter`; no tokenizer is needed then.
         **measure_arguments: those of `ExposureMeter`.
 
     Attributes:
@@ -466,15 +491,20 @@ class ExposureMeasure:
     name = "exposure"
     # All other figures grow with memorization, or cost time.
     larger_is_better = frozenset({f"{_PREFIX}p_value"})
-    needs_tokenizer = True
 
     def __init__(
-        self, canaries: CanarySet, *, base_model: BaseModel | None = None, **measure_arguments: Unpack[MeasureOptions]
+        self,
+        canaries: CanarySet,
+        *,
+        base_model: BaseModel | None = None,
+        scorer: ScorerMaker | None = None,
+        **measure_arguments: Unpack[MeasureOptions],
     ) -> None:
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
         # Refused at construction, not when training starts.
         MeasureSettings.of("ExposureCallback or measure_exposure", **measure_arguments)
         self.canaries, self.base_model, self.measure_arguments = canaries, base_model, measure_arguments
+        self.scorer, self.needs_tokenizer = scorer, scorer is None
         self.meter: ExposureMeter | None = None
         self._model: weakref.ref[nn.Module] | None = None
 
@@ -489,7 +519,11 @@ class ExposureMeasure:
         if self.meter is None or self.meter.tokenizer is not start.tokenizer:
             across_processes = start.processes.count > 1
             self.meter = ExposureMeter(
-                self.canaries, start.tokenizer, across_processes=across_processes, **self.measure_arguments
+                self.canaries,
+                start.tokenizer,
+                scorer=self.scorer,
+                across_processes=across_processes,
+                **self.measure_arguments,
             )
         self.meter.check_fits(start.model)
         base = self.base_model if isinstance(self.base_model, str) else type(self.base_model).__name__
