@@ -12,6 +12,7 @@ A claim of the paper that an experiment cannot test has, in the place of its rul
 A path names keys and places, separated by dots. `*` goes through all items of a list or object, `[key=value,...]`
 through those items of a list that have these values. With `minus`, a second path, the numbers are differences, one by
 one as far as both go: models of a cell are in the order of their seeds. `of` names the result whose figures are used.
+With `defined_only = true` numbers that are undefined (null) are left out, as long as one is defined.
 
 The rules:
 
@@ -136,6 +137,8 @@ def check_claim(words: Mapping[str, Any], figures: Mapping[str, Any]) -> Checked
             values = [one - other for one, other in zip(values, less, strict=False)]
     except (KeyError, IndexError):  # the smallest size measures less
         values = []
+    if words.get("defined_only"):
+        values = [value for value in values if not math.isnan(value)]
     than, rule = float(words["than"]), words["rule"]
     whole = bool(values) and not np.isnan(values).any()
     mean, low, high = interval(values)

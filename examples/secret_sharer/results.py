@@ -18,7 +18,7 @@ from examples.secret_sharer.claims import check_claim, interval
 from examples.secret_sharer.options import Options
 from examples.secret_sharer.training import Corpus
 
-__all__ = ["Stopwatch", "band", "interval", "write_result"]
+__all__ = ["Stopwatch", "band", "compact", "interval", "machine", "versions", "write_result"]
 
 _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
 
@@ -71,15 +71,15 @@ def write_result(
         "settings": settings,
         "seeds": seeds,
         "cost": cost,
-        "machine": _machine(),
-        "versions": _versions(),
+        "machine": machine(),
+        "versions": versions(),
         "table": table,
         "plots": plots,
         "figures": figures,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     path, aside = options.out / f"{name}.json", options.out / f".{name}.{os.getpid()}"
-    aside.write_text(_compact(record) + "\n", encoding="utf-8")
+    aside.write_text(compact(record) + "\n", encoding="utf-8")
     os.replace(aside, path)
     words = tomllib.loads((RESULTS / f"{name}.toml").read_text(encoding="utf-8"))
     for made in (check_claim(each, figures) for each in words["claims"] if "of" not in each):
@@ -87,7 +87,7 @@ def write_result(
     return path
 
 
-def _compact(record: dict[str, Any]) -> str:
+def compact(record: dict[str, Any]) -> str:
     """One line for each item of the record and of its lists: short to store, and a change is seen in a diff."""
     lines = []
     for key, value in record.items():
@@ -111,7 +111,8 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What it ran on."""
     import torch
 
     return {
@@ -122,7 +123,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the packages that took part."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

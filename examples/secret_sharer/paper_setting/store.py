@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import tomllib
 from collections.abc import Mapping
@@ -12,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from examples.secret_sharer import RESULTS
+from examples.secret_sharer.results import compact, machine, versions
 
-__all__ = ["Finished", "Task", "experiments", "finished", "tasks"]
+__all__ = ["Finished", "Task", "experiments", "finished", "tasks", "write_model"]
 
 FOLDER = RESULTS / "paper_setting"
 _EXPERIMENTS = Path(__file__).with_name("experiments.toml")
@@ -68,6 +70,18 @@ class Finished:
             pairs = [(len(self.cells[cell]), min(self.needed[cell], int(claim["models"]))) for cell in named]
         short = [(there, needed) for there, needed in pairs if there < needed]
         return (sum(there for there, _ in pairs), sum(needed for _, needed in pairs)) if short else None
+
+
+def write_model(task: Task, found: Mapping[str, Any], folder: Path = FOLDER, *, text: Mapping[str, Any]) -> Path:
+    """Stores a model's figures, with the machine, the versions, and name and hash of the text."""
+    path = task.path(folder)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    about = {"experiment": task.experiment, "cell": task.cell, "seed": task.seed, "text": dict(text)}
+    record = {**about, "machine": machine(), "versions": versions(), **found}
+    aside = path.with_suffix(f".{os.getpid()}")
+    aside.write_text(compact(record) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    return path
 
 
 def experiments() -> dict[str, dict[str, Any]]:
