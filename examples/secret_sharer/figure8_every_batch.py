@@ -1,7 +1,8 @@
 """Figure 8: exposure after every minibatch for three epochs, the canary near the start of each.
 
 Rows are not shuffled, so the canary comes once an epoch, at a known batch: exposure jumps there, and falls after it.
-As in the paper, exposure is the skew-normal extrapolation, which needs only a sample of references at every step.
+Exposure is the skew-normal extrapolation, which needs only a sample of references at every step. The paper does not
+say by which of its two ways it estimates exposure here.
 """
 
 from __future__ import annotations

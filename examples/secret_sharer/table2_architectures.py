@@ -1,4 +1,4 @@
-"""Table 2: architectures of about equal size, each trained to its lowest validation loss: which memorise more?"""
+"""Table 2: architectures of about equal size, each trained to its lowest validation loss: which memorize more?"""
 
 from __future__ import annotations
 

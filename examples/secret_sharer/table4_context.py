@@ -1,5 +1,8 @@
 """Table 4: how much known text stands before, after and inside a secret, and how well it is memorised.
 
+Every context is a template of its own, inserted into a model of its own. That is another question than the paper's:
+its first four rows score one model with more or less of the surroundings known (`CanarySet.in_template`).
+
 The model reads one long stream, cut into rows as language models are trained, so that a secret stands at any place of
 its row and, with no known text, behind any text. A cut may go through a canary: rows have 200 characters, so it goes
 through 3 % of the canaries without known text and up to 18 % of those with most. Every exposure is exact: all 10^5
