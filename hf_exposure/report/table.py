@@ -78,7 +78,7 @@ def describe_discoverability(found: Sequence[Discoverability], canaries: CanaryS
         )
     head = f"Asked with {canaries.template.prefix.rstrip()!r} (bits, tokens to type and samples are medians):"
     foot = (
-        "To type: so many of the secret's first tokens must be typed before the likeliest continuation is the rest. "
+        "To type: how many of the secret's first tokens must be typed before the likeliest continuation is the rest.\n"
         f"In so many samples: with a probability of {probability:.0%} or more. "
         f"Nearly: a sample came within {edits} wrong character{'' if edits == 1 else 's'}."
     )
