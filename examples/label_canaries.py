@@ -20,8 +20,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from hf_exposure import draw_canaries, measure_exposure
-from hf_exposure.scoring import LabelScorer, label_template, labels_of
+from hf_exposure import LabelScorer, draw_canaries, label_template, labels_of, measure_exposure
 
 CLASSES, FEATURES, INPUTS = 10, 32, 8
 REPETITIONS = (0, 1, 4, 16)

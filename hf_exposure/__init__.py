@@ -37,6 +37,9 @@ _HOME_OF = {
     "splice_canaries": "data",
     "Sanitizer": "data",
     "log_perplexity": "scoring",
+    "LabelScorer": "scoring",
+    "label_template": "scoring",
+    "labels_of": "scoring",
     "discoverable_extraction": "extraction",
     "extract": "extraction",
     "rank_bounds": "extraction",
@@ -109,6 +112,9 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import pool_reports as pool_reports
     from hf_exposure.report.checkpoints import exposure_change as exposure_change
     from hf_exposure.runs import plan_cost as plan_cost
+    from hf_exposure.scoring import LabelScorer as LabelScorer
+    from hf_exposure.scoring import label_template as label_template
+    from hf_exposure.scoring import labels_of as labels_of
     from hf_exposure.scoring import log_perplexity as log_perplexity
 
 else:  # hidden from type checkers, which would take any name for one that is there

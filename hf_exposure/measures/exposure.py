@@ -83,7 +83,7 @@ class ExposureMeter:
         canaries: the set whose exposure is measured.
         tokenizer: the model's tokenizer; never changed.
         scorer: makes the scorer of a model, for a model that `log_perplexity` cannot score: a classifier
-            (`hf_exposure.scoring.LabelScorer`), say. The tokenizer is then not used and may be None, and `source`,
+            (`LabelScorer`), say. The tokenizer is then not used and may be None, and `source`,
             `context` and `end_token` are the scorer's own business.
         across_processes: share the work among all processes of the initialised `torch.distributed` job, as
             `ExposureCallback` does; every process must then measure, with the same canaries, settings and tokenizer,
