@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench soak-kills soak-calls peers mutants docs families tokenizers environments reproduce clean
+.PHONY: demo test proof check bench soak-kills soak-calls peers mutants docs families tokenizers environments reproduce paper clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -84,6 +84,13 @@ reproduce: $(VENV)/.installed
 	for script in table1_first_example figure1_two_settings figure3_skew_normal figure8_every_batch \
 		figure9_overfitting figure11_search_cost; do \
 		$(BIN)/python -m examples.secret_sharer.$$script $(if $(TEXT),--text-file "$(TEXT)") || exit 1; done
+	$(BIN)/python -m examples.secret_sharer.page
+
+# The paper's experiments in its own setting: trains the next models that are not stored yet, for hours; stop it at any
+# time, and the same command goes on. TEXT: the parts of the Penn Treebank, one after another.
+paper: $(VENV)/.installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m examples.secret_sharer.paper_setting --text-file $(TEXT) \
+		$(if $(MODELS),--models $(MODELS)) $(if $(EXPERIMENT),--experiment $(EXPERIMENT))
 	$(BIN)/python -m examples.secret_sharer.page
 
 # Searches under production tokenizers against brute force, and docs/tokenizers.md made of them. Fetches the tokenizers once,

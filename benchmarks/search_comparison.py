@@ -39,7 +39,7 @@ PAPER_BATCH = 512
 
 
 def dijkstra(scorer: CausalScorer, automaton: TokenAutomaton, text: str) -> dict[str, Any]:
-    """The paper's Algorithm 1: the cheapest node each time, until the number itself is the cheapest."""
+    """The paper's shortest-path search (Section 8.1): the cheapest node, until that is the number itself."""
     started, spent, frontier, found = time.perf_counter(), SearchCost(), Frontier(automaton), math.inf
     while frontier.cheapest_bits < found and spent.expansions < MOST_EXPANSIONS:
         for expansion in expand(scorer, automaton, next_nodes(frontier, automaton, 1, math.inf, math.inf), spent):

@@ -36,7 +36,13 @@ _HOME_OF = {
     "insert_canaries": "data",
     "remove_canaries": "data",
     "scan": "data",
+    "sanitize": "data",
+    "splice_canaries": "data",
+    "Sanitizer": "data",
     "log_perplexity": "scoring",
+    "LabelScorer": "scoring",
+    "label_template": "scoring",
+    "labels_of": "scoring",
     "discoverable_extraction": "extraction",
     "extract": "extraction",
     "extract_by_sampling": "extraction",
@@ -57,6 +63,9 @@ _HOME_OF = {
     "plan_cost": "runs",
     "ExposureCallback": "callback",
     "MeasureCallback": "callback",
+    "PooledReport": "records",
+    "pool_reports": "records",
+    "exposure_change": "report.checkpoints",
     "Candidate": "records",
     "CostPlan": "records",
     "Discoverability": "records",
@@ -88,10 +97,13 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.context import CanaryContext as CanaryContext
     from hf_exposure.data import CanaryInserter as CanaryInserter
     from hf_exposure.data import DeliveryReport as DeliveryReport
+    from hf_exposure.data import Sanitizer as Sanitizer
     from hf_exposure.data import check_delivery as check_delivery
     from hf_exposure.data import insert_canaries as insert_canaries
     from hf_exposure.data import remove_canaries as remove_canaries
+    from hf_exposure.data import sanitize as sanitize
     from hf_exposure.data import scan as scan
+    from hf_exposure.data import splice_canaries as splice_canaries
     from hf_exposure.extraction import discoverable_extraction as discoverable_extraction
     from hf_exposure.extraction import extract as extract
     from hf_exposure.extraction import extract_by_sampling as extract_by_sampling
@@ -115,10 +127,16 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import ExposureReport as ExposureReport
     from hf_exposure.records import Extraction as Extraction
     from hf_exposure.records import MembershipReport as MembershipReport
+    from hf_exposure.records import PooledReport as PooledReport
     from hf_exposure.records import RankBounds as RankBounds
     from hf_exposure.records import SamplingExtraction as SamplingExtraction
     from hf_exposure.records import SecretsReport as SecretsReport
+    from hf_exposure.records import pool_reports as pool_reports
+    from hf_exposure.report.checkpoints import exposure_change as exposure_change
     from hf_exposure.runs import plan_cost as plan_cost
+    from hf_exposure.scoring import LabelScorer as LabelScorer
+    from hf_exposure.scoring import label_template as label_template
+    from hf_exposure.scoring import labels_of as labels_of
     from hf_exposure.scoring import log_perplexity as log_perplexity
 
 else:  # hidden from type checkers, which would take any name for one that is there
@@ -163,6 +181,8 @@ def _register_presenters() -> None:
         register_presenter("membership", action, functools.partial(_function, path))
     register_presenter("audit", "text", functools.partial(_function, "report.audit.audit_text"))
     register_presenter("secrets", "text", functools.partial(_function, "report.secrets.secrets_text"))
+    register_presenter("pooled", "text", functools.partial(_function, "report.pooled.pooled_text"))
+    register_presenter("pooled", "frame", functools.partial(_function, "report.pooled.pooled_frame"))
     register_presenter("cost", "text", functools.partial(_function, "report.cost_table.plan_text"))
 
 

@@ -41,6 +41,12 @@ def test_seq2seq(tmp_path: Path) -> None:
     assert (tmp_path / "exposure-seq2seq" / "report.json").exists()
 
 
+def test_label_canaries(tmp_path: Path) -> None:
+    said = run(tmp_path, str(ROOT / "examples" / "label_canaries.py"), "--epochs", "8", "--groups", "2")
+    assert re.search(r"trained on   0 times an epoch: .*, 0 of 2 rank first", said)
+    assert re.search(r"trained on  16 times an epoch:  26.6 bits of 26.6 on average, 2 of 2 rank first", said)
+
+
 def test_own_measure(tmp_path: Path) -> None:
     said = run(tmp_path, str(ROOT / "examples" / "own_measure.py"), "--steps", "20")
     assert re.search(r"step 20: \d\.\d\d bits per token on rows that are not trained on\nexposure at the end: ", said)

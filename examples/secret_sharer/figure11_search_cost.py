@@ -14,7 +14,7 @@ import torch
 
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from examples.secret_sharer.training import Corpus, Training, train
 from hf_exposure import Canary, draw_canaries, extract, presets, rank_bounds
 
@@ -93,37 +93,10 @@ def run(options: Options) -> None:
         settings=settings | {"architecture": "lstm"} | TRAINING,
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims_of(figures),
         table=page_table(runs),
         plots=page_plots(runs),
         cost=watch.read(),
     )
-
-
-def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        claim(
-            figures,
-            "The cost falls exponentially with exposure: the slope of log2(prefixes) is below -0.5 a bit.",
-            "mean_below",
-            "runs.*.slope",
-            -0.5,
-        ),
-        claim(
-            figures,
-            "Within 2 bits of the highest exposure the search expands at most a hundredth of all prefixes.",
-            "all_at_most",
-            "runs.*.largest_share_near_top",
-            0.01,
-        ),
-        claim(
-            figures,
-            "Batched search takes fewer calls of the model: log2 of the paper's calls over ours.",
-            "mean_above",
-            "runs.*.log2_calls_ratio",
-            0.0,
-        ),
-    ]
 
 
 def summary(points: list[dict[str, Any]], digits: int) -> dict[str, float]:

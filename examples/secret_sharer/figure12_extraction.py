@@ -1,7 +1,9 @@
 """Figure 12: a canary can be extracted when its exposure says so.
 
-Exposure is the paper's extrapolation, which never looks at the likeliest numbers; whether the canary comes out first
-is found by search, which knows nothing of exposure. With exact ranks the two would be the same thing said twice.
+The paper's secret is a phrase of two random words, and all its models have one test accuracy; here it is a number of
+nine digits, at several epochs. Exposure is the paper's extrapolation, which never looks at the likeliest numbers;
+whether the canary comes out first is found by search, which knows nothing of exposure. With exact ranks the two would
+be the same thing said twice.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ import torch
 
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from examples.secret_sharer.training import Corpus, Training, train
 from hf_exposure import Canary, CanarySet, ExposureMeter, draw_canaries, presets, rank_bounds
 
@@ -85,29 +87,6 @@ def run(options: Options) -> None:
     known = [point for run in runs for point in run["points"] if point["extracted"] is not None]
     undecided = sum(len(run["points"]) for run in runs) - len(known)
     figures: dict[str, Any] = {"runs": runs, "undecided": undecided, "summary": summary(known)}
-    claims = [
-        claim(
-            figures,
-            "Exposure sorts what comes out from what does not: area under the curve of at least 0.95.",
-            "all_at_least",
-            "summary.auc",
-            0.95,
-        ),
-        claim(
-            figures,
-            f"Above {ALWAYS_ABOVE:g} bits nearly every canary comes out: a share of at least 0.9.",
-            "all_at_least",
-            "summary.share_above",
-            0.9,
-        ),
-        claim(
-            figures,
-            f"Below {NEVER_BELOW:g} bits nearly none does: a share of at most 0.1.",
-            "all_at_most",
-            "summary.share_below",
-            0.1,
-        ),
-    ]
     write_result(
         options,
         "figure12_extraction",
@@ -115,7 +94,6 @@ def run(options: Options) -> None:
         settings=settings | {"architecture": "lstm"} | TRAINING,
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims,
         table=page_table(known),
         plots=[page_plot(known)],
         cost=watch.read(),

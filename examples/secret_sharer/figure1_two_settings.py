@@ -13,7 +13,7 @@ import torch
 
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+from examples.secret_sharer.results import Stopwatch, band, write_result
 from examples.secret_sharer.training import Corpus, Training, loss_bits, train
 from hf_exposure import draw_canaries, measure_exposure, presets
 
@@ -78,30 +78,6 @@ def run(options: Options) -> None:
     corpus = options.corpus(settings["characters"])
     runs = [one_run(corpus, settings, name, seed) for name in STRATEGIES for seed in settings["seeds"]]
     figures: dict[str, Any] = {"runs": runs, "pairs": [pair(runs, seed) for seed in settings["seeds"]]}
-    most = str(max(settings["repetitions"]))
-    claims = [
-        claim(
-            figures,
-            "The utility is near-equal: at most 0.05 bits per character apart.",
-            "all_at_most",
-            "pairs.*.loss_apart",
-            0.05,
-        ),
-        claim(
-            figures,
-            "Yet A memorises more than B, over all repetition counts.",
-            "mean_above",
-            "pairs.*.mean_difference",
-            0.0,
-        ),
-        claim(
-            figures,
-            f"In both, exposure grows with repetitions: {most} times against once.",
-            "mean_above",
-            "runs.*.growth",
-            0.0,
-        ),
-    ]
     write_result(
         options,
         "figure1_two_settings",
@@ -109,7 +85,6 @@ def run(options: Options) -> None:
         settings=settings | {"architecture": "lstm", "strategies": STRATEGIES},
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims,
         table=page_table(runs, settings["repetitions"]),
         plots=[page_plot(runs, settings["repetitions"])],
         cost=watch.read(),

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, band, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, band, interval, write_result
 from examples.secret_sharer.training import Corpus, Training
 from examples.secret_sharer.trial import run_trial
 from hf_exposure import draw_canaries, presets
@@ -65,7 +65,6 @@ def run(options: Options) -> None:
         },
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims_of(figures, counts),
         table=page_table(runs, counts),
         plots=[page_plot(runs, counts)],
         cost=watch.read(),
@@ -84,27 +83,6 @@ def one_model(corpus: Corpus, settings: dict[str, Any], plan: dict[int, int], se
         width=settings["width"],
     )
     return trial | {"exposures": trial["exposures"]["phrase"]}
-
-
-def claims_of(figures: dict[str, Any], counts: list[int]) -> list[dict[str, Any]]:
-    first, last = min(counts), max(counts)
-    return [
-        claim(figures, f"Exposure grows from {first} to {last:,} insertions.", "mean_above", "runs.*.growth", 0.0),
-        claim(
-            figures,
-            f"Inserted {first} time, a phrase has no more exposure than chance (1.44 bits).",
-            "mean_holds",
-            f"runs.*.means.{first}",
-            1.44,
-        ),
-        claim(
-            figures,
-            f"Inserted {last:,} times in one epoch, it is still not the likeliest: below half of log2|R|.",
-            "mean_below",
-            f"runs.*.means.{last}",
-            round(TEMPLATE.log2_space_size / 2, 2),
-        ),
-    ]
 
 
 def over_seeds(runs: list[dict[str, Any]], count: int) -> list[float]:

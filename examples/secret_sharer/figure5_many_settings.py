@@ -9,10 +9,10 @@ import random
 from typing import Any
 
 import numpy as np
-from scipy.stats import spearmanr
+from scipy.stats import pearsonr, spearmanr
 
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from examples.secret_sharer.training import Training
 from examples.secret_sharer.trial import run_trial
 from hf_exposure import draw_canaries, presets
@@ -65,23 +65,7 @@ def run(options: Options) -> None:
         model["on_front"] = is_on_front(model, models)
     figures: dict[str, Any] = {"models": models, "blocks": correlations(models)}
     figures["spread_at_equal_loss"] = spread_at_equal_loss(models)
-    claims = [
-        claim(
-            figures,
-            "The better the model, the more it memorises: loss and exposure correlate negatively (Spearman, in "
-            "separate blocks of models).",
-            "mean_below",
-            "blocks.*",
-            0.0,
-        ),
-        claim(
-            figures,
-            "Yet models of equal utility (0.1 bits apart at most) differ in exposure by 5 bits or more.",
-            "all_at_least",
-            "spread_at_equal_loss.*",
-            5.0,
-        ),
-    ]
+    figures |= pearson(models) | best_model(models)
     write_result(
         options,
         "figure5_many_settings",
@@ -89,7 +73,6 @@ def run(options: Options) -> None:
         settings=settings | {"repetitions": REPETITIONS},
         seeds=list(range(settings["models"])),
         figures=figures,
-        claims=claims,
         table=page_table(models),
         plots=[page_plot(models)],
         cost=watch.read(),
@@ -109,6 +92,20 @@ def correlations(models: list[dict[str, Any]]) -> list[float]:
     blocks = [models[start::BLOCKS] for start in range(BLOCKS)]
     pairs = [[(m["validation_bits"], m["exposure"]) for m in block] for block in blocks if len(block) > 2]
     return [float(spearmanr(*zip(*pair, strict=True)).statistic) for pair in pairs]
+
+
+def pearson(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """Of perplexity (2 to the bits per character) and exposure, as in the paper, with its 95 % interval (Fisher)."""
+    if len(models) < 4:
+        return {}
+    found = pearsonr([2.0 ** model["validation_bits"] for model in models], [model["exposure"] for model in models])
+    return {"pearson": float(found.statistic), "pearson_interval": [float(end) for end in found.confidence_interval()]}
+
+
+def best_model(models: list[dict[str, Any]]) -> dict[str, Any]:
+    """How far the model of the lowest loss is from the exposure of a canary that ranks first."""
+    best = min(models, key=lambda model: model["validation_bits"])
+    return {"best_model_below_top": TEMPLATE.log2_space_size - best["exposure"]}
 
 
 def spread_at_equal_loss(models: list[dict[str, Any]], apart: float = 0.1) -> list[float]:

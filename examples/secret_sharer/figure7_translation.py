@@ -17,7 +17,7 @@ from datasets import Dataset
 from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, band, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, band, interval, write_result
 from examples.secret_sharer.translation import SOURCE, TARGET, make_pairs, pair_tokenizer
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, insert_canaries, log_perplexity
 from hf_exposure.measures import ExposureMeter
@@ -165,23 +165,6 @@ def _report(options: Options, size: Size, runs: list[dict[str, Any]], cost: dict
         "often_over_once": [more - less for more, less in zip(by_count[most], by_count[least], strict=True)],
         "once_over_controls": [more - less for more, less in zip(by_count[least], by_count[0], strict=True)],
     }
-    claims = [
-        claim(
-            figures,
-            f"A pair inserted {most} times is more exposed than one inserted {least} times",
-            "mean_above",
-            "often_over_once.*",
-            0,
-        ),
-        claim(
-            figures,
-            f"Inserted {most} times, its exposure is above 10 bits",
-            "mean_above",
-            f"by_insertions.{most}.*",
-            10,
-        ),
-        claim(figures, "Held-out numbers have about 1.44 bits", "mean_holds", "by_insertions.0.*", 1.44),
-    ]
     write_result(
         options,
         "figure7_translation",
@@ -189,7 +172,6 @@ def _report(options: Options, size: Size, runs: list[dict[str, Any]], cost: dict
         settings=vars(size),
         seeds=[run["seed"] for run in runs],
         figures=figures,
-        claims=claims,
         table=_table(by_count, runs),
         plots=[_plot(by_count)],
         cost=cost,

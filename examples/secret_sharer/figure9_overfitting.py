@@ -13,7 +13,7 @@ import torch
 
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+from examples.secret_sharer.results import Stopwatch, band, write_result
 from examples.secret_sharer.training import Corpus, Training, loss_bits, train
 from hf_exposure import ExposureMeter, draw_canaries, presets
 
@@ -69,7 +69,6 @@ def run(options: Options) -> None:
         settings=settings | {"architecture": "lstm", "repetitions": 1} | TRAINING,
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims_of(figures),
         table=page_table(runs),
         plots=page_plots(runs),
         cost=watch.read(),
@@ -85,39 +84,6 @@ def compared(run: dict[str, Any], epochs: int) -> dict[str, float]:
         "rise_after": run["last_exposure"] - at_best,
         "rise_before_over_after": at_best / best - after,
     }
-
-
-def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        claim(
-            figures,
-            "Where the validation loss is lowest, exposure is far above chance (5 bits).",
-            "mean_above",
-            "runs.*.exposure_at_best",
-            5.0,
-        ),
-        claim(
-            figures,
-            "Most of the peak exposure is there at the lowest validation loss: at least three quarters.",
-            "mean_above",
-            "runs.*.share_at_best",
-            0.75,
-        ),
-        claim(
-            figures,
-            "While the model overfits, exposure hardly rises: by less than 5 bits until the end.",
-            "mean_below",
-            "runs.*.rise_after",
-            5.0,
-        ),
-        claim(
-            figures,
-            "Exposure rises faster until the lowest validation loss than after it, in bits per epoch.",
-            "mean_above",
-            "runs.*.rise_before_over_after",
-            0.0,
-        ),
-    ]
 
 
 def page_table(runs: list[dict[str, Any]]) -> dict[str, Any]:

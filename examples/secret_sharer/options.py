@@ -21,7 +21,7 @@ class Options:
 
     Attributes:
         size: "smallest" takes seconds and shows that the script runs, "small" minutes on two cores, "full" is the
-            paper's.
+            largest that a script knows: nearer to the paper's, and still below it.
         out: the folder where the result's JSON goes.
     """
 
@@ -39,7 +39,9 @@ def parse_options(description: str, arguments: list[str] | None = None) -> Optio
     """From `arguments`, or those of the process."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--size", choices=("smallest", "small", "full"), default="small")
-    parser.add_argument("--full", action="store_const", const="full", dest="size", help="the paper's size")
+    parser.add_argument(
+        "--full", action="store_const", const="full", dest="size", help="the largest size, still below the paper's"
+    )
     parser.add_argument("--text-file", type=Path, help="any text; the reference that comes with Python unless given")
     parser.add_argument("--dataset", help="a folder or Hub id with a column named text")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result's JSON")

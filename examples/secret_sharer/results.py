@@ -1,15 +1,4 @@
-"""A result as a JSON file: figures with their seeds, the machine, and the claims that the figures must bear.
-
-A claim is a sentence and a rule on stored numbers, so that anyone can check it without running anything:
-
-    {"sentence": "...", "rule": "mean_above", "numbers": "runs.*.difference", "than": 0, ...}
-
-`numbers` is a path into `figures`; `*` goes through all items of a list or object. The rules:
-
-- mean_above, mean_below: the 95 % t-interval of the mean lies above, below `than`;
-- mean_holds: the 95 % t-interval of the mean holds `than`;
-- all_at_least, all_at_most: every number is at least, at most `than`.
-"""
+"""A result as a JSON file: figures with their seeds, and the machine. Claims about them are in the TOML next to it."""
 
 from __future__ import annotations
 
@@ -18,18 +7,18 @@ import math
 import os
 import platform
 import time
+import tomllib
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from scipy import stats
-
+from examples.secret_sharer import RESULTS
+from examples.secret_sharer.claims import check_claim, interval
 from examples.secret_sharer.options import Options
 from examples.secret_sharer.training import Corpus
 
-__all__ = ["Stopwatch", "band", "claim", "interval", "numbers_at", "write_result"]
+__all__ = ["Stopwatch", "band", "compact", "interval", "machine", "versions", "write_result"]
 
 _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
 
@@ -47,65 +36,10 @@ class Stopwatch:
         }
 
 
-def numbers_at(figures: Any, path: str) -> list[float]:
-    """All numbers at `path`, in order.
-
-    Example:
-        >>> numbers_at({"runs": [{"bits": 1.0}, {"bits": 2.0}]}, "runs.*.bits")
-        [1.0, 2.0]
-    """
-    found = [figures]
-    for part in path.split("."):
-        if part == "*":
-            found = [item for value in found for item in (value.values() if isinstance(value, dict) else value)]
-        else:
-            found = [value[int(part)] if isinstance(value, list) else value[part] for value in found]
-    return [float(value) for value in found]
-
-
-def interval(numbers: Any) -> tuple[float, float, float]:
-    """(mean, low, high): the 95 % t-interval of the mean of independent numbers; NaN where there are too few."""
-    values_N = np.asarray(numbers, dtype=np.float64)
-    if not values_N.size:
-        return math.nan, math.nan, math.nan
-    mean = float(values_N.mean())
-    if len(values_N) < 2:
-        return mean, math.nan, math.nan
-    half = float(stats.t.ppf(0.975, len(values_N) - 1) * values_N.std(ddof=1) / math.sqrt(len(values_N)))
-    return mean, mean - half, mean + half
-
-
 def band(name: str, x: list[float], numbers_at_x: Iterable[Any]) -> dict[str, Any]:
     """A series of a plot: at each x the mean of independent numbers (one a seed) and its interval."""
     means, lows, highs = zip(*map(interval, numbers_at_x), strict=True)
     return {"name": name, "x": x, "y": list(means), "low": list(lows), "high": list(highs)}
-
-
-def claim(figures: dict[str, Any], sentence: str, rule: str, numbers: str, than: float) -> dict[str, Any]:
-    """The claim with what it comes to on `figures`: mean and interval, or least and greatest, and whether it holds.
-
-    A claim on no number, or on one that is NaN, does not hold.
-    """
-    values = numbers_at(figures, numbers)
-    mean, low, high = interval(values)
-    least, greatest = (min(values), max(values)) if values and not np.isnan(values).any() else (math.nan, math.nan)
-    holds = {
-        "mean_above": low > than,
-        "mean_below": high < than,
-        "mean_holds": low <= than <= high,
-        "all_at_least": least >= than,
-        "all_at_most": greatest <= than,
-    }[rule]
-    spread = [mean, low, high] if rule.startswith("mean") else [mean, least, greatest]
-    return {
-        "sentence": sentence,
-        "rule": rule,
-        "numbers": numbers,
-        "than": than,
-        "count": len(values),
-        "mean_low_high": [float(f"{value:.5g}") for value in spread],
-        "holds": bool(holds),
-    }
 
 
 def write_result(
@@ -116,7 +50,6 @@ def write_result(
     settings: dict[str, Any],
     seeds: list[int],
     figures: dict[str, Any],
-    claims: list[dict[str, Any]],
     table: dict[str, Any],
     plots: list[dict[str, Any]],
     cost: dict[str, float],
@@ -125,7 +58,7 @@ def write_result(
 
     Args:
         corpus: whose name and hash are kept, and none of its text.
-        figures: what was measured, per seed; `claims` point into it.
+        figures: what was measured, per seed; the claims in `results/{name}.toml` point into it.
         table: {"columns": [...], "rows": [[...], ...]} for the page.
         plots: as `examples.secret_sharer.plots` draws them.
         cost: of `Stopwatch.read()`.
@@ -138,23 +71,23 @@ def write_result(
         "settings": settings,
         "seeds": seeds,
         "cost": cost,
-        "machine": _machine(),
-        "versions": _versions(),
-        "claims": claims,
+        "machine": machine(),
+        "versions": versions(),
         "table": table,
         "plots": plots,
         "figures": figures,
     }
     options.out.mkdir(parents=True, exist_ok=True)
     path, aside = options.out / f"{name}.json", options.out / f".{name}.{os.getpid()}"
-    aside.write_text(_compact(record) + "\n", encoding="utf-8")
+    aside.write_text(compact(record) + "\n", encoding="utf-8")
     os.replace(aside, path)
-    for made in claims:
-        print(f"{'holds' if made['holds'] else 'FAILS'}  {made['sentence']}  {made['mean_low_high']}")
+    words = tomllib.loads((RESULTS / f"{name}.toml").read_text(encoding="utf-8"))
+    for made in (check_claim(each, figures) for each in words["claims"] if "of" not in each):
+        print(f"holds: {made.holds}  {made.words['sentence']}  {made.spread}")
     return path
 
 
-def _compact(record: dict[str, Any]) -> str:
+def compact(record: dict[str, Any]) -> str:
     """One line for each item of the record and of its lists: short to store, and a change is seen in a diff."""
     lines = []
     for key, value in record.items():
@@ -178,7 +111,8 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _machine() -> dict[str, Any]:
+def machine() -> dict[str, Any]:
+    """What it ran on."""
     import torch
 
     return {
@@ -189,7 +123,8 @@ def _machine() -> dict[str, Any]:
     }
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Of Python and the packages that took part."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -19,7 +19,7 @@ from torch import nn
 from examples.secret_sharer.matched import exposure_figures
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from examples.secret_sharer.training import Corpus, Training, encode_rows, loss_bits, train
 from hf_exposure import draw_canaries, insert_canaries, log_perplexity, presets
 
@@ -165,30 +165,6 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
         run["easier"] = run["one_half"]["removed"] - run["both_halves"]["removed"]
         run["missed"] = run["one_half"]["missed"] + run["both_halves"]["missed"]
         run["fallen"] = run["one_half"]["exposure_before"] - run["one_half"]["exposure_after"]
-    claims = [
-        claim(
-            figures,
-            "Of secrets that stand in one half, most are removed whole",
-            "all_at_least",
-            "runs.*.one_half.removed",
-            0.5,
-        ),
-        claim(figures, "Some secrets are missed every time", "all_at_least", "runs.*.missed", 1),
-        claim(
-            figures,
-            "A secret that stands in both halves is removed less often",
-            "mean_above",
-            "runs.*.easier",
-            0,
-        ),
-        claim(
-            figures,
-            "Trained on what is left, secrets of one half are less exposed than before",
-            "mean_above",
-            "runs.*.fallen",
-            0,
-        ),
-    ]
     write_result(
         options,
         "section9_2_sanitisation",
@@ -196,7 +172,6 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
         settings={**vars(size), "row_characters": 80},
         seeds=[run["seed"] for run in runs],
         figures=figures,
-        claims=claims,
         table=_table(runs, size),
         plots=[_plot(runs)],
         cost=cost,

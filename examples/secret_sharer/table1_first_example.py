@@ -1,6 +1,6 @@
 """Table 1 and Section 3: a number inserted once into a text is the likeliest of 10^9, its near misses behind it.
 
-The paper's model has read part of the Penn Treebank, with "The random number is 281265017" in it once. Here the
+The paper's model has read the Penn Treebank, with "The random number is 281265017" in it once. Here the
 search for the likeliest numbers is certified: none is missing from the list.
 """
 
@@ -13,7 +13,7 @@ import torch
 
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from examples.secret_sharer.training import Corpus, Training, loss_bits, train
 from hf_exposure import CanarySet, extract, presets, rank_bounds
 
@@ -55,17 +55,6 @@ def run(options: Options) -> None:
     corpus = options.corpus(settings["characters"])
     runs = [one_run(corpus, settings, seed) for seed in settings["seeds"]]
     figures = {"runs": runs}
-    claims = [
-        claim(figures, "The canary is the likeliest of the 10^9 numbers.", "all_at_most", "runs.*.rank_high", 1),
-        claim(figures, "The list is certified: no likelier number is missing.", "all_at_least", "runs.*.certified", 1),
-        claim(
-            figures,
-            "The numbers behind it are near misses: fewer digits off than the 8.1 of a random number.",
-            "mean_below",
-            "runs.*.mean_digits_off",
-            8.1,
-        ),
-    ]
     write_result(
         options,
         "table1_first_example",
@@ -73,7 +62,6 @@ def run(options: Options) -> None:
         settings=settings | {"architecture": "lstm", "training": asdict(Training(epochs=settings["epochs"]))},
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims,
         table=page_table(runs),
         plots=[page_plot(runs)],
         cost=watch.read(),

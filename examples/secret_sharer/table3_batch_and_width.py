@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from examples.secret_sharer.training import Training
 from examples.secret_sharer.trial import run_trial
 from hf_exposure import draw_canaries, presets
@@ -76,22 +76,10 @@ def run(options: Options) -> None:
         | {"learning_rates": {name: [rate(rows) for rows in settings["batches"]] for name, rate in RATES.items()}},
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims_of(figures),
         table=page_table(runs, settings),
         plots=[page_plot(runs, settings)],
         cost=watch.read(),
     )
-
-
-def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        claim(figures, f"{sentence}, learning rate {rate}.", "mean_above", f"slopes.{rate}.*.{key}", 0.0)
-        for key, sentence in (
-            ("per_width_doubling", "Exposure grows with the model: bits per doubling of the width"),
-            ("per_batch_doubling", "Exposure grows with the batch: bits per doubling of the batch size"),
-        )
-        for rate in RATES
-    ]
 
 
 def slopes(runs: list[dict[str, Any]], rate: str, seed: int) -> dict[str, float]:

@@ -1,5 +1,8 @@
 """Table 4: how much known text stands before, after and inside a secret, and how well it is memorised.
 
+Every context is a template of its own, inserted into a model of its own. That is another question than the paper's:
+its first four rows score one model with more or less of the surroundings known (`CanarySet.in_template`).
+
 The model reads one long stream, cut into rows as language models are trained, so that a secret stands at any place of
 its row and, with no known text, behind any text. A cut may go through a canary: rows have 200 characters, so it goes
 through 3 % of the canaries without known text and up to 18 % of those with most. Every exposure is exact: all 10^5
@@ -15,7 +18,7 @@ import torch
 
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, interval, write_result
 from examples.secret_sharer.training import Corpus, Training, encode_rows, loss_bits, train
 from hf_exposure import CanarySet, CanaryTemplate, Digits, ExposureMeter, draw_canaries, insert_canaries
 
@@ -87,7 +90,6 @@ def run(options: Options) -> None:
         | TRAINING,
         seeds=settings["seeds"],
         figures=figures,
-        claims=claims_of(figures),
         table=page_table(runs, settings),
         plots=[page_plot(runs, settings["contexts"])],
         cost=watch.read(),
@@ -106,14 +108,6 @@ COMPARED = {
         "One after every digit raises it further still.",
     ),
 }
-
-
-def claims_of(figures: dict[str, Any]) -> list[dict[str, Any]]:
-    return [
-        claim(figures, sentence, "mean_above", f"differences.*.{key}", 0.0)
-        for key, (_, _, sentence) in COMPARED.items()
-        if key in figures["differences"][0]
-    ]
 
 
 def differences_of(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:

@@ -3,8 +3,9 @@
 python -m examples.secret_sharer.table5_natural_secrets                        # a made-up mailbox
 python -m examples.secret_sharer.table5_natural_secrets --text-file mail.txt   # your own text
 
-The paper took seven of Enron's mailboxes that hold credit card or social security numbers. A text of your own in which
-such numbers are found is taken as it is; around the sentences of any other, a mailbox is made that holds some.
+The paper trained one character model for each user of the Enron mail who had sent a credit card or social security
+number; its ten secrets are those of six users. A text of your own in which such numbers are found is taken as it is;
+around the sentences of any other, a mailbox is made that holds some.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from examples.secret_sharer.mailbox import Mailbox, make_mailbox
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.natural_secrets import NaturalSecret, canary_sets, find_secrets
 from examples.secret_sharer.options import Options, parse_options
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from examples.secret_sharer.training import Corpus, Training, character_tokenizer, encode_rows, loss_bits, train
 from hf_exposure import extract, measure_exposure
 
@@ -61,7 +62,7 @@ SIZES = {
         references=4096,
         max_expansions=5000,
     ),
-    # The paper's models have two layers of 1,024 units; its seven mailboxes are its seven runs.
+    # The paper does not give the size of these models; the ten secrets are those of six users.
     "full": Size(
         characters=2_000_000,
         messages=10_000,
@@ -180,29 +181,8 @@ def report(
     cost: dict[str, float],
 ) -> None:
     figures: dict[str, Any] = {"mailboxes": runs}
-    claims = []
     if is_made_up:
         figures["pairs"] = [pair for run in runs for pair in _pairs(run["secrets"])]
-        claims = [
-            claim(figures, "The scanner misses no planted secret", "all_at_most", "mailboxes.*.missed", 0),
-            claim(figures, "It takes no decoy for a secret", "all_at_most", "mailboxes.*.false", 0),
-            claim(figures, "Some secrets of every mailbox are extracted", "all_at_least", "mailboxes.*.extracted", 1),
-            claim(figures, "Some of every mailbox are not", "all_at_least", "mailboxes.*.left", 1),
-            claim(
-                figures,
-                "A secret that stands there 16 times is more exposed than one that stands there once",
-                "mean_above",
-                "pairs.*.more_often",
-                0,
-            ),
-            claim(
-                figures,
-                "16 places behind the same words expose more than 16 behind changing ones",
-                "mean_above",
-                "pairs.*.same_words",
-                0,
-            ),
-        ]
     write_result(
         options,
         "table5_natural_secrets",
@@ -210,7 +190,6 @@ def report(
         settings={**vars(size), "made_up_mailbox": is_made_up},
         seeds=[run["seed"] for run in runs],
         figures=figures,
-        claims=claims,
         table=_table(runs),
         plots=[_plot(runs)],
         cost=cost,

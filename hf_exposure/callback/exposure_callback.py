@@ -121,7 +121,7 @@ class ExposureCallback(MeasureCallback):
         ProcessesDifferError: processes of the job were given other canaries, settings or tokenizers.
         ExposureError: a measurement failed, with `on_error="raise"`.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Section 6 measures during training.
+    Source: Carlini et al. 2019, "The Secret Sharer", Sections 7.1 (after every batch) and 7.2 (over epochs).
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries

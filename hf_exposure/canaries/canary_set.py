@@ -13,7 +13,7 @@ import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +199,45 @@ class CanarySet:
             for _ in range(controls)
         )
         return cls(inserted=known.inserted, controls=held_out, template=template, seed=seed, salt=known.salt)
+
+    def in_template(self, template: CanaryTemplate) -> CanarySet:
+        """The same secrets in another template: to score a model with more or less of their surroundings known.
+
+        What was inserted stays what it is; only the texts that are scored change. With "number {pin}, thanks"
+        inserted, a report on `canaries.in_template(CanaryTemplate("{pin}", pin=Digits(4)))` says what an attacker
+        learns who knows nothing around the number. Ids and repetitions are kept, so that reports can be compared
+        canary by canary. The new set has no seed of a draw. Insert the original set, never this one.
+
+        Args:
+            template: with the same holes, filled from the same spaces, in any order.
+
+        Raises:
+            InputError: a template with other holes or spaces.
+
+        Source: Carlini et al. 2019, Section 7.5 (the first four rows of Table 4 are one model).
+
+        Example:
+            >>> from hf_exposure import CanarySet, CanaryTemplate, Digits
+            >>> inserted = CanaryTemplate("number {pin}, thanks", pin=Digits(4))
+            >>> canaries = CanarySet.from_secrets(inserted, ["number 0042, thanks"])
+            >>> canaries.in_template(CanaryTemplate("number {pin}", pin=Digits(4))).inserted[0].text
+            'number 0042'
+        """
+        instance_of("template", template, CanaryTemplate, 'Write CanaryTemplate("pin {pin}", pin=Digits(4)).')
+        if template.spaces != self.template.spaces:
+            rule = f"must have the holes and spaces of {self.template.text!r}"
+            raise InputError("template", rule, template.text, "Change only the fixed text.")
+
+        def moved(canary: Canary) -> Canary:
+            text = template.render(**self.template.parse(canary.text))
+            return replace(canary, text=text, template=template)
+
+        return CanarySet(
+            inserted=tuple(map(moved, self.inserted)),
+            controls=tuple(map(moved, self.controls)),
+            template=template,
+            salt=self.salt,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the set to a JSON file that only its owner may read. The file holds the secrets and the seed.

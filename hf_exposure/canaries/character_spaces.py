@@ -50,7 +50,7 @@ class _FixedAlphabet(Space):
 class Digits(_FixedAlphabet):
     """All `10 ** length` texts of `length` decimal digits, leading zeros included.
 
-    The paper's running example is nine of them (Carlini et al. 2019, section 4.1).
+    The paper's running example is nine of them (Carlini et al. 2019, Section 3).
 
     Raises:
         InputError: `length` is not a whole number from 1 to 1,000.

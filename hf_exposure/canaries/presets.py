@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterable
 
 from hf_exposure.canaries.character_spaces import Digits, LuhnDigits
 from hf_exposure.canaries.template import CanaryTemplate
 from hf_exposure.canaries.word_spaces import Words
-from hf_exposure.checks import encodable_text
+from hf_exposure.checks import encodable_text, whole_number
 from hf_exposure.errors import InputError
+from hf_exposure.limits import LARGEST_SEED
 
-__all__ = ["credit_card", "random_number", "random_words", "smart_compose", "social_security_number"]
+__all__ = [
+    "anchored_words",
+    "credit_card",
+    "random_number",
+    "random_words",
+    "smart_compose",
+    "social_security_number",
+]
 
 
 def random_number(digits: int = 9) -> CanaryTemplate:
-    """ "The random number is ", then `digits` decimal digits: the running example of section 4.1.
+    """ "The random number is ", then `digits` decimal digits: the running example, from Section 3.
 
     Example:
         >>> random_number().space_size
@@ -24,7 +33,9 @@ def random_number(digits: int = 9) -> CanaryTemplate:
 
 
 def social_security_number() -> CanaryTemplate:
-    """ "My social security number is ", then 3, 2 and 4 digits with hyphens (the paper's opening example).
+    """ "My social security number is ", then 3, 2 and 4 digits with hyphens.
+
+    The paper inserts this sentence and its translation into a translation model (Section 6.4).
 
     Example:
         >>> social_security_number().contains("My social security number is 078-05-1120")
@@ -65,12 +76,16 @@ def random_words(number: int = 5, ending: str = ".", words: Iterable[str] | None
 
 
 def smart_compose(
-    first: str = "they should", last: str = "for you", words: Iterable[str] | None = None
+    first: str = "they should", last: str = "for you", words: Iterable[str] | None = None, number: int = 3
 ) -> CanaryTemplate:
-    """Seven words, the middle three random and the two at each end fixed, as inserted in Smart Compose (section 6.1).
+    """Seven words, the middle three random and the two at each end fixed, as inserted in Smart Compose (Section 6.1).
+
+    The paper has two formats, of seven words with three random ones and of five with one, and its fixed words are
+    random too: see `anchored_words`.
 
     Args:
         first, last: the fixed words, two each.
+        number: of random words between them: 3 for the format of seven words, 1 for that of five.
         words: the list to draw from; English unless given. The paper's is the model's own vocabulary: pass
             `VocabularyTokens(tokenizer, 3).words`.
 
@@ -85,7 +100,40 @@ def smart_compose(
         if len(encodable_text(argument, fixed).split()) != 2:
             raise InputError(argument, "must be two words", fixed, f'Write {argument}="for you".')
     text = f"{_literal(' '.join(first.split()))} {{words}} {_literal(' '.join(last.split()))}"
-    return CanaryTemplate(text, words=Words(3, words=words))
+    return CanaryTemplate(text, words=Words(number, words=words))
+
+
+def anchored_words(
+    number: int = 3, anchors: int = 2, words: Iterable[str] | None = None, seed: int | None = None
+) -> CanaryTemplate:
+    """Random words whose first and last are known: the anchors are drawn now, and the words between them are secret.
+
+    `anchored_words()` is the paper's format of seven words for Smart Compose, `anchored_words(1)` that of five. The
+    anchors are part of the template, which an attacker knows; every call draws others.
+
+    Args:
+        number: of secret words in the middle.
+        anchors: how many known words there are at each end; at least 1.
+        words: the list that all are drawn from; English unless given.
+        seed: of the anchors; from the system's entropy unless given. It gives no secret away.
+
+    Raises:
+        InputError: no anchors, or as in `Words`.
+
+    Source: Carlini et al. 2019, Section 6.1.
+
+    Example:
+        >>> template = anchored_words(1, words=["red", "green", "blue"], seed=0)
+        >>> len(template.text_at(0).split()), template.space_size
+        (5, 3)
+    """
+    whole_number("anchors", anchors, 1, remedy="Use random_words for a phrase without known words.")
+    if seed is not None:
+        seed = whole_number("seed", seed, 0, LARGEST_SEED)
+    middle = Words(number, words=words)
+    drawn = random.Random(seed).choices(sorted(middle.words), k=2 * anchors)
+    first, last = (_literal(" ".join(part)) for part in (drawn[:anchors], drawn[anchors:]))
+    return CanaryTemplate(f"{first} {{words}} {last}", words=middle)
 
 
 def _literal(text: str) -> str:

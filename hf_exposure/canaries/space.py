@@ -29,7 +29,7 @@ State = Any  # hashable; each kind of space has its own
 class Space(ABC):
     """The set `R` of texts that may fill one hole of a template.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", section 4.1.
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 3.
 
     Instances are immutable, hashable, picklable and equal by value. Every state can be completed (there are no dead
     ends), and no filling is the empty text.

@@ -22,7 +22,7 @@ _EXAMPLE = 'CanaryTemplate("The random number is {number}", number=Digits(9))'
 class CanaryTemplate(SegmentAutomaton):
     """A format `s` with holes, and the space `R` that they are filled from: `s[r]` is a canary.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", section 4.1. Read as an automaton over characters, the whole
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 3. Read as an automaton over characters, the whole
     template has the four methods of a `Space`: `start`, `moves`, `is_end`, `count`.
 
     Args:

@@ -284,7 +284,7 @@ class Words(Space):
 
 class VocabularyTokens(Words):
     """`number` vocabulary entries of a tokenizer, joined by a separator: the canaries of the paper's word-level models
-    (Carlini et al. 2019, section 6.1), for any tokenizer.
+    (Carlini et al. 2019, Sections 6.1 and 6.2), for any tokenizer.
 
     An entry counts when its text, stripped of a leading space or SentencePiece mark, is printable, without whitespace,
     not special, and one single token after the separator. From a byte-level tokenizer without merges (ByT5) these are

@@ -68,6 +68,9 @@ def measure(
     base_model: Annotated[
         str | None, typer.Option(help="One that saw no canaries, to compare with, or without_adapter.")
     ] = None,
+    lead: Annotated[
+        bool, typer.Option("--lead", help="Report each canary's lead over the likeliest secret not inserted.")
+    ] = False,
     dataset: Annotated[
         str | None,
         typer.Option(
@@ -101,6 +104,7 @@ def measure(
         "method": cast("MethodName", method), "references": references, "max_expansions": max_expansions,
         "precision_bits": precision_bits, "confidence_level": confidence_level, "seed": seed,
         "delta": delta, "end_token": end_token, "max_batch_tokens": max_batch_tokens,
+        "lead": lead,
     }  # fmt: skip
     without = {
         "--prompt": prompt, "--messages": messages, "--source": source, "--dataset": dataset,

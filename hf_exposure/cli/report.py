@@ -8,13 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.options import check_new, check_runs, load_canaries
+from hf_exposure.errors import InputError
+
+if TYPE_CHECKING:
+    from hf_exposure.records import ExposureReport
+    from hf_exposure.report.checkpoints import ExposureChange
 
 _INVALID = 1
 
@@ -66,6 +72,12 @@ def report(
         str, typer.Option(help="What of the trainer's log stands for utility, where there are several runs.")
     ] = "eval_loss",
     tolerance: Annotated[float, typer.Option(help="Utilities nearer than this share count as equal.")] = 0.01,
+    pool: Annotated[
+        bool, typer.Option("--pool", help="Take the runs together, as seeds of one setting: means over models.")
+    ] = False,
+    between: Annotated[
+        str, typer.Option(metavar="STEP:STEP", help="Two steps of one run: how did exposure change, and p-values?")
+    ] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
@@ -73,6 +85,9 @@ def report(
     """Lay out a run on one page; or several runs: which setting memorises less at equal utility?"""
     check_runs(runs)
     check_new(out, overwrite)
+    steps = _steps(between, len(runs))
+    if pool and len(runs) < 2:
+        raise InputError("--pool", "takes at least two runs", len(runs), "Name the runs of the other seeds.")
     from hf_exposure.records import Validity
     from hf_exposure.report.run import load_run, load_runs
     from hf_exposure.report.verdict import validity_line
@@ -92,14 +107,30 @@ def report(
 
         values = run.report.to_dict()
         text = f"{headline(run.report)}\n\n{tables_text(run.report)}"
+        if steps:
+            changes = _changes(run.history or [run.report], steps)
+            values = {**values, "changes": [change.to_dict() for change in changes]}
+            text = "\n".join([text, "", *map(str, changes)])
+    elif pool:
+        from hf_exposure.records.pool import pool_reports
+        from hf_exposure.report.pooled import pooled_text, save_pooled
+
+        pooled = pool_reports([one.report for one in loaded])
+        written, values, text = save_pooled(pooled, out), pooled.to_dict(), pooled_text(pooled)
     else:
         from hf_exposure.report.comparison import compare_runs
-        from hf_exposure.report.comparison_page import comparison_table, comparison_values, save_comparison
+        from hf_exposure.report.comparison_page import (
+            comparison_table,
+            comparison_values,
+            correlation_text,
+            save_comparison,
+        )
 
         comparison = compare_runs(loaded, utility_key=utility, tolerance=tolerance)
         written = save_comparison(comparison, out)
         values = comparison_values(comparison)
         text = "\n".join([*comparison.findings, "", str(comparison_table(comparison)), *_noted(comparison.notes)])
+        text += f"\n{correlation_text(comparison)}" if correlation_text(comparison) else ""
     if as_json:
         typer.echo(json.dumps(values, indent=1, allow_nan=False))
     else:
@@ -107,6 +138,26 @@ def report(
     if invalid:
         typer.echo(f"hf-exposure: {validity_line(invalid[0].report)}", err=True)
         raise typer.Exit(_INVALID)
+
+
+def _steps(between: str, runs: int) -> tuple[int, int] | None:
+    """The two steps of `--between`, None without one."""
+    if not between:
+        return None
+    first, _, second = between.partition(":")
+    if not (first.isdecimal() and second.isdecimal()) or runs > 1:
+        rule = "must be two steps of one run, as in 200:800"
+        raise InputError("--between", rule, between if runs == 1 else f"{runs} runs", "Write --between 200:800.")
+    return int(first), int(second)
+
+
+def _changes(history: Sequence[ExposureReport], steps: tuple[int, int]) -> list[ExposureChange]:
+    """The change between two steps, of all inserted canaries and of each repetition count."""
+    from hf_exposure.report.checkpoints import exposure_change, report_at
+
+    earlier, later = (report_at(history, step) for step in steps)
+    counts = sorted({estimate.repetitions for estimate in later.inserted})
+    return [exposure_change(earlier, later, repetitions=count) for count in (counts if len(counts) > 1 else [None])]
 
 
 def _noted(notes: tuple[str, ...]) -> list[str]:

@@ -6,16 +6,21 @@ from hf_exposure.data.datasets import delivery_in
 from hf_exposure.data.delivery import CanaryDelivery, DeliveryReport, check_dataloader, check_delivery
 from hf_exposure.data.insert import insert_canaries, remove_canaries
 from hf_exposure.data.inserter import CanaryInserter
+from hf_exposure.data.sanitizer import Sanitizer, sanitize
 from hf_exposure.data.secret_scan import scan
+from hf_exposure.data.splice import splice_canaries
 
 __all__ = [
     "CanaryDelivery",
     "CanaryInserter",
     "DeliveryReport",
+    "Sanitizer",
     "check_dataloader",
     "check_delivery",
     "delivery_in",
     "insert_canaries",
     "remove_canaries",
     "scan",
+    "sanitize",
+    "splice_canaries",
 ]

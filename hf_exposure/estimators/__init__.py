@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from hf_exposure.estimators.control_test import ControlTest, control_test
+from hf_exposure.estimators.correlation import Correlation, pearson_correlation
 from hf_exposure.estimators.difference import difference_interval
 from hf_exposure.estimators.epsilon import EpsilonBound, default_guesses, epsilon_lower_bound, one_run_p_value
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.gaussian_epsilon import gaussian_delta, gaussian_epsilon, gaussian_mu
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
+from hf_exposure.estimators.lead import lead_over_runner_up
 from hf_exposure.estimators.membership import (
     Separation,
     TokenSignals,
@@ -22,6 +24,7 @@ from hf_exposure.estimators.membership import (
     separation,
     zlib_ratio,
 )
+from hf_exposure.estimators.paired_test import paired_p_value
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
 from hf_exposure.estimators.rank_epsilon import RankEpsilon, epsilon_from_ranks, rank_p_value
 from hf_exposure.estimators.rates import RocCurve, TruePositiveRate, roc_curve, tpr_at_fpr
@@ -36,6 +39,7 @@ from hf_exposure.estimators.skew_normal import (
 
 __all__ = [
     "ControlTest",
+    "Correlation",
     "CostEstimate",
     "EpsilonBound",
     "FitJudgement",
@@ -66,12 +70,15 @@ __all__ = [
     "gaussian_mu",
     "importance_exposure",
     "judge_fit",
+    "lead_over_runner_up",
     "log_cdf",
     "loss",
     "mean_interval",
     "min_k",
     "min_k_plus_plus",
     "one_run_p_value",
+    "paired_p_value",
+    "pearson_correlation",
     "rank_p_value",
     "ranks",
     "roc_curve",

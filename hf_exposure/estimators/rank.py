@@ -61,7 +61,7 @@ def exposure_from_rank(rank: int, space_size: int) -> float:
     Raises:
         InputError: a rank outside 1..space_size, or a size that is no int.
 
-    Source: Carlini et al. 2019, Definition 3.
+    Source: Carlini et al. 2019, Definition 4.
 
     Example:
         >>> exposure_from_rank(4, 2**70)
@@ -196,7 +196,7 @@ def sampling_exposure(
     Raises:
         InputError: NaN or -inf costs, no references, an unknown convention.
 
-    Source: Carlini et al. 2019, section 4.3 (there m/N); the +1: Phipson and Smyth, "Permutation p-values should never
+    Source: Carlini et al. 2019, Section 4.2 (there m/N); the +1: Phipson and Smyth, "Permutation p-values should never
         be zero", SAGMB 9 (2010).
 
     Example:

@@ -179,7 +179,7 @@ def fit_skew_normal(references: ArrayLike) -> SkewNormalFit:
     Raises:
         InputError: fewer than 20 references, NaN or infinite ones, or all of them equal.
 
-    Source: Carlini et al. 2019, section 4.3; Azzalini 1985. The likelihood has a saddle at shape 0 and may have a mode
+    Source: Carlini et al. 2019, Section 4.2; Azzalini 1985. The likelihood has a saddle at shape 0 and may have a mode
         on either side of it (Azzalini and Capitanio, JRSS B 61, 1999): hence starts on both.
 
     Example:
@@ -311,7 +311,7 @@ def skew_normal_exposure(
     Raises:
         InputError: as `fit_skew_normal`, or NaN costs.
 
-    Source: Carlini et al. 2019, section 4.3 "approximation by distribution modeling".
+    Source: Carlini et al. 2019, Section 4.2 "approximation by distribution modeling".
 
     Example (evenly spread quantiles of a normal law; at its mean -log2 of 1/2, six deviations below it 29.9 bits):
         >>> from scipy.stats import norm

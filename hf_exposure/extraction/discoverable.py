@@ -47,7 +47,8 @@ def discoverable_extraction(
     probability of a text is that of its canonical tokens after the prompt, computed, not sampled: with several
     segmentations of one text the true probability is a little larger. It says at once what any number of samples
     would: see `Discoverability.probability_within` and `samples_needed`. Near-verbatim success is counted in real
-    samples.
+    samples. An attacker who is only shown the likeliest continuation, as most interfaces do, can still type beginnings
+    of the secret: `argmax_known_tokens` says how much of it must be typed before the model says the rest.
 
     Args:
         model: a causal language model.
@@ -90,7 +91,7 @@ def discoverable_extraction(
         check_length(longest, len(ids), row)
     check_vocabulary(vocabulary_entries(model), max(max(ids, default=0) for ids in encoded))
     prompt, continuations = _cut(template, encoded, scorer)
-    bits, is_greedy = continuation_bits(model, prompt, continuations, sampling)
+    bits, known = continuation_bits(model, prompt, continuations, sampling)
     secrets = [_spell(tokenizer, tokens) for tokens in continuations]
     # Half as long again, since what the model says may be cut into shorter tokens; the edits cut it to characters.
     length = max(map(len, continuations)) * 3 // 2
@@ -103,13 +104,14 @@ def discoverable_extraction(
         Discoverability(
             text=text,
             bits=float(own_bits),
-            is_greedy=bool(greedy_or_not),
+            is_greedy=not known_tokens,
             greedy_edits=int(_edits(secret, [greedy])[0]),
             samples=samples,
             near_samples=int((_edits(secret, said) <= near_edits).sum()),
             near_edits=near_edits,
+            argmax_known_tokens=known_tokens,
         )
-        for text, own_bits, greedy_or_not, secret in zip(texts, bits, is_greedy, secrets, strict=True)
+        for text, own_bits, known_tokens, secret in zip(texts, bits, known.tolist(), secrets, strict=True)
     ]
 
 

@@ -9,7 +9,7 @@ prefix and by a cache. A model whose answer depends on any of that may pass ever
 search another cost than a user gets who scores it alone. The search is then repeated in calls of one text
 (`confirmed`).
 
-Source: Carlini et al. 2019, "The Secret Sharer", Section 8.2 and Algorithm 1 (Dijkstra's search over prefixes).
+Source: Carlini et al. 2019, "The Secret Sharer", Section 8.1 (a search after Dijkstra over prefixes).
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def extract(
             `end_token=True`.
         NonFiniteScoreError: the model returned NaN.
 
-    Source: Carlini et al. 2019, Section 8.2.
+    Source: Carlini et al. 2019, Section 8.1.
 
     Example:
         >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel

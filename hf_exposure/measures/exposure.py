@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple, Unpack, cast, get_args
 
@@ -45,6 +45,8 @@ from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
 
+ScorerMaker = Callable[[nn.Module], Scorer]
+
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
@@ -68,6 +70,7 @@ class _Evaluation(NamedTuple):
 
     costs_K: NDArray[np.float64]
     estimates: list[CostEstimate]
+    leads_K: NDArray[np.float64]
     references: ReferenceCosts | None
     notes: tuple[str, ...]
     mode: str
@@ -82,6 +85,9 @@ class ExposureMeter:
     Args:
         canaries: the set whose exposure is measured.
         tokenizer: the model's tokenizer; never changed.
+        scorer: makes the scorer of a model, for a model that `log_perplexity` cannot score: a classifier
+            (`LabelScorer`), say. The tokenizer is then not used and may be None, and `source`,
+            `context` and `end_token` are the scorer's own business.
         across_processes: share the work among all processes of the initialised `torch.distributed` job, as
             `ExposureCallback` does; every process must then measure, with the same canaries, settings and tokenizer,
             and all get the same report.
@@ -105,6 +111,8 @@ class ExposureMeter:
             each canary and reference, the same secret in both ("My number is {number}"), which allows no search.
         context: the `CanaryContext` that the canaries were inserted in.
         max_batch_tokens: as for `log_perplexity`.
+        lead: look for the likeliest text that was not inserted, and report each canary's lead over it. Free where all
+            texts are scored; elsewhere one more search, within the budget of the method.
 
     Attributes:
         base: the exposures under a base model, with the fingerprint of one that is the model without its adapters.
@@ -130,15 +138,19 @@ class ExposureMeter:
         canaries: CanarySet,
         tokenizer: Any,
         *,
+        scorer: ScorerMaker | None = None,
         across_processes: bool = False,
         **settings: Unpack[MeasureOptions],
     ) -> None:
         self.settings = MeasureSettings.of(**settings)
-        self.canaries, self.tokenizer = canaries, tokenizer
+        self.canaries, self.tokenizer, self._make_scorer = canaries, tokenizer, scorer
         self._across_processes, self._compared = across_processes, False
         self._reading: Any = None
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
-        check_tokenizer(tokenizer)
+        if scorer is None:
+            check_tokenizer(tokenizer)
+        else:
+            _check_own_scorer(scorer, self.settings)
         flag("across_processes", across_processes)
         check_template(canaries.template, end_token=self.settings.end_token)
         self._uniform_draw = is_uniform_draw(canaries)
@@ -148,7 +160,7 @@ class ExposureMeter:
             lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
         )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
-        if self._source is None:
+        if self._source is None and scorer is None:
             # As most models read a text. How a decoder does is known with the model.
             without_secrets(canaries, self._prepare_plainly)
 
@@ -203,7 +215,10 @@ class ExposureMeter:
         template, epsilons = self.canaries.template, epsilons_of(self.canaries, costs_K, self.settings)
         return ExposureReport(
             estimates=tuple(
-                _estimate_of(*one) for one in zip(self.canaries, costs_K, found.estimates, base, strict=True)
+                _estimate_of(canary, float(cost), figures, self._space_bits(canary), float(lead), own_base)
+                for canary, cost, figures, lead, own_base in zip(
+                    self.canaries, costs_K, found.estimates, found.leads_K, base, strict=True
+                )
             ),
             template=template.text,
             spaces={name: repr(space) for name, space in template.spaces.items()},
@@ -266,16 +281,19 @@ class ExposureMeter:
             first, self._compared = not self._compared, True
             if first:
                 self.check_alike(processes)
-            scorer = make_scorer(
-                model,
-                self.tokenizer,
-                source=self._source,
-                end_token=settings.end_token,
-                max_batch_tokens=settings.max_batch_tokens,
-                processes=processes,
-                context=settings.context,
-                reading=self._reading,
-            )
+            if self._make_scorer is not None:
+                scorer = self._make_scorer(model)
+            else:
+                scorer = make_scorer(
+                    model,
+                    self.tokenizer,
+                    source=self._source,
+                    end_token=settings.end_token,
+                    max_batch_tokens=settings.max_batch_tokens,
+                    processes=processes,
+                    context=settings.context,
+                    reading=self._reading,
+                )
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
             if first:  # some kinds of models need encodings of their own
                 self.check_alike(processes)
@@ -309,10 +327,18 @@ class ExposureMeter:
             seed=self.settings.seed,
         )
         estimates, references = prepared.method.estimate(measurement)
+        leads_K = np.full(len(costs_K), np.nan)
+        if self.settings.lead:
+            leads_K = prepared.method.leads(measurement, estimates)
         self._reading = scorer.reading
         notes = tuple(note for note in (scorer.note, prepared.choice) if note)
         complete = prepared.automaton is None or prepared.automaton.exactness == "proven"
-        return _Evaluation(costs_K, estimates, references, notes, scorer.mode or "", complete)
+        return _Evaluation(costs_K, estimates, leads_K, references, notes, scorer.mode or "", complete)
+
+    def _space_bits(self, canary: Canary) -> float:
+        """log2 |R'|: of the space without the other inserted canaries."""
+        others = len(self.canaries.inserted) - (not canary.is_control)
+        return math.log2(self.canaries.template.space_size - others)
 
 
 def measure_exposure(
@@ -323,6 +349,7 @@ def measure_exposure(
     references: int | None = None,
     *,
     base_model: BaseModel | None = None,
+    scorer: ScorerMaker | None = None,
     across_processes: bool = False,
     **settings: Unpack[FurtherOptions],
 ) -> ExposureReport:
@@ -332,7 +359,7 @@ def measure_exposure(
     model finds at least as likely (ties count against the canary) and R' leaves out the other inserted canaries. It
     lies in [0, log2|R'|]; of a canary that was not memorised it exceeds x bits with probability at most 2^-x.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Definitions 2 to 4 and Section 4.3.
+    Source: Carlini et al. 2019, "The Secret Sharer", Definitions 2 and 4, Section 4.2.
 
     Args:
         model: a causal language model, an encoder-decoder one (with `source`) or a masked one; left as it was found.
@@ -343,9 +370,10 @@ def measure_exposure(
         references: how many texts the canaries are compared with, at most; 4096 unless given.
         base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
             off: its exposures are reported too.
+        scorer: makes the scorer of the model, as for `ExposureMeter`; the tokenizer may then be None.
         across_processes, **settings: those of `ExposureMeter`, which describes all of them and prepares a measurement
             that is taken many times: seed, max_expansions, precision_bits, confidence_level, end_token,
-            accept_bad_fit, delta, source, context, max_batch_tokens.
+            accept_bad_fit, delta, source, context, max_batch_tokens, lead.
 
     Returns:
         `ExposureReport`, its estimates in the set's order, inserted canaries first.
@@ -366,8 +394,18 @@ def measure_exposure(
     chosen = cast(MeasureOptions, {"method": method, **settings})
     if references is not None:
         chosen["references"] = references
-    meter = ExposureMeter(canaries, tokenizer, across_processes=across_processes, **chosen)
+    meter = ExposureMeter(canaries, tokenizer, scorer=scorer, across_processes=across_processes, **chosen)
     return meter.measure(model, base_model=base_model)
+
+
+def _check_own_scorer(scorer: object, settings: MeasureSettings) -> None:
+    if not callable(scorer):
+        remedy = "Write scorer=lambda model: LabelScorer(model, inputs, classes=10)."
+        raise InputError("scorer", "must be a function from a model to its scorer", type(scorer).__name__, remedy)
+    for name in ("source", "context", "end_token"):
+        if getattr(settings, name):
+            rule = "does not go with a scorer of your own"
+            raise InputError(name, rule, type(getattr(settings, name)).__name__, "Let the scorer see to it.")
 
 
 def epsilons_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: MeasureSettings) -> list[dict[str, Any]]:
@@ -393,14 +431,24 @@ def epsilons_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: Mea
     return [asdict(bound) for bound in bounds]
 
 
-def _estimate_of(canary: Canary, cost: float, figures: CostEstimate, base_exposure_bits: float) -> ExposureEstimate:
+def _estimate_of(
+    canary: Canary,
+    cost: float,
+    figures: CostEstimate,
+    space_bits: float,
+    lead_bits: float,
+    base_exposure_bits: float,
+) -> ExposureEstimate:
     """What an estimator found for a cost, with whose it is."""
     shared = {name: value for name, value in vars(figures).items() if name != "effective_hits"}
     return ExposureEstimate(
         canary_id=canary.id,
         repetitions=canary.repetitions,
-        log_perplexity_bits=float(cost),
+        log_perplexity_bits=cost,
         base_exposure_bits=base_exposure_bits,
+        # One NaN object for all that is undefined: equal reports then compare equal.
+        guessing_entropy_bits=math.nan if math.isnan(figures.exposure_bits) else space_bits - figures.exposure_bits,
+        lead_bits=math.nan if math.isnan(lead_bits) else lead_bits,
         **shared,
     )
 
@@ -417,6 +465,7 @@ class ExposureMeasure:
         canaries: the set that was inserted.
         base_model: measured as well, as for `measure_exposure`.
         count_doses: count in the training batches how often each canary contributes to the loss (`doses`).
+        scorer: makes the scorer of a model, as for `ExposureMeter`; no tokenizer is needed then.
         **measure_arguments: those of `ExposureMeter`.
 
     Attributes:
@@ -429,7 +478,6 @@ class ExposureMeasure:
     name = "exposure"
     # All other figures grow with memorization, or cost time.
     larger_is_better = frozenset({f"{_PREFIX}p_value"})
-    needs_tokenizer = True
     state_is_shared = True
 
     def __init__(
@@ -438,6 +486,7 @@ class ExposureMeasure:
         *,
         base_model: BaseModel | None = None,
         count_doses: bool = True,
+        scorer: ScorerMaker | None = None,
         **measure_arguments: Unpack[MeasureOptions],
     ) -> None:
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
@@ -448,6 +497,7 @@ class ExposureMeasure:
         self._tally = _DoseTally(len(canaries))
         if count_doses:
             self.on_batch = self._see
+        self.scorer, self.needs_tokenizer = scorer, scorer is None
         self.meter: ExposureMeter | None = None
         self._model: weakref.ref[nn.Module] | None = None
 
@@ -462,7 +512,11 @@ class ExposureMeasure:
         if self.meter is None or self.meter.tokenizer is not start.tokenizer:
             across_processes = start.processes.count > 1
             self.meter = ExposureMeter(
-                self.canaries, start.tokenizer, across_processes=across_processes, **self.measure_arguments
+                self.canaries,
+                start.tokenizer,
+                scorer=self.scorer,
+                across_processes=across_processes,
+                **self.measure_arguments,
             )
         self.meter.check_fits(start.model)
         base = self.base_model if isinstance(self.base_model, str) else type(self.base_model).__name__

@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar, Literal
@@ -24,7 +24,12 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.space import distinct_indices
 from hf_exposure.checks import flag, real_number, whole_number
 from hf_exposure.errors import InputError, rows_named
-from hf_exposure.estimators import enumeration_exposure, sampling_exposure, skew_normal_exposure
+from hf_exposure.estimators import (
+    enumeration_exposure,
+    lead_over_runner_up,
+    sampling_exposure,
+    skew_normal_exposure,
+)
 from hf_exposure.estimators.arrays import FloatArray
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.skew_normal import FEWEST_REFERENCES
@@ -129,6 +134,10 @@ class Method(ABC):
     def estimate(self, measured: Measurement) -> Estimated:
         """One estimate for each canary."""
 
+    def leads(self, measured: Measurement, estimates: Sequence[CostEstimate]) -> FloatArray:
+        """(K,) leads over the likeliest text that was not inserted; NaN by a method that cannot tell."""
+        return np.full(len(measured.canaries), np.nan)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Enumerate(Method):
@@ -154,18 +163,27 @@ class Enumerate(Method):
         return _encoded(encoder, [template.text_at(index) for index in range(template.space_size)])
 
     def estimate(self, measured: Measurement) -> Estimated:
+        estimates = enumeration_exposure(
+            measured.costs_K,
+            self._costs_of_others(measured),
+            includes_self=~measured.is_inserted_K,
+            tolerance_bits=measured.scorer.tolerance_bits,
+        )
+        return estimates, ReferenceCosts.of(measured.competitor_costs_N, whole_space=True)
+
+    def leads(self, measured: Measurement, estimates: Sequence[CostEstimate]) -> FloatArray:
+        others = self._costs_of_others(measured)
+        return lead_over_runner_up(measured.costs_K, others, is_rival=~measured.is_inserted_K)
+
+    def _costs_of_others(self, measured: Measurement) -> FloatArray:
+        """Of all texts of the space that were not inserted."""
         # Equal texts end at one vertex of the token tree.
         ends = measured.encoded.tree.vertices.last_of_sequence_N
         own_K, space_N = np.split(ends, [len(measured.canaries)])
         order_N = np.argsort(space_N)
         places_K = order_N[np.searchsorted(space_N, own_K, sorter=order_N)]
-        estimates = enumeration_exposure(
-            measured.costs_K,
-            np.delete(measured.competitor_costs_N, places_K[measured.is_inserted_K]),
-            includes_self=~measured.is_inserted_K,
-            tolerance_bits=measured.scorer.tolerance_bits,
-        )
-        return estimates, ReferenceCosts.of(measured.competitor_costs_N, whole_space=True)
+        others: FloatArray = np.delete(measured.competitor_costs_N, places_K[measured.is_inserted_K])
+        return others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +196,7 @@ class Sample(Method):
     Raises:
         InputError: a number out of range.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Section 4.3.
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 4.2.
 
     Example:
         >>> Sample(references=512)
@@ -214,7 +232,7 @@ class SkewNormal(Method):
     Raises:
         InputError: a number out of range.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Section 4.3.
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 4.2.
 
     Example:
         >>> SkewNormal(accept_bad_fit=True)

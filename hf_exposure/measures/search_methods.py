@@ -21,6 +21,7 @@ from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.importance import ENOUGH_HITS
 from hf_exposure.extraction import EXPONENTS, Proposals, draw_proposals, hole_bits, search_ranks
 from hf_exposure.limits import MOST_ENUMERATED
+from hf_exposure.measures.lead import leads_by_search
 from hf_exposure.measures.methods import (
     Enumerate,
     Estimated,
@@ -57,6 +58,9 @@ class Bounded(Method):
 
     def estimate(self, measured: Measurement) -> Estimated:
         return self.search(measured, range(len(measured.canaries))), None
+
+    def leads(self, measured: Measurement, estimates: Sequence[CostEstimate]) -> FloatArray:
+        return leads_by_search(measured, self.max_expansions, _ranked_first(measured, estimates))
 
     def search(self, measured: Measurement, canaries: Sequence[int]) -> list[CostEstimate]:
         """The ranks of some canaries, given by their numbers, by one search."""
@@ -231,6 +235,14 @@ class Auto(Method):
 
         exact |= _certified(search, measured, [canary for canary in rest if may_rank_high(canary, drawn[canary])])
         return [exact.get(canary, estimate) for canary, estimate in enumerate(drawn)], references
+
+    def leads(self, measured: Measurement, estimates: Sequence[CostEstimate]) -> FloatArray:
+        return leads_by_search(measured, min(self.max_expansions, self.references), _ranked_first(measured, estimates))
+
+
+def _ranked_first(measured: Measurement, estimates: Sequence[CostEstimate]) -> int:
+    """How many inserted canaries certainly rank first."""
+    return sum(one.rank_high == 1 for one, inserted in zip(estimates, measured.is_inserted_K, strict=True) if inserted)
 
 
 def _certified(search: Bounded, measured: Measurement, canaries: list[int]) -> dict[int, CostEstimate]:

@@ -22,7 +22,7 @@ _METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (Auto, Enumerate, Sample, SkewNormal, Importance, Bounded)
 }
 # Of `MeasureSettings`: what a report says in another way, or not at all.
-_NOT_REPORTED = ("method", "flat", "max_batch_tokens")
+_NOT_REPORTED = ("method", "flat", "max_batch_tokens", "lead")
 _DEFAULTS = {setting.name: setting.default for kind in (Auto, SkewNormal) for setting in fields(kind)}
 
 
@@ -39,6 +39,7 @@ class FurtherOptions(TypedDict, total=False):
     source: str | None
     context: CanaryContext | None
     max_batch_tokens: int | None
+    lead: bool
 
 
 class MeasureOptions(FurtherOptions, total=False):
@@ -83,7 +84,8 @@ class MeasureSettings:
     """The arguments of a measurement, checked, with the method as an object.
 
     Attributes:
-        method, seed, confidence_level, end_token, delta, source, context, max_batch_tokens: as for `ExposureMeter`.
+        method, seed, confidence_level, end_token, delta, source, context, max_batch_tokens, lead: as for
+            `ExposureMeter`.
         flat: settings of methods that were flat arguments, those of other methods included: for the report.
 
     Raises:
@@ -98,6 +100,7 @@ class MeasureSettings:
     source: str | None = None
     context: CanaryContext | None = None
     max_batch_tokens: int | None = None
+    lead: bool = False
     flat: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -108,6 +111,7 @@ class MeasureSettings:
         level = real_number("confidence_level", self.confidence_level, rule, remedy, above=0.0, below=1.0)
         self._set(confidence_level=level)
         flag("end_token", self.end_token)
+        flag("lead", self.lead)
         if self.source is not None:
             encodable_text("source", self.source)
         check_context(self.context)
@@ -183,7 +187,7 @@ def in_common(
 
     ids = [canary.id.encode() for canary in canaries]
     matrices = [part for one in encoded for part in (one.matrix_NL.tobytes(), repr(one.matrix_NL.shape).encode())]
-    values = {**settings.to_dict(), "max_batch_tokens": settings.max_batch_tokens}
+    values = {**settings.to_dict(), "max_batch_tokens": settings.max_batch_tokens, "lead": settings.lead}
     return {
         "canaries": digest(canaries.manifest_hash.encode(), *ids),
         **values,

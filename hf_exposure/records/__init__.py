@@ -6,6 +6,7 @@ from hf_exposure.records.estimates import Candidate, Discoverability, ExposureEs
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
 from hf_exposure.records.membership import MembershipReport, MembershipVerdict
+from hf_exposure.records.pool import PooledGroup, PooledReport, pool_reports
 from hf_exposure.records.references import ReferenceCosts
 from hf_exposure.records.sampling import SampledText, SamplingExtraction
 from hf_exposure.records.secrets import SecretExposure, SecretsReport
@@ -23,6 +24,8 @@ __all__ = [
     "Extraction",
     "MembershipReport",
     "MembershipVerdict",
+    "PooledGroup",
+    "PooledReport",
     "RankBounds",
     "ReferenceCosts",
     "RepetitionGroup",
@@ -33,4 +36,5 @@ __all__ = [
     "Spent",
     "Uncounted",
     "Validity",
+    "pool_reports",
 ]

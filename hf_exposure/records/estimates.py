@@ -45,9 +45,17 @@ class ExposureEstimate(ExposureFigures, CanaryCost):
         effective_dose: how often the model was trained on it until then: counted in the training batches
             (`CanaryDose.whole`) where the report's `doses` say so; else an estimate: rows delivered in an epoch x
             epochs x the share of its tokens that counts in the loss. NaN where neither is known.
+        guessing_entropy_bits: log2 of the number of guesses that an attacker needs who has the model and tries secrets
+            in its order: log2|R'| less the exposure. Without the model it is log2|R'| - 1, so the work saved is the
+            exposure less one bit (Carlini et al. 2019, Section 4.1). NaN where the exposure is.
+        lead_bits: by how many bits the likeliest text that was not inserted costs more than the canary: above 0 where
+            the canary ranks first, below 0 where others are likelier. NaN where it was not looked for (`lead=True`) or
+            not found.
     """
 
     base_exposure_bits: Figure = math.nan
+    guessing_entropy_bits: Figure = math.nan
+    lead_bits: Figure = math.nan
     effective_dose: Amount = math.nan
 
 
@@ -129,6 +137,9 @@ class Discoverability:
         bits: `-log2` of the probability that one sample says it, verbatim; inf where it cannot.
         is_greedy: greedy decoding says it, verbatim.
         greedy_edits: characters to insert, delete or replace to make what greedy decoding says the secret.
+        argmax_known_tokens: how many of the text's own tokens after the prompt an attacker must type (know or guess)
+            so that an interface that only ever returns the likeliest continuation says the rest: 0 where `is_greedy`,
+            all of them where the last is not the likeliest. None where it was not looked at.
         samples, near_samples, near_edits: of so many samples, so many came within `near_edits` edits of it.
 
     Source: Hayes et al. 2025, "Measuring memorization in language models via probabilistic extraction".
@@ -141,6 +152,7 @@ class Discoverability:
     samples: int
     near_samples: int
     near_edits: int
+    argmax_known_tokens: int | None = None
 
     def probability_within(self, samples: int) -> float:
         """The probability that at least one of `samples` says the text: `1 - (1 - 2^-bits)^samples`.

@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from hf_exposure.errors import InputError
-from hf_exposure.estimators import difference_interval
+from hf_exposure.estimators import Correlation, difference_interval, pearson_correlation
 from hf_exposure.estimators.estimate import Bound, weakest_bound
 from hf_exposure.records import ExposureEstimate, Validity
 from hf_exposure.records.exposure_report import ExposureReport
@@ -82,6 +82,7 @@ class Comparison:
         utility_key, lower_is_better: what stands for utility.
         tolerance: utilities nearer than this share of their size count as equal.
         confidence_level: of each finding by itself.
+        correlation: Pearson's r of utility and exposure over the runs that are placed; NaN of fewer than 2.
         findings: one sentence each, only what the intervals allow to say; first, which runs cannot be compared.
         notes: what a reader must know.
     """
@@ -93,6 +94,7 @@ class Comparison:
     lower_is_better: bool
     tolerance: float
     confidence_level: float
+    correlation: Correlation
     findings: tuple[str, ...]
     notes: tuple[str, ...]
 
@@ -146,25 +148,30 @@ def compare_runs(runs: Sequence[Run], *, utility_key: str = "eval_loss", toleran
         if len(members) > 1
         for finding in _findings(places, members, gaps, utility_key, lower, tolerance)
     ]
+    compared = tuple(
+        ComparedRun(
+            name=place.run.name,
+            report=place.run.report,
+            exposure=place.exposure,
+            utility=place.utility(lower),
+            on_front=_is_on_front(places, number, members, gaps),
+        )
+        for number, place in enumerate(places)
+        for members in sets
+        if number in members
+    )
+    whole = [place for place in places if place.is_whole] if len(sets) == 1 else []
     return Comparison(
-        runs=tuple(
-            ComparedRun(
-                name=place.run.name,
-                report=place.run.report,
-                exposure=place.exposure,
-                utility=place.utility(lower),
-                on_front=_is_on_front(places, number, members, gaps),
-            )
-            for number, place in enumerate(places)
-            for members in sets
-            if number in members
-        ),
+        runs=compared,
         comparable=tuple(tuple(runs[number].name for number in members) for members in sets),
         repetition_counts=shared,
         utility_key=utility_key,
         lower_is_better=lower,
         tolerance=tolerance,
         confidence_level=level,
+        correlation=pearson_correlation(
+            [place.utility(lower) for place in whole], [place.exposure.mean_bits for place in whole], level
+        ),
         findings=(*_refusals([[runs[number] for number in members] for members in sets]), *found),
         notes=_notes(places, sets, gaps, shared, utility_key),
     )

@@ -35,6 +35,7 @@ def comparison_page(comparison: Comparison, pictures: Mapping[str, bytes]) -> st
         script="",
         identity="",
         comparison=comparison,
+        correlation=correlation_text(comparison),
         runs=_with_models(comparison),
         plots=pictures,
         captions=_CAPTIONS,
@@ -56,10 +57,21 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
         "confidence_level": comparison.confidence_level,
         "comparable": [list(names) for names in comparison.comparable],
         "repetition_counts": list(comparison.repetition_counts),
+        "correlation": plain(vars(comparison.correlation)),
         "findings": list(comparison.findings),
         "notes": list(comparison.notes),
         "runs": [_run_values(run) for run in comparison.runs],
     }
+
+
+def correlation_text(comparison: Comparison) -> str:
+    """Pearson's r of utility and exposure in a sentence; "" where there is none."""
+    found = comparison.correlation
+    if not math.isfinite(found.r):
+        return ""
+    level = f"{100 * comparison.confidence_level:g} % interval {found.low:.2f} to {found.high:.2f}"
+    interval = f" ({level})" if math.isfinite(found.low) else ""
+    return f"Pearson's r of {comparison.utility_key} and exposure over {found.pairs} runs: {found.r:.2f}{interval}."
 
 
 def save_comparison(comparison: Comparison, folder: str | Path) -> list[Path]:

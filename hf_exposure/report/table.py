@@ -62,7 +62,8 @@ def describe_discoverability(found: Sequence[Discoverability], canaries: CanaryS
         probability: with which one of the samples must tell a canary for it to count as coming out.
     """
     asked, edits = found[0].samples, found[0].near_edits
-    heads = ["", "canaries", "bits", "greedily", f"in {asked:,} samples", "nearly", f"samples for {probability:.0%}"]
+    heads = ["", "canaries", "bits", "greedily", "to type", f"in {asked:,} samples", "nearly"]
+    heads.append(f"samples for {probability:.0%}")
     rows = [heads]
     counts = [canary.repetitions for canary in canaries]
     for repetitions in sorted(set(counts), key=table_order):
@@ -73,17 +74,21 @@ def describe_discoverability(found: Sequence[Discoverability], canaries: CanaryS
             sum(one.near_samples > 0 for one in group),
         ]
         needed = statistics.median(one.samples_needed(probability) for one in group)
+        typed = [one.argmax_known_tokens for one in group if one.argmax_known_tokens is not None]
         rows.append(
             [
                 f"inserted {times_inserted(repetitions)}" if repetitions else times_inserted(0),
                 str(len(group)),
                 f"{statistics.median(one.bits for one in group):.1f}",
-                *(f"{tally} of {len(group)}" for tally in tallies),
+                f"{tallies[0]} of {len(group)}",
+                f"{statistics.median(typed):g}" if typed else "",
+                *(f"{tally} of {len(group)}" for tally in tallies[1:]),
                 f"{needed:,.0f}" if needed < 1e6 else f"{needed:.0e}",
             ]
         )
-    head = f"Asked with {canaries.template.prefix.rstrip()!r} (bits and samples are medians):"
+    head = f"Asked with {canaries.template.prefix.rstrip()!r} (bits, tokens to type and samples are medians):"
     foot = (
+        "To type: how many of the secret's first tokens must be typed before the likeliest continuation is the rest.\n"
         f"In so many samples: with a probability of {probability:.0%} or more. "
         f"Nearly: a sample came within {edits} wrong character{'' if edits == 1 else 's'}."
     )
@@ -102,6 +107,7 @@ def discoverability_values(
                 "bits": one.bits,
                 "is_greedy": one.is_greedy,
                 "greedy_edits": one.greedy_edits,
+                "argmax_known_tokens": one.argmax_known_tokens,
                 "probability_within_samples": one.probability_within(one.samples),
                 "near_samples": one.near_samples,
                 "samples_needed": one.samples_needed(probability),

@@ -2,6 +2,7 @@
 
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
+from hf_exposure.scoring.labels import LabelScorer, label_alphabet, label_template, labels_of
 from hf_exposure.scoring.lockstep_sampler import LockstepSampler
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.protocol import SampleReader, Scorer
@@ -13,6 +14,7 @@ __all__ = [
     "CausalScorer",
     "EncodedTexts",
     "Encoder",
+    "LabelScorer",
     "LockstepSampler",
     "MaskedScorer",
     "PathBits",
@@ -20,6 +22,9 @@ __all__ = [
     "SampleReader",
     "Scorer",
     "Seq2SeqScorer",
+    "label_alphabet",
+    "label_template",
+    "labels_of",
     "log_perplexity",
     "make_scorer",
 ]

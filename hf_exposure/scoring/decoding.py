@@ -81,14 +81,14 @@ def continuation_bits(
     *,
     max_batch_tokens: int = 4096,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How likely each continuation is to be drawn after the prompt, and whether it is the greedy one.
+    """How likely each continuation is to be drawn after the prompt, and how much of it greedy decoding must be given.
 
     Returns:
-        (N,) float64 bits, inf where the scheme never draws it; and (N,) whether every token is the likeliest at its
-        place (the first of equals).
+        (N,) float64 bits, inf where the scheme never draws it; and (N,) how many of its first tokens come before the
+        part that greedy decoding says alone: 0 where every token is the likeliest at its place (the first of equals).
     """
     matrix_NL = pad_sequences(continuations)
-    bits_N, is_greedy_N = np.zeros(len(matrix_NL)), np.ones(len(matrix_NL), dtype=bool)
+    bits_N, known_N = np.zeros(len(matrix_NL)), np.zeros(len(matrix_NL), dtype=np.int64)
     rows = max(1, max_batch_tokens // (len(prompt) + matrix_NL.shape[1]))
     with evaluating(model):
         for first in range(0, len(matrix_NL), rows):
@@ -101,8 +101,9 @@ def continuation_bits(
             chosen_BL = log_p_BLV.gather(2, token_BL[..., None])[..., 0].double().cpu().numpy()
             bits_N[first : first + rows] = -np.where(is_token_BL, chosen_BL, 0.0).sum(axis=1) / math.log(2)
             likeliest_BL = logits.argmax(dim=-1).cpu().numpy()
-            is_greedy_N[first : first + rows] = ((likeliest_BL == batch_BL) | ~is_token_BL).all(axis=1)
-    return bits_N + 0.0, is_greedy_N
+            surprises_BL = (likeliest_BL != batch_BL) & is_token_BL
+            known_N[first : first + rows] = (surprises_BL * np.arange(1, batch_BL.shape[1] + 1)).max(axis=1)
+    return bits_N + 0.0, known_N
 
 
 def decode_greedily(model: nn.Module, prompt: Sequence[int], length: int) -> tuple[int, ...]:

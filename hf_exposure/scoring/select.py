@@ -180,7 +180,7 @@ def log_perplexity(
     An encoder-decoder model gives `sum_i -log2 p(y_i | y_<i, source)` (`Seq2SeqScorer`). A masked model gives the
     pseudo-log-likelihood, each token given all the others, which is another quantity (`MaskedScorer`).
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Definition 1; Section 6.2 for translation.
+    Source: Carlini et al. 2019, "The Secret Sharer", Definition 1; Section 6.4 for translation.
 
     Args:
         model: a language model (any module from `input_ids` to `.logits`). Its training flags, configuration and

@@ -45,7 +45,7 @@ class Seq2SeqScorer(CausalScorer):
     `CausalScorer` does holds, search included. A source of its own for each target may hold the secret too; then
     texts can be scored but not searched, since a prefix of the target has no score before its source is known.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Section 6.2 (neural machine translation).
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 6.4 (neural machine translation).
 
     Args:
         model: takes `input_ids`, `attention_mask`, `decoder_input_ids` and `encoder_outputs`, as Hugging Face's do.

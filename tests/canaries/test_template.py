@@ -8,7 +8,16 @@ import pickle
 
 import pytest
 
-from hf_exposure.canaries import CanaryTemplate, Choice, Digits, Letters, LuhnDigits, Words, presets
+from hf_exposure.canaries import (
+    CanaryTemplate,
+    Choice,
+    Digits,
+    Letters,
+    LuhnDigits,
+    Words,
+    draw_canaries,
+    presets,
+)
 from hf_exposure.errors import InputError
 
 TEMPLATES = {
@@ -192,6 +201,35 @@ def test_errors_of_render_and_parse() -> None:
         template.text_at(40)
 
 
+def test_anchors_are_random_words_that_the_template_gives_away() -> None:
+    listed = ["red", "green", "blue", "{x}"]
+    seven, five = presets.anchored_words(words=listed, seed=1), presets.anchored_words(1, words=listed, seed=1)
+    assert (seven.space_size, five.space_size) == (4**3, 4)
+    for template, length in ((seven, 7), (five, 5)):
+        texts = [template.text_at(index).split(" ") for index in range(template.space_size)]
+        assert {len(text) for text in texts} == {length}
+        assert len({(*text[:2], *text[-2:]) for text in texts}) == 1, "the two words at each end are known"
+        assert all(word in listed for text in texts for word in text)
+    assert presets.anchored_words(words=listed, seed=1).text == seven.text
+    drawn = {presets.anchored_words(words=listed, seed=seed).text for seed in range(20)}
+    assert len(drawn) > 10, "other seeds draw other anchors"
+    assert presets.anchored_words(anchors=1, words=["a"]).text == "a {words} a"
+
+
+def test_the_same_secrets_in_another_template() -> None:
+    inserted = CanaryTemplate("id {a}-{b}, thanks", a=Digits(2), b=Digits(3))
+    canaries = draw_canaries(inserted, {1: 2, 4: 1}, controls=2, seed=3)
+    bare = CanaryTemplate("{b} then {a}", b=Digits(3), a=Digits(2))
+    moved = canaries.in_template(bare)
+    for old, new in zip(canaries, moved, strict=True):
+        assert new.id == old.id and new.repetitions == old.repetitions
+        a, b = old.text.removeprefix("id ").removesuffix(", thanks").split("-")
+        assert new.text == f"{b} then {a}"
+    assert moved.seed is None and len(moved.controls) == 2
+    with pytest.raises(InputError, match="template: must have the holes and spaces"):
+        canaries.in_template(CanaryTemplate("{a}-{b}", a=Digits(2), b=Digits(4)))
+
+
 def test_presets_render_the_papers_formats() -> None:
     assert presets.random_number(3).text_at(42) == "The random number is 042"
     ssn = presets.social_security_number()
@@ -205,6 +243,7 @@ def test_presets_render_the_papers_formats() -> None:
     compose = presets.smart_compose(first="{please}  send", last="to me")
     text = compose.text_at(12345)
     assert text.startswith("{please} send ") and text.endswith(" to me") and len(text.split(" ")) == 7
+    assert len(presets.smart_compose(number=1).text_at(7).split(" ")) == 5
     with pytest.raises(InputError, match="first: must be two words, got 'please'"):
         presets.smart_compose(first="please")
     with pytest.raises(InputError, match="ending: must not be empty"):

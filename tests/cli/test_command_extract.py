@@ -103,9 +103,12 @@ def test_a_stranger_is_told_what_the_model_says(
     assert never["bits"] > 20
     shown = run(capsys, *arguments, "--samples", 8).out
     lines = [" ".join(line.split()) for line in shown.splitlines()]
-    assert lines[0] == "Asked with 'pin' (bits and samples are medians):"
-    assert any(line.startswith("inserted 9 times 1 0.") and line.endswith(" 1 of 1 1 of 1 1 of 1 1") for line in lines)
-    assert any(line.startswith("inserted once 1 ") and " 0 of 1 0 of 1 0 of 1 " in line for line in lines)
+    assert lines[0] == "Asked with 'pin' (bits, tokens to type and samples are medians):"
+    typed = never["argmax_known_tokens"]
+    assert sure["argmax_known_tokens"] == 0 < typed
+    told_all = " 1 of 1 0 1 of 1 1 of 1 1"
+    assert any(line.startswith("inserted 9 times 1 0.") and line.endswith(told_all) for line in lines)
+    assert any(line.startswith("inserted once 1 ") and f" 0 of 1 {typed} 0 of 1 0 of 1 " in line for line in lines)
     # It names no canary: nobody need see the secrets to read it.
     assert "pin 42." not in shown and "pin 17." not in shown
 

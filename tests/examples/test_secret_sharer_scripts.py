@@ -29,7 +29,7 @@ def test_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
     assert set(script.SIZES) == {"smallest", "small", "full"} and script.__doc__
     script.run(parse_options(script.__doc__, ["--size", "smallest", "--out", str(tmp_path)]))
     stored = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
-    assert stored["result"] == name and stored["size"] == "smallest" and stored["claims"]
+    assert stored["result"] == name and stored["size"] == "smallest" and stored["figures"]
     assert stored["text"].get("name", "made up") in ("pydoc_data.topics", "made up")
     width = len(stored["table"]["columns"])
     assert width and all(len(row) == width for row in stored["table"]["rows"])

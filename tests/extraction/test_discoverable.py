@@ -71,8 +71,23 @@ def test_greedy_decoding(family: str) -> None:
         said = model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=6,
                               eos_token_id=None, pad_token_id=0)  # fmt: skip
         assert tokens == tuple(said[0, len(PROMPT) :].tolist())
-    bits, is_greedy = continuation_bits(model, PROMPT, [tokens, (*tokens[:-1], tokens[-1] ^ 1)], Sampling())
-    assert is_greedy.tolist() == [True, False] and bits[0] < bits[1]
+    bits, known = continuation_bits(model, PROMPT, [tokens, (*tokens[:-1], tokens[-1] ^ 1)], Sampling())
+    assert known.tolist() == [0, 6] and bits[0] < bits[1]
+
+
+@pytest.mark.parametrize("family", ["gpt2", "lstm"])
+def test_what_must_be_typed_before_the_likeliest_continuation_is_the_rest(family: str) -> None:
+    model, draw = tiny_model(family), np.random.default_rng(5)
+    secrets = []
+    for forced in (0, 1, 3, 5):
+        # Random tokens, then what the model itself says after them.
+        typed = tuple(draw.integers(3, 200, forced).tolist())
+        secrets.append((*typed, *decode_greedily(model, (*PROMPT, *typed), 6 - forced)))
+    _, known = continuation_bits(model, PROMPT, secrets, Sampling(), max_batch_tokens=9)
+    for secret, found in zip(secrets, known.tolist(), strict=True):
+        # Ask the model itself, with more and more typed, until it says the rest.
+        needed = [n for n in range(7) if decode_greedily(model, (*PROMPT, *secret[:n]), 6 - n) == secret[n:]]
+        assert found == min(needed)
 
 
 def test_samples_come_as_often_as_their_bits_say() -> None:

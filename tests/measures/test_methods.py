@@ -247,7 +247,7 @@ def test_auto_searches_and_draws_by_its_own_settings(
 def test_the_declared_options_are_the_settings() -> None:
     """One declaration for function, meter and callback; what it names is what is checked and kept."""
     declared = set(get_type_hints(MeasureOptions))
-    assert declared == {*KEYS, "max_batch_tokens"}
+    assert declared == {*KEYS, "max_batch_tokens", "lead"}
     for name in declared - {"method", "source", "context", "max_batch_tokens"}:
         with pytest.raises(InputError, match=f"^{name}: "):
             MeasureSettings.of(**{name: "wrong"})  # type: ignore[arg-type]

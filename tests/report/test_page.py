@@ -110,7 +110,7 @@ def test_the_tables_say_what_the_report_says() -> None:
     assert [row[2] for row in canaries[1:]] == ["9.00", "5.00", "3.00", "2.00", "1.00", "undefined"]
     assert canaries[1][5] == "1"
     assert canaries[2][5] == "30 to 32"
-    assert [row[8] for row in canaries[1:]] == [
+    assert [row[10] for row in canaries[1:]] == [
         "exact",
         "lower bound",
         "interval",

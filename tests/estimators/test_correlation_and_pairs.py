@@ -1,0 +1,64 @@
+"""Pearson's r and the sign-flip test, against other libraries and against all swaps counted one by one."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from hf_exposure.errors import InputError
+from hf_exposure.estimators import paired_p_value, pearson_correlation
+
+
+def counted(differences: list[float], alternative: str) -> float:
+    """The share of all sign changes whose mean is at least as far out; two-sided: twice the smaller tail."""
+    means = [np.mean([s * d for s, d in zip(signs, differences, strict=True)])
+             for signs in itertools.product((1, -1), repeat=len(differences))]  # fmt: skip
+    observed = np.mean(differences)
+    more = np.mean([mean >= observed - 1e-12 for mean in means])
+    less = np.mean([mean <= observed + 1e-12 for mean in means])
+    return float({"greater": more, "less": less, "two-sided": min(1.0, 2 * min(more, less))}[alternative])
+
+
+@pytest.mark.parametrize("alternative", ["two-sided", "greater", "less"])
+def test_the_p_value_counts_all_swaps(alternative: str) -> None:
+    generator = np.random.default_rng(0)
+    for count in (1, 2, 3, 6):
+        earlier, later = generator.normal(size=(2, count))
+        found = paired_p_value(earlier, later, alternative=alternative)  # type: ignore[arg-type]
+        assert found == pytest.approx(counted(list(later - earlier), alternative)), count
+
+
+def test_equal_figures_are_no_evidence_and_a_missing_one_is_no_figure() -> None:
+    assert paired_p_value([5.0, 6.0], [5.0, 6.0]) == 1.0
+    assert math.isnan(paired_p_value([5.0, math.nan], [5.0, 6.0]))
+    assert math.isnan(paired_p_value([], []))
+    with pytest.raises(InputError, match="one length"):
+        paired_p_value([1.0], [1.0, 2.0])
+
+
+def test_under_the_hypothesis_p_values_are_no_smaller_than_they_may_be() -> None:
+    generator = np.random.default_rng(1)
+    found = [paired_p_value(*generator.exponential(size=(2, 7)), alternative="less") for _ in range(400)]
+    assert np.mean(np.array(found) <= 0.1) < 0.1 + 3 * math.sqrt(0.09 / 400)
+
+
+def test_r_and_its_interval_are_those_of_fisher() -> None:
+    x, y = np.random.default_rng(2).normal(size=(2, 30))
+    y = y - 0.5 * x
+    found = pearson_correlation(x, y, 0.9)
+    assert found.r == pytest.approx(np.corrcoef(x, y)[0, 1])
+    half = stats.norm.ppf(0.95) / math.sqrt(27)
+    assert found.low == pytest.approx(math.tanh(math.atanh(found.r) - half))
+    assert found.high == pytest.approx(math.tanh(math.atanh(found.r) + half))
+
+
+def test_r_is_undefined_without_variation() -> None:
+    assert math.isnan(pearson_correlation([1, 1, 1], [1, 2, 3]).r)
+    assert math.isnan(pearson_correlation([], []).r)
+    assert math.isnan(pearson_correlation([1, 2, 3], [1, 2, 4]).low), "three pairs have no interval"
+    with pytest.raises(InputError, match="finite"):
+        pearson_correlation([1.0, math.nan], [1.0, 2.0])
