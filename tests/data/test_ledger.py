@@ -63,6 +63,9 @@ def test_documents_end_where_batches_say_so() -> None:
     # A document that ends within a sequence cuts it.
     within = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6]])
     assert counts([row], position_ids=within) == [[0, 0, 0, 1], [1, 0, 0, 0]]
+    # Transformers masks documents apart wherever positions do not go on by one, upwards too.
+    jump = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 20, 21, 22, 23, 24, 25]])
+    assert counts([row], [[7, 8, *A, -100, *B[1:], 7]], position_ids=jump) == whole
     # One row of positions serves all rows; those of several axes say nothing.
     assert counts([row, row], position_ids=torch.arange(13)[None]) == [[2, 0, 0, 0], [2, 0, 0, 0]]
     assert counts([row], position_ids=torch.zeros(3, 1, 13, dtype=torch.int64)) == whole

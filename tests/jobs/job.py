@@ -309,6 +309,7 @@ def readme(folder: Path) -> dict[str, Any]:
         "set": [saved == callback.canaries, saved.manifest_hash, [canary.id for canary in saved]],
         "ids": [estimate.canary_id for estimate in callback.report.estimates],
         "validity": callback.report.validity.value,
+        "batch": trainer.args.per_device_train_batch_size,
         "doses": [estimate.effective_dose for estimate in callback.report.estimates],
         "rows": hashlib.sha256(repr(rows).encode()).hexdigest(),
         "canary_rows": len(rows),
