@@ -396,7 +396,7 @@ def membership() -> str:
         f"fine-tune (AUC / TPR at 1 % FPR) | {' | '.join(f'`{name}`' for name in statistics)} | detected",
         [
             [
-                name.replace("_", ", ").replace("1", "1 epoch").replace("4", "4 epochs").replace("base", "none"),
+                name.replace("_", ", ").replace("lora", "LoRA").replace("1", "1 epoch").replace("4", "4 epochs").replace("base", "none"),
                 *(cell(row[statistic]) for statistic in statistics),
                 f"{row['detected']} of {seeds}",
             ]
