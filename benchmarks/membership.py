@@ -5,9 +5,9 @@
 
 The rules were written before the first run:
 
-1. *Records.* The help texts are cut into windows of 120 characters, which a seed deals out: 600 to pre-train a small
-   GPT-2 (2 layers, 96 units, a byte-level BPE of 1,000 entries trained on the same windows) for 10 epochs at 2e-3, 300
-   members, and 1,000 held out. Members and held-out records are drawn alike.
+1. *Records.* The help texts are cut into windows of 120 characters, which a seed deals out: 400 to pre-train a small
+   GPT-2 (2 layers, 96 units, a byte-level BPE of 1,000 entries trained on the same windows) for 6 epochs at 2e-3, 200
+   members, and 600 held out. Members and held-out records are drawn alike.
 2. *Fine-tunes.* From the pre-trained model, on the members alone, batches of 8, AdamW: all weights at 1e-3, or LoRA
    (rank 8 on the attention's input projection) at 1e-2; one and four epochs. Zero epochs, the base itself, is the
    control: nothing may be detected there.
@@ -19,6 +19,7 @@ The rules were written before the first run:
 
 from __future__ import annotations
 
+import argparse
 import copy
 import pydoc_data.topics
 import time
@@ -34,7 +35,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 from benchmarks.record import write_result
 from hf_exposure import MembershipReport, measure_membership
 
-WINDOW, PRE_TRAINING, MEMBERS, HELD_OUT, SEEDS = 120, 600, 300, 1000, (0, 1, 2)
+WINDOW, PRE_TRAINING, MEMBERS, HELD_OUT, SEEDS = 120, 400, 200, 600, (0, 1, 2)
 SETTINGS = {"full": 1e-3, "lora": 1e-2}
 
 
@@ -114,7 +115,7 @@ def run(seed: int) -> dict[str, Any]:
         resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
     )  # fmt: skip
     base = GPT2LMHeadModel(config)
-    train(base, tokenizer, before, 10, 2e-3, seed)
+    train(base, tokenizer, before, 6, 2e-3, seed)
     found = {"base": figures(measure_membership(base, tokenizer, members, held_out, base))}
     for name, rate in SETTINGS.items():
         model = copy.deepcopy(base)
@@ -129,9 +130,12 @@ def run(seed: int) -> dict[str, Any]:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the seeds to run")
+    seeds = SEEDS[: parser.parse_args().seeds]
     started = time.perf_counter()
     runs = []
-    for seed in SEEDS:
+    for seed in seeds:
         runs.append(run(seed))
         for name, one in runs[-1].items():
             aucs = {key: round(value["auc"], 3) for key, value in one["statistics"].items()}
@@ -150,7 +154,7 @@ def main() -> None:
         for name in runs[0]
     }
     seconds = time.perf_counter() - started
-    write_result("membership", {"seeds": list(SEEDS), "medians": medians, "runs": runs, "seconds": seconds})
+    write_result("membership", {"seeds": list(seeds), "medians": medians, "runs": runs, "seconds": seconds})
 
 
 if __name__ == "__main__":

@@ -428,6 +428,13 @@ def membership() -> str:
     medians, seeds = measured["medians"], len(measured["seeds"])
     statistics = [name for name in next(iter(medians.values())) if name != "detected"]
 
+    words = {"_": ", ", "lora": "LoRA", "1": "1 epoch", "4": "4 epochs", "base": "none"}
+
+    def named(name: str) -> str:
+        for short, long in words.items():
+            name = name.replace(short, long)
+        return name
+
     def cell(one: dict[str, float | None]) -> str:
         tpr = one["tpr_at_1_percent"]
         return f"{one['auc']:.2f} / {'' if tpr is None else f'{tpr:.0%}'}"
@@ -436,7 +443,7 @@ def membership() -> str:
         f"fine-tune (AUC / TPR at 1 % FPR) | {' | '.join(f'`{name}`' for name in statistics)} | detected",
         [
             [
-                name.replace("_", ", ").replace("1", "1 epoch").replace("4", "4 epochs").replace("base", "none"),
+                named(name),
                 *(cell(row[statistic]) for statistic in statistics),
                 f"{row['detected']} of {seeds}",
             ]
