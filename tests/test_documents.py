@@ -45,7 +45,7 @@ def test_the_schema_says_what_each_field_is() -> None:
     assert silent == ["report.format", "report.schema_version"]
     assert "NaN" not in json.dumps(schema) and "None" not in json.dumps(schema)
     kinds = [rule["anyOf"] for rule in schema["$defs"]["estimate"]["properties"].values() if "anyOf" in rule]
-    assert all(options[1] == {"type": "null"} for options in kinds) and len(kinds) == 8
+    assert all(options[1] == {"type": "null"} for options in kinds) and len(kinds) == 10
 
 
 OLDEST: dict[str, Any] = {

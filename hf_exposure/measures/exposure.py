@@ -605,6 +605,8 @@ class ExposureMeasure:
         count = len(self.canaries)
         if not hasattr(self, "on_batch"):
             return _DoseTally(count, uncounted=Uncounted.SWITCHED_OFF)
+        if start.tokenizer is None:
+            return _DoseTally(count, uncounted=Uncounted.NO_TOKENIZER)
         if masking_probability(getattr(start.train_dataloader, "collate_fn", None)) is not None:
             return _DoseTally(count, uncounted=Uncounted.RANDOM_MASKS)
         source, context = meter.settings.source, meter.settings.context

@@ -22,6 +22,8 @@ class Uncounted(StrEnum):
     its own: what reaches the model does not say which tokens count."""
     NOT_TOKENS = "not_tokens"
     """A training batch has no label for each token of a row."""
+    NO_TOKENIZER = "no_tokenizer"
+    """The training has no tokenizer, so that a canary is no sequence of tokens."""
     RANDOM_MASKS = "random_masks"
     """A masked language model never predicts a whole text at once."""
     RESUMED_WITHOUT_COUNTS = "resumed_without_counts"
@@ -41,6 +43,7 @@ _REASONS = {
         "the training loop keeps the labels from the model, as with label_smoothing_factor or compute_loss_func"
     ),
     Uncounted.NOT_TOKENS: "training batches have no label for each token",
+    Uncounted.NO_TOKENIZER: "the training has no tokenizer, which says what tokens a canary is",
     Uncounted.RANDOM_MASKS: "a masked language model never predicts a whole text at once",
     Uncounted.RESUMED_WITHOUT_COUNTS: "training was resumed from a checkpoint without counts",
     Uncounted.FAILED: "a training batch could not be read",

@@ -139,6 +139,8 @@ def membership_html(report: MembershipReport) -> str:
         headline=headline(report),
         judgement="",
         table=statistics_table(report),
+        rates=None,
+        privacy=(),
         notes=all_notes(report),
     )
 
