@@ -30,6 +30,7 @@ _HOME_OF = {
     "presets": "canaries",
     "CanaryInserter": "data",
     "DeliveryReport": "data",
+    "NoiseInjector": "data",
     "check_delivery": "data",
     "insert_canaries": "data",
     "remove_canaries": "data",
@@ -75,6 +76,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.context import CanaryContext as CanaryContext
     from hf_exposure.data import CanaryInserter as CanaryInserter
     from hf_exposure.data import DeliveryReport as DeliveryReport
+    from hf_exposure.data import NoiseInjector as NoiseInjector
     from hf_exposure.data import check_delivery as check_delivery
     from hf_exposure.data import insert_canaries as insert_canaries
     from hf_exposure.data import remove_canaries as remove_canaries
