@@ -47,8 +47,8 @@ def run(options: Options) -> None:
     figures = {
         "runs": runs,
         "overdispersion": ratio,
-        "real_over_randY.*": [a / b for a, b in zip(ratio["real"], ratio["randY"], strict=True)],
-        "randY_over_randX.*": [a / b for a, b in zip(ratio["randY"], ratio["randX"], strict=True)],
+        "real_over_randY": [a / b for a, b in zip(ratio["real"], ratio["randY"], strict=True)],
+        "randY_over_randX": [a / b for a, b in zip(ratio["randY"], ratio["randX"], strict=True)],
     }
     claims = [
         claim(
