@@ -39,6 +39,7 @@ _HOME_OF = {
     "extract": "extraction",
     "rank_bounds": "extraction",
     "ExposureReport": "records",
+    "DynamicsMeasure": "measures",
     "ExposureMeter": "measures",
     "Auto": "measures",
     "Bounded": "measures",
@@ -53,6 +54,7 @@ _HOME_OF = {
     "Candidate": "records",
     "CostPlan": "records",
     "Discoverability": "records",
+    "DynamicsRecord": "records",
     "ExposureEstimate": "records",
     "Extraction": "records",
     "RankBounds": "records",
@@ -85,6 +87,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.extraction import rank_bounds as rank_bounds
     from hf_exposure.measures import Auto as Auto
     from hf_exposure.measures import Bounded as Bounded
+    from hf_exposure.measures import DynamicsMeasure as DynamicsMeasure
     from hf_exposure.measures import Enumerate as Enumerate
     from hf_exposure.measures import ExposureMeter as ExposureMeter
     from hf_exposure.measures import Importance as Importance
@@ -94,6 +97,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import Candidate as Candidate
     from hf_exposure.records import CostPlan as CostPlan
     from hf_exposure.records import Discoverability as Discoverability
+    from hf_exposure.records import DynamicsRecord as DynamicsRecord
     from hf_exposure.records import ExposureEstimate as ExposureEstimate
     from hf_exposure.records import ExposureReport as ExposureReport
     from hf_exposure.records import Extraction as Extraction
