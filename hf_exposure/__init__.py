@@ -32,6 +32,7 @@ _HOME_OF = {
     "presets": "canaries",
     "CanaryInserter": "data",
     "DeliveryReport": "data",
+    "NoiseInjector": "data",
     "check_delivery": "data",
     "insert_canaries": "data",
     "remove_canaries": "data",
@@ -48,6 +49,8 @@ _HOME_OF = {
     "extract_by_sampling": "extraction",
     "rank_bounds": "extraction",
     "ExposureReport": "records",
+    "BatchDynamicsMeasure": "measures",
+    "DynamicsMeasure": "measures",
     "ExposureMeter": "measures",
     "Auto": "measures",
     "Bounded": "measures",
@@ -69,6 +72,7 @@ _HOME_OF = {
     "Candidate": "records",
     "CostPlan": "records",
     "Discoverability": "records",
+    "DynamicsRecord": "records",
     "ExposureEstimate": "records",
     "Extraction": "records",
     "MembershipReport": "records",
@@ -97,6 +101,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.context import CanaryContext as CanaryContext
     from hf_exposure.data import CanaryInserter as CanaryInserter
     from hf_exposure.data import DeliveryReport as DeliveryReport
+    from hf_exposure.data import NoiseInjector as NoiseInjector
     from hf_exposure.data import Sanitizer as Sanitizer
     from hf_exposure.data import check_delivery as check_delivery
     from hf_exposure.data import insert_canaries as insert_canaries
@@ -109,7 +114,9 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.extraction import extract_by_sampling as extract_by_sampling
     from hf_exposure.extraction import rank_bounds as rank_bounds
     from hf_exposure.measures import Auto as Auto
+    from hf_exposure.measures import BatchDynamicsMeasure as BatchDynamicsMeasure
     from hf_exposure.measures import Bounded as Bounded
+    from hf_exposure.measures import DynamicsMeasure as DynamicsMeasure
     from hf_exposure.measures import Enumerate as Enumerate
     from hf_exposure.measures import ExposureMeter as ExposureMeter
     from hf_exposure.measures import Importance as Importance
@@ -123,6 +130,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import Candidate as Candidate
     from hf_exposure.records import CostPlan as CostPlan
     from hf_exposure.records import Discoverability as Discoverability
+    from hf_exposure.records import DynamicsRecord as DynamicsRecord
     from hf_exposure.records import ExposureEstimate as ExposureEstimate
     from hf_exposure.records import ExposureReport as ExposureReport
     from hf_exposure.records import Extraction as Extraction

@@ -21,6 +21,7 @@ from hf_exposure.cli.audit import audit
 from hf_exposure.cli.cost import cost
 from hf_exposure.cli.demo import demo
 from hf_exposure.cli.draw import draw
+from hf_exposure.cli.dynamics import dynamics
 from hf_exposure.cli.extract import extract
 from hf_exposure.cli.insert import insert
 from hf_exposure.cli.measure import measure
@@ -58,7 +59,7 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, scan, draw, insert, measure, membership, extract, audit, cost, report, push):
+for _command in (demo, scan, draw, insert, measure, membership, dynamics, extract, audit, cost, report, push):
     app.command()(_command)
 
 

@@ -1,4 +1,4 @@
-"""Where canaries go: into a dataset, out again, and whether they arrive in what is trained on."""
+"""Where canaries go: into a dataset, out again, and whether they arrive in what is trained on; and noise."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from hf_exposure.data.datasets import delivery_in
 from hf_exposure.data.delivery import CanaryDelivery, DeliveryReport, check_dataloader, check_delivery
 from hf_exposure.data.insert import insert_canaries, remove_canaries
 from hf_exposure.data.inserter import CanaryInserter
+from hf_exposure.data.noise import NoiseInjector, input_moments
 from hf_exposure.data.sanitizer import Sanitizer, sanitize
 from hf_exposure.data.secret_scan import scan
 from hf_exposure.data.splice import splice_canaries
@@ -14,10 +15,12 @@ __all__ = [
     "CanaryDelivery",
     "CanaryInserter",
     "DeliveryReport",
+    "NoiseInjector",
     "Sanitizer",
     "check_dataloader",
     "check_delivery",
     "delivery_in",
+    "input_moments",
     "insert_canaries",
     "remove_canaries",
     "scan",

@@ -1,5 +1,7 @@
 """Canaries and a model in, a report out; and the protocol of measures that `MeasureCallback` schedules."""
 
+from hf_exposure.measures.batch_dynamics import BatchDynamicsMeasure
+from hf_exposure.measures.dynamics import DynamicsMeasure
 from hf_exposure.measures.exposure import ExposureMeter, measure_exposure
 from hf_exposure.measures.membership import MembershipMeasure, MembershipMeter, MembershipOptions, measure_membership
 from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal
@@ -11,7 +13,9 @@ from hf_exposure.records.run_log import PlainRecord, Record
 
 __all__ = [
     "Auto",
+    "BatchDynamicsMeasure",
     "Bounded",
+    "DynamicsMeasure",
     "Enumerate",
     "ExposureMeter",
     "FurtherOptions",

@@ -2,6 +2,7 @@
 
 from hf_exposure.records.cost_plan import CostPlan, Spent
 from hf_exposure.records.doses import CanaryDose, Doses, Uncounted
+from hf_exposure.records.dynamics import DynamicsRecord
 from hf_exposure.records.estimates import Candidate, Discoverability, ExposureEstimate, Extraction, RankBounds
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
@@ -18,6 +19,7 @@ __all__ = [
     "CostPlan",
     "Delivery",
     "Discoverability",
+    "DynamicsRecord",
     "Doses",
     "ExposureEstimate",
     "ExposureReport",

@@ -1,0 +1,69 @@
+"""A training whose dynamics are recorded: `dynamics_job.py KIND FOLDER`; each process writes `FOLDER/{rank}.json`."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from callback_runs import make_start, small_model
+from sharded import fully_sharded
+from torch import distributed, nn
+from toy_measures import Classifier, classify, pictures
+
+from hf_exposure import BatchDynamicsMeasure, DynamicsMeasure, MeasureCallback
+from hf_exposure.runtime.model_state import is_sharded
+from hf_exposure.runtime.processes import Processes
+
+TEXTS = ["pin 12.", "a longer one, pin 3456.", "pin", "pins 7 and 8", "x"]
+
+
+def main(kind: str, folder: Path) -> None:
+    if kind != "pictures":
+        texts(kind, folder)
+        return
+    noisy = [n % 3 == 0 for n in range(11)]
+    measures = [
+        DynamicsMeasure(pictures(11), noisy, batch_size=3),
+        BatchDynamicsMeasure(pictures(11), noisy, name="batches"),
+    ]
+    callback = MeasureCallback(measures, strategy="steps", steps=1)
+    # As many rows a step, and the same ones, on one process and on two.
+    batch = 4 if "RANK" not in os.environ else 2
+    trainer = classify(folder / "out", [callback], max_steps=3, per_device_train_batch_size=batch, model=undropped())
+    trainer.train()
+    write(folder, [*callback.records["dynamics"], *callback.records["batches"]])
+
+
+def texts(kind: str, folder: Path) -> None:
+    """A language model as it is, sharded over the processes or not; without a trainer."""
+    model = fully_sharded() if kind == "fsdp" else small_model()
+    assert is_sharded(model) == (kind == "fsdp")
+    measure = DynamicsMeasure(TEXTS, batch_size=2)
+    first = os.environ.get("RANK", "0") == "0"
+    processes = Processes.of_job(model, calls_model=False)
+    measure.prepare(make_start(model=model, processes=processes, output_dir=folder / "out", is_first_process=first))
+    write(folder, [measure.measure(model) for _ in range(2)])
+    if kind == "fsdp":
+        distributed.destroy_process_group()
+
+
+def write(folder: Path, records: list[Any]) -> None:
+    figures = [
+        {key: value for key, value in record.metrics().items() if not key.endswith("seconds")} for record in records
+    ]
+    rank = os.environ.get("RANK", "0")
+    (folder / f"{rank}.json").write_text(json.dumps(figures))
+
+
+def undropped() -> nn.Module:
+    """Without dropout, which differs between one process and two."""
+    model = Classifier()
+    model.layers[1].p = 0.0
+    return model
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], Path(sys.argv[2]))
