@@ -34,11 +34,13 @@ _HOME_OF = {
     "insert_canaries": "data",
     "remove_canaries": "data",
     "log_perplexity": "scoring",
+    "critical_samples": "signals",
     "discoverable_extraction": "extraction",
     "extract": "extraction",
     "rank_bounds": "extraction",
     "ExposureReport": "records",
     "ExposureMeter": "measures",
+    "CriticalSampleRatio": "measures",
     "Auto": "measures",
     "Bounded": "measures",
     "Enumerate": "measures",
@@ -83,6 +85,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.extraction import rank_bounds as rank_bounds
     from hf_exposure.measures import Auto as Auto
     from hf_exposure.measures import Bounded as Bounded
+    from hf_exposure.measures import CriticalSampleRatio as CriticalSampleRatio
     from hf_exposure.measures import Enumerate as Enumerate
     from hf_exposure.measures import ExposureMeter as ExposureMeter
     from hf_exposure.measures import Importance as Importance
@@ -98,6 +101,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import RankBounds as RankBounds
     from hf_exposure.runs import plan_cost as plan_cost
     from hf_exposure.scoring import log_perplexity as log_perplexity
+    from hf_exposure.signals import critical_samples as critical_samples
 
 else:  # hidden from type checkers, which would take any name for one that is there
 

@@ -1,5 +1,6 @@
 """Canaries and a model in, a report out; and the protocol of measures that `MeasureCallback` schedules."""
 
+from hf_exposure.measures.critical import CriticalSampleRatio
 from hf_exposure.measures.exposure import ExposureMeter, measure_exposure
 from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
@@ -10,6 +11,7 @@ from hf_exposure.records.run_log import PlainRecord, Record
 __all__ = [
     "Auto",
     "Bounded",
+    "CriticalSampleRatio",
     "Enumerate",
     "ExposureMeter",
     "FurtherOptions",

@@ -1,4 +1,4 @@
-"""Rows of a model's inputs at a place where they can be moved by any small amount: float inputs, or embeddings of text.
+"""Rows of a model's inputs at a place where they can be moved a little: float inputs, or embeddings of text.
 
 Pixels, waveforms and features are floats, so they can be moved themselves. Tokens cannot; what is moved is what the
 model's embedding layer returns for them. A forward hook hands the moved embeddings on, so that any model with
@@ -139,7 +139,7 @@ class MovableRows:
 
 @contextmanager
 def differentiating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients inside; flags, gradients and random states as before afterwards, also on an error.
+    """Evaluation mode with gradients inside; flags, gradients and random states restored after, also on an error.
 
     Recurrent layers run without cuDNN, which cannot take gradients in evaluation mode.
     """

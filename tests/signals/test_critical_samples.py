@@ -264,9 +264,10 @@ class Nan(nn.Module):
         ({"radius": 0.0}, "radius"), ({"radius": np.nan}, "radius"), ({"radius": "0.1"}, "radius"),
         ({"step": -0.1}, "step"), ({"noise": -1.0}, "noise"), ({"step": 0.0, "noise": 0.0}, "step, noise"),
         ({"max_steps": 0}, "max_steps"), ({"seed": -1}, "seed"), ({"batch_size": 0}, "batch_size"),
-        ({"inputs": torch.ones(3, 20, dtype=torch.long)}, "inputs"), ({"inputs": torch.full((3, 20), np.nan)}, "inputs"),
+        ({"inputs": torch.ones(3, 20).long()}, "inputs"), ({"inputs": torch.full((3, 20), np.nan)}, "inputs"),
         ({"inputs": torch.ones(0, 20)}, "inputs"), ({"inputs": "pixels"}, "inputs"), ({"model": "gpt2"}, "model"),
-        ({"inputs": {"a": ROWS, "b": ROWS}}, "inputs"), ({"inputs": texts()}, "model"), ({"model": NoLogits()}, "model"),
+        ({"inputs": {"a": ROWS, "b": ROWS}}, "inputs"), ({"inputs": texts()}, "model"),
+        ({"model": NoLogits()}, "model"),
         ({"model": linear(1, 20)}, "model"),
     ],
 )  # fmt: skip
