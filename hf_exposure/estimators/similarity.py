@@ -2,11 +2,11 @@
 
 Features are the hidden states of one layer, one row for each example. Everything here is a function of such arrays.
 
-- *Neighbors.* The k-nearest-neighbor decision among a layer's features, how often a network agrees with it, and whether
-  training made a layer better at it (benign memorization) or not (malign).
+- *Neighbors.* The k-nearest-neighbor decision among a layer's features, how often a network agrees with it, and
+  whether training made a layer better at it (benign memorization) or not (malign).
 - *Likeness.* Linear CKA and SVCCA compare two representations of the same examples up to rotation and scale.
-- *Geometry.* The intrinsic dimension, by the distances to the two nearest neighbors; and how far corrupted examples lie
-  from their class.
+- *Geometry.* The intrinsic dimension, by the distances to the two nearest neighbors; and how far corrupted examples
+  lie from their class.
 
 Shapes: N examples; D features, A and B of two representations; Q queries; M further examples.
 """

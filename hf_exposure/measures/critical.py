@@ -82,6 +82,7 @@ class CriticalSampleRatio:
 
     def prepare(self, start: TrainingStart) -> None:
         rows = MovableRows(start.model, self.inputs, self.argument)
+        rows.unmoved(np.array([0]))  # what is refused is refused before the first step
         self._processes = start.processes
         check_alike(self._processes, {"rows": rows.num_rows, **self.settings}, _REMEDIES)
 

@@ -143,13 +143,12 @@ class CriticalSearch:
         """(n,) whether another decision is found, for the rows of those numbers, in one go."""
         critical_n = np.zeros(len(batch_n), dtype=bool)
         generators = [np.random.default_rng([self.seed, int(row)]) for row in batch_n]
-        place, movable = rows.place(batch_n), rows.movable(batch_n)
-        moves = torch.zeros_like(place, dtype=torch.float32)
+        moves, movable = rows.unmoved(batch_n).float(), rows.movable(batch_n)
         decided: torch.Tensor | None = None
         active = np.arange(len(batch_n))
         for number in range(self.max_steps + 1):
-            here = (place + moves.to(place.dtype)).requires_grad_()
-            logits = rows.logits(batch_n[active], here)
+            moves.requires_grad_()
+            logits = rows.logits(batch_n[active], moves)
             _check_logits(logits, batch_n[active])
             decision = logits.argmax(dim=1)
             if decided is None:
@@ -158,15 +157,15 @@ class CriticalSearch:
             critical_n[active] = is_other.cpu().numpy()
             if number == self.max_steps or critical_n.all():
                 break
-            gradient = _gradient(_margin(logits, decided).sum(), here)
+            gradient = _gradient(_margin(logits, decided).sum(), moves)
             steps = -self.step * gradient.sign().float()
             if number < self._noisy_steps and self.noise:
-                drawn = [generators[i].standard_normal(place.shape[1:], dtype=np.float32) for i in active]
+                drawn = [generators[i].standard_normal(moves.shape[1:], dtype=np.float32) for i in active]
                 steps += self.noise * torch.as_tensor(np.stack(drawn), device=steps.device)
-            moves = (moves + self.radius * steps * movable).clamp(-self.radius, self.radius)
+            moves = (moves.detach() + self.radius * steps * movable).clamp(-self.radius, self.radius)
             if is_other.any():
                 kept = ~is_other
-                place, moves, decided = place[kept], moves[kept], decided[kept]
+                moves, decided = moves[kept], decided[kept]
                 movable = movable[kept] if movable.dim() else movable
                 active = active[~critical_n[active]]
         return critical_n
@@ -178,11 +177,11 @@ def _margin(logits_nC: torch.Tensor, classes_n: torch.Tensor) -> torch.Tensor:
     return own[:, 0] - others.max(dim=1).values
 
 
-def _gradient(value: torch.Tensor, place: torch.Tensor) -> torch.Tensor:
+def _gradient(value: torch.Tensor, shift: torch.Tensor) -> torch.Tensor:
     if not value.requires_grad:
-        return torch.zeros_like(place)  # logits that do not depend on the rows at all
-    (gradient,) = torch.autograd.grad(value, place, allow_unused=True)
-    return torch.zeros_like(place) if gradient is None else gradient
+        return torch.zeros_like(shift)  # logits that do not depend on the rows at all
+    (gradient,) = torch.autograd.grad(value, shift, allow_unused=True)
+    return torch.zeros_like(shift) if gradient is None else gradient
 
 
 def _check_logits(logits_nC: torch.Tensor, rows_n: NDArray[np.integer]) -> None:

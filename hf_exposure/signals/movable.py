@@ -1,15 +1,15 @@
 """Rows of a model's inputs at a place where they can be moved a little: float inputs, or embeddings of text.
 
 Pixels, waveforms and features are floats, so they can be moved themselves. Tokens cannot; what is moved is what the
-model's embedding layer returns for them. A forward hook hands the moved embeddings on, so that any model with
-`get_input_embeddings` will do: it need not take `inputs_embeds`, and what it does to embeddings afterwards (positions,
-scaling) stays.
+model's embedding layer returns for them. A forward hook moves it, so that any model with `get_input_embeddings` will do:
+it need not take `inputs_embeds`, and what it does to embeddings afterwards (positions, scaling) stays.
 
 Shapes: N rows, n of them in one call, T tokens, C classes or vocabulary entries.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -49,14 +49,14 @@ class MovableRows:
         are_tokens: whether embeddings are moved.
 
     Raises:
-        InputError: no rows, inputs that are no floats or not finite, several candidates for what is moved, or a model
-            without `get_input_embeddings` for tokens.
+        InputError: no rows, inputs that are no floats or not finite, or several candidates for what is moved. When
+            tokens are moved: a model without `get_input_embeddings`.
 
     Example:
         >>> rows = MovableRows(nn.Linear(2, 3), np.eye(2))
-        >>> place = rows.place(np.array([1]))
-        >>> place.tolist(), tuple(rows.logits(np.array([1]), place).shape)
-        ([[0.0, 1.0]], (1, 3))
+        >>> still = rows.unmoved(np.array([1]))
+        >>> still.tolist(), tuple(rows.logits(np.array([1]), still).shape)
+        ([[0.0, 0.0]], (1, 3))
     """
 
     def __init__(self, model: nn.Module, inputs: Any, argument: str | None = None) -> None:
@@ -75,45 +75,80 @@ class MovableRows:
             _check_floats(values)
         self._by_row = {k: v for k, v in arguments.items() if _has_rows(v, self.num_rows)}
         self._fixed = {k: v for k, v in arguments.items() if k not in self._by_row}
-        self._embeddings = _embedding_layer(self.model) if self.are_tokens else None
 
-    def place(self, rows_n: NDArray[np.integer]) -> torch.Tensor:
-        """Where rows are: the float input, or the embeddings of their tokens; (n, ...), without gradient."""
+    @functools.cached_property
+    def _embeddings(self) -> nn.Module | None:
+        return _embedding_layer(self.model) if self.are_tokens else None
+
+    def unmoved(self, rows_n: NDArray[np.integer]) -> torch.Tensor:
+        """A shift of 0 for each row: (n, ...) zeros as wide as its float input, or as its tokens' embeddings."""
         values = self._batch(rows_n)[self._moved]
         with torch.no_grad():
             if self._embeddings is None:
-                dtype = compute_dtype(self.model) if _has_parameters(self.model) else values.dtype
-                return values.to(dtype)
+                return torch.zeros_like(values, dtype=self._dtype(values))
             embedded: torch.Tensor = self._embeddings(values)
-            return embedded.detach().clone()
+            return torch.zeros_like(embedded)
 
     def movable(self, rows_n: NDArray[np.integer]) -> torch.Tensor:
-        """(n, ...) bools, broadcastable to `place`: False at padding, which the model does not read."""
-        if not self.are_tokens or MASK not in self._by_row:
-            return torch.ones((), dtype=torch.bool, device=model_device(self.model))
-        return self._batch(rows_n)[MASK].bool()[..., None]
+        """Bools that broadcast to a shift: False at padding, which the model does not read."""
+        mask = self.read_mask(rows_n)
+        return torch.ones((), dtype=torch.bool, device=model_device(self.model)) if mask is None else mask[..., None]
 
-    def logits(self, rows_n: NDArray[np.integer], place: torch.Tensor) -> torch.Tensor:
-        """(n, C) float32 or float64 logits of rows that were moved to `place`.
+    def logits(
+        self, rows_n: NDArray[np.integer], shift: torch.Tensor, parameters: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """(n, C) float32 or float64 logits of rows that were moved by `shift`.
 
         Of a model that answers at every token, those of the last token that is read: for a causal language model, its
         next-token distribution after the whole text.
+
+        Args:
+            rows_n: numbers of the rows.
+            shift: (n, ...) as `unmoved` gives it.
+            parameters: other weights by name to use in place of the model's own.
         """
-        batch = self._batch(rows_n)
-        if self._embeddings is None:
-            batch[self._moved] = place
-            output = self.model(place) if self._positional else self.model(**batch, **self._fixed)
-        else:
-            with _handing_on(self._embeddings, place):
-                output = self.model(**batch, **self._fixed)
-        logits = _logits_of(output)
+        logits = self.all_logits(rows_n, shift, parameters)
         if logits.dim() == 3 and self.are_tokens:
-            logits = logits[torch.arange(len(logits), device=logits.device), self._last_read(batch, logits.shape[1])]
+            last_n = self._last_read(self._batch(rows_n), logits.shape[1])
+            logits = logits[torch.arange(len(rows_n), device=logits.device), last_n]
         if logits.dim() != 2 or logits.shape[0] != len(rows_n) or logits.shape[1] < 2:
             rule = "must return logits of shape (rows, classes) with at least two classes"
             remedy = "Wrap the model so that forward returns them."
             raise InputError("model", rule, f"shape {tuple(logits.shape)} for {len(rows_n)} rows", remedy)
-        return logits.double() if logits.dtype == torch.float64 else logits.float()
+        return logits
+
+    def all_logits(
+        self, rows_n: NDArray[np.integer], shift: torch.Tensor, parameters: Mapping[str, torch.Tensor] | None = None
+    ) -> torch.Tensor:
+        """What the model returns for rows that were moved by `shift`, at every token where it does so."""
+        batch = self._batch(rows_n)
+        if self._embeddings is None:
+            dtype = self._dtype(batch[self._moved])
+            batch[self._moved] = (batch[self._moved].to(dtype) + shift).to(dtype)
+            output = self._call(batch, parameters)
+        else:
+            with _shifting(self._embeddings, shift):
+                output = self._call(batch, parameters)
+        logits = _logits_of(output)
+        return logits if logits.dtype == torch.float64 else logits.float()
+
+    def _call(self, batch: dict[str, torch.Tensor], parameters: Mapping[str, torch.Tensor] | None) -> Any:
+        given = (batch[self._moved],) if self._positional else ()
+        named = {} if self._positional else {**batch, **self._fixed}
+        if parameters is None:
+            return self.model(*given, **named)
+        return torch.func.functional_call(self.model, dict(parameters), given, named)
+
+    def run(self, rows_n: NDArray[np.integer]) -> Any:
+        """The model's output for rows as they are, whatever it is."""
+        batch = self._batch(rows_n)
+        if not self.are_tokens:
+            batch[self._moved] = batch[self._moved].to(self._dtype(batch[self._moved]))
+        return self._call(batch, None)
+
+    def read_mask(self, rows_n: NDArray[np.integer]) -> torch.Tensor | None:
+        """(n, T) whether each token is read; None where nothing says so."""
+        return self._batch(rows_n)[MASK].bool() if self.are_tokens and MASK in self._by_row else None
 
     def embedding_scale(self) -> float | None:
         """The root mean square of the coordinates of the embedding table; None where no embeddings are moved."""
@@ -123,6 +158,10 @@ class MovableRows:
         if not isinstance(weight, torch.Tensor) or not weight.is_floating_point():
             return None
         return float(weight.detach().float().square().mean().sqrt())
+
+    def _dtype(self, values: torch.Tensor) -> torch.dtype:
+        has_parameters = next(self.model.parameters(), None) is not None
+        return compute_dtype(self.model) if has_parameters else values.dtype
 
     def _batch(self, rows_n: NDArray[np.integer]) -> dict[str, torch.Tensor]:
         device, rows = model_device(self.model), torch.as_tensor(rows_n, dtype=torch.long)
@@ -167,12 +206,12 @@ def by_batches(
 
 
 @contextmanager
-def _handing_on(layer: nn.Module, place: torch.Tensor) -> Iterator[None]:
-    """The first call of `layer` returns `place`. A decoder that shares the layer with its encoder calls it again."""
-    waiting = [place]
+def _shifting(layer: nn.Module, shift: torch.Tensor) -> Iterator[None]:
+    """The first call of `layer` returns its output moved by `shift`: a decoder may share the layer with its encoder."""
+    waiting = [shift]
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        return waiting.pop().to(output.dtype) if waiting else output
+        return output + waiting.pop().to(output.dtype) if waiting else output
 
     handle = layer.register_forward_hook(hook)
     try:
@@ -221,10 +260,6 @@ def _check_floats(values: torch.Tensor) -> None:
 
 def _has_rows(value: Any, rows: int) -> bool:
     return isinstance(value, torch.Tensor) and value.dim() > 0 and len(value) == rows
-
-
-def _has_parameters(model: nn.Module) -> bool:
-    return next(model.parameters(), None) is not None
 
 
 def _embedding_layer(model: nn.Module) -> nn.Module:

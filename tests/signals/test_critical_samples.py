@@ -211,8 +211,9 @@ def test_moved_embeddings_are_those_that_the_model_takes(number: int) -> None:
     model, inputs = language_models()[number].eval(), texts()
     rows = MovableRows(model, inputs)
     every = np.arange(rows.num_rows)
-    moved = rows.place(every) + 0.1 * torch.randn(12, 6, 16, generator=torch.Generator().manual_seed(1))
-    found = rows.logits(every, moved).detach()
+    shift = 0.1 * torch.randn(12, 6, 16, generator=torch.Generator().manual_seed(1))
+    found = rows.logits(every, shift).detach()
+    moved = model.get_input_embeddings()(inputs["input_ids"]).detach() + shift
     if found.shape[1] == 3:  # it looks for padding among input_ids, which come along with the hook only
         one = [model(inputs_embeds=moved[row : row + 1, : inputs["attention_mask"][row].sum()]).logits[0]
                for row in every]  # fmt: skip
