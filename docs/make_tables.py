@@ -143,6 +143,24 @@ def overhead() -> str:
     return _table("measured | times | seconds each | added to the training time", rows)
 
 
+def doses() -> str:
+    """What the count of doses takes of a training step."""
+    measured = _measured("doses")
+    rows = []
+    for name, said in {"demo": "the demo's", "gpt2": "GPT-2 small's configuration"}.items():
+        run = measured[name]
+        rows.append(
+            [
+                said,
+                f"{run['parameters']:,}",
+                f"{run['tokens_a_batch']:,}",
+                _seconds(run["step_seconds"]),
+                f"{100 * run['share_of_a_step']:.2g} %",
+            ]
+        )
+    return _table("model | parameters | tokens a step | seconds a step | of it the count", rows)
+
+
 def group_intervals() -> str:
     """Coverage and width of the intervals of group means, by population and number of canaries."""
     rows: dict[str, list[str]] = {}
@@ -385,7 +403,7 @@ def peers_trainings() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        speed, estimators, growth, search, overhead, group_intervals, own_time, gpt2_small, quantized,
+        speed, estimators, growth, search, overhead, doses, group_intervals, own_time, gpt2_small, quantized,
         cost_planner,
         peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts, peers_trainings,
     )

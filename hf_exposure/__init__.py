@@ -30,6 +30,7 @@ _HOME_OF = {
     "presets": "canaries",
     "CanaryInserter": "data",
     "DeliveryReport": "data",
+    "NoiseInjector": "data",
     "check_delivery": "data",
     "insert_canaries": "data",
     "remove_canaries": "data",
@@ -39,6 +40,7 @@ _HOME_OF = {
     "extract": "extraction",
     "rank_bounds": "extraction",
     "ExposureReport": "records",
+    "DynamicsMeasure": "measures",
     "ExposureMeter": "measures",
     "CriticalSampleRatio": "measures",
     "Auto": "measures",
@@ -54,6 +56,7 @@ _HOME_OF = {
     "Candidate": "records",
     "CostPlan": "records",
     "Discoverability": "records",
+    "DynamicsRecord": "records",
     "ExposureEstimate": "records",
     "Extraction": "records",
     "RankBounds": "records",
@@ -77,6 +80,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.context import CanaryContext as CanaryContext
     from hf_exposure.data import CanaryInserter as CanaryInserter
     from hf_exposure.data import DeliveryReport as DeliveryReport
+    from hf_exposure.data import NoiseInjector as NoiseInjector
     from hf_exposure.data import check_delivery as check_delivery
     from hf_exposure.data import insert_canaries as insert_canaries
     from hf_exposure.data import remove_canaries as remove_canaries
@@ -86,6 +90,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.measures import Auto as Auto
     from hf_exposure.measures import Bounded as Bounded
     from hf_exposure.measures import CriticalSampleRatio as CriticalSampleRatio
+    from hf_exposure.measures import DynamicsMeasure as DynamicsMeasure
     from hf_exposure.measures import Enumerate as Enumerate
     from hf_exposure.measures import ExposureMeter as ExposureMeter
     from hf_exposure.measures import Importance as Importance
@@ -95,6 +100,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import Candidate as Candidate
     from hf_exposure.records import CostPlan as CostPlan
     from hf_exposure.records import Discoverability as Discoverability
+    from hf_exposure.records import DynamicsRecord as DynamicsRecord
     from hf_exposure.records import ExposureEstimate as ExposureEstimate
     from hf_exposure.records import ExposureReport as ExposureReport
     from hf_exposure.records import Extraction as Extraction

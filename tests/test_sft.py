@@ -142,7 +142,7 @@ def test_the_side_that_is_not_trained_on_is_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", list(ROWS))
 def test_a_canary_is_scored_on_the_ids_that_it_was_trained_on(tmp_path: Path, kind: str) -> None:
     callback = ExposureCallback(CANARIES, strategy="end", require_delivery=True, context=CONTEXTS[kind])
-    trainer = trainer_for(tmp_path, kind, [callback], learning_rate=1e-2, max_steps=3)
+    trainer = trainer_for(tmp_path, kind, [callback], learning_rate=1e-2, max_steps=-1, num_train_epochs=2)
     trainer.train()
     tokenizer, model = trainer.processing_class, trainer.model.eval()
     canary = CANARIES.inserted[2]
@@ -154,7 +154,7 @@ def test_a_canary_is_scored_on_the_ids_that_it_was_trained_on(tmp_path: Path, ki
     by_hand = -sum(logs[start + place - 1, token].item() for place, token in enumerate(text_ids)) / np.log(2)
     estimate = callback.report.estimates[2]
     assert estimate.log_perplexity_bits == pytest.approx(by_hand, abs=1e-3)
-    assert estimate.effective_dose == pytest.approx(5 * trainer.state.epoch)
+    assert estimate.effective_dose == callback.doses[canary.id] == 10
     assert callback.report.estimates[4].effective_dose == 0
 
 

@@ -72,15 +72,15 @@ def load_state(checkpoint: Path, measure: Measure, rank: int, processes: Process
     that is new to the job takes the first one's.
 
     Raises:
-        InputError: the measure sees batches, of which each process has counted its own, and the number of processes is
-            another one; a damaged file.
+        InputError: the measure sees batches, of which each process has counted its own (no `state_is_shared`), and the
+            number of processes is another one; a damaged file.
     """
-    sees_batches = hasattr(measure, "on_batch")
+    is_own = hasattr(measure, "on_batch") and not getattr(measure, "state_is_shared", False)
     with processes.barrier():
         own, first = (_path(checkpoint, measure.name, number) for number in (rank, 0))
-        place = own if own.exists() or sees_batches else first
+        place = own if own.exists() or is_own else first
         saved = _read(place) if place.exists() else None
-        if saved is not None and saved.processes != processes.count and sees_batches:
+        if saved is not None and saved.processes != processes.count and is_own:
             rule = f"must have {saved.processes} processes, like the job that saved the state of {measure.name!r}"
             remedy = "Resume with as many processes, or without that measure."
             raise InputError("resume_from_checkpoint", rule, processes.count, remedy)

@@ -6,13 +6,14 @@ import math
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from hf_exposure.canaries import Canary, CanarySet
+from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.secrecy import message_of, without_secrets
 from hf_exposure.checks import check_tokenizer, encodable_text, instance_of, whole_number
 from hf_exposure.context import CanaryContext, check_context
+from hf_exposure.data.canary_tokens import canary_tokens
 from hf_exposure.data.delivery_rows import (
     NotReadable,
     ReadRows,
@@ -22,14 +23,11 @@ from hf_exposure.data.delivery_rows import (
 )
 from hf_exposure.data.token_search import Match, PatternSearch
 from hf_exposure.errors import InputError
-from hf_exposure.records import Delivery
+from hf_exposure.records import Delivery, Doses
 from hf_exposure.runtime.model_state import random_states_kept
-from hf_exposure.tokens import shared_length
 
 # Rows of one canary are collated alike: a few of them show what the collator masks.
 _COLLATED_PER_CANARY = 2
-# The ids of a canary, by its place in the set, and which of them tell it from the other canaries: its secret.
-Secrets = dict[tuple[int, tuple[int, ...]], slice]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,12 +89,15 @@ class DeliveryReport:
         """The dose of one epoch by canary id; empty where it is not known."""
         return {one.canary_id: one.dose_per_epoch for one in self.canaries} if self.complete else {}
 
-    def counted(self, epochs: float | None = None) -> Delivery | None:
+    def counted(self, epochs: float | None = None, doses: Doses | None = None) -> Delivery | None:
         """The counts that a report keeps; None where the data were not read, or not far enough to tell.
 
         Args:
             epochs: passes over the data until now.
+            doses: what the training batches held until now. They overrule what the data promise.
         """
+        if doses is not None and doses.counted:
+            return self._as_trained(doses, epochs)
         inserted = [one for one in self.canaries if one.requested]
         if not inserted or (not self.complete and not self.undelivered):
             return None
@@ -109,6 +110,37 @@ class DeliveryReport:
             reduced=sum(bool(one.problem) for one in inserted) - lost,
             controls_found=sum(one.whole > 0 for one in self.canaries if not one.requested),
             epochs=epochs,
+        )
+
+    def _as_trained(self, doses: Doses, epochs: float | None) -> Delivery | None:
+        inserted = [one for one in doses.counted if one.repetitions]
+        if not inserted:
+            return None
+        read = {one.canary_id: one for one in self.canaries}
+        promised = {name: one.whole > 0 or not one.problem for name, one in read.items()}
+        undelivered = {one.canary_id for one in self.undelivered}
+        trained = [one for one in inserted if one.is_trained]
+        pending = [
+            one for one in inserted if not one.is_trained and one.least == 0 and one.canary_id not in undelivered
+        ]
+        return Delivery(
+            inserted=len(inserted),
+            found=sum(
+                one.is_trained or one.masked > 0 or promised.get(one.canary_id, False) or one in pending
+                for one in inserted
+            ),
+            trained=len(trained),
+            reduced=sum(
+                one.whole < one.least or (one.canary_id in read and bool(read[one.canary_id].problem))
+                for one in trained
+            ),
+            controls_found=sum(
+                one.whole > 0 or (one.canary_id in read and read[one.canary_id].whole > 0)
+                for one in doses.counted
+                if not one.repetitions
+            ),
+            epochs=epochs,
+            pending=len(pending),
         )
 
     @property
@@ -190,8 +222,9 @@ def _check_delivery(
     max_rows: int | None,
 ) -> DeliveryReport:
     column = "input_ids" if source is None else "labels"
-    secrets = _patterns(tokenizer, tuple(canaries), context, target=source is not None)
-    search = PatternSearch([(owner, list(ids)) for owner, ids in secrets])
+    patterns = canary_tokens(tokenizer, tuple(canaries), context, target=source is not None)
+    search = PatternSearch([(owner, ids) for owner, ids, _ in patterns])
+    secrets = [secret for *_, secret in patterns]
     with random_states_kept():  # datasets and collators may draw random numbers
         try:
             read = read_rows(dataset, column, collator, max_rows)
@@ -209,7 +242,7 @@ def _records(
     read: ReadRows,
     collator: Any,
     search: PatternSearch,
-    secrets: Secrets,
+    secrets: Sequence[slice],
     column: str,
 ) -> tuple[CanaryDelivery, ...]:
     rows_of: dict[int, list[Match]] = defaultdict(list)
@@ -290,43 +323,17 @@ def check_dataloader(
     return report
 
 
-def _patterns(tokenizer: Any, canaries: Sequence[Canary], context: CanaryContext | None, *, target: bool) -> Secrets:
-    """Each canary's ids as they are written in several surroundings; they may differ in the first token."""
-    before = ["", " ", "\n"]
-    if context is not None:
-        context.check_end(tokenizer, [canary.text for canary in canaries])
-        before.append(context.around(tokenizer)[0])
-    found: Secrets = {}
-    for lead in before:
-        texts = [lead + canary.text for canary in canaries]
-        name = "text_target" if target else "text"
-        encoded = tokenizer(**{name: texts}, add_special_tokens=False)["input_ids"]
-        # The lead's own tokens are no part of the canary: they may be masked where it is trained on.
-        alone = tokenizer(**{name: [lead]}, add_special_tokens=False)["input_ids"][0] if lead else []
-        own = [list(ids[shared_length([alone, ids]) :]) for ids in encoded]
-        first, last = shared_length(own), shared_length([ids[::-1] for ids in own])
-        for owner, ids in enumerate(own):
-            # A set of one canary has none to differ from: all of it is secret.
-            secret = slice(first, max(first, len(ids) - last)) if len(own) > 1 else slice(0, len(ids))
-            found.setdefault((owner, tuple(ids)), secret)
-    return found
-
-
 def _in_dataset(part: TokenRows, search: PatternSearch) -> list[Match]:
     """The matches of one part, with rows counted as the dataset counts them."""
     matches = search.find(part.values, part.offsets, part.inner_ends)
-    return [
-        Match(match.owner, row, match.start, match.length, match.whole)
-        for match in matches
-        for row in part.dataset_rows(match.row)
-    ]
+    return [replace(match, row=row) for match in matches for row in part.dataset_rows(match.row)]
 
 
 def _trained_shares(
     read: ReadRows,
     collator: Any,
     search: PatternSearch,
-    secrets: Secrets,
+    secrets: Sequence[slice],
     owner: int,
     whole: Sequence[Match],
     column: str,
@@ -345,8 +352,7 @@ def _trained_shares(
         here = [match for match in search.find(flags.values, flags.offsets) if match.owner == owner and match.whole]
         for match in here:
             first = int(flags.offsets[match.row]) + match.start
-            ids = tuple(int(token) for token in flags.values[first : first + match.length])
-            secret = secrets[owner, ids]
+            secret = secrets[match.pattern]
             # Nothing predicts the first token of a row, so that its label does not count.
             begin = first + (column == "input_ids" and match.start == 0 and match.length > 1)
             of_secret = flags.trained[max(begin, first + secret.start) : first + secret.stop]

@@ -13,8 +13,8 @@ import pyarrow.compute as pc
 from datasets import Dataset
 
 from hf_exposure.errors import InputError
+from hf_exposure.runtime.trained_rows import NO_LOSS
 
-_NO_LOSS = -100
 # A count and no clock: all processes of a job stop at the same row, and so agree.
 _MOST_ROWS = 20_000
 _BATCH = 1000
@@ -97,10 +97,9 @@ def read_rows(dataset: Any, column: str, collator: Any, max_rows: int | None) ->
 
 def trained_flags(row: Mapping[str, Any], collator: Any, column: str) -> TrainedTokens | None:
     """What the collator makes of one row; None where it makes no labels."""
-    inner = getattr(collator, "data_collator", collator)
-    if getattr(inner, "mlm", False):
+    if (probability := masking_probability(collator)) is not None:
         nothing = np.zeros(0, dtype=np.int64)
-        return TrainedTokens(nothing, np.zeros(1, np.int64), nothing.astype(bool), float(inner.mlm_probability))
+        return TrainedTokens(nothing, np.zeros(1, np.int64), nothing.astype(bool), probability)
     batch = _called(collator, [dict(row)]) if collator is not None else {name: [row[name]] for name in row}
     if "labels" not in batch:
         # Without a collator the model is given the ids as labels, or the dataset is not ready for training yet.
@@ -110,8 +109,14 @@ def trained_flags(row: Mapping[str, Any], collator: Any, column: str) -> Trained
     labels = [np.asarray(ids).ravel() for ids in batch["labels"]]
     ids = labels if column == "labels" else [np.asarray(ids).ravel() for ids in batch[column]]
     offsets = np.cumsum([0, *(len(one) for one in ids)], dtype=np.int64)
-    flat, flags = np.concatenate(ids), np.concatenate(labels) != _NO_LOSS
+    flat, flags = np.concatenate(ids), np.concatenate(labels) != NO_LOSS
     return TrainedTokens(flat, offsets, flags) if len(flat) == len(flags) else None
+
+
+def masking_probability(collator: Any) -> float | None:
+    """With which probability a collator makes a token count that it masks at random; None for any other collator."""
+    inner = getattr(collator, "data_collator", collator)  # what a Trainer puts around it drops columns
+    return float(inner.mlm_probability) if getattr(inner, "mlm", False) else None
 
 
 def _called(collator: Any, rows: list[dict[str, Any]]) -> Mapping[str, Any]:

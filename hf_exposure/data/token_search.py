@@ -30,6 +30,7 @@ class Match:
         start: of the pattern within the row; below 0 where its beginning is cut off.
         length: of the pattern.
         whole: whether all of it is there; else it goes up to an end of its row, or of its document within the row.
+        pattern: its number, as the patterns were given.
     """
 
     owner: int
@@ -37,6 +38,7 @@ class Match:
     start: int
     length: int
     whole: bool
+    pattern: int = -1
 
 
 class PatternSearch:
@@ -52,11 +54,12 @@ class PatternSearch:
     """
 
     def __init__(self, patterns: Iterable[tuple[int, Sequence[int]]]) -> None:
-        self._patterns = [(owner, np.asarray(ids, dtype=np.int64)) for owner, ids in patterns if len(ids)]
-        shortest = min((len(ids) for _, ids in self._patterns), default=1)
+        listed = [(owner, number, np.asarray(ids, dtype=np.int64)) for number, (owner, ids) in enumerate(patterns)]
+        self._patterns = [one for one in listed if len(one[-1])]
+        shortest = min((len(ids) for *_, ids in self._patterns), default=1)
         self._window = min(_LONGEST_WINDOW, max(_SHORTEST_WINDOW, shortest // 2), shortest)
-        hashes = [_hashes(ids, self._window).tolist() for _, ids in self._patterns]
-        owned = {(owner, value) for (owner, _), own in zip(self._patterns, hashes, strict=True) for value in own}
+        hashes = [_hashes(ids, self._window).tolist() for *_, ids in self._patterns]
+        owned = {(owner, value) for (owner, *_), own in zip(self._patterns, hashes, strict=True) for value in own}
         shared = Counter(value for _, value in owned)
         self._places: dict[int, list[tuple[int, int]]] = {}
         for pattern, own in enumerate(hashes):
@@ -89,12 +92,12 @@ class PatternSearch:
             for end in inner_ends(row):
                 low, high = (first + end, high) if first + end <= position else (low, min(high, first + end))
             for pattern, offset in self._places[value]:
-                owner, ids = self._patterns[pattern]
+                owner, number, ids = self._patterns[pattern]
                 start = position - offset
                 left, right = max(start, low), min(start + len(ids), high)
                 if position + self._window > right or (values[left:right] != ids[left - start : right - start]).any():
                     continue
-                match = Match(owner, row, start - first, len(ids), right - left == len(ids))
+                match = Match(owner, row, start - first, len(ids), right - left == len(ids), number)
                 key = (owner, start + len(ids))
                 if key not in found or (match.whole, -match.length) > (found[key].whole, -found[key].length):
                     found[key] = match

@@ -163,7 +163,7 @@ def linear_cka(features_NA: ArrayLike, features_NB: ArrayLike, debiased: bool = 
 
     Args:
         features_NA, features_NB: a row for each of the same N examples; at least 4 of them, or 2 where not debiased.
-        debiased: divides unbiased estimates of HSIC by each other, for which the diagonals of the kernels are left out.
+        debiased: divides unbiased estimates of HSIC by each other, which leave out the diagonals of the kernels.
 
     Returns:
         at most 1; NaN where a representation has the same features for all examples, or an estimate of its own HSIC is
@@ -281,7 +281,7 @@ def intrinsic_dimension(
 ) -> IntrinsicDimension:
     """Intrinsic dimension by the distances to the two nearest neighbors of each example.
 
-    If examples are spread evenly around each of them, over a piece of dimension d, the ratio r2 / r1 of those distances
+    If examples are spread evenly around each of them, over a piece of dimension d, the ratio r2 / r1 of the distances
     has the Pareto law P(ratio <= x) = 1 - x^-d, so that the logarithms of the ratios are exponential with rate d. The
     largest ratios, which come from examples at the edges, are taken as known to be large only (a censored sample): the
     estimate is `m / (sum of the m smallest + (N - m) times the m-th)`, and its law a Gamma law.

@@ -1,6 +1,7 @@
 """Canaries and a model in, a report out; and the protocol of measures that `MeasureCallback` schedules."""
 
 from hf_exposure.measures.critical import CriticalSampleRatio
+from hf_exposure.measures.dynamics import DynamicsMeasure
 from hf_exposure.measures.exposure import ExposureMeter, measure_exposure
 from hf_exposure.measures.methods import Enumerate, Method, MethodName, Sample, SkewNormal
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
@@ -12,6 +13,7 @@ __all__ = [
     "Auto",
     "Bounded",
     "CriticalSampleRatio",
+    "DynamicsMeasure",
     "Enumerate",
     "ExposureMeter",
     "FurtherOptions",

@@ -18,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple, Unpack, cast
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -25,15 +26,19 @@ from hf_exposure.canaries import Canary, CanarySet
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import check_tokenizer, flag, instance_of
 from hf_exposure.context import SourceTemplate, source_for
+from hf_exposure.data.canary_tokens import canary_tokens
+from hf_exposure.data.delivery_rows import masking_probability
+from hf_exposure.data.ledger import KINDS, DoseLedger
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bound
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
 from hf_exposure.measures.base_model import BaseExposures, BaseModel, check_base_model
 from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_stream, texts_of
-from hf_exposure.measures.protocol import TrainingStart
+from hf_exposure.measures.protocol import SeenBatch, TrainingStart
 from hf_exposure.measures.search_methods import choose
 from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
-from hf_exposure.records import ExposureEstimate, ExposureReport, ReferenceCosts
+from hf_exposure.records import CanaryDose, Doses, ExposureEstimate, ExposureReport, ReferenceCosts, Uncounted
+from hf_exposure.records.doses import expected_doses
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.model_state import compute_dtype, unwrap_model
 from hf_exposure.runtime.precision import parameter_count
@@ -425,11 +430,14 @@ _PREFIX = "eval_exposure_"
 
 
 class ExposureMeasure:
-    """The exposure of a set of canaries. `ExposureCallback` adds what concerns a training: delivery, doses, limits.
+    """The exposure of a set of canaries, and how often a training was trained on each of them.
+
+    `ExposureCallback` adds what else concerns a training: delivery, limits.
 
     Args:
         canaries: the set that was inserted.
         base_model: measured as well, as for `measure_exposure`.
+        count_doses: count in the training batches how often each canary contributes to the loss (`doses`).
         **measure_arguments: those of `ExposureMeter`.
 
     Attributes:
@@ -443,14 +451,24 @@ class ExposureMeasure:
     # All other figures grow with memorization, or cost time.
     larger_is_better = frozenset({f"{_PREFIX}p_value"})
     needs_tokenizer = True
+    state_is_shared = True
 
     def __init__(
-        self, canaries: CanarySet, *, base_model: BaseModel | None = None, **measure_arguments: Unpack[MeasureOptions]
+        self,
+        canaries: CanarySet,
+        *,
+        base_model: BaseModel | None = None,
+        count_doses: bool = True,
+        **measure_arguments: Unpack[MeasureOptions],
     ) -> None:
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
         # Refused at construction, not when training starts.
         MeasureSettings.of("ExposureCallback or measure_exposure", **measure_arguments)
+        flag("count_doses", count_doses)
         self.canaries, self.base_model, self.measure_arguments = canaries, base_model, measure_arguments
+        self._tally = _DoseTally(len(canaries))
+        if count_doses:
+            self.on_batch = self._see
         self.meter: ExposureMeter | None = None
         self._model: weakref.ref[nn.Module] | None = None
 
@@ -469,10 +487,12 @@ class ExposureMeasure:
             )
         self.meter.check_fits(start.model)
         base = self.base_model if isinstance(self.base_model, str) else type(self.base_model).__name__
-        self.meter.check_alike(start.processes, {"base_model": base})
+        counts = hasattr(self, "on_batch")  # a sum over processes needs all of them
+        self.meter.check_alike(start.processes, {"base_model": base, "count_doses": counts})
         if self.base_model == "without_adapter":
             self._model = weakref.ref(start.model)
             self.meter.base.begin(start.model)
+        self._tally = self._new_tally(self.meter, start)
 
     def metric_names(self) -> list[str]:
         """The keys of the contract; those of controls where there are any."""
@@ -484,19 +504,55 @@ class ExposureMeasure:
     def measure(self, model: nn.Module) -> ExposureReport:
         """The report of every canary."""
         assert self.meter is not None, "prepare comes first"
+        self._tally.sum_up()
         return self.meter.measure(model, base_model=self.base_model)
 
+    def doses(self, epochs: float, *, together: bool = False) -> Doses:
+        """How often each canary contributed to the loss, beside how often it should have.
+
+        Args:
+            epochs: passes over the data until now.
+            together: every process makes this call, and all get the counts of now. Else, in a job of several
+                processes, the counts are those of the last measurement or checkpoint.
+        """
+        if together or self._tally.is_alone:
+            self._tally.sum_up()
+        if self._tally.uncounted is not None:
+            return Doses(uncounted=self._tally.uncounted)
+        counted = []
+        for canary, kinds in zip(self.canaries, self._tally.counts_K4.tolist(), strict=True):
+            whole, partly, masked, cut = kinds
+            least, most = expected_doses(canary.repetitions, epochs)
+            counted.append(
+                CanaryDose(
+                    canary_id=canary.id,
+                    whole=whole,
+                    partly=partly,
+                    masked=masked,
+                    cut=cut,
+                    repetitions=canary.repetitions,
+                    least=least,
+                    most=most,
+                )
+            )
+        return Doses(counted=tuple(counted))
+
     def state_dict(self) -> dict[str, Any]:
-        """The fingerprint of a base that is the model without its adapters; otherwise nothing."""
+        """The counted doses, and the fingerprint of a base that is the model without its adapters.
+
+        Every process must make this call.
+        """
         logits = None if self.meter is None else self.meter.base.logits
-        return {} if logits is None or self.base_model != "without_adapter" else {"base_logits": logits}
+        base = {} if logits is None or self.base_model != "without_adapter" else {"base_logits": logits}
+        return {**base, **self._tally.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compares the base that a run resumes on with the one that it began with.
+        """Goes on counting where the run was stopped, and compares its base with the one that it began with.
 
         Raises:
             InputError: it is another.
         """
+        self._tally.load_state_dict(state)
         model = None if self._model is None else self._model()
         if self.meter is not None and model is not None and "base_logits" in state:
             self.meter.base.resume(state["base_logits"], model)
@@ -505,3 +561,78 @@ class ExposureMeasure:
     def record_from_dict(values: Mapping[str, Any]) -> ExposureReport:
         """The report of a line of the log."""
         return ExposureReport.from_dict(values)
+
+    def _see(self, batch: SeenBatch) -> None:
+        if self._tally.ledger is not None:
+            self._tally.ledger.see(batch.inputs)
+
+    def _new_tally(self, meter: ExposureMeter, start: TrainingStart) -> _DoseTally:
+        """With nothing counted yet, unless it cannot be."""
+        count = len(self.canaries)
+        if not hasattr(self, "on_batch"):
+            return _DoseTally(count, uncounted=Uncounted.SWITCHED_OFF)
+        if masking_probability(getattr(start.train_dataloader, "collate_fn", None)) is not None:
+            return _DoseTally(count, uncounted=Uncounted.RANDOM_MASKS)
+        source, context = meter.settings.source, meter.settings.context
+        patterns = without_secrets(
+            self.canaries,
+            lambda: canary_tokens(start.tokenizer, tuple(self.canaries), context, target=source is not None),
+        )
+        config = getattr(unwrap_model(start.model), "config", None)
+        is_encoder_decoder = source is not None or bool(getattr(config, "is_encoder_decoder", False))
+        ledger = DoseLedger(patterns, count, labels_are_text=is_encoder_decoder)
+        # What was trained on before is in the checkpoint, or lost.
+        lost = Uncounted.RESUMED_WITHOUT_COUNTS if start.step else None
+        return _DoseTally(count, ledger, start.processes, uncounted=lost)
+
+
+class _DoseTally:
+    """The ledgers of all processes in one sum, with what a run counted before it was stopped.
+
+    Attributes:
+        counts_K4: as of the last `sum_up`, or of the checkpoint.
+        uncounted: why they are not known; None where they are.
+    """
+
+    def __init__(
+        self,
+        canaries: int,
+        ledger: DoseLedger | None = None,
+        processes: Processes = SINGLE_PROCESS,
+        uncounted: Uncounted | None = Uncounted.SWITCHED_OFF,
+    ) -> None:
+        self.ledger, self._processes, self.uncounted = ledger, processes, uncounted
+        self.counts_K4 = self._before_K4 = np.zeros((canaries, len(KINDS)), dtype=np.int64)
+
+    @property
+    def is_alone(self) -> bool:
+        return self._processes.count == 1
+
+    def sum_up(self) -> None:
+        """Every process must make this call."""
+        if self.ledger is None:
+            return
+        summed = self._processes.all_reduce_sum(self._own)
+        counts, reasons = np.split(summed, [self.counts_K4.size])
+        self.counts_K4 = self._before_K4 + counts.reshape(self.counts_K4.shape).astype(np.int64)
+        found = [reason for reason, processes in zip(Uncounted, reasons, strict=True) if processes]
+        self.uncounted = self.uncounted or (found[0] if found else None)
+
+    def state_dict(self) -> dict[str, Any]:
+        if self.ledger is None:
+            return {}
+        self.sum_up()
+        reason = "" if self.uncounted is None else self.uncounted.value
+        return {"doses": torch.from_numpy(self.counts_K4.copy()), "uncounted": reason}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if self.ledger is not None and "doses" in state and state["doses"].shape == self.counts_K4.shape:
+            self.counts_K4 = self._before_K4 = state["doses"].numpy().copy()
+            self.uncounted = Uncounted(state["uncounted"]) if state["uncounted"] else None
+
+    def _own(self) -> NDArray[np.float64]:
+        """This process's counts, then for each reason whether it has it. Whole numbers up to 2^53 are exact."""
+        assert self.ledger is not None
+        counts_K4 = self.ledger.counts_K4()
+        reasons = [self.ledger.uncounted is reason for reason in Uncounted]
+        return np.concatenate([counts_K4.ravel(), np.array(reasons)]).astype(np.float64)

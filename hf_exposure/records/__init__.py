@@ -1,6 +1,8 @@
 """Plain data that travels between the parts and into files: no torch, no text of a canary unless it is asked for."""
 
 from hf_exposure.records.cost_plan import CostPlan, Spent
+from hf_exposure.records.doses import CanaryDose, Doses, Uncounted
+from hf_exposure.records.dynamics import DynamicsRecord
 from hf_exposure.records.estimates import Candidate, Discoverability, ExposureEstimate, Extraction, RankBounds
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
@@ -8,10 +10,13 @@ from hf_exposure.records.references import ReferenceCosts
 from hf_exposure.records.validity import Delivery, Validity
 
 __all__ = [
+    "CanaryDose",
     "Candidate",
     "CostPlan",
     "Delivery",
     "Discoverability",
+    "Doses",
+    "DynamicsRecord",
     "ExposureEstimate",
     "ExposureReport",
     "Extraction",
@@ -19,5 +24,6 @@ __all__ = [
     "ReferenceCosts",
     "RepetitionGroup",
     "Spent",
+    "Uncounted",
     "Validity",
 ]

@@ -42,8 +42,9 @@ class ExposureEstimate(ExposureFigures, CanaryCost):
     Attributes:
         base_exposure_bits: its exposure under the base model, where one was given, else NaN. What training added is
             `exposure_bits - base_exposure_bits`.
-        effective_dose: how often the model was trained on it until then: rows delivered in an epoch x epochs x the
-            share of its tokens that counts in the loss. NaN where delivery is not known.
+        effective_dose: how often the model was trained on it until then: counted in the training batches
+            (`CanaryDose.whole`) where the report's `doses` say so; else an estimate: rows delivered in an epoch x
+            epochs x the share of its tokens that counts in the loss. NaN where neither is known.
     """
 
     base_exposure_bits: Figure = math.nan

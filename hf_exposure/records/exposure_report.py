@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,6 +21,7 @@ from hf_exposure.fields import WHOLE, Amount, Count, Figure, Rank, Real, Seed, S
 from hf_exposure.files import read_json
 from hf_exposure.presenting import Presented
 from hf_exposure.records.documents import DocumentFormat
+from hf_exposure.records.doses import CanaryDose, Doses
 from hf_exposure.records.estimates import ExposureEstimate
 from hf_exposure.records.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.records.identity import IDENTITY, refuse_mixture
@@ -68,7 +69,8 @@ class ExposureReport(Presented):
         auc: share of (inserted, control) pairs in which the inserted one is likelier.
         auc_low, auc_high: ends of the confidence interval of `auc`.
         epsilon: what the run refutes of differential privacy (the fields of `EpsilonBound`): adding or removing one
-            row. None where no coins were flipped: without coins there is no epsilon.
+            row. None where no coins were flipped: without coins there is no epsilon. Its `epsilon` is None and its
+            `void` is True where a canary of the coins was trained on more or less often than its coin says.
         seconds: wall time of the measurement.
         model: class, number of parameters, dtype, name and revision of the model, and the library that quantized it.
         scoring_mode: how the model was read, as `CausalScorer` names it; "" in reports that do not say.
@@ -77,6 +79,8 @@ class ExposureReport(Presented):
         step, epoch: of the training run, where there was one.
         references: costs of uniform texts of the template as a histogram; None where the method scored none.
         delivery: how many of the inserted canaries were trained on; None where the training data were not looked at.
+        doses: how often each canary was really trained on, by what the training batches held, or why that was not
+            counted; None outside a training.
         notes: what concerns all canaries alike (how well the skew-normal fits, say).
 
     Example:
@@ -108,6 +112,7 @@ class ExposureReport(Presented):
     epoch: Real | None = None
     references: ReferenceCosts | None = None
     delivery: Delivery | None = None
+    doses: Doses | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -163,6 +168,33 @@ class ExposureReport(Presented):
             for one in self.estimates
         )
         return replace(self, estimates=tuple(estimates))
+
+    def with_counted_doses(self, doses: Doses, coins: Collection[str] = ()) -> ExposureReport:
+        """The report with what was counted: each canary's `effective_dose` is the count, as far as there is one.
+
+        A bound on epsilon rests on coins, which say what was trained on. Where a canary of a coin was trained on more
+        or less often than its coin says, the coin is wrong, and the bound is void.
+
+        Args:
+            doses: of the canaries of this report.
+            coins: ids of the canaries that a coin was flipped for.
+
+        Example:
+            >>> from hf_exposure.records import CanaryDose, Doses
+            >>> report = ExposureReport(estimates=(), template="pin {pin}", spaces={"pin": "digits:4"},
+            ...     space_size=10**4, manifest_hash="", settings={}, epsilon={"epsilon": 1.2, "canaries": 80})
+            >>> doses = Doses(counted=(CanaryDose(canary_id="a", whole=0, repetitions=1, least=1, most=1),))
+            >>> report.with_counted_doses(doses, coins=["a"]).epsilon
+            {'epsilon': None, 'canaries': 80, 'void': True}
+        """
+        whole = {one.canary_id: float(one.whole) for one in doses.counted}
+        estimates = tuple(
+            replace(one, effective_dose=whole.get(one.canary_id, one.effective_dose)) for one in self.estimates
+        )
+        epsilon = self.epsilon
+        if epsilon is not None and any(one.canary_id in coins for one in doses.differing):
+            epsilon = {**epsilon, "epsilon": None, "void": True}
+        return replace(self, estimates=estimates, doses=doses, epsilon=epsilon)
 
     def push_to_hub(self, repo_id: str, **arguments: Any) -> str:
         """Writes the rounded figures into the card of a model on the Hub, and files beside it, in one commit.
@@ -357,7 +389,14 @@ EXPOSURE_REPORT = DocumentFormat(
     about="One measurement of the exposure of a set of canaries. All logarithms are base 2, all scores in bits. A "
     "figure that is undefined or not finite is null. Fields may be added within a version; readers ignore those they "
     "do not know.",
-    parts={ExposureEstimate: "estimate", ReferenceCosts: "references", Delivery: "delivery", _Settings: "settings"},
+    parts={
+        ExposureEstimate: "estimate",
+        ReferenceCosts: "references",
+        Delivery: "delivery",
+        Doses: "doses",
+        CanaryDose: "canary_dose",
+        _Settings: "settings",
+    },
 )
 
 

@@ -28,7 +28,7 @@ class Validity(StrEnum):
     """At least one inserted canary was not trained on: it is not in the training data, or its secret is masked out of
     the loss. The figures say nothing about memorization."""
     UNCHECKED = "unchecked"
-    """Nobody looked at the training data, or they cannot be read in advance (a stream)."""
+    """Nobody looked at the training data: they cannot be read in advance (a stream), and doses were not counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,7 @@ class Delivery:
             secret masked.
         controls_found: held-out controls that are in the training data.
         epochs: passes over the data until the measurement; None where that is not known.
+        pending: of those not trained on, how many the first pass over the data may still reach.
 
     Example:
         >>> Delivery(inserted=8, found=8, trained=0).validity
@@ -55,18 +56,19 @@ class Delivery:
     reduced: Count = 0
     controls_found: Count = 0
     epochs: Amount | None = None
+    pending: Count = 0
 
     @property
     def validity(self) -> Validity:
         """Invalid where one inserted canary or more were not trained on: a mean over them would hide it."""
-        if self.trained < self.inserted:
+        if self.trained + self.pending < self.inserted:
             return Validity.INVALID
         return Validity.IMPAIRED if self.flaws else Validity.VALID
 
     @property
     def flaws(self) -> tuple[str, ...]:
         """What is wrong, in words: one clause for each kind; none where the run is valid."""
-        if self.trained < self.inserted:
+        if self.trained + self.pending < self.inserted:
             return (self._missing(),)
         found = []
         if self.reduced:

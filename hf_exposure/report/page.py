@@ -17,7 +17,7 @@ from hf_exposure.records import ExposureEstimate, Validity
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
 from hf_exposure.report.table import Table, group_table, report_table
-from hf_exposure.report.verdict import headline, judgement
+from hf_exposure.report.verdict import dose_lines, headline, judgement
 
 
 @cache
@@ -133,7 +133,7 @@ def report_html(report: ExposureReport) -> str:
         headline=headline(report),
         judgement=judgement(report),
         table=report_table(report),
-        notes=report.notes,
+        notes=[*dose_lines(report), *report.notes],
     )
 
 
@@ -180,10 +180,12 @@ def how_to_read(confidence_level: float) -> str:
     )
 
 
+_TRAINED, _EXPOSURE = "times trained on", "exposure (bits)"
 _COLUMNS: tuple[tuple[str, str, int | None], ...] = (
     ("canary", "text", None),
     ("inserted", "", 0),
-    ("exposure (bits)", "", 2),
+    (_TRAINED, "", 1),
+    (_EXPOSURE, "", 2),
     ("low", "", 2),
     ("high", "", 2),
     ("rank", "", None),
@@ -196,19 +198,23 @@ _COLUMNS: tuple[tuple[str, str, int | None], ...] = (
 
 def _canary_table(report: ExposureReport) -> tuple[Table, dict[str, Any]]:
     """The most exposed canaries as a table; all of them as data, which the script sorts and turns the pages of."""
-    rows = [_canary_row(estimate) for estimate in report.estimates]
-    by_exposure = sorted(rows, key=lambda row: (row[2] is None, -(row[2] or 0.0)))
+    knows_doses = any(math.isfinite(estimate.effective_dose) for estimate in report.estimates)
+    shown = [place for place, (name, _, _) in enumerate(_COLUMNS) if knows_doses or name != _TRAINED]
+    of_column = [_COLUMNS[place] for place in shown]
+    by = [name for name, _, _ in of_column].index(_EXPOSURE)
+    rows = [[_canary_row(estimate)[place] for place in shown] for estimate in report.estimates]
+    by_exposure = sorted(rows, key=lambda row: (row[by] is None, -(row[by] or 0.0)))
     table = Table(
         caption="Every canary",
-        heads=[name for name, _, _ in _COLUMNS],
+        heads=[name for name, _, _ in of_column],
         rows=[
-            [_cell(value, digits) for value, (_, _, digits) in zip(row, _COLUMNS, strict=True)]
+            [_cell(value, digits) for value, (_, _, digits) in zip(row, of_column, strict=True)]
             for row in by_exposure[:_PAGE_ROWS]
         ],
-        kinds=[kind for _, kind, _ in _COLUMNS],
+        kinds=[kind for _, kind, _ in of_column],
     )
-    columns = [{"kind": kind, "digits": digits} for _, kind, digits in _COLUMNS]
-    return table, {"rows": rows, "columns": columns, "page_size": _PAGE_ROWS, "sorted_by": 2}
+    columns = [{"kind": kind, "digits": digits} for _, kind, digits in of_column]
+    return table, {"rows": rows, "columns": columns, "page_size": _PAGE_ROWS, "sorted_by": by}
 
 
 def _canary_row(estimate: ExposureEstimate) -> list[Any]:
@@ -219,6 +225,7 @@ def _canary_row(estimate: ExposureEstimate) -> list[Any]:
     return [
         estimate.canary_id,
         estimate.repetitions,
+        _rounded(estimate.effective_dose),
         *(_rounded(figure) for figure in figures),
         rank,
         _rounded(estimate.log_perplexity_bits),
@@ -236,7 +243,7 @@ def _how(report: ExposureReport) -> list[str]:
         said.append(f"The histogram is of {report.references.count:,} {kind}.")
     if report.epsilon is not None:
         said.append(f"Differential privacy: {dict(report.epsilon)}")
-    return [*said, *report.notes]
+    return [*said, *dose_lines(report), *report.notes]
 
 
 def _settings(report: ExposureReport) -> list[tuple[str, object]]:

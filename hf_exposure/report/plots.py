@@ -20,7 +20,7 @@ from hf_exposure.estimators.estimate import CHANCE_BITS
 from hf_exposure.files import write_aside
 from hf_exposure.records import Validity
 from hf_exposure.records.identity import IDENTITY
-from hf_exposure.report.verdict import validity_line
+from hf_exposure.report.verdict import trained_text, validity_line
 
 if TYPE_CHECKING:
     from hf_exposure.estimators import SkewNormalFit
@@ -196,14 +196,14 @@ def by_repetitions(report: ExposureReport) -> Any:
     axes.set_xlim(-0.5, max(len(groups), 1) - 0.5)
     level = 100 * report.settings["confidence_level"]
     known = any(math.isfinite(group.effective_dose) for group in groups)
-    dose = "; dose: times trained on so far" if known else ""
+    dose = "; trained: times trained on so far" if known else ""
     axes.set_xlabel(f"times inserted{dose}; bars: mean of 8 or more, with its {level:g} % interval")
     return figure
 
 
 def _tick(group: RepetitionGroup, report: ExposureReport) -> str:
     undefined = sum(not math.isfinite(e.exposure_bits) for e in report.estimates if e.repetitions == group.repetitions)
-    dose = f"\ndose\n{group.effective_dose:.3g}" if math.isfinite(group.effective_dose) else ""
+    dose = f"\ntrained\n{times}" if (times := trained_text(group)) else ""
     name = f"{group_name(group.repetitions)}{dose}"
     return f"{name}\nn = {group.canaries}" + (f"\n{undefined} undefined" if undefined else "")
 

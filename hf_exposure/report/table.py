@@ -14,7 +14,15 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.fields import plain
 from hf_exposure.records import Discoverability, ExposureReport, Extraction, RepetitionGroup
 from hf_exposure.records.groups import in_table_order, table_order
-from hf_exposure.report.verdict import group_cells, group_heads, headline, judgement, times_inserted
+from hf_exposure.report.verdict import (
+    dose_lines,
+    group_cells,
+    group_heads,
+    headline,
+    judgement,
+    times_inserted,
+    trained_text,
+)
 
 
 def describe_extraction(extraction: Extraction, canaries: CanarySet | None = None) -> str:
@@ -143,12 +151,20 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def group_table(groups: Iterable[RepetitionGroup], confidence_level: float) -> Table:
-    """One row for each repetition count, in the order given."""
+    """One row for each repetition count, in the order given; with the times trained on, where they are known."""
+    listed = list(groups)
+    doses = [trained_text(group) for group in listed]
+    trained = [[dose] if any(doses) else [] for dose in doses]
+    heads = ["times trained on"] if any(doses) else []
+    rows = [
+        [times_inserted(group.repetitions), group.canaries, *dose, *group_cells(group)]
+        for group, dose in zip(listed, trained, strict=True)
+    ]
     return Table(
         caption="Exposure by repetitions",
-        heads=("inserted", "canaries", *group_heads(confidence_level)),
-        rows=[[times_inserted(group.repetitions), group.canaries, *group_cells(group)] for group in groups],
-        kinds=("text", "", "", "", "", ""),
+        heads=("inserted", "canaries", *heads, *group_heads(confidence_level)),
+        rows=rows,
+        kinds=("text", "", *("" for _ in heads), "", "", "", ""),
     )
 
 
@@ -159,7 +175,7 @@ def report_table(report: ExposureReport) -> Table:
 
 def report_text(report: ExposureReport) -> str:
     """What `print(report)` shows: the verdict, the table and the notes."""
-    notes = [f"note: {note}" for note in report.notes]
+    notes = [f"note: {note}" for note in (*dose_lines(report), *report.notes)]
     return "\n".join([headline(report), judgement(report), "", str(report_table(report)), *notes])
 
 

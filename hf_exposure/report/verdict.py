@@ -12,7 +12,7 @@ import numpy as np
 from scipy import stats
 
 from hf_exposure.estimators.estimate import CHANCE_BITS, Bound
-from hf_exposure.records import ExposureEstimate, Validity
+from hf_exposure.records import CanaryDose, ExposureEstimate, Uncounted, Validity
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
 
@@ -64,6 +64,11 @@ def spread_text(group: RepetitionGroup) -> str:
     return "none"
 
 
+def trained_text(group: RepetitionGroup) -> str:
+    """How often the model was trained on each canary of the group, on average; "" where it is not known."""
+    return f"{group.effective_dose:.3g}" if math.isfinite(group.effective_dose) else ""
+
+
 def rank1_text(group: RepetitionGroup) -> str:
     """`4 of 4 (at least 47 %)`: how many rank first, and what share of such canaries does at the least."""
     share = f" (at least {math.floor(100 * group.rank1_share_low)} %)" if group.rank1 else ""
@@ -79,6 +84,53 @@ def group_heads(confidence_level: float) -> list[str]:
 def group_cells(group: RepetitionGroup) -> list[str]:
     """The figures of a group as a table shows them: mean, interval or values, canaries of rank 1, p-value."""
     return [mean_text(group), spread_text(group), rank1_text(group), p_value_cell(group.corrected_p_value)]
+
+
+_NAMED_AT_MOST = 10
+
+
+def dose_lines(report: ExposureReport) -> list[str]:
+    """What there is to say of how often the canaries were trained on: which differ, or why they were not counted.
+
+    Example:
+        >>> from hf_exposure.records import CanaryDose, Doses
+        >>> report = ExposureReport(estimates=(), template="pin {pin}", spaces={}, space_size=10**9, manifest_hash="",
+        ...     settings={}, doses=Doses(counted=(CanaryDose(canary_id="8f02", whole=7, cut=1, repetitions=8, least=8,
+        ...     most=8),)))
+        >>> print(*dose_lines(report))
+        1 of 1 canary was trained on more or less often than inserted: 8f02 7 times instead of 8 (and 1 cut).
+    """
+    doses = report.doses
+    if doses is None:
+        return []
+    if doses.uncounted is not None:
+        if doses.uncounted is Uncounted.SWITCHED_OFF:
+            return []
+        known = any(math.isfinite(one.effective_dose) for one in report.estimates)
+        instead = "; the figures are estimates from the training data" if known else ""
+        return [f"Times trained on were not counted: {doses.uncounted.reason}{instead}."]
+    lines = []
+    if differing := doses.differing:
+        said = ", ".join(map(_dose_text, differing[:_NAMED_AT_MOST]))
+        more = len(differing) - _NAMED_AT_MOST
+        said += f", and {more} more" if more > 0 else ""
+        verb = "was" if len(differing) == 1 else "were"
+        of = f"{len(doses.counted)} " + ("canary" if len(doses.counted) == 1 else "canaries")
+        lines.append(f"{len(differing)} of {of} {verb} trained on more or less often than inserted: {said}.")
+    if report.epsilon is not None and report.epsilon.get("void"):
+        lines.append(
+            "The bound on epsilon is void: a canary of the coins was trained on more or less often than its coin says."
+        )
+    return lines
+
+
+def _dose_text(dose: CanaryDose) -> str:
+    least, most = dose.least, dose.most
+    wanted = f"{least}" if least == most else f"{least} to {most}"
+    kinds = {"in part": dose.partly, "masked": dose.masked, "cut": dose.cut}
+    besides = [f"{count} {kind}" for kind, count in kinds.items() if count]
+    also = f" (and {', '.join(besides)})" if besides else ""
+    return f"{dose.canary_id} {dose.whole} times instead of {wanted}{also}"
 
 
 _SIGNIFICANT = 0.01

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.utils.hooks import RemovableHandle
@@ -46,3 +49,46 @@ def tap_batches(model: nn.Module, receive: Callable[[dict[str, Any]], None]) -> 
             receive({**dict(zip(names, arguments, strict=False)), **named})
 
     return model.register_forward_pre_hook(look, with_kwargs=True)
+
+
+class HostCopies:
+    """Copies of batches on their way to the CPU, which nobody waits for until they are read.
+
+    On CUDA a copy is queued behind the device's own work, into pinned memory, with an event that tells when it has
+    arrived. On other devices the copy stays where it is until it is read. Either way it is the batch as it was when
+    `put` was called, whatever the training loop writes into its tensors later.
+
+    Example:
+        >>> copies, batch = HostCopies(), torch.tensor([1, 2])
+        >>> copies.put({"ids": batch})
+        >>> _ = batch.zero_()
+        >>> [{name: value.tolist() for name, value in one.items()} for one in copies.take(wait=True)]
+        [{'ids': [1, 2]}]
+    """
+
+    def __init__(self) -> None:
+        self._queue: deque[tuple[dict[str, torch.Tensor], Any]] = deque()
+
+    def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Begins to copy the tensors of one batch."""
+        copies, on_cuda = {}, None
+        for name, tensor in tensors.items():
+            if tensor.device.type == "cuda":
+                copies[name], on_cuda = tensor.to("cpu", non_blocking=True), tensor.device
+            else:
+                copies[name] = tensor.clone()
+        event = None if on_cuda is None else torch.cuda.current_stream(on_cuda).record_event()
+        self._queue.append((copies, event))
+
+    def take(self, *, wait: bool) -> list[dict[str, npt.NDArray[np.generic]]]:
+        """The batches that have arrived, in order; with `wait`, all of them."""
+        found = []
+        while self._queue:
+            copies, event = self._queue[0]
+            if event is not None and wait:
+                event.synchronize()
+            elif event is not None and not event.query():
+                break
+            self._queue.popleft()
+            found.append({name: value.cpu().numpy() for name, value in copies.items()})
+        return found

@@ -1,15 +1,21 @@
-"""Rows in, arrays out: what a model says of each row, and how what it says changes when the row is moved."""
+"""Rows in, arrays out: what a model says of each example of a batch or of each of its tokens, and when it is moved."""
 
 from hf_exposure.signals.critical import critical_samples
+from hf_exposure.signals.example_signals import FIGURES, Alignment, alignment_of, example_signals, scored_places
 from hf_exposure.signals.movable import MovableRows
 from hf_exposure.signals.representations import hidden_states
 from hf_exposure.signals.sensitivity import LossSensitivity, checkpoint_sensitivity, loss_sensitivity
 
 __all__ = [
+    "FIGURES",
+    "Alignment",
     "LossSensitivity",
     "MovableRows",
+    "alignment_of",
     "checkpoint_sensitivity",
     "critical_samples",
+    "example_signals",
     "hidden_states",
     "loss_sensitivity",
+    "scored_places",
 ]

@@ -1,8 +1,8 @@
 """Rows of a model's inputs at a place where they can be moved a little: float inputs, or embeddings of text.
 
 Pixels, waveforms and features are floats, so they can be moved themselves. Tokens cannot; what is moved is what the
-model's embedding layer returns for them. A forward hook moves it, so that any model with `get_input_embeddings` will do:
-it need not take `inputs_embeds`, and what it does to embeddings afterwards (positions, scaling) stays.
+model's embedding layer returns for them. A forward hook moves it, so any model with `get_input_embeddings` will do: it
+need not take `inputs_embeds`, and what it does to embeddings afterwards (positions, scaling) stays.
 
 Shapes: N rows, n of them in one call, T tokens, C classes or vocabulary entries.
 """
@@ -207,7 +207,7 @@ def by_batches(
 
 @contextmanager
 def _shifting(layer: nn.Module, shift: torch.Tensor) -> Iterator[None]:
-    """The first call of `layer` returns its output moved by `shift`: a decoder may share the layer with its encoder."""
+    """The first call of `layer` returns its output moved by `shift`: decoders may share it with encoders."""
     waiting = [shift]
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:

@@ -147,5 +147,3 @@ def _over_places(name: str, states: torch.Tensor, how: str) -> torch.Tensor:
     if how == "last":
         raise InputError("reduce", f"'last' is for tokens, and {name!r} has none", how, "Use 'mean' or 'flat'.")
     return states.flatten(2).mean(dim=2)
-
-

@@ -1,12 +1,12 @@
 """Loss-sensitivity: how much the loss after training depends on each training example.
 
-Let L_t be the mean loss over all examples after t steps of SGD. An example x moves L_t through every update that it was
-in, and through all later ones, which start elsewhere. Its sensitivity is `g_t(x) = ||dL_t / dx||_1`, and its mean over t
-is the example's loss-sensitivity. On real data a few examples have much of it; on random data all have some.
+Let L_t be the mean loss over all examples after t steps of SGD. An example x moves L_t through every update that it
+was in, and through all later ones, which start elsewhere. Its sensitivity is `g_t(x) = ||dL_t / dx||_1`, and its mean
+over t is the example's loss-sensitivity. On real data a few examples have much of it; on random data all have some.
 
-`loss_sensitivity` computes it exactly, by differentiating the whole training. Instead of one graph of all updates, which
-would hold every activation of the training, the weights of each step are kept, and the derivative is taken back through
-one update at a time (`torch.func.vjp` of the update): the same numbers, at one vector-Jacobian product a step for all of
+`loss_sensitivity` computes it exactly, by differentiating the whole training. One graph of all updates would hold every
+activation of the training. Instead the weights of each step are kept, and the derivative is taken back through one
+update at a time (`torch.func.vjp` of the update): the same numbers, at one vector-Jacobian product a step for all of
 the losses together. That is for small networks and some thousand steps.
 
 `checkpoint_sensitivity` is for larger models: it needs weights at some checkpoints of a training, whatever optimizer
@@ -15,10 +15,10 @@ wrote them. It takes each update's effect on the loss at the checkpoint itself, 
 
 Both train and differentiate in evaluation mode: without dropout, and with the running statistics of batch norm.
 
-Source: Arpit et al., "A Closer Look at Memorization in Deep Networks" (2017), section 3.2; unrolling: Maclaurin et al.,
-    "Gradient-based Hyperparameter Optimization through Reversible Learning" (2015). The first term alone: Pruthi et al.,
-    "Estimating Training Data Influence by Tracing Gradient Descent" (TracIn, 2020), whose influences these are the
-    derivatives of.
+Source: Arpit et al., "A Closer Look at Memorization in Deep Networks" (2017), section 3.2. Unrolling: Maclaurin et
+    al., "Gradient-based Hyperparameter Optimization through Reversible Learning" (2015). The first term alone is the
+    derivative of an influence in Pruthi et al., "Estimating Training Data Influence by Tracing Gradient Descent"
+    (TracIn, 2020).
 
 Shapes: N examples, T steps at which the loss is differentiated, C classes, K derivatives that are taken back together.
 """

@@ -17,7 +17,7 @@ from hf_exposure import CanaryTemplate, Digits, ExposureCallback, ExposureReport
 from hf_exposure.errors import InputError
 from hf_exposure.hub.card import exposure_section, updated_card
 from hf_exposure.hub.published import published
-from hf_exposure.records import Validity
+from hf_exposure.records import Doses, Uncounted, Validity
 from hf_exposure.report.verdict import headline, judgement
 
 disable_progress_bars()
@@ -112,7 +112,9 @@ ALL = [canary.text for canary in CANARIES.inserted]
         ("a control", Validity.IMPAIRED, "; 1 held-out control is in the training data."),
         ("half an epoch", Validity.IMPAIRED, "; training covered only 0.5 of an epoch, so some canaries were not"),
         ("all", Validity.VALID, "."),
-        ("a stream", Validity.UNCHECKED, "."),
+        ("a stream", Validity.VALID, "."),
+        ("a stream without one", Validity.INVALID, "INVALID: 3 of 4 inserted canaries were found in the training "),
+        ("the beginning of a stream", Validity.IMPAIRED, "; training covered only 0.5 of an epoch, so some canaries"),
     ],
 )  # fmt: skip
 def test_a_run_is_as_valid_as_what_it_was_trained_on(kind: str, validity: Validity, said: str, tmp_path: Path) -> None:
@@ -133,24 +135,28 @@ def test_a_run_is_as_valid_as_what_it_was_trained_on(kind: str, validity: Validi
         data = encode(Dataset.from_dict({"text": [*TEXTS["text"], *ALL]}))
     elif kind == "a control":
         data = concatenate_datasets([data, encode(Dataset.from_dict({"text": [CANARIES.controls[0].text]}))])
-    elif kind == "a stream":
+    elif kind == "a stream without one":
+        data = without(ALL[0]).to_iterable_dataset()
+    elif "stream" in kind:
         data = data.to_iterable_dataset()
-    steps = {"all": 10, "half an epoch": 5}.get(kind, 12)
-    callback = make_callback(strategy="end", require_delivery=False)
+    steps = {"all": 10, "half an epoch": 5, "a stream": 10, "the beginning of a stream": 10}.get(kind, 12)
+    # Of a stream only the steps tell how long it is.
+    when = {"strategy": "steps", "steps": 5} if kind == "the beginning of a stream" else {"strategy": "end"}
+    callback = make_callback(**when, require_delivery=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         trainer = trainer_on(tmp_path, data, callback, max_steps=steps)
         trainer.train()
-    report = callback.report
+    report = callback.reports[0]
     assert report.validity is validity
     line = headline(report)
     assert line.startswith(said) if validity is Validity.INVALID else line.endswith(said) or said in line
     # Data, in each form that the figures travel in; and words wherever a person reads them.
     invalid = validity is Validity.INVALID
-    (logged,) = [entry for entry in trainer.state.log_history if "eval_exposure_mean" in entry]
+    logged, *_ = [entry for entry in trainer.state.log_history if "eval_exposure_mean" in entry]
     assert ("eval_exposure_invalid" in logged) == invalid
     assert any("INVALID: " in str(warning.message) for warning in caught) == invalid
-    (kept,) = (tmp_path / "_exposure.jsonl").read_text().splitlines()
+    kept, *_ = (tmp_path / "_exposure.jsonl").read_text().splitlines()
     assert json.loads(kept)["validity"] == validity.value
     again = ExposureReport.from_dict(json.loads(kept))
     assert (again.delivery, again.validity) == (report.delivery, validity)
@@ -164,14 +170,16 @@ def test_a_run_is_as_valid_as_what_it_was_trained_on(kind: str, validity: Validi
         assert (report.validity is Validity.IMPAIRED) == ("Note that" in section)
 
 
-def test_a_stream_is_left_alone_and_said_to_be_unchecked(tmp_path: Path) -> None:
+def test_a_stream_that_is_not_counted_is_left_alone_and_said_to_be_unchecked(tmp_path: Path) -> None:
     data = encode(insert_canaries(TEXTS, CANARIES)).to_iterable_dataset()
-    callback = make_callback(strategy="end")
+    callback = make_callback(strategy="end", count_doses=False)
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*canaries in the training data.*")
         trainer_on(tmp_path, data, callback, max_steps=2).train()
     assert "a stream cannot be read in advance" in callback.report.notes[-1] and callback.doses == {}
     assert callback.report.estimates[0].effective_dose != callback.report.estimates[0].effective_dose
+    assert callback.report.validity is Validity.UNCHECKED
+    assert callback.report.doses == Doses(uncounted=Uncounted.SWITCHED_OFF)
     strict = make_callback(strategy="end", require_delivery=True)
     with pytest.raises(InputError, match="delivery was not checked: a stream cannot be read in advance"):
         trainer_on(tmp_path, data, strict, max_steps=2).train()
@@ -194,7 +202,7 @@ class Broken(torch.utils.data.Dataset):
 
 
 def test_a_dataset_that_fails_outside_its_loader_does_not_end_training(tmp_path: Path) -> None:
-    callback = make_callback(strategy="end")
+    callback = make_callback(strategy="end", count_doses=False)
     trainer_on(tmp_path, Broken(), callback, max_steps=1).train()
     assert "delivery was not checked: RuntimeError: not yet" in callback.report.notes
 

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from callback_runs import collate, make_trainer, rows, small_model
+from callback_runs import CANARIES as CALLBACK_CANARIES
+from callback_runs import collate, make_start, make_trainer, rows, small_model
 from conftest import tiny_model
 from job import CANARIES, METHODS, TOKENIZER, Calls, figures, finish
 from torch import distributed
@@ -17,9 +18,12 @@ from torch.distributed.fsdp import fully_shard
 
 from hf_exposure import ExposureCallback
 from hf_exposure.errors import InputError
-from hf_exposure.measures import ExposureMeter
+from hf_exposure.measures import ExposureMeter, SeenBatch
+from hf_exposure.measures.exposure import ExposureMeasure
 from hf_exposure.runtime import processes
 from hf_exposure.runtime.model_state import is_sharded, tensor_parallel_size
+from hf_exposure.runtime.processes import Processes
+from hf_exposure.runtime.tap import tap_batches
 
 
 def _fully_sharded() -> Any:
@@ -38,11 +42,17 @@ def fsdp(folder: Path) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     found = _measured(model)
     batch = {name: ids[4 * distributed.get_rank() :][:4] for name, ids in collate(rows(8)).items()}
+    measure = ExposureMeasure(CALLBACK_CANARIES, references=16)
+    measure.prepare(make_start(model=model, processes=Processes.of_job(model, calls_model=False)))
+    tap = tap_batches(model, lambda inputs: measure.on_batch(SeenBatch(inputs=inputs, step=0)))
+    model.gradient_checkpointing_enable()
     for _ in range(2):
-        model(**batch).loss.backward()
+        model.train()(**batch).loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         found = _measured(model)
+    tap.remove()
+    found["doses"] = [one.whole for one in measure.doses(1.0, together=True).counted]
     whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     if distributed.get_rank() == 0:
         alone = small_model()

@@ -31,6 +31,8 @@ def check(found: list[dict[str, Any]], folder: Path) -> None:
 def test_fsdp2(tmp_path: Path) -> None:
     found = results(run(torchrun(), "sharded.py", "fsdp", tmp_path), tmp_path)
     assert found[0]["sharded"]
+    # Eight rows in each of two steps, four on each process; layers that are computed again count once.
+    assert found[0]["doses"] == found[1]["doses"] == [4, 4, 4, 4, 0, 0, 0]
     check(found, tmp_path)
 
 

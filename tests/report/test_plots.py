@@ -90,8 +90,8 @@ def dosed(sample: ExposureReport, epochs: float = 12.5) -> ExposureReport:
 def test_the_dose_is_named_where_it_is_known() -> None:
     axes = axes_of(by_repetitions(dosed(report(estimate(1.0, 0), estimate(2.0, 1), estimate(9.0, 8)))))
     labels = [tick.get_text() for tick in axes.get_xticklabels()]
-    assert labels == ["controls\ndose\n0\nn = 1", "1×\ndose\n12.5\nn = 1", "8×\ndose\n100\nn = 1"]
-    assert "dose: times trained on so far" in axes.get_xlabel()
+    assert labels == ["controls\ntrained\n0\nn = 1", "1×\ntrained\n12.5\nn = 1", "8×\ntrained\n100\nn = 1"]
+    assert "trained: times trained on so far" in axes.get_xlabel()
 
 
 SAMPLES = {"many": many_counts(), "mixed": mixed(), "one": report(estimate(3.0, 8)), "doses": dosed(many_counts())}

@@ -46,7 +46,10 @@ def test_blocks_of_transformers(number: int, reduce: Any) -> None:
 def test_pictures() -> None:
     model = nn.Sequential(nn.Conv2d(1, 3, 2), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2))
     pictures = torch.randn(6, 1, 5, 5)
-    assert {name: states.shape for name, states in hidden_states(model, pictures).items()} == {"0": (6, 48), "3": (6, 2)}
+    assert {name: states.shape for name, states in hidden_states(model, pictures).items()} == {
+        "0": (6, 48),
+        "3": (6, 2),
+    }
     states = hidden_states(model, pictures, ["1"], reduce="mean", batch_size=4)["1"]
     expected = model[1](model[0](pictures)).mean(dim=(2, 3)).detach().numpy()
     np.testing.assert_allclose(states, expected, atol=1e-6)

@@ -118,9 +118,7 @@ def test_texts_are_moved_at_their_embeddings() -> None:
     def loss(held: dict[str, torch.Tensor], moved: torch.Tensor) -> torch.Tensor:
         embeds = held["transformer.wte.weight"][ids] + moved
         logits = torch.func.functional_call(model, held, (), {"inputs_embeds": embeds}).logits
-        rows = [
-            nn.functional.cross_entropy(logits[row, :-1], labels[row, 1:], ignore_index=-100) for row in range(3)
-        ]
+        rows = [nn.functional.cross_entropy(logits[row, :-1], labels[row, 1:], ignore_index=-100) for row in range(3)]
         return torch.stack(rows).mean()
 
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.MATH):

@@ -1,0 +1,122 @@
+"""Figure 5: with noise among the examples, the best validation accuracy takes a wider network.
+
+python -m examples.closer_look.figure5_capacity --mnist FOLDER
+
+For each width and share of noise: the best validation accuracy over the epochs of a training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from examples.closer_look.images import Options, noisy, parse_options
+from examples.closer_look.training import Training, look, network, train
+from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+
+NOISES: dict[str, dict[str, float]] = {
+    "none": {},
+    "inputs 40 %": {"inputs": 0.4},
+    "inputs 80 %": {"inputs": 0.8},
+    "labels 40 %": {"labels": 0.4},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """The gain is that of the last of `widths` over the second."""
+
+    images: int
+    validation: int
+    widths: tuple[int, ...]
+    epochs: int
+    seeds: int
+
+
+SIZES = {
+    "smallest": Size(images=100, validation=100, widths=(4, 8, 16), epochs=2, seeds=2),
+    "small": Size(images=2_000, validation=3_000, widths=(16, 64, 256, 1024), epochs=15, seeds=4),
+    "full": Size(images=50_000, validation=10_000, widths=(256, 1024, 4096, 8192), epochs=200, seeds=5),
+}
+
+
+def run(options: Options) -> None:
+    size, watch = SIZES[options.size], Stopwatch()
+    runs = [
+        _run_of(options, size, name, width, seed)
+        for seed in range(size.seeds)
+        for name in NOISES
+        for width in size.widths
+    ]
+
+    def best(name: str, width: int) -> list[float]:
+        return [run["best"] for run in runs if (run["noise"], run["width"]) == (name, width)]
+
+    gain = {
+        name: [
+            wide - narrow for wide, narrow in zip(best(name, size.widths[-1]), best(name, size.widths[1]), strict=True)
+        ]
+        for name in NOISES
+    }
+    figures: dict[str, Any] = {
+        "runs": runs,
+        "gain": gain,
+        "gain_over_real": {
+            name: [own - real for own, real in zip(gain[name], gain["none"], strict=True)]
+            for name in NOISES
+            if name != "none"
+        },
+    }
+    claims = [
+        claim(
+            figures,
+            f"{name}: the step from {size.widths[1]} to {size.widths[-1]} units gains more than without noise.",
+            *("mean_above", f"gain_over_real.{name}.*", 0),
+        )
+        for name in figures["gain_over_real"]
+    ]
+    table = {
+        "columns": ["noise", *(f"{width} units" for width in size.widths)],
+        "rows": [
+            [name, *(", ".join(f"{value:.3f}" for value in best(name, width)) for width in size.widths)]
+            for name in NOISES
+        ],
+    }
+    plot = {
+        "title": "Best validation accuracy by width",
+        "x": "units of each of two hidden layers",
+        "y": "best validation accuracy",
+        "log_x": 2,
+        "series": [
+            band(name, list(size.widths), [best(name, width) for width in size.widths])  # type: ignore[arg-type]
+            for name in NOISES
+        ],
+    }
+    write_result(
+        options,  # type: ignore[arg-type]  # has what it reads
+        "figure5_capacity",
+        corpus=None,
+        settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
+        seeds=list(range(size.seeds)),
+        figures=figures,
+        claims=claims,
+        table=table,
+        plots=[plot],
+        cost=watch.read(),
+    )
+
+
+def _run_of(options: Options, size: Size, name: str, width: int, seed: int) -> dict[str, Any]:
+    images, validation = options.draw(seed, size.images, size.validation)
+    images, _ = noisy(images, seed, **NOISES[name])
+    training = Training(width=width, epochs=size.epochs, seed=seed)
+    model = network(images.pixels_NP.shape[1], training)
+    accuracy: list[float] = []
+    train(model, images, training, lambda epoch: accuracy.append(float(look(model, validation).correct_N.mean())))
+    made = {"noise": name, "width": width, "seed": seed, "best": max(accuracy)}
+    print(made, flush=True)
+    return made
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))

@@ -1,0 +1,165 @@
+"""Figure 6: noise takes longer to fit, and the longer the more of it there is; real data hardly.
+
+python -m examples.closer_look.figure6_time_to_fit --mnist FOLDER
+
+Epochs until the training accuracy is 100 %, by width at one size of the data, and by size at one width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from examples.closer_look.images import Options, noisy, parse_options
+from examples.closer_look.training import Training, look, network, train
+from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+from hf_exposure.estimators import time_to_fit
+
+KINDS: dict[str, dict[str, float]] = {"real": {}, "randX": {"inputs": 1.0}, "randY": {"labels": 1.0}}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """`widths` at the middle one of `images`, `images` at the middle one of `widths`; at most `epochs`."""
+
+    images: tuple[int, int, int]
+    widths: tuple[int, int, int]
+    epochs: int
+    seeds: int
+
+
+SIZES = {
+    "smallest": Size(images=(20, 40, 80), widths=(8, 16, 32), epochs=40, seeds=2),
+    "small": Size(images=(500, 1_000, 4_000), widths=(64, 256, 1024), epochs=200, seeds=3),
+    "full": Size(images=(10_000, 50_000, 60_000), widths=(1024, 4096, 8192), epochs=1000, seeds=3),
+}
+
+
+def run(options: Options) -> None:
+    size, watch = SIZES[options.size], Stopwatch()
+    settings = [(count, size.widths[1]) for count in size.images]
+    settings += [(size.images[1], width) for width in size.widths if width != size.widths[1]]
+    runs = [
+        _run_of(options, size, kind, count, width, seed)
+        for seed in range(size.seeds)
+        for kind in KINDS
+        for count, width in settings
+    ]
+
+    def epochs(kind: str, count: int, width: int) -> list[float]:
+        return [run["epochs"] for run in runs if (run["kind"], run["images"], run["width"]) == (kind, count, width)]
+
+    def ratios(above: list[float], below: list[float]) -> list[float]:
+        return [a / b for a, b in zip(above, below, strict=True)]
+
+    middle = size.widths[1]
+    growth = {
+        kind: ratios(epochs(kind, size.images[-1], middle), epochs(kind, size.images[0], middle)) for kind in KINDS
+    }
+    speed_up = {
+        kind: ratios(
+            epochs(kind, size.images[1], size.widths[0]),
+            epochs(kind, size.images[1], size.widths[-1]),
+        )
+        for kind in KINDS
+    }
+    figures: dict[str, Any] = {"runs": runs, "growth": growth, "speed_up": speed_up}
+    noises = [kind for kind in KINDS if kind != "real"]
+    for name, values in (("growth_over_real", growth), ("speed_up_over_real", speed_up)):
+        figures[name] = {kind: ratios(values[kind], values["real"]) for kind in noises}
+    figures["slower"] = {
+        kind: ratios(epochs(kind, size.images[-1], middle), epochs("real", size.images[-1], middle)) for kind in noises
+    }
+    claims = []
+    for kind in noises:
+        claims += [
+            claim(
+                figures,
+                f"{kind} takes more epochs to fit than real data ({size.images[-1]:,} images).",
+                *("all_at_least", f"slower.{kind}.*", 1),
+            ),
+            claim(
+                figures,
+                f"More data: the epochs grow by a larger factor for {kind} than for real data.",
+                *("all_at_least", f"growth_over_real.{kind}.*", 1),
+            ),
+            claim(
+                figures,
+                f"More units: the epochs shrink by a larger factor for {kind} than for real data.",
+                *("all_at_least", f"speed_up_over_real.{kind}.*", 1),
+            ),
+        ]
+    table = {
+        "columns": ["data", *(f"{count:,} images, {width} units" for count, width in settings)],
+        "rows": [
+            [kind, *(", ".join(f"{value:g}" for value in epochs(kind, *setting)) for setting in settings)]
+            for kind in KINDS
+        ],
+    }
+    plots = [
+        {
+            "title": f"Epochs to 100 % training accuracy, {middle} units",
+            "x": "training images",
+            "y": "epochs",
+            "log_x": 2,
+            "log_y": 2,
+            "series": [
+                band(kind, list(size.images), [epochs(kind, count, middle) for count in size.images])  # type: ignore[arg-type]
+                for kind in KINDS
+            ],
+        },
+        {
+            "title": f"Epochs to 100 % training accuracy, {size.images[1]:,} images",
+            "x": "units of each of two hidden layers",
+            "y": "epochs",
+            "log_x": 2,
+            "log_y": 2,
+            "series": [
+                band(kind, list(size.widths), [epochs(kind, size.images[1], width) for width in size.widths])  # type: ignore[arg-type]
+                for kind in KINDS
+            ],
+        },
+    ]
+    write_result(
+        options,  # type: ignore[arg-type]  # has what it reads
+        "figure6_time_to_fit",
+        corpus=None,
+        settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
+        seeds=list(range(size.seeds)),
+        figures=figures,
+        claims=claims,
+        table=table,
+        plots=plots,
+        cost=watch.read(),
+    )
+
+
+def _run_of(options: Options, size: Size, kind: str, count: int, width: int, seed: int) -> dict[str, Any]:
+    (images,) = options.draw(seed, count)
+    images, _ = noisy(images, seed, **KINDS[kind])
+    training = Training(width=width, epochs=size.epochs, seed=seed)
+    model = network(images.pixels_NP.shape[1], training)
+    correct: list[Any] = []
+
+    def after_epoch(epoch: int) -> bool:
+        correct.append(look(model, images).correct_N)
+        return bool(correct[-1].all())
+
+    train(model, images, training, after_epoch)
+    reached = time_to_fit(np.array(correct))
+    made = {
+        "kind": kind,
+        "images": count,
+        "width": width,
+        "seed": seed,
+        "epochs": math.nan if reached is None else reached + 1,
+    }
+    print(made, flush=True)
+    return made
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))

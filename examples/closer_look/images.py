@@ -1,0 +1,118 @@
+"""What every script is told on the command line, and the images that it trains on: MNIST, or made-up ones.
+
+The made-up images are for tests: ten smooth patterns, shifted, mixed and noisy, some more than others.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from examples.closer_look import RESULTS
+from hf_exposure.data import NoiseInjector, input_moments
+
+__all__ = ["CLASSES", "Images", "Options", "noisy", "parse_options"]
+
+CLASSES = 10
+Size = Literal["smallest", "small", "full"]
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class Images:
+    """Images as rows of pixels from 0 to 1, with their labels.
+
+    Attributes:
+        pixels_NP, labels_N: of N images with P pixels.
+        name: of the data.
+    """
+
+    pixels_NP: Floats
+    labels_N: npt.NDArray[np.int64]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.labels_N)
+
+    def take(self, rows: npt.NDArray[np.int64]) -> Images:
+        return Images(self.pixels_NP[rows], self.labels_N[rows], self.name)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """As given on the command line.
+
+    Attributes:
+        size: "smallest" takes seconds and shows that the script runs, "small" minutes on one core, "full" more.
+        mnist: the folder with MNIST's four files; made-up images without it.
+        out: the folder where the result's JSON goes.
+    """
+
+    size: Size
+    mnist: Path | None
+    out: Path
+
+    def draw(self, seed: int, *counts: int) -> list[Images]:
+        """Disjoint random parts of the training images, of these sizes; other ones for each seed."""
+        whole = _made_up(4 * sum(counts)) if self.mnist is None else _mnist(self.mnist)
+        order = np.random.default_rng([seed, 7]).permutation(len(whole))
+        ends = np.cumsum(counts)
+        return [whole.take(order[end - count : end]) for end, count in zip(ends, counts, strict=True)]
+
+
+def parse_options(description: str, arguments: list[str] | None = None) -> Options:
+    """From `arguments`, or those of the process."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--size", choices=("smallest", "small", "full"), default="small")
+    parser.add_argument("--mnist", type=Path, help="a folder with MNIST in IDX format; made-up images unless given")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result's JSON")
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def noisy(images: Images, seed: int, *, labels: float = 0.0, inputs: float = 0.0) -> tuple[Images, NoiseInjector]:
+    """The images with a share of their labels random (randY) or of their pixels Gaussian (randX)."""
+    mean, std = input_moments([{"pixels": images.pixels_NP}], "pixels")
+    noise = NoiseInjector(
+        len(images),
+        labels,
+        num_labels=CLASSES,
+        seed=seed,
+        inputs=inputs,
+        input_column="pixels",
+        mean=mean,
+        std=std,
+    )
+    rows = noise({"pixels": images.pixels_NP, "label": images.labels_N}, range(len(images)))
+    return Images(np.stack(rows["pixels"]), np.asarray(rows["label"]), images.name), noise
+
+
+def _mnist(folder: Path) -> Images:
+    pixels = _idx(folder / "train-images-idx3-ubyte.gz", offset=16)
+    labels = _idx(folder / "train-labels-idx1-ubyte.gz", offset=8)
+    whole = pixels.reshape(len(labels), -1).astype(np.float32) / 255
+    return Images(whole, labels.astype(np.int64), f"MNIST {hashlib.sha256(pixels.tobytes()).hexdigest()[:16]}")
+
+
+def _idx(path: Path, offset: int) -> npt.NDArray[np.uint8]:
+    with gzip.open(path) as file:
+        return np.frombuffer(file.read(), dtype=np.uint8, offset=offset)
+
+
+def _made_up(count: int, side: int = 12) -> Images:
+    generator = np.random.default_rng(0)
+    patterns = generator.normal(size=(CLASSES, side, side))
+    for axis in (1, 2):
+        patterns = sum(np.roll(patterns, shift, axis) for shift in (-1, 0, 1))
+    labels = generator.integers(CLASSES, size=count)
+    other = patterns[generator.integers(CLASSES, size=count)]
+    mixed = patterns[labels] + generator.beta(1, 4, size=(count, 1, 1)) * other
+    mixed += generator.normal(size=mixed.shape) * generator.uniform(0.2, 1.5, size=(count, 1, 1))
+    scaled = (mixed - mixed.min()) / (mixed.max() - mixed.min())
+    return Images(scaled.reshape(count, -1).astype(np.float32), labels.astype(np.int64), "made up")

@@ -1,0 +1,110 @@
+"""The networks of the paper's MNIST part, two hidden layers of rectified linear units, and how they are trained."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from examples.closer_look.images import CLASSES, Images
+
+__all__ = ["Looks", "Training", "look", "network", "train"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """Settings of one training.
+
+    Attributes:
+        width: units of each of the two hidden layers.
+        dropout, input_dropout: of hidden units, of pixels.
+        input_noise: standard deviation of Gaussian noise on the pixels, drawn anew for each batch.
+        weight_decay: of SGD.
+    """
+
+    width: int
+    epochs: int
+    seed: int
+    rate: float = 0.05
+    momentum: float = 0.9
+    batch: int = 50
+    dropout: float = 0.0
+    input_dropout: float = 0.0
+    input_noise: float = 0.0
+    weight_decay: float = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class Looks:
+    """What a network says of each example.
+
+    Attributes:
+        correct_N: whether the label is the likeliest class.
+        probability_N: of the label.
+        margin_N: the label's logit less the largest other one.
+    """
+
+    correct_N: npt.NDArray[np.bool_]
+    probability_N: npt.NDArray[np.float64]
+    margin_N: npt.NDArray[np.float64]
+
+
+class InputNoise(nn.Module):
+    def __init__(self, deviation: float) -> None:
+        super().__init__()
+        self.deviation = deviation
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return inputs + self.deviation * torch.randn_like(inputs) if self.training and self.deviation else inputs
+
+
+def network(pixels: int, training: Training) -> nn.Module:
+    """The network before training."""
+    torch.manual_seed(training.seed)
+    width = training.width
+    return nn.Sequential(
+        *(InputNoise(training.input_noise), nn.Dropout(training.input_dropout)),
+        *(nn.Linear(pixels, width), nn.ReLU(), nn.Dropout(training.dropout)),
+        *(nn.Linear(width, width), nn.ReLU(), nn.Dropout(training.dropout)),
+        nn.Linear(width, CLASSES),
+    )
+
+
+def train(
+    model: nn.Module,
+    images: Images,
+    training: Training,
+    after_epoch: Callable[[int], bool | None] = lambda epoch: None,
+) -> None:
+    """SGD on the images. `after_epoch` is called with the number of epochs done, and ends the training by True."""
+    pixels, labels = torch.as_tensor(images.pixels_NP), torch.as_tensor(images.labels_N)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=training.rate, momentum=training.momentum, weight_decay=training.weight_decay
+    )
+    generator = torch.Generator().manual_seed(training.seed)
+    for epoch in range(training.epochs):
+        model.train()
+        order = torch.randperm(len(labels), generator=generator)
+        for rows in order.split(training.batch):
+            loss = nn.functional.cross_entropy(model(pixels[rows]), labels[rows])
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+        if after_epoch(epoch + 1):
+            return
+
+
+def look(model: nn.Module, images: Images) -> Looks:
+    """All examples, in evaluation mode."""
+    model.eval()
+    labels = torch.as_tensor(images.labels_N)[:, None]
+    with torch.no_grad():
+        logits = model(torch.as_tensor(images.pixels_NP)).double()
+    own = logits.gather(1, labels)[:, 0]
+    others = logits.scatter(1, labels, -torch.inf).amax(1)
+    probability = logits.softmax(1).gather(1, labels)[:, 0]
+    return Looks((own > others).numpy(), probability.numpy(), (own - others).numpy())

@@ -1,0 +1,122 @@
+"""How often each canary was really trained on, counted at the loss, beside how often it should have been."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from enum import StrEnum
+
+from hf_exposure.fields import Count
+
+# The epoch of a trainer is a float that was summed up.
+_SLACK = 1e-6
+
+
+class Uncounted(StrEnum):
+    """Why the times that canaries were trained on are not known."""
+
+    SWITCHED_OFF = "switched_off"
+    """Counting was not asked for."""
+    NO_LABELS = "no_labels"
+    """The training loop keeps the labels for itself, as a `Trainer` does with label smoothing or a loss function of
+    its own: what reaches the model does not say which tokens count."""
+    NOT_TOKENS = "not_tokens"
+    """A training batch has no label for each token of a row."""
+    RANDOM_MASKS = "random_masks"
+    """A masked language model never predicts a whole text at once."""
+    RESUMED_WITHOUT_COUNTS = "resumed_without_counts"
+    """Training was resumed from a checkpoint that holds no counts."""
+    FAILED = "failed"
+    """A training batch could not be read."""
+
+    @property
+    def reason(self) -> str:
+        """In words, after "not counted:"."""
+        return _REASONS[self]
+
+
+_REASONS = {
+    Uncounted.SWITCHED_OFF: "count_doses=False",
+    Uncounted.NO_LABELS: (
+        "the training loop keeps the labels from the model, as with label_smoothing_factor or compute_loss_func"
+    ),
+    Uncounted.NOT_TOKENS: "training batches have no label for each token",
+    Uncounted.RANDOM_MASKS: "a masked language model never predicts a whole text at once",
+    Uncounted.RESUMED_WITHOUT_COUNTS: "training was resumed from a checkpoint without counts",
+    Uncounted.FAILED: "a training batch could not be read",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class CanaryDose:
+    """One canary until a step of a training.
+
+    Attributes:
+        canary_id: the canary's id.
+        whole: how often its whole token sequence contributed to the loss: each of its tokens was a label, except the
+            first one of a document, which nothing predicts.
+        partly: how often it was there whole, and some tokens of its secret counted in the loss, but not all tokens.
+        masked: how often it was there whole, and no token of its secret counted in the loss.
+        cut: how often a piece of it was there, cut off by truncation or packing, whether or not it counted. One that
+            packing cuts in two may count twice, and a piece that fits several canaries counts for each of them.
+        repetitions: how many times it was inserted; 0 for a control.
+        least, most: how often it should have contributed by its repetitions and the passes over the data: between the
+            passes that were completed and those that were begun.
+
+    Example:
+        >>> CanaryDose(canary_id="a", whole=7, repetitions=8, least=8, most=8).differs
+        True
+    """
+
+    canary_id: str
+    whole: Count
+    partly: Count = 0
+    masked: Count = 0
+    cut: Count = 0
+    repetitions: Count = 0
+    least: Count = 0
+    most: Count = 0
+
+    @property
+    def differs(self) -> bool:
+        """Whether it was trained on more or less often than inserted; a control, whether it was at all."""
+        return not self.least <= self.whole <= self.most
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether its secret contributed at least once, in whole or in part."""
+        return self.whole + self.partly > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Doses:
+    """What the training batches held of the canaries until a step of a training, over all processes.
+
+    Attributes:
+        counted: one record for each canary, inserted ones first; none where they were not counted.
+        uncounted: why they were not; None where they were.
+
+    Example:
+        >>> Doses(counted=(CanaryDose(canary_id="a", whole=8, least=8, most=8),)).differing
+        ()
+    """
+
+    counted: tuple[CanaryDose, ...] = ()
+    uncounted: Uncounted | None = None
+
+    @property
+    def differing(self) -> tuple[CanaryDose, ...]:
+        """The canaries that were trained on more or less often than they were inserted."""
+        return tuple(one for one in self.counted if one.differs)
+
+
+def expected_doses(repetitions: int, epochs: float) -> tuple[int, int]:
+    """The least and the most a canary of so many repetitions should be trained on in so many passes over the data.
+
+    Within a pass nobody knows which rows come first, so between passes the two differ.
+
+    Example:
+        >>> expected_doses(4, 2.0), expected_doses(4, 2.5), expected_doses(0, 2.5)
+        ((8, 8), (8, 12), (0, 0))
+    """
+    return repetitions * math.floor(epochs + _SLACK), repetitions * math.ceil(epochs - _SLACK)

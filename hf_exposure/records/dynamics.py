@@ -1,0 +1,207 @@
+"""What a training was like for each example: a folder of Arrow files, one for each measurement, and its arrays.
+
+`_dynamics` in the output folder of a training has `examples.arrow` (number, label, whether the label is noise) and one
+file for each measurement, `00000.arrow` and so on. A measurement adds its file and touches no other, so a run that is
+killed loses none, and one that resumes removes the later ones. The log `_dynamics.jsonl` says at which step each was
+taken. All of them are readable by their owner alone.
+
+Legend: T measurements, N examples (of a language model, tokens), C classes.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from hf_exposure.errors import InputError
+from hf_exposure.fields import plain
+from hf_exposure.files import make_private_folder, write_aside
+from hf_exposure.records.run_log import PlainRecord, RunLog
+
+FloatArray = NDArray[np.float64]
+
+FORMAT = "hf_exposure dynamics"
+VERSION = 1
+FIGURES = ("loss_bits", "probability", "correct", "margin")
+CLASS_PROBABILITY = "class_probability"
+_EXAMPLES = "examples.arrow"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class DynamicsRecord:
+    """All measurements of one training.
+
+    Attributes:
+        steps_T, epochs_T: of the training; NaN where the log has none.
+        example_N, position_N: which example each column is, and which of its tokens; -1 where the example has one
+            label.
+        loss_bits_TN, probability_TN, correct_TN, margin_TN: of the label; NaN where an example was not looked at.
+        label_N: the label that was trained on; -1 where it is not kept, as that of tokens.
+        noisy_N: whether the label is noise; None where that is not known.
+        class_probability_TNC: of all classes, where it was recorded.
+        figures_T: what was logged at each measurement, by key.
+        about: settings of the measurement and of the noise, with its seed.
+    """
+
+    steps_T: FloatArray
+    epochs_T: FloatArray
+    example_N: NDArray[np.int64]
+    position_N: NDArray[np.int64]
+    loss_bits_TN: FloatArray
+    probability_TN: FloatArray
+    correct_TN: FloatArray
+    margin_TN: FloatArray
+    label_N: NDArray[np.int64]
+    noisy_N: NDArray[np.bool_] | None = None
+    class_probability_TNC: FloatArray | None = None
+    figures_T: Mapping[str, FloatArray] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        return f"DynamicsRecord({len(self.steps_T)} measurements of {len(self.example_N)} {self.unit})"
+
+    @property
+    def unit(self) -> str:
+        """What a column is: "examples", or "tokens" of a language model."""
+        return "tokens" if (self.position_N >= 0).any() else "examples"
+
+    @classmethod
+    def load(cls, run: str | Path, name: str = "dynamics") -> DynamicsRecord:
+        """What a training left in its output folder.
+
+        Args:
+            run: the output folder.
+            name: of the measure.
+
+        Raises:
+            InputError: no record there, a file that is no record, or one of a newer version.
+        """
+        return _load(Path(run), name)
+
+
+class DynamicsStore:
+    """The files of one training, written by one process.
+
+    Args:
+        folder: `_dynamics` of the output folder.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+
+    def write_examples(self, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        """The table of the examples, with the settings."""
+        make_private_folder(self.folder)
+        self._write(_EXAMPLES, columns, about)
+
+    def append(self, number: int, columns: Mapping[str, Any]) -> None:
+        """Measurement `number`, from 0 on; files of later ones, which a run left that was resumed, are removed."""
+        self.cut(number)
+        self._write(f"{number:05d}.arrow", columns, {"measurement": number})
+
+    def cut(self, count: int) -> None:
+        """Keeps the first `count` measurements."""
+        for path in self.measurements():
+            if int(path.stem) >= count:
+                path.unlink(missing_ok=True)
+
+    def measurements(self) -> list[Path]:
+        """The files, oldest first."""
+        return sorted(self.folder.glob("[0-9]" * 5 + ".arrow"))
+
+    def _write(self, name: str, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
+        head = {"format": FORMAT, "version": VERSION, **dict(plain(about))}
+        table = pa.table(dict(columns)).replace_schema_metadata({"hf_exposure": json.dumps(head)})
+        sink = pa.BufferOutputStream()
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+        write_aside(self.folder / name, sink.getvalue().to_pybytes(), private=True)
+
+
+def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
+    """A file of the store, with its settings.
+
+    Raises:
+        InputError: another kind of file, or one of a newer version.
+    """
+    try:
+        table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
+        about = json.loads((table.schema.metadata or {})[b"hf_exposure"])
+    except (pa.ArrowInvalid, KeyError, ValueError) as error:
+        remedy = "Remove the file, or train again."
+        raise InputError(str(path), "must be a record of dynamics", type(error).__name__, remedy) from None
+    if about.get("format") != FORMAT or about.get("version", VERSION + 1) > VERSION:
+        remedy = "Upgrade: pip install --upgrade hf-exposure"
+        raise InputError(str(path), f"must be of version {VERSION} or lower", about.get("version"), remedy)
+    return table, about
+
+
+def _load(run: Path, name: str) -> DynamicsRecord:
+    store = DynamicsStore(run / f"_{name}")
+    paths = store.measurements()
+    if not paths or not (store.folder / _EXAMPLES).exists():
+        rule = f"must be the output folder of a training with a DynamicsMeasure, which leaves _{name} there"
+        raise InputError("run", rule, str(run), "Name that folder.")
+    examples, about = read_table(store.folder / _EXAMPLES)
+    tables = [read_table(path)[0] for path in paths]
+    example_N, position_N = (_ints(examples, column) for column in ("example", "position"))
+    stacked = {}
+    for figure in FIGURES:
+        rows = [np.asarray(table[figure].to_numpy(), dtype=np.float64) for table in tables]
+        if any(len(row) != len(example_N) for row in rows):
+            rule, remedy = "must have as many rows as examples.arrow", "Remove the folder, and train again."
+            raise InputError(str(store.folder), rule, [len(row) for row in rows][:8], remedy)
+        stacked[figure] = np.stack(rows)
+    classes = None
+    if all(CLASS_PROBABILITY in table.column_names for table in tables):
+        classes = np.stack([_matrix(table[CLASS_PROBABILITY]) for table in tables])
+    steps_T, epochs_T, figures_T = _logged(run, name, len(paths))
+    noisy = examples["noisy"].to_numpy() if "noisy" in examples.column_names else None
+    return DynamicsRecord(
+        steps_T=steps_T,
+        epochs_T=epochs_T,
+        example_N=example_N,
+        position_N=position_N,
+        loss_bits_TN=stacked["loss_bits"],
+        probability_TN=stacked["probability"],
+        correct_TN=stacked["correct"],
+        margin_TN=stacked["margin"],
+        label_N=_ints(examples, "label"),
+        noisy_N=None if noisy is None else np.asarray(noisy, dtype=np.bool_),
+        class_probability_TNC=classes,
+        figures_T=figures_T,
+        about={key: value for key, value in about.items() if key not in ("format", "version")},
+    )
+
+
+def _ints(table: pa.Table, column: str) -> NDArray[np.int64]:
+    found: NDArray[np.int64] = np.asarray(table[column].to_numpy(), dtype=np.int64)
+    return found
+
+
+def _matrix(column: pa.ChunkedArray) -> FloatArray:
+    whole = column.combine_chunks()
+    flat: FloatArray = np.asarray(whole.flatten().to_numpy(), dtype=np.float64)
+    return flat.reshape(len(whole), -1)
+
+
+def _logged(run: Path, name: str, count: int) -> tuple[FloatArray, FloatArray, dict[str, FloatArray]]:
+    """Steps, epochs and figures of each measurement, as far as the log says."""
+    steps_T, epochs_T = np.full((2, count), np.nan)
+    figures: dict[str, FloatArray] = {}
+    for line in RunLog(name, PlainRecord.from_dict).read(run):
+        number = line.details.get("measurement")
+        if not isinstance(number, int) or not 0 <= number < count:
+            continue
+        steps_T[number] = np.nan if line.step is None else line.step
+        epochs_T[number] = np.nan if line.epoch is None else line.epoch
+        for key, value in line.metrics().items():
+            figures.setdefault(key, np.full(count, np.nan))[number] = value
+    return steps_T, epochs_T, figures

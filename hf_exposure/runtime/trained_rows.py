@@ -1,0 +1,107 @@
+"""What a training batch says of itself: which tokens it holds, where its documents begin, and which tokens count.
+
+The labels say it. Where a token has a label, the label is what the model learns to predict, whatever the inputs hold
+there (a mask, noise). Where it has none (-100), the input is the text, and does not count in the loss.
+
+Shapes: B rows of S positions; T = B x S tokens, one row after the other; D documents.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+NO_LOSS = -100
+_READ = ("input_ids", "labels", "position_ids", "attention_mask", "cu_seq_lens_q")
+
+Integers = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedRows:
+    """The tokens of some batches, document by document. A row of a batch is one document or, packed, several.
+
+    Attributes:
+        values_T: token ids.
+        trained_T: whether the token has a label and something before it predicts it, so that it counts in the loss.
+        present_T: whether the token is part of the text: not so where an attention mask leaves it out.
+        offsets: (D + 1,) where each document begins, and T.
+
+    Example:
+        >>> ids, labels = np.array([[5, 6, 7, 5]]), np.array([[5, -100, 7, 5]])
+        >>> rows = trained_rows({"input_ids": ids, "labels": labels, "position_ids": np.array([[0, 1, 2, 0]])})
+        >>> rows.offsets.tolist(), rows.trained_T.tolist()
+        ([0, 3, 4], [False, False, True, False])
+    """
+
+    values_T: Integers
+    trained_T: npt.NDArray[np.bool_]
+    present_T: npt.NDArray[np.bool_]
+    offsets: Integers
+
+    @classmethod
+    def joined(cls, parts: Iterable[TrainedRows]) -> TrainedRows:
+        """One after the other."""
+        listed = list(parts)
+        first = np.cumsum([0, *(len(one.values_T) for one in listed)])
+        offsets = [one.offsets[:-1] + start for one, start in zip(listed, first, strict=False)]
+        return cls(
+            np.concatenate([np.zeros(0, np.int64), *(one.values_T for one in listed)]),
+            np.concatenate([np.zeros(0, np.bool_), *(one.trained_T for one in listed)]),
+            np.concatenate([np.zeros(0, np.bool_), *(one.present_T for one in listed)]),
+            np.concatenate([np.zeros(0, np.int64), *offsets, first[-1:]]),
+        )
+
+
+def sequence_tensors(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """Those of a forward pass's arguments that `trained_rows` reads. The device is not waited for."""
+    found = {name: inputs[name] for name in _READ if isinstance(inputs.get(name), torch.Tensor)}
+    # A 4-D mask is as large as a row's square, and says nothing that is read here.
+    return {name: value.detach() for name, value in found.items() if value.ndim <= 2}
+
+
+def trained_rows(batch: Mapping[str, npt.NDArray[Any]], *, labels_are_text: bool = False) -> TrainedRows:
+    """The documents of one batch.
+
+    A document begins with each row, where `position_ids` do not go on by one, where a 2-D `attention_mask` changes its
+    value, and at the places that `cu_seq_lens_q` names. The first token of a document is predicted by nothing that
+    belongs to it, so it does not count, except in an encoder-decoder model, whose decoder has a start token.
+
+    Args:
+        batch: (B, S) arrays by the names of a forward pass's arguments. Without `labels` nothing counts.
+        labels_are_text: of an encoder-decoder model, whose inputs are another text than its labels.
+
+    Raises:
+        ValueError: labels that are not one for each token.
+    """
+    labels, ids = batch.get("labels"), None if labels_are_text else batch.get("input_ids")
+    text = labels if ids is None else ids
+    if text is None or text.ndim != 2:
+        raise ValueError("no rows of tokens")
+    if labels is None:
+        labels = np.full_like(text, NO_LOSS)
+    if labels.shape != text.shape:
+        raise ValueError("no label for each token")
+    values = np.where(labels == NO_LOSS, text, labels).astype(np.int64, copy=False)
+    starts = np.zeros(text.shape, dtype=np.bool_)
+    starts[:, :1] = True
+    present = np.ones(text.shape, dtype=np.bool_)
+    if ids is not None:
+        positions, mask, ends = (batch.get(name) for name in ("position_ids", "attention_mask", "cu_seq_lens_q"))
+        if positions is not None and positions.shape[-1:] == text.shape[-1:] and positions.ndim == 2:
+            starts[:, 1:] |= np.diff(positions, axis=1) != 1  # of one row, for all rows alike
+        if mask is not None and mask.shape == text.shape:
+            starts[:, 1:] |= np.diff(mask.astype(np.int64), axis=1) != 0
+            present = mask != 0
+        if ends is not None and len(text) == 1:
+            starts[0, ends[ends < text.shape[1]].astype(np.int64)] = True
+    trained = labels != NO_LOSS
+    if not labels_are_text:
+        trained &= ~starts
+    offsets = np.append(np.flatnonzero(starts), starts.size)
+    return TrainedRows(values.ravel(), trained.ravel(), present.ravel(), offsets)

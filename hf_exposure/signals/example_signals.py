@@ -1,0 +1,148 @@
+"""What the logits of a batch say of each labeled thing in it: loss, probability of the label, correctness, margin.
+
+A classifier labels rows. A language model labels tokens, and where a token's logits are depends on its kind: of a
+causal model at the token before, of the others at the token itself.
+
+Shapes: B rows of S positions, V classes or vocabulary entries, n labeled things, F figures of each.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import StrEnum
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.models.auto import modeling_auto
+
+from hf_exposure.errors import InputError
+
+FIGURES = ("loss_bits", "probability", "correct", "margin")
+"""What there is of each labeled thing, in this order."""
+NO_LABEL = -100
+_LOG2_E = 1.0 / math.log(2.0)
+_ENTRIES_AT_ONCE = 2**24
+_AT_THE_TOKEN = frozenset(
+    name
+    for kind in ("MASKED_LM", "TOKEN_CLASSIFICATION")
+    for name in getattr(modeling_auto, f"MODEL_FOR_{kind}_MAPPING_NAMES").values()
+) - frozenset(modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values())
+
+
+class Alignment(StrEnum):
+    """Where the logits of a label are."""
+
+    ROW = "row"
+    """One label for each row: a classifier."""
+    SAME = "same"
+    """At the token: a masked model, an encoder-decoder, a classifier of tokens."""
+    NEXT = "next"
+    """At the token before: a causal language model."""
+
+
+def alignment_of(model: nn.Module, labels: torch.Tensor, shift_labels: bool | None = None) -> Alignment:
+    """How the labels of a batch meet the logits of a model.
+
+    Args:
+        model: any module; one of transformers may say what it is.
+        labels: (B,) classes, or (B, S) tokens.
+        shift_labels: for labels of tokens, whether the logits of each are at the token before it. By default so for
+            all models but encoder-decoders, masked models and classifiers of tokens of transformers.
+
+    Raises:
+        InputError: labels that are no whole numbers, or of another shape (regression, several labels a row).
+
+    Example:
+        >>> alignment_of(nn.Linear(2, 3), torch.tensor([0, 2])).value
+        'row'
+    """
+    if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim not in (1, 2):
+        rule = "must be one class for each row, or one token for each position"
+        raise InputError("labels", rule, f"{labels.dtype} of shape {tuple(labels.shape)}", "Measure classifiers only.")
+    if labels.ndim == 1:
+        return Alignment.ROW
+    if shift_labels is None:
+        inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+        is_encoder_decoder = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
+        shift_labels = not is_encoder_decoder and type(inner).__name__ not in _AT_THE_TOKEN
+    return Alignment.NEXT if shift_labels else Alignment.SAME
+
+
+def scored_places(labels: torch.Tensor, alignment: Alignment) -> torch.Tensor:
+    """(n, 2) row and position of each labeled thing, in order; the position of a row's own label is -1.
+
+    Example:
+        >>> scored_places(torch.tensor([[5, 6, -100]]), Alignment.NEXT).tolist()
+        [[0, 1]]
+    """
+    if alignment is Alignment.ROW:
+        rows = torch.nonzero(labels != NO_LABEL)
+        return torch.cat([rows, torch.full_like(rows, -1)], dim=1)
+    counts = labels != NO_LABEL
+    if alignment is Alignment.NEXT:
+        counts = counts.clone()
+        counts[:, 0] = False  # nothing predicts it
+    return torch.nonzero(counts)
+
+
+def logits_of(output: Any) -> torch.Tensor:
+    """The logits in what a model returned: an output with `.logits`, a mapping, a tuple, or the logits themselves.
+
+    Raises:
+        InputError: something else.
+    """
+    found = output["logits"] if isinstance(output, dict) and "logits" in output else getattr(output, "logits", output)
+    if isinstance(found, (tuple, list)) and found:
+        # (loss, logits, ...) where the labels were passed.
+        found = next((value for value in found if isinstance(value, torch.Tensor) and value.ndim >= 2), found[0])
+    if not isinstance(found, torch.Tensor) or found.ndim < 2:
+        remedy = "Return an output with .logits."
+        raise InputError("model", "must return logits", type(output).__name__, remedy)
+    return found
+
+
+def example_signals(logits: torch.Tensor, labels: torch.Tensor, places: torch.Tensor, alignment: Alignment) -> Any:
+    """(n, F) figures of each labeled thing, float32, on the logits' device.
+
+    Correct is 1.0 where the label's logit is larger than all others: a tie is no knowledge. The margin is the
+    difference to the largest other logit, and the loss is in bits.
+
+    Args:
+        logits: (B, V), or (B, S, V).
+        labels: as `alignment_of` takes them.
+        places: (n, 2) as `scored_places` returns them, on the logits' device.
+        alignment: of both.
+
+    Raises:
+        InputError: labels outside of the classes, or fewer than two classes.
+
+    Example:
+        >>> labels = torch.tensor([1])
+        >>> example_signals(torch.tensor([[0.0, 0.0]]), labels, torch.tensor([[0, -1]]), Alignment.ROW).tolist()
+        [[1.0, 0.5, 0.0, 0.0]]
+    """
+    classes = logits.shape[-1]
+    if classes < 2:
+        raise InputError("model", "must have two classes or more", classes, "Measure classifiers only.")
+    row_n, position_n = places.unbind(1)
+    if alignment is Alignment.ROW:
+        label_n = labels[row_n]
+    else:
+        label_n = labels[row_n, position_n]
+        position_n = position_n - 1 if alignment is Alignment.NEXT else position_n
+    if len(label_n) and bool(((label_n < 0) | (label_n >= classes)).any()):
+        remedy = "Pass labels that the model has classes for; -100 is ignored."
+        raise InputError("labels", f"must lie from 0 to {classes - 1}", "others", remedy)
+    parts = []
+    at_once = max(1, _ENTRIES_AT_ONCE // classes)
+    for first in range(0, len(label_n), at_once):
+        part = slice(first, first + at_once)
+        chosen = logits[row_n[part]] if alignment is Alignment.ROW else logits[row_n[part], position_n[part]]
+        chosen, own_label = chosen.float(), label_n[part, None].long()
+        own = chosen.gather(1, own_label)[:, 0]
+        log_probability = own - chosen.logsumexp(1)
+        margin = own - chosen.scatter(1, own_label, -torch.inf).amax(1)
+        figures = (-_LOG2_E * log_probability, log_probability.exp(), (margin > 0).float(), margin)
+        parts.append(torch.stack(figures, dim=1))
+    return torch.cat(parts) if parts else logits.new_zeros((0, len(FIGURES)), dtype=torch.float32)

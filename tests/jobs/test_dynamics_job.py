@@ -1,0 +1,27 @@
+"""Dynamics on two processes: the figures and the record of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launch import plain, results, run, torchrun
+
+from hf_exposure import DynamicsRecord
+
+
+@pytest.mark.parametrize("kind", ["pictures", pytest.param("fsdp", marks=pytest.mark.slow)])
+def test_two_processes_record_what_one_does(kind: str, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir(), two.mkdir()
+    (alone,) = results(run(plain(), "dynamics_job.py", "texts" if kind == "fsdp" else kind, one), one, processes=1)
+    first, second = results(run(torchrun(), "dynamics_job.py", kind, two, seconds=120), two)
+    assert first == second and len(first) == len(alone) == (3 if kind == "pictures" else 2)
+    for ours, expected in zip(first, alone, strict=True):
+        assert ours.keys() == expected.keys()
+        np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-4, atol=1e-5)
+    records = [DynamicsRecord.load(folder / "out") for folder in (one, two)]
+    assert records[0].steps_T.tolist() == records[1].steps_T.tolist()
+    for name in ("example_N", "position_N", "label_N", "loss_bits_TN", "correct_TN", "margin_TN"):
+        np.testing.assert_allclose(getattr(records[1], name), getattr(records[0], name), rtol=1e-4, atol=1e-5)
