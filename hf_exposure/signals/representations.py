@@ -60,7 +60,7 @@ def hidden_states(
     rows = MovableRows(model, inputs, argument)
     size = whole_number("batch_size", batch_size, 1)
     modules = dict(rows.model.named_modules())
-    names = list(_default_layers(rows.model) if layers is None else layers)
+    names = list(default_layers(rows.model) if layers is None else layers)
     for name in names:
         if name not in modules:
             rule = "must be names of modules of the model"
@@ -83,7 +83,8 @@ def hidden_states(
     return {name: np.stack([of_row[place] for of_row in found]) for place, name in enumerate(names)}
 
 
-def _default_layers(model: nn.Module) -> list[str]:
+def default_layers(model: nn.Module) -> list[str]:
+    """The blocks of the longest `ModuleList`; without one, all modules with weights that hold no other modules."""
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     if lists:
         name, longest = max(lists, key=lambda named: len(named[1]))

@@ -4,8 +4,8 @@ Let L_t be the mean loss over all examples after t steps of SGD. An example x mo
 was in, and through all later ones, which start elsewhere. Its sensitivity is `g_t(x) = ||dL_t / dx||_1`, and its mean
 over t is the example's loss-sensitivity. On real data a few examples have much of it; on random data all have some.
 
-`loss_sensitivity` computes it exactly, by differentiating the whole training. One graph of all updates would hold every
-activation of the training. Instead the weights of each step are kept, and the derivative is taken back through one
+`loss_sensitivity` computes it exactly, by differentiating the whole training. One graph of all updates would hold all
+activations of the training. Instead the weights of each step are kept, and the derivative is taken back through one
 update at a time (`torch.func.vjp` of the update): the same numbers, at one vector-Jacobian product a step for all of
 the losses together. That is for small networks and some thousand steps.
 
@@ -72,7 +72,7 @@ class LossSensitivity:
     @property
     def sensitivity_N(self) -> FloatArray:
         """The loss-sensitivity of each example: its mean over all steps that were looked at."""
-        return self.norms_TN.mean(axis=0)
+        return np.asarray(self.norms_TN.mean(axis=0))
 
     @property
     def gini_T(self) -> FloatArray:
@@ -280,7 +280,8 @@ def _unrolled(
     started: list[int] = []
     for step in range(wanted[-1], -1, -1):
         if step in number:
-            values, pull = torch.func.vjp(lambda w, x: share_KN @ trained.losses(every, x, w), kept[step], still_N)
+            derived: Any = torch.func.vjp(lambda w, x: share_KN @ trained.losses(every, x, w), kept[step], still_N)
+            values, pull = derived
             losses_T[number[step]] = float(values[0].detach())
             slopes, own = torch.func.vmap(pull)(torch.eye(count, dtype=values.dtype, device=values.device))
             if direct:
@@ -290,7 +291,8 @@ def _unrolled(
         if not step:
             break
         rows_n = order[step - 1]
-        _, pull = torch.func.vjp(lambda w, x, r=rows_n: update(w, x, r), kept[step - 1], still_N[rows_n])
+        derived = torch.func.vjp(lambda w, x, r=rows_n: update(w, x, r), kept[step - 1], still_N[rows_n])
+        pull = derived[1]
         adjoints, moved = torch.func.vmap(pull)(adjoints)
         adjoints = {name: adjoint.detach() for name, adjoint in adjoints.items()}
         index = torch.as_tensor(rows_n, device=found.device)
