@@ -45,7 +45,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(images=100, held_out=30, width=32, looks=(1, 4), steps=20, seeds=2),
-    "small": Size(images=3_000, held_out=200, width=256, looks=(1, 3, 10, 30), steps=60, seeds=3),
+    "small": Size(images=3_000, held_out=200, width=256, looks=(1, 10, 30), steps=60, seeds=3),
     "full": Size(images=50_000, held_out=1_000, width=4096, looks=(1, 3, 10, 30, 100, 300, 1000), steps=100, seeds=5),
 }
 
