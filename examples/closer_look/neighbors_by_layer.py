@@ -1,4 +1,4 @@
-"""DNN or k-NN: does a network decide as the nearest neighbors in its own layers do, and are its layers those of others?
+"""DNN or k-NN: does a network decide as the nearest neighbors in its layers do? And are layers alike?
 
 python -m examples.closer_look.neighbors_by_layer --mnist FOLDER
 
@@ -77,7 +77,7 @@ def run(options: Options) -> None:
         ),
         claim(
             figures,
-            "Two networks are more alike (linear CKA of the last hidden layer) if they generalize than if they memorize.",
+            "Two networks are more alike (linear CKA of the last hidden layer) if they generalize, by 0.1 or more.",
             *("mean_above", "alike.*", 0.1),
         ),
         claim(
@@ -90,7 +90,7 @@ def run(options: Options) -> None:
         "columns": ["labels", "layer", *(f"agreement, epoch {epoch}" for epoch in size.looks), "CKA of two networks",
                     "SVCCA of two", "intrinsic dimension"],
         "rows": [
-            [kind, layer, *(_joined(run["agreement"][layer][place] for run in own) for place in range(len(size.looks))),
+            [kind, layer, *(_joined(run["agreement"][layer][at] for run in own) for at in range(len(size.looks))),
              *(_joined(run[key][layer] for run in own) for key in ("cka", "svcca", "dimension"))]
             for kind, own in of.items() for layer in LAYERS
         ] + [

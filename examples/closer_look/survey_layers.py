@@ -56,8 +56,8 @@ def run(options: Options) -> None:
     runs = [_run_of(options, size, seed) for seed in range(size.seeds)]
     figures: dict[str, Any] = {
         "runs": runs,
-        "kept": {layer: [run["rewound"][layer] / run["noisy"] for run in runs] for layer in LAYERS},
-        "kept_at_worst": [min(run["rewound"].values()) / run["noisy"] for run in runs],
+        "kept": {layer: [_share(run["rewound"][layer], run) for run in runs] for layer in LAYERS},
+        "kept_at_worst": [_share(min(run["rewound"].values()), run) for run in runs],
         "first_probe": [run["probes"]["first"]["after"] - run["probes"]["first"]["before"] for run in runs],
         "more_dilation": [run["dilation_more"] - run["dilation"] for run in runs],
         "tied_lost": [run["tied_noisy_with_own"] - run["tied_noisy_without"] for run in runs],
@@ -234,6 +234,11 @@ def _moved(pixels_NP: Any, generator: np.random.Generator) -> Any:
     return np.stack([np.roll(image, generator.integers(-2, 3, size=2), axis=(0, 1)) for image in whole]).reshape(
         len(whole), -1
     )
+
+
+def _share(kept: float, run: dict[str, Any]) -> float:
+    """Of the noisy examples that were fit; NaN where none was."""
+    return kept / run["noisy"] if run["noisy"] else float("nan")
 
 
 def _state(model: nn.Module) -> dict[str, torch.Tensor]:

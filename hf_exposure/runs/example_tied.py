@@ -1,9 +1,9 @@
 """Example-tied dropout: units that belong to single examples take up what is memorized, and are dropped at test.
 
 Of a layer's units, a share is always there. Each training example has a few of the others for itself, the same in
-every epoch; all others are dropped while the example trains. What many examples have in common can be learned by the units
-that all of them share; what only one needs is learned most easily by its own. Without the own units, a network keeps
-the patterns and loses what it memorized.
+every epoch; all others are dropped while the example trains. What many examples have in common can be learned by
+the units that all of them share; what only one needs is learned most easily by its own. Without the own units, a
+network keeps the patterns and loses what it memorized.
 
 Source: Maini et al., "Can Neural Network Memorization Be Localized?", ICML 2023, section 6.
 """

@@ -1,8 +1,8 @@
 """Where memorization sits: one layer at a time is set back to an earlier checkpoint, or trained again.
 
 If memorized examples are lost when a layer's weights are those of before they were memorized, that layer was needed
-for them; if they stay right, it was not. The other way round, a layer that is set back to its first weights and trained
-again on clean data alone, while all others stay, shows whether the others hold on to what was memorized.
+for them; if they stay right, it was not. The other way round, a layer that is set back to its first weights and
+trained again on clean data alone, while all others stay, shows whether the others hold on to what was memorized.
 
 Shapes: L layers, S checkpoints.
 """
