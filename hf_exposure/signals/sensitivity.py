@@ -9,16 +9,15 @@ activations of the training. Instead the weights of each step are kept, and the 
 update at a time (`torch.func.vjp` of the update): the same numbers, at one vector-Jacobian product a step for all of
 the losses together. That is for small networks and some thousand steps.
 
-`checkpoint_sensitivity` is for larger models: it needs weights at some checkpoints of a training, whatever optimizer
-wrote them. It takes each update's effect on the loss at the checkpoint itself, as if no update in between had bent it:
-`d/dx <grad L, grad l(x)>`, summed over checkpoints. That is the first term of the exact derivative.
+`checkpoint_sensitivity` is for larger models: the norm of the gradient of an example's own loss with respect to it, as
+a mean over checkpoints of a training, whatever optimizer wrote them. It orders examples much as the exact form does,
+and is measured against it. The first term of the exact derivative, `d/dx <grad L, grad l(x)>` at the checkpoints, was
+tried too: it costs more and orders them less well (`docs/design/0025-critical-samples.md`).
 
-Both train and differentiate in evaluation mode: without dropout, and with the running statistics of batch norm.
+Both differentiate in evaluation mode: without dropout, and with the running statistics of batch norm.
 
 Source: Arpit et al., "A Closer Look at Memorization in Deep Networks" (2017), section 3.2. Unrolling: Maclaurin et
-    al., "Gradient-based Hyperparameter Optimization through Reversible Learning" (2015). The first term alone is the
-    derivative of an influence in Pruthi et al., "Estimating Training Data Influence by Tracing Gradient Descent"
-    (TracIn, 2020).
+    al., "Gradient-based Hyperparameter Optimization through Reversible Learning" (2015).
 
 Shapes: N examples, T steps at which the loss is differentiated, C classes, K derivatives that are taken back together.
 """
@@ -42,7 +41,7 @@ from hf_exposure.estimators import gini
 from hf_exposure.estimators.arrays import FloatArray
 from hf_exposure.limits import LARGEST_SEED
 from hf_exposure.runtime.model_state import model_device
-from hf_exposure.signals.movable import MovableRows, differentiating
+from hf_exposure.signals.movable import MovableRows, by_batches, differentiating
 
 Weights = dict[str, torch.Tensor]
 RowLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -178,42 +177,48 @@ def checkpoint_sensitivity(
     loss: RowLoss | None = None,
     argument: str | None = None,
 ) -> FloatArray:
-    """An estimate of loss-sensitivity from checkpoints, for models whose training cannot be differentiated.
+    """What stands for loss-sensitivity where a training cannot be differentiated: input gradients at checkpoints.
 
-    Two gradients a batch and checkpoint, one of them of second order. It is meant to order examples: its size is in
-    other units than that of `loss_sensitivity`, since learning rates are left out.
+    One forward and one backward pass a row and checkpoint. It is meant to order examples: its size is in other units
+    than that of `loss_sensitivity`.
 
     Args:
         model, inputs, labels, norm, loss, argument: as for `loss_sensitivity`. The model is left as found.
-        states: `state_dict`s of the model during training, a few or many.
+        states: `state_dict`s of the model during training, a few or many, the first weights among them.
         batch_size: rows of one model call.
 
     Returns:
-        (N,) norms of the sum over checkpoints of `d/dx <grad L, grad l(x)>`.
+        (N,) means over the checkpoints of ||dl(x) / dx||, with l(x) the example's own loss.
 
     Raises:
         InputError: as `loss_sensitivity`; no state, or one of another model.
 
-    Example:
-        >>> model = nn.Linear(3, 2)
-        >>> checkpoint_sensitivity(model, [model.state_dict()], torch.eye(3), [0, 1, 0]).shape
-        (3,)
+    Example (by hand, two classes of equal logits: a gradient of 0.5 (w_1 - w_0) for label 0):
+        >>> model = nn.Linear(1, 2)
+        >>> state = {"weight": torch.tensor([[1.0], [-1.0]]), "bias": torch.zeros(2)}
+        >>> checkpoint_sensitivity(model, [state], torch.zeros(1, 1), [0]).tolist()
+        [1.0]
     """
     trained = _Examples(MovableRows(model, inputs, argument), labels, loss)
     if norm not in _ORDERS:
         raise InputError("norm", "must be 1, 2 or infinity", norm, "Write norm=1.")
     size = whole_number("batch_size", batch_size, 1)
-    batches = np.split(np.arange(trained.num_rows), range(size, trained.num_rows, size))
-    sums: list[torch.Tensor] = []
-    with differentiating(trained.rows.model), sdpa_kernel(SDPBackend.MATH):
+    norms: list[FloatArray] = []
+    with differentiating(trained.rows.model):
         for state in states:
             weights = _weights_of(trained.rows.model, state)
-            slope = _mean_slope(trained, weights, batches)
-            found = [_bent(trained, weights, slope, batch).cpu() for batch in batches]
-            sums = [a + b for a, b in zip(sums, found, strict=True)] if sums else found
-    if not sums:
+
+            def of_batch(rows_n: NDArray[np.integer], weights: Weights = weights) -> list[float]:
+                shift = trained.rows.unmoved(rows_n).requires_grad_()
+                # Rows are apart, so the gradient of the sum holds that of each.
+                total = trained.losses(rows_n, shift, weights).sum()
+                (slope,) = torch.autograd.grad(total, shift, allow_unused=True)
+                return _norms(torch.zeros_like(shift) if slope is None else slope, _ORDERS[norm]).tolist()
+
+            norms.append(np.array(by_batches(np.arange(trained.num_rows), size, of_batch)))
+    if not norms:
         raise InputError("states", "must have at least one checkpoint", 0, "Pass [model.state_dict()].")
-    return _norms(torch.cat(sums), _ORDERS[norm])
+    return np.asarray(np.mean(norms, axis=0))
 
 
 class _Examples:
@@ -308,34 +313,8 @@ def _unrolled(
     )
 
 
-def _mean_slope(trained: _Examples, weights: Weights, batches: list[NDArray[Any]]) -> Weights:
-    """The gradient of the mean loss over all rows, batch by batch."""
-    total: Weights = {}
-    for batch in batches:
-        loss = trained.losses(batch, trained.rows.unmoved(batch), weights).sum() / trained.num_rows
-        slopes = torch.autograd.grad(loss, list(weights.values()), allow_unused=True)
-        for name, slope in zip(weights, slopes, strict=True):
-            if slope is not None:
-                total[name] = total[name] + slope if name in total else slope
-    return total
-
-
-def _bent(trained: _Examples, weights: Weights, slope: Weights, batch: NDArray[Any]) -> torch.Tensor:
-    """`d/dx <slope, grad l(x)>` of the rows of a batch: rows are apart, so one derivative gives all."""
-    shift = trained.rows.unmoved(batch).requires_grad_()
-    used = [name for name in weights if name in slope]
-    own = torch.autograd.grad(
-        trained.losses(batch, shift, weights).sum(), [weights[name] for name in used], create_graph=True
-    )
-    along = sum((slope[name] * part).sum() for name, part in zip(used, own, strict=True))
-    if not isinstance(along, torch.Tensor) or not along.requires_grad:
-        return torch.zeros_like(shift)
-    (bent,) = torch.autograd.grad(along, shift, allow_unused=True)
-    return torch.zeros_like(shift) if bent is None else bent.detach()
-
-
 def _weights_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Weights:
-    """The floating-point weights of a state under the model's own names, ready to be differentiated."""
+    """The floating-point weights of a state under the model's own names."""
     weights: Weights = {}
     for name, parameter in model.named_parameters():
         found = state.get(name) if isinstance(state, Mapping) else None
@@ -343,7 +322,7 @@ def _weights_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Weights:
             rule = f"must hold {name!r} with shape {tuple(parameter.shape)}"
             raise InputError("states", rule, type(found).__name__, "Pass state_dicts of this model.")
         if parameter.is_floating_point():
-            weights[name] = found.detach().to(parameter.device, parameter.dtype).clone().requires_grad_()
+            weights[name] = found.detach().to(parameter.device, parameter.dtype)
     return weights
 
 
