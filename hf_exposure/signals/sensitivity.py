@@ -213,7 +213,8 @@ def checkpoint_sensitivity(
                 # Rows are apart, so the gradient of the sum holds that of each.
                 total = trained.losses(rows_n, shift, weights).sum()
                 (slope,) = torch.autograd.grad(total, shift, allow_unused=True)
-                return _norms(torch.zeros_like(shift) if slope is None else slope, _ORDERS[norm]).tolist()
+                found = _norms(torch.zeros_like(shift) if slope is None else slope, _ORDERS[norm])
+                return [float(one) for one in found]
 
             norms.append(np.array(by_batches(np.arange(trained.num_rows), size, of_batch)))
     if not norms:
