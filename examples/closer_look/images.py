@@ -114,5 +114,5 @@ def _made_up(count: int, side: int = 12) -> Images:
     other = patterns[generator.integers(CLASSES, size=count)]
     mixed = patterns[labels] + generator.beta(1, 4, size=(count, 1, 1)) * other
     mixed += generator.normal(size=mixed.shape) * generator.uniform(0.2, 1.5, size=(count, 1, 1))
-    scaled = (mixed - mixed.min()) / (mixed.max() - mixed.min())
+    scaled = np.clip(0.5 + (mixed - mixed.mean()) / (3 * mixed.std()), 0.0, 1.0)
     return Images(scaled.reshape(count, -1).astype(np.float32), labels.astype(np.int64), "made up")

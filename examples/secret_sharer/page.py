@@ -59,11 +59,12 @@ and 11 again, in half an hour of one core, and then makes it. No result was run 
 
 @dataclass(frozen=True)
 class Result:
-    """One result: what a person wrote of it, and what its script stored, if it was run."""
+    """One result: what a person wrote of it, and what its script stored, if it was run; `package` is where it is."""
 
     name: str
     words: dict[str, Any]
     record: dict[str, Any] | None
+    package: str = "secret_sharer"
 
     @property
     def verdict(self) -> str:
@@ -72,7 +73,12 @@ class Result:
     @property
     def images(self) -> list[str]:
         count = len(self.record["plots"]) if self.record else 0
-        return [f"{IMAGES}/{self.name}{'' if at == 0 else f'_{at + 1}'}.png" for at in range(count)]
+        folder = IMAGES if self.package == "secret_sharer" else f"images/{self.package}"
+        return [f"{folder}/{self.name}{'' if at == 0 else f'_{at + 1}'}.png" for at in range(count)]
+
+    @property
+    def script(self) -> str:
+        return f"[{self.name}.py](../examples/{self.package}/{self.name}.py)"
 
 
 def load_results(folder: Path = RESULTS) -> list[Result]:
@@ -89,14 +95,14 @@ def _place(name: str) -> int:
     return next((place for place, start in enumerate(ORDER) if name == start or name.startswith(start + "_")), 99)
 
 
-def page(results: list[Result]) -> str:
+def page(results: list[Result], head: str = _HEAD) -> str:
     """The whole page as Markdown."""
     overview = ["| result | verdict | claims that hold |", "|---|---|---|"]
     for result in results:
         claims = result.record["claims"] if result.record else []
         held = f"{sum(made['holds'] for made in claims)} of {len(claims)}" if claims else ""
         overview.append(f"| [{result.words['title']}](#{_anchor(result)}) | {result.verdict} | {held} |")
-    return "\n".join([_HEAD, *overview, "", *(section(result) for result in results)]).rstrip() + "\n"
+    return "\n".join([head, *overview, "", *(section(result) for result in results)]).rstrip() + "\n"
 
 
 def section(result: Result) -> str:
@@ -105,8 +111,9 @@ def section(result: Result) -> str:
     unchecked = f" (Not compared with it: {words['unchecked']}.)" if "unchecked" in words else ""
     parts += [f"**The paper.** {_flat(words['paper'])}{unchecked}", ""]
     if result.record is None:
-        script = f"[{result.name}.py](../examples/secret_sharer/{result.name}.py)"
-        not_run = f"**Not run** beyond the smallest size of {script}, by a test. {_flat(words.get('remark', ''))}"
+        not_run = (
+            f"**Not run** beyond the smallest size of {result.script}, by a test. {_flat(words.get('remark', ''))}"
+        )
         return "\n".join([*parts, not_run.rstrip(), ""])
     parts += [f"**Verdict: {result.verdict}.** {_flat(words['remark'])}", "", *_table(result.record["table"]), ""]
     parts += [line for image in result.images for line in (f"![{words['title']}]({image})", "")]
@@ -150,7 +157,7 @@ def _how(result: Result) -> str:
     device = machine["accelerator"] or f"{machine['threads']} CPU core" + ("s" if machine["threads"] > 1 else "")
     seeds = ", ".join(map(str, record["seeds"]))
     return (
-        f"Run at size `{record['size']}` by [{result.name}.py](../examples/secret_sharer/{result.name}.py): {source}"
+        f"Run at size `{record['size']}` by {result.script}: {source}"
         f"seed{'s' if len(record['seeds']) > 1 else ''} {seeds}; {cost['processor_seconds'] / 60:.1f} minutes of "
         f"processor time on {device}; torch {record['versions']['torch']}, transformers "
         f"{record['versions']['transformers']}."

@@ -20,6 +20,7 @@ from hf_exposure import __version__
 from hf_exposure.cli.cost import cost
 from hf_exposure.cli.demo import demo
 from hf_exposure.cli.draw import draw
+from hf_exposure.cli.dynamics import dynamics
 from hf_exposure.cli.extract import extract
 from hf_exposure.cli.insert import insert
 from hf_exposure.cli.measure import measure
@@ -55,7 +56,7 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, draw, insert, measure, extract, cost, report, push):
+for _command in (demo, draw, insert, measure, dynamics, extract, cost, report, push):
     app.command()(_command)
 
 

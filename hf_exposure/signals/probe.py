@@ -66,6 +66,8 @@ class Probe:
         label_N: its label; -1 for tokens, which are text.
         rows: how many were given.
         rows_at_once: of one call; halved where a device runs out of memory.
+        passes_labels: whether the model is given the labels too, as some classifiers demand. A language model is not,
+            since its loss would take as much memory again; but an encoder-decoder is, which makes inputs of them.
     """
 
     alignment: Alignment
@@ -75,6 +77,7 @@ class Probe:
     batches: list[_Batch]
     rows: int
     rows_at_once: int
+    passes_labels: bool
 
     @classmethod
     def of(
@@ -150,6 +153,7 @@ class Probe:
             batches,
             len(listed),
             batch_size,
+            _takes_labels(model, alignment),
         )
         if not len(probe):
             raise InputError(argument, "must hold a label that is scored", "none but -100", "Pass labeled rows.")
@@ -224,10 +228,9 @@ class Probe:
         for name, value in batch.inputs.items():
             part = value[rows] if value.ndim and len(value) == size else value
             inputs[name] = part.to(device, dtype if part.is_floating_point() else part.dtype)
-        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            inputs[_LABELS] = batch.labels[rows].to(device)  # of which its decoder's inputs are made
-        else:
-            inputs.pop(_LABELS, None)
+        inputs.pop(_LABELS, None)
+        if self.passes_labels:
+            inputs[_LABELS] = batch.labels[rows].to(device)
         logits = logits_of(model(**inputs))
         chosen = (batch.places[:, 0] >= rows.start) & (batch.places[:, 0] < rows.stop)
         places = batch.places[chosen].clone()
@@ -278,6 +281,15 @@ def _forward_names(model: nn.Module) -> set[str] | None:
     parameters = inspect.signature(inner.forward).parameters.values()
     named = {one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
     return named or None
+
+
+def _takes_labels(model: nn.Module, alignment: Alignment) -> bool:
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
+    parameter = inspect.signature(inner.forward).parameters.get(_LABELS)
+    is_encoder_decoder = bool(getattr(getattr(inner, "config", None), "is_encoder_decoder", False))
+    if parameter is None:
+        return is_encoder_decoder
+    return is_encoder_decoder or alignment is Alignment.ROW or parameter.default is parameter.empty
 
 
 def _length(feature: Mapping[str, Any]) -> int:

@@ -26,7 +26,7 @@ from hf_exposure.runtime.processes import Processes
 from hf_exposure.runtime.tap import tap_batches
 
 
-def _fully_sharded() -> Any:
+def fully_sharded() -> Any:
     distributed.init_process_group("gloo")
     model = small_model()
     mesh = init_device_mesh("cpu", (2,))
@@ -38,7 +38,7 @@ def _fully_sharded() -> Any:
 
 def fsdp(folder: Path) -> dict[str, Any]:
     """`fully_shard`, trained by hand: accelerate leaves FSDP out on a CPU without a word."""
-    model = _fully_sharded()
+    model = fully_sharded()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     found = _measured(model)
     batch = {name: ids[4 * distributed.get_rank() :][:4] for name, ids in collate(rows(8)).items()}
@@ -132,7 +132,7 @@ def tensor(folder: Path) -> dict[str, Any]:
 
 def stranded(folder: Path) -> dict[str, Any]:
     """One process fails between the model's own exchanges, in the second layer of a pass."""
-    model = _fully_sharded()
+    model = fully_sharded()
     processes.SECONDS_FOR_ALL_TO_FAIL = 3.0
 
     def fail(*_: Any) -> None:
@@ -147,7 +147,7 @@ def stranded(folder: Path) -> dict[str, Any]:
 def both_fail(folder: Path) -> dict[str, Any]:
     """Both are out of memory at the same place, until the batch is small enough."""
     meter = ExposureMeter(CANARIES, TOKENIZER, method="sample", references=200, across_processes=True)
-    model, most, rows = _fully_sharded(), 6, []
+    model, most, rows = fully_sharded(), 6, []
     expected = figures(meter.measure(model))["log_perplexity_bits"]
 
     def fail(module: Any, arguments: tuple[Any, ...]) -> None:

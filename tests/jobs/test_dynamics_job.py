@@ -22,6 +22,6 @@ def test_two_processes_record_what_one_does(kind: str, tmp_path: Path) -> None:
         assert ours.keys() == expected.keys()
         np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-4, atol=1e-5)
     records = [DynamicsRecord.load(folder / "out") for folder in (one, two)]
-    assert records[0].steps_T.tolist() == records[1].steps_T.tolist()
+    np.testing.assert_array_equal(records[0].steps_T, records[1].steps_T)
     for name in ("example_N", "position_N", "label_N", "loss_bits_TN", "correct_TN", "margin_TN"):
         np.testing.assert_allclose(getattr(records[1], name), getattr(records[0], name), rtol=1e-4, atol=1e-5)

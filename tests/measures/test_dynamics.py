@@ -115,6 +115,17 @@ def test_models_whose_logits_are_at_the_token(kind: str) -> None:
     assert found[:, 0].mean() * math.log(2) == pytest.approx(output.loss.item(), rel=1e-4)
 
 
+def test_a_classifier_that_cannot_do_without_labels() -> None:
+    class Demanding(Classifier):
+        def forward(self, pixels: torch.Tensor, labels: torch.Tensor) -> Any:  # type: ignore[override]
+            logits = self.layers(pixels)
+            return nn.functional.cross_entropy(logits, labels), logits
+
+    _, expected = read(pictures(), Classifier())
+    _, found = read(pictures(), Demanding())
+    assert np.array_equal(found, expected)
+
+
 def test_out_of_memory_halves_the_calls_and_changes_no_figure() -> None:
     class Small(Classifier):
         def forward(self, pixels: torch.Tensor, labels: Any = None) -> Any:
@@ -236,6 +247,11 @@ class GivesNaN(Classifier):
         return {"logits": super().forward(pixels)["logits"] * math.nan}
 
 
+class Unlabeled(Classifier):
+    def forward(self, pixels: torch.Tensor) -> Any:  # type: ignore[override]
+        return self.layers(pixels)
+
+
 @pytest.mark.parametrize(
     ("rows", "model", "options", "message"),
     [
@@ -244,7 +260,7 @@ class GivesNaN(Classifier):
         ([{"pixels": [0.0] * 4}], Classifier(), {}, "must have labels"),
         ([{"pixels": [0.0] * 4, "label": 0.5}], Classifier(), {}, "labels: must be one class"),
         ([{"pixels": [0.0] * 4, "label": [0, 1, 1]}] * 2, Classifier(), {}, "logits for each label"),
-        ([{"pixels": [0.0] * 4, "label": 7}], Classifier(), {}, "from 0 to 1"),
+        ([{"pixels": [0.0] * 4, "label": 7}], Unlabeled(), {}, "from 0 to 1"),
         ([{"pixels": [0.0] * 4, "label": -100}], Classifier(), {}, "none but -100"),
         (["text"], Classifier(), {}, "tokenizer"),
         (pictures(), Classifier(), {"noisy": [True]}, "noisy"),

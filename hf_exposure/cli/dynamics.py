@@ -1,0 +1,36 @@
+"""`hf-exposure dynamics`: what a recorded training was like for each example."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.options import check_new
+
+
+def dynamics(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a training with a DynamicsMeasure.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for dynamics.html, examples.csv and plots.")] = None,
+    name: Annotated[str, typer.Option(help="Of the measure, where it has another one.")] = "dynamics",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show which examples a training learned late, forgot or memorized, and candidates for wrong labels."""
+    if out is not None:
+        check_new(out, overwrite)
+    from hf_exposure.report.dynamics import dynamics_text, read_dynamics, save_dynamics, summary
+
+    found = read_dynamics(run, name)
+    written = [] if out is None else save_dynamics(found, out)
+    if as_json:
+        typer.echo(json.dumps(summary(found), indent=1, allow_nan=False))
+        return
+    typer.echo(dynamics_text(found))
+    if written:
+        typer.echo(f"\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in written))}")

@@ -1,0 +1,27 @@
+"""`hf-exposure dynamics`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from cli_runs import one_line, run
+from dynamics_samples import write_run
+
+from hf_exposure.report.dynamics import read_dynamics, summary
+
+
+def test_the_text_the_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_run(tmp_path / "run")
+    done = run(capsys, "dynamics", tmp_path / "run", "--out", tmp_path / "page")
+    assert done.status == 0 and done.err == ""
+    assert "8 noisy examples" in done.out and "Candidates for wrong labels" in done.out
+    assert "dynamics.html" in done.out and (tmp_path / "page" / "examples.csv").exists()
+    as_json = run(capsys, "dynamics", tmp_path / "run", "--json")
+    assert json.loads(as_json.out) == summary(read_dynamics(tmp_path / "run"))
+    one_line(run(capsys, "dynamics", tmp_path / "run", "--out", tmp_path / "page"), "--out", "--overwrite")
+    again = run(capsys, "dynamics", tmp_path / "run", "--out", tmp_path / "page", "--overwrite")
+    assert again.status == 0
+    one_line(run(capsys, "dynamics", tmp_path / "page"), "run: must be the output folder", "DynamicsMeasure")
+    one_line(run(capsys, "dynamics", tmp_path / "run", "--name", "other"), "_other")

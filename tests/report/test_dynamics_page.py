@@ -1,0 +1,73 @@
+"""The page of a recorded training, its files and the command: what they show is what the record says."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dynamics_samples import CLASSES, EXAMPLES, MEASUREMENTS, write_run
+
+from hf_exposure.errors import InputError
+from hf_exposure.records.dynamics import DynamicsStore
+from hf_exposure.report.dynamics import cleanlab_input, dynamics_of, headline, read_dynamics, save_dynamics, summary
+
+
+def test_the_summary_is_that_of_the_record(tmp_path: Path) -> None:
+    record = write_run(tmp_path)
+    found = read_dynamics(tmp_path)
+    values = summary(found)
+    noisy_N = record.noisy_N
+    # By hand: margins of noisy examples are -1.5, -4.5, .5, -2.5, 2.5, -.5, so all are right at the third.
+    assert values["forgetting_events_noisy"] == 2.0 and values["forgetting_events_clean"] == 0.0
+    assert values["last_noisy_accuracy"] == 0.0 and values["last_clean_accuracy"] == 1.0
+    assert values["unforgettable_fraction"] == (~noisy_N).mean() and values["fit_at_step"] == 20.0
+    assert values["noise_found_by_margin"] == 1.0
+    assert sorted(values["lowest_margins"][:8]) == np.flatnonzero(noisy_N).tolist()
+    assert values["best_validation_step"] == 20.0 and values["last_validation_accuracy"] == pytest.approx(0.6)
+    assert values["noisy_accuracy_at_best"] == 1.0
+    assert json.loads(json.dumps(values, allow_nan=False)) == values
+    assert "Of 8 noisy examples, 0% are memorized (clean: 100% right)" in headline(found)
+
+
+def test_the_files_for_people_and_for_cleanlab(tmp_path: Path) -> None:
+    record = write_run(tmp_path / "run")
+    found = dynamics_of(record)
+    written = save_dynamics(found, tmp_path / "page")
+    names = {path.name for path in written}
+    assert names == {path.name for path in (tmp_path / "page").iterdir()} and "dynamics.html" in names
+    with (tmp_path / "page" / "examples.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["forgetting_events"]) for row in rows] == found.events.counts_N.tolist()
+    assert [float(row["area_under_margin"]) for row in rows] == pytest.approx(record.margin_TN.mean(axis=0), rel=1e-5)
+    labels, probabilities = (
+        np.load(tmp_path / "page" / name) for name in ("cleanlab_labels.npy", "cleanlab_pred_probs.npy")
+    )
+    # What cleanlab.filter.find_label_issues demands of its arguments.
+    assert labels.shape == (EXAMPLES,) and labels.dtype.kind == "i" and set(labels) == set(range(CLASSES))
+    assert probabilities.shape == (EXAMPLES, CLASSES) and np.allclose(probabilities.sum(axis=1), 1.0)
+    assert probabilities.min() >= 0 and probabilities.max() <= 1
+    np.testing.assert_allclose(probabilities[range(EXAMPLES), labels], found.map.confidence_N, rtol=1e-5)
+    page = (tmp_path / "page" / "dynamics.html").read_text()
+    assert page.count("<img") == 3 and "cleanlab_pred_probs.npy" in page and "Content-Security-Policy" in page
+
+
+@pytest.mark.parametrize("noise", [True, False])
+def test_tokens_of_a_language_model(noise: bool, tmp_path: Path) -> None:
+    found = dynamics_of(write_run(tmp_path / "run", tokens=True, noise=noise))
+    assert cleanlab_input(found.record) is None and found.record.unit == "tokens"
+    written = {path.name for path in save_dynamics(found, tmp_path / "page")}
+    assert not any(name.startswith("cleanlab") for name in written) and "data_map.png" in written
+    values = summary(found)
+    assert values["examples"] == 10 and len(values["exact_memorization"]) == MEASUREMENTS
+    assert ("last_noisy_accuracy" in values) == noise
+
+
+def test_another_number_of_examples_is_no_record(tmp_path: Path) -> None:
+    write_run(tmp_path)
+    short = {name: np.ones(3) for name in ("loss_bits", "probability", "correct", "margin")}
+    DynamicsStore(tmp_path / "_dynamics").append(MEASUREMENTS, short)
+    with pytest.raises(InputError, match="as many rows"):
+        read_dynamics(tmp_path)
