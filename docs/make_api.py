@@ -46,8 +46,9 @@ def _parts() -> Iterator[tuple[str, ModuleType, dict[str, Any]]]:
 
 
 def _members(module: ModuleType) -> dict[str, Any]:
-    """Functions and classes: a constant has no docstring of its own."""
-    return {name: getattr(module, name) for name in module.__all__ if callable(getattr(module, name))}
+    """Functions and classes that the package root does not have: a constant has no docstring of its own."""
+    names = [name for name in module.__all__ if name not in hf_exposure._HOME_OF]
+    return {name: getattr(module, name) for name in names if callable(getattr(module, name))}
 
 
 def _contents() -> Iterator[str]:
