@@ -65,6 +65,15 @@ def test_two_classes_are_the_closed_form(width: int) -> None:
     assert found.dtype == bool and (found == (limit < radius))[clear].all()
 
 
+def test_the_end_without_noise_reaches_the_corner() -> None:
+    """With noise to the end, a search among many inputs stays a little inside the box."""
+    model = linear(2, 400)
+    inputs = torch.as_tensor(np.random.default_rng(1).normal(size=(8, 400)), dtype=torch.float32)
+    for row, limit in zip(inputs, distances(model, inputs), strict=True):
+        assert critical_samples(model, row[None], float(limit) * 1.001, max_steps=40).all()
+        assert not critical_samples(model, row[None], float(limit) * 0.999, max_steps=40).any()
+
+
 def test_several_classes_never_beyond_the_closed_form() -> None:
     model = linear(5, 12, seed=3)
     inputs = torch.as_tensor(np.random.default_rng(2).normal(size=(120, 12)), dtype=torch.float32)
