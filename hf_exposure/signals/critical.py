@@ -19,7 +19,7 @@ some noise, back into the box. What the paper leaves open is fixed as follows.
   have one direction.
 - *Sizes.* Step and noise are shares of the radius: the same search in any units.
 - *The end.* After `max_steps` steps. The last `2 / step` of them are without noise: with it, one coordinate in eight is
-  off the side of the box that it was sent to, so a search among hundreds of coordinates would stay 1 % inside the box.
+  off the side that it was sent to, so a search among hundreds of coordinates would stay 1 % inside the box.
 
 Source: Arpit et al., "A Closer Look at Memorization in Deep Networks" (2017), section 4.1 and algorithm 1.
 
