@@ -40,6 +40,7 @@ _HOME_OF = {
     "extract": "extraction",
     "rank_bounds": "extraction",
     "ExposureReport": "records",
+    "BatchDynamicsMeasure": "measures",
     "DynamicsMeasure": "measures",
     "ExposureMeter": "measures",
     "CriticalSampleRatio": "measures",
@@ -88,6 +89,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.extraction import extract as extract
     from hf_exposure.extraction import rank_bounds as rank_bounds
     from hf_exposure.measures import Auto as Auto
+    from hf_exposure.measures import BatchDynamicsMeasure as BatchDynamicsMeasure
     from hf_exposure.measures import Bounded as Bounded
     from hf_exposure.measures import CriticalSampleRatio as CriticalSampleRatio
     from hf_exposure.measures import DynamicsMeasure as DynamicsMeasure

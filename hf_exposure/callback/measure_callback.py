@@ -24,7 +24,7 @@ from hf_exposure.records.run_log import PlainRecord, Record, RunLog
 from hf_exposure.runtime.job import check_alike, check_all_present, check_parallelism
 from hf_exposure.runtime.model_state import left_as_found, unwrap_model
 from hf_exposure.runtime.processes import Processes
-from hf_exposure.runtime.tap import tap_batches
+from hf_exposure.runtime.tap import tap_batches, tap_outputs
 
 Strategy = Literal["steps", "epoch", "eval", "end"]
 _MEMBERS = ("prepare", "metric_names", "measure", "state_dict", "load_state_dict")
@@ -42,7 +42,7 @@ class _Scheduled:
         record: of the last measurement; None where it failed.
         is_stale: whether the model is no longer the one of the last measurement, although the step is.
         has_warned: whether a failure was warned of.
-        broken: an error in `on_batch`, which makes every later figure undefined.
+        broken: an error in `on_batch` or `on_output`, which makes every later figure undefined.
     """
 
     measure: Measure
@@ -145,7 +145,7 @@ class MeasureCallback(TrainerCallback):
         self._processing_class = processing_class
         self._trainer: Any = None
         self._state: TrainerState | None = None
-        self._tap: Any = None
+        self._taps: list[Any] = []
         self._scheduled = [
             _Scheduled(one, RunLog(one.name, getattr(one, "record_from_dict", PlainRecord.from_dict)))
             for one in self.measures
@@ -412,25 +412,31 @@ class MeasureCallback(TrainerCallback):
     def _open_tap(self, model: nn.Module, state: TrainerState) -> None:
         self._close_tap()
         seeing = [one for one in self._scheduled if hasattr(one.measure, "on_batch")]
+        hearing = [one for one in self._scheduled if hasattr(one.measure, "on_output")]
 
         def receive(inputs: dict[str, Any]) -> None:
             for one in seeing:
-                self._give(one, SeenBatch(inputs=inputs, step=state.global_step))
+                self._give(one, "on_batch", SeenBatch(inputs=inputs, step=state.global_step))
+
+        def receive_output(inputs: dict[str, Any], output: Any) -> None:
+            for one in hearing:
+                self._give(one, "on_output", SeenBatch(inputs=inputs, step=state.global_step), output)
 
         if seeing:
-            self._tap = tap_batches(unwrap_model(model), receive)
+            self._taps.append(tap_batches(unwrap_model(model), receive))
+        if hearing:
+            self._taps.append(tap_outputs(unwrap_model(model), receive_output))
 
     def _close_tap(self) -> None:
-        if self._tap is not None:
-            self._tap.remove()
-            self._tap = None
+        while self._taps:
+            self._taps.pop().remove()
 
-    def _give(self, one: _Scheduled, batch: SeenBatch) -> None:
+    def _give(self, one: _Scheduled, member: str, *what: Any) -> None:
         """One process's batch to a measure. With `on_error="warn"` a failure shows at the next measurement, on all."""
         if one.broken is not None:
             return
         try:
-            cast(Any, one.measure).on_batch(batch)
+            getattr(one.measure, member)(*what)
         except Exception as error:
             one.broken = error
             if self.on_error == "raise":

@@ -536,7 +536,7 @@ def _carried(correct_TN: FloatArray) -> Flags:
     known = ~np.isnan(correct_TN)
     rows_TN = np.maximum.accumulate(np.where(known, np.arange(len(correct_TN))[:, None], -1), axis=0)
     last = np.take_along_axis(np.where(known, correct_TN, 0.0), np.maximum(rows_TN, 0), axis=0)
-    right: Flags = (last == 1.0) & (rows_TN >= 0)
+    right: Flags = last == 1.0
     return right
 
 

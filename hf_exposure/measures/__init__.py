@@ -1,5 +1,6 @@
 """Canaries and a model in, a report out; and the protocol of measures that `MeasureCallback` schedules."""
 
+from hf_exposure.measures.batch_dynamics import BatchDynamicsMeasure
 from hf_exposure.measures.critical import CriticalSampleRatio
 from hf_exposure.measures.dynamics import DynamicsMeasure
 from hf_exposure.measures.exposure import ExposureMeter, measure_exposure
@@ -11,6 +12,7 @@ from hf_exposure.records.run_log import PlainRecord, Record
 
 __all__ = [
     "Auto",
+    "BatchDynamicsMeasure",
     "Bounded",
     "CriticalSampleRatio",
     "DynamicsMeasure",

@@ -138,9 +138,10 @@ class DynamicsMeasure:
         started = time.perf_counter()
         assert self._probe is not None, "prepare comes first"
         processes = Processes.of_job(model)
-        found, classes = self._probe.read(model, processes, class_probabilities=self._class_probabilities)
+        found, classes = self._read(model, processes)
         validation = None if self._validation is None else self._validation.read(model, processes)[0]
-        correct_N = found[:, _CORRECT] == 1.0
+        seen_N = ~np.isnan(found[:, _CORRECT])
+        correct_N = np.where(seen_N, found[:, _CORRECT] == 1.0, self._right_N)
         forgotten_N = self._forgotten_N + (self._right_N & ~correct_N)
         learned_N = self._learned_N | correct_N
         if self._writes:
@@ -148,16 +149,16 @@ class DynamicsMeasure:
         number, self._measured = self._measured, self._measured + 1
         self._right_N, self._learned_N, self._forgotten_N = correct_N, learned_N, forgotten_N
         figures = {
-            "loss_mean": found[:, _LOSS].mean(),
-            "accuracy": correct_N.mean(),
-            "margin_mean": found[:, _MARGIN].mean(),
+            "loss_mean": _mean(found[:, _LOSS]),
+            "accuracy": _mean(found[:, _CORRECT]),
+            "margin_mean": _mean(found[:, _MARGIN]),
             "forgetting_mean": forgotten_N.mean(),
             "unforgettable_fraction": (learned_N & (forgotten_N == 0)).mean(),
             "never_learned_fraction": (~learned_N).mean(),
         }
         if self._noisy_N is not None:
             for key, chosen in (("clean_accuracy", ~self._noisy_N), ("noisy_accuracy", self._noisy_N)):
-                figures[key] = correct_N[chosen].mean() if chosen.any() else np.nan
+                figures[key] = _mean(found[chosen, _CORRECT])
         if validation is not None:
             figures["validation_accuracy"] = validation[:, _CORRECT].mean()
             figures["validation_loss_mean"] = validation[:, _LOSS].mean()
@@ -191,6 +192,11 @@ class DynamicsMeasure:
         if self._writes:
             self._store.cut(self._measured)
 
+    def _read(self, model: nn.Module, processes: Processes) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
+        """(N, F) figures and, where they are recorded, (N, C) probabilities of all classes."""
+        assert self._probe is not None
+        return self._probe.read(model, processes, class_probabilities=self._class_probabilities)
+
     def _made(self, argument: str, rows: Iterable[Any], start: TrainingStart) -> Probe:
         return Probe.of(argument, rows, start.model, start.tokenizer, collator=self._collator, **self._options)
 
@@ -209,7 +215,7 @@ class DynamicsMeasure:
             settings = {**self._options, "unit": self._probe.alignment.value, "noise": self._noise}
             self._store.write_examples(columns, settings)
         own: dict[str, Any] = {name: found[:, place].astype(np.float32) for place, name in enumerate(FIGURES)}
-        own["correct"] = found[:, _CORRECT] == 1.0
+        own["correct"] = pa.array(found[:, _CORRECT] == 1.0, mask=np.isnan(found[:, _CORRECT]))
         if classes is not None:
             flat = pa.array(classes.astype(np.float32).ravel())
             own[CLASS_PROBABILITY] = pa.FixedSizeListArray.from_arrays(flat, classes.shape[1])
@@ -223,3 +229,8 @@ class DynamicsMeasure:
         if self._validation_rows is not None:
             keys += ["validation_accuracy", "validation_loss_mean"]
         return [*keys, "seconds"]
+
+
+def _mean(values_N: NDArray[np.float64]) -> float:
+    known = values_N[~np.isnan(values_N)]
+    return float(known.mean()) if known.size else np.nan

@@ -58,11 +58,13 @@ class SeenBatch:
 class Measure(Protocol):
     """What a measure has. Any class with these members is one; there is nothing to inherit from.
 
-    Three further members are optional:
+    Four further members are optional:
 
     - `on_batch(batch: SeenBatch) -> None`, called with every batch that this process trains on, before its forward
       pass. It is called often, so it must not wait for the device: no `.item()`, no copy to the CPU, no exchange with
       other processes.
+    - `on_output(batch: SeenBatch, output: Any) -> None`, called with the same batch and what the model returned for
+      it, after its forward pass, under the same conditions. Detach what is kept.
     - `state_is_shared = True`, where `state_dict` returns the same on every process although each sees its own batches
       (it sums them first): a job of another number of processes can then resume it.
     - `record_from_dict(values) -> Record`, which restores a record from what its `to_dict` wrote to the log when a run

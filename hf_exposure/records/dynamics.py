@@ -154,7 +154,7 @@ def _load(run: Path, name: str) -> DynamicsRecord:
     example_N, position_N = (_ints(examples, column) for column in ("example", "position"))
     stacked = {}
     for figure in FIGURES:
-        rows = [np.asarray(table[figure].to_numpy(), dtype=np.float64) for table in tables]
+        rows = [table[figure].cast(pa.float64()).to_numpy() for table in tables]  # null is NaN
         if any(len(row) != len(example_N) for row in rows):
             rule, remedy = "must have as many rows as examples.arrow", "Remove the folder, and train again."
             raise InputError(str(store.folder), rule, [len(row) for row in rows][:8], remedy)

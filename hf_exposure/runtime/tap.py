@@ -51,6 +51,28 @@ def tap_batches(model: nn.Module, receive: Callable[[dict[str, Any]], None]) -> 
     return model.register_forward_pre_hook(look, with_kwargs=True)
 
 
+def tap_outputs(model: nn.Module, receive: Callable[[dict[str, Any], Any], None]) -> RemovableHandle:
+    """Calls `receive` with the named arguments and the output of each training forward pass, after that pass.
+
+    The limits are those of `tap_batches`. The output has its graph: detach what you keep.
+
+    Example:
+        >>> model, seen = nn.Linear(2, 1), []
+        >>> tap = tap_outputs(model, lambda inputs, output: seen.append((tuple(inputs), output.shape)))
+        >>> _ = model(torch.ones(3, 2))
+        >>> tap.remove(), seen
+        (None, [(('input',), torch.Size([3, 1]))])
+    """
+    names = list(inspect.signature(model.forward).parameters)
+
+    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    def look(module: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any], output: Any) -> None:
+        if module.training and torch.is_grad_enabled():
+            receive({**dict(zip(names, arguments, strict=False)), **named}, output)
+
+    return model.register_forward_hook(look, with_kwargs=True)
+
+
 class HostCopies:
     """Copies of batches on their way to the CPU, which nobody waits for until they are read.
 

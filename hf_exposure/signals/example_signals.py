@@ -134,15 +134,42 @@ def example_signals(logits: torch.Tensor, labels: torch.Tensor, places: torch.Te
     if len(label_n) and bool(((label_n < 0) | (label_n >= classes)).any()):
         remedy = "Pass labels that the model has classes for; -100 is ignored."
         raise InputError("labels", f"must lie from 0 to {classes - 1}", "others", remedy)
+    chosen = logits[row_n] if alignment is Alignment.ROW else None
     parts = []
     at_once = max(1, _ENTRIES_AT_ONCE // classes)
     for first in range(0, len(label_n), at_once):
         part = slice(first, first + at_once)
-        chosen = logits[row_n[part]] if alignment is Alignment.ROW else logits[row_n[part], position_n[part]]
-        chosen, own_label = chosen.float(), label_n[part, None].long()
-        own = chosen.gather(1, own_label)[:, 0]
-        log_probability = own - chosen.logsumexp(1)
-        margin = own - chosen.scatter(1, own_label, -torch.inf).amax(1)
-        figures = (-_LOG2_E * log_probability, log_probability.exp(), (margin > 0).float(), margin)
-        parts.append(torch.stack(figures, dim=1))
+        own = logits[row_n[part], position_n[part]] if chosen is None else chosen[part]
+        parts.append(_figures(own, label_n[part]))
     return torch.cat(parts) if parts else logits.new_zeros((0, len(FIGURES)), dtype=torch.float32)
+
+
+def signals_in_place(logits: torch.Tensor, labels: torch.Tensor, alignment: Alignment) -> torch.Tensor:
+    """(B, F), or (B, S, F), figures of every label where it stands; NaN where there is none.
+
+    Those of `example_signals`, without asking the device how many there are, so that a training step need not wait.
+    A label that the model has no class for is NaN too.
+
+    Example:
+        >>> signals_in_place(torch.zeros(2, 2), torch.tensor([1, -100]), Alignment.ROW)[:, 1].tolist()
+        [0.5, nan]
+    """
+    if alignment is Alignment.NEXT:
+        nothing = logits.new_full((len(labels), 1, len(FIGURES)), torch.nan, dtype=torch.float32)
+        return torch.cat([nothing, signals_in_place(logits[:, :-1], labels[:, 1:], Alignment.SAME)], dim=1)
+    classes = logits.shape[-1]
+    label_n, flat = labels.reshape(-1), logits.reshape(-1, classes)
+    is_class_n = (label_n >= 0) & (label_n < classes)
+    at_once = max(1, _ENTRIES_AT_ONCE // classes)
+    known_n = label_n.clamp(0, classes - 1)
+    starts = range(0, max(len(label_n), 1), at_once)
+    figures = torch.cat([_figures(flat[at : at + at_once], known_n[at : at + at_once]) for at in starts])
+    return figures.where(is_class_n[:, None], torch.nan).reshape(*labels.shape, len(FIGURES))
+
+
+def _figures(logits_nV: torch.Tensor, label_n: torch.Tensor) -> torch.Tensor:
+    chosen, place = logits_nV.float(), label_n[:, None].long()
+    own = chosen.gather(1, place)[:, 0]
+    log_probability = own - chosen.logsumexp(1)
+    margin = own - chosen.scatter(1, place, -torch.inf).amax(1)
+    return torch.stack((-_LOG2_E * log_probability, log_probability.exp(), (margin > 0).float(), margin), dim=1)

@@ -13,7 +13,7 @@ from sharded import fully_sharded
 from torch import distributed, nn
 from toy_measures import Classifier, classify, pictures
 
-from hf_exposure import DynamicsMeasure, MeasureCallback
+from hf_exposure import BatchDynamicsMeasure, DynamicsMeasure, MeasureCallback
 from hf_exposure.runtime.model_state import is_sharded
 from hf_exposure.runtime.processes import Processes
 
@@ -24,13 +24,17 @@ def main(kind: str, folder: Path) -> None:
     if kind != "pictures":
         texts(kind, folder)
         return
-    measure = DynamicsMeasure(pictures(11), noisy=[n % 3 == 0 for n in range(11)], batch_size=3)
-    callback = MeasureCallback(measure, strategy="steps", steps=1)
+    noisy = [n % 3 == 0 for n in range(11)]
+    measures = [
+        DynamicsMeasure(pictures(11), noisy, batch_size=3),
+        BatchDynamicsMeasure(pictures(11), noisy, name="batches"),
+    ]
+    callback = MeasureCallback(measures, strategy="steps", steps=1)
     # As many rows a step, and the same ones, on one process and on two.
     batch = 4 if "RANK" not in os.environ else 2
     trainer = classify(folder / "out", [callback], max_steps=3, per_device_train_batch_size=batch, model=undropped())
     trainer.train()
-    write(folder, callback.records["dynamics"])
+    write(folder, [*callback.records["dynamics"], *callback.records["batches"]])
 
 
 def texts(kind: str, folder: Path) -> None:
