@@ -18,8 +18,8 @@ some noise, back into the box. What the paper leaves open is fixed as follows.
 - *Where.* The gradient is taken where the search is. As printed it is that of the row itself, so that all steps would
   have one direction.
 - *Sizes.* Step and noise are shares of the radius: the same search in any units.
-- *The end.* After `max_steps` steps. The last `2 / step` of them are without noise: with it, one coordinate in eight is
-  off the side that it was sent to, so a search among hundreds of coordinates would stay 1 % inside the box.
+- *The end.* After `max_steps` steps. The last `2 / step` of them are without noise: with it, one coordinate in eight
+  is off the side that it was sent to, so a search among hundreds of coordinates would stay 1 % inside the box.
 
 Source: Arpit et al., "A Closer Look at Memorization in Deep Networks" (2017), section 4.1 and algorithm 1.
 
