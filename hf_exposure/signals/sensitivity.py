@@ -10,8 +10,8 @@ update at a time (`torch.func.vjp` of the update): the same numbers, at one vect
 the losses together. That is for small networks and some thousand steps.
 
 `checkpoint_sensitivity` is for larger models: the norm of the gradient of an example's own loss with respect to it, as
-a mean over checkpoints of a training, whatever optimizer wrote them. It orders examples much as the exact form does,
-and is measured against it. The first term of the exact derivative, `d/dx <grad L, grad l(x)>` at the checkpoints, was
+a mean over checkpoints of a training, whatever optimizer wrote them. It is meant to order examples as the exact form
+does. The first term of the exact derivative, `d/dx <grad L, grad l(x)>` at the checkpoints, was
 tried too: it costs more and orders them less well (`docs/design/0025-critical-samples.md`).
 
 Both differentiate in evaluation mode: without dropout, and with the running statistics of batch norm.
