@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import hf_exposure
-from hf_exposure import canaries, errors, estimators, hub, testing
+from hf_exposure import canaries, errors, estimators, hub, runs, signals, testing
 from hf_exposure.canaries import presets
 
 PAGE = Path(__file__).with_name("api.md")
@@ -41,12 +41,14 @@ def _parts() -> Iterator[tuple[str, ModuleType, dict[str, Any]]]:
         yield home.capitalize(), about, {name: getattr(hf_exposure, name) for name in names}
         if about is canaries:
             yield "hf_exposure.presets", presets, _members(presets)
-    for module in (estimators, hub, errors, testing):
+    for module in (estimators, signals, runs, hub, errors, testing):
         yield module.__name__, module, _members(module)
 
 
 def _members(module: ModuleType) -> dict[str, Any]:
-    return {name: getattr(module, name) for name in module.__all__}
+    """Functions and classes that the package root does not have: a constant has no docstring of its own."""
+    names = [name for name in module.__all__ if name not in hf_exposure._HOME_OF]
+    return {name: getattr(module, name) for name in names if callable(getattr(module, name))}
 
 
 def _contents() -> Iterator[str]:

@@ -44,6 +44,7 @@ _HOME_OF = {
     "LabelScorer": "scoring",
     "label_template": "scoring",
     "labels_of": "scoring",
+    "critical_samples": "signals",
     "discoverable_extraction": "extraction",
     "extract": "extraction",
     "extract_by_sampling": "extraction",
@@ -52,6 +53,7 @@ _HOME_OF = {
     "BatchDynamicsMeasure": "measures",
     "DynamicsMeasure": "measures",
     "ExposureMeter": "measures",
+    "CriticalSampleRatio": "measures",
     "Auto": "measures",
     "Bounded": "measures",
     "Enumerate": "measures",
@@ -116,6 +118,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.measures import Auto as Auto
     from hf_exposure.measures import BatchDynamicsMeasure as BatchDynamicsMeasure
     from hf_exposure.measures import Bounded as Bounded
+    from hf_exposure.measures import CriticalSampleRatio as CriticalSampleRatio
     from hf_exposure.measures import DynamicsMeasure as DynamicsMeasure
     from hf_exposure.measures import Enumerate as Enumerate
     from hf_exposure.measures import ExposureMeter as ExposureMeter
@@ -146,6 +149,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.scoring import label_template as label_template
     from hf_exposure.scoring import labels_of as labels_of
     from hf_exposure.scoring import log_perplexity as log_perplexity
+    from hf_exposure.signals import critical_samples as critical_samples
 
 else:  # hidden from type checkers, which would take any name for one that is there
 

@@ -20,13 +20,13 @@ DOCS = Path(__file__).parents[2] / "docs"
 PACKAGE = "closer_look"
 ORDER = (
     *("figure1_difficulty", "figure5_capacity", "figure6_time_to_fit", "figure7_label_noise"),
-    *("figure10_regularizers", "survey_forgetting"),
+    *("figure9_critical_samples", "figure3_loss_sensitivity", "figure10_regularizers", "survey_forgetting"),
+    *("survey_layers", "neighbors_by_layer", "same_examples"),
 )
 NOT_WRITTEN = (
-    ("Figures 3 and 4: loss-sensitivity and its Gini coefficient, one class for each example", "no script yet"),
-    ("Figures 7 to 9: critical sample ratio", "no script yet"),
+    ("Figure 3, right: loss-sensitivity with as many classes as examples", "no script yet"),
     ("Section 5: adversarial training beside dropout", "no script yet"),
-    ("The same on a text classifier; exposure against forgetting of canaries in a language model", "no script yet"),
+    ("The same on a text classifier", "no script yet"),
 )
 _HEAD = """# A Closer Look at Memorization, reproduced
 

@@ -10,8 +10,8 @@ from hf_exposure.extraction.search import extract, search_likeliest
 from hf_exposure.extraction.token_automaton import TokenAutomaton, Transitions, enumerate_texts
 
 __all__ = [
-    "CharacterAutomaton",
     "EXPONENTS",
+    "CharacterAutomaton",
     "Proposals",
     "TokenAutomaton",
     "Transitions",

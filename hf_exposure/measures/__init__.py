@@ -1,6 +1,7 @@
 """Canaries and a model in, a report out; and the protocol of measures that `MeasureCallback` schedules."""
 
 from hf_exposure.measures.batch_dynamics import BatchDynamicsMeasure
+from hf_exposure.measures.critical import CriticalSampleRatio
 from hf_exposure.measures.dynamics import DynamicsMeasure
 from hf_exposure.measures.exposure import ExposureMeter, measure_exposure
 from hf_exposure.measures.membership import MembershipMeasure, MembershipMeter, MembershipOptions, measure_membership
@@ -15,6 +16,7 @@ __all__ = [
     "Auto",
     "BatchDynamicsMeasure",
     "Bounded",
+    "CriticalSampleRatio",
     "DynamicsMeasure",
     "Enumerate",
     "ExposureMeter",

@@ -1,0 +1,171 @@
+"""DNN or k-NN: does a network decide as the nearest neighbors in its layers do? And are layers alike?
+
+python -m examples.closer_look.neighbors_by_layer --mnist FOLDER
+
+Networks are trained on true and on random labels. For held-out images, the decision of the network is compared with
+that of the 10 nearest training images, by the labels that were trained on, in the pixels and in each layer. Two
+networks that start differently are compared by linear CKA and SVCCA.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from examples.closer_look.images import Options, noisy, parse_options
+from examples.closer_look.training import Training, network, train
+from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+from hf_exposure.estimators import intrinsic_dimension, knn_agreement, linear_cka, svcca
+from hf_exposure.signals import hidden_states
+
+LAYERS = {"first hidden": "3", "second hidden": "6", "logits": "8"}
+KINDS = {"true labels": 0.0, "random labels": 1.0}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    images: int
+    held_out: int
+    width: int
+    looks: tuple[int, ...]
+    seeds: int
+
+
+SIZES = {
+    "smallest": Size(images=100, held_out=60, width=32, looks=(1, 4), seeds=2),
+    "small": Size(images=2_000, held_out=800, width=128, looks=(1, 5, 20, 60), seeds=3),
+    "full": Size(images=50_000, held_out=10_000, width=4096, looks=(1, 10, 100, 1000), seeds=5),
+}
+
+
+def run(options: Options) -> None:
+    size, watch = SIZES[options.size], Stopwatch()
+    runs = [_run_of(options, size, kind, seed) for kind in KINDS for seed in range(size.seeds)]
+    of = {kind: [run for run in runs if run["kind"] == kind] for kind in KINDS}
+    true, random = of["true labels"], of["random labels"]
+    figures: dict[str, Any] = {
+        "runs": runs,
+        "true_at_end": [run["agreement"]["second hidden"][-1] for run in true],
+        "true_above_random": {
+            layer: [a["agreement"][layer][-1] - b["agreement"][layer][-1] for a, b in zip(true, random, strict=True)]
+            for layer in LAYERS
+        },
+        "above_pixels": [run["agreement"]["second hidden"][-1] - run["pixels"][-1] for run in runs],
+        "alike": [a["cka"]["second hidden"] - b["cka"]["second hidden"] for a, b in zip(true, random, strict=True)],
+        "dimension": [
+            b["dimension"]["second hidden"] - a["dimension"]["second hidden"]
+            for a, b in zip(true, random, strict=True)
+        ],
+    }
+    claims = [
+        claim(
+            figures,
+            "True labels: the network decides as the neighbors in its last hidden layer do, for 9 in 10 images.",
+            *("all_at_least", "true_at_end.*", 0.9),
+        ),
+        claim(
+            figures,
+            "Random labels: agreement in the last hidden layer is lower, by 0.2 or more.",
+            *("mean_above", "true_above_random.second hidden.*", 0.2),
+        ),
+        claim(
+            figures,
+            "Agreement in the last hidden layer is above that in the pixels, for both kinds of labels.",
+            *("mean_above", "above_pixels.*", 0),
+        ),
+        claim(
+            figures,
+            "Two networks are more alike (linear CKA of the last hidden layer) if they generalize, by 0.1 or more.",
+            *("mean_above", "alike.*", 0.1),
+        ),
+        claim(
+            figures,
+            "Memorizing networks have a last hidden layer of higher intrinsic dimension.",
+            *("mean_above", "dimension.*", 0),
+        ),
+    ]
+    table = {
+        "columns": ["labels", "layer", *(f"agreement, epoch {epoch}" for epoch in size.looks), "CKA of two networks",
+                    "SVCCA of two", "intrinsic dimension"],
+        "rows": [
+            [kind, layer, *(_joined(run["agreement"][layer][at] for run in own) for at in range(len(size.looks))),
+             *(_joined(run[key][layer] for run in own) for key in ("cka", "svcca", "dimension"))]
+            for kind, own in of.items() for layer in LAYERS
+        ] + [
+            [kind, "pixels", *(_joined(run["pixels"][place] for run in own) for place in range(len(size.looks))),
+             "", "", ""]
+            for kind, own in of.items()
+        ],
+    }  # fmt: skip
+    plots = [
+        {
+            "title": "Agreement with the 10 nearest neighbors, second hidden layer",
+            "x": "epochs",
+            "y": "share of held-out images",
+            "series": [
+                band(
+                    kind, list(size.looks), list(zip(*(run["agreement"]["second hidden"] for run in own), strict=True))
+                )
+                for kind, own in of.items()
+            ],
+        }
+    ]
+    write_result(
+        options,  # type: ignore[arg-type]  # has what it reads
+        "neighbors_by_layer",
+        corpus=None,
+        settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
+        seeds=list(range(size.seeds)),
+        figures=figures,
+        claims=claims,
+        table=table,
+        plots=plots,
+        cost=watch.read(),
+    )
+
+
+def _run_of(options: Options, size: Size, kind: str, seed: int) -> dict[str, Any]:
+    images, held_out = options.draw(seed, size.images, size.held_out)
+    images, _ = noisy(images, seed, labels=KINDS[kind])
+    agreement: dict[str, list[float]] = {layer: [] for layer in LAYERS}
+    pixels: list[float] = []
+    last = []
+    for number in range(2):
+        training = Training(width=size.width, epochs=size.looks[-1], seed=seed + 1000 * number)
+        model = network(images.pixels_NP.shape[1], training)
+
+        def after_epoch(epoch: int, model: Any = model, number: int = number) -> None:
+            if number or epoch not in size.looks:
+                return
+            with torch.no_grad():
+                decisions = model.eval()(torch.as_tensor(held_out.pixels_NP)).argmax(1).numpy()
+            known = hidden_states(model, images.pixels_NP, list(LAYERS.values()))
+            asked = hidden_states(model, held_out.pixels_NP, list(LAYERS.values()))
+            for layer, name in LAYERS.items():
+                agreement[layer].append(knn_agreement(known[name], images.labels_N, asked[name], decisions))
+            pixels.append(knn_agreement(images.pixels_NP, images.labels_N, held_out.pixels_NP, decisions))
+
+        train(model, images, training, after_epoch)
+        last.append(hidden_states(model, held_out.pixels_NP, list(LAYERS.values())))
+    one, other = last
+    made = {
+        "kind": kind,
+        "seed": seed,
+        "agreement": agreement,
+        "pixels": pixels,
+        "cka": {layer: linear_cka(one[name], other[name]) for layer, name in LAYERS.items()},
+        "svcca": {layer: svcca(one[name], other[name]) for layer, name in LAYERS.items()},
+        "dimension": {layer: intrinsic_dimension(one[name]).dimension for layer, name in LAYERS.items()},
+    }
+    print(made, flush=True)
+    return made
+
+
+def _joined(numbers: Any) -> str:
+    return ", ".join(f"{number:.2f}" for number in numbers)
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))
