@@ -4,6 +4,26 @@ from __future__ import annotations
 
 from hf_exposure.estimators.control_test import ControlTest, control_test
 from hf_exposure.estimators.correlation import Correlation, pearson_correlation
+from hf_exposure.estimators.counterfactual import (
+    CounterfactualMemorization,
+    Reliability,
+    Undefined,
+    consistency_score,
+    counterfactual_influence,
+    counterfactual_memorization,
+    influence_standard_errors,
+    label_memorization,
+    memorization_intervals,
+    models_for_reliability,
+    models_for_standard_error,
+    split_half_reliability,
+    undefined_rows,
+)
+from hf_exposure.estimators.counterfactual_exposure import (
+    CounterfactualExposure,
+    counterfactual_exposure,
+    one_run_agreement,
+)
 from hf_exposure.estimators.difference import difference_interval
 from hf_exposure.estimators.epsilon import EpsilonBound, default_guesses, epsilon_lower_bound, one_run_p_value
 from hf_exposure.estimators.estimate import CostEstimate
@@ -11,6 +31,7 @@ from hf_exposure.estimators.gaussian_epsilon import gaussian_delta, gaussian_eps
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
 from hf_exposure.estimators.lead import lead_over_runner_up
+from hf_exposure.estimators.likelihood_ratio import lira, lira_leave_one_out, logit_confidence, rmia
 from hf_exposure.estimators.membership import (
     Separation,
     TokenSignals,
@@ -41,20 +62,28 @@ __all__ = [
     "ControlTest",
     "Correlation",
     "CostEstimate",
+    "CounterfactualExposure",
+    "CounterfactualMemorization",
     "EpsilonBound",
     "FitJudgement",
     "RankEpsilon",
+    "Reliability",
     "RocCurve",
     "Separation",
     "SkewNormalFit",
     "TokenSignals",
     "TruePositiveRate",
+    "Undefined",
     "WeightCheck",
     "base_calibrated",
     "check_weights",
     "clopper_pearson",
     "clopper_pearson_low",
+    "consistency_score",
     "control_test",
+    "counterfactual_exposure",
+    "counterfactual_influence",
+    "counterfactual_memorization",
     "default_guesses",
     "difference_interval",
     "enumeration_exposure",
@@ -69,22 +98,34 @@ __all__ = [
     "gaussian_epsilon",
     "gaussian_mu",
     "importance_exposure",
+    "influence_standard_errors",
     "judge_fit",
+    "label_memorization",
     "lead_over_runner_up",
+    "lira",
+    "lira_leave_one_out",
     "log_cdf",
+    "logit_confidence",
     "loss",
     "mean_interval",
+    "memorization_intervals",
     "min_k",
     "min_k_plus_plus",
+    "models_for_reliability",
+    "models_for_standard_error",
+    "one_run_agreement",
     "one_run_p_value",
     "paired_p_value",
     "pearson_correlation",
     "rank_p_value",
     "ranks",
+    "rmia",
     "roc_curve",
     "sampling_exposure",
     "separation",
     "skew_normal_exposure",
+    "split_half_reliability",
     "tpr_at_fpr",
+    "undefined_rows",
     "zlib_ratio",
 ]
