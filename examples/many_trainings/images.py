@@ -93,9 +93,7 @@ def run(options: Options) -> None:
     other = (pixels[size.rows + size.tests :], labels[size.rows + size.tests :])
     rows = (pixels[: size.rows], given)
     masks = draw_subsets(size.rows, size.models)
-    runs = run_subsets(
-        train, rows, masks, store=options.store, score=logits_of_label, test=test, n_jobs=options.jobs
-    )
+    runs = run_subsets(train, rows, masks, store=options.store, score=logits_of_label, test=test, n_jobs=options.jobs)
     if runs.missing or runs.diverged or runs.test_scores_MK is None:
         raise SystemExit(f"missing runs {runs.missing[:5]}, diverged {dict(runs.diverged)}")
     correct, included = runs.scores_MN > 0, runs.included_MN

@@ -72,7 +72,13 @@ def _idx(path: Path, offset: int) -> npt.NDArray[np.uint8]:
 
 
 def write_result(
-    options: Options, name: str, *, data: str, settings: dict[str, Any], figures: dict[str, Any], cost: dict[str, float]
+    options: Options,
+    name: str,
+    *,
+    data: str,
+    settings: dict[str, Any],
+    figures: dict[str, Any],
+    cost: dict[str, float],
 ) -> None:
     """Writes `{name}.json` and prints what the rules in `results/{name}.toml` make of it."""
     record = {
