@@ -44,7 +44,7 @@ def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
     if parts is not None:
         taken = [take_rows(part, rows) for part in parts]
         return dict(zip(data, taken, strict=True)) if isinstance(data, Mapping) else tuple(taken)
-    if hasattr(data, "select") and callable(data.select) and not hasattr(data, "iloc"):
+    if isinstance(data, Dataset):
         return data.select(rows.tolist())
     if hasattr(data, "iloc"):
         return data.iloc[rows]
