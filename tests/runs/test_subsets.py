@@ -277,8 +277,8 @@ def train(subset):
     time.sleep(0.3)
     return float(np.mean(subset)) + 1e-3 * np.random.rand()
 
-rows = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 30.0])
-run_subsets(train, rows, draw_subsets(6, 8), store=sys.argv[1], seed=5, score=lambda model, rows: -np.abs(rows - model))
+rows, masks = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 30.0]), draw_subsets(6, 8)
+run_subsets(train, rows, masks, store=sys.argv[1], seed=5, score=lambda model, rows: -np.abs(rows - model))
 """
 
 
