@@ -439,7 +439,8 @@ def _variances(scores_MN: FloatArray, side_MN: NDArray[np.bool_], mean_N: FloatA
 
 def _centered(scores_MK: FloatArray) -> FloatArray:
     """A constant of each column changes no difference, and squares of small numbers lose no digits."""
-    return scores_MK - scores_MK.mean(0)
+    centered_MK: FloatArray = scores_MK - scores_MK.mean(0)
+    return centered_MK
 
 
 def _mean_products(scores_MK: FloatArray, included_MN: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
@@ -463,8 +464,8 @@ def _newcombe(
     low_with, high_with = _wilson(share_with_N, with_N, level)
     low_without, high_without = _wilson(share_without_N, without_N, level)
     difference_N = share_with_N - share_without_N
-    low_N = difference_N - np.hypot(share_with_N - low_with, high_without - share_without_N)
-    high_N = difference_N + np.hypot(high_with - share_with_N, share_without_N - low_without)
+    low_N: FloatArray = difference_N - np.hypot(share_with_N - low_with, high_without - share_without_N)
+    high_N: FloatArray = difference_N + np.hypot(high_with - share_with_N, share_without_N - low_without)
     return low_N, high_N
 
 
