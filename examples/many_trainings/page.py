@@ -1,4 +1,7 @@
-"""Writes the results in `docs/many_trainings.md` from the stored JSON and its rules: python -m examples.many_trainings.page"""
+"""Writes the results in `docs/many_trainings.md` from the stored JSON and its rules.
+
+python -m examples.many_trainings.page
+"""
 
 from __future__ import annotations
 
