@@ -77,7 +77,8 @@ def _parts_of(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError("RECIPE.py", "must be a Python file that exists", str(path), "Give another path.")
     module = _imported(path)
-    parts: dict[str, Any] = {name: getattr(module, name, None) for name in ("dataset", "train", "score", "test", "masks")}
+    names = ("dataset", "train", "score", "test", "masks")
+    parts: dict[str, Any] = {name: getattr(module, name, None) for name in names}
     for name in ("dataset", "train", "score"):
         if parts[name] is None:
             rule, remedy = f"must define {name}", "Define dataset, train(subset) and score(model, rows)."
