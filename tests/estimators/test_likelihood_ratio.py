@@ -142,3 +142,12 @@ def test_logits_of_probabilities_near_the_ends():
 def test_wrong_arguments_are_named(call, argument):
     with pytest.raises(InputError, match=f"^{argument}"):
         call()
+
+
+def test_a_ratio_that_is_equal_counts_whatever_the_rounding():
+    # By hand: the row's ratio is 0.8 / ((0.5 + 0.3) / 2) = 2; those of the population are 0.6 / 0.3 = 2 and 1.
+    population = np.log([[0.3, 0.1, 0.7]] * 2)
+    found = rmia(np.log([[0.5], [0.3]]), [[1], [0]], np.log([0.8]), population, np.log([0.6, 0.1, 0.7]))
+    assert found.tolist() == [1.0]
+    found = rmia(np.log([[0.5], [0.3]]), [[1], [0]], np.log([0.8]), population, np.log([0.6, 0.1, 0.7]), gamma=1.01)
+    assert found.tolist() == pytest.approx([2 / 3])
