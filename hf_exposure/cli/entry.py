@@ -28,6 +28,7 @@ from hf_exposure.cli.measure import measure
 from hf_exposure.cli.membership import membership
 from hf_exposure.cli.report import push, report
 from hf_exposure.cli.scan import scan
+from hf_exposure.cli.subsets import subsets
 from hf_exposure.errors import ExposureError
 
 _HELP = "Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"
@@ -59,7 +60,7 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, scan, draw, insert, measure, membership, dynamics, extract, audit, cost, report, push):
+for _command in (demo, scan, draw, insert, measure, membership, dynamics, extract, audit, subsets, cost, report, push):
     app.command()(_command)
 
 

@@ -1,7 +1,23 @@
-"""What concerns whole trainings: the cost planner before they run, their layers changed afterwards, tied dropout."""
+"""What concerns whole trainings: their cost before they run, many of them on random subsets, and their layers after."""
 
 from hf_exposure.runs.cost_planner import plan_cost
 from hf_exposure.runs.example_tied import ExampleTied
 from hf_exposure.runs.layers import LayerScores, retrain_layers, rewind_layers
+from hf_exposure.runs.subset_store import SubsetRuns
+from hf_exposure.runs.subsets import RunFailedError, draw_subsets, load_subset_runs, run_subsets, seed_of_run
+from hf_exposure.runs.trainer_recipe import TrainerRecipe
 
-__all__ = ["ExampleTied", "LayerScores", "plan_cost", "retrain_layers", "rewind_layers"]
+__all__ = [
+    "ExampleTied",
+    "LayerScores",
+    "RunFailedError",
+    "SubsetRuns",
+    "TrainerRecipe",
+    "draw_subsets",
+    "load_subset_runs",
+    "plan_cost",
+    "retrain_layers",
+    "rewind_layers",
+    "run_subsets",
+    "seed_of_run",
+]

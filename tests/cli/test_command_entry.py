@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from cli_runs import one_line, run, start_interruptible
 
-COMMANDS = ("demo", "scan", "draw", "insert", "measure", "membership", "extract", "audit", "report", "push")
+COMMANDS = ("demo", "scan", "draw", "insert", "measure", "membership", "extract", "audit", "subsets", "report", "push")
 HEAVY = ("torch", "transformers", "datasets", "numpy", "scipy", "matplotlib", "yaml", "huggingface_hub")
 
 

@@ -1,0 +1,100 @@
+"""What both studies share: the command line, images, and a result as JSON next to its rules."""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import os
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from examples.many_trainings import RESULTS
+from examples.secret_sharer.claims import check_claim
+from examples.secret_sharer.results import compact, machine, versions
+
+__all__ = ["Options", "draw_images", "parse_options", "write_result"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """As given on the command line.
+
+    Attributes:
+        size: "smallest" takes seconds and shows that the script runs; "small" minutes on one core.
+        data: a folder with MNIST's files, or a text file; made-up data without it.
+        store: folder of the runs, with which a killed study goes on.
+        out: folder of the result's JSON.
+        jobs: runs side by side.
+    """
+
+    size: str
+    data: Path | None
+    store: Path
+    out: Path
+    jobs: int
+
+
+def parse_options(description: str, arguments: list[str] | None = None) -> Options:
+    """From `arguments`, or those of the process."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--size", choices=("smallest", "small"), default="small")
+    parser.add_argument("--data", type=Path, help="MNIST's folder in IDX format, or a text file; made up unless given")
+    parser.add_argument("--store", type=Path, required=True, help="folder of the runs")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result's JSON")
+    parser.add_argument("--jobs", type=int, default=1)
+    return Options(**vars(parser.parse_args(arguments)))
+
+
+def draw_images(
+    folder: Path | None, count: int, seed: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64], str]:
+    """`count` random images as rows of pixels from 0 to 1, their labels, and the name of the data."""
+    generator = np.random.default_rng(seed)
+    if folder is None:
+        centers = generator.normal(size=(10, 64))
+        labels = generator.integers(10, size=count)
+        return (centers[labels] + generator.normal(size=(count, 64)) * 1.5).astype(np.float32), labels, "made up"
+    pixels = _idx(folder / "train-images-idx3-ubyte.gz", 16)
+    labels = _idx(folder / "train-labels-idx1-ubyte.gz", 8)
+    chosen = generator.permutation(len(labels))[:count]
+    images = pixels.reshape(len(labels), -1)[chosen].astype(np.float32) / 255
+    return images, labels[chosen].astype(np.int64), "MNIST"
+
+
+def _idx(path: Path, offset: int) -> npt.NDArray[np.uint8]:
+    with gzip.open(path) as file:
+        return np.frombuffer(file.read(), dtype=np.uint8, offset=offset)
+
+
+def write_result(
+    options: Options,
+    name: str,
+    *,
+    data: str,
+    settings: dict[str, Any],
+    figures: dict[str, Any],
+    cost: dict[str, float],
+) -> None:
+    """Writes `{name}.json` and prints what the rules in `results/{name}.toml` make of it."""
+    record = {
+        "result": name,
+        "size": options.size,
+        "data": data,
+        "settings": settings,
+        "cost": cost,
+        "machine": machine(),
+        "versions": versions(),
+        "figures": figures,
+    }
+    options.out.mkdir(parents=True, exist_ok=True)
+    path, aside = options.out / f"{name}.json", options.out / f".{name}.{os.getpid()}"
+    aside.write_text(compact(record) + "\n", encoding="utf-8")
+    os.replace(aside, path)
+    for words in tomllib.loads((RESULTS / f"{name}.toml").read_text(encoding="utf-8"))["claims"]:
+        made = check_claim(words, figures)
+        print(f"holds: {made.holds}  {words['sentence']}  {made.spread}")

@@ -1,0 +1,121 @@
+"""Rows of whatever a training takes: how many there are, some of them, and a hash of them all.
+
+`datasets.Dataset`, arrays and tensors, pandas frames, lists, map-style data sets of torch, and tuples or dicts of
+these with equally many rows, such as `(images, labels)`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from numpy.typing import NDArray
+
+from hf_exposure.errors import InputError, described
+
+_BATCH = 1000
+
+
+def count_rows(argument: str, data: Any) -> int:
+    """The number of rows.
+
+    Raises:
+        InputError: no rows, parts of unequal length, or something that has no length, such as a stream.
+    """
+    parts = _parts(data)
+    try:
+        counts = {len(part) for part in parts} if parts is not None else {len(data)}
+    except TypeError:
+        remedy = "Load it whole: a stream has no rows to leave out."
+        raise InputError(argument, "must have a length", type(data).__name__, remedy) from None
+    if len(counts) != 1 or counts == {0} or isinstance(data, (str, bytes)):
+        rule = "must hold at least one row, and equally many in all its parts"
+        raise InputError(argument, rule, described(data), "Pass a data set, an array, or (inputs, labels).")
+    return int(counts.pop())
+
+
+def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
+    """The rows of these numbers, in the same kind of container where it has one."""
+    parts = _parts(data)
+    if parts is not None:
+        taken = [take_rows(part, rows) for part in parts]
+        return dict(zip(data, taken, strict=True)) if isinstance(data, Mapping) else tuple(taken)
+    if isinstance(data, Dataset):
+        return data.select(rows.tolist())
+    if hasattr(data, "iloc"):
+        return data.iloc[rows]
+    if isinstance(data, np.ndarray):
+        return data[rows]
+    if isinstance(data, torch.Tensor):
+        return data[torch.from_numpy(rows).to(data.device)]
+    if isinstance(data, Sequence):
+        return [data[row] for row in rows.tolist()]
+    return torch.utils.data.Subset(data, rows.tolist())
+
+
+def hash_rows(argument: str, data: Any) -> str:
+    """A hash of the contents, the same in every process: a store is only continued with the data it was begun with.
+
+    Raises:
+        InputError: rows that hold other objects than numbers, texts, arrays, images and lists or mappings of those.
+    """
+    found = hashlib.sha256()
+    _feed(found, argument, data)
+    return found.hexdigest()
+
+
+def _parts(data: Any) -> list[Any] | None:
+    """The columns of a tuple or dict of containers; None of a container itself."""
+    if isinstance(data, Mapping):
+        return list(data.values()) or None
+    if isinstance(data, tuple) and data and all(hasattr(part, "__len__") and not _is_row(part) for part in data):
+        return list(data)
+    return None
+
+
+def _is_row(part: Any) -> bool:
+    """Whether a member of a tuple is one of its rows, and no column: a text, a mapping."""
+    return isinstance(part, (str, bytes, Mapping))
+
+
+def _feed(found: Any, argument: str, value: Any) -> None:
+    if isinstance(value, (str, bytes, bool, int, float, type(None))):
+        found.update(f"{type(value).__name__}:{value!r};".encode("utf-8", "surrogatepass"))
+    elif isinstance(value, torch.Tensor):
+        _feed(found, argument, value.detach().cpu().numpy())
+    elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind != "O":
+        array = np.ascontiguousarray(value)
+        found.update(f"{array.dtype.str}{array.shape};".encode())
+        found.update(array.tobytes())
+    elif isinstance(value, Dataset):
+        plain = value.with_format(None)
+        # As Arrow holds it: images are not decoded.
+        for start in range(0, len(plain), _BATCH):
+            table = plain.with_format("arrow")[start : start + _BATCH]
+            found.update(repr(table.to_pydict()).encode("utf-8", "surrogatepass"))
+    elif isinstance(value, Mapping):
+        found.update(b"{")
+        for key, item in value.items():
+            _feed(found, argument, key)
+            _feed(found, argument, item)
+        found.update(b"}")
+    elif hasattr(value, "iloc"):
+        _feed(found, argument, {str(name): value[name].to_numpy() for name in value} if value.ndim > 1
+              else value.to_numpy())  # fmt: skip
+    elif isinstance(value, (Sequence, np.ndarray)):
+        found.update(b"[")
+        for item in value:
+            _feed(found, argument, item)
+        found.update(b"]")
+    elif hasattr(value, "tobytes") and hasattr(value, "size"):  # an image of PIL
+        found.update(f"{value.size};".encode() + value.tobytes())
+    elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        _feed(found, argument, [value[row] for row in range(len(value))])
+    else:
+        rule = "must hold numbers, texts, arrays, images, and lists or mappings of those"
+        remedy = "Pass data_id=, a text that says which data these are."
+        raise InputError(argument, rule, type(value).__name__, remedy)

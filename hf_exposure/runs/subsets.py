@@ -1,0 +1,334 @@
+"""Many trainings on random subsets: the engine behind counterfactual memorization, influence and shadow models.
+
+A run is: seed all generators by its number, take its rows, train, score every row, write one file. It depends on
+nothing but its number. So any run can be killed and started again, runs may be in any order and anywhere, and one
+command with a number (`hf-exposure subsets --index I`) is all that a cluster's job array needs. On one machine, or a
+cluster that joblib knows, `n_jobs` runs go side by side.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pickle
+import random
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from tqdm.auto import tqdm
+
+from hf_exposure.checks import flag, real_number, whole_number
+from hf_exposure.errors import ExposureError, InputError, MissingDependencyError, described
+from hf_exposure.estimators.arrays import number_array
+from hf_exposure.launch import is_launched
+from hf_exposure.runs.subset_data import count_rows, hash_rows, take_rows
+from hf_exposure.runs.subset_store import Flags, Floats, SubsetRuns, SubsetStore
+from hf_exposure.runtime.model_state import random_states_kept
+
+Train = Callable[[Any], Any]
+Score = Callable[[Any, Any], ArrayLike]
+
+MOST_MODELS = 1_000_000
+_LARGEST_RUN_SEED = 2**31 - 1
+# Backends whose results come one by one, so that progress is shown as runs finish.
+_STREAMING = ("loky", "threading", "multiprocessing", "sequential")
+
+
+class RunFailedError(ExposureError):
+    """Trainings raised errors; the runs that finished are in the store, and the next call tries the others again.
+
+    Attributes:
+        failures: {run: name of the error}. The first error is the cause of this one.
+    """
+
+    def __init__(self, failures: dict[int, str]) -> None:
+        shown = ", ".join(f"{run} ({name})" for run, name in list(failures.items())[:5])
+        super().__init__(
+            f"{len(failures)} run{'s' if len(failures) > 1 else ''} failed: {shown}. Finished runs are kept; "
+            "call again to try these again, with index= and n_jobs=1 for the traceback."
+        )
+        self.failures = failures
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return type(self), (self.failures,)
+
+
+def draw_subsets(num_rows: int, num_models: int, share: float = 0.5, seed: int = 0, *, balanced: bool = True) -> Flags:
+    """Which rows each of many models is trained on: masks for `run_subsets`.
+
+    Args:
+        num_rows, num_models: N and M.
+        share: of the rows in each subset; exactly `round(share * num_rows)` rows are, and at least one is and one is
+            not.
+        seed: of the draw.
+        balanced: deal the rows like cards: of the first m models, for any m, each row is in as many as any other, give
+            or take one. So no row is left without models on a side, from two models at a share of 0.5 on. False draws
+            each subset by itself, as a theory that asks for independent models needs.
+
+    Returns:
+        (M, N) bool. The masks of fewer models are the first of those of more.
+
+    Raises:
+        InputError: fewer than two rows, no models, a share that is not strictly between 0 and 1.
+
+    Source: Feldman and Zhang (2020), section 3 (subsets of one size); Carlini et al. (2022), section 4 (each row in
+        half of the models).
+
+    Example:
+        >>> masks = draw_subsets(10, 4)
+        >>> masks.sum(1).tolist(), masks.sum(0).tolist()
+        ([5, 5, 5, 5], [2, 2, 2, 2, 2, 2, 2, 2, 2, 2])
+    """
+    rows = whole_number("num_rows", num_rows, 2)
+    models = whole_number("num_models", num_models, 1, MOST_MODELS)
+    rule = "must lie strictly between 0 and 1"
+    share = real_number("share", share, rule, "Type 0.5.", above=0.0, below=1.0)
+    generator = np.random.default_rng(whole_number("seed", seed, 0))
+    size = min(max(round(share * rows), 1), rows - 1)
+    masks_MN = np.zeros((models, rows), dtype=bool)
+    deck = np.array([], dtype=np.int64)
+    for mask_N in masks_MN:
+        if not balanced:
+            mask_N[generator.choice(rows, size, replace=False)] = True
+            continue
+        taken, deck = deck[:size], deck[size:]
+        mask_N[taken] = True
+        if (missing := size - len(taken)) > 0:
+            # A new deck is begun: its first cards go to this model too, but for those that it holds already.
+            fresh = generator.permutation(np.flatnonzero(~mask_N))
+            mask_N[fresh[:missing]] = True
+            deck = generator.permutation(np.concatenate([fresh[missing:], taken]))
+    return masks_MN
+
+
+def run_subsets(
+    train: Train,
+    dataset: Any,
+    masks: ArrayLike,
+    *,
+    store: str | Path,
+    score: Score,
+    test: Any = None,
+    index: int | Iterable[int] | None = None,
+    n_jobs: int = 1,
+    backend: str | None = None,
+    seed: int = 0,
+    data_id: str | None = None,
+    progress: bool = True,
+) -> SubsetRuns:
+    """Trains one model on each subset, scores all rows with each, and keeps the scores of finished runs in a store.
+
+    Call it again with the same arguments after a kill, or from other processes and machines with their own `index`:
+    runs that are in the store are not done again. A run is seeded by its number (`random`, numpy, torch), so that it
+    comes out alike wherever it is done; the caller's random states are left as found.
+
+    Args:
+        train: train(subset) -> model. The subset is the same kind of data as `dataset`: `Dataset.select`, rows of an
+            array, a list, or `torch.utils.data.Subset`. `TrainerRecipe` is one for a `Trainer`.
+        dataset: N rows.
+        masks: (M, N) bool, which rows each model is trained on, as `draw_subsets` draws them. Some rows may be in all
+            subsets or in none: their estimates are undefined, and `.undefined` says so.
+        store: folder of the runs, which only its owner may read.
+        score: score(model, rows) -> (N,) numbers, higher where a row is better known. It gets the whole `dataset`, and
+            then `test`.
+        test: K more rows to score with each model; none is trained on.
+        index: the run, or the runs, to do now; all of them unless given.
+        n_jobs: runs side by side, by joblib; -1 for all cores. Set the number of threads of each yourself
+            (`OMP_NUM_THREADS`): together they should not exceed the cores.
+        backend: joblib's: "loky" (processes) unless given, "threading", or one that was registered: "ray", "dask".
+        seed: what all seeds of the runs are made of.
+        data_id: a text that names data and test set; unless given their contents are hashed.
+        progress: show finished runs and the time left on stderr.
+
+    Returns:
+        `SubsetRuns` of all finished runs in the store: `.scores_MN`, `.included_MN`, `.test_scores_MK`,
+        `.memorization()`, `.diverged`, `.undefined`, `.missing`.
+
+    Raises:
+        InputError: arguments of the wrong kind, a store of other masks, data or seed, scores of the wrong shape.
+        RunFailedError: trainings that raised. All others are done first.
+        MissingDependencyError: `n_jobs` without joblib.
+
+    Example (the "model" is the mean of what it was trained on):
+        >>> import tempfile
+        >>> import numpy as np
+        >>> rows = np.array([0.0, 1.0, 2.0, 9.0])
+        >>> runs = run_subsets(lambda subset: subset.mean(), rows, draw_subsets(4, 6), store=tempfile.mkdtemp(),
+        ...     score=lambda model, rows: -abs(rows - model), progress=False)
+        >>> runs.scores_MN.shape, runs.missing, runs.undefined
+        ((6, 4), [], {})
+    """
+    for name, function in (("train", train), ("score", score)):
+        if not callable(function):
+            raise InputError(name, "must be a function", type(function).__name__, "Pass train(subset) -> model.")
+    masks_MN = _checked_masks(masks, count_rows("dataset", dataset))
+    n_jobs = whole_number("n_jobs", n_jobs, -1)
+    if n_jobs == 0:
+        raise InputError("n_jobs", "must be 1 or more, or -1 for all cores", 0, "Write n_jobs=1.")
+    seed = whole_number("seed", seed, 0)
+    if backend is not None and not isinstance(backend, str):
+        raise InputError("backend", "must be a name that joblib knows", type(backend).__name__, "Leave it out.")
+    runs = _checked_runs(index, len(masks_MN))
+    facts = {"rows": masks_MN.shape[1], "data": _identity("dataset", dataset, data_id), "seed": seed}
+    facts["test_rows"] = None if test is None else count_rows("test", test)
+    facts["test_data"] = None if test is None else _identity("test", test, data_id)
+    if n_jobs != 1 and is_launched():
+        rule, remedy = "must be 1 in a job of several processes", "Start one job for each run: --index."
+        raise InputError("n_jobs", rule, n_jobs, remedy)
+    kept = SubsetStore.begin(store, masks_MN, facts)
+    done = kept.done()
+    left = [run for run in runs if run not in done]
+    tasks = [(run, masks_MN[run], train, score, dataset, test, kept, seed) for run in left]
+    failures: dict[int, BaseException] = {}
+    shown = tqdm(
+        total=len(runs),
+        initial=len(runs) - len(left),
+        unit="run",
+        desc="trainings",
+        disable=not flag("progress", progress),
+        # A log file gets a line a minute, a terminal a bar.
+        mininterval=0.5 if sys.stderr.isatty() else 60.0,
+        file=sys.stderr,
+    )
+    with shown:
+        for run, error in _side_by_side(tasks, n_jobs, backend):
+            if isinstance(error, InputError):  # a rule of ours was broken, and would be by every run
+                raise error
+            if error is not None:
+                failures[run] = error
+            shown.update()
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()  # the first process has written by then
+    if failures:
+        names = {run: type(error).__name__ for run, error in sorted(failures.items())}
+        raise RunFailedError(names) from failures[min(failures)]
+    return kept.read()
+
+
+def load_subset_runs(store: str | Path) -> SubsetRuns:
+    """The finished runs of a store, whether all of them are done or not.
+
+    Raises:
+        InputError: no store is there, or a damaged one.
+    """
+    return SubsetStore(store).read()
+
+
+def _side_by_side(
+    tasks: list[tuple[Any, ...]], n_jobs: int, backend: str | None
+) -> Iterator[tuple[int, BaseException | None]]:
+    if (n_jobs == 1 and backend is None) or not tasks:
+        return itertools.starmap(_one_run, tasks)
+    try:
+        import joblib
+    except ImportError:
+        what = "joblib, which runs trainings side by side, is not installed"
+        raise MissingDependencyError(f"{what}: pip install 'hf-exposure[parallel]'") from None
+    backend = backend or "loky"
+    parallel = joblib.Parallel(
+        n_jobs=n_jobs,
+        backend=backend,
+        return_as="generator_unordered" if backend in _STREAMING else "list",
+        batch_size=1,
+        # Large arrays are shared between processes; each may write into its own view of them.
+        mmap_mode="c",
+    )
+    return iter(parallel(joblib.delayed(_one_run)(*task) for task in tasks))
+
+
+def _one_run(
+    run: int, mask_N: Flags, train: Train, score: Score, dataset: Any, test: Any, store: SubsetStore, seed: int
+) -> tuple[int, BaseException | None]:
+    """Trains, scores and writes one run. An error is returned: other runs go on."""
+    started = time.perf_counter()
+    run_seed = seed_of_run(seed, run)
+    try:
+        with random_states_kept():
+            random.seed(run_seed)
+            np.random.seed(run_seed)
+            torch.manual_seed(run_seed)
+            model = train(take_rows(dataset, np.flatnonzero(mask_N)))
+            scores_N = _checked_scores(score(model, dataset), len(mask_N), "dataset")
+            tests_K = None if test is None else _checked_scores(score(model, test), count_rows("test", test), "test")
+    except Exception as error:
+        return run, _that_travels(error)
+    # Of the processes that `accelerate launch` started for one run, the first writes.
+    if int(os.environ.get("RANK", "0")) == 0:
+        store.add(
+            run,
+            seed=run_seed,
+            seconds=time.perf_counter() - started,
+            scores_N=scores_N,
+            test_scores_K=tests_K,
+            reason=_why_diverged(scores_N, tests_K),
+        )
+    return run, None
+
+
+def _that_travels(error: Exception) -> Exception:
+    """The error, or one of its name where it cannot be sent from one process to another."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}, which cannot be sent from its process")
+    return error
+
+
+def seed_of_run(seed: int, run: int) -> int:
+    """The seed of one run: another one for every run, the same in every process."""
+    return int(np.random.SeedSequence([seed, run]).generate_state(1)[0]) & _LARGEST_RUN_SEED
+
+
+def _why_diverged(scores_N: Floats, tests: Floats | None) -> str:
+    values = scores_N if tests is None else np.concatenate([scores_N, tests])
+    bad = int((~np.isfinite(values)).sum())
+    return f"{bad} of {values.size} scores are not finite" if bad else ""
+
+
+def _checked_scores(scores: ArrayLike, count: int, what: str) -> Floats:
+    if isinstance(scores, torch.Tensor):
+        scores = scores.detach().float().cpu().numpy()
+    found = number_array("score", scores, "Return one number for each row.")
+    if found.shape != (count,):
+        rule = f"must return one number for each of the {count} rows of {what}"
+        raise InputError("score", rule, f"an array of shape {found.shape}", "Return a vector.")
+    return found
+
+
+def _checked_masks(masks: ArrayLike, rows: int) -> Flags:
+    found = number_array("masks", masks, "Pass draw_subsets(len(dataset), num_models).")
+    if found.ndim != 2 or not found.size or not np.isin(found, [0.0, 1.0]).all():
+        rule = "must be True or False, (models, rows) of them"
+        raise InputError("masks", rule, f"an array of shape {found.shape}", "Pass what draw_subsets returns.")
+    if found.shape[1] != rows:
+        rule = f"must have one column for each of the {rows} rows of dataset"
+        raise InputError("masks", rule, found.shape[1], "Draw them with num_rows=len(dataset).")
+    if not found.any(1).all():
+        empty = int(np.flatnonzero(~found.any(1))[0])
+        raise InputError("masks", "must leave each model rows to train on", f"none for model {empty}", "Raise share.")
+    return found.astype(bool)
+
+
+def _checked_runs(index: int | Iterable[int] | None, models: int) -> list[int]:
+    if index is None:
+        return list(range(models))
+    if isinstance(index, (str, bytes)) or (not isinstance(index, Iterable) and not hasattr(index, "__index__")):
+        rule = "must be the number of a run, or several"
+        raise InputError("index", rule, described(index), "Write index=0.")
+    given = list(index) if isinstance(index, Iterable) else [index]
+    remedy = f"The store has runs 0 to {models - 1}."
+    return sorted({whole_number("index", each, 0, models - 1, remedy) for each in given})
+
+
+def _identity(argument: str, data: Any, data_id: str | None) -> str:
+    if data_id is None:
+        return hash_rows(argument, data)
+    if not isinstance(data_id, str):
+        raise InputError("data_id", "must be a text", type(data_id).__name__, "Name the data, or leave it out.")
+    return f"id:{data_id}"

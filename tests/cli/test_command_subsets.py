@@ -1,0 +1,87 @@
+"""`hf-exposure subsets`: a recipe, runs by number, and what is said of the store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from cli_runs import one_line, run
+
+from hf_exposure import draw_subsets, load_subset_runs
+
+RECIPE = """
+import numpy as np
+
+def dataset():
+    return np.array([0.0, 1.0, 2.0, 3.0, 4.0, 30.0])
+
+def test():
+    return np.array([5.0])
+
+def train(subset):
+    return float(np.mean(subset)) + 1e-3 * np.random.rand()
+
+def score(model, rows):
+    return -np.abs(rows - model)
+"""
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Path:
+    path = tmp_path / "recipe.py"
+    path.write_text(RECIPE)
+    return path
+
+
+def test_runs_by_number_and_then_the_rest(capsys, recipe, tmp_path):
+    store = tmp_path / "runs"
+    done = run(capsys, "subsets", recipe, "--store", store, "--models", 8, "--index", 3)
+    assert done.status == 0 and "1 of 8 runs are finished" in done.out and "7 runs are missing" in done.out
+    done = run(capsys, "subsets", recipe, "--store", store, "--models", 8, "--json", "--top", 2)
+    found, runs = json.loads(done.out), load_subset_runs(store)
+    assert found["finished"] == 8 and found["missing"] == 0 and len(found["rows"]) == 2
+    assert (runs.included_MN == draw_subsets(6, 8)).all() and runs.test_scores_MK.shape == (8, 1)
+    memorization = runs.memorization()
+    best = int(memorization.memorization_N.argmax())
+    assert found["rows"][0] == {
+        "memorization": pytest.approx(memorization.memorization_N[best]),
+        "low": pytest.approx(memorization.low_N[best]),
+        "high": pytest.approx(memorization.high_N[best]),
+        "row": best,
+    }
+    assert "%" in done.err and "8/8" in done.err
+    assert run(capsys, "subsets", recipe, "--store", store, "--status").out.startswith("8 of 8 runs")
+
+
+def test_masks_of_the_recipe(capsys, recipe, tmp_path):
+    recipe.write_text(RECIPE + "\nmasks = ~np.eye(6, dtype=bool)\n")
+    assert run(capsys, "subsets", recipe, "--store", tmp_path / "runs").status == 0
+    assert (load_subset_runs(tmp_path / "runs").included_MN == ~np.eye(6, dtype=bool)).all()
+
+
+def test_bad_input_is_one_line(capsys, recipe, tmp_path):
+    one_line(run(capsys, "subsets", tmp_path / "none.py", "--store", tmp_path / "runs"), "RECIPE.py")
+    one_line(run(capsys, "subsets", recipe, "--store", tmp_path / "runs", "--status"), "store")
+    run(capsys, "subsets", recipe, "--store", tmp_path / "runs", "--models", 4, "--index", 0)
+    assert run(capsys, "subsets", recipe, "--store", tmp_path / "runs", "--models", 5).status == 2
+    recipe.write_text("dataset = [1, 2]\n")
+    one_line(run(capsys, "subsets", recipe, "--store", tmp_path / "other"), "must define train")
+
+
+def test_in_processes_of_its_own(recipe, tmp_path):
+    pytest.importorskip("joblib")
+    pytest.importorskip("cloudpickle")
+    command = [sys.executable, "-c", "from hf_exposure.cli import main; main()", "subsets", recipe]
+    done = subprocess.run(
+        [*map(str, command), "--store", str(tmp_path / "runs"), "--models", "4", "--jobs", "2"],
+        capture_output=True,
+        text=True,
+        env=os.environ,
+    )
+    assert done.returncode == 0, done.stderr
+    assert load_subset_runs(tmp_path / "runs").missing == []

@@ -1,0 +1,387 @@
+"""The engine of many trainings: masks, the store, kills, several processes, and bad input."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas
+import pyarrow.dataset
+import pytest
+import torch
+from datasets import Dataset
+from torch import nn
+from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
+
+from hf_exposure import TrainerRecipe, draw_subsets, load_subset_runs, run_subsets
+from hf_exposure.errors import InputError
+from hf_exposure.estimators import Undefined
+from hf_exposure.runs import RunFailedError, seed_of_run
+from hf_exposure.runs.subset_data import count_rows, hash_rows, take_rows
+
+ROWS = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 30.0])
+MASKS = draw_subsets(6, 8)
+
+
+def mean(subset):
+    """A "model": the mean of its rows, and noise that tells the seed."""
+    return float(np.mean(subset)) + 1e-3 * np.random.rand()
+
+
+def closeness(model, rows):
+    return -np.abs(np.asarray(rows) - model)
+
+
+def done(store, train=mean, **options):
+    return run_subsets(
+        train, ROWS, MASKS, store=store, **{"score": closeness, "progress": False, "seed": 5, **options}
+    )
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+@pytest.mark.parametrize(
+    "rows, models, share", [(10, 4, 0.5), (7, 9, 0.7), (11, 30, 0.25), (5, 3, 0.01), (5, 3, 0.99)]
+)
+def test_masks_have_exact_sizes(rows, models, share, balanced):
+    masks = draw_subsets(rows, models, share, seed=3, balanced=balanced)
+    assert masks.shape == (models, rows) and masks.dtype == bool
+    assert set(masks.sum(1)) == {min(max(round(share * rows), 1), rows - 1)}
+    assert (masks == draw_subsets(rows, models, share, seed=3, balanced=balanced)).all()
+    assert (masks != draw_subsets(rows, models, share, seed=4, balanced=balanced)).any()
+
+
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.7])
+def test_balanced_masks_deal_each_row_as_often_as_any_other(share):
+    masks = draw_subsets(40, 60, share, seed=1)
+    for models in range(1, 61):
+        assert np.ptp(masks[:models].sum(0)) <= 1
+    # Marginally each row is in a given model with that probability, and two rows are nearly independent.
+    first = np.array([draw_subsets(40, 3, share, seed=seed)[2] for seed in range(600)])
+    assert first.mean(0) == pytest.approx(round(40 * share) / 40, abs=0.08)
+
+
+def test_scores_are_those_of_models_trained_on_the_masked_rows(tmp_path):
+    test = np.array([1.5, 10.0])
+    runs = done(tmp_path / "runs", test=test)
+    for run in range(8):
+        np.random.seed(seed_of_run(5, run))
+        model = mean(ROWS[MASKS[run]])
+        assert runs.scores_MN[run] == pytest.approx(-np.abs(ROWS - model))
+        assert runs.test_scores_MK[run] == pytest.approx(-np.abs(test - model))
+    assert (runs.included_MN == MASKS).all() and runs.missing == [] and runs.undefined == {}
+    assert runs.influence().shape == (6, 2)
+    assert len({seed_of_run(5, run) for run in range(1000)}) == 1000
+    table = pyarrow.dataset.dataset(sorted((tmp_path / "runs").glob("run-*.arrow")), format="arrow").to_table()
+    assert np.array(table["scores"].to_pylist()).tolist() == runs.scores_MN.tolist()
+    modes = {stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "runs").iterdir()}
+    assert modes == {0o600} and stat.S_IMODE((tmp_path / "runs").stat().st_mode) == 0o700
+
+
+def test_it_goes_on_where_it_was_and_any_order_gives_the_same(tmp_path):
+    whole, trained = done(tmp_path / "whole"), []
+
+    def watched(subset):
+        trained.append(len(subset))
+        return mean(subset)
+
+    assert done(tmp_path / "parts", watched, index=6).missing == [0, 1, 2, 3, 4, 5, 7]
+    assert done(tmp_path / "parts", watched, index=[1, 6]).runs_M.tolist() == [1, 6]
+    assert len(trained) == 2
+    parts = done(tmp_path / "parts", watched)
+    assert len(trained) == 8
+    assert (parts.scores_MN == whole.scores_MN).all()
+    assert (load_subset_runs(tmp_path / "parts").scores_MN == whole.scores_MN).all()
+
+
+def test_the_callers_random_states_are_left_alone(tmp_path):
+    np.random.seed(1), torch.manual_seed(1)
+    wanted = np.random.rand(), torch.rand(()).item()
+    np.random.seed(1), torch.manual_seed(1)
+    done(tmp_path / "runs")
+    assert (np.random.rand(), torch.rand(()).item()) == wanted
+
+
+def test_a_run_that_fails_stops_no_other_and_is_tried_again(tmp_path):
+    broken = True
+
+    def train(subset):
+        if broken and 30.0 in subset:
+            raise ValueError("no")
+        return mean(subset)
+
+    with pytest.raises(RunFailedError, match=r"4 runs failed: .*ValueError") as caught:
+        done(tmp_path / "runs", train)
+    assert set(caught.value.failures) == set(np.flatnonzero(MASKS[:, 5]).tolist())
+    assert load_subset_runs(tmp_path / "runs").missing == sorted(caught.value.failures)
+    broken = False
+    assert (done(tmp_path / "runs", train).scores_MN == done(tmp_path / "whole").scores_MN).all()
+
+
+def test_a_diverged_run_is_recorded_with_its_reason_and_left_out(tmp_path):
+    def score(model, rows):
+        return np.where(np.asarray(rows) == 30.0, np.nan, 0.0) if model > 6 else closeness(model, rows)
+
+    runs = done(tmp_path / "runs", score=score)
+    with_30 = np.flatnonzero(MASKS[:, 5]).tolist()
+    assert set(runs.diverged) == set(with_30)
+    assert all(reason == "1 of 6 scores are not finite" for reason in runs.diverged.values())
+    assert runs.missing == [] and np.isfinite(runs.scores_MN).all()
+    assert runs.undefined[5] is Undefined.never_included
+    assert np.isnan(runs.memorization().memorization_N[5])
+
+
+def test_rows_that_are_in_every_subset_are_undefined(tmp_path):
+    masks = MASKS.copy()
+    masks[:, 0] = True
+    runs = run_subsets(mean, ROWS, masks, store=tmp_path / "runs", score=closeness, progress=False)
+    assert runs.undefined == {0: Undefined.never_held_out}
+    assert np.isnan(runs.memorization().memorization_N).tolist() == [True] + [False] * 5
+
+
+def test_a_store_of_other_masks_data_test_set_or_seed_is_refused(tmp_path):
+    done(tmp_path / "runs", index=0)
+    base = {"train": mean, "dataset": ROWS, "masks": MASKS, "score": closeness, "seed": 5, "progress": False}
+    for changed, argument in (
+        ({"masks": draw_subsets(6, 8, seed=1)}, "masks"),
+        ({"masks": draw_subsets(6, 9)}, "masks"),
+        ({"dataset": ROWS + 1e-12}, "dataset"),
+        ({"dataset": ROWS[:5], "masks": MASKS[:, :5]}, "masks"),
+        ({"test": ROWS}, "test"),
+        ({"seed": 6}, "seed"),
+        ({"data_id": "mine"}, "dataset"),
+    ):
+        with pytest.raises(InputError, match=f"^{argument}: must be that of the runs in the store"):
+            run_subsets(store=tmp_path / "runs", **{**base, **changed})
+    assert len(list((tmp_path / "runs").glob("run-*"))) == 1
+
+
+def test_damaged_and_missing_stores_are_named(tmp_path):
+    with pytest.raises(InputError, match="^store: must be a folder that run_subsets wrote"):
+        load_subset_runs(tmp_path)
+    done(tmp_path / "runs", index=[0, 1])
+    (tmp_path / "runs" / "run-000001.arrow").write_bytes(b"ARROW1")
+    with pytest.raises(InputError, match="run-000001.arrow.*is done again"):
+        load_subset_runs(tmp_path / "runs")
+    (tmp_path / "runs" / "run-000001.arrow").unlink()
+    assert load_subset_runs(tmp_path / "runs").runs_M.tolist() == [0]
+    np.save(tmp_path / "runs" / "masks.npy", ~MASKS)
+    with pytest.raises(InputError, match="damaged masks"):
+        load_subset_runs(tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    "options, argument",
+    [
+        ({"train": None}, "train"),
+        ({"score": 3}, "score"),
+        ({"score": lambda model, rows: [0.0]}, "score"),
+        ({"score": lambda model, rows: ["a"] * 6}, "score"),
+        ({"masks": MASKS[:, :4]}, "masks"),
+        ({"masks": np.zeros((3, 6))}, "masks"),
+        ({"masks": [True] * 6}, "masks"),
+        ({"dataset": iter([1, 2])}, "dataset"),
+        ({"dataset": []}, "dataset"),
+        ({"dataset": (ROWS, ROWS[:3])}, "dataset"),
+        ({"index": 8}, "index"),
+        ({"index": "0"}, "index"),
+        ({"n_jobs": 0}, "n_jobs"),
+        ({"backend": 3}, "backend"),
+        ({"data_id": 3}, "data_id"),
+    ],
+)
+def test_wrong_arguments_are_named(tmp_path, options, argument):
+    given = {"train": mean, "dataset": ROWS, "masks": MASKS, "score": closeness, "progress": False} | options
+    with pytest.raises(InputError, match=f"^{argument}"):
+        run_subsets(store=tmp_path / "runs", **given)
+    assert not list(tmp_path.glob("runs/run-*"))
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: draw_subsets(1, 2),
+        lambda: draw_subsets(4, 0),
+        lambda: draw_subsets(4, 2, 1.0),
+        lambda: draw_subsets(4, 2, seed=-1),
+        lambda: draw_subsets(4, 2, True),
+    ],
+)
+def test_draws_refuse_wrong_numbers(call):
+    with pytest.raises(InputError):
+        call()
+
+
+CONTAINERS = {
+    "array": np.arange(10).reshape(5, 2),
+    "tensor": torch.arange(5.0),
+    "list": ["a", "b", "c", "d", "e"],
+    "dataset": Dataset.from_dict({"text": list("abcde"), "label": range(5)}),
+    "frame": pandas.DataFrame({"x": range(5)}),
+    "tuple": (np.arange(5), list("abcde")),
+    "dict": {"x": np.arange(5), "y": torch.arange(5)},
+}
+
+
+@pytest.mark.parametrize("kind", CONTAINERS)
+def test_rows_of_every_container(kind):
+    data, rows = CONTAINERS[kind], np.array([1, 3])
+    taken = take_rows(data, rows)
+    assert (count_rows("dataset", data), count_rows("dataset", taken)) == (5, 2)
+    assert type(taken) is type(data)
+    other = take_rows(data, np.array([0, 1, 2, 3, 3]))
+    assert hash_rows("dataset", data) == hash_rows("dataset", take_rows(data, np.arange(5)))
+    assert hash_rows("dataset", data) != hash_rows("dataset", other)
+    if kind == "dataset":
+        assert taken["text"][:] == ["b", "d"]
+    if kind == "tuple":
+        assert taken[0].tolist() == [1, 3] and taken[1] == ["b", "d"]
+
+
+def test_map_style_data_sets_of_torch():
+    data = torch.utils.data.TensorDataset(torch.arange(4.0), torch.arange(4))
+    taken = take_rows(data, np.array([2, 0]))
+    assert [row[1].item() for row in taken] == [2, 0]
+    assert hash_rows("dataset", data) == hash_rows("dataset", torch.utils.data.Subset(data, range(4)))
+
+
+def test_rows_that_cannot_be_hashed_need_a_name(tmp_path):
+    rows = [object() for _ in range(6)]
+    options = {"store": tmp_path / "runs", "progress": False, "score": lambda model, rows: np.zeros(len(rows))}
+    with pytest.raises(InputError, match="data_id"):
+        run_subsets(len, rows, MASKS, **options)
+    assert run_subsets(len, rows, MASKS, data_id="six objects", **options).missing == []
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_runs_side_by_side_give_the_same(tmp_path, backend):
+    pytest.importorskip("joblib")
+    # Runs in threads share the process's random generators.
+    train = mean if backend == "loky" else np.mean
+    one, many = done(tmp_path / "one", train), done(tmp_path / "many", train, n_jobs=2, backend=backend)
+    assert (one.scores_MN == many.scores_MN).all()
+    with pytest.raises(RunFailedError, match="ZeroDivisionError"):
+        done(tmp_path / "failing", lambda subset: 1 / 0, n_jobs=2, backend=backend)
+
+
+JOB = """
+import sys, time
+import numpy as np
+from hf_exposure import draw_subsets, run_subsets
+
+def train(subset):
+    time.sleep(0.3)
+    return float(np.mean(subset)) + 1e-3 * np.random.rand()
+
+rows, masks = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 30.0]), draw_subsets(6, 8)
+run_subsets(train, rows, masks, store=sys.argv[1], seed=5, score=lambda model, rows: -np.abs(rows - model))
+"""
+
+
+def test_a_kill_loses_the_run_that_was_under_way_and_no_other(tmp_path):
+    command = [sys.executable, "-c", JOB, str(tmp_path / "runs")]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    try:
+        limit = time.monotonic() + 120
+        while len(list((tmp_path / "runs").glob("run-*"))) < 2:
+            assert process.poll() is None and time.monotonic() < limit
+            time.sleep(0.02)
+    finally:
+        process.kill()
+        process.wait()
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "runs").glob("run-*")}
+    assert 2 <= len(before) < 8
+    found = done(tmp_path / "runs")
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+    assert found.scores_MN == pytest.approx(done(tmp_path / "whole").scores_MN)
+
+
+def test_processes_of_one_run_write_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    assert done(tmp_path / "runs", index=0).runs_M.tolist() == []
+    monkeypatch.setenv("RANK", "0")
+    assert done(tmp_path / "runs", index=0).runs_M.tolist() == [0]
+    for name, value in {"WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match="^n_jobs"):
+        done(tmp_path / "runs", n_jobs=2)
+
+
+class Config(PretrainedConfig):
+    model_type = "subset-test"
+
+
+class Classifier(PreTrainedModel):
+    config_class = Config
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.linear = nn.Linear(2, 2)
+        self.post_init()
+
+    def _init_weights(self, module):
+        pass
+
+    def forward(self, x, labels=None):
+        logits = self.linear(x)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return {"loss": loss, "logits": logits}
+
+
+def test_a_trainer_trains_each_model_with_the_runs_seed(tmp_path):
+    generator = np.random.default_rng(0)
+    labels = generator.integers(2, size=20)
+    data = Dataset.from_dict(
+        {"x": (labels[:, None] + 0.3 * generator.normal(size=(20, 2))).tolist(), "labels": labels}
+    )
+    seen = []
+
+    def model_init():
+        model = Classifier(Config())
+        seen.append(model.linear.weight.detach().clone())
+        return model
+
+    def score(model, rows):
+        with torch.no_grad():
+            logs = model(torch.tensor(rows["x"][:]))["logits"].log_softmax(1)
+        return logs[torch.arange(len(rows)), torch.tensor(rows["labels"][:])]
+
+    args = TrainingArguments(
+        str(tmp_path / "out"), num_train_epochs=20, learning_rate=0.1, save_strategy="no", report_to="none",
+        use_cpu=True, disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False,
+    )  # fmt: skip
+    recipe = TrainerRecipe(model_init, args)
+    masks = draw_subsets(20, 2)
+    options = {"score": score, "progress": False}
+    runs = run_subsets(recipe, data, masks, store=tmp_path / "runs", **options)
+    assert not torch.equal(seen[0], seen[1])
+    again = run_subsets(recipe, data, masks, store=tmp_path / "again", **options, index=1)
+    assert (again.scores_MN[0] == runs.scores_MN[1]).all()
+    # It learned: chance is log(1/2).
+    assert runs.scores_MN.mean() > np.log(0.5) / 2
+    assert args.seed == 42
+    with pytest.raises(InputError, match="^model_init"):
+        TrainerRecipe(Classifier(Config()), args)
+    with pytest.raises(InputError, match="^args"):
+        TrainerRecipe(model_init, None)
+    with pytest.raises(InputError, match="^train_dataset"):
+        TrainerRecipe(model_init, args, train_dataset=data)
+
+
+@pytest.mark.slow
+def test_ray_runs_them_too(tmp_path):
+    ray_joblib = pytest.importorskip("ray.util.joblib")
+    pytest.importorskip("joblib")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray_joblib.register_ray()
+    many = done(tmp_path / "many", n_jobs=2, backend="ray")
+    assert (many.scores_MN == done(tmp_path / "one").scores_MN).all()
+
+
+def test_paths_may_be_strings(tmp_path):
+    assert done(str(tmp_path / "runs"), index=0).runs_M.tolist() == [0]
+    assert Path(tmp_path / "runs" / "store.json").exists()
