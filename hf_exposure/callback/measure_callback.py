@@ -304,7 +304,7 @@ class MeasureCallback(TrainerCallback):
             raise InputError("greater_is_better", rule, args.greater_is_better, remedy)
         return True
 
-    def _complete(self, record: Any, state: TrainerState, note: str) -> Any:
+    def _complete(self, record: Any, state: TrainerState, note: str, model: nn.Module) -> Any:
         """The record with its step and epoch. `note` says which model was measured, where it is not the step's own."""
         return _at_step(record, state.global_step, state.epoch)
 
@@ -375,7 +375,7 @@ class MeasureCallback(TrainerCallback):
             with Processes.of_job(model).barrier(), left_as_found(model):
                 if one.broken is not None:
                     raise one.broken
-                record = self._complete(one.measure.measure(model), state, note)
+                record = self._complete(one.measure.measure(model), state, note, model)
                 _check_keys(one.measure.name, record.metrics())
                 return record
         except OutOfStepError:

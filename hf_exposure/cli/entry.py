@@ -25,7 +25,7 @@ from hf_exposure.cli.extract import extract
 from hf_exposure.cli.insert import insert
 from hf_exposure.cli.measure import measure
 from hf_exposure.cli.membership import membership
-from hf_exposure.cli.report import push, report
+from hf_exposure.cli.report import push, report, verify
 from hf_exposure.cli.scan import scan
 from hf_exposure.errors import ExposureError
 
@@ -58,7 +58,7 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, scan, draw, insert, measure, membership, extract, audit, cost, report, push):
+for _command in (demo, scan, draw, insert, measure, membership, extract, audit, cost, report, verify, push):
     app.command()(_command)
 
 
