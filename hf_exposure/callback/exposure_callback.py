@@ -32,6 +32,7 @@ from hf_exposure.measures.exposure import ExposureMeasure
 from hf_exposure.measures.protocol import Measure, TrainingStart
 from hf_exposure.records import Doses, ExposureReport, Uncounted, Validity
 from hf_exposure.records.run_facts import highest_mean_bits
+from hf_exposure.report.verdict import measurement_line
 from hf_exposure.runtime.weights_hash import weights_sha256
 
 OVER_LIMIT = 1e30
@@ -108,6 +109,7 @@ class ExposureCallback(MeasureCallback):
         base_model: as for `measure_exposure`.
         count_doses: count in the training batches how often each canary is trained on, whatever packing, sampling,
             streams and resumes make of the data. It costs far less than 1 % of a training step.
+        baseline: measure before the first step too, as step 0: canaries that the model favors before it sees them.
         **measure_arguments: those of `ExposureMeter`: method, references, seed, context, ...
 
     Attributes:
@@ -154,10 +156,11 @@ class ExposureCallback(MeasureCallback):
         push_to_hub: bool = False,
         base_model: BaseModel | None = None,
         count_doses: bool = True,
+        baseline: bool = False,
         **measure_arguments: Unpack[MeasureOptions],
     ) -> None:
         exposure = ExposureMeasure(canaries, base_model=base_model, count_doses=count_doses, **measure_arguments)
-        super().__init__(exposure, strategy, steps, processing_class, on_error)
+        super().__init__(exposure, strategy, steps, processing_class, on_error, baseline=baseline)
         if require_delivery is not None and not isinstance(require_delivery, bool):
             given = type(require_delivery).__name__
             raise InputError("require_delivery", "must be None, True or False", given, "Leave it out for None.")
@@ -250,7 +253,7 @@ class ExposureCallback(MeasureCallback):
             raise InputError("push_to_hub", rule, True, "Attach it, or call report.push_to_hub after training.")
 
     def _described(self, args: TrainingArguments) -> dict[str, Any]:
-        """What a report says of this callback's arguments and of the training's; those of the measurement are its own."""
+        """What a report says of this callback's arguments and of the training's."""
         base = self._exposure.base_model
         return {
             **self._schedule(),
@@ -308,6 +311,9 @@ class ExposureCallback(MeasureCallback):
             threshold_bits=None if self.max_exposure is None else float(self.max_exposure),
             threshold_of="all inserted",
         )
+
+    def _line(self, record: ExposureReport) -> str:
+        return measurement_line(record)
 
     def _is_last(self, state: TrainerState) -> bool:
         return self.strategy == "end" or state.global_step >= state.max_steps

@@ -20,6 +20,7 @@ from hf_exposure import __version__
 from hf_exposure.cli.audit import audit
 from hf_exposure.cli.cost import cost
 from hf_exposure.cli.demo import demo
+from hf_exposure.cli.doctor import doctor, env
 from hf_exposure.cli.draw import draw
 from hf_exposure.cli.extract import extract
 from hf_exposure.cli.insert import insert
@@ -58,7 +59,22 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, scan, draw, insert, measure, membership, extract, audit, cost, report, verify, push):
+for _command in (
+    demo,
+    scan,
+    draw,
+    insert,
+    measure,
+    membership,
+    extract,
+    audit,
+    cost,
+    report,
+    verify,
+    push,
+    env,
+    doctor,
+):
     app.command()(_command)
 
 

@@ -28,7 +28,6 @@ from hf_exposure.cli.options import (
     SourceOption,
     TokenizerOption,
     TrustOption,
-    calls_shown,
     check_formats,
     check_new,
     command_typed,
@@ -40,6 +39,7 @@ from hf_exposure.cli.secrets import measure_secrets, natural_secrets
 from hf_exposure.errors import InputError
 from hf_exposure.files import files_sha256, read_json
 from hf_exposure.loading import ModelSource, base_source, is_saved_folder, load_data_set, parts_of, read_to_its_end
+from hf_exposure.runtime.progress import calls_shown
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet

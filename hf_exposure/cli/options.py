@@ -12,8 +12,7 @@ import re
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -263,16 +262,3 @@ def recorded_or_typed(
     except (InputError, TypeError):
         rule = "must have a record of the insertion as insert wrote it"
         raise InputError("--dataset", rule, "other values", "Insert again.") from None
-
-
-@contextmanager
-def calls_shown(model: Any, what: str) -> Iterator[None]:
-    """Counts the model's forward calls. Nobody knows how many are to come: a search ends when it ends."""
-    from tqdm import tqdm
-
-    with tqdm(desc=what, unit=" model calls", disable=None, file=sys.stderr, leave=False) as bar:
-        hook = model.register_forward_hook(lambda *_: bar.update())
-        try:
-            yield
-        finally:
-            hook.remove()

@@ -38,7 +38,15 @@ from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_s
 from hf_exposure.measures.protocol import SeenBatch, TrainingStart
 from hf_exposure.measures.search_methods import choose
 from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
-from hf_exposure.records import CanaryDose, Doses, ExposureEstimate, ExposureReport, ReferenceCosts, RunFacts, Uncounted
+from hf_exposure.records import (
+    CanaryDose,
+    Doses,
+    ExposureEstimate,
+    ExposureReport,
+    ReferenceCosts,
+    RunFacts,
+    Uncounted,
+)
 from hf_exposure.records.doses import expected_doses
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.model_state import unwrap_model

@@ -1,6 +1,6 @@
 """`SHA256SUMS`: which files a report consists of and what is in them, under one content hash.
 
-The file is of the form that `sha256sum --check SHA256SUMS` reads, so that a report can be checked without this package.
+`sha256sum --check SHA256SUMS` reads the file, so that a report can be checked without this package.
 Its own SHA-256 is the content hash: one line to file, sign or write down, which covers every byte of the report.
 """
 

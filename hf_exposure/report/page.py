@@ -188,7 +188,9 @@ def _about_training_data(report: ExposureReport) -> list[str]:
     rows = data.get("rows")
     counts = rows if isinstance(rows, Mapping) else {"": rows}
     said = [str(data["name"])] if data.get("name") else []
-    said += [f"{f'{part}: ' if part else ''}{count:,} rows" for part, count in counts.items() if isinstance(count, int)]
+    said += [
+        f"{f'{part}: ' if part else ''}{count:,} rows" for part, count in counts.items() if isinstance(count, int)
+    ]
     said += [f"fingerprint {data['fingerprint']}"] if data.get("fingerprint") else []
     if delivery is None:
         return [*said, "not checked for the canaries"]
@@ -237,15 +239,21 @@ _COLUMNS: tuple[tuple[str, str, int | None], ...] = (
     ("kind", "text", None),
     ("note", "note", None),
 )
+_WHERE_KNOWN = (_TRAINED, "rank", "guesses (log2)", "lead (bits)", "note")
 
 
 def _canary_table(report: ExposureReport) -> tuple[Table, dict[str, Any]]:
     """The most exposed canaries as a table; all of them as data, which the script sorts and turns the pages of."""
-    knows_doses = any(math.isfinite(estimate.effective_dose) for estimate in report.estimates)
-    shown = [place for place, (name, _, _) in enumerate(_COLUMNS) if knows_doses or name != _TRAINED]
+    whole = [_canary_row(estimate) for estimate in report.estimates]
+    # Not every run has doses, leads or notes.
+    shown = [
+        place
+        for place, (name, _, _) in enumerate(_COLUMNS)
+        if name not in _WHERE_KNOWN or any(row[place] not in (None, "") for row in whole)
+    ]
     of_column = [_COLUMNS[place] for place in shown]
     by = [name for name, _, _ in of_column].index(_EXPOSURE)
-    rows = [[_canary_row(estimate)[place] for place in shown] for estimate in report.estimates]
+    rows = [[row[place] for place in shown] for row in whole]
     by_exposure = sorted(rows, key=lambda row: (row[by] is None, -(row[by] or 0.0)))
     table = Table(
         caption="Every canary",

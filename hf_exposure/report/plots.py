@@ -137,7 +137,7 @@ def as_png(figure: Any, marks: Mapping[str, str] | None = None) -> bytes:
 
 
 def as_vectors(figure: Any, kind: str, identity: str = "") -> bytes:
-    """The figure as "svg" or "pdf", with the measurement id among its metadata; the same figure gives the same bytes."""
+    """The figure as "svg" or "pdf", with the measurement id in its metadata; equal figures give equal bytes."""
     import matplotlib
 
     if kind == "svg":
@@ -230,7 +230,9 @@ def by_repetitions(report: ExposureReport) -> Any:
     level = 100 * report.settings["confidence_level"]
     known = any(math.isfinite(group.effective_dose) for group in groups)
     dose = "; trained: times trained on so far" if known else ""
-    axes.set_xlabel(f"times inserted{dose}; black: mean of 8 or more\nwith its {level:g} % interval; shaded: chance", fontsize=9)
+    axes.set_xlabel(
+        f"times inserted{dose}; black: mean of 8 or more\nwith its {level:g} % interval; shaded: chance", fontsize=9
+    )
     return figure
 
 
@@ -483,9 +485,7 @@ def _need_matplotlib() -> None:
         raise MissingDependencyError('plots need matplotlib: pip install "hf-exposure[plots]"')
 
 
-def _write(
-    figures: Mapping[str, Any], folder: Path, identity: str = "", formats: Sequence[str] = ()
-) -> list[Path]:
+def _write(figures: Mapping[str, Any], folder: Path, identity: str = "", formats: Sequence[str] = ()) -> list[Path]:
     marks = {IDENTITY: identity} if identity else {}
     written = [write_aside(folder / name, as_png(figure, marks), private=True) for name, figure in figures.items()]
     for kind in formats:

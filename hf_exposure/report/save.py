@@ -30,7 +30,7 @@ def save_report(
     canaries: CanarySet | None = None,
     formats: Sequence[str] = (),
 ) -> list[Path]:
-    """Writes `report.json`, `report.html`, `SHA256SUMS`, and plots where matplotlib is installed, for their owner alone.
+    """Writes `report.json`, `report.html`, `SHA256SUMS`, and plots where matplotlib is installed.
 
     Arguments, result and errors are those of `ExposureReport.save`, which calls this function.
     """

@@ -301,7 +301,7 @@ def test_a_folder_without_leave_to_write(
 def test_the_bar_counts_calls_on_a_terminal_and_is_gone_elsewhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_exposure.cli.options import calls_shown
+    from hf_exposure.runtime.progress import calls_shown
 
     model = tiny_model("lstm")
     inputs = ByT5Tokenizer()("ab", return_tensors="pt").input_ids

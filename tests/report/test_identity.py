@@ -58,8 +58,8 @@ def test_an_invalid_run_does_not_pass_and_one_without_inserted_canaries_fails() 
 
 def test_facts_travel_through_the_file_and_two_runs_of_equal_figures_are_equal(tmp_path: Path) -> None:
     facts = RunFacts(
-        name="nightly", measured_at="2026-01-02T03:04:05+00:00", command="hf-exposure measure", weights_sha256="ab" * 32,
-        threshold_bits=4.0, arguments={"strategy": "epoch"},
+        name="nightly", measured_at="2026-01-02T03:04:05+00:00", command="hf-exposure measure",
+        weights_sha256="ab" * 32, threshold_bits=4.0, arguments={"strategy": "epoch"},
     )  # fmt: skip
     mixed(run=facts).save(tmp_path)
     loaded = ExposureReport.load(tmp_path)
@@ -74,7 +74,14 @@ def test_the_page_names_what_identifies_the_run(tmp_path: Path) -> None:
     )  # fmt: skip
     mixed(run=run, dataset={"rows": 12345, "fingerprint": "f00d"}, delivery=WHOLE).save(tmp_path)
     page = (tmp_path / "report.html").read_text()
-    said = ["&lt;nightly&gt;", "2026-01-02T03:04:05", "hf-exposure measure --model m", "ab" * 32, "12,345 rows", "f00d"]
+    said = [
+        "&lt;nightly&gt;",
+        "2026-01-02T03:04:05",
+        "hf-exposure measure --model m",
+        "ab" * 32,
+        "12,345 rows",
+        "f00d",
+    ]
     assert [one for one in [*said, "0f" * 32] if one not in page] == []
     assert re.search(r'<strong class="badge"[^>]*>FAIL</strong> [^<]* 4 bits', page)
     identity = json.loads((tmp_path / "report.json").read_text())["measurement_id"]
