@@ -19,8 +19,8 @@ import typer
 from hf_exposure.errors import ExposureError
 
 _PACKAGES = (
-    "hf-exposure", "torch", "transformers", "accelerate", "datasets", "huggingface_hub", "tokenizers", "numpy", "scipy",
-    "pydantic", "typer", "jinja2",
+    "hf-exposure", "torch", "transformers", "accelerate", "datasets", "huggingface_hub", "tokenizers", "numpy",
+    "scipy", "pydantic", "typer", "jinja2",
 )  # fmt: skip
 # Extras: a module of each, what it is needed for, and the package that brings it.
 _EXTRAS = (

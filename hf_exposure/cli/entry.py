@@ -59,22 +59,10 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (
-    demo,
-    scan,
-    draw,
-    insert,
-    measure,
-    membership,
-    extract,
-    audit,
-    cost,
-    report,
-    verify,
-    push,
-    env,
-    doctor,
-):
+_COMMANDS = (
+    demo, scan, draw, insert, measure, membership, extract, audit, cost, report, verify, push, env, doctor,
+)  # fmt: skip
+for _command in _COMMANDS:
     app.command()(_command)
 
 

@@ -339,7 +339,7 @@ def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
 
 
 def _step_name(run: Sequence[ExposureReport]) -> str:
-    return "optimiser step" if run[-1].step is not None else "measurement"
+    return "optimizer step" if run[-1].step is not None else "measurement"
 
 
 # How surprised the model is by texts of the template, and where the canaries stand: the paper's Figure 3.
@@ -354,8 +354,8 @@ def of_references(report: ExposureReport) -> Any:
     assert references is not None
     groups = report.groups
     shown = groups if len(groups) <= _MOST_ROWS else (*groups[:1], *groups[1 - _MOST_ROWS :])
-    what = "all texts of the template" if references.whole_space else "uniformly drawn texts of the template"
-    title = f"Log-perplexity of {references.count:,} {what}, and of the canaries"
+    what = "texts, all of the template" if references.whole_space else "uniformly drawn texts"
+    title = f"Log-perplexity of {references.count:,} {what}, and of canaries"
     figure, (above, below) = new_figure(title, panels=2, heights=(0.7, 0.14 + 0.07 * len(shown)))
     counts, edges = _readable(references)
     above.stairs(counts, edges, fill=True, color="#bbbbbb", label="references")
