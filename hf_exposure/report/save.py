@@ -40,8 +40,8 @@ def save_report(
             raise InputError(name, f"must be a list of {kind.__name__}", type(records).__name__, remedy)
     if isinstance(formats, str):
         raise InputError("formats", "must be a list", formats, f"Write formats=[{formats!r}].")
-    for kind in formats:
-        one_of("formats", kind, ["pdf", "svg"], "Use 'pdf'; the page and PNG plots are always written.")
+    for wanted in formats:
+        one_of("formats", wanted, ["pdf", "svg"], "Use 'pdf'; the page and PNG plots are always written.")
     earlier = [{"step": r.step, "epoch": r.epoch, **r.metrics()} for r in history]
     values = report.to_dict(include_secrets=include_secrets, canaries=canaries)
     identity = identity_of([report.to_dict(), earlier, list(training_log)])
@@ -60,8 +60,8 @@ def save_report(
         if "pdf" in formats:
             from hf_exposure.report.document import report_document
 
-            content = report_document(report, pictures, identity)
-            written.append(write_aside(target / DOCUMENT_FILE, content, private=True))
+            paper = report_document(report, pictures, identity)
+            written.append(write_aside(target / DOCUMENT_FILE, paper, private=True))
         for name in set(REPORT_FILES) - {path.name for path in written}:
             (target / name).unlink(missing_ok=True)  # of an earlier report
         return [*written, write_sums(target, [path.name for path in written])]
