@@ -1,8 +1,10 @@
 """The pictures of validity.md: two trainings of one small model, with the canaries in the data and without them.
 
     python docs/make_screenshots.py
+    python docs/make_screenshots.py exposure-demo/report.html
 
-Needs Chromium. The canaries are drawn anew each time, so the figures differ a little from run to run.
+With a page, that page instead: as the README shows it, on a phone of 360 pixels, and in the dark. Needs Chromium.
+The canaries are drawn anew each time, so the figures differ a little from run to run.
 """
 
 from __future__ import annotations
@@ -58,7 +60,31 @@ def report_page(canaries: CanarySet, rows: Dataset, folder: Path) -> Path:
     return folder / "report.html"
 
 
+def save(picture: bytes, name: str) -> None:
+    # Text on one color: 32 colors are enough, and a quarter of the bytes.
+    small = Image.open(io.BytesIO(picture)).convert("RGB").quantize(32)
+    small.save(IMAGES / f"{name}.png", optimize=True)
+    print(IMAGES / f"{name}.png")
+
+
+def show(page: Path) -> None:
+    """Pictures of one page."""
+    views = {
+        "report_desktop": {"width": 1000, "height": 1250},
+        "report_phone": {"width": 360, "height": 1400},
+        "report_dark": {"width": 1000, "height": 1250, "dark": True},
+    }
+    with tempfile.TemporaryDirectory() as folder, browser(Path(folder) / "profile") as one:
+        for name, view in views.items():
+            one.open(page, **view)
+            assert one.value("document.documentElement.scrollWidth") == view["width"], name
+            save(one.picture(), name)
+
+
 def main() -> None:
+    if sys.argv[1:]:
+        show(Path(sys.argv[1]).absolute())
+        return
     transformers.logging.set_verbosity_error()
     disable_progress_bars()
     rows = load_rows(None, None, 20_000, 200)
@@ -68,10 +94,7 @@ def main() -> None:
         for name, data in runs.items():
             page = report_page(canaries, data, Path(folder) / name)
             one.open(page, **SIZE)
-            # Text on white: 32 colors are enough, and a quarter of the bytes.
-            picture = Image.open(io.BytesIO(one.picture())).convert("RGB").quantize(32)
-            picture.save(IMAGES / f"{name}.png", optimize=True)
-            print(IMAGES / f"{name}.png")
+            save(one.picture(), name)
 
 
 if __name__ == "__main__":

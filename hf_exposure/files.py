@@ -11,6 +11,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import errno
+import hashlib
 import json
 import math
 import os
@@ -292,6 +293,46 @@ def _locked(path: Path) -> Iterator[None]:
         descriptor = _lock(path)
     except BlockingIOError:  # somebody is asking at this moment whether it is locked
         descriptor = None
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def files_sha256(place: str | Path) -> str:
+    """SHA-256 over a file, or over the names and contents of all files under a folder, sorted by name.
+
+    Caches that `datasets` leaves beside its files do not count.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> folder = Path(mkdtemp())
+        >>> _ = (folder / "a.txt").write_text("abc")
+        >>> files_sha256(folder / "a.txt")[:12], len(files_sha256(folder))
+        ('ba7816bf8f01', 64)
+    """
+    place = Path(place)
+    digest = hashlib.sha256()
+    files = [place] if place.is_file() else sorted(path for path in place.rglob("*") if path.is_file())
+    for file in files:
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256")
+        if file == place:
+            return content.hexdigest()
+        if not file.name.startswith("cache-"):
+            digest.update(f"{content.hexdigest()}  {file.relative_to(place).as_posix()}\n".encode())
+    return digest.hexdigest()
+
+
+@contextmanager
+def one_writer(folder: Path) -> Iterator[None]:
+    """Waits until no other process is in such a block for that folder; where there are no locks, it does not wait."""
+    descriptor = None
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        if fcntl is not None:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ from hf_exposure import CanarySet, CanaryTemplate, Digits, ExposureReport, draw_
 from hf_exposure.errors import InputError
 from hf_exposure.files import clean_up
 from hf_exposure.records import ReferenceCosts
-from hf_exposure.records.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of
+from hf_exposure.records.identity import IDENTITY, PAGE_FILE, PLOT_FILES, SUMS_FILE, identity_of
 from hf_exposure.records.run_log import EXPOSURE_LOG
 from hf_exposure.report.page import CAPTIONS
 from hf_exposure.report.run import load_run
@@ -50,7 +50,9 @@ def whole_report(folder: Path, step: int) -> ExposureReport:
 
 def test_reports_and_logs(tmp_path: Path) -> None:
     whole_report(tmp_path / "made" / "run", 2)
-    assert {path.name for path in (tmp_path / "made" / "run").iterdir()} == {"report.json", PAGE_FILE, *PLOT_FILES}
+    assert {path.name for path in (tmp_path / "made" / "run").iterdir()} == {
+        "report.json", PAGE_FILE, SUMS_FILE, *PLOT_FILES
+    }  # fmt: skip
     (tmp_path / "open").mkdir()
     (tmp_path / "open" / EXPOSURE_LOG.file_name).touch()
     (tmp_path / "log").mkdir()
@@ -204,7 +206,7 @@ def test_a_save_that_is_killed_leaves_one_report_or_a_mixture_that_is_noticed(
         if found is not None:  # then the page is of that report too
             assert identity_of([mixed(step=found).to_dict(), [], []]) in page
         mixed(step=3).save(run)
-        assert sorted(path.name for path in run.iterdir()) == [PAGE_FILE, "report.json"]
+        assert sorted(path.name for path in run.iterdir()) == [SUMS_FILE, PAGE_FILE, "report.json"]
     assert seen == {1, 2, None}
 
 

@@ -12,15 +12,17 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, Self, Unpack
 
-import numpy as np
+from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_exposure.callback.measure_callback import MeasureCallback, Strategy
 from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import flag
 from hf_exposure.data import DeliveryReport, check_dataloader
+from hf_exposure.data.datasets import dataset_facts
 from hf_exposure.errors import InputError
 from hf_exposure.hub.push import complete_cards, write_published
 from hf_exposure.hub.trackers import attach_report
@@ -29,6 +31,9 @@ from hf_exposure.measures.base_model import BaseModel
 from hf_exposure.measures.exposure import ExposureMeasure
 from hf_exposure.measures.protocol import Measure, TrainingStart
 from hf_exposure.records import Doses, ExposureReport, Uncounted, Validity
+from hf_exposure.records.run_facts import highest_mean_bits
+from hf_exposure.report.verdict import measurement_line
+from hf_exposure.runtime.weights_hash import weights_sha256
 
 OVER_LIMIT = 1e30
 """Figures beyond the limit begin here, and grow with exposure. A float32, as trackers store figures, can hold them."""
@@ -53,17 +58,20 @@ def exposure_limited_loss(loss: float, mean_exposure_bits: float, max_exposure_b
     return min(OVER_LIMIT * (1.0 + mean_exposure_bits), UNDEFINED)
 
 
-def highest_mean_bits(report: ExposureReport) -> float:
-    """The mean exposure of the inserted canaries, with the top of its interval for a figure that is a lower bound.
-
-    A lower bound within the limit does not show that the exposure is.
-    """
-    bits = [one.high_bits if one.is_lower_bound else one.exposure_bits for one in report.inserted]
-    return float(np.mean(bits)) if bits else math.nan
-
-
 _LIMITED = "exposure_limited_loss"
 _NOTHING_READ = DeliveryReport(canaries=(), rows=0, complete=False)
+
+
+# Of the trainer's arguments, those that a report names.
+_OF_TRAINING = (
+    "output_dir",
+    "num_train_epochs",
+    "max_steps",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "learning_rate",
+    "seed",
+)
 
 
 class ExposureCallback(MeasureCallback):
@@ -101,6 +109,7 @@ class ExposureCallback(MeasureCallback):
         base_model: as for `measure_exposure`.
         count_doses: count in the training batches how often each canary is trained on, whatever packing, sampling,
             streams and resumes make of the data. It costs far less than 1 % of a training step.
+        baseline: measure before the first step too, as step 0: canaries that the model favors before it sees them.
         **measure_arguments: those of `ExposureMeter`: method, references, seed, context, ...
 
     Attributes:
@@ -147,10 +156,11 @@ class ExposureCallback(MeasureCallback):
         push_to_hub: bool = False,
         base_model: BaseModel | None = None,
         count_doses: bool = True,
+        baseline: bool = False,
         **measure_arguments: Unpack[MeasureOptions],
     ) -> None:
         exposure = ExposureMeasure(canaries, base_model=base_model, count_doses=count_doses, **measure_arguments)
-        super().__init__(exposure, strategy, steps, processing_class, on_error)
+        super().__init__(exposure, strategy, steps, processing_class, on_error, baseline=baseline)
         if require_delivery is not None and not isinstance(require_delivery, bool):
             given = type(require_delivery).__name__
             raise InputError("require_delivery", "must be None, True or False", given, "Leave it out for None.")
@@ -161,6 +171,8 @@ class ExposureCallback(MeasureCallback):
         self.delivery: DeliveryReport | None = None
         self._exposure, self._require_delivery = exposure, require_delivery
         self._is_first_process = True
+        self._run_name, self._run_arguments = "", dict[str, Any]()
+        self._dataset_facts: dict[str, Any] = {}
 
     @property
     def reports(self) -> list[ExposureReport]:
@@ -231,12 +243,25 @@ class ExposureCallback(MeasureCallback):
 
     def _check_arguments(self, args: TrainingArguments) -> None:
         super()._check_arguments(args)
+        self._run_name = args.run_name or Path(str(args.output_dir)).name
+        self._run_arguments = self._described(args)
         if self.max_exposure is not None and args.eval_strategy == "no":
             rule = "needs evaluations, but eval_strategy is 'no'"
             raise InputError("max_exposure", rule, self.max_exposure, "Pass eval_strategy='epoch'.")
         if self.push_to_hub and self._trainer is None:
             rule = "needs callback.attach(trainer), since a card is the trainer's to write"
             raise InputError("push_to_hub", rule, True, "Attach it, or call report.push_to_hub after training.")
+
+    def _described(self, args: TrainingArguments) -> dict[str, Any]:
+        """What a report says of this callback's arguments and of the training's."""
+        base = self._exposure.base_model
+        return {
+            **self._schedule(),
+            "require_delivery": self._require_delivery,
+            "count_doses": hasattr(self._exposure, "on_batch"),
+            "base_model": base if base is None or isinstance(base, str) else type(base).__name__,
+            **{name: getattr(args, name, None) for name in _OF_TRAINING},
+        }
 
     def _schedule(self) -> dict[str, object]:
         return {**super()._schedule(), "max_exposure": self.max_exposure}
@@ -251,6 +276,7 @@ class ExposureCallback(MeasureCallback):
         """Also looks at what is trained on."""
         super()._prepare(start)
         self.delivery, self._is_first_process = None, start.is_first_process
+        self._dataset_facts = dataset_facts(getattr(start.train_dataloader, "dataset", None))
         meter = self._exposure.meter
         if start.train_dataloader is not None and meter is not None:
             self.delivery = check_dataloader(
@@ -263,8 +289,8 @@ class ExposureCallback(MeasureCallback):
                 warn=start.is_first_process,
             )
 
-    def _complete(self, record: ExposureReport, state: TrainerState, note: str) -> ExposureReport:
-        report: ExposureReport = super()._complete(record, state, note)
+    def _complete(self, record: ExposureReport, state: TrainerState, note: str, model: nn.Module) -> ExposureReport:
+        report: ExposureReport = super()._complete(record, state, note, model)
         notes = (*report.notes, note) if note else report.notes
         epochs = state.epoch or 0.0
         doses = self._exposure.doses(epochs)
@@ -274,7 +300,23 @@ class ExposureCallback(MeasureCallback):
         notes = (*notes, *read.problems, *([read.note] if unread else []))
         coins = [canary.id for canary in self.canaries if canary.coin is not None]
         dosed = report.with_doses(read.doses_per_epoch, epochs).with_counted_doses(doses, coins)
-        return replace(dosed, notes=notes, delivery=read.counted(epochs, doses))
+        completed = replace(
+            dosed, notes=notes, delivery=read.counted(epochs, doses), dataset={**dosed.dataset, **self._dataset_facts}
+        )
+        return completed.with_run(
+            name=self._run_name,
+            arguments=self._run_arguments,
+            # Reading all weights takes as long as a forward pass or two: once is enough.
+            weights_sha256=weights_sha256(model) if self._is_last(state) else None,
+            threshold_bits=None if self.max_exposure is None else float(self.max_exposure),
+            threshold_of="all inserted",
+        )
+
+    def _line(self, record: ExposureReport) -> str:
+        return measurement_line(record)
+
+    def _is_last(self, state: TrainerState) -> bool:
+        return self.strategy == "end" or state.global_step >= state.max_steps
 
     def _warn_of_stream(self, doses: Doses, epochs: float) -> None:
         """Warns at the end of what nobody could see at the start."""

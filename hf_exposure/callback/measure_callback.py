@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 import math
+import sys
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,21 +15,25 @@ from typing import Any, Literal, Self, cast, get_args
 
 import numpy as np
 from torch import nn
+from tqdm.auto import tqdm
 from transformers import DefaultFlowCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 from hf_exposure.callback.state_files import load_state, save_state
-from hf_exposure.checks import one_of
+from hf_exposure.checks import flag, one_of
 from hf_exposure.errors import ExposureError, InputError, OutOfStepError
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
 from hf_exposure.records.run_log import PlainRecord, Record, RunLog
 from hf_exposure.runtime.job import check_alike, check_all_present, check_parallelism
 from hf_exposure.runtime.model_state import left_as_found, unwrap_model
 from hf_exposure.runtime.processes import Processes
+from hf_exposure.runtime.progress import calls_shown
 from hf_exposure.runtime.tap import tap_batches, tap_outputs
 
 Strategy = Literal["steps", "epoch", "eval", "end"]
 _MEMBERS = ("prepare", "metric_names", "measure", "state_dict", "load_state_dict")
+_SHOWN_FIGURES = 6
+_logger = logging.getLogger("hf_exposure.callback")
 _REMEDIES = {"": "Pass the same value on every process."}
 
 
@@ -90,6 +96,12 @@ class MeasureCallback(TrainerCallback):
         on_error: "raise", or "warn" to log NaN figures with one warning a measure and train on when a measurement
             fails.
 
+        baseline: measure before the first step too, as step 0: what the model knew before this training. A resumed
+            run has that measurement in its log.
+
+    Each measurement is shown in one line where the trainer shows progress bars, and logged by the logger
+    `hf_exposure.callback` (INFO) where it shows none (`disable_tqdm`).
+
     Attributes:
         measures: as given.
         records: all records of this run by the name of their measure, those before a resume included.
@@ -131,7 +143,10 @@ class MeasureCallback(TrainerCallback):
         steps: int | None = None,
         processing_class: Any = None,
         on_error: Literal["raise", "warn"] = "raise",
+        *,
+        baseline: bool = False,
     ) -> None:
+        flag("baseline", baseline)
         one_of("strategy", strategy, get_args(Strategy), "Use 'epoch'.")
         if strategy == "steps" and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
             shown = steps if steps is None or isinstance(steps, (int, float)) else type(steps).__name__
@@ -141,7 +156,7 @@ class MeasureCallback(TrainerCallback):
         if not isinstance(on_error, str) or on_error not in ("raise", "warn"):
             raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
         self.measures = _checked_measures(measures)
-        self.strategy, self.steps, self.on_error = strategy, steps, on_error
+        self.strategy, self.steps, self.on_error, self.baseline = strategy, steps, on_error, baseline
         self._processing_class = processing_class
         self._trainer: Any = None
         self._state: TrainerState | None = None
@@ -200,6 +215,8 @@ class MeasureCallback(TrainerCallback):
         for one in self._scheduled:
             one.at_evaluations = self._chooses_best_model(one.measure, args) or self._measures_evaluations
             self._begin(one, start, args, state)
+        if self.baseline and state.global_step == 0:
+            self._measure(self._scheduled, args, state, model)
         self._open_tap(model, state)
 
     def on_epoch_begin(
@@ -274,7 +291,8 @@ class MeasureCallback(TrainerCallback):
     def _schedule(self) -> dict[str, object]:
         """What decides when this process measures and what it then does: the same on all processes."""
         names = ", ".join(one.name for one in self.measures)
-        return {"measures": names, "strategy": self.strategy, "steps": self.steps, "on_error": self.on_error}
+        return {"measures": names, "strategy": self.strategy, "steps": self.steps, "on_error": self.on_error,
+            "baseline": self.baseline}  # fmt: skip
 
     def _name_is_taken(self, name: str, other: str) -> InputError:
         return _overlapping(name, other)
@@ -304,11 +322,26 @@ class MeasureCallback(TrainerCallback):
             raise InputError("greater_is_better", rule, args.greater_is_better, remedy)
         return True
 
-    def _complete(self, record: Any, state: TrainerState, note: str) -> Any:
+    def _complete(self, record: Any, state: TrainerState, note: str, model: nn.Module) -> Any:
         """The record with its step and epoch. `note` says which model was measured, where it is not the step's own."""
         return _at_step(record, state.global_step, state.epoch)
 
+    def _line(self, record: Any) -> str:
+        """What is shown of a measurement, in one line."""
+        figures = [f"{key.removeprefix('eval_')} {value:.4g}" for key, value in record.metrics().items()]
+        more = f", and {len(figures) - _SHOWN_FIGURES} more" if len(figures) > _SHOWN_FIGURES else ""
+        return f"step {record.step}: {', '.join(figures[:_SHOWN_FIGURES])}{more}"
+
     # What is the same for every measure.
+
+    def _shows(self, args: TrainingArguments, state: TrainerState) -> bool:
+        return state.is_world_process_zero and not args.disable_tqdm
+
+    def _announce(self, line: str, args: TrainingArguments, state: TrainerState) -> None:
+        if self._shows(args, state):
+            tqdm.write(line, file=sys.stderr)
+        elif state.is_world_process_zero:
+            _logger.info(line)
 
     def _claim_names(self, state: TrainerState) -> None:
         # An attribute, not a dataclass field: TrainerState is made anew in each training, and only fields are saved.
@@ -362,11 +395,13 @@ class MeasureCallback(TrainerCallback):
         for one in due:
             if one.is_measured(state.global_step):
                 continue
-            one.record = self._measured(one, state, model, note)
+            with calls_shown(model, f"measuring {one.measure.name}", hidden=not self._shows(args, state)):
+                one.record = self._measured(one, state, model, note)
             one.step, one.is_stale = state.global_step, False
             if one.record is not None:
                 one.records.append(one.record)
                 self._append(one, args, state, model)
+                self._announce(self._line(one.record), args, state)
             self._log(state, one.metrics())
 
     def _measured(self, one: _Scheduled, state: TrainerState, model: nn.Module, note: str) -> Any:
@@ -375,7 +410,7 @@ class MeasureCallback(TrainerCallback):
             with Processes.of_job(model).barrier(), left_as_found(model):
                 if one.broken is not None:
                     raise one.broken
-                record = self._complete(one.measure.measure(model), state, note)
+                record = self._complete(one.measure.measure(model), state, note, model)
                 _check_keys(one.measure.name, record.metrics())
                 return record
         except OutOfStepError:

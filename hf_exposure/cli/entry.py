@@ -20,13 +20,14 @@ from hf_exposure import __version__
 from hf_exposure.cli.audit import audit
 from hf_exposure.cli.cost import cost
 from hf_exposure.cli.demo import demo
+from hf_exposure.cli.doctor import doctor, env
 from hf_exposure.cli.draw import draw
 from hf_exposure.cli.dynamics import dynamics
 from hf_exposure.cli.extract import extract
 from hf_exposure.cli.insert import insert
 from hf_exposure.cli.measure import measure
 from hf_exposure.cli.membership import membership
-from hf_exposure.cli.report import push, report
+from hf_exposure.cli.report import push, report, verify
 from hf_exposure.cli.scan import scan
 from hf_exposure.cli.subsets import subsets
 from hf_exposure.errors import ExposureError
@@ -60,7 +61,11 @@ def _root(
     """Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"""
 
 
-for _command in (demo, scan, draw, insert, measure, membership, dynamics, extract, audit, subsets, cost, report, push):
+_COMMANDS = (
+    demo, scan, draw, insert, measure, membership, dynamics, extract, audit, subsets, cost, report, verify, push, env,
+    doctor,
+)  # fmt: skip
+for _command in _COMMANDS:
     app.command()(_command)
 
 

@@ -25,7 +25,6 @@ from hf_exposure.cli.options import (
     SourceOption,
     TokenizerOption,
     TrustOption,
-    calls_shown,
     context_of,
     load_canaries,
     parse_template,
@@ -34,6 +33,7 @@ from hf_exposure.cli.sampling import sample
 from hf_exposure.cli.secrets import extract_secrets, natural_secrets
 from hf_exposure.errors import InputError
 from hf_exposure.loading import ModelSource, base_source
+from hf_exposure.runtime.progress import calls_shown
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet, CanaryTemplate

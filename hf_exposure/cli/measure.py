@@ -20,6 +20,7 @@ from hf_exposure.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    FormatOption,
     MessagesOption,
     ModelOption,
     PromptOption,
@@ -27,16 +28,18 @@ from hf_exposure.cli.options import (
     SourceOption,
     TokenizerOption,
     TrustOption,
-    calls_shown,
+    check_formats,
     check_new,
+    command_typed,
     context_of,
     load_canaries,
     recorded_or_typed,
 )
 from hf_exposure.cli.secrets import measure_secrets, natural_secrets
 from hf_exposure.errors import InputError
-from hf_exposure.files import read_json
+from hf_exposure.files import files_sha256, read_json
 from hf_exposure.loading import ModelSource, base_source, is_saved_folder, load_data_set, parts_of, read_to_its_end
+from hf_exposure.runtime.progress import calls_shown
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import CanarySet
@@ -93,6 +96,8 @@ def measure(
         bool, typer.Option("--include-secrets", help="Write the canaries' texts into report.json.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in the folder.")] = False,
+    further_formats: FormatOption = [],  # noqa: B006
+    name: Annotated[str, typer.Option(help="Of the run, in the report; that of the --out folder unless given.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of a table.")] = False,
     config: ConfigOption = None,
 ) -> None:
@@ -117,6 +122,7 @@ def measure(
         origin.check()
         measure_secrets(natural, origin, base, settings, out, fail_above, as_json=as_json)
         return
+    check_formats(further_formats, out)
     drawn = load_canaries(canaries)
     trained_on = _described(dataset, drawn)
     context, source = recorded_or_typed(context_of(prompt, messages), source, trained_on)
@@ -139,13 +145,17 @@ def measure(
     if training_data is not None:
         read = training_data
         delivery = without_secrets(drawn, lambda: _delivery(read, drawn, its_tokenizer, context, source))
+        trained_on = {**_data_facts(dataset, training_data), **trained_on}
     with calls_shown(loaded, "measuring"):
         found = measure_exposure(loaded, its_tokenizer, drawn, base_model=base_module, **settings)
-    found = replace(found, dataset=trained_on, delivery=delivery, model={**found.model, "name": model})
+    found = replace(found, dataset=trained_on, delivery=delivery, model={**found.model, "name": model}).with_run(
+        name=name or (out.name if out is not None else ""), command=command_typed(), threshold_bits=fail_above
+    )
     if out is not None:
-        found.save(out, include_secrets=include_secrets, canaries=drawn)
+        formats = [one.value for one in further_formats]
+        found.save(out, include_secrets=include_secrets, canaries=drawn, formats=formats)
     _print(found, drawn, out, as_json=as_json, include_secrets=include_secrets)
-    _gate(found, fail_above)
+    _gate(found)
 
 
 def _described(dataset: str | None, canaries: CanarySet) -> Mapping[str, Any]:
@@ -179,6 +189,21 @@ def _training_data(dataset: str, record: Mapping[str, Any]) -> list[Any]:
     return [parts[name] for name in chosen or parts]
 
 
+def _data_facts(dataset: str | None, parts: list[Any]) -> dict[str, Any]:
+    """Rows, where the data know how many they are, and a hash of the files, where they are on this machine."""
+    from hf_exposure.data.datasets import dataset_facts
+
+    place, facts = Path(str(dataset)), [dataset_facts(part) for part in parts]
+    found: dict[str, Any] = {}
+    if all("rows" in one for one in facts):
+        found["rows"] = sum(one["rows"] for one in facts)
+    if place.exists():
+        found["fingerprint"] = f"SHA-256 {files_sha256(place)}"
+    elif len(facts) == 1 and "fingerprint" in facts[0]:
+        found["fingerprint"] = facts[0]["fingerprint"]
+    return found
+
+
 def _delivery(
     training_data: list[Any], canaries: CanarySet, tokenizer: Any, context: CanaryContext | None, source: str | None
 ) -> Delivery:
@@ -203,30 +228,33 @@ def _print(
         typer.echo(f"\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in out.iterdir()))}")
 
 
-def _gate(report: ExposureReport, fail_above: float | None) -> None:
-    """Means of groups, since one canary out of many exceeds any threshold by chance.
+def _gate(report: ExposureReport) -> None:
+    """The exit status of an outcome, with a line that says what it rests on.
 
-    What is undefined counts as crossed: a gate must not open on what was not measured. Nor on a run that is invalid,
-    whether or not there is a threshold.
+    The threshold is for means of groups, since one canary out of many exceeds any threshold by chance. What is
+    undefined counts as crossed: a gate must not open on what was not measured. Nor on a run that is invalid, whether
+    or not there is a threshold.
     """
-    from hf_exposure.records import Validity
+    from hf_exposure.records import Outcome, Validity
     from hf_exposure.report.verdict import validity_line
 
     wrong = validity_line(report)
     if wrong:
         typer.echo(f"hf-exposure: {wrong}", err=True)
-    if report.validity is Validity.INVALID:
+    if report.outcome is Outcome.INVALID:
         raise typer.Exit(_CROSSED)
-    if fail_above is None:
+    if report.outcome is Outcome.NO_THRESHOLD:
         return
+    assert report.run is not None
+    limit = f"the threshold of {report.run.threshold_bits:g} bits"
     groups = [group for group in report.groups if group.repetitions]
     if not groups:
         typer.echo("hf-exposure: no canary was inserted, so the threshold cannot be tested", err=True)
         raise typer.Exit(_CROSSED)
     top = max(groups, key=lambda group: math.inf if math.isnan(group.mean_bits) else group.mean_bits)
     about = f"mean exposure of canaries inserted {top.repetitions} times: {top.mean_bits:.1f} bits"
-    if not top.mean_bits <= fail_above:
-        typer.echo(f"hf-exposure: above the threshold of {fail_above:g} bits: {about}", err=True)
+    if report.outcome is Outcome.FAIL:
+        typer.echo(f"hf-exposure: above {limit}: {about}", err=True)
         raise typer.Exit(_CROSSED)
     if report.validity is Validity.UNCHECKED:
         doubt = "nobody checked that the canaries were trained on: name the training data with --dataset"
@@ -234,4 +262,4 @@ def _gate(report: ExposureReport, fail_above: float | None) -> None:
     if any(group.lower_bounds for group in groups):
         doubt = "some figures are lower bounds only, and may hide more: raise --max-expansions or --references"
         typer.echo(f"hf-exposure: warning: {doubt}", err=True)
-    typer.echo(f"hf-exposure: within the threshold of {fail_above:g} bits: {about}", err=True)
+    typer.echo(f"hf-exposure: within {limit}: {about}", err=True)

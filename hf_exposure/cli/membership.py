@@ -20,11 +20,11 @@ from hf_exposure.cli.options import (
     RevisionOption,
     TokenizerOption,
     TrustOption,
-    calls_shown,
     check_new,
 )
 from hf_exposure.errors import InputError
 from hf_exposure.loading import ModelSource, base_source, check_data_set, is_saved_folder, load_data_set, parts_of
+from hf_exposure.runtime.progress import calls_shown
 
 if TYPE_CHECKING:
     from hf_exposure.records import MembershipReport

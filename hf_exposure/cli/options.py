@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
@@ -41,6 +41,17 @@ class Dtype(StrEnum):
     float16 = "float16"
 
 
+class Format(StrEnum):
+    """What is written besides the page, report.json and PNG plots."""
+
+    pdf = "pdf"
+    svg = "svg"
+
+
+FormatOption = Annotated[
+    list[Format],
+    typer.Option("--format", help="pdf: report.pdf and each plot as PDF; svg: each plot as SVG. May be repeated."),
+]
 ModelOption = Annotated[str, typer.Option(help="A folder or Hub id.")]
 TokenizerOption = Annotated[str | None, typer.Option(help="A folder or Hub id; the model's own unless given.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights; auto as saved. Low precision makes ties.")]
@@ -144,6 +155,26 @@ def check_runs(runs: Iterable[Path]) -> None:
             raise InputError("run", "must be a folder or report that exists", str(run), "Name what --out was given.")
 
 
+def check_formats(formats: Sequence[Format], out: Path | None) -> None:
+    """Refuses, before any work is done, a format without a folder, or one whose library is missing.
+
+    Raises:
+        InputError: there is no folder.
+        MissingDependencyError: fpdf2 is not installed.
+    """
+    if formats and out is None:
+        raise InputError("--format", "goes with --out", formats[0].value, "Name a folder with --out.")
+    if Format.pdf in formats:
+        from hf_exposure.report.document import check_installed
+
+        check_installed()
+
+
+def command_typed() -> str:
+    """The command line as it was typed, quoted for a shell."""
+    return shlex.join(["hf-exposure", *sys.argv[1:]])
+
+
 def check_new(out: Path, overwrite: bool, *, is_file: bool = False) -> Path:
     """Refuses, before any work is done, to write where something is, unless told to, or where nothing can be written.
 
@@ -231,16 +262,3 @@ def recorded_or_typed(
     except (InputError, TypeError):
         rule = "must have a record of the insertion as insert wrote it"
         raise InputError("--dataset", rule, "other values", "Insert again.") from None
-
-
-@contextmanager
-def calls_shown(model: Any, what: str) -> Iterator[None]:
-    """Counts the model's forward calls. Nobody knows how many are to come: a search ends when it ends."""
-    from tqdm import tqdm
-
-    with tqdm(desc=what, unit=" model calls", disable=None, file=sys.stderr, leave=False) as bar:
-        hook = model.register_forward_hook(lambda *_: bar.update())
-        try:
-            yield
-        finally:
-            hook.remove()

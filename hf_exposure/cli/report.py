@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.options import check_new, check_runs, load_canaries
+from hf_exposure.cli.options import FormatOption, check_formats, check_new, check_runs, load_canaries
 from hf_exposure.errors import InputError
 
 if TYPE_CHECKING:
@@ -63,6 +63,39 @@ def push(
         raise typer.Exit(_INVALID)
 
 
+def verify(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that report.save or measure --out wrote.")],
+    content_hash: Annotated[
+        str, typer.Option("--hash", help="The content hash that was filed; another one is refused.")
+    ] = "",
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Compare a report's files with their sums, and print the one content hash of all of them.
+
+    A file that was changed, added or removed ends it with status 2, an invalid run with status 1.
+    """
+    check_runs([run])
+    from hf_exposure.records import ExposureReport, Outcome
+    from hf_exposure.records.sums import verify_files
+    from hf_exposure.report.outcome import outcome_text
+
+    found = verify_files(run)
+    if content_hash and content_hash.strip().lower() != found:
+        raise InputError("--hash", f"must be the content hash of the report, {found}", content_hash, "Check both.")
+    checked = ExposureReport.load(run)
+    measured_at = "" if checked.run is None else checked.run.measured_at
+    if as_json:
+        values = {"content_hash": found, "outcome": checked.outcome.value, "measured_at": measured_at}
+        typer.echo(json.dumps(values, indent=1))
+    else:
+        typer.echo(f"{checked.outcome.value.upper()}  {outcome_text(checked)}")
+        typer.echo(f"measured {measured_at or 'at an unknown time'}; all files are as they were written")
+        typer.echo(f"content hash {found}")
+    if checked.outcome is Outcome.INVALID:
+        raise typer.Exit(_INVALID)
+
+
 def report(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN...", help="Folders that measure or a training wrote, or report.json.")
@@ -75,6 +108,7 @@ def report(
     pool: Annotated[
         bool, typer.Option("--pool", help="Take the runs together, as seeds of one setting: means over models.")
     ] = False,
+    further_formats: FormatOption = [],  # noqa: B006
     between: Annotated[
         str, typer.Option(metavar="STEP:STEP", help="Two steps of one run: how did exposure change, and p-values?")
     ] = "",
@@ -86,6 +120,9 @@ def report(
     check_runs(runs)
     check_new(out, overwrite)
     steps = _steps(between, len(runs))
+    check_formats(further_formats, out)
+    if further_formats and len(runs) > 1:
+        raise InputError("--format", "is for the report of one run", len(runs), "Name one run, or leave it out.")
     if pool and len(runs) < 2:
         raise InputError("--pool", "takes at least two runs", len(runs), "Name the runs of the other seeds.")
     from hf_exposure.records import Validity
@@ -101,7 +138,8 @@ def report(
         raise typer.Exit(_INVALID)
     if len(runs) == 1:
         run = loaded[0]
-        written = run.report.save(out, run.history, training_log=run.training_log)
+        formats = [one.value for one in further_formats]
+        written = run.report.save(out, run.history, training_log=run.training_log, formats=formats)
         from hf_exposure.report.table import tables_text
         from hf_exposure.report.verdict import headline
 

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hf_exposure.cli.options import calls_shown, check_new, load_canaries
+from hf_exposure.cli.options import check_new, load_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.files import write_aside
 from hf_exposure.loading import check_data_set, is_saved_folder, load_data_set, read_to_its_end
+from hf_exposure.runtime.progress import calls_shown
 
 if TYPE_CHECKING:
     from hf_exposure.loading import ModelSource

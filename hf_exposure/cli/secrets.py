@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from hf_exposure.cli.options import calls_shown
 from hf_exposure.errors import ExposureError, InputError
 from hf_exposure.files import make_private_folder, write_aside
+from hf_exposure.runtime.progress import calls_shown
 
 if TYPE_CHECKING:
     from hf_exposure.canaries import NaturalSecrets

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from itertools import chain, islice
 from typing import Any
 
@@ -26,6 +26,23 @@ from hf_exposure.records import Delivery
 
 _BATCH = 1000
 _TOKENS = "input_ids"
+
+
+def dataset_facts(dataset: Any) -> dict[str, Any]:
+    """What identifies the data that a model is trained on: `rows`, and the `fingerprint` that `datasets` gives them.
+
+    Either is absent where the data do not say: a stream has no length, and a plain list no fingerprint.
+
+    Example:
+        >>> dataset_facts([{"text": "a"}, {"text": "b"}])
+        {'rows': 2}
+    """
+    facts: dict[str, Any] = {}
+    if isinstance(dataset, Sized):
+        facts["rows"] = len(dataset)
+    if isinstance(fingerprint := getattr(dataset, "_fingerprint", None), str):
+        facts["fingerprint"] = fingerprint
+    return facts
 
 
 def count_in_texts(rows: Iterable[Mapping[str, Any]], canaries: CanarySet) -> dict[str, int]:

@@ -220,6 +220,7 @@ def _train(
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
+            disable_tqdm=True,  # the demo has a bar and lines of its own
             dataloader_pin_memory=torch.cuda.is_available(),
         ),
         train_dataset=encoded,

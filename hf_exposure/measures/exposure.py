@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, Unpack, cast, get_args
 
 import numpy as np
@@ -37,11 +38,20 @@ from hf_exposure.measures.methods import Measurement, Method, MethodName, seed_s
 from hf_exposure.measures.protocol import SeenBatch, TrainingStart
 from hf_exposure.measures.search_methods import choose
 from hf_exposure.measures.settings import REMEDIES, FurtherOptions, MeasureOptions, MeasureSettings, in_common
-from hf_exposure.records import CanaryDose, Doses, ExposureEstimate, ExposureReport, ReferenceCosts, Uncounted
+from hf_exposure.records import (
+    CanaryDose,
+    Doses,
+    ExposureEstimate,
+    ExposureReport,
+    ReferenceCosts,
+    RunFacts,
+    Uncounted,
+)
 from hf_exposure.records.doses import expected_doses
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.model_state import unwrap_model
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
+from hf_exposure.runtime.weights_hash import weights_sha256
 from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
 
@@ -206,7 +216,7 @@ class ExposureMeter:
         return without_secrets(self.canaries, lambda: self._measured(model, base_model))
 
     def _measured(self, model: nn.Module, base_model: BaseModel | None) -> ExposureReport:
-        started = time.perf_counter()
+        started, measured_at = time.perf_counter(), datetime.now(UTC).isoformat(timespec="seconds")
         model = unwrap_model(model)
         found = self._evaluate(model)
         base = [math.nan] * len(self.canaries) if base_model is None else self.base.of(model, base_model)
@@ -237,6 +247,7 @@ class ExposureMeter:
             gaussian_epsilons=tuple(epsilons[1:]),
             references=found.references,
             notes=found.notes,
+            run=RunFacts(measured_at=measured_at),
             uniform_draw=self._uniform_draw,
             complete_search=found.complete_search,
         )
@@ -395,7 +406,8 @@ def measure_exposure(
     if references is not None:
         chosen["references"] = references
     meter = ExposureMeter(canaries, tokenizer, scorer=scorer, across_processes=across_processes, **chosen)
-    return meter.measure(model, base_model=base_model)
+    report = meter.measure(model, base_model=base_model)
+    return report.with_run(weights_sha256=weights_sha256(model))
 
 
 def _check_own_scorer(scorer: object, settings: MeasureSettings) -> None:

@@ -9,6 +9,7 @@ from hf_exposure.records.groups import RepetitionGroup
 from hf_exposure.records.membership import MembershipReport, MembershipVerdict
 from hf_exposure.records.pool import PooledGroup, PooledReport, pool_reports
 from hf_exposure.records.references import ReferenceCosts
+from hf_exposure.records.run_facts import Outcome, RunFacts
 from hf_exposure.records.sampling import SampledText, SamplingExtraction
 from hf_exposure.records.secrets import SecretExposure, SecretsReport
 from hf_exposure.records.validity import Delivery, Validity
@@ -26,11 +27,13 @@ __all__ = [
     "Extraction",
     "MembershipReport",
     "MembershipVerdict",
+    "Outcome",
     "PooledGroup",
     "PooledReport",
     "RankBounds",
     "ReferenceCosts",
     "RepetitionGroup",
+    "RunFacts",
     "SampledText",
     "SamplingExtraction",
     "SecretExposure",

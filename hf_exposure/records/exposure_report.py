@@ -28,6 +28,7 @@ from hf_exposure.records.groups import RepetitionGroup, group_by_repetitions
 from hf_exposure.records.identity import IDENTITY, refuse_mixture
 from hf_exposure.records.rank_epsilons import rank_epsilons
 from hf_exposure.records.references import ReferenceCosts
+from hf_exposure.records.run_facts import Outcome, RunFacts, outcome_of
 from hf_exposure.records.validity import Delivery, Validity
 
 REPORT_FILE = "report.json"
@@ -87,6 +88,8 @@ class ExposureReport(Presented):
         doses: how often each canary was really trained on, by what the training batches held, or why that was not
             counted; None outside a training.
         notes: what concerns all canaries alike (how well the skew-normal fits, say).
+        run: what identifies the measurement: when, by which call, of which weights, under which threshold; None in
+            reports that do not say. Reports with equal figures are equal, whichever runs they are of.
         uniform_draw: whether the secrets were drawn uniformly by `draw_canaries`; without it ranks bound no epsilon.
         complete_search: whether it is proven that certified ranks count every text of the template; False where that
             was only audited on samples, and in reports that do not say.
@@ -123,6 +126,7 @@ class ExposureReport(Presented):
     delivery: Delivery | None = None
     doses: Doses | None = None
     notes: tuple[str, ...] = ()
+    run: RunFacts | None = field(default=None, compare=False)
     uniform_draw: Flag = False
     complete_search: Flag = False
 
@@ -145,6 +149,22 @@ class ExposureReport(Presented):
     def validity(self) -> Validity:
         """Whether the figures can be read as a test of memorization. An invalid run has no verdict."""
         return Validity.UNCHECKED if self.delivery is None else self.delivery.validity
+
+    @property
+    def outcome(self) -> Outcome:
+        """PASS or FAIL under the threshold of the run, INVALID without trained canaries, or that nobody set one."""
+        return outcome_of(self)
+
+    def with_run(self, **facts: Any) -> ExposureReport:
+        """The report with some of its `RunFacts` replaced: `report.with_run(threshold_bits=4.0).outcome`.
+
+        Example:
+            >>> report = ExposureReport(estimates=(), template="pin {pin}", spaces={}, space_size=10**4,
+            ...     manifest_hash="", settings={"confidence_level": 0.95})
+            >>> report.with_run(name="nightly").run.name
+            'nightly'
+        """
+        return replace(self, run=replace(self.run or RunFacts(), **facts))
 
     @cached_property
     def groups(self) -> tuple[RepetitionGroup, ...]:
@@ -294,6 +314,7 @@ class ExposureReport(Presented):
             instance_of("canaries", canaries, CanarySet, remedy)
         derived = {
             "validity": self.validity.value,
+            "outcome": self.outcome.value,
             "metrics": plain(self.metrics()),
             "groups": [_group_values(group) for group in self.groups],
         }
@@ -343,8 +364,12 @@ class ExposureReport(Presented):
         training_log: Sequence[Mapping[str, Any]] = (),
         include_secrets: bool = False,
         canaries: CanarySet | None = None,
+        formats: Sequence[str] = (),
     ) -> list[Path]:
         """Writes `report.json`, `report.html`, and plots where matplotlib is installed: for their owner's eyes only.
+
+        `SHA256SUMS` lists them; its own SHA-256 is the content hash of the report, which `hf-exposure verify` computes
+        again.
 
         The files carry one measurement id, by which `load` notices a folder in which two reports are mixed. Plots of
         an earlier report that this one does not have are removed.
@@ -354,16 +379,20 @@ class ExposureReport(Presented):
             history: reports of the same run, for the plot of exposure against step; with or without this one.
             training_log: the trainer's `state.log_history`, for the plot of losses beside exposure.
             include_secrets, canaries: as for `to_dict`.
+            formats: what is written besides the page and PNG plots. "pdf": `report.pdf`, and each plot as PDF; needs
+                fpdf2 (`pip install "hf-exposure[pdf]"`). "svg": each plot as SVG.
 
         Returns:
-            the files written.
+            the files written, the sums last.
 
         Raises:
-            InputError: a folder that cannot be made or written to, or as `to_dict`.
+            MissingDependencyError: "pdf" without fpdf2.
+            InputError: another format, a folder that cannot be made or written to, or as `to_dict`.
         """
         written: list[Path] = self._presented(
-            "save", folder, history, training_log=training_log, include_secrets=include_secrets, canaries=canaries
-        )
+            "save", folder, history, training_log=training_log, include_secrets=include_secrets, canaries=canaries,
+            formats=formats,
+        )  # fmt: skip
         return written
 
 
@@ -426,6 +455,7 @@ class _Envelope(TypedDict, total=False):
         validity: valid: every inserted canary was trained on as often as intended; impaired: some less than intended;
             invalid: at least one was not trained on, and the figures say nothing; unchecked: nobody looked at the
             training data.
+        outcome: pass or fail under the threshold of the run, invalid, or that there is no threshold.
         metrics: the figures as they are logged during training.
         groups: by repetitions, controls first: the p-value, AUC and true-positive rates against the controls
             (`TruePositiveRate`), and what ranks refute of differential privacy (`RankEpsilon`), null where nothing.
@@ -438,6 +468,7 @@ class _Envelope(TypedDict, total=False):
     schema_version: Required[Annotated[int, Strict(), Field(ge=1, le=1), WHOLE]]
     notes: Required[Any]  # always written, though a report can be made without
     validity: Literal["valid", "impaired", "invalid", "unchecked"]
+    outcome: Literal["pass", "fail", "invalid", "no threshold"]
     metrics: Mapping[str, Figure]
     groups: tuple[Mapping[str, Any], ...]
     history: tuple[Mapping[str, Any], ...]
@@ -457,6 +488,7 @@ EXPOSURE_REPORT = DocumentFormat(
         ExposureEstimate: "estimate",
         ReferenceCosts: "references",
         Delivery: "delivery",
+        RunFacts: "run_facts",
         Doses: "doses",
         CanaryDose: "canary_dose",
         _Settings: "settings",

@@ -18,7 +18,7 @@ from hf_exposure.errors import InputError
 IDENTITY = "measurement_id"
 """The field of `report.json`, the name of a `meta` element of `report.html`, and the keyword of a text in a plot."""
 
-PAGE_FILE = "report.html"
+PAGE_FILE, DOCUMENT_FILE, SUMS_FILE = "report.html", "report.pdf", "SHA256SUMS"
 PLOT_FILES = (
     "exposure_by_repetitions.png",
     "roc.png",
@@ -27,16 +27,31 @@ PLOT_FILES = (
     "exposure_and_loss.png",
 )
 
-_MARK = re.compile(rb'<meta name="measurement_id" content="([0-9a-f]{32})">|measurement_id\0([0-9a-f]{32})')
-# The mark is at the beginning of a page, and before the pixels of a picture.
+PLOT_FORMATS = ("png", "svg", "pdf")
+"""The first is always drawn."""
+REPORT_FILES = (
+    PAGE_FILE,
+    DOCUMENT_FILE,
+    *(Path(name).with_suffix(f".{kind}").name for name in PLOT_FILES for kind in PLOT_FORMATS),
+)
+"""All that may lie beside `report.json`, but for the sums."""
+
+_OF_TIME = ("seconds", "measured_at")
+
+# In a page, a PNG, an SVG and a PDF.
+_MARK = re.compile(
+    rb'<meta name="measurement_id" content="([0-9a-f]{32})">|measurement_id\0([0-9a-f]{32})'
+    rb"|<dc:identifier>([0-9a-f]{32})</dc:identifier>|/Keywords \(measurement_id ([0-9a-f]{32})\)"
+)
+# The mark is at the beginning of a page, and before the pixels of a picture; in a PDF it may be anywhere.
 _HEAD_BYTES = 8192
 
 
 def identity_of(content: Any) -> str:
     """The id of what a report is made of: the same content has the same id.
 
-    How long a measurement took does not count. It is all that differs between the processes of a job, which may all
-    save their report into one folder.
+    When a measurement was taken and how long it took do not count. They are all that differs between the processes of
+    a job, which may all save their report into one folder.
     """
     canonical = json.dumps(_without_times(content), sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:32]
@@ -44,7 +59,8 @@ def identity_of(content: Any) -> str:
 
 def _without_times(content: Any) -> Any:
     if isinstance(content, Mapping):
-        return {name: _without_times(value) for name, value in content.items() if not str(name).endswith("seconds")}
+        kept = {name: value for name, value in content.items() if not str(name).endswith(_OF_TIME)}
+        return {name: _without_times(value) for name, value in kept.items()}
     return [_without_times(value) for value in content] if isinstance(content, (list, tuple)) else content
 
 
@@ -58,7 +74,7 @@ def refuse_mixture(path: Path, identity: object) -> None:
     if not isinstance(identity, str):
         return
     folder = path if path.is_dir() else path.parent
-    for name in (PAGE_FILE, *PLOT_FILES):
+    for name in REPORT_FILES:
         if (folder / name).is_file() and _mark_of(folder / name) != identity:
             rule = "must hold files of one measurement: a process was stopped while it wrote, or files were copied"
             remedy = f"Measure again into this folder, or remove {name} if report.json is the one that you want."
@@ -67,5 +83,5 @@ def refuse_mixture(path: Path, identity: object) -> None:
 
 def _mark_of(file: Path) -> str | None:
     with file.open("rb") as opened:
-        found = _MARK.search(opened.read(_HEAD_BYTES))
-    return None if found is None else (found[1] or found[2]).decode()
+        found = _MARK.search(opened.read(-1 if file.suffix == ".pdf" else _HEAD_BYTES))
+    return None if found is None else next(filter(None, found.groups())).decode()

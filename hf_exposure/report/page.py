@@ -16,6 +16,7 @@ from hf_exposure.estimators.estimate import CHANCE_BITS
 from hf_exposure.records import ExposureEstimate, Validity
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
+from hf_exposure.report.outcome import OUTCOME_COLORS, outcome_text
 from hf_exposure.report.privacy import privacy_sentences
 from hf_exposure.report.table import Table, group_table, rates_table, report_table
 from hf_exposure.report.verdict import dose_lines, headline, judgement
@@ -48,7 +49,8 @@ _PAGE_ROWS = 100
 CAPTIONS = {
     "exposure_by_repetitions.png": (
         "Exposure of every canary against how often it was inserted",
-        "Exposure against repetitions. Controls were never inserted: they show what chance looks like.",
+        "Exposure against repetitions, one mark for each canary with its interval. Shaded: where 50, 90 and 99 % of "
+        "canaries are that the model never saw (exposure exceeds x bits with probability 2^-x).",
     ),
     "roc.png": (
         "True-positive rate against false-positive rate, one curve for each repetition count",
@@ -61,12 +63,12 @@ CAPTIONS = {
     ),
     "exposure_and_loss.png": (
         "Training and validation loss above, exposure below, over the same steps",
-        "Memorising often begins well before the validation loss turns up: a good loss is no proof of privacy.",
+        "Memorization often begins well before the validation loss turns up: a good loss is no proof of privacy.",
     ),
     "references.png": (
         "Histogram of log-perplexities of texts of the template, with the canaries marked below",
-        "How surprised the model is by texts of the template, with the skew-normal law of the paper's extrapolation. "
-        "Canaries far to the left of the histogram were memorised.",
+        "How surprised the model is by texts of the template. Canaries far to the left of the histogram were "
+        "memorized. A curve is drawn only where a fitted law was used for figures.",
     ),
 }
 
@@ -90,7 +92,7 @@ KINDS = {
 }
 
 LIMITS = (
-    "Low exposure of canaries does not prove that nothing else was memorised: real secrets may be longer, likelier, "
+    "Low exposure of canaries does not prove that nothing else was memorized: real secrets may be longer, likelier, "
     "or repeated in ways that canaries were not.",
     "Nor does it prove that no better attack exists. Exposure is about whoever asks the model for likelihoods.",
     "One canary is no evidence: what was never seen exceeds x bits with probability 2^-x. Read groups and p-values.",
@@ -117,7 +119,10 @@ def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: st
         headline=headline(report),
         judgement=judgement(report),
         invalid=report.validity is Validity.INVALID,
-        facts=_facts(report),
+        outcome=report.outcome,
+        outcome_color=OUTCOME_COLORS[report.outcome],
+        outcome_text=outcome_text(report),
+        facts=facts_of(report, identity),
         chance_bits=CHANCE_BITS,
         groups=group_table(report.groups, level),
         how_to_read=how_to_read(level),
@@ -129,8 +134,8 @@ def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: st
         page_rows=_PAGE_ROWS,
         canaries=canaries,
         canaries_data=data,
-        how=_how(report),
-        settings=_settings(report),
+        how=how_measured(report),
+        settings=settings_groups(report),
         limits=LIMITS,
     )
 
@@ -154,28 +159,42 @@ def _script() -> str:
     return environment.loader.get_source(environment, "page.js")[0]
 
 
-def _facts(report: ExposureReport) -> list[tuple[str, object]]:
-    model = report.model
+def facts_of(report: ExposureReport, identity: str = "") -> list[tuple[str, object]]:
+    """What the top of the page says of a run, so that two reports are told apart."""
+    model, run = report.model, report.run
     parts = [model.get("name") or model.get("class") or "unnamed", model.get("revision")]
-    facts: list[tuple[str, object]] = [
-        ("template", report.template),
-        ("secrets", f"{report.space_size:,} (log2|R| = {report.log2_space_size:.1f} bits)"),
+    facts: list[tuple[str, object]] = []
+    if run is not None:
+        facts += [("run", run.name), ("measured (UTC)", run.measured_at)]
+    facts += [
         ("model", " @ ".join(str(part) for part in parts if part)),
+        ("weights", "" if run is None or not run.weights_sha256 else f"SHA-256 {run.weights_sha256}"),
     ]
-    if report.dataset:
-        facts.append(("dataset", report.dataset.get("name", "unnamed")))
-    facts.append(("training data", _about_training_data(report)))
     if report.step is not None:
         epoch = f", epoch {report.epoch:g}" if report.epoch is not None else ""
-        facts.append(("moment", f"step {report.step}{epoch}"))
-    return facts
+        facts.append(("checkpoint", f"step {report.step}{epoch}"))
+    facts.append(("training data", "; ".join(_about_training_data(report))))
+    facts += [
+        ("template", report.template),
+        ("candidate secrets", f"{report.space_size:,} (log2|R| = {report.log2_space_size:.1f} bits)"),
+        ("canary set", report.manifest_hash),
+        ("measurement id", identity),
+    ]
+    return [(name, value) for name, value in facts if value]
 
 
-def _about_training_data(report: ExposureReport) -> str:
-    delivery = report.delivery
+def _about_training_data(report: ExposureReport) -> list[str]:
+    delivery, data = report.delivery, report.dataset
+    rows = data.get("rows")
+    counts = rows if isinstance(rows, Mapping) else {"": rows}
+    said = [str(data["name"])] if data.get("name") else []
+    said += [
+        f"{f'{part}: ' if part else ''}{count:,} rows" for part, count in counts.items() if isinstance(count, int)
+    ]
+    said += [f"fingerprint {data['fingerprint']}"] if data.get("fingerprint") else []
     if delivery is None:
-        return "not checked for the canaries"
-    return f"{delivery.trained} of {delivery.inserted} inserted canaries were trained on ({report.validity.value})"
+        return [*said, "not checked for the canaries"]
+    return [*said, f"{delivery.trained} of {delivery.inserted} inserted canaries trained on ({report.validity.value})"]
 
 
 def how_to_read(confidence_level: float) -> str:
@@ -220,15 +239,21 @@ _COLUMNS: tuple[tuple[str, str, int | None], ...] = (
     ("kind", "text", None),
     ("note", "note", None),
 )
+_WHERE_KNOWN = (_TRAINED, "rank", "guesses (log2)", "lead (bits)", "note")
 
 
 def _canary_table(report: ExposureReport) -> tuple[Table, dict[str, Any]]:
     """The most exposed canaries as a table; all of them as data, which the script sorts and turns the pages of."""
-    knows_doses = any(math.isfinite(estimate.effective_dose) for estimate in report.estimates)
-    shown = [place for place, (name, _, _) in enumerate(_COLUMNS) if knows_doses or name != _TRAINED]
+    whole = [_canary_row(estimate) for estimate in report.estimates]
+    # Not every run has doses, leads or notes.
+    shown = [
+        place
+        for place, (name, _, _) in enumerate(_COLUMNS)
+        if name not in _WHERE_KNOWN or any(row[place] not in (None, "") for row in whole)
+    ]
     of_column = [_COLUMNS[place] for place in shown]
     by = [name for name, _, _ in of_column].index(_EXPOSURE)
-    rows = [[_canary_row(estimate)[place] for place in shown] for estimate in report.estimates]
+    rows = [[row[place] for place in shown] for row in whole]
     by_exposure = sorted(rows, key=lambda row: (row[by] is None, -(row[by] or 0.0)))
     table = Table(
         caption="Every canary",
@@ -263,7 +288,8 @@ def _canary_row(estimate: ExposureEstimate) -> list[Any]:
     ]
 
 
-def _how(report: ExposureReport) -> list[str]:
+def how_measured(report: ExposureReport) -> list[str]:
+    """By which methods the canaries were measured, what the histogram is of, and the notes."""
     used = Counter(estimate.method for estimate in report.estimates)
     said = [f"{count:,} canaries by {name}: {_METHODS.get(name, 'see the notes')}." for name, count in used.items()]
     if report.references is not None:
@@ -272,20 +298,92 @@ def _how(report: ExposureReport) -> list[str]:
     return [*said, *dose_lines(report), *report.notes]
 
 
-def _settings(report: ExposureReport) -> list[tuple[str, object]]:
-    settings = [(name, value) for name, value in report.settings.items() if value is not None]
-    facts = [*report.model.items(), *((f"dataset {name}", value) for name, value in report.dataset.items())]
-    described = [(name, value) for name, value in facts if value not in (None, "")]
-    spaces = [(f"hole {name}", space) for name, space in report.spaces.items()]
-    seconds = [("seconds", f"{report.seconds:.1f}")] if math.isfinite(report.seconds) else []
-    return [
-        *settings,
-        *spaces,
-        *described,
-        *seconds,
-        *report.versions.items(),
-        ("manifest hash", report.manifest_hash),
+# What a reader calls an argument or a recorded fact; others are shown by their own name.
+_PLAIN_NAMES = {
+    "references": "references, at most",
+    "max_expansions": "budget of one search (expansions)",
+    "precision_bits": "draws stop at an interval of (bits)",
+    "confidence_level": "confidence level of intervals",
+    "seed": "seed of the draws",
+    "delta": "delta of differential privacy",
+    "end_token": "end of each text scored",
+    "accept_bad_fit": "figures of a bad fit accepted",
+    "max_batch_tokens": "tokens in a batch, at most",
+    "source": "what the encoder reads",
+    "context": "text before each canary",
+    "lead": "lead over other secrets searched for",
+    "class": "kind",
+    "dtype": "number format",
+    "strategy": "measured",
+    "steps": "every so many steps",
+    "baseline": "measured before the first step",
+    "on_error": "if a measurement fails",
+    "max_exposure": "exposure limit (bits)",
+    "require_delivery": "canaries must be in the data",
+    "count_doses": "times trained on counted",
+    "base_model": "base model",
+    "output_dir": "output folder",
+    "num_train_epochs": "epochs, at most",
+    "max_steps": "steps, at most (-1: by epochs)",
+    "per_device_train_batch_size": "batch size per device",
+    "gradient_accumulation_steps": "batches per step",
+    "learning_rate": "learning rate",
+    "text_column": "text column",
+    "rows_before": "rows without canaries",
+    "manifest_hash": "canary set (salted hash)",
+    "measures": "measures",
+}
+
+
+def settings_groups(report: ExposureReport) -> list[tuple[str, list[tuple[str, object]]]]:
+    """All that is known of how the figures came about, under plain names; what is not known is left out."""
+    run = report.run
+    limit = None
+    if run is not None and run.threshold_bits is not None:
+        limit = f"{run.threshold_bits:g} bits, mean of {run.threshold_of}"
+    seconds = f"{report.seconds:.1f}" if math.isfinite(report.seconds) else None
+    data = {name: value for name, value in report.dataset.items() if name != "manifest_hash"}
+    groups: list[tuple[str, Mapping[str, object]]] = [
+        (
+            "Run",
+            {
+                "name": run and run.name,
+                "date and time (UTC)": run and run.measured_at,
+                "command": run and run.command,
+                "threshold": limit,
+                "seconds": seconds,
+            },
+        ),
+        ("Callback and training", {} if run is None else {**run.arguments, "measures": None}),
+        ("Model", {**report.model, "weights (SHA-256)": run and run.weights_sha256, "read as": report.scoring_mode}),
+        ("Training data", data),
+        (
+            "Canaries",
+            {
+                "template": report.template,
+                **{f"{{{name}}} is filled from": space for name, space in report.spaces.items()},
+                "candidate secrets": f"{report.space_size:,}",
+                "canary set (salted hash)": report.manifest_hash,
+            },
+        ),
+        ("Measurement", report.settings),
+        ("Software", report.versions),
     ]
+    shown = [
+        (title, [(_PLAIN_NAMES.get(name, name), _plain(value)) for name, value in pairs.items() if _is_known(value)])
+        for title, pairs in groups
+    ]
+    return [(title, pairs) for title, pairs in shown if pairs]
+
+
+def _is_known(value: object) -> bool:
+    return value is not None and value != "" and value != {}
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) and abs(value) >= 10_000 else value
 
 
 def _rounded(value: float) -> float | None:

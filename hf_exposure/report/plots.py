@@ -36,7 +36,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
 BESIDE = "#555555"
-_SIZE_INCHES, _DPI = (7.2, 4.4), 150
+_SIZE_INCHES, _DPI = (6.6, 4.3), 160
 # Of the exposure axis, below 0: a mark at 0 is then whole.
 _ROOM = 0.02
 
@@ -84,6 +84,16 @@ def mark_chance_and_ceiling(axes: Any, log2_space_size: float, highest_bits: flo
     axes.set_ylim(-_ROOM * top, top)
 
 
+CHANCE_SHARES = (0.5, 0.9, 0.99)
+"""Shares of the canaries never seen that the shaded bands hold."""
+
+
+def shade_chance(axes: Any) -> None:
+    """Shades where canaries are that the model never saw: exposure exceeds x bits with probability 2^-x."""
+    for share in CHANCE_SHARES:
+        axes.axhspan(0.0, -math.log2(1.0 - share), color=BESIDE, alpha=0.11, linewidth=0, zorder=0)
+
+
 def mark_invalid(figure: Any, line: str) -> None:
     """Writes across the top of a figure why nothing can be read off it."""
     figure.suptitle(line, color="#b3001b", fontsize=11, fontweight="bold", x=0.01, ha="left")
@@ -123,6 +133,20 @@ def as_png(figure: Any, marks: Mapping[str, str] | None = None) -> bytes:
     """The picture; `marks` are keywords and texts stored in it."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata=dict(marks or {}))
+    return buffer.getvalue()
+
+
+def as_vectors(figure: Any, kind: str, identity: str = "") -> bytes:
+    """The figure as "svg" or "pdf", with the measurement id in its metadata; equal figures give equal bytes."""
+    import matplotlib
+
+    if kind == "svg":
+        metadata = {"Date": None, **({"Identifier": identity} if identity else {})}
+    else:
+        metadata = {"CreationDate": None, **({"Keywords": f"{IDENTITY} {identity}"} if identity else {})}
+    buffer = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "hf-exposure", "svg.fonttype": "none", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=kind, metadata=metadata)
     return buffer.getvalue()
 
 
@@ -179,11 +203,20 @@ def by_repetitions(report: ExposureReport) -> Any:
     top = highest([e.exposure_bits for e in report.estimates] + [group.high_bits for group in groups])
     figure, (axes,) = new_figure("Exposure against repetitions, one mark per canary")
     mark_chance_and_ceiling(axes, report.log2_space_size, top)
+    shade_chance(axes)
     for place, group in enumerate(groups):
-        bits = [e.exposure_bits for e in report.estimates if e.repetitions == group.repetitions]
+        members = [e for e in report.estimates if e.repetitions == group.repetitions]
+        bits = [e.exposure_bits for e in members]
         # Spread sideways so that equal figures stay visible.
         spread = [place - 0.08 + 0.36 * ((i % 9) / 8 - 0.5) for i in range(len(bits))]
         faint = 0.75 if len(bits) <= _CROWDED else max(0.05, 0.75 * _CROWDED / len(bits))
+        ends = [
+            (x, e.low_bits, e.high_bits)
+            for x, e in zip(spread, members, strict=True)
+            if math.isfinite(e.low_bits) and math.isfinite(e.high_bits) and e.high_bits > e.low_bits
+        ]
+        if ends:
+            axes.vlines(*zip(*ends, strict=True), color=colour(place), linewidth=1, alpha=0.6 * faint)
         axes.plot(spread, bits, linestyle="none", markersize=5, alpha=faint, markeredgewidth=0, **marker_style(place))
         if math.isfinite(group.low_bits) and math.isfinite(group.high_bits):
             axes.errorbar(
@@ -197,7 +230,9 @@ def by_repetitions(report: ExposureReport) -> Any:
     level = 100 * report.settings["confidence_level"]
     known = any(math.isfinite(group.effective_dose) for group in groups)
     dose = "; trained: times trained on so far" if known else ""
-    axes.set_xlabel(f"times inserted{dose}; bars: mean of 8 or more, with its {level:g} % interval")
+    axes.set_xlabel(
+        f"times inserted{dose}; black: mean of 8 or more\nwith its {level:g} % interval; shaded: chance", fontsize=9
+    )
     return figure
 
 
@@ -304,7 +339,7 @@ def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
 
 
 def _step_name(run: Sequence[ExposureReport]) -> str:
-    return "optimiser step" if run[-1].step is not None else "measurement"
+    return "optimizer step" if run[-1].step is not None else "measurement"
 
 
 # How surprised the model is by texts of the template, and where the canaries stand: the paper's Figure 3.
@@ -314,18 +349,19 @@ _MOST_ROWS = 8
 
 
 def of_references(report: ExposureReport) -> Any:
-    """The histogram of reference costs with the fitted skew-normal law; below it, a row of canaries for each count."""
+    """The histogram of reference costs, with the skew-normal law where it was used; below it, a row for each count."""
     references = report.references
     assert references is not None
     groups = report.groups
     shown = groups if len(groups) <= _MOST_ROWS else (*groups[:1], *groups[1 - _MOST_ROWS :])
-    what = "all texts of the template" if references.whole_space else "uniformly drawn texts of the template"
-    title = f"Log-perplexity of {references.count:,} {what}, and of the canaries"
+    what = "texts, all of the template" if references.whole_space else "uniformly drawn texts"
+    title = f"Log-perplexity of {references.count:,} {what}, and of canaries"
     figure, (above, below) = new_figure(title, panels=2, heights=(0.7, 0.14 + 0.07 * len(shown)))
     counts, edges = _readable(references)
     above.stairs(counts, edges, fill=True, color="#bbbbbb", label="references")
     law = references.law
-    if law is not None:
+    # A fit that no figure rests on proves nothing, and a bad one misleads.
+    if law is not None and any(estimate.method == "skew_normal" for estimate in report.estimates):
         costs = np.linspace(edges[0] - 0.1 * (edges[-1] - edges[0]), edges[-1], 400)
         width = edges[1] - edges[0]
         expected = references.count * width * skew_normal_density(costs, law)
@@ -401,8 +437,9 @@ def draw_plots(
     folder: Path,
     training_log: Sequence[Mapping[str, Any]] = (),
     identity: str = "",
+    formats: Sequence[str] = (),
 ) -> list[Path]:
-    """Writes the plots of a report into `folder`.
+    """Writes the plots of a report into `folder`, as PNG and in further formats ("svg", "pdf").
 
     Always `exposure_by_repetitions.png`; `roc.png` where there are controls to compare with; `references.png` where
     the report knows what its references cost; with a history of at least two reports of different steps, this one
@@ -428,7 +465,7 @@ def draw_plots(
         # A picture travels without its page.
         for figure in figures.values():
             mark_invalid(figure, validity_line(report))
-    return _write(figures, folder, identity)
+    return _write(figures, folder, identity, formats)
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
@@ -448,6 +485,11 @@ def _need_matplotlib() -> None:
         raise MissingDependencyError('plots need matplotlib: pip install "hf-exposure[plots]"')
 
 
-def _write(figures: Mapping[str, Any], folder: Path, identity: str = "") -> list[Path]:
+def _write(figures: Mapping[str, Any], folder: Path, identity: str = "", formats: Sequence[str] = ()) -> list[Path]:
     marks = {IDENTITY: identity} if identity else {}
-    return [write_aside(folder / name, as_png(figure, marks), private=True) for name, figure in figures.items()]
+    written = [write_aside(folder / name, as_png(figure, marks), private=True) for name, figure in figures.items()]
+    for kind in formats:
+        for name, figure in figures.items():
+            path = (folder / name).with_suffix(f".{kind}")
+            written.append(write_aside(path, as_vectors(figure, kind, identity), private=True))
+    return written

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.checks import path_of
+from hf_exposure.checks import one_of, path_of
 from hf_exposure.errors import InputError
 from hf_exposure.fields import plain
-from hf_exposure.files import make_private_folder, write_aside
+from hf_exposure.files import make_private_folder, one_writer, write_aside
 from hf_exposure.records.exposure_report import REPORT_FILE, ExposureReport
-from hf_exposure.records.identity import IDENTITY, PAGE_FILE, PLOT_FILES, identity_of
+from hf_exposure.records.identity import DOCUMENT_FILE, IDENTITY, PAGE_FILE, REPORT_FILES, identity_of
+from hf_exposure.records.sums import write_sums
 from hf_exposure.report import plots
 from hf_exposure.report.page import report_page
 
@@ -27,8 +28,9 @@ def save_report(
     training_log: Sequence[Mapping[str, Any]] = (),
     include_secrets: bool = False,
     canaries: CanarySet | None = None,
+    formats: Sequence[str] = (),
 ) -> list[Path]:
-    """Writes `report.json`, `report.html`, and plots where matplotlib is installed: for their owner's eyes only.
+    """Writes `report.json`, `report.html`, `SHA256SUMS`, and plots where matplotlib is installed.
 
     Arguments, result and errors are those of `ExposureReport.save`, which calls this function.
     """
@@ -36,21 +38,33 @@ def save_report(
         if not isinstance(records, Sequence) or not all(isinstance(record, kind) for record in records):
             remedy = "Pass callback.reports, and trainer.state.log_history."
             raise InputError(name, f"must be a list of {kind.__name__}", type(records).__name__, remedy)
+    if isinstance(formats, str):
+        raise InputError("formats", "must be a list", formats, f"Write formats=[{formats!r}].")
+    for wanted in formats:
+        one_of("formats", wanted, ["pdf", "svg"], "Use 'pdf'; the page and PNG plots are always written.")
     earlier = [{"step": r.step, "epoch": r.epoch, **r.metrics()} for r in history]
     values = report.to_dict(include_secrets=include_secrets, canaries=canaries)
     identity = identity_of([report.to_dict(), earlier, list(training_log)])
     content = {**values, "history": plain(earlier), IDENTITY: identity}
     document = json.dumps(content, indent=1, allow_nan=False) + "\n"
     target = make_folder("folder", folder)
-    written = [write_aside(target / REPORT_FILE, document, private=True)]
-    drawn = []
-    if plots.matplotlib_is_installed():
-        drawn = plots.draw_plots(report, history, target, training_log, identity)
-    page = report_page(report, {path.name: path.read_bytes() for path in drawn}, identity)
-    written += [write_aside(target / PAGE_FILE, page, private=True), *drawn]
-    for name in {PAGE_FILE, *PLOT_FILES} - {path.name for path in written}:
-        (target / name).unlink(missing_ok=True)  # of an earlier report
-    return written
+    # Processes of one job may save into one folder: the last of them then leaves files that belong together.
+    with one_writer(target):
+        written = [write_aside(target / REPORT_FILE, document, private=True)]
+        drawn = []
+        if plots.matplotlib_is_installed():
+            drawn = plots.draw_plots(report, history, target, training_log, identity, formats)
+        pictures = {path.name: path.read_bytes() for path in drawn if path.suffix == ".png"}
+        page = report_page(report, pictures, identity)
+        written += [write_aside(target / PAGE_FILE, page, private=True), *drawn]
+        if "pdf" in formats:
+            from hf_exposure.report.document import report_document
+
+            paper = report_document(report, pictures, identity)
+            written.append(write_aside(target / DOCUMENT_FILE, paper, private=True))
+        for name in set(REPORT_FILES) - {path.name for path in written}:
+            (target / name).unlink(missing_ok=True)  # of an earlier report
+        return [*written, write_sums(target, [path.name for path in written])]
 
 
 def make_folder(argument: str, folder: str | Path) -> Path:

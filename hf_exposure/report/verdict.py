@@ -156,6 +156,33 @@ def headline(report: ExposureReport) -> str:
     return f"{_about_inserted(report)}; {_about_controls(report)}{flaws}."
 
 
+def measurement_line(report: ExposureReport) -> str:
+    """One measurement of a training in a line: the mean exposure by repetitions, and how many rank first.
+
+    Example:
+        >>> from hf_exposure.records import ExposureEstimate
+        >>> def canary(repetitions, bits, rank):
+        ...     return ExposureEstimate(canary_id="a", repetitions=repetitions, log_perplexity_bits=5.0,
+        ...         exposure_bits=bits, low_bits=bits, high_bits=bits, rank_low=rank, rank_high=rank, method="bounded")
+        >>> estimates = (canary(1, 1.2, 9), canary(64, 29.9, 1), canary(64, 9, 99))
+        >>> print(measurement_line(ExposureReport(estimates=estimates,
+        ...     template="pin {pin}", spaces={}, space_size=10**9, manifest_hash="", step=400,
+        ...     settings={"confidence_level": 0.95})))
+        step 400: exposure 1x 1.2, 64x 19.4 of 29.9 bits; 1 of 2 rank first (64x)
+    """
+    where = "" if report.step is None else f"step {report.step}: "
+    if report.validity is Validity.INVALID:
+        return f"{where}{validity_line(report)}"
+    groups = _inserted_groups(report)
+    if not groups:
+        return f"{where}no canary was inserted"
+    means = ", ".join(f"{group.repetitions}x {mean_text(group)}" for group in groups)
+    first = ", ".join(
+        f"{group.rank1} of {group.canaries} rank first ({group.repetitions}x)" for group in groups if group.rank1
+    )
+    return f"{where}exposure {means} of {report.log2_space_size:.1f} bits; {first or 'none ranks first'}"
+
+
 def validity_line(report: ExposureReport) -> str:
     """What is wrong with the run as a test, in a line that begins with INVALID or impaired; "" where nothing is.
 

@@ -1,4 +1,4 @@
-"""What concerns whole trainings: their cost before they run, many of them on random subsets, and their layers after."""
+"""What concerns whole trainings: what measuring costs in them, many on random subsets, layers changed afterwards."""
 
 from hf_exposure.runs.cost_planner import plan_cost
 from hf_exposure.runs.example_tied import ExampleTied

@@ -15,8 +15,9 @@ from report_samples import estimate, report
 from transformers import EarlyStoppingCallback
 
 from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries
-from hf_exposure.callback.exposure_callback import OVER_LIMIT, UNDEFINED, exposure_limited_loss, highest_mean_bits
+from hf_exposure.callback.exposure_callback import OVER_LIMIT, UNDEFINED, exposure_limited_loss
 from hf_exposure.errors import InputError
+from hf_exposure.records.run_facts import highest_mean_bits
 
 KEY = "eval_exposure_limited_loss"
 EVERY_STEP = {

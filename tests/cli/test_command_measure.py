@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -92,10 +93,10 @@ def test_the_threshold_looks_at_the_most_exposed_count_and_what_is_undefined_cro
     )
     if status:
         with pytest.raises(typer.Exit) as stopped:
-            _gate(report, 5.0)
+            _gate(report.with_run(threshold_bits=5.0))
         assert stopped.value.exit_code == 1
     else:
-        _gate(report, 5.0)
+        _gate(report.with_run(threshold_bits=5.0))
 
 
 def rows_of(canaries: CanarySet, repetitions: dict[str, int] | None = None) -> list[str]:
@@ -144,7 +145,13 @@ def test_the_training_data_are_read_for_the_canaries(
             done = measure(capsys, model_folder, canary_file, "--dataset", data, "--json", *threshold)
             assert done.status == status, done.err
         values = json.loads(done.out)
-        assert (values["validity"], values["dataset"]) == (validity, {"name": str(data)})
+        assert (values["validity"], values["dataset"]["name"]) == (validity, str(data))
+        if data.is_file():
+            digest = hashlib.sha256(data.read_bytes()).hexdigest()
+            assert values["dataset"]["fingerprint"] == f"SHA-256 {digest}"
+        assert values["outcome"] == ("invalid" if status else "pass")
+        assert values["run"]["threshold_bits"] == 30
+        assert values["run"]["command"].startswith("hf-exposure ")
         assert tuple(values["delivery"][name] for name in ("found", "trained", "reduced")) == counts
         said = f"INVALID: {counts[0]} of 4 inserted canaries were found in the training data."
         assert (said in done.err) == bool(status)
@@ -189,7 +196,12 @@ def test_the_training_data_is_named_and_must_hold_these_canaries(
     named = ExposureReport.from_dict(
         json.loads(measure(capsys, model_folder, canary_file, "--dataset", data, "--json").out)
     )
-    assert named.dataset == record
+    assert {name: named.dataset[name] for name in record} == record
+    assert named.dataset["rows"] == len(rows_of(canaries))
+    before = named.dataset["fingerprint"]
+    (data / "more.arrow").write_bytes(b"x")
+    after = json.loads(measure(capsys, model_folder, canary_file, "--dataset", data, "--json").out)
+    assert after["dataset"]["fingerprint"] != before
     (data / "exposure_insertion.json").write_text(json.dumps({**record, "manifest_hash": "00"}))
     done = measure(capsys, model_folder, canary_file, "--dataset", data)
     one_line(done, "--dataset: must hold the canaries of --canaries; others were inserted")
@@ -301,7 +313,7 @@ def test_a_folder_without_leave_to_write(
 def test_the_bar_counts_calls_on_a_terminal_and_is_gone_elsewhere(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from hf_exposure.cli.options import calls_shown
+    from hf_exposure.runtime.progress import calls_shown
 
     model = tiny_model("lstm")
     inputs = ByT5Tokenizer()("ab", return_tensors="pt").input_ids

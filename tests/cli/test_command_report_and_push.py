@@ -141,6 +141,6 @@ def test_push_of_an_invalid_run_ends_with_status_1(
 def test_a_threshold_without_inserted_canaries_is_crossed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = ExposureReport.load(make(tmp_path / "run", 12.0))
     with pytest.raises(typer.Exit) as ended:
-        _gate(replace(found, estimates=found.controls), 4.0)
+        _gate(replace(found, estimates=found.controls).with_run(threshold_bits=4.0))
     assert ended.value.exit_code == 1
     assert "no canary was inserted, so the threshold cannot be tested" in capsys.readouterr().err

@@ -163,9 +163,12 @@ def test_without_matplotlib_the_report_is_still_written(tmp_path: Path, monkeypa
         draw_plots(mixed(), [], tmp_path)
 
 
-def with_references() -> ExposureReport:
+def with_references(method: str = "skew_normal") -> ExposureReport:
     costs = np.random.default_rng(0).normal(50.0, 3.0, 2000)
-    rows = [estimate(20.0, 8, log_perplexity_bits=31.0), estimate(1.0, 0, log_perplexity_bits=49.0)]
+    rows = [
+        estimate(20.0, 8, log_perplexity_bits=31.0, method=method),
+        estimate(1.0, 0, log_perplexity_bits=49.0, method="sample"),
+    ]
     return report(*rows, references=ReferenceCosts.of(costs), step=20)
 
 
@@ -183,6 +186,22 @@ def test_the_histogram_counts_every_reference_and_marks_every_canary() -> None:
     costs, expected = curve.get_xdata(), curve.get_ydata()
     assert np.trapezoid(expected, costs) / (edges[1] - edges[0]) == pytest.approx(2000, rel=0.02)
     assert costs[np.argmax(expected)] == pytest.approx(50.0, abs=1.0)
+
+
+def test_a_fit_that_no_figure_rests_on_is_not_drawn() -> None:
+    above, _ = of_references(with_references("sample")).axes
+    assert not above.lines
+
+
+def test_chance_is_shaded_where_unseen_canaries_are_and_each_interval_is_drawn() -> None:
+    drawn = [estimate(2.0, 1), estimate(5.0, 8, low_bits=5.0, high_bits=5.0), estimate(1.0, 0)]
+    (axes,) = by_repetitions(report(*drawn, estimate(math.nan, 1, low_bits=math.nan, high_bits=math.nan))).axes
+    # 2^-x of the unseen exceed x: a half 1 bit, a tenth 3.32, a hundredth 6.64.
+    tops = sorted(band.get_height() for band in axes.patches)
+    assert [2.0**-top for top in tops] == pytest.approx([0.5, 0.1, 0.01])
+    segments = [tuple(line[:, 1]) for lines in axes.collections for line in getattr(lines, "get_segments", list)()]
+    assert {(1.5, 2.5), (0.5, 1.5)} <= set(segments)
+    assert (5.0, 5.0) not in segments
 
 
 def test_the_density_is_scipys() -> None:

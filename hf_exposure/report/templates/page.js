@@ -5,6 +5,7 @@ const table = document.getElementById("canaries");
 const tools = document.getElementById("canaries-tools");
 const body = table.tBodies[0];
 const size = data.page_size;
+const heads = [...table.querySelectorAll("thead th")].map((head) => head.textContent);
 let order = { column: data.sorted_by, descending: true };
 let page = 0;
 let chosen = "";
@@ -31,6 +32,7 @@ function draw() {
       data.columns.forEach((column, place) => {
         const cell = document.createElement("td");
         cell.className = column.kind;
+        cell.dataset.head = heads[place];
         const value = row[place];
         cell.textContent = value === null ? "undefined" : column.digits === null ? value : value.toFixed(column.digits);
         line.append(cell);
