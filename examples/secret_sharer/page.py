@@ -1,4 +1,4 @@
-"""Writes a page of results and its plots from what the scripts and the queue stored; its own is `docs/reproduction.md`.
+"""Writes a page of results, and its plots, from what scripts and the queue stored: `docs/reproduction.md` and others.
 
 A result is two files in `results/`: `{name}.json`, which its script writes, and `{name}.toml`:
 
