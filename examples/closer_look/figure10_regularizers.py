@@ -11,9 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 
 REGULARIZERS: dict[str, tuple[float, ...]] = {
     "dropout": (0.25, 0.5, 0.75, 0.9),
@@ -68,27 +69,6 @@ def run(options: Options) -> None:
         for name in REGULARIZERS
         if name != "dropout"
     }
-    claims = [
-        claim(figures, "Without a regularizer, random labels are fit.", "all_at_least", "plain_fit.*", 0.99),
-        claim(
-            figures,
-            f"Dropout of {_strong(size):.0%} takes 0.3 or more of the training accuracy on random labels.",
-            *("all_at_least", "lost_by_dropout.*", 0.3),
-        ),
-        claim(
-            figures,
-            "It costs at most 0.02 of the best validation accuracy on real data.",
-            *("all_at_least", "kept_by_dropout.*", -0.02),
-        ),
-        *(
-            claim(
-                figures,
-                f"Among strengths that halve the fit, dropout keeps as much real accuracy as {name} or more.",
-                *("all_at_least", f"dropout_over_others.{name}.*", 0),
-            )
-            for name in figures["dropout_over_others"]
-        ),
-    ]
     table = {
         "columns": ["regularizer", "strength", "training accuracy on randY", "best validation accuracy on real data"],
         "rows": [
@@ -115,13 +95,12 @@ def run(options: Options) -> None:
         ],
     }
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "figure10_regularizers",
-        corpus=None,
+        claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table=table,
         plots=[plot],
         cost=watch.read(),

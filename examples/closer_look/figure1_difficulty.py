@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import CLASSES, Options, noisy, parse_options
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from hf_exposure.estimators import difficulty
 
 KINDS: dict[str, dict[str, float]] = {"real": {}, "randX": {"inputs": 1.0}, "randY": {"labels": 1.0}}
@@ -51,20 +52,6 @@ def run(options: Options) -> None:
         "real_over_randY": [a / b for a, b in zip(ratio["real"], ratio["randY"], strict=True)],
         "randY_over_randX": [a / b for a, b in zip(ratio["randY"], ratio["randX"], strict=True)],
     }
-    claims = [
-        claim(
-            figures,
-            "Real: the examples' error rates vary at least ten times as much as those of equally hard ones.",
-            *("all_at_least", "overdispersion.real.*", 10),
-        ),
-        claim(
-            figures,
-            "RandX: their variance is that of a binomial, within a half.",
-            *("all_at_most", "overdispersion.randX.*", 1.5),
-        ),
-        claim(figures, "RandY varies more than randX.", "all_at_least", "randY_over_randX.*", 1),
-        claim(figures, "Real varies more than randY.", "all_at_least", "real_over_randY.*", 1),
-    ]
     table = {
         "columns": [
             "data",
@@ -102,13 +89,12 @@ def run(options: Options) -> None:
         "series": series,
     }
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "figure1_difficulty",
-        corpus=None,
+        claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table=table,
         plots=[plot],
         cost=watch.read(),

@@ -17,9 +17,10 @@ import torch
 from scipy.stats import spearmanr
 from torch import nn
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import Images, Options, noisy, parse_options
 from examples.closer_look.training import Training, network
-from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+from examples.secret_sharer.results import Stopwatch, band, write_result
 from hf_exposure.signals import checkpoint_sensitivity, loss_sensitivity
 from hf_exposure.signals.sensitivity import batch_order
 
@@ -59,29 +60,6 @@ def run(options: Options) -> None:
         "diagonal": [run["diagonal_share"] for run in runs],
         "rank_correlation": [run["rank_correlation"] for run in runs],
     }
-    claims = [
-        claim(
-            figures,
-            "The Gini coefficient of loss-sensitivity at the end is higher for real data.",
-            *("mean_above", "gini_difference.*", 0),
-        ),
-        claim(
-            figures,
-            "Classes: the sensitivity to examples of other classes, as a share of that to the own class, is higher "
-            "for real data.",
-            *("mean_above", "spread_difference.*", 0),
-        ),
-        claim(
-            figures,
-            "The class matrix is highest on its diagonal: for at least 8 of 10 classes.",
-            *("all_at_least", "diagonal.*", 0.8),
-        ),
-        claim(
-            figures,
-            "The form for checkpoints orders examples as the exact one: rank correlation of 0.5 or more in every run.",
-            *("all_at_least", "rank_correlation.*", 0.5),
-        ),
-    ]
     shown = ("gini_first", "gini_last", "off_diagonal", "diagonal_share", "rank_correlation", "accuracy")
     table = {
         "columns": ["data", "Gini, first look", "Gini, last", "other classes against own", "highest on diagonal",
@@ -98,13 +76,12 @@ def run(options: Options) -> None:
         }
     ]
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "figure3_loss_sensitivity",
-        corpus=None,
+        claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": f"SGD {RATE}, batch {BATCH}"},
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table=table,
         plots=plots,
         cost=watch.read(),

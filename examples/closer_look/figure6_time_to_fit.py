@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+from examples.secret_sharer.results import Stopwatch, band, write_result
 from hf_exposure.estimators import time_to_fit
 
 KINDS: dict[str, dict[str, float]] = {"real": {}, "randX": {"inputs": 1.0}, "randY": {"labels": 1.0}}
@@ -73,25 +74,6 @@ def run(options: Options) -> None:
     figures["slower"] = {
         kind: ratios(epochs(kind, size.images[-1], middle), epochs("real", size.images[-1], middle)) for kind in noises
     }
-    claims = []
-    for kind in noises:
-        claims += [
-            claim(
-                figures,
-                f"{kind} takes more epochs to fit than real data ({size.images[-1]:,} images).",
-                *("all_at_least", f"slower.{kind}.*", 1),
-            ),
-            claim(
-                figures,
-                f"More data: the epochs grow by a larger factor for {kind} than for real data.",
-                *("all_at_least", f"growth_over_real.{kind}.*", 1),
-            ),
-            claim(
-                figures,
-                f"More units: the epochs shrink by a larger factor for {kind} than for real data.",
-                *("all_at_least", f"speed_up_over_real.{kind}.*", 1),
-            ),
-        ]
     table = {
         "columns": ["data", *(f"{count:,} images, {width} units" for count, width in settings)],
         "rows": [
@@ -124,13 +106,12 @@ def run(options: Options) -> None:
         },
     ]
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "figure6_time_to_fit",
-        corpus=None,
+        claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table=table,
         plots=plots,
         cost=watch.read(),

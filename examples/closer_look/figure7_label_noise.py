@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+from examples.secret_sharer.results import Stopwatch, band, write_result
 from hf_exposure.estimators import noise_curves
 
 LEVELS = (0.2, 0.4, 0.6, 0.8)
@@ -70,38 +71,6 @@ def run(options: Options) -> None:
         ]
         for kind in ("labels", "inputs")
     }
-    claims = [
-        claim(
-            figures,
-            "Label noise of 40 % or more: validation accuracy falls by 0.1 or more from its best epoch to the last.",
-            *("all_at_least", "drop_of_labels.*.*", 0.1),
-        ),
-        claim(
-            figures,
-            "At the best epoch, at most a third of the noisy examples is fit (chance is a tenth).",
-            *("all_at_most", "fit_at_best_of_labels.*.*", 1 / 3),
-        ),
-        claim(
-            figures,
-            "The noise is fit after the best epoch: its accuracy rises by 0.2 or more until the last.",
-            *("all_at_least", "fit_after_best.*.*", 0.2),
-        ),
-        claim(
-            figures,
-            "Without noise there is nothing to lose: validation accuracy falls by at most 0.02.",
-            *("all_at_most", "drop.labels 0%.*", 0.02),
-        ),
-        claim(
-            figures,
-            "More label noise: a lower best validation accuracy (20 % against the most).",
-            *("all_at_least", "fall_of_best.labels.*", 0),
-        ),
-        claim(
-            figures,
-            "More input noise: a lower best validation accuracy (20 % against the most).",
-            *("all_at_least", "fall_of_best.inputs.*", 0),
-        ),
-    ]
     table = {
         "columns": ["noise", "best validation accuracy", "epoch", "last", "noise fit at best", "noise fit at the end"],
         "rows": [
@@ -137,13 +106,12 @@ def run(options: Options) -> None:
         },
     ]
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "figure7_label_noise",
-        corpus=None,
+        claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table=table,
         plots=plots,
         cost=watch.read(),

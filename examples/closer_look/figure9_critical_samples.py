@@ -16,9 +16,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+from examples.secret_sharer.results import Stopwatch, band, write_result
 from hf_exposure import critical_samples
 from hf_exposure.estimators import clopper_pearson
 
@@ -93,33 +94,6 @@ def run(options: Options) -> None:
         },
         "gradients_find_more": [run["ratios"][-1] - run["random_signs"] for run in of["40 % random labels"]],
     }
-    claims = [
-        claim(
-            figures,
-            "Random inputs: a critical sample ratio that is higher than that of real data by 0.3 or more.",
-            *("mean_above", "above_real.random inputs.*", 0.3),
-        ),
-        claim(
-            figures,
-            "Random labels: higher by 0.3 or more.",
-            *("mean_above", "above_real.random labels.*", 0.3),
-        ),
-        claim(
-            figures,
-            "With 40 % random labels it rises by 0.3 or more from the first epoch to the last.",
-            *("mean_above", "rise.40 % random labels.*", 0.3),
-        ),
-        claim(
-            figures,
-            "In boxes of half and of twice the size noise is above real data too.",
-            *("all_at_least", "above_real_elsewhere.*.*", 0),
-        ),
-        claim(
-            figures,
-            "Gradients matter: with random signs in their place the search finds fewer, by 0.2 or more.",
-            *("mean_above", "gradients_find_more.*", 0.2),
-        ),
-    ]
     table = {
         "columns": ["data", *(f"epoch {epoch}" for epoch in size.looks), "95 % interval, last (first seed)",
                     *(f"box {radius}, last" for radius in OTHER_RADII)],
@@ -145,16 +119,15 @@ def run(options: Options) -> None:
         }
     ]
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "figure9_critical_samples",
-        corpus=None,
+        claims=RESULTS,
         settings={
             "size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9",
             "radius": RADIUS, "step": 0.25, "noise": 0.2,
         },
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table=table,
         plots=plots,
         cost=watch.read(),

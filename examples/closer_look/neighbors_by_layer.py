@@ -14,9 +14,10 @@ from typing import Any
 
 import torch
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
 from examples.closer_look.training import Training, network, train
-from examples.secret_sharer.results import Stopwatch, band, claim, write_result
+from examples.secret_sharer.results import Stopwatch, band, write_result
 from hf_exposure.estimators import intrinsic_dimension, knn_agreement, linear_cka, svcca
 from hf_exposure.signals import hidden_states
 
@@ -59,33 +60,6 @@ def run(options: Options) -> None:
             for a, b in zip(true, random, strict=True)
         ],
     }
-    claims = [
-        claim(
-            figures,
-            "True labels: the network decides as the neighbors in its last hidden layer do, for 9 in 10 images.",
-            *("all_at_least", "true_at_end.*", 0.9),
-        ),
-        claim(
-            figures,
-            "Random labels: agreement in the last hidden layer is lower, by 0.2 or more.",
-            *("mean_above", "true_above_random.second hidden.*", 0.2),
-        ),
-        claim(
-            figures,
-            "Agreement in the last hidden layer is above that in the pixels, for both kinds of labels.",
-            *("mean_above", "above_pixels.*", 0),
-        ),
-        claim(
-            figures,
-            "Two networks are more alike (linear CKA of the last hidden layer) if they generalize, by 0.1 or more.",
-            *("mean_above", "alike.*", 0.1),
-        ),
-        claim(
-            figures,
-            "Memorizing networks have a last hidden layer of higher intrinsic dimension.",
-            *("mean_above", "dimension.*", 0),
-        ),
-    ]
     table = {
         "columns": ["labels", "layer", *(f"agreement, epoch {epoch}" for epoch in size.looks), "CKA of two networks",
                     "SVCCA of two", "intrinsic dimension"],
@@ -113,13 +87,12 @@ def run(options: Options) -> None:
         }
     ]
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "neighbors_by_layer",
-        corpus=None,
+        claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table=table,
         plots=plots,
         cost=watch.read(),

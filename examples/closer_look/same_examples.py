@@ -18,9 +18,10 @@ from scipy.stats import spearmanr
 from torch import nn
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, claim, interval, write_result
+from examples.secret_sharer.results import Stopwatch, interval, write_result
 from hf_exposure import CanaryTemplate, Digits, critical_samples, draw_canaries, measure_exposure
 from hf_exposure.estimators import forgetting_events
 from hf_exposure.signals import MovableRows, checkpoint_sensitivity
@@ -64,28 +65,6 @@ def run(options: Options) -> None:
     runs = [{"seed": seed, "images": _of_images(options, size, seed), "text": _of_text(size, seed)}
             for seed in range(size.seeds)]  # fmt: skip
     figures: dict[str, Any] = {"runs": runs}
-    claims = [
-        claim(
-            figures,
-            "Images that are forgotten more often are critical in a smaller box.",
-            *("mean_below", "runs.*.images.box and forgetting", 0),
-        ),
-        claim(
-            figures,
-            "Images of higher sensitivity are critical in a smaller box.",
-            *("mean_below", "runs.*.images.box and sensitivity", 0),
-        ),
-        claim(
-            figures,
-            "Images of higher sensitivity are forgotten more often.",
-            *("mean_above", "runs.*.images.sensitivity and forgetting", 0),
-        ),
-        claim(
-            figures,
-            "Canaries of higher exposure have a lower sensitivity, averaged over training.",
-            *("mean_below", "runs.*.text.exposure and sensitivity", 0),
-        ),
-    ]
     rows = []
     for where in ("images", "text"):
         for pair in runs[0][where]:
@@ -94,13 +73,12 @@ def run(options: Options) -> None:
             spread = f"{mean:.2f} ({low:.2f} to {high:.2f})"
             rows.append([where, pair, *(f"{value:.2f}" for value in values), spread])
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "same_examples",
-        corpus=None,
+        claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "boxes": BOXES, "shares": SHARES},
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table={
             "columns": ["examples", "rank correlation of", *(f"seed {run['seed']}" for run in runs), "mean (95 %)"],
             "rows": rows,

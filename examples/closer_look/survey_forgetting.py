@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import Images, Options, noisy, parse_options
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from hf_exposure.estimators import (
     area_under_margin,
     data_map,
@@ -57,50 +58,6 @@ def run(options: Options) -> None:
         "atypical_before_typical": [run["second_split_typical"] - run["second_split_atypical"] for run in runs],
         "noisy_before_atypical": [run["second_split_atypical"] - run["second_split_noisy"] for run in runs],
     }
-    claims = [
-        claim(
-            figures,
-            "Noisy examples are forgotten more often than clean ones.",
-            *("mean_above", "more_forgotten.*", 0),
-        ),
-        claim(figures, "Noisy examples are learned later.", "mean_above", "learned_later.*", 0),
-        claim(
-            figures,
-            "Among clean examples, unforgettable ones are more typical: a network that never saw them gives their "
-            "class a higher probability, by 0.1 or more.",
-            *("mean_above", "more_typical.*", 0.1),
-        ),
-        claim(
-            figures,
-            "Second split: noisy examples are forgotten before the typical half of the clean ones.",
-            *("mean_above", "forgotten_earlier.*", 0),
-        ),
-        claim(
-            figures,
-            "Second split: noisy examples are forgotten before the least typical tenth of the clean ones.",
-            *("mean_above", "noisy_before_atypical.*", 0),
-        ),
-        claim(
-            figures,
-            "Second split: the least typical tenth is forgotten before the typical half.",
-            *("mean_above", "atypical_before_typical.*", 0),
-        ),
-        claim(
-            figures,
-            "Second split: nine in ten of the typical half are never forgotten.",
-            *("all_at_least", "runs.*.never_forgotten_typical", 0.9),
-        ),
-        claim(
-            figures,
-            "Area under the margin finds wrong labels: precision of 0.8 among as many candidates as there are.",
-            *("all_at_least", "runs.*.precision_margin", 0.8),
-        ),
-        claim(
-            figures,
-            "The data map's confidence finds them too: precision of 0.8.",
-            *("all_at_least", "runs.*.precision_confidence", 0.8),
-        ),
-    ]
     shown = (
         ("forgetting events, noisy", "forgotten_noisy"),
         ("forgetting events, clean", "forgotten_clean"),
@@ -147,13 +104,12 @@ def run(options: Options) -> None:
         },
     ]
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "survey_forgetting",
-        corpus=None,
+        claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table=table,
         plots=plots,
         cost=watch.read(),

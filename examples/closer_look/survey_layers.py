@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
+from examples.closer_look import RESULTS
 from examples.closer_look.images import Images, Options, noisy, parse_options
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, claim, write_result
+from examples.secret_sharer.results import Stopwatch, write_result
 from hf_exposure.estimators import knn_decisions, memorization_dilation, probe_change
 from hf_exposure.runs.example_tied import ExampleTied
 from hf_exposure.runs.layers import retrain_layers, rewind_layers
@@ -63,39 +64,6 @@ def run(options: Options) -> None:
         "tied_lost": [run["tied_noisy_with_own"] - run["tied_noisy_without"] for run in runs],
         "tied_better": [run["tied_held_out"] - run["held_out"] for run in runs],
     }
-    claims = [
-        claim(
-            figures,
-            "Rewinding the last layer to the first epoch keeps at least half of the noisy examples that were fit.",
-            *("all_at_least", "kept.last.*", 0.5),
-        ),
-        claim(
-            figures,
-            "Rewinding any one layer to the first epoch keeps at least half of them.",
-            *("all_at_least", "kept_at_worst.*", 0.5),
-        ),
-        claim(
-            figures,
-            "Random labels with augmentation: nearest-neighbor probing of the first layer is better than at "
-            "initialization (benign).",
-            *("mean_above", "first_probe.*", 0),
-        ),
-        claim(
-            figures,
-            "More label noise, more dilation of the corrupted examples, in units of the usual distance.",
-            *("mean_above", "more_dilation.*", 0),
-        ),
-        claim(
-            figures,
-            "Example-tied dropout: without their own units, noisy examples lose at least 0.3 of accuracy.",
-            *("mean_above", "tied_lost.*", 0.3),
-        ),
-        claim(
-            figures,
-            "Without own units, accuracy on held-out images is above that of the plain network.",
-            *("mean_above", "tied_better.*", 0),
-        ),
-    ]
     rows: list[list[str]] = [["noisy examples fit", *(f"{run['noisy']:.2f}" for run in runs)]]
     for layer in LAYERS:
         rows.append([f"after rewinding the {layer} layer to epoch 1", *(f"{r['rewound'][layer]:.2f}" for r in runs)])
@@ -117,13 +85,12 @@ def run(options: Options) -> None:
     ):
         rows.append([title, *(f"{run[key]:.2f}" for run in runs)])
     write_result(
-        options,  # type: ignore[arg-type]  # has what it reads
+        options,
         "survey_layers",
-        corpus=None,
+        claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "noise": [NOISE, MORE_NOISE]},
         seeds=list(range(size.seeds)),
         figures=figures,
-        claims=claims,
         table={"columns": ["figure", *(f"seed {run['seed']}" for run in runs)], "rows": rows},
         plots=[],
         cost=watch.read(),

@@ -7,7 +7,8 @@
     numbers = "runs.*.rank_high"          # a path into the figures
     than = 1
 
-A claim of the paper that an experiment cannot test has, in the place of its rule, `untested = "the reason"`.
+A claim of the paper says in which `section` of it, and of another paper's, which `work`. One that an experiment cannot
+test has, in the place of its rule, `untested = "the reason"`.
 
 A path names keys and places, separated by dots. `*` goes through all items of a list or object, `[key=value,...]`
 through those items of a list that have these values. With `minus`, a second path, the numbers are differences, one by
@@ -58,7 +59,6 @@ RULES = {
     "share_at_most": "{share:.0%} or more at most {}",
     "interval_holds": "interval contains {}",
 }
-VERDICTS = ("holds", "holds in part", "differs", "not tested", "not comparable", "not run")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,9 +162,11 @@ def verdict(checked: Sequence[Checked]) -> str:
     """What the paper's claims come to; ours decide nothing.
 
     "holds": all of them were tested and hold. "holds in part": all that were tested hold. "differs": one does not.
-    "not tested": none was tested.
+    "not tested": none was tested. "ours alone": there is none.
     """
     found = [one.holds for one in checked if one.is_the_papers]
+    if not found:
+        return "ours alone"
     tested = [holds for holds in found if holds is not None]
     if not tested:
         return "not tested"

@@ -1,4 +1,4 @@
-"""Writes `docs/reproduction.md` and its plots from what the scripts and the queue stored.
+"""Writes a page of results, and its plots, from what scripts and the queue stored: `docs/reproduction.md` and others.
 
 A result is two files in `results/`: `{name}.json`, which its script writes, and `{name}.toml`:
 
@@ -8,7 +8,7 @@ A result is two files in `results/`: `{name}.json`, which its script writes, and
     not_comparable = "Why no verdict can be given."     # where that is so
     remark = "What to make of it, and what was tried."
     [[claims]]                                          # as `examples.secret_sharer.claims` reads them
-    [paper_setting]                                     # the experiment in the paper's own setting
+    [paper_setting]                                     # the experiment in the paper's own setting, where there is one
     experiment = "base"                                 # of paper_setting/experiments.toml
     design = "..."
     [[paper_setting.claims]]                            # on {"cells": {name: [models]}, "derived": {...}}
@@ -17,6 +17,8 @@ A result is two files in `results/`: `{name}.json`, which its script writes, and
 
 Claims are written before the models that they are about are trained. A verdict is computed from the paper's claims
 alone (`claims.verdict`). A result without a JSON file is listed as not run. `python -m examples.secret_sharer.page`
+
+Another package of scripts has the same two files a result, and a `Package` that says where they are.
 """
 
 from __future__ import annotations
@@ -41,15 +43,9 @@ from examples.secret_sharer.claims import (
 from examples.secret_sharer.paper_setting.store import Finished, finished
 from examples.secret_sharer.plots import draw_plot
 
-__all__ = ["Result", "load_results", "page", "write_page"]
+__all__ = ["SECRET_SHARER", "Package", "Result", "load_results", "page", "write_page"]
 
 DOCS = Path(__file__).parents[2] / "docs"
-IMAGES = "images/reproduction"
-# The order in which the page shows them.
-ORDER = (
-    *("table1", "figure1", "figure3", "figure5", "figure4", "section6_3", "figure7", "figure8", "figure9", "table2"),
-    *("table3", "section7_4", "table4", "figure11", "figure12", "table5", "section9_1", "section9_2", "table6"),
-)
 _HEAD = """# The Secret Sharer, reproduced
 
 Every table, and every figure that shows a measurement of memorization (Figures 2, 6 and 10 are illustrations), of
@@ -86,10 +82,48 @@ and 11 again, in half an hour of one core, and then makes it.
 """
 
 
+@dataclass(frozen=True, kw_only=True)
+class Package:
+    """A folder of scripts, and the page that shows their results.
+
+    Attributes:
+        name: of the folder in `examples`.
+        results: the folder with their TOML and JSON files.
+        page: name of the page in `docs`, without its suffix; its plots are in `docs/images/{page}`.
+        order: the results' names, or what they start with, in the order in which the page shows them.
+        head, tail: Markdown above the overview and below the last result.
+    """
+
+    name: str
+    results: Path
+    page: str
+    order: tuple[str, ...]
+    head: str
+    tail: str = ""
+
+    def place(self, name: str) -> int:
+        starts = enumerate(self.order)
+        return next((at for at, start in starts if name == start or name.startswith(start + "_")), len(self.order))
+
+
+SECRET_SHARER = Package(
+    name="secret_sharer",
+    results=RESULTS,
+    page="reproduction",
+    order=(
+        *("table1", "figure1", "figure3", "figure5", "figure4", "section6_3", "figure7", "figure8", "figure9"),
+        *("table2", "table3", "section7_4", "table4", "figure11", "figure12", "table5", "section9_1", "section9_2"),
+        "table6",
+    ),
+    head=_HEAD,
+)
+
+
 @dataclass(frozen=True)
 class Result:
     """One result: what a person wrote of it, and what was stored, if it was run."""
 
+    package: Package
     name: str
     words: dict[str, Any]
     record: dict[str, Any] | None
@@ -109,9 +143,15 @@ class Result:
             return "not run"
         return "not comparable" if "not_comparable" in self.words else verdict(self.claims)
 
+    @property
+    def has_paper_setting(self) -> bool:
+        return "paper_setting" in self.words
+
     @cached_property
     def experiments(self) -> dict[str, Finished]:
         """What the queue stored of the experiments in the paper's own setting that this result needs."""
+        if not self.has_paper_setting:
+            return {}
         setting = self.words["paper_setting"]
         names = [setting["experiment"], *(made.get("experiment") for made in setting["claims"])]
         return {name: finished(name) for name in dict.fromkeys(names) if name}
@@ -119,6 +159,8 @@ class Result:
     @cached_property
     def paper_claims(self) -> list[Checked]:
         """The claims on the experiment in the paper's own setting; those whose models are not all there: untested."""
+        if not self.has_paper_setting:
+            return []
         setting, found = self.words["paper_setting"], []
         for made in setting["claims"]:
             models = self.experiments[made.get("experiment", setting["experiment"])]
@@ -138,35 +180,41 @@ class Result:
     @property
     def images(self) -> list[str]:
         count = len(self.record["plots"]) if self.record else 0
-        return [f"{IMAGES}/{self.name}{'' if at == 0 else f'_{at + 1}'}.png" for at in range(count)]
+        folder = f"images/{self.package.page}"
+        return [f"{folder}/{self.name}{'' if at == 0 else f'_{at + 1}'}.png" for at in range(count)]
+
+    @property
+    def script(self) -> str:
+        return f"[{self.name}.py](../examples/{self.package.name}/{self.name}.py)"
 
 
-def load_results(folder: Path = RESULTS) -> list[Result]:
+def load_results(package: Package = SECRET_SHARER) -> list[Result]:
     """All results that have words, in the page's order."""
+    folder = package.results
     records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
     found = [
-        Result(path.stem, tomllib.loads(path.read_text(encoding="utf-8")), records.get(path.stem), records)
+        Result(package, path.stem, tomllib.loads(path.read_text(encoding="utf-8")), records.get(path.stem), records)
         for path in folder.glob("*.toml")
     ]
-    return sorted(found, key=lambda result: (_place(result.name), result.name))
-
-
-def _place(name: str) -> int:
-    return next((place for place, start in enumerate(ORDER) if name == start or name.startswith(start + "_")), 99)
+    return sorted(found, key=lambda result: (package.place(result.name), result.name))
 
 
 def page(results: list[Result]) -> str:
-    """The whole page as Markdown."""
-    overview = [
-        "| result | small runs | the paper's claims that hold | in the paper's setting |",
-        "|---|---|---|---|",
-    ]
+    """The whole page of one package's results, as Markdown."""
+    package, has_setting = results[0].package, any(result.has_paper_setting for result in results)
+    columns = ["result", "small runs", "the paper's claims that hold", *["in the paper's setting"] * has_setting]
+    rows = []
     for result in results:
         claims = [made for made in result.claims if made.is_the_papers]
         held = f"{sum(made.holds is True for made in claims)} of {len(claims)}" if claims else ""
         link = f"[{result.words['title']}](#{_anchor(result)})"
-        overview.append(f"| {link} | {result.verdict} | {held} | {result.paper_verdict}{_count(result)} |")
-    return "\n".join([_HEAD, *overview, "", *(section(result) for result in results)]).rstrip() + "\n"
+        rows.append([link, result.verdict, held, *[_in_paper_setting(result)] * has_setting])
+    overview = _table({"columns": columns, "rows": rows})
+    sections = (section(result) for result in results)
+    return "\n".join([package.head, *overview, "", *sections, package.tail]).rstrip() + "\n"
+
+
+_CLAIMS = ("| claim | of | needed | found | holds |", "|---|---|---|---|---|")
 
 
 def section(result: Result) -> str:
@@ -174,17 +222,17 @@ def section(result: Result) -> str:
     words, parts = result.words, [f'<a id="{_anchor(result)}"></a>', "", f"## {result.words['title']}", ""]
     parts += [f"**The paper.** {_flat(words['paper'])}", ""]
     if result.record is None:
-        script = f"[{result.name}.py](../examples/secret_sharer/{result.name}.py)"
-        parts += [f"**Not run** beyond the smallest size of {script}, by a test. {_flat(words.get('remark', ''))}", ""]
-        return "\n".join([*parts, *_paper_setting(result)])
+        remark = f" {_flat(words['remark'])}" if "remark" in words else ""
+        parts += [f"**Not run** beyond the smallest size of {result.script}, by a test.{remark}", ""]
+        rows = [_claim_row(check_claim({"untested": "not run"} | made, {})) for made in words["claims"]]
+        return "\n".join([*parts, *_CLAIMS, *rows, "", *_paper_setting(result)])
     reason = (
         f" The paper's claims are not judged: {_flat(words['not_comparable'])}." if "not_comparable" in words else ""
     )
     parts += [f"**Verdict: {result.verdict}.**{reason} {_flat(words['remark'])}", ""]
     parts += [*_table(result.record["table"]), ""]
     parts += [line for image in result.images for line in (f"![{words['title']}]({image})", "")]
-    parts += ["| claim | of | needed | found | holds |", "|---|---|---|---|---|"]
-    parts += [_claim_row(made) for made in result.claims]
+    parts += [*_CLAIMS, *(_claim_row(made) for made in result.claims)]
     return "\n".join([*parts, "", _how(result), "", *_paper_setting(result)])
 
 
@@ -203,7 +251,7 @@ def _table(table: dict[str, Any]) -> list[str]:
 
 def _claim_row(made: Checked) -> str:
     words = made.words
-    source = f"the paper, {words['section']}" if made.is_the_papers else "ours"
+    source = f"{words.get('work', 'the paper')}, {words['section']}" if made.is_the_papers else "ours"
     if made.holds is None:
         return f"| {words['sentence']} | {source} | {_needed(words)} | {words['untested']} | not tested |"
     found = _found(made)
@@ -242,6 +290,8 @@ def _power(words: Mapping[str, Any]) -> str:
 
 
 def _paper_setting(result: Result) -> list[str]:
+    if not result.has_paper_setting:
+        return []
     setting = result.words["paper_setting"]
     counts = ", ".join(f"{one.count} of {one.planned} of `{name}`" for name, one in result.experiments.items())
     head = (
@@ -251,9 +301,11 @@ def _paper_setting(result: Result) -> list[str]:
     return [head, "", "| claim | of | needed | found | holds | power |", "|---|---|---|---|---|---|", *rows, ""]
 
 
-def _count(result: Result) -> str:
+def _in_paper_setting(result: Result) -> str:
+    if not result.has_paper_setting:
+        return ""
     first = next(iter(result.experiments.values()))
-    return f" ({first.count} of {first.planned} models)"
+    return f"{result.paper_verdict} ({first.count} of {first.planned} models)"
 
 
 def _how(result: Result) -> str:
@@ -262,23 +314,23 @@ def _how(result: Result) -> str:
     text, cost, machine = record["text"], record["cost"], record["machine"]
     source = f"{text['characters']:,} characters of `{text['name']}`; " if text.get("characters") else ""
     device = machine["accelerator"] or f"{machine['threads']} CPU core" + ("s" if machine["threads"] > 1 else "")
+    canaries = f"canaries: {result.words['canary_share']}; " if "canary_share" in result.words else ""
     seeds = ", ".join(map(str, record["seeds"]))
     return (
-        f"Run at size `{record['size']}` by [{result.name}.py](../examples/secret_sharer/{result.name}.py): {source}"
-        f"canaries: {result.words['canary_share']}; "
+        f"Run at size `{record['size']}` by {result.script}: {source}{canaries}"
         f"seed{'s' if len(record['seeds']) > 1 else ''} {seeds}; {cost['processor_seconds'] / 60:.1f} minutes of "
         f"processor time on {device}; torch {record['versions']['torch']}, transformers "
         f"{record['versions']['transformers']}."
     )
 
 
-def write_page(docs: Path = DOCS) -> None:
+def write_page(package: Package = SECRET_SHARER, docs: Path = DOCS) -> None:
     """The page, and every plot."""
-    results = load_results()
+    results = load_results(package)
     for result in results:
         for spec, image in zip(result.record["plots"] if result.record else [], result.images, strict=True):
             draw_plot(spec, docs / image)
-    (docs / "reproduction.md").write_text(page(results), encoding="utf-8")
+    (docs / f"{package.page}.md").write_text(page(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

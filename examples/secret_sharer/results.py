@@ -11,16 +11,24 @@ import tomllib
 from collections.abc import Iterable
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from examples.secret_sharer import RESULTS
 from examples.secret_sharer.claims import check_claim, interval
-from examples.secret_sharer.options import Options
 from examples.secret_sharer.training import Corpus
 
 __all__ = ["Stopwatch", "band", "compact", "interval", "machine", "versions", "write_result"]
 
 _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
+
+
+class Destination(Protocol):
+    """What is read of the options of a script."""
+
+    @property
+    def size(self) -> str: ...
+    @property
+    def out(self) -> Path: ...
 
 
 class Stopwatch:
@@ -43,25 +51,27 @@ def band(name: str, x: list[float], numbers_at_x: Iterable[Any]) -> dict[str, An
 
 
 def write_result(
-    options: Options,
+    options: Destination,
     name: str,
     *,
-    corpus: Corpus | None,
+    corpus: Corpus | None = None,
     settings: dict[str, Any],
     seeds: list[int],
     figures: dict[str, Any],
     table: dict[str, Any],
     plots: list[dict[str, Any]],
     cost: dict[str, float],
+    claims: Path = RESULTS,
 ) -> Path:
     """Writes `{name}.json` into the options' folder.
 
     Args:
         corpus: whose name and hash are kept, and none of its text.
-        figures: what was measured, per seed; the claims in `results/{name}.toml` point into it.
+        figures: what was measured, per seed; the claims point into it.
         table: {"columns": [...], "rows": [[...], ...]} for the page.
         plots: as `examples.secret_sharer.plots` draws them.
         cost: of `Stopwatch.read()`.
+        claims: the folder of `{name}.toml`, whose claims are printed with what they come to.
     """
     text = {} if corpus is None else {"name": corpus.name, "sha256": corpus.sha256, "characters": corpus.characters}
     record = {
@@ -81,7 +91,7 @@ def write_result(
     path, aside = options.out / f"{name}.json", options.out / f".{name}.{os.getpid()}"
     aside.write_text(compact(record) + "\n", encoding="utf-8")
     os.replace(aside, path)
-    words = tomllib.loads((RESULTS / f"{name}.toml").read_text(encoding="utf-8"))
+    words = tomllib.loads((claims / f"{name}.toml").read_text(encoding="utf-8"))
     for made in (check_claim(each, figures) for each in words["claims"] if "of" not in each):
         print(f"holds: {made.holds}  {made.words['sentence']}  {made.spread}")
     return path

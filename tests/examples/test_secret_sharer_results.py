@@ -107,6 +107,7 @@ def test_only_claims_of_the_paper_decide_a_verdict() -> None:
     assert verdict(claims(("paper", True), ("paper", None), ("ours", False))) == "holds in part"
     assert verdict(claims(("paper", True), ("paper", False), ("ours", True))) == "differs"
     assert verdict(claims(("paper", None), ("ours", True))) == "not tested"
+    assert verdict(claims(("ours", True))) == "ours alone"
 
 
 def test_a_claim_on_figures_that_lack_its_numbers_does_not_hold() -> None:
