@@ -22,10 +22,10 @@ not to be compared digit by digit.
 
 A claim is a rule on stored numbers, in [examples/closer_look/results](../examples/closer_look/results); a test
 evaluates each of them anew. Scripts and rules were committed before the runs, and no rule was changed after. A claim
-is of the paper, or of another work that the table names, where that states the trend; how much of it a rule asks for is
-our choice. Other claims are ours, and only those of a paper decide a verdict. It **holds** if all of them do, **holds
-in part** if all that were tested do, and **differs** if one does not. **Ours alone** means that there is none. Which
-claims are of a paper was sorted out after the runs.
+is of the paper, or of another work that the table names, where that states the trend; how much of it a rule asks for
+is our choice. Other claims are ours, and only those of a paper decide a verdict. It **holds** if all of them do,
+**holds in part** if all that were tested do, and **differs** if one does not. **Ours alone** means that there is
+none. Which claims are of a paper was sorted out after the runs.
 
 Intervals and shaded bands are 95 % t-intervals of the mean over seeds; each seed draws its own images, noise,
 initialization and order.
