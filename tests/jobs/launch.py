@@ -11,9 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
+import transformers
+from packaging.version import Version
 
 SCRIPTS = Path(__file__).parent
 ROOT = SCRIPTS.parents[1]
+resumes = pytest.mark.skipif(
+    Version(transformers.__version__) < Version("5.18"),
+    reason="before 5.18, the Trainer of transformers resumes no job of several CPU processes",
+)
 
 
 def free_port() -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from launch import results, run, torchrun
+from launch import results, resumes, run, torchrun
 
 pytest.importorskip("trl")
 
@@ -20,10 +20,12 @@ def check(folder: Path, seeds: range) -> None:
             assert (one["uncounted"], one["counted"], one["doses"]) == (None, expected, expected), label
 
 
+@resumes
 def test_no_miscount_on_two_processes(tmp_path: Path) -> None:
     check(tmp_path, range(1000, 1003))
 
 
+@resumes
 @pytest.mark.slow
 def test_no_miscount_on_two_processes_in_many_pipelines(tmp_path: Path) -> None:
     check(tmp_path, range(1003, 1043))

@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
-import transformers
-from launch import results, run, torchrun
-from packaging.version import Version
-
-NO_RESUME = "before 5.18, the Trainer of transformers resumes no job of several CPU processes"
+from launch import results, resumes, run, torchrun
 
 
 def test_membership_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
@@ -25,7 +20,7 @@ def test_membership_of_two_processes_is_that_of_one(tmp_path: Path) -> None:
         assert "members: must be the same on every process" in found["different"]
 
 
-@pytest.mark.skipif(Version(transformers.__version__) < Version("5.18"), reason=NO_RESUME)
+@resumes
 def test_measures_of_two_processes_agree_resume_and_fail_together(tmp_path: Path) -> None:
     first, second = results(run(torchrun(), "job.py", "measures", tmp_path, seconds=120), tmp_path)
     for name in ("whole", "resumed", "failing"):
