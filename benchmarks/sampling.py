@@ -5,19 +5,20 @@
 
 The rules were written before the first run:
 
-1. *Data.* The help texts are cut into windows of 120 characters, which a seed deals out: 600 to pre-train a small GPT-2
-   (2 layers, 96 units, a byte-level BPE of 1,000 entries) for 4 epochs at 2e-3, and 800 for the fine-tune. Secrets are
-   made on the spot: nine-digit codes (four for each repetition count), and a card number, an IBAN and a phone number
-   (one each for each repetition count), all in rows of their own behind fixed words, repeated 1, 4, 16 and 64 times.
-   So 595 of the 1,395 rows hold a secret: a share far above that of real data. Fine-tune: all weights, 3 epochs at
-   1e-3, batches of 8.
-2. *Attack.* The user's own steps: `scan` finds the secrets in the rows, `extract_by_sampling` draws 600 texts of at most
-   64 tokens with its default settings, ranks them by each of the statistics of `measure_membership`, and looks them up
-   with matches of at least 24 characters. The control is the same attack on the pre-trained model, which saw no secret.
-3. *Figures.* Secrets found by repetition count, and those among the first 50 texts by statistic. Distinct matches by the
-   number of rows that hold them. False matches: distinct texts that the lookup calls a match though the match holds no
-   whole secret. They are split into matches with rows of a secret (the words around it, with some of its characters)
-   and matches with help texts (training data, but no secret). Medians over three seeds.
+1. *Data.* The help texts are cut into windows of 120 characters, which a seed deals out: 600 to pre-train a small
+   GPT-2 (2 layers, 96 units, a byte-level BPE of 1,000 entries) for 4 epochs at 2e-3, and 800 for the fine-tune.
+   Secrets are made on the spot: nine-digit codes (four for each repetition count), and a card number, an IBAN and a
+   phone number (one each for each repetition count), all in rows of their own behind fixed words, repeated 1, 4, 16
+   and 64 times. So 595 of the 1,395 rows hold a secret: a share far above that of real data. Fine-tune: all weights,
+   3 epochs at 1e-3, batches of 8.
+2. *Attack.* The user's own steps: `scan` finds the secrets in the rows, `extract_by_sampling` draws 600 texts of at
+   most 64 tokens with its default settings, ranks them by each of the statistics of `measure_membership`, and looks
+   them up with matches of at least 24 characters. The control is the same attack on the pre-trained model, which saw
+   no secret.
+3. *Figures.* Secrets found by repetition count, and those among the first 50 texts by statistic. Distinct matches by
+   the number of rows that hold them. False matches: distinct texts that the lookup calls a match though the match
+   holds no whole secret. They are split into matches with rows of a secret (the words around it, with some of its
+   characters) and matches with help texts (training data, but no secret). Medians over three seeds.
 4. *Expectations.* A model that reproduces its rows' frequencies writes a row repeated r times 600 r / 1,395 times: 28
    times for 64 repetitions, 7 for 16, 1.7 for 4, 0.4 for one. So all secrets that were repeated 64 times are found,
    most of 16, few of 4, and none of one, since three epochs do not memorize one. The control finds no secret. Secrets
