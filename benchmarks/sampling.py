@@ -1,7 +1,7 @@
 """Extraction by sampling from a fine-tune with planted secrets: what is found, how often it occurred, what is false.
 
 `OMP_NUM_THREADS=1 python -m benchmarks.sampling` needs the extra "scan" and no download: the text is Python's own help
-(`pydoc_data.topics`). It takes less than five minutes on one core.
+(`pydoc_data.topics`). Figures are written after each seed.
 
 The rules were written before the first run:
 
