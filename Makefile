@@ -47,6 +47,7 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.search_comparison
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.estimators
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.group_intervals
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.overhead
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.processes
 	# With the extra "quantized" installed.

@@ -491,11 +491,87 @@ def scan_alarms() -> str:
     return _table("rows without a secret | rows | false alarms", rows)
 
 
+def sampling_found() -> str:
+    """Secrets that sampling brought out, by repetition count, summed over the seeds."""
+    measured = _measured("sampling")
+    runs, settings = measured["runs"], measured["settings"]
+
+    def cell(attack: str, kind: str, count: str) -> str:
+        found = sum(run[attack]["found"][kind][count] for run in runs)
+        return f"{found} of {settings[kind] * len(runs)}"
+
+    def drawn(count: str) -> str:
+        return f"{sum(run['fine_tune']['times_drawn'][count] for run in runs) / len(runs):.1f}"
+
+    return _table(
+        "rows with the secret | codes found | card, account and phone numbers found | "
+        "texts that hold one, a draw | found by the control",
+        [
+            [
+                count,
+                cell("fine_tune", "codes", count),
+                cell("fine_tune", "natural", count),
+                drawn(count),
+                str(sum(sum(run["control"]["found"][kind][count] for kind in ("codes", "natural")) for run in runs)),
+            ]
+            for count in runs[0]["fine_tune"]["found"]["codes"]
+        ],
+    )
+
+
+def sampling_first() -> str:
+    """What the first texts of each ranking hold, medians over the seeds."""
+    measured = _measured("sampling")
+    first, medians = measured["settings"]["first"], measured["medians"]
+    rows = [
+        [f"`{name}`", *(f"{one[figure]:g}" for figure in ("with_secret", "secrets", "matched"))]
+        for name, one in medians["first_texts"].items()
+    ]
+    rows.append(["in any order (mean)", f"{medians['any_order']:.1f}", "", ""])
+    return _table(
+        f"ranked by | texts with a secret among the first {first} | distinct secrets in them | matches", rows
+    )
+
+
+def sampling_matches() -> str:
+    """Distinct texts with a match: right and false ones, medians over the seeds."""
+    medians = _measured("sampling")["medians"]
+    return _table(
+        "model | distinct texts | matches | with a whole secret | false: words around a secret | false: help texts",
+        [
+            [
+                named,
+                *(f"{medians[attack][figure]:g}" for figure in ("distinct", "matched", "matched_with_secret")),
+                *(f"{count:g}" for count in medians[attack]["false_matches"].values()),
+            ]
+            for attack, named in (("fine_tune", "fine-tune"), ("control", "before the fine-tune"))
+        ],
+    )
+
+
+def sampling_rows() -> str:
+    """Distinct matches by the number of rows that hold them, summed over the seeds."""
+    bins = {"1": (1, 1), "2 to 4": (2, 4), "5 to 16": (5, 16), "17 to 64": (17, 64), "more": (65, 10**9)}
+    runs = _measured("sampling")["runs"]
+
+    def cell(attack: str, low: int, high: int) -> str:
+        return str(sum(n for run in runs for k, n in run[attack]["k_eidetic"].items() if low <= int(k) <= high))
+
+    return _table(
+        f"k, the rows that hold a match | {' | '.join(bins)}",
+        [
+            [named, *(cell(attack, *limits) for limits in bins.values())]
+            for attack, named in (("fine_tune", "fine-tune"), ("control", "before the fine-tune"))
+        ],
+    )
+
+
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         speed, estimators, growth, search, overhead, doses, group_intervals, own_time, gpt2_small, quantized,
         cost_planner, one_run_epsilon, rank_epsilon, membership, scan_recall, scan_alarms,
+        sampling_found, sampling_first, sampling_matches, sampling_rows,
         peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts, peers_trainings,
     )
 }  # fmt: skip
