@@ -220,6 +220,15 @@ def _selected() -> bool:
     return rows._indices is None and rows.select([2, 0])._indices.column(0).to_pylist() == [2, 0]
 
 
+@depends("_fingerprint", "a report tells which rows its canaries were inserted into")
+def _hash() -> bool:
+    from datasets import Dataset
+
+    rows = [Dataset.from_dict({"row": [number]}) for number in (0, 0, 1)]
+    first, same, other = (one._fingerprint for one in rows)
+    return isinstance(first, str) and first == same != other
+
+
 @depends("_formatting", "a stream with canaries gives tensors where the stream without them did")
 def _format() -> bool:
     from datasets import Dataset

@@ -46,10 +46,10 @@ def model() -> nn.Module:
 
 
 def values_of(report: ExposureReport) -> dict[str, Any]:
-    """All that a report holds but its time."""
+    """All that a report holds but when and for how long it was measured."""
     values = report.to_dict()
     values["metrics"].pop("eval_exposure_seconds")
-    return {name: value for name, value in values.items() if name != "seconds"}
+    return {name: value for name, value in values.items() if name not in ("seconds", "run")}
 
 
 BY_NAME: list[tuple[Method, dict[str, Any]]] = [
