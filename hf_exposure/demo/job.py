@@ -113,7 +113,7 @@ _MOST_EXPANSIONS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What `hf-exposure demo` can be told; the defaults take half a minute on two CPU cores."""
+    """What `hf-exposure demo` can be told; the defaults take 40 seconds on two CPU cores."""
 
     out: Path = Path("exposure-demo")
     text_file: Path | None = None
