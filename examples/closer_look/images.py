@@ -18,7 +18,7 @@ import numpy.typing as npt
 from examples.closer_look import RESULTS
 from hf_exposure.data import NoiseInjector, input_moments
 
-__all__ = ["CLASSES", "Images", "Options", "noisy", "parse_options"]
+__all__ = ["CLASSES", "Images", "Options", "mnist_images", "noisy", "parse_options"]
 
 CLASSES = 10
 Size = Literal["smallest", "small", "full"]
@@ -61,7 +61,7 @@ class Options:
 
     def draw(self, seed: int, *counts: int) -> list[Images]:
         """Disjoint random parts of the training images, of these sizes; other ones for each seed."""
-        whole = _made_up(4 * sum(counts)) if self.mnist is None else _mnist(self.mnist)
+        whole = _made_up(4 * sum(counts)) if self.mnist is None else mnist_images(self.mnist)
         order = np.random.default_rng([seed, 7]).permutation(len(whole))
         ends = np.cumsum(counts)
         return [whole.take(order[end - count : end]) for end, count in zip(ends, counts, strict=True)]
@@ -93,7 +93,8 @@ def noisy(images: Images, seed: int, *, labels: float = 0.0, inputs: float = 0.0
     return Images(np.stack(rows["pixels"]), np.asarray(rows["label"]), images.name), noise
 
 
-def _mnist(folder: Path) -> Images:
+def mnist_images(folder: Path) -> Images:
+    """MNIST's training images, in the order of its files."""
     pixels = _idx(folder / "train-images-idx3-ubyte.gz", offset=16)
     labels = _idx(folder / "train-labels-idx1-ubyte.gz", offset=8)
     whole = pixels.reshape(len(labels), -1).astype(np.float32) / 255

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import os
 import tomllib
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from examples.closer_look.images import mnist_images
 from examples.many_trainings import RESULTS
 from examples.secret_sharer.claims import check_claim
 from examples.secret_sharer.results import compact, machine, versions
@@ -59,16 +59,9 @@ def draw_images(
         centers = generator.normal(size=(10, 64))
         labels = generator.integers(10, size=count)
         return (centers[labels] + generator.normal(size=(count, 64)) * 1.5).astype(np.float32), labels, "made up"
-    pixels = _idx(folder / "train-images-idx3-ubyte.gz", 16)
-    labels = _idx(folder / "train-labels-idx1-ubyte.gz", 8)
-    chosen = generator.permutation(len(labels))[:count]
-    images = pixels.reshape(len(labels), -1)[chosen].astype(np.float32) / 255
-    return images, labels[chosen].astype(np.int64), "MNIST"
-
-
-def _idx(path: Path, offset: int) -> npt.NDArray[np.uint8]:
-    with gzip.open(path) as file:
-        return np.frombuffer(file.read(), dtype=np.uint8, offset=offset)
+    whole = mnist_images(folder)
+    chosen = whole.take(generator.permutation(len(whole))[:count])
+    return chosen.pixels_NP, chosen.labels_N, "MNIST"
 
 
 def write_result(
