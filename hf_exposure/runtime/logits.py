@@ -165,17 +165,29 @@ class LogitReader:
             return self._whole(self._run(inputs), inputs)
         taken: list[torch.Tensor] = []
         given: list[torch.Tensor] = []
-        with (
-            self._head.register_forward_pre_hook(_let_last_position_through(taken)),
-            self._head.register_forward_hook(_give_known_numbers(given)),
-        ):
-            output = self._run(inputs)
-        if not _is_last_step(taken, given, output.logits):
+        output = self._run_headless(self._head, inputs, taken, given)
+        if output is None or not _is_last_step(taken, given, output.logits):
             self._head = None
             return self._whole(self._run(inputs), inputs)
         hidden, head = self._of_tokens(taken[0], inputs).reshape(-1, taken[0].shape[-1]), self._head
         name, cache = returned_cache(output)
         return Logits(lambda position_n: head(hidden[position_n]), output.logits.shape[-1], positions, cache, name)
+
+    def _run_headless(
+        self, head: nn.Module, inputs: dict[str, Any], taken: list[torch.Tensor], given: list[torch.Tensor]
+    ) -> Any:
+        """The model's output with known numbers for logits; None where the model cannot work on those."""
+        with (
+            head.register_forward_pre_hook(_let_one_position_through(taken)),
+            head.register_forward_hook(_give_known_numbers(taken, given)),
+        ):
+            try:
+                return self._run(inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                # What is no matter of the known numbers comes again when the model is read whole.
+                return None
 
     def _whole(self, output: Any, inputs: dict[str, Any]) -> Logits:
         logits = self._of_tokens(output.logits, inputs)
@@ -222,20 +234,26 @@ class LogitReader:
             self.dtype = torch.get_autocast_dtype(device)
 
 
-def _let_last_position_through(taken: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+def _let_one_position_through(taken: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         taken.append(arguments[0])
-        return (arguments[0][..., -1:, :], *arguments[1:])
+        return (arguments[0][:1, ..., -1:, :], *arguments[1:])
 
     return hook
 
 
-def _give_known_numbers(given: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], torch.Tensor]:
+def _known_numbers(entries: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """(V,) numbers of many sizes, a new tensor at each call."""
+    return (torch.linspace(-1.0, 1.0, entries, device=device) ** 3 * _LARGEST_KNOWN).to(dtype)
+
+
+def _give_known_numbers(
+    taken: list[torch.Tensor], given: list[torch.Tensor]
+) -> Callable[[nn.Module, tuple[Any, ...], Any], torch.Tensor]:
     def hook(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        known = torch.linspace(-1.0, 1.0, output.shape[-1], device=output.device) ** 3 * _LARGEST_KNOWN
-        given.append(known.to(output.dtype))
-        # Memory of its own, which the model may write to.
-        return given[-1].expand_as(output).clone(memory_format=torch.contiguous_format)
+        known = _known_numbers(output.shape[-1], output.device, output.dtype)
+        given.append(known)
+        return known.expand(len(taken[-1]), *output.shape[1:])
 
     return hook
 
@@ -244,7 +262,11 @@ def _is_last_step(taken: list[torch.Tensor], given: list[torch.Tensor], logits: 
     """Whether the head ran once, on hidden states, and the model returns the head's outputs unchanged."""
     if len(taken) != 1 or len(given) != 1 or taken[0].ndim != 3 or logits.shape[-1] != len(given[0]):
         return False
-    return torch.equal(logits, given[0].to(logits.dtype).expand_as(logits))
+    # What was given may have been written to; the same numbers, made again, were not.
+    known = _known_numbers(len(given[0]), given[0].device, given[0].dtype).to(logits.dtype)
+    if logits.shape[:2] == (len(taken[0]), 1) and logits.stride()[:1] == (0,):
+        logits = logits[:1]
+    return torch.equal(logits, known.expand_as(logits))
 
 
 def _output_head(model: nn.Module) -> nn.Module | None:

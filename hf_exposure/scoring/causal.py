@@ -266,7 +266,7 @@ class CausalScorer:
             answers = paths.answers(bits_E)
             if self._batches.passes(
                 self._tokens_at_once,
-                self._fed_order(paths.vertices.last_of_sequence_N),
+                self._fed_order(paths.read_after_N),
                 lambda number: answers[number].figures,
                 lambda number: self._answer_alone(prefix, paths.queries[number]).figures,
                 self._text_agreement_bits(max(len(query.tokens) for query in paths.queries)),
