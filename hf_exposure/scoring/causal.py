@@ -251,7 +251,7 @@ class CausalScorer:
         return min(samples, self._processes.all_reduce_min(fits))
 
     def sample_reader(self, prefix: Sequence[int], samples: int, length: int) -> PackedSampler | None:
-        if self.mode != "packed" or not len(prefix):
+        if self.mode not in (None, "packed") or not len(prefix):
             return None
         with evaluating(self.model):
             # The paths will be longer than those that were read until now.
