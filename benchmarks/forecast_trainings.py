@@ -29,12 +29,12 @@ from hf_exposure import CanaryTemplate, Digits, Enumerate, ExposureMeter, draw_c
 from hf_exposure.demo.inputs import load_rows
 
 STORE = Path(__file__).parent / "results" / "forecast_trainings.jsonl"
-TRAININGS = {"fit": 66, "test": 44}
+TRAININGS = {"fit": 36, "test": 24}
 
 LEARNING_RATES = {"fit": (1e-3, 3e-3, 1e-2), "test": (2e-3, 6e-3)}
-TEXT_ROWS = {"fit": (100, 400), "test": (200, 600)}
+TEXT_ROWS = {"fit": (40, 160), "test": (80, 240)}
 EPOCHS, SCHEDULES, WIDTHS = (4, 6, 8), ("linear", "constant", "cosine"), (32, 48)
-REPETITIONS = {1: 6, 4: 6, 16: 6, 64: 6}
+REPETITIONS = {1: 4, 4: 4, 16: 4, 64: 4}
 DIGITS, BATCH, ROW_CHARACTERS, LAYERS = 4, 16, 24, 2
 MEASUREMENTS = 12
 TEMPLATE = CanaryTemplate("The pin is {pin}", pin=Digits(DIGITS))
