@@ -1,11 +1,11 @@
-"""Small trainings for the forecast of exposure: many runs of a byte model, with the exposures at a dozen steps of each.
+"""Small trainings for the forecast of exposure: many runs of byte models, with the exposures at a dozen steps of each.
 
 `python -m benchmarks.forecast_trainings` makes those that `results/forecast_trainings.jsonl` lacks, one line each, so
 that a run that was stopped goes on where it ended. `benchmarks.forecast` fits and tests the forecast on them.
 
-A training is known by its part ("fit" or "test") and its number, from which everything else follows: its learning rate
-and size of data are drawn from those of its part, which the other part does not have; schedule, epochs, width and the
-data from values that both have.
+A training is known by its part and its number, from which everything else follows. The parts "fit" and "test" are a
+perceptron that reads the last eight bytes; "transfer" is a GPT-2 of two layers. Learning rate and size of data are
+drawn from values that the other parts do not have; schedule, epochs, width and data from values that all have.
 """
 
 from __future__ import annotations
@@ -18,26 +18,60 @@ import random
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from pydoc_data.topics import topics
 from typing import Any
 
 import numpy as np
 import torch
 import transformers
-from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, get_scheduler
+from torch import nn
+from transformers import GPT2Config, GPT2LMHeadModel, get_scheduler
 
-from hf_exposure import CanaryTemplate, Digits, Enumerate, ExposureMeter, draw_canaries
-from hf_exposure.demo.inputs import load_rows
+from hf_exposure import CanaryTemplate, Digits, draw_canaries
+from hf_exposure.estimators import enumeration_exposure
 
 STORE = Path(__file__).parent / "results" / "forecast_trainings.jsonl"
-TRAININGS = {"fit": 36, "test": 24}
+TRAININGS = {"fit": 90, "test": 60, "transfer": 12}
 
-LEARNING_RATES = {"fit": (1e-3, 3e-3, 1e-2), "test": (2e-3, 6e-3)}
-TEXT_ROWS = {"fit": (40, 160), "test": (80, 240)}
-EPOCHS, SCHEDULES, WIDTHS = (4, 6, 8), ("linear", "constant", "cosine"), (32, 48)
+LEARNING_RATES = {"fit": (1e-3, 3e-3, 1e-2), "test": (2e-3, 6e-3), "transfer": (1.5e-3, 5e-3)}
+TEXT_ROWS = {"fit": (40, 160, 640), "test": (80, 320), "transfer": (60, 240)}
+EPOCHS, SCHEDULES = (4, 6, 8), ("linear", "constant", "cosine")
+WIDTHS = {"fit": (64, 128), "test": (64, 128), "transfer": (32, 48)}
 REPETITIONS = {1: 4, 4: 4, 16: 4, 64: 4}
-DIGITS, BATCH, ROW_CHARACTERS, LAYERS = 4, 16, 24, 2
+DIGITS, BATCH, ROW_CHARACTERS = 4, 16, 24
 MEASUREMENTS = 12
 TEMPLATE = CanaryTemplate("The pin is {pin}", pin=Digits(DIGITS))
+BYTES, CONTEXT = 128, 8
+PAD = 0
+
+
+class Perceptron(nn.Module):
+    """The next byte from the last eight (Bengio et al. 2003)."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(BYTES, 16)
+        self.layers = nn.Sequential(nn.Linear(16 * CONTEXT, width), nn.Tanh(), nn.Linear(width, BYTES))
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        windows_BTC = nn.functional.pad(ids_BT, (CONTEXT - 1, 0)).unfold(1, CONTEXT, 1)
+        return self.layers(self.embedding(windows_BTC).flatten(2))
+
+
+class Transformer(nn.Module):
+    """A GPT-2 of two layers."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.inner = GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=BYTES, n_layer=2, n_head=2, n_embd=width, n_positions=ROW_CHARACTERS, bos_token_id=None,
+                eos_token_id=None, resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False,
+            )
+        )  # fmt: skip
+
+    def forward(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        return self.inner(input_ids=ids_BT).logits
 
 
 def settings_of(part: str, number: int) -> dict[str, Any]:
@@ -50,7 +84,7 @@ def settings_of(part: str, number: int) -> dict[str, Any]:
         "text_rows": choice.choice(TEXT_ROWS[part]),
         "epochs": choice.choice(EPOCHS),
         "schedule": choice.choice(SCHEDULES),
-        "width": choice.choice(WIDTHS),
+        "width": choice.choice(WIDTHS[part]),
         "seed": choice.randrange(2**31),
     }
 
@@ -58,52 +92,40 @@ def settings_of(part: str, number: int) -> dict[str, Any]:
 def train(settings: dict[str, Any], rows: list[str]) -> dict[str, Any]:
     """The training with its measurements: the exposures of all canaries at each step that was measured."""
     started = time.process_time()
-    seed, tokenizer = settings["seed"], ByT5Tokenizer()
+    seed = settings["seed"]
     canaries = draw_canaries(TEMPLATE, REPETITIONS, controls=0, seed=seed)
     text = random.Random(seed).sample(rows, settings["text_rows"])
     texts = [*text, *(one.text for one in canaries.inserted for _ in range(one.repetitions))]
     transformers.set_seed(seed)
-    model = GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer), n_layer=LAYERS, n_head=2, n_embd=settings["width"], n_positions=ROW_CHARACTERS,
-            bos_token_id=None, eos_token_id=None,
-            resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        )
-    )  # fmt: skip
+    model = (Transformer if settings["part"] == "transfer" else Perceptron)(settings["width"])
     per_epoch = math.ceil(len(texts) / BATCH)
     steps = per_epoch * settings["epochs"]
     due = {round(steps * (place + 1) / MEASUREMENTS) for place in range(MEASUREMENTS)}
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings["learning_rate"])
-    schedule = get_scheduler(settings["schedule"], optimizer, num_warmup_steps=min(20, steps // 10), num_training_steps=steps)
-    meter = ExposureMeter(canaries, tokenizer, method=Enumerate())
-    measured, order = [], random.Random(seed + 1)
-    losses: list[float] = []
-
-    def measure(step: int) -> None:
-        report = meter.measure(model)
-        loss = float(np.mean(losses[-per_epoch:])) if losses else None
-        bits = {str(group.repetitions): [round(one.exposure_bits, 3) for one in group.estimates] for group in report.groups}
-        measured.append({"step": step, "train_loss": loss, "exposure_bits": bits})
-
-    step = 0
+    warmup = min(20, steps // 10)
+    schedule = get_scheduler(settings["schedule"], optimizer, num_warmup_steps=warmup, num_training_steps=steps)
+    measured, order, step = [], random.Random(seed + 1), 0
     for _ in range(settings["epochs"]):
         for batch in _batches(texts, order):
-            model.train()
-            inputs = tokenizer(batch, add_special_tokens=False, padding=True, return_tensors="pt")
-            labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
-            loss = model(**inputs, labels=labels).loss
+            ids = _ids(batch)
+            logits = model(ids)[:, :-1]
+            loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), ignore_index=PAD)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step(), schedule.step(), optimizer.zero_grad()
-            losses.append(loss.item())
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
             step += 1
             if step in due:
-                measure(step)
-    parameters = sum(weight.numel() for weight in model.parameters())
+                bits = _exposures(model, [one.text for one in canaries.inserted])
+                by_count: dict[str, list[float]] = {}
+                for one, own in zip(canaries.inserted, bits.tolist(), strict=True):
+                    by_count.setdefault(str(one.repetitions), []).append(round(own, 3))
+                measured.append({"step": step, "loss": round(loss.item(), 4), "exposure_bits": by_count})
     return {
         **settings,
         "steps": steps,
-        "parameters": parameters,
+        "parameters": sum(weight.numel() for weight in model.parameters()),
         "log2_space_size": round(math.log2(TEMPLATE.space_size), 3),
         "measured": measured,
         "cpu_seconds": round(time.process_time() - started, 2),
@@ -117,6 +139,25 @@ def _batches(texts: list[str], order: random.Random) -> Iterator[list[str]]:
         yield [texts[place] for place in places[first : first + BATCH]]
 
 
+def _ids(texts: list[str]) -> torch.Tensor:
+    longest = max(map(len, texts))
+    return torch.tensor([[*text.encode("ascii"), *[PAD] * (longest - len(text))] for text in texts])
+
+
+@torch.no_grad()
+def _exposures(model: nn.Module, secrets: list[str]) -> np.ndarray:
+    """The exposure of each secret, by the bits of all texts of the template; other secrets do not compete."""
+    bits = np.zeros(1)
+    for known in range(DIGITS):
+        beginnings = [TEMPLATE.prefix + f"{number:0{known}}"[:known] for number in range(10**known)]
+        logits = torch.cat([model(_ids(beginnings[at : at + 256]))[:, -1] for at in range(0, len(beginnings), 256)])
+        own = -torch.log_softmax(logits.double(), dim=1)[:, ord("0") : ord("9") + 1].numpy() / math.log(2)
+        bits = (bits[:, None] + own).ravel()
+    own = np.array([int(secret.removeprefix(TEMPLATE.prefix)) for secret in secrets])
+    rivals = np.delete(bits, own)
+    return np.array([one.exposure_bits for one in enumeration_exposure(bits[own], rivals, includes_self=False)])
+
+
 def stored(store: Path = STORE) -> list[dict[str, Any]]:
     """The trainings in a store, in the order in which they were made; a line that was cut off is none."""
     if not store.exists():
@@ -128,28 +169,29 @@ def stored(store: Path = STORE) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=STORE)
-    parser.add_argument("--fit", type=int, default=TRAININGS["fit"], help="how many to fit on")
-    parser.add_argument("--test", type=int, default=TRAININGS["test"], help="how many to test on")
+    for part, count in TRAININGS.items():
+        parser.add_argument(f"--{part}", type=int, default=count, help="how many of that part")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     transformers.logging.set_verbosity_error()
-    rows = [row for row in load_rows(None, None, 300_000, ROW_CHARACTERS)["text"] if len(row) == ROW_CHARACTERS and row.isascii()]
+    text = "\n".join(topics.values())
+    rows = [text[at : at + ROW_CHARACTERS] for at in range(0, 300_000, ROW_CHARACTERS)]
+    rows = [row for row in rows if row.isascii()]
     found = stored(arguments.store)
     if arguments.store.exists():  # without a line that was cut off
         arguments.store.write_text("".join(_line(one) for one in found), encoding="utf-8")
     known = {(one["part"], one["number"]) for one in found}
-    # In turn, so that a store that is not finished has both parts.
-    wanted = {"fit": arguments.fit, "test": arguments.test}
-    numbers = range(max(wanted.values()))
-    for part, number in [(part, number) for number in numbers for part in wanted if number < wanted[part]]:
-        if (part, number) not in known:
-            done = train(settings_of(part, number), rows)
-            with arguments.store.open("a", encoding="utf-8") as file:
-                file.write(_line(done))
-                file.flush()
-                os.fsync(file.fileno())
-            last = {count: round(float(np.mean(bits)), 1) for count, bits in done["measured"][-1]["exposure_bits"].items()}
-            print(part, number, done["steps"], "steps", done["cpu_seconds"], "s", last, flush=True)
+    counts = {part: getattr(arguments, part) for part in TRAININGS}
+    wanted = [(number / count, part, number) for part, count in counts.items() for number in range(count)]
+    for _, part, number in sorted(wanted):  # so that a store that is not finished has some of each part
+        if (part, number) in known:
+            continue
+        done = train(settings_of(part, number), rows)
+        with arguments.store.open("a", encoding="utf-8") as file:
+            file.write(_line(done))
+            file.flush()
+            os.fsync(file.fileno())
+        print(part, number, done["steps"], "steps", done["cpu_seconds"], "s", flush=True)
 
 
 def _line(training: dict[str, Any]) -> str:

@@ -48,6 +48,7 @@ _HOME_OF = {
     "discoverable_extraction": "extraction",
     "extract": "extraction",
     "extract_by_sampling": "extraction",
+    "near_extraction": "extraction",
     "rank_bounds": "extraction",
     "ExposureReport": "records",
     "BatchDynamicsMeasure": "measures",
@@ -83,6 +84,7 @@ _HOME_OF = {
     "ExposureEstimate": "records",
     "Extraction": "records",
     "MembershipReport": "records",
+    "NearExtraction": "records",
     "SamplingExtraction": "records",
     "SecretsReport": "records",
     "RankBounds": "records",
@@ -119,6 +121,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.extraction import discoverable_extraction as discoverable_extraction
     from hf_exposure.extraction import extract as extract
     from hf_exposure.extraction import extract_by_sampling as extract_by_sampling
+    from hf_exposure.extraction import near_extraction as near_extraction
     from hf_exposure.extraction import rank_bounds as rank_bounds
     from hf_exposure.measures import Auto as Auto
     from hf_exposure.measures import BatchDynamicsMeasure as BatchDynamicsMeasure
@@ -143,6 +146,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import ExposureReport as ExposureReport
     from hf_exposure.records import Extraction as Extraction
     from hf_exposure.records import MembershipReport as MembershipReport
+    from hf_exposure.records import NearExtraction as NearExtraction
     from hf_exposure.records import PooledReport as PooledReport
     from hf_exposure.records import RankBounds as RankBounds
     from hf_exposure.records import SamplingExtraction as SamplingExtraction

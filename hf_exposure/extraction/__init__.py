@@ -5,6 +5,7 @@ from hf_exposure.extraction.build import build_automaton, check_template
 from hf_exposure.extraction.by_sampling import extract_by_sampling
 from hf_exposure.extraction.character_automaton import CharacterAutomaton
 from hf_exposure.extraction.discoverable import discoverable_extraction
+from hf_exposure.extraction.near_verbatim import near_extraction
 from hf_exposure.extraction.proposal import EXPONENTS, Proposals, UniformPaths, draw_proposals
 from hf_exposure.extraction.search import extract, search_likeliest
 from hf_exposure.extraction.token_automaton import TokenAutomaton, Transitions, enumerate_texts
@@ -24,6 +25,7 @@ __all__ = [
     "extract",
     "extract_by_sampling",
     "hole_bits",
+    "near_extraction",
     "rank_bounds",
     "search_likeliest",
     "search_ranks",

@@ -90,7 +90,7 @@ def discoverable_extraction(
     for row, ids in enumerate(encoded):
         check_length(longest, len(ids), row)
     check_vocabulary(vocabulary_entries(model), max(max(ids, default=0) for ids in encoded))
-    prompt, continuations = _cut(template, encoded, scorer)
+    prompt, continuations = _cut(scorer, template, encoded)
     bits, known = continuation_bits(model, prompt, continuations, sampling)
     secrets = [_spell(tokenizer, tokens) for tokens in continuations]
     # Half as long again, since what the model says may be cut into shorter tokens; the edits cut it to characters.
@@ -129,8 +129,21 @@ def _check(template: CanaryTemplate, texts: Sequence[str], samples: int, near_ed
         whole_number(name, value, 0, MOST_SAMPLES, f"Use {name}=0 for none.")
 
 
+def prompt_and_continuations(
+    scorer: Scorer, template: CanaryTemplate, texts: Sequence[str]
+) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+    """What the model is asked with, and what each text has after it, as tokens.
+
+    Raises:
+        InputError: a model that is not causal; texts that share no tokens with the template's prefix.
+    """
+    if scorer.why_no_search:
+        raise InputError("model", "must be a causal language model", scorer.why_no_search, "Use extract instead.")
+    return _cut(scorer, template, scorer.encoder.encode(texts).ids)
+
+
 def _cut(
-    template: CanaryTemplate, encoded: Sequence[tuple[int, ...]], scorer: Scorer
+    scorer: Scorer, template: CanaryTemplate, encoded: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
     """The prompt that all texts begin with, within the template's prefix, and what each has after it."""
     alone = (*scorer.encoder.leading, *scorer.encoder.plain_ids([template.prefix.rstrip()])[0])

@@ -3,7 +3,14 @@
 from hf_exposure.records.cost_plan import CostPlan, Spent
 from hf_exposure.records.doses import CanaryDose, Doses, Uncounted
 from hf_exposure.records.dynamics import DynamicsRecord
-from hf_exposure.records.estimates import Candidate, Discoverability, ExposureEstimate, Extraction, RankBounds
+from hf_exposure.records.estimates import (
+    Candidate,
+    Discoverability,
+    ExposureEstimate,
+    Extraction,
+    NearExtraction,
+    RankBounds,
+)
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import RepetitionGroup
 from hf_exposure.records.membership import MembershipReport, MembershipVerdict
@@ -27,6 +34,7 @@ __all__ = [
     "Extraction",
     "MembershipReport",
     "MembershipVerdict",
+    "NearExtraction",
     "Outcome",
     "PooledGroup",
     "PooledReport",

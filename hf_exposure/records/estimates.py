@@ -184,3 +184,51 @@ class Discoverability:
         if probability == 1 or once == 0:
             return math.inf
         return float(max(1, math.ceil(math.log1p(-probability) / math.log1p(-once) - 1e-12)))
+
+
+@dataclass(frozen=True, kw_only=True)
+class NearExtraction:
+    """Bounds on the probability that one sample says a text nearly: that what it says begins within so many edits of it.
+
+    Attributes:
+        text: the text; left out of `repr`, since it may be a canary.
+        edits: characters that may be inserted, deleted or replaced.
+        low: at the least: the probability of what was found.
+        high: at the most: all that was not ruled out.
+        found: the likeliest near texts that were found, up to where they are near enough, each with the bits of its
+            probability at the least. Left out of `repr`.
+        tokens: fed to the model, those of the prompt and of beginnings that several calls share counted in each.
+        forward_passes: calls of the model.
+        expansions: beginnings of which every next token was looked at.
+        seconds: wall time.
+        note: what keeps the bounds apart; else "".
+    """
+
+    text: str = field(repr=False)
+    edits: int
+    low: float
+    high: float
+    found: tuple[Candidate, ...] = field(repr=False)
+    tokens: int
+    forward_passes: int
+    expansions: int
+    seconds: float
+    note: str = ""
+
+    @property
+    def width(self) -> float:
+        """How far the bounds are apart."""
+        return self.high - self.low
+
+    def probability_within(self, samples: int) -> tuple[float, float]:
+        """Bounds on the probability that at least one of `samples` says it nearly.
+
+        Example:
+            >>> found = NearExtraction(text="", edits=1, low=0.5, high=0.75, found=(), tokens=0, forward_passes=0,
+            ...     expansions=0, seconds=0.0)
+            >>> found.probability_within(2)
+            (0.75, 0.9375)
+        """
+        whole_number("samples", samples, 0)
+        low, high = ((-math.expm1(samples * math.log1p(-p)) if p < 1 else float(samples > 0)) for p in (self.low, self.high))
+        return low, high
