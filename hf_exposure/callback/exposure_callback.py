@@ -32,6 +32,7 @@ from hf_exposure.measures.exposure import ExposureMeasure
 from hf_exposure.measures.protocol import Measure, TrainingStart
 from hf_exposure.records import Doses, ExposureReport, Uncounted, Validity
 from hf_exposure.records.run_facts import highest_mean_bits
+from hf_exposure.report.forecast import forecast_exposures, forecast_words
 from hf_exposure.report.verdict import measurement_line
 from hf_exposure.runtime.weights_hash import weights_sha256
 
@@ -313,7 +314,8 @@ class ExposureCallback(MeasureCallback):
         )
 
     def _line(self, record: ExposureReport) -> str:
-        return measurement_line(record)
+        expected = forecast_words(forecast_exposures(self.reports))
+        return measurement_line(record) + (f"; expected at the end: {expected}" if expected else "")
 
     def _is_last(self, state: TrainerState) -> bool:
         return self.strategy == "end" or state.global_step >= state.max_steps

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_exposure.errors import MissingDependencyError
 from hf_exposure.records.identity import IDENTITY
+from hf_exposure.report.forecast import HOW_A_FORECAST_IS_READ, forecast_table
 from hf_exposure.report.outcome import OUTCOME_COLORS, outcome_text
 from hf_exposure.report.page import CAPTIONS, LIMITS, facts_of, how_measured, how_to_read, settings_groups
 from hf_exposure.report.privacy import privacy_sentences
@@ -17,18 +18,25 @@ from hf_exposure.report.table import Table, rates_table, report_table
 from hf_exposure.report.verdict import headline, judgement
 
 if TYPE_CHECKING:
+    from hf_exposure.estimators.forecast import ExposureForecast
     from hf_exposure.records.exposure_report import ExposureReport
 
 _MARGIN_MM, _FAINT = 18, (90, 90, 90)
 
 
-def report_document(report: ExposureReport, plots: Mapping[str, bytes], identity: str = "") -> bytes:
+def report_document(
+    report: ExposureReport,
+    plots: Mapping[str, bytes],
+    identity: str = "",
+    forecasts: Mapping[int, ExposureForecast] | None = None,
+) -> bytes:
     """The report as PDF, on A4.
 
     Args:
         report: to lay out.
         plots: PNG bytes by file name, as for `report_page`.
         identity: the report's measurement id, where it has one.
+        forecasts: of a training that is not finished, as for `report_page`.
 
     Raises:
         MissingDependencyError: fpdf2 or matplotlib is not installed.
@@ -45,6 +53,10 @@ def report_document(report: ExposureReport, plots: Mapping[str, bytes], identity
     _heading(document, "By repetitions")
     _table(document, report_table(report))
     _paragraph(document, how_to_read(report.settings["confidence_level"]), size=8, color=_FAINT)
+    if (forecast := forecast_table(forecasts or {}, report)) is not None:
+        _heading(document, "At the end of training")
+        _table(document, forecast)
+        _paragraph(document, HOW_A_FORECAST_IS_READ, size=8, color=_FAINT)
     if (rates := rates_table(report)) is not None:
         _heading(document, "Canaries against controls")
         _table(document, rates)

@@ -13,9 +13,11 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hf_exposure.estimators.estimate import CHANCE_BITS
+from hf_exposure.estimators.forecast import ExposureForecast
 from hf_exposure.records import ExposureEstimate, Validity
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
+from hf_exposure.report.forecast import HOW_A_FORECAST_IS_READ, forecast_table
 from hf_exposure.report.outcome import OUTCOME_COLORS, outcome_text
 from hf_exposure.report.privacy import privacy_sentences
 from hf_exposure.report.table import Table, group_table, rates_table, report_table
@@ -101,13 +103,19 @@ LIMITS = (
 )
 
 
-def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: str = "") -> str:
+def report_page(
+    report: ExposureReport,
+    plots: Mapping[str, bytes],
+    identity: str = "",
+    forecasts: Mapping[int, ExposureForecast] | None = None,
+) -> str:
     """The page as HTML: it needs no network and loads nothing.
 
     Args:
         report: to show.
         plots: PNG bytes by the file names that `draw_plots` gives; those that are missing are left out.
         identity: the report's measurement id, where it has one.
+        forecasts: of a training that is not finished, by repetitions (`forecast_exposures`).
     """
     level = report.settings["confidence_level"]
     canaries, data = _canary_table(report)
@@ -126,6 +134,8 @@ def report_page(report: ExposureReport, plots: Mapping[str, bytes], identity: st
         chance_bits=CHANCE_BITS,
         groups=group_table(report.groups, level),
         how_to_read=how_to_read(level),
+        forecast=forecast_table(forecasts or {}, report),
+        how_forecast=HOW_A_FORECAST_IS_READ,
         rates=rates_table(report),
         how_rates_are_read=how_rates_are_read(level),
         privacy=privacy_sentences(report),

@@ -20,6 +20,7 @@ from hf_exposure.estimators.estimate import CHANCE_BITS
 from hf_exposure.files import write_aside
 from hf_exposure.records import Validity
 from hf_exposure.records.identity import IDENTITY
+from hf_exposure.report.forecast import run_of
 from hf_exposure.report.verdict import trained_text, validity_line
 
 if TYPE_CHECKING:
@@ -456,7 +457,7 @@ def draw_plots(
         figures["roc.png"] = of_rates(curves, "Canaries recognized at each rate of false alarms on controls")
     if report.references is not None:
         figures["references.png"] = of_references(report)
-    run = [*history, *([report] if all(earlier.step != report.step for earlier in history) else [])]
+    run = run_of(report, history)
     if len(run) > 1:
         figures["exposure_by_step.png"] = by_step(run)
         if any(loss_curve(training_log, key)[0] for key in LOSSES):

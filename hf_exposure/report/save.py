@@ -17,6 +17,7 @@ from hf_exposure.records.exposure_report import REPORT_FILE, ExposureReport
 from hf_exposure.records.identity import DOCUMENT_FILE, IDENTITY, PAGE_FILE, REPORT_FILES, identity_of
 from hf_exposure.records.sums import write_sums
 from hf_exposure.report import plots
+from hf_exposure.report.forecast import forecast_exposures, run_of
 from hf_exposure.report.page import report_page
 
 
@@ -47,6 +48,8 @@ def save_report(
     identity = identity_of([report.to_dict(), earlier, list(training_log)])
     content = {**values, "history": plain(earlier), IDENTITY: identity}
     document = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    run = run_of(report, history)
+    forecasts = forecast_exposures(run) if run[-1].step == report.step else {}  # else the training went on
     target = make_folder("folder", folder)
     # Processes of one job may save into one folder: the last of them then leaves files that belong together.
     with one_writer(target):
@@ -55,12 +58,12 @@ def save_report(
         if plots.matplotlib_is_installed():
             drawn = plots.draw_plots(report, history, target, training_log, identity, formats)
         pictures = {path.name: path.read_bytes() for path in drawn if path.suffix == ".png"}
-        page = report_page(report, pictures, identity)
+        page = report_page(report, pictures, identity, forecasts)
         written += [write_aside(target / PAGE_FILE, page, private=True), *drawn]
         if "pdf" in formats:
             from hf_exposure.report.document import report_document
 
-            paper = report_document(report, pictures, identity)
+            paper = report_document(report, pictures, identity, forecasts)
             written.append(write_aside(target / DOCUMENT_FILE, paper, private=True))
         for name in set(REPORT_FILES) - {path.name for path in written}:
             (target / name).unlink(missing_ok=True)  # of an earlier report
