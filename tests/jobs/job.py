@@ -128,6 +128,41 @@ def bit_identical(folder: Path) -> dict[str, Any]:
     return found
 
 
+def baseline(folder: Path, resumes: str) -> dict[str, Any]:
+    """A measurement before the first step, and the same training without it; then on from its middle."""
+    found: dict[str, Any] = {}
+    for name in ("without", "with"):
+        callback = ExposureCallback(
+            CANARIES, strategy="steps", steps=2, references=64, require_delivery=False, baseline=name == "with"
+        )
+        saving = {"save_strategy": "steps", "save_steps": 2} if resumes == "resumes" else {}
+        trainer = make_trainer(folder / name, [callback], dropout=0.3, max_steps=4, **saving)
+        untrained = digest(trainer.model)
+        alone = figures(measure_exposure(trainer.model, TOKENIZER, CANARIES, references=64))
+        trainer.train()
+        found[name] = {
+            "world": trainer.args.world_size,
+            "untrained": untrained,
+            "alone": alone,
+            "weights": digest(trainer.model),
+            "steps": [report.step for report in callback.reports],
+            "logged": [entry["step"] for entry in logged(trainer)],
+            "reports": [figures(report) for report in callback.reports],
+            "doses": [sum(callback.reports[0].doses.counted[i].whole for i in range(3)), len(callback.doses)],
+        }
+    if resumes == "resumes":
+        callback = ExposureCallback(
+            CANARIES, strategy="steps", steps=2, references=64, require_delivery=False, baseline=True
+        )
+        trainer = make_trainer(folder / "with", [callback], dropout=0.3, max_steps=4, **saving)
+        trainer.train(resume_from_checkpoint=str(folder / "with" / "checkpoint-2"))
+        found["resumed"] = {
+            "steps": [report.step for report in callback.reports],
+            "reports": [figures(report) for report in callback.reports],
+        }
+    return found
+
+
 class FailsOn(nn.Module):
     """A causal model that fails on one process: with an error, or NaN, in evaluation mode."""
 

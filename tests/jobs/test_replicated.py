@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from launch import accelerate_launch, plain, results, run, torchrun
+from launch import accelerate_launch, plain, results, resumes, run, torchrun
 
 LAUNCHERS = {"torchrun": torchrun, "accelerate": accelerate_launch}
 
@@ -37,6 +37,22 @@ def test_work_is_shared_and_figures_are_those_of_one_process(launcher: str, tmp_
         rows, alone_rows = (sum(shape[0] for shape in found[name]) for name in ("shapes", "alone_shapes"))
         # A search of forty expansions is mostly calls of one row, which nobody can share.
         assert rows < alone_rows * (1 if method == "bounded" else 0.75), (method, rows, alone_rows)
+
+
+@pytest.mark.parametrize("resume", ["whole", pytest.param("resumes", marks=[resumes, pytest.mark.slow])])
+def test_the_baseline_is_measured_by_both_before_the_first_step(resume: str, tmp_path: Path) -> None:
+    first, second = results(run(torchrun(), "job.py", "baseline", tmp_path, resume), tmp_path)
+    assert first == second and first["with"]["world"] == 2
+    whole, without = first["with"], first["without"]
+    assert whole["steps"] == whole["logged"] == [0, 2, 4] and without["steps"] == [2, 4]
+    # Of the model that nobody has trained yet: what one process measures of it alone.
+    assert whole["untrained"] == without["untrained"] != whole["weights"]
+    agree(whole["reports"][0], whole["alone"], 1e-3)
+    assert whole["doses"][0] == 0 and whole["doses"][1] == 6
+    # And it changes nothing of the training, nor of later measurements.
+    assert whole["weights"] == without["weights"] and whole["reports"][1:] == without["reports"]
+    if resume == "resumes":
+        assert first["resumed"]["steps"] == [0, 2, 4] and first["resumed"]["reports"][0] == whole["reports"][0]
 
 
 def test_a_base_that_changed_is_refused_on_all_processes(tmp_path: Path) -> None:
