@@ -1,0 +1,138 @@
+"""Near-verbatim extraction on the tutorial's model: how near the bounds come, and whether samples agree with them.
+
+`python -m benchmarks.near_verbatim FOLDER` trains in FOLDER, where it goes on if it was stopped, and writes
+`results/near_verbatim.json`. The rules are in `docs/design/0032-near-verbatim.md`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import transformers
+from scipy import stats
+from transformers import AutoTokenizer, GPT2LMHeadModel
+
+from benchmarks.record import write_result
+from hf_exposure import CanarySet, near_extraction
+from hf_exposure.scoring.decoding import Sampling, draw_samples
+
+TUTORIAL = Path(__file__).parents[1] / "docs" / "tutorial.md"
+SCHEMES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "temperature 0.7": {"temperature": 0.7},
+    "top-k 40": {"top_k": 40},
+    "top-p 0.9": {"top_p": 0.9},
+    "greedy": {"greedy": True},
+}
+EDITS, PASSES, SAMPLES = 1, 20, 100_000
+WIDEST = 0.1
+
+
+def tutorial_blocks() -> list[str]:
+    """The page's Python, as it stands."""
+    return re.findall(r"^```python\n(.*?)^```$", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
+
+
+def fine_tune(folder: Path) -> None:
+    """Steps 1 to 4 of the tutorial in `folder`, without measuring."""
+    os.chdir(folder)
+    base, canaries, insert, *_ = tutorial_blocks()
+    names: dict[str, Any] = {}
+    if Path("base/model.safetensors").exists():  # all but the training of the base
+        base = re.sub(r"^train\(base, .*$", "", base, flags=re.MULTILINE)
+    for code in (base, canaries, insert):
+        exec(code, names)
+    model = GPT2LMHeadModel.from_pretrained("base")
+    names["train"](model, names["with_canaries"], "run", 2e-3, 4, eval_strategy="epoch").save_model()
+    names["tokenizer"].save_pretrained("run")
+
+
+@cache
+def distance_of_beginning(secret: str, said: str) -> int:
+    """The least edit distance of any beginning of what was said, by the plain table."""
+    row = list(range(len(secret) + 1))
+    least = row[-1]
+    for place, character in enumerate(said, 1):
+        above, row = row, [place]
+        for column, own in enumerate(secret, 1):
+            row.append(min(above[column - 1] + (character != own), above[column] + 1, row[-1] + 1))
+        least = min(least, row[-1])
+    return least
+
+
+def near_samples(model: Any, tokenizer: Any, secret: str, prompt: list[int], scheme: dict[str, Any]) -> int:
+    """How many of the samples begin within the distance."""
+    drawn = draw_samples(model, prompt, len(secret) + EDITS, SAMPLES, Sampling(**scheme), seed=1)
+    distinct, counts = np.unique(drawn, axis=0, return_counts=True)
+    before, near = tokenizer.decode(prompt), 0
+    for tokens, count in zip(distinct.tolist(), counts.tolist(), strict=True):
+        end = tokenizer.eos_token_id
+        own = tokens[: tokens.index(end)] if end in tokens else tokens
+        near += count * (distance_of_beginning(secret, tokenizer.decode([*prompt, *own])[len(before) :]) <= EDITS)
+    return near
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)
+    transformers.logging.set_verbosity_error()
+    if not (folder / "run/model.safetensors").exists():
+        fine_tune(folder)
+    model = GPT2LMHeadModel.from_pretrained(folder / "run").eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder / "run")
+    canaries = CanarySet.load(folder / "canaries.json")
+    chosen = [one for one in canaries.inserted if one.repetitions == 64]
+    chosen += [one for one in canaries.inserted if one.repetitions == 8][:2]
+    prompt = tokenizer(canaries.template.prefix.rstrip())["input_ids"]
+    kept = folder / "rows.jsonl"
+    rows = [json.loads(line) for line in kept.read_text().splitlines()] if kept.exists() else []
+    done = {(row["canary"], row["scheme"]) for row in rows}
+    for number, canary in enumerate(chosen):
+        secret = canary.text[len(canaries.template.prefix.rstrip()) :]
+        for name, scheme in SCHEMES.items():
+            if (number, name) in done:
+                continue
+            found = near_extraction(
+                model, tokenizer, canaries.template, canary.text, edits=EDITS, passes=PASSES, width=0.0, **scheme
+            )
+            row = {
+                "canary": number, "repetitions": canary.repetitions, "scheme": name, "low": found.low,
+                "high": found.high, "width": found.width, "tokens": found.tokens, "calls": found.forward_passes,
+                "expansions": found.expansions, "texts_found": len(found.found), "note": found.note,
+                "verbatim": max((2.0**-f.log_perplexity_bits for f in found.found if f.text == secret), default=0.0),
+            }  # fmt: skip
+            if name != "greedy":
+                near = near_samples(model, tokenizer, secret, prompt, scheme)
+                limits = stats.binomtest(near, SAMPLES).proportion_ci(0.9999, method="exact")
+                row |= {"near_samples": near, "agrees": found.low <= limits.high and found.high >= limits.low}
+            rows.append(row)
+            with kept.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            print(row, flush=True)
+    widths = [row["width"] for row in rows]
+    tokens_of_a_pass = len(tokenizer(chosen[0].text)["input_ids"])
+    result = {
+        "edits": EDITS, "passes": PASSES, "samples": SAMPLES, "tokens_of_a_pass": tokens_of_a_pass,
+        "median_width": float(np.median(widths)), "largest_width": max(widths),
+        "rules": {
+            "median width at most 0.1": float(np.median(widths)) <= WIDEST,
+            "samples agree in every case": all(row.get("agrees", True) for row in rows),
+        },
+        "rows": rows,
+    }  # fmt: skip
+    print(write_result("near_verbatim", result))
+
+
+if __name__ == "__main__":
+    main()
