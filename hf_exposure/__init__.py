@@ -77,6 +77,7 @@ _HOME_OF = {
     "PooledReport": "records",
     "pool_reports": "records",
     "exposure_change": "report.checkpoints",
+    "forecast_exposures": "report.forecast",
     "Candidate": "records",
     "CostPlan": "records",
     "Discoverability": "records",
@@ -153,6 +154,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import SecretsReport as SecretsReport
     from hf_exposure.records import pool_reports as pool_reports
     from hf_exposure.report.checkpoints import exposure_change as exposure_change
+    from hf_exposure.report.forecast import forecast_exposures as forecast_exposures
     from hf_exposure.runs import SubsetRuns as SubsetRuns
     from hf_exposure.runs import TrainerRecipe as TrainerRecipe
     from hf_exposure.runs import draw_subsets as draw_subsets

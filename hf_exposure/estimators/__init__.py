@@ -49,6 +49,7 @@ from hf_exposure.estimators.dynamics import (
 )
 from hf_exposure.estimators.epsilon import EpsilonBound, default_guesses, epsilon_lower_bound, one_run_p_value
 from hf_exposure.estimators.estimate import CostEstimate
+from hf_exposure.estimators.forecast import ExposureForecast, Silence, forecast_exposure
 from hf_exposure.estimators.gaussian_epsilon import gaussian_delta, gaussian_epsilon, gaussian_mu
 from hf_exposure.estimators.importance import WeightCheck, check_weights, importance_exposure
 from hf_exposure.estimators.intervals import clopper_pearson, clopper_pearson_low, mean_interval
@@ -103,6 +104,7 @@ __all__ = [
     "Difficulty",
     "Dilation",
     "EpsilonBound",
+    "ExposureForecast",
     "FitJudgement",
     "ForgettingEvents",
     "ForgettingOverSteps",
@@ -114,6 +116,7 @@ __all__ = [
     "Reliability",
     "RocCurve",
     "Separation",
+    "Silence",
     "SkewNormalFit",
     "TokenSignals",
     "TruePositiveRate",
@@ -146,6 +149,7 @@ __all__ = [
     "extraction_strength",
     "first_split_learning_time",
     "fit_skew_normal",
+    "forecast_exposure",
     "forgetting_events",
     "gaussian_delta",
     "gaussian_epsilon",
