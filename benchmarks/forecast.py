@@ -88,7 +88,9 @@ def fit(trainings: list[dict[str, Any]]) -> dict[str, Any]:
     misses = np.empty(len(cases))
     for fold in range(FOLDS):
         held = of_training % FOLDS == fold
-        low, _, high = np.sort([_line(rows[~held], rises[~held], weights[~held], q) @ rows[held].T for q in levels], axis=0)
+        low, _, high = np.sort(
+            [_line(rows[~held], rises[~held], weights[~held], q) @ rows[held].T for q in levels], axis=0
+        )
         misses[held] = np.maximum(low - rises[held], rises[held] - high) / np.sqrt(left[held])
     order = np.argsort(misses)
     covered = np.cumsum(weights[order]) / len(names)

@@ -1,8 +1,8 @@
 """Near-verbatim extraction on the tutorial's model: how near the bounds come, and whether samples agree with them.
 
 `python -m benchmarks.near_verbatim FOLDER` trains in FOLDER, where it goes on if it was stopped, and writes
-`results/near_verbatim.json`. The rules are in `docs/design/0032-near-verbatim.md`. With `--small` it is a model of a quarter
-of the size, by the same recipe, and `results/near_verbatim_small.json`.
+`results/near_verbatim.json`. The rules are in `docs/design/0032-near-verbatim.md`. With `--small` it is a model of a
+quarter of the size, by the same recipe, and `results/near_verbatim_small.json`.
 """
 
 from __future__ import annotations

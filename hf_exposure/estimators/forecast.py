@@ -1,14 +1,15 @@
 """The exposure expected at the end of a training, from the measurements so far, with an interval.
 
-Exposure rises while a model trains, fast at first, and levels off below its top or at it. How much of the rise is still
-to come is read from three things: which share of the training is left, how fast the exposure rose of late, and how far
-it is from the top. From these, three straight lines (in `features`) give the middle and both ends of the interval. They
-are quantile regressions on many small trainings; what their ends miss in trainings that they were not fitted on is
-then added to them (conformalized quantile regression), so that no law of errors is assumed. All is in shares of
-log2 |R| and of the training, so that neither the space nor the number of steps matters.
+Exposure rises while a model trains, fast at first, and levels off below its top or at it. How much of the rise is
+still to come is read from three things: which share of the training is left, how fast the exposure rose of late, and
+how far it is from the top. From these, three straight lines (in `features`) give the middle and both ends of the
+interval. They are quantile regressions on many small trainings; what their ends miss in trainings that they were not
+fitted on is then added to them (conformalized quantile regression), so that no law of errors is assumed. All is in
+shares of log2 |R| and of the training, so that neither the space nor the number of steps matters.
 
-`benchmarks/forecast.py` fits the lines and tests them on other trainings; `docs/design/0031-forecast.md` has the result
-and its limits. They hold for trainings like those. A forecast is therefore silent where it cannot tell: see `Silence`.
+`benchmarks/forecast.py` fits the lines and tests them on other trainings; `docs/design/0031-forecast.md` has the
+result and its limits. They hold for trainings like those. A forecast is therefore silent where it cannot tell: see
+`Silence`.
 
 Shapes: T measurements; F features.
 

@@ -1,9 +1,10 @@
 """The Levenshtein automaton of a secret, and its product with a vocabulary: what each token does to a text's distance.
 
 A state is the last row of the edit-distance table: how far each beginning of the secret is from what was said so far.
-A text is *accepted* as soon as one of its beginnings is within `edits` of the secret, whatever follows, and *dead* once
-no continuation can be: the smallest number of the row never falls. Distances above `edits` are all alike, so there are
-few states. Characters that the secret does not have are alike too, so a vocabulary comes down to few distinct spellings.
+A text is *accepted* as soon as one of its beginnings is within `edits` of the secret, whatever follows, and *dead*
+once no continuation can be: the smallest number of the row never falls. Distances above `edits` are all alike, so
+there are few states. Characters that the secret does not have are alike too, so a vocabulary comes down to few
+distinct spellings.
 
     secret 12, edits 1     said ""   row 0 1 2      open
                            said "7"  row 1 1 2      open (the 7 replaces the 1, or comes before it)

@@ -69,7 +69,7 @@ def near_extraction(
     passes: int = 20,
     width: float = 0.01,
 ) -> NearExtraction:
-    """Bounds on the probability that what one sample says after the template's prefix begins within `edits` of the text.
+    """Bounds on the probability that what a sample says after the template's prefix begins within `edits` of a text.
 
     The prompt and the secret are those of `discoverable_extraction`. Characters are compared, whatever the tokens; a
     sample that ends before it is near is not near.
@@ -336,9 +336,7 @@ class _Spelling:
                 raise InputError("tokenizer", rule, type(self._tokenizer).__name__, remedy)
 
     def _decoded(self, tokens: Sequence[int]) -> str:
-        return str(
-            self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False)
-        )
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
 
 def _logits_size(model: nn.Module, prompt: Path) -> int:

@@ -188,7 +188,7 @@ class Discoverability:
 
 @dataclass(frozen=True, kw_only=True)
 class NearExtraction:
-    """Bounds on the probability that one sample says a text nearly: that what it says begins within so many edits of it.
+    """Bounds on the probability that a sample says a text nearly: that what it says begins within a few edits of it.
 
     Attributes:
         text: the text; left out of `repr`, since it may be a canary.
@@ -230,5 +230,7 @@ class NearExtraction:
             (0.75, 0.9375)
         """
         whole_number("samples", samples, 0)
-        low, high = ((-math.expm1(samples * math.log1p(-p)) if p < 1 else float(samples > 0)) for p in (self.low, self.high))
+        low, high = (
+            (-math.expm1(samples * math.log1p(-p)) if p < 1 else float(samples > 0)) for p in (self.low, self.high)
+        )
         return low, high

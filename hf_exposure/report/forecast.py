@@ -19,9 +19,8 @@ from hf_exposure.report.verdict import mean_text, times_inserted
 _KNOWN = ("exact", "interval")
 
 HOW_A_FORECAST_IS_READ = (
-    "Expected at the end: fitted on many small trainings, where the interval held the exposure at the end in nine cases of "
-    "ten. It knows nothing of your model and data but the measurements so far, and takes the rest of the training to "
-    "be like its beginning."
+    "Expected at the end: by what small trainings did that rose alike, where nine intervals of ten held the exposure at "
+    "the end. It knows nothing of this model and its data but the measurements so far, and is told again at each."
 )
 
 

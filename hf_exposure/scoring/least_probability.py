@@ -1,8 +1,9 @@
 """How likely each token is to be drawn, at the least, where the model's figures are known to within a tolerance.
 
-The same text gets figures that differ in their last digits from batch to batch. A bound that is to hold for all of them
-takes each token's probability at its lowest: its own logit lower by the tolerance, those of its rivals higher. Top-k and
-top-p have a border besides, and a token near it may be in or out: it counts as out for itself, and as in for its rivals.
+The same text gets figures that differ in their last digits from batch to batch. A bound that is to hold for all of
+them takes each token's probability at its lowest: its own logit lower by the tolerance, those of its rivals higher.
+Top-k and top-p have a border besides, and a token near it may be in or out: it counts as out for itself, and as in
+for its rivals.
 
 Shapes: V vocabulary entries.
 """

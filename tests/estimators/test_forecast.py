@@ -47,7 +47,7 @@ def test_chance_is_the_law_of_the_mean_of_canaries_that_were_never_seen() -> Non
 
 
 def test_features_by_hand() -> None:
-    """Half is done; of late 0.1, 0.3 at 0.25, 0.5. Steadily 0.4 more, by the logarithm of time 0.2 for each doubling."""
+    """Half is done; of late 0.1, 0.3 at 0.25, 0.5. Steadily 0.4 more, by the logarithm of time 0.2 a doubling."""
     found = features(np.array([0.1, 0.25, 0.5]), np.array([0.0, 0.1, 0.3]))
     np.testing.assert_allclose(found, [0.4, 0.2, 0.5 * 0.7, 0.5 * 0.7 * 0.3, math.sqrt(0.5) * 0.7], rtol=1e-12)
     # A rise that would go beyond the top ends there, a fall at the bottom.
@@ -103,6 +103,12 @@ def test_what_the_result_says_is_what_the_stored_trainings_give() -> None:
     ],
 )
 def test_bad_input(arguments: dict[str, object], message: str) -> None:
-    given = {"fractions": FRACTIONS, "mean_bits": [3.0, 4.0, 5.0], "log2_space_size": 13.29, "canaries": 4, **arguments}
+    given = {
+        "fractions": FRACTIONS,
+        "mean_bits": [3.0, 4.0, 5.0],
+        "log2_space_size": 13.29,
+        "canaries": 4,
+        **arguments,
+    }
     with pytest.raises(InputError, match=message):
         forecast_exposure(**given)  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""Near-verbatim extraction: against all texts that a model can say, against samples, and edit distances by recursion."""
+"""Near-verbatim extraction: against all texts that a model can say, against samples, distances by recursion."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 import torch
 from conftest import tiny_model
 from scipy import stats
+from token_models import BagOfTokens, model_for
 from tokenizer_styles import tokenizer_in_style
 from tokenizers import Tokenizer, decoders, models
-from token_models import BagOfTokens, model_for
 from torch import nn
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
@@ -154,9 +154,7 @@ def _by_enumeration(model: nn.Module, length: int, edits: list[int], scheme: dic
         with torch.no_grad():
             logits = torch.cat([model(input_ids=part).logits[:, -1] for part in texts.split(4096)])
         probability = (probability[:, None] * _drawn(logits, scheme)).ravel()
-        texts = torch.cat(
-            [texts.repeat_interleave(10, dim=0), torch.arange(10).repeat(len(texts))[:, None]], dim=1
-        )
+        texts = torch.cat([texts.repeat_interleave(10, dim=0), torch.arange(10).repeat(len(texts))[:, None]], dim=1)
     assert probability.sum() == pytest.approx(1, abs=1e-4)
     digits = texts[:, 2:].numpy()
     found = []

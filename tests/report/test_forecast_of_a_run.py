@@ -17,7 +17,11 @@ from hf_exposure.report.forecast import forecast_exposures, forecast_table, fore
 
 def at(step: int, bits: float, **changes: object) -> ExposureReport:
     """Two canaries inserted 8 times, one inserted once that nobody learned, and a control."""
-    rows = [estimate(bits - 1, 8, bound="exact"), estimate(bits + 1, 8, bound="exact"), estimate(1.0, 1, bound="exact")]
+    rows = [
+        estimate(bits - 1, 8, bound="exact"),
+        estimate(bits + 1, 8, bound="exact"),
+        estimate(1.0, 1, bound="exact"),
+    ]
     return report(*rows, estimate(1.5, 0, bound="exact"), step=step, epoch=step / 100, **changes)
 
 
@@ -53,9 +57,9 @@ def test_a_step_that_a_resumed_run_measured_again_counts_once() -> None:
 def test_bounds_and_invalid_runs_tell_nothing() -> None:
     lower = report(estimate(5.0, 8, bound="lower"), step=300)
     assert forecast_exposures([*RUN[:3], lower], total_steps=400)[8].silence is Silence.TOO_FEW
-    assert forecast_exposures([*RUN, report(estimate(5.0, 8, bound="lower"), step=350)], total_steps=400)[8].silence is (
-        Silence.UNDEFINED
-    )
+    assert forecast_exposures([*RUN, report(estimate(5.0, 8, bound="lower"), step=350)], total_steps=400)[
+        8
+    ].silence is (Silence.UNDEFINED)
     invalid = at(300, 5.5, delivery=Delivery(inserted=3, found=0, trained=0))
     assert forecast_exposures([*RUN[:3], invalid], total_steps=400) == {}
 
