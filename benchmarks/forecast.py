@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -29,6 +30,7 @@ from hf_exposure.estimators.forecast import (
 )
 
 STORE = Path(__file__).parent / "results" / "forecast_trainings.jsonl"
+OVERFITTING = Path(__file__).parents[1] / "examples" / "secret_sharer" / "results" / "figure9_overfitting.json"
 FITTED = Path(__file__).parents[1] / "hf_exposure" / "estimators" / "forecast.json"
 LEVEL, FOLDS = 0.9, 5
 LEAST_COVERAGE, WIDEST_SHARE, LEAST_SPOKEN = 0.85, 0.4, 0.5
@@ -173,6 +175,21 @@ def tested(trainings: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
+def of_an_lstm() -> dict[str, Any]:
+    """Another kind of training altogether: the mean of four of an LSTM, nine digits, canaries inserted once."""
+    drawn = json.loads(OVERFITTING.read_text(encoding="utf-8"))
+    series = drawn["plots"][0]["series"][0]
+    fractions, bits = np.array(series["x"]) / series["x"][-1], np.array(series["y"])
+    rows = []
+    for last in range(FEWEST_MEASUREMENTS, len(bits)):
+        found = forecast_exposure(fractions[:last], bits[:last], math.log2(10**9), drawn["settings"]["canaries"])
+        if found.silence is None:
+            told = {"low": found.low_bits, "expected": found.expected_bits, "high": found.high_bits}
+            covers = found.low_bits <= bits[-1] <= found.high_bits + 1e-3
+            rows.append({"done": float(fractions[last - 1]), "bits": float(bits[last - 1]), **told, "covers": covers})
+    return {"end_bits": float(bits[-1]), "forecasts": rows}
+
+
 def _by_training(told: list[Told]) -> list[list[Told]]:
     groups: dict[tuple[str, int], list[Told]] = {}
     for one in told:
@@ -210,6 +227,7 @@ def main() -> None:
             "speaks for at least half": own["spoken_halfway_of_those_that_rise"] >= LEAST_SPOKEN,
             "coverage of another architecture at least 85 %": other["coverage"] >= LEAST_COVERAGE,
         }
+        result["an LSTM, nine digits"] = of_an_lstm()
         print(json.dumps(result, indent=1))
         print(write_result("forecast", result))
     else:

@@ -19,8 +19,8 @@ from hf_exposure.report.verdict import mean_text, times_inserted
 _KNOWN = ("exact", "interval")
 
 HOW_A_FORECAST_IS_READ = (
-    "Expected at the end: by what small trainings did that rose alike, where nine intervals of ten held the exposure at "
-    "the end. It knows nothing of this model and its data but the measurements so far, and is told again at each."
+    "The forecast is fitted on many small trainings and was tested on others, where nine in ten of its intervals "
+    "held the exposure at the end. It knows nothing of this model and its data but the measurements so far."
 )
 
 
