@@ -185,7 +185,7 @@ def of_an_lstm() -> dict[str, Any]:
         found = forecast_exposure(fractions[:last], bits[:last], math.log2(10**9), drawn["settings"]["canaries"])
         if found.silence is None:
             told = {"low": found.low_bits, "expected": found.expected_bits, "high": found.high_bits}
-            covers = found.low_bits <= bits[-1] <= found.high_bits + 1e-3
+            covers = bool(found.low_bits <= bits[-1] <= found.high_bits + 1e-3)
             rows.append({"done": float(fractions[last - 1]), "bits": float(bits[last - 1]), **told, "covers": covers})
     return {"end_bits": float(bits[-1]), "forecasts": rows}
 
