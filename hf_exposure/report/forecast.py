@@ -100,7 +100,7 @@ def forecast_table(forecasts: Mapping[int, ExposureForecast], report: ExposureRe
             told = ["", f"none: {found.silence}"] if found.silence else _told(found)
             rows.append([times_inserted(group.repetitions), mean_text(group), *told])
     heads = ["inserted", "exposure now (bits)", "expected at the end", interval]
-    return Table(caption="Exposure expected at the end", heads=heads, rows=rows, kinds=["text", "", "", "note"])
+    return Table(caption="Exposure expected at the end", heads=heads, rows=rows, kinds=["text", "", "", ""])
 
 
 def forecast_words(forecasts: Mapping[int, ExposureForecast]) -> str:
