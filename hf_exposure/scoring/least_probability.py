@@ -74,7 +74,7 @@ def _log_rivals(scaled_V: npt.NDArray[np.float64], possible_V: npt.NDArray[np.bo
     weights_V = np.where(possible_V, scaled_V, -np.inf)
     # All but the likeliest have the likeliest among their rivals: no digits are lost in the difference.
     with np.errstate(divide="ignore"):
-        rivals_V = np.log(np.maximum(np.exp(weights_V).sum() - np.exp(weights_V), 0.0))
+        rivals_V: npt.NDArray[np.float64] = np.log(np.maximum(np.exp(weights_V).sum() - np.exp(weights_V), 0.0))
         rivals_V[-1] = logsumexp(weights_V[:-1]) if len(weights_V) > 1 else -np.inf
     return rivals_V
 
@@ -106,4 +106,5 @@ def _tails(
 
 def _log_sums(logs_V: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """(V + 1,) logs of the sums of the first 0, 1, 2, ... terms."""
-    return np.concatenate([[-np.inf], np.logaddexp.accumulate(logs_V)])
+    sums_V: npt.NDArray[np.float64] = np.concatenate([[-np.inf], np.logaddexp.accumulate(logs_V)])
+    return sums_V
