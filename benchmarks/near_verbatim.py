@@ -58,7 +58,7 @@ def fine_tune(folder: Path, *, small: bool) -> None:
 
 
 def edits_of(secret: str, said: str) -> tuple[int, int]:
-    """By the plain table: the least distance of any beginning of what was said, and a bound below any continuation's."""
+    """By the plain table: the least distance of any beginning, and a bound below that of any continuation."""
     row = list(range(len(secret) + 1))
     least = row[-1]
     for place, character in enumerate(said, 1):
