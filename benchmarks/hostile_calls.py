@@ -277,6 +277,9 @@ class World:
             Call("discoverable_extraction", hfe.discoverable_extraction, {
                 **both, "template": self.template, "texts": texts[:2], "temperature": 1.0, "top_k": 5, "top_p": 0.9,
                 "samples": 4, "near_edits": 1, "seed": 0}),
+            Call("near_extraction", hfe.near_extraction, {
+                **both, "template": self.template, "text": "my code is 123456.", "edits": 1, "temperature": 1.0,
+                "top_k": 5, "top_p": 0.9, "greedy": False, "passes": 2, "width": 0.1}),
             Call("ExposureReport.from_dict", hfe.ExposureReport.from_dict, {"values": self.report.to_dict()}),
             Call("ExposureReport.load", hfe.ExposureReport.load, {"path": self.folder / "run"}),
             Call("ExposureReport.save", self.report.save, {

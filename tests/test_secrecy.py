@@ -47,6 +47,7 @@ from hf_exposure import (
     insert_canaries,
     log_perplexity,
     measure_exposure,
+    near_extraction,
     rank_bounds,
     remove_canaries,
 )
@@ -356,6 +357,10 @@ PROVOKED: dict[str, tuple[type[BaseException], Callable[[Path], Any]]] = {
     "asked for": (
         RowInputError,
         lambda folder: discoverable_extraction(gpt2(), TOKENIZER, TEMPLATE, [*TEXTS, OWN.text + DIGITS[0]]),
+    ),
+    "asked for nearly": (
+        RowInputError,
+        lambda folder: near_extraction(gpt2(), TOKENIZER, TEMPLATE, OWN.text + DIGITS[0]),
     ),
     # arguments in the wrong place
     "a text for a template": (InputError, lambda folder: extract(gpt2(), TOKENIZER, OWN.text)),  # type: ignore[arg-type]

@@ -38,6 +38,7 @@ from hf_exposure import (
     insert_canaries,
     log_perplexity,
     measure_exposure,
+    near_extraction,
     presets,
     rank_bounds,
     remove_canaries,
@@ -140,6 +141,7 @@ def test_templates_and_sets(value: Any, make_model: Callable[..., nn.Module], by
         (lambda: extract(model, byte_tokenizer, value), "template"),
         (lambda: rank_bounds(model, byte_tokenizer, SECRETS[0], value), "template"),
         (lambda: discoverable_extraction(model, byte_tokenizer, value, SECRETS), "template"),
+        (lambda: near_extraction(model, byte_tokenizer, value, SECRETS[0]), "template"),
     ):
         refused(call, argument)
     if value is CANARIES:
@@ -163,6 +165,7 @@ def test_lists_of_texts(value: Any, make_model: Callable[..., nn.Module], byte_t
         (lambda: CanarySet.from_secrets(PIN, value), "texts"),
         (lambda: log_perplexity(model, byte_tokenizer, value), "texts"),
         (lambda: discoverable_extraction(model, byte_tokenizer, PIN, value), "texts"),
+        (lambda: near_extraction(model, byte_tokenizer, PIN, value), "text"),
         (lambda: rank_bounds(model, byte_tokenizer, SECRETS[0], PIN, exclude=value), "exclude"),
         (lambda: CanarySet(inserted=value, template=PIN), "inserted"),
     ):
@@ -249,6 +252,7 @@ def test_models(make: Callable[[], Any], rule: str, byte_tokenizer: Any) -> None
         lambda: extract(model, byte_tokenizer, PIN),
         lambda: rank_bounds(model, byte_tokenizer, SECRETS[0], PIN),
         lambda: discoverable_extraction(model, byte_tokenizer, PIN, SECRETS),
+        lambda: near_extraction(model, byte_tokenizer, PIN, SECRETS[0]),
     ):
         with pytest.raises(InputError) as caught:
             call()
@@ -296,6 +300,7 @@ def test_tokenizers(make: Callable[[], Any], make_model: Callable[..., nn.Module
         lambda: extract(model, tokenizer, PIN),
         lambda: rank_bounds(model, tokenizer, SECRETS[0], PIN),
         lambda: discoverable_extraction(model, tokenizer, PIN, SECRETS),
+        lambda: near_extraction(model, tokenizer, PIN, SECRETS[0]),
         lambda: check_delivery(DATA, CANARIES, tokenizer),
         lambda: VocabularyTokens(tokenizer, 2),
         *([lambda: insert_canaries(DATA, CANARIES, tokenizer=tokenizer)] if tokenizer is not None else []),

@@ -36,7 +36,7 @@ import torch
 from torch import nn
 
 from hf_exposure.canaries import CanaryTemplate
-from hf_exposure.checks import flag, real_number, whole_number
+from hf_exposure.checks import encodable_text, flag, real_number, whole_number
 from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.extraction.build import check_template
 from hf_exposure.extraction.discoverable import prompt_and_continuations
@@ -50,6 +50,7 @@ from hf_exposure.scoring.decoding import Sampling
 from hf_exposure.scoring.least_probability import least_probabilities
 
 _SHOWN = 20
+_MOST_PASSES = 10**6
 # Sums of millions of terms are off by less, and no bound is looked at so closely.
 _ROUNDING = 1e-9
 _WORTH_SAYING = 1e-6
@@ -112,12 +113,13 @@ def near_extraction(
         rule = "goes without temperature, top_k and top_p"
         raise InputError("greedy", rule, True, "Leave out those, or greedy.")
     whole_number("edits", edits, 0)
-    whole_number("passes", passes, 1)
+    whole_number("passes", passes, 1, _MOST_PASSES)
     width = real_number("width", width, "must be from 0 to 1", "Use 0.01.", at_least=0.0, at_most=1.0)
     check_template(template, end_token=True)
     if not template.prefix.strip():
         remedy = "There is nothing to ask the model with: use extract."
         raise InputError("template", "must begin with fixed text", template.text, remedy)
+    text = encodable_text("text", text)
     if not template.contains(text):
         raise RowInputError("text", "must be a text of the template", 0, "Check it with template.contains(text).")
     scorer = make_scorer(model, tokenizer)
