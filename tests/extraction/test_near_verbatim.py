@@ -32,7 +32,6 @@ SCHEMES: list[dict[str, Any]] = [
     {"temperature": 1.5, "top_k": 7, "top_p": 0.95},
     {"greedy": True},
 ]
-TEMPLATE = CanaryTemplate("77{pin}", pin=Digits(5))
 SECRET = "31415"
 
 
@@ -147,7 +146,9 @@ def _drawn(logits_NV: torch.Tensor, scheme: dict[str, Any]) -> np.ndarray:
     return Sampling(**scheme).log_probabilities(logits_NV).double().exp().numpy()
 
 
-def _by_enumeration(model: nn.Module, length: int, edits: list[int], scheme: dict[str, Any]) -> list[float]:
+def _by_enumeration(
+    model: nn.Module, secret: str, length: int, edits: list[int], scheme: dict[str, Any]
+) -> list[float]:
     """By edits, the probability of the texts of `length` digits of which a beginning is near; each is scored."""
     probability, texts = np.ones(1), torch.tensor([[7, 7]])
     for _ in range(length):
@@ -160,19 +161,20 @@ def _by_enumeration(model: nn.Module, length: int, edits: list[int], scheme: dic
     found = []
     for most in edits:
         is_near = np.zeros(len(digits), dtype=bool)
-        for near in _near_texts(SECRET, most):
+        for near in _near_texts(secret, most):
             if len(near) <= length:
                 is_near |= (digits[:, : len(near)] == [int(one) for one in near]).all(axis=1)
         found.append(float(probability[is_near].sum()))
     return found
 
 
-def _check_against_all_texts(model: nn.Module, scheme: dict[str, Any], edits: list[int], length: int) -> None:
-    for most, exact in zip(edits, _by_enumeration(model, length, edits, scheme), strict=True):
+def _check_against_all_texts(model: nn.Module, scheme: dict[str, Any], edits: list[int], secret: str) -> None:
+    template, length = CanaryTemplate("77{pin}", pin=Digits(len(secret))), len(secret) + max(edits)
+    for most, exact in zip(edits, _by_enumeration(model, secret, length, edits, scheme), strict=True):
         widths = []
         for passes in (1, 3, 20, 1000):
             found = near_extraction(
-                model, _digits_only(), TEMPLATE, f"77{SECRET}", edits=most, passes=passes, width=0.0, **scheme
+                model, _digits_only(), template, f"77{secret}", edits=most, passes=passes, width=0.0, **scheme
             )
             assert found.low <= exact * (1 + 1e-5) and exact <= found.high * (1 + 1e-5) + 1e-12
             widths.append(found.width)
@@ -183,14 +185,14 @@ def _check_against_all_texts(model: nn.Module, scheme: dict[str, Any], edits: li
 @pytest.mark.parametrize("scheme", SCHEMES, ids=repr)
 def test_bounds_hold_the_probability_over_all_of_a_million_texts(scheme: dict[str, Any]) -> None:
     """Whatever begins within one edit of five digits is known after six: 10^6 texts."""
-    _check_against_all_texts(BagOfTokens(10).eval(), scheme, [0, 1], 6)
+    _check_against_all_texts(BagOfTokens(10).eval(), scheme, [0, 1], SECRET)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("scheme", SCHEMES, ids=repr)
 def test_bounds_hold_for_a_transformer_and_two_edits(scheme: dict[str, Any]) -> None:
-    _check_against_all_texts(tiny_model("gpt2", vocab_size=10), scheme, [0, 1], 6)
-    _check_against_all_texts(BagOfTokens(10).eval(), scheme, [2], 7)
+    _check_against_all_texts(tiny_model("gpt2", vocab_size=10), scheme, [0, 1], SECRET[:4])
+    _check_against_all_texts(tiny_model("gpt2", vocab_size=10), scheme, [2], SECRET[:3])
 
 
 # --- against samples -------------------------------------------------------------------------------------------------
