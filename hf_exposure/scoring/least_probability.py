@@ -64,7 +64,7 @@ def least_probabilities(
             certain_V &= (low_V > 1 - sampling.top_p + slack) | (near_V == 0)
             possible_V &= (high_V > 1 - sampling.top_p - slack) | (above_V == 0)
         least_V = np.where(certain_V, expit(scaled_V - _log_rivals(scaled_V, possible_V) - margin), 0.0)
-    result_V = np.empty_like(least_V)
+    result_V: npt.NDArray[np.float64] = np.empty_like(least_V)
     result_V[order_V] = least_V
     return result_V
 
