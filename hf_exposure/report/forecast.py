@@ -65,12 +65,12 @@ def forecast_exposures(
     done = [_share_done(report, total_steps, total_epochs) for report in reports]
     if not 0 < done[-1] < 1:
         return {}
-    # A run that was resumed may hold a step twice: the later measurement counts.
-    kept = [
-        place
-        for place, share in enumerate(done)
-        if share > 0 and not any(later <= share for later in done[place + 1 :])
-    ]
+    kept: list[int] = []
+    for place in reversed(range(len(done))):
+        # A run that was resumed may hold a step twice: the later measurement counts.
+        if 0 < done[place] < (done[kept[-1]] if kept else 1):
+            kept.append(place)
+    kept.reverse()
     groups = [{group.repetitions: group for group in reports[place].groups} for place in kept]
     fractions = [done[place] for place in kept]
     top = reports[-1].log2_space_size
