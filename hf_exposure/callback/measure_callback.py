@@ -160,6 +160,8 @@ class MeasureCallback(TrainerCallback):
         self._processing_class = processing_class
         self._trainer: Any = None
         self._state: TrainerState | None = None
+        self._first_step = 0
+        self._best_checkpoint: Path | None = None
         self._taps: list[Any] = []
         self._scheduled = [
             _Scheduled(one, RunLog(one.name, getattr(one, "record_from_dict", PlainRecord.from_dict)))
@@ -207,11 +209,13 @@ class MeasureCallback(TrainerCallback):
             processes=processes,
             output_dir=Path(str(args.output_dir)),
             step=state.global_step,
+            # A tap that is still open belongs to an attempt that ended without `on_train_end`.
+            begins_again=bool(args.auto_find_batch_size and self._taps and self._steps_taken()),
             is_first_process=state.is_world_process_zero,
         )
         with processes.barrier():
             self._prepare(start)
-        self._state = state
+        self._state, self._first_step, self._best_checkpoint = state, state.global_step, None
         for one in self._scheduled:
             one.at_evaluations = self._chooses_best_model(one.measure, args) or self._measures_evaluations
             self._begin(one, start, args, state)
@@ -270,10 +274,15 @@ class MeasureCallback(TrainerCallback):
             one.is_stale |= best_was_loaded
         if self.strategy == "end":
             note = f"of the best model, of step {state.best_global_step}, loaded at the end" if best_was_loaded else ""
+            self._best_checkpoint = Path(str(state.best_model_checkpoint)) if best_was_loaded else None
             self._measure(self._scheduled, args, state, kwargs["model"], note)
         elif not best_was_loaded:
             # As in on_epoch_begin, where no epoch is left.
             self._measure(self._due_after_epoch(args, state), args, state, kwargs["model"])
+
+    def _steps_taken(self) -> int:
+        """Optimizer steps of the training that is now, or was last, under way, without those before a resume."""
+        return 0 if self._state is None else self._state.global_step - self._first_step
 
     # What a subclass for one measure changes.
 
