@@ -20,7 +20,7 @@ def check(folder: Path, seeds: Sequence[int], processes: int = 2, stage: str = "
     # With ACCELERATE_USE_CPU, accelerate would leave DeepSpeed out without a word: use_cpu of the arguments is enough.
     zero = {} if stage == "plain" else {"ACCELERATE_USE_CPU": "false", "ACCELERATE_USE_DEEPSPEED": "true"}
     done = run(
-        torchrun(processes), "doses_job.py", folder, stage, *map(str, seeds), seconds=60 + 20 * len(seeds), **zero
+        torchrun(processes), "doses_job.py", folder, stage, *map(str, seeds), seconds=90 + 40 * len(seeds), **zero
     )
     found = results(done, folder, processes)
     for seed in map(str, seeds):
