@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from launch import results, resumes, run, torchrun
+from launch import plain, results, resumes, run, torchrun
 
 pytest.importorskip("trl")
 
@@ -50,3 +50,16 @@ def test_no_miscount_on_two_processes_in_many_pipelines(tmp_path: Path) -> None:
 def test_no_miscount_under_deepspeed_zero(stage: str, processes: int, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
     check(tmp_path, VARIED, processes, stage)
+
+
+@pytest.mark.slow
+def test_liger_kernels(tmp_path: Path) -> None:
+    """The real fused loss, which Triton interprets: a training without logits has the counts of one with them."""
+    pytest.importorskip("triton")
+    pytest.importorskip("liger_kernel")
+    (found,) = results(run(plain(), "liger_job.py", tmp_path, TRITON_INTERPRET="1"), tmp_path, processes=1)
+    assert found["liger"]["forward"].startswith("liger_kernel") and not found["liger"]["logits"]
+    assert found["plain"]["forward"].startswith("transformers") and found["plain"]["logits"]
+    for one in found.values():
+        assert one["doses"] == one["own"] == [3, 3, 3, 3, 0, 0, 0]
+    assert found["liger"]["loss"] == pytest.approx(found["plain"]["loss"], rel=1e-5)
