@@ -1,6 +1,6 @@
-"""Random pipelines with each process's own count by brute force: `doses_job.py FOLDER STAGE SEED...`
+"""Random pipelines with each process's own count by brute force: `doses_job.py FOLDER SEED...`
 
-STAGE is that of DeepSpeed's ZeRO, or "plain" without DeepSpeed.
+A seed followed by a colon and a number is a pipeline under that stage of DeepSpeed's ZeRO.
 """
 
 from __future__ import annotations
@@ -36,10 +36,12 @@ def zero_settings(stage: str) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
-    folder, stage, found = Path(sys.argv[1]), sys.argv[2], {}
-    for seed in map(int, sys.argv[3:]):
+    folder, found = Path(sys.argv[1]), {}
+    for wanted in sys.argv[2:]:
+        number, _, stage = wanted.partition(":")
+        seed = int(number)
         pipeline = random_pipeline(seed)
-        pipeline.settings |= {} if stage == "plain" else zero_settings(stage)
+        pipeline.settings |= zero_settings(stage) if stage else {}
         if isinstance(pipeline.data, IterableDataset):
             # One that ends sooner on one process than on the other ends the job, with the callback or without it.
             pipeline.data = pipeline.data.repeat(None)
@@ -54,9 +56,11 @@ def main() -> None:
             trainer = pipeline.trainer(folder / str(seed), [whole])
             trainer.train()
         doses = whole.measures[0].doses(0.0)  # as of the end of training
-        found[seed] = {
+        optimizer = trainer.model_wrapped.optimizer if stage else None
+        found[wanted] = {
             "label": pipeline.label,
-            "engine": type(trainer.model_wrapped).__name__,
+            "wrapper": type(trainer.model_wrapped).__name__,
+            "optimizer": type(optimizer).__name__,
             "own": pipeline.counted().whole,
             "doses": list(whole.doses.values()),
             "uncounted": doses.uncounted,
