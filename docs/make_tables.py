@@ -159,9 +159,8 @@ def doses() -> str:
                 f"{run['median_ratio']:.3f} ({run['median_ratio_low']:.3f} to {run['median_ratio_high']:.3f})",
             ]
         )
-    return _table(
-        "model | parameters | tokens a step | CPU seconds a step | of it the count | step with : without", rows
-    )
+    heads = "model | parameters | tokens a step | CPU seconds a step | of it the count | step with : without"
+    return _table(heads, rows)
 
 
 def group_intervals() -> str:

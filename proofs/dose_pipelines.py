@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             run_one(seed, Path(folder), so_far)
         if so_far["pipelines"] % 10 == 0 or so_far["pipelines"] == wanted:
-            write_result("dose_pipelines", so_far)
+            write_result("dose_pipelines", {**so_far, "trl": metadata.version("trl")})
             print(so_far, flush=True)
 
 

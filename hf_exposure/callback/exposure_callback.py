@@ -122,7 +122,8 @@ class ExposureCallback(MeasureCallback):
             batches of all processes. Empty before training; NaN where it could not be counted, for the reason
             `report.doses.uncounted`. In a job of several processes it is as of the last measurement, checkpoint or end
             of training. Where the best model is loaded at the end, the last report has the doses of its checkpoint,
-            while these are those of the whole training. With `count_doses=False` it is an estimate: what arrives in an epoch times the epochs trained.
+            while these are those of the whole training. With `count_doses=False` it is an estimate: what arrives in an
+            epoch times the epochs trained.
 
     Raises:
         InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no

@@ -31,7 +31,7 @@ class Uncounted(StrEnum):
     RESUMED_WITHOUT_COUNTS = "resumed_without_counts"
     """The weights come from a checkpoint that holds no counts."""
     BEGUN_AGAIN = "begun_again"
-    """The trainer ran out of memory after its first step, and began again with smaller batches and the same weights."""
+    """The trainer ran out of memory after its first step, and began again with the weights of then."""
     FAILED = "failed"
     """A training batch could not be read."""
 
