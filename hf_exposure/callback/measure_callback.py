@@ -209,8 +209,7 @@ class MeasureCallback(TrainerCallback):
             processes=processes,
             output_dir=Path(str(args.output_dir)),
             step=state.global_step,
-            # A tap that is still open belongs to an attempt that ended without `on_train_end`.
-            begins_again=bool(args.auto_find_batch_size and self._taps and self._steps_taken()),
+            begins_again=args.auto_find_batch_size and self._failed_after_steps(state),
             is_first_process=state.is_world_process_zero,
         )
         with processes.barrier():
@@ -280,9 +279,14 @@ class MeasureCallback(TrainerCallback):
             # As in on_epoch_begin, where no epoch is left.
             self._measure(self._due_after_epoch(args, state), args, state, kwargs["model"])
 
-    def _steps_taken(self) -> int:
-        """Optimizer steps of the training that is now, or was last, under way, without those before a resume."""
-        return 0 if self._state is None else self._state.global_step - self._first_step
+    def _failed_after_steps(self, state: TrainerState) -> bool:
+        """Whether the training before this one began at the same step and failed after a later one.
+
+        A tap that is still open belongs to a training that ended without `on_train_end`.
+        """
+        if self._state is None or not self._taps:
+            return False
+        return state.global_step == self._first_step < self._state.global_step
 
     # What a subclass for one measure changes.
 

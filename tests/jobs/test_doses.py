@@ -20,7 +20,7 @@ OPTIMIZERS = {"1": "DeepSpeedZeroOptimizer", "2": "DeepSpeedZeroOptimizer", "3":
 
 
 def check(folder: Path, wanted: Sequence[str], processes: int = 2, **environment: str) -> None:
-    seconds = 120 + 60 * len(wanted)
+    seconds = 300 + 60 * len(wanted)  # for the end of one that hangs
     done = run(torchrun(processes), "doses_job.py", folder, *wanted, seconds=seconds, **environment)
     found = results(done, folder, processes)
     for name in wanted:
