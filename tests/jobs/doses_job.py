@@ -66,7 +66,7 @@ def main() -> None:
             "uncounted": doses.uncounted,
             "counted": [one.whole for one in doses.counted],
         }
-    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+        (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":
