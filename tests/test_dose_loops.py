@@ -205,6 +205,19 @@ def test_a_loop_of_accelerate_without_a_trainer(dispatched: bool) -> None:
     assert counted(measure) == by_text(texts) and len(texts) == (14 if dispatched else 12)
 
 
+def test_a_part_of_a_stream_that_has_no_length(tmp_path: Path) -> None:
+    """What accelerate makes for each process of a stream of fewer shards than processes."""
+    from accelerate.data_loader import IterableDatasetShard
+
+    part = IterableDatasetShard(Dataset.from_list(rows()).to_iterable_dataset(), batch_size=2, num_processes=2)
+    counts = callback(require_delivery=None)
+    trainer = make_trainer(tmp_path, [counts], max_steps=3, per_device_train_batch_size=2)
+    trainer.train_dataset = part
+    texts = recorded(trainer)
+    trainer.train()
+    assert whole(counts) == by_text(texts) and len(texts) == 6
+
+
 def test_resumed_several_times(tmp_path: Path) -> None:
     settings = {"save_strategy": "steps", "save_steps": 1}
     for stop, begin in ((2, None), (4, 1), (7, 3)):
