@@ -241,11 +241,16 @@ def test_resumed_without_skipping_what_was_trained_on(tmp_path: Path) -> None:
     assert whole(counts) == by_text(texts + more)
 
 
-def test_a_masked_model_is_not_counted_whoever_masks(tmp_path: Path) -> None:
+@pytest.mark.parametrize("known_by", ["class", "measurement"])
+def test_a_masked_model_is_not_counted_whoever_masks(tmp_path: Path, known_by: str) -> None:
     counts = callback()
     model = BertForMaskedLM(
         BertConfig(vocab_size=384, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
     )
+
+    if known_by == "measurement":
+        peft = pytest.importorskip("peft")
+        model = peft.get_peft_model(model, peft.LoraConfig(r=2, target_modules=["query"]))
 
     def masked(batch: list[Any]) -> dict[str, torch.Tensor]:
         labels = collate(batch)["labels"]
@@ -300,8 +305,8 @@ def test_a_training_that_begins_again_with_smaller_batches(tmp_path: Path, good_
 def test_the_best_model_has_the_doses_of_its_checkpoint(tmp_path: Path) -> None:
     settings = {"save_strategy": "steps", "save_steps": 1, "eval_strategy": "steps", "eval_steps": 1}
 
-    def run(folder: Path, prepare: Callable[[Any], None]) -> tuple[ExposureCallback, Any]:
-        counts = callback()
+    def run(folder: Path, prepare: Callable[[Any], None], **arguments: Any) -> tuple[ExposureCallback, Any]:
+        counts = callback(**arguments)
         trainer = make_trainer(
             folder, [counts], max_steps=6, load_best_model_at_end=True, metric_for_best_model="eval_nearness",
             greater_is_better=True, **settings,
@@ -317,6 +322,11 @@ def test_the_best_model_has_the_doses_of_its_checkpoint(tmp_path: Path) -> None:
     assert [(one.least, one.most) for one in counts.report.doses.counted][:4] == [(1, 1), (1, 1), (4, 4), (4, 4)]
     assert [one.effective_dose for one in counts.report.estimates] == EVERY_EPOCH
     assert whole(counts) == [2 * n for n in EVERY_EPOCH]  # of the whole training
+
+    counts, trainer = run(tmp_path / "evaluated", lambda trainer: None, strategy="eval")
+    assert [one.whole for one in counts.report.doses.counted] == [2 * n for n in EVERY_EPOCH]  # of the last step
+    trainer.evaluate()
+    assert [one.whole for one in counts.report.doses.counted] == EVERY_EPOCH
 
     def forget(trainer: Any) -> None:
         """The checkpoint is on another machine, say."""

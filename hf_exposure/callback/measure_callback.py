@@ -268,12 +268,12 @@ class MeasureCallback(TrainerCallback):
     ) -> None:
         self._close_tap()
         best_was_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        self._best_checkpoint = Path(str(state.best_model_checkpoint)) if best_was_loaded else None
         for one in self._scheduled:
             # Another model than the one measured at this step: an evaluation from here on must not repeat its figures.
             one.is_stale |= best_was_loaded
         if self.strategy == "end":
             note = f"of the best model, of step {state.best_global_step}, loaded at the end" if best_was_loaded else ""
-            self._best_checkpoint = Path(str(state.best_model_checkpoint)) if best_was_loaded else None
             self._measure(self._scheduled, args, state, kwargs["model"], note)
         elif not best_was_loaded:
             # As in on_epoch_begin, where no epoch is left.
