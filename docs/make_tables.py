@@ -144,7 +144,7 @@ def overhead() -> str:
 
 
 def doses() -> str:
-    """What the count of doses takes of a training step."""
+    """What the count of doses takes of a training step's CPU time."""
     measured = _measured("doses")
     rows = []
     for name, said in {"demo": "the demo's", "gpt2": "GPT-2 small's configuration"}.items():
@@ -156,9 +156,11 @@ def doses() -> str:
                 f"{run['tokens_a_batch']:,}",
                 _seconds(run["step_seconds"]),
                 f"{100 * run['share_of_a_step']:.2g} %",
+                f"{run['median_ratio']:.3f} ({run['median_ratio_low']:.3f} to {run['median_ratio_high']:.3f})",
             ]
         )
-    return _table("model | parameters | tokens a step | seconds a step | of it the count", rows)
+    heads = "model | parameters | tokens a step | CPU seconds a step | of it the count | step with : without"
+    return _table(heads, rows)
 
 
 def group_intervals() -> str:
