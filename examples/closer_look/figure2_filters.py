@@ -19,8 +19,9 @@ from torch import nn
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Images, Options, noisy, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, write_result
+from examples.secret_sharer.results import write_result
 
 FIRST = 2  # of the modules of `network`: the first layer with weights
 SHOWN = 8
@@ -48,8 +49,11 @@ SIZES = {
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
-    runs = [_run_of(options, size, seed) for seed in range(size.seeds)]
+    size = SIZES[options.size]
+    keys = [(seed,) for seed in range(size.seeds)]
+    runs, cost = each_run(
+        options, "figure2_filters", replace(size, seeds=0), keys, lambda seed: _run_of(options, size, seed)
+    )
 
     def above_start(key: str, kind: str) -> list[float]:
         return [run[key][kind] - run[key]["initialization"] for run in runs]
@@ -84,7 +88,7 @@ def run(options: Options) -> None:
         figures=figures,
         table={"columns": ["first layer of", "figure", *(f"seed {run['seed']}" for run in runs)], "rows": rows},
         plots=plots,
-        cost=watch.read(),
+        cost=cost,
     )
 
 

@@ -9,7 +9,7 @@ with as many classes as examples. The form for checkpoints is compared with the 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,9 @@ from torch import nn
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Images, Options, noisy, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, network
-from examples.secret_sharer.results import Stopwatch, band, write_result
+from examples.secret_sharer.results import band, write_result
 from hf_exposure.signals import checkpoint_sensitivity, loss_sensitivity
 from hf_exposure.signals.sensitivity import batch_order
 
@@ -57,14 +58,17 @@ class Size:
 
 SIZES = {
     "smallest": Size(images=60, steps=12, looks=3, seeds=2),
-    "small": Size(images=300, steps=2_000, looks=8, seeds=5),
+    "small": Size(images=300, steps=600, looks=6, seeds=5),
     "full": Size(images=1_000, steps=10_000, looks=20, seeds=5),
 }
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
-    runs = [_run_of(options, size, kind, seed) for kind in KINDS for seed in range(size.seeds)]
+    size = SIZES[options.size]
+    keys = [(kind, seed) for seed in range(size.seeds) for kind in KINDS]
+    runs, cost = each_run(
+        options, "figure3", replace(size, seeds=0), keys, lambda kind, seed: _run_of(options, size, kind, seed)
+    )
     of = {kind: [run for run in runs if run["kind"] == kind] for kind in KINDS}
 
     def differences(key: str, kinds: tuple[str, str] = ("real", "random")) -> list[float]:
@@ -108,7 +112,7 @@ def run(options: Options) -> None:
         figures=figures,
         table=table,
         plots=plots,
-        cost=watch.read(),
+        cost=cost,
     )
 
 

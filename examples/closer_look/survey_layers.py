@@ -14,8 +14,9 @@ from torch import nn
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Images, Options, noisy, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, write_result
+from examples.secret_sharer.results import write_result
 from hf_exposure.estimators import knn_decisions, memorization_dilation, probe_change
 from hf_exposure.runs.example_tied import ExampleTied
 from hf_exposure.runs.layers import retrain_layers, rewind_layers
@@ -61,8 +62,11 @@ SIZES = {
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
-    runs = [_run_of(options, size, seed) for seed in range(size.seeds)]
+    size = SIZES[options.size]
+    keys = [(seed,) for seed in range(size.seeds)]
+    runs, cost = each_run(
+        options, "survey_layers", replace(size, seeds=0), keys, lambda seed: _run_of(options, size, seed)
+    )
     figures: dict[str, Any] = {
         "runs": runs,
         "kept": {layer: [_share(run["rewound"][layer], run) for run in runs] for layer in LAYERS},
@@ -101,7 +105,7 @@ def run(options: Options) -> None:
         figures=figures,
         table={"columns": ["figure", *(f"seed {run['seed']}" for run in runs)], "rows": rows},
         plots=[],
-        cost=watch.read(),
+        cost=cost,
     )
 
 

@@ -4,8 +4,8 @@
      "lines": [{"y" or "x": value, "label": ...}]}
 
 A series is {"name": ..., "x": [...], "y": [...]}, with `kind` "line" (the default), "points" or "bars", and with
-`low` and `high` beside `y` for an interval. Instead of series there may be pictures, each a list of rows of hexadecimal
-digits, drawn side by side from blue (1) over white (8) to red (f).
+`low` and `high` beside `y` for an interval. Instead of series there may be pictures, each a list of rows of
+hexadecimal digits, drawn side by side from blue (1) over white (8) to red (f).
 """
 
 from __future__ import annotations
