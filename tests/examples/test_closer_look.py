@@ -90,7 +90,7 @@ def test_each_script_runs_at_its_smallest_size(name: str, tmp_path: Path) -> Non
 
 
 def test_a_script_that_was_killed_goes_on(tmp_path: Path) -> None:
-    options = parse_options("", ["--size", "smallest", "--out", str(tmp_path)])
+    options = parse_options("Some script.", ["--size", "smallest", "--out", str(tmp_path)])
     asked: list[int] = []
 
     def make(seed: int) -> dict[str, Any]:
