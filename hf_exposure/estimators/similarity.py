@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -41,7 +41,7 @@ def knn_decisions(
 
     Of labels with equally many votes it is the one of the nearest example. Of examples at equal distance the earlier
     one is nearer. Distances are Euclidean; divide features by their norms first for cosines. A tree finds the
-    neighbors; among more than 10^5 examples it is faiss where that is installed (the extra "faiss"), with equal results.
+    neighbors, or faiss among more than 10^5 examples where it is installed (the extra "faiss"): with equal results.
 
     Args:
         features_ND: of the examples, at least k of them.

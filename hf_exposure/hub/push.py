@@ -196,7 +196,7 @@ def _push_changes(
     revision: str | None,
     private: bool | None,
 ) -> str:
-    """One commit with the files that `changed` makes of the card as it is and the model's name; again on a conflict."""
+    """One commit with the files that `changed` makes of the card and the model's name; made again on a conflict."""
     from huggingface_hub import HfApi, errors
 
     # The root of the transport's own errors: httpx's or httpx2's, as the library's version has it.

@@ -34,9 +34,6 @@ class CriticalRun(Presented):
     name: str = "critical"
     kind: ClassVar[str] = "critical"
 
-    def __str__(self) -> str:
-        return super().__str__()
-
     def figure(self, record: PlainRecord, which: str) -> float:
         """The "ratio", "low" or "high" of one measurement; NaN where it failed."""
         return float(record.figures.get(f"eval_{self.name}_{which}", math.nan))
