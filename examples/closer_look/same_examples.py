@@ -53,7 +53,7 @@ SIZES = {
         images=80, searched=30, width=32, epochs=3, steps=10, canaries=1, texts=20, text_epochs=2, seeds=2
     ),
     "small": Size(
-        images=2_000, searched=300, width=256, epochs=30, steps=30, canaries=6, texts=150, text_epochs=12, seeds=6
+        images=2_000, searched=300, width=256, epochs=30, steps=30, canaries=6, texts=150, text_epochs=12, seeds=3
     ),
     "full": Size(
         images=25_000, searched=5_000, width=4096, epochs=200, steps=100, canaries=40, texts=5_000, text_epochs=40,
