@@ -70,7 +70,7 @@ from hf_exposure.estimators.membership import (
 from hf_exposure.estimators.paired_test import paired_p_value
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
 from hf_exposure.estimators.rank_epsilon import RankEpsilon, epsilon_from_ranks, rank_p_value
-from hf_exposure.estimators.rates import RocCurve, TruePositiveRate, roc_curve, tpr_at_fpr
+from hf_exposure.estimators.rates import ChanceRate, RocCurve, TruePositiveRate, chance_tpr, roc_curve, tpr_at_fpr
 from hf_exposure.estimators.similarity import (
     Dilation,
     IntrinsicDimension,
@@ -94,6 +94,7 @@ from hf_exposure.estimators.skew_normal import (
 )
 
 __all__ = [
+    "ChanceRate",
     "ControlTest",
     "Correlation",
     "CostEstimate",
@@ -123,6 +124,7 @@ __all__ = [
     "area_under_margin",
     "base_calibrated",
     "by_example",
+    "chance_tpr",
     "check_weights",
     "cka_of_batches",
     "clopper_pearson",
