@@ -21,8 +21,11 @@ from hf_exposure.estimators.counterfactual import (
 )
 from hf_exposure.estimators.counterfactual_exposure import (
     CounterfactualExposure,
+    OneRunReliability,
     counterfactual_exposure,
     one_run_agreement,
+    one_run_reliability,
+    runs_for_reliability,
 )
 from hf_exposure.estimators.difference import difference_interval
 from hf_exposure.estimators.dynamics import (
@@ -111,6 +114,7 @@ __all__ = [
     "MomentumLosses",
     "NoiseCurves",
     "ProbeChange",
+    "OneRunReliability",
     "RankEpsilon",
     "Reliability",
     "RocCurve",
@@ -178,6 +182,7 @@ __all__ = [
     "noise_curves",
     "one_run_agreement",
     "one_run_p_value",
+    "one_run_reliability",
     "paired_p_value",
     "pearson_correlation",
     "probe_change",
@@ -185,6 +190,7 @@ __all__ = [
     "ranks",
     "rmia",
     "roc_curve",
+    "runs_for_reliability",
     "sampling_exposure",
     "second_split_forgetting_time",
     "separation",

@@ -186,8 +186,8 @@ def tpr_at_fpr(
 def chance_tpr(members: int, controls: int, fpr: float = 0.01, confidence_level: float = 0.95) -> ChanceRate:
     """What `tpr_at_fpr` finds by chance, of members and controls that only coins tell apart.
 
-    The threshold is the control of rank `floor(fpr * m) + 1`, and the members above it are those that a random order of
-    all scores puts before it: a negative hypergeometric law, whatever the scores are.
+    The threshold is the control of rank `floor(fpr * m) + 1`, and the members above it are those that a random order
+    of all scores puts before it: a negative hypergeometric law, whatever the scores are.
 
     Args:
         members, controls: how many there are; n and m.

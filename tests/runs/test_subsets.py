@@ -7,6 +7,7 @@ import stat
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -379,6 +380,18 @@ def test_ray_runs_them_too(tmp_path):
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     ray_joblib.register_ray()
     many = done(tmp_path / "many", n_jobs=2, backend="ray")
+    assert (many.scores_MN == done(tmp_path / "one").scores_MN).all()
+
+
+@pytest.mark.slow
+def test_dask_runs_them_too(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("joblib")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of theirs, on ports and sockets
+        cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+        with cluster, distributed.Client(cluster):
+            many = done(tmp_path / "many", n_jobs=2, backend="dask")
     assert (many.scores_MN == done(tmp_path / "one").scores_MN).all()
 
 
