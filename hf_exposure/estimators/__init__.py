@@ -21,6 +21,7 @@ from hf_exposure.estimators.counterfactual import (
 )
 from hf_exposure.estimators.counterfactual_exposure import (
     CounterfactualExposure,
+    OneRunAgreement,
     OneRunReliability,
     counterfactual_exposure,
     one_run_agreement,
@@ -114,6 +115,7 @@ __all__ = [
     "MomentumLosses",
     "NoiseCurves",
     "ProbeChange",
+    "OneRunAgreement",
     "OneRunReliability",
     "RankEpsilon",
     "Reliability",
