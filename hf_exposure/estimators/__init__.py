@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hf_exposure.estimators.alignment import PrincipalAlignment, principal_alignment
 from hf_exposure.estimators.control_test import ControlTest, control_test
 from hf_exposure.estimators.correlation import Correlation, pearson_correlation
 from hf_exposure.estimators.counterfactual import (
@@ -29,6 +30,14 @@ from hf_exposure.estimators.counterfactual_exposure import (
     runs_for_reliability,
 )
 from hf_exposure.estimators.difference import difference_interval
+from hf_exposure.estimators.dissection import (
+    PairMean,
+    disagreement,
+    gradient_coherence,
+    mean_between,
+    mean_over_pairs,
+    pair_figures,
+)
 from hf_exposure.estimators.dynamics import (
     DataMap,
     Difficulty,
@@ -98,6 +107,14 @@ from hf_exposure.estimators.skew_normal import (
 )
 
 __all__ = [
+    "principal_alignment",
+    "pair_figures",
+    "mean_over_pairs",
+    "mean_between",
+    "gradient_coherence",
+    "disagreement",
+    "PrincipalAlignment",
+    "PairMean",
     "ChanceRate",
     "ControlTest",
     "Correlation",

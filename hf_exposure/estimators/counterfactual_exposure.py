@@ -187,8 +187,8 @@ def one_run_reliability(
             approximate elsewhere.
 
     Returns:
-        `OneRunReliability`; NaN with its reason where too few exposures leave the chance of a run unknown, or where all
-        exposures agree but for what their runs share, as they do at a ceiling.
+        `OneRunReliability`; NaN with its reason where too few exposures leave the chance of a run unknown, or where
+        all exposures agree but for what their runs share, as they do at a ceiling.
 
     Raises:
         InputError: as for `counterfactual_exposure`.

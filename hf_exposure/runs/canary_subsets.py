@@ -19,6 +19,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import instance_of
+from hf_exposure.data import insert_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import (
     CounterfactualExposure,
@@ -29,7 +30,6 @@ from hf_exposure.estimators import (
     one_run_reliability,
 )
 from hf_exposure.estimators.arrays import number_array
-from hf_exposure.data import insert_canaries
 from hf_exposure.measures import measure_exposure
 from hf_exposure.runs.subset_data import hash_rows
 from hf_exposure.runs.subset_store import Flags, Floats, SubsetRuns
@@ -116,8 +116,8 @@ def run_canary_subsets(
         num_models: M.
         store, seed, index, n_jobs, backend, progress: as for `run_subsets`; places of insertion are the run's own.
         tokenizer: of the models, for `measure_exposure`.
-        exposures: exposures(model, canaries) -> one number for each canary in the set's order, in bits, in the place of
-            `measure_exposure`.
+        exposures: exposures(model, canaries) -> one number for each canary in the set's order, in bits, in the place
+            of `measure_exposure`.
         share: of the inserted canaries in each run, by `draw_subsets`: each is in as many runs as any other, give or
             take one.
         masks: (M, C) coins of your own, one column for each inserted canary. A run needs at least one canary.
@@ -140,7 +140,8 @@ def run_canary_subsets(
         >>> import tempfile
         >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
         >>> canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(4)), {1: 2, 4: 2}, controls=1, seed=0)
-        >>> runs = run_canary_subsets(lambda rows: rows["text"][:], Dataset.from_dict({"text": ["a"] * 20}), canaries, 4,
+        >>> rows = Dataset.from_dict({"text": ["a"] * 20})
+        >>> runs = run_canary_subsets(lambda rows: rows["text"][:], rows, canaries, 4,
         ...     store=tempfile.mkdtemp(), progress=False,
         ...     exposures=lambda texts, canaries: [texts.count(canary.text) for canary in canaries])
         >>> runs.counterfactual().caused.memorization_N.tolist()
@@ -193,7 +194,8 @@ class _Train:
         own = tuple(canary for canary in self.canaries.inserted if canary.id in dealt)
         # What `run_subsets` seeded numpy with: other places in each run.
         seed = int(np.random.randint(2**31))
-        return self.train(insert_canaries(self.dataset, replace(self.canaries, inserted=own), seed=seed, **self.options))
+        hand = replace(self.canaries, inserted=own)
+        return self.train(insert_canaries(self.dataset, hand, seed=seed, **self.options))
 
 
 @dataclass(frozen=True)
