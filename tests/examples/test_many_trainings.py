@@ -8,13 +8,40 @@ import tomllib
 import numpy as np
 import pytest
 
-from examples.many_trainings import RESULTS, canaries, images, null
+from examples.many_trainings import (
+    RESULTS,
+    canaries,
+    dissection,
+    extraction,
+    images,
+    null,
+    one_run,
+    onion,
+    pretraining,
+    robust_training,
+    subwords,
+    texts,
+)
 from examples.many_trainings.page import PAGE, with_results
 from examples.many_trainings.study import Options
 from examples.secret_sharer.claims import numbers_at
 
+STUDIES = [
+    canaries,
+    dissection,
+    extraction,
+    images,
+    null,
+    one_run,
+    onion,
+    pretraining,
+    robust_training,
+    subwords,
+    texts,
+]
 
-@pytest.mark.parametrize("study", [images, canaries, null], ids=lambda study: study.__name__.rsplit(".", 1)[-1])
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.__name__.rsplit(".", 1)[-1])
 def test_the_smallest_size_measures_what_the_rules_are_about(study, tmp_path):
     options = Options(size="smallest", data=None, store=tmp_path / "runs", out=tmp_path, jobs=1)
     study.run(options)

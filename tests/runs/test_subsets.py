@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import subprocess
 import sys
@@ -374,12 +373,19 @@ def test_a_trainer_trains_each_model_with_the_runs_seed(tmp_path):
 
 
 @pytest.mark.slow
-def test_ray_runs_them_too(tmp_path):
+def test_ray_runs_them_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    ray = pytest.importorskip("ray")
     ray_joblib = pytest.importorskip("ray.util.joblib")
     pytest.importorskip("joblib")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray_joblib.register_ray()
-    many = done(tmp_path / "many", n_jobs=2, backend="ray")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of theirs, on files and processes
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        try:
+            ray_joblib.register_ray()
+            many = done(tmp_path / "many", n_jobs=2, backend="ray")
+        finally:
+            ray.shutdown()
     assert (many.scores_MN == done(tmp_path / "one").scores_MN).all()
 
 
