@@ -38,7 +38,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(each=2, more=5, steps=10, seeds=2),
-    "small": Size(each=16, more=60, steps=700, seeds=5),
+    "small": Size(each=16, more=60, steps=600, seeds=4),
 }
 
 

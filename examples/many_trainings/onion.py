@@ -31,7 +31,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(rows=100, models=8, layer=10, epochs=2),
-    "small": Size(rows=1000, models=120, layer=100),
+    "small": Size(rows=1000, models=80, layer=100),
 }
 
 

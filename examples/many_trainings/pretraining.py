@@ -35,7 +35,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(rows=100, tests=50, seeds=3, pretraining=5, fine_tuning=2, width=128),
-    "small": Size(rows=1000, tests=1000, seeds=10, pretraining=60, fine_tuning=20),
+    "small": Size(rows=1000, tests=1000, seeds=8, pretraining=60, fine_tuning=20),
 }
 LOOKS = (0, 1, 2, 5, 10, 20, 40, 60)
 

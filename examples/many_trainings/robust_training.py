@@ -34,7 +34,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(rows=120, tests=100, seeds=2, epochs=2, width=16),
-    "small": Size(rows=1000, tests=1000, seeds=5, epochs=40),
+    "small": Size(rows=1000, tests=1000, seeds=4, epochs=40),
 }
 
 
@@ -103,8 +103,8 @@ def _one_seed(options: Options, size: Size, seed: int) -> dict[str, Any]:
 
 def _trained(method: str, data: Rows, options: Options, size: Size, seed: int, noise: float) -> nn.Module:
     args = TrainingArguments(
-        str(options.store / "trainer"), num_train_epochs=size.epochs, per_device_train_batch_size=50, optim="sgd",
-        learning_rate=0.3, lr_scheduler_type="constant", max_grad_norm=0.0, weight_decay=1e-4, seed=seed,
+        str(options.store / "trainer"), num_train_epochs=size.epochs, per_device_train_batch_size=100, optim="sgd",
+        learning_rate=0.5, lr_scheduler_type="constant", max_grad_norm=0.0, weight_decay=1e-4, seed=seed,
         save_strategy="no", logging_strategy="no", report_to="none", use_cpu=True, disable_tqdm=True,
         dataloader_pin_memory=False, remove_unused_columns=method != "early_learning",
     )  # fmt: skip

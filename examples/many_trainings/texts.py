@@ -36,7 +36,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(lines=20, families=2, unusual=4, models=6, epochs=2),
-    "small": Size(lines=150, families=10, unusual=30, models=40, epochs=12),
+    "small": Size(lines=150, families=10, unusual=30, models=32, epochs=10),
 }
 
 
