@@ -108,15 +108,16 @@ def draw(options: Options) -> Drawn:
     )
 
 
-def train_store(options: Options) -> tuple[SubsetRuns, str]:
-    """All runs of the study, and the name of the data."""
+def train_store(options: Options, models: int | None = None) -> tuple[SubsetRuns, str]:
+    """The runs of the study, all of them or the first ones, and the name of the data."""
     size, drawn = SIZES[options.size], draw(options)
     masks = draw_subsets(size.rows, size.models)
     train, score = Train(size.epochs, size.width), logits_of_label
+    index = None if models is None else range(models)
     runs = run_subsets(
-        train, drawn.rows, masks, store=options.store, score=score, test=drawn.test, n_jobs=options.jobs
+        train, drawn.rows, masks, store=options.store, score=score, test=drawn.test, index=index, n_jobs=options.jobs
     )
-    if runs.missing or runs.diverged or runs.test_scores_MK is None:
+    if len(runs.runs_M) < (models or size.models) or runs.test_scores_MK is None:
         raise SystemExit(f"missing runs {runs.missing[:5]}, diverged {dict(runs.diverged)}")
     return runs, drawn.name
 

@@ -2,7 +2,7 @@
 
 python -m examples.many_trainings.null --data FOLDER_OF_MNIST --store FOLDER
 
-The models are those of `images`: a store of that study is used as it is. Coins are drawn anew, for all models, and
+The models are the first ones of `images`: a store of that study is used as it is. Coins are drawn anew, for all models, and
 LiRA is told that they say which rows a model had. Its rates then have an exact law (`chance_tpr`).
 """
 
@@ -18,14 +18,14 @@ from examples.many_trainings.study import Options, parse_options, write_result
 from examples.secret_sharer.results import Stopwatch
 from hf_exposure.estimators import chance_tpr, lira, tpr_at_fpr
 
-DRAWS = {"smallest": (2, 4), "small": (20, 60)}
+DRAWS = {"smallest": (12, 2, 4), "small": (120, 20, 60)}
 FIRST = 20
 
 
 def run(options: Options) -> None:
-    watch, (draws, targets) = Stopwatch(), DRAWS[options.size]
+    watch, (models, draws, targets) = Stopwatch(), DRAWS[options.size]
     size = SIZES[options.size]
-    runs, name = train_store(options)
+    runs, name = train_store(options, models)
     figures: dict[str, Any] = {"excess_1": [], "excess_5": [], "inside": [], "first_20": [], "first_20_by_chance": []}
     for draw in range(draws):
         coins = np.random.default_rng([30, draw]).random(runs.included_MN.shape) < 0.5
@@ -36,7 +36,7 @@ def run(options: Options) -> None:
         figures["inside"].append(int(low <= first <= high))
         figures["first_20"].append(first)
         figures["first_20_by_chance"].append([low, high])
-    settings = {"rows": size.rows, "models": size.models, "draws": draws, "targets": targets}
+    settings = {"rows": size.rows, "models": models, "draws": draws, "targets": targets}
     write_result(options, "null", data=name, settings=settings, figures=figures, cost=watch.read())
 
 
