@@ -375,6 +375,8 @@ def test_a_trainer_trains_each_model_with_the_runs_seed(tmp_path):
 @pytest.mark.slow
 def test_ray_runs_them_too(tmp_path, monkeypatch):
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Where the cores are busy a worker takes minutes to import torch, and ray would begin another.
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
     ray = pytest.importorskip("ray")
     ray_joblib = pytest.importorskip("ray.util.joblib")
     pytest.importorskip("joblib")
