@@ -207,7 +207,7 @@ def one_run_reliability(
     run_n, canary_n = np.nonzero(included_MC)
     value_n = exposures_MC[run_n, canary_n]
     runs, canaries = np.unique(run_n).size, np.unique(canary_n).size
-    counts = {"canaries": canaries, "runs": runs, "exposures": value_n.size, "confidence_level": level}
+    counts: dict[str, Any] = {"canaries": canaries, "runs": runs, "exposures": value_n.size, "confidence_level": level}
     of_run_nM = (run_n[:, None] == np.unique(run_n)).astype(np.float64)
     of_canary_nC = (canary_n[:, None] == np.unique(canary_n)).astype(np.float64)
     both = np.concatenate([of_run_nM, of_canary_nC], axis=1)

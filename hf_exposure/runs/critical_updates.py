@@ -44,16 +44,19 @@ def keep_critical_gradients(model: nn.Module, noise: float) -> int:
         (2, [[0.5, 0.0], [0.5, 0.0]])
     """
     share = _checked_noise(noise)
-    weights = [weight for weight in model.parameters() if weight.grad is not None and weight.dim() >= 2]
+    weights = [
+        (weight.detach(), weight.grad)
+        for weight in model.parameters()
+        if weight.grad is not None and weight.dim() >= 2
+    ]
     if not weights:
         raise InputError("model", "must have weights with gradients", "none", "Call it after loss.backward().")
-    matter = torch.cat([(weight.detach() * weight.grad).abs().flatten() for weight in weights])
+    matter = torch.cat([(weight * gradient).abs().flatten() for weight, gradient in weights])
     least = matter.topk(max(1, round((1.0 - share) * matter.numel()))).values[-1]
     critical = 0
-    for weight in weights:
-        assert weight.grad is not None
-        is_critical = (weight.detach() * weight.grad).abs() >= least
-        weight.grad.mul_(is_critical * (1.0 - share))
+    for weight, gradient in weights:
+        is_critical = (weight * gradient).abs() >= least
+        gradient.mul_(is_critical * (1.0 - share))
         critical += int(is_critical.sum())
     return critical
 

@@ -13,7 +13,7 @@ Source: Liu et al., "Early-Learning Regularization Prevents Memorization of Nois
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from typing import Any
 
 import torch
@@ -90,13 +90,10 @@ class EarlyLearningTrainer(Trainer):
         self.memory = real_number("memory", memory, rule, "Write memory=0.7.", at_least=0.0, below=1.0)
         self.index_column = index_column
         super().__init__(*arguments, **named)
-        try:
-            rows = len(self.train_dataset)
-        except TypeError:
+        if not isinstance(self.train_dataset, Sized):
             remedy = "Pass a data set that is no stream: each row is remembered."
-            kind = type(self.train_dataset).__name__
-            raise InputError("train_dataset", "must have a length", kind, remedy) from None
-        self.targets = torch.zeros(rows, classes)
+            raise InputError("train_dataset", "must have a length", type(self.train_dataset).__name__, remedy)
+        self.targets = torch.zeros(len(self.train_dataset), classes)
         self.model_accepts_loss_kwargs = False  # the loss is a mean over rows, whatever the batch
 
     def compute_loss(

@@ -146,6 +146,8 @@ def test_targets_remember_what_was_said_of_each_row(tmp_path):
         EarlyLearningTrainer(model, args, train_dataset=data.select(range(16, 32)), num_labels=2).train()
     with pytest.raises(InputError, match="^memory"):
         EarlyLearningTrainer(model, args, train_dataset=data, num_labels=2, memory=1.0)
+    with pytest.raises(InputError, match="^train_dataset"):
+        EarlyLearningTrainer(model, args, train_dataset=data.to_iterable_dataset(), num_labels=2)
     assert trainer.evaluate(data)["eval_loss"] > 0.0
 
 
