@@ -30,6 +30,7 @@ class Size:
     lines: int
     epochs: int
     seeds: int
+    equal_steps: bool = False  # batches of as much text, whatever the vocabulary, instead of 256 units
 
 
 SIZES = {"smallest": Size(lines=20, epochs=1, seeds=2), "small": Size(lines=150, epochs=8, seeds=5)}
@@ -38,12 +39,12 @@ SIZES = {"smallest": Size(lines=20, epochs=1, seeds=2), "small": Size(lines=150,
 def run(options: Options) -> None:
     size, watch = SIZES[options.size], Stopwatch()
     lines, name = draw_lines(options.data, 2 * size.lines)
-    runs = each_seed(options, size.seeds, lambda seed: _one_seed(lines, size, seed))
+    runs = each_seed(options, size.seeds, lambda seed: one_seed(lines, size, seed))
     settings = {"lines": size.lines, "epochs": size.epochs, "seeds": size.seeds, "vocabularies": list(VOCABULARIES)}
     write_result(options, "subwords", data=name, settings=settings, figures={"runs": runs}, cost=watch.read())
 
 
-def _one_seed(lines: list[str], size: Size, seed: int) -> dict[str, Any]:
+def one_seed(lines: list[str], size: Size, seed: int) -> dict[str, Any]:
     order = np.random.default_rng([seed, 2]).permutation(len(lines))
     members, others = ([lines[place] for place in part] for part in np.split(order, 2))
     found: dict[str, Any] = {}
@@ -56,9 +57,11 @@ def _one_seed(lines: list[str], size: Size, seed: int) -> dict[str, Any]:
         model = NextCharacter(256, entries=tokenizer.get_vocab_size())
         ids = [np.array(tokenizer.encode(line).ids, dtype=np.int64) + 1 for line in members]
         contexts, following = (torch.cat(parts) for parts in zip(*map(windows, ids), strict=True))
+        characters = sum(map(len, members))
+        batch_size = round(256 * len(following) / characters) if size.equal_steps else 256
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(size.epochs):
-            for batch in torch.randperm(len(following)).split(256):
+            for batch in torch.randperm(len(following)).split(batch_size):
                 optimizer.zero_grad(set_to_none=True)
                 nn.functional.cross_entropy(model(contexts[batch]), following[batch]).backward()
                 optimizer.step()

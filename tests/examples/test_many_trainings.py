@@ -11,6 +11,7 @@ import pytest
 from examples.many_trainings import (
     RESULTS,
     canaries,
+    deduplication,
     dissection,
     extraction,
     images,
@@ -20,6 +21,7 @@ from examples.many_trainings import (
     pretraining,
     robust_training,
     subwords,
+    subwords_early,
     texts,
 )
 from examples.many_trainings.page import PAGE, with_results
@@ -28,6 +30,7 @@ from examples.secret_sharer.claims import numbers_at
 
 STUDIES = [
     canaries,
+    deduplication,
     dissection,
     extraction,
     images,
@@ -37,6 +40,7 @@ STUDIES = [
     pretraining,
     robust_training,
     subwords,
+    subwords_early,
     texts,
 ]
 
