@@ -99,12 +99,10 @@ def _imported(path: Path) -> ModuleType:
     sys.modules[_MODULE] = module
     sys.path.insert(0, str(path.resolve().parent))  # a recipe may import its neighbors, as a script may
     spec.loader.exec_module(module)
-    try:
-        import cloudpickle
-    except ImportError:
-        return module
-    # Worker processes could not import it by name.
-    cloudpickle.register_pickle_by_value(module)
+    # Worker processes could not import it by name. A recipe that uses ray has loaded ray's own copy of cloudpickle.
+    picklers = ["cloudpickle"] if importlib.util.find_spec("cloudpickle") else []
+    for pickler in [*picklers, *({"ray.cloudpickle"} & {*sys.modules})]:
+        importlib.import_module(pickler).register_pickle_by_value(module)
     return module
 
 

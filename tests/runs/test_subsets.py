@@ -383,6 +383,8 @@ def test_ray_runs_them_too(tmp_path, monkeypatch):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of theirs, on files and processes
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        # Workers cannot import this file by its name.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
         try:
             ray_joblib.register_ray()
             many = done(tmp_path / "many", n_jobs=2, backend="ray")
