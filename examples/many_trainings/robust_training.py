@@ -113,14 +113,14 @@ def _trained(method: str, data: Rows, options: Options, size: Size, seed: int, n
         pair = TwoNetworks(Network(inputs, size.width), Network(inputs, size.width))
         args.remove_unused_columns = False
         trainer: Trainer = CoTeachingTrainer(
-            pair, args, train_dataset=data, noise=noise, ramp_epochs=10, data_collator=_without_numbers
+            pair, args, train_dataset=data, noise=noise, ramp_epochs=10, data_collator=without_numbers
         )
     elif method == "early_learning":
         trainer = EarlyLearningTrainer(Network(inputs, size.width), args, train_dataset=data, num_labels=10)
     else:
         callbacks = [CriticalUpdates(noise)] if method == "critical_updates" else []
         trainer = Trainer(
-            Network(inputs, size.width), args, train_dataset=data, callbacks=callbacks, data_collator=_without_numbers
+            Network(inputs, size.width), args, train_dataset=data, callbacks=callbacks, data_collator=without_numbers
         )
         args.remove_unused_columns = False
     trainer.remove_callback(PrinterCallback)
@@ -128,7 +128,7 @@ def _trained(method: str, data: Rows, options: Options, size: Size, seed: int, n
     return trainer.model
 
 
-def _without_numbers(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+def without_numbers(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     return {name: torch.stack([row[name] for row in rows]) for name in ("pixels", "labels")}
 
 
