@@ -56,7 +56,12 @@ def exposures(model: nn.Module, canaries: CanarySet) -> npt.NDArray[np.float64]:
 def run(options: Options) -> None:
     size, watch = SIZES[options.size], Stopwatch()
     lines, name = draw_lines(options.data, size.lines)
-    canaries = draw_canaries(TEMPLATE, dict.fromkeys(size.counts, size.each), controls=size.controls, seed=0)
+    # Drawn once: a set that is drawn again, by the same seed even, has other ids and is another set to the store.
+    file = options.store / "canaries.json"
+    if not file.exists():
+        options.store.mkdir(parents=True, exist_ok=True)
+        draw_canaries(TEMPLATE, dict.fromkeys(size.counts, size.each), controls=size.controls, seed=0).save(file)
+    canaries = CanarySet.load(file)
     runs = run_canary_subsets(
         TrainOnTexts(size.epochs), Dataset.from_dict({"text": lines}), canaries, size.models,
         store=options.store, exposures=exposures, n_jobs=options.jobs,

@@ -113,6 +113,8 @@ def run_canary_subsets(
         train: train(data set with canaries) -> model, such as a `TrainerRecipe`.
         dataset: what all runs have in common.
         canaries: the inserted ones are dealt to the runs, each `repetitions` times where it is; the controls stay out.
+            Save the set and load it when you go on: one that is drawn again, even by the same seed, has another salt
+            and is refused.
         num_models: M.
         store, seed, index, n_jobs, backend, progress: as for `run_subsets`; places of insertion are the run's own.
         tokenizer: of the models, for `measure_exposure`.

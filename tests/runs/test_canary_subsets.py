@@ -12,6 +12,7 @@ from datasets import Dataset
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel, TrainingArguments
 
 from hf_exposure import (
+    CanarySet,
     CanaryTemplate,
     Digits,
     TextScore,
@@ -57,6 +58,16 @@ def test_each_run_has_its_hand_of_canaries_as_often_as_they_say(tmp_path):
     assert [reason.name for reason in found.runs.undefined.values()] == ["never_included"] * 3
     with pytest.raises(InputError, match="^repetitions"):
         found.reliability(5)
+
+
+def test_a_set_that_was_saved_goes_on_and_one_that_is_drawn_again_does_not(tmp_path):
+    CANARIES.save(tmp_path / "canaries.json")
+    done(tmp_path / "runs", index=0)
+    assert done(tmp_path / "runs", index=1, canaries=CanarySet.load(tmp_path / "canaries.json")).runs.runs_M.size == 2
+    again = draw_canaries(CANARIES.template, {1: 2, 3: 2, 8: 2}, controls=3, seed=0)
+    assert again == CANARIES
+    with pytest.raises(InputError, match="^dataset"):
+        done(tmp_path / "runs", canaries=again)
 
 
 def test_each_run_inserts_at_places_of_its_own_and_the_same_again(tmp_path):
