@@ -18,7 +18,7 @@ from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
 
 from hf_exposure.canaries import CanarySet
-from hf_exposure.checks import instance_of
+from hf_exposure.checks import instance_of, path_of
 from hf_exposure.data import insert_canaries
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import (
@@ -32,7 +32,7 @@ from hf_exposure.estimators import (
 from hf_exposure.estimators.arrays import number_array
 from hf_exposure.measures import measure_exposure
 from hf_exposure.runs.subset_data import hash_rows
-from hf_exposure.runs.subset_store import Flags, Floats, SubsetRuns
+from hf_exposure.runs.subset_store import Flags, Floats, SubsetRuns, SubsetStore
 from hf_exposure.runs.subsets import draw_subsets, run_subsets
 
 Exposures = Callable[[Any, CanarySet], ArrayLike]
@@ -168,6 +168,7 @@ def run_canary_subsets(
     masks_MN = np.concatenate([dealt_MC, np.zeros((len(dealt_MC), len(canaries.controls)))], axis=1)
     if data_id is not None and not isinstance(data_id, str):
         raise InputError("data_id", "must be a text", type(data_id).__name__, "Name the data, or leave it out.")
+    _check_begun_with(canaries, store)
     runs = run_subsets(
         _Train(train, dataset, canaries, dict(insertion or {})),
         [canary.id for canary in canaries],
@@ -182,6 +183,18 @@ def run_canary_subsets(
         progress=progress,
     )
     return CanaryRuns(runs=runs, canaries=canaries)
+
+
+def _check_begun_with(canaries: CanarySet, store: str | Path) -> None:
+    """That the store, where there is one, was begun with these canaries."""
+    if not (path_of("store", store) / "store.json").exists():
+        return
+    if not str(SubsetStore(store).manifest.get("data")).startswith(f"id:{canaries.manifest_hash} "):
+        rule, remedy = (
+            "must be those that the store was begun with",
+            "Load the set that was saved, or name another store.",
+        )
+        raise InputError("canaries", rule, str(store), remedy)
 
 
 @dataclass(frozen=True)

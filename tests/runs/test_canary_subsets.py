@@ -66,7 +66,7 @@ def test_a_set_that_was_saved_goes_on_and_one_that_is_drawn_again_does_not(tmp_p
     assert done(tmp_path / "runs", index=1, canaries=CanarySet.load(tmp_path / "canaries.json")).runs.runs_M.size == 2
     again = draw_canaries(CANARIES.template, {1: 2, 3: 2, 8: 2}, controls=3, seed=0)
     assert again == CANARIES
-    with pytest.raises(InputError, match="^dataset"):
+    with pytest.raises(InputError, match="^canaries: must be those that the store was begun with"):
         done(tmp_path / "runs", canaries=again)
 
 
@@ -89,7 +89,7 @@ def test_each_run_inserts_at_places_of_its_own_and_the_same_again(tmp_path):
     "change, argument",
     [
         ({"dataset": Dataset.from_dict({"text": TEXTS * 6})}, "dataset"),
-        ({"canaries": draw_canaries(CANARIES.template, {1: 2, 3: 2, 8: 2}, controls=3, seed=1)}, "dataset"),
+        ({"canaries": draw_canaries(CANARIES.template, {1: 2, 3: 2, 8: 2}, controls=3, seed=1)}, "canaries"),
         ({"masks": draw_subsets(6, 10, seed=9)}, "masks"),
         ({"seed": 4, "masks": draw_subsets(6, 10)}, "seed"),
     ],
