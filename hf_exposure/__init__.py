@@ -67,9 +67,12 @@ _HOME_OF = {
     "measure_secrets": "measures",
     "plan_cost": "runs",
     "SubsetRuns": "runs",
+    "CanaryRuns": "runs",
+    "TextScore": "runs",
     "TrainerRecipe": "runs",
     "draw_subsets": "runs",
     "load_subset_runs": "runs",
+    "run_canary_subsets": "runs",
     "run_subsets": "runs",
     "ExposureCallback": "callback",
     "MeasureCallback": "callback",
@@ -149,11 +152,14 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import SecretsReport as SecretsReport
     from hf_exposure.records import pool_reports as pool_reports
     from hf_exposure.report.checkpoints import exposure_change as exposure_change
+    from hf_exposure.runs import CanaryRuns as CanaryRuns
     from hf_exposure.runs import SubsetRuns as SubsetRuns
+    from hf_exposure.runs import TextScore as TextScore
     from hf_exposure.runs import TrainerRecipe as TrainerRecipe
     from hf_exposure.runs import draw_subsets as draw_subsets
     from hf_exposure.runs import load_subset_runs as load_subset_runs
     from hf_exposure.runs import plan_cost as plan_cost
+    from hf_exposure.runs import run_canary_subsets as run_canary_subsets
     from hf_exposure.runs import run_subsets as run_subsets
     from hf_exposure.scoring import LabelScorer as LabelScorer
     from hf_exposure.scoring import label_template as label_template
