@@ -81,7 +81,7 @@ mutants: $(VENV)/.installed
 soak-calls: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile_calls --calls $(or $(CALLS),2000) --seed $(or $(SEED),0)
 
-# Beside TensorFlow Privacy and memaudit, which are installed into a folder of their own; about 15 minutes.
+# Compared with TensorFlow Privacy and memaudit, which are installed into a folder of their own; about 15 minutes.
 peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/peers --upgrade \
 		memaudit==0.2.0 tensorflow-privacy==0.8.12
