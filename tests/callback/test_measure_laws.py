@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from callback_runs import CANARIES, TOKENIZER, make_start, small_model
-from measure_laws import check_measure
 from torch import nn
 from toy_measures import Classifier, Tally, Toy, pictures, start_of
 
 from examples.own_measure import ProbeLoss
 from hf_exposure.measures import PlainRecord, SeenBatch
 from hf_exposure.measures.exposure import ExposureMeasure
+from hf_exposure.testing import check_measure
 
 INPUTS = {name: torch.stack([row[name] for row in pictures(4)]) for name in ("pixels", "labels")}
 BATCHES = [SeenBatch(inputs=INPUTS, step=step) for step in range(2)]
