@@ -50,7 +50,8 @@ def check_measure(
         ...     name, larger_is_better, needs_tokenizer = "bias", frozenset(), False
         ...     def prepare(self, start): pass
         ...     def metric_names(self): return ["eval_bias_sum"]
-        ...     def measure(self, model): return PlainRecord(figures={"eval_bias_sum": float(model.bias.detach().sum())})
+        ...     def measure(self, model):
+        ...         return PlainRecord(figures={"eval_bias_sum": float(model.bias.detach().sum())})
         ...     def state_dict(self): return {}
         ...     def load_state_dict(self, state): pass
         >>> check_measure(Bias, nn.Linear(2, 3))
