@@ -41,9 +41,9 @@ check: $(VENV)/.installed
 	$(MAKE) --no-print-directory site
 
 # The pages of docs/ and the API reference as a site, in site/. A link that leads nowhere and a page that the navigation lacks
-# are errors. Search works over HTTP: python -m http.server --directory site
+# are errors (--quiet would hide them from --strict). Search works over HTTP: python -m http.server --directory site
 site: $(VENV)/.installed
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # The sdist and the wheel in dist/, checked: what is in them, and whether PyPI can show README.
 package: $(VENV)/.installed
