@@ -132,7 +132,7 @@ def _check_fresh_start(
     expected = _figures(measure.measure(model))
     measure.prepare(start)
     _show(measure, batches)
-    assert _figures(measure.measure(model)) == expected, "prepare does not begin anew"
+    assert _figures(measure.measure(model)) == expected, "prepare does not start from the beginning"
 
 
 def _check_log(measure: Measure, model: nn.Module) -> None:
