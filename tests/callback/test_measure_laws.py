@@ -106,7 +106,7 @@ class NotJson(Toy):
         (LeavesGradients, AssertionError, "the measure changed: gradients"),
         (ChangesWeights, AssertionError, "differ|the measure changed: weights"),
         (ForgetsItsCount, AssertionError, "the state is not all of it"),
-        (NeverBeginsAnew, AssertionError, "prepare does not begin anew"),
+        (NeverBeginsAnew, AssertionError, "prepare does not start from the beginning"),
         (PromisesOtherKeys, AssertionError, "metric_names differ from metrics"),
         (Unprefixed, AssertionError, "eval_toy_norm"),
         (NotJson, TypeError, "not JSON serializable"),
