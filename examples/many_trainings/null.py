@@ -2,7 +2,7 @@
 
 python -m examples.many_trainings.null --data FOLDER_OF_MNIST --store FOLDER
 
-The models are the first ones of `images`: a store of that study is used as it is. Coins are drawn anew for all models,
+The models are the first ones of `images`: a store of that study is used as it is. Coins are drawn again for all models,
 and LiRA is told that they say which rows a model had. Its rates then have an exact law (`chance_tpr`).
 """
 

@@ -2,8 +2,8 @@
 
 python -m examples.many_trainings.pretraining --data FOLDER_OF_MNIST --store FOLDER
 
-A network memorizes random labels of all training images; its last layer is drawn anew, and it is trained on the true
-labels of the same images. Beside it the same network without the first stage. Meanwhile the first layer's weights are
+A network memorizes random labels of all training images; its last layer is drawn again, and it is trained on the true
+labels of the same images. It is compared with the same network without the first stage. Meanwhile the first layer's weights are
 compared with the principal components of the images.
 """
 

@@ -56,7 +56,7 @@ class EarlyLearningTrainer(Trainer):
 
     The data set needs a column of row numbers from 0, and `remove_unused_columns=False` keeps it; `add_column` makes
     it: `train.add_column("row_index", list(range(len(train))))`. What is remembered of the rows is not in checkpoints:
-    a training that is resumed begins to remember anew.
+    a training that is resumed begins to remember again.
 
     Args:
         num_labels: classes.
