@@ -2,8 +2,8 @@
 
 python -m examples.many_trainings.null --data FOLDER_OF_MNIST --store FOLDER
 
-The models are the first ones of `images`: a store of that study is used as it is. Coins are drawn again for all models,
-and LiRA is told that they say which rows a model had. Its rates then have an exact law (`chance_tpr`).
+The models are the first ones of `images`: a store of that study is used as it is. Coins are drawn again for all
+models, and LiRA is told that they say which rows a model had. Its rates then have an exact law (`chance_tpr`).
 """
 
 from __future__ import annotations
