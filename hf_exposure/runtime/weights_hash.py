@@ -19,8 +19,8 @@ def weights_sha256(model: nn.Module) -> str | None:
         model: wrappers of data parallelism and of `torch.compile` are looked through.
 
     Returns:
-        64 hexadecimal digits; None where the weights are not all here: served elsewhere, sharded over processes, offloaded, or packed
-        in a tensor class of a quantization library.
+        64 hexadecimal digits; None where the weights are not all here: served elsewhere, sharded over processes,
+        offloaded, or packed in a tensor class of a quantization library.
 
     Example:
         >>> layer = nn.Linear(2, 1)

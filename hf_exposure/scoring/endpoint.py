@@ -1,10 +1,10 @@
 """A model behind an OpenAI-compatible completions endpoint: token ids go out, the bits of those tokens come back.
 
-What is asked for is the log-probability of tokens that the caller chooses, so an endpoint that only tells how likely its
-own output was is of no use. Servers say it in one of two dialects. vLLM's `prompt_logprobs` gives each token of the
-prompt by its id, with the likeliest alternatives at its place; `echo` with `logprobs`, the older one, gives the
-token's own figure alone (its alternatives are named by text, which is not one token). `Endpoint.connect` finds out
-which.
+What is asked for is the log-probability of tokens that the caller chooses, so an endpoint that only tells how likely
+its own output was is of no use. Servers have two dialects for it. vLLM's `prompt_logprobs` gives the figure of each
+token of the prompt by its id, with the likeliest alternatives at its place. `echo` with `logprobs`, the older one, gives
+the token's own figure alone, since it names alternatives by text, and several tokens may have one text.
+`Endpoint.connect` finds out which a server has.
 
 A prompt is a secret as often as not, so no error quotes what was sent, nor what the server wrote about it: a message
 has the status alone, but for that of the first requests, whose texts are harmless.
@@ -124,7 +124,9 @@ class Endpoint(nn.Module):
         self.prompts_per_request = whole_number("prompts_per_request", prompts_per_request, 1, 4096)
         self.alternatives = whole_number("alternatives", alternatives, 1, 1000)
         rule = "must be above 0 and at most 3600"
-        self.timeout_seconds = real_number("timeout_seconds", timeout_seconds, rule, "Leave it out.", above=0, at_most=3600)
+        self.timeout_seconds = real_number(
+            "timeout_seconds", timeout_seconds, rule, "Leave it out.", above=0, at_most=3600
+        )
         self.retries = whole_number("retries", retries, 0, 20)
         self.dialect: Dialect | None = None
         self.longest: int | None = None
@@ -155,7 +157,8 @@ class Endpoint(nn.Module):
             return
         self._find_model()
         tried: list[str] = []
-        asked: list[tuple[Dialect, int]] = [("prompt_logprobs", self.alternatives), ("prompt_logprobs", 1), ("echo", 1)]
+        most = self.alternatives
+        asked: list[tuple[Dialect, int]] = [("prompt_logprobs", most), ("prompt_logprobs", 1), ("echo", 1)]
         for dialect, alternatives in asked:
             answer = self._post(self._request(list(ids), dialect, alternatives))
             if answer.status == 200:
@@ -176,11 +179,12 @@ class Endpoint(nn.Module):
             )
         self._check_tokenizer(text, ids)
 
-    def forward(self, prompts: Sequence[Sequence[int]]) -> list[PromptBits]:
+    def forward(self, prompts: Sequence[Sequence[int]], *, alternatives: bool = False) -> list[PromptBits]:
         """The bits of each prompt's tokens, by one request.
 
         Args:
             prompts: token ids, at least one each; at most `prompts_per_request` prompts.
+            alternatives: whether the likeliest tokens of each place are asked for too.
 
         Raises:
             EndpointError: no answer after all tries, one of another status than 200, or one that is no answer to this.
@@ -188,7 +192,7 @@ class Endpoint(nn.Module):
         """
         assert self.dialect is not None, "connect comes first"
         prompt = list(prompts[0]) if len(prompts) == 1 else [list(ids) for ids in prompts]
-        answer = self._post(self._request(prompt, self.dialect, self.alternatives))
+        answer = self._post(self._request(prompt, self.dialect, self.alternatives if alternatives else 1))
         if answer.status != 200:
             raise self._refused(answer, f"status {answer.status}")
         choices = _choices(answer, len(prompts))
@@ -198,7 +202,7 @@ class Endpoint(nn.Module):
         self.requests += 1
         return found
 
-    def _request(self, prompt: str | list[int] | list[list[int]], dialect: Dialect, alternatives: int) -> dict[str, Any]:
+    def _request(self, prompt: str | list[Any], dialect: Dialect, alternatives: int) -> dict[str, Any]:
         # One token is written that nobody reads: not every server takes 0.
         request: dict[str, Any] = {"model": self.served_name, "prompt": prompt, "max_tokens": 1, "temperature": 1.0}
         if dialect == "prompt_logprobs":
@@ -222,7 +226,8 @@ class Endpoint(nn.Module):
             self.served_name = names[0]
             self.config._name_or_path = self._name
         elif names and self.served_name not in names:
-            raise InputError("model", f"must be one that {self.url} serves", self.served_name, f"It serves {names[:10]}.")
+            rule = f"must be one that {self.url} serves"
+            raise InputError("model", rule, self.served_name, f"It serves {names[:10]}.")
         longest = next((one.get("max_model_len") for one in served if one.get("id") == self.served_name), None)
         if isinstance(longest, int) and longest > 1:
             self.longest = longest - 1  # room for the token that nobody reads
@@ -230,7 +235,7 @@ class Endpoint(nn.Module):
     def _check_tokenizer(self, text: str, ids: Sequence[int]) -> None:
         """Sent as a text, it must get the tokens and figures that its ids got."""
         assert self.dialect is not None
-        answer = self._post(self._request(text, self.dialect, self.alternatives))
+        answer = self._post(self._request(text, self.dialect, 1))
         if answer.status != 200:
             raise self._refused(answer, _why(answer))
         (own,) = self([ids])
@@ -265,8 +270,8 @@ class Endpoint(nn.Module):
         tries = f"{self.retries + 1} tries" if self.retries else "one try"
         why = failure or f"status {answer.status}" if answer is not None else failure
         raise EndpointError(
-            f"{self.url} gave no answer in {tries} ({why}). Look whether the server runs, or raise timeout_seconds= or "
-            "retries=."
+            f"{self.url} gave no answer in {tries} ({why}). Look whether the server runs, or raise timeout_seconds= "
+            "or retries=."
         )
 
     def _once(self, request: urllib.request.Request) -> _Answer:
@@ -318,10 +323,12 @@ def _checked_url(url: str) -> str:
         is_url = False
     # What is no URL may be a key that was put in its place: it is not shown.
     if not is_url or len(text) > _LONGEST_URL or any(character.isspace() for character in text):
-        raise InputError("url", "must begin with http:// or https://, and name a host", f"{len(text)} characters", remedy)
+        rule = "must begin with http:// or https://, and name a host"
+        raise InputError("url", rule, f"{len(text)} characters", remedy)
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         rule = "must hold neither a user or password nor a query"
-        raise InputError("url", rule, f"a URL of {parts.hostname}", "Put a key into a variable, and name it: key_variable=.")
+        remedy = "Put a key into an environment variable, and name it: key_variable=."
+        raise InputError("url", rule, f"a URL of {parts.hostname}", remedy)
     return text
 
 
@@ -403,8 +410,8 @@ def _read(choice: Mapping[str, Any], ids: Sequence[int], dialect: Dialect) -> Pr
         return PromptBits(np.array(bits), tuple(alternatives))
     except (KeyError, TypeError, ValueError, AttributeError):
         raise EndpointError(
-            f"the endpoint's {dialect} are not those of the {len(ids)} tokens that were sent. Pass the tokenizer of the "
-            "model that is served."
+            f"the endpoint's {dialect} are not those of the {len(ids)} tokens that were sent. Pass the tokenizer of "
+            "the model that is served."
         ) from None
 
 

@@ -1,8 +1,7 @@
 """The bits of texts and of search states under a model that is served elsewhere.
 
-A completions endpoint tells the bits of a prompt's own tokens, so a child of a search state costs a prompt that ends with
-it; the likeliest tokens at its place come with it where the server says them, and spare the prompts of most other
-children.
+A completions endpoint tells the bits of a prompt's own tokens, so a child of a search state costs a prompt that ends
+with it. Where the server names the likeliest tokens at that place too, they spare the prompts of most other children.
 
 Shapes: N texts, P prefix tokens.
 """
@@ -33,8 +32,8 @@ _LEAST_TOLERANCE_BITS, _SAFETY = 1e-4, 4.0
 class EndpointScorer(Scorer):
     """Scores texts by the log-probabilities that an endpoint gives to the tokens of its prompt.
 
-    On construction it asks the endpoint about a few harmless texts: whether it tells such log-probabilities, whether it
-    has this tokenizer, and by how much the figure of one text depends on the others of its request. Four times the
+    On construction it asks the endpoint about a few harmless texts: whether it tells such log-probabilities, whether
+    it has this tokenizer, and by how much the figure of one text depends on the others of its request. Four times the
     largest difference, or 1e-4 bits, is `tolerance_bits`: texts whose figures are closer count as ties.
 
     Args:
@@ -106,7 +105,8 @@ class EndpointScorer(Scorer):
         """Bits of the runs and of the children: one prompt for each path, then one for each child not yet known."""
         known: dict[_Ids, dict[int, float]] = defaultdict(dict)  # by path: the bits of tokens after it
         paths = [(*prefix, *query.tokens) for query in queries]
-        children = [[int(token) for token in query.children] if path else [] for path, query in zip(paths, queries, strict=True)]
+        # A first token with nothing before it is not predicted.
+        children = [query.children.tolist() if path else [] for path, query in zip(paths, queries, strict=True)]
         first = {(*path, *own[:1]) for path, own in zip(paths, children, strict=True)}
         self._learn(known, first, len(prefix))
         missing = {
@@ -129,7 +129,7 @@ class EndpointScorer(Scorer):
         asked = sorted(ids for ids in prompts if len(ids) > 1)
         for start in range(0, len(asked), self._per_request):
             batch = asked[start : start + self._per_request]
-            for ids, answer in zip(batch, self._ask(batch), strict=True):
+            for ids, answer in zip(batch, self.endpoint(batch, alternatives=True), strict=True):
                 for at in range(max(shared, 1), len(ids)):
                     own = known[ids[:at]]
                     for token, bits in (*answer.alternatives[at].items(), (ids[at], float(answer.bits_L[at]))):
@@ -141,7 +141,7 @@ class EndpointScorer(Scorer):
         found: dict[_Ids, np.ndarray] = {}
         for start in range(0, len(distinct), per_request):
             batch = distinct[start : start + per_request]
-            found |= {ids: answer.bits_L for ids, answer in zip(batch, self._ask(batch), strict=True)}
+            found |= {ids: answer.bits_L for ids, answer in zip(batch, self.endpoint(batch), strict=True)}
         return found
 
     def _sums(self, encoded: EncodedTexts, per_request: int) -> np.ndarray:
@@ -150,10 +150,6 @@ class EndpointScorer(Scorer):
         first = encoded.first_scored
         found = self._known_of(encoded.ids, per_request)
         return np.array([math.fsum(found[ids][first:]) for ids in encoded.ids])
-
-    def _ask(self, prompts: Sequence[_Ids]) -> list[Any]:
-        answers: list[Any] = self.endpoint(prompts)
-        return answers
 
     @property
     def _per_request(self) -> int:

@@ -52,7 +52,8 @@ def make_scorer(
 ) -> Scorer:
     """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
 
-    An `Endpoint` gets an `EndpointScorer`. A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
+    A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
+    An `Endpoint` gets an `EndpointScorer`.
 
     Args:
         model: left as it was found; the check is three forward passes of 8 tokens.

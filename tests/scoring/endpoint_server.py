@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -70,13 +69,13 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_: Any) -> None:
         pass
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         if not self._allowed():
             return
         length = {} if self.server.max_model_len is None else {"max_model_len": self.server.max_model_len}
         self._answer(200, {"data": [{"id": name, **length} for name in self.server.names]})
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.keys.append(self.headers.get("Authorization"))
         if not self._allowed():
@@ -89,7 +88,8 @@ class _Handler(BaseHTTPRequestHandler):
                 return
             self._answer(failure[0], {"error": {"message": "try later"}}, failure[1])
             return
-        unknown = [name for name in ("prompt_logprobs", "echo") if name in request and name not in self.server.dialects]
+        dialects = {"prompt_logprobs", "echo"}
+        unknown = sorted(dialects & set(request) - self.server.dialects)
         if self.server.strict and unknown:
             self._answer(400, {"error": {"message": f"unknown field {unknown[0]}\nand more"}})
             return
