@@ -20,7 +20,9 @@ from hf_exposure.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    EndpointOption,
     FormatOption,
+    KeyVariableOption,
     MessagesOption,
     ModelOption,
     PromptOption,
@@ -38,7 +40,15 @@ from hf_exposure.cli.options import (
 from hf_exposure.cli.secrets import measure_secrets, natural_secrets
 from hf_exposure.errors import InputError
 from hf_exposure.files import files_sha256, read_json
-from hf_exposure.loading import ModelSource, base_source, is_saved_folder, load_data_set, parts_of, read_to_its_end
+from hf_exposure.loading import (
+    ModelSource,
+    base_source,
+    is_saved_folder,
+    load_data_set,
+    model_source,
+    parts_of,
+    read_to_its_end,
+)
 from hf_exposure.runtime.progress import calls_shown
 
 if TYPE_CHECKING:
@@ -82,6 +92,8 @@ def measure(
         ),
     ] = None,
     tokenizer: TokenizerOption = None,
+    endpoint: EndpointOption = None,
+    key_variable: KeyVariableOption = None,
     dtype: DtypeOption = Dtype.auto,
     device: DeviceOption = None,
     revision: RevisionOption = None,
@@ -103,7 +115,7 @@ def measure(
 ) -> None:
     """Measure the exposure of canaries under a model."""
     where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
-    origin = ModelSource(name=model, tokenizer=tokenizer, revision=revision, **where)  # type: ignore[arg-type]
+    origin = model_source(endpoint, key_variable, name=model, tokenizer=tokenizer, revision=revision, **where)
     base = base_source(base_model, tokenizer=tokenizer or model, **where)
     settings: MeasureOptions = {
         "method": cast("MethodName", method), "references": references, "max_expansions": max_expansions,
@@ -148,9 +160,9 @@ def measure(
         trained_on = {**_data_facts(dataset, training_data), **trained_on}
     with calls_shown(loaded, "measuring"):
         found = measure_exposure(loaded, its_tokenizer, drawn, base_model=base_module, **settings)
-    found = replace(found, dataset=trained_on, delivery=delivery, model={**found.model, "name": model}).with_run(
-        name=name or (out.name if out is not None else ""), command=command_typed(), threshold_bits=fail_above
-    )
+    found = replace(
+        found, dataset=trained_on, delivery=delivery, model={**found.model, "name": origin.full_name}
+    ).with_run(name=name or (out.name if out is not None else ""), command=command_typed(), threshold_bits=fail_above)
     if out is not None:
         formats = [one.value for one in further_formats]
         found.save(out, include_secrets=include_secrets, canaries=drawn, formats=formats)

@@ -53,6 +53,17 @@ FormatOption = Annotated[
     typer.Option("--format", help="pdf: report.pdf and each plot as PDF; svg: each plot as SVG. May be repeated."),
 ]
 ModelOption = Annotated[str, typer.Option(help="A folder or Hub id.")]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="An OpenAI-compatible API that serves the model, such as http://127.0.0.1:8000/v1; --model is then what "
+        "the server calls it. Canaries are sent there.",
+    ),
+]
+KeyVariableOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Environment variable that holds the key of --endpoint.")
+]
 TokenizerOption = Annotated[str | None, typer.Option(help="A folder or Hub id; the model's own unless given.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights; auto as saved. Low precision makes ties.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the fastest there is unless given.")]

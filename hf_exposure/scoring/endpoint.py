@@ -2,8 +2,8 @@
 
 What is asked for is the log-probability of tokens that the caller chooses, so an endpoint that only tells how likely
 its own output was is of no use. Servers have two dialects for it. vLLM's `prompt_logprobs` gives the figure of each
-token of the prompt by its id, with the likeliest alternatives at its place. `echo` with `logprobs`, the older one, gives
-the token's own figure alone, since it names alternatives by text, and several tokens may have one text.
+token of the prompt by its id, with the likeliest alternatives at its place. `echo` with `logprobs`, the older one,
+gives the token's own figure alone, since it names alternatives by text, and several tokens may have one text.
 `Endpoint.connect` finds out which a server has.
 
 A prompt is a secret as often as not, so no error quotes what was sent, nor what the server wrote about it: a message
@@ -179,17 +179,24 @@ class Endpoint(nn.Module):
             )
         self._check_tokenizer(text, ids)
 
-    def forward(self, prompts: Sequence[Sequence[int]], *, alternatives: bool = False) -> list[PromptBits]:
+    def forward(
+        self, prompts: Sequence[Sequence[int]] = (), *, alternatives: bool = False, **inputs: Any
+    ) -> list[PromptBits]:
         """The bits of each prompt's tokens, by one request.
 
         Args:
             prompts: token ids, at least one each; at most `prompts_per_request` prompts.
             alternatives: whether the likeliest tokens of each place are asked for too.
+            **inputs: none: whatever calls it as a model that is loaded here needs one.
 
         Raises:
+            InputError: it was called as a model that is loaded here.
             EndpointError: no answer after all tries, one of another status than 200, or one that is no answer to this.
             NonFiniteScoreError: NaN.
         """
+        if inputs:
+            rule = "must be loaded here for all but log-perplexities, exposure and search"
+            raise InputError("model", rule, repr(self), "Load it with AutoModelForCausalLM.from_pretrained(...).")
         assert self.dialect is not None, "connect comes first"
         prompt = list(prompts[0]) if len(prompts) == 1 else [list(ids) for ids in prompts]
         answer = self._post(self._request(prompt, self.dialect, self.alternatives if alternatives else 1))
