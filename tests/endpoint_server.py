@@ -20,6 +20,7 @@ class CompletionsServer(ThreadingHTTPServer):
         strict: refuses what it does not understand with status 400, and a message.
         most_alternatives: above which a request is refused.
         key: what the Authorization header must be, if anything.
+        refusal: what it says with them.
         failures: answers of the next requests: a status, with the headers that come with it; None is silence.
         seen: bodies of all requests for completions; `keys` their Authorization headers.
         changed: a function that spoils an answer.
@@ -33,6 +34,7 @@ class CompletionsServer(ThreadingHTTPServer):
         self.dialects: set[str] = {"prompt_logprobs"}
         self.strict, self.most_alternatives, self.names, self.max_model_len = False, 20, ["tiny"], None
         self.key: str | None = None
+        self.refusal = "try later"
         self.failures: list[tuple[int, dict[str, str]] | None] = []
         self.seen: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
@@ -86,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
             if failure is None:
                 self.server.silence.wait(10)
                 return
-            self._answer(failure[0], {"error": {"message": "try later"}}, failure[1])
+            self._answer(failure[0], {"error": {"message": self.server.refusal}}, failure[1])
             return
         dialects = {"prompt_logprobs", "echo"}
         unknown = sorted(dialects & set(request) - self.server.dialects)

@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -32,6 +32,7 @@ from hf_exposure.cli.options import (
     TrustOption,
     check_formats,
     check_new,
+    check_threshold,
     command_typed,
     context_of,
     load_canaries,
@@ -114,6 +115,7 @@ def measure(
     config: ConfigOption = None,
 ) -> None:
     """Measure the exposure of canaries under a model."""
+    check_threshold(fail_above)
     where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
     origin = model_source(endpoint, key_variable, name=model, tokenizer=tokenizer, revision=revision, **where)
     base = base_source(base_model, tokenizer=tokenizer or model, **where)
@@ -155,9 +157,12 @@ def measure(
     base_module: Any = base.load()[0] if isinstance(base, ModelSource) else base
     delivery = None
     if training_data is not None:
-        read = training_data
+        from hf_exposure.data.datasets import CountedRows
+
+        read = [CountedRows(part) for part in training_data]
         delivery = without_secrets(drawn, lambda: _delivery(read, drawn, its_tokenizer, context, source))
-        trained_on = {**_data_facts(dataset, training_data), **trained_on}
+        rows = sum(part.rows for part in read)
+        trained_on = {"rows": rows, **_fingerprint(str(dataset), training_data), **trained_on}
     with calls_shown(loaded, "measuring"):
         found = measure_exposure(loaded, its_tokenizer, drawn, base_model=base_module, **settings)
     found = replace(
@@ -201,23 +206,22 @@ def _training_data(dataset: str, record: Mapping[str, Any]) -> list[Any]:
     return [parts[name] for name in chosen or parts]
 
 
-def _data_facts(dataset: str | None, parts: list[Any]) -> dict[str, Any]:
-    """Rows, where the data know how many they are, and a hash of the files, where they are on this machine."""
+def _fingerprint(dataset: str, parts: list[Any]) -> dict[str, str]:
+    """A hash of the files, where they are on this machine, else what `datasets` calls the data."""
     from hf_exposure.data.datasets import dataset_facts
 
-    place, facts = Path(str(dataset)), [dataset_facts(part) for part in parts]
-    found: dict[str, Any] = {}
-    if all("rows" in one for one in facts):
-        found["rows"] = sum(one["rows"] for one in facts)
-    if place.exists():
-        found["fingerprint"] = f"SHA-256 {files_sha256(place)}"
-    elif len(facts) == 1 and "fingerprint" in facts[0]:
-        found["fingerprint"] = facts[0]["fingerprint"]
-    return found
+    if Path(dataset).exists():
+        return {"fingerprint": f"SHA-256 {files_sha256(Path(dataset))}"}
+    facts = dataset_facts(parts[0]) if len(parts) == 1 else {}
+    return {"fingerprint": facts["fingerprint"]} if "fingerprint" in facts else {}
 
 
 def _delivery(
-    training_data: list[Any], canaries: CanarySet, tokenizer: Any, context: CanaryContext | None, source: str | None
+    training_data: Sequence[Any],
+    canaries: CanarySet,
+    tokenizer: Any,
+    context: CanaryContext | None,
+    source: str | None,
 ) -> Delivery:
     from hf_exposure.data import delivery_in
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_exposure.checks import real_number
 from hf_exposure.errors import InputError
 from hf_exposure.files import parse_json, read_json
 
@@ -137,6 +138,19 @@ def parse_template(template: str, spaces: Sequence[str]) -> CanaryTemplate:
         raise InputError(f"--template, {error.argument}", error.rule, error.value, remedy) from None
     except TypeError:
         raise InputError("--space", "must not take that name", list(holes), "Name the hole otherwise.") from None
+
+
+def check_threshold(value: float | None) -> None:
+    """Refuses a `--fail-above` that no figure can be above: every comparison with NaN is false.
+
+    Raises:
+        InputError: NaN or infinity.
+
+    Example:
+        >>> check_threshold(4.0)
+    """
+    if value is not None:
+        real_number("--fail-above", value, "must be a finite number", "Type one, or leave it out.")
 
 
 def load_canaries(path: Path) -> CanarySet:
