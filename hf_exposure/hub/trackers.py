@@ -30,8 +30,9 @@ def attach_report(reports: list[ExposureReport], callbacks: Iterable[Any], canar
     """Attaches the last report of a run, in its published form, to the trackers among a trainer's callbacks.
 
     W&B and trackio get an artifact named `exposure-report` with the files of `ExposureReport.save`, MLflow the same
-    files in a folder of that name, TensorBoard (which has no artifacts) the card's section as text. To be called before the trackers close. What fails, or holds a
-    canary, is not attached, with a warning: a training that is done must not be lost to it.
+    files in a folder of that name, TensorBoard (which has no artifacts) the card's section as text. To be called
+    before the trackers close. What fails, or holds a canary, is not attached, with a warning: a training that is done
+    must not be lost to it.
 
     Args:
         reports: of the run, oldest first; none, nothing.
