@@ -48,7 +48,7 @@ def main() -> None:
             save(place.read_bytes(), name)
     document = folder / "paper" / "report.pdf"
     if document.exists():
-        typed = ["pdftoppm", "-r", "80", "-f", "1", "-l", "1", "-png", str(document), "-"]
+        typed = ["pdftoppm", "-r", "80", "-f", "1", "-l", "1", "-png", str(document)]
         save(subprocess.run(typed, check=True, capture_output=True).stdout, "document")
     with tempfile.TemporaryDirectory() as profile, browser(Path(profile) / "profile") as one:
         for name, page in PAGES.items():
