@@ -133,7 +133,9 @@ class Endpoint(nn.Module):
         self.requests = 0
         # What a report says of the model (`describe_model`).
         self.config = SimpleNamespace(_name_or_path=self._name)
-        self._opener = urllib.request.build_opener(_NoRedirect)
+        # What is meant for this machine goes through no proxy.
+        direct = [urllib.request.ProxyHandler({})] if host in _THIS_MACHINE else []
+        self._opener = urllib.request.build_opener(_NoRedirect, *direct)
 
     def __repr__(self) -> str:
         return f"Endpoint({self.url!r}, {self.served_name!r})"
@@ -153,9 +155,12 @@ class Endpoint(nn.Module):
             EndpointError: no such model; no log-probabilities of the prompt in either dialect; other tokens for that
                 text than `ids`.
         """
-        if self.dialect is not None:
-            return
-        self._find_model()
+        if self.dialect is None:
+            self._find_model()
+            self._find_dialect(ids)
+        self._check_tokenizer(text, ids)
+
+    def _find_dialect(self, ids: Sequence[int]) -> None:
         tried: list[str] = []
         most = self.alternatives
         asked: list[tuple[Dialect, int]] = [("prompt_logprobs", most), ("prompt_logprobs", 1), ("echo", 1)]
@@ -166,18 +171,16 @@ class Endpoint(nn.Module):
                 if _has_figures(choices[0], dialect):
                     _read(choices[0], ids, dialect)
                     self.dialect, self.alternatives = dialect, alternatives
-                    break
+                    return
                 tried.append(f"{dialect}: the answer has no log-probabilities of the prompt")
             elif answer.status in (400, 404, 405, 415, 422, 501):
                 tried.append(f"{dialect}: {_why(answer)}")
             else:
                 raise self._refused(answer, _why(answer))
-        else:
-            raise EndpointError(
-                f"{self._name} must tell the log-probabilities of a prompt's tokens, and does not "
-                f"({'; '.join(dict.fromkeys(tried))}). Serve the model with vLLM, or load it with from_pretrained."
-            )
-        self._check_tokenizer(text, ids)
+        raise EndpointError(
+            f"{self._name} must tell the log-probabilities of a prompt's tokens, and does not "
+            f"({'; '.join(dict.fromkeys(tried))}). Serve the model with vLLM, or load it with from_pretrained."
+        )
 
     def forward(
         self, prompts: Sequence[Sequence[int]] = (), *, alternatives: bool = False, **inputs: Any
