@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any
 
@@ -38,7 +39,8 @@ def dataset_facts(dataset: Any) -> dict[str, Any]:
         {'rows': 2}
     """
     facts: dict[str, Any] = {}
-    if isinstance(dataset, Sized):
+    # A process's part of a stream has the method, which raises.
+    with suppress(TypeError):
         facts["rows"] = len(dataset)
     if isinstance(fingerprint := getattr(dataset, "_fingerprint", None), str):
         facts["fingerprint"] = fingerprint

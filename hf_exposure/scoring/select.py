@@ -39,6 +39,17 @@ _MASKED_CLASSES = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - frozen
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2, EIGHT_BITS: 0.4}
 
 
+def is_masked_class(model: nn.Module) -> bool:
+    """Whether the class of `model` is a masked language model's, which predicts tokens from both sides.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> is_masked_class(BertForMaskedLM(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)))
+        True
+    """
+    return type(unwrap_model(model)).__name__ in _MASKED_CLASSES
+
+
 def make_scorer(
     model: nn.Module,
     tokenizer: Any,
@@ -108,7 +119,7 @@ def make_scorer(
     if not processes.all_reduce_min(int(known is not None)):
         # Where one process has to look again, all do.
         known = Reading.kept_for(model) if processes.count == 1 else None
-    if known or not (kind in _MASKED_CLASSES or sees_later_tokens(model, tokenizer, processes)):
+    if known or not (is_masked_class(model) or sees_later_tokens(model, tokenizer, processes)):
         scorer = CausalScorer(
             model,
             tokenizer,
