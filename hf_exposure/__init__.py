@@ -41,6 +41,7 @@ _HOME_OF = {
     "splice_canaries": "data",
     "Sanitizer": "data",
     "log_perplexity": "scoring",
+    "Endpoint": "scoring",
     "LabelScorer": "scoring",
     "label_template": "scoring",
     "labels_of": "scoring",
@@ -161,6 +162,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.runs import plan_cost as plan_cost
     from hf_exposure.runs import run_canary_subsets as run_canary_subsets
     from hf_exposure.runs import run_subsets as run_subsets
+    from hf_exposure.scoring import Endpoint as Endpoint
     from hf_exposure.scoring import LabelScorer as LabelScorer
     from hf_exposure.scoring import label_template as label_template
     from hf_exposure.scoring import labels_of as labels_of

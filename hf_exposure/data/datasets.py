@@ -47,6 +47,29 @@ def dataset_facts(dataset: Any) -> dict[str, Any]:
     return facts
 
 
+class CountedRows:
+    """A data set or a stream that counts its rows while they are read: a stream has no length.
+
+    Attributes:
+        rows: read until now.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> counted = CountedRows(Dataset.from_dict({"text": ["a", "b", "c"]}).to_iterable_dataset())
+        >>> [len(batch["text"]) for batch in counted.iter(2)], counted.rows
+        ([2, 1], 3)
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset, self.rows = dataset, 0
+
+    def iter(self, batch_size: int) -> Iterator[Mapping[str, Any]]:
+        """Its batches, from columns to values."""
+        for batch in self._dataset.iter(batch_size):
+            self.rows += len(next(iter(batch.values()), ()))
+            yield batch
+
+
 def count_in_texts(rows: Iterable[Mapping[str, Any]], canaries: CanarySet) -> dict[str, int]:
     """How often each canary is in the texts of some rows, by id, whatever columns, chats or lists hold them.
 

@@ -23,6 +23,8 @@ from hf_exposure.runtime.precision import EIGHT_BITS, coarsest_dtype
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
 from hf_exposure.scoring.causal import CausalScorer, Reading
+from hf_exposure.scoring.endpoint import Endpoint
+from hf_exposure.scoring.endpoint_scorer import EndpointScorer
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
@@ -62,6 +64,7 @@ def make_scorer(
     """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
 
     A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
+    An `Endpoint` gets an `EndpointScorer`.
 
     Args:
         model: left as it was found; the check is three forward passes of 8 tokens.
@@ -90,6 +93,11 @@ def make_scorer(
         model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, context=context, source=source
     )
     model = unwrap_model(model)
+    if isinstance(model, Endpoint):
+        return _endpoint_scorer(
+            model, tokenizer, source, end_token=end_token, max_batch_tokens=max_batch_tokens, processes=processes,
+            context=context,
+        )  # fmt: skip
     kind = type(model).__name__
     if context is not None and source is not None:
         raise InputError("context", "goes with models that have no source", kind, "Put the prompt into source=.")
@@ -134,6 +142,28 @@ def make_scorer(
     if end_token:
         raise InputError("end_token", "goes with models that read from left to right", True, "Leave it out.")
     return MaskedScorer(model, tokenizer, max_batch_tokens=max_batch_tokens, processes=processes)
+
+
+def _endpoint_scorer(
+    endpoint: Endpoint,
+    tokenizer: Any,
+    source: Source | None,
+    *,
+    end_token: bool,
+    max_batch_tokens: int | None,
+    processes: Processes,
+    context: CanaryContext | None,
+) -> EndpointScorer:
+    if source is not None:
+        remedy = "Leave it out: a completions endpoint serves models that read from left to right."
+        raise InputError("source", "does not go with an endpoint", type(source).__name__, remedy)
+    if max_batch_tokens is not None:
+        remedy = "Write Endpoint(..., prompts_per_request=...)."
+        raise InputError("max_batch_tokens", "does not go with an endpoint", max_batch_tokens, remedy)
+    if processes.count > 1:
+        rule = "must be a model of this job where processes share the work"
+        raise InputError("model", rule, "an endpoint", "Measure an endpoint from one process.")
+    return EndpointScorer(endpoint, tokenizer, end_token=end_token, context=context)
 
 
 def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = SINGLE_PROCESS) -> bool:
