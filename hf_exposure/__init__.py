@@ -41,6 +41,7 @@ _HOME_OF = {
     "splice_canaries": "data",
     "Sanitizer": "data",
     "log_perplexity": "scoring",
+    "Endpoint": "scoring",
     "LabelScorer": "scoring",
     "label_template": "scoring",
     "labels_of": "scoring",
@@ -68,9 +69,12 @@ _HOME_OF = {
     "measure_secrets": "measures",
     "plan_cost": "runs",
     "SubsetRuns": "runs",
+    "CanaryRuns": "runs",
+    "TextScore": "runs",
     "TrainerRecipe": "runs",
     "draw_subsets": "runs",
     "load_subset_runs": "runs",
+    "run_canary_subsets": "runs",
     "run_subsets": "runs",
     "ExposureCallback": "callback",
     "MeasureCallback": "callback",
@@ -155,12 +159,16 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import pool_reports as pool_reports
     from hf_exposure.report.checkpoints import exposure_change as exposure_change
     from hf_exposure.report.forecast import forecast_exposures as forecast_exposures
+    from hf_exposure.runs import CanaryRuns as CanaryRuns
     from hf_exposure.runs import SubsetRuns as SubsetRuns
+    from hf_exposure.runs import TextScore as TextScore
     from hf_exposure.runs import TrainerRecipe as TrainerRecipe
     from hf_exposure.runs import draw_subsets as draw_subsets
     from hf_exposure.runs import load_subset_runs as load_subset_runs
     from hf_exposure.runs import plan_cost as plan_cost
+    from hf_exposure.runs import run_canary_subsets as run_canary_subsets
     from hf_exposure.runs import run_subsets as run_subsets
+    from hf_exposure.scoring import Endpoint as Endpoint
     from hf_exposure.scoring import LabelScorer as LabelScorer
     from hf_exposure.scoring import label_template as label_template
     from hf_exposure.scoring import labels_of as labels_of
@@ -207,6 +215,15 @@ def _register_presenters() -> None:
     }
     for action, path in membership.items():
         register_presenter("membership", action, functools.partial(_function, path))
+    critical: dict[Action, str] = {
+        "text": "report.critical.critical_text",
+        "frame": "report.critical.critical_frame",
+        "save": "report.critical.save_critical",
+        "push": "hub.push.push_card",
+        "card": "hub.critical_card.critical_part",
+    }
+    for action, path in critical.items():
+        register_presenter("critical", action, functools.partial(_function, path))
     register_presenter("audit", "text", functools.partial(_function, "report.audit.audit_text"))
     register_presenter("secrets", "text", functools.partial(_function, "report.secrets.secrets_text"))
     register_presenter("pooled", "text", functools.partial(_function, "report.pooled.pooled_text"))

@@ -37,15 +37,15 @@ _TAIL = """<a id="no-script"></a>
 
 ## Not written
 
-No script measures these results yet: loss-sensitivity with as many classes as examples (Figure 3, right), adversarial
-training beside dropout (Section 5), and the same on a text classifier.
+No script measures these results yet: adversarial training beside dropout (Section 5), and the same on a text
+classifier.
 """
 CLOSER_LOOK = Package(
     name="closer_look",
     results=RESULTS,
     page="closer_look",
     order=(
-        *("figure1_difficulty", "figure5_capacity", "figure6_time_to_fit", "figure7_label_noise"),
+        *("figure1_difficulty", "figure2_filters", "figure5_capacity", "figure6_time_to_fit", "figure7_label_noise"),
         *("figure9_critical_samples", "figure3_loss_sensitivity", "figure10_regularizers", "survey_forgetting"),
         *("survey_layers", "neighbors_by_layer", "same_examples"),
     ),

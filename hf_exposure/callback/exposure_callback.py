@@ -8,23 +8,24 @@ checkpoint beyond the limit gets a number that is worse than any within it.
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_exposure.callback.measure_callback import MeasureCallback, Strategy
+from hf_exposure.callback.state_files import load_state
 from hf_exposure.canaries import CanarySet
-from hf_exposure.checks import flag
 from hf_exposure.data import DeliveryReport, check_dataloader
 from hf_exposure.data.datasets import dataset_facts
 from hf_exposure.errors import InputError
-from hf_exposure.hub.push import complete_cards, write_published
+from hf_exposure.hub.push import card_with_report, complete_cards, write_published
 from hf_exposure.hub.trackers import attach_report
 from hf_exposure.measures import MeasureOptions
 from hf_exposure.measures.base_model import BaseModel
@@ -34,6 +35,7 @@ from hf_exposure.records import Doses, ExposureReport, Uncounted, Validity
 from hf_exposure.records.run_facts import highest_mean_bits
 from hf_exposure.report.forecast import forecast_exposures, forecast_words
 from hf_exposure.report.verdict import measurement_line
+from hf_exposure.runtime.processes import Processes
 from hf_exposure.runtime.weights_hash import weights_sha256
 
 OVER_LIMIT = 1e30
@@ -120,7 +122,9 @@ class ExposureCallback(MeasureCallback):
         doses: {canary id: how many times its whole text contributed to the loss until now}, counted in the training
             batches of all processes. Empty before training; NaN where it could not be counted, for the reason
             `report.doses.uncounted`. In a job of several processes it is as of the last measurement, checkpoint or end
-            of training. With `count_doses=False` it is an estimate: what arrives in an epoch times the epochs trained.
+            of training. Where the best model is loaded at the end, the last report has the doses of its checkpoint,
+            while these are those of the whole training. With `count_doses=False` it is an estimate: what arrives in an
+            epoch times the epochs trained.
 
     Raises:
         InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
@@ -161,17 +165,18 @@ class ExposureCallback(MeasureCallback):
         **measure_arguments: Unpack[MeasureOptions],
     ) -> None:
         exposure = ExposureMeasure(canaries, base_model=base_model, count_doses=count_doses, **measure_arguments)
-        super().__init__(exposure, strategy, steps, processing_class, on_error, baseline=baseline)
+        super().__init__(
+            exposure, strategy, steps, processing_class, on_error, baseline=baseline, push_to_hub=push_to_hub
+        )
         if require_delivery is not None and not isinstance(require_delivery, bool):
             given = type(require_delivery).__name__
             raise InputError("require_delivery", "must be None, True or False", given, "Leave it out for None.")
-        flag("push_to_hub", push_to_hub)
         if max_exposure is not None:
             _check_limit(max_exposure, canaries)
-        self.canaries, self.max_exposure, self.push_to_hub = canaries, max_exposure, push_to_hub
+        self.canaries, self.max_exposure = canaries, max_exposure
         self.delivery: DeliveryReport | None = None
         self._exposure, self._require_delivery = exposure, require_delivery
-        self._is_first_process = True
+        self._is_first_process, self._rank = True, 0
         self._run_name, self._run_arguments = "", dict[str, Any]()
         self._dataset_facts: dict[str, Any] = {}
 
@@ -200,12 +205,8 @@ class ExposureCallback(MeasureCallback):
             return {}
         return {canary_id: epochs * dose for canary_id, dose in self.delivery.doses_per_epoch.items()}
 
-    def attach(self, trainer: Any) -> Self:
-        """As `MeasureCallback.attach`; with `push_to_hub`, the trainer's model cards get the figures too."""
-        super().attach(trainer)
-        if self.push_to_hub:
-            complete_cards(trainer, self)
-        return self
+    def _complete_cards(self, trainer: Any) -> None:
+        complete_cards(trainer, self, functools.partial(card_with_report, self))
 
     def on_evaluate(
         self,
@@ -245,13 +246,10 @@ class ExposureCallback(MeasureCallback):
     def _check_arguments(self, args: TrainingArguments) -> None:
         super()._check_arguments(args)
         self._run_name = args.run_name or Path(str(args.output_dir)).name
-        self._run_arguments = self._described(args)
+        self._run_arguments, self._rank = self._described(args), args.process_index
         if self.max_exposure is not None and args.eval_strategy == "no":
             rule = "needs evaluations, but eval_strategy is 'no'"
             raise InputError("max_exposure", rule, self.max_exposure, "Pass eval_strategy='epoch'.")
-        if self.push_to_hub and self._trainer is None:
-            rule = "needs callback.attach(trainer), since a card is the trainer's to write"
-            raise InputError("push_to_hub", rule, True, "Attach it, or call report.push_to_hub after training.")
 
     def _described(self, args: TrainingArguments) -> dict[str, Any]:
         """What a report says of this callback's arguments and of the training's."""
@@ -293,8 +291,7 @@ class ExposureCallback(MeasureCallback):
     def _complete(self, record: ExposureReport, state: TrainerState, note: str, model: nn.Module) -> ExposureReport:
         report: ExposureReport = super()._complete(record, state, note, model)
         notes = (*report.notes, note) if note else report.notes
-        epochs = state.epoch or 0.0
-        doses = self._exposure.doses(epochs)
+        epochs, doses = self._trained(state, model)
         read = self.delivery or _NOTHING_READ
         # What could not be read in advance is no remark where the batches themselves were read.
         unread = read.note and not doses.counted
@@ -312,6 +309,20 @@ class ExposureCallback(MeasureCallback):
             threshold_bits=None if self.max_exposure is None else float(self.max_exposure),
             threshold_of="all inserted",
         )
+
+    def _trained(self, state: TrainerState, model: nn.Module) -> tuple[float, Doses]:
+        """The passes over the data that the measured model was trained for, and its doses.
+
+        They are the present ones, unless it is the best model, which an earlier checkpoint holds.
+        """
+        epochs, place = state.epoch or 0.0, self._best_checkpoint
+        if place is None:
+            return epochs, self._exposure.doses(epochs)
+        # The evaluation that chose it is in the history.
+        of_best = [entry for entry in state.log_history if entry.get("step") == state.best_global_step]
+        epochs = next((entry["epoch"] for entry in of_best if "epoch" in entry), epochs)
+        saved = load_state(place, self._exposure, self._rank, Processes.of_job(model, calls_model=False))
+        return epochs, self._exposure.doses_of(None if saved is None else saved.state, epochs)
 
     def _line(self, record: ExposureReport) -> str:
         expected = forecast_words(forecast_exposures(self.reports))

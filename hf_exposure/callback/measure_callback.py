@@ -22,7 +22,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_exposure.callback.state_files import load_state, save_state
 from hf_exposure.checks import flag, one_of
 from hf_exposure.errors import ExposureError, InputError, OutOfStepError
+from hf_exposure.hub.push import card_with_runs, complete_cards
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
+from hf_exposure.presenting import Presented
 from hf_exposure.records.run_log import PlainRecord, Record, RunLog
 from hf_exposure.runtime.job import check_alike, check_all_present, check_parallelism
 from hf_exposure.runtime.model_state import left_as_found, unwrap_model
@@ -98,6 +100,8 @@ class MeasureCallback(TrainerCallback):
 
         baseline: measure before the first step too, as step 0: what the model knew before this training. A resumed
             run has that measurement in its log.
+        push_to_hub: let the model cards that the trainer writes hold the figures, in their `model-index` and in a
+            section for each measure that has a part in cards; needs `attach`.
 
     Each measurement is shown in one line where the trainer shows progress bars, and logged by the logger
     `hf_exposure.callback` (INFO) where it shows none (`disable_tqdm`).
@@ -145,8 +149,10 @@ class MeasureCallback(TrainerCallback):
         on_error: Literal["raise", "warn"] = "raise",
         *,
         baseline: bool = False,
+        push_to_hub: bool = False,
     ) -> None:
         flag("baseline", baseline)
+        flag("push_to_hub", push_to_hub)
         one_of("strategy", strategy, get_args(Strategy), "Use 'epoch'.")
         if strategy == "steps" and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
             shown = steps if steps is None or isinstance(steps, (int, float)) else type(steps).__name__
@@ -157,9 +163,12 @@ class MeasureCallback(TrainerCallback):
             raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
         self.measures = _checked_measures(measures)
         self.strategy, self.steps, self.on_error, self.baseline = strategy, steps, on_error, baseline
+        self.push_to_hub = push_to_hub
         self._processing_class = processing_class
         self._trainer: Any = None
         self._state: TrainerState | None = None
+        self._first_step = 0
+        self._best_checkpoint: Path | None = None
         self._taps: list[Any] = []
         self._scheduled = [
             _Scheduled(one, RunLog(one.name, getattr(one, "record_from_dict", PlainRecord.from_dict)))
@@ -188,6 +197,8 @@ class MeasureCallback(TrainerCallback):
         callbacks.remove(self)
         first = next((i for i, other in enumerate(callbacks) if not isinstance(other, DefaultFlowCallback)), 0)
         callbacks.insert(first, self)
+        if self.push_to_hub:
+            self._complete_cards(trainer)
         return self
 
     def on_train_begin(
@@ -207,11 +218,12 @@ class MeasureCallback(TrainerCallback):
             processes=processes,
             output_dir=Path(str(args.output_dir)),
             step=state.global_step,
+            begins_again=args.auto_find_batch_size and self._failed_after_steps(state),
             is_first_process=state.is_world_process_zero,
         )
         with processes.barrier():
             self._prepare(start)
-        self._state = state
+        self._state, self._first_step, self._best_checkpoint = state, state.global_step, None
         for one in self._scheduled:
             one.at_evaluations = self._chooses_best_model(one.measure, args) or self._measures_evaluations
             self._begin(one, start, args, state)
@@ -265,6 +277,7 @@ class MeasureCallback(TrainerCallback):
     ) -> None:
         self._close_tap()
         best_was_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        self._best_checkpoint = Path(str(state.best_model_checkpoint)) if best_was_loaded else None
         for one in self._scheduled:
             # Another model than the one measured at this step: an evaluation from here on must not repeat its figures.
             one.is_stale |= best_was_loaded
@@ -274,6 +287,15 @@ class MeasureCallback(TrainerCallback):
         elif not best_was_loaded:
             # As in on_epoch_begin, where no epoch is left.
             self._measure(self._due_after_epoch(args, state), args, state, kwargs["model"])
+
+    def _failed_after_steps(self, state: TrainerState) -> bool:
+        """Whether the training before this one began at the same step and failed after a later one.
+
+        A tap that is still open belongs to a training that ended without `on_train_end`.
+        """
+        if self._state is None or not self._taps:
+            return False
+        return state.global_step == self._first_step < self._state.global_step
 
     # What a subclass for one measure changes.
 
@@ -287,6 +309,22 @@ class MeasureCallback(TrainerCallback):
         if args.eval_strategy == "no" and self.strategy == "eval":
             rule = "'eval' needs evaluations, but eval_strategy is 'no'"
             raise InputError("strategy", rule, self.strategy, "Use 'epoch'.")
+        if self.push_to_hub and self._trainer is None:
+            rule = "needs callback.attach(trainer), since a card is the trainer's to write"
+            raise InputError("push_to_hub", rule, True, "Attach it, or call push_to_hub of the record after training.")
+
+    def _complete_cards(self, trainer: Any) -> None:
+        """Lets the trainer's model cards hold what was measured."""
+        complete_cards(trainer, self, lambda content, name, folder: card_with_runs(content, name, self._runs()))
+
+    def _runs(self) -> list[Presented]:
+        """Of each measure that has a part in model cards, and a measurement, all of its measurements as one record."""
+        made = [
+            cast(Any, one.measure).run_of(one.records)
+            for one in self._scheduled
+            if one.records and _has_runs(one.measure)
+        ]
+        return [run for run in made if run.can_be("card")]
 
     def _schedule(self) -> dict[str, object]:
         """What decides when this process measures and what it then does: the same on all processes."""
@@ -500,6 +538,10 @@ class MeasureCallback(TrainerCallback):
         if not one.has_warned:
             one.has_warned = True
             warnings.warn(f"{name} {what}{meanwhile}: {cause}", stacklevel=2)
+
+
+def _has_runs(measure: Any) -> bool:
+    return callable(getattr(measure, "run_of", None))
 
 
 def _checked_measures(measures: Any) -> tuple[Measure, ...]:

@@ -1,6 +1,7 @@
 """Where figures leave the house: the model card on the Hub, the experiment trackers, the `evaluate` metric.
 
-What leaves is always `published(report)`: rounded, without ids, ranks and log-perplexities, checked for secrets.
+Of exposure it is always `published(report)`: rounded, without ids, ranks and log-perplexities, checked for secrets.
+Other measures have parts of model cards, which name no training example.
 """
 
 from importlib import metadata
@@ -8,9 +9,9 @@ from pathlib import Path
 
 from hf_exposure.errors import MissingDependencyError
 from hf_exposure.hub.published import published, refuse_secrets
-from hf_exposure.hub.push import push_to_hub
+from hf_exposure.hub.push import push_card, push_to_hub
 
-__all__ = ["metric_path", "published", "push_to_hub", "refuse_secrets"]
+__all__ = ["metric_path", "published", "push_card", "push_to_hub", "refuse_secrets"]
 
 
 def metric_path() -> str:

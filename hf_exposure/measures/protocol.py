@@ -29,6 +29,8 @@ class TrainingStart:
         processes: those that measure together. Every call of their methods is a barrier: all must make it.
         output_dir: of the training.
         step: optimizer steps done; 0 unless the training resumes.
+        begins_again: the trainer ran out of memory in a later step than its first, and now trains the same weights
+            from the beginning, with smaller batches (`auto_find_batch_size`).
         is_first_process: whether this process prints and warns.
     """
 
@@ -38,6 +40,7 @@ class TrainingStart:
     processes: Processes
     output_dir: Path
     step: int = 0
+    begins_again: bool = False
     is_first_process: bool = True
 
 
@@ -58,7 +61,7 @@ class SeenBatch:
 class Measure(Protocol):
     """What a measure has. Any class with these members is one; there is nothing to inherit from.
 
-    Four further members are optional:
+    Five further members are optional:
 
     - `on_batch(batch: SeenBatch) -> None`, called with every batch that this process trains on, before its forward
       pass. It is called often, so it must not wait for the device: no `.item()`, no copy to the CPU, no exchange with
@@ -69,6 +72,8 @@ class Measure(Protocol):
       (it sums them first): a job of another number of processes can then resume it.
     - `record_from_dict(values) -> Record`, which restores a record from what its `to_dict` wrote to the log when a run
       resumes. Without it, records are written as `PlainRecord.of(record)`, and come back as that.
+    - `run_of(records) -> Presented`, which makes one record of all measurements of a training. If a "card" presenter
+      is registered for its kind, `MeasureCallback(..., push_to_hub=True)` publishes it.
 
     Attributes:
         name: a Python identifier. Keys begin with `eval_{name}_` and the log is `_{name}.jsonl`, so a training has one

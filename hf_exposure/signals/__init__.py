@@ -1,6 +1,7 @@
 """Rows in, arrays out: what a model says of each example of a batch or of each of its tokens, and when it is moved."""
 
 from hf_exposure.signals.critical import critical_samples
+from hf_exposure.signals.example_gradients import example_gradients
 from hf_exposure.signals.example_signals import FIGURES, Alignment, alignment_of, example_signals, scored_places
 from hf_exposure.signals.movable import MovableRows
 from hf_exposure.signals.record_rows import EncodedRecords, encode_records
@@ -19,6 +20,7 @@ __all__ = [
     "checkpoint_sensitivity",
     "critical_samples",
     "encode_records",
+    "example_gradients",
     "example_signals",
     "hidden_states",
     "loss_sensitivity",
