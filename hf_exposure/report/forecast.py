@@ -89,7 +89,7 @@ def run_of(report: ExposureReport, history: Sequence[ExposureReport]) -> list[Ex
 
 
 def forecast_table(forecasts: Mapping[int, ExposureForecast], report: ExposureReport) -> Table | None:
-    """The forecasts beside the exposures now, or why there is none; None where nothing is forecast at all."""
+    """The forecasts next to the exposures now, or why there is none; None where nothing is forecast at all."""
     if not forecasts:
         return None
     level = max((one.confidence_level for one in forecasts.values() if not one.silence), default=math.nan)
