@@ -6,6 +6,7 @@ The made-up images are for tests: ten smooth patterns, shifted, mixed and noisy,
 from __future__ import annotations
 
 import argparse
+import functools
 import gzip
 import hashlib
 from dataclasses import dataclass
@@ -93,6 +94,7 @@ def noisy(images: Images, seed: int, *, labels: float = 0.0, inputs: float = 0.0
     return Images(np.stack(rows["pixels"]), np.asarray(rows["label"]), images.name), noise
 
 
+@functools.cache
 def mnist_images(folder: Path) -> Images:
     """MNIST's training images, in the order of its files."""
     pixels = _idx(folder / "train-images-idx3-ubyte.gz", offset=16)
