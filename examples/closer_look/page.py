@@ -48,6 +48,7 @@ CLOSER_LOOK = Package(
         *("figure1_difficulty", "figure5_capacity", "figure6_time_to_fit", "figure7_label_noise"),
         *("figure9_critical_samples", "figure3_loss_sensitivity", "figure10_regularizers", "survey_forgetting"),
         *("survey_layers", "neighbors_by_layer", "same_examples", "text_noise"),
+        "canary_forgetting",
     ),
     head=_HEAD,
     tail=_TAIL,
