@@ -17,6 +17,7 @@ def dynamics(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a training with a DynamicsMeasure.")],
     out: Annotated[Path | None, typer.Option(help="Folder for dynamics.html, examples.csv and plots.")] = None,
     name: Annotated[str, typer.Option(help="Of the measure, where it has another one.")] = "dynamics",
+    until: Annotated[int | None, typer.Option(help="Only measurements up to this step, such as the best one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
@@ -24,9 +25,11 @@ def dynamics(
     """Show which examples a training learned late, forgot or memorized, and candidates for wrong labels."""
     if out is not None:
         check_new(out, overwrite)
-    from hf_exposure.report.dynamics import dynamics_text, read_dynamics, save_dynamics, summary
+    from hf_exposure.records.dynamics import DynamicsRecord
+    from hf_exposure.report.dynamics import dynamics_of, dynamics_text, save_dynamics, summary
 
-    found = read_dynamics(run, name)
+    record = DynamicsRecord.load(run, name)
+    found = dynamics_of(record if until is None else record.until(until))
     written = [] if out is None else save_dynamics(found, out)
     if as_json:
         typer.echo(json.dumps(summary(found), indent=1, allow_nan=False))

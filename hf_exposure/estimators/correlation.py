@@ -135,7 +135,9 @@ def _rank_correlations(x_N: FloatArray, y_N: FloatArray, strata_BS: list[np.ndar
     return found
 
 
-def _checked_pairs(x: ArrayLike, y: ArrayLike, remedy: str, *, infinite: bool = False) -> tuple[FloatArray, FloatArray]:
+def _checked_pairs(
+    x: ArrayLike, y: ArrayLike, remedy: str, *, infinite: bool = False
+) -> tuple[FloatArray, FloatArray]:
     x_N, y_N = number_array("x", x), number_array("y", y)
     bad = np.isnan if infinite else lambda values: ~np.isfinite(values)
     if x_N.ndim != 1 or x_N.shape != y_N.shape or bad(x_N).any() or bad(y_N).any():

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,37 @@ class DynamicsRecord:
             InputError: no record there, a file that is no record, or one of a newer version.
         """
         return _load(Path(run), name)
+
+    def until(self, step: float) -> DynamicsRecord:
+        """The record as it was after some step: measurements up to it, that one included.
+
+        Wrong labels are found by what a training said of them before it fit them: take the step of the best validation
+        accuracy.
+
+        Args:
+            step: of the training.
+
+        Raises:
+            InputError: no measurement up to that step, or a log that names no steps.
+        """
+        kept_T = self.steps_T <= step
+        if not kept_T.any():
+            first = "none" if np.isnan(self.steps_T).all() else f"{np.nanmin(self.steps_T):g}"
+            raise InputError(
+                "step", f"must not be before the first measurement, of step {first}", step, "Name a later one."
+            )
+        classes = self.class_probability_TNC
+        return replace(
+            self,
+            steps_T=self.steps_T[kept_T],
+            epochs_T=self.epochs_T[kept_T],
+            loss_bits_TN=self.loss_bits_TN[kept_T],
+            probability_TN=self.probability_TN[kept_T],
+            correct_TN=self.correct_TN[kept_T],
+            margin_TN=self.margin_TN[kept_T],
+            class_probability_TNC=None if classes is None else classes[kept_T],
+            figures_T={key: values_T[kept_T] for key, values_T in self.figures_T.items()},
+        )
 
 
 class DynamicsStore:
