@@ -17,8 +17,8 @@ Results of Arpit et al., "A Closer Look at Memorization in Deep Networks", ICML 
 memorization lists, measured again with `hf_exposure`: one script a result in
 [examples/closer_look](../examples/closer_look). What must come back is the trend. Data are MNIST's training images, in
 random parts of a few thousand, and networks have two hidden layers of rectified linear units, as in the paper's MNIST
-part. Both are smaller than the paper's, and training is SGD with momentum, which the paper's is without. Figures are
-not to be compared digit by digit.
+part. Both are smaller than the paper's, and training is SGD with momentum, which the paper's is without. Two new
+results are on texts: help topics that come with Python. Figures are not to be compared digit by digit.
 
 A claim is a rule on stored numbers, in [examples/closer_look/results](../examples/closer_look/results); a test
 evaluates each of them anew. Scripts and rules were committed before the runs, and no rule was changed after. A claim
@@ -37,8 +37,7 @@ _TAIL = """<a id="no-script"></a>
 
 ## Not written
 
-No script measures these results yet: loss-sensitivity with as many classes as examples (Figure 3, right), adversarial
-training beside dropout (Section 5), and the same on a text classifier.
+No script measures loss-sensitivity with as many classes as examples (Figure 3, right) yet.
 """
 CLOSER_LOOK = Package(
     name="closer_look",
