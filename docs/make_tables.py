@@ -566,12 +566,48 @@ def sampling_rows() -> str:
     )
 
 
+def _closer_look(name: str) -> dict[str, Any]:
+    folder = ROOT / "examples" / "closer_look" / "results"
+    values: dict[str, Any] = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+    return values
+
+
+def _mean_and_range(values: list[float], digits: int = 2) -> str:
+    return f"{sum(values) / len(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def neighbors_agreement() -> str:
+    """DNN or k-NN by layer and epoch, for true and random labels."""
+    stored = _closer_look("neighbors_by_layer")
+    epochs, rows = stored["settings"]["size"]["looks"], []
+    for kind in dict.fromkeys(run["kind"] for run in stored["figures"]["runs"]):
+        runs = [run for run in stored["figures"]["runs"] if run["kind"] == kind]
+        by_layer = {"pixels": [run["pixels"] for run in runs]}
+        by_layer |= {layer: [run["agreement"][layer] for run in runs] for layer in runs[0]["agreement"]}
+        for layer, of_runs in by_layer.items():
+            rows.append([kind, layer, *map(_mean_and_range, map(list, zip(*of_runs, strict=True)))])
+    return _table(" | ".join(["labels", "layer", *(f"epoch {epoch}" for epoch in epochs)]), rows)
+
+
+def layers_alike() -> str:
+    """How alike two networks are in each layer, and of what dimension the layer is."""
+    runs, rows = _closer_look("neighbors_by_layer")["figures"]["runs"], []
+    for kind in dict.fromkeys(run["kind"] for run in runs):
+        for layer in runs[0]["cka"]:
+            of_kind = [run for run in runs if run["kind"] == kind]
+            cka, svcca = ([run[key][layer] for run in of_kind] for key in ("cka", "svcca"))
+            dimensions = _mean_and_range([run["dimension"][layer] for run in of_kind], 1)
+            rows.append([kind, layer, _mean_and_range(cka), _mean_and_range(svcca), dimensions])
+    return _table("labels | layer | CKA of two networks | SVCCA of two networks | intrinsic dimension", rows)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
         speed, estimators, growth, search, overhead, doses, group_intervals, own_time, gpt2_small, quantized,
         cost_planner, one_run_epsilon, rank_epsilon, membership, scan_recall, scan_alarms,
         sampling_found, sampling_first, sampling_matches, sampling_rows,
+        neighbors_agreement, layers_alike,
         peers_detections, peers_costs, peers_exposures, peers_errors, peers_verdicts, peers_trainings,
     )
 }  # fmt: skip

@@ -201,6 +201,15 @@ def _register_presenters() -> None:
     }
     for action, path in membership.items():
         register_presenter("membership", action, functools.partial(_function, path))
+    critical: dict[Action, str] = {
+        "text": "report.critical.critical_text",
+        "frame": "report.critical.critical_frame",
+        "save": "report.critical.save_critical",
+        "push": "hub.push.push_card",
+        "card": "hub.critical_card.critical_part",
+    }
+    for action, path in critical.items():
+        register_presenter("critical", action, functools.partial(_function, path))
     register_presenter("audit", "text", functools.partial(_function, "report.audit.audit_text"))
     register_presenter("secrets", "text", functools.partial(_function, "report.secrets.secrets_text"))
     register_presenter("pooled", "text", functools.partial(_function, "report.pooled.pooled_text"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar, Literal
 
-Action = Literal["text", "html", "frame", "save", "push"]
+Action = Literal["text", "html", "frame", "save", "push", "card"]
 
 _loaders: dict[tuple[str, Action], Callable[[], Callable[..., Any]]] = {}
 
@@ -21,7 +21,8 @@ def register_presenter(kind: str, action: Action, load: Callable[[], Callable[..
     Args:
         kind: the `kind` of the record's class.
         action: "text", "html" and "frame" return the record as a string, as HTML and as a pandas DataFrame; "save"
-            writes its files, and "push" uploads it.
+            writes its files, "push" uploads it, and "card" returns its part of a model card, where it is also given
+            the card's `pipeline_tag` or None.
         load: imports the function and returns it; called each time, so it should be quick the second time.
 
     Example:
@@ -39,17 +40,27 @@ class Presented:
 
     kind: ClassVar[str]
 
-    def _presented(self, action: Action, *arguments: Any, **named: Any) -> Any:
+    @classmethod
+    def can_be(cls, action: Action) -> bool:
+        """Whether something is registered for an action on records of this kind."""
+        return (cls.kind, action) in _loaders
+
+    def presented(self, action: Action, *arguments: Any, **named: Any) -> Any:
+        """What the function returns that is registered for an action on records of this kind.
+
+        Raises:
+            NotImplementedError: there is none.
+        """
         load = _loaders.get((self.kind, action))
         if load is None:
             raise NotImplementedError(f"nothing is registered for {action!r} of a {self.kind} record")
         return load()(self, *arguments, **named)
 
     def __str__(self) -> str:
-        return str(self._presented("text")) if (self.kind, "text") in _loaders else repr(self)
+        return str(self.presented("text")) if (self.kind, "text") in _loaders else repr(self)
 
     def _repr_html_(self) -> str | None:
-        return self._presented("html") if (self.kind, "html") in _loaders else None
+        return self.presented("html") if (self.kind, "html") in _loaders else None
 
     def to_pandas(self) -> Any:
         """The table that `print` shows, as a pandas DataFrame with one row for each of its lines.
@@ -57,4 +68,4 @@ class Presented:
         Cells are as they are printed: "≥ 7.0" is a lower bound. Numbers to compute with are in `groups` and
         `estimates`.
         """
-        return self._presented("frame")
+        return self.presented("frame")

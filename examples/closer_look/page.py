@@ -33,24 +33,17 @@ initialization and order.
 This page is made by `python -m examples.closer_look.page`. What `hf_exposure` offers for this is in
 [training dynamics](dynamics.md).
 """
-_TAIL = """<a id="no-script"></a>
-
-## Not written
-
-No script measures loss-sensitivity with as many classes as examples (Figure 3, right) yet.
-"""
 CLOSER_LOOK = Package(
     name="closer_look",
     results=RESULTS,
     page="closer_look",
     order=(
-        *("figure1_difficulty", "figure5_capacity", "figure6_time_to_fit", "figure7_label_noise"),
+        *("figure1_difficulty", "figure2_filters", "figure5_capacity", "figure6_time_to_fit", "figure7_label_noise"),
         *("figure9_critical_samples", "figure3_loss_sensitivity", "figure10_regularizers", "survey_forgetting"),
         *("survey_layers", "neighbors_by_layer", "same_examples", "text_noise"),
         "canary_forgetting",
     ),
     head=_HEAD,
-    tail=_TAIL,
 )
 
 

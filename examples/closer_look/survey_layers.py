@@ -14,8 +14,9 @@ from torch import nn
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Images, Options, noisy, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, write_result
+from examples.secret_sharer.results import write_result
 from hf_exposure.estimators import knn_decisions, memorization_dilation, probe_change
 from hf_exposure.runs.example_tied import ExampleTied
 from hf_exposure.runs.layers import retrain_layers, rewind_layers
@@ -28,12 +29,17 @@ NOISE, MORE_NOISE = 0.1, 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`epochs` with labels of which a part is noise, `augmented_epochs` with random labels and moved images."""
+    """`epochs` with labels of which a part is noise; then random labels and moved images, of which each has 25 places.
+
+    Random labels of so many moved images are fit by a wider network only, in many epochs (tried on another seed).
+    """
 
     images: int
     held_out: int
     width: int
     epochs: int
+    augmented_images: int
+    augmented_width: int
     augmented_epochs: int
     retraining: int
     seeds: int
@@ -41,20 +47,26 @@ class Size:
 
 SIZES = {
     "smallest": Size(
-        images=100, held_out=60, width=32, epochs=4, augmented_epochs=3, retraining=2, seeds=2
+        images=100, held_out=60, width=32, epochs=4, augmented_images=50, augmented_width=32, augmented_epochs=3,
+        retraining=2, seeds=2,
     ),
     "small": Size(
-        images=1_500, held_out=800, width=256, epochs=60, augmented_epochs=150, retraining=20, seeds=3
+        images=1_500, held_out=2_000, width=256, epochs=60, augmented_images=500, augmented_width=512,
+        augmented_epochs=400, retraining=20, seeds=5,
     ),
     "full": Size(
-        images=25_000, held_out=10_000, width=4096, epochs=400, augmented_epochs=2000, retraining=100, seeds=5
+        images=25_000, held_out=10_000, width=4096, epochs=400, augmented_images=25_000, augmented_width=4096,
+        augmented_epochs=2000, retraining=100, seeds=5,
     ),
 }  # fmt: skip
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
-    runs = [_run_of(options, size, seed) for seed in range(size.seeds)]
+    size = SIZES[options.size]
+    keys = [(seed,) for seed in range(size.seeds)]
+    runs, cost = each_run(
+        options, "survey_layers", replace(size, seeds=0), keys, lambda seed: _run_of(options, size, seed)
+    )
     figures: dict[str, Any] = {
         "runs": runs,
         "kept": {layer: [_share(run["rewound"][layer], run) for run in runs] for layer in LAYERS},
@@ -93,7 +105,7 @@ def run(options: Options) -> None:
         figures=figures,
         table={"columns": ["figure", *(f"seed {run['seed']}" for run in runs)], "rows": rows},
         plots=[],
-        cost=watch.read(),
+        cost=cost,
     )
 
 
@@ -134,7 +146,11 @@ def _run_of(options: Options, size: Size, seed: int) -> dict[str, Any]:
         "dilation_more": dilations[1],
         "held_out": float(look(model, held_out).correct_N.mean()),
         **_tied(images, of_wrong, wrong, held_out, training),
-        **_benign(clean, held_out, replace(training, epochs=size.augmented_epochs)),
+        **_benign(
+            clean.take(np.arange(size.augmented_images)),
+            held_out,
+            replace(training, width=size.augmented_width, epochs=size.augmented_epochs),
+        ),
     }
     print(made, flush=True)
     return made

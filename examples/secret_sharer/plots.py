@@ -4,7 +4,8 @@
      "lines": [{"y" or "x": value, "label": ...}]}
 
 A series is {"name": ..., "x": [...], "y": [...]}, with `kind` "line" (the default), "points" or "bars", and with
-`low` and `high` beside `y` for an interval.
+`low` and `high` beside `y` for an interval. Instead of series there may be pictures, each a list of rows of
+hexadecimal digits, drawn side by side from blue (1) over white (8) to red (f).
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ _MOST_INSIDE = 5  # entries of a legend that find a place among the points
 
 def draw_plot(spec: dict[str, Any], path: Path) -> None:
     """Writes the plot as a PNG."""
+    if "pictures" in spec:
+        _draw_pictures(spec, path)
+        return
     figure, (axes,) = new_figure(spec["title"])
     for place, series in enumerate(spec["series"]):
         _draw_series(axes, series, place)
@@ -40,6 +44,20 @@ def draw_plot(spec: dict[str, Any], path: Path) -> None:
         axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1, 1))
     elif entries > 1:
         axes.legend(fontsize=8, frameon=False)
+    _save(figure, path)
+
+
+def _draw_pictures(spec: dict[str, Any], path: Path) -> None:
+    figure, (axes,) = new_figure(spec["title"])
+    pictures = [[[int(digit, 16) for digit in row] for row in picture] for picture in spec["pictures"]]
+    gap = [8]
+    rows = [[value for picture in pictures for value in (*picture[at], *gap)] for at in range(len(pictures[0]))]
+    axes.imshow(rows, cmap="coolwarm", vmin=1, vmax=15, interpolation="nearest")
+    axes.set_axis_off()
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     # Without the writer's version in it, equal plots are equal files.
     figure.savefig(path, metadata={"Software": None})

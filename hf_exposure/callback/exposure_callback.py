@@ -8,23 +8,23 @@ checkpoint beyond the limit gets a number that is worse than any within it.
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, Self, Unpack
+from typing import Any, Literal, Unpack
 
 from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_exposure.callback.measure_callback import MeasureCallback, Strategy
 from hf_exposure.canaries import CanarySet
-from hf_exposure.checks import flag
 from hf_exposure.data import DeliveryReport, check_dataloader
 from hf_exposure.data.datasets import dataset_facts
 from hf_exposure.errors import InputError
-from hf_exposure.hub.push import complete_cards, write_published
+from hf_exposure.hub.push import card_with_report, complete_cards, write_published
 from hf_exposure.hub.trackers import attach_report
 from hf_exposure.measures import MeasureOptions
 from hf_exposure.measures.base_model import BaseModel
@@ -160,14 +160,15 @@ class ExposureCallback(MeasureCallback):
         **measure_arguments: Unpack[MeasureOptions],
     ) -> None:
         exposure = ExposureMeasure(canaries, base_model=base_model, count_doses=count_doses, **measure_arguments)
-        super().__init__(exposure, strategy, steps, processing_class, on_error, baseline=baseline)
+        super().__init__(
+            exposure, strategy, steps, processing_class, on_error, baseline=baseline, push_to_hub=push_to_hub
+        )
         if require_delivery is not None and not isinstance(require_delivery, bool):
             given = type(require_delivery).__name__
             raise InputError("require_delivery", "must be None, True or False", given, "Leave it out for None.")
-        flag("push_to_hub", push_to_hub)
         if max_exposure is not None:
             _check_limit(max_exposure, canaries)
-        self.canaries, self.max_exposure, self.push_to_hub = canaries, max_exposure, push_to_hub
+        self.canaries, self.max_exposure = canaries, max_exposure
         self.delivery: DeliveryReport | None = None
         self._exposure, self._require_delivery = exposure, require_delivery
         self._is_first_process = True
@@ -199,12 +200,8 @@ class ExposureCallback(MeasureCallback):
             return {}
         return {canary_id: epochs * dose for canary_id, dose in self.delivery.doses_per_epoch.items()}
 
-    def attach(self, trainer: Any) -> Self:
-        """As `MeasureCallback.attach`; with `push_to_hub`, the trainer's model cards get the figures too."""
-        super().attach(trainer)
-        if self.push_to_hub:
-            complete_cards(trainer, self)
-        return self
+    def _complete_cards(self, trainer: Any) -> None:
+        complete_cards(trainer, self, functools.partial(card_with_report, self))
 
     def on_evaluate(
         self,
@@ -248,9 +245,6 @@ class ExposureCallback(MeasureCallback):
         if self.max_exposure is not None and args.eval_strategy == "no":
             rule = "needs evaluations, but eval_strategy is 'no'"
             raise InputError("max_exposure", rule, self.max_exposure, "Pass eval_strategy='epoch'.")
-        if self.push_to_hub and self._trainer is None:
-            rule = "needs callback.attach(trainer), since a card is the trainer's to write"
-            raise InputError("push_to_hub", rule, True, "Attach it, or call report.push_to_hub after training.")
 
     def _described(self, args: TrainingArguments) -> dict[str, Any]:
         """What a report says of this callback's arguments and of the training's."""

@@ -22,7 +22,9 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from hf_exposure.callback.state_files import load_state, save_state
 from hf_exposure.checks import flag, one_of
 from hf_exposure.errors import ExposureError, InputError, OutOfStepError
+from hf_exposure.hub.push import card_with_runs, complete_cards
 from hf_exposure.measures.protocol import Measure, SeenBatch, TrainingStart
+from hf_exposure.presenting import Presented
 from hf_exposure.records.run_log import PlainRecord, Record, RunLog
 from hf_exposure.runtime.job import check_alike, check_all_present, check_parallelism
 from hf_exposure.runtime.model_state import left_as_found, unwrap_model
@@ -98,6 +100,8 @@ class MeasureCallback(TrainerCallback):
 
         baseline: measure before the first step too, as step 0: what the model knew before this training. A resumed
             run has that measurement in its log.
+        push_to_hub: let the model cards that the trainer writes hold the figures, in their `model-index` and in a
+            section for each measure that has a part in cards; needs `attach`.
 
     Each measurement is shown in one line where the trainer shows progress bars, and logged by the logger
     `hf_exposure.callback` (INFO) where it shows none (`disable_tqdm`).
@@ -145,8 +149,10 @@ class MeasureCallback(TrainerCallback):
         on_error: Literal["raise", "warn"] = "raise",
         *,
         baseline: bool = False,
+        push_to_hub: bool = False,
     ) -> None:
         flag("baseline", baseline)
+        flag("push_to_hub", push_to_hub)
         one_of("strategy", strategy, get_args(Strategy), "Use 'epoch'.")
         if strategy == "steps" and (isinstance(steps, bool) or not isinstance(steps, (int, np.integer)) or steps < 1):
             shown = steps if steps is None or isinstance(steps, (int, float)) else type(steps).__name__
@@ -157,6 +163,7 @@ class MeasureCallback(TrainerCallback):
             raise InputError("on_error", "must be 'raise' or 'warn'", on_error, "Use 'raise'.")
         self.measures = _checked_measures(measures)
         self.strategy, self.steps, self.on_error, self.baseline = strategy, steps, on_error, baseline
+        self.push_to_hub = push_to_hub
         self._processing_class = processing_class
         self._trainer: Any = None
         self._state: TrainerState | None = None
@@ -188,6 +195,8 @@ class MeasureCallback(TrainerCallback):
         callbacks.remove(self)
         first = next((i for i, other in enumerate(callbacks) if not isinstance(other, DefaultFlowCallback)), 0)
         callbacks.insert(first, self)
+        if self.push_to_hub:
+            self._complete_cards(trainer)
         return self
 
     def on_train_begin(
@@ -287,6 +296,22 @@ class MeasureCallback(TrainerCallback):
         if args.eval_strategy == "no" and self.strategy == "eval":
             rule = "'eval' needs evaluations, but eval_strategy is 'no'"
             raise InputError("strategy", rule, self.strategy, "Use 'epoch'.")
+        if self.push_to_hub and self._trainer is None:
+            rule = "needs callback.attach(trainer), since a card is the trainer's to write"
+            raise InputError("push_to_hub", rule, True, "Attach it, or call push_to_hub of the record after training.")
+
+    def _complete_cards(self, trainer: Any) -> None:
+        """Lets the trainer's model cards hold what was measured."""
+        complete_cards(trainer, self, lambda content, name, folder: card_with_runs(content, name, self._runs()))
+
+    def _runs(self) -> list[Presented]:
+        """Of each measure that has a part in model cards, and a measurement, all of its measurements as one record."""
+        made = [
+            cast(Any, one.measure).run_of(one.records)
+            for one in self._scheduled
+            if one.records and _has_runs(one.measure)
+        ]
+        return [run for run in made if run.can_be("card")]
 
     def _schedule(self) -> dict[str, object]:
         """What decides when this process measures and what it then does: the same on all processes."""
@@ -500,6 +525,10 @@ class MeasureCallback(TrainerCallback):
         if not one.has_warned:
             one.has_warned = True
             warnings.warn(f"{name} {what}{meanwhile}: {cause}", stacklevel=2)
+
+
+def _has_runs(measure: Any) -> bool:
+    return callable(getattr(measure, "run_of", None))
 
 
 def _checked_measures(measures: Any) -> tuple[Measure, ...]:

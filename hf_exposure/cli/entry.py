@@ -19,6 +19,7 @@ from typer.main import get_command
 from hf_exposure import __version__
 from hf_exposure.cli.audit import audit
 from hf_exposure.cli.cost import cost
+from hf_exposure.cli.critical import critical
 from hf_exposure.cli.demo import demo
 from hf_exposure.cli.doctor import doctor, env
 from hf_exposure.cli.draw import draw
@@ -62,8 +63,8 @@ def _root(
 
 
 _COMMANDS = (
-    demo, scan, draw, insert, measure, membership, dynamics, extract, audit, subsets, cost, report, verify, push, env,
-    doctor,
+    demo, scan, draw, insert, measure, membership, dynamics, critical, extract, audit, subsets, cost, report, verify,
+    push, env, doctor,
 )  # fmt: skip
 for _command in _COMMANDS:
     app.command()(_command)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -27,6 +27,7 @@ from scipy.stats import binomtest
 from hf_exposure.checks import flag, real_number, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
+from hf_exposure.estimators.neighbors import nearest_examples
 
 _REMEDY = "Pass an array with a row of features for each example."
 
@@ -39,7 +40,8 @@ def knn_decisions(
     """The label that most of the k nearest examples of each query have.
 
     Of labels with equally many votes it is the one of the nearest example. Of examples at equal distance the earlier
-    one is nearer. Distances are Euclidean; divide features by their norms first for cosines.
+    one is nearer. Distances are Euclidean; divide features by their norms first for cosines. A tree finds the
+    neighbors, or faiss among more than 10^5 examples where it is installed (the extra "faiss"): with equal results.
 
     Args:
         features_ND: of the examples, at least k of them.
@@ -64,7 +66,7 @@ def knn_decisions(
         raise InputError("queries_QD", f"must be {features.shape[1]} wide", queries.shape[1], _REMEDY)
     labels = _labels("labels_N", labels_N, len(features))
     number = whole_number("k", k, 1, len(features))
-    neighbors_QK = _nearest(features, queries, number)
+    neighbors_QK = nearest_examples(features, queries, number)
     return np.array([_vote(labels[row]) for row in neighbors_QK], dtype=np.int64)
 
 
@@ -393,25 +395,6 @@ def _correct(argument: str, values: ArrayLike) -> NDArray[np.bool_]:
         rule = "must be True or False for each query"
         raise InputError(argument, rule, f"an array of shape {correct.shape}", "Compare decisions with labels.")
     return correct.astype(bool)
-
-
-def _nearest(features: FloatArray, queries: FloatArray, k: int) -> NDArray[Any]:
-    """(Q, k) numbers of the nearest examples, nearest first; of equally near ones the earlier first.
-
-    A tree names any of the examples at the k-th distance. Where there are more of those than it can name, the query is
-    answered by all distances instead.
-    """
-    more = min(k + 1, len(features))
-    distances_QK, found_QK = KDTree(features).query(queries, k=np.arange(1, more + 1))
-    order_QK = np.lexsort((found_QK, distances_QK), axis=1)
-    nearest_QK = np.take_along_axis(found_QK, order_QK, axis=1)[:, :k]
-    if more > k:
-        # Equal but for rounding: the tree and the loop below may round differently.
-        tied_Q = np.flatnonzero(distances_QK[:, k] - distances_QK[:, k - 1] <= 1e-12 * distances_QK[:, k])
-        for query in tied_Q:
-            squares_N = np.square(features - queries[query]).sum(axis=1)
-            nearest_QK[query] = np.argsort(squares_N, kind="stable")[:k]
-    return nearest_QK
 
 
 def _vote(labels_K: NDArray[np.int64]) -> int:

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from hf_exposure.errors import MissingDependencyError
 from hf_exposure.hub.published import published, refuse_secrets
-from hf_exposure.hub.push import push_to_hub
+from hf_exposure.hub.push import push_card, push_to_hub
 
-__all__ = ["metric_path", "published", "push_to_hub", "refuse_secrets"]
+__all__ = ["metric_path", "published", "push_card", "push_to_hub", "refuse_secrets"]
 
 
 def metric_path() -> str:

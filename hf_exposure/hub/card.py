@@ -1,4 +1,4 @@
-"""The model card: figures in its `model-index`, and a section that a second push replaces.
+"""The model card: figures in its `model-index`, and sections that a second push replaces, one for each measure.
 
 Strings in, strings out; nothing here knows of a network.
 """
@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
@@ -23,10 +24,36 @@ BEGIN, END = "<!-- hf_exposure: begin -->", "<!-- hf_exposure: end -->"
 # Of the files in the repository.
 FOLDER = "exposure"
 _DATASET_TYPE = "hf_exposure-canaries"
-# A begin without an end, left by an editor's hand, must not swallow what follows it.
-_SECTION = re.compile(rf"{re.escape(BEGIN)}(?:(?!{re.escape(BEGIN)}).)*?{re.escape(END)}", re.DOTALL)
 _MARKUP = re.compile(r"[&<>\"'`*_|~#\[\]\\$!]")
 _TASKS = {"ForMaskedLM": "fill-mask", "ForConditionalGeneration": "text2text-generation"}
+
+
+@dataclass(frozen=True)
+class CardPart:
+    """What one measure has in a card.
+
+    Attributes:
+        name: of the measure; empty for exposure, whose section and results came first.
+        text: the section, Markdown.
+        results: of the `model-index`, as plain values.
+    """
+
+    name: str
+    text: str
+    results: list[dict[str, Any]]
+
+    @property
+    def begin(self) -> str:
+        return BEGIN.replace("hf_exposure", f"hf_exposure {self.name}".rstrip())
+
+    @property
+    def end(self) -> str:
+        return END.replace("hf_exposure", f"hf_exposure {self.name}".rstrip())
+
+    @property
+    def dataset_type(self) -> str:
+        """By which the results of the measure are told from all others."""
+        return f"hf_exposure-{self.name}" if self.name else _DATASET_TYPE
 
 
 def updated_card(content: str | None, report: ExposureReport, *, name: str, files: Sequence[str] = ()) -> str:
@@ -45,6 +72,21 @@ def updated_card(content: str | None, report: ExposureReport, *, name: str, file
     Raises:
         InputError: the card's metadata are no YAML mapping, or their `model-index` is no list of models.
     """
+    return card_with(
+        content, lambda tag: CardPart("", exposure_section(report, files), _results(report, tag)), name=name
+    )
+
+
+def card_with(content: str | None, make: Callable[[str | None], CardPart], *, name: str) -> str:
+    """A model card with a part in it, in place of the part that the same measure had.
+
+    Args:
+        content, name: as for `updated_card`.
+        make: is given the card's `pipeline_tag`, if any, and returns the part.
+
+    Raises:
+        InputError: as `updated_card`.
+    """
     import yaml
     from huggingface_hub import RepoCard
 
@@ -58,13 +100,16 @@ def updated_card(content: str | None, report: ExposureReport, *, name: str, file
     except (ValueError, yaml.YAMLError) as error:
         remedy = "Mend the block between the two lines of --- in README.md."
         raise InputError("README.md", "must have YAML metadata", str(error), remedy) from error
-    card.data["model-index"] = _merged(
-        card.data.get("model-index"), _results(report, card.data.get("pipeline_tag")), name
-    )
+    tag = card.data.get("pipeline_tag")
+    part = make(tag if isinstance(tag, str) else None)
+    card.data["model-index"] = _merged(card.data.get("model-index"), part, name)
     line_end = "\r\n" if "\r\n" in content else "\n"
-    section = f"{BEGIN}\n{exposure_section(report, files)}{END}".replace("\n", line_end)
-    if _SECTION.search(card.text):
-        card.text = _SECTION.sub(lambda _: section, card.text, count=1)
+    section = f"{part.begin}\n{part.text}{part.end}".replace("\n", line_end)
+    # A begin without an end, left by an editor's hand, must not swallow what follows it.
+    begin, end = re.escape(part.begin), re.escape(part.end)
+    earlier = re.compile(rf"{begin}(?:(?!{begin}).)*?{end}", re.DOTALL)
+    if earlier.search(card.text):
+        card.text = earlier.sub(lambda _: section, card.text, count=1)
     else:
         card.text = line_end.join([card.text.rstrip(), "", section, ""])
     return str(card)
@@ -105,19 +150,15 @@ def _cells(group: RepetitionGroup) -> list[object]:
     return [group.repetitions or "controls", group.canaries, mean, spread_text(group), rank1_text(group)]
 
 
-def _results(report: ExposureReport, pipeline_tag: Any) -> list[dict[str, Any]]:
+def _results(report: ExposureReport, pipeline_tag: str | None) -> list[dict[str, Any]]:
     """The figures as `model-index` results. Plain values; a figure that is not finite is left out.
 
     An invalid run has none: each result is read by itself.
     """
     if report.validity is Validity.INVALID:
         return []
-    from huggingface_hub import EvalResult
-    from huggingface_hub.repocard_data import eval_results_to_model_index
-
     kind = str(report.model.get("class", ""))
     task = next((task for ending, task in _TASKS.items() if kind.endswith(ending)), "text-generation")
-    task = pipeline_tag if isinstance(pipeline_tag, str) else task
     about = {
         "template": report.template,
         "space": {name: str(space) for name, space in report.spaces.items()},
@@ -131,12 +172,22 @@ def _results(report: ExposureReport, pipeline_tag: Any) -> list[dict[str, Any]]:
     p_value = report.memorisation_p_value
     if math.isfinite(p_value):
         figures.append(("exposure_p_value", "Memorisation, p-value", float(f"{p_value:.2g}"), about))
+    return index_results(pipeline_tag or task, _DATASET_TYPE, "Canaries", figures)
+
+
+def index_results(
+    task: str, dataset_type: str, dataset_name: str, figures: Sequence[tuple[str, str, float, dict[str, Any]]]
+) -> list[dict[str, Any]]:
+    """Figures, each with its kind, its title, its value and what belongs to it, as results of a `model-index`."""
+    from huggingface_hub import EvalResult
+    from huggingface_hub.repocard_data import eval_results_to_model_index
+
     results = [
         EvalResult(
             task_type=task,
             task_name=task.replace("-", " ").capitalize(),
-            dataset_type=_DATASET_TYPE,
-            dataset_name="Canaries",
+            dataset_type=dataset_type,
+            dataset_name=dataset_name,
             metric_type=kind_of_metric,
             metric_name=title,
             metric_value=value,
@@ -163,23 +214,23 @@ def _title(group: RepetitionGroup) -> str:
     return f"Mean exposure of {who} (bits)"
 
 
-def _merged(index: Any, results: list[dict[str, Any]], name: str) -> list[dict[str, Any]]:
-    """The `model-index` with these results instead of earlier ones of ours; the rest as it was."""
+def _merged(index: Any, part: CardPart, name: str) -> list[dict[str, Any]]:
+    """The `model-index` with these results instead of earlier ones of the measure; the rest as it was."""
     models = index or [{"name": name, "results": []}]
     if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
         rule = "must have a list of models as model-index"
         raise InputError("README.md", rule, index, "Mend or remove model-index in its metadata.")
     kept = [
-        {**model, "results": [result for result in model.get("results") or [] if not _is_ours(result)]}
+        {**model, "results": [one for one in model.get("results") or [] if not _is_of(one, part.dataset_type)]}
         for model in models
     ]
-    kept[0]["results"] += results
+    kept[0]["results"] += part.results
     return kept
 
 
-def _is_ours(result: Any) -> bool:
+def _is_of(result: Any, dataset_type: str) -> bool:
     dataset = result.get("dataset") if isinstance(result, dict) else None
-    return isinstance(dataset, dict) and dataset.get("type") == _DATASET_TYPE
+    return isinstance(dataset, dict) and dataset.get("type") == dataset_type
 
 
 def _code(text: str) -> Markup:

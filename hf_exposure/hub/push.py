@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol
@@ -21,8 +21,9 @@ from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import encodable_text, flag, instance_of, path_of
 from hf_exposure.errors import HubError, InputError, first_line
 from hf_exposure.files import write_aside
-from hf_exposure.hub.card import FOLDER, updated_card
+from hf_exposure.hub.card import FOLDER, card_with, updated_card
 from hf_exposure.hub.published import published, refuse_secrets
+from hf_exposure.presenting import Presented
 from hf_exposure.records import ExposureReport
 from hf_exposure.records.run_log import EXPOSURE_LOG
 from hf_exposure.report.save import save_report
@@ -115,20 +116,99 @@ def _push(
     revision: str | None,
     private: bool | None,
 ) -> str:
+    history = EXPOSURE_LOG.read(folder) if folder is not None else []
+    files = published_files(report, history, canaries)
+
+    def changed(card: str | None, name: str) -> dict[str, bytes]:
+        text = updated_card(card, published(report), name=name, files=list(files)).encode("utf-8")
+        if canaries is not None:
+            refuse_secrets({_CARD: text}, canaries)
+        return {_CARD: text, **{f"{FOLDER}/{file}": content for file, content in files.items()}}
+
+    return _push_changes(
+        repo_id,
+        changed,
+        "Publish the exposure of canaries",
+        create_pr=create_pr,
+        token=token,
+        revision=revision,
+        private=private,
+    )
+
+
+def push_card(
+    run: Presented,
+    repo_id: str,
+    *,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    revision: str | None = None,
+    private: bool | None = None,
+) -> str:
+    """Writes a measure's part into the card of a model repository: figures in its `model-index`, and a section.
+
+    As `push_to_hub` does for exposure: in one commit on top of the state that was read, in place of what an earlier
+    push of the same measure wrote, and beside the parts of other measures.
+
+    Args:
+        run: a record of whose kind a "card" presenter is registered, such as a `CriticalRun`.
+        repo_id, create_pr, token, revision, private: as for `push_to_hub`.
+
+    Returns:
+        the address of the commit, or of the pull request.
+
+    Raises:
+        InputError: a record without such a part, and what `push_to_hub` refuses of repositories.
+        HubError: the Hub refused, or could not be reached. Nothing was written.
+    """
+    encodable_text("repo_id", repo_id)
+    flag("create_pr", create_pr)
+    if private is not None:
+        flag("private", private)
+    _check_card(run)
+
+    def changed(card: str | None, name: str) -> dict[str, bytes]:
+        return {_CARD: _with_part(card, run, name)}
+
+    message = f"Publish {run.kind} figures"
+    return _push_changes(
+        repo_id, changed, message, create_pr=create_pr, token=token, revision=revision, private=private
+    )
+
+
+def _check_card(run: Any) -> None:
+    if not isinstance(run, Presented) or not run.can_be("card"):
+        rule = "must be a record that has a part in model cards"
+        raise InputError("run", rule, type(run).__name__, "Pass what read_critical(folder) returns.")
+
+
+def _with_part(card: str | None, run: Presented, name: str) -> bytes:
+    return card_with(card, lambda tag: run.presented("card", tag), name=name).encode("utf-8")
+
+
+def _push_changes(
+    repo_id: str,
+    changed: Callable[[str | None, str], dict[str, bytes]],
+    message: str,
+    *,
+    create_pr: bool,
+    token: str | bool | None,
+    revision: str | None,
+    private: bool | None,
+) -> str:
+    """One commit with the files that `changed` makes of the card and the model's name; made again on a conflict."""
     from huggingface_hub import HfApi, errors
 
     # The root of the transport's own errors: httpx's or httpx2's, as the library's version has it.
     transport_error: type[Exception] = errors.HfHubHTTPError.__mro__[1]
     unreachable = (transport_error, errors.LocalEntryNotFoundError, ConnectionError, errors.LocalTokenNotFoundError)
     api = HfApi(token=token, library_name="hf_exposure")
-    history = EXPOSURE_LOG.read(folder) if folder is not None else []
-    files = published_files(report, history, canaries)
     last = len(WAITS)
     for attempt in range(last + 1):
         try:
             if private is not None:
                 api.create_repo(repo_id, private=private, exist_ok=True)
-            commit = _commit(api, repo_id, report, files, canaries, revision=revision, create_pr=create_pr)
+            commit = _commit(api, repo_id, changed, message, revision=revision, create_pr=create_pr)
             return str(commit.pr_url if create_pr else commit.commit_url)
         except errors.HFValidationError as error:
             raise InputError("repo_id", f"must name a repository ({error})", repo_id, "Write user/model.") from error
@@ -163,9 +243,8 @@ def published_files(
 def _commit(
     api: Any,
     repo_id: str,
-    report: ExposureReport,
-    files: dict[str, bytes],
-    canaries: CanarySet | None,
+    changed: Callable[[str | None, str], dict[str, bytes]],
+    message: str,
     *,
     revision: str | None,
     create_pr: bool,
@@ -173,18 +252,12 @@ def _commit(
     from huggingface_hub import CommitOperationAdd, errors
 
     head = api.model_info(repo_id, revision=revision).sha
-    name = repo_id.rsplit("/", 1)[-1]
-    card = updated_card(_read_card(api, repo_id, head), published(report), name=name, files=list(files)).encode(
-        "utf-8"
-    )
-    if canaries is not None:
-        refuse_secrets({_CARD: card}, canaries)
-    uploads = {_CARD: card, **{f"{FOLDER}/{name}": content for name, content in files.items()}}
+    uploads = changed(_read_card(api, repo_id, head), repo_id.rsplit("/", 1)[-1])
     try:
         return api.create_commit(
             repo_id,
             [CommitOperationAdd(path, content) for path, content in uploads.items()],
-            commit_message="Publish the exposure of canaries",
+            commit_message=message,
             revision=revision,
             create_pr=create_pr,
             parent_commit=head,
@@ -287,28 +360,52 @@ def _refuse_secrets_beside(folder: Path, canaries: CanarySet) -> None:
     refuse_secrets(texts, canaries)
 
 
-def complete_cards(trainer: Any, callback: _Callback) -> None:
-    """Makes every model card that a trainer writes from now on hold the callback's last report. Once is enough."""
+def complete_cards(trainer: Any, owner: object, completed: Callable[[str | None, str, Path], bytes | None]) -> None:
+    """Makes every model card that a trainer writes from now on hold what `completed` adds to it. Once is enough.
+
+    Args:
+        owner: the callback; whose cards are completed already is left as it is.
+        completed: from the card as it is, the model's name and the output folder to the card as it should be; None
+            leaves it alone.
+    """
     write_card = trainer.create_model_card
-    if getattr(write_card, "completed_by", None) is callback:
+    if owner in getattr(write_card, "completed_by", ()):
         return
 
     @functools.wraps(write_card)
     def create_model_card(*arguments: Any, **named: Any) -> Any:
         returned = write_card(*arguments, **named)
-        if trainer.is_world_process_zero() and callback.reports:
-            _complete(Path(trainer.args.output_dir), callback, trainer.hub_model_id or "")
+        if trainer.is_world_process_zero():
+            folder = Path(trainer.args.output_dir)
+            path, name = folder / _CARD, (trainer.hub_model_id or "").rsplit("/", 1)[-1]
+            content = path.read_bytes().decode("utf-8-sig") if path.exists() else None
+            card = completed(content, name or folder.absolute().name, folder)
+            if card is not None:
+                write_aside(path, card)
         return returned
 
-    create_model_card.completed_by = callback  # type: ignore[attr-defined]
+    create_model_card.completed_by = (*getattr(write_card, "completed_by", ()), owner)  # type: ignore[attr-defined]
     trainer.create_model_card = create_model_card
 
 
-def _complete(folder: Path, callback: _Callback, repo_id: str) -> None:
-    path = folder / _CARD
-    content = path.read_bytes().decode("utf-8-sig") if path.exists() else None
+def card_with_runs(content: str | None, name: str, runs: Iterable[Presented]) -> bytes | None:
+    """The card with the part of each run; None where there is none."""
+    card = None
+    for run in runs:
+        card = _with_part(content, run, name)
+        content = card.decode("utf-8")
+    return card
+
+
+def card_with_report(callback: _Callback, content: str | None, name: str, folder: Path) -> bytes | None:
+    """The card with the published form of the callback's last report; None before there is one.
+
+    Raises:
+        SecretFoundError: a canary stands in it.
+    """
+    if not callback.reports:
+        return None
     files = sorted(file.name for file in (folder / FOLDER).iterdir()) if (folder / FOLDER).is_dir() else []
-    name = repo_id.rsplit("/", 1)[-1] or folder.absolute().name
     card = updated_card(content, published(callback.reports[-1]), name=name, files=files).encode("utf-8")
-    refuse_secrets({path.name: card}, callback.canaries)
-    write_aside(path, card)
+    refuse_secrets({_CARD: card}, callback.canaries)
+    return card

@@ -7,6 +7,7 @@ Clopper and Pearson for a population from which the rows were drawn.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,11 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators import clopper_pearson
 from hf_exposure.estimators.arrays import checked_confidence
 from hf_exposure.measures.protocol import TrainingStart
+from hf_exposure.records.critical import CriticalRun
 from hf_exposure.records.run_log import PlainRecord
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
-from hf_exposure.signals.critical import CriticalSearch, critical_samples
+from hf_exposure.signals.critical import CriticalSearch, critical_samples, refuse_sharded
 from hf_exposure.signals.movable import MovableRows
 
 _REMEDIES = {"": "Pass the same value on every process."}
@@ -81,6 +83,7 @@ class CriticalSampleRatio:
         self._processes: Processes = SINGLE_PROCESS
 
     def prepare(self, start: TrainingStart) -> None:
+        refuse_sharded(start.model)
         rows = MovableRows(start.model, self.inputs, self.argument)
         rows.unmoved(np.array([0]))  # what is refused is refused before the first step
         self._processes = start.processes
@@ -106,6 +109,10 @@ class CriticalSampleRatio:
             "critical_rows": np.flatnonzero(found_N).tolist(),
         }
         return PlainRecord(figures=dict(zip(self.metric_names(), values, strict=True)), details=details)
+
+    def run_of(self, records: Sequence[PlainRecord]) -> CriticalRun:
+        """All measurements of a training as one record: to print, to save and to publish."""
+        return CriticalRun(records, self.name)
 
     def state_dict(self) -> dict[str, Any]:
         return {}  # nothing is remembered between measurements

@@ -58,7 +58,7 @@ class SeenBatch:
 class Measure(Protocol):
     """What a measure has. Any class with these members is one; there is nothing to inherit from.
 
-    Four further members are optional:
+    Five further members are optional:
 
     - `on_batch(batch: SeenBatch) -> None`, called with every batch that this process trains on, before its forward
       pass. It is called often, so it must not wait for the device: no `.item()`, no copy to the CPU, no exchange with
@@ -69,6 +69,8 @@ class Measure(Protocol):
       (it sums them first): a job of another number of processes can then resume it.
     - `record_from_dict(values) -> Record`, which restores a record from what its `to_dict` wrote to the log when a run
       resumes. Without it, records are written as `PlainRecord.of(record)`, and come back as that.
+    - `run_of(records) -> Presented`, which makes one record of all measurements of a training. If a "card" presenter
+      is registered for its kind, `MeasureCallback(..., push_to_hub=True)` publishes it.
 
     Attributes:
         name: a Python identifier. Keys begin with `eval_{name}_` and the log is `_{name}.jsonl`, so a training has one

@@ -261,7 +261,7 @@ class ExposureReport(Presented):
         Returns:
             the address of the commit, or of the pull request.
         """
-        return str(self._presented("push", repo_id, **arguments))
+        return str(self.presented("push", repo_id, **arguments))
 
     def metrics(self) -> dict[str, float]:
         """The figures to log, as plain floats. Those of controls are absent when there are none.
@@ -389,7 +389,7 @@ class ExposureReport(Presented):
             MissingDependencyError: "pdf" without fpdf2.
             InputError: another format, a folder that cannot be made or written to, or as `to_dict`.
         """
-        written: list[Path] = self._presented(
+        written: list[Path] = self.presented(
             "save", folder, history, training_log=training_log, include_secrets=include_secrets, canaries=canaries,
             formats=formats,
         )  # fmt: skip

@@ -225,7 +225,7 @@ class MembershipReport(Presented):
         Raises:
             InputError: a folder that cannot be made or written to.
         """
-        written: list[Path] = self._presented("save", folder)
+        written: list[Path] = self.presented("save", folder)
         return written
 
     @classmethod

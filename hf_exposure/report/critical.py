@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from hf_exposure.errors import InputError
 from hf_exposure.files import write_aside
+from hf_exposure.records.critical import CriticalRun
 from hf_exposure.records.run_log import PlainRecord, RunLog
 from hf_exposure.report import plots
 from hf_exposure.report.page import render
@@ -32,23 +31,6 @@ LIMITS = (
     "Ratios can be compared at one radius only, and between models only where inputs have the same scale.",
     "The interval is that of the rows as a sample. It says nothing of what the search misses.",
 )
-
-
-@dataclass(frozen=True)
-class CriticalRun:
-    """All measurements of one training.
-
-    Attributes:
-        records: oldest first; at least one with a ratio.
-        name: of the measure.
-    """
-
-    records: Sequence[PlainRecord]
-    name: str = "critical"
-
-    def figure(self, record: PlainRecord, which: str) -> float:
-        """The "ratio", "low" or "high" of one measurement; NaN where it failed."""
-        return float(record.figures.get(f"eval_{self.name}_{which}", math.nan))
 
 
 def read_critical(run: str | Path, name: str = "critical") -> CriticalRun:
@@ -111,6 +93,27 @@ def critical_table(found: CriticalRun) -> Table:
 def critical_text(found: CriticalRun) -> str:
     """The headline and the table, for a terminal."""
     return f"{headline(found)}\n\n{critical_table(found)}"
+
+
+def critical_frame(found: CriticalRun) -> Any:
+    """The table as a pandas DataFrame."""
+    import pandas
+
+    table = critical_table(found)
+    return pandas.DataFrame(list(table.rows), columns=list(table.heads))
+
+
+def critical_summary(found: CriticalRun) -> dict[str, Any]:
+    """The measurements as plain values, oldest first, with the settings of the last; None where one is undefined."""
+    details = found.records[-1].details
+    measurements = [
+        {"step": record.step, "epoch": record.epoch}
+        | {which: None if math.isnan(found.figure(record, which)) else found.figure(record, which)
+           for which in _FIGURES}
+        for record in found.records
+    ]  # fmt: skip
+    settings = {name: details[name] for name in _SETTINGS if details.get(name) is not None}
+    return {"name": found.name, "settings": settings, "measurements": measurements}
 
 
 def save_critical(found: CriticalRun, folder: str | Path) -> list[Path]:

@@ -103,9 +103,7 @@ def critical_samples(
     rows = MovableRows(model, inputs, argument)
     search = CriticalSearch(radius, step, noise, max_steps, seed)
     whole_number("batch_size", batch_size, 1)
-    if is_sharded(rows.model):
-        rule = "must not be spread over processes, which would have to make equally many calls"
-        raise InputError("model", rule, type(rows.model).__name__, "Load the weights whole to measure them.")
+    refuse_sharded(rows.model)
     # Rows that follow each other are often alike, and so is what they cost.
     own = np.arange(processes.shard, rows.num_rows, processes.num_shards)
 
@@ -116,6 +114,17 @@ def critical_samples(
         return found_N
 
     return processes.all_reduce_sum(flags).astype(bool)
+
+
+def refuse_sharded(model: nn.Module) -> None:
+    """Refuses a model whose weights are spread over processes: each search ends after another number of calls.
+
+    Raises:
+        InputError: it is one.
+    """
+    if is_sharded(model):
+        rule = "must not be spread over processes, which would have to make equally many calls"
+        raise InputError("model", rule, type(model).__name__, "Load the weights whole to measure them.")
 
 
 class CriticalSearch:

@@ -8,11 +8,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_secret_sharer_results import bears_out
 
+from examples.closer_look.figure2_filters import neighbor_correlation
 from examples.closer_look.images import parse_options
 from examples.closer_look.page import CLOSER_LOOK
+from examples.closer_look.resumed import each_run
 from examples.secret_sharer.claims import RULES, check_claim
 from examples.secret_sharer.page import load_results, page
 from examples.secret_sharer.plots import draw_plot
@@ -86,3 +89,30 @@ def test_each_script_runs_at_its_smallest_size(name: str, tmp_path: Path) -> Non
     for place, spec in enumerate(stored["plots"]):
         draw_plot(spec, tmp_path / f"{place}.png")
         assert (tmp_path / f"{place}.png").stat().st_size > 5_000
+
+
+def test_a_script_that_was_killed_goes_on(tmp_path: Path) -> None:
+    options = parse_options("Some script.", ["--size", "smallest", "--out", str(tmp_path)])
+    asked: list[int] = []
+
+    def make(seed: int) -> dict[str, Any]:
+        if seed == 2 and len(asked) < 3:
+            raise KeyboardInterrupt
+        asked.append(seed)
+        return {"seed": seed, "figure": (0.5, seed)}
+
+    with pytest.raises(KeyboardInterrupt):
+        each_run(options, "some", {"size": 1}, [(0,), (1,), (2,)], make)
+    asked.append(-1)
+    runs, cost = each_run(options, "some", {"size": 1}, [(0,), (1,), (2,)], make)
+    assert asked == [0, 1, -1, 2] and runs == [{"seed": seed, "figure": [0.5, seed]} for seed in range(3)]
+    assert set(cost) == {"seconds", "processor_seconds"}
+    # Runs of other settings are no help.
+    each_run(options, "some", {"size": 2}, [(0,)], make)
+    assert asked[-1] == 0
+
+
+def test_neighboring_weights() -> None:
+    rows = np.array([[1.0, 1.0, -1.0, -1.0] * 4, [1.0, -1.0, 1.0, -1.0, -1.0, 1.0, -1.0, 1.0] * 2, [0.0] * 16])
+    # By hand: to the right 1, -1, 1 of three and downwards always 1; a chessboard; a unit that learned nothing.
+    assert neighbor_correlation(rows).tolist() == [pytest.approx((1 / 3 + 1) / 2), -1.0, 0.0]

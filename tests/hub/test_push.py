@@ -7,7 +7,7 @@ import math
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +99,11 @@ def hub_and_push(address: list[Hub], worker: subprocess.Popen[str]) -> tuple[Hub
     for held in (hub.repos, hub.pull_requests, hub.faults, hub.requests, hub.bodies):
         held.clear()
 
-    def push(report: ExposureReport | None = None, repo_id: str = REPO, **arguments: Any) -> dict[str, Any]:
-        request = {"report": (report or made()).to_dict(), "repo_id": repo_id, "arguments": arguments}
+    def push(
+        report: ExposureReport | None = None, repo_id: str = REPO, ratios: Sequence[float] = (), **arguments: Any
+    ) -> dict[str, Any]:
+        what = {"ratios": ratios} if ratios else {"report": (report or made()).to_dict()}
+        request = {**what, "repo_id": repo_id, "arguments": arguments}
         assert worker.stdin is not None and worker.stdout is not None
         worker.stdin.write(json.dumps(request) + "\n")
         worker.stdin.flush()
@@ -378,3 +381,19 @@ def test_no_byte_that_is_sent_gives_a_secret_away(hub_and_push: tuple[Hub, Push]
     assert b"/home/someone" not in sent
     # The scan sees what is there.
     assert b"Digits(length=9)" in sent
+
+
+def test_critical_samples_are_pushed_beside_exposure(hub_and_push: tuple[Hub, Push]) -> None:
+    hub, push = hub_and_push
+    hub.add(REPO, {"README.md": FOREIGN})
+    push()
+    assert push(ratios=[0.3, 0.9])["url"].startswith(hub.endpoint)
+    push(ratios=[0.3, 0.8], create_pr=False)
+    card = hub.files(REPO)["README.md"]
+    (model,) = metadata(card)["model-index"]
+    kinds = [result["dataset"]["type"] for result in model["results"]]
+    assert kinds == ["wikitext", "hf_exposure-canaries", "hf_exposure-critical"]
+    assert model["results"][2]["metrics"][0]["value"] == 0.8
+    text = card.decode()
+    assert text.count(BEGIN) == text.count("<!-- hf_exposure critical: begin -->") == 1 and "Their words." in text
+    assert push(repo_id="me/none", ratios=[0.5])["error"] == "InputError"

@@ -16,7 +16,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from hf_exposure import ExposureCallback
+from hf_exposure import CriticalSampleRatio, ExposureCallback
 from hf_exposure.errors import InputError
 from hf_exposure.measures import ExposureMeter, SeenBatch
 from hf_exposure.measures.exposure import ExposureMeasure
@@ -52,6 +52,11 @@ def fsdp(folder: Path) -> dict[str, Any]:
         optimizer.zero_grad()
         found = _measured(model)
     tap.remove()
+    ratio = CriticalSampleRatio({"input_ids": batch["input_ids"]}, radius=0.1)
+    try:
+        ratio.prepare(make_start(model=model, processes=Processes.of_job(model, calls_model=False)))
+    except InputError as error:
+        found["critical"] = str(error)
     found["doses"] = [one.whole for one in measure.doses(1.0, together=True).counted]
     whole = get_model_state_dict(model, options=StateDictOptions(full_state_dict=True))
     if distributed.get_rank() == 0:

@@ -1,0 +1,45 @@
+"""`hf-exposure critical`: the critical samples of a recorded training."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from hf_exposure.cli.config import ConfigOption
+from hf_exposure.cli.options import check_new
+
+
+def critical(
+    run: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Output folder of a training with a CriticalSampleRatio.")
+    ],
+    out: Annotated[Path | None, typer.Option(help="Folder for critical_samples.html and the plot.")] = None,
+    push: Annotated[
+        str, typer.Option(metavar="USER/MODEL", help="Write the figures into the card of this model on the Hub.")
+    ] = "",
+    name: Annotated[str, typer.Option(help="Of the measure, where it has another one.")] = "critical",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in the folder.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    config: ConfigOption = None,
+) -> None:
+    """Show how many inputs had another decision of the model close by, as a training went on."""
+    if out is not None:
+        check_new(out, overwrite)
+    from hf_exposure.report.critical import critical_summary, read_critical
+
+    found = read_critical(run, name)
+    written = [] if out is None else found.save(out)
+    url = found.push_to_hub(push) if push else ""
+    if as_json:
+        values = critical_summary(found)
+        typer.echo(json.dumps({**values, "url": url} if push else values, indent=1, allow_nan=False))
+        return
+    typer.echo(str(found))
+    if written:
+        typer.echo(f"\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in written))}")
+    if push:
+        typer.echo(f"\nPublished: {url}")
