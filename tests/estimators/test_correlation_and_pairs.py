@@ -76,9 +76,10 @@ def test_ranks_correlate_as_scipy_says_and_their_interval_is_that_of_its_bootstr
     ).confidence_interval  # fmt: skip
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
     assert rank_correlation(np.where(x == 5, math.inf, x), y).r == found.r
-    assert rank_correlation(x, y, seed=1).low != found.low and rank_correlation(x, y, seed=0).low == rank_correlation(
-        x, y
-    ).low
+    assert (
+        rank_correlation(x, y, seed=1).low != found.low
+        and rank_correlation(x, y, seed=0).low == rank_correlation(x, y).low
+    )
 
 
 def test_what_strata_have_in_common_does_not_count() -> None:
