@@ -1,4 +1,4 @@
-"""Gradients of a label's logit with respect to the inputs, at checkpoints: what variance of gradients is computed from.
+"""Gradients of a label's logit with respect to the inputs, at checkpoints: variance of gradients is computed from them.
 
 An example whose gradients still move late in training is hard or atypical (Agarwal et al. 2022). The gradient is that
 of the logit, not of the loss: a loss that is nearly 0 has no gradient left to say anything.
@@ -35,8 +35,8 @@ def label_gradients(
     """The gradient of each example's label logit with respect to its inputs, at checkpoints of a training.
 
     `variance_of_gradients` takes what is returned. The model is left as found, and called in evaluation mode: one
-    forward and one backward pass a row and checkpoint. Text is moved at the embeddings of its tokens; the label is then
-    the class, or the token that follows the text.
+    forward and one backward pass a row and checkpoint. Text is moved at the embeddings of its tokens; the label is
+    then the class, or the token that follows the text.
 
     Args:
         model: as for `critical_samples`.

@@ -22,9 +22,12 @@ def network() -> nn.Module:
 def states_of(model: nn.Module, count: int = 2) -> list[dict[str, torch.Tensor]]:
     generator = torch.Generator().manual_seed(1)
     return [
-        {name: torch.randn(value.shape, generator=generator, dtype=value.dtype) for name, value in model.state_dict().items()}
+        {
+            name: torch.randn(value.shape, generator=generator, dtype=value.dtype)
+            for name, value in model.state_dict().items()
+        }
         for _ in range(count)
-    ]  # fmt: skip
+    ]
 
 
 @pytest.mark.parametrize("batch_size", [2, 64])
