@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,8 +31,9 @@ from transformers import (
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.texts import draw_rows
-from examples.secret_sharer.results import Stopwatch, band, write_result
+from examples.secret_sharer.results import band, write_result
 from hf_exposure import (
     CanarySet,
     CanaryTemplate,
@@ -92,8 +94,9 @@ SIZES = {
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
-    runs = [_run_of(size, seed) for seed in range(size.seeds)]
+    size = SIZES[options.size]
+    keys = [(seed,) for seed in range(size.seeds)]
+    runs, cost = each_run(options, "canary_forgetting", replace(size, seeds=0), keys, partial(_run_of, size))
     figures: dict[str, Any] = {
         "runs": runs,
         "fall": {str(count): [run["exposure"][str(count)][0] - run["exposure"][str(count)][-1] for run in runs]
@@ -149,7 +152,7 @@ def run(options: Options) -> None:
         figures=figures,
         table={"columns": ["", "canaries", *(f"seed {run['seed']}" for run in runs)], "rows": rows},
         plots=plots,
-        cost=watch.read(),
+        cost=cost,
     )  # fmt: skip
 
 

@@ -8,13 +8,15 @@ on real data. Dropout also together with adversarial training, where half of the
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, write_result
+from examples.secret_sharer.results import write_result
 
 REGULARIZERS: dict[str, tuple[float, ...]] = {
     "dropout": (0.25, 0.5, 0.75, 0.9),
@@ -47,10 +49,13 @@ SIZES = {
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
+    size = SIZES[options.size]
     settings = [("none", 0.0)]
     settings += [(name, value) for name, values in REGULARIZERS.items() for value in values[-size.strengths :]]
-    runs = [_run_of(options, size, name, value, seed) for seed in range(size.seeds) for name, value in settings]
+    keys = [(name, value, seed) for seed in range(size.seeds) for name, value in settings]
+    runs, cost = each_run(
+        options, "figure10_regularizers", replace(size, seeds=0), keys, partial(_run_of, options, size)
+    )
 
     def of(name: str, value: float, key: str) -> list[float]:
         return [run[key] for run in runs if (run["regularizer"], run["strength"]) == (name, value)]
@@ -107,7 +112,7 @@ def run(options: Options) -> None:
         figures=figures,
         table=table,
         plots=[plot],
-        cost=watch.read(),
+        cost=cost,
     )
 
 

@@ -8,15 +8,17 @@ Epochs until the training accuracy is 100 %, by width at one size of the data, a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, band, write_result
+from examples.secret_sharer.results import band, write_result
 from hf_exposure.estimators import time_to_fit
 
 KINDS: dict[str, dict[str, float]] = {"real": {}, "randX": {"inputs": 1.0}, "randY": {"labels": 1.0}}
@@ -40,15 +42,13 @@ SIZES = {
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
+    size = SIZES[options.size]
     settings = [(count, size.widths[1]) for count in size.images]
     settings += [(size.images[1], width) for width in size.widths if width != size.widths[1]]
-    runs = [
-        _run_of(options, size, kind, count, width, seed)
-        for seed in range(size.seeds)
-        for kind in KINDS
-        for count, width in settings
-    ]
+    keys = [(kind, count, width, seed) for seed in range(size.seeds) for kind in KINDS for count, width in settings]
+    runs, cost = each_run(
+        options, "figure6_time_to_fit", replace(size, seeds=0), keys, partial(_run_of, options, size)
+    )
 
     def epochs(kind: str, count: int, width: int) -> list[float]:
         return [run["epochs"] for run in runs if (run["kind"], run["images"], run["width"]) == (kind, count, width)]
@@ -114,7 +114,7 @@ def run(options: Options) -> None:
         figures=figures,
         table=table,
         plots=plots,
-        cost=watch.read(),
+        cost=cost,
     )
 
 

@@ -10,7 +10,8 @@ rows. It is what a user would write, so this also shows the product's own path.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -21,8 +22,9 @@ from transformers import ModernBertConfig, ModernBertForSequenceClassification, 
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.texts import Rows, draw_rows, word_tokenizer
-from examples.secret_sharer.results import Stopwatch, band, write_result
+from examples.secret_sharer.results import band, write_result
 from hf_exposure import DynamicsMeasure, DynamicsRecord, MeasureCallback, NoiseInjector
 from hf_exposure.estimators import (
     area_under_margin,
@@ -71,8 +73,9 @@ SIZES = {
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
-    runs = [_run_of(size, kind, seed) for seed in range(size.seeds) for kind in KINDS]
+    size = SIZES[options.size]
+    keys = [(kind, seed) for seed in range(size.seeds) for kind in KINDS]
+    runs, cost = each_run(options, "text_noise", replace(size, seeds=0), keys, partial(_run_of, size))
     of = {kind: [run for run in runs if run["kind"] == kind] for kind in KINDS}
     labels = of["labels"]
     figures: dict[str, Any] = {
@@ -148,7 +151,7 @@ def run(options: Options) -> None:
         figures=figures,
         table=table,
         plots=plots,
-        cost=watch.read(),
+        cost=cost,
     )  # fmt: skip
 
 

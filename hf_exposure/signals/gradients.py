@@ -1,4 +1,4 @@
-"""Gradients of a label's logit with respect to the inputs, at checkpoints: variance of gradients is computed from them.
+"""Gradients of a label's logit with respect to the inputs, at checkpoints; variance of gradients is made of them.
 
 An example whose gradients still move late in training is hard or atypical (Agarwal et al. 2022). The gradient is that
 of the logit, not of the loss: a loss that is nearly 0 has no gradient left to say anything.
