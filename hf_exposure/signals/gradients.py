@@ -87,7 +87,8 @@ def label_gradients(
                 slope = torch.zeros_like(shift) if slope is None else slope
                 return list(slope.detach().double().cpu().numpy())
 
-            found.append(np.stack(by_batches(np.arange(rows.num_rows), size, of_batch)))
+            slopes: list[FloatArray] = by_batches(np.arange(rows.num_rows), size, of_batch)
+            found.append(np.stack(slopes))
     if not found:
         raise InputError("states", "must have at least one checkpoint", 0, "Pass [model.state_dict()].")
     return np.stack(found)
