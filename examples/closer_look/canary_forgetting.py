@@ -85,7 +85,7 @@ SIZES = {
         canaries=2, rows=30, words=4, width=16, epochs=3, second_epochs=2, every=2, references=64, seeds=2
     ),
     "small": Size(
-        canaries=8, rows=300, words=6, width=64, epochs=24, second_epochs=2, every=6, references=512, seeds=3
+        canaries=6, rows=120, words=6, width=64, epochs=16, second_epochs=2, every=4, references=256, seeds=3
     ),
     "full": Size(
         canaries=32, rows=4_000, words=10, width=256, epochs=40, second_epochs=20, every=100, references=4_096, seeds=5

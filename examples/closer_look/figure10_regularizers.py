@@ -23,7 +23,7 @@ REGULARIZERS: dict[str, tuple[float, ...]] = {
     "input_dropout": (0.2, 0.5, 0.8),
     "input_noise": (0.2, 0.5, 1.0),
     "weight_decay": (1e-3, 1e-2, 3e-2),
-    "dropout_adversarial": (0.25, 0.5, 0.75, 0.9),
+    "dropout_adversarial": (0.5, 0.75),
 }
 ADVERSARIAL_WEIGHT = 0.5
 HALF = 0.5
@@ -43,7 +43,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(images=80, validation=80, width=16, epochs=2, seeds=2, strengths=1),
-    "small": Size(images=500, validation=1_500, width=128, epochs=40, seeds=3),
+    "small": Size(images=250, validation=1_000, width=128, epochs=50, seeds=3),
     "full": Size(images=50_000, validation=10_000, width=4096, epochs=500, seeds=3),
 }
 

@@ -38,7 +38,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(images=100, validation=100, widths=(4, 8, 16), epochs=2, seeds=2),
-    "small": Size(images=2_000, validation=2_000, widths=(16, 64, 256, 1024), epochs=10, seeds=4),
+    "small": Size(images=1_000, validation=1_000, widths=(16, 64, 256, 1024), epochs=8, seeds=3),
     "full": Size(images=50_000, validation=10_000, widths=(256, 1024, 4096, 8192), epochs=200, seeds=5),
 }
 

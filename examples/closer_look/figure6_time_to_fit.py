@@ -36,7 +36,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(images=(20, 40, 80), widths=(32, 64, 128), epochs=150, seeds=2),
-    "small": Size(images=(250, 500, 2_000), widths=(64, 256, 1024), epochs=200, seeds=3),
+    "small": Size(images=(125, 250, 1_000), widths=(32, 128, 512), epochs=200, seeds=3),
     "full": Size(images=(10_000, 50_000, 60_000), widths=(1024, 4096, 8192), epochs=1000, seeds=3),
 }
 

@@ -63,7 +63,7 @@ SIZES = {
         rows=60, second_rows=60, validation=40, words=8, topics=4, width=16, epochs=3, second_epochs=2, seeds=2
     ),
     "small": Size(
-        rows=500, second_rows=280, validation=280, words=24, topics=5, width=64, epochs=16, second_epochs=8, seeds=3
+        rows=300, second_rows=200, validation=250, words=24, topics=5, width=64, epochs=12, second_epochs=5, seeds=3
     ),
     "full": Size(
         rows=1_200, second_rows=800, validation=600, words=16, topics=16, width=256, epochs=60, second_epochs=30,
