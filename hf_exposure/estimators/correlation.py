@@ -85,8 +85,8 @@ def rank_correlation(
         seed: of the bootstrap.
 
     Returns:
-        the correlation. Draws in which a figure does not vary are left out of the interval, which is NaN where more
-        than one in ten does not, or below 4 pairs.
+        the correlation; NaN where the two figures vary together in no stratum. Such draws are left out of the
+        interval, which is NaN where they are more than one in ten, or below 4 pairs.
 
     Raises:
         InputError: arrays that are not flat, not of one length or have a NaN; an impossible level.
@@ -123,15 +123,22 @@ def rank_correlation(
 
 
 def _rank_correlations(x_N: FloatArray, y_N: FloatArray, strata_BS: list[np.ndarray]) -> FloatArray:
-    """(B,) the correlation of centered ranks, for B draws of the pairs of each stratum."""
-    ranks = []
-    for values in (x_N, y_N):
-        of_strata = [stats.rankdata(values[rows_BS], axis=1) for rows_BS in strata_BS]
-        ranks.append(np.concatenate([own - own.mean(axis=1, keepdims=True) for own in of_strata], axis=1))
-    first, second = ranks
-    scale = np.sqrt((first**2).sum(axis=1) * (second**2).sum(axis=1))
-    products = (first * second).sum(axis=1)
-    found: FloatArray = np.divide(products, scale, out=np.full(len(scale), np.nan), where=scale > 0)
+    """(B,) the correlation of centered ranks, for B draws of the pairs of each stratum.
+
+    NaN where no stratum has both figures vary: where one has the first vary and another the second, nothing is known.
+    """
+    product_B, first_B, second_B = np.zeros((3, len(strata_BS[0])))
+    vary_B = np.zeros(len(product_B), dtype=bool)
+    for rows_BS in strata_BS:
+        own = [stats.rankdata(values[rows_BS], axis=1) for values in (x_N, y_N)]
+        first_BS, second_BS = (ranks - ranks.mean(axis=1, keepdims=True) for ranks in own)
+        squares = (first_BS**2).sum(axis=1), (second_BS**2).sum(axis=1)
+        product_B, first_B, second_B = (
+            product_B + (first_BS * second_BS).sum(axis=1), first_B + squares[0], second_B + squares[1],
+        )  # fmt: skip
+        vary_B |= (squares[0] > 0) & (squares[1] > 0)
+    found: FloatArray = np.full(len(product_B), np.nan)
+    found[vary_B] = product_B[vary_B] / np.sqrt(first_B[vary_B] * second_B[vary_B])
     return found
 
 

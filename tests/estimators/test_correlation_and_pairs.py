@@ -99,6 +99,8 @@ def test_what_strata_have_in_common_does_not_count() -> None:
 def test_a_rank_correlation_that_is_undefined() -> None:
     assert math.isnan(rank_correlation([1, 1, 1, 1], [1, 2, 3, 4]).r)
     assert math.isnan(rank_correlation([1], [2]).r)
+    # Each figure varies in another stratum.
+    assert math.isnan(rank_correlation([1, 2, 3, 3], [5, 5, 6, 7], strata=[0, 0, 1, 1]).r)
     few = rank_correlation([1, 2, 3], [1, 3, 2])
     assert few.r == pytest.approx(0.5) and math.isnan(few.low)
     # One of 5 differs: a third of the draws do not hold it.
