@@ -68,6 +68,23 @@ def _compiled() -> bool:
     return before is None and model._compiled_call_impl is not None
 
 
+def _numbers_hooks_once(register: str, kept: str) -> bool:
+    model = nn.Linear(1, 1)
+    getattr(model, register)(print).remove()
+    first = getattr(model, register)(print).id
+    return list(getattr(model, kept)) == [first] and getattr(nn.Linear(1, 1), register)(print).id > first
+
+
+@depends("_forward_hooks", "a model is tried again once somebody added a hook")
+def _hooks() -> bool:
+    return _numbers_hooks_once("register_forward_hook", "_forward_hooks")
+
+
+@depends("_forward_pre_hooks", "a model is tried again once somebody added a hook in front of it")
+def _pre_hooks() -> bool:
+    return _numbers_hooks_once("register_forward_pre_hook", "_forward_pre_hooks")
+
+
 @depends("_orig_mod", "the model inside torch.compile is found, with its config and its eval mode")
 def _original() -> bool:
     model = nn.Linear(1, 1)

@@ -2,14 +2,15 @@
 
 python -m examples.closer_look.same_examples --mnist FOLDER
 
-On images with 20 % random labels, of each training image: the smallest box in which it is critical, its sensitivity,
-and how often it was forgotten. On a small language model of characters, of each canary, inserted 1 to 16 times: its
+On images with 20 % random labels, of each training image: the exposure of the label that it is trained with, among all
+classes, averaged over training; the smallest box in which it is critical; its sensitivity; and how often it was
+forgotten. On a small language model of characters, of each canary, inserted 1 to 16 times: its
 exposure, the smallest box around its embeddings, the sensitivity of its loss, and how often its tokens were forgotten.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,10 @@ from torch import nn
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from examples.closer_look import RESULTS
-from examples.closer_look.images import Options, noisy, parse_options
+from examples.closer_look.images import Images, Options, noisy, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, interval, write_result
+from examples.secret_sharer.results import interval, write_result
 from hf_exposure import CanaryTemplate, Digits, critical_samples, draw_canaries, measure_exposure
 from hf_exposure.estimators import forgetting_events
 from hf_exposure.signals import MovableRows, checkpoint_sensitivity
@@ -61,9 +63,14 @@ SIZES = {
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
-    runs = [{"seed": seed, "images": _of_images(options, size, seed), "text": _of_text(size, seed)}
-            for seed in range(size.seeds)]  # fmt: skip
+    size = SIZES[options.size]
+    runs, cost = each_run(
+        options,
+        "same_examples",
+        replace(size, seeds=0),
+        [(seed,) for seed in range(size.seeds)],
+        lambda seed: {"seed": seed, "images": _of_images(options, size, seed), "text": _of_text(size, seed)},
+    )
     figures: dict[str, Any] = {"runs": runs}
     rows = []
     for where in ("images", "text"):
@@ -84,7 +91,7 @@ def run(options: Options) -> None:
             "rows": rows,
         },
         plots=[],
-        cost=watch.read(),
+        cost=cost,
     )
 
 
@@ -92,16 +99,18 @@ def _of_images(options: Options, size: Size, seed: int) -> dict[str, float]:
     (images,) = options.draw(seed, size.images)
     images, _ = noisy(images, seed, labels=NOISE)
     model = network(images.pixels_NP.shape[1], Training(width=size.width, epochs=size.epochs, seed=seed))
-    correct, states = [], [_state(model)]
+    few = images.take(np.arange(size.searched))
+    correct, exposures, states = [], [], [_state(model)]
 
     def after_epoch(epoch: int) -> None:
         correct.append(look(model, images).correct_N)
+        exposures.append(_label_exposure(model, few))
         states.append(_state(model))
 
     train(model, images, Training(width=size.width, epochs=size.epochs, seed=seed), after_epoch)
-    few = images.take(np.arange(size.searched))
     return _correlations(
         {
+            "exposure": np.mean(exposures, axis=0),
             "box": _smallest_box(model, few.pixels_NP, BOXES, size.steps),
             "sensitivity": checkpoint_sensitivity(model, states, few.pixels_NP, few.labels_N),
             "forgetting": forgetting_events(np.array(correct)).counts_N[: size.searched],
@@ -156,6 +165,14 @@ def _of_text(size: Size, seed: int) -> dict[str, float]:
             "forgetting": np.where(scored, events, 0).sum(axis=1) / scored.sum(axis=1),
         }
     )
+
+
+def _label_exposure(model: nn.Module, images: Images) -> Any:
+    """(N,) log2 of the number of classes less log2 of the rank of the label; ties count against it."""
+    with torch.no_grad():
+        logits = model.eval()(torch.as_tensor(images.pixels_NP)).double().numpy()
+    own = np.take_along_axis(logits, images.labels_N[:, None], axis=1)
+    return np.log2(logits.shape[1]) - np.log2((logits >= own).sum(axis=1))
 
 
 def _smallest_box(model: nn.Module, inputs: Any, radii: list[float], steps: int) -> Any:

@@ -51,8 +51,8 @@ SIZES = {
         retraining=2, seeds=2,
     ),
     "small": Size(
-        images=1_500, held_out=2_000, width=256, epochs=60, augmented_images=500, augmented_width=512,
-        augmented_epochs=400, retraining=20, seeds=5,
+        images=800, held_out=1_000, width=128, epochs=60, augmented_images=300, augmented_width=256,
+        augmented_epochs=400, retraining=20, seeds=4,
     ),
     "full": Size(
         images=25_000, held_out=10_000, width=4096, epochs=400, augmented_images=25_000, augmented_width=4096,

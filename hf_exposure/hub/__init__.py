@@ -1,6 +1,7 @@
 """Where figures leave the house: the model card on the Hub, the experiment trackers, the `evaluate` metric.
 
-What leaves is always `published(report)`: rounded, without ids, ranks and log-perplexities, checked for secrets.
+Of exposure it is always `published(report)`: rounded, without ids, ranks and log-perplexities, checked for secrets.
+Other measures have parts of model cards, which name no training example.
 """
 
 from importlib import metadata

@@ -150,6 +150,7 @@ class LogitReader:
         self.dtype = coarsest_dtype(model)
         self._is_watched = False
         self._head = _output_head(model)
+        self._known_V: torch.Tensor | None = None
         self._has_fixed_length: bool | None = None
 
     @property
@@ -165,17 +166,56 @@ class LogitReader:
             return self._whole(self._run(inputs), inputs)
         taken: list[torch.Tensor] = []
         given: list[torch.Tensor] = []
-        with (
-            self._head.register_forward_pre_hook(_let_last_position_through(taken)),
-            self._head.register_forward_hook(_give_known_numbers(given)),
-        ):
-            output = self._run(inputs)
-        if not _is_last_step(taken, given, output.logits):
+        output = self._run_headless(self._head, inputs, taken, given)
+        if output is None or not self._is_last_step(taken, given, output.logits):
             self._head = None
             return self._whole(self._run(inputs), inputs)
         hidden, head = self._of_tokens(taken[0], inputs).reshape(-1, taken[0].shape[-1]), self._head
         name, cache = returned_cache(output)
         return Logits(lambda position_n: head(hidden[position_n]), output.logits.shape[-1], positions, cache, name)
+
+    def _run_headless(
+        self, head: nn.Module, inputs: dict[str, Any], taken: list[torch.Tensor], given: list[torch.Tensor]
+    ) -> Any:
+        """The model's output with known numbers for logits; None where the model cannot work on those."""
+        with (
+            head.register_forward_pre_hook(_let_one_position_through(taken)),
+            head.register_forward_hook(self._give_known_numbers(taken, given)),
+        ):
+            try:
+                return self._run(inputs)
+            except torch.OutOfMemoryError:
+                raise
+            except RuntimeError:
+                # What is no matter of the known numbers comes again when the model is read whole.
+                return None
+
+    def _give_known_numbers(
+        self, taken: list[torch.Tensor], given: list[torch.Tensor]
+    ) -> Callable[[nn.Module, tuple[Any, ...], Any], torch.Tensor]:
+        def hook(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
+            given.append(self._known_numbers(output).clone())
+            return given[-1].expand(len(taken[-1]), *output.shape[1:])
+
+        return hook
+
+    def _known_numbers(self, like: torch.Tensor) -> torch.Tensor:
+        """(V,) numbers of many sizes, of the type and on the device of some logits."""
+        known = self._known_V
+        if known is None or (len(known), known.dtype, known.device) != (like.shape[-1], like.dtype, like.device):
+            known = torch.linspace(-1.0, 1.0, like.shape[-1], device=like.device) ** 3 * _LARGEST_KNOWN
+            self._known_V = known = known.to(like.dtype)
+        return known
+
+    def _is_last_step(self, taken: list[torch.Tensor], given: list[torch.Tensor], logits: torch.Tensor) -> bool:
+        """Whether the head ran once, on hidden states, and the model returns the head's outputs unchanged."""
+        if len(taken) != 1 or len(given) != 1 or taken[0].ndim != 3 or logits.shape[-1] != len(given[0]):
+            return False
+        # The model may have written to what it was given, but not to the numbers that are kept here.
+        known = self._known_numbers(given[0]).to(logits.dtype)
+        if logits.shape[:2] == (len(taken[0]), 1) and logits.stride(0) == 0:
+            logits = logits[:1]
+        return torch.equal(logits, known.expand_as(logits))
 
     def _whole(self, output: Any, inputs: dict[str, Any]) -> Logits:
         logits = self._of_tokens(output.logits, inputs)
@@ -222,29 +262,12 @@ class LogitReader:
             self.dtype = torch.get_autocast_dtype(device)
 
 
-def _let_last_position_through(taken: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
+def _let_one_position_through(taken: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...]], tuple[Any, ...]]:
     def hook(module: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
         taken.append(arguments[0])
-        return (arguments[0][..., -1:, :], *arguments[1:])
+        return (arguments[0][:1, ..., -1:, :], *arguments[1:])
 
     return hook
-
-
-def _give_known_numbers(given: list[torch.Tensor]) -> Callable[[nn.Module, tuple[Any, ...], Any], torch.Tensor]:
-    def hook(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
-        known = torch.linspace(-1.0, 1.0, output.shape[-1], device=output.device) ** 3 * _LARGEST_KNOWN
-        given.append(known.to(output.dtype))
-        # Memory of its own, which the model may write to.
-        return given[-1].expand_as(output).clone(memory_format=torch.contiguous_format)
-
-    return hook
-
-
-def _is_last_step(taken: list[torch.Tensor], given: list[torch.Tensor], logits: torch.Tensor) -> bool:
-    """Whether the head ran once, on hidden states, and the model returns the head's outputs unchanged."""
-    if len(taken) != 1 or len(given) != 1 or taken[0].ndim != 3 or logits.shape[-1] != len(given[0]):
-        return False
-    return torch.equal(logits, given[0].to(logits.dtype).expand_as(logits))
 
 
 def _output_head(model: nn.Module) -> nn.Module | None:

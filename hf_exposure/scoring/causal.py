@@ -57,7 +57,7 @@ class Reading:
 
     Attributes:
         model: that it was found on.
-        computed: what it hangs on besides: precision and attention.
+        computed: what it hangs on besides weights: precision, attention, and what the model is made of.
         mode, proven_length, proven_prefix, proven_with_prefix: as `CausalScorer` has them.
     """
 
@@ -71,6 +71,16 @@ class Reading:
     def holds_for(self, model: nn.Module) -> bool:
         """Whether it is the model that this was found on, and computes as it did."""
         return self.model() is model and self.computed == _how_computed(model)
+
+    @classmethod
+    def kept_for(cls, model: nn.Module) -> Reading | None:
+        """What an earlier scorer of this process found on the very same module, if it still holds."""
+        kept = _kept_readings.get(model)
+        return kept if kept is not None and kept.holds_for(model) else None
+
+
+_NO_SETTING = object()
+_kept_readings: weakref.WeakKeyDictionary[nn.Module, Reading] = weakref.WeakKeyDictionary()
 
 
 class CausalScorer:
@@ -147,6 +157,19 @@ class CausalScorer:
         proven = self._proven_length, self._proven_prefix, self._proven_with_prefix
         return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, *proven)
 
+    def _read_in(self, mode: Mode) -> Mode:
+        """Takes a mode, and keeps how the model is read for the next scorer of the same module, or forgets it.
+
+        Processes that score together must make the same calls, whatever each did alone before: they keep nothing.
+        """
+        self.mode = mode
+        reading = self.reading
+        if self._processes.count == 1 and reading is not None:
+            _kept_readings[self.model] = reading
+        else:
+            _kept_readings.pop(self.model, None)
+        return mode
+
     def read_as(self, reading: Reading) -> None:
         """Takes over how an earlier state of the model was read; whether batches change anything is checked again."""
         self.mode = reading.mode
@@ -192,7 +215,8 @@ class CausalScorer:
             return self._totals_alone(encoded, range(len(encoded)))
 
     def distrust_batches(self) -> None:
-        self.mode, self._batches.failed = "alone", True
+        self._batches.failed = True
+        self._read_in("alone")
 
     @property
     def lost_trust(self) -> bool:
@@ -252,7 +276,7 @@ class CausalScorer:
                 self._text_agreement_bits(encoded.matrix_NL.shape[1]),
             ):
                 return totals_N
-            self.mode = "alone"
+            self._read_in("alone")
         return self._totals_alone(encoded, range(len(encoded)))
 
     def _answers(self, prefix: tuple[int, ...], paths: PathTree) -> list[PathBits]:
@@ -266,13 +290,13 @@ class CausalScorer:
             answers = paths.answers(bits_E)
             if self._batches.passes(
                 self._tokens_at_once,
-                self._fed_order(paths.vertices.last_of_sequence_N),
+                self._fed_order(paths.read_after_N),
                 lambda number: answers[number].figures,
                 lambda number: self._answer_alone(prefix, paths.queries[number]).figures,
                 self._text_agreement_bits(max(len(query.tokens) for query in paths.queries)),
             ):
                 return answers
-            self.mode = "alone"
+            self._read_in("alone")
         return [self._answer_alone(prefix, query) for query in paths.queries]
 
     def _totals_alone(self, encoded: EncodedTexts, chosen: Sequence[int]) -> np.ndarray:
@@ -378,7 +402,7 @@ class CausalScorer:
         is_proven = self._proven_prefix <= len(tree.prefix_P) and length <= self._proven_length
         is_proven = is_proven and (self._proven_with_prefix or not len(tree.prefix_P))
         if self.mode is None or not is_proven:
-            self.mode = self._try_modes(tree, length)
+            return self._read_in(self._try_modes(tree, length))
         return self.mode
 
     def _try_modes(self, tree: TokenTree, length: int) -> Mode:
@@ -498,7 +522,31 @@ def tolerance_bits(dtype: torch.dtype) -> float:
 
 
 def _how_computed(model: nn.Module) -> tuple[Any, ...]:
-    return compute_dtype(model), getattr(getattr(model, "config", None), "_attn_implementation", None)
+    """All but weights that a model's answer hangs on: its modules' code, hooks and settings. None is kept alive."""
+    config = getattr(model, "config", None)
+    made_of = tuple((name, *_made_of(module)) for name, module in model.named_modules())
+    return compute_dtype(model), getattr(config, "_attn_implementation", None), _settings(config), made_of
+
+
+def _made_of(module: nn.Module) -> tuple[Any, ...]:
+    own_forward = vars(module).get("forward")
+    # A hook's number is given once in a process.
+    hooks = (*module._forward_hooks, *module._forward_pre_hooks)
+    return type(module), type(module).forward, own_forward and weakref.ref(own_forward), hooks, _settings(module)
+
+
+def _settings(holder: Any) -> tuple[tuple[str, Any], ...]:
+    """The attributes that are numbers, words, flags, sequences of those, or configurations."""
+    found = ((name, _as_setting(value)) for name, value in getattr(holder, "__dict__", {}).items())
+    return tuple((name, value) for name, value in found if name != "training" and value is not _NO_SETTING)
+
+
+def _as_setting(value: Any) -> Any:
+    if isinstance(value, (bool, int, float, str, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return tuple(map(_as_setting, value))
+    return _settings(value) if hasattr(value, "to_json_string") else _NO_SETTING
 
 
 def _model_shape(model: nn.Module) -> ModelShape:

@@ -30,8 +30,10 @@ Mode = Literal["packed", "cached", "plain", "alone"]
 # Row widths to choose from.
 _WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _LOG2_E = 1.0 / math.log(2.0)
-# Log-sum-exp goes through float32 in pieces of this many logits, so a large vocabulary never doubles its memory.
+# Log-sum-exp goes through float32 in pieces of this many logits, so a large vocabulary never doubles its memory. On a
+# CPU the pieces are small enough that the allocator gives the same memory again, without asking the system for it.
 _LOGITS_PER_PIECE = 2**24
+_LOGITS_PER_PIECE_ON_CPU = 2**20
 # On a CPU it takes a third of the time on pieces that stay in the processor's cache.
 _CACHED_LOGITS = 2**18
 
@@ -242,11 +244,13 @@ def _score_batch(
     start_B1, stop_B1 = rows.start_R[row_B, None], rows.stop_R[row_B, None]
     is_own_BW = (slots_BW >= start_B1) & (slots_BW < stop_B1) & is_real_B[:, None]
     own_row, own_slot = np.nonzero(is_own_BW)
+    # A vertex that only leads to others is fed, and nothing is read after it.
+    read_n, parent_E = np.unique(tree.edge_parent_E[edges] - first_vertex, return_inverse=True)
     device = inputs["input_ids"].device
     found = bits_at(
         logits,
-        torch.as_tensor(own_row * logits.positions + own_slot + skipped, device=device),
-        torch.as_tensor(tree.edge_parent_E[edges] - first_vertex, device=device),
+        torch.as_tensor((own_row * logits.positions + own_slot + skipped)[read_n], device=device),
+        torch.as_tensor(parent_E, device=device),
         torch.as_tensor(tree.edge_token_E[edges], device=device),
     )
     return found, edges
@@ -288,7 +292,8 @@ def attention_mask(sees_BWF: torch.Tensor, prefix_length: int, dtype: torch.dtyp
 def bits_at(logits: Logits, position_n: torch.Tensor, parent_E: torch.Tensor, token_E: torch.Tensor) -> np.ndarray:
     """(E,) -log2 softmax of each token at the flat position `position_n[parent]`; the parents ascend."""
     pieces = []
-    step = max(1, _LOGITS_PER_PIECE // logits.vocabulary_size)
+    on_cpu = position_n.device.type == "cpu"
+    step = max(1, (_LOGITS_PER_PIECE_ON_CPU if on_cpu else _LOGITS_PER_PIECE) // logits.vocabulary_size)
     starts = torch.arange(0, len(position_n) + step, step, device=parent_E.device)
     bounds = torch.searchsorted(parent_E, starts).tolist()
     for piece, first in enumerate(range(0, len(position_n), step)):

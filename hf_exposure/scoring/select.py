@@ -60,8 +60,10 @@ def make_scorer(
         max_batch_tokens: tokens fed in one call; a default that fits the device.
         processes: those that share the work; each must make this call.
         context: what stood before each text in training; for causal models.
-        reading: of a scorer of an earlier state of the same model. How a model is to be read does not change with its
-            weights, so the checks are not made again, but for that of every call's batch.
+        reading: of a scorer of an earlier state of the same model, by default that of the last one in this process.
+            How a model is to be read does not change with its weights, so the checks are not made again, but for that
+            of every call's batch. They are where anything else about the model changed: precision, attention, a
+            module, its code, a hook or a setting.
 
     Raises:
         InputError: no source for an encoder-decoder model, or one for another; a model that reads in both directions
@@ -95,6 +97,9 @@ def make_scorer(
     if source is not None:
         raise InputError("source", "goes with encoder-decoder models only", kind, "Leave it out.")
     known = reading if reading is not None and reading.holds_for(model) else None
+    if not processes.all_reduce_min(int(known is not None)):
+        # Where one process has to look again, all do.
+        known = Reading.kept_for(model) if processes.count == 1 else None
     if known or not (kind in _MASKED_CLASSES or sees_later_tokens(model, tokenizer, processes)):
         scorer = CausalScorer(
             model,

@@ -233,18 +233,20 @@ class SequenceTree:
 
 @dataclass(frozen=True)
 class PathTree:
-    """Search states after one prefix: every vertex of every path is fed; runs and children are read.
+    """Search states after one prefix: runs and children are read, and only what stands before one of them is fed.
 
     Attributes:
-        tree: what the model is asked. Its first V edges in `edge_order_E` are the vertices' own, then the children.
-        vertices: all path vertices.
-        edge_order_E: where each asked edge ended up in the tree's ascending order.
+        tree: what the model is asked.
+        run_edges_NR: of each query, the edges of its run's tokens in the tree; -1 where a run is shorter.
+        children_edges: of each query, the edges of its children, in their order.
+        read_after_N: the fed vertex after which each query's last token is read; -1 for the end of the prefix.
         queries: as asked.
     """
 
     tree: TokenTree
-    vertices: Vertices
-    edge_order_E: IntArray
+    run_edges_NR: IntArray
+    children_edges: tuple[IntArray, ...]
+    read_after_N: IntArray
     queries: tuple[PathQuery, ...]
 
     @classmethod
@@ -252,33 +254,64 @@ class PathTree:
         """From queries, in any order; equal paths share their vertices."""
         matrix_NL = pad_sequences([(*prefix, *query.tokens) for query in queries])
         vertices = grow_vertices(matrix_NL, prefix_length=len(prefix))
-        children_N = [len(query.children) for query in queries]
-        parent_E = np.concatenate([vertices.parent_V, np.repeat(vertices.last_of_sequence_N, children_N)])
-        token_E = np.concatenate([vertices.token_V, *(query.children for query in queries)]).astype(np.int64)
+        children_N = np.array([len(query.children) for query in queries])
+        run_N = np.array([query.run for query in queries])
+        run_vertices_NR = _last_vertices(vertices, run_N)
+        is_run_V = np.zeros(len(vertices.token_V) + 1, dtype=bool)
+        is_run_V[run_vertices_NR] = True
+        run_V = np.flatnonzero(is_run_V[:-1])
+        parent_E = np.concatenate([vertices.parent_V[run_V], np.repeat(vertices.last_of_sequence_N, children_N)])
+        token_E = np.concatenate([vertices.token_V[run_V], *(query.children for query in queries)]).astype(np.int64)
+        is_fed_V = _with_ancestors(vertices, parent_E)
+        number_V = np.append(np.cumsum(is_fed_V) - 1, _ABSENT)
         order_E = np.argsort(parent_E, kind="stable")
-        where_E = np.empty_like(order_E)
+        where_E = np.append(np.empty_like(order_E), _ABSENT)
         where_E[order_E] = np.arange(len(order_E))
+        edge_of_run_V = np.full(len(vertices.token_V) + 1, _ABSENT)
+        edge_of_run_V[run_V] = where_E[: len(run_V)]
         tree = TokenTree.build(
             vertices.prefix_P,
-            vertices.token_V,
-            vertices.parent_V,
-            vertices.depth_V,
-            parent_E[order_E],
+            vertices.token_V[is_fed_V],
+            number_V[vertices.parent_V[is_fed_V]],
+            vertices.depth_V[is_fed_V],
+            number_V[parent_E[order_E]],
             token_E[order_E],
         )
-        return cls(tree, vertices, where_E, tuple(queries))
+        children = np.split(where_E[len(run_V) : -1], np.cumsum(children_N)[:-1])
+        last_N = vertices.last_of_sequence_N
+        above_N = np.append(vertices.parent_V, _ABSENT)[last_N]
+        read_after_N = number_V[np.where(children_N > 0, last_N, above_N)]
+        return cls(tree, edge_of_run_V[run_vertices_NR], tuple(children), read_after_N, tuple(queries))
 
     def answers(self, edge_bits_E: np.ndarray) -> list[PathBits]:
         """One answer per query, in the order asked. A first token with nothing before it is not predicted: 0 bits."""
-        asked_E = edge_bits_E[self.edge_order_E]
-        if not len(self.vertices.prefix_P):
-            asked_E[self.tree.edge_parent_E[self.edge_order_E] < 0] = 0.0
-        answers, child = [], len(self.vertices.token_V)
-        for query, last in zip(self.queries, self.vertices.last_of_sequence_N.tolist(), strict=True):
-            run_bits, vertex = 0.0, last
-            for _ in range(query.run):
-                run_bits += float(asked_E[vertex])
-                vertex = int(self.vertices.parent_V[vertex])
-            answers.append(PathBits(run_bits, asked_E[child : child + len(query.children)]))
-            child += len(query.children)
-        return answers
+        bits_E = np.append(edge_bits_E, 0.0)
+        if not len(self.tree.prefix_P):
+            bits_E[:-1][self.tree.edge_parent_E < 0] = 0.0
+        run_bits_N = bits_E[self.run_edges_NR].sum(axis=1)
+        return [
+            PathBits(float(run_bits), bits_E[edges])
+            for run_bits, edges in zip(run_bits_N, self.children_edges, strict=True)
+        ]
+
+
+def _last_vertices(vertices: Vertices, run_N: IntArray) -> IntArray:
+    """(N, R) the last `run_N` vertices of each sequence, from its end up; -1 where a run is shorter than R."""
+    parents = np.append(vertices.parent_V, _ABSENT)
+    found_NR = np.full((len(run_N), int(run_N.max(initial=0))), _ABSENT, dtype=np.int64)
+    at_N = vertices.last_of_sequence_N
+    for place in range(found_NR.shape[1]):
+        found_NR[:, place] = np.where(place < run_N, at_N, _ABSENT)
+        at_N = parents[at_N]
+    return found_NR
+
+
+def _with_ancestors(vertices: Vertices, chosen: IntArray) -> npt.NDArray[np.bool_]:
+    """(V,) whether a vertex is one of `chosen` or above one; -1 among them stands for none."""
+    is_in_V = np.zeros(len(vertices.token_V) + 1, dtype=bool)
+    is_in_V[chosen] = True
+    is_in_V = is_in_V[:-1]
+    for level in range(int(vertices.depth_V.max(initial=0)), 1, -1):
+        at_level = np.flatnonzero(is_in_V & (vertices.depth_V == level))
+        is_in_V[vertices.parent_V[at_level]] = True
+    return is_in_V

@@ -31,11 +31,13 @@ CANARIES = draw_canaries(CanaryTemplate("pin {pin} ok", pin=Digits(5)), {1: 2, 4
 
 
 def calls_of(model: nn.Module, meter: ExposureMeter) -> int:
-    """How often a measurement calls the model."""
-    calls: list[Any] = []
-    with model.register_forward_pre_hook(lambda *_: calls.append(None)):
-        meter.measure(model)
-    return len(calls)
+    """How often a measurement calls the model. The hook that counts stays: a new one is a change of the model."""
+    if not hasattr(model, "counted"):
+        model.counted = {"calls": 0}  # type: ignore[assignment]
+        model.register_forward_pre_hook(lambda *_: model.counted.update(calls=model.counted["calls"] + 1))
+    before = model.counted["calls"]
+    meter.measure(model)
+    return model.counted["calls"] - before
 
 
 def trained_a_little(model: nn.Module, seed: int) -> None:
@@ -67,7 +69,7 @@ def test_another_model_precision_or_attention_is_looked_at_anew() -> None:
     later = calls_of(model, meter)
     assert later < first
     assert calls_of(tiny_model("gpt2", seed=2), meter) == first  # as the first of a new model
-    assert calls_of(model, meter) == first  # the one before was another
+    assert calls_of(model, meter) == later  # it is the module that is remembered, not the last measurement
     assert calls_of(model.double(), meter) == first
     model.set_attn_implementation("eager")
     assert calls_of(model, meter) == first

@@ -4,33 +4,42 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from toy_measures import classify
+from transformers import TrainerCallback
 
 from hf_exposure import CriticalSampleRatio, MeasureCallback
 from hf_exposure.errors import InputError
 from hf_exposure.records.run_log import PlainRecord, RunLog
-from hf_exposure.report.critical import critical_table, critical_text, read_critical, save_critical
+from hf_exposure.report.critical import critical_table, critical_text, read_critical
 
 
 def test_the_page_of_a_training(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     rows = torch.as_tensor(np.random.default_rng(0).normal(size=(11, 4)), dtype=torch.float32)
     callback = MeasureCallback(CriticalSampleRatio({"pixels": rows}, 0.4, max_steps=10), strategy="steps", steps=2)
-    trainer = classify(tmp_path, [callback])
+    tracked: list[float] = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+            tracked.extend(logs[key] for key in ("eval_critical_ratio",) if key in logs)
+
+    trainer = classify(tmp_path, [callback, Tracker()])
     callback.attach(trainer)
     trainer.train()
     logged = [entry["eval_critical_ratio"] for entry in trainer.state.log_history if "eval_critical_ratio" in entry]
     found = read_critical(tmp_path)
-    assert [found.figure(record, "ratio") for record in found.records] == logged and len(logged) == 3
+    assert [found.figure(record, "ratio") for record in found.records] == logged == tracked and len(logged) == 3
     table = critical_table(found)
     assert [row[0] for row in table.rows] == ["2", "4", "6"]
     assert [row[2] for row in table.rows] == [f"{ratio:.3f}" for ratio in logged]
     assert f"Of 11 rows, {100 * logged[-1]:.0f} % are critical at a radius of 0.4" in critical_text(found)
-    names = {path.name for path in save_critical(found, tmp_path / "page")}
+    assert str(found) == critical_text(found) and found.to_pandas()["critical"].tolist() == [r[2] for r in table.rows]
+    names = {path.name for path in found.save(tmp_path / "page")}
     assert names == {"critical_samples.html", "critical_samples.png"}
     page = (tmp_path / "page" / "critical_samples.html").read_text()
     assert "Of 11 rows" in page and "data:image/png" in page and "<script" not in page

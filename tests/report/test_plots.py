@@ -197,7 +197,8 @@ def test_chance_is_shaded_where_unseen_canaries_are_and_each_interval_is_drawn()
     drawn = [estimate(2.0, 1), estimate(5.0, 8, low_bits=5.0, high_bits=5.0), estimate(1.0, 0)]
     (axes,) = by_repetitions(report(*drawn, estimate(math.nan, 1, low_bits=math.nan, high_bits=math.nan))).axes
     # 2^-x of the unseen exceed x: a half 1 bit, a tenth 3.32, a hundredth 6.64.
-    tops = sorted(band.get_height() for band in axes.patches)
+    extents = [band.get_patch_transform().transform_path(band.get_path()).get_extents() for band in axes.patches]
+    tops = sorted(extent.y1 for extent in extents)
     assert [2.0**-top for top in tops] == pytest.approx([0.5, 0.1, 0.01])
     segments = [tuple(line[:, 1]) for lines in axes.collections for line in getattr(lines, "get_segments", list)()]
     assert {(1.5, 2.5), (0.5, 1.5)} <= set(segments)

@@ -137,7 +137,7 @@ class ThreeExperts(Company):
         output = self.inner(input_ids=input_ids, **keywords)
         expert = (input_ids % 3).reshape(-1)
         order = torch.stack([(expert == each).cumsum(0) for each in range(3)])
-        is_full = order[expert, torch.arange(len(expert))] > 200
+        is_full = order[expert, torch.arange(len(expert))] > 100
         output.logits = torch.where(is_full.reshape(input_ids.shape)[..., None], 0.5 * output.logits, output.logits)
         return output
 

@@ -205,7 +205,7 @@ def test_out_of_memory_halves_the_batch(most_rows: int, byte_tokenizer: ByT5Toke
 def test_a_long_vocabulary_goes_through_in_pieces(byte_tokenizer: ByT5Tokenizer, monkeypatch: Any) -> None:
     model = tiny_model("llama")
     expected = log_perplexity(model, byte_tokenizer, PINS)
-    monkeypatch.setattr("hf_exposure.scoring.forward._LOGITS_PER_PIECE", 3 * 384)
+    monkeypatch.setattr("hf_exposure.scoring.forward._LOGITS_PER_PIECE_ON_CPU", 3 * 384)
     assert log_perplexity(model, byte_tokenizer, PINS).tolist() == expected.tolist()
 
 

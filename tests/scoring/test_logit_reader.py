@@ -135,6 +135,22 @@ class _ChangedLogits(torch.nn.Module):
         return SimpleNamespace(logits=self.change(self.inner(input_ids=input_ids).logits))
 
 
+def _write_to_one_token(logits: torch.Tensor) -> torch.Tensor:
+    logits[..., ord("7") + 3] = -30.0
+    return logits
+
+
+def _write_to_first_row(logits: torch.Tensor) -> torch.Tensor:
+    logits[0, :, :5].zero_()
+    return logits
+
+
+def _write_by_index(logits: torch.Tensor) -> torch.Tensor:
+    logits[:, :, torch.tensor([3, ord("7") + 3])] = -30.0
+    return logits
+
+
+@pytest.mark.filterwarnings("ignore:Use of index_put_ on expanded tensors")
 @pytest.mark.parametrize(
     "change",
     [
@@ -142,8 +158,12 @@ class _ChangedLogits(torch.nn.Module):
         lambda logits: logits.clamp(max=9.0),
         lambda logits: logits[..., :19_000],
         lambda logits: logits.div_(2.0),
+        lambda logits: logits.masked_fill_(torch.arange(VOCABULARY) == ord("7") + 3, -30.0),
+        _write_to_one_token,
+        _write_to_first_row,
+        _write_by_index,
     ],
-    ids=["capped", "clamped", "sliced", "divided in place"],
+    ids=["capped", "clamped", "sliced", "divided in place", "masked", "one token", "one row", "by index"],
 )
 def test_logits_that_change_behind_the_head_are_read_whole(change: Any) -> None:
     """Whatever the logits at hand: a cap leaves small ones as they are."""
