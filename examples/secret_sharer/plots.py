@@ -54,6 +54,8 @@ def _draw_pictures(spec: dict[str, Any], path: Path) -> None:
     rows = [[value for picture in pictures for value in (*picture[at], *gap)] for at in range(len(pictures[0]))]
     axes.imshow(rows, cmap="coolwarm", vmin=1, vmax=15, interpolation="nearest")
     axes.set_axis_off()
+    width, _ = figure.get_size_inches()
+    figure.set_size_inches(width, 0.5 + width * len(rows) / len(rows[0]))
     _save(figure, path)
 
 

@@ -6,8 +6,9 @@ import math
 from typing import Any
 
 from hf_exposure.hub.card import CardPart, index_results
+from hf_exposure.records.critical import CriticalRun
 from hf_exposure.records.run_log import PlainRecord
-from hf_exposure.report.critical import LIMITS, CriticalRun, critical_table, headline
+from hf_exposure.report.critical import LIMITS, critical_table, headline
 from hf_exposure.report.page import render
 
 _SETTINGS = ("rows", "radius", "step", "noise", "max_steps", "confidence_level", "embedding_scale")
