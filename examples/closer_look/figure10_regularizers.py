@@ -20,10 +20,10 @@ from examples.secret_sharer.results import write_result
 
 REGULARIZERS: dict[str, tuple[float, ...]] = {
     "dropout": (0.25, 0.5, 0.75, 0.9),
-    "input_dropout": (0.2, 0.5, 0.8),
-    "input_noise": (0.2, 0.5, 1.0),
-    "weight_decay": (1e-3, 1e-2, 3e-2),
-    "dropout_adversarial": (0.5, 0.75),
+    "input_dropout": (0.2, 0.5, 0.8, 0.9),
+    "input_noise": (0.2, 0.5, 1.0, 2.0),
+    "weight_decay": (1e-3, 1e-2, 3e-2, 1e-1),
+    "dropout_adversarial": (0.5, 0.75, 0.85),
 }
 ADVERSARIAL_WEIGHT = 0.5
 HALF = 0.5
