@@ -280,6 +280,8 @@ def _of_digits(record: DynamicsRecord, count: int) -> dict[str, Floats]:
 
 def _spread(values: list[float]) -> str:
     r, low, high = values
+    if math.isnan(r):
+        return "undefined"
     return f"{r:.2f} ({low:.2f} to {high:.2f})" if math.isfinite(low) else f"{r:.2f}"
 
 
