@@ -58,15 +58,14 @@ class Reading:
     Attributes:
         model: that it was found on.
         computed: what it hangs on besides weights: precision, attention, and what the model is made of.
-        mode, proven_length, proven_prefix, proven_with_prefix: as `CausalScorer` has them.
+        mode, proven_length, proven_prefixes: as `CausalScorer` has them.
     """
 
     model: weakref.ref[nn.Module]
     computed: tuple[Any, ...]
     mode: Mode | None
     proven_length: float
-    proven_prefix: int
-    proven_with_prefix: bool
+    proven_prefixes: tuple[float, float]
 
     def holds_for(self, model: nn.Module) -> bool:
         """Whether it is the model that this was found on, and computes as it did."""
@@ -138,9 +137,8 @@ class CausalScorer:
         self.mode = mode
         # A sliding window shows only beyond its length: a mode is trusted up to the length that it was tried at.
         self._proven_length = 0.0 if mode is None else math.inf
-        self._proven_with_prefix = mode is not None
-        # And down to the prefix that it was tried with: if positions depend on the length, the shortest text counts.
-        self._proven_prefix = 0
+        # And between the shortest and the longest prefix that it was tried with, whose cache a window may cut.
+        self._proven_prefixes = (math.inf, -math.inf) if mode is None else (0.0, math.inf)
         self._batches = BatchCheck(processes, 0.0 if mode is None else math.inf)
         self._contradiction: Contradiction | None = None
         self._max_batch_tokens = max_batch_tokens
@@ -154,7 +152,7 @@ class CausalScorer:
     def reading(self) -> Reading | None:
         if self.mode in (None, "alone") or self._batches.failed or self._contradiction is not None:
             return None
-        proven = self._proven_length, self._proven_prefix, self._proven_with_prefix
+        proven = self._proven_length, self._proven_prefixes
         return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, *proven)
 
     def _read_in(self, mode: Mode) -> Mode:
@@ -173,8 +171,7 @@ class CausalScorer:
     def read_as(self, reading: Reading) -> None:
         """Takes over how an earlier state of the model was read; whether batches change anything is checked again."""
         self.mode = reading.mode
-        self._proven_length, self._proven_prefix = reading.proven_length, reading.proven_prefix
-        self._proven_with_prefix = reading.proven_with_prefix
+        self._proven_length, self._proven_prefixes = reading.proven_length, reading.proven_prefixes
 
     @property
     def counts(self) -> ForwardCounts:
@@ -254,9 +251,14 @@ class CausalScorer:
         return min(samples, self._processes.all_reduce_min(fits))
 
     def sample_reader(self, prefix: Sequence[int], samples: int, length: int) -> PackedSampler | None:
-        if self.mode != "packed" or not len(prefix):
+        if self.mode not in (None, "packed") or not len(prefix):
             return None
         with evaluating(self.model):
+            # The paths will be longer than those that were read until now.
+            room = (context_length(self.model) or len(prefix) + length) - len(prefix)
+            longest = PathQuery(tuple(prefix[-1:]) * max(1, min(length, room)), 1, np.zeros(0, dtype=np.int64))
+            if self._mode_for(PathTree.of(prefix, [longest]).tree) != "packed":
+                return None
             shared = self._encode_prefix(np.asarray(prefix, dtype=np.int64), "packed")
         row_samples = choose_row_samples(len(prefix), length, self._shape)
         batch_rows = max(1, self._batch_tokens() // (2 * row_samples))
@@ -399,8 +401,8 @@ class CausalScorer:
     def _mode_for(self, tree: TokenTree) -> Mode:
         """The mode in which `tree` is read, tried first where it goes beyond what was tried."""
         length = len(tree.prefix_P) + int(tree.depth_M.max(initial=0))
-        is_proven = self._proven_prefix <= len(tree.prefix_P) and length <= self._proven_length
-        is_proven = is_proven and (self._proven_with_prefix or not len(tree.prefix_P))
+        shortest, longest = self._proven_prefixes
+        is_proven = length <= self._proven_length and shortest <= len(tree.prefix_P) <= longest
         if self.mode is None or not is_proven:
             return self._read_in(self._try_modes(tree, length))
         return self.mode
@@ -427,8 +429,10 @@ class CausalScorer:
                 if not self._processes.all_reduce_min(int(tried != length and isinstance(error, ExposureError))):
                     raise
                 continue
-            self._proven_with_prefix = has_prefix or (self._proven_with_prefix and mode == self.mode)
-            self._proven_length, self._proven_prefix = tried, len(tree.prefix_P)
+            prefix = float(len(tree.prefix_P))
+            shortest, longest = self._proven_prefixes if mode == self.mode else (prefix, prefix)
+            self._proven_prefixes = min(shortest, prefix), max(longest, prefix)
+            self._proven_length = tried
             if mode != "alone":
                 break
         return mode

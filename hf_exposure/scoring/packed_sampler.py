@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from hf_exposure.errors import OutOfStepError
 from hf_exposure.runtime.logits import CacheRefused, LogitReader, attention_layers, repeat_cache
 from hf_exposure.runtime.model_state import compute_dtype, evaluating, model_device
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
@@ -57,7 +58,12 @@ class PackedSampler:
     def step(
         self, sample_A: IntArray, tokens_AT: IntArray, run_A: IntArray, children_AC: IntArray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Appends tokens to the paths of some samples and reads what comes after; see `SampleReader`."""
+        """Appends tokens to the paths of some samples and reads what comes after; see `SampleReader`.
+
+        Raises:
+            CacheRefused: the model cannot go on from its cache. It says so in any way it likes; an error that has
+                another reason comes again where whole paths are asked for.
+        """
         new = self._layout.append(sample_A, tokens_AT)
         asked = new.queries(tokens_AT, run_A, children_AC)
 
@@ -71,10 +77,11 @@ class PackedSampler:
 
         try:
             bits_Q = self._processes.all_reduce_sum(own_part)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                raise CacheRefused("a cache for which memory has no room") from error
+        except (OutOfStepError, CacheRefused):
             raise
+        except Exception as error:
+            what = "for which memory has no room" if is_out_of_memory(error) else "that the model cannot go on from"
+            raise CacheRefused(f"a cache {what}") from error
         # What is not asked has the number -1, and so the figure at the end.
         run_number_AT, child_number_AC = np.split(asked.number_AX, [tokens_AT.shape[1]], axis=1)
         return np.append(bits_Q, 0.0)[run_number_AT].sum(axis=1), np.append(bits_Q, np.inf)[child_number_AC]

@@ -8,12 +8,14 @@ from collections.abc import Callable
 from types import MethodType
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
 from hf_exposure.scoring import make_scorer
-from hf_exposure.testing import assert_close, brute_force_bits
+from hf_exposure.scoring.token_tree import PathQuery
+from hf_exposure.testing import assert_close, brute_force_bits, check_samples
 
 TEXTS = ["the pin is 1234", "the pin is 12", "the pin is 9876 and so on"]
 
@@ -111,6 +113,46 @@ def test_a_model_that_mixes_the_rows_of_a_large_batch_is_not_trusted_later_eithe
     expected = [brute_force_bits(model, [byte + 3 for byte in text.encode()], 1) for text in texts]
     assert_close(found, expected, 1e-3)
     assert scorer.mode == "alone" and read(model)[1] == first
+
+
+class ShortMemory(Switchable):
+    """After a cache of more than 8 tokens it takes no mask: what was found behind a short prefix is wrong there."""
+
+    def __init__(self, *, complains: bool) -> None:
+        super().__init__()
+        self.complains = complains
+
+    def forward(self, input_ids: torch.Tensor, **keywords: Any) -> Any:
+        cache = keywords.get("past_key_values")
+        if cache is not None and cache.get_seq_length() > 8 and keywords.get("attention_mask") is not None:
+            if self.complains:
+                raise RuntimeError("the mask must have 9 columns")
+            keywords.pop("attention_mask")
+        return super().forward(input_ids, **keywords)
+
+
+@pytest.mark.parametrize("complains", [True, False])
+def test_a_mode_is_used_only_behind_prefixes_as_long_as_those_that_it_was_tried_with(complains: bool) -> None:
+    model = ShortMemory(complains=complains).eval()
+    ids = [byte + 3 for byte in b"she said that the pin is 1234"]
+    known_C = np.arange(3, 259)
+    for cut in (3, 20, 1):
+        scorer = make_scorer(model, ByT5Tokenizer())
+        queries = [PathQuery(tuple(ids[cut : cut + more]), min(2, more), known_C) for more in (0, 3, 6)]
+        queries.append(PathQuery((ids[-1], *ids[-3:]), 1, known_C))
+        for query, answer in zip(queries, scorer.path_bits(ids[:cut], queries), strict=True):
+            path = [*ids[:cut], *query.tokens]
+            with torch.no_grad():
+                bits = -torch.log_softmax(model(torch.tensor([path])).logits[0].double(), dim=-1) / np.log(2)
+            run = sum(float(bits[place - 1, path[place]]) for place in range(len(path) - query.run, len(path)))
+            assert_close(answer.run_bits, run, 1e-3)
+            assert_close(answer.children_bits, bits[-1, known_C], 1e-3)
+
+
+@pytest.mark.parametrize("complains", [True, False])
+def test_samples_whose_caches_outgrow_the_model_are_read_by_their_paths(complains: bool) -> None:
+    scorer = make_scorer(ShortMemory(complains=complains).eval(), ByT5Tokenizer())
+    check_samples(scorer, ["pin 12345678", "pin 87654321", "pin 11223344", "pin 99887766"])
 
 
 def test_no_model_is_kept_alive() -> None:
