@@ -21,9 +21,10 @@ def samples() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "normal": (rng.normal(size=(400, 12)), rng.normal(size=(30, 12))),
         "whole numbers, which tie": (rng.integers(3, size=(400, 3)) * 1.0, rng.integers(3, size=(30, 3)) * 1.0),
         "fewer than are proposed": (rng.normal(size=(15, 4)), rng.normal(size=(9, 4))),
-        # In single precision all of these are one point.
+        # In single precision all of these are one point, unless they are centered.
         "apart by less than single precision": (1e4 + 1e-6 * far, 1e4 + 1e-6 * rng.normal(size=(30, 6))),
-        "with one far outlier": (np.vstack([1e-6 * far, np.full(6, 1e3)]), 1e-6 * rng.normal(size=(30, 6))),
+        # In single precision, and with the outlier, all others are one point.
+        "with one far outlier": (np.vstack([1e-6 * far, np.full(6, 1e6)]), 1e-6 * rng.normal(size=(30, 6))),
         "all alike": (np.ones((60, 2)), np.ones((4, 2))),
     }
 
