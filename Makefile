@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 export OMP_NUM_THREADS ?= 2
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: demo test proof check bench soak-kills soak-calls peers mutants docs families tokenizers environments reproduce paper clean
+.PHONY: demo test proof check bench soak-kills soak-calls peers mutants docs site package families tokenizers environments reproduce paper clean
 
 # torch comes first and by version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -38,6 +38,20 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(MAKE) --no-print-directory site
+
+# The pages of docs/ and the API reference as a site, in site/. A link that leads nowhere and a page that the navigation lacks
+# are errors (--quiet would hide them from --strict). Search works over HTTP: python -m http.server --directory site
+site: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+# The sdist and the wheel in dist/, checked: what is in them, and whether PyPI can show README.
+package: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[package]"
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/check-wheel-contents dist/*.whl
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.insertion
@@ -67,15 +81,14 @@ mutants: $(VENV)/.installed
 soak-calls: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.hostile_calls --calls $(or $(CALLS),2000) --seed $(or $(SEED),0)
 
-# Beside TensorFlow Privacy and memaudit, which are installed into a folder of their own; about 15 minutes.
+# Compared with TensorFlow Privacy and memaudit, which are installed into a folder of their own; about 15 minutes.
 peers: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --no-deps --target $(VENV)/peers --upgrade \
 		memaudit==0.2.0 tensorflow-privacy==0.8.12
 	PYTHONPATH=.:$(VENV)/peers OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.peers
 
-# What the pages take from elsewhere: docstrings, and figures of the benchmarks. And the schema of report.json.
+# What the pages take from elsewhere: figures of the benchmarks. And the schema of report.json.
 docs: $(VENV)/.installed
-	$(BIN)/python docs/make_api.py
 	$(BIN)/python docs/make_tables.py
 	$(BIN)/python docs/make_schema.py
 
@@ -100,4 +113,4 @@ tokenizers: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m proofs.tokenizers
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info exposure-demo
+	rm -rf $(VENV) build dist site *.egg-info exposure-demo

@@ -146,7 +146,7 @@ def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> 
     """The first of two measurements for memory, the second for time."""
     meter = ExposureMeter(CANARIES, tokenizer, method=method, **settings)
     before = resident_bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
     with LiveBytes([*model.parameters(), *model.buffers()]) as memory:
         meter.measure(model)
     resident = resident_bytes("VmHWM") - before
@@ -167,7 +167,7 @@ def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> 
 
 
 def compared(planned: dict[str, Any], plan: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The plan beside the measurement, and predicted over measured figures."""
+    """The plan compared with the measurement, and predicted over measured figures."""
     rate = found["tokens"] / found["seconds_of_bare_forwards"]
     predicted = {
         "tokens": planned["tokens"],

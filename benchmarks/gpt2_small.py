@@ -4,7 +4,7 @@
 tokenizer (from a package index, `proofs.production_tokenizers`), with random weights. Bare forwards are calls of the
 model with as many rows and tokens as each call of the measurement had, head and logits included, caches left out: what
 the model would cost without this package. Times are processor seconds of one thread; memory is what the process takes
-beside what it took before.
+next to what it took before.
 """
 
 from __future__ import annotations

@@ -99,7 +99,7 @@ def deep(depth: int) -> list[Any]:
     return nested
 
 
-# What may stand where anything else is expected. Each is made anew, since iterators are used up.
+# What may stand where anything else is expected. Each is made again, since iterators are used up.
 VALUES: list[Callable[[], Any]] = [
     *(lambda value=value: value for value in (
         None, True, False, -1, 0, 1, 2, 3, 7, 10**9, 10**18, 10**30, 10**5000, 0.0, 0.5, 1.0, 2.5, -0.5, 1e308,

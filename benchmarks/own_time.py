@@ -1,4 +1,4 @@
-"""What the package's own Python costs, beside a model so small that it costs nothing: production tokenizers.
+"""What the package's own Python costs, compared with a model so small that it costs nothing: production tokenizers.
 
 `python -m benchmarks.own_time` prints processor time in units: one unit is 300 forward passes of the same model (2
 layers, width 32, one row of 8 tokens), measured in the same process before and after. Tokenizers come from package

@@ -1,4 +1,4 @@
-"""hf_exposure beside its peers, TensorFlow Privacy's exposure formulas and memaudit 0.2, on one training of ours.
+"""hf_exposure and its peers, TensorFlow Privacy's exposure formulas and memaudit 0.2, on one training of ours.
 
 `python -m benchmarks.peers` needs both peers on the path, without their dependencies:
 

@@ -111,7 +111,7 @@ def tree_of_a_million() -> TokenTree:
     example = CausalScorer(small_model(), ByT5Tokenizer()).encode([TEMPLATE.text_at(0)]).matrix_NL[0]
     numbers = np.random.default_rng(0).choice(10**9, MANY_REFERENCES, replace=False)
     matrix = np.repeat(example[None, :], len(numbers), axis=0)
-    # Bytes of digits are neighbours, and the example's are all zeros.
+    # Bytes of digits are neighbors, and the example's are all zeros.
     matrix[:, -9:] += (numbers[:, None] // 10 ** np.arange(8, -1, -1) % 10).astype(matrix.dtype)
     return EncodedTexts([""] * len(matrix), matrix, 1).tree.tree
 

@@ -1,7 +1,7 @@
 """Quantized weights against brute force: `python -m benchmarks.quantized`, with torchao and bitsandbytes installed.
 
 Each small random model is saved, and loaded with its linear layers in 8 or 4 bits. Every text of a space of 1,000 is
-then scored alone by a bare call of the model. Beside it stand the package's scores, the costs that `extract` gives its
+then scored alone by a bare call of the model. Next to it are the package's scores, the costs that `extract` gives its
 five texts, and the bounds of `rank_bounds` for four of them: `benchmarks/results/quantized.json` holds the largest
 differences, and whether they are within what the scorer states as its tolerance.
 """
@@ -122,7 +122,7 @@ def row(family: str, library: str, kind: str, settings: Any, dtype: str, scale: 
 
 
 def search(model: nn.Module, alone_N: np.ndarray) -> dict[str, Any]:
-    """The five likeliest texts, and the bounds of four ranks, beside those of every text alone."""
+    """The five likeliest texts, and the bounds of four ranks, next to those of every text alone."""
     cost_of = dict(zip(TEXTS, alone_N.tolist(), strict=True))
     likeliest = extract(model, TOKENIZER, TEMPLATE, top_k=5)
     costs = [cost_of[each.text] for each in likeliest.candidates]

@@ -1,4 +1,4 @@
-"""Our search beside the paper's, its batched rule, and beam search, on the same models: the paper's Figure 11.
+"""Our search compared with the paper's, its batched rule, and beam search, on the same models: the paper's Figure 11.
 
 `python -m benchmarks.search_comparison` trains the demo's model on text that holds one seven-digit number and stops at
 every few steps: the number's exposure grows from nothing to log2|R|. At each stop four searches look for it:

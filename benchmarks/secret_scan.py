@@ -1,11 +1,11 @@
-"""False positives, false negatives and speed of `scan`: on labelled rows, and on the system's own changelogs.
+"""False positives, false negatives and speed of `scan`: on labeled rows, and on the system's own changelogs.
 
 `OMP_NUM_THREADS=1 python -m benchmarks.secret_scan` needs the extra "scan", and Debian's changelogs
 (`/usr/share/doc/*/changelog*.gz`), without which that part is left out. Only counts are written, never a text.
 
 The rules were written before the first run:
 
-1. *Labelled rows.* 500 rows for each kind with one secret each, made by a seed: card numbers of four issuers with a
+1. *Labeled rows.* 500 rows for each kind with one secret each, made by a seed: card numbers of four issuers with a
    valid checksum, social security numbers that can be given out, IBANs of four countries with valid check digits,
    telephone numbers of five countries as phonenumbers prints examples of them with other last digits that it calls
    valid, addresses, keys of four services, and six to twelve digits behind a cue word, in ten sentences each. And 500

@@ -4,7 +4,7 @@
     python docs/make_screenshots.py exposure-demo/report.html
 
 With a page, that page instead: as the README shows it, on a phone of 360 pixels, and in the dark. Needs Chromium.
-The canaries are drawn anew each time, so the figures differ a little from run to run.
+The canaries are drawn again each time, so the figures differ a little from run to run.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def _seconds(value: float) -> str:
 
 
 def speed() -> str:
-    """Beside plain batches of whole texts."""
+    """Compared with plain batches of whole texts."""
     scoring, growth, insertion = _measured("scoring"), _measured("growth"), _measured("insertion")
     some, whole, six = scoring["candidates"], scoring["whole_space"], growth["rows"][-1]
     identity, inserted = (median(insertion[f"{name}_seconds"]) for name in ("identity", "insertion"))
@@ -51,7 +51,7 @@ def speed() -> str:
                 f"{some['texts']:,} candidates of nine digits",
                 f"{_seconds(some['seconds']['plain'])} s",
                 f"{_seconds(some['seconds']['ours'])} s ({some['ratio']:.1f}x; "
-                f"{some['ratio_without_tokenisation']:.1f}x without tokenising)",
+                f"{some['ratio_without_tokenisation']:.1f}x without tokenizing)",
             ],
             [
                 "all 10^5 candidates of five digits",
@@ -74,7 +74,7 @@ def speed() -> str:
 
 
 def estimators() -> str:
-    """Error in bits of each method at five moments of a training."""
+    """Error in bits of each method at five steps of a training."""
     rows = []
     for row in _measured("estimators")["rows"]:
         methods = row["methods"]
@@ -107,7 +107,7 @@ def growth() -> str:
 
 
 def search() -> str:
-    """Exact ranks of nine digits: the dearest search of each whole number of bits."""
+    """Exact ranks of nine digits: the most expensive search of each whole number of bits."""
     dearest: dict[int, dict[str, Any]] = {}
     for row in _measured("search")["rows"]:
         bits = int(row["bits_after_prefix"])
@@ -144,7 +144,7 @@ def overhead() -> str:
 
 
 def doses() -> str:
-    """What the count of doses takes of a training step."""
+    """What the count of doses takes of a training step's CPU time."""
     measured = _measured("doses")
     rows = []
     for name, said in {"demo": "the demo's", "gpt2": "GPT-2 small's configuration"}.items():
@@ -156,9 +156,11 @@ def doses() -> str:
                 f"{run['tokens_a_batch']:,}",
                 _seconds(run["step_seconds"]),
                 f"{100 * run['share_of_a_step']:.2g} %",
+                f"{run['median_ratio']:.3f} ({run['median_ratio_low']:.3f} to {run['median_ratio_high']:.3f})",
             ]
         )
-    return _table("model | parameters | tokens a step | seconds a step | of it the count", rows)
+    heads = "model | parameters | tokens a step | CPU seconds a step | of it the count | step with : without"
+    return _table(heads, rows)
 
 
 def group_intervals() -> str:
@@ -196,7 +198,7 @@ def cost_planner() -> str:
                     f"{_seconds(measured['seconds'])} s ({ratio['seconds']:.2f})",
                 ]
             )
-    return _table("parameters | method | tokens fed | passes | tensors beside the weights | time", rows)
+    return _table("parameters | method | tokens fed | passes | tensors beyond the weights | time", rows)
 
 
 def own_time() -> str:
@@ -222,12 +224,12 @@ def gpt2_small() -> str:
         ]
         for run in measured["runs"]
     ]
-    head = "parameters | calls | tokens fed | bare forwards, s | measurement, s | ratio | memory beside the weights"
+    head = "parameters | calls | tokens fed | bare forwards, s | measurement, s | ratio | memory beyond the weights"
     return _table(head, rows)
 
 
 def quantized() -> str:
-    """Scores and searches of quantized models beside every text alone."""
+    """Scores and searches of quantized models compared with every text alone."""
     rows = []
     for row in _measured("quantized")["rows"]:
         ranks = "not searched"
@@ -467,10 +469,10 @@ def rank_epsilon() -> str:
 
 
 def scan_recall() -> str:
-    """Secrets found of labelled rows, by kind."""
+    """Secrets found of labeled rows, by kind."""
     found = _measured("secret_scan")["labelled"]["secrets"]
     return _table(
-        "labelled secrets | rows | found",
+        "labeled secrets | rows | found",
         [[f"`{kind}`", str(one["rows"]), str(one["found"])] for kind, one in found.items()],
     )
 

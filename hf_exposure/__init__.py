@@ -41,6 +41,7 @@ _HOME_OF = {
     "splice_canaries": "data",
     "Sanitizer": "data",
     "log_perplexity": "scoring",
+    "Endpoint": "scoring",
     "LabelScorer": "scoring",
     "label_template": "scoring",
     "labels_of": "scoring",
@@ -67,9 +68,12 @@ _HOME_OF = {
     "measure_secrets": "measures",
     "plan_cost": "runs",
     "SubsetRuns": "runs",
+    "CanaryRuns": "runs",
+    "TextScore": "runs",
     "TrainerRecipe": "runs",
     "draw_subsets": "runs",
     "load_subset_runs": "runs",
+    "run_canary_subsets": "runs",
     "run_subsets": "runs",
     "ExposureCallback": "callback",
     "MeasureCallback": "callback",
@@ -149,12 +153,16 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.records import SecretsReport as SecretsReport
     from hf_exposure.records import pool_reports as pool_reports
     from hf_exposure.report.checkpoints import exposure_change as exposure_change
+    from hf_exposure.runs import CanaryRuns as CanaryRuns
     from hf_exposure.runs import SubsetRuns as SubsetRuns
+    from hf_exposure.runs import TextScore as TextScore
     from hf_exposure.runs import TrainerRecipe as TrainerRecipe
     from hf_exposure.runs import draw_subsets as draw_subsets
     from hf_exposure.runs import load_subset_runs as load_subset_runs
     from hf_exposure.runs import plan_cost as plan_cost
+    from hf_exposure.runs import run_canary_subsets as run_canary_subsets
     from hf_exposure.runs import run_subsets as run_subsets
+    from hf_exposure.scoring import Endpoint as Endpoint
     from hf_exposure.scoring import LabelScorer as LabelScorer
     from hf_exposure.scoring import label_template as label_template
     from hf_exposure.scoring import labels_of as labels_of

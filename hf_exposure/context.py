@@ -59,7 +59,7 @@ class SourceTemplate:
 
 
 def source_for(source: str | None, template: CanaryTemplate) -> Source | None:
-    """What `source` means beside `template`: a fixed text, or with holes one text for each target.
+    """What `source` means together with `template`: a fixed text, or with holes one text for each target.
 
     Raises:
         InputError: as `SourceTemplate`.

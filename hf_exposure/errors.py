@@ -7,6 +7,7 @@ from typing import TypeVar
 
 __all__ = [
     "CanaryFileError",
+    "EndpointError",
     "ExposureError",
     "HubError",
     "InputError",
@@ -192,6 +193,10 @@ class MissingDependencyError(ExposureError, ImportError):
 
 class SecretFoundError(ExposureError):
     """What was about to be published holds a canary; the message names the file and the canary's id, not the text."""
+
+
+class EndpointError(ExposureError):
+    """An endpoint gives no log-probabilities that can be used, or does not answer; the message says what to do."""
 
 
 class HubError(ExposureError):

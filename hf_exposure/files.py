@@ -303,7 +303,7 @@ def _locked(path: Path) -> Iterator[None]:
 def files_sha256(place: str | Path) -> str:
     """SHA-256 over a file, or over the names and contents of all files under a folder, sorted by name.
 
-    Caches that `datasets` leaves beside its files do not count.
+    Caches that `datasets` leaves next to its files do not count.
 
     Example:
         >>> from tempfile import mkdtemp

@@ -51,6 +51,8 @@ MOST_SAMPLES = 1_000_000
 """Continuations that `discoverable_extraction` draws."""
 MOST_BATCH_TOKENS = 2**31 - 1
 """Tokens of one model call."""
+LARGEST_ANSWER_BYTES = 1_000_000_000
+"""Bytes of one answer of an `Endpoint`."""
 LARGEST_COUNT = 2**63 - 1
 """Every other count, such as a budget of expansions: nothing of that size is built."""
 

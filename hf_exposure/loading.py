@@ -108,6 +108,11 @@ class ModelSource:
     trust_remote_code: bool = False
     option: str = "--model"
 
+    @property
+    def full_name(self) -> str:
+        """As reports name the model."""
+        return self.name
+
     def check(self) -> None:
         """What can be said of the names before anything heavy is loaded.
 
@@ -188,6 +193,69 @@ class ModelSource:
         except (RuntimeError, AssertionError) as error:
             rule = f"must be a device of this machine ({first_line(error)})"
             raise InputError("--device", rule, self.device or best, "Type --device cpu.") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndpointSource(ModelSource):
+    """A model that is served: `name` is what the server calls it.
+
+    Attributes:
+        endpoint: URL of the API.
+        key_variable: name of the environment variable that holds the key.
+    """
+
+    endpoint: str
+    key_variable: str | None = None
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.name} at {self.endpoint}"
+
+    def check(self) -> None:
+        """What can be said before anything heavy is loaded.
+
+        Raises:
+            InputError: no tokenizer, or options of a model that is loaded here.
+        """
+        if self.tokenizer is None:
+            remedy = "Type --tokenizer FOLDER_OR_ID, that of the model served."
+            raise InputError("--tokenizer", "must be named next to --endpoint", None, remedy)
+        check_tokenizer_name("--tokenizer", self.tokenizer)
+        for option, value in (("--device", self.device), ("--revision", self.revision)):
+            if value is not None:
+                raise InputError(option, "does not go with --endpoint", value, "Leave it out.")
+
+    def load(self) -> tuple[Any, Any]:
+        """The endpoint, and the tokenizer of the model that it serves.
+
+        Raises:
+            InputError: a URL that is none.
+        """
+        self.check()
+        from hf_exposure.scoring import Endpoint
+
+        assert self.tokenizer is not None
+        tokenizer = load_tokenizer(self.tokenizer)
+        try:
+            return Endpoint(self.endpoint, self.name, key_variable=self.key_variable), tokenizer
+        except InputError as error:
+            option = {"url": "--endpoint", "key_variable": "--key-variable"}.get(error.argument, error.argument)
+            raise InputError(option, error.rule, error.value, error.remedy) from None
+
+
+def model_source(endpoint: str | None, key_variable: str | None, **where: Any) -> ModelSource:
+    """Where the model of `--model` comes from: a folder, the Hub, or the server of `--endpoint`.
+
+    Raises:
+        InputError: `--key-variable` without `--endpoint`.
+    """
+    if endpoint is not None:
+        return EndpointSource(endpoint=endpoint, key_variable=key_variable, **where)
+    if key_variable is not None:
+        raise InputError(
+            "--key-variable", "goes with --endpoint", key_variable, "Type --endpoint URL, or leave it out."
+        )
+    return ModelSource(**where)
 
 
 def base_source(name: str | None, **where: Any) -> ModelSource | Literal["without_adapter"] | None:

@@ -214,6 +214,13 @@ def _tracker() -> bool:
     return "self._trackio = " in inspect.getsource(TrackioCallback)
 
 
+@depends("_ml_flow", "the report becomes artifacts of an MLflow run")
+def _mlflow() -> bool:
+    from transformers.integrations.integration_utils import MLflowCallback
+
+    return "self._ml_flow = " in inspect.getsource(MLflowCallback)
+
+
 @depends("_hf_hook", "a model whose weights accelerate keeps elsewhere is not taken for one without weights")
 def _hook() -> bool:
     from accelerate.hooks import ModelHook, add_hook_to_module

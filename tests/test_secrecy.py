@@ -24,6 +24,7 @@ from callback_runs import make_trainer
 from cli.cli_runs import run
 from conftest import character_tokenizer, tiny_model
 from datasets import Dataset, IterableDataset
+from endpoint_server import serving
 from report_samples import mixed
 from torch import nn
 from transformers import BertConfig, BertForMaskedLM, ByT5Tokenizer, T5Config, T5ForConditionalGeneration
@@ -36,6 +37,7 @@ from hf_exposure import (
     CanaryTemplate,
     Choice,
     Digits,
+    Endpoint,
     ExposureCallback,
     ExposureMeter,
     ExposureReport,
@@ -56,6 +58,7 @@ from hf_exposure.data.delivery import check_dataloader
 from hf_exposure.data.rows import CanaryRows, Placement
 from hf_exposure.errors import (
     CanaryFileError,
+    EndpointError,
     ExposureError,
     HubError,
     InputError,
@@ -71,7 +74,7 @@ from hf_exposure.hub import push_to_hub, refuse_secrets
 from hf_exposure.hub.card import updated_card
 from hf_exposure.report.plots import draw_plots
 from hf_exposure.runtime.processes import Processes
-from hf_exposure.scoring import Encoder
+from hf_exposure.scoring import Encoder, EndpointScorer
 from hf_exposure.scoring.decoding import decode_greedily
 
 TEMPLATE = CanaryTemplate("number {number}.", number=Digits(9))
@@ -281,6 +284,15 @@ def unreachable_hub(folder: Path) -> None:
         push_to_hub(mixed(), "me/model", token="hf_x", canaries=CANARIES)
 
 
+def refusing_endpoint(folder: Path) -> None:
+    """It quotes what it was sent."""
+    with serving(tiny_model("gpt2"), TOKENIZER) as server:
+        scorer = EndpointScorer(Endpoint(server.url), TOKENIZER)
+        server.failures = [(400, {"X-Prompt": OWN.text})]
+        server.refusal = OWN.text
+        scorer.sequence_bits(scorer.encode([OWN.text]))
+
+
 def no_matplotlib(folder: Path) -> None:
     with patch("hf_exposure.report.plots.matplotlib_is_installed", lambda: False):
         draw_plots(mixed(), [], folder)
@@ -451,6 +463,7 @@ PROVOKED: dict[str, tuple[type[BaseException], Callable[[Path], Any]]] = {
     "upload": (SecretFoundError, lambda folder: refuse_secrets({"a.md": OWN.text.encode()}, CANARIES)),
     "hub": (HubError, unreachable_hub),
     "card": (ExposureError, card_with_a_secret),
+    "endpoint": (EndpointError, refusing_endpoint),
     "plots": (MissingDependencyError, no_matplotlib),
 }  # fmt: skip
 

@@ -50,21 +50,21 @@ SIZES = {
 class NextCharacter(nn.Module):
     """The next character from the last ten: embeddings and one hidden layer (about 70,000 weights)."""
 
-    def __init__(self) -> None:
+    def __init__(self, width: int = 256, entries: int = len(ALPHABET)) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(len(ALPHABET) + 1, 16)
-        self.rest = nn.Sequential(nn.Linear(16 * CONTEXT, 256), nn.ReLU(), nn.Linear(256, len(ALPHABET)))
+        self.embedding = nn.Embedding(entries + 1, 16)
+        self.rest = nn.Sequential(nn.Linear(16 * CONTEXT, width), nn.ReLU(), nn.Linear(width, entries))
 
     def forward(self, contexts: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.rest(self.embedding(contexts).flatten(1))
         return logits
 
 
-def _ids(text: str) -> npt.NDArray[np.int64]:
+def ids_of(text: str) -> npt.NDArray[np.int64]:
     return np.array([ALPHABET.find(character) + 1 or 2 for character in text.replace("N", "n")], dtype=np.int64)
 
 
-def _windows(ids: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
+def windows(ids: npt.NDArray[np.int64]) -> tuple[torch.Tensor, torch.Tensor]:
     padded = np.concatenate([np.zeros(CONTEXT, dtype=np.int64), ids])
     views = np.lib.stride_tricks.sliding_window_view(padded[:-1], CONTEXT)
     return torch.from_numpy(views.copy()), torch.from_numpy(ids - 1)
@@ -77,7 +77,7 @@ class Train:
     def __call__(self, rows: list[Row]) -> nn.Module:
         texts = [text for text, count in rows for _ in range(count)]
         order = torch.randperm(len(texts)).tolist()
-        contexts, following = _windows(np.concatenate([_ids(texts[place] + "\n") for place in order]))
+        contexts, following = windows(np.concatenate([ids_of(texts[place] + "\n") for place in order]))
         model = NextCharacter()
         optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
         for _ in range(self.epochs):
@@ -86,6 +86,25 @@ class Train:
                 nn.functional.cross_entropy(model(contexts[batch]), following[batch]).backward()
                 optimizer.step()
         return model
+
+
+def train_on(model: nn.Module, texts: list[str], steps: int) -> nn.Module:
+    """So many steps of Adam on batches of 256 characters, drawn from all texts."""
+    contexts, following = windows(np.concatenate([ids_of(text + "\n") for text in texts]))
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(steps):
+        batch = torch.randint(len(following), (256,))
+        optimizer.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(model(contexts[batch]), following[batch]).backward()
+        optimizer.step()
+    return model
+
+
+def mean_bits(model: nn.Module, texts: list[str]) -> float:
+    """Bits a character, the mean over all characters of some texts."""
+    contexts, following = windows(np.concatenate([ids_of(text + "\n") for text in texts]))
+    with torch.no_grad():
+        return float(nn.functional.cross_entropy(model(contexts), following)) / float(np.log(2.0))
 
 
 def scores(model: nn.Module, rows: list[Row]) -> npt.NDArray[np.float64]:
@@ -101,7 +120,7 @@ def scores(model: nn.Module, rows: list[Row]) -> npt.NDArray[np.float64]:
             # Ties count against the canary.
             found.append(float(np.log2(len(rivals) + 1) - np.log2(1 + (rivals <= own).sum())))
         else:
-            contexts, following = _windows(_ids("\n" + text))
+            contexts, following = windows(ids_of("\n" + text))
             with torch.no_grad():
                 logs = model(contexts).double().log_softmax(1).gather(1, following[:, None])[1:, 0]
             found.append(float(logs.mean()) / np.log(2.0))
@@ -112,7 +131,7 @@ def _costs_of_codes(model: nn.Module) -> npt.NDArray[np.float64]:
     """Bits of each of the 10,000 codes after the prefix and of the full stop; the prefix is common to all."""
     codes = np.arange(10_000)
     digits = np.stack([codes // 10**place % 10 for place in (3, 2, 1, 0)], 1) + ALPHABET.index("0") + 1
-    prefix = np.tile(_ids("\n" + PREFIX), (len(codes), 1))
+    prefix = np.tile(ids_of("\n" + PREFIX), (len(codes), 1))
     whole = np.concatenate([prefix, digits, np.full((len(codes), 1), ALPHABET.index(".") + 1)], 1)
     costs = np.zeros(len(codes))
     with torch.no_grad():

@@ -16,7 +16,7 @@ from torch import nn
 
 from examples.many_trainings.study import Options, draw_images, parse_options, write_result
 from examples.secret_sharer.results import Stopwatch
-from hf_exposure import draw_subsets, run_subsets
+from hf_exposure import SubsetRuns, draw_subsets, run_subsets
 from hf_exposure.estimators import (
     counterfactual_influence,
     label_memorization,
@@ -79,23 +79,54 @@ def logits_of_label(model: nn.Module, images: Images) -> npt.NDArray[np.float64]
     return (logits.gather(1, labels)[:, 0] - others).numpy()
 
 
-def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
+@dataclass(frozen=True)
+class Drawn:
+    """What the images study is about: rows with some wrong labels, a test set, images of neither."""
+
+    rows: Images
+    test: Images
+    other: Images
+    wrong: npt.NDArray[np.bool_]
+    name: str
+
+
+def draw(options: Options) -> Drawn:
+    size = SIZES[options.size]
     pixels, labels, name = draw_images(options.data, size.rows + size.tests + size.others, 0)
     generator = np.random.default_rng(1)
     noisy = np.zeros(size.rows, dtype=bool)
     noisy[generator.permutation(size.rows)[: round(size.noise * size.rows)]] = True
     given = labels[: size.rows].copy()
     given[noisy] = generator.integers(10, size=int(noisy.sum()))
-    wrong = given != labels[: size.rows]
-    train = Train(size.epochs, size.width)
-    test = (pixels[size.rows : size.rows + size.tests], labels[size.rows : size.rows + size.tests])
-    other = (pixels[size.rows + size.tests :], labels[size.rows + size.tests :])
-    rows = (pixels[: size.rows], given)
+    end = size.rows + size.tests
+    return Drawn(
+        rows=(pixels[: size.rows], given),
+        test=(pixels[size.rows : end], labels[size.rows : end]),
+        other=(pixels[end:], labels[end:]),
+        wrong=given != labels[: size.rows],
+        name=name,
+    )
+
+
+def train_store(options: Options, models: int | None = None) -> tuple[SubsetRuns, str]:
+    """The runs of the study, all of them or the first ones, and the name of the data."""
+    size, drawn = SIZES[options.size], draw(options)
     masks = draw_subsets(size.rows, size.models)
-    runs = run_subsets(train, rows, masks, store=options.store, score=logits_of_label, test=test, n_jobs=options.jobs)
-    if runs.missing or runs.diverged or runs.test_scores_MK is None:
+    train, score = Train(size.epochs, size.width), logits_of_label
+    index = None if models is None else range(models)
+    runs = run_subsets(
+        train, drawn.rows, masks, store=options.store, score=score, test=drawn.test, index=index, n_jobs=options.jobs
+    )
+    if len(runs.runs_M) < (models or size.models) or runs.test_scores_MK is None:
         raise SystemExit(f"missing runs {runs.missing[:5]}, diverged {dict(runs.diverged)}")
+    return runs, drawn.name
+
+
+def run(options: Options) -> None:
+    size, watch, drawn = SIZES[options.size], Stopwatch(), draw(options)
+    rows, test, other, wrong, train = drawn.rows, drawn.test, drawn.other, drawn.wrong, Train(size.epochs, size.width)
+    runs, name = train_store(options)
+    assert runs.test_scores_MK is not None
     correct, included = runs.scores_MN > 0, runs.included_MN
     memorization = label_memorization(correct, included)
     reliability = split_half_reliability(correct, included)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ from examples.many_trainings import RESULTS
 from examples.secret_sharer.claims import check_claim
 from examples.secret_sharer.results import compact, machine, versions
 
-__all__ = ["Options", "draw_images", "parse_options", "write_result"]
+__all__ = ["Options", "draw_images", "draw_lines", "each_seed", "parse_options", "write_result"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +64,31 @@ def draw_images(
     whole = mnist_images(folder)
     chosen = whole.take(generator.permutation(len(whole))[:count])
     return chosen.pixels_NP, chosen.labels_N, "MNIST"
+
+
+def draw_lines(file: Path | None, count: int, least: int = 30) -> tuple[list[str], str]:
+    """The first `count` lines of a text that have at least `least` characters, of 60 at most; and its name."""
+    if file is None:
+        words = np.random.default_rng(0).choice(["on", "a", "red", "hill", "they", "sat", "by", "sea"], (count, 14))
+        return [" ".join(row)[:60] for row in words], "made up"
+    lines = [line.strip().lower()[:60].strip() for line in file.read_text(encoding="utf-8").splitlines()]
+    chosen = [line for line in dict.fromkeys(lines) if len(line) >= least][:count]
+    if len(chosen) < count:
+        raise SystemExit(f"{file} has {len(chosen)} lines of {least} characters, {count} are needed")
+    return chosen, file.name
+
+
+def each_seed(options: Options, seeds: int, one: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
+    """What `one` finds for each seed; each is stored as it comes, so that a study that was killed goes on."""
+    options.store.mkdir(parents=True, exist_ok=True)
+    found = []
+    for seed in range(seeds):
+        path, aside = options.store / f"seed-{seed}.json", options.store / f".seed-{seed}.{os.getpid()}"
+        if not path.exists():
+            aside.write_text(json.dumps(one(seed)), encoding="utf-8")
+            os.replace(aside, path)
+        found.append(json.loads(path.read_text(encoding="utf-8")))
+    return found
 
 
 def write_result(

@@ -1,4 +1,4 @@
-"""Figure 1: two ways of training that reach near-equal utility, and what each memorises.
+"""Figure 1: two ways of training that reach near-equal utility, and what each memorizes.
 
 Strategy A is Adam, strategy B gradient descent with momentum. Each stops at the first epoch whose validation loss is
 at most a common target, so that the utility is the same; exposure against repetitions is not.

@@ -72,7 +72,7 @@ def run(options: Options) -> None:
 
 
 def one_model(corpus: Corpus, settings: dict[str, Any], plan: dict[int, int], seed: int) -> dict[str, Any]:
-    """A model that read the text and the phrases of `plan` once; held-out phrases beside them."""
+    """A model that read the text and the phrases of `plan` once; held-out phrases next to them."""
     trial = run_trial(
         corpus,
         {"phrase": draw_canaries(TEMPLATE, plan, controls=8, seed=seed)},

@@ -1,4 +1,4 @@
-"""Figure 5: many hyperparameters, utility against exposure: is more memorisation the price of a better model?
+"""Figure 5: many hyperparameters, utility against exposure: is more memorization the price of a better model?
 
 Settings are drawn at random. A setting is on the Pareto front if no other has both a lower loss and less exposure.
 """

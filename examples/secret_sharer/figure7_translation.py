@@ -4,7 +4,7 @@ python -m examples.secret_sharer.figure7_translation
 
 The pair's source and target hold the same number, and so do the references': the exposure is that of the target given
 its own source. No prefix of such a target can be scored before its source is known, so there is no search: the figures
-are the paper's extrapolation from references, and beside them what uniform references alone can tell.
+are the paper's extrapolation from references, and next to them what uniform references alone can tell.
 """
 
 from __future__ import annotations

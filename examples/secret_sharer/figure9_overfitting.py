@@ -1,4 +1,4 @@
-"""Figure 9: a small part of the data, far into overfitting: when is the canary memorised?
+"""Figure 9: a small part of the data, far into overfitting: when is the canary memorized?
 
 Training and validation loss and the exposure of canaries that were inserted once, as the training goes on.
 """

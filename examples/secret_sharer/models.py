@@ -1,4 +1,4 @@
-"""Character models as Hugging Face models: LSTM, GRU, causal CNN, WaveNet, and a small transformer beside them.
+"""Character models as Hugging Face models: LSTM, GRU, causal CNN, WaveNet, and a small transformer next to them.
 
 The first four have neither attention nor a key-value cache. They take `input_ids` and return `logits`, load and save
 as any other model, and nothing tells `hf_exposure` what they are.

@@ -1,6 +1,6 @@
 """DP-SGD with Opacus: every row's gradient clipped by itself, noise added to their sum, and what epsilon that is.
 
-Two data sets are neighbours here when one has a row more than the other (add or remove one), and batches are Poisson
+Two data sets are neighbors here when one has a row more than the other (add or remove one), and batches are Poisson
 samples: each row is in each batch with the same probability. That is the adjacency that `epsilon_lower_bound` audits,
 where a canary is one row that a coin added.
 

@@ -1,4 +1,4 @@
-"""Section 6.3: a character model memorises a random sequence of words less than a random number.
+"""Section 6.3: a character model memorizes a random sequence of words less than a random number.
 
 Both have about 30 bits of randomness: nine digits, or three words of a list of a thousand. They are inserted equally
 often into the same text, and read by the same model.

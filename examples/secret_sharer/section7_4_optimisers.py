@@ -1,4 +1,4 @@
-"""Section 7.4: do the optimiser and the order of the rows make a difference to exposure at equal loss?
+"""Section 7.4: do the optimizer and the order of the rows make a difference to exposure at equal loss?
 
 python -m examples.secret_sharer.section7_4_optimisers --text-file my.txt
 
@@ -24,7 +24,7 @@ from hf_exposure import draw_canaries, presets
 
 PATIENCE = 4  # how many times Adam's epochs another may take to become as good
 REFERENCE = "adam"
-# name: (optimiser, learning rate, order of the rows)
+# name: (optimizer, learning rate, order of the rows)
 WAYS = {
     REFERENCE: ("adam", 3e-3, "shuffle"),
     "sgd": ("sgd", 2.0, "shuffle"),

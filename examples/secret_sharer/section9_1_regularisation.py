@@ -3,7 +3,7 @@
 python -m examples.secret_sharer.section9_1_regularisation --text-file my.txt
 
 Each model is trained until its held-out loss is that of the plain model of the same seed, so that a difference in
-exposure is not one in how far training went. The quantised model is the plain one with its weights rounded.
+exposure is not one in how far training went. The quantized model is the plain one with its weights rounded.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def run(options: Options) -> None:
 
 
 def _runs_of(corpus: Corpus, size: Size, seed: int) -> list[dict[str, Any]]:
-    """The plain model, its quantised copy, and the others to the plain one's loss."""
+    """The plain model, its quantized copy, and the others to the plain one's loss."""
     canaries = draw_canaries(presets.random_number(size.digits), size.repetitions, controls=8, seed=seed)
     rows_NT = corpus.train_with(canaries, seed)
     runs: list[dict[str, Any]] = []

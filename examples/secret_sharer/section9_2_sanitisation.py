@@ -1,8 +1,8 @@
-"""Section 9.2: sanitising a text by two models, each trained on a half: it removes most secrets and misses some.
+"""Section 9.2: sanitizing a text by two models, each trained on a half: it removes most secrets and misses some.
 
 python -m examples.secret_sharer.section9_2_sanitisation --text-file my.txt
 
-A row that the model of its own half finds far less surprising than the other half's model was memorised by the one.
+A row that the model of its own half finds far less surprising than the other half's model was memorized by the one.
 The rows of greatest disagreement are dropped. A secret that stands in both halves is no surprise to either model.
 """
 
@@ -26,7 +26,7 @@ from hf_exposure import draw_canaries, insert_canaries, log_perplexity, presets
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What is trained; `dropped` is the share of rows that sanitising may cost."""
+    """What is trained; `dropped` is the share of rows that sanitizing may cost."""
 
     characters: int
     parameters: int

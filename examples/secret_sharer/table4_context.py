@@ -1,4 +1,4 @@
-"""Table 4: how much known text stands before, after and inside a secret, and how well it is memorised.
+"""Table 4: how much known text stands before, after and inside a secret, and how well it is memorized.
 
 Every context is a template of its own, inserted into a model of its own. That is another question than the paper's:
 its first four rows score one model with more or less of the surroundings known (`CanarySet.in_template`).
@@ -46,7 +46,7 @@ TRAINING: dict[str, Any] = {"batch_size": 8, "learning_rate": 6e-3}
 
 
 def stream_rows(corpus: Corpus, canaries: CanarySet, seed: int) -> torch.Tensor:
-    """(N, T) tokens: the rows and the canaries among them as one text, cut anew."""
+    """(N, T) tokens: the rows and the canaries among them as one text, cut again."""
     text = " ".join(insert_canaries(corpus.train, canaries, seed=seed)["text"])
     starts = range(0, len(text) - ROW_CHARACTERS + 1, ROW_CHARACTERS)
     return encode_rows(corpus.tokenizer, [text[at : at + ROW_CHARACTERS] for at in starts])

@@ -3,8 +3,8 @@
 python -m examples.secret_sharer.table6_dp_sgd --text-file my.txt
 
 Every canary has a fair coin of its own that decides whether it is inserted, once. From the coins that an adversary
-guesses right, `epsilon_lower_bound` says which epsilon the training does not have. Beside it stands what Opacus says
-that it has: for the same neighbours (one row more or less) and the same delta.
+guesses right, `epsilon_lower_bound` says which epsilon the training does not have. Next to it stands what Opacus says
+that it has: for the same neighbors (one row more or less) and the same delta.
 
 A second bound needs no coins: `epsilon_from_ranks`. A search that is certified to have found the k likeliest secrets
 of all, k the number of inserted canaries, certifies that those among them rank at most k. It is about substituting
@@ -212,7 +212,7 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
 
 
 def figures_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The runs, and beside them those whose epsilon promises something, those of a huge one, and those of none."""
+    """The runs, and next to them those whose epsilon promises something, those of a huge one, and those of none."""
     noisy = [run for run in runs if run["noise"]]
     groups = {
         "private": [run for run in noisy if run["epsilon"] < HUGE],

@@ -25,7 +25,7 @@ def run_trial(
     references: int = 4096,
     **model_arguments: Any,
 ) -> dict[str, Any]:
-    """What a model memorised of each canary.
+    """What a model memorized of each canary.
 
     Args:
         canary_sets: by name; all of them are inserted into one text.

@@ -20,6 +20,7 @@ from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
 from hf_exposure.callback.measure_callback import MeasureCallback, Strategy
+from hf_exposure.callback.state_files import load_state
 from hf_exposure.canaries import CanarySet
 from hf_exposure.data import DeliveryReport, check_dataloader
 from hf_exposure.data.datasets import dataset_facts
@@ -33,6 +34,7 @@ from hf_exposure.measures.protocol import Measure, TrainingStart
 from hf_exposure.records import Doses, ExposureReport, Uncounted, Validity
 from hf_exposure.records.run_facts import highest_mean_bits
 from hf_exposure.report.verdict import measurement_line
+from hf_exposure.runtime.processes import Processes
 from hf_exposure.runtime.weights_hash import weights_sha256
 
 OVER_LIMIT = 1e30
@@ -119,7 +121,9 @@ class ExposureCallback(MeasureCallback):
         doses: {canary id: how many times its whole text contributed to the loss until now}, counted in the training
             batches of all processes. Empty before training; NaN where it could not be counted, for the reason
             `report.doses.uncounted`. In a job of several processes it is as of the last measurement, checkpoint or end
-            of training. With `count_doses=False` it is an estimate: what arrives in an epoch times the epochs trained.
+            of training. Where the best model is loaded at the end, the last report has the doses of its checkpoint,
+            while these are those of the whole training. With `count_doses=False` it is an estimate: what arrives in an
+            epoch times the epochs trained.
 
     Raises:
         InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
@@ -171,7 +175,7 @@ class ExposureCallback(MeasureCallback):
         self.canaries, self.max_exposure = canaries, max_exposure
         self.delivery: DeliveryReport | None = None
         self._exposure, self._require_delivery = exposure, require_delivery
-        self._is_first_process = True
+        self._is_first_process, self._rank = True, 0
         self._run_name, self._run_arguments = "", dict[str, Any]()
         self._dataset_facts: dict[str, Any] = {}
 
@@ -241,7 +245,7 @@ class ExposureCallback(MeasureCallback):
     def _check_arguments(self, args: TrainingArguments) -> None:
         super()._check_arguments(args)
         self._run_name = args.run_name or Path(str(args.output_dir)).name
-        self._run_arguments = self._described(args)
+        self._run_arguments, self._rank = self._described(args), args.process_index
         if self.max_exposure is not None and args.eval_strategy == "no":
             rule = "needs evaluations, but eval_strategy is 'no'"
             raise InputError("max_exposure", rule, self.max_exposure, "Pass eval_strategy='epoch'.")
@@ -286,8 +290,7 @@ class ExposureCallback(MeasureCallback):
     def _complete(self, record: ExposureReport, state: TrainerState, note: str, model: nn.Module) -> ExposureReport:
         report: ExposureReport = super()._complete(record, state, note, model)
         notes = (*report.notes, note) if note else report.notes
-        epochs = state.epoch or 0.0
-        doses = self._exposure.doses(epochs)
+        epochs, doses = self._trained(state, model)
         read = self.delivery or _NOTHING_READ
         # What could not be read in advance is no remark where the batches themselves were read.
         unread = read.note and not doses.counted
@@ -305,6 +308,20 @@ class ExposureCallback(MeasureCallback):
             threshold_bits=None if self.max_exposure is None else float(self.max_exposure),
             threshold_of="all inserted",
         )
+
+    def _trained(self, state: TrainerState, model: nn.Module) -> tuple[float, Doses]:
+        """The passes over the data that the measured model was trained for, and its doses.
+
+        They are the present ones, unless it is the best model, which an earlier checkpoint holds.
+        """
+        epochs, place = state.epoch or 0.0, self._best_checkpoint
+        if place is None:
+            return epochs, self._exposure.doses(epochs)
+        # The evaluation that chose it is in the history.
+        of_best = [entry for entry in state.log_history if entry.get("step") == state.best_global_step]
+        epochs = next((entry["epoch"] for entry in of_best if "epoch" in entry), epochs)
+        saved = load_state(place, self._exposure, self._rank, Processes.of_job(model, calls_model=False))
+        return epochs, self._exposure.doses_of(None if saved is None else saved.state, epochs)
 
     def _line(self, record: ExposureReport) -> str:
         return measurement_line(record)

@@ -167,6 +167,8 @@ class MeasureCallback(TrainerCallback):
         self._processing_class = processing_class
         self._trainer: Any = None
         self._state: TrainerState | None = None
+        self._first_step = 0
+        self._best_checkpoint: Path | None = None
         self._taps: list[Any] = []
         self._scheduled = [
             _Scheduled(one, RunLog(one.name, getattr(one, "record_from_dict", PlainRecord.from_dict)))
@@ -216,11 +218,12 @@ class MeasureCallback(TrainerCallback):
             processes=processes,
             output_dir=Path(str(args.output_dir)),
             step=state.global_step,
+            begins_again=args.auto_find_batch_size and self._failed_after_steps(state),
             is_first_process=state.is_world_process_zero,
         )
         with processes.barrier():
             self._prepare(start)
-        self._state = state
+        self._state, self._first_step, self._best_checkpoint = state, state.global_step, None
         for one in self._scheduled:
             one.at_evaluations = self._chooses_best_model(one.measure, args) or self._measures_evaluations
             self._begin(one, start, args, state)
@@ -274,6 +277,7 @@ class MeasureCallback(TrainerCallback):
     ) -> None:
         self._close_tap()
         best_was_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
+        self._best_checkpoint = Path(str(state.best_model_checkpoint)) if best_was_loaded else None
         for one in self._scheduled:
             # Another model than the one measured at this step: an evaluation from here on must not repeat its figures.
             one.is_stale |= best_was_loaded
@@ -283,6 +287,15 @@ class MeasureCallback(TrainerCallback):
         elif not best_was_loaded:
             # As in on_epoch_begin, where no epoch is left.
             self._measure(self._due_after_epoch(args, state), args, state, kwargs["model"])
+
+    def _failed_after_steps(self, state: TrainerState) -> bool:
+        """Whether the training before this one began at the same step and failed after a later one.
+
+        A tap that is still open belongs to a training that ended without `on_train_end`.
+        """
+        if self._state is None or not self._taps:
+            return False
+        return state.global_step == self._first_step < self._state.global_step
 
     # What a subclass for one measure changes.
 

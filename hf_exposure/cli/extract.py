@@ -18,6 +18,8 @@ from hf_exposure.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    EndpointOption,
+    KeyVariableOption,
     MessagesOption,
     ModelOption,
     PromptOption,
@@ -32,7 +34,7 @@ from hf_exposure.cli.options import (
 from hf_exposure.cli.sampling import sample
 from hf_exposure.cli.secrets import extract_secrets, natural_secrets
 from hf_exposure.errors import InputError
-from hf_exposure.loading import ModelSource, base_source
+from hf_exposure.loading import ModelSource, base_source, model_source
 from hf_exposure.runtime.progress import calls_shown
 
 if TYPE_CHECKING:
@@ -116,6 +118,8 @@ def extract(
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the samples.", rich_help_panel=_ASKING)] = 0,
     tokenizer: TokenizerOption = None,
+    endpoint: EndpointOption = None,
+    key_variable: KeyVariableOption = None,
     dtype: DtypeOption = Dtype.auto,
     device: DeviceOption = None,
     revision: RevisionOption = None,
@@ -124,11 +128,14 @@ def extract(
     config: ConfigOption = None,
 ) -> None:
     """Search a model for the likeliest secrets of a template, with a certificate that none was missed."""
+    origin = model_source(
+        endpoint, key_variable, name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
+        trust_remote_code=trust_remote_code,
+    )  # fmt: skip
+    if endpoint is not None and (by_sampling or discoverable):
+        rule = "does not go with --by-sampling and --discoverable, which need the model's own logits"
+        raise InputError("--endpoint", rule, endpoint, "Load the model instead: --model FOLDER_OR_ID.")
     if by_sampling:
-        origin = ModelSource(
-            name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
         base = base_source(
             base_model, tokenizer=tokenizer or model, dtype=dtype.value, device=device,
             trust_remote_code=trust_remote_code,
@@ -144,10 +151,6 @@ def extract(
                "--source": source, "--discoverable": discoverable}  # fmt: skip
     natural = natural_secrets(canaries, without)
     if natural is not None:
-        origin = ModelSource(
-            name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
-            trust_remote_code=trust_remote_code,
-        )  # fmt: skip
         extract_secrets(natural, origin, top_k, max_expansions, batch_size, as_json=as_json)
         return
     known = None if canaries is None else load_canaries(canaries)
@@ -155,10 +158,6 @@ def extract(
     context = context_of(prompt, messages)
     if discoverable:
         known = _askable(known, context, source)
-    origin = ModelSource(
-        name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
-        trust_remote_code=trust_remote_code,
-    )  # fmt: skip
     origin.check()
     if discoverable and known is not None:
         asking = {"temperature": temperature, "top_k": sample_top_k, "top_p": sample_top_p, "samples": samples}
@@ -173,7 +172,7 @@ def extract(
             context=context,
         )  # fmt: skip
     if as_json:
-        typer.echo(json.dumps({"template": searched.text, "model": model, **asdict(found)}, indent=1))
+        typer.echo(json.dumps({"template": searched.text, "model": origin.full_name, **asdict(found)}, indent=1))
         return
     from hf_exposure.report.table import describe_extraction
 

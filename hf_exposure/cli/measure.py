@@ -6,7 +6,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
@@ -20,7 +20,9 @@ from hf_exposure.cli.options import (
     DeviceOption,
     Dtype,
     DtypeOption,
+    EndpointOption,
     FormatOption,
+    KeyVariableOption,
     MessagesOption,
     ModelOption,
     PromptOption,
@@ -30,6 +32,7 @@ from hf_exposure.cli.options import (
     TrustOption,
     check_formats,
     check_new,
+    check_threshold,
     command_typed,
     context_of,
     load_canaries,
@@ -38,7 +41,15 @@ from hf_exposure.cli.options import (
 from hf_exposure.cli.secrets import measure_secrets, natural_secrets
 from hf_exposure.errors import InputError
 from hf_exposure.files import files_sha256, read_json
-from hf_exposure.loading import ModelSource, base_source, is_saved_folder, load_data_set, parts_of, read_to_its_end
+from hf_exposure.loading import (
+    ModelSource,
+    base_source,
+    is_saved_folder,
+    load_data_set,
+    model_source,
+    parts_of,
+    read_to_its_end,
+)
 from hf_exposure.runtime.progress import calls_shown
 
 if TYPE_CHECKING:
@@ -82,6 +93,8 @@ def measure(
         ),
     ] = None,
     tokenizer: TokenizerOption = None,
+    endpoint: EndpointOption = None,
+    key_variable: KeyVariableOption = None,
     dtype: DtypeOption = Dtype.auto,
     device: DeviceOption = None,
     revision: RevisionOption = None,
@@ -102,8 +115,9 @@ def measure(
     config: ConfigOption = None,
 ) -> None:
     """Measure the exposure of canaries under a model."""
+    check_threshold(fail_above)
     where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
-    origin = ModelSource(name=model, tokenizer=tokenizer, revision=revision, **where)  # type: ignore[arg-type]
+    origin = model_source(endpoint, key_variable, name=model, tokenizer=tokenizer, revision=revision, **where)
     base = base_source(base_model, tokenizer=tokenizer or model, **where)
     settings: MeasureOptions = {
         "method": cast("MethodName", method), "references": references, "max_expansions": max_expansions,
@@ -143,14 +157,17 @@ def measure(
     base_module: Any = base.load()[0] if isinstance(base, ModelSource) else base
     delivery = None
     if training_data is not None:
-        read = training_data
+        from hf_exposure.data.datasets import CountedRows
+
+        read = [CountedRows(part) for part in training_data]
         delivery = without_secrets(drawn, lambda: _delivery(read, drawn, its_tokenizer, context, source))
-        trained_on = {**_data_facts(dataset, training_data), **trained_on}
+        rows = sum(part.rows for part in read)
+        trained_on = {"rows": rows, **_fingerprint(str(dataset), training_data), **trained_on}
     with calls_shown(loaded, "measuring"):
         found = measure_exposure(loaded, its_tokenizer, drawn, base_model=base_module, **settings)
-    found = replace(found, dataset=trained_on, delivery=delivery, model={**found.model, "name": model}).with_run(
-        name=name or (out.name if out is not None else ""), command=command_typed(), threshold_bits=fail_above
-    )
+    found = replace(
+        found, dataset=trained_on, delivery=delivery, model={**found.model, "name": origin.full_name}
+    ).with_run(name=name or (out.name if out is not None else ""), command=command_typed(), threshold_bits=fail_above)
     if out is not None:
         formats = [one.value for one in further_formats]
         found.save(out, include_secrets=include_secrets, canaries=drawn, formats=formats)
@@ -189,23 +206,22 @@ def _training_data(dataset: str, record: Mapping[str, Any]) -> list[Any]:
     return [parts[name] for name in chosen or parts]
 
 
-def _data_facts(dataset: str | None, parts: list[Any]) -> dict[str, Any]:
-    """Rows, where the data know how many they are, and a hash of the files, where they are on this machine."""
+def _fingerprint(dataset: str, parts: list[Any]) -> dict[str, str]:
+    """A hash of the files, where they are on this machine, else what `datasets` calls the data."""
     from hf_exposure.data.datasets import dataset_facts
 
-    place, facts = Path(str(dataset)), [dataset_facts(part) for part in parts]
-    found: dict[str, Any] = {}
-    if all("rows" in one for one in facts):
-        found["rows"] = sum(one["rows"] for one in facts)
-    if place.exists():
-        found["fingerprint"] = f"SHA-256 {files_sha256(place)}"
-    elif len(facts) == 1 and "fingerprint" in facts[0]:
-        found["fingerprint"] = facts[0]["fingerprint"]
-    return found
+    if Path(dataset).exists():
+        return {"fingerprint": f"SHA-256 {files_sha256(Path(dataset))}"}
+    facts = dataset_facts(parts[0]) if len(parts) == 1 else {}
+    return {"fingerprint": facts["fingerprint"]} if "fingerprint" in facts else {}
 
 
 def _delivery(
-    training_data: list[Any], canaries: CanarySet, tokenizer: Any, context: CanaryContext | None, source: str | None
+    training_data: Sequence[Any],
+    canaries: CanarySet,
+    tokenizer: Any,
+    context: CanaryContext | None,
+    source: str | None,
 ) -> Delivery:
     from hf_exposure.data import delivery_in
 

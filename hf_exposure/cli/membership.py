@@ -21,6 +21,7 @@ from hf_exposure.cli.options import (
     TokenizerOption,
     TrustOption,
     check_new,
+    check_threshold,
 )
 from hf_exposure.errors import InputError
 from hf_exposure.loading import ModelSource, base_source, check_data_set, is_saved_folder, load_data_set, parts_of
@@ -58,6 +59,7 @@ def membership(
     config: ConfigOption = None,
 ) -> None:
     """Measure whether training records can be told from held-out ones."""
+    check_threshold(fail_above)
     if out is not None:
         check_new(out, overwrite)
     where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}

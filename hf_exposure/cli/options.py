@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from hf_exposure.checks import real_number
 from hf_exposure.errors import InputError
 from hf_exposure.files import parse_json, read_json
 
@@ -53,6 +54,17 @@ FormatOption = Annotated[
     typer.Option("--format", help="pdf: report.pdf and each plot as PDF; svg: each plot as SVG. May be repeated."),
 ]
 ModelOption = Annotated[str, typer.Option(help="A folder or Hub id.")]
+EndpointOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="An OpenAI-compatible API that serves the model, such as http://127.0.0.1:8000/v1; --model is then what "
+        "the server calls it. Canaries are sent there.",
+    ),
+]
+KeyVariableOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Environment variable that holds the key of --endpoint.")
+]
 TokenizerOption = Annotated[str | None, typer.Option(help="A folder or Hub id; the model's own unless given.")]
 DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights; auto as saved. Low precision makes ties.")]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the fastest there is unless given.")]
@@ -126,6 +138,19 @@ def parse_template(template: str, spaces: Sequence[str]) -> CanaryTemplate:
         raise InputError(f"--template, {error.argument}", error.rule, error.value, remedy) from None
     except TypeError:
         raise InputError("--space", "must not take that name", list(holes), "Name the hole otherwise.") from None
+
+
+def check_threshold(value: float | None) -> None:
+    """Refuses a `--fail-above` that no figure can be above: every comparison with NaN is false.
+
+    Raises:
+        InputError: NaN or infinity.
+
+    Example:
+        >>> check_threshold(4.0)
+    """
+    if value is not None:
+        real_number("--fail-above", value, "must be a finite number", "Type one, or leave it out.")
 
 
 def load_canaries(path: Path) -> CanarySet:

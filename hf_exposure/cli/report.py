@@ -116,7 +116,7 @@ def report(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Lay out a run on one page; or several runs: which setting memorises less at equal utility?"""
+    """Lay out a run on one page; or several runs: which setting memorizes less at equal utility?"""
     check_runs(runs)
     check_new(out, overwrite)
     steps = _steps(between, len(runs))

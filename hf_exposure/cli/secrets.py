@@ -68,7 +68,7 @@ def measure_secrets(
     base_model: Any = base if base is None or isinstance(base, str) else base.load()[0]
     with calls_shown(model, "measuring"):
         found = measure(model, tokenizer, secrets, base_model, **settings)
-    found = replace(found, model={**found.model, "name": origin.name})
+    found = replace(found, model={**found.model, "name": origin.full_name})
     document = json.dumps(found.to_dict(), indent=1, allow_nan=False)
     if out is not None:
         make_private_folder(out)
@@ -121,7 +121,7 @@ def extract_secrets(
             place = texts.index(secret.whole_text) + 1 if secret.whole_text in texts else None
             rows.append({**row, "place": place, "certified": found.certified})
     if as_json:
-        typer.echo(json.dumps({"model": origin.name, "top_k": top_k, "secrets": rows}, indent=1))
+        typer.echo(json.dumps({"model": origin.full_name, "top_k": top_k, "secrets": rows}, indent=1))
         return
     extracted = [row for row in rows if row["place"] is not None]
     typer.echo(f"{len(extracted)} of {len(rows)} natural secrets are among the {top_k} likeliest of their format:\n")

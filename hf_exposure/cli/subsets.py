@@ -32,7 +32,9 @@ def subsets(
         list[int], typer.Option(help="The run to do now, from 0: one task of a job array. All unless given.")
     ] = [],  # noqa: B006
     jobs: Annotated[int, typer.Option(help="Runs side by side; -1 for all cores.")] = 1,
-    backend: Annotated[str | None, typer.Option(help="joblib's: loky or threading.")] = None,
+    backend: Annotated[
+        str | None, typer.Option(help="joblib's: loky or threading; ray or dask where the recipe sets them up.")
+    ] = None,
     data_id: Annotated[str | None, typer.Option(help="Name of the data, where hashing them takes too long.")] = None,
     status: Annotated[bool, typer.Option("--status", help="Train nothing; say what the store holds.")] = False,
     top: Annotated[int, typer.Option(help="How many of the most memorized rows to list.")] = 10,
@@ -97,12 +99,10 @@ def _imported(path: Path) -> ModuleType:
     sys.modules[_MODULE] = module
     sys.path.insert(0, str(path.resolve().parent))  # a recipe may import its neighbors, as a script may
     spec.loader.exec_module(module)
-    try:
-        import cloudpickle
-    except ImportError:
-        return module
-    # Worker processes could not import it by name.
-    cloudpickle.register_pickle_by_value(module)
+    # Worker processes could not import it by name. A recipe that uses ray has loaded ray's own copy of cloudpickle.
+    picklers = ["cloudpickle"] if importlib.util.find_spec("cloudpickle") else []
+    for pickler in [*picklers, *({"ray.cloudpickle"} & {*sys.modules})]:
+        importlib.import_module(pickler).register_pickle_by_value(module)
     return module
 
 

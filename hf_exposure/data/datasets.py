@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from typing import Any
 
@@ -38,11 +39,35 @@ def dataset_facts(dataset: Any) -> dict[str, Any]:
         {'rows': 2}
     """
     facts: dict[str, Any] = {}
-    if isinstance(dataset, Sized):
+    # A process's part of a stream has the method, which raises.
+    with suppress(TypeError):
         facts["rows"] = len(dataset)
     if isinstance(fingerprint := getattr(dataset, "_fingerprint", None), str):
         facts["fingerprint"] = fingerprint
     return facts
+
+
+class CountedRows:
+    """A data set or a stream that counts its rows while they are read: a stream has no length.
+
+    Attributes:
+        rows: read until now.
+
+    Example:
+        >>> from datasets import Dataset
+        >>> counted = CountedRows(Dataset.from_dict({"text": ["a", "b", "c"]}).to_iterable_dataset())
+        >>> [len(batch["text"]) for batch in counted.iter(2)], counted.rows
+        ([2, 1], 3)
+    """
+
+    def __init__(self, dataset: Any) -> None:
+        self._dataset, self.rows = dataset, 0
+
+    def iter(self, batch_size: int) -> Iterator[Mapping[str, Any]]:
+        """Its batches, from columns to values."""
+        for batch in self._dataset.iter(batch_size):
+            self.rows += len(next(iter(batch.values()), ()))
+            yield batch
 
 
 def count_in_texts(rows: Iterable[Mapping[str, Any]], canaries: CanarySet) -> dict[str, int]:

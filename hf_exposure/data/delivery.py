@@ -162,7 +162,7 @@ def check_delivery(
     source: str | None = None,
     max_rows: int | None = None,
 ) -> DeliveryReport:
-    """How often each canary stands in a tokenised training set, whole or cut, and whether its tokens are trained on.
+    """How often each canary stands in a tokenized training set, whole or cut, and whether its tokens are trained on.
 
     The data are searched for each canary's token ids as the tokenizer writes them at the beginning of a row, after a
     space or a newline, and in its context. Labels are those that the collator makes of a few of the rows found; a
@@ -177,7 +177,7 @@ def check_delivery(
         collator: the trainer's (`trainer.data_collator`); without one, the rows' own labels count.
         context, source: as they were given to `insert_canaries`. With a source the canaries stand in the labels.
         max_rows: read at most so many rows; needed for a stream, which is not read otherwise. Of a dataset that is not
-            in Arrow, or that is tokenised on the fly, 20,000 rows are read unless told.
+            in Arrow, or that is tokenized on the fly, 20,000 rows are read unless told.
 
     Raises:
         InputError: an argument of the wrong type, or a context that changes a canary's last token.

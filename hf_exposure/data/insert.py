@@ -51,7 +51,7 @@ def insert_canaries(
 
     What a canary's row holds follows the dataset's columns: its text in `text_column`; with a chat as `context` the
     turns in "messages", or in "prompt" and "completion"; a text in "completion" after the context's prompt; and with
-    `tokenizer`, the columns of a tokenised dataset. A dataset whose tokenised rows all have one length (`group_texts`)
+    `tokenizer`, the columns of a tokenized dataset. A dataset whose tokenized rows all have one length (`group_texts`)
     keeps it: canary rows are padded, with labels that train on no padding. Insertion before grouping is better: a
     block then holds text around the canary, as the other blocks do.
 
@@ -68,14 +68,14 @@ def insert_canaries(
         other_columns: values by column for the canary rows, such as `{"source": "canary"}`.
         num_proc, batch_size: as in `Dataset.map`; the result does not depend on them. Not for streams.
         num_rows: of a stream, about how many it has; by default what its own information says.
-        tokenizer: the one that made the `input_ids` of a dataset that is tokenised already.
+        tokenizer: the one that made the `input_ids` of a dataset that is tokenized already.
         context: what stands before each canary in its row; give the same one to `measure_exposure`.
         source: what an encoder-decoder model reads, as for `measure_exposure`; `text_column` then holds the target.
         source_column: where the source goes.
 
     Raises:
         InputError: an unknown dataset, a split or column that is not there, a column of the wrong type, values that
-            do not fit their column, a tokenised dataset with further values for each token, no rows, fewer rows than
+            do not fit their column, a tokenized dataset with further values for each token, no rows, fewer rows than
             insertions, a stream of unknown length, a canary longer than the rows of a dataset of one length.
 
     Example:
@@ -239,7 +239,7 @@ def _insert_into_stream(
 
 
 def _rows_for(data: Dataset | Mapping[str, list[Any]], canaries: CanarySet, placement: Placement) -> CanaryRows:
-    """The canaries' rows for a dataset, or for a stream of which `data` is the head. Where all rows of a tokenised one
+    """The canaries' rows for a dataset, or for a stream of which `data` is the head. Where all rows of a tokenized one
     have one length, they have it too.
     """
     row_length = None

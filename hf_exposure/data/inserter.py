@@ -146,7 +146,7 @@ class CanaryInserter(RowInserter):
         seed: of the places; a whole number of at least 0.
         other_columns: values by column for the canary rows, such as `{"source": "canary"}`.
         tokenizer, context, source, source_column: as for `insert_canaries`.
-        row_length: where all rows of a tokenised dataset have one length, such as the blocks of `group_texts`.
+        row_length: where all rows of a tokenized dataset have one length, such as the blocks of `group_texts`.
 
     Raises:
         InputError: an argument of the wrong type; more insertions than rows; when called, a column that is missing or
@@ -206,7 +206,7 @@ def _insert_into_table(
 def insert_into_columns(
     columns: dict[str, Any], local_gaps: Integers, canaries: Integers, values: dict[str, list[Any]]
 ) -> dict[str, Any]:
-    """The columns of a batch with a canary's row at each gap; what it does not fill comes from its neighbour."""
+    """The columns of a batch with a canary's row at each gap; what it does not fill comes from its neighbor."""
     if not len(canaries):
         return columns
     num_rows = len(columns[next(iter(values))])

@@ -75,6 +75,7 @@ class DoseLedger:
         labels_are_text: of an encoder-decoder model.
 
     Attributes:
+        batches: how many were seen.
         uncounted: why the counts are not known; None where they are.
 
     Example:
@@ -101,10 +102,12 @@ class DoseLedger:
         self._counts_K4 = np.zeros((owners, len(KINDS)), dtype=np.int64)
         self._copies, self._pending_tokens = HostCopies(), 0
         self._lock = threading.Lock()  # nn.DataParallel calls the model's copies in threads
+        self.batches = 0
         self.uncounted: Uncounted | None = None
 
     def see(self, inputs: Mapping[str, Any]) -> None:
         """One training batch, by the names of the forward pass's arguments. Never raises, and never waits."""
+        self.batches += 1
         if self.uncounted is not None:
             return
         try:
@@ -119,14 +122,15 @@ class DoseLedger:
 
     def _see(self, inputs: Mapping[str, Any]) -> None:
         tensors = sequence_tensors(inputs)
-        if "labels" not in tensors:
+        labels = tensors.get("shift_labels", tensors.get("labels"))
+        if labels is None:
             self.uncounted = Uncounted.NO_LABELS
             return
-        if tensors["labels"].ndim != 2:
+        if labels.ndim != 2:
             self.uncounted = Uncounted.NOT_TOKENS
             return
         self._copies.put(tensors)
-        self._pending_tokens += tensors["labels"].numel()
+        self._pending_tokens += labels.numel()
         if self._pending_tokens >= _TOKENS_AT_ONCE:
             self._read(wait=False)
 

@@ -109,7 +109,7 @@ def counts_tokens(head: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def check_token_columns(head: Mapping[str, Sequence[Any]], filled: Sequence[str]) -> None:
-    """Raise an `InputError` if a column that is not `filled` has a value for each token: a neighbour's would not fit.
+    """Raise an `InputError` if a column that is not `filled` has a value for each token: a neighbor's would not fit.
 
     Args:
         head: the columns of the first rows.
@@ -181,7 +181,7 @@ class CanaryRows:
         repetitions: how often each is inserted.
         text_column: where a text goes.
         context: as for `insert_canaries`.
-        tokens: K mappings from the name of a column of tokens to its values, where the dataset is tokenised.
+        tokens: K mappings from the name of a column of tokens to its values, where the dataset is tokenized.
         sources: K sources of an encoder-decoder model, or ().
         source_column: where they go.
         other_columns: fixed values by column.
@@ -201,7 +201,7 @@ class CanaryRows:
         """The rows of a set's inserted canaries.
 
         Args:
-            row_length: of every row of a tokenised dataset that has one length, such as `group_texts` makes.
+            row_length: of every row of a tokenized dataset that has one length, such as `group_texts` makes.
 
         Raises:
             InputError: an argument of the wrong type, or a canary that is longer than `row_length`.

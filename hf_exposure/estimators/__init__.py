@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hf_exposure.estimators.alignment import PrincipalAlignment, principal_alignment
 from hf_exposure.estimators.control_test import ControlTest, control_test
 from hf_exposure.estimators.correlation import Correlation, pearson_correlation, rank_correlation
 from hf_exposure.estimators.counterfactual import (
@@ -21,10 +22,22 @@ from hf_exposure.estimators.counterfactual import (
 )
 from hf_exposure.estimators.counterfactual_exposure import (
     CounterfactualExposure,
+    OneRunAgreement,
+    OneRunReliability,
     counterfactual_exposure,
     one_run_agreement,
+    one_run_reliability,
+    runs_for_reliability,
 )
 from hf_exposure.estimators.difference import difference_interval
+from hf_exposure.estimators.dissection import (
+    PairMean,
+    disagreement,
+    gradient_coherence,
+    mean_between,
+    mean_over_pairs,
+    pair_figures,
+)
 from hf_exposure.estimators.dynamics import (
     DataMap,
     Difficulty,
@@ -70,7 +83,7 @@ from hf_exposure.estimators.membership import (
 from hf_exposure.estimators.paired_test import paired_p_value
 from hf_exposure.estimators.rank import enumeration_exposure, exposure_from_rank, ranks, sampling_exposure
 from hf_exposure.estimators.rank_epsilon import RankEpsilon, epsilon_from_ranks, rank_p_value
-from hf_exposure.estimators.rates import RocCurve, TruePositiveRate, roc_curve, tpr_at_fpr
+from hf_exposure.estimators.rates import ChanceRate, RocCurve, TruePositiveRate, chance_tpr, roc_curve, tpr_at_fpr
 from hf_exposure.estimators.similarity import (
     Dilation,
     IntrinsicDimension,
@@ -94,6 +107,15 @@ from hf_exposure.estimators.skew_normal import (
 )
 
 __all__ = [
+    "principal_alignment",
+    "pair_figures",
+    "mean_over_pairs",
+    "mean_between",
+    "gradient_coherence",
+    "disagreement",
+    "PrincipalAlignment",
+    "PairMean",
+    "ChanceRate",
     "ControlTest",
     "Correlation",
     "CostEstimate",
@@ -110,6 +132,8 @@ __all__ = [
     "MomentumLosses",
     "NoiseCurves",
     "ProbeChange",
+    "OneRunAgreement",
+    "OneRunReliability",
     "RankEpsilon",
     "Reliability",
     "RocCurve",
@@ -123,6 +147,7 @@ __all__ = [
     "area_under_margin",
     "base_calibrated",
     "by_example",
+    "chance_tpr",
     "check_weights",
     "cka_of_batches",
     "clopper_pearson",
@@ -176,6 +201,7 @@ __all__ = [
     "noise_curves",
     "one_run_agreement",
     "one_run_p_value",
+    "one_run_reliability",
     "paired_p_value",
     "pearson_correlation",
     "probe_change",
@@ -184,6 +210,7 @@ __all__ = [
     "ranks",
     "rmia",
     "roc_curve",
+    "runs_for_reliability",
     "sampling_exposure",
     "second_split_forgetting_time",
     "separation",

@@ -7,6 +7,14 @@ for each canary and run, the exposure without it is measured too, and the differ
     caused by canary c      mean exposure over runs with c  -  mean exposure over runs without c
     one run suffices        where the exposures in one run order the canaries as the exposure caused in all others does
 
+How far one run can order canaries is a matter of two variances. An exposure is the sum of what is lasting of the
+canary, something of the run that all its canaries share, and the chance of this canary in this run:
+
+    exposure(run m, canary c)  =  mean + a_c + r_m + e_mc        reliability of one run = var(a) / (var(a) + var(e))
+
+The reliability is the squared correlation of one run's exposures with what is lasting, and k runs together have
+k R / (1 + (k - 1) R) (Spearman, Brown).
+
 Legend: M runs, C canaries.
 """
 
@@ -14,12 +22,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy import stats
 
-from hf_exposure.estimators.arrays import FloatArray
+from hf_exposure.checks import real_number
+from hf_exposure.estimators.arrays import FloatArray, checked_confidence
 from hf_exposure.estimators.counterfactual import (
     CounterfactualMemorization,
     checked_runs,
@@ -28,6 +38,7 @@ from hf_exposure.estimators.counterfactual import (
 )
 
 _FEWEST_CANARIES = 3
+_ROUNDING = 1e-9
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -63,6 +74,32 @@ class OneRunAgreement:
     low: float
     high: float
     runs: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class OneRunReliability:
+    """How much of the differences between canaries in one run is lasting.
+
+    Attributes:
+        reliability: from 0 to 1; NaN where it is undefined.
+        low, high: its confidence limits, for normal exposures.
+        between_bits: standard deviation between canaries, of what is lasting.
+        within_bits: standard deviation of one canary between runs, less what all canaries of a run share.
+        canaries, runs, exposures: how many there were: exposures of canaries in runs that had them.
+        confidence_level: as asked.
+        reason: why the figures are NaN, else "".
+    """
+
+    reliability: float
+    low: float
+    high: float
+    between_bits: float
+    within_bits: float
+    canaries: int
+    runs: int
+    exposures: int
+    confidence_level: float
+    reason: str = ""
 
 
 def counterfactual_exposure(
@@ -133,4 +170,104 @@ def one_run_agreement(exposures_MC: ArrayLike, included_MC: ArrayLike) -> OneRun
         low=float(low),
         high=float(high),
         runs=int(defined.size),
+    )
+
+
+def one_run_reliability(
+    exposures_MC: ArrayLike, included_MC: ArrayLike, confidence_level: float = 0.95
+) -> OneRunReliability:
+    """Whether one run suffices to tell canaries apart: the lasting share of the variance of their exposures.
+
+    Only exposures of canaries in runs that had them are used. Canaries of different repetition counts differ by their
+    counts: pass those of one count to learn what one run says of a canary beyond its count.
+
+    Args:
+        exposures_MC, included_MC: as for `counterfactual_exposure`.
+        confidence_level: two-sided. The limits are exact for normal exposures where every run has every canary, and
+            approximate elsewhere.
+
+    Returns:
+        `OneRunReliability`; NaN with its reason where too few exposures leave the chance of a run unknown, or where
+        all exposures agree but for what their runs share, as they do at a ceiling.
+
+    Raises:
+        InputError: as for `counterfactual_exposure`.
+
+    Source: Henderson, Biometrics 9 (1953), method 3, for the variances; Searle, Casella and McCulloch, Variance
+        Components (1992), section 3.6, for the limits; Shrout and Fleiss, Psychological Bulletin 86 (1979), ICC(3, 1).
+
+    Example (two canaries in two runs, by hand: they differ by 4 and by 6, so that var(e) = var(4, 6) / 2 = 1; their
+    means differ by 5, and the half of its square less var(e) / 2 is var(a) = 12):
+        >>> found = one_run_reliability([[1, 5], [2, 8]], [[1, 1], [1, 1]])
+        >>> round(found.within_bits**2, 6), round(found.between_bits**2, 6), round(found.reliability, 4)
+        (1.0, 12.0, 0.9231)
+    """
+    exposures_MC, included_MC = checked_runs(exposures_MC, included_MC, argument="exposures_MC")
+    level = checked_confidence(confidence_level)
+    run_n, canary_n = np.nonzero(included_MC)
+    value_n = exposures_MC[run_n, canary_n]
+    runs, canaries = np.unique(run_n).size, np.unique(canary_n).size
+    counts: dict[str, Any] = {"canaries": canaries, "runs": runs, "exposures": value_n.size, "confidence_level": level}
+    of_run_nM = (run_n[:, None] == np.unique(run_n)).astype(np.float64)
+    of_canary_nC = (canary_n[:, None] == np.unique(canary_n)).astype(np.float64)
+    both = np.concatenate([of_run_nM, of_canary_nC], axis=1)
+    rank = int(np.linalg.matrix_rank(both)) if value_n.size else 0
+    free, between_free = value_n.size - rank, rank - runs
+    if between_free < 1 or free < 1:
+        return _unreliable("too few exposures: two canaries that two runs had, at least", counts)
+    residual_n = value_n - both @ np.linalg.lstsq(both, value_n, rcond=None)[0]
+    within = float(residual_n @ residual_n) / free
+    # What is left when each run's own mean is taken away, and how much of it the canaries explain.
+    run_mean_M = (of_run_nM.T @ value_n) / of_run_nM.sum(0)
+    centered_n = value_n - of_run_nM @ run_mean_M
+    explained = max(float(centered_n @ centered_n - residual_n @ residual_n), 0.0)
+    if float(centered_n @ centered_n) <= _ROUNDING * max(float(value_n @ value_n), 1.0):
+        return _unreliable("all canaries of a run have the same exposure", counts)
+    weight = (value_n.size - runs) / between_free
+    between = max((explained / between_free - within) / weight, 0.0)
+    if within <= _ROUNDING * explained:
+        low = high = 1.0
+    else:
+        ratio, tail = explained / between_free / within, (1.0 - level) / 2.0
+        ends = (stats.f.isf(tail, between_free, free), stats.f.ppf(tail, between_free, free))
+        odds = [max(ratio / end - 1.0, 0.0) / weight for end in ends]
+        low, high = (float(value / (1.0 + value)) for value in odds)
+    return OneRunReliability(
+        reliability=between / (between + within),
+        low=low,
+        high=high,
+        between_bits=math.sqrt(between),
+        within_bits=math.sqrt(within),
+        **counts,
+    )
+
+
+def runs_for_reliability(found: OneRunReliability, target: float = 0.8) -> int | None:
+    """How many runs with a canary, averaged, reach a reliability; None where one run tells nothing of it.
+
+    Args:
+        found: of one run.
+        target: strictly between 0 and 1. A reliability of 0.8 is a correlation of 0.89 with what is lasting.
+
+    Raises:
+        InputError: an impossible target.
+
+    Source: Spearman and Brown, British Journal of Psychology 3 (1910).
+
+    Example (by hand: 0.95 / 0.05 * (1 / 13) / (12 / 13) = 1.58):
+        >>> found = one_run_reliability([[1, 5], [2, 8]], [[1, 1], [1, 1]])
+        >>> runs_for_reliability(found), runs_for_reliability(found, 0.95)
+        (1, 2)
+    """
+    goal = real_number("target", target, "must lie strictly between 0 and 1", "Type 0.8.", above=0.0, below=1.0)
+    share = found.reliability
+    if math.isnan(share) or share <= 0.0:
+        return None
+    return max(1, math.ceil(goal * (1.0 - share) / (share * (1.0 - goal)) - _ROUNDING))
+
+
+def _unreliable(reason: str, counts: dict[str, Any]) -> OneRunReliability:
+    nan = math.nan
+    return OneRunReliability(
+        reliability=nan, low=nan, high=nan, between_bits=nan, within_bits=nan, reason=reason, **counts
     )

@@ -441,8 +441,8 @@ def difficulty(correct_RN: ArrayLike) -> Difficulty:
     Raises:
         InputError: fewer than two runs or examples, values other than 0, 1 and NaN.
 
-    Source: Arpit et al. 2017, section 3.1 and Figure 1, where the binomial is drawn beside; Cochran, Biometrika 37
-        (1950), for the test.
+    Source: Arpit et al. 2017, section 3.1 and Figure 1, where the binomial is drawn for comparison; Cochran,
+        Biometrika 37 (1950), for the test.
 
     Example (by hand: the rates 0, 1/2, 1/2, 1 have variance 1/8, that of a fair coin thrown twice):
         >>> found = difficulty([[1, 1, 0, 0], [1, 0, 1, 0]])

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.stats import beta, binom, rankdata
+from scipy.stats import beta, binom, nhypergeom, rankdata
 
-from hf_exposure.checks import real_number
+from hf_exposure.checks import real_number, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
 from hf_exposure.estimators.control_test import auc_limits
@@ -62,6 +62,27 @@ class TruePositiveRate:
     controls: int
     true_positives: int | None
     false_positives: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChanceRate:
+    """The law of `tpr_at_fpr(...).rate` where members and controls are exchangeable and scores have no ties.
+
+    Attributes:
+        mean: a little above `fpr`, since the threshold is the first control that must stay out.
+        low, high: central range of the rate of one attack, which holds at least `confidence_level` of the law.
+        variance: of the rate of one attack.
+        fpr, confidence_level, members, controls: as given.
+    """
+
+    mean: float
+    low: float
+    high: float
+    variance: float
+    fpr: float
+    confidence_level: float
+    members: int
+    controls: int
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -159,6 +180,50 @@ def tpr_at_fpr(
         controls=m,
         true_positives=true_positives,
         false_positives=false_positives,
+    )
+
+
+def chance_tpr(members: int, controls: int, fpr: float = 0.01, confidence_level: float = 0.95) -> ChanceRate:
+    """What `tpr_at_fpr` finds by chance, of members and controls that only coins tell apart.
+
+    The threshold is the control of rank `floor(fpr * m) + 1`, and the members above it are those that a random order
+    of all scores puts before it: a negative hypergeometric law, whatever the scores are.
+
+    Args:
+        members, controls: how many there are; n and m.
+        fpr: as for `tpr_at_fpr`.
+        confidence_level: of the central range.
+
+    Raises:
+        InputError: no members, fewer controls than `tpr_at_fpr` needs for a rate, an impossible rate or level.
+
+    Source: Johnson, Kemp and Kotz, Univariate Discrete Distributions (2005), section 6.2.2.
+
+    Example (by hand: of 4 controls one may pass, and a member has one of 5 places among them, 2 of which are above the
+    second control):
+        >>> round(chance_tpr(3, 4, fpr=0.25).mean, 6)
+        0.4
+        >>> found = chance_tpr(1000, 1000)
+        >>> round(found.mean, 4), found.low, found.high
+        (0.011, 0.003, 0.021)
+    """
+    n = whole_number("members", members, 1)
+    rule = "must lie strictly between 0 and 1"
+    fpr = real_number("fpr", fpr, rule, "Type 0.01.", above=0.0, below=1.0)
+    level = checked_confidence(confidence_level)
+    m = whole_number("controls", controls, math.ceil(1.0 / fpr - _ROUNDING))
+    allowed = min(math.floor(fpr * m + _ROUNDING), m - 1)
+    law = nhypergeom(n + m, n, allowed + 1)
+    low, high = (float(end) / n for end in law.ppf([(1.0 - level) / 2.0, (1.0 + level) / 2.0]))
+    return ChanceRate(
+        mean=(allowed + 1) / (m + 1),
+        low=low,
+        high=high,
+        variance=float(law.var()) / n**2,
+        fpr=fpr,
+        confidence_level=level,
+        members=n,
+        controls=m,
     )
 
 

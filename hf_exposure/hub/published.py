@@ -138,7 +138,7 @@ _MODEL = ("class", "parameters", "dtype")
 
 
 def published(report: ExposureReport) -> ExposureReport:
-    """A report that is safe beside a public model: everything that is published is made from this one.
+    """A report that is safe next to a public model: everything that is published is made from this one.
 
     Whoever holds the model can score every text of the template, so an exact rank, or an exact log-perplexity, names
     the secret. Kept are: exposures and their intervals rounded to 0.1 bit; rank 1, which no rounding hides; tests over
@@ -154,7 +154,7 @@ def published(report: ExposureReport) -> ExposureReport:
         report: as measured.
 
     Returns:
-        an `ExposureReport`: its estimates are sorted by exposure within each repetition count and numbered anew.
+        an `ExposureReport`: its estimates are sorted by exposure within each repetition count and renumbered.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate

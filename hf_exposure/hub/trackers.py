@@ -9,7 +9,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from transformers.integrations.integration_utils import TensorBoardCallback, TrackioCallback, WandbCallback
+from transformers.integrations.integration_utils import (
+    MLflowCallback,
+    TensorBoardCallback,
+    TrackioCallback,
+    WandbCallback,
+)
 
 from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.secrecy import message_of
@@ -24,9 +29,10 @@ ARTIFACT, ARTIFACT_TYPE = "exposure-report", "exposure-report"
 def attach_report(reports: list[ExposureReport], callbacks: Iterable[Any], canaries: CanarySet) -> None:
     """Attaches the last report of a run, in its published form, to the trackers among a trainer's callbacks.
 
-    W&B and trackio get an artifact named `exposure-report` with the files of `ExposureReport.save`, TensorBoard (which
-    has no artifacts) the card's section as text. To be called before the trackers close. What fails, or holds a
-    canary, is not attached, with a warning: a training that is done must not be lost to it.
+    W&B and trackio get an artifact named `exposure-report` with the files of `ExposureReport.save`, MLflow the same
+    files in a folder of that name, TensorBoard (which has no artifacts) the card's section as text. To be called
+    before the trackers close. What fails, or holds a canary, is not attached, with a warning: a training that is done
+    must not be lost to it.
 
     Args:
         reports: of the run, oldest first; none, nothing.
@@ -67,7 +73,18 @@ def _to_trackio(tracker: Any, folder: Path, report: ExposureReport) -> None:
         tracker._trackio.log_artifact(folder, name=ARTIFACT, type=ARTIFACT_TYPE)
 
 
-_WAYS = {TensorBoardCallback: _to_tensorboard, WandbCallback: _to_wandb, TrackioCallback: _to_trackio}
+def _to_mlflow(tracker: Any, folder: Path, report: ExposureReport) -> None:
+    # Without a run, MLflow would begin another one.
+    if tracker._ml_flow.active_run() is not None:
+        tracker._ml_flow.log_artifacts(str(folder), artifact_path=ARTIFACT)
+
+
+_WAYS = {
+    TensorBoardCallback: _to_tensorboard,
+    WandbCallback: _to_wandb,
+    TrackioCallback: _to_trackio,
+    MLflowCallback: _to_mlflow,
+}
 
 
 def _way(callback: Any) -> Any:

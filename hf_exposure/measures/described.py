@@ -22,7 +22,7 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "class": type(model).__name__,
         "name": getattr(config, "_name_or_path", "") or "",
         "revision": getattr(config, "_commit_hash", None),
-        "parameters": parameter_count(model),
+        "parameters": parameter_count(model) or None,  # one that is served elsewhere has none here
         "dtype": "" if first is None else str(compute_dtype(model)).removeprefix("torch."),
         **_quantization(config),
     }

@@ -52,8 +52,9 @@ from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.model_state import unwrap_model
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.runtime.weights_hash import weights_sha256
-from hf_exposure.scoring import EncodedTexts, Encoder, Scorer, make_scorer
+from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, make_scorer
 from hf_exposure.scoring.arguments import check_module, context_length
+from hf_exposure.scoring.select import is_masked_class
 
 ScorerMaker = Callable[[nn.Module], Scorer]
 
@@ -126,6 +127,7 @@ class ExposureMeter:
 
     Attributes:
         base: the exposures under a base model, with the fingerprint of one that is the model without its adapters.
+        is_masked: whether the last measurement found a masked language model; None before the first.
 
     Raises:
         InputError: an unknown method or argument, a number out of range, a setting next to a method that is an object,
@@ -156,6 +158,7 @@ class ExposureMeter:
         self.canaries, self.tokenizer, self._make_scorer = canaries, tokenizer, scorer
         self._across_processes, self._compared = across_processes, False
         self._reading: Any = None
+        self.is_masked: bool | None = None
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
         if scorer is None:
             check_tokenizer(tokenizer)
@@ -305,6 +308,7 @@ class ExposureMeter:
                     context=settings.context,
                     reading=self._reading,
                 )
+            self.is_masked = isinstance(scorer, MaskedScorer)
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
             if first:  # some kinds of models need encodings of their own
                 self.check_alike(processes)
@@ -551,7 +555,10 @@ class ExposureMeasure:
         """The report of every canary."""
         assert self.meter is not None, "prepare comes first"
         self._tally.sum_up()
-        return self.meter.measure(model, base_model=self.base_model)
+        report = self.meter.measure(model, base_model=self.base_model)
+        if self.meter.is_masked:
+            self._tally.give_up(Uncounted.RANDOM_MASKS)
+        return report
 
     def doses(self, epochs: float, *, together: bool = False) -> Doses:
         """How often each canary contributed to the loss, beside how often it should have.
@@ -563,10 +570,24 @@ class ExposureMeasure:
         """
         if together or self._tally.is_alone:
             self._tally.sum_up()
+        uncounted = self._tally.uncounted
+        if uncounted is None and epochs > 0.0 and not self._tally.batches:
+            uncounted = Uncounted.NO_BATCHES
+        return self._doses(self._tally.counts_K4, uncounted, epochs)
+
+    def doses_of(self, state: Mapping[str, Any] | None, epochs: float) -> Doses:
+        """As `doses`, at the checkpoint that `state_dict` returned `state` for; None for one without a state."""
         if self._tally.uncounted is not None:
             return Doses(uncounted=self._tally.uncounted)
+        then = _DoseTally(len(self.canaries), self._tally.ledger, uncounted=Uncounted.RESUMED_WITHOUT_COUNTS)
+        then.load_state_dict(state or {})
+        return self._doses(then.counts_K4, then.uncounted, epochs)
+
+    def _doses(self, counts_K4: NDArray[np.int64], uncounted: Uncounted | None, epochs: float) -> Doses:
+        if uncounted is not None:
+            return Doses(uncounted=uncounted)
         counted = []
-        for canary, kinds in zip(self.canaries, self._tally.counts_K4.tolist(), strict=True):
+        for canary, kinds in zip(self.canaries, counts_K4.tolist(), strict=True):
             whole, partly, masked, cut = kinds
             least, most = expected_doses(canary.repetitions, epochs)
             counted.append(
@@ -619,7 +640,8 @@ class ExposureMeasure:
             return _DoseTally(count, uncounted=Uncounted.SWITCHED_OFF)
         if start.tokenizer is None:
             return _DoseTally(count, uncounted=Uncounted.NO_TOKENIZER)
-        if masking_probability(getattr(start.train_dataloader, "collate_fn", None)) is not None:
+        collator = getattr(start.train_dataloader, "collate_fn", None)
+        if is_masked_class(start.model) or masking_probability(collator) is not None:
             return _DoseTally(count, uncounted=Uncounted.RANDOM_MASKS)
         source, context = meter.settings.source, meter.settings.context
         patterns = without_secrets(
@@ -631,6 +653,7 @@ class ExposureMeasure:
         ledger = DoseLedger(patterns, count, labels_are_text=is_encoder_decoder)
         # What was trained on before is in the checkpoint, or lost.
         lost = Uncounted.RESUMED_WITHOUT_COUNTS if start.step else None
+        lost = Uncounted.BEGUN_AGAIN if start.begins_again else lost
         return _DoseTally(count, ledger, start.processes, uncounted=lost)
 
 
@@ -639,6 +662,7 @@ class _DoseTally:
 
     Attributes:
         counts_K4: as of the last `sum_up`, or of the checkpoint.
+        batches: how many were seen, as of the same.
         uncounted: why they are not known; None where they are.
     """
 
@@ -651,6 +675,7 @@ class _DoseTally:
     ) -> None:
         self.ledger, self._processes, self.uncounted = ledger, processes, uncounted
         self.counts_K4 = self._before_K4 = np.zeros((canaries, len(KINDS)), dtype=np.int64)
+        self.batches = self._batches_before = 0
 
     @property
     def is_alone(self) -> bool:
@@ -661,26 +686,34 @@ class _DoseTally:
         if self.ledger is None:
             return
         summed = self._processes.all_reduce_sum(self._own)
-        counts, reasons = np.split(summed, [self.counts_K4.size])
+        (batches,), counts, reasons = np.split(summed, [1, 1 + self.counts_K4.size])
+        self.batches = self._batches_before + int(batches)
         self.counts_K4 = self._before_K4 + counts.reshape(self.counts_K4.shape).astype(np.int64)
         found = [reason for reason, processes in zip(Uncounted, reasons, strict=True) if processes]
-        self.uncounted = self.uncounted or (found[0] if found else None)
+        if found:
+            self.give_up(found[0])
+
+    def give_up(self, reason: Uncounted) -> None:
+        """The first reason stays."""
+        self.uncounted = self.uncounted or reason
 
     def state_dict(self) -> dict[str, Any]:
         if self.ledger is None:
             return {}
         self.sum_up()
         reason = "" if self.uncounted is None else self.uncounted.value
-        return {"doses": torch.from_numpy(self.counts_K4.copy()), "uncounted": reason}
+        return {"doses": torch.from_numpy(self.counts_K4.copy()), "batches": self.batches, "uncounted": reason}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         if self.ledger is not None and "doses" in state and state["doses"].shape == self.counts_K4.shape:
             self.counts_K4 = self._before_K4 = state["doses"].numpy().copy()
-            self.uncounted = Uncounted(state["uncounted"]) if state["uncounted"] else None
+            self.batches = self._batches_before = int(state["batches"])
+            before = Uncounted(state["uncounted"]) if state["uncounted"] else None
+            self.uncounted = before if self.uncounted is Uncounted.RESUMED_WITHOUT_COUNTS else self.uncounted or before
 
     def _own(self) -> NDArray[np.float64]:
-        """This process's counts, then for each reason whether it has it. Whole numbers up to 2^53 are exact."""
+        """This process's batches, its counts, and for each reason whether it has it. Exact up to 2^53."""
         assert self.ledger is not None
         counts_K4 = self.ledger.counts_K4()
         reasons = [self.ledger.uncounted is reason for reason in Uncounted]
-        return np.concatenate([counts_K4.ravel(), np.array(reasons)]).astype(np.float64)
+        return np.concatenate([[self.ledger.batches], counts_K4.ravel(), reasons]).astype(np.float64)

@@ -29,6 +29,8 @@ class TrainingStart:
         processes: those that measure together. Every call of their methods is a barrier: all must make it.
         output_dir: of the training.
         step: optimizer steps done; 0 unless the training resumes.
+        begins_again: the trainer ran out of memory in a later step than its first, and now trains the same weights
+            from the beginning, with smaller batches (`auto_find_batch_size`).
         is_first_process: whether this process prints and warns.
     """
 
@@ -38,6 +40,7 @@ class TrainingStart:
     processes: Processes
     output_dir: Path
     step: int = 0
+    begins_again: bool = False
     is_first_process: bool = True
 
 

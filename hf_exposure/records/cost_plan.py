@@ -16,7 +16,7 @@ with, on weighted draws, and on a search."""
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What the model is fed, and the time beside it.
+    """What the model is fed, and the time next to it.
 
     Attributes:
         tokens: fed, padding included.
@@ -53,8 +53,8 @@ class CostPlan(Presented):
         unmemorized: the whole measurement of a model that memorized nothing; draws then stop once they are enough,
             and a search has nothing to look for. None where the cost depends on no model.
         weight_bytes: what the weights take.
-        peak_bytes: tensors beside the weights, at their peak. The package's own arrays and objects come on top,
-            in the host's memory.
+        peak_bytes: tensors in addition to the weights, at their peak. The package's own arrays and objects come on
+            top, in the host's memory.
         cache_bytes: key-value caches, at theirs; they are part of `peak_bytes`.
         tokens_per_second: that the device feeds in large batches; NaN where it was not given.
         seconds_per_pass: that a call takes besides.

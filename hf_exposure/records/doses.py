@@ -24,10 +24,14 @@ class Uncounted(StrEnum):
     """A training batch has no label for each token of a row."""
     NO_TOKENIZER = "no_tokenizer"
     """The training has no tokenizer, so that a canary is no sequence of tokens."""
+    NO_BATCHES = "no_batches"
+    """The training loop calls a part of the model, or its `forward`, past the hooks of the model: nothing was seen."""
     RANDOM_MASKS = "random_masks"
     """A masked language model never predicts a whole text at once."""
     RESUMED_WITHOUT_COUNTS = "resumed_without_counts"
-    """Training was resumed from a checkpoint that holds no counts."""
+    """The weights come from a checkpoint that holds no counts."""
+    BEGUN_AGAIN = "begun_again"
+    """The trainer ran out of memory after its first step, and began again with the weights of then."""
     FAILED = "failed"
     """A training batch could not be read."""
 
@@ -44,8 +48,10 @@ _REASONS = {
     ),
     Uncounted.NOT_TOKENS: "training batches have no label for each token",
     Uncounted.NO_TOKENIZER: "the training has no tokenizer, which says what tokens a canary is",
+    Uncounted.NO_BATCHES: "the training loop calls the model past its hooks, so that no batch was seen",
     Uncounted.RANDOM_MASKS: "a masked language model never predicts a whole text at once",
-    Uncounted.RESUMED_WITHOUT_COUNTS: "training was resumed from a checkpoint without counts",
+    Uncounted.RESUMED_WITHOUT_COUNTS: "the weights come from a checkpoint without counts",
+    Uncounted.BEGUN_AGAIN: "auto_find_batch_size began the training again after some steps, with the weights of then",
     Uncounted.FAILED: "a training batch could not be read",
 }
 

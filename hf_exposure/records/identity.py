@@ -34,7 +34,7 @@ REPORT_FILES = (
     DOCUMENT_FILE,
     *(Path(name).with_suffix(f".{kind}").name for name in PLOT_FILES for kind in PLOT_FORMATS),
 )
-"""All that may lie beside `report.json`, but for the sums."""
+"""All that may lie next to `report.json`, but for the sums."""
 
 _OF_TIME = ("seconds", "measured_at")
 

@@ -1,4 +1,4 @@
-"""Several runs side by side: which setting memorises less at equal utility?"""
+"""Several runs side by side: which setting memorizes less at equal utility?"""
 
 from __future__ import annotations
 
@@ -337,7 +337,7 @@ def _beats(other: _Place, own: _Place, gap: MeanBits) -> bool:
 def _findings(
     places: Sequence[_Place], members: Sequence[int], gaps: _Gaps, key: str, lower: bool, tolerance: float
 ) -> tuple[str, ...]:
-    """For each run, the one that memorises surely less at equal or better utility, by the widest margin."""
+    """For each run, the one that memorizes surely less at equal or better utility, by the widest margin."""
     found = []
     with_utility = any(math.isfinite(places[number].cost) for number in members)
     for number in members:

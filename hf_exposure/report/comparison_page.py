@@ -1,4 +1,4 @@
-"""`report.html` of several runs: side by side, and which one memorises less at equal utility."""
+"""`report.html` of several runs: side by side, and which one memorizes less at equal utility."""
 
 from __future__ import annotations
 

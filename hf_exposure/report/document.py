@@ -86,15 +86,13 @@ def _new_document() -> Any:
 
 
 def _badge(document: Any, report: ExposureReport) -> None:
-    document.set_font("DejaVu", "B", 11)
-    document.set_fill_color(OUTCOME_COLORS[report.outcome])
-    document.set_text_color(255, 255, 255)
     name = report.outcome.value.upper()
-    document.cell(document.get_string_width(name) + 6, 8, name, fill=True, align="C")
-    document.set_text_color(*_FAINT)
-    document.set_font("DejaVu", "", 8)
-    document.multi_cell(0, 8, f"  {outcome_text(report)}", new_x="LMARGIN", new_y="NEXT")
-    document.ln(2)
+    # Tables would be filled with a color that stayed.
+    with document.local_context(fill_color=OUTCOME_COLORS[report.outcome], text_color=(255, 255, 255)):
+        document.set_font("DejaVu", "B", 11)
+        document.cell(document.get_string_width(name) + 6, 8, name, fill=True, align="C")
+    document.ln(10)
+    _paragraph(document, outcome_text(report), size=8, color=_FAINT)
 
 
 def _heading(document: Any, text: str) -> None:

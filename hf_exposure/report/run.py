@@ -58,7 +58,7 @@ def load_run(path: str | Path, name: str | None = None) -> Run:
     """The run of a folder: what `report.save` wrote, a training's output folder, or both; or a report file.
 
     The trainer's log comes from the folder's own `trainer_state.json`, from that of its last checkpoint, or from
-    beside the model that was measured.
+    next to the model that was measured.
 
     Raises:
         InputError: no such folder, no measurement in it, or files that cannot be read.

@@ -138,7 +138,7 @@ _KINDS = {"lower": "at least ", "extrapolated": "an extrapolated "}
 
 
 def headline(report: ExposureReport) -> str:
-    """One sentence: what was memorised, and whether the held-out controls behave as chance.
+    """One sentence: what was memorized, and whether the held-out controls behave as chance.
 
     Of an invalid run it says that, and nothing else; what impairs a run is said at its end.
 

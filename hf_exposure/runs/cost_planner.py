@@ -242,7 +242,7 @@ def _parts(calls: list[Call]) -> dict[PartName, Spent]:
 
 
 def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int]:
-    """The most bytes of tensors beside the weights, and the most in caches."""
+    """The most bytes of tensors in addition to the weights, and the most in caches."""
     cached, layers = skeleton.cached_token_bytes(), StandIn.layers_of(skeleton.config)
     width = skeleton.dtype.itemsize * skeleton.input_embedding[1]
 

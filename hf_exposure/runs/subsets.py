@@ -231,14 +231,15 @@ def _side_by_side(
         what = "joblib, which runs trainings side by side, is not installed"
         raise MissingDependencyError(f"{what}: pip install 'hf-exposure[parallel]'") from None
     backend = backend or "loky"
-    parallel = joblib.Parallel(
-        n_jobs=n_jobs,
-        backend=backend,
-        return_as="generator_unordered" if backend in _STREAMING else "list",
-        batch_size=1,
-        # Large arrays are shared between processes; each may write into its own view of them.
-        mmap_mode="c",
-    )
+    # `Parallel(backend="dask")` is refused by joblib: only a configuration registers dask by itself.
+    with joblib.parallel_config(backend=backend):
+        parallel = joblib.Parallel(
+            n_jobs=n_jobs,
+            return_as="generator_unordered" if backend in _STREAMING else "list",
+            batch_size=1,
+            # Large arrays are shared between processes; each may write into its own view of them.
+            mmap_mode="c",
+        )
     return iter(parallel(joblib.delayed(_one_run)(*task) for task in tasks))
 
 

@@ -34,7 +34,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 def unwrap_model(model: nn.Module) -> nn.Module:
     """`model` without what torch.compile and data parallelism put around it: the same weights.
 
-    It is not compiled anew for every shape of a batch, and exchanges no buffers with other processes.
+    It is not compiled again for every shape of a batch, and exchanges no buffers with other processes.
     """
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):

@@ -69,7 +69,7 @@ class Processes:
 
     @classmethod
     def of_job(cls, model: nn.Module, *, calls_model: bool = True) -> Processes:
-        """All processes of the initialised default group that score `model`; alone where there is none.
+        """All processes of the initialized default group that score `model`; alone where there is none.
 
         With `calls_model=False` the barriers are about something else, where none can wait inside the model.
         """

@@ -23,8 +23,10 @@ def tap_batches(model: nn.Module, receive: Callable[[dict[str, Any]], None]) -> 
 
     Limits: a loop that calls the model several times for one batch is seen several times. Labels that the loop keeps
     for itself (a Trainer's `label_smoothing_factor` or `compute_loss_func`) are not among the arguments. A batch whose
-    gradients are thrown away afterwards (a skipped step of mixed precision) counts. Under `torch.compile` each call
-    leaves the compiled graph.
+    gradients are thrown away afterwards (a skipped step of mixed precision) counts. Compiled graphs of a model's
+    `forward` stay whole, also with `fullgraph=True`; where the model is a module of torch itself (`nn.Sequential`),
+    the graph begins with its hooks, which `fullgraph=True` then refuses. A loop that calls `model.forward` or a part
+    of the model calls no hook.
 
     Args:
         model: without wrappers; the hook of a wrapper's inner module is called too.

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 
 NO_LOSS = -100
-_READ = ("input_ids", "labels", "position_ids", "attention_mask", "cu_seq_lens_q")
+_READ = ("input_ids", "labels", "shift_labels", "position_ids", "attention_mask", "cu_seq_lens_q", "seq_idx")
 
 Integers = npt.NDArray[np.int64]
 
@@ -68,9 +68,10 @@ def sequence_tensors(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
 def trained_rows(batch: Mapping[str, npt.NDArray[Any]], *, labels_are_text: bool = False) -> TrainedRows:
     """The documents of one batch.
 
-    A document begins with each row, where `position_ids` do not go on by one, where a 2-D `attention_mask` changes its
-    value, and at the places that `cu_seq_lens_q` names. The first token of a document is predicted by nothing that
-    belongs to it, so it does not count, except in an encoder-decoder model, whose decoder has a start token.
+    A document begins with each row, where `position_ids` do not go on by one, where a 2-D `attention_mask` or
+    `seq_idx` changes its value, and at the places that `cu_seq_lens_q` names. The first token of a document is
+    predicted by nothing that belongs to it, so it does not count, except in an encoder-decoder model, whose decoder
+    has a start token. `shift_labels`, each one place before its token, overrule `labels`, as in a model's loss.
 
     Args:
         batch: (B, S) arrays by the names of a forward pass's arguments. Without `labels` nothing counts.
@@ -80,6 +81,9 @@ def trained_rows(batch: Mapping[str, npt.NDArray[Any]], *, labels_are_text: bool
         ValueError: labels that are not one for each token.
     """
     labels, ids = batch.get("labels"), None if labels_are_text else batch.get("input_ids")
+    if (shifted := batch.get("shift_labels")) is not None:
+        labels = np.full(shifted.shape, NO_LOSS, dtype=np.int64)
+        labels[..., 1:] = shifted[..., :-1]
     text = labels if ids is None else ids
     if text is None or text.ndim != 2:
         raise ValueError("no rows of tokens")
@@ -92,12 +96,14 @@ def trained_rows(batch: Mapping[str, npt.NDArray[Any]], *, labels_are_text: bool
     starts[:, :1] = True
     present = np.ones(text.shape, dtype=np.bool_)
     if ids is not None:
-        positions, mask, ends = (batch.get(name) for name in ("position_ids", "attention_mask", "cu_seq_lens_q"))
+        positions, mask, ends, numbers = map(batch.get, ("position_ids", "attention_mask", "cu_seq_lens_q", "seq_idx"))
         if positions is not None and positions.shape[-1:] == text.shape[-1:] and positions.ndim == 2:
             starts[:, 1:] |= np.diff(positions, axis=1) != 1  # of one row, for all rows alike
         if mask is not None and mask.shape == text.shape:
             starts[:, 1:] |= np.diff(mask.astype(np.int64), axis=1) != 0
             present = mask != 0
+        if numbers is not None and numbers.shape == text.shape:
+            starts[:, 1:] |= np.diff(numbers, axis=1) != 0
         if ends is not None and len(text) == 1:
             starts[0, ends[ends < text.shape[1]].astype(np.int64)] = True
     trained = labels != NO_LOSS

@@ -19,8 +19,8 @@ def weights_sha256(model: nn.Module) -> str | None:
         model: wrappers of data parallelism and of `torch.compile` are looked through.
 
     Returns:
-        64 hexadecimal digits; None where the weights are not all here: sharded over processes, offloaded, or packed
-        in a tensor class of a quantization library.
+        64 hexadecimal digits; None where the weights are not all here: served elsewhere, sharded over processes,
+        offloaded, or packed in a tensor class of a quantization library.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -33,8 +33,11 @@ def weights_sha256(model: nn.Module) -> str | None:
     model = unwrap_model(model)
     if is_sharded(model):
         return None
+    weights = model.state_dict()
+    if not weights:
+        return None
     digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
+    for name, tensor in sorted(weights.items()):
         if not isinstance(tensor, torch.Tensor):
             continue
         if type(tensor) not in (torch.Tensor, nn.Parameter) or tensor.is_meta or tensor.layout is not torch.strided:

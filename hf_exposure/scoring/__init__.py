@@ -2,6 +2,8 @@
 
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
+from hf_exposure.scoring.endpoint import Endpoint, PromptBits
+from hf_exposure.scoring.endpoint_scorer import EndpointScorer
 from hf_exposure.scoring.labels import LabelScorer, label_alphabet, label_template, labels_of
 from hf_exposure.scoring.lockstep_sampler import LockstepSampler
 from hf_exposure.scoring.masked import MaskedScorer
@@ -14,11 +16,14 @@ __all__ = [
     "CausalScorer",
     "EncodedTexts",
     "Encoder",
+    "Endpoint",
+    "EndpointScorer",
     "LabelScorer",
     "LockstepSampler",
     "MaskedScorer",
     "PathBits",
     "PathQuery",
+    "PromptBits",
     "SampleReader",
     "Scorer",
     "Seq2SeqScorer",

@@ -58,14 +58,14 @@ class Reading:
     Attributes:
         model: that it was found on.
         computed: what it hangs on besides weights: precision, attention, and what the model is made of.
-        mode, proven_length, proven_prefixes: as `CausalScorer` has them.
+        mode: of `CausalScorer`.
+        tried: (prefix, length) in tokens at which that mode was found right.
     """
 
     model: weakref.ref[nn.Module]
     computed: tuple[Any, ...]
     mode: Mode | None
-    proven_length: float
-    proven_prefixes: tuple[float, float]
+    tried: tuple[tuple[int, int], ...]
 
     def holds_for(self, model: nn.Module) -> bool:
         """Whether it is the model that this was found on, and computes as it did."""
@@ -135,10 +135,12 @@ class CausalScorer:
         self._reader = LogitReader(model)
         self._processes = processes
         self.mode = mode
-        # A sliding window shows only beyond its length: a mode is trusted up to the length that it was tried at.
-        self._proven_length = 0.0 if mode is None else math.inf
-        # And between the shortest and the longest prefix that it was tried with, whose cache a window may cut.
-        self._proven_prefixes = (math.inf, -math.inf) if mode is None else (0.0, math.inf)
+        self._is_forced = mode is not None
+        # Prefixes and lengths at which the mode was found right. A sliding window shows only beyond its length, and
+        # cuts the cache of a prefix only where that is longer; and if positions depend on the length of a text, the
+        # shortest text counts. So a mode is trusted up to a length that it was tried at, between the shortest and the
+        # longest prefix of those tries.
+        self._tried: tuple[tuple[int, int], ...] = ()
         self._batches = BatchCheck(processes, 0.0 if mode is None else math.inf)
         self._contradiction: Contradiction | None = None
         self._max_batch_tokens = max_batch_tokens
@@ -152,8 +154,7 @@ class CausalScorer:
     def reading(self) -> Reading | None:
         if self.mode in (None, "alone") or self._batches.failed or self._contradiction is not None:
             return None
-        proven = self._proven_length, self._proven_prefixes
-        return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, *proven)
+        return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, self._tried)
 
     def _read_in(self, mode: Mode) -> Mode:
         """Takes a mode, and keeps how the model is read for the next scorer of the same module, or forgets it.
@@ -171,7 +172,7 @@ class CausalScorer:
     def read_as(self, reading: Reading) -> None:
         """Takes over how an earlier state of the model was read; whether batches change anything is checked again."""
         self.mode = reading.mode
-        self._proven_length, self._proven_prefixes = reading.proven_length, reading.proven_prefixes
+        self._tried = reading.tried
 
     @property
     def counts(self) -> ForwardCounts:
@@ -401,9 +402,9 @@ class CausalScorer:
     def _mode_for(self, tree: TokenTree) -> Mode:
         """The mode in which `tree` is read, tried first where it goes beyond what was tried."""
         length = len(tree.prefix_P) + int(tree.depth_M.max(initial=0))
-        shortest, longest = self._proven_prefixes
-        is_proven = length <= self._proven_length and shortest <= len(tree.prefix_P) <= longest
-        if self.mode is None or not is_proven:
+        reaching = [prefix for prefix, tried in self._tried if tried >= length]
+        is_proven = bool(reaching) and min(reaching) <= len(tree.prefix_P) <= max(reaching)
+        if self.mode is None or not (self._is_forced or is_proven):
             return self._read_in(self._try_modes(tree, length))
         return self.mode
 
@@ -414,8 +415,9 @@ class CausalScorer:
         """
         context = context_length(self.model)
         spare = length if context is None else max(length, min(length + DEPTH_TO_SPARE, context - 1))
-        spare = max(spare, int(self._proven_length))
+        spare = max(spare, *(length for _, length in self._tried)) if self._tried else spare
         mode: Mode = "alone"
+        reached = length
         for tried in dict.fromkeys((spare, length)):
             # Whole texts are one token longer than what is fed of them.
             probe = probe_for(tree, tried, None if context is None else context - 1)
@@ -429,12 +431,10 @@ class CausalScorer:
                 if not self._processes.all_reduce_min(int(tried != length and isinstance(error, ExposureError))):
                     raise
                 continue
-            prefix = float(len(tree.prefix_P))
-            shortest, longest = self._proven_prefixes if mode == self.mode else (prefix, prefix)
-            self._proven_prefixes = min(shortest, prefix), max(longest, prefix)
-            self._proven_length = tried
+            reached = tried
             if mode != "alone":
                 break
+        self._tried = (*(self._tried if mode == self.mode else ()), (len(tree.prefix_P), reached))
         return mode
 
     def _fastest_mode(self, probe: Probe, *, has_prefix: bool) -> Mode:

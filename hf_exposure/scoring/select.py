@@ -23,6 +23,8 @@ from hf_exposure.runtime.precision import EIGHT_BITS, coarsest_dtype
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.arguments import check_arguments, check_logits, no_language_model
 from hf_exposure.scoring.causal import CausalScorer, Reading
+from hf_exposure.scoring.endpoint import Endpoint
+from hf_exposure.scoring.endpoint_scorer import EndpointScorer
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
@@ -35,6 +37,17 @@ _MASKED_CLASSES = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - frozen
 # Below this share of the logits' own spread, a difference is rounding: experts and quantized layers mix their tokens.
 # Steps of 8 bits that all tokens share moved logits by up to 0.17 of it, a model that reads both ways by more than 1.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2, EIGHT_BITS: 0.4}
+
+
+def is_masked_class(model: nn.Module) -> bool:
+    """Whether the class of `model` is a masked language model's, which predicts tokens from both sides.
+
+    Example:
+        >>> from transformers import BertConfig, BertForMaskedLM
+        >>> is_masked_class(BertForMaskedLM(BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2)))
+        True
+    """
+    return type(unwrap_model(model)).__name__ in _MASKED_CLASSES
 
 
 def make_scorer(
@@ -51,6 +64,7 @@ def make_scorer(
     """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
 
     A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
+    An `Endpoint` gets an `EndpointScorer`.
 
     Args:
         model: left as it was found; the check is three forward passes of 8 tokens.
@@ -79,6 +93,11 @@ def make_scorer(
         model, tokenizer, end_token=end_token, max_batch_tokens=max_batch_tokens, context=context, source=source
     )
     model = unwrap_model(model)
+    if isinstance(model, Endpoint):
+        return _endpoint_scorer(
+            model, tokenizer, source, end_token=end_token, max_batch_tokens=max_batch_tokens, processes=processes,
+            context=context,
+        )  # fmt: skip
     kind = type(model).__name__
     if context is not None and source is not None:
         raise InputError("context", "goes with models that have no source", kind, "Put the prompt into source=.")
@@ -100,7 +119,7 @@ def make_scorer(
     if not processes.all_reduce_min(int(known is not None)):
         # Where one process has to look again, all do.
         known = Reading.kept_for(model) if processes.count == 1 else None
-    if known or not (kind in _MASKED_CLASSES or sees_later_tokens(model, tokenizer, processes)):
+    if known or not (is_masked_class(model) or sees_later_tokens(model, tokenizer, processes)):
         scorer = CausalScorer(
             model,
             tokenizer,
@@ -123,6 +142,28 @@ def make_scorer(
     if end_token:
         raise InputError("end_token", "goes with models that read from left to right", True, "Leave it out.")
     return MaskedScorer(model, tokenizer, max_batch_tokens=max_batch_tokens, processes=processes)
+
+
+def _endpoint_scorer(
+    endpoint: Endpoint,
+    tokenizer: Any,
+    source: Source | None,
+    *,
+    end_token: bool,
+    max_batch_tokens: int | None,
+    processes: Processes,
+    context: CanaryContext | None,
+) -> EndpointScorer:
+    if source is not None:
+        remedy = "Leave it out: a completions endpoint serves models that read from left to right."
+        raise InputError("source", "does not go with an endpoint", type(source).__name__, remedy)
+    if max_batch_tokens is not None:
+        remedy = "Write Endpoint(..., prompts_per_request=...)."
+        raise InputError("max_batch_tokens", "does not go with an endpoint", max_batch_tokens, remedy)
+    if processes.count > 1:
+        rule = "must be a model of this job where processes share the work"
+        raise InputError("model", rule, "an endpoint", "Measure an endpoint from one process.")
+    return EndpointScorer(endpoint, tokenizer, end_token=end_token, context=context)
 
 
 def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = SINGLE_PROCESS) -> bool:

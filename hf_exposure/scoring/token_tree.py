@@ -40,7 +40,7 @@ class PathQuery:
 
 @dataclass(frozen=True)
 class PathBits:
-    """The answer: bits of the run summed, and (C,) bits of each child. Never renormalised over the children."""
+    """The answer: bits of the run summed, and (C,) bits of each child. Never renormalized over the children."""
 
     run_bits: float
     children_bits: np.ndarray

@@ -1,6 +1,7 @@
 """Rows in, arrays out: what a model says of each example of a batch or of each of its tokens, and when it is moved."""
 
 from hf_exposure.signals.critical import critical_samples
+from hf_exposure.signals.example_gradients import example_gradients
 from hf_exposure.signals.example_signals import FIGURES, Alignment, alignment_of, example_signals, scored_places
 from hf_exposure.signals.gradients import label_gradients
 from hf_exposure.signals.movable import MovableRows
@@ -20,6 +21,7 @@ __all__ = [
     "checkpoint_sensitivity",
     "critical_samples",
     "encode_records",
+    "example_gradients",
     "example_signals",
     "hidden_states",
     "label_gradients",

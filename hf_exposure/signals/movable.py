@@ -25,7 +25,7 @@ from hf_exposure.runtime.precision import weights_kept
 from hf_exposure.runtime.processes import is_out_of_memory
 
 TOKENS, MASK = "input_ids", "attention_mask"
-# Arguments that a decision does not depend on: a loss that the model would compute beside it.
+# Arguments that a decision does not depend on: a loss that the model would compute next to it.
 _LABELS = ("labels", "label", "label_ids", "start_positions", "end_positions")
 
 T = TypeVar("T")

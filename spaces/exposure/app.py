@@ -8,7 +8,7 @@ import re
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import sampling_exposure
 
-TITLE = "Exposure: has a language model memorised a secret?"
+TITLE = "Exposure: has a language model memorized a secret?"
 EXPLANATION = """
 Exposure (Carlini et al., [The Secret Sharer](https://arxiv.org/abs/1802.08232)) is log2 of the number of possible
 secrets less log2 of the secret's rank among them under the model. Give the log-perplexity (the sum over tokens of

@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from callback_runs import CANARIES, TOKENIZER, make_start, small_model
-from measure_laws import check_measure
 from torch import nn
 from toy_measures import Classifier, Tally, Toy, pictures, start_of
 
 from examples.own_measure import ProbeLoss
 from hf_exposure.measures import PlainRecord, SeenBatch
 from hf_exposure.measures.exposure import ExposureMeasure
+from hf_exposure.testing import check_measure
 
 INPUTS = {name: torch.stack([row[name] for row in pictures(4)]) for name in ("pixels", "labels")}
 BATCHES = [SeenBatch(inputs=INPUTS, step=step) for step in range(2)]
@@ -106,7 +106,7 @@ class NotJson(Toy):
         (LeavesGradients, AssertionError, "the measure changed: gradients"),
         (ChangesWeights, AssertionError, "differ|the measure changed: weights"),
         (ForgetsItsCount, AssertionError, "the state is not all of it"),
-        (NeverBeginsAnew, AssertionError, "prepare does not begin anew"),
+        (NeverBeginsAnew, AssertionError, "prepare does not start from the beginning"),
         (PromisesOtherKeys, AssertionError, "metric_names differ from metrics"),
         (Unprefixed, AssertionError, "eval_toy_norm"),
         (NotJson, TypeError, "not JSON serializable"),

@@ -146,6 +146,8 @@ def test_the_training_data_are_read_for_the_canaries(
             assert done.status == status, done.err
         values = json.loads(done.out)
         assert (values["validity"], values["dataset"]["name"]) == (validity, str(data))
+        rows = values["dataset"]["rows"]
+        assert rows == len(rows_of(canaries, changed))
         if data.is_file():
             digest = hashlib.sha256(data.read_bytes()).hexdigest()
             assert values["dataset"]["fingerprint"] == f"SHA-256 {digest}"
@@ -265,6 +267,9 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
         ({"--canaries": "{tmp}/newer.json"}, "--canaries, version: must be at most 1, what hf-exposure"),
         ({"--method": "guess"}, "method: must be one of auto, enumerate"),
         ({"--references": "0"}, "references: must be a whole number of at least 1"),
+        # Nothing is above NaN, and nothing above infinity: such a gate never closes.
+        ({"--fail-above": "nan"}, "--fail-above: must be a finite number, got nan"),
+        ({"--fail-above": "inf"}, "--fail-above: must be a finite number, got inf"),
         ({"--dtype": "int3"}, "--dtype"),
         ({"--device": "qpu"}, "--device: must be a device of this machine"),
         ({"--out": "{tmp}/full"}, "--out: must not exist yet"),

@@ -67,4 +67,5 @@ def test_bad_input_is_one_line(
     one_line(run(capsys, *base, held_out), "members", "'text'", "record 0")
     one_line(run(capsys, *typed(records, model_folder, "--base-model", "without_adapter")), "PEFT adapters")
     one_line(run(capsys, *typed(records, model_folder, "--max-records", 0)), "--max-records")
+    one_line(run(capsys, *typed(records, model_folder, "--fail-above", "nan")), "--fail-above", "finite", "got nan")
     one_line(run(capsys, *base, members, "--text-column", "body"), "held_out", "members among them are left out")

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -71,6 +72,14 @@ def test_bad_input_is_one_line(capsys, recipe, tmp_path):
     assert run(capsys, "subsets", recipe, "--store", tmp_path / "runs", "--models", 5).status == 2
     recipe.write_text("dataset = [1, 2]\n")
     one_line(run(capsys, "subsets", recipe, "--store", tmp_path / "other"), "must define train")
+
+
+def test_a_recipe_that_uses_ray_reaches_its_workers_by_value(capsys, recipe, tmp_path, monkeypatch):
+    seen = []
+    rays = SimpleNamespace(register_pickle_by_value=seen.append)
+    monkeypatch.setitem(sys.modules, "ray.cloudpickle", rays)
+    run(capsys, "subsets", recipe, "--store", str(tmp_path / "runs"), "--models", "2", "--index", "0")
+    assert [module.__file__ for module in seen] == [str(recipe)]
 
 
 def test_in_processes_of_its_own(recipe, tmp_path):

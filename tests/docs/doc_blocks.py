@@ -21,6 +21,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 
 ROOT = Path(__file__).resolve().parents[2]
 _PART = re.compile(
@@ -65,7 +66,9 @@ def run_blocks(page: Path, folder: Path, *, slow: bool) -> int:
     """Runs the blocks of a page in `folder`; with `slow`, those too that take long. Returns how many were run."""
     done = 0
     printed: str | None = None  # by the fence before, if it was run
-    namespace: dict[str, object] = {"__name__": "__main__"}
+    # A module that can be found, since a class is pickled by the name of its module.
+    module = sys.modules["page"] = ModuleType("page")
+    namespace = vars(module)
     for block in blocks_of(page.read_text(encoding="utf-8")):
         where = f"{page.name}, line {block.line}"
         if block.kind == "prints":

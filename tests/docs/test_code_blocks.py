@@ -8,7 +8,7 @@ import pytest
 from doc_blocks import ROOT, blocks_of, run_blocks, shape, transcript
 
 MODULE_PAGE = ROOT / "spaces" / "exposure" / "README.md"
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), MODULE_PAGE]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md")), MODULE_PAGE]
 
 
 def name_of(page: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from scipy.stats import norm
 
 from hf_exposure.errors import InputError
-from hf_exposure.estimators import control_test, roc_curve, tpr_at_fpr
+from hf_exposure.estimators import chance_tpr, control_test, roc_curve, tpr_at_fpr
 
 
 def best_rate(members: list[float], controls: list[float], fpr: float) -> float:
@@ -95,6 +96,28 @@ def test_the_curve_by_a_loop_over_thresholds() -> None:
     test = control_test(-members, -controls)
     assert (curve.auc, curve.auc_low, curve.auc_high) == pytest.approx((test.auc, test.auc_low, test.auc_high))
     assert (curve.members, curve.controls) == (40, 30)
+
+
+@pytest.mark.parametrize("members, controls, fpr", [(5, 4, 0.25), (3, 6, 0.4), (4, 5, 0.2)])
+def test_the_rate_by_chance_is_that_of_all_orders(members: int, controls: int, fpr: float) -> None:
+    places = range(members + controls)
+    rates = []
+    for chosen in itertools.combinations(places, members):
+        rest = [place for place in places if place not in chosen]
+        rates.append(tpr_at_fpr(chosen, rest, fpr).rate)
+    found = chance_tpr(members, controls, fpr, confidence_level=0.6)
+    assert found.mean == pytest.approx(np.mean(rates))
+    assert found.variance == pytest.approx(np.var(rates))
+    values = np.array(rates)
+    assert np.mean(values < found.low - 1e-9) <= 0.2 <= np.mean(values <= found.low + 1e-9)
+    assert np.mean(values < found.high - 1e-9) <= 0.8 <= np.mean(values <= found.high + 1e-9)
+
+
+def test_a_rate_by_chance_needs_members_and_controls() -> None:
+    with pytest.raises(InputError, match="controls"):
+        chance_tpr(10, 99, fpr=0.01)
+    with pytest.raises(InputError, match="members"):
+        chance_tpr(0, 100)
 
 
 def test_infinite_scores_have_a_place() -> None:

@@ -8,13 +8,46 @@ import tomllib
 import numpy as np
 import pytest
 
-from examples.many_trainings import RESULTS, canaries, images
+from examples.many_trainings import (
+    RESULTS,
+    canaries,
+    deduplication,
+    dissection,
+    early_end,
+    extraction,
+    images,
+    null,
+    one_run,
+    onion,
+    pretraining,
+    robust_training,
+    subwords,
+    subwords_early,
+    texts,
+)
 from examples.many_trainings.page import PAGE, with_results
 from examples.many_trainings.study import Options
 from examples.secret_sharer.claims import numbers_at
 
+STUDIES = [
+    canaries,
+    deduplication,
+    dissection,
+    early_end,
+    extraction,
+    images,
+    null,
+    one_run,
+    onion,
+    pretraining,
+    robust_training,
+    subwords,
+    subwords_early,
+    texts,
+]
 
-@pytest.mark.parametrize("study", [images, canaries], ids=["images", "canaries"])
+
+@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.__name__.rsplit(".", 1)[-1])
 def test_the_smallest_size_measures_what_the_rules_are_about(study, tmp_path):
     options = Options(size="smallest", data=None, store=tmp_path / "runs", out=tmp_path, jobs=1)
     study.run(options)

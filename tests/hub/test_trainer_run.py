@@ -29,14 +29,14 @@ from hf_exposure.records.run_log import EXPOSURE_LOG
 
 REPO = "me/model"
 CURVES = {key.replace("eval_", "eval/", 1) for key in KEYS}
-TRACKERS = [name for name in ("tensorboard", "trackio", "wandb") if find_spec(name) is not None]
+TRACKERS = [name for name in ("tensorboard", "trackio", "wandb", "mlflow") if find_spec(name) is not None]
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
     """A training of 6 steps with a push at each of two saves and two at the end, in a process of its own.
 
-    The folder holds `run` (the output folder), `canaries.json`, `events`, `trackio` and `wandb`.
+    The folder holds `run` (the output folder), `canaries.json`, `events`, `trackio`, `wandb` and `mlflow.db`.
     """
     folder = tmp_path_factory.mktemp("trainer")
     with running_hub() as hub:
@@ -45,6 +45,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
             "TRACKIO_DIR": str(folder / "trackio"), "WANDB_MODE": "offline", "WANDB_DIR": str(folder),
             "WANDB_SILENT": "true", "WANDB_DATA_DIR": str(folder / "wandb-data"),
             "WANDB_CACHE_DIR": str(folder / "wandb-cache"), "WANDB_CONFIG_DIR": str(folder / "wandb-config"),
+            "MLFLOW_TRACKING_URI": f"sqlite:///{folder / 'mlflow.db'}", "MLFLOW_EXPERIMENT_NAME": "canaries",
         }  # fmt: skip
         script = Path(__file__).with_name("trainer_worker.py")
         done = subprocess.run(
@@ -53,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
         )
         assert done.returncode == 0, done.stderr
         assert "was not attached" not in done.stderr, done.stderr
@@ -216,6 +217,25 @@ def test_wandb_has_curves_and_the_artifact_offline(run: tuple[Hub, Path]) -> Non
     assert artifact.type == "exposure-report"
     assert artifact.name.startswith("exposure-report-")
     check_artifact(folder, {entry.path: Path(entry.local_path).read_bytes() for entry in artifact.manifest.contents})
+
+
+def test_mlflow_has_curves_and_the_report(run: tuple[Hub, Path]) -> None:
+    """Its store is read with SQL, as another program would."""
+    if find_spec("mlflow") is None:
+        pytest.skip("mlflow is not installed")
+    _, folder = run
+    with sqlite3.connect(folder / "mlflow.db") as connection:
+        ((status, artifacts),) = connection.execute("SELECT status, artifact_uri FROM runs")
+        rows = connection.execute("SELECT key, step, value FROM metrics WHERE is_nan = 0").fetchall()
+        parameters = connection.execute("SELECT value FROM params").fetchall()
+    assert status == "FINISHED"
+    measured = {(key, step): value for key, step, value in rows}
+    for report in reports(folder):
+        for key in KEYS - {"eval_exposure_seconds"}:
+            assert measured[key, report.step] == pytest.approx(report.metrics()[key]), key
+    place = folder / artifacts.removeprefix("file://") / "exposure-report"
+    check_artifact(folder, {path.name: path.read_bytes() for path in place.iterdir()})
+    assert not [1 for (value,) in parameters for canary in CANARIES if canary.text in value]
 
 
 def test_a_tracker_that_fails_is_warned_of() -> None:

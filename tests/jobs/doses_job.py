@@ -1,4 +1,7 @@
-"""Random pipelines with each process's own count by brute force: `doses_job.py FOLDER SEED...`"""
+"""Random pipelines with each process's own count by brute force: `doses_job.py FOLDER SEED...`
+
+A seed followed by a colon and a number is a pipeline under that stage of DeepSpeed's ZeRO.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import os
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import IterableDataset
@@ -15,12 +19,29 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from pipelines import random_pipeline
 
 
+def zero_settings(stage: str) -> dict[str, Any]:
+    """Those of a trainer with a torch optimizer, as DeepSpeed runs without its compiled one."""
+    import deepspeed
+
+    # A faster exchange over shared memory, which it would compile on first use: minutes, and a compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    config = {
+        "zero_optimization": {"stage": int(stage), "stage3_param_persistence_threshold": 0},
+        "zero_force_ds_cpu_optimizer": False, "zero_allow_untested_optimizer": True,
+        "train_micro_batch_size_per_gpu": "auto", "gradient_accumulation_steps": "auto", "train_batch_size": "auto",
+    }  # fmt: skip
+    return {"deepspeed": config}
+
+
 def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     folder, found = Path(sys.argv[1]), {}
-    for seed in map(int, sys.argv[2:]):
+    for wanted in sys.argv[2:]:
+        number, _, stage = wanted.partition(":")
+        seed = int(number)
         pipeline = random_pipeline(seed)
+        pipeline.settings |= zero_settings(stage) if stage else {}
         if isinstance(pipeline.data, IterableDataset):
             # One that ends sooner on one process than on the other ends the job, with the callback or without it.
             pipeline.data = pipeline.data.repeat(None)
@@ -32,16 +53,20 @@ def main() -> None:
             trainer = pipeline.trainer(folder / str(seed), [whole], max_steps=5)
             trainer.train(resume_from_checkpoint=str(folder / str(seed) / "checkpoint-2"))
         else:
-            pipeline.trainer(folder / str(seed), [whole]).train()
+            trainer = pipeline.trainer(folder / str(seed), [whole])
+            trainer.train()
         doses = whole.measures[0].doses(0.0)  # as of the end of training
-        found[seed] = {
+        optimizer = trainer.model_wrapped.optimizer if stage else None
+        found[wanted] = {
             "label": pipeline.label,
+            "wrapper": type(trainer.model_wrapped).__name__,
+            "optimizer": type(optimizer).__name__,
             "own": pipeline.counted().whole,
             "doses": list(whole.doses.values()),
             "uncounted": doses.uncounted,
             "counted": [one.whole for one in doses.counted],
         }
-    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
+        (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ import pytest
 import torch
 from callback_runs import make_callback, make_trainer, small_model
 from conftest import tiny_model
-from measure_laws import check_measure
 from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 from torch import nn
 from transformers import (
@@ -28,6 +27,7 @@ from hf_exposure.measures import ExposureMeter, TrainingStart
 from hf_exposure.measures.base_fingerprint import fingerprint, moved_share
 from hf_exposure.measures.exposure import ExposureMeasure
 from hf_exposure.runtime.processes import SINGLE_PROCESS
+from hf_exposure.testing import check_measure
 
 TOKENIZER = ByT5Tokenizer()
 CANARIES = draw_canaries(CanaryTemplate("pin {pin} ok", pin=Digits(3)), {1: 2}, controls=2, seed=5)

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from callback_runs import TOKENIZER, make_trainer, small_model
-from measure_laws import check_measure
 from test_dynamics import by_hand
 from torch import nn
 from toy_measures import Classifier, KillAt, Killed, classify, pictures, start_of
@@ -19,6 +18,7 @@ from transformers import BertConfig, BertForMaskedLM
 from hf_exposure import BatchDynamicsMeasure, DynamicsRecord, MeasureCallback
 from hf_exposure.errors import InputError
 from hf_exposure.measures import SeenBatch
+from hf_exposure.testing import check_measure
 
 FIGURES = ("loss_bits_TN", "probability_TN", "correct_TN", "margin_TN")
 

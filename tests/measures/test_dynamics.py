@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from callback_runs import TOKENIZER, make_start, make_trainer, small_model
-from measure_laws import check_measure
 from torch import nn
 from toy_measures import Classifier, KillAt, Killed, classify, pictures, start_of
 from transformers import (
@@ -28,6 +27,7 @@ from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.estimators import forgetting_events
 from hf_exposure.runtime.processes import SINGLE_PROCESS
 from hf_exposure.signals.probe import Probe
+from hf_exposure.testing import check_measure
 
 NOISY = [n % 4 == 0 for n in range(12)]
 

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import tiny_model
-from measure_laws import check_measure
 from scipy import stats
 from torch import nn
 from toy_measures import start_of
@@ -22,6 +21,7 @@ from hf_exposure import MeasureCallback, MembershipMeasure, MembershipMeter, Mem
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import TokenSignals
 from hf_exposure.records import MembershipVerdict
+from hf_exposure.testing import check_measure
 
 TOKENIZER = ByT5Tokenizer()
 

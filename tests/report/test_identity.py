@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
 import shutil
 import subprocess
+import zlib
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,15 @@ def test_an_added_plot_and_harmed_sums_are_refused(tmp_path: Path) -> None:
             verify_files(tmp_path)
 
 
+def filled_rectangles(document: bytes) -> int:
+    """How many rectangles the pages of a PDF file fill."""
+    found = 0
+    for packed in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", document, re.DOTALL):
+        with contextlib.suppress(zlib.error):  # a picture, or a font
+            found += len(re.findall(rb"\bre [fB]\b", zlib.decompress(packed)))
+    return found
+
+
 def test_vector_plots_and_the_document_carry_the_id_and_leave_with_it(tmp_path: Path) -> None:
     pytest.importorskip("fpdf", reason="needs fpdf2")
     measured = mixed(delivery=WHOLE).with_run(threshold_bits=4.0)
@@ -146,7 +157,9 @@ def test_vector_plots_and_the_document_carry_the_id_and_leave_with_it(tmp_path: 
     plots = {"exposure_by_repetitions", "roc"}
     vectors = {f"{plot}.{kind}" for plot in plots for kind in ("svg", "pdf")} | {"report.pdf"}
     assert vectors <= names
-    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF-")
+    document = (tmp_path / "report.pdf").read_bytes()
+    assert document.startswith(b"%PDF-")
+    assert filled_rectangles(document) == 1, "the badge is filled, and no cell of a table"
     assert ExposureReport.load(tmp_path) == ExposureReport.load(tmp_path / "report.json")
     verify_files(tmp_path)
     for name in sorted(vectors):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import stat
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -373,12 +373,35 @@ def test_a_trainer_trains_each_model_with_the_runs_seed(tmp_path):
 
 
 @pytest.mark.slow
-def test_ray_runs_them_too(tmp_path):
+def test_ray_runs_them_too(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    # Where the cores are busy a worker takes minutes to import torch, and ray would begin another.
+    monkeypatch.setenv("RAY_worker_register_timeout_seconds", "600")
+    ray = pytest.importorskip("ray")
     ray_joblib = pytest.importorskip("ray.util.joblib")
     pytest.importorskip("joblib")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray_joblib.register_ray()
-    many = done(tmp_path / "many", n_jobs=2, backend="ray")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of theirs, on files and processes
+        ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        # Workers cannot import this file by its name.
+        ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+        try:
+            ray_joblib.register_ray()
+            many = done(tmp_path / "many", n_jobs=2, backend="ray")
+        finally:
+            ray.shutdown()
+    assert (many.scores_MN == done(tmp_path / "one").scores_MN).all()
+
+
+@pytest.mark.slow
+def test_dask_runs_them_too(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    pytest.importorskip("joblib")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of theirs, on ports and sockets
+        cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
+        with cluster, distributed.Client(cluster):
+            many = done(tmp_path / "many", n_jobs=2, backend="dask")
     assert (many.scores_MN == done(tmp_path / "one").scores_MN).all()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 from toy_measures import Classifier
 
 from hf_exposure.runtime.model_state import left_as_found
-from hf_exposure.runtime.tap import tap_batches
+from hf_exposure.runtime.tap import HostCopies, tap_batches
 
 PIXELS, LABELS = torch.ones(3, 4), torch.tensor([0, 1, 0])
 
@@ -64,3 +65,63 @@ def test_everything_is_left_as_found_after_an_error_too() -> None:
     assert [parameter.requires_grad for parameter in model.parameters()] == [True, True, True, False]
     assert model.layers[0].weight.grad is kept and all(p.grad is None for p in list(model.parameters())[1:])
     assert (random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == states
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_model_that_is_compiled_as_one_graph(in_place: bool) -> None:
+    """The tap is called before the graph, which `fullgraph` forbids to break."""
+    model, seen = Classifier(), []
+    tap = tap_batches(model, seen.append)
+    if in_place:
+        model.compile(backend="eager", fullgraph=True)
+    compiled = model if in_place else torch.compile(model, backend="eager", fullgraph=True)
+    for _ in range(2):
+        compiled(PIXELS, LABELS)["loss"].backward()
+    assert shapes(seen) == [{"pixels": (3, 4), "labels": (3,)}] * 2
+    tap.remove()
+    compiled(PIXELS, LABELS)
+    assert len(seen) == 2
+
+
+class FakeEvent:
+    def __init__(self) -> None:
+        self.is_done, self.waits = False, 0
+
+    def query(self) -> bool:
+        return self.is_done
+
+    def synchronize(self) -> None:
+        self.is_done, self.waits = True, self.waits + 1
+
+
+class FakeOnCuda:
+    """A tensor of a device that this machine has not: it says how it was copied."""
+
+    device = torch.device("cuda", 0)
+
+    def __init__(self, values: list[int]) -> None:
+        self.values, self.copied = values, []
+
+    def to(self, device: str, *, non_blocking: bool) -> torch.Tensor:
+        self.copied.append((device, non_blocking))
+        return torch.tensor(self.values)
+
+
+def test_nobody_waits_for_a_device_before_the_copies_are_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[FakeEvent] = []
+
+    def record_event() -> FakeEvent:
+        events.append(FakeEvent())
+        return events[-1]
+
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: SimpleNamespace(record_event=record_event))
+    copies, batches = HostCopies(), [FakeOnCuda([1]), FakeOnCuda([2]), FakeOnCuda([3])]
+    for batch in batches:
+        copies.put({"ids": batch})
+    assert [batch.copied for batch in batches] == [[("cpu", True)]] * 3
+    assert copies.take(wait=False) == []
+    events[0].is_done = True
+    assert [one["ids"].tolist() for one in copies.take(wait=False)] == [[1]]
+    assert [event.waits for event in events] == [0, 0, 0]
+    assert [one["ids"].tolist() for one in copies.take(wait=True)] == [[2], [3]]
+    assert [event.waits for event in events] == [0, 1, 1]

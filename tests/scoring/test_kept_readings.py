@@ -149,9 +149,8 @@ def test_a_mode_is_used_only_behind_prefixes_as_long_as_those_that_it_was_tried_
             assert_close(answer.children_bits, bits[-1, known_C], 1e-3)
 
 
-@pytest.mark.parametrize("complains", [True, False])
-def test_samples_whose_caches_outgrow_the_model_are_read_by_their_paths(complains: bool) -> None:
-    scorer = make_scorer(ShortMemory(complains=complains).eval(), ByT5Tokenizer())
+def test_samples_whose_caches_outgrow_the_model_are_read_by_their_paths() -> None:
+    scorer = make_scorer(ShortMemory(complains=True).eval(), ByT5Tokenizer())
     check_samples(scorer, ["pin 12345678", "pin 87654321", "pin 11223344", "pin 99887766"])
 
 

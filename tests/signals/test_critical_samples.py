@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from measure_laws import check_measure
 from scipy import stats
 from torch import nn
 from toy_measures import start_of
@@ -16,6 +15,7 @@ from transformers import GPT2Config, GPT2ForSequenceClassification, GPT2LMHeadMo
 from hf_exposure.errors import InputError, NonFiniteScoreError
 from hf_exposure.measures.critical import CriticalSampleRatio
 from hf_exposure.signals import MovableRows, critical_samples
+from hf_exposure.testing import check_measure
 
 
 def linear(classes: int, width: int, seed: int = 0) -> nn.Linear:

@@ -2,7 +2,7 @@
 
 `python -m examples.secret_sharer.paper_setting --text-file ptb.valid.txt ptb.test.txt`, or `make paper TEXT=...`. It
 can be stopped at any time: a model that was stopped goes on from its last epoch. Several processes share the queue:
-each takes a model that no other holds. One thread, and nice, so that other work goes on beside it.
+each takes a model that no other holds. One thread, and nice, so that other work goes on meanwhile.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The model of the paper's Section 3, trained on running text with one canary in it, and what is measured of it.
 
 Two experiments: "base" stops at the lowest validation loss and measures that model thoroughly; "overfitting" trains
-all epochs and measures each. The text is cut into rows anew at a random offset each epoch, so that no canary is cut in
+all epochs and measures each. The text is cut into rows at a new random offset each epoch, so that no canary is cut in
 two at the same place all the time.
 
 Shapes: N numbers, L characters, H width, B rows, T characters of a row, V vocabulary entries.

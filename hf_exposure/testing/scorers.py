@@ -1,17 +1,6 @@
-"""Laws for people who write scorers, spaces or token automata of their own.
+"""Laws of scorers, of search over them, of spaces and of token automata.
 
-Each law is a function that raises an `AssertionError` where it is broken, so that any test framework can call it.
-Expected figures come from elsewhere: a list of texts, one text at a time through the model, every text of a space.
-
-    from hf_exposure.testing import check_scorer, check_search
-
-    def test_my_scorer():
-        scorer = MyScorer(...)
-        check_scorer(scorer, ["pin 123", "pin 129", "pin 5", "another text"])
-        check_search(scorer, build_automaton(template, scorer.encoder), texts, costs_found_in_another_way)
-
-`check_scorer` calls all laws of a scorer, `check_search` those of search over it, and `check_space` and
-`check_automaton` those of a space and of a token automaton. Shapes: N texts, P prefix tokens, C children.
+Shapes: N texts, P prefix tokens, C children.
 """
 
 from __future__ import annotations
@@ -30,24 +19,6 @@ from hf_exposure.canaries import CanaryTemplate, Space
 from hf_exposure.extraction import TokenAutomaton, search_likeliest, search_ranks
 from hf_exposure.extraction.encoding_trie import shared_lead
 from hf_exposure.scoring import Encoder, LockstepSampler, PathBits, PathQuery, Scorer
-
-__all__ = [
-    "assert_close",
-    "brute_force_bits",
-    "brute_force_rank",
-    "check_alone",
-    "check_automaton",
-    "check_batch_independence",
-    "check_chain_rule",
-    "check_likeliest",
-    "check_paths",
-    "check_rank",
-    "check_samples",
-    "check_scorer",
-    "check_search",
-    "check_space",
-    "check_token_sums",
-]
 
 TOLERANCE_BITS = 1e-3
 """Two computations of one text's bits in float32 agree within this."""

@@ -1,10 +1,11 @@
-"""Assertions that any measure must pass: a new `Measure` is tested by calling `check_measure`."""
+"""Laws of measures: what `MeasureCallback` relies on."""
 
 from __future__ import annotations
 
 import json
 import random
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -15,31 +16,59 @@ from torch import nn
 from hf_exposure.callback.state_files import state_bytes, state_from_bytes
 from hf_exposure.measures import Measure, PlainRecord, Record, SeenBatch, TrainingStart
 from hf_exposure.records.run_log import RunLog
+from hf_exposure.runtime.processes import SINGLE_PROCESS
 
-TIMES = "_seconds"
-"""Keys that end so are wall times, which no two measurements share."""
+# Keys that end so are wall times, which no two measurements share.
+_TIMES = "_seconds"
 
 
 def check_measure(
-    make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch] = ()
+    make: Callable[[], Measure],
+    model: nn.Module,
+    start: TrainingStart | None = None,
+    batches: Sequence[SeenBatch] = (),
 ) -> None:
-    """All the laws of a measure.
+    """The laws of a measure.
+
+    Its keys are those that it promises; equal measures give equal figures, whatever the random state; the model, its
+    gradients and all random states are left as found; a measure that takes back a saved state goes on as the one that
+    saved it; a second training begins as the first; and records come back from the log.
 
     Args:
-        make: a new measure, equal at each call.
-        model: in any mode; left as found, if the measure keeps its promise.
-        start: what it is prepared with.
+        make: returns a new measure, equal at each call.
+        model: in any mode; left as found if the measure keeps its promise.
+        start: what the measure is prepared with; one process and no tokenizer unless given.
         batches: what it sees before it measures, if it has `on_batch`.
+
+    Raises:
+        AssertionError: a law is broken.
+
+    Example:
+        >>> from torch import nn
+        >>> from hf_exposure.measures import PlainRecord
+        >>> class Bias:
+        ...     name, larger_is_better, needs_tokenizer = "bias", frozenset(), False
+        ...     def prepare(self, start): pass
+        ...     def metric_names(self): return ["eval_bias_sum"]
+        ...     def measure(self, model):
+        ...         return PlainRecord(figures={"eval_bias_sum": float(model.bias.detach().sum())})
+        ...     def state_dict(self): return {}
+        ...     def load_state_dict(self, state): pass
+        >>> check_measure(Bias, nn.Linear(2, 3))
     """
-    check_names(_prepared(make, start, batches), model)
-    check_repeatable(make, model, start, batches)
-    check_left_as_found(_prepared(make, start, batches), model)
-    check_state(make, model, start, batches)
-    check_fresh_start(make, model, start, batches)
-    check_log(_prepared(make, start, batches), model)
+    if start is None:
+        start = TrainingStart(
+            model=model, tokenizer=None, train_dataloader=None, processes=SINGLE_PROCESS, output_dir=Path()
+        )
+    _check_names(_prepared(make, start, batches), model)
+    _check_repeatable(make, model, start, batches)
+    _check_left_as_found(_prepared(make, start, batches), model)
+    _check_state(make, model, start, batches)
+    _check_fresh_start(make, model, start, batches)
+    _check_log(_prepared(make, start, batches), model)
 
 
-def check_names(measure: Measure, model: nn.Module) -> None:
+def _check_names(measure: Measure, model: nn.Module) -> None:
     """The keys are those that are promised, and begin with the measure's name."""
     names = measure.metric_names()
     assert measure.name.isidentifier() and names and len(set(names)) == len(names)
@@ -48,7 +77,7 @@ def check_names(measure: Measure, model: nn.Module) -> None:
     assert measure.larger_is_better <= set(names), "larger_is_better names no metric"
 
 
-def check_repeatable(
+def _check_repeatable(
     make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch]
 ) -> None:
     """Two equal measures that saw the same give the same figures, whatever the random state."""
@@ -57,7 +86,7 @@ def check_repeatable(
     assert _figures(_prepared(make, start, batches).measure(model)) == first, "the figures of two measures differ"
 
 
-def check_left_as_found(measure: Measure, model: nn.Module) -> None:
+def _check_left_as_found(measure: Measure, model: nn.Module) -> None:
     """Weights, flags, gradients, hooks and random states are those of before, in training and in evaluation mode."""
     flags = [module.training for module in model.modules()]
     gradients = [parameter.grad for parameter in model.parameters()]
@@ -79,7 +108,7 @@ def check_left_as_found(measure: Measure, model: nn.Module) -> None:
             parameter.grad = gradient
 
 
-def check_state(
+def _check_state(
     make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch]
 ) -> None:
     """A measure that takes back the state of another one, read from a file, goes on as that one does."""
@@ -95,7 +124,7 @@ def check_state(
         assert _figures(restored.measure(model)) == _figures(measure.measure(model)), "the state is not all of it"
 
 
-def check_fresh_start(
+def _check_fresh_start(
     make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch]
 ) -> None:
     """A second training begins as the first did."""
@@ -103,10 +132,10 @@ def check_fresh_start(
     expected = _figures(measure.measure(model))
     measure.prepare(start)
     _show(measure, batches)
-    assert _figures(measure.measure(model)) == expected, "prepare does not begin anew"
+    assert _figures(measure.measure(model)) == expected, "prepare does not start from the beginning"
 
 
-def check_log(measure: Measure, model: nn.Module) -> None:
+def _check_log(measure: Measure, model: nn.Module) -> None:
     """A record is JSON and comes back from the log with its figures."""
     record = measure.measure(model)
     json.dumps(record.to_dict(), allow_nan=False)
@@ -131,7 +160,7 @@ def _show(measure: Any, batches: Sequence[SeenBatch]) -> None:
 
 def _figures(record: Record) -> dict[str, str]:
     """As text, in which NaN equals itself."""
-    return {key: repr(float(value)) for key, value in record.metrics().items() if not key.endswith(TIMES)}
+    return {key: repr(float(value)) for key, value in record.metrics().items() if not key.endswith(_TIMES)}
 
 
 def _witness(model: nn.Module) -> dict[str, Any]:

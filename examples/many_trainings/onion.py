@@ -1,0 +1,76 @@
+"""The privacy onion: when the most memorized rows are removed, are rows that were less memorized memorized more?
+
+python -m examples.many_trainings.onion --data FOLDER_OF_MNIST --store FOLDER
+
+Three stores of trainings on random halves. The first says which rows are memorized most; the second is of the rows
+without that layer, the third of the rows without as many random ones. The next layer's rows are in both, so that their
+memorization is compared between two stores neither of which chose them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from examples.many_trainings.images import Images, Train, logits_of_label
+from examples.many_trainings.study import Options, draw_images, parse_options, write_result
+from examples.secret_sharer.results import Stopwatch
+from hf_exposure import draw_subsets, run_subsets
+from hf_exposure.estimators import label_memorization
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    rows: int
+    models: int
+    layer: int
+    epochs: int = 15
+
+
+SIZES = {
+    "smallest": Size(rows=100, models=8, layer=10, epochs=2),
+    "small": Size(rows=1000, models=80, layer=100),
+}
+
+
+def run(options: Options) -> None:
+    size, watch = SIZES[options.size], Stopwatch()
+    pixels, labels, name = draw_images(options.data, size.rows, 90)
+    everything = np.arange(size.rows)
+    whole = _memorization(options, size, "whole", (pixels, labels))
+    order = np.argsort(-whole, kind="stable")
+    first, following = order[: size.layer], order[size.layer : 2 * size.layer]
+    rest = np.setdiff1d(everything, following)
+    random = np.random.default_rng(91).permutation(rest)[: size.layer]
+    after = {}
+    for kind, removed in (("onion", first), ("random", random)):
+        kept = np.setdiff1d(everything, removed)
+        found = _memorization(options, size, kind, (pixels[kept], labels[kept]))
+        after[kind] = found[np.searchsorted(kept, following)]
+    differences = after["onion"] - after["random"]
+    figures = {
+        "next_layer_change": differences.tolist(),
+        "next_layer_onion": float(after["onion"].mean()),
+        "next_layer_random": float(after["random"].mean()),
+        "first_layer": float(whole[first].mean()),
+        "next_layer_when_chosen": float(whole[following].mean()),
+    }
+    settings = {"rows": size.rows, "models": size.models, "layer": size.layer, "epochs": size.epochs}
+    write_result(options, "onion", data=name, settings=settings, figures=figures, cost=watch.read())
+
+
+def _memorization(options: Options, size: Size, kind: str, rows: Images) -> npt.NDArray[np.float64]:
+    own = replace(options, store=options.store / kind)
+    masks = draw_subsets(len(rows[1]), size.models)
+    seed = {"whole": 0, "onion": 1, "random": 2}[kind]
+    train, score = Train(size.epochs, 64), logits_of_label
+    runs = run_subsets(train, rows, masks, store=own.store, score=score, seed=seed, n_jobs=options.jobs)
+    if runs.missing or runs.diverged:
+        raise SystemExit(f"missing runs {runs.missing[:5]}, diverged {dict(runs.diverged)}")
+    return label_memorization(runs.scores_MN > 0, runs.included_MN)
+
+
+if __name__ == "__main__":
+    run(parse_options(__doc__ or ""))
