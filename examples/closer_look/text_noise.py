@@ -45,7 +45,7 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`rows` in the first split, `second_rows` in the second, `validation` beside them; `words` each, of `topics`."""
+    """`rows` in the first split, `second_rows` in the second, `validation` rows; `words` each, of `topics`."""
 
     rows: int
     second_rows: int
