@@ -224,6 +224,15 @@ def _register_presenters() -> None:
     }
     for action, path in critical.items():
         register_presenter("critical", action, functools.partial(_function, path))
+    dynamics: dict[Action, str] = {
+        "text": "report.dynamics.record_text",
+        "frame": "report.dynamics.record_frame",
+        "save": "report.dynamics.save_record",
+        "push": "hub.push.push_card",
+        "card": "hub.dynamics_card.dynamics_part",
+    }
+    for action, path in dynamics.items():
+        register_presenter("dynamics", action, functools.partial(_function, path))
     register_presenter("audit", "text", functools.partial(_function, "report.audit.audit_text"))
     register_presenter("secrets", "text", functools.partial(_function, "report.secrets.secrets_text"))
     register_presenter("pooled", "text", functools.partial(_function, "report.pooled.pooled_text"))

@@ -7,13 +7,15 @@ For each width and share of noise: the best validation accuracy over the epochs 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, band, write_result
+from examples.secret_sharer.results import band, write_result
 
 NOISES: dict[str, dict[str, float]] = {
     "none": {},
@@ -36,19 +38,15 @@ class Size:
 
 SIZES = {
     "smallest": Size(images=100, validation=100, widths=(4, 8, 16), epochs=2, seeds=2),
-    "small": Size(images=2_000, validation=3_000, widths=(16, 64, 256, 1024), epochs=15, seeds=4),
+    "small": Size(images=1_000, validation=1_000, widths=(16, 64, 256, 1024), epochs=8, seeds=3),
     "full": Size(images=50_000, validation=10_000, widths=(256, 1024, 4096, 8192), epochs=200, seeds=5),
 }
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
-    runs = [
-        _run_of(options, size, name, width, seed)
-        for seed in range(size.seeds)
-        for name in NOISES
-        for width in size.widths
-    ]
+    size = SIZES[options.size]
+    keys = [(name, width, seed) for seed in range(size.seeds) for name in NOISES for width in size.widths]
+    runs, cost = each_run(options, "figure5_capacity", replace(size, seeds=0), keys, partial(_run_of, options, size))
 
     def best(name: str, width: int) -> list[float]:
         return [run["best"] for run in runs if (run["noise"], run["width"]) == (name, width)]
@@ -94,7 +92,7 @@ def run(options: Options) -> None:
         figures=figures,
         table=table,
         plots=[plot],
-        cost=watch.read(),
+        cost=cost,
     )
 
 

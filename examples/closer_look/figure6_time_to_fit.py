@@ -8,15 +8,17 @@ Epochs until the training accuracy is 100 %, by width at one size of the data, a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from examples.closer_look import RESULTS
 from examples.closer_look.images import Options, noisy, parse_options
+from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, look, network, train
-from examples.secret_sharer.results import Stopwatch, band, write_result
+from examples.secret_sharer.results import band, write_result
 from hf_exposure.estimators import time_to_fit
 
 KINDS: dict[str, dict[str, float]] = {"real": {}, "randX": {"inputs": 1.0}, "randY": {"labels": 1.0}}
@@ -34,21 +36,19 @@ class Size:
 
 SIZES = {
     "smallest": Size(images=(20, 40, 80), widths=(32, 64, 128), epochs=150, seeds=2),
-    "small": Size(images=(500, 1_000, 4_000), widths=(64, 256, 1024), epochs=200, seeds=3),
+    "small": Size(images=(125, 250, 1_000), widths=(32, 128, 512), epochs=200, seeds=3),
     "full": Size(images=(10_000, 50_000, 60_000), widths=(1024, 4096, 8192), epochs=1000, seeds=3),
 }
 
 
 def run(options: Options) -> None:
-    size, watch = SIZES[options.size], Stopwatch()
+    size = SIZES[options.size]
     settings = [(count, size.widths[1]) for count in size.images]
     settings += [(size.images[1], width) for width in size.widths if width != size.widths[1]]
-    runs = [
-        _run_of(options, size, kind, count, width, seed)
-        for seed in range(size.seeds)
-        for kind in KINDS
-        for count, width in settings
-    ]
+    keys = [(kind, count, width, seed) for seed in range(size.seeds) for kind in KINDS for count, width in settings]
+    runs, cost = each_run(
+        options, "figure6_time_to_fit", replace(size, seeds=0), keys, partial(_run_of, options, size)
+    )
 
     def epochs(kind: str, count: int, width: int) -> list[float]:
         return [run["epochs"] for run in runs if (run["kind"], run["images"], run["width"]) == (kind, count, width)]
@@ -114,7 +114,7 @@ def run(options: Options) -> None:
         figures=figures,
         table=table,
         plots=plots,
-        cost=watch.read(),
+        cost=cost,
     )
 
 

@@ -17,8 +17,8 @@ Results of Arpit et al., "A Closer Look at Memorization in Deep Networks", ICML 
 memorization lists, measured again with `hf_exposure`: one script a result in
 [examples/closer_look](../examples/closer_look). What must come back is the trend. Data are MNIST's training images, in
 random parts of a few thousand, and networks have two hidden layers of rectified linear units, as in the paper's MNIST
-part. Both are smaller than the paper's, and training is SGD with momentum, which the paper's is without. Figures are
-not to be compared digit by digit.
+part. Both are smaller than the paper's, and training is SGD with momentum, which the paper's is without. Two new
+results are on texts: help topics that come with Python. Figures are not to be compared digit by digit.
 
 A claim is a rule on stored numbers, in [examples/closer_look/results](../examples/closer_look/results); a test
 evaluates each of them anew. Scripts and rules were committed before the runs, and no rule was changed after. A claim
@@ -33,13 +33,6 @@ initialization and order.
 This page is made by `python -m examples.closer_look.page`. What `hf_exposure` offers for this is in
 [training dynamics](dynamics.md).
 """
-_TAIL = """<a id="no-script"></a>
-
-## Not written
-
-No script measures these results yet: adversarial training beside dropout (Section 5), and the same on a text
-classifier.
-"""
 CLOSER_LOOK = Package(
     name="closer_look",
     results=RESULTS,
@@ -47,10 +40,10 @@ CLOSER_LOOK = Package(
     order=(
         *("figure1_difficulty", "figure2_filters", "figure5_capacity", "figure6_time_to_fit", "figure7_label_noise"),
         *("figure9_critical_samples", "figure3_loss_sensitivity", "figure10_regularizers", "survey_forgetting"),
-        *("survey_layers", "neighbors_by_layer", "same_examples"),
+        *("survey_layers", "neighbors_by_layer", "same_examples", "text_noise"),
+        "canary_forgetting",
     ),
     head=_HEAD,
-    tail=_TAIL,
 )
 
 

@@ -12,6 +12,9 @@ from torch import nn
 
 from examples.closer_look.images import CLASSES, Images
 
+# Of adversarial training: half the side of the box (pixels are 0 to 1) and the steps of a search.
+BOX, STEPS = 0.1, 4
+
 __all__ = ["Looks", "Training", "look", "network", "train"]
 
 
@@ -24,6 +27,8 @@ class Training:
         dropout, input_dropout: of hidden units, of pixels.
         input_noise: standard deviation of Gaussian noise on the pixels, drawn anew for each batch.
         weight_decay: of SGD.
+        adversarial: weight of the loss on moved images in that of a batch. They are what Langevin adversarial sample
+            search (`hf_exposure.signals.critical`) reaches in a box around each image after a few steps.
     """
 
     width: int
@@ -36,6 +41,7 @@ class Training:
     input_dropout: float = 0.0
     input_noise: float = 0.0
     weight_decay: float = 0.0
+    adversarial: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,11 +97,30 @@ def train(
         order = torch.randperm(len(labels), generator=generator)
         for rows in order.split(training.batch):
             loss = nn.functional.cross_entropy(model(pixels[rows]), labels[rows])
+            if training.adversarial:
+                moved = nn.functional.cross_entropy(model(_moved(model, pixels[rows])), labels[rows])
+                loss = (1.0 - training.adversarial) * loss + training.adversarial * moved
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             optimizer.step()
         if after_epoch(epoch + 1):
             return
+
+
+def _moved(model: nn.Module, pixels_nP: torch.Tensor) -> torch.Tensor:
+    """Images moved against the decision on them, by steps of 0.25 and noise of 0.2 of the box, as the paper's."""
+    model.eval()
+    decided_n1 = model(pixels_nP).argmax(dim=1, keepdim=True).detach()
+    moves = torch.zeros_like(pixels_nP)
+    for _ in range(STEPS):
+        moves.requires_grad_()
+        logits = model(pixels_nP + moves)
+        others = logits.scatter(1, decided_n1, -torch.inf).amax(dim=1, keepdim=True)
+        (gradient,) = torch.autograd.grad((logits.gather(1, decided_n1) - others).sum(), moves)
+        steps = 0.2 * torch.randn_like(moves) - 0.25 * gradient.sign()
+        moves = (moves.detach() + BOX * steps).clamp(-BOX, BOX)
+    model.train()
+    return pixels_nP + moves
 
 
 def look(model: nn.Module, images: Images) -> Looks:

@@ -16,7 +16,11 @@ from hf_exposure.cli.options import check_new
 def dynamics(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of a training with a DynamicsMeasure.")],
     out: Annotated[Path | None, typer.Option(help="Folder for dynamics.html, examples.csv and plots.")] = None,
+    push: Annotated[
+        str, typer.Option(metavar="USER/MODEL", help="Write the means into the card of this model on the Hub.")
+    ] = "",
     name: Annotated[str, typer.Option(help="Of the measure, where it has another one.")] = "dynamics",
+    until: Annotated[int | None, typer.Option(help="Only measurements up to this step, such as the best one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
@@ -24,13 +28,20 @@ def dynamics(
     """Show which examples a training learned late, forgot or memorized, and candidates for wrong labels."""
     if out is not None:
         check_new(out, overwrite)
-    from hf_exposure.report.dynamics import dynamics_text, read_dynamics, save_dynamics, summary
+    from hf_exposure.records.dynamics import DynamicsRecord
+    from hf_exposure.report.dynamics import dynamics_of, dynamics_text, save_dynamics, summary
 
-    found = read_dynamics(run, name)
+    record = DynamicsRecord.load(run, name)
+    record = record if until is None else record.until(until)
+    found = dynamics_of(record)
     written = [] if out is None else save_dynamics(found, out)
+    url = record.push_to_hub(push) if push else ""
     if as_json:
-        typer.echo(json.dumps(summary(found), indent=1, allow_nan=False))
+        values = summary(found)
+        typer.echo(json.dumps({**values, "url": url} if push else values, indent=1, allow_nan=False))
         return
     typer.echo(dynamics_text(found))
     if written:
         typer.echo(f"\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in written))}")
+    if push:
+        typer.echo(f"\nPublished: {url}")

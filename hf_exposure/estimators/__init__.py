@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hf_exposure.estimators.alignment import PrincipalAlignment, principal_alignment
 from hf_exposure.estimators.control_test import ControlTest, control_test
-from hf_exposure.estimators.correlation import Correlation, pearson_correlation
+from hf_exposure.estimators.correlation import Correlation, pearson_correlation, rank_correlation
 from hf_exposure.estimators.counterfactual import (
     CounterfactualMemorization,
     Reliability,
@@ -209,6 +209,7 @@ __all__ = [
     "paired_p_value",
     "pearson_correlation",
     "probe_change",
+    "rank_correlation",
     "rank_p_value",
     "ranks",
     "rmia",

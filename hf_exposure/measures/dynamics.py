@@ -8,7 +8,7 @@ nothing but which examples were right last time.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from hf_exposure.data.noise import NoiseInjector
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import checked_flags
 from hf_exposure.measures.protocol import TrainingStart
-from hf_exposure.records.dynamics import CLASS_PROBABILITY, FIGURES, DynamicsStore
+from hf_exposure.records.dynamics import CLASS_PROBABILITY, FIGURES, DynamicsRecord, DynamicsStore
 from hf_exposure.records.run_log import PlainRecord
 from hf_exposure.runtime.job import check_alike
 from hf_exposure.runtime.processes import Processes
@@ -165,6 +165,10 @@ class DynamicsMeasure:
         figures["seconds"] = time.perf_counter() - started
         keyed = {f"eval_{self.name}_{key}": float(figures[key]) for key in self._keys()}
         return PlainRecord(figures=keyed, details={"measurement": number, "columns": len(found)})
+
+    def run_of(self, records: Sequence[PlainRecord]) -> DynamicsRecord:
+        """The record on disk, of all measurements of a training: to print, to save and to publish."""
+        return DynamicsRecord.load(self._store.folder.parent, self.name)
 
     def state_dict(self) -> dict[str, Any]:
         """What forgetting events are counted from, and how many measurements the record has."""

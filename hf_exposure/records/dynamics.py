@@ -12,9 +12,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from hf_exposure.errors import InputError
 from hf_exposure.fields import plain
 from hf_exposure.files import make_private_folder, write_aside
+from hf_exposure.presenting import Presented
 from hf_exposure.records.run_log import PlainRecord, RunLog
 
 FloatArray = NDArray[np.float64]
@@ -35,8 +36,8 @@ _EXAMPLES = "examples.arrow"
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class DynamicsRecord:
-    """All measurements of one training.
+class DynamicsRecord(Presented):
+    """All measurements of one training. `print` shows what `hf-exposure dynamics` does; `to_pandas` has the examples.
 
     Attributes:
         steps_T, epochs_T: of the training; NaN where the log has none.
@@ -48,6 +49,7 @@ class DynamicsRecord:
         class_probability_TNC: of all classes, where it was recorded.
         figures_T: what was logged at each measurement, by key.
         about: settings of the measurement and of the noise, with its seed.
+        name: of the measure.
     """
 
     steps_T: FloatArray
@@ -63,6 +65,8 @@ class DynamicsRecord:
     class_probability_TNC: FloatArray | None = None
     figures_T: Mapping[str, FloatArray] = field(default_factory=dict)
     about: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "dynamics"
+    kind: ClassVar[str] = "dynamics"
 
     def __repr__(self) -> str:
         return f"DynamicsRecord({len(self.steps_T)} measurements of {len(self.example_N)} {self.unit})"
@@ -84,6 +88,58 @@ class DynamicsRecord:
             InputError: no record there, a file that is no record, or one of a newer version.
         """
         return _load(Path(run), name)
+
+    def save(self, folder: str | Path) -> list[Path]:
+        """Writes the page, `examples.csv`, plots, and the arrays that cleanlab takes, as `hf-exposure dynamics --out`.
+
+        Raises:
+            InputError: a folder that cannot be made or written to.
+        """
+        written: list[Path] = self.presented("save", folder)
+        return written
+
+    def push_to_hub(self, repo_id: str, **arguments: Any) -> str:
+        """Writes the means, and no figure of a single example, into the card of a model on the Hub.
+
+        Args:
+            repo_id: "user/model".
+            **arguments: those of `hf_exposure.hub.push_card`: create_pr, token, revision, private.
+
+        Returns:
+            the address of the commit, or of the pull request.
+        """
+        return str(self.presented("push", repo_id, **arguments))
+
+    def until(self, step: float) -> DynamicsRecord:
+        """The record as it was after some step: measurements up to it, that one included.
+
+        Wrong labels are found by what a training said of them before it fit them: take the step of the best validation
+        accuracy.
+
+        Args:
+            step: of the training.
+
+        Raises:
+            InputError: no measurement up to that step, or a log that names no steps.
+        """
+        kept_T = self.steps_T <= step
+        if not kept_T.any():
+            first = "none" if np.isnan(self.steps_T).all() else f"{np.nanmin(self.steps_T):g}"
+            raise InputError(
+                "step", f"must not be before the first measurement, of step {first}", step, "Name a later one."
+            )
+        classes = self.class_probability_TNC
+        return replace(
+            self,
+            steps_T=self.steps_T[kept_T],
+            epochs_T=self.epochs_T[kept_T],
+            loss_bits_TN=self.loss_bits_TN[kept_T],
+            probability_TN=self.probability_TN[kept_T],
+            correct_TN=self.correct_TN[kept_T],
+            margin_TN=self.margin_TN[kept_T],
+            class_probability_TNC=None if classes is None else classes[kept_T],
+            figures_T={key: values_T[kept_T] for key, values_T in self.figures_T.items()},
+        )
 
 
 class DynamicsStore:
@@ -178,6 +234,7 @@ def _load(run: Path, name: str) -> DynamicsRecord:
         class_probability_TNC=classes,
         figures_T=figures_T,
         about={key: value for key, value in about.items() if key not in ("format", "version")},
+        name=name,
     )
 
 

@@ -240,6 +240,23 @@ def dynamics_text(found: Dynamics) -> str:
     return "\n".join(parts)
 
 
+def record_text(record: DynamicsRecord) -> str:
+    """As `dynamics_text`."""
+    return dynamics_text(dynamics_of(record))
+
+
+def save_record(record: DynamicsRecord, folder: str | Path) -> list[Path]:
+    """As `save_dynamics`."""
+    return save_dynamics(dynamics_of(record), folder)
+
+
+def record_frame(record: DynamicsRecord) -> Any:
+    """What `examples.csv` has, as a pandas DataFrame."""
+    import pandas
+
+    return pandas.read_csv(io.StringIO(_examples_csv(dynamics_of(record))))
+
+
 def save_dynamics(found: Dynamics, folder: str | Path) -> list[Path]:
     """Writes the page, `examples.csv`, cleanlab's two arrays where there are class probabilities, and the plots."""
     target = make_folder("folder", folder)

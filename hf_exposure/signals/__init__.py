@@ -3,6 +3,7 @@
 from hf_exposure.signals.critical import critical_samples
 from hf_exposure.signals.example_gradients import example_gradients
 from hf_exposure.signals.example_signals import FIGURES, Alignment, alignment_of, example_signals, scored_places
+from hf_exposure.signals.gradients import label_gradients
 from hf_exposure.signals.movable import MovableRows
 from hf_exposure.signals.record_rows import EncodedRecords, encode_records
 from hf_exposure.signals.representations import hidden_states
@@ -23,6 +24,7 @@ __all__ = [
     "example_gradients",
     "example_signals",
     "hidden_states",
+    "label_gradients",
     "loss_sensitivity",
     "scored_places",
 ]

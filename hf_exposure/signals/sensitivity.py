@@ -206,7 +206,7 @@ def checkpoint_sensitivity(
     norms: list[FloatArray] = []
     with differentiating(trained.rows.model):
         for state in states:
-            weights = _weights_of(trained.rows.model, state)
+            weights = weights_of(trained.rows.model, state)
 
             def of_batch(rows_n: NDArray[np.integer], weights: Weights = weights) -> list[float]:
                 shift = trained.rows.unmoved(rows_n).requires_grad_()
@@ -314,7 +314,7 @@ def _unrolled(
     )
 
 
-def _weights_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Weights:
+def weights_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Weights:
     """The floating-point weights of a state under the model's own names."""
     weights: Weights = {}
     for name, parameter in model.named_parameters():

@@ -9,7 +9,8 @@ import pytest
 from cli_runs import one_line, run
 from dynamics_samples import write_run
 
-from hf_exposure.report.dynamics import read_dynamics, summary
+from hf_exposure.records.dynamics import DynamicsRecord
+from hf_exposure.report.dynamics import dynamics_of, read_dynamics, summary
 
 
 def test_the_text_the_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -24,4 +25,8 @@ def test_the_text_the_page_and_json(tmp_path: Path, capsys: pytest.CaptureFixtur
     again = run(capsys, "dynamics", tmp_path / "run", "--out", tmp_path / "page", "--overwrite")
     assert again.status == 0
     one_line(run(capsys, "dynamics", tmp_path / "page"), "run: must be the output folder", "DynamicsMeasure")
+    early = run(capsys, "dynamics", tmp_path / "run", "--until", "20", "--json")
+    assert json.loads(early.out) == summary(dynamics_of(DynamicsRecord.load(tmp_path / "run").until(20)))
+    assert json.loads(early.out)["measurements"] == 3
+    one_line(run(capsys, "dynamics", tmp_path / "run", "--until", "-1"), "before the first measurement, of step 0")
     one_line(run(capsys, "dynamics", tmp_path / "run", "--name", "other"), "_other")

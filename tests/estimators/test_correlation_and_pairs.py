@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from hf_exposure.errors import InputError
-from hf_exposure.estimators import paired_p_value, pearson_correlation
+from hf_exposure.estimators import paired_p_value, pearson_correlation, rank_correlation
 
 
 def counted(differences: list[float], alternative: str) -> float:
@@ -62,3 +62,49 @@ def test_r_is_undefined_without_variation() -> None:
     assert math.isnan(pearson_correlation([1, 2, 3], [1, 2, 4]).low), "three pairs have no interval"
     with pytest.raises(InputError, match="finite"):
         pearson_correlation([1.0, math.nan], [1.0, 2.0])
+
+
+def test_ranks_correlate_as_scipy_says_and_their_interval_is_that_of_its_bootstrap() -> None:
+    generator = np.random.default_rng(3)
+    x = generator.integers(6, size=40).astype(float)
+    y = x + generator.normal(size=40).round() * 2
+    found = rank_correlation(x, y, confidence_level=0.9)
+    assert found.r == pytest.approx(stats.spearmanr(x, y).statistic) and found.pairs == 40
+    theirs = stats.bootstrap(
+        (x, y), lambda x, y: stats.spearmanr(x, y).statistic, paired=True, vectorized=False, n_resamples=2000,
+        confidence_level=0.9, method="percentile", rng=1,
+    ).confidence_interval  # fmt: skip
+    assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.03)
+    assert rank_correlation(np.where(x == 5, math.inf, x), y).r == found.r
+    assert (
+        rank_correlation(x, y, seed=1).low != found.low
+        and rank_correlation(x, y, seed=0).low == rank_correlation(x, y).low
+    )
+
+
+def test_what_strata_have_in_common_does_not_count() -> None:
+    """Two figures that both grow with the stratum and are independent within it."""
+    generator = np.random.default_rng(4)
+    strata = np.repeat(np.arange(4), 60)
+    x, y = 10 * strata + generator.normal(size=(2, 240))
+    assert rank_correlation(x, y).r > 0.9
+    within = rank_correlation(x, y, strata)
+    assert abs(within.r) < 0.2 and within.low < 0 < within.high
+    means = [stats.rankdata(values[strata == one]).mean() for values in (x, y) for one in range(4)]
+    assert means == [30.5] * 8
+    ranks = [np.concatenate([stats.rankdata(v[strata == one]) for one in range(4)]) - 30.5 for v in (x, y)]
+    assert within.r == pytest.approx(np.corrcoef(*ranks)[0, 1])
+
+
+def test_a_rank_correlation_that_is_undefined() -> None:
+    assert math.isnan(rank_correlation([1, 1, 1, 1], [1, 2, 3, 4]).r)
+    assert math.isnan(rank_correlation([1], [2]).r)
+    # Each figure varies in another stratum.
+    assert math.isnan(rank_correlation([1, 2, 3, 3], [5, 5, 6, 7], strata=[0, 0, 1, 1]).r)
+    few = rank_correlation([1, 2, 3], [1, 3, 2])
+    assert few.r == pytest.approx(0.5) and math.isnan(few.low)
+    # One of 5 differs: a third of the draws do not hold it.
+    assert math.isnan(rank_correlation([0, 0, 0, 0, 1], [1, 2, 3, 4, 5]).low)
+    for x, y, strata in (([1, 2], [1], None), ([1, math.nan], [1, 2], None), ([1, 2], [1, 2], [0])):
+        with pytest.raises(InputError):
+            rank_correlation(x, y, strata)

@@ -8,14 +8,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from callback_runs import make_start, small_model
+from callback_runs import TOKENIZER, make_start, small_model
 from sharded import fully_sharded
 from torch import distributed, nn
 from toy_measures import Classifier, classify, pictures
 
 from hf_exposure import BatchDynamicsMeasure, DynamicsMeasure, MeasureCallback
-from hf_exposure.runtime.model_state import is_sharded
+from hf_exposure.measures.protocol import SeenBatch
+from hf_exposure.runtime.model_state import is_sharded, unwrap_model
 from hf_exposure.runtime.processes import Processes
+from hf_exposure.runtime.tap import tap_outputs
 
 TEXTS = ["pin 12.", "a longer one, pin 3456.", "pin", "pins 7 and 8", "x"]
 
@@ -45,9 +47,27 @@ def texts(kind: str, folder: Path) -> None:
     first = os.environ.get("RANK", "0") == "0"
     processes = Processes.of_job(model, calls_model=False)
     measure.prepare(make_start(model=model, processes=processes, output_dir=folder / "out", is_first_process=first))
-    write(folder, [measure.measure(model) for _ in range(2)])
+    write(folder, [*(measure.measure(model) for _ in range(2)), seen_in_batches(model, folder, first)])
     if kind == "fsdp":
         distributed.destroy_process_group()
+
+
+def seen_in_batches(model: Any, folder: Path, first: bool) -> Any:
+    """From forward passes of one row each, as many on every process: a sharded model gathers its weights in each."""
+    measure = BatchDynamicsMeasure(TEXTS, batch_size=2, name="batches")
+    processes = Processes.of_job(model, calls_model=False)
+    measure.prepare(make_start(model=model, processes=processes, output_dir=folder / "out", is_first_process=first))
+
+    def receive(inputs: dict[str, Any], output: Any) -> None:
+        measure.on_output(SeenBatch(inputs=inputs, step=0), output)
+
+    tap = tap_outputs(unwrap_model(model), receive)
+    count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
+    for place in range(-(-len(TEXTS) // count)):
+        ids = TOKENIZER(TEXTS[(place * count + rank) % len(TEXTS)], return_tensors="pt").input_ids
+        model(input_ids=ids, labels=ids)
+    tap.remove()
+    return measure.measure(model)
 
 
 def write(folder: Path, records: list[Any]) -> None:

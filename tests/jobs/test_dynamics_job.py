@@ -17,11 +17,11 @@ def test_two_processes_record_what_one_does(kind: str, tmp_path: Path) -> None:
     one.mkdir(), two.mkdir()
     (alone,) = results(run(plain(), "dynamics_job.py", "texts" if kind == "fsdp" else kind, one), one, processes=1)
     first, second = results(run(torchrun(), "dynamics_job.py", kind, two, seconds=120), two)
-    assert first == second and len(first) == len(alone) == (6 if kind == "pictures" else 2)
+    assert first == second and len(first) == len(alone) == (6 if kind == "pictures" else 3)
     for ours, expected in zip(first, alone, strict=True):
         assert ours.keys() == expected.keys()
         np.testing.assert_allclose(list(ours.values()), list(expected.values()), rtol=1e-4, atol=1e-5)
-    for name in ("dynamics", "batches") if kind == "pictures" else ("dynamics",):
+    for name in ("dynamics", "batches"):
         records = [DynamicsRecord.load(folder / "out", name) for folder in (one, two)]
         np.testing.assert_array_equal(records[0].steps_T, records[1].steps_T)
         for figure in ("example_N", "position_N", "label_N", "loss_bits_TN", "correct_TN", "margin_TN"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -52,6 +53,43 @@ def test_the_files_for_people_and_for_cleanlab(tmp_path: Path) -> None:
     np.testing.assert_allclose(probabilities[range(EXAMPLES), labels], found.map.confidence_N, rtol=1e-5)
     page = (tmp_path / "page" / "dynamics.html").read_text()
     assert page.count("<img") == 3 and "cleanlab_pred_probs.npy" in page and "Content-Security-Policy" in page
+
+
+def test_a_record_until_a_step(tmp_path: Path) -> None:
+    record = write_run(tmp_path)
+    early = record.until(29)
+    assert early.steps_T.tolist() == [0.0, 10.0, 20.0] and early.noisy_N is record.noisy_N
+    for name in ("epochs_T", "loss_bits_TN", "probability_TN", "correct_TN", "margin_TN", "class_probability_TNC"):
+        np.testing.assert_array_equal(getattr(early, name), getattr(record, name)[:3])
+    assert {key: len(values) for key, values in early.figures_T.items()} == dict.fromkeys(record.figures_T, 3)
+    # By hand: the noisy margins are then -1.5, -4.5 and 0.5, and their draw of noise is below 0.1.
+    assert summary(dynamics_of(early))["last_noisy_accuracy"] == 1.0
+    with pytest.raises(InputError, match="of step 0"):
+        record.until(-1)
+
+
+def test_cleanlab_reads_the_files(tmp_path: Path) -> None:
+    """A quarter of the rows has a wrong label, which the network gives 1/10 to 3/10 and the true one the rest."""
+    pytest.importorskip("cleanlab")
+    from cleanlab.filter import find_label_issues
+    from cleanlab.rank import get_label_quality_scores
+
+    record = write_run(tmp_path / "run")
+    generator, wrong_N = np.random.default_rng(1), np.arange(EXAMPLES) % 4 == 1
+    true_N = (record.label_N + wrong_N) % CLASSES
+    classes = np.full((MEASUREMENTS, EXAMPLES, CLASSES), 0.0)
+    low_TN = generator.uniform(0.1, 0.3, size=(MEASUREMENTS, EXAMPLES))
+    classes[:, np.arange(EXAMPLES), (true_N + 1) % CLASSES] = low_TN / 2
+    classes[:, np.arange(EXAMPLES), (true_N + 2) % CLASSES] = low_TN / 2
+    classes[:, np.arange(EXAMPLES), true_N] = 1 - low_TN
+    record = replace(record, class_probability_TNC=classes)
+    save_dynamics(dynamics_of(record), tmp_path / "page")
+    labels, pred_probs = (np.load(tmp_path / "page" / f"cleanlab_{name}.npy") for name in ("labels", "pred_probs"))
+    found = find_label_issues(labels, pred_probs, return_indices_ranked_by="self_confidence", n_jobs=1)
+    assert sorted(found.tolist()) == np.flatnonzero(wrong_N).tolist()
+    own = classes.mean(axis=0)[np.arange(EXAMPLES), labels]
+    assert found.tolist() == sorted(found.tolist(), key=lambda row: own[row])
+    np.testing.assert_allclose(get_label_quality_scores(labels, pred_probs), own, atol=1e-6)
 
 
 @pytest.mark.parametrize("noise", [True, False])

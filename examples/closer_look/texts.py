@@ -1,0 +1,70 @@
+"""Texts that every Python has: help topics of its language reference, in rows of some words, by topic.
+
+They serve as a text classifier's data (which topic is a row from?) and as a language model's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from pydoc_data.topics import topics
+
+import numpy as np
+import numpy.typing as npt
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+__all__ = ["Rows", "draw_rows", "word_tokenizer"]
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Texts of equally many words, with the number of their topic.
+
+    Attributes:
+        texts, labels_N: of N rows.
+        name: of the data, with a hash of all topics, which differ between versions of Python.
+    """
+
+    texts: list[str]
+    labels_N: npt.NDArray[np.int64]
+    name: str
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+
+def draw_rows(seed: int, *counts: int, words: int, num_topics: int, most: int) -> list[Rows]:
+    """Disjoint random parts of the rows, of these sizes.
+
+    Args:
+        words: of one row.
+        num_topics: the longest ones.
+        most: rows of one topic.
+    """
+    longest = sorted(topics, key=lambda topic: (-len(topics[topic]), topic))[:num_topics]
+    generator = np.random.default_rng([seed, 11])
+    found: list[tuple[str, int]] = []
+    for label, topic in enumerate(longest):
+        own = re.findall(r"[a-z_]+", topics[topic].lower())
+        starts = np.arange(0, len(own) - words + 1, words)
+        found += [(" ".join(own[at : at + words]), label) for at in generator.permutation(starts)[:most].tolist()]
+    if len(found) < sum(counts):
+        raise ValueError(f"there are {len(found)} rows, and {sum(counts)} were asked for")
+    order, ends = generator.permutation(len(found)), np.cumsum(counts)
+    whole = "\n".join(topics[topic] for topic in sorted(topics))
+    name = f"pydoc_data.topics {hashlib.sha256(whole.encode()).hexdigest()[:16]}"
+    return [
+        Rows([found[at][0] for at in chosen], np.array([found[at][1] for at in chosen]), name)
+        for chosen in (order[end - count : end] for end, count in zip(ends, counts, strict=True))
+    ]
+
+
+def word_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
+    """A token for each word of some texts, and one for all others."""
+    words = sorted({word for text in texts for word in text.split()})
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="[PAD]", unk_token="[UNK]")
