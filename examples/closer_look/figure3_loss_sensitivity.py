@@ -57,7 +57,7 @@ class Size:
 
 SIZES = {
     "smallest": Size(images=60, steps=12, looks=3, seeds=2),
-    "small": Size(images=150, steps=300, looks=6, seeds=5),
+    "small": Size(images=200, steps=2_000, looks=8, seeds=5),
     "full": Size(images=1_000, steps=10_000, looks=20, seeds=5),
 }
 
