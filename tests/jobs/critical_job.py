@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
-from job import digest
+from job import digest, finish
 from toy_measures import classify
 
 from hf_exposure import CriticalSampleRatio, MeasureCallback, critical_samples
@@ -42,7 +41,7 @@ def main() -> None:
         classify(folder / "different", [MeasureCallback(other)]).train()
     except ProcessesDifferError as error:
         found["different"] = str(error)
-    (folder / f"{rank}.json").write_text(json.dumps(found))
+    finish(folder, found)
 
 
 if __name__ == "__main__":

@@ -71,3 +71,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
+    if torch.distributed.is_initialized():  # threads of a group that is left behind may abort a process
+        torch.distributed.destroy_process_group()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 import sys
 from pathlib import Path
 
 import numpy as np
 import torch
 from datasets import Dataset
+from job import finish
 from torch import nn
 from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
 
@@ -56,7 +55,7 @@ def main() -> None:
     )  # fmt: skip
     recipe = TrainerRecipe(lambda: Classifier(Config()), args)
     runs = run_subsets(recipe, data, draw_subsets(40, 2, seed=1), store=folder / "runs", score=score, progress=False)
-    (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(runs.scores_MN.tolist()))
+    finish(folder, runs.scores_MN.tolist())
 
 
 if __name__ == "__main__":
