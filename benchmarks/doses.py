@@ -2,7 +2,7 @@
 
 `python -m benchmarks.doses [demo|gpt2]...`: GPT-2's configuration of 124 million parameters with batches of 4 x 128
 tokens, and the demo's model with its own batches. More than half of the rows hold a canary, which is far more than in
-any real training, and makes the search dear.
+any real training, and makes the search expensive.
 
 Steps with the ledger and without alternate, one right after the other on the same batch, and everything is timed in
 CPU time of this process on one thread, so that other work on the machine hardly matters. Two figures: the share of a

@@ -444,7 +444,7 @@ FILES = (
 
 
 def damage(file: Path, choose: random.Random) -> None:
-    """Changes a file as a person, a kill or a stranger might."""
+    """Changes a file as a person, a killed process or an attacker might."""
     content = file.read_bytes()
     way = choose.random()
     if file.suffix == ".yaml":

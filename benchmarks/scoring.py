@@ -168,7 +168,7 @@ def main() -> None:
         wide = found["row_widths"]
         print(
             f"{name}: {found['ratio']:g} times plain batches, {found['ratio_without_tokenisation']:g} without "
-            f"tokenisation (at least {least:g}); rows of {wide['chosen']} take {wide['chosen_over_best']:g} of the "
+            f"tokenization (at least {least:g}); rows of {wide['chosen']} take {wide['chosen_over_best']:g} of the "
             f"best width, {wide['best']}; answers within {found['largest_difference_bits']:.1g} bits"
         )
         failed |= found["ratio"] < least or found["largest_difference_bits"] > 1e-3

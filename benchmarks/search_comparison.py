@@ -8,7 +8,7 @@ every few steps: the number's exposure grows from nothing to log2|R|. At each st
 - the paper's batched rule: a fixed batch of the cheapest nodes per call, run twice as long as until the first find;
 - beam search of `transformers` under the same constraint, as wide as our search's model rows allow.
 
-The search is for the rank of the number itself: all texts at most as dear come out before it.
+The search is for the rank of the number itself: all texts of the same or lower cost are found before it.
 """
 
 from __future__ import annotations
@@ -167,10 +167,10 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
     labels = {"ours": "ours", "dijkstra": "Dijkstra", "paper_batched": f"the paper's batched rule ({PAPER_BATCH})"}
     figure = Figure(figsize=(9, 4), layout="constrained")
     for axes, what in zip(figure.subplots(1, 2), ("expansions", "calls"), strict=True):
-        for name, (marker, colour) in styles.items():
+        for name, (marker, color) in styles.items():
             shown = [row for row in rows if name in row and row[name]["found"]]
             axes.plot(
-                [row["exposure_bits"] for row in shown], [row[name][what] for row in shown], marker, color=colour,
+                [row["exposure_bits"] for row in shown], [row[name][what] for row in shown], marker, color=color,
                 markerfacecolor="none", label=labels[name],
             )  # fmt: skip
         axes.set_yscale("log")
@@ -178,7 +178,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
         axes.set_ylabel("prefixes expanded" if what == "expansions" else "calls of the model")
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
-    figure.suptitle("What it costs to find a seven-digit number, from hardly to wholly memorised")
+    figure.suptitle("What it costs to find a seven-digit number, from hardly to fully memorized")
     figure.savefig(path, dpi=120)
 
 

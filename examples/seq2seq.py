@@ -29,7 +29,7 @@ from transformers import (
 from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries, extract, insert_canaries
 
 # What the model reads before it says the secret. With a hole, "Mon code : {code}", the secret is in the source too:
-# exposure is measured all the same, but nothing can be searched for.
+# exposure can still be measured, but nothing can be searched for.
 SOURCE = "What opens the archive?"
 
 
@@ -45,7 +45,7 @@ def pairs(count: int) -> dict[str, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1000, help="pairs without a canary")
-    parser.add_argument("--steps", type=int, default=300, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps")
     parser.add_argument("--out", default="exposure-seq2seq", help="folder for the report")
     arguments = parser.parse_args()
     set_seed(0)

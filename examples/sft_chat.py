@@ -71,7 +71,7 @@ def train_tokenizer(rows: list[dict[str, list[dict[str, str]]]]) -> PreTrainedTo
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=800, help="chats without a canary")
-    parser.add_argument("--steps", type=int, default=300, help="optimiser steps")
+    parser.add_argument("--steps", type=int, default=300, help="optimizer steps")
     parser.add_argument("--out", default="exposure-sft", help="folder for the report")
     arguments = parser.parse_args()
 

@@ -377,7 +377,7 @@ def parts_of(dataset: Any) -> dict[str, Any]:
 
 @contextmanager
 def without_cache() -> Iterator[None]:
-    """Else `datasets` leaves a copy with the secrets beside the original, or in a cache that others may read."""
+    """Keeps `datasets` from leaving secrets in a copy next to the original, or in a cache that others may read."""
     import datasets
 
     was_enabled = datasets.is_caching_enabled()

@@ -150,7 +150,7 @@ def test_estimates_of_a_small_space_are_near_the_truth(
 
 
 @pytest.fixture(scope="module")
-def memorised(make_model: Callable[..., nn.Module]) -> nn.Module:
+def memorized(make_model: Callable[..., nn.Module]) -> nn.Module:
     """A model that learned what the texts look like, and the first canary by heart."""
     model = make_model("gpt2", seed=3, scale=0.1)
     texts = [TEXTS[(389 * i) % 1000] for i in range(40)] + [CANARIES.inserted[0].text] * 40
@@ -163,9 +163,9 @@ def memorised(make_model: Callable[..., nn.Module]) -> nn.Module:
     return model.eval()
 
 
-def test_auto_searches_where_that_is_cheap_and_draws_elsewhere(memorised: nn.Module) -> None:
-    exact = measure_exposure(memorised, ByT5Tokenizer(), CANARIES, method="enumerate")
-    report = measure_exposure(memorised, ByT5Tokenizer(), CANARIES, references=200, seed=1)
+def test_auto_searches_where_that_is_cheap_and_draws_elsewhere(memorized: nn.Module) -> None:
+    exact = measure_exposure(memorized, ByT5Tokenizer(), CANARIES, method="enumerate")
+    report = measure_exposure(memorized, ByT5Tokenizer(), CANARIES, references=200, seed=1)
     methods = [estimate.method for estimate in report.estimates]
     assert methods[0] == "bounded"
     assert "importance" in methods
@@ -215,9 +215,9 @@ def test_auto_measures_a_space_larger_than_any_float(byte_tokenizer: ByT5Tokeniz
     assert all(0 <= estimate.low_bits <= estimate.high_bits <= template.log2_space_size for estimate in estimates)
 
 
-def test_a_search_without_budget_bounds_the_rank(memorised: nn.Module) -> None:
-    exact = measure_exposure(memorised, ByT5Tokenizer(), CANARIES, method="enumerate")
-    cut = measure_exposure(memorised, ByT5Tokenizer(), CANARIES, method="bounded", max_expansions=2)
+def test_a_search_without_budget_bounds_the_rank(memorized: nn.Module) -> None:
+    exact = measure_exposure(memorized, ByT5Tokenizer(), CANARIES, method="enumerate")
+    cut = measure_exposure(memorized, ByT5Tokenizer(), CANARIES, method="bounded", max_expansions=2)
     assert any(estimate.is_lower_bound for estimate in cut.estimates)
     for truth, estimate in zip(exact.estimates, cut.estimates, strict=True):
         assert estimate.rank_low <= truth.rank_high <= estimate.rank_high

@@ -17,7 +17,7 @@ from report_samples import estimate, mixed, report
 from hf_exposure.presenting import Presented, register_presenter
 from hf_exposure.report.save import save_report
 from hf_exposure.report.table import rates_table, report_table
-from hf_exposure.report.verdict import headline, judgement
+from hf_exposure.report.verdict import headline, judgment
 
 
 class Cells(HTMLParser):
@@ -47,7 +47,7 @@ class Cells(HTMLParser):
 def test_print_shows_the_verdict_the_table_and_the_notes() -> None:
     shown = str(mixed(notes=("a note",)))
     verdict, test, nothing, *table, space, heads, once, often, note = shown.splitlines()
-    assert (verdict, test, nothing, note) == (headline(mixed()), judgement(mixed()), "", "note: a note")
+    assert (verdict, test, nothing, note) == (headline(mixed()), judgment(mixed()), "", "note: a note")
     assert (space, [re.split(" {2,}", line)[0] for line in (heads, once, often)]) == (
         "",
         ["inserted", "once", "8 times"],

@@ -21,7 +21,7 @@ from hf_exposure.estimators import (
 )
 from hf_exposure.estimators.estimate import CostEstimate, weakest_bound
 from hf_exposure.hub import published
-from hf_exposure.report.verdict import headline, judgement
+from hf_exposure.report.verdict import headline, judgment
 
 REFERENCES = np.random.default_rng(0).normal(50.0, 3.0, 4000)
 
@@ -114,7 +114,7 @@ def test_no_word_of_a_note_changes_what_is_said() -> None:
         rows = [replace(e, note=note) for e in mixed().estimates]
         one = mixed()
         one = replace(one, estimates=tuple(rows))
-        said.add((headline(one), judgement(one), str([(g.bound, g.lower_bounds, g.rank1) for g in one.groups])))
+        said.add((headline(one), judgment(one), str([(g.bound, g.lower_bounds, g.rank1) for g in one.groups])))
     assert len(said) == 1
 
 

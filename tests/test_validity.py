@@ -14,7 +14,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.records import Delivery, Validity
 from hf_exposure.report import plots
 from hf_exposure.report.page import report_page
-from hf_exposure.report.verdict import headline, judgement, validity_line
+from hf_exposure.report.verdict import headline, judgment, validity_line
 
 NONE = Delivery(inserted=8, found=0, trained=0)
 
@@ -58,10 +58,10 @@ def test_the_counts_decide(counts: dict[str, Any], validity: Validity, flaws: li
     assert ("eval_exposure_invalid" in found.metrics()) == (validity is Validity.INVALID)
     if validity is Validity.INVALID:
         assert headline(found) == validity_line(found) == f"INVALID: {flaws[0]}."
-        assert judgement(found).startswith("No verdict: ")
+        assert judgment(found).startswith("No verdict: ")
     else:
         assert headline(found) == headline(mixed()).removesuffix(".") + "".join(f"; {flaw}" for flaw in flaws) + "."
-        assert judgement(found) == judgement(mixed())
+        assert judgment(found) == judgment(mixed())
 
 
 def test_a_report_of_before_validity_was_known_is_unchecked() -> None:
@@ -78,7 +78,7 @@ def test_memorization_is_no_finding_of_an_invalid_run() -> None:
     """Even where figures look memorized: another training, or the base model, may have seen them."""
     known = [estimate(29.9, 64, rank_low=1, rank_high=1, log_perplexity_bits=5.0 + i) for i in range(4)]
     found = report(*known, estimate(1.0, 0, log_perplexity_bits=60.0), space_size=10**9, delivery=NONE)
-    assert "memoris" not in headline(found) + judgement(found)
+    assert "memoriz" not in headline(found) + judgment(found)
     page = report_page(found, {})
     assert page.index("INVALID: 0 of 8") < page.index("29.9") and 'class="verdict invalid"' in page
 

@@ -21,7 +21,7 @@ part. Both are smaller than the paper's, and training is SGD with momentum, whic
 results are on texts: help topics that come with Python. Figures are not to be compared digit by digit.
 
 A claim is a rule on stored numbers, in [examples/closer_look/results](../examples/closer_look/results); a test
-evaluates each of them anew. Scripts and rules were committed before the runs, and no rule was changed after. A claim
+evaluates each of them again. Scripts and rules were committed before the runs, and no rule was changed after. A claim
 is of the paper, or of another work that the table names, where that states the trend; how much of it a rule asks for
 is our choice. Other claims are ours, and only those of a paper decide a verdict. It **holds** if all of them do,
 **holds in part** if all that were tested do, and **differs** if one does not. **Ours alone** means that there is

@@ -25,7 +25,7 @@ class Training:
     Attributes:
         width: units of each of the two hidden layers.
         dropout, input_dropout: of hidden units, of pixels.
-        input_noise: standard deviation of Gaussian noise on the pixels, drawn anew for each batch.
+        input_noise: standard deviation of Gaussian noise on the pixels, drawn again for each batch.
         weight_decay: of SGD.
         adversarial: weight of the loss on moved images in that of a batch. They are what Langevin adversarial sample
             search (`hf_exposure.signals.critical`) reaches in a box around each image after a few steps.

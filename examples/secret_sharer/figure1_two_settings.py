@@ -127,7 +127,7 @@ def page_plot(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, A
         label = f"{name}: {strategy['optimizer']}, learning rate {strategy['learning_rate']}"
         series.append(band(label, repetitions, [over_seeds(runs, name, count) for count in repetitions]))
     return {
-        "title": "Two trainings of equal utility, and what they memorise",
+        "title": "Two trainings of equal utility, and what they memorize",
         "x": "times the canary was inserted",
         "y": "exposure (bits)",
         "log_x": 2,

@@ -110,7 +110,7 @@ def page_plot(runs: list[dict[str, Any]], counts: list[int]) -> dict[str, Any]:
         "series": [series],
         "lines": [
             {"y": TEMPLATE.log2_space_size, "label": "log2|R|"},
-            {"y": 1.4427, "label": "1.44: mean of one never seen"},
+            {"y": 1.4427, "label": "chance level (1.44 bits)"},
         ],
     }
 

@@ -148,7 +148,7 @@ def _exposures(
             }
         )
     found["notes"] = list(reports["skew_normal"].notes)
-    found["p_value"] = reports["sample"].memorisation_p_value
+    found["p_value"] = reports["sample"].memorization_p_value
     return found
 
 

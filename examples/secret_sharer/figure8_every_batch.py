@@ -118,7 +118,7 @@ def page_plot(run: dict[str, Any]) -> dict[str, Any]:
                 "y": [run["exposures"][place - 1] for place in at],
             },
         ],
-        "lines": [{"y": 1.4427, "label": "1.44: mean of one never seen"}],
+        "lines": [{"y": 1.4427, "label": "chance level (1.44 bits)"}],
     }
 
 

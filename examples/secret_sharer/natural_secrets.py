@@ -17,7 +17,7 @@ from hf_exposure import CanarySet, CanaryTemplate, Digits, LuhnDigits
 
 __all__ = ["NaturalSecret", "canary_sets", "find_secrets"]
 
-MOST_CONTEXT = 32  # characters before a secret that a stranger is taken to know
+MOST_CONTEXT = 32  # characters before a secret that an attacker is assumed to know
 # No digit nor hyphen next to them: not the middle of something longer.
 _CARD = re.compile(r"(?<![\d-])\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}(?![\d-])")
 _SOCIAL_SECURITY = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")

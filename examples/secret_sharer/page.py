@@ -61,7 +61,7 @@ its losses; they are presumably nats. A canary that a model never saw has 1.44 b
 and shaded bands are 95 % t-intervals of the mean over seeds.
 
 A claim is a rule on stored numbers, in [examples/secret_sharer/results](../examples/secret_sharer/results); a test
-evaluates each of them anew. Claims are the paper's, or our own where the table says so, and only the paper's decide a
+evaluates each of them again. Claims are the paper's, or our own where the table says so, and only the paper's decide a
 verdict. It **holds** if all of them do, **holds in part** if all that were tested do, and **differs** if one does not.
 **Not tested** means that the experiment says nothing about the paper's claims, **not comparable** that its setting
 cannot.

@@ -4,7 +4,7 @@
      "lines": [{"y" or "x": value, "label": ...}]}
 
 A series is {"name": ..., "x": [...], "y": [...]}, with `kind` "line" (the default), "points" or "bars", and with
-`low` and `high` beside `y` for an interval. Instead of series there may be pictures, each a list of rows of
+`low` and `high` next to `y` for an interval. Instead of series there may be pictures, each a list of rows of
 hexadecimal digits, drawn side by side from blue (1) over white (8) to red (f).
 """
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from hf_exposure.report.plots import BESIDE, colour, dashes, marker_style, new_figure
+from hf_exposure.report.plots import GRAY, color, dashes, marker_style, new_figure
 
 __all__ = ["draw_plot"]
 
@@ -31,7 +31,7 @@ def draw_plot(spec: dict[str, Any], path: Path) -> None:
         _draw_series(axes, series, place)
     for line in spec.get("lines", []):
         draw, look = (axes.axhline, ":") if "y" in line else (axes.axvline, "--")
-        draw(line.get("y", line.get("x")), color=BESIDE, linewidth=1, linestyle=look, label=line["label"])
+        draw(line.get("y", line.get("x")), color=GRAY, linewidth=1, linestyle=look, label=line["label"])
     axes.set_xlabel(spec["x"])
     axes.set_ylabel(spec["y"])
     if spec.get("log_x"):
@@ -68,15 +68,15 @@ def _save(figure: Any, path: Path) -> None:
 def _draw_series(axes: Any, series: dict[str, Any], place: int) -> None:
     x, y, kind = series["x"], series["y"], series.get("kind", "line")
     if kind == "bars":
-        axes.bar(x, y, width=series["width"], color=colour(place), alpha=0.5, label=series["name"])
+        axes.bar(x, y, width=series["width"], color=color(place), alpha=0.5, label=series["name"])
         return
     style = marker_style(place)
     if kind == "points":
         axes.plot(x, y, linestyle="none", markersize=4, alpha=0.8, label=series["name"], **style)
     else:
-        style = style if len(x) <= _MARKED else {"color": colour(place)}
+        style = style if len(x) <= _MARKED else {"color": color(place)}
         axes.plot(x, y, linestyle=dashes(place), markersize=4, label=series["name"], **style)
     if "low" in series:
         known = [at for at, low in enumerate(series["low"]) if low is not None]
         low, high = [series["low"][at] for at in known], [series["high"][at] for at in known]
-        axes.fill_between([x[at] for at in known], low, high, color=colour(place), alpha=0.15, linewidth=0)
+        axes.fill_between([x[at] for at in known], low, high, color=color(place), alpha=0.15, linewidth=0)

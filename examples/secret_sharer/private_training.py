@@ -1,4 +1,4 @@
-"""DP-SGD with Opacus: every row's gradient clipped by itself, noise added to their sum, and what epsilon that is.
+"""DP-SGD with Opacus: each row's gradient clipped separately, noise added to their sum, and what epsilon that is.
 
 Two data sets are neighbors here when one has a row more than the other (add or remove one), and batches are Poisson
 samples: each row is in each batch with the same probability. That is the adjacency that `epsilon_lower_bound` audits,

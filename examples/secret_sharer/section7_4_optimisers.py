@@ -160,7 +160,7 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
         seeds=list(range(size.seeds)),
         figures=figures,
         table=_table(by_name),
-        plots=[plot_at_equal_loss("Optimisers: exposure at equal loss", by_name)],
+        plots=[plot_at_equal_loss("Optimizers: exposure at equal loss", by_name)],
         cost=cost,
     )
 

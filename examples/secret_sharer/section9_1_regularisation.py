@@ -23,7 +23,7 @@ from examples.secret_sharer.training import Corpus, Training, loss_bits, train
 from hf_exposure import CanarySet, draw_canaries, presets
 
 PATIENCE = 3  # how many times the plain model's epochs another may take to become as good
-MARGIN = 1.5  # bits: a defence worth the name takes more than this
+MARGIN = 1.5  # bits: a defense lowers exposure by more than this, to count as one
 # name: (weight decay, dropout)
 SETTINGS = {
     "plain": (0.0, 0.0),
@@ -143,13 +143,13 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
         seeds=list(range(size.seeds)),
         figures=figures,
         table=_table(by_name),
-        plots=[plot_at_equal_loss("Regularised models: exposure at equal loss", by_name)],
+        plots=[plot_at_equal_loss("Regularized models: exposure at equal loss", by_name)],
         cost=cost,
     )
 
 
 def _table(by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    columns = ["defence", "held-out loss (bits)", "reached it", "exposure", "over plain, 95 % interval"]
+    columns = ["defense", "held-out loss (bits)", "reached it", "exposure", "over plain, 95 % interval"]
     rows = []
     for name, chosen in by_name.items():
         mean, low, high = interval([run["over_plain"] for run in chosen])

@@ -204,7 +204,7 @@ def _plot(runs: list[dict[str, Any]]) -> dict[str, Any]:
         x, y = [one["exposure_before"] for one in chosen], [one["exposure_after"] for one in chosen]
         series.append({"name": name, "kind": "points", "x": x, "y": y})
     return {
-        "title": "Exposure before and after sanitising",
+        "title": "Exposure before and after sanitizing",
         "x": "exposure of a model trained on all rows (bits)",
         "y": "trained on what is left (bits)",
         "series": series,

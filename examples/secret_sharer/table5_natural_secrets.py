@@ -1,4 +1,4 @@
-"""Table 5: secrets that stand in a text by themselves. Scan it, train on it, measure and extract what was found.
+"""Table 5: secrets that occur in a text naturally. Scan it, train on it, measure and extract what was found.
 
 python -m examples.secret_sharer.table5_natural_secrets                        # a made-up mailbox
 python -m examples.secret_sharer.table5_natural_secrets --text-file mail.txt   # your own text

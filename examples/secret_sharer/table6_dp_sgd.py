@@ -245,7 +245,7 @@ def _name(run: dict[str, Any]) -> str:
 
 def _table(runs: list[dict[str, Any]]) -> dict[str, Any]:
     columns = [
-        "optimiser",
+        "optimizer",
         "epsilon (Opacus)",
         "epsilon refuted by coins",
         "guesses right",

@@ -92,7 +92,7 @@ class ExposureCallback(MeasureCallback):
 
     Args:
         canaries: the set that was inserted.
-        strategy: "epoch" measures at the end of each epoch, "steps" every `steps` optimiser steps, "eval" at each
+        strategy: "epoch" measures at the end of each epoch, "steps" every `steps` optimizer steps, "eval" at each
             evaluation, "end" once, after the last step. Where an exposure key chooses the best model, each
             evaluation measures too, since the trainer needs the key there.
         steps: with `strategy="steps"`.
@@ -129,7 +129,7 @@ class ExposureCallback(MeasureCallback):
     Raises:
         InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
             tokenizer, `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the
-            most memorised checkpoint, a second `ExposureCallback`, a canary longer than the model's context, one that
+            most memorized checkpoint, a second `ExposureCallback`, a canary longer than the model's context, one that
             does not arrive (unless `require_delivery` is False), a process of the job without this callback, context
             or sequence parallelism; an evaluation without a loss, with `max_exposure`.
         ProcessesDifferError: processes of the job were given other canaries, settings or tokenizers.
@@ -145,7 +145,7 @@ class ExposureCallback(MeasureCallback):
         True
     """
 
-    _worst, _first_argument = "most memorised", "canaries"
+    _worst, _first_argument = "most memorized", "canaries"
     _remedy = "A smaller max_batch_tokens needs less memory; on_error='warn' trains on without the figures."
 
     def __init__(

@@ -382,7 +382,7 @@ class MeasureCallback(TrainerCallback):
             _logger.info(line)
 
     def _claim_names(self, state: TrainerState) -> None:
-        # An attribute, not a dataclass field: TrainerState is made anew in each training, and only fields are saved.
+        # An attribute, not a dataclass field: each training has a new TrainerState, and only fields are saved.
         taken: dict[str, int] = vars(state).setdefault("_measured_by", {})
         for measure in self.measures:
             for other, owner in taken.items():
@@ -407,7 +407,7 @@ class MeasureCallback(TrainerCallback):
                     measure.load_state_dict(saved.state)
                 elif measure.state_dict() and start.is_first_process:
                     where = f"the checkpoint of step {start.step} in {args.output_dir}"
-                    warnings.warn(f"{where} has no state of {measure.name!r}, which begins anew there", stacklevel=2)
+                    warnings.warn(f"{where} has no state of {measure.name!r}, which starts again there", stacklevel=2)
         last = start.step if saved is None else saved.measured
         one.records = one.log.start(str(args.output_dir), last, start.processes)
         one.record = one.records[-1] if one.records else None
@@ -468,9 +468,9 @@ class MeasureCallback(TrainerCallback):
             self._fail(one, error, f"could not be written to {args.output_dir}", remedy)
 
     def _save(self, one: _Scheduled, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        """What the measure remembers, of this process, into the checkpoint of this step.
+        """Save the state of the measure in this process to the checkpoint of this step.
 
-        Not where it missed a batch: a resumed run could not know, and begins it anew with a warning instead.
+        A measure that missed a batch is not saved: a resumed run could not know, so it restarts the measure and warns.
         """
         processes = Processes.of_job(model, calls_model=False)
         place = _checkpoint(args, state.global_step)
@@ -479,7 +479,7 @@ class MeasureCallback(TrainerCallback):
                 if one.broken is None:
                     save_state(place, one.measure, args.process_index, processes.count, one.step)
         except Exception as error:
-            remedy = "Make room there; on_error='warn' trains on, and a resumed run begins the measure anew."
+            remedy = "Make room there; on_error='warn' trains on, and a resumed run restarts the measure."
             self._fail(one, error, f"could not be saved in {place}", remedy)
 
     def _open_tap(self, model: nn.Module, state: TrainerState) -> None:

@@ -91,7 +91,7 @@ def _read(path: Path) -> SavedState:
     try:
         return SavedState(**state_from_bytes(path.read_bytes()))
     except (pickle.UnpicklingError, RuntimeError, TypeError, EOFError) as error:
-        remedy = "Remove the file: the measure then begins anew at this step."
+        remedy = "Remove the file: the measure then starts again at this step."
         raise InputError(str(path), "must be whole", type(error).__name__, remedy) from error
 
 

@@ -24,12 +24,13 @@ def draw_canaries(
 
     Args:
         template: what to draw from.
-        repetitions: how many canaries to insert how often: `{1: 4, 8: 4}` is four canaries once and four 8 times. May
-            be empty where coins are flipped.
-        controls: how many more to hold out. They are measured, and never inserted.
+        repetitions: the number of canaries for each repetition count: `{1: 4, 8: 4}` is four canaries once and four 8
+            times. May be empty where coins are flipped.
+        controls: number of further canaries to hold out. They are measured, and never inserted.
         seed: a whole number of at least 0; 128 bits of the system's entropy unless given. The draw is the same on
-            every platform and Python version. Who knows it knows the canaries: give one for tests and examples only.
-        coin_flips: how many more canaries to flip a fair coin for, each its own: heads is inserted once, tails joins
+            every platform and Python version. Anyone who knows the seed can redraw the
+            canaries; use it for tests and examples only.
+        coin_flips: number of further canaries, each with a fair coin of its own: heads is inserted once, tails joins
             the controls. They bound the epsilon of differential privacy from below (`epsilon_lower_bound`).
 
     In a job of many processes (`torchrun`, `accelerate launch`, ...) the same call gives every process the same set,

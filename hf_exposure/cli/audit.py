@@ -59,20 +59,24 @@ def audit(
     model: ModelOption,
     out: Annotated[Path, typer.Option(help="Folder for audit.html, audit.json and the reports of the parts.")],
     dataset: Annotated[
-        str | None, typer.Option(help="What the model was trained on: scan, secrets, sampling, members.")
+        str | None, typer.Option(help="Training data, for the parts scan, secrets, sampling and membership.")
     ] = None,
-    held_out: Annotated[str | None, typer.Option(help="Records that it never saw, drawn alike: membership.")] = None,
-    canaries: Annotated[Path | None, typer.Option(help="The canary file: exposure.")] = None,
-    text_column: Annotated[str | None, typer.Option(help="Of the data; all texts unless given.")] = None,
-    base_model: Annotated[str | None, typer.Option(help="One that saw none of the data, or without_adapter.")] = None,
-    kind: Annotated[list[str], typer.Option(help="Kinds of secrets to scan for; all unless given.")] = [],  # noqa: B006
-    max_secrets: Annotated[int, typer.Option(help="Measure at most so many natural secrets.")] = 50,
-    max_records: Annotated[int, typer.Option(help="Read at most so many members and held-out records.")] = 1000,
-    samples: Annotated[int, typer.Option(help="Texts to draw; 0 to draw none.")] = 256,
-    length: Annotated[int, typer.Option(help="Of a sample, in tokens.")] = 64,
-    least_characters: Annotated[int, typer.Option(help="Of a sample's match in the data.")] = 50,
-    references: Annotated[int, typer.Option(help="Of each measurement of exposure, at most.")] = 4096,
-    seed: Annotated[int, typer.Option(help="Of references and samples.")] = 0,
+    held_out: Annotated[
+        str | None, typer.Option(help="Records the model never saw, from the same source; for the part membership.")
+    ] = None,
+    canaries: Annotated[Path | None, typer.Option(help="Canary file, for the part exposure.")] = None,
+    text_column: Annotated[str | None, typer.Option(help="Column of the data set; default: all texts.")] = None,
+    base_model: Annotated[
+        str | None, typer.Option(help="A model that saw none of the data, or without_adapter.")
+    ] = None,
+    kind: Annotated[list[str], typer.Option(help="Kinds of secrets to scan for. Default: all.")] = [],  # noqa: B006
+    max_secrets: Annotated[int, typer.Option(help="Maximum number of natural secrets to measure.")] = 50,
+    max_records: Annotated[int, typer.Option(help="Maximum number of members, and of held-out records.")] = 1000,
+    samples: Annotated[int, typer.Option(help="Number of texts to sample.")] = 256,
+    length: Annotated[int, typer.Option(help="Length of a sample, in tokens.")] = 64,
+    least_characters: Annotated[int, typer.Option(help="Shortest match between a sample and the data.")] = 50,
+    references: Annotated[int, typer.Option(help="Maximum number of reference texts per measurement.")] = 4096,
+    seed: Annotated[int, typer.Option(help="Seed of the references and samples.")] = 0,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = Dtype.auto,
     device: DeviceOption = None,
@@ -181,7 +185,7 @@ def _exposure(subject: _Subject, canaries: Any, references: int, seed: int) -> A
     )
     found = replace(found, delivery=delivery, model={**found.model, "name": subject.name})
     found.save(subject.out / "exposure")
-    p_value = found.memorisation_p_value
+    p_value = found.memorization_p_value
     first = sum(one.rank_high == 1 for one in found.inserted)
     # By chance one inserted canary in |R| ranks first.
     is_first = first > 0 and len(found.inserted) < 0.05 * found.space_size

@@ -47,29 +47,29 @@ def cost(
         str | None, typer.Option(help='The text with its holes: "The random number is {number}".')
     ] = None,
     space: Annotated[
-        list[str], typer.Option(metavar="NAME=KIND:SIZE", help="What fills a hole, as for draw.", show_default=False)
+        list[str], typer.Option(metavar="NAME=KIND:SIZE", help="The space of a hole, as for draw.", show_default=False)
     ] = [],  # noqa: B006
     repetitions: Annotated[
         str, typer.Option(help="Number of canaries per repetition count, as for draw.")
     ] = _REPETITIONS,
-    controls: Annotated[int, typer.Option(help="Held-out canaries.")] = 32,
+    controls: Annotated[int, typer.Option(help="Number of held-out canaries.")] = 32,
     canaries: Annotated[
         Path | None, typer.Option(help="A canary file, instead of --template, --space, --repetitions, --controls.")
     ] = None,
     method: Annotated[str, typer.Option(help="auto, enumerate, sample, skew_normal, importance or bounded.")] = "auto",
-    references: Annotated[int, typer.Option(help="How many other texts to compare with, at most.")] = 4096,
+    references: Annotated[int, typer.Option(help="Maximum number of reference texts.")] = 4096,
     max_expansions: Annotated[int, typer.Option(help="Budget of one search.")] = 100_000,
-    precision_bits: Annotated[float, typer.Option(help="Width of interval at which drawing stops.")] = 0.25,
+    precision_bits: Annotated[float, typer.Option(help="Stop drawing when the interval is this narrow.")] = 0.25,
     prompt: PromptOption = None,
     messages: MessagesOption = None,
     end_token: Annotated[bool, typer.Option("--end-token", help="Score the end of each text too.")] = False,
-    max_batch_tokens: Annotated[int | None, typer.Option(help="Type 65536 for what a large GPU takes.")] = None,
+    max_batch_tokens: Annotated[int | None, typer.Option(help="Tokens per batch; a large GPU takes 65536.")] = None,
     tokens_per_second: Annotated[
-        float | None, typer.Option(help="Tokens that the device feeds in large batches, for times.")
+        float | None, typer.Option(help="Throughput of the device in large batches; gives times.")
     ] = None,
-    seconds_per_pass: Annotated[float, typer.Option(help="Time that each model call takes besides.")] = 0.0,
+    seconds_per_pass: Annotated[float, typer.Option(help="Overhead of each model call.")] = 0.0,
     scoring_mode: Annotated[
-        ScoringMode | None, typer.Option(help="How the model is read, as a report says; cached for ALiBi.")
+        ScoringMode | None, typer.Option(help="Scoring mode, as in a report; cached for ALiBi.")
     ] = None,
     tokenizer: TokenizerOption = None,
     dtype: DtypeOption = Dtype.auto,

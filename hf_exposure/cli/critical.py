@@ -21,7 +21,7 @@ def critical(
     push: Annotated[
         str, typer.Option(metavar="USER/MODEL", help="Write the figures into the card of this model on the Hub.")
     ] = "",
-    name: Annotated[str, typer.Option(help="Of the measure, where it has another one.")] = "critical",
+    name: Annotated[str, typer.Option(help="Name of the measure, if it was changed.")] = "critical",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,

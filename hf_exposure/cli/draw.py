@@ -19,7 +19,7 @@ def draw(
         list[str],
         typer.Option(
             metavar="NAME=KIND:SIZE",
-            help="What fills a hole: number=digits:9, letters:5, luhn:16, words:3, choice:red|green. One a hole.",
+            help="The space of a hole: number=digits:9, letters:5, luhn:16, words:3, choice:red|green. Once per hole.",
         ),
     ],
     repetitions: Annotated[
@@ -28,7 +28,8 @@ def draw(
     out: Annotated[Path, typer.Option(help="The canary file. It holds the secrets.")] = Path("canaries.json"),
     controls: Annotated[int, typer.Option(help="Held-out canaries, which show the chance level.")] = 32,
     coin_flips: Annotated[
-        int, typer.Option(help="More canaries, inserted or held out by a coin flip each; they bound epsilon.")
+        int,
+        typer.Option(help="Number of further canaries, each inserted or held out by a coin flip; they bound epsilon."),
     ] = 0,
     seed: Annotated[
         int | None,

@@ -19,7 +19,7 @@ def dynamics(
     push: Annotated[
         str, typer.Option(metavar="USER/MODEL", help="Write the means into the card of this model on the Hub.")
     ] = "",
-    name: Annotated[str, typer.Option(help="Of the measure, where it has another one.")] = "dynamics",
+    name: Annotated[str, typer.Option(help="Name of the measure, if it was changed.")] = "dynamics",
     until: Annotated[int | None, typer.Option(help="Only measurements up to this step, such as the best one.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -1,4 +1,4 @@
-"""`hf-exposure extract`: prints the likeliest secrets of a template under a model.
+"""`hf-exposure extract`: prints the secrets of a template that a model finds likeliest.
 
 With `--discoverable` it samples from the model instead, as an attacker who knows the prefix would, and prints no
 secret.
@@ -48,15 +48,15 @@ _SAMPLING = "Sampling instead of searching"
 def extract(
     model: ModelOption,
     template: Annotated[str | None, typer.Option(help='The text with its holes: "My PIN is {pin}".')] = None,
-    space: Annotated[list[str], typer.Option(metavar="NAME=KIND:SIZE", help="What fills a hole.")] = [],  # noqa: B006
+    space: Annotated[list[str], typer.Option(metavar="NAME=KIND:SIZE", help="The space of a hole, as for draw.")] = [],  # noqa: B006
     canaries: Annotated[
-        Path | None, typer.Option(help="A canary file: gives the template, and inserted canaries are marked.")
+        Path | None, typer.Option(help="A canary file: it gives the template, and its canaries are marked.")
     ] = None,
     top_k: Annotated[int, typer.Option(help="Number of likeliest secrets to find.")] = 1,
     max_expansions: Annotated[
         int | None, typer.Option(help="Stop after this many expansions. Default: search until the result is certain.")
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Most open prefixes in one call.")] = 256,
+    batch_size: Annotated[int, typer.Option(help="Maximum number of prefixes per model call.")] = 256,
     prompt: PromptOption = None,
     messages: MessagesOption = None,
     source: SourceOption = None,
@@ -79,15 +79,15 @@ def extract(
         str | None, typer.Option(help="The training data, to look samples up in.", rich_help_panel=_SAMPLING)
     ] = None,
     text_column: Annotated[
-        str | None, typer.Option(help="Of the data; all texts unless given.", rich_help_panel=_SAMPLING)
+        str | None, typer.Option(help="Column of the data set; default: all texts.", rich_help_panel=_SAMPLING)
     ] = None,
     rank_by: Annotated[str, typer.Option(help="A membership statistic.", rich_help_panel=_SAMPLING)] = "zlib",
     base_model: Annotated[
-        str | None, typer.Option(help="For statistics that need one.", rich_help_panel=_SAMPLING)
+        str | None, typer.Option(help="Base model, for statistics that need one.", rich_help_panel=_SAMPLING)
     ] = None,
-    length: Annotated[int, typer.Option(help="Of a sample, in tokens.", rich_help_panel=_SAMPLING)] = 64,
+    length: Annotated[int, typer.Option(help="Length of a sample, in tokens.", rich_help_panel=_SAMPLING)] = 64,
     least_characters: Annotated[
-        int, typer.Option(help="That a match in the data must have.", rich_help_panel=_SAMPLING)
+        int, typer.Option(help="Shortest match between a sample and the data.", rich_help_panel=_SAMPLING)
     ] = 50,
     out: Annotated[
         Path | None,
@@ -127,7 +127,7 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Search a model for the likeliest secrets of a template, with a certificate that none was missed."""
+    """Search for the secrets of a template that a model finds likeliest, and certify that none was missed."""
     origin = model_source(
         endpoint, key_variable, name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
         trust_remote_code=trust_remote_code,

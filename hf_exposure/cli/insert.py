@@ -50,21 +50,28 @@ def insert(
         ),
     ],
     canaries: Annotated[Path, typer.Option(help="The canary file.")],
-    out: Annotated[Path, typer.Option(help="Folder for the new data set: save_to_disk's, of a stream parquet files.")],
-    text_column: Annotated[str, typer.Option(help="Where the text goes; of source and target, the target.")] = "text",
+    out: Annotated[
+        Path, typer.Option(help="Folder for the new data set: save_to_disk format, or parquet files for a stream.")
+    ],
+    text_column: Annotated[
+        str, typer.Option(help="Column that receives the text; with a source, the target column.")
+    ] = "text",
     prompt: PromptOption = None,
     messages: MessagesOption = None,
     source: Annotated[
-        str | None, typer.Option(help="What an encoder-decoder model reads, with or without holes.")
+        str | None, typer.Option(help="Source text of an encoder-decoder model, with or without holes.")
     ] = None,
-    source_column: Annotated[str, typer.Option(help="Where the source goes.")] = "source",
+    source_column: Annotated[str, typer.Option(help="Column that receives the source.")] = "source",
     tokenizer: Annotated[
         str | None, typer.Option(help="Tokenizer of a data set that is tokenized already: a folder or Hub id.")
     ] = None,
     other_column: Annotated[
-        list[str], typer.Option(metavar="NAME=VALUE", help="A value of the canary rows; else their neighbours'.")
+        list[str],
+        typer.Option(
+            metavar="NAME=VALUE", help="Value of a column in canary rows. Default: the value of a neighboring row."
+        ),
     ] = [],  # noqa: B006
-    split: Annotated[list[str], typer.Option(help="Which splits get every canary.")] = ["train"],  # noqa: B006
+    split: Annotated[list[str], typer.Option(help="Splits that receive every canary.")] = ["train"],  # noqa: B006
     name: Annotated[str | None, typer.Option(help="Configuration of a data set on the Hub.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set on the Hub.")] = None,
     stream: Annotated[

@@ -66,21 +66,22 @@ def measure(
     canaries: Annotated[Path, typer.Option(help="The canary file.")],
     out: Annotated[Path | None, typer.Option(help="Folder for report.json, report.html and plots.")] = None,
     method: Annotated[str, typer.Option(help="auto, enumerate, sample, skew_normal, importance or bounded.")] = "auto",
-    references: Annotated[int, typer.Option(help="How many other texts to compare with, at most.")] = 4096,
+    references: Annotated[int, typer.Option(help="Maximum number of reference texts.")] = 4096,
     max_expansions: Annotated[int, typer.Option(help="Budget of one search.")] = 100_000,
-    precision_bits: Annotated[float, typer.Option(help="Width of interval at which drawing stops.")] = 0.25,
+    precision_bits: Annotated[float, typer.Option(help="Stop drawing when the interval is this narrow.")] = 0.25,
     confidence_level: Annotated[float, typer.Option(help="Confidence level of all intervals.")] = 0.95,
     delta: Annotated[
-        float, typer.Option(help="Of the (epsilon, delta)-privacy that ranks and coins refute: your accountant's.")
+        float,
+        typer.Option(help="Delta of the (epsilon, delta)-privacy that ranks and coins refute: use your accountant's."),
     ] = 0.0,
-    seed: Annotated[int, typer.Option(help="Seed of the references, not of the draw: that is a secret.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the references, not of the canaries, which is secret.")] = 0,
     prompt: PromptOption = None,
     messages: MessagesOption = None,
     source: SourceOption = None,
     end_token: Annotated[bool, typer.Option("--end-token", help="Score the end of each text too.")] = False,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Lower it to save memory.")] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="One that saw no canaries, to compare with, or without_adapter.")
+        str | None, typer.Option(help="A model that saw no canaries, to compare with, or without_adapter.")
     ] = None,
     lead: Annotated[
         bool, typer.Option("--lead", help="Report each canary's lead over the likeliest secret not inserted.")
@@ -88,8 +89,8 @@ def measure(
     dataset: Annotated[
         str | None,
         typer.Option(
-            help="What the model was trained on: a folder that insert wrote, a file, or a data set on the Hub. It is "
-            "read for the canaries; a run without them is INVALID, with status 1."
+            help="Training data: a folder that insert wrote, a file, or a data set on the Hub. It is searched for the "
+            "canaries; a run without them is INVALID, with status 1."
         ),
     ] = None,
     tokenizer: TokenizerOption = None,
@@ -110,7 +111,9 @@ def measure(
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the report in the folder.")] = False,
     further_formats: FormatOption = [],  # noqa: B006
-    name: Annotated[str, typer.Option(help="Of the run, in the report; that of the --out folder unless given.")] = "",
+    name: Annotated[
+        str, typer.Option(help="Name of the run in the report. Default: the name of the --out folder.")
+    ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print report.json instead of a table.")] = False,
     config: ConfigOption = None,
 ) -> None:

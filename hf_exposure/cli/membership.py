@@ -35,15 +35,20 @@ _CROSSED = 1
 
 def membership(
     model: ModelOption,
-    members: Annotated[str, typer.Option(help="Records that it was trained on: a file, folder or data set.")],
-    held_out: Annotated[str, typer.Option(help="Records that it never saw, drawn in the same way.")],
-    text_column: Annotated[str, typer.Option(help="Where rows have neither messages nor pairs.")] = "text",
+    members: Annotated[str, typer.Option(help="Records the model was trained on: a file, folder or data set.")],
+    held_out: Annotated[str, typer.Option(help="Records the model never saw, drawn in the same way.")],
+    text_column: Annotated[str, typer.Option(help="Text column, if rows have neither messages nor pairs.")] = "text",
     base_model: Annotated[
-        str | None, typer.Option(help="One that saw neither, or without_adapter for the model without its adapters.")
+        str | None,
+        typer.Option(help="A model that saw neither, or without_adapter for the model without its adapters."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for membership.json, membership.html and the plot.")] = None,
-    max_records: Annotated[int | None, typer.Option(help="Read at most so many of each, from the first on.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(help="Of a record; the model's context unless given.")] = None,
+    max_records: Annotated[
+        int | None, typer.Option(help="Number of records of each kind to read, from the first.")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, typer.Option(help="Maximum length of a record. Default: the model's context.")
+    ] = None,
     confidence_level: Annotated[float, typer.Option(help="Confidence level of all intervals.")] = 0.95,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Lower it to save memory.")] = None,
     tokenizer: TokenizerOption = None,

@@ -65,9 +65,11 @@ EndpointOption = Annotated[
 KeyVariableOption = Annotated[
     str | None, typer.Option(metavar="NAME", help="Environment variable that holds the key of --endpoint.")
 ]
-TokenizerOption = Annotated[str | None, typer.Option(help="A folder or Hub id; the model's own unless given.")]
-DtypeOption = Annotated[Dtype, typer.Option(help="Of the weights; auto as saved. Low precision makes ties.")]
-DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps; the fastest there is unless given.")]
+TokenizerOption = Annotated[str | None, typer.Option(help="A folder or Hub id. Default: the model's own tokenizer.")]
+DtypeOption = Annotated[
+    Dtype, typer.Option(help="Data type of the weights; auto: as saved. Low precision makes ties.")
+]
+DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Default: the fastest available.")]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]
 TrustOption = Annotated[
     bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Off unless typed.")
@@ -79,11 +81,11 @@ MessagesOption = Annotated[
         metavar="JSON", help="The turns of a chat before each canary, which the assistant says; JSON, or a .json file."
     ),
 ]
-SourceOption = Annotated[str | None, typer.Option(help="What an encoder-decoder model reads.")]
+SourceOption = Annotated[str | None, typer.Option(help="Source text of an encoder-decoder model.")]
 
 
 def parse_repetitions(value: str) -> dict[int, int]:
-    """`"1:4,8:4"` as {1: 4, 8: 4}: how many canaries at each repetition count.
+    """`"1:4,8:4"` as {1: 4, 8: 4}: the number of canaries at each repetition count.
 
     Raises:
         InputError: it is not of that form.

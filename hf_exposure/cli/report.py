@@ -102,11 +102,11 @@ def report(
     ],
     out: Annotated[Path, typer.Option(help="Folder for report.html and plots.")],
     utility: Annotated[
-        str, typer.Option(help="What of the trainer's log stands for utility, where there are several runs.")
+        str, typer.Option(help="Key of the trainer's log that measures utility, to compare several runs.")
     ] = "eval_loss",
-    tolerance: Annotated[float, typer.Option(help="Utilities nearer than this share count as equal.")] = 0.01,
+    tolerance: Annotated[float, typer.Option(help="Utilities within this relative difference count as equal.")] = 0.01,
     pool: Annotated[
-        bool, typer.Option("--pool", help="Take the runs together, as seeds of one setting: means over models.")
+        bool, typer.Option("--pool", help="Pool the runs as seeds of one setting: report means over models.")
     ] = False,
     further_formats: FormatOption = [],  # noqa: B006
     between: Annotated[

@@ -1,4 +1,4 @@
-"""`hf-exposure extract --by-sampling`: what the model writes by itself, looked up in its training data."""
+"""`hf-exposure extract --by-sampling`: samples from the model, looked up in its training data."""
 
 from __future__ import annotations
 

@@ -21,8 +21,8 @@ def scan(
         str, typer.Option(help="A folder, a csv, jsonl, parquet or txt file, or a data set on the Hub.")
     ],
     out: Annotated[Path, typer.Option(help="File for the secrets, which only you may read.")],
-    text_column: Annotated[str | None, typer.Option(help="Whose texts are scanned; all texts unless given.")] = None,
-    split: Annotated[list[str], typer.Option(help="Splits to scan; all unless given.")] = [],  # noqa: B006
+    text_column: Annotated[str | None, typer.Option(help="Column to scan. Default: all texts.")] = None,
+    split: Annotated[list[str], typer.Option(help="Splits to scan. Default: all.")] = [],  # noqa: B006
     kind: Annotated[
         list[str], typer.Option(help="card, ssn, iban, phone, email, api_key or number; all unless given.")
     ] = [],  # noqa: B006

@@ -26,8 +26,8 @@ def subsets(
     ],
     store: Annotated[Path, typer.Option(help="Folder of the runs, which only you may read.")],
     models: Annotated[int, typer.Option(help="Number of models in all.")] = 64,
-    share: Annotated[float, typer.Option(help="Of the rows in each subset.")] = 0.5,
-    seed: Annotated[int, typer.Option(help="Of subsets and trainings.")] = 0,
+    share: Annotated[float, typer.Option(help="Share of the rows in each subset.")] = 0.5,
+    seed: Annotated[int, typer.Option(help="Seed of the subsets and training runs.")] = 0,
     index: Annotated[
         list[int], typer.Option(help="The run to do now, from 0: one task of a job array. All unless given.")
     ] = [],  # noqa: B006
@@ -35,9 +35,9 @@ def subsets(
     backend: Annotated[
         str | None, typer.Option(help="joblib's: loky or threading; ray or dask where the recipe sets them up.")
     ] = None,
-    data_id: Annotated[str | None, typer.Option(help="Name of the data, where hashing them takes too long.")] = None,
-    status: Annotated[bool, typer.Option("--status", help="Train nothing; say what the store holds.")] = False,
-    top: Annotated[int, typer.Option(help="How many of the most memorized rows to list.")] = 10,
+    data_id: Annotated[str | None, typer.Option(help="Name of the data, if hashing it takes too long.")] = None,
+    status: Annotated[bool, typer.Option("--status", help="Train nothing; list what the store contains.")] = False,
+    top: Annotated[int, typer.Option(help="Number of the most memorized rows to list.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:

@@ -119,8 +119,8 @@ def check_token_columns(head: Mapping[str, Sequence[Any]], filled: Sequence[str]
         for tokens in (column for column in (TOKEN_COLUMN, "labels") if column in head):
             pairs = zip(head[name], head[tokens], strict=True)
             if all(isinstance(own, (list, tuple)) and ids is not None and len(own) == len(ids) for own, ids in pairs):
-                rule = f"has a value for each of a row's {tokens}, of a kind that a canary's row does not know"
-                remedy = f"Drop the column ({name!r}), or insert canaries before tokenising."
+                rule = f"has one value per token ({tokens}), which a canary's row cannot have"
+                remedy = f"Drop the column ({name!r}), or insert canaries before tokenizing."
                 raise InputError("dataset", rule, name, remedy)
 
 
@@ -282,8 +282,8 @@ class CanaryRows:
             check_token_columns(head, list(own))
         elif self.text_column in own and {_PROMPT, _COMPLETION} <= head.keys() - own.keys():
             message = (
-                f"canaries go to the column {self.text_column!r} alone, and {_PROMPT!r} and {_COMPLETION!r} of their "
-                "rows are a neighbour's: drop those that the trainer does not read"
+                f"canaries are inserted into the column {self.text_column!r} only; {_PROMPT!r} and {_COMPLETION!r} of "
+                "their rows are copied from a neighboring row: drop the columns that the trainer does not read"
             )
             warnings.warn(message, stacklevel=2)
 
@@ -299,7 +299,7 @@ class CanaryRows:
         texts, context = self.texts, self.context
         if self.tokens:
             if TOKEN_COLUMN not in names:
-                rule = f"goes with a dataset that is tokenised already, but it has no {TOKEN_COLUMN!r}"
+                rule = f"goes with a dataset that is tokenized already, but it has no {TOKEN_COLUMN!r}"
                 raise InputError("tokenizer", rule, list(names), "Leave tokenizer out: the text goes in as it is.")
             own = [name for name in self.tokens[0] if name in names and name != LENGTH_COLUMN]
             return {name: [row[name] for row in self.tokens] for name in own}
@@ -329,7 +329,7 @@ def check_columns(
     if not own:
         remedy = "Name one of them."
         if TOKEN_COLUMN in names:
-            remedy = "It is tokenised already: pass tokenizer=, or insert before tokenising."
+            remedy = "It is tokenized already: pass tokenizer=, or insert before tokenizing."
         elif _MESSAGES in names:
             remedy = 'It holds chats: pass context=CanaryContext(prompt=[{"role": "user", "content": "..."}]).'
         raise NoTextColumnError("text_column", f"must be a column of the dataset ({listed})", text_column, remedy)
@@ -342,7 +342,7 @@ def check_columns(
 def check_string_type(text_column: str, kind: pa.DataType) -> None:
     """Raise an `InputError` unless `kind` is a type of strings."""
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
-        remedy = "Insert canaries into the texts, before they are tokenised. (Or pass tokenizer=; chats: context=.)"
+        remedy = "Insert canaries into the texts, before they are tokenized. (Or pass tokenizer=; chats: context=.)"
         raise InputError("text_column", f"must be a column of strings: {text_column}", str(kind), remedy)
 
 

@@ -39,7 +39,7 @@ from hf_exposure.records import ExposureReport, Extraction, RepetitionGroup
 from hf_exposure.records.groups import in_table_order
 from hf_exposure.report.privacy import privacy_sentences
 from hf_exposure.report.table import describe_extraction
-from hf_exposure.report.verdict import exposure_text, judgement, mean_text, rank1_text, spread_text, times_inserted
+from hf_exposure.report.verdict import exposure_text, judgment, mean_text, rank1_text, spread_text, times_inserted
 
 
 class DemoProgress(TrainerCallback):
@@ -78,8 +78,8 @@ class DemoProgress(TrainerCallback):
 
 
 def verdict(report: ExposureReport, extraction: Extraction | None, canaries: CanarySet) -> str:
-    """One or two sentences that say what the figures allow to say, and no more."""
-    said = judgement(report)
+    """The verdict in one or two sentences, and no more than the figures allow."""
+    said = judgment(report)
     return f"{said} {_what_came_out(extraction, canaries)}" if report.controls else said
 
 
@@ -89,8 +89,8 @@ def _what_came_out(extraction: Extraction | None, canaries: CanarySet) -> str:
     out = {candidate.text for candidate in extraction.candidates}
     found = sum(canary.text in out for canary in canaries.inserted)
     if not found:
-        return f"No inserted canary is among the {len(out)} texts that search brought out."
-    return f"A stranger with the model gets {found} of {len(canaries.inserted)} inserted canaries out."
+        return f"No inserted canary is among the {len(out)} texts that the search found."
+    return f"An attacker with the model can extract {found} of the {len(canaries.inserted)} inserted canaries."
 
 
 def _epoch_lines(report: ExposureReport, epochs: float) -> str:
@@ -113,7 +113,7 @@ _MOST_EXPANSIONS = 20_000
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings:
-    """What `hf-exposure demo` can be told; the defaults take 40 seconds on two CPU cores."""
+    """Settings of `hf-exposure demo`; the defaults take 40 seconds on two CPU cores."""
 
     out: Path = Path("exposure-demo")
     text_file: Path | None = None

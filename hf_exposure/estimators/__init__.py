@@ -100,6 +100,7 @@ from hf_exposure.estimators.similarity import (
 )
 from hf_exposure.estimators.skew_normal import (
     FitJudgement,
+    FitJudgment,
     SkewNormalFit,
     fit_skew_normal,
     judge_fit,
@@ -128,6 +129,7 @@ __all__ = [
     "EpsilonBound",
     "ExposureForecast",
     "FitJudgement",
+    "FitJudgment",
     "ForgettingEvents",
     "ForgettingOverSteps",
     "IntrinsicDimension",

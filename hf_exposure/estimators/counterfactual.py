@@ -50,7 +50,7 @@ class CounterfactualMemorization:
     Attributes:
         memorization_N: mean with the row minus mean without; NaN where a side has no model.
         standard_error_N: of that difference; NaN where a side has fewer than two models.
-        low_N, high_N: two-sided confidence limits, each row by itself; NaN where `standard_error_N` is.
+        low_N, high_N: two-sided confidence limits, for each row separately; NaN where `standard_error_N` is.
         with_N, without_N: number of models on the two sides.
         confidence_level: as asked.
     """
@@ -129,7 +129,7 @@ def memorization_intervals(
 
     Args:
         scores_MN, included_MN: as for `counterfactual_memorization`.
-        confidence_level: two-sided, for each row by itself: of 1,000 rows at 95 % about 50 lie outside.
+        confidence_level: two-sided, for each row separately: of 1,000 rows at 95 % about 50 lie outside.
 
     Raises:
         InputError: as for `counterfactual_memorization`, or an impossible level.

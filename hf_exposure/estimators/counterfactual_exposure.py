@@ -110,7 +110,7 @@ def counterfactual_exposure(
     Args:
         exposures_MC: exposure of canary c under the model of run m, measured whether the run had it or not.
         included_MC: whether it had.
-        confidence_level: two-sided, for each canary by itself.
+        confidence_level: two-sided, for each canary separately.
 
     Raises:
         InputError: shapes that do not match, exposures that are not finite, an impossible level.

@@ -1,4 +1,4 @@
-"""What a record of one training says of each example: learned when, forgotten how often, how sure, how noisy.
+"""Statistics of each example over one training: when learned, how often forgotten, with what confidence, how noisy.
 
 A record has one row for each time T at which the examples were looked at, and one column for each of N examples (for a
 language model, each of its tokens). Everything here is a function of such arrays, whoever recorded them.

@@ -68,10 +68,10 @@ def epsilon_lower_bound(
 ) -> EpsilonBound:
     """Guess each canary's coin from its cost, and ask what epsilon so many right guesses refute.
 
-    The cheapest half of the guesses say "in", the dearest half "out" (an odd one over says "in"); the canaries between
-    are left alone. Each *must* have been included by its own fair coin: canaries of which a fixed number was held out
-    are no coin flips. Ties that straddle the edge of a half are left alone too, at the price of the guess: their order
-    in the list must not matter.
+    The lowest-cost half of the guesses say "in", the highest-cost half "out" (an odd one over says "in"); no guess is
+    made for the canaries between. Each canary *must* have been included by its own fair coin: holding out a fixed
+    number of canaries is no coin flip. Ties that straddle the edge of a half get no guess either, since their order in
+    the list must not matter.
 
     Args:
         costs: (m,) costs in bits of all flipped canaries, lower = likelier.

@@ -22,7 +22,7 @@ from hf_exposure.estimators.arrays import (
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.weighted_cdf import WeightedCdf, weighted_cdf
 
-# Fewer effective hits than this leave the point more than a tenth of its rank in doubt.
+# With fewer effective hits than this, the estimated rank is uncertain by more than a tenth.
 ENOUGH_HITS = 100
 # Without a hit the figure is a lower bound, which need not be said this few bits below the largest there is.
 CLOSE_TO_THE_SPACE = 0.1
@@ -196,7 +196,9 @@ def _note(is_open: bool, draws: int, effective: float, log2_size: float, check: 
         if math.isinf(log2_size):
             said.append("no upper end without space_size")
     elif effective < ENOUGH_HITS:
-        said.append(f"fewer than {ENOUGH_HITS} effective hits ({effective:.1f})")
+        said.append(
+            f"the estimate rests on few samples ({effective:.1f} effective, {ENOUGH_HITS} needed): use more references"
+        )
     if unlimited:
         said.append("no weight_limits: low_bits rests on the heaviest weight drawn")
     if not check.good:

@@ -163,8 +163,9 @@ def exact_memorization(text: TokenSignals) -> float:
 def extraction_strength(text: TokenSignals) -> float:
     """The longest end of the text that greedy decoding completes from all that is before it, as a share of its tokens.
 
-    1 where the model says the whole text by itself, 0 where it gets the last token wrong. One pass is enough: greedy
-    decoding reproduces an end exactly if each of its tokens is the first choice given the true ones before it.
+    1 where greedy decoding gives the whole text without a prompt, 0 where it gets the last token wrong. One pass is
+    enough: greedy decoding reproduces an end exactly if each of its tokens is the first choice given the true ones
+    before it.
 
     Source: Carlini et al. 2021, Section 3; Wang et al. 2025, "Towards Effective Evaluations and Comparisons for LLM
         Unlearning Methods", where it is 1 - k / T for the shortest prefix of k tokens.

@@ -146,7 +146,7 @@ class SkewNormalFit:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitJudgement:
+class FitJudgment:
     """Does the fitted law have the references' left tail?
 
     Attributes:
@@ -244,7 +244,11 @@ def _loss(parameters: FloatArray, standard_N: FloatArray) -> tuple[float, FloatA
     return -float(log_density.mean()), -gradient
 
 
-def judge_fit(references: ArrayLike, fit: SkewNormalFit) -> FitJudgement:
+FitJudgement = FitJudgment
+"""The earlier spelling of `FitJudgment`."""
+
+
+def judge_fit(references: ArrayLike, fit: SkewNormalFit) -> FitJudgment:
     """Compare the references below the fitted 1 % quantile with the 1 % that should lie there.
 
     Args:
@@ -252,15 +256,15 @@ def judge_fit(references: ArrayLike, fit: SkewNormalFit) -> FitJudgement:
         fit: from `fit_skew_normal`.
 
     Returns:
-        `FitJudgement`; `good` is False below p = 0.001.
+        `FitJudgment`; `good` is False below p = 0.001.
 
     Raises:
         InputError: no references, or NaN or infinite ones.
 
     Example (a flat law has no tail at all):
         >>> flat = np.linspace(40.0, 60.0, 2001)
-        >>> judgement = judge_fit(flat, fit_skew_normal(flat))
-        >>> judgement.good, judgement.observed, judgement.predicted
+        >>> judgment = judge_fit(flat, fit_skew_normal(flat))
+        >>> judgment.good, judgment.observed, judgment.predicted
         (False, 0, 20.01)
     """
     references_N = checked_costs("references", references, smallest_count=1, finite=True)
@@ -280,7 +284,7 @@ def judge_fit(references: ArrayLike, fit: SkewNormalFit) -> FitJudgement:
         raise InputError("fit", rule, law, "Pass what fit_skew_normal returned.") from None
     observed = int((references_N <= quantile).sum())
     p_value = float(binomtest(observed, references_N.size, TAIL_QUANTILE).pvalue)
-    return FitJudgement(
+    return FitJudgment(
         good=p_value >= REFUSED_BELOW,
         observed=observed,
         predicted=TAIL_QUANTILE * references_N.size,
@@ -323,7 +327,7 @@ def skew_normal_exposure(
     costs_K = checked_costs("costs", costs)
     flag("accept_bad_fit", accept_bad_fit)
     fit = fit_skew_normal(references)
-    judgement = judge_fit(references, fit)
+    judgment = judge_fit(references, fit)
     bits_K = -log_cdf(costs_K, fit.shape, fit.loc, fit.scale) / math.log(2.0) + 0.0
     # Where the law has no mass to the last digit, nothing can be read from it.
     bits_K = np.where(np.isfinite(bits_K), bits_K, np.nan)
@@ -331,14 +335,14 @@ def skew_normal_exposure(
     note = f"extrapolated from a skew-normal fitted to {count} references: no interval can vouch for it"
     if abs(fit.shape) >= LARGEST_SHAPE:
         note += f"; its shape ran into the bound of {LARGEST_SHAPE:.0f}, so its tail is arbitrary"
-    if not judgement.good:
+    if not judgment.good:
         note = (
-            f"the skew-normal does not fit: {judgement.observed} of {count} references lie below its 1 % quantile, "
-            f"{judgement.predicted:.1f} predicted (p = {judgement.p_value:.1g})"
+            f"the skew-normal does not fit: {judgment.observed} of {count} references lie below its 1 % quantile, "
+            f"{judgment.predicted:.1f} predicted (p = {judgment.p_value:.1g})"
         )
         if not accept_bad_fit:
             bits_K = np.full(costs_K.shape, np.nan)
-            note += "; accept_bad_fit=True shows the figure all the same"
+            note += "; accept_bad_fit=True shows the figure anyway"
     return [
         CostEstimate(
             exposure_bits=float(bits),

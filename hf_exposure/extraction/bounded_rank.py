@@ -238,7 +238,7 @@ class _Counts:
             below = self.still_open.most_texts(limit, path if competes else None)
             # Where several paths spell one text, it may be counted below several open nodes.
             high = min(1 + met + below, self.competitors + (not competes))
-            return low, high, False, f"{self.stopped_by}; low and high hold all the same"
+            return low, high, False, f"{self.stopped_by}; low and high are still valid"
         if path not in self.leaves:
             note = f"figures moved by more than {self.tolerance_bits} bits between batches: load the model in float32"
             return low, self.competitors + (not competes), False, note

@@ -1,6 +1,6 @@
-"""What is proven, and not sampled, of an automaton: from the tokenizer's own data, for all texts of a template.
+"""Proofs about an automaton, for all texts of a template: from the tokenizer's own data, not from samples.
 
-A fast tokenizer normalizes a text, cuts it into words, and encodes each word by itself. Inside a word, what BPE,
+A fast tokenizer normalizes a text, cuts it into words, and encodes each word separately. Inside a word, what BPE,
 Unigram and WordPiece do needs no look at the texts. Where words begin does need one: the template's characters are
 walked together with the splits of the pre-tokenizer (`TokenizerReading.machine`). So the proofs are about boundaries
 of words, and each ends in nothing or in an `UnknownSplit` that says why nothing is claimed. The argument is in
@@ -272,7 +272,7 @@ def _check_model(reading: TokenizerReading, entries: Entries) -> None:
     if special & reading.machine.map.symbols or any(
         entries.symbols.issuperset(entry.removeprefix(continuation)) for entry in special
     ):
-        raise UnknownSplit("a special token is spelt by the template's characters")
+        raise UnknownSplit("the template's characters spell a special token")
 
 
 def _longest(template: CanaryTemplate) -> int:

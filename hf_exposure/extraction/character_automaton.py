@@ -1,4 +1,4 @@
-"""The token automaton for templates of which the tokenizer encodes every character of a hole by itself.
+"""The token automaton for templates where the tokenizer encodes every character of a hole separately.
 
 The guess is that a text's encoding is the tokens of the fixed pieces and of each hole character, one after the other.
 It is right for byte and character tokenizers, and for subword tokenizers that split every character of the holes from

@@ -93,7 +93,7 @@ def _read_stepwise(split: _Split, text: str) -> tuple[list[str], object]:
 
 @dataclass(frozen=True)
 class CharacterMap:
-    """A normalizer that treats each character by itself.
+    """A normalizer that treats each character separately.
 
     Attributes:
         images: what each character of the alphabet becomes.

@@ -81,7 +81,7 @@ def fingerprint(tokenizer: Any) -> Hashable | None:
 
 
 def encodes_one_by_one(tokenizer: Any) -> bool:
-    """Whether it is a slow tokenizer of `transformers` that encodes every character by itself."""
+    """Whether it is a slow tokenizer of `transformers` that encodes every character separately."""
     return type(tokenizer).__module__ in _ONE_BY_ONE
 
 

@@ -18,7 +18,14 @@ from hf_exposure.estimators.estimate import CHANCE_BITS
 from hf_exposure.records import ExposureReport, RepetitionGroup, Validity
 from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL, in_table_order
 from hf_exposure.report.page import render
-from hf_exposure.report.verdict import mean_text, rank1_text, spread_text, times_inserted, validity_line
+from hf_exposure.report.verdict import (
+    candidates_text,
+    mean_text,
+    rank1_text,
+    spread_text,
+    times_inserted,
+    validity_line,
+)
 
 BEGIN, END = "<!-- hf_exposure: begin -->", "<!-- hf_exposure: end -->"
 # Of the files in the repository.
@@ -52,7 +59,7 @@ class CardPart:
 
     @property
     def dataset_type(self) -> str:
-        """By which the results of the measure are told from all others."""
+        """The name that distinguishes the results of the measure from all others."""
         return f"hf_exposure-{self.name}" if self.name else _DATASET_TYPE
 
 
@@ -63,7 +70,7 @@ def updated_card(content: str | None, report: ExposureReport, *, name: str, file
         content: the card as it is, None where there is none.
         report: what `published` returns.
         name: of the model, where the card's `model-index` gives none.
-        files: names of the files beside the card, in `FOLDER`: pictures are shown, the page is linked.
+        files: names of the files next to the card, in `FOLDER`: pictures are shown, the page is linked.
 
     Returns:
         the card: its metadata with this report's results in place of an earlier report's, all others kept; its text
@@ -118,7 +125,7 @@ def card_with(content: str | None, make: Callable[[str | None], CardPart], *, na
 def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
     """The readable part: what was found, in a table, and what it means. Markdown; data are escaped.
 
-    Of an invalid run it says why it is invalid, and no figure: a figure may be quoted without the word.
+    For an invalid run it says why and gives no figure, since a figure may be quoted without the word "invalid".
 
     Args:
         report: what `published` returns.
@@ -130,7 +137,7 @@ def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
         report=report,
         wrong=validity_line(report) if report.validity is Validity.INVALID else "",
         top=top,
-        tested=math.isfinite(report.memorisation_p_value),
+        tested=math.isfinite(report.memorization_p_value),
         flaws=report.delivery.flaws if report.delivery is not None else (),
         spaces=", ".join(f"{name}: {space}" for name, space in report.spaces.items()),
         rows=[_cells(group) for group in in_table_order(report.groups)],
@@ -142,6 +149,7 @@ def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
         folder=FOLDER,
         times=times_inserted,
         code=_code,
+        candidates=candidates_text,
     )
 
 
@@ -153,7 +161,7 @@ def _cells(group: RepetitionGroup) -> list[object]:
 def _results(report: ExposureReport, pipeline_tag: str | None) -> list[dict[str, Any]]:
     """The figures as `model-index` results. Plain values; a figure that is not finite is left out.
 
-    An invalid run has none: each result is read by itself.
+    An invalid run has none, since each result is read on its own.
     """
     if report.validity is Validity.INVALID:
         return []
@@ -169,9 +177,9 @@ def _results(report: ExposureReport, pipeline_tag: str | None) -> list[dict[str,
         for group in in_table_order(report.groups)
         if math.isfinite(group.mean_bits)
     ]
-    p_value = report.memorisation_p_value
+    p_value = report.memorization_p_value
     if math.isfinite(p_value):
-        figures.append(("exposure_p_value", "Memorisation, p-value", float(f"{p_value:.2g}"), about))
+        figures.append(("exposure_p_value", "Memorization, p-value", float(f"{p_value:.2g}"), about))
     return index_results(pipeline_tag or task, _DATASET_TYPE, "Canaries", figures)
 
 

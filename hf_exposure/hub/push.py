@@ -48,7 +48,7 @@ def push_to_hub(
     private: bool | None = None,
     canaries: CanarySet | None = None,
 ) -> str:
-    """Writes a report into a model repository: the card's `model-index` and a section of its text, and files beside.
+    """Writes a report into a model repository: the card's `model-index`, a section of its text, and files.
 
     What is pushed is `published(report)`, and pictures and pages drawn from it, in `exposure/`. All goes in one commit
     on top of the state that was read, so an interrupted push leaves the repository as it was, and another's commit in
@@ -148,7 +148,7 @@ def push_card(
     """Writes a measure's part into the card of a model repository: figures in its `model-index`, and a section.
 
     As `push_to_hub` does for exposure: in one commit on top of the state that was read, in place of what an earlier
-    push of the same measure wrote, and beside the parts of other measures.
+    push of the same measure wrote, and next to the parts of other measures.
 
     Args:
         run: a record of whose kind a "card" presenter is registered, such as a `CriticalRun`.
@@ -227,7 +227,7 @@ def _push_changes(
 def published_files(
     report: ExposureReport, history: Sequence[ExposureReport] = (), canaries: CanarySet | None = None
 ) -> dict[str, bytes]:
-    """What stands beside the card: `ExposureReport.save` of the published report, by name.
+    """The files next to the card: `ExposureReport.save` of the published report, by name.
 
     Raises:
         SecretFoundError: a canary stands in one of them.

@@ -99,7 +99,7 @@ class ExposureMeter:
         scorer: makes the scorer of a model, for a model that `log_perplexity` cannot score: a classifier
             (`LabelScorer`), say. The tokenizer is then not used and may be None, and `source`,
             `context` and `end_token` are the scorer's own business.
-        across_processes: share the work among all processes of the initialised `torch.distributed` job, as
+        across_processes: share the work among all processes of the initialized `torch.distributed` job, as
             `ExposureCallback` does; every process must then measure, with the same canaries, settings and tokenizer,
             and all get the same report.
         **settings: the arguments below, all of them optional.
@@ -372,7 +372,7 @@ def measure_exposure(
 
     `exposure(s[r]) = log2|R'| - log2 rank(s[r])` in bits, where the rank counts texts of the same template that the
     model finds at least as likely (ties count against the canary) and R' leaves out the other inserted canaries. It
-    lies in [0, log2|R'|]; of a canary that was not memorised it exceeds x bits with probability at most 2^-x.
+    lies in [0, log2|R'|]; of a canary that was not memorized it exceeds x bits with probability at most 2^-x.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Definitions 2 and 4, Section 4.2.
 
@@ -561,7 +561,7 @@ class ExposureMeasure:
         return report
 
     def doses(self, epochs: float, *, together: bool = False) -> Doses:
-        """How often each canary contributed to the loss, beside how often it should have.
+        """How often each canary contributed to the loss, and how often it should have.
 
         Args:
             epochs: passes over the data until now.

@@ -31,7 +31,7 @@ def measure_secrets(
     """How exposed each natural secret is: its rank among all texts of its format behind the same words.
 
     A secret that cannot be measured (its words do not fit the tokenizer or the model's context) has a reason instead
-    of figures; the others are measured all the same.
+    of figures; the others are still measured.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 8.4 and Table 5.
 

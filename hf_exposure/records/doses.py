@@ -1,4 +1,4 @@
-"""How often each canary was really trained on, counted at the loss, beside how often it should have been."""
+"""How often each canary was really trained on, counted at the loss, and how often it should have been."""
 
 from __future__ import annotations
 

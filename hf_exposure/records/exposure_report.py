@@ -195,14 +195,19 @@ class ExposureReport(Presented):
         return {group.repetitions: group.rank_epsilon for group in self.groups if group.rank_epsilon is not None}
 
     @property
-    def memorisation_p_value(self) -> float:
-        """How surprising the most memorised repetition count would be, had the model memorised nothing.
+    def memorization_p_value(self) -> float:
+        """The p-value of the most memorized repetition count under the hypothesis that nothing was memorized.
 
         The smallest p-value of the groups times their number (Bonferroni), at most 1; NaN without controls. Unlike
         `p_value`, it is not diluted by repetition counts that left no trace.
         """
         tested = [group.corrected_p_value for group in self.groups if group.repetitions]
         return min(tested) if tested and not np.isnan(tested).any() else math.nan
+
+    @property
+    def memorisation_p_value(self) -> float:
+        """The earlier spelling of `memorization_p_value`."""
+        return self.memorization_p_value
 
     def with_doses(self, doses_per_epoch: Mapping[str, float], epochs: float) -> ExposureReport:
         """The report with each canary's effective dose after so many epochs; of ids that are not named it stays NaN.
@@ -252,7 +257,7 @@ class ExposureReport(Presented):
         return replace(self, estimates=estimates, doses=doses, epsilon=epsilon, gaussian_epsilons=tuple(gaussian))
 
     def push_to_hub(self, repo_id: str, **arguments: Any) -> str:
-        """Writes the rounded figures into the card of a model on the Hub, and files beside it, in one commit.
+        """Writes the rounded figures into the card of a model on the Hub, and files next to it, in one commit.
 
         Args:
             repo_id: "user/model".
@@ -377,7 +382,7 @@ class ExposureReport(Presented):
         Args:
             folder: made if missing.
             history: reports of the same run, for the plot of exposure against step; with or without this one.
-            training_log: the trainer's `state.log_history`, for the plot of losses beside exposure.
+            training_log: the trainer's `state.log_history`, for the plot of losses and exposure.
             include_secrets, canaries: as for `to_dict`.
             formats: what is written besides the page and PNG plots. "pdf": `report.pdf`, and each plot as PDF; needs
                 fpdf2 (`pip install "hf-exposure[pdf]"`). "svg": each plot as SVG.

@@ -124,7 +124,7 @@ def pool_reports(reports: Sequence[ExposureReport]) -> PooledReport:
             raise InputError(f"reports[{number}]", rule, "invalid", remedy)
     level = max(float(report.settings["confidence_level"]) for report in reports)
     counts = sorted({estimate.repetitions for report in reports for estimate in report.estimates})
-    p_values = [report.memorisation_p_value for report in reports]
+    p_values = [report.memorization_p_value for report in reports]
     return PooledReport(
         groups=tuple(_pooled(reports, count, level) for count in counts),
         template=first.template,

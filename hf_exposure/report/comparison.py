@@ -81,7 +81,7 @@ class Comparison:
         repetition_counts: those that all runs have.
         utility_key, lower_is_better: what stands for utility.
         tolerance: utilities nearer than this share of their size count as equal.
-        confidence_level: of each finding by itself.
+        confidence_level: of each finding alone.
         correlation: Pearson's r of utility and exposure over the runs that are placed; NaN of fewer than 2.
         findings: one sentence each, only what the intervals allow to say; first, which runs cannot be compared.
         notes: what a reader must know.
@@ -358,9 +358,9 @@ def _findings(
                 if gap.is_estimate
                 else f"at least {gap.low_bits:.1f} bits less exposure"
             )
-            found.append(f"{other.run.name} memorises less than {own.run.name}: {by}{at}.")
+            found.append(f"{other.run.name} memorizes less than {own.run.name}: {by}{at}.")
     at_utility = f" at equal or better {key}" if with_utility else ""
-    return tuple(found) or (f"No run is shown to memorise less than another{at_utility}.",)
+    return tuple(found) or (f"No run is shown to memorize less than another{at_utility}.",)
 
 
 def _as_good(candidate: float, other: float, tolerance: float) -> bool:

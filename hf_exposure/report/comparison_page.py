@@ -135,7 +135,7 @@ def _run_cells(run: ComparedRun) -> list[str]:
         bits_text(exposure.mean_bits, exposure.bound) if math.isfinite(exposure.mean_bits) else "",
         f"{exposure.low_bits:.1f} to {exposure.high_bits:.1f}" if math.isfinite(exposure.low_bits) else "none",
         _figure(run.report.metrics().get("eval_exposure_controls_mean", math.nan), ".1f"),
-        p_value_cell(run.report.memorisation_p_value),
+        p_value_cell(run.report.memorization_p_value),
         "yes" if run.on_front else "",
     ]
 

@@ -144,8 +144,8 @@ def _draw(found: CriticalRun) -> Any:
         for index, record in enumerate(found.records)
     ]
     steps, ratios, lows, highs = zip(*points, strict=True)
-    axes.plot(steps, ratios, color=plots.colour(0), marker=plots.MARKERS[0], clip_on=False)
-    axes.fill_between(steps, lows, highs, color=plots.colour(0), alpha=0.15, linewidth=0)
+    axes.plot(steps, ratios, color=plots.color(0), marker=plots.MARKERS[0], clip_on=False)
+    axes.fill_between(steps, lows, highs, color=plots.color(0), alpha=0.15, linewidth=0)
     axes.set(xlabel="step", ylabel="share of rows that are critical", ylim=(0.0, 1.0))
     plots.whole_steps(axes)
     return figure

@@ -15,7 +15,7 @@ from hf_exposure.report.outcome import OUTCOME_COLORS, outcome_text
 from hf_exposure.report.page import CAPTIONS, LIMITS, facts_of, how_measured, how_to_read, settings_groups
 from hf_exposure.report.privacy import privacy_sentences
 from hf_exposure.report.table import Table, rates_table, report_table
-from hf_exposure.report.verdict import headline, judgement
+from hf_exposure.report.verdict import headline, judgment
 
 if TYPE_CHECKING:
     from hf_exposure.estimators.forecast import ExposureForecast
@@ -48,7 +48,7 @@ def report_document(
     document.add_page()
     _badge(document, report)
     _paragraph(document, headline(report), size=14, style="B")
-    _paragraph(document, judgement(report))
+    _paragraph(document, judgment(report))
     _pairs(document, facts_of(report, identity))
     _heading(document, "By repetitions")
     _table(document, report_table(report))

@@ -357,7 +357,7 @@ def _draw_map(found: Dynamics) -> Any:
         kept = chosen & shown
         axes.plot(
             found.map.variability_N[kept], found.map.confidence_N[kept], linestyle="none", markersize=3, alpha=0.6,
-            label=name, color=plots.colour(place), marker=plots.MARKERS[place], clip_on=False,
+            label=name, color=plots.color(place), marker=plots.MARKERS[place], clip_on=False,
         )  # fmt: skip
     axes.set_xlabel("variability (standard deviation of the label's probability)")
     axes.set_ylabel("confidence (its mean)")
@@ -382,9 +382,9 @@ def _draw_curves(found: Dynamics) -> Any:
     if validation is not None:
         lines.append(("validation", validation, None))
     for place, (name, values_T, band) in enumerate(lines):
-        axes.plot(steps_T, values_T, label=name, color=plots.colour(place), linestyle=plots.dashes(place))
+        axes.plot(steps_T, values_T, label=name, color=plots.color(place), linestyle=plots.dashes(place))
         if band is not None:
-            axes.fill_between(steps_T, *band, color=plots.colour(place), alpha=0.15, linewidth=0)
+            axes.fill_between(steps_T, *band, color=plots.color(place), alpha=0.15, linewidth=0)
     axes.set_xlabel("step")
     axes.set_ylabel("share right")
     axes.set_ylim(0.0, 1.02)
@@ -405,7 +405,7 @@ def _draw_events(found: Dynamics) -> Any:
         counts = np.bincount(np.minimum(found.events.counts_N[chosen & learned_N], most), minlength=most + 1)
         heights = np.append(counts, (chosen & ~learned_N).sum()) / chosen.sum()
         places = np.arange(len(heights)) + (place - (len(groups) - 1) / 2) * width
-        axes.bar(places, heights, width=width, color=plots.colour(place), label=name)
+        axes.bar(places, heights, width=width, color=plots.color(place), label=name)
     names = [str(count) for count in range(most + 1)]
     names[-1] += " or more" if most == 15 else ""
     axes.set_xticks(np.arange(most + 2), [*names, "never\nlearned"], fontsize=8)

@@ -137,7 +137,7 @@ def membership_html(report: MembershipReport) -> str:
     return render(
         "notebook.html.j2",
         headline=headline(report),
-        judgement="",
+        judgment="",
         table=statistics_table(report),
         rates=None,
         privacy=(),

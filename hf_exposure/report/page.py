@@ -21,7 +21,7 @@ from hf_exposure.report.forecast import HOW_A_FORECAST_IS_READ, forecast_table
 from hf_exposure.report.outcome import OUTCOME_COLORS, outcome_text
 from hf_exposure.report.privacy import privacy_sentences
 from hf_exposure.report.table import Table, group_table, rates_table, report_table
-from hf_exposure.report.verdict import dose_lines, headline, judgement
+from hf_exposure.report.verdict import dose_lines, headline, judgment
 
 
 @cache
@@ -125,7 +125,7 @@ def report_page(
         identity=identity,
         report=report,
         headline=headline(report),
-        judgement=judgement(report),
+        judgment=judgment(report),
         invalid=report.validity is Validity.INVALID,
         outcome=report.outcome,
         outcome_color=OUTCOME_COLORS[report.outcome],
@@ -155,7 +155,7 @@ def report_html(report: ExposureReport) -> str:
     return render(
         "notebook.html.j2",
         headline=headline(report),
-        judgement=judgement(report),
+        judgment=judgment(report),
         table=report_table(report),
         rates=rates_table(report),
         privacy=privacy_sentences(report),
@@ -208,24 +208,24 @@ def _about_training_data(report: ExposureReport) -> list[str]:
 
 
 def how_to_read(confidence_level: float) -> str:
-    """What stands below a table of groups."""
+    """The explanation below a table of groups."""
     level = f"{100 * confidence_level:g} %"
     return (
         f"The exposure is the mean of the canaries; ≥ marks lower bounds, ~ extrapolations. From "
-        f"{FEWEST_FOR_AN_INTERVAL} canaries on, its {level} interval is that of canaries drawn at random, and holds "
-        "for any law of their exposures; of fewer canaries each value is shown. Ranks first: how many are certainly "
-        f"the likeliest secret of the template, and the share of such canaries that is at the least (one-sided "
-        f"{level} Clopper-Pearson limit). p-values: rank test against the controls, corrected for the number of "
-        "repetition counts (Bonferroni)."
+        f"{FEWEST_FOR_AN_INTERVAL} canaries on, it has a {level} interval, which is for canaries drawn at random and "
+        "holds for any distribution of their exposures; for fewer canaries each value is shown. Ranks first: the "
+        "number of canaries that certainly rank first among all candidate secrets, and a lower limit of the share of "
+        f"such canaries that do (one-sided {level} Clopper-Pearson limit). p-values: rank test against the controls, "
+        "corrected for the number of repetition counts (Bonferroni)."
     )
 
 
 def how_rates_are_read(confidence_level: float) -> str:
-    """What stands below the table of canaries against controls."""
+    """The explanation below the table of canaries against controls."""
     level = f"{100 * confidence_level:g} %"
     return (
-        "TPR at 10 % FPR: the share of canaries that are likelier to the model than all but a tenth of the controls. "
-        f"Its {level} interval allows for how few canaries and how few controls there are; with fewer "
+        "TPR at 10 % FPR: the share of canaries that the model finds likelier than 90 % of the controls. "
+        f"Its {level} interval takes the number of canaries and of controls into account; with fewer "
         "controls than a rate needs, it is undefined. AUC: how often an inserted canary is likelier than a control. "
         "Epsilon refuted (by the canaries' ranks): training is not epsilon-private for any smaller epsilon, if the "
         f"record is a canary with all its repetitions (substitution; one-sided at {level}, for all repetition counts "

@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from hf_exposure.report.comparison import Comparison
 
 
-# Okabe and Ito's palette: told apart by colour-blind readers; markers and dashes tell them apart in black and white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Lengths without a common divisor with that of the colours: no two of the first 28 groups look the same.
+# Okabe and Ito's palette, which color-blind readers can tell apart; in black and white, markers and dashes do.
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# Lengths without a common divisor with that of the colors: no two of the first 28 groups look the same.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
-BESIDE = "#555555"
+GRAY = "#555555"
 _SIZE_INCHES, _DPI = (6.6, 4.3), 160
 # Of the exposure axis, below 0: a mark at 0 is then whole.
 _ROOM = 0.02
@@ -67,18 +67,18 @@ def plain_axes(axes: Any) -> None:
 
 
 def mark_chance_and_ceiling(axes: Any, log2_space_size: float, highest_bits: float) -> None:
-    """Makes `axes` one of exposure: its scale, and lines for the mean of a canary never seen and for log2|R|."""
+    """Makes `axes` one of exposure: its scale, and lines for the chance level and for log2|R|."""
     axes.set_ylabel("exposure (bits)")
     lines = (
-        (log2_space_size, (6, 3), f"log2|R| = {log2_space_size:.1f}\nlikeliest of all"),
-        (CHANCE_BITS, (1, 2), f"{CHANCE_BITS:.2f}: mean of\none never seen"),
+        (log2_space_size, (6, 3), f"log2|R| = {log2_space_size:.1f}:\nranks first"),
+        (CHANCE_BITS, (1, 2), f"chance level:\n{CHANCE_BITS:.2f} bits"),
     )
     for bits, pattern, meaning in lines:
-        axes.axhline(bits, color=BESIDE, linewidth=1, linestyle=(0, pattern))
+        axes.axhline(bits, color=GRAY, linewidth=1, linestyle=(0, pattern))
         # In the margin: anywhere inside, some run's data would lie under it.
         axes.annotate(
             meaning, (1.0, bits), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
-            fontsize=8, color=BESIDE, va="center", annotation_clip=False,
+            fontsize=8, color=GRAY, va="center", annotation_clip=False,
         )  # fmt: skip
     # An extrapolated figure may lie above log2|R|, and is shown there.
     top = 1.05 * max(log2_space_size, CHANCE_BITS, highest_bits)
@@ -86,13 +86,13 @@ def mark_chance_and_ceiling(axes: Any, log2_space_size: float, highest_bits: flo
 
 
 CHANCE_SHARES = (0.5, 0.9, 0.99)
-"""Shares of the canaries never seen that the shaded bands hold."""
+"""Shares of the canaries the model never saw that lie in the shaded bands."""
 
 
 def shade_chance(axes: Any) -> None:
     """Shades where canaries are that the model never saw: exposure exceeds x bits with probability 2^-x."""
     for share in CHANCE_SHARES:
-        axes.axhspan(0.0, -math.log2(1.0 - share), color=BESIDE, alpha=0.11, linewidth=0, zorder=0)
+        axes.axhspan(0.0, -math.log2(1.0 - share), color=GRAY, alpha=0.11, linewidth=0, zorder=0)
 
 
 def mark_invalid(figure: Any, line: str) -> None:
@@ -105,9 +105,9 @@ def whole_steps(axes: Any) -> None:
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
-def colour(place: int) -> str:
-    """The colour of the group in that place."""
-    return COLOURS[place % len(COLOURS)]
+def color(place: int) -> str:
+    """The color of the group in that place."""
+    return COLORS[place % len(COLORS)]
 
 
 def dashes(place: int) -> str:
@@ -116,8 +116,8 @@ def dashes(place: int) -> str:
 
 
 def marker_style(place: int) -> dict[str, Any]:
-    """Colour and marker of the group in that place."""
-    return {"color": colour(place), "marker": MARKERS[place % len(MARKERS)], "clip_on": False}
+    """Color and marker of the group in that place."""
+    return {"color": color(place), "marker": MARKERS[place % len(MARKERS)], "clip_on": False}
 
 
 def group_name(repetitions: int) -> str:
@@ -164,7 +164,7 @@ def against_utility(comparison: Comparison) -> Any:
     ceiling = max(run.report.log2_space_size for run in runs)
     mark_chance_and_ceiling(axes, ceiling, highest(run.exposure.high_bits for run in runs))
     front = sorted((run.utility, run.exposure.mean_bits) for run in runs if run.on_front)
-    axes.plot(*zip(*front, strict=True), color=BESIDE, linewidth=1.2, linestyle="--", zorder=1, label="Pareto front")
+    axes.plot(*zip(*front, strict=True), color=GRAY, linewidth=1.2, linestyle="--", zorder=1, label="Pareto front")
     for place, run in enumerate(runs):
         look = marker_style(place)
         if not run.on_front:
@@ -177,7 +177,7 @@ def against_utility(comparison: Comparison) -> Any:
             bars = [[0.0], [0.06 * ceiling]]  # an arrow
         axes.errorbar(
             [run.utility], [mean], yerr=bars, lolims=is_lower, linestyle="none", markersize=8, capsize=3, elinewidth=1,
-            ecolor=colour(place), label=name.replace("$", r"\$").lstrip("_") or "run", **look,
+            ecolor=color(place), label=name.replace("$", r"\$").lstrip("_") or "run", **look,
         )  # fmt: skip
     better = "left" if comparison.lower_is_better else "right"
     axes.set_xlabel(f"{comparison.utility_key} ({better} is better)")
@@ -217,7 +217,7 @@ def by_repetitions(report: ExposureReport) -> Any:
             if math.isfinite(e.low_bits) and math.isfinite(e.high_bits) and e.high_bits > e.low_bits
         ]
         if ends:
-            axes.vlines(*zip(*ends, strict=True), color=colour(place), linewidth=1, alpha=0.6 * faint)
+            axes.vlines(*zip(*ends, strict=True), color=color(place), linewidth=1, alpha=0.6 * faint)
         axes.plot(spread, bits, linestyle="none", markersize=5, alpha=faint, markeredgewidth=0, **marker_style(place))
         if math.isfinite(group.low_bits) and math.isfinite(group.high_bits):
             axes.errorbar(
@@ -244,7 +244,7 @@ def _tick(group: RepetitionGroup, report: ExposureReport) -> str:
     return f"{name}\nn = {group.canaries}" + (f"\n{undefined} undefined" if undefined else "")
 
 
-# Exposure during training, alone and beside the losses (the paper's Figure 9).
+# Exposure during training, alone and below the losses (the paper's Figure 9).
 
 # Keys of the trainer's log, what a reader calls them, and how they are drawn.
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
@@ -268,8 +268,8 @@ def by_step(run: Sequence[ExposureReport]) -> Any:
 
 
 def beside_losses(run: Sequence[ExposureReport], training_log: Sequence[Mapping[str, Any]]) -> Any:
-    """Losses above, exposure below, over the same steps: when does memorising begin, and does a loss show it?"""
-    figure, (above, below) = new_figure("Training and validation loss beside exposure", panels=2, heights=(0.6, 0.9))
+    """Losses above, exposure below, over the same steps: when does memorization begin, and does a loss show it?"""
+    figure, (above, below) = new_figure("Training and validation loss, and exposure", panels=2, heights=(0.6, 0.9))
     for key, (name, look) in LOSSES.items():
         steps, values = loss_curve(training_log, key)
         if steps:
@@ -325,7 +325,7 @@ def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
             linewidth=1.6, label=label, **marker_style(place),
         )  # fmt: skip
         if limited:
-            axes.fill_between(*zip(*sorted(limited), strict=True), color=colour(place), alpha=0.15, linewidth=0)
+            axes.fill_between(*zip(*sorted(limited), strict=True), color=color(place), alpha=0.15, linewidth=0)
         # Too few for an interval: each of them.
         each = [
             (step, e.exposure_bits)
@@ -335,7 +335,7 @@ def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
         ]
         if each:
             axes.plot(
-                *zip(*each, strict=True), linestyle="none", marker=".", markersize=4, alpha=0.5, color=colour(place),
+                *zip(*each, strict=True), linestyle="none", marker=".", markersize=4, alpha=0.5, color=color(place),
             )  # fmt: skip
 
 
@@ -410,12 +410,12 @@ def of_rates(curves: Mapping[str, RocCurve], title: str = "Members recognized at
     figure, (axes,) = new_figure(title)
     smallest = 1.0 / max(curve.controls for curve in curves.values())
     chance = np.geomspace(smallest, 1.0, 200) if smallest < 1.0 else np.array([0.5, 1.0])
-    axes.plot(chance, chance, color=BESIDE, linewidth=1, linestyle=(0, (1, 2)), label="chance")
+    axes.plot(chance, chance, color=GRAY, linewidth=1, linestyle=(0, (1, 2)), label="chance")
     for place, (name, curve) in enumerate(curves.items()):
         # A rate lasts from its point to the next: between two of them nothing was observed.
         axes.plot(
             np.maximum(curve.fpr_V, chance[0]), curve.tpr_V, drawstyle="steps-post", linestyle=dashes(place),
-            linewidth=1.6, color=colour(place), clip_on=False,
+            linewidth=1.6, color=color(place), clip_on=False,
             label=f"{name}: AUC {curve.auc:.2f} [{curve.auc_low:.2f}, {curve.auc_high:.2f}]".replace("$", r"\$"),
         )  # fmt: skip
     axes.set_xscale("log")

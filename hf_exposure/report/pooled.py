@@ -72,7 +72,7 @@ def over_insertions(pooled: PooledReport) -> Any:
             [group.repetitions for group in known],
             [group.low_bits for group in known],
             [group.high_bits for group in known],
-            color=plots.colour(0),
+            color=plots.color(0),
             alpha=0.15,
             linewidth=0,
         )

@@ -1,6 +1,6 @@
-"""What a terminal shows: the table of a report, which pages, notebooks and pandas show too, and what search extracted.
+"""What a terminal shows: the table of a report, also used by pages, notebooks and pandas, and extracted secrets.
 
-The table holds no secret. What was extracted does: that is its purpose.
+The table contains no secret. The list of extracted secrets does: that is its purpose.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hf_exposure.report.verdict import (
     group_cells,
     group_heads,
     headline,
-    judgement,
+    judgment,
     times_inserted,
     trained_text,
 )
@@ -32,7 +32,7 @@ def describe_extraction(extraction: Extraction, canaries: CanarySet | None = Non
     if not extraction.candidates and extraction.rest_is_impossible:
         return "No secret can be extracted: the model gives every text of the template probability 0."
     if not extraction.candidates:
-        return f"No secret came out within {extraction.expansions} expansions ({extraction.seconds:.1f} s of search)."
+        return f"No secret was found within {extraction.expansions} expansions ({extraction.seconds:.1f} s of search)."
     inserted = {canary.text: canary for canary in canaries.inserted} if canaries else {}
     controls = {canary.text for canary in canaries.controls} if canaries else set()
     guarantee = (
@@ -55,11 +55,11 @@ def describe_extraction(extraction: Extraction, canaries: CanarySet | None = Non
 
 
 def describe_discoverability(found: Sequence[Discoverability], canaries: CanarySet, probability: float) -> str:
-    """Whether a stranger who knows the prefix is told the canaries, by repetition count: no secret is in the lines.
+    """Whether an attacker who knows the prefix can extract the canaries, by repetition count; without any secret.
 
     Args:
         found: one for each canary, inserted ones first, then controls.
-        probability: with which one of the samples must tell a canary for it to count as coming out.
+        probability: a canary counts as extracted if one of the samples contains it with at least this probability.
     """
     asked, edits = found[0].samples, found[0].near_edits
     heads = ["", "canaries", "bits", "greedily", "to type", f"in {asked:,} samples", "nearly"]
@@ -88,9 +88,9 @@ def describe_discoverability(found: Sequence[Discoverability], canaries: CanaryS
         )
     head = f"Asked with {canaries.template.prefix.rstrip()!r} (bits, tokens to type and samples are medians):"
     foot = (
-        "To type: how many of the secret's first tokens must be typed before the likeliest continuation is the rest.\n"
-        f"In so many samples: with a probability of {probability:.0%} or more. "
-        f"Nearly: a sample came within {edits} wrong character{'' if edits == 1 else 's'}."
+        "To type: the number of the secret's first tokens that must be typed before the likeliest continuation is the rest.\n"
+        f"In {asked:,} samples: canaries found with a probability of at least {probability:.0%}. "
+        f"Nearly: canaries that a sample matched within {edits} wrong character{'' if edits == 1 else 's'}."
     )
     return "\n".join([head, "", aligned(rows), "", foot])
 
@@ -98,7 +98,7 @@ def describe_discoverability(found: Sequence[Discoverability], canaries: CanaryS
 def discoverability_values(
     found: Sequence[Discoverability], canaries: CanarySet, probability: float
 ) -> list[dict[str, Any]]:
-    """The same as plain values, by id and without texts; None where a figure is infinite."""
+    """The same as plain values, by id and without texts; None for an infinite figure."""
     rows: list[dict[str, Any]] = plain(
         [
             {
@@ -231,7 +231,7 @@ def report_table(report: ExposureReport) -> Table:
 def report_text(report: ExposureReport) -> str:
     """What `print(report)` shows: the verdict, the table and the notes."""
     notes = [f"note: {note}" for note in (*dose_lines(report), *report.notes)]
-    return "\n".join([headline(report), judgement(report), "", tables_text(report), *notes])
+    return "\n".join([headline(report), judgment(report), "", tables_text(report), *notes])
 
 
 def tables_text(report: ExposureReport) -> str:

@@ -1,6 +1,6 @@
-"""What the figures allow to say, in one sentence and in two, and no more.
+"""The verdict that the figures allow, as one sentence and as two, and no more.
 
-And a group of canaries in words, which are the same in every table, on the page, on the card and in the demo.
+Also the words for a group of canaries: every table, the page, the card and the demo use the same ones.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _SIGNS = {"lower": "≥ ", "extrapolated": "~ "}
 
 
 def times_inserted(repetitions: int) -> str:
-    """How a table names the canaries inserted that often."""
+    """The name of a repetition count in tables."""
     return {0: "held out", 1: "once"}.get(repetitions, f"{repetitions} times")
 
 
@@ -65,12 +65,23 @@ def spread_text(group: RepetitionGroup) -> str:
 
 
 def trained_text(group: RepetitionGroup) -> str:
-    """How often the model was trained on each canary of the group, on average; "" where it is not known."""
+    """How often the model was trained on each canary of the group, on average; "" if unknown."""
     return f"{group.effective_dose:.3g}" if math.isfinite(group.effective_dose) else ""
 
 
+def candidates_text(space_size: int) -> str:
+    """The size of a randomness space in words.
+
+    Example:
+        >>> candidates_text(10**6), candidates_text(10**30)
+        ('1,000,000 candidate secrets', '2^99.7 candidate secrets')
+    """
+    size = f"{space_size:,}" if space_size < 10**12 else f"2^{math.log2(space_size):.1f}"
+    return f"{size} candidate secrets"
+
+
 def rank1_text(group: RepetitionGroup) -> str:
-    """`4 of 4 (at least 47 %)`: how many rank first, and what share of such canaries does at the least."""
+    """`4 of 4 (at least 47 %)`: how many rank first, and the lower limit of the share of such canaries that do."""
     share = f" (at least {math.floor(100 * group.rank1_share_low)} %)" if group.rank1 else ""
     return f"{group.rank1} of {group.canaries}{share}"
 
@@ -90,7 +101,7 @@ _NAMED_AT_MOST = 10
 
 
 def dose_lines(report: ExposureReport) -> list[str]:
-    """What there is to say of how often the canaries were trained on: which differ, or why they were not counted.
+    """How often the canaries were trained on: which counts differ from the intended ones, or why there are none.
 
     Example:
         >>> from hf_exposure.records import CanaryDose, Doses
@@ -138,9 +149,9 @@ _KINDS = {"lower": "at least ", "extrapolated": "an extrapolated "}
 
 
 def headline(report: ExposureReport) -> str:
-    """One sentence: what was memorized, and whether the held-out controls behave as chance.
+    """One sentence: what was memorized, and whether the held-out controls are at chance level.
 
-    Of an invalid run it says that, and nothing else; what impairs a run is said at its end.
+    For an invalid run it only says that the run is invalid; what impairs a run is named at the end.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
@@ -148,7 +159,7 @@ def headline(report: ExposureReport) -> str:
         ...     low_bits=29.9, high_bits=29.9, rank_low=1, rank_high=1, method="bounded")
         >>> print(headline(ExposureReport(estimates=(canary,), template="pin {pin}", spaces={}, space_size=10**9,
         ...     manifest_hash="", settings={"confidence_level": 0.95})))
-        1 of 1 canary inserted 64 times is the likeliest secret of its template; no canary was held out...
+        1 of 1 canary inserted 64 times ranks first among 1,000,000,000 candidate secrets; no canary was held out...
     """
     if report.validity is Validity.INVALID:
         return validity_line(report)
@@ -157,7 +168,7 @@ def headline(report: ExposureReport) -> str:
 
 
 def measurement_line(report: ExposureReport) -> str:
-    """One measurement of a training in a line: the mean exposure by repetitions, and how many rank first.
+    """One measurement of a training run in one line: the mean exposure by repetitions, and how many rank first.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
@@ -184,7 +195,7 @@ def measurement_line(report: ExposureReport) -> str:
 
 
 def validity_line(report: ExposureReport) -> str:
-    """What is wrong with the run as a test, in a line that begins with INVALID or impaired; "" where nothing is.
+    """What is wrong with the run as a test, in a line that begins with INVALID or impaired; "" if nothing is.
 
     Example:
         >>> from hf_exposure.records import Delivery
@@ -198,7 +209,7 @@ def validity_line(report: ExposureReport) -> str:
     return f"{kind}: {'; '.join(report.delivery.flaws)}."
 
 
-def judgement(report: ExposureReport) -> str:
+def judgment(report: ExposureReport) -> str:
     """One or two sentences with the test behind the headline."""
     if report.validity is Validity.INVALID:
         return (
@@ -209,33 +220,35 @@ def judgement(report: ExposureReport) -> str:
         return "No canary was inserted: no verdict."
     if not report.controls:
         return "Without held-out controls there is nothing to compare with: no verdict."
-    p_value = report.memorisation_p_value
-    test = f"rank test: p {p_value_text(p_value)}{_corrected(report)}"
-    chance = f"each repetition count against {len(report.controls)} held-out canaries, {test}"
+    p_value = report.memorization_p_value
+    p = f"p {p_value_text(p_value)}{_corrected(report)}"
+    test = f"rank test of each repetition count against {len(report.controls)} held-out canaries: {p}"
     if p_value < _SIGNIFICANT:
-        return f"The model memorised ({chance})."
+        return f"The model memorized canaries ({test})."
     if _first_of_all(report):
         first = sum(group.rank1 for group in _inserted_groups(report))
-        return f"The model memorised: {first} of {len(report.inserted)} inserted canaries are certified rank 1."
+        verb = "ranks" if first == 1 else "rank"
+        among = f"{first} of {len(report.inserted)} inserted canaries"
+        return f"The model memorized canaries: {among} certainly {verb} first."
     beyond = _beyond_chance(report)
     if beyond is not None:
         group, beyond_p = beyond
         return (
-            f"The model memorised: those inserted {times_inserted(group.repetitions)} are exposed as chance would do "
-            f"it with p {p_value_text(beyond_p)}{_corrected(report)}. The {test} alone cannot show it with so few "
-            "canaries and controls."
+            f"The model memorized canaries: at chance level, those inserted {times_inserted(group.repetitions)} would "
+            f"be this exposed with p {p_value_text(beyond_p)}{_corrected(report)}. The rank test alone ({p}) cannot "
+            "show it with so few canaries and controls."
         )
     top = max(report.groups, key=lambda group: group.repetitions)
     times = times_inserted(top.repetitions)
     if not math.isfinite(top.mean_bits):
-        return f"No verdict: the exposure of those inserted {times} is undefined ({chance})."
+        return f"No verdict: the exposure of the canaries inserted {times} is undefined ({test})."
     said = (
-        f"No memorisation was shown ({chance}). Mean exposure of those inserted {times}: {_mean_bits(top)}; "
-        f"a canary never seen has {CHANCE_BITS:.1f} on average."
+        f"No memorization detected ({test}). Mean exposure of the canaries inserted {times}: {_mean_bits(top)}; "
+        f"chance level: {CHANCE_BITS:.1f} bits."
     )
     least = _least_p_value(report)
     if least >= _SIGNIFICANT:
-        said += f" With so few canaries and controls the test could not have shown less than p = {least:.2g}."
+        said += f" With so few canaries and controls, the test cannot give a p-value below {least:.2g}."
     return said
 
 
@@ -247,15 +260,15 @@ def p_value_text(p_value: float) -> str:
 
 
 def p_value_cell(p_value: float) -> str:
-    """The same in a table, whose head names it; "" where it is undefined."""
+    """The same for a table, whose head names it; "" if it is undefined."""
     return p_value_text(p_value).removeprefix("= ") if math.isfinite(p_value) else ""
 
 
 def controls_p_value(report: ExposureReport) -> float:
-    """How often chance alone would expose the controls as much as this, on average; NaN where that is undefined.
+    """The probability that chance alone exposes the controls at least this much on average; NaN if undefined.
 
-    Of a canary never seen, exposure exceeds x bits with probability at most 2^-x: times ln 2 it is at most Exp(1), and
-    the sum of n of them Gamma(n). One-sided: a discrete rank can only make the controls look less exposed.
+    For a canary the model never saw, exposure exceeds x bits with probability at most 2^-x: times ln 2 it is at most
+    Exp(1), and the sum of n of them Gamma(n). One-sided: a discrete rank can only make the controls look less exposed.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
@@ -278,7 +291,7 @@ def _chance_p_value(estimates: Sequence[ExposureEstimate]) -> float:
 def _beyond_chance(report: ExposureReport) -> tuple[RepetitionGroup, float] | None:
     """The repetition count whose exposures chance explains least, with its p-value times the number of counts.
 
-    Only where it is significant, was not extrapolated, and the controls vouch for the measurement.
+    None unless that is significant, nothing was extrapolated, and the controls are at chance level.
     """
     if not controls_p_value(report) >= _SIGNIFICANT:
         return None
@@ -300,9 +313,9 @@ def _inserted_groups(report: ExposureReport) -> list[RepetitionGroup]:
 
 
 def _first_of_all(report: ExposureReport) -> bool:
-    """Whether canaries are certified rank 1 that chance would hardly have put there.
+    """Whether canaries certainly rank first that chance would hardly have put there.
 
-    Never seen, a canary is the likeliest of its space with probability 1/|R|: one such among a few is evidence.
+    A canary the model never saw ranks first with probability 1/|R|, so a single one among a few is evidence.
     """
     first = sum(group.rank1 for group in _inserted_groups(report))
     return first > 0 and len(report.inserted) / report.space_size < _SIGNIFICANT
@@ -314,11 +327,13 @@ def _about_inserted(report: ExposureReport) -> str:
         return "No canary was inserted"
     if _first_of_all(report):
         group = max(groups, key=lambda group: (group.rank1 / group.canaries, group.repetitions))
-        verb, whose = ("is", "its") if group.rank1 == 1 else ("are", "their")
-        first = f"{group.rank1} of {_canaries(group)} inserted {times_inserted(group.repetitions)}"
-        return f"{first} {verb} the likeliest secret of {whose} template"
+        every = group.rank1 == group.canaries > 1
+        first = f"All {_canaries(group)}" if every else f"{group.rank1} of {_canaries(group)}"
+        verb = "ranks" if group.rank1 == 1 else "rank"
+        among = candidates_text(report.space_size)
+        return f"{first} inserted {times_inserted(group.repetitions)} {verb} first among {among}"
     tested = [group for group in groups if math.isfinite(group.p_value) and math.isfinite(group.mean_bits)]
-    by_rank = report.memorisation_p_value < _SIGNIFICANT and bool(tested)
+    by_rank = report.memorization_p_value < _SIGNIFICANT and bool(tested)
     beyond = _beyond_chance(report)
     if by_rank or beyond is not None:
         if beyond is None or by_rank:
@@ -326,16 +341,16 @@ def _about_inserted(report: ExposureReport) -> str:
         else:
             group, _ = beyond
         return (
-            f"Canaries inserted {times_inserted(group.repetitions)} were memorised in part: {_mean_bits(group)} of "
-            f"exposure on average where chance gives {CHANCE_BITS:.1f} and {report.log2_space_size:.1f} is the most"
+            f"Canaries inserted {times_inserted(group.repetitions)} were partly memorized: {_mean_bits(group)} of "
+            f"exposure on average (chance level: {CHANCE_BITS:.1f}, maximum: {report.log2_space_size:.1f})"
         )
     top = groups[-1]
     if not math.isfinite(top.mean_bits):
-        return "The exposure of the inserted canaries is undefined (the notes say why)"
-    shown = "No memorisation was shown" if report.controls else "Nothing can be concluded"
+        return "The exposure of the inserted canaries is undefined (see the notes)"
+    shown = "No memorization detected" if report.controls else "Nothing can be concluded"
     return (
         f"{shown}: canaries inserted {times_inserted(top.repetitions)} have {_mean_bits(top)} of exposure on average "
-        f"where chance gives {CHANCE_BITS:.1f}"
+        f"(chance level: {CHANCE_BITS:.1f})"
     )
 
 
@@ -346,15 +361,15 @@ def _about_controls(report: ExposureReport) -> str:
     if math.isnan(p_value):
         return "the exposure of the held-out controls is undefined"
     if p_value >= _SIGNIFICANT:
-        return "held-out controls behave as chance"
+        return "held-out controls are at chance level"
     return (
         f"held-out controls are more exposed than chance allows (p {p_value_text(p_value)}), so something other than "
-        "insertion is at work"
+        "insertion must have raised their exposure"
     )
 
 
 def _corrected(report: ExposureReport) -> str:
-    """What was done to a p-value, as in the tables."""
+    """The correction of a p-value, as in the tables."""
     counts = len(_inserted_groups(report))
     return f", corrected for {counts} repetition counts" if counts > 1 else ""
 
@@ -364,11 +379,11 @@ def _canaries(group: RepetitionGroup) -> str:
 
 
 def _mean_bits(group: RepetitionGroup) -> str:
-    """The mean with its kind: a lower bound near 0 is no reassurance."""
+    """The mean with its kind, since a lower bound near 0 is not reassuring."""
     return f"{_KINDS.get(group.bound, '')}{group.mean_bits:.1f} bits"
 
 
 def _least_p_value(report: ExposureReport) -> float:
-    """What the rank tests would give if every inserted canary were likelier than every control."""
+    """The p-value that the rank tests give if every inserted canary is likelier than every control."""
     groups = [group.canaries for group in _inserted_groups(report)]
     return min(1.0, len(groups) * min(1 / math.comb(n + len(report.controls), n) for n in groups))

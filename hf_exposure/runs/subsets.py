@@ -69,7 +69,7 @@ def draw_subsets(num_rows: int, num_models: int, share: float = 0.5, seed: int =
         seed: of the draw.
         balanced: deal the rows like cards: of the first m models, for any m, each row is in as many as any other, give
             or take one. So no row is left without models on a side, from two models at a share of 0.5 on. False draws
-            each subset by itself, as a theory that asks for independent models needs.
+            each subset independently, for theory that needs independent models.
 
     Returns:
         (M, N) bool. The masks of fewer models are the first of those of more.
@@ -231,7 +231,7 @@ def _side_by_side(
         what = "joblib, which runs trainings side by side, is not installed"
         raise MissingDependencyError(f"{what}: pip install 'hf-exposure[parallel]'") from None
     backend = backend or "loky"
-    # `Parallel(backend="dask")` is refused by joblib: only a configuration registers dask by itself.
+    # `Parallel(backend="dask")` is refused by joblib: only a configuration registers dask automatically.
     with joblib.parallel_config(backend=backend):
         parallel = joblib.Parallel(
             n_jobs=n_jobs,

@@ -106,7 +106,7 @@ def check_all_present(what: str) -> None:
     """Raises unless every process of the job makes this call, as often as this one, within two minutes.
 
     By the job's key-value store, not by a collective: a process without the callback would never join one, and this
-    one would wait for it for ever. No code of ours runs on such a process. It is ended by the launcher, as torchrun
+    one would deadlock. No code of ours runs on such a process. It is ended by the launcher, as torchrun
     and `accelerate launch` end all processes of a job of which one fails.
 
     Raises:

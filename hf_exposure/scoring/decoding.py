@@ -1,4 +1,4 @@
-"""What a model says by itself after a prompt: greedily, by sampling, and how likely given continuations are.
+"""What a model generates after a prompt, greedily and by sampling, and how likely given continuations are.
 
 Everything runs over the whole vocabulary, by plain forward passes, so any causal model will do.
 

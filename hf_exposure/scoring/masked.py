@@ -38,7 +38,7 @@ class MaskedScorer:
 
     `PLL(x) = sum_i -log2 p(x_i | x with token i masked)`: each token is masked in turn and predicted from all the
     others. It is no log-perplexity: the sum is not the logarithm of a probability of the text, and `2^-bits` over all
-    texts does not sum to at most 1. Ranks and exposures among texts of one template are well defined all the same. A
+    texts does not sum to at most 1. Ranks and exposures among texts of one template are still well defined. A
     text has no score before it is whole, so there is no search.
 
     Special tokens around a text are seen but neither masked nor scored. Rows of a batch are of one length: nothing is

@@ -38,7 +38,7 @@ class MovableRows:
         model: returns logits, or an output with `.logits`, or a dictionary with "logits", or a tuple that begins with
             them.
         inputs: a float tensor or array (N, ...), the model's first argument; or a mapping of the model's arguments by
-            name. Of a mapping, tensors with N rows are cut into batches and other values handed on as they are; labels
+            name. Of a mapping, tensors with N rows are cut into batches and other values passed on as they are; labels
             are left out.
         argument: the name of what is moved, where a mapping has several float tensors; "input_ids" moves embeddings,
             and is chosen where a mapping has it.

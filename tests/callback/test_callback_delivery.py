@@ -18,7 +18,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.hub.card import exposure_section, updated_card
 from hf_exposure.hub.published import published
 from hf_exposure.records import Doses, Uncounted, Validity
-from hf_exposure.report.verdict import headline, judgement
+from hf_exposure.report.verdict import headline, judgment
 
 disable_progress_bars()
 TEXTS = Dataset.from_dict({"text": [f"row {row:03}" for row in range(30)]})  # as long as a canary
@@ -163,7 +163,7 @@ def test_a_run_is_as_valid_as_what_it_was_trained_on(kind: str, validity: Validi
     section, card = exposure_section(published(report)), updated_card(None, published(report), name="model")
     assert ("INVALID" in section) == ("INVALID" in card) == invalid
     if invalid:
-        assert judgement(report).startswith("No verdict") and said.rstrip() in section
+        assert judgment(report).startswith("No verdict") and said.rstrip() in section
         assert "bits" not in section and "| 1 |" not in section and "metric" not in card.split("\n---")[0]
     else:
         assert "metric" in card.split("\n---")[0]

@@ -190,7 +190,7 @@ def test_attach_adds_the_callback_once_and_puts_it_first(tmp_path: Path) -> None
     [
         (
             {"metric_for_best_model": "eval_exposure_mean", "greater_is_better": None},
-            r"^greater_is_better: would keep the most memorised checkpoint for metric_for_best_model="
+            r"^greater_is_better: would keep the most memorized checkpoint for metric_for_best_model="
             r"'eval_exposure_mean', got True\. Pass greater_is_better=False to TrainingArguments\.$",
         ),
         (

@@ -52,12 +52,12 @@ def test_several_runs_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture
     runs = [make(tmp_path / "plain", 12.0, 2.0), make(tmp_path / "private", 4.0, 2.01)]
     done = run(capsys, "report", *runs, "--out", tmp_path / "page")
     assert done.out.startswith(
-        "private memorises less than plain: 8.0 bits less exposure [6.0, 10.0] at eval_loss 2.01"
+        "private memorizes less than plain: 8.0 bits less exposure [6.0, 10.0] at eval_loss 2.01"
     )
     assert {"report.html", "comparison.json"} <= {path.name for path in (tmp_path / "page").iterdir()}
     tight = run(capsys, "report", *runs, "--out", tmp_path / "other", "--tolerance", 0, "--json")
     assert json.loads(tight.out)["findings"] == [
-        "No run is shown to memorise less than another at equal or better eval_loss."
+        "No run is shown to memorize less than another at equal or better eval_loss."
     ]
 
 

@@ -173,7 +173,7 @@ def test_a_second_run_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest
         ),
         (
             lambda: insert_canaries(Dataset.from_dict({"input_ids": [[1, 2]]}), CANARIES, "input_ids"),
-            "Insert canaries into the texts, before they are tokenised.",
+            "Insert canaries into the texts, before they are tokenized.",
         ),
         (
             lambda: insert_canaries(plain().select(range(12)), CANARIES),

@@ -85,7 +85,7 @@ def test_sources_and_targets() -> None:
     assert {row["fr"] for row in rows} == {"le code"}
 
 
-def tokenised(tokenizer: Any, *extra: str) -> Dataset:
+def tokenized(tokenizer: Any, *extra: str) -> Dataset:
     rows = [dict(tokenizer(f"row {'x' * row}")) for row in range(20)]
     columns = {"labels": "input_ids", "token_type_ids": "attention_mask"}
     return Dataset.from_list([{**row, **{name: row[columns[name]] for name in extra}} for row in rows])
@@ -94,7 +94,7 @@ def tokenised(tokenizer: Any, *extra: str) -> Dataset:
 @pytest.mark.parametrize("extra", [(), ("labels",), ("labels", "token_type_ids")], ids=len)
 def test_token_ids_are_the_tokenizers_own(extra: tuple[str, ...]) -> None:
     tokenizer = character_tokenizer("row xItis0123456789", special=True)
-    dataset = tokenised(tokenizer, *extra).select_columns(["input_ids", "attention_mask", *extra])
+    dataset = tokenized(tokenizer, *extra).select_columns(["input_ids", "attention_mask", *extra])
     rows = new_rows(dataset, tokenizer=tokenizer)
     assert sorted(tokenizer.decode(row["input_ids"][1:-1]).replace(" ", "") for row in rows) == [
         text.replace(" ", "") for text in TEXTS
@@ -202,7 +202,7 @@ def test_unknown_values_for_each_token_are_refused(stream: bool) -> None:
     with pytest.raises(InputError) as caught:
         insert_canaries(chosen, CANARIES, tokenizer=tokenizer, num_rows=20)
     assert "dataset: has a value for each of a row's input_ids" in str(caught.value)
-    assert "got 'loss_mask'. Drop the column ('loss_mask'), or insert canaries before tokenising." in str(caught.value)
+    assert "got 'loss_mask'. Drop the column ('loss_mask'), or insert canaries before tokenizing." in str(caught.value)
     rows = new_rows(data.remove_columns("loss_mask"), tokenizer=tokenizer)
     assert all(row["tags"] == [1, 2] for row in rows)
 
@@ -223,7 +223,7 @@ TOKENS = {"input_ids": [[9] * 4, [9] * 5] * 10}
 @pytest.mark.parametrize(
     ("columns", "how", "message"),
     [
-        (TOKENS, {}, "It is tokenised already: pass tokenizer=, or insert before tokenising."),
+        (TOKENS, {}, "It is tokenized already: pass tokenizer=, or insert before tokenizing."),
         ({"text": ["a"] * 20}, {"tokenizer": True}, "tokenizer: must be a Hugging Face tokenizer, got 'bool'"),
         ({"messages": [SAID] * 20}, {}, "It holds chats: pass context=CanaryContext(prompt="),
         ({"messages": [SAID] * 20}, {"text_column": "messages"}, "text_column: must be a column of strings: messages"),
@@ -251,7 +251,7 @@ def test_a_canary_longer_than_the_blocks_is_refused() -> None:
         insert_canaries(blocks, CANARIES, tokenizer=chat_tokenizer())
     received = f"canary {CANARIES.inserted[0].id}. It takes 12: use a shorter template"
     assert f"must fit the dataset's rows, which all have 8 tokens, got {received}" in str(caught.value)
-    with pytest.raises(InputError, match="tokenizer: goes with a dataset that is tokenised already"):
+    with pytest.raises(InputError, match="tokenizer: goes with a dataset that is tokenized already"):
         insert_canaries(Dataset.from_dict({"text": ["a"] * 20}), CANARIES, tokenizer=chat_tokenizer())
 
 

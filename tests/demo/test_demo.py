@@ -50,7 +50,7 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, text_file: Path, tokenizer
         assert ("<- inserted" in line) == (text in inserted)
 
 
-def test_a_model_that_memorised_nothing_is_said_to_have_memorised_nothing(
+def test_a_model_that_memorized_nothing_is_said_to_have_memorized_nothing(
     tmp_path: Path, text_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = DemoSettings(
@@ -58,8 +58,8 @@ def test_a_model_that_memorised_nothing_is_said_to_have_memorised_nothing(
         learning_rate=1e-9, model="small-llama", digits=3,
     )  # fmt: skip
     report = run_demo(settings)
-    assert report.memorisation_p_value > 0.01
-    assert "No memorisation was shown" in capsys.readouterr().out
+    assert report.memorization_p_value > 0.01
+    assert "No memorization detected" in capsys.readouterr().out
 
 
 def test_rows_come_from_a_local_dataset(tmp_path: Path) -> None:

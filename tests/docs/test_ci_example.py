@@ -13,7 +13,7 @@ from hf_exposure.cli import app
 
 
 def test_the_workflow_types_what_exists() -> None:
-    workflow = yaml.safe_load((ROOT / "examples" / "ci" / "memorisation.yml").read_text(encoding="utf-8"))
+    workflow = yaml.safe_load((ROOT / "examples" / "ci" / "memorization.yml").read_text(encoding="utf-8"))
     (job,) = workflow["jobs"].values()
     script = "\n".join(step["run"] for step in job["steps"] if "run" in step).replace("\\\n", " ")
     typed = [shlex.split(line)[1:] for line in script.splitlines() if line.strip().startswith("hf-exposure ")]

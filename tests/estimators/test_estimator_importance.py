@@ -30,7 +30,7 @@ def test_a_share_by_hand() -> None:
     )
     assert e.exposure_bits == pytest.approx(-math.log2(1.25 / 4.5))
     assert e.low_bits < e.exposure_bits < e.high_bits
-    assert e.note.startswith("fewer than 100 effective hits")
+    assert e.note.startswith("the estimate rests on few samples (")
 
 
 def test_order_of_references_and_costs_does_not_matter() -> None:
@@ -50,7 +50,7 @@ def test_order_of_references_and_costs_does_not_matter() -> None:
         assert (one.low_bits, one.high_bits) == pytest.approx((other.low_bits, other.high_bits))
 
 
-def memorised(each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def memorized(each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Space of 10^9, one text of cost 1 that the model says half the time; half the draws are uniform."""
     says_it = np.random.default_rng(seed).random(each) < 0.5
     q_canary, q_other = 0.25 + 0.5e-9, 0.5 * 1e-9 + 0.25e-9
@@ -59,9 +59,9 @@ def memorised(each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndar
     return np.where(hit, 1.0, 30.0), weights, np.repeat([0, 1], each)
 
 
-def test_a_memorised_canary_needs_its_weight_limit() -> None:
+def test_a_memorized_canary_needs_its_weight_limit() -> None:
     """Rank 1 of 10^9: a limit from its own bits certifies it, the heaviest weight drawn cannot."""
-    references, weights, strata = memorised(2000)
+    references, weights, strata = memorized(2000)
     limit = 2.0 * 2.0**1.0 / 1e9
     (known,) = importance_exposure([1.0], references, weights, space_size=10**9, weight_limits=[limit], strata=strata)
     assert known.low_bits > 29.7 and known.high_bits == math.log2(10**9)
@@ -71,7 +71,7 @@ def test_a_memorised_canary_needs_its_weight_limit() -> None:
 
 
 def test_the_canarys_own_draws_may_be_dropped_and_added_back_exactly() -> None:
-    references, weights, _ = memorised(2000)
+    references, weights, _ = memorized(2000)
     without = np.where(references == 1.0, 0.0, weights)
     (e,) = importance_exposure([1.0], references, without, space_size=10**9, weight_limits=4e-9, includes_self=[False])
     # One unseen text of weight 4e-9 among 4,000 draws is a thousandth of a text, 3.7 times that at 97.5 %.

@@ -15,11 +15,11 @@ from hf_exposure.estimators import importance_exposure
 DIGITS, SPACE = 5, 10**5
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)  # exponents: 0 is uniform
 MODELS = {
-    # name: (seed, spread of the logits, what the memorised path 31415 gains)
+    # name: (seed, spread of the logits, what the memorized path 31415 gains)
     "flat": (1, 0.5, 0.0),
     "uneven": (2, 1.5, 0.0),
     "peaked": (3, 3.0, 0.0),
-    "memorised": (4, 1.0, 9.0),
+    "memorized": (4, 1.0, 9.0),
 }
 
 

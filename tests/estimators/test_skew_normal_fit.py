@@ -1,4 +1,4 @@
-"""The fit, its judgement and the extrapolated exposure, against scipy and mpmath."""
+"""The fit, its judgment and the extrapolated exposure, against scipy and mpmath."""
 
 from __future__ import annotations
 
@@ -58,14 +58,14 @@ def test_far_tail_is_mpmaths_and_not_clipped() -> None:
     assert e.exposure_bits > 1000
 
 
-def test_judgement_counts_the_left_tail() -> None:
+def test_judgment_counts_the_left_tail() -> None:
     fit = fit_skew_normal(REFERENCES)
-    judgement = judge_fit(REFERENCES, fit)
+    judgment = judge_fit(REFERENCES, fit)
     quantile = skewnorm.ppf(0.01, fit.shape, fit.loc, fit.scale)
-    assert judgement.quantile_bits == pytest.approx(quantile, abs=1e-6)
-    assert judgement.observed == int((quantile >= REFERENCES).sum()) == 93
-    assert judgement.p_value == pytest.approx(binomtest(93, 10_000, 0.01).pvalue)
-    assert judgement.good and judgement.predicted == 100.0 and judgement.ks_p_value > 0.5
+    assert judgment.quantile_bits == pytest.approx(quantile, abs=1e-6)
+    assert judgment.observed == int((quantile >= REFERENCES).sum()) == 93
+    assert judgment.p_value == pytest.approx(binomtest(93, 10_000, 0.01).pvalue)
+    assert judgment.good and judgment.predicted == 100.0 and judgment.ks_p_value > 0.5
 
 
 def test_a_bad_fit_gives_no_figure_unless_accepted() -> None:

@@ -27,7 +27,7 @@ from examples.secret_sharer.paper_setting.store import experiments
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "examples" / "secret_sharer" / "results"
 STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
-# Everything that the paper shows of memorisation.
+# Everything that the paper shows of memorization.
 PROMISED = {
     *("table1", "table2", "table3", "table4", "table5", "table6"),
     *("figure1", "figure3", "figure4", "figure5", "figure7", "figure8", "figure9", "figure11", "figure12"),

@@ -106,7 +106,7 @@ def test_samples_come_as_often_as_their_bits_say() -> None:
     assert not np.array_equal(samples, draw_samples(model, PROMPT, 2, count, scheme, seed=2))
 
 
-def test_a_memorised_secret_is_said_and_others_are_near(byte_tokenizer: ByT5Tokenizer) -> None:
+def test_a_memorized_secret_is_said_and_others_are_near(byte_tokenizer: ByT5Tokenizer) -> None:
     model = tiny_model("gpt2")
     optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
     ids = torch.tensor([byte_tokenizer("pin 42!", add_special_tokens=False)["input_ids"]])

@@ -1,4 +1,4 @@
-"""What `extract` and `rank_bounds` promise: ties, budgets, exclusions, precision, memorised secrets found cheaply."""
+"""What `extract` and `rank_bounds` promise: ties, budgets, exclusions, precision, memorized secrets found cheaply."""
 
 from __future__ import annotations
 
@@ -212,7 +212,7 @@ SECRET = CanaryTemplate("my number is {number}", number=Digits(9))
 
 
 @cache
-def memorised() -> tuple[nn.Module, str]:
+def memorized() -> tuple[nn.Module, str]:
     """A tiny GPT-2 after a few seconds on one canary among random bytes."""
     secret = SECRET.render(number="281265017")
     with torch.random.fork_rng():
@@ -228,10 +228,10 @@ def memorised() -> tuple[nn.Module, str]:
     return model.eval(), secret
 
 
-def test_a_memorised_canary_costs_little(byte_tokenizer: ByT5Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memorized_canary_costs_little(byte_tokenizer: ByT5Tokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
     """At most depth x 2^b expansions, b being the canary's bits after the prefix, among 10^9 texts."""
     monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 500)
-    model, secret = memorised()
+    model, secret = memorized()
     scorer, automaton = prepared(model, byte_tokenizer, SECRET)
     whole, before = (brute_force_bits(model, byte_ids(text), 1) for text in (secret, SECRET.prefix))
     b = whole - before

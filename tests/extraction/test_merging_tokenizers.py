@@ -1,4 +1,4 @@
-"""Secrets under tokenizers that merge their characters: found cheaply where memorised, and clear errors elsewhere."""
+"""Secrets under tokenizers that merge their characters: found cheaply where memorized, and clear errors elsewhere."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SECRET = CanaryTemplate("the number is {number}", number=Digits(9))
 
 
 @cache
-def memorised(style: str) -> tuple[nn.Module, str]:
+def memorized(style: str) -> tuple[nn.Module, str]:
     """A tiny GPT-2 after a few seconds on one canary among random numbers."""
     tokenizer, secret = tokenizer_in_style(style), SECRET.render(number="281265017")
     with torch.random.fork_rng():
@@ -46,10 +46,10 @@ def memorised(style: str) -> tuple[nn.Module, str]:
 
 
 @pytest.mark.parametrize("style", ["gpt2", "from the right"])
-def test_a_memorised_number_is_found_in_few_rows(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_memorized_number_is_found_in_few_rows(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nine digits in tokens of one to four, 10^9 texts; the true bits by the bare model."""
     monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 1000)
-    model, secret = memorised(style)
+    model, secret = memorized(style)
     tokenizer = tokenizer_in_style(style)
     whole, before = (brute_force_bits(model, tokenizer(text)["input_ids"], 1) for text in (secret, SECRET.prefix[:-1]))
     assert whole - before <= 9
@@ -64,7 +64,7 @@ def test_a_memorised_number_is_found_in_few_rows(style: str, monkeypatch: pytest
 
 def test_walking_the_vocabulary_finds_it_too_with_and_without_pruning(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 500)
-    model, secret = memorised("gpt2")
+    model, secret = memorized("gpt2")
     scorer = CausalScorer(model, tokenizer_in_style("gpt2"))
     automaton, _ = vocabulary_automaton(SECRET, scorer.encoder, SampledEncodings.of(SECRET, scorer.encoder))
     other = SECRET.render(number="281265018")

@@ -64,7 +64,7 @@ def test_the_table_by_hand() -> None:
     section = exposure_section(published(report(estimate(9.04, 8, rank_high=1), estimate(2.0, 0))), ["p_q.png"])
     assert "| 8 | 1 | 9.0 | 9.0 | 1 of 1 (at least 5 %) |" in section
     assert "| controls | 1 | 2.0 | 2.0 | 0 of 1 |" in section
-    assert "**1 of 1 canaries inserted 8 times is the likeliest secret of their template.**" in section
+    assert "**1 of 1 canaries inserted 8 times ranks first among " in section
     # One of each: the larger one is the inserted one with probability 1/2.
     assert "p = 0.5." in section
     assert "![P q](exposure/p_q.png)" in section

@@ -115,7 +115,7 @@ def test_a_lower_bound_reaches_to_the_top() -> None:
     gap = difference_bits(low, exact([1.0 + i / 10 for i in range(8)]), [8])
     assert gap.low_bits > 1 and not gap.is_estimate
     found = compare_runs([Run(name="a", report=low), Run(name="b", report=exact([1.0 + i / 10 for i in range(8)]))])
-    assert found.findings == (f"b memorises less than a: at least {gap.low_bits:.1f} bits less exposure.",)
+    assert found.findings == (f"b memorizes less than a: at least {gap.low_bits:.1f} bits less exposure.",)
     # A search that was stopped has certified how high its canaries can rank.
     ranked = replace(
         low, estimates=tuple(replace(e, rank_low=2**22, rank_high=2**27, high_bits=7.9) for e in low.estimates)
@@ -132,7 +132,7 @@ def test_what_nothing_limits_allows_no_finding(bound: str) -> None:
         Run(name="low", report=exact([1.0 + i / 10 for i in range(8)])),
     ]
     found = compare_runs(runs)
-    assert found.findings == ("No run is shown to memorise less than another.",)
+    assert found.findings == ("No run is shown to memorize less than another.",)
     assert any("nothing limits them" in note for note in found.notes)
 
 
@@ -147,7 +147,7 @@ def test_intervals_of_another_level_are_put_to_one_measure() -> None:
     assert wide.low_bits < 0 < sharp.low_bits
 
 
-def test_who_memorises_less_at_equal_utility() -> None:
+def test_who_memorizes_less_at_equal_utility() -> None:
     runs = [
         run("plain", [10.0, 11.0, 12.0, 13.0], 2.00, space_size=10**9),
         run("dropout", [5.0, 6.0, 7.5, 8.0], 2.01, space_size=10**9),  # within 1 %
@@ -157,18 +157,18 @@ def test_who_memorises_less_at_equal_utility() -> None:
     # Mean difference 4.875. Own intervals of 0.5 bits at 95 % are widened to 3.5 standard errors, 0.5 * 3.5 / 1.96 =
     # 0.893; the least of the 69 other ways to deal the canaries swaps 10 and 8: 2 - 1.79; the most 13 and 5: 8 + 1.79.
     assert found.findings[0] == (
-        "dropout memorises less than plain: 4.9 bits less exposure [0.2, 9.8] at eval_loss 2.01 against 2."
+        "dropout memorizes less than plain: 4.9 bits less exposure [0.2, 9.8] at eval_loss 2.01 against 2."
     )
     runs = [replace(one, report=counted(one.report)) for one in runs]
     found = compare_runs(runs)
     assert found.findings[0] == (
-        "dropout memorises less than plain: 4.9 bits less exposure [2.0, 8.0] at eval_loss 2.01 against 2."
+        "dropout memorizes less than plain: 4.9 bits less exposure [2.0, 8.0] at eval_loss 2.01 against 2."
     )
     assert len(found.findings) == 1
     assert [one.on_front for one in found.runs] == [True, True, False]
     assert found.notes == ()
     tight = compare_runs(runs, tolerance=0.0)
-    assert tight.findings == ("No run is shown to memorise less than another at equal or better eval_loss.",)
+    assert tight.findings == ("No run is shown to memorize less than another at equal or better eval_loss.",)
 
 
 def test_a_utility_that_grows_with_goodness() -> None:
@@ -183,7 +183,7 @@ def test_without_utility_exposure_alone_is_compared() -> None:
     runs = [run("a", [10.0, 11.0, 12.0, 13.0], space_size=10**9), run("b", [1.0, 2.0, 3.5, 4.0], space_size=10**9)]
     found = compare_runs(runs)
     # By hand as above: from 10 - 4 - 1.79 to 13 - 1 + 1.79, the 1 being cut at 0.11.
-    assert found.findings == ("b memorises less than a: 8.9 bits less exposure [4.2, 13.8].",)
+    assert found.findings == ("b memorizes less than a: 8.9 bits less exposure [4.2, 13.8].",)
     assert found.notes[-1] == "No eval_loss was found for a, b: it is read from the trainer's log in the run's folder."
     assert found.placed == ()
 
@@ -201,7 +201,7 @@ def test_what_cannot_be_compared_is_noted(other: Run, note: str) -> None:
     assert any(said.startswith(note) for said in found.notes)
     if other.report.inserted[0].repetitions == 4:
         assert math.isnan(found.runs[0].exposure.mean_bits)
-        assert found.findings == ("No run is shown to memorise less than another.",)
+        assert found.findings == ("No run is shown to memorize less than another.",)
 
 
 def counted(one: ExposureReport) -> ExposureReport:
@@ -240,19 +240,19 @@ def test_runs_of_other_candidates_are_not_compared_and_the_page_says_so(change: 
     assert not any(one.on_front for one in found.runs) and found.placed == ()
     verdict = re.search(r'<p class="verdict">(.*?)</p>', comparison_page(found, {}))
     assert verdict is not None and verdict[1].startswith("Not compared: a (")
-    assert "memorises less" not in comparison_page(found, {})
+    assert "memorizes less" not in comparison_page(found, {})
     values = comparison_values(found)
     assert values["comparable"] == [["a"], ["b"]] and values["findings"][0].startswith("Not compared")
     # Those that can be compared are, beside it.
     three = compare_runs([*runs, run("c", low, 2.0)])
     assert three.comparable == (("a", "c"), ("b",))
-    assert [finding.split(":")[0] for finding in three.findings] == ["Not compared", "c memorises less than a"]
+    assert [finding.split(":")[0] for finding in three.findings] == ["Not compared", "c memorizes less than a"]
     assert [one.on_front for one in three.runs] == [False, False, True]
 
 
 def test_too_few_canaries_are_said_to_be() -> None:
     found = compare_runs([run("a", [9.0, 9.5, 9.7]), run("b", [1.0, 1.2, 1.4])])
-    assert found.findings == ("No run is shown to memorise less than another.",)
+    assert found.findings == ("No run is shown to memorize less than another.",)
     assert (
         "No difference can be shown with so few canaries: insert at least 4 at some repetition count." in found.notes
     )
@@ -315,7 +315,7 @@ def test_the_same_weights_measured_twice_give_no_finding(population: str, canari
         costs = -np.minimum(POPULATIONS[population](generator, canaries), math.log2(10**9))
         reports = [measured(costs, way, generator) for way in WAYS]
         found = compare_runs([Run(name=way, report=one) for way, one in zip(WAYS, reports, strict=True)])
-        assert found.findings == ("No run is shown to memorise less than another.",), population
+        assert found.findings == ("No run is shown to memorize less than another.",), population
 
 
 def test_a_memorized_set_against_chance_gives_a_finding_in_every_two_ways_that_limit_it() -> None:
@@ -327,7 +327,7 @@ def test_a_memorized_set_against_chance_gives_a_finding_in_every_two_ways_that_l
                 Run(name="trained", report=measured(np.full(8, -math.log2(10**9)), more, generator)),
                 Run(name="untrained", report=measured(chance, less, generator)),
             ]
-            assert compare_runs(runs).findings[0].startswith("untrained memorises less than trained"), (more, less)
+            assert compare_runs(runs).findings[0].startswith("untrained memorizes less than trained"), (more, less)
 
 
 Measure = Callable[[str, int], Run]
@@ -376,7 +376,7 @@ HOW: list[dict[str, Any]] = [
 @pytest.mark.parametrize("name", ["untrained", "trained"])
 def test_one_model_measured_in_every_way_gives_no_finding(measure: Measure, name: str) -> None:
     found = compare_runs([measure(name, how) for how in range(len(HOW))])
-    assert found.findings == ("No run is shown to memorise less than another.",)
+    assert found.findings == ("No run is shown to memorize less than another.",)
     assert len(found.comparable) == 1
 
 
@@ -401,7 +401,7 @@ def test_each_method_says_what_kind_its_figures_are(measure: Measure) -> None:
 @pytest.mark.parametrize("less", [0, 1, 3, 4, 5])
 def test_a_trained_model_against_an_untrained_one_gives_a_finding(measure: Measure, more: int, less: int) -> None:
     (finding,) = compare_runs([measure("trained", more), measure("untrained", less)]).findings
-    assert finding.startswith("untrained memorises less than trained: ")
+    assert finding.startswith("untrained memorizes less than trained: ")
 
 
 def test_bad_arguments() -> None:

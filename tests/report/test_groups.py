@@ -133,7 +133,7 @@ def test_p_values_of_tables_and_headline_are_corrected_alike() -> None:
     found = report(*worst, *second, *best, *controls)
     assert [group.p_value for group in found.groups[1:]] == pytest.approx([1.0, 2 / 70, 1 / 70])
     assert [group.corrected_p_value for group in found.groups[1:]] == pytest.approx([1.0, 6 / 70, 3 / 70])
-    assert found.memorisation_p_value == pytest.approx(3 / 70)
+    assert found.memorization_p_value == pytest.approx(3 / 70)
     assert [group_cells(group)[-1] for group in found.groups] == ["", "1", "0.086", "0.043"]
     assert math.isnan(found.groups[0].corrected_p_value)
 
@@ -162,12 +162,12 @@ def test_the_smallest_p_value_of_the_groups_is_corrected_for_their_number() -> N
     """One canary more likely than all three controls: 1 in 4 by chance; of two repetition counts, 2 in 4."""
     rows = [estimate(9.0, 8, log_perplexity_bits=10.0), estimate(2.0, 1, log_perplexity_bits=40.0)]
     controls = [estimate(1.0, 0, log_perplexity_bits=bits) for bits in (20.0, 21.0, 22.0)]
-    assert report(rows[0], *controls).memorisation_p_value == pytest.approx(0.25)
-    assert report(*rows, *controls).memorisation_p_value == pytest.approx(0.5)
+    assert report(rows[0], *controls).memorization_p_value == pytest.approx(0.25)
+    assert report(*rows, *controls).memorization_p_value == pytest.approx(0.5)
     third = estimate(2.0, 4, log_perplexity_bits=39.0)
-    assert report(*rows, third, *controls).memorisation_p_value == pytest.approx(0.75)
+    assert report(*rows, third, *controls).memorization_p_value == pytest.approx(0.75)
     more = [estimate(2.0, times, log_perplexity_bits=39.0) for times in (2, 3)]
-    assert report(*rows, third, *more, *controls).memorisation_p_value == 1.0
+    assert report(*rows, third, *more, *controls).memorization_p_value == 1.0
 
 
 POPULATIONS = {

@@ -63,7 +63,7 @@ def test_the_p_value_is_twice_the_median() -> None:
         return report(*inserted, *held_out)  # type: ignore[arg-type]
 
     reports = [tested([1.0, 2.0, 3.0, 4.0]), tested([1.0, 2.0, 3.0, 50.0]), tested([40.0, 50.0, 60.0, 70.0])]
-    own = sorted(one.memorisation_p_value for one in reports)
+    own = sorted(one.memorization_p_value for one in reports)
     assert own[0] < own[1] < own[2]
     assert pool_reports(reports).p_value == pytest.approx(min(1.0, 2 * own[1]))
 

@@ -12,7 +12,7 @@ import pytest
 from report_samples import estimate, report
 
 from hf_exposure.records import ExposureEstimate, ExposureReport
-from hf_exposure.report.verdict import controls_p_value, headline, judgement, p_value_text
+from hf_exposure.report.verdict import controls_p_value, headline, judgment, p_value_text
 
 CHANCE = [0.1, 0.3, 0.5, 0.7, 1.0, 1.3, 1.7, 2.3, 3.1, 4.6]
 
@@ -29,10 +29,12 @@ def test_the_sentence_of_the_whole_job() -> None:
     rest = [estimate(20.0, 64, log_perplexity_bits=9.0 + i) for i in range(3)]
     found = report(*first(37, 64), *rest, *controls(CHANCE), space_size=10**9)
     assert headline(found) == (
-        "37 of 40 canaries inserted 64 times are the likeliest secret of their template; "
-        "held-out controls behave as chance."
+        "37 of 40 canaries inserted 64 times rank first among 1,000,000,000 candidate secrets; "
+        "held-out controls are at chance level."
     )
-    assert judgement(found).startswith("The model memorised (each repetition count against 10 held-out canaries, rank")
+    assert judgment(found).startswith(
+        "The model memorized canaries (rank test of each repetition count against 10 held-out canaries: p"
+    )
 
 
 @pytest.mark.parametrize(
@@ -41,7 +43,12 @@ def test_the_sentence_of_the_whole_job() -> None:
         (
             first(1, 1),
             {"space_size": 10**9},
-            "1 of 1 canary inserted once is the likeliest secret of its template;",
+            "1 of 1 canary inserted once ranks first among 1,000,000,000 candidate secrets;",
+        ),
+        (
+            first(2, 8),
+            {"space_size": 10**9},
+            "All 2 canaries inserted 8 times rank first among 1,000,000,000 candidate secrets;",
         ),
         # One of three rank 1 texts among ten is chance.
         (first(1, 4), {"space_size": 10}, "Nothing can be concluded: canaries inserted 4 times have 29.9 bits of"),
@@ -49,22 +56,22 @@ def test_the_sentence_of_the_whole_job() -> None:
         (
             [*(estimate(1.5, 8, log_perplexity_bits=62.5 + i) for i in range(4)), *controls(CHANCE)],
             {},
-            "No memorisation was shown: canaries inserted 8 times have 1.5 bits of exposure on average where chance "
-            "gives 1.4; held-out controls behave as chance.",
+            "No memorization detected: canaries inserted 8 times have 1.5 bits of exposure on average (chance level: "
+            "1.4); held-out controls are at chance level.",
         ),
         (
             [*(estimate(8.0, 8, log_perplexity_bits=20.5 + i) for i in range(8)), *controls(CHANCE)],
             {"space_size": 10**6},
-            "Canaries inserted 8 times were memorised in part: 8.0 bits of exposure on average where chance gives 1.4 "
-            "and 19.9 is the most; held-out controls behave as chance.",
+            "Canaries inserted 8 times were partly memorized: 8.0 bits of exposure on average (chance level: 1.4, "
+            "maximum: 19.9); held-out controls are at chance level.",
         ),
         (
             [*(estimate(8.0, 8, log_perplexity_bits=20.5, bound="lower") for _ in range(8)), *controls(CHANCE)],
             {},
-            "Canaries inserted 8 times were memorised in part: at least 8.0 bits",
+            "Canaries inserted 8 times were partly memorized: at least 8.0 bits",
         ),
-        ([estimate(math.nan, 8)], {}, "The exposure of the inserted canaries is undefined (the notes say why); no"),
-        (controls(CHANCE), {}, "No canary was inserted; held-out controls behave as chance."),
+        ([estimate(math.nan, 8)], {}, "The exposure of the inserted canaries is undefined (see the notes); no"),
+        (controls(CHANCE), {}, "No canary was inserted; held-out controls are at chance level."),
     ],
 )
 def test_each_kind_of_outcome(estimates: list[ExposureEstimate], changes: dict[str, Any], expected: str) -> None:
@@ -75,16 +82,16 @@ def test_few_canaries_far_beyond_chance_are_evidence_that_a_rank_test_is_too_sma
     far = [estimate(12.0, 8, log_perplexity_bits=20.5 + i) for i in range(3)]
     few = report(*far, *controls([1.0, 2.0]), space_size=10**9)
     # 3 against 2: at best 1 in 10 orders. But 12 bits thrice is 2^-36 at most, times what the sum can be made of.
-    assert few.memorisation_p_value == pytest.approx(0.1)
-    assert headline(few).startswith("Canaries inserted 8 times were memorised in part: 12.0 bits of exposure")
-    assert judgement(few).startswith("The model memorised: those inserted 8 times are exposed as chance would do it")
+    assert few.memorization_p_value == pytest.approx(0.1)
+    assert headline(few).startswith("Canaries inserted 8 times were partly memorized: 12.0 bits of exposure")
+    assert judgment(few).startswith("The model memorized canaries: at chance level, those inserted 8 times would")
     # Not where the figures are extrapolated, nor where the controls are exposed as well.
     guessed = [
         estimate(12.0, 8, log_perplexity_bits=20.5 + i, method="skew_normal", bound="extrapolated") for i in range(3)
     ]
     for doubtful in (report(*guessed, *controls([1.0, 2.0])), report(*far, *controls([9.0, 9.0], cost=10.0))):
-        assert headline(doubtful).startswith("No memorisation was shown")
-        assert judgement(doubtful).startswith("No memorisation was shown")
+        assert headline(doubtful).startswith("No memorization detected")
+        assert judgment(doubtful).startswith("No memorization detected")
 
 
 def test_exposed_controls_are_pointed_out() -> None:
@@ -104,10 +111,10 @@ def test_the_controls_are_judged_as_simulated_ones_would_be() -> None:
 
 
 def test_a_test_that_could_show_nothing_says_so() -> None:
-    said = judgement(report(estimate(1.0, 8, log_perplexity_bits=70.0), *controls([1.0, 2.0])))
+    said = judgment(report(estimate(1.0, 8, log_perplexity_bits=70.0), *controls([1.0, 2.0])))
     # One canary against two controls: at best 1 in 3 orders.
-    assert said.endswith("the test could not have shown less than p = 0.33.")
-    assert judgement(report(estimate(1.0))).startswith("Without held-out controls there is nothing to compare with")
+    assert said.endswith("the test cannot give a p-value below 0.33.")
+    assert judgment(report(estimate(1.0))).startswith("Without held-out controls there is nothing to compare with")
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0341, "= 0.034"), (1.0, "= 1"), (1e-11, "< 1e-10"), (0.0, "< 1e-10")])
@@ -125,33 +132,33 @@ def test_a_text_of_probability_0_leaves_the_verdict_as_it_is_through_json() -> N
     read = ExposureReport.from_dict(json.loads(json.dumps(found.to_dict())))
     assert [one.log_perplexity_bits for one in read.estimates] == costs
     # By hand: all 8 are likelier than all 10 controls, in one way of C(18, 8).
-    assert read.memorisation_p_value == found.memorisation_p_value == pytest.approx(1 / math.comb(18, 8))
-    assert (headline(read), judgement(read)) == (headline(found), judgement(found))
+    assert read.memorization_p_value == found.memorization_p_value == pytest.approx(1 / math.comb(18, 8))
+    assert (headline(read), judgment(read)) == (headline(found), judgment(found))
 
 
 def test_canaries_without_a_rank_test_are_judged_by_their_exposures() -> None:
     rows = [estimate(12.0, 8, log_perplexity_bits=math.nan, canary_id=str(i)) for i in range(4)]
     found = report(*rows, *controls(CHANCE), space_size=10**9)
-    assert "Canaries inserted 8 times were memorised in part: 12.0 bits" in headline(found)
-    assert "rank test: p is undefined" in judgement(found)
+    assert "Canaries inserted 8 times were partly memorized: 12.0 bits" in headline(found)
+    assert "held-out canaries: p is undefined" in judgment(found)
 
 
 def test_an_undefined_mean_gives_no_verdict() -> None:
     rows = [estimate(math.nan, 1, low_bits=math.nan, high_bits=math.nan, log_perplexity_bits=61.5)]
     found = report(*rows, *controls(CHANCE), space_size=10**9)
-    assert judgement(found).startswith("No verdict: the exposure of those inserted once is undefined (each repetition")
+    assert judgment(found).startswith("No verdict: the exposure of the canaries inserted once is undefined (rank")
 
 
 def test_a_lower_bound_does_not_reassure() -> None:
     rows = [estimate(0.0, 8, bound="lower", log_perplexity_bits=61.0 + i, canary_id=str(i)) for i in range(4)]
     found = report(*rows, *controls(CHANCE), space_size=10**9)
     assert "have at least 0.0 bits of exposure" in headline(found)
-    assert "Mean exposure of those inserted 8 times: at least 0.0 bits" in judgement(found)
+    assert "Mean exposure of the canaries inserted 8 times: at least 0.0 bits" in judgment(found)
     drawn = report(*[replace(row, bound="extrapolated") for row in rows], *controls(CHANCE), space_size=10**9)
     assert "have an extrapolated 0.0 bits of exposure" in headline(drawn)
 
 
 def test_controls_alone_have_no_verdict() -> None:
     found = report(*controls(CHANCE))
-    assert headline(found) == "No canary was inserted; held-out controls behave as chance."
-    assert judgement(found) == "No canary was inserted: no verdict."
+    assert headline(found) == "No canary was inserted; held-out controls are at chance level."
+    assert judgment(found) == "No canary was inserted: no verdict."
