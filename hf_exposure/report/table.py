@@ -88,7 +88,8 @@ def describe_discoverability(found: Sequence[Discoverability], canaries: CanaryS
         )
     head = f"Asked with {canaries.template.prefix.rstrip()!r} (bits, tokens to type and samples are medians):"
     foot = (
-        "To type: the number of the secret's first tokens that must be typed before the likeliest continuation is the rest.\n"
+        "To type: the number of the secret's first tokens that must be typed before the likeliest continuation is "
+        "the rest.\n"
         f"In {asked:,} samples: canaries found with a probability of at least {probability:.0%}. "
         f"Nearly: canaries that a sample matched within {edits} wrong character{'' if edits == 1 else 's'}."
     )
