@@ -188,7 +188,7 @@ class OutOfStepError(ExposureError):
 
 
 class MissingDependencyError(ExposureError, ImportError):
-    """An optional part is not installed; the message says which extra brings it."""
+    """An optional part is not installed; the message names the extra to install."""
 
 
 class SecretFoundError(ExposureError):

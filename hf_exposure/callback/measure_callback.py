@@ -67,7 +67,7 @@ class _Scheduled:
         return self.step == step and not self.is_stale
 
     def metrics(self) -> dict[str, float]:
-        """Of the last measurement; NaN where it failed."""
+        """The figures of the last measurement; NaN if it failed."""
         if self.record is None:
             return dict.fromkeys(self.measure.metric_names(), math.nan)
         return {key: float(value) for key, value in self.record.metrics().items()}
@@ -318,7 +318,7 @@ class MeasureCallback(TrainerCallback):
         complete_cards(trainer, self, lambda content, name, folder: card_with_runs(content, name, self._runs()))
 
     def _runs(self) -> list[Presented]:
-        """Of each measure that has a part in model cards, and a measurement, all of its measurements as one record."""
+        """All measurements of a measure as one record, for each measure with a part in model cards."""
         made = [
             cast(Any, one.measure).run_of(one.records)
             for one in self._scheduled

@@ -22,7 +22,7 @@ _PACKAGES = (
     "hf-exposure", "torch", "transformers", "accelerate", "datasets", "huggingface_hub", "tokenizers", "numpy",
     "scipy", "pydantic", "typer", "jinja2",
 )  # fmt: skip
-# Extras: a module of each, what it is needed for, and the package that brings it.
+# Extras: a module of each, what it is needed for, and the package that provides it.
 _EXTRAS = (
     ("matplotlib", "plots", "matplotlib"),
     ("fpdf", "report.pdf", "fpdf2"),

@@ -37,7 +37,7 @@ def push(
 ) -> None:
     """Publish a run's figures, rounded to 0.1 bit, in a model's card. The token is the one of `hf auth login`.
 
-    Of an invalid run the card says that it is invalid, and the exit status is 1.
+    For an invalid run the card only says that the run is invalid, and the exit status is 1.
     """
     check_runs([run])
     from hf_exposure.hub.push import push_to_hub

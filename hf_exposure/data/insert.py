@@ -133,7 +133,8 @@ def remove_canaries(
 ) -> D:
     """The dataset without the rows that are an inserted canary's, whole: the inverse of `insert_canaries`.
 
-    An original row with the very text of a canary goes too. Of a dictionary, every split that has the column.
+    An original row with exactly the text of a canary is removed too. For a dictionary of splits, every split that has
+    the column is changed.
 
     Args:
         tokenizer, context, source: as they were given to `insert_canaries`.

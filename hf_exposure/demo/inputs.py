@@ -82,7 +82,7 @@ def _dataset_text(name: str, most_bytes: int) -> str:
 
 
 def _configuration(name: str) -> str | None:
-    """Of several configurations, the first will do: only its first bytes are read."""
+    """The first of several configurations, since only the first bytes of the data are read."""
     if Path(name).exists():
         return None
     try:

@@ -246,7 +246,7 @@ def _extract(
 
 
 def _print_missing(extraction: Extraction, report: ExposureReport, canaries: CanarySet) -> None:
-    """Where the inserted canaries stand that did not come out."""
+    """Print the exposure of the inserted canaries that were not extracted."""
     out = {candidate.text for candidate in extraction.candidates}
     by_id = {estimate.canary_id: estimate for estimate in report.estimates}
     missing = [canary for canary in canaries.inserted if canary.text not in out]

@@ -127,7 +127,7 @@ def epsilon_lower_bound(
 
 
 def default_guesses(canaries: int, claim: Claim = "approximate_dp") -> int:
-    """How many of so many canaries are guessed unless it is said: a tenth, or 20 where that is more, but at most half.
+    """The default number of guesses for this many canaries: a tenth, but at least 20 and at most half.
 
     All of them for "independent_gaussian", which unsure guesses refute too.
 
@@ -194,7 +194,7 @@ def _largest_refuted(canaries: int, guesses: int, correct: int, delta: float, re
 
 
 def _guessed(costs_m: FloatArray, guesses: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """Who is guessed in and who out. A tie across the edge of either half is not guessed at all."""
+    """The canaries guessed in and those guessed out. A tie across the edge of either half is not guessed at all."""
     ordered = np.sort(costs_m)
     count_in, count_out = guesses - guesses // 2, guesses // 2
     nobody = np.zeros(costs_m.shape, dtype=bool)

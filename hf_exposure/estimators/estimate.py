@@ -16,7 +16,7 @@ Bound = Literal["exact", "interval", "lower", "extrapolated", "undefined"]
 - "exact": the rank was counted; `low_bits` and `high_bits` differ by ties within the scoring error at most.
 - "interval": a point estimate, with a confidence interval that limits the exposure on both sides.
 - "lower": `exposure_bits` is at the low end of what is known, and the exposure may be as high as the space allows.
-- "extrapolated": a point that was read beyond all references; no interval vouches for it.
+- "extrapolated": a point beyond all references, without a valid interval.
 - "undefined": there is no figure; `exposure_bits` is NaN, and null in JSON.
 """
 

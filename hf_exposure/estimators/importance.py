@@ -189,7 +189,7 @@ def _effective_hits(shares: WeightedCdf, own_K: FloatArray) -> FloatArray:
 
 
 def _note(is_open: bool, draws: int, effective: float, log2_size: float, check: WeightCheck, unlimited: bool) -> str:
-    """What a reader must know, most important first; "" where there is nothing."""
+    """The note for the reader, most important first; "" if there is nothing to note."""
     said = []
     if is_open:
         said.append(f"a lower bound: none of {draws} references is at or below its cost")

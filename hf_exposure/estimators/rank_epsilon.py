@@ -221,7 +221,8 @@ def _log_odds_of_chance(limit: int, candidates: int) -> float:
 def _largest_refuted(successes: int, canaries: int, limit: int, candidates: int, delta: float, error: float) -> float:
     """The largest epsilon whose p-value is at most `error`; 0 where there is none.
 
-    Who is (epsilon, delta)-private is so for every larger epsilon too, so the largest refuted one refutes all below.
+    Training that is (epsilon, delta)-private is so for every larger epsilon too, so the largest refuted epsilon
+    refutes all below.
     """
     if successes == 0 or limit >= candidates:
         return 0.0

@@ -39,8 +39,8 @@ def knn_decisions(
 ) -> NDArray[np.int64]:
     """The label that most of the k nearest examples of each query have.
 
-    Of labels with equally many votes it is the one of the nearest example. Of examples at equal distance the earlier
-    one is nearer. Distances are Euclidean; divide features by their norms first for cosines. A tree finds the
+    Among labels with equally many votes, that of the nearest example is returned. Among examples at equal distance,
+    the earlier one counts as nearer. Distances are Euclidean; divide features by their norms first for cosines. A tree finds the
     neighbors, or faiss among more than 10^5 examples where it is installed (the extra "faiss"): with equal results.
 
     Args:

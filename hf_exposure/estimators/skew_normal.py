@@ -332,7 +332,7 @@ def skew_normal_exposure(
     # Where the law has no mass to the last digit, nothing can be read from it.
     bits_K = np.where(np.isfinite(bits_K), bits_K, np.nan)
     count = np.asarray(references).size
-    note = f"extrapolated from a skew-normal fitted to {count} references: no interval can vouch for it"
+    note = f"extrapolated from a skew-normal fitted to {count} references, without a valid interval"
     if abs(fit.shape) >= LARGEST_SHAPE:
         note += f"; its shape ran into the bound of {LARGEST_SHAPE:.0f}, so its tail is arbitrary"
     if not judgment.good:

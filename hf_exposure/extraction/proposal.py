@@ -277,7 +277,7 @@ class _Choices:
 
     @classmethod
     def of(cls, transitions_A: list[Transitions]) -> _Choices:
-        """Of the transitions that each draw has reached."""
+        """The choices of the transitions that each draw has reached."""
         numbers: dict[int, int] = {}
         at_A = np.array([numbers.setdefault(id(each), len(numbers)) for each in transitions_A])
         transitions = [transitions_A[first] for first in np.unique(at_A, return_index=True)[1].tolist()]

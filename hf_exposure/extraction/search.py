@@ -220,7 +220,7 @@ def _impossible(prefix_bits: float, certified: bool, found: int, top_k: int, aut
 
 
 def _notes(tolerance_bits: float, reasons: list[str]) -> list[str]:
-    """What a reader must know of the order, and of what limits the search."""
+    """Notes on the order of the texts and on what limits the search."""
     notes = [reason for reason in reasons if reason]
     if tolerance_bits > _NOTICEABLE_BITS:
         notes.append(

@@ -37,7 +37,7 @@ def _quantization(config: Any) -> dict[str, str]:
 
 @cache
 def package_versions() -> dict[str, str]:
-    """Of the packages that take part in a measurement, where they are installed."""
+    """Versions of the installed packages that a measurement uses."""
     found = {}
     for package in _PACKAGES:
         try:

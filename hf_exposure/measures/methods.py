@@ -176,7 +176,7 @@ class Enumerate(Method):
         return lead_over_runner_up(measured.costs_K, others, is_rival=~measured.is_inserted_K)
 
     def _costs_of_others(self, measured: Measurement) -> FloatArray:
-        """Of all texts of the space that were not inserted."""
+        """Costs of all texts of the space that were not inserted."""
         # Equal texts end at one vertex of the token tree.
         ends = measured.encoded.tree.vertices.last_of_sequence_N
         own_K, space_N = np.split(ends, [len(measured.canaries)])
@@ -223,7 +223,7 @@ class Sample(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class SkewNormal(Method):
-    """Extrapolates from uniform references by a skew-normal law, as the paper does. No interval vouches for it.
+    """Extrapolates from uniform references by a skew-normal law, as the paper does. It has no valid interval.
 
     Args:
         references: how many are drawn, at most; 20 or more.

@@ -1,7 +1,7 @@
-"""What was found about one text: its exposure, its rank, whether search brings it out, whether the model says it.
+"""Results for one text: its exposure, its rank, whether search extracts it, whether the model generates it.
 
 Logarithms are base 2, scores are in bits. Undefined figures are NaN (or None for a rank), and `note` gives the reason.
-Notes are for readers: what kind of figure an exposure is, `bound` says, and programs decide by that.
+Notes are for readers; programs use `bound`, which gives the kind of figure an exposure is.
 """
 
 from __future__ import annotations

@@ -92,7 +92,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: ArrayLike) -> Distribution:
-        """Of at least one value; quantiles between two of them are interpolated."""
+        """The distribution of at least one value; quantiles between two of them are interpolated."""
         values_n = np.asarray(values, dtype=np.float64)
         cuts = np.quantile(values_n, [0, 0.1, 0.25, 0.5, 0.75, 0.9, 1]).tolist()
         names = ("minimum", "q10", "q25", "median", "q75", "q90", "maximum")

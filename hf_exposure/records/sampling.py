@@ -1,4 +1,4 @@
-"""What sampling from a model brought out of its training data: texts by rank, with what of them stands in the data."""
+"""Training data extracted by sampling from a model: texts by rank, each with its matches in the data."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class SampledText:
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingExtraction:
-    """What sampling brought out. Texts are ranked, the likeliest member first.
+    """The result of extraction by sampling. Texts are ranked, the likeliest member first.
 
     Attributes:
         texts: distinct ones.

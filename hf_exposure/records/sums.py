@@ -70,6 +70,6 @@ def _state(path: Path, expected: str) -> str:
 
 
 def sha256_of(path: Path) -> str:
-    """Of a file's bytes."""
+    """The SHA-256 of a file's bytes."""
     with path.open("rb") as opened:
         return hashlib.file_digest(opened, "sha256").hexdigest()

@@ -236,7 +236,7 @@ def dynamics_text(found: Dynamics) -> str:
     parts = [headline(found), "", str(measurements_table(found)), "", "Candidates for wrong labels, lowest first:"]
     parts.append(str(candidates_table(found, 10)))
     if not math.isnan(found.precision):
-        parts.append(f"Of as many candidates as there are noisy labels, {found.precision:.0%} are noisy.")
+        parts.append(f"Among as many candidates as there are noisy labels, {found.precision:.0%} are noisy.")
     return "\n".join(parts)
 
 

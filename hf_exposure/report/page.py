@@ -81,8 +81,8 @@ _METHODS = {
     "importance": "weighted draws from the model itself estimate the rank, with a confidence interval",
     "sample": "uniformly drawn texts estimate the rank, with an exact interval; beyond log2 of their number it is a "
     "lower bound",
-    "skew_normal": "a skew-normal law was fitted to uniformly drawn texts and extrapolated, as in the paper: no "
-    "interval can vouch for it",
+    "skew_normal": "a skew-normal law was fitted to uniformly drawn texts and extrapolated, as in the paper, "
+    "without a valid interval",
 }
 
 KINDS = {
@@ -96,10 +96,11 @@ KINDS = {
 LIMITS = (
     "Low exposure of canaries does not prove that nothing else was memorized: real secrets may be longer, likelier, "
     "or repeated in ways that canaries were not.",
-    "Nor does it prove that no better attack exists. Exposure is about whoever asks the model for likelihoods.",
-    "One canary is no evidence: what was never seen exceeds x bits with probability 2^-x. Read groups and p-values.",
+    "Nor does it prove that no better attack exists. Exposure is about attackers who query the model for likelihoods.",
+    "One canary proves nothing: a canary the model never saw exceeds x bits with probability 2^-x. Read groups and "
+    "p-values.",
     "The figures hold for this template, these repetition counts, this model and this training run.",
-    "Figures here have more digits than are fit to publish: with the model at hand they help to guess a secret.",
+    "Figures here have too many digits to publish: someone with the model can use them to guess a secret.",
 )
 
 
@@ -170,7 +171,7 @@ def _script() -> str:
 
 
 def facts_of(report: ExposureReport, identity: str = "") -> list[tuple[str, object]]:
-    """What the top of the page says of a run, so that two reports are told apart."""
+    """The facts at the top of the page that distinguish one report from another."""
     model, run = report.model, report.run
     parts = [model.get("name") or model.get("class") or "unnamed", model.get("revision")]
     facts: list[tuple[str, object]] = []

@@ -1,7 +1,6 @@
 """The plots of a report, of a run and of several runs, and the files they go to.
 
-All of them have one look: colors, markers and dashes are told apart by color-blind readers, and by anyone in black and
-white.
+They share one style: color-blind readers can tell the colors apart, and markers and dashes differ in black and white.
 """
 
 from __future__ import annotations

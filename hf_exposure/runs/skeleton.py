@@ -165,7 +165,7 @@ class Skeleton:
             return added
 
     def _inputs(self, shape: CallShape) -> tuple[dict[str, Any], Any]:
-        """Of a call, and the cache of the prefix that all rows see."""
+        """The inputs of a call, and the cache of the prefix that all rows see."""
         size = (shape.rows, shape.tokens)
         inputs: dict[str, Any] = {"input_ids": torch.ones(size, dtype=torch.long), "use_cache": shape.keeps_cache}
         prefix = None

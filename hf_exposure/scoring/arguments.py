@@ -55,7 +55,7 @@ def vocabulary_entries(model: nn.Module, side: Side = "decoder") -> int | None:
 
 
 def check_length(longest: int | None, tokens: int, row: int | None = None) -> None:
-    """Raise a `RowInputError` if so many tokens are too many: those of text `row`, or of the template."""
+    """Raise a `RowInputError` if there are too many tokens: those of text `row`, or of the template."""
     if longest is not None and longest < tokens:
         raise RowInputError(
             "texts",

@@ -245,7 +245,7 @@ class CausalScorer:
         return bits_P
 
     def samples_at_once(self, samples: int, length: int) -> int:
-        """As many of `samples` as can keep their caches, of `length` tokens each, at the same time."""
+        """The number of `samples`, of `length` tokens each, whose caches fit into memory at the same time."""
         # All heads' keys and values, twice: the model's own concatenation makes a copy.
         per_token = 4 * self._shape.layers * self._shape.hidden * compute_dtype(self.model).itemsize
         fits = max(1, _cache_bytes(self.model) // (per_token * (length + 1)))
@@ -349,7 +349,7 @@ class CausalScorer:
         return {}
 
     def _text_agreement_bits(self, tokens: int) -> float:
-        """Within how many bits a text of so many tokens, or a part of it, agrees with itself alone."""
+        """The same text, of `tokens` tokens, scored in two batches agrees to within this many bits; so do parts."""
         return agreement_bits(self._reader.dtype) * max(1.0, math.sqrt(tokens / 32))
 
     def _score_as(
@@ -511,7 +511,7 @@ class CausalScorer:
         check_vocabulary(vocabulary_entries(self.model), largest_token)
 
     def _check_length(self, tokens: int, row: int | None = None) -> None:
-        """Raise a `RowInputError` if so many tokens are too many: those of text `row`, or of the template."""
+        """Raise a `RowInputError` if there are too many tokens: those of text `row`, or of the template."""
         check_length(context_length(self.model), tokens, row)
 
 

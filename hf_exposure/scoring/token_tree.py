@@ -220,7 +220,7 @@ class SequenceTree:
         return total[vertices.last_of_sequence_N]
 
     def bits_along(self, edge_bits_E: np.ndarray, prefix_bits_P: np.ndarray) -> list[np.ndarray]:
-        """Of each sequence, (L - 1,) the bits of its tokens from the second on."""
+        """(L - 1,) bits of the tokens of each sequence, from the second on."""
         found = []
         for last in self.vertices.last_of_sequence_N.tolist():
             along: list[float] = []

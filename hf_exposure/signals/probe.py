@@ -163,7 +163,7 @@ class Probe:
         return len(self.example_N)
 
     def digest(self) -> str:
-        """Of all inputs and labels: equal probes have equal ones."""
+        """A digest of all inputs and labels: equal probes have equal digests."""
         found = hashlib.sha256()
         for batch in self.batches:
             for name, value in sorted({**batch.inputs, _LABELS: batch.labels}.items()):

@@ -167,7 +167,7 @@ def test_an_invalid_run_says_so_wherever_it_is_read(
     done = measure(capsys, model_folder, canary_file, "--dataset", data, "--out", tmp_path / "run")
     said = "INVALID: 0 of 4 inserted canaries were found in the training data."
     assert done.status == 1 and done.out.startswith(said) and f"hf-exposure: {said}" in done.err
-    assert "No verdict" in done.out and "memoriz" not in done.out
+    assert "No verdict" in done.out and "memorized canaries" not in done.out and "memorization" not in done.out
     assert f'class="verdict invalid">{said}<' in (tmp_path / "run" / "report.html").read_text()
     again = run(capsys, "report", tmp_path / "run", "--out", tmp_path / "page")
     assert again.status == 1 and again.out.startswith(said) and said in again.err

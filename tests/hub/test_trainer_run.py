@@ -156,7 +156,7 @@ def test_tensorboard_has_the_report_as_text(run: tuple[Hub, Path]) -> None:
     (event,) = events.Tensors("exposure/report/text_summary")
     text = tensor_util.make_ndarray(event.tensor_proto)[0].decode()
     assert event.step == 6
-    assert "## Memorisation: exposure of canaries" in text
+    assert "## Memorization: exposure of canaries" in text
     assert "| times inserted |" in text
     assert set(events.Tags()["scalars"]) >= CURVES
 

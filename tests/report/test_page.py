@@ -124,7 +124,7 @@ def test_large_groups_have_an_interval_and_the_page_says_what_it_is() -> None:
     groups, *_ = Page(text := report_page(many(30), {})).tables
     for row, group in zip(groups[1:], many(30).groups, strict=True):
         assert row[3] == f"{group.low_bits:.1f} to {group.high_bits:.1f}"
-    assert "of fewer canaries each value is shown" in text and "(Bonferroni)" in text
+    assert "for fewer canaries each value is shown" in text and "(Bonferroni)" in text
 
 
 def test_ten_thousand_canaries_stay_a_small_page() -> None:
