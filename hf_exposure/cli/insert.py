@@ -78,7 +78,7 @@ def insert(
         bool, typer.Option("--stream", help="Read it row by row and write parquet files; for what is too large.")
     ] = False,
     num_rows: Annotated[
-        int | None, typer.Option(help="About how many rows a stream has; not needed where it says so itself.")
+        int | None, typer.Option(help="Approximate number of rows of a stream, if the stream does not know it.")
     ] = None,
     num_proc: Annotated[int | None, typer.Option(help="Processes that insert. Not for streams.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,

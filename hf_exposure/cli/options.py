@@ -1,4 +1,4 @@
-"""Options that several commands share: as they are typed, and the values that they stand for.
+"""Options that several commands share: how they are typed, and their values.
 
 The options around a canary (`--prompt`, `--messages`, `--source`) put it into the training data and score it there
 later, so both commands read them here. Errors of the library are turned into errors of the command line: they name the
@@ -43,7 +43,7 @@ class Dtype(StrEnum):
 
 
 class Format(StrEnum):
-    """What is written besides the page, report.json and PNG plots."""
+    """Formats written in addition to the page, report.json and PNG plots."""
 
     pdf = "pdf"
     svg = "svg"

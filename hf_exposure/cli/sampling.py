@@ -79,7 +79,7 @@ def _shown(found: SamplingExtraction) -> str:
     if found.matched:
         once = found.by_examples.get(1, 0)
         distinct = sum(found.by_examples.values())
-        lines.append(f"Of {distinct} distinct matches, {once} stand in one row alone.")
+        lines.append(f"{once} of {distinct} distinct matches occur in a single row.")
         tops = [top for top in (10, 100, 1000) if top <= len(found.texts)]
         shares = ", ".join(f"{found.precision_at(top):.0%} of the first {top}" for top in tops)
         lines.append(f"By {found.statistic}: {shares}." if tops else "")

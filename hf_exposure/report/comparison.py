@@ -79,7 +79,7 @@ class Comparison:
         comparable: names of the runs, those together that were measured on the same candidate secrets. Only runs of
             one set are compared.
         repetition_counts: those that all runs have.
-        utility_key, lower_is_better: what stands for utility.
+        utility_key, lower_is_better: the measure of utility.
         tolerance: utilities nearer than this share of their size count as equal.
         confidence_level: of each finding alone.
         correlation: Pearson's r of utility and exposure over the runs that are placed; NaN of fewer than 2.

@@ -1,4 +1,4 @@
-"""`report.pdf`: what the page says, for whoever files paper. Laid out by fpdf2, in the font that matplotlib brings."""
+"""`report.pdf`: the page as a document to file. Laid out by fpdf2, in the font that comes with matplotlib."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`report.html`: one page about one measurement, for whoever must decide whether a model may leave the house."""
+"""`report.html`: one page about one measurement, for people who must decide whether to release a model."""
 
 from __future__ import annotations
 
