@@ -40,8 +40,9 @@ def knn_decisions(
     """The label that most of the k nearest examples of each query have.
 
     Among labels with equally many votes, that of the nearest example is returned. Among examples at equal distance,
-    the earlier one counts as nearer. Distances are Euclidean; divide features by their norms first for cosines. A
-    tree finds the neighbors, or faiss among more than 10^5 examples where it is installed (the extra "faiss"): with equal results.
+    the earlier one counts as nearer. Distances are Euclidean; divide features by their norms first for cosines. A tree
+    finds the neighbors, or faiss among more than 10^5 examples where it is installed (the extra "faiss"): with equal
+    results.
 
     Args:
         features_ND: of the examples, at least k of them.
