@@ -179,7 +179,7 @@ def test_a_killed_run_resumes_with_the_figures_of_an_uninterrupted_one(
         killed.train()
     again, resumed = callback_for(folder)
     with warnings.catch_warnings():
-        warnings.filterwarnings("error", message=".*begins anew.*")
+        warnings.filterwarnings("error", message=".*starts again.*")
         resumed.train(resume_from_checkpoint=str(folder / f"checkpoint-{step - step % save_steps}"))
     assert again.records == whole.records
     assert [record.metrics()["eval_tally_taken"] for record in again.records["tally"]] == list(
@@ -231,7 +231,7 @@ def test_a_checkpoint_without_the_state_says_so(tmp_path: Path) -> None:
     classify(tmp_path, [], **SAVING).train()
     callback = MeasureCallback([Toy(), Tally()], "end")
     resumed = classify(tmp_path, [callback], **SAVING)
-    with pytest.warns(UserWarning, match="step 6 in .* has no state of 'tally', which begins anew there"):
+    with pytest.warns(UserWarning, match="step 6 in .* has no state of 'tally', which starts again there"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert callback.records["tally"][0].metrics()["eval_tally_rows"] == 12
     # Once saved, it is there; a damaged one is named.

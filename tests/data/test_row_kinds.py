@@ -201,7 +201,7 @@ def test_unknown_values_for_each_token_are_refused(stream: bool) -> None:
     chosen = data.to_iterable_dataset() if stream else data
     with pytest.raises(InputError) as caught:
         insert_canaries(chosen, CANARIES, tokenizer=tokenizer, num_rows=20)
-    assert "dataset: has a value for each of a row's input_ids" in str(caught.value)
+    assert "dataset: has one value per token (input_ids)" in str(caught.value)
     assert "got 'loss_mask'. Drop the column ('loss_mask'), or insert canaries before tokenizing." in str(caught.value)
     rows = new_rows(data.remove_columns("loss_mask"), tokenizer=tokenizer)
     assert all(row["tags"] == [1, 2] for row in rows)
@@ -209,7 +209,9 @@ def test_unknown_values_for_each_token_are_refused(stream: bool) -> None:
 
 def test_a_text_beside_a_prompt_and_a_completion_is_said_to_be_the_canarys() -> None:
     data = Dataset.from_dict({name: ["some words"] * 20 for name in ("text", "prompt", "completion")})
-    with pytest.warns(UserWarning, match="canaries go to the column 'text' alone, and 'prompt' and 'completion'"):
+    with pytest.warns(
+        UserWarning, match="canaries are inserted into the column 'text' only; 'prompt' and 'completion'"
+    ):
         insert_canaries(data, CANARIES)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
