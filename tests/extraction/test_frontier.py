@@ -186,7 +186,7 @@ def test_too_many_open_nodes_end_a_search_with_what_is_certain() -> None:
             (bounds,) = search_ranks(scorer, automaton, [texts[own]], max_open_nodes=most)
             low, high = brute_force_rank(costs, own)
             assert bounds.low <= low <= high <= bounds.high
-            assert bounds.certified or f"stopped at max_open_nodes={most}; low and high hold" in bounds.note
+            assert bounds.certified or f"stopped at max_open_nodes={most}; low and high are still valid" in bounds.note
     assert not search_likeliest(scorer, automaton, top_k=20, max_open_nodes=1).certified
     assert not search_ranks(scorer, automaton, [texts[order[9999]]], max_open_nodes=100)[0].certified
     for search in (search_likeliest, lambda *args, **more: search_ranks(*args, [texts[0]], **more)):
