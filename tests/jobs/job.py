@@ -444,8 +444,8 @@ def unwritable(folder: Path, on_error: str) -> dict[str, Any]:
 def finish(folder: Path, found: Any) -> None:
     """Writes what this process saw, and ends it.
 
-    At the end of Python, threads of torch's process group may still run where a trainer refers to the group, and then they
-    abort the process now and then ("terminate called without an active exception"). So Python's end is left out.
+    At the end of Python, threads of torch's process group may still run where a trainer refers to the group, and then
+    they abort the process now and then ("terminate called without an active exception"). So Python's end is left out.
     """
     (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
     if torch.distributed.is_initialized():
