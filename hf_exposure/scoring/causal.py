@@ -534,9 +534,14 @@ def _how_computed(model: nn.Module) -> tuple[Any, ...]:
 
 def _made_of(module: nn.Module) -> tuple[Any, ...]:
     own_forward = vars(module).get("forward")
-    # A hook's number is given once in a process.
-    hooks = (*module._forward_hooks, *module._forward_pre_hooks)
-    return type(module), type(module).forward, own_forward and weakref.ref(own_forward), hooks, _settings(module)
+    # A hook's number is given once in a process. This package's own hooks, such as a progress bar's, only watch.
+    hooks = (*module._forward_hooks.items(), *module._forward_pre_hooks.items())
+    others = tuple(number for number, hook in hooks if not _is_own(hook))
+    return type(module), type(module).forward, own_forward and weakref.ref(own_forward), others, _settings(module)
+
+
+def _is_own(hook: Any) -> bool:
+    return str(getattr(hook, "__module__", "")).startswith("hf_exposure.")
 
 
 def _settings(holder: Any) -> tuple[tuple[str, Any], ...]:

@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer, LlamaConfig, LlamaForCausalLM
 
+from hf_exposure.runtime.progress import calls_shown
 from hf_exposure.scoring import make_scorer
 from hf_exposure.scoring.token_tree import PathQuery
 from hf_exposure.testing import assert_close, brute_force_bits, check_samples
@@ -94,6 +95,17 @@ def test_weights_and_training_change_nothing() -> None:
         for parameter in model.parameters():
             parameter.mul_(1.5)
     assert read(model.eval())[1] == read(model.train())[1] < 8
+
+
+def test_a_progress_bar_is_no_change_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is put on the model for each measurement where there is a terminal."""
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    model = Switchable().eval()
+    with calls_shown(model, "measuring"):
+        assert model._forward_hooks
+        _, first = read(model)
+    with calls_shown(model, "measuring"):
+        assert read(model)[1] < first / 3
 
 
 def test_a_model_that_mixes_the_rows_of_a_large_batch_is_not_trusted_later_either() -> None:
