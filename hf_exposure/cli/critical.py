@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.options import check_new
+from hf_exposure.cli.options import check_new, print_run
 
 
 def critical(
@@ -34,12 +32,4 @@ def critical(
     found = read_critical(run, name)
     written = [] if out is None else found.save(out)
     url = found.push_to_hub(push) if push else ""
-    if as_json:
-        values = critical_summary(found)
-        typer.echo(json.dumps({**values, "url": url} if push else values, indent=1, allow_nan=False))
-        return
-    typer.echo(str(found))
-    if written:
-        typer.echo(f"\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in written))}")
-    if push:
-        typer.echo(f"\nPublished: {url}")
+    print_run(str(found), critical_summary(found), written, url, as_json=as_json)

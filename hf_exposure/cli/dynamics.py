@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from hf_exposure.cli.config import ConfigOption
-from hf_exposure.cli.options import check_new
+from hf_exposure.cli.options import check_new, print_run
 
 
 def dynamics(
@@ -36,12 +34,4 @@ def dynamics(
     found = dynamics_of(record)
     written = [] if out is None else save_dynamics(found, out)
     url = record.push_to_hub(push) if push else ""
-    if as_json:
-        values = summary(found)
-        typer.echo(json.dumps({**values, "url": url} if push else values, indent=1, allow_nan=False))
-        return
-    typer.echo(dynamics_text(found))
-    if written:
-        typer.echo(f"\nWritten to {out}{os.sep}: {', '.join(sorted(path.name for path in written))}")
-    if push:
-        typer.echo(f"\nPublished: {url}")
+    print_run(dynamics_text(found), summary(found), written, url, as_json=as_json)

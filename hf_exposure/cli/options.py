@@ -8,6 +8,7 @@ option, and their remedy is something to type.
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import sys
@@ -200,6 +201,25 @@ def check_formats(formats: Sequence[Format], out: Path | None) -> None:
 def command_typed() -> str:
     """The command line as it was typed, quoted for a shell."""
     return shlex.join(["hf-exposure", *sys.argv[1:]])
+
+
+def print_run(text: str, values: Mapping[str, Any], written: Sequence[Path], url: str, *, as_json: bool) -> None:
+    """Prints what a command found in the run of a measure, as text or as JSON, and where it was written and published.
+
+    Args:
+        text, values: the two forms.
+        written: files in one folder; none where nothing was written.
+        url: "" where nothing was published.
+    """
+    if as_json:
+        typer.echo(json.dumps({**values, "url": url} if url else values, indent=1, allow_nan=False))
+        return
+    typer.echo(text)
+    if written:
+        names = ", ".join(sorted(path.name for path in written))
+        typer.echo(f"\nWritten to {written[0].parent}{os.sep}: {names}")
+    if url:
+        typer.echo(f"\nPublished: {url}")
 
 
 def check_new(out: Path, overwrite: bool, *, is_file: bool = False) -> Path:
