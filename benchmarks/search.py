@@ -18,7 +18,7 @@ from transformers import ByT5Tokenizer, GPT2LMHeadModel
 from benchmarks.record import write_result
 from hf_exposure import CanarySet, draw_canaries, extract, insert_canaries, presets
 from hf_exposure.demo.inputs import load_model, load_rows
-from hf_exposure.extraction import build_automaton, hole_bits, search_ranks
+from hf_exposure.extraction import build_automaton, prefix_cost, search_ranks
 from hf_exposure.scoring import CausalScorer
 
 MOST_BITS = 13.0
@@ -38,7 +38,7 @@ def rank_all(model: GPT2LMHeadModel, step: int) -> list[dict[str, Any]]:
         automaton = AUTOMATA[name]
         for canary in canaries.inserted:
             bits = float(scorer.sequence_bits(scorer.encode([canary.text]))[0])
-            hole = hole_bits(scorer, automaton, bits)
+            hole = bits - prefix_cost(scorer, automaton)
             if hole > MOST_BITS:
                 continue
             started = time.perf_counter()

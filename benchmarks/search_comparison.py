@@ -25,7 +25,7 @@ from transformers import ByT5Tokenizer, GPT2LMHeadModel
 from benchmarks.record import write_result
 from hf_exposure import CanarySet, draw_canaries, insert_canaries, presets
 from hf_exposure.demo.inputs import load_model, load_rows
-from hf_exposure.extraction import TokenAutomaton, build_automaton, hole_bits, search_likeliest, search_ranks
+from hf_exposure.extraction import TokenAutomaton, build_automaton, prefix_cost, search_likeliest, search_ranks
 from hf_exposure.extraction.expansion import SearchCost, expand, next_nodes
 from hf_exposure.extraction.frontier import Frontier
 from hf_exposure.scoring import CausalScorer
@@ -93,7 +93,7 @@ def look(model: GPT2LMHeadModel, canaries: CanarySet, step: int) -> dict[str, An
     scorer = CausalScorer(model, TOKENIZER)
     automaton, text = build_automaton(canaries.template, scorer.encoder), canaries.inserted[0].text
     scorer.path_bits(automaton.prefix, [])  # nothing is warm for one and cold for another
-    bits = hole_bits(scorer, automaton, float(scorer.sequence_bits(scorer.encode([text]))[0]))
+    bits = float(scorer.sequence_bits(scorer.encode([text]))[0]) - prefix_cost(scorer, automaton)
     if bits > MOST_BITS:
         return {"step": step, "bits_after_prefix": bits}
     exact = ours(scorer, automaton, text)

@@ -111,13 +111,15 @@ def _counted_p_value(midranks: FloatArray, n: int) -> float:
     # The smaller group is dealt: the sum of the others is what is left.
     dealt, mirrored = (n, False) if n <= doubled.size - n else (doubled.size - n, True)
     observed = int(doubled[n:].sum() if mirrored else doubled[:n].sum())
-    top = int(np.sort(doubled)[-dealt:].sum())
-    ways = np.zeros((dealt + 1, top + 1))
+    ascending = np.sort(doubled)
+    ways = np.zeros((dealt + 1, int(ascending[-dealt:].sum()) + 1))
     ways[0, 0] = 1.0
-    for cost in doubled.tolist():
+    for seen, cost in enumerate(ascending.tolist(), start=1):
+        # No sum of what was seen is larger, and what is still to be seen must be enough to deal the rest.
+        top = int(ascending[max(0, seen - dealt) : seen].sum())
         # From full to empty, so that no cost is dealt twice.
-        for j in range(dealt, 0, -1):
-            ways[j, cost:] += ways[j - 1, : top + 1 - cost]
+        for j in range(min(seen, dealt), max(0, dealt - doubled.size + seen - 1), -1):
+            ways[j, cost : top + 1] += ways[j - 1, : top + 1 - cost]
     chosen = ways[dealt]
     extreme = chosen[observed:].sum() if mirrored else chosen[: observed + 1].sum()
     return float(extreme / chosen.sum())

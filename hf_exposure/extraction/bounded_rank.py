@@ -97,11 +97,6 @@ def rank_bounds(
         return confirmed(scorer, lambda: _search_ranks(scorer, automaton, [text], exclude, limits, shown))[0]
 
 
-def hole_bits(scorer: Scorer, automaton: TokenAutomaton, log_perplexity_bits: float) -> float:
-    """b: the bits of a text after the automaton's prefix. Its rank is at most 2^b."""
-    return log_perplexity_bits - prefix_cost(scorer, automaton)
-
-
 def search_ranks(
     scorer: Scorer,
     automaton: TokenAutomaton,
@@ -112,14 +107,18 @@ def search_ranks(
     batch_size: int = 256,
     max_open_nodes: int = MOST_OPEN_NODES,
     progress: SearchProgress | None = None,
+    only_exact: bool = False,
 ) -> list[RankBounds]:
     """As `rank_bounds`, for any scorer and automaton, and for many texts in one search.
 
     Nodes are expanded in order of cost, so a search up to a costly text has already covered every cheaper one:
     together they take what the costliest takes alone, and each text gets the bounds that it would get alone.
+
+    With `only_exact` the search ends as soon as its budget cannot certify another rank. As many ranks are certified,
+    and the bounds of the others are wider.
     """
     limits, excluded = _limits(max_expansions, batch_size, max_open_nodes), tuple(exclude)
-    return confirmed(scorer, lambda: _search_ranks(scorer, automaton, texts, excluded, limits, progress))
+    return confirmed(scorer, lambda: _search_ranks(scorer, automaton, texts, excluded, limits, progress, only_exact))
 
 
 def _limits(max_expansions: int, batch_size: int, max_open_nodes: int) -> SearchLimits:
@@ -137,6 +136,7 @@ def _search_ranks(
     exclude: Sequence[str],
     limits: SearchLimits,
     progress: SearchProgress | None,
+    only_exact: bool = False,
 ) -> tuple[list[RankBounds], float]:
     """The bounds, and by how many bits a text of the search moved when it was scored alone."""
     search = Search(scorer, automaton, limits, progress)
@@ -146,7 +146,9 @@ def _search_ranks(
     # Scored along the same path as the search, so that the rounding over a long prefix cancels.
     queries = [PathQuery(path, len(path), np.zeros(0, dtype=np.int64)) for path in paths]
     costs = [answer.run_bits for answer in scorer.path_bits(automaton.prefix, queries)]
-    leaves = _leaves_within(search, max(costs, default=0.0) + scorer.tolerance_bits, limits.batch_size)
+    limits_bits = sorted(cost + scorer.tolerance_bits for cost in costs)
+    first_look = limits.max_expansions // 16 if only_exact and limits.max_expansions else math.inf
+    leaves = _leaves_within(search, limits_bits, limits.batch_size, first_look)
     met = [(text, leaves[path]) for path in _spread(leaves) if (text := follow_tokens(automaton, path)) is not None]
     met.extend(zip(texts, costs, strict=True))
     moved = moved_bits(scorer, [text for text, _ in met], [prefix_bits + cost for _, cost in met], len(met))
@@ -182,11 +184,21 @@ def _why_last(cost_bits: float) -> str:
     return impossible if cost_bits == math.inf else ""
 
 
-def _leaves_within(search: Search, limit_bits: float, batch_size: int) -> dict[Path, float]:
-    """The texts that cost at most `limit_bits`, with their costs, as far as the budget goes."""
+def _leaves_within(
+    search: Search, limits_bits: Sequence[float], batch_size: int, first_look: float
+) -> dict[Path, float]:
+    """The texts that cost at most the last of the ascending limits, with their costs, as far as the budget goes.
+
+    From `first_look` expansions on, and again at each doubling, the search ends if its budget is too small to find all
+    texts within the next limit.
+    """
     leaves: dict[Path, float] = {}
-    best = math.inf
+    best, limit_bits = math.inf, max(limits_bits, default=-math.inf)
     while search.frontier.cheapest_bits <= limit_bits:
+        if search.spent.expansions >= first_look:
+            first_look = 2 * search.spent.expansions
+            if search.lacks_budget(next(limit for limit in limits_bits if limit >= search.frontier.cheapest_bits)):
+                break
         expansions = search.expand_next(batch_size, limit_bits, best)
         if not expansions:
             break

@@ -148,6 +148,7 @@ class Search:
         self._scorer, self._automaton, self._limits, self._progress = scorer, automaton, limits, progress
         self._started = time.perf_counter()
         self.frontier, self.spent = Frontier(automaton), SearchCost()
+        self._lacks_budget = False
 
     def expand_next(self, batch_size: int, limit_bits: float, best_bits: float) -> list[Expansion]:
         """The cheapest open nodes expanded, none of which costs more than `limit_bits`; [] where the search ends.
@@ -168,6 +169,18 @@ class Search:
         nodes = next_nodes(frontier, self._automaton, batch_size, limit_bits, budget - spent.expansions)
         return expand(self._scorer, self._automaton, nodes, spent) if nodes else []
 
+    def lacks_budget(self, limit_bits: float) -> bool:
+        """Whether the budget is too small to expand all open nodes that cost at most `limit_bits`.
+
+        Each that has several texts below it takes one expansion at least. One below which all encodings prove not to
+        be canonical would take none, which is not known before.
+        """
+        most = self._limits.max_expansions
+        self._lacks_budget = (
+            most is not None and self.frontier.branches_within(limit_bits) > most - self.spent.expansions
+        )
+        return self._lacks_budget
+
     def account(self) -> dict[str, Any]:
         """What every record of a search says of it (`SearchResult`), but for its certificate and note."""
         return {
@@ -183,6 +196,9 @@ class Search:
         """Which limit ended a search that is not closed."""
         if self._progress and self._progress.interrupted:
             return "interrupted"
+        if self._lacks_budget:
+            spent, most = self.spent.expansions, self._limits.max_expansions
+            return f"stopped after {spent} expansions, since max_expansions={most} would not be enough"
         if len(self.frontier) > self._limits.max_open_nodes:
             return f"stopped at max_open_nodes={self._limits.max_open_nodes}"
         return f"stopped at max_expansions={self._limits.max_expansions}"

@@ -142,6 +142,21 @@ class Frontier:
         columns = (np.frombuffer(self._cost), np.frombuffer(self._owner, "i4"), np.frombuffer(self._child, "i4"))
         return OpenNodes(*(column[numbers] for column in columns))
 
+    def branches_within(self, limit_bits: float) -> int:
+        """How many open nodes that cost at most `limit_bits` have several texts below them."""
+        nodes = self.open_nodes()
+        within = np.flatnonzero(nodes.costs_M <= limit_bits)
+        order = within[np.argsort(nodes.parents_M[within], kind="stable")]
+        parents, starts = np.unique(nodes.parents_M[order], return_index=True)
+        branches = 0
+        for parent, siblings in zip(parents.tolist(), np.split(order, starts[1:]), strict=True):
+            if parent == _ROOT:
+                branches += self._automaton.count(self._automaton.root) > 1
+            else:
+                counts = self._automaton.transitions(self._state[parent]).counts
+                branches += sum(counts[child] > 1 for child in nodes.children_M[siblings].tolist())
+        return branches
+
     @property
     def parents(self) -> list[State]:
         """The states of the expanded nodes after their forced tokens, by number."""

@@ -19,7 +19,7 @@ from hf_exposure.estimators import exposure_from_rank, importance_exposure
 from hf_exposure.estimators.arrays import FloatArray
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.importance import ENOUGH_HITS
-from hf_exposure.extraction import EXPONENTS, Proposals, draw_proposals, hole_bits, search_ranks
+from hf_exposure.extraction import EXPONENTS, Proposals, draw_proposals, prefix_cost, search_ranks
 from hf_exposure.limits import MOST_ENUMERATED
 from hf_exposure.measures.lead import leads_by_search
 from hf_exposure.measures.methods import (
@@ -62,8 +62,10 @@ class Bounded(Method):
     def leads(self, measured: Measurement, estimates: Sequence[CostEstimate]) -> FloatArray:
         return leads_by_search(measured, self.max_expansions, _ranked_first(measured, estimates))
 
-    def search(self, measured: Measurement, canaries: Sequence[int]) -> list[CostEstimate]:
-        """The ranks of some canaries, given by their numbers, by one search."""
+    def search(
+        self, measured: Measurement, canaries: Sequence[int], *, only_exact: bool = False
+    ) -> list[CostEstimate]:
+        """The ranks of some canaries, given by their numbers, by one search; `only_exact` as for `search_ranks`."""
         assert measured.automaton is not None
         automaton, texts = measured.automaton, texts_of(measured.canaries)
         ids = [canary.id for canary in measured.canaries]
@@ -75,6 +77,7 @@ class Bounded(Method):
                 [texts[canary] for canary in canaries],
                 max_expansions=self.max_expansions,
                 exclude=[other.text for other in measured.canaries.inserted],
+                only_exact=only_exact,
             ),
         )
         return [
@@ -126,7 +129,7 @@ class Importance(Method):
     def draw(self, measured: Measurement, canaries: Sequence[int]) -> Estimated:
         """Estimates of all canaries from draws that go on until those of some, given by their numbers, converge."""
         assert measured.automaton is not None and measured.uniform is not None
-        prefix_bits = float(np.nansum(measured.scorer.prefix_bits(measured.automaton.prefix)))
+        prefix_bits = prefix_cost(measured.scorer, measured.automaton)
         generator = np.random.default_rng(seed_stream("proposals", measured.seed))
         draws: Proposals | None = None
         wanted = _FIRST_DRAWS
@@ -221,9 +224,9 @@ class Auto(Method):
         search = Bounded(max_expansions=min(self.max_expansions, self.references))
         draws = Importance(references=self.references, precision_bits=self.precision_bits)
         most_bits = math.log2(search.max_expansions)
-        bits_K = [hole_bits(measured.scorer, measured.automaton, cost) for cost in measured.costs_K.tolist()]
-        exact = _certified(search, measured, [canary for canary, bits in enumerate(bits_K) if bits <= most_bits])
-        rest = [canary for canary in range(len(bits_K)) if canary not in exact]
+        dearest = prefix_cost(measured.scorer, measured.automaton) + most_bits
+        exact = _certified(search, measured, np.flatnonzero(measured.costs_K < dearest).tolist())
+        rest = [canary for canary in range(len(measured.costs_K)) if canary not in exact]
         if not rest:
             return list(exact.values()), None
         drawn, references = draws.draw(measured, rest)
@@ -247,7 +250,7 @@ def _ranked_first(measured: Measurement, estimates: Sequence[CostEstimate]) -> i
 
 def _certified(search: Bounded, measured: Measurement, canaries: list[int]) -> dict[int, CostEstimate]:
     """Those of some canaries whose ranks one search certifies."""
-    found = search.search(measured, canaries) if canaries else []
+    found = search.search(measured, canaries, only_exact=True) if canaries else []
     return {canary: one for canary, one in zip(canaries, found, strict=True) if not one.is_lower_bound}
 
 

@@ -581,7 +581,7 @@ def _cache_bytes(model: nn.Module) -> int:
 def default_batch_tokens(model: nn.Module, reads_rows: bool) -> int:
     """Tokens per call: a device's fill, or fewer so that the logits of a whole batch stay within the budget."""
     device = model_device(model)
-    ceiling = 4096 if device.type == "cpu" else 65_536
+    ceiling = 2048 if device.type == "cpu" else 65_536
     if reads_rows:
         return ceiling
     vocabulary = getattr(getattr(model, "config", None), "vocab_size", None) or 50_000

@@ -102,6 +102,31 @@ def test_many_texts_in_one_search_get_what_each_gets_alone(byte_tokenizer: ByT5T
     assert search_ranks(scorer, automaton, []) == []
 
 
+@pytest.mark.parametrize("text", ["pin {pin}", "pin {pin} ok"])
+def test_a_search_for_exact_ranks_alone_ends_early_and_certifies_as_many(
+    text: str, byte_tokenizer: ByT5Tokenizer
+) -> None:
+    """With a text after the hole, open nodes from which only one text can follow take nothing of the budget."""
+    model, template = BagOfBytes(), CanaryTemplate(text, pin=Digits(4))
+    texts = [template.text_at(index) for index in range(template.space_size)]
+    scorer, automaton = prepared(model, byte_tokenizer, template)
+    order = np.argsort(scorer.sequence_bits(scorer.encode(texts)), kind="stable")
+    wanted = [texts[order[place]] for place in (0, 30, 400, 2000, 9000)]
+    spared = 0
+    for budget in (1, 2, 5, 20, 50, 111, 200, 500, 800, 1111):
+        whole = search_ranks(scorer, automaton, wanted, max_expansions=budget, batch_size=8)
+        early = search_ranks(scorer, automaton, wanted, max_expansions=budget, batch_size=8, only_exact=True)
+        assert [one.certified for one in early] == [one.certified for one in whole]
+        for one, other in zip(early, whole, strict=True):
+            assert one.low <= other.low <= other.high <= one.high
+            assert not one.certified or (one.low, one.high) == (other.low, other.high)
+        assert early[0].expansions <= whole[0].expansions
+        if early[0].expansions < whole[0].expansions:
+            spared += 1
+            assert f"since max_expansions={budget} would not be enough" in early[-1].note
+    assert spared >= 4 and all(one.certified for one in early)
+
+
 def test_a_budget_gives_the_best_so_far_without_a_certificate(byte_tokenizer: ByT5Tokenizer) -> None:
     model, template = BagOfBytes(), CanaryTemplate("pin {pin} ok", pin=Digits(3))
     texts = [template.text_at(index) for index in range(1000)]

@@ -238,7 +238,9 @@ def test_auto_searches_and_draws_by_its_own_settings(
     used: list[Method] = []
     for kind, function in ((Bounded, "search"), (Importance, "draw")):
         original = getattr(kind, function)
-        monkeypatch.setattr(kind, function, lambda self, *a, of=original: used.append(self) or of(self, *a))
+        monkeypatch.setattr(
+            kind, function, lambda self, *a, of=original, **more: used.append(self) or of(self, *a, **more)
+        )
     auto = Auto(references=5000, max_expansions=max_expansions, precision_bits=1e-3)
     measure_exposure(model, TOKENIZER, CANARIES, method=auto)
     assert used == [Importance(references=5000, precision_bits=1e-3), Bounded(max_expansions=budget)]
