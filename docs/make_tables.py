@@ -103,7 +103,7 @@ def growth() -> str:
         ]
         for row in _measured("growth")["rows"]
     ]
-    return _table("texts | tokens fed | seconds | microseconds a token | against plain batches", rows)
+    return _table("texts | tokens fed | seconds | microseconds per token | speed compared with plain batches", rows)
 
 
 def search() -> str:
@@ -123,7 +123,7 @@ def search() -> str:
         ]
         for _, row in sorted(dearest.items())
     ]
-    return _table("b, bits of the canary | exposure | expansions | at most | seconds", rows)
+    return _table("b, bits of the canary | exposure | expansions | upper bound | seconds", rows)
 
 
 def overhead() -> str:
@@ -140,7 +140,7 @@ def overhead() -> str:
         run = measured[name]
         each = sum(run["measuring_seconds"]) / run["measurements"]
         rows.append([said, str(run["measurements"]), _seconds(each), f"{100 * run['share_of_training']:.0f} %"])
-    return _table("measured | times | seconds each | added to the training time", rows)
+    return _table("method | measurements | seconds each | added to the training time", rows)
 
 
 def doses() -> str:
@@ -159,7 +159,7 @@ def doses() -> str:
                 f"{run['median_ratio']:.3f} ({run['median_ratio_low']:.3f} to {run['median_ratio_high']:.3f})",
             ]
         )
-    heads = "model | parameters | tokens a step | CPU seconds a step | of it the count | step with : without"
+    heads = "model | parameters | tokens per step | CPU seconds per step | share of the count | time with / without it"
     return _table(heads, rows)
 
 
@@ -247,7 +247,7 @@ def quantized() -> str:
                 ranks,
             ]
         )
-    head = "layers | model, type, weights | mode | tolerance, bits | scores differ by | extract differs by | rank 21"
+    head = "layers | model, type, weights | mode | tolerance, bits | scores differ by | `extract` differs by | rank 21"
     return _table(head, rows)
 
 
@@ -281,7 +281,7 @@ def peers_detections() -> str:
                 ]
             )
     counts = [f"{count}x" for count in _measured("peers")["repetitions"]]
-    return _table(" | ".join(["secret", "tool", "detected", *counts, "controls above"]), rows)
+    return _table(" | ".join(["secret", "tool", "detected", *counts, "controls above the threshold"]), rows)
 
 
 def peers_costs() -> str:
@@ -319,7 +319,7 @@ def peers_exposures() -> str:
             )
     (tools, *_) = (tools for _, _, tools in _peers())
     names = [tool.removeprefix("TensorFlow Privacy, ") for tool, row in tools.items() if "mean_bits" in row]
-    return _table(" | ".join(["secret", "inserted", "hf_exposure, mean", "its p-value", *names]), rows)
+    return _table(" | ".join(["secret", "inserted", "hf_exposure, mean", "p-value of hf_exposure", *names]), rows)
 
 
 def peers_errors() -> str:
@@ -337,11 +337,11 @@ def peers_errors() -> str:
         for tool, row in tools.items()
         if "proven" in row
     ]
-    return _table("secret | formula | proven exposures | mean error (bits) | largest (bits) | infinite answers", rows)
+    return _table("secret | formula | proven exposures | mean error (bits) | largest error (bits) | infinite results", rows)
 
 
 def peers_verdicts() -> str:
-    """What each tool says besides: memaudit's own membership rule and completions, our search, the AUC of both."""
+    """Further verdicts: memaudit's own membership rule and completions, our search, the AUC of both."""
     rows: list[list[str]] = []
     for secret, measured, tools in _peers():
         counts = list(measured["extraction"]["by_repetitions"])
@@ -398,7 +398,7 @@ def peers_trainings() -> str:
         ]
         for secret, row, _ in _peers()
     ]
-    head = "secret | parameters | training rows | of them canaries | share of the characters | tokens of a canary"
+    head = "secret | parameters | training rows | canary rows | share of the characters | tokens of a canary"
     return _table(head + " | largest exposure (bits)", rows)
 
 
@@ -460,7 +460,7 @@ def rank_epsilon() -> str:
     names = {
         "fixed_exact": "L fixed, exact sums",
         "ladder": "ladder, 100,000 draws",
-        "ladder_distinct": "distinct secrets, each guess knows those before it, 100,000 draws",
+        "ladder_distinct": "distinct secrets, each guess knows the previous ones, 100,000 draws",
     }
     return _table(
         "mechanism | worst rate of false alarms",
@@ -472,7 +472,7 @@ def scan_recall() -> str:
     """Secrets found of labeled rows, by kind."""
     found = _measured("secret_scan")["labelled"]["secrets"]
     return _table(
-        "labeled secrets | rows | found",
+        "kind of secret | rows | found",
         [[f"`{kind}`", str(one["rows"]), str(one["found"])] for kind, one in found.items()],
     )
 
@@ -489,12 +489,12 @@ def scan_alarms() -> str:
         real = ("email",)
         alarms = {kind: count for kind, count in logs["distinct"].items() if kind not in real}
         listed = ", ".join(f"{count} {kind}" for kind, count in alarms.items()) or "0"
-        rows.append(["lines of changelogs (addresses aside)", f"{logs['lines']:,}", listed])
+        rows.append(["lines of changelogs (without email addresses)", f"{logs['lines']:,}", listed])
     return _table("rows without a secret | rows | false alarms", rows)
 
 
 def sampling_found() -> str:
-    """Secrets that sampling brought out, by repetition count, summed over the seeds."""
+    """Secrets that sampling found, by repetition count, summed over the seeds."""
     measured = _measured("sampling")
     runs, settings = measured["runs"], measured["settings"]
 
@@ -507,7 +507,7 @@ def sampling_found() -> str:
 
     return _table(
         "rows with the secret | codes found | card, account and phone numbers found | "
-        "texts that hold one, a draw | found by the control",
+        "texts that contain one, per draw | found by the control",
         [
             [
                 count,
@@ -560,7 +560,7 @@ def sampling_rows() -> str:
         return str(sum(n for run in runs for k, n in run[attack]["k_eidetic"].items() if low <= int(k) <= high))
 
     return _table(
-        f"k, the rows that hold a match | {' | '.join(bins)}",
+        f"k, the rows that contain a match | {' | '.join(bins)}",
         [
             [named, *(cell(attack, *limits) for limits in bins.values())]
             for attack, named in (("fine_tune", "fine-tune"), ("control", "before the fine-tune"))
