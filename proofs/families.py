@@ -48,7 +48,7 @@ OUTCOMES = {
     "agrees": "scores, laws, search and ranks equal brute force",
     "agrees, no search": "scores equal brute force; the model's own logits depend on length, so nothing is certified",
     "refused": "an error says why",
-    "not run": "the library itself cannot build or run the family tiny, on text alone",
+    "not run": "the library itself cannot build a tiny model of the family, or cannot run it on text alone",
     "WRONG": "a defect",
 }
 
@@ -257,19 +257,19 @@ def page(results: Sequence[FamilyResult], earlier: str = "") -> str:
         [
             "# Families of models",
             "",
-            f"`make families` builds a tiny model of each of the {len(rows)} families in the three mappings of",
-            f"transformers {transformers.__version__}, and compares the package with brute force",
-            "(`proofs/families.py`):",
-            "each text alone, without cache or padding, with torch "
+            f"`make families` (`proofs/families.py`) builds a tiny model of each of the {len(rows)} families in the three",
+            f"mappings of transformers {transformers.__version__} (causal, encoder-decoder, masked), and compares the package",
+            "with brute force: each text is scored alone, without cache or padding, with torch "
             f"{torch.__version__.split('+')[0]} on a CPU in float32.",
             "",
             "| outcome | families | meaning |",
             "|---|---|---|",
             *(f"| {name} | {count[name]} | {OUTCOMES[name]} |" for name in OUTCOMES if count[name]),
             "",
-            "The modes are those of `CausalScorer`: packed rows, cached prefix, plain batches, or every text alone. A",
-            "masked model is scored by its pseudo-log-likelihood and not searched. *Own difference* is by how much",
-            "the bare model scores the beginning of a text differently when the text is cut or goes on otherwise.",
+            "The mode is that of `CausalScorer`: packed rows, cached prefix, plain batches, or every text alone. A masked",
+            "model is scored by its pseudo-log-likelihood and not searched. *Difference* is the largest difference from",
+            "brute force. *Own difference* is the largest change in how the model itself, without this package, scores",
+            "the beginning of a text if the text is cut after it or continues differently.",
             "",
             f"| {' | '.join(_COLUMNS)} |",
             "|---" * len(_COLUMNS) + "|",

