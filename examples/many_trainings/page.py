@@ -38,7 +38,7 @@ def _study(rules: Path) -> str:
         if record is not None:
             made = check_claim(claim, record["figures"])
             mean, low, high = made.spread
-            found = "no such number" if mean != mean else f"{mean:.3g}"
+            found = "undefined" if mean != mean else f"{mean:.3g}"
             found += f" [{low:.3g}, {high:.3g}]" if mean == mean and low != high else ""
             holds = "yes" if made.holds else "no"
         source = "" if claim["source"] == "paper" else " (ours)"
