@@ -31,7 +31,7 @@ def _study(rules: Path) -> str:
     lines = [f"### {words['title']}", ""]
     if record is not None:
         settings = ", ".join(f"{name} {value}" for name, value in record["settings"].items())
-        lines += [f"{record['data']}: {settings}.", ""]
+        lines += [f"Data: {record['data']}. Settings: {settings}.", ""]
     lines += ["| rule | found | holds |", "|---|---|---|"]
     for claim in words["claims"]:
         found, holds = "", "not run"
