@@ -319,7 +319,8 @@ def peers_exposures() -> str:
             )
     (tools, *_) = (tools for _, _, tools in _peers())
     names = [tool.removeprefix("TensorFlow Privacy, ") for tool, row in tools.items() if "mean_bits" in row]
-    return _table(" | ".join(["secret", "inserted", "hf_exposure, mean", "p-value of hf_exposure", *names]), rows)
+    heads = ["secret", "inserted", "hf_exposure, mean", "p-value of hf_exposure", *names]
+    return _table(" | ".join(heads), rows)
 
 
 def peers_errors() -> str:
@@ -337,7 +338,8 @@ def peers_errors() -> str:
         for tool, row in tools.items()
         if "proven" in row
     ]
-    return _table("secret | formula | proven exposures | mean error (bits) | largest error (bits) | infinite results", rows)
+    heads = "secret | formula | proven exposures | mean error (bits) | largest error (bits) | infinite results"
+    return _table(heads, rows)
 
 
 def peers_verdicts() -> str:

