@@ -114,8 +114,8 @@ def search_ranks(
     Nodes are expanded in order of cost, so a search up to a costly text has already covered every cheaper one:
     together they take what the costliest takes alone, and each text gets the bounds that it would get alone.
 
-    With `only_exact` the search ends as soon as its budget cannot certify another rank. As many ranks are certified,
-    and the bounds of the others are wider.
+    With `only_exact` the search ends as soon as its budget cannot certify another rank. It certifies
+    the same ranks, but the bounds of the others are wider.
     """
     limits, excluded = _limits(max_expansions, batch_size, max_open_nodes), tuple(exclude)
     return confirmed(scorer, lambda: _search_ranks(scorer, automaton, texts, excluded, limits, progress, only_exact))
