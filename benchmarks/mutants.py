@@ -9,7 +9,7 @@ turn, in an order that a seed fixes, until the time is up. Mutations of type ann
 out. Each mutant runs in a forked child of one process that has imported the heavy libraries, and nothing of this
 package; the files on the disk are not touched.
 
-    --rooms NAMES   of estimators, measures, extraction (all three, separated by commas)
+    --packages NAMES   of estimators, measures, extraction (all three, separated by commas)
     --minutes M     when to stop (55)
     --seed N        of the sample (0)
     --no-result     do not write benchmarks/results/mutants.json
@@ -38,7 +38,7 @@ from typing import Any
 from benchmarks.record import write_result
 
 ROOT = Path(__file__).parent.parent
-ROOMS: dict[str, dict[str, tuple[str, ...]]] = {
+PACKAGES: dict[str, dict[str, tuple[str, ...]]] = {
     "estimators": {
         "arrays": ("estimators/test_estimator_rank.py", "estimators/test_estimator_importance.py"),
         "control_test": ("estimators/test_control_test.py",),
@@ -94,14 +94,14 @@ class Mutant:
     """One change of one module.
 
     Attributes:
-        room, module: which module.
+        package, module: which module.
         line: its number.
         before, after: the line as it is, and as it was run.
         operator: cosmic-ray's name of the change.
         code: the module's whole source with the change.
     """
 
-    room: str
+    package: str
     module: str
     line: int
     before: str
@@ -111,19 +111,19 @@ class Mutant:
 
     @property
     def name(self) -> str:
-        return f"hf_exposure.{self.room}.{self.module}"
+        return f"hf_exposure.{self.package}.{self.module}"
 
     @property
     def shown(self) -> str:
-        return f"{self.room}/{self.module}.py:{self.line} [{self.operator}] {self.before} -> {self.after}"
+        return f"{self.package}/{self.module}.py:{self.line} [{self.operator}] {self.before} -> {self.after}"
 
 
-def places_of(room: str, module: str) -> list[tuple[int, list[tuple[str, int]]]]:
+def places_of(package: str, module: str) -> list[tuple[int, list[tuple[str, int]]]]:
     """The places of a module: line, and what can be done there as an operator's name and its occurrence."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.plugins import get_operator, operator_names
 
-    source = path_of(room, module).read_text(encoding="utf-8")
+    source = path_of(package, module).read_text(encoding="utf-8")
     nodes, prose = list(ast_nodes(get_ast(source))), _lines_without_code(source)
     at: dict[tuple[Any, Any], list[tuple[str, int]]] = {}
     for name in operator_names():
@@ -138,13 +138,13 @@ def places_of(room: str, module: str) -> list[tuple[int, list[tuple[str, int]]]]
 
 
 def mutants_of(
-    room: str, module: str, places: list[tuple[int, list[tuple[str, int]]]], draw: random.Random
+    package: str, module: str, places: list[tuple[int, list[tuple[str, int]]]], draw: random.Random
 ) -> Iterator[Mutant]:
     """One for each place, in random order."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
-    source = path_of(room, module).read_text(encoding="utf-8")
+    source = path_of(package, module).read_text(encoding="utf-8")
     for line, choices in draw.sample(places, len(places)):
         name, occurrence = draw.choice(choices)
         code = mutate_code(source, get_operator(name)(), occurrence)
@@ -152,7 +152,7 @@ def mutants_of(
             continue
         pairs = itertools.zip_longest(source.splitlines(), code.splitlines(), fillvalue="")
         before, after = next((old.strip(), new.strip()) for old, new in pairs if old != new)
-        yield Mutant(room, module, line, before, after, name.removeprefix("core/"), code)
+        yield Mutant(package, module, line, before, after, name.removeprefix("core/"), code)
 
 
 def _lines_without_code(source: str) -> set[int]:
@@ -166,8 +166,8 @@ def _lines_without_code(source: str) -> set[int]:
     return lines
 
 
-def path_of(room: str, module: str) -> Path:
-    return ROOT / "hf_exposure" / room / f"{module}.py"
+def path_of(package: str, module: str) -> Path:
+    return ROOT / "hf_exposure" / package / f"{module}.py"
 
 
 class _Mutated(importlib.machinery.SourceFileLoader):
@@ -191,12 +191,12 @@ class _Finder:
         return importlib.util.spec_from_file_location(fullname, self._path, loader=loader)
 
 
-def run_tests(room: str, module: str, code: str | None, seconds: float | None) -> str:
+def run_tests(package: str, module: str, code: str | None, seconds: float | None) -> str:
     """ "killed", "survived" or "timed out" of the tests of a module in a forked child, with other code or its own."""
     child = os.fork()
     if child == 0:
         try:
-            os._exit(_in_child(room, module, code))
+            os._exit(_in_child(package, module, code))
         finally:
             os._exit(_FAILED)
     deadline = None if seconds is None else time.monotonic() + seconds
@@ -211,22 +211,22 @@ def run_tests(room: str, module: str, code: str | None, seconds: float | None) -
         time.sleep(0.02)
 
 
-def _in_child(room: str, module: str, code: str | None) -> int:
+def _in_child(package: str, module: str, code: str | None) -> int:
     import pytest
 
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, 1)
     os.dup2(silence, 2)
     if code is not None:
-        sys.meta_path.insert(0, _Finder(f"hf_exposure.{room}.{module}", path_of(room, module), code))
+        sys.meta_path.insert(0, _Finder(f"hf_exposure.{package}.{module}", path_of(package, module), code))
     os.chdir(ROOT)
-    mutated = importlib.import_module(f"hf_exposure.{room}.{module}")
+    mutated = importlib.import_module(f"hf_exposure.{package}.{module}")
     # Not by pytest, which would rewrite the assertions of the file on the disk and run that.
     if doctest.testmod(mutated, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).failed:
         return _FAILED
     # Libraries that were imported before the fork cannot be rewritten by pytest, which warns of it.
     options = ["-x", "-q", "--no-header", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
-    return int(pytest.main([*options, *(f"tests/{test}" for test in ROOMS[room][module])]))
+    return int(pytest.main([*options, *(f"tests/{test}" for test in PACKAGES[package][module])]))
 
 
 def in_turn(modules: Sequence[Iterator[Mutant]]) -> Iterator[Mutant]:
@@ -236,25 +236,25 @@ def in_turn(modules: Sequence[Iterator[Mutant]]) -> Iterator[Mutant]:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    arguments.add_argument("--rooms", default=",".join(ROOMS))
+    arguments.add_argument("--packages", default=",".join(PACKAGES))
     arguments.add_argument("--minutes", type=float, default=55.0)
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--no-result", action="store_true")
     chosen = arguments.parse_args()
-    started, rooms = time.monotonic(), chosen.rooms.split(",")
-    _import_what_is_heavy(rooms)
-    places = {(room, module): places_of(room, module) for room in rooms for module in ROOMS[room]}
+    started, packages = time.monotonic(), chosen.packages.split(",")
+    _import_what_is_heavy(packages)
+    places = {(package, module): places_of(package, module) for package in packages for module in PACKAGES[package]}
     # A stream for each module, so that what is drawn from one does not depend on which others run.
     mutants = [
-        mutants_of(room, module, found, random.Random(f"{chosen.seed} {room} {module}"))
-        for (room, module), found in places.items()
+        mutants_of(package, module, found, random.Random(f"{chosen.seed} {package} {module}"))
+        for (package, module), found in places.items()
     ]
     patience: dict[tuple[str, str], float] = {}
     outcomes: list[tuple[str, Mutant]] = []
     for mutant in in_turn(mutants):
         if time.monotonic() - started > 60.0 * chosen.minutes:
             break
-        key = (mutant.room, mutant.module)
+        key = (mutant.package, mutant.module)
         if key not in patience:
             before = time.monotonic()
             if run_tests(*key, None, None) != "survived":
@@ -266,7 +266,7 @@ def main() -> None:
     figures = {
         "seed": chosen.seed,
         "minutes": round((time.monotonic() - started) / 60.0, 1),
-        "places": {f"{room}/{module}": len(found) for (room, module), found in places.items()},
+        "places": {f"{package}/{module}": len(found) for (package, module), found in places.items()},
         "run": _counted(outcomes),
         "survivors": [mutant.shown for outcome, mutant in outcomes if outcome == "survived"],
     }
@@ -278,17 +278,17 @@ def main() -> None:
 def _counted(outcomes: Sequence[tuple[str, Mutant]]) -> dict[str, dict[str, int]]:
     counts: dict[str, dict[str, int]] = {}
     for outcome, mutant in outcomes:
-        own = counts.setdefault(f"{mutant.room}/{mutant.module}", {"killed": 0, "survived": 0, "timed out": 0})
+        own = counts.setdefault(f"{mutant.package}/{mutant.module}", {"killed": 0, "survived": 0, "timed out": 0})
         own[outcome] += 1
     return counts
 
 
-def _import_what_is_heavy(rooms: Sequence[str]) -> None:
+def _import_what_is_heavy(packages: Sequence[str]) -> None:
     import numpy  # noqa: F401
     import pytest  # noqa: F401
     import scipy.stats  # noqa: F401
 
-    if set(rooms) - {"estimators"}:
+    if set(packages) - {"estimators"}:
         import datasets  # noqa: F401
         import torch
         import transformers  # noqa: F401
