@@ -12,7 +12,7 @@ import pytest
 
 pytest.importorskip("importlinter")
 ROOT = Path(__file__).resolve().parents[1]
-LAYERS = "Data flows down the house; imports point up only"
+LAYERS = "Data flows down the layers; imports point up only"
 LIGHT = "canaries and estimators need neither torch nor transformers"
 
 
