@@ -2,7 +2,7 @@
 
 `python -m benchmarks.cost_planner [SIZE ...]` plans from the configuration, then builds the model with random weights
 and measures exposures by "auto" and "bounded", in processes of their own. Compared are tokens, passes, the tensors
-alive at most, and times: predicted seconds are planned tokens at the rate of bare forwards, which are timed in the
+alive at most, and times: predicted seconds are planned tokens at the rate of bare forward passes, which are timed in the
 process that measures, in the batch shapes of the measurement, and the package's own time as planned. Times are those
 of the processor, so that other processes cost little.
 
@@ -104,7 +104,7 @@ class Watch:
 
 
 def bare_seconds(model: nn.Module, shapes: Counter[Shape]) -> float:
-    """Processor time of forwards of random tokens in these shapes, the head on every position."""
+    """Processor time of forward passes of random tokens in these shapes, the head on every position."""
     total = 0.0
     with torch.no_grad():
         for shape, count in shapes.items():

@@ -32,7 +32,7 @@ def train_and_keep(canaries: CanarySet, epochs: int = 4) -> dict[int, tuple[dict
     transformers.set_seed(0)
     rows = insert_canaries(load_rows(None, None, 100_000, 200), canaries, seed=0)["text"]
     model = load_model("small-gpt2", TOKENIZER, 256)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
     order = torch.Generator().manual_seed(0)
     kept: dict[int, tuple[float, dict[str, Any], str]] = {}
     step = 0
@@ -40,12 +40,12 @@ def train_and_keep(canaries: CanarySet, epochs: int = 4) -> dict[int, tuple[dict
         for batch in torch.randperm(len(rows), generator=order).split(16):
             encoded = TOKENIZER([rows[i] for i in batch.tolist()], padding=True, return_tensors="pt")
             labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1.0, (step + 1) / 20)
             model(**encoded, labels=labels).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             step += 1
             if step % 5 == 0:
                 keep_nearest(model, canaries, kept)

@@ -1,7 +1,7 @@
 """A whole measurement of GPT-2 small, from its config, against the model alone over the same calls.
 
 `python -m benchmarks.gpt2_small` measures nine digits with 4,096 references by `method="auto"` under GPT-2's own
-tokenizer (from a package index, `proofs.production_tokenizers`), with random weights. Bare forwards are calls of the
+tokenizer (from a package index, `proofs.production_tokenizers`), with random weights. Bare forward passes are calls of the
 model with as many rows and tokens as each call of the measurement had, head and logits included, caches left out: what
 the model would cost without this package. Times are processor seconds of one thread; memory is what the process takes
 next to what it took before.

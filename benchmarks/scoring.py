@@ -77,15 +77,15 @@ def candidates(model: GPT2LMHeadModel, tokenizer: Any) -> dict[str, Any]:
         {
             "plain": lambda: plain_bits(model, tokenizer(texts, add_special_tokens=False)["input_ids"]),
             "ours": lambda: log_perplexity(model, tokenizer, texts),
-            "plain_tokenised": lambda: plain_bits(model, ids),
-            "ours_tokenised": lambda: scored(model, tokenizer, encoded),
+            "plain_tokenized": lambda: plain_bits(model, ids),
+            "ours_tokenized": lambda: scored(model, tokenizer, encoded),
         }
     )
     return {
         "texts": SAMPLED,
         "seconds": {name: round(taken, 3) for name, taken in seconds.items()},
         "ratio": round(seconds["plain"] / seconds["ours"], 2),
-        "ratio_without_tokenisation": round(seconds["plain_tokenised"] / seconds["ours_tokenised"], 2),
+        "ratio_without_tokenization": round(seconds["plain_tokenized"] / seconds["ours_tokenized"], 2),
         "largest_difference_bits": float(np.abs(answers["plain"] - answers["ours"]).max()),
         "row_widths": sweep(model, tokenizer, encoded),
     }
@@ -107,14 +107,14 @@ def whole_space(model: GPT2LMHeadModel, tokenizer: Any) -> dict[str, Any]:
     seconds, answers = alternate(
         {
             "plain": lambda: plain_bits(model, tokenizer(some, add_special_tokens=False)["input_ids"]),
-            "plain_tokenised": lambda: plain_bits(model, ids),
-            "ours_tokenised": lambda: scored(model, tokenizer, encoded),
+            "plain_tokenized": lambda: plain_bits(model, ids),
+            "ours_tokenized": lambda: scored(model, tokenizer, encoded),
             "ours_from_template": from_template,
             "ours_from_texts": lambda: log_perplexity(model, tokenizer, texts),
         }
     )
     seconds["plain"] *= step
-    seconds["plain_tokenised"] *= step
+    seconds["plain_tokenized"] *= step
     differences = [np.abs(answers["plain"] - answers[name][::step]).max() for name in answers if "ours" in name]
     return {
         "texts": SPACE,
@@ -122,7 +122,7 @@ def whole_space(model: GPT2LMHeadModel, tokenizer: Any) -> dict[str, Any]:
         "seconds": {name: round(taken, 3) for name, taken in seconds.items()},
         "ratio": round(seconds["plain"] / seconds["ours_from_template"], 1),
         "ratio_from_texts": round(seconds["plain"] / seconds["ours_from_texts"], 1),
-        "ratio_without_tokenisation": round(seconds["plain_tokenised"] / seconds["ours_tokenised"], 1),
+        "ratio_without_tokenization": round(seconds["plain_tokenized"] / seconds["ours_tokenized"], 1),
         "largest_difference_bits": float(max(differences)),
         "row_widths": sweep(model, tokenizer, encoded),
     }
@@ -167,7 +167,7 @@ def main() -> None:
         found = figures[name]
         wide = found["row_widths"]
         print(
-            f"{name}: {found['ratio']:g} times plain batches, {found['ratio_without_tokenisation']:g} without "
+            f"{name}: {found['ratio']:g} times plain batches, {found['ratio_without_tokenization']:g} without "
             f"tokenization (at least {least:g}); rows of {wide['chosen']} take {wide['chosen_over_best']:g} of the "
             f"best width, {wide['best']}; answers within {found['largest_difference_bits']:.1g} bits"
         )

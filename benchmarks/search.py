@@ -67,7 +67,7 @@ def train(canary_sets: list[CanarySet]) -> list[dict[str, Any]]:
         data = insert_canaries(data, canaries, seed=number)
     texts = data["text"]
     model = load_model("small-gpt2", TOKENIZER, 256)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
     order = torch.Generator().manual_seed(0)
     rows: list[dict[str, Any]] = []
     step = 0
@@ -77,8 +77,8 @@ def train(canary_sets: list[CanarySet]) -> list[dict[str, Any]]:
             labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
             model(**encoded, labels=labels).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             step += 1
             if step % 20 == 0:
                 rows += rank_all(model, step)

@@ -141,7 +141,7 @@ DECOYS: dict[str, Callable[[random.Random], str]] = {
 }
 
 
-def labelled() -> dict[str, Any]:
+def labeled() -> dict[str, Any]:
     """Recall by kind, and false alarms by decoy."""
     rng = random.Random(20_261)
     recall, alarms = {}, {}
@@ -217,7 +217,7 @@ def speed() -> dict[str, Any]:
 
 
 def main() -> None:
-    figures: dict[str, Any] = {"labelled": labelled()}
+    figures: dict[str, Any] = {"labeled": labeled()}
     print(figures, flush=True)
     figures["speed"] = speed()
     print(figures["speed"], flush=True)

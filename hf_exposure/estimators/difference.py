@@ -33,7 +33,7 @@ from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number
 from hf_exposure.limits import LARGEST_SEED
 
 # All relabelings are looked at up to so many; beyond, so many at random, the one that was observed among them.
-_RELABELLINGS = 5000
+_RELABELINGS = 5000
 # Rows of random labels that are held at a time.
 _ROWS = 500
 
@@ -120,11 +120,11 @@ def _paired_limit(more_Sn: list[FloatArray], less_Sn: list[FloatArray], tail: fl
     differences = np.concatenate(more_Sn) - np.concatenate(less_Sn)
     pairs = differences.size
     thresholds = []
-    if 2**pairs <= _RELABELLINGS:
+    if 2**pairs <= _RELABELINGS:
         swaps: Iterator[NDArray[np.bool_]] = iter([np.arange(2**pairs)[:, None] >> np.arange(pairs) & 1 > 0])
     else:
         generator = np.random.default_rng(seed)
-        drawn = (generator.random((_ROWS, pairs)) < 0.5 for _ in range(_RELABELLINGS // _ROWS))
+        drawn = (generator.random((_ROWS, pairs)) < 0.5 for _ in range(_RELABELINGS // _ROWS))
         swaps = itertools.chain([np.zeros((1, pairs), dtype=bool)], drawn)
     for swapped in swaps:
         # Swapping some pairs takes twice their sum away: as extreme, unless the mean over them is above 0.
@@ -155,7 +155,7 @@ def _two_sample_limit(more_Sn: list[FloatArray], less_Sm: list[FloatArray], tail
 
 def _deals(sizes: list[tuple[int, int]], seed: int) -> Iterator[list[NDArray[np.bool_]]]:
     """Blocks of relabelings: for each stratum an (R, n + m) array of who is dealt to the first side."""
-    if math.prod(math.comb(n + m, n) for n, m in sizes) <= _RELABELLINGS:
+    if math.prod(math.comb(n + m, n) for n, m in sizes) <= _RELABELINGS:
         each = [list(itertools.combinations(range(n + m), n)) for n, m in sizes]
         ways = list(itertools.product(*(range(len(one)) for one in each)))
         tables = []
@@ -167,5 +167,5 @@ def _deals(sizes: list[tuple[int, int]], seed: int) -> Iterator[list[NDArray[np.
         return
     yield [np.arange(n + m)[None, :] < n for n, m in sizes]
     generator = np.random.default_rng(seed)
-    for _ in range(_RELABELLINGS // _ROWS):
+    for _ in range(_RELABELINGS // _ROWS):
         yield [generator.random((_ROWS, n + m)).argsort(axis=1) < n for n, m in sizes]

@@ -72,11 +72,11 @@ def test_a_token_that_was_added_for_a_secret_hides_it_from_no_search() -> None:
     ids = tokenizer(secret)["input_ids"]
     assert tokenizer.convert_tokens_to_ids("313371") in ids
     model = tiny_model("gpt2", vocab_size=entries_of(tokenizer))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss.backward()
-        optimiser.step()
+        optimizer.step()
     found = extract(model.eval(), tokenizer, template)
     assert found.certified and found.candidates[0].text == secret
     bounds = rank_bounds(model, tokenizer, secret, template)

@@ -347,11 +347,11 @@ def measure() -> Measure:
     before = copy.deepcopy(model).eval()
     texts = [canary.text for canary in canaries.inserted for _ in range(canary.repetitions)]
     ids = torch.tensor(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
-        optimiser.step()
+        optimizer.step()
     models = {"untrained": before, "trained": model.eval()}
 
     @cache

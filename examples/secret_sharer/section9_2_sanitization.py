@@ -1,6 +1,6 @@
 """Section 9.2: sanitizing a text by two models, each trained on a half: it removes most secrets and misses some.
 
-python -m examples.secret_sharer.section9_2_sanitisation --text-file my.txt
+python -m examples.secret_sharer.section9_2_sanitization --text-file my.txt
 
 A row that the model of its own half finds far less surprising than the other half's model was memorized by the one.
 The rows of greatest disagreement are dropped. A secret that stands in both halves is no surprise to either model.
@@ -167,7 +167,7 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
         run["fallen"] = run["one_half"]["exposure_before"] - run["one_half"]["exposure_after"]
     write_result(
         options,
-        "section9_2_sanitisation",
+        "section9_2_sanitization",
         corpus=corpus,
         settings={**vars(size), "row_characters": 80},
         seeds=[run["seed"] for run in runs],
