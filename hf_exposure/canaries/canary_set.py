@@ -265,7 +265,7 @@ class CanarySet:
         shown = str(path_of("path", path))
         values, canaries = _read(path), None
         if values is _DAMAGED:
-            rule = "must be whole JSON; this file is damaged or cut off"
+            rule = "must be complete JSON; this file is damaged or cut off"
             raise CanaryFileError("path", rule, shown, "Restore it from a copy.")
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             rule = f"must be a file of format {FORMAT!r}"

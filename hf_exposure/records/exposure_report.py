@@ -431,7 +431,7 @@ def read_report_file(path: str | Path) -> dict[str, Any]:
         rule = f"must be a report that can be read ({error.strerror})"
         raise InputError("path", rule, str(file), "Write one with report.save(folder).") from None
     except ValueError:
-        rule = "must be whole JSON; this file is damaged or cut off"
+        rule = "must be complete JSON; this file is damaged or cut off"
         raise InputError("path", rule, str(file), "Restore it from a copy, or measure again.") from None
     return values
 

@@ -51,7 +51,7 @@ def verify_files(folder: str | Path) -> str:
     for line in content.decode("utf-8", errors="replace").splitlines():
         found = _LINE.fullmatch(line)
         if found is None:
-            raise InputError("run", f"must have a whole {SUMS_FILE}", str(folder), _REMEDY)
+            raise InputError("run", f"must have a complete {SUMS_FILE}", str(folder), _REMEDY)
         listed[found[2]] = found[1]
     if REPORT_FILE not in listed:
         raise InputError("run", f"must list {REPORT_FILE} in {SUMS_FILE}", str(folder), _REMEDY)

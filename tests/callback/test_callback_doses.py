@@ -100,7 +100,7 @@ def test_a_checkpoint_without_counts_leaves_them_undefined(tmp_path: Path) -> No
     make_trainer(tmp_path, [make_callback(strategy="end", count_doses=False)], **settings).train()
     callback = make_callback(strategy="end")
     trainer = make_trainer(tmp_path, [callback], **{**settings, "max_steps": 6})
-    with pytest.warns(UserWarning, match="has no state of 'exposure', which starts again there"):
+    with pytest.warns(UserWarning, match="has no state of 'exposure', so the measure starts again there"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert callback.report.doses == Doses(uncounted=Uncounted.RESUMED_WITHOUT_COUNTS)
     assert all(math.isnan(dose) for dose in callback.doses.values())

@@ -263,7 +263,7 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
         ({"--model": "{tmp}/cut.json"}, "--model: must be a folder that exists"),
         ({"--tokenizer": "{tmp}/empty"}, "--tokenizer: must be a folder with a tokenizer"),
         ({"--model": "{tmp}/empty", "--tokenizer": "{model}"}, "--model: must be a folder with a config.json"),
-        ({"--canaries": "{tmp}/cut.json"}, "--canaries: must be whole JSON"),
+        ({"--canaries": "{tmp}/cut.json"}, "--canaries: must be complete JSON"),
         ({"--canaries": "{tmp}/newer.json"}, "--canaries, version: must be at most 1, what hf-exposure"),
         ({"--method": "guess"}, "method: must be one of auto, enumerate"),
         ({"--references": "0"}, "references: must be a whole number of at least 1"),
