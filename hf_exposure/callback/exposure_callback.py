@@ -128,12 +128,13 @@ class ExposureCallback(MeasureCallback):
             arrive in an epoch times the epochs trained.
 
     Raises:
-        InputError: the strategy or an argument is unknown, or `steps` is missing or misplaced. At the start of
-        training: there is no tokenizer, `strategy="eval"` has no evaluations, the best-model metric does not exist or
-        would keep the most memorized checkpoint, there is a second `ExposureCallback`, a canary is longer than the
-        model's context or does not arrive (unless `require_delivery` is False), a process of the job lacks this
-        callback, or the job uses context or sequence parallelism. At an evaluation: it has no loss, with
-        `max_exposure`. ProcessesDifferError: the processes of the job have different canaries, settings or tokenizers.
+        InputError: the strategy or an argument is unknown, or `steps` is missing or misplaced; when training starts,
+            there is no tokenizer, `strategy="eval"` has no evaluations, the best-model metric does not exist or would
+            keep the most memorized checkpoint, there is a second `ExposureCallback`, a canary is longer than the
+            model's context or does not arrive (unless `require_delivery` is False), a process of the job lacks this
+            callback, or the job uses context or sequence parallelism; or, with `max_exposure`, an evaluation has no
+            loss.
+        ProcessesDifferError: the processes of the job have different canaries, settings or tokenizers.
         ExposureError: a measurement failed, with `on_error="raise"`.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Sections 7.1 (after every batch) and 7.2 (over epochs).

@@ -115,11 +115,12 @@ class MeasureCallback(TrainerCallback):
 
     Raises:
         InputError: the strategy is unknown, `steps` is missing or misplaced, an object is no measure, or two measures
-        have names that would share keys. At the start of training: a measure needs a tokenizer and there is none,
-        `strategy="eval"` has no evaluations, the best-model metric does not exist or is compared in the wrong
-        direction, a process of the job lacks this callback, the job uses context or sequence parallelism, or a measure
-        raises it. ProcessesDifferError: the processes of the job have different measures or settings. ExposureError: a
-        measurement failed, with `on_error="raise"`.
+            have names that would share keys; when training starts, a measure needs a tokenizer and there is none,
+            `strategy="eval"` has no evaluations, the best-model metric does not exist or is compared in the wrong
+            direction, a process of the job lacks this callback, the job uses context or sequence parallelism, or a
+            measure raises it.
+        ProcessesDifferError: the processes of the job have different measures or settings.
+        ExposureError: a measurement failed, with `on_error="raise"`.
 
     Example:
         >>> import torch

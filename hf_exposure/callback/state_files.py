@@ -73,7 +73,7 @@ def load_state(checkpoint: Path, measure: Measure, rank: int, processes: Process
 
     Raises:
         InputError: the file is damaged, or the measure sees batches, which each process counts separately (no
-        `state_is_shared`), and the number of processes has changed.
+            `state_is_shared`), and the number of processes has changed.
     """
     is_own = hasattr(measure, "on_batch") and not getattr(measure, "state_is_shared", False)
     with processes.barrier():

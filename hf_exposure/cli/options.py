@@ -292,7 +292,7 @@ def recorded_or_typed(
 
     Raises:
         InputError: the typed values differ from the recorded ones: the canaries would be scored in another context
-        than they were trained in.
+            than they were trained in.
     """
     from hf_exposure.checks import encodable_text
     from hf_exposure.context import CanaryContext

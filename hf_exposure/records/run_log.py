@@ -180,7 +180,9 @@ class RunLog(Generic[R]):
                 values = parse_json(line)
             except ValueError as error:
                 shown = line.decode("utf-8", errors="replace")
-                raise InputError(str(path), f"line {number} must be complete JSON", shown, "Remove that line.") from error
+                raise InputError(
+                    str(path), f"line {number} must be complete JSON", shown, "Remove that line."
+                ) from error
             records.append(self._from_dict(values))
         return records
 

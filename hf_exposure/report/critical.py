@@ -58,7 +58,7 @@ def headline(found: CriticalRun) -> str:
         >>> ends = ({"eval_critical_ratio": ratio, "eval_critical_low": ratio, "eval_critical_high": ratio}
         ...         for ratio in (0.25, 0.75))
         >>> headline(CriticalRun([PlainRecord(figures=f, details={"rows": 4, "radius": 0.03}) for f in ends]))
-        'Of 4 rows, 75 % are critical at a radius of 0.03 (75 % to 75 %); at the first measurement 25 % were.'
+        'Of 4 rows, 75 % are critical at a radius of 0.03 (75 % to 75 %); at the first measurement, 25 % were.'
     """
     measured = [record for record in found.records if not math.isnan(found.figure(record, "ratio"))]
     ratio, low, high = (found.figure(measured[-1], which) for which in _FIGURES)

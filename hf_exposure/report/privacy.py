@@ -41,7 +41,7 @@ def _from_ranks(report: ExposureReport) -> str:
     return (
         f"Ranks refute every epsilon below {bound.epsilon:.1f} at delta {bound.delta:g} for canaries inserted "
         f"{times_inserted(repetitions)}: {bound.successes} of {bound.canaries} are among the L = "
-        f"{bound.threshold_rank:,} most likely of {bound.candidates:,} candidate secrets ({looked}). "
+        f"{bound.threshold_rank:,} likeliest of {bound.candidates:,} candidate secrets ({looked}). "
         f"{_what_it_is_about(repetitions, bound)}"
     )
 

@@ -34,7 +34,7 @@ def test_no_weights_are_needed(model_folder: Path, tmp_path: Path, capsys: pytes
     assert done.status == 0, done.err
     whole = json.loads(run(capsys, "cost", "--model", model_folder, *sample).out)
     assert json.loads(done.out)["full"]["tokens"] == whole["full"]["tokens"]
-    one_line(run(capsys, *plan), "--tokenizer: must be named next to a file")
+    one_line(run(capsys, *plan), "--tokenizer: must be given together with a file")
 
 
 def test_a_canary_file_and_bad_input(

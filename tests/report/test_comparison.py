@@ -133,7 +133,7 @@ def test_what_nothing_limits_allows_no_finding(bound: str) -> None:
     ]
     found = compare_runs(runs)
     assert found.findings == ("No run is shown to memorize less than another.",)
-    assert any("nothing limits them" in note for note in found.notes)
+    assert any("they have no limits" in note for note in found.notes)
 
 
 def test_intervals_of_another_level_are_put_to_one_measure() -> None:
