@@ -80,7 +80,7 @@ def parse_json(content: bytes | str, *, constants: bool = False) -> Any:
     Example:
         >>> parse_json("[1e999]")
         Traceback (most recent call last):
-        ValueError: 1e999 is no finite number
+        ValueError: 1e999 is not a finite number
     """
     text = content if isinstance(content, str) else content.decode("utf-8")
     options: dict[str, Any] = {} if constants else {"parse_constant": _refuse, "parse_float": _finite}
@@ -106,7 +106,7 @@ def _has_surrogate(text: str) -> bool:
 
 
 def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no finite number")
+    raise ValueError(f"{name} is not a finite number")
 
 
 def _finite(digits: str) -> float:
