@@ -69,7 +69,7 @@ def test_parts_of_measures_stand_beside_each_other_and_replace_their_own_only() 
 
 
 def test_what_has_no_part_is_not_pushed() -> None:
-    with pytest.raises(InputError, match="^run: must be a record that has a part in model cards"):
+    with pytest.raises(InputError, match="^run: must be a record that supports model cards"):
         push_card(mixed(), "me/model")  # exposure has a push of its own, which leaves exact figures out
     with pytest.raises(InputError, match="^repo_id: "):
         critical_run(0.5).push_to_hub(5)  # type: ignore[arg-type]

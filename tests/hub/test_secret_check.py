@@ -68,7 +68,7 @@ def test_a_secret_is_found(kind: str, disguise: str) -> None:
     content = b"before \xff " + DISGUISES[disguise](f" {secret} ") + b" after"
     if disguise.startswith("png"):
         content = DISGUISES[disguise](f" {secret} ")
-    with pytest.raises(SecretFoundError, match=f"^page holds the secret of canary {canaries.inserted[0].id}; nothing"):
+    with pytest.raises(SecretFoundError, match=f"^page contains the secret of canary {canaries.inserted[0].id}; "):
         refuse_secrets({"harmless": b"nothing here", "page": content}, canaries)
 
 

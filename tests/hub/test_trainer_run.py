@@ -110,7 +110,7 @@ def test_no_secret_and_no_exact_figure_is_pushed(run: tuple[Hub, Path]) -> None:
 
 def test_a_canary_file_in_the_output_folder_stops_the_push(tmp_path: Path) -> None:
     CANARIES.save(tmp_path / "canaries.json")
-    with pytest.raises(SecretFoundError, match=r"^canaries\.json holds the secret of canary"):
+    with pytest.raises(SecretFoundError, match=r"^canaries\.json contains the secret of canary"):
         write_published([mixed()], tmp_path, CANARIES)
     assert not (tmp_path / "exposure").exists()
     # The trainer does not upload these.
