@@ -20,7 +20,7 @@ def privacy_sentences(report: ExposureReport) -> list[str]:
         ...     low_bits=29.9, high_bits=29.9, rank_low=1, rank_high=1, method="bounded")
         >>> print(*privacy_sentences(ExposureReport(estimates=(canary,), template="pin {pin}", spaces={},
         ...     space_size=10**9, manifest_hash="", settings={"confidence_level": 0.95})))
-        Ranks bound no epsilon of differential privacy: it is not known that the secrets were drawn uniformly.
+        Ranks give no bound on epsilon of differential privacy: it is not known that the secrets were drawn uniformly.
     """
     if report.validity is Validity.INVALID or not report.inserted:
         return []

@@ -329,7 +329,7 @@ def test_two_measures_of_one_name_are_refused(tmp_path: Path) -> None:
     assert [record.step for record in second.records["toy"]] == [1]
     MeasureCallback([Named("toy"), Named("toys")])
     exposed = make_trainer(tmp_path, [MeasureCallback(Named("exposure")), make_callback()], max_steps=1)
-    with pytest.raises(InputError, match="^callbacks: must hold one ExposureCallback"):
+    with pytest.raises(InputError, match="^callbacks: must have only one ExposureCallback"):
         exposed.train()
 
 

@@ -110,7 +110,7 @@ def test_numpy_values_become_plain(tmp_path: Path) -> None:
             r"^schema_version: must be at most 1 for this version .*, got 2\. Upgrade: ",
         ),
         ({"format": "another"}, r"^report: must be of format 'hf-exposure report'"),
-        ({"notes": ...}, r"^report: must have the field 'notes', got 'none'\. Take the file as it was written"),
+        ({"notes": ...}, r"^report: must have the field 'notes', got 'none'\. Restore the file as it was written"),
         ({"template": ...}, r"^report: must have the field 'template'"),
         ({"estimates": [{"canary_id": "x"}]}, r"^report\.estimates\[0\]: must have the field 'repetitions'"),
         ({"estimates": {"a": 1}}, r"^report\.estimates: must be of type array, got {'a': 1}"),
