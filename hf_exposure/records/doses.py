@@ -54,7 +54,7 @@ _REASONS = {
     Uncounted.NO_BATCHES: "the training loop bypasses the model's hooks, so that no batch was seen",
     Uncounted.RANDOM_MASKS: "a masked language model never predicts a whole text at once",
     Uncounted.RESUMED_WITHOUT_COUNTS: "the weights come from a checkpoint without counts",
-    Uncounted.BEGUN_AGAIN: "auto_find_batch_size restarted the training after some steps, with the weights of that time",
+    Uncounted.BEGUN_AGAIN: "auto_find_batch_size restarted the training with the weights after some steps",
     Uncounted.FAILED: "a training batch could not be read",
 }
 
