@@ -199,7 +199,7 @@ def test_a_stream_is_checked_while_it_flows(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [callback], per_device_train_batch_size=2, max_steps=3)
     trainer.train_dataset = data
     with pytest.warns(
-        UserWarning, match="INVALID: 3 of 4 inserted canaries were found in the training data, as far as"
+        UserWarning, match="INVALID: 3 of 4 inserted canaries were found in the training data, for the training"
     ):
         trainer.train()
     assert [report.validity for report in callback.reports] == [Validity.IMPAIRED] * 2 + [Validity.INVALID]

@@ -81,7 +81,7 @@ def test_cards_that_a_trainer_writes(tmp_path: Path) -> None:
     callback = MeasureCallback(measures, strategy="epoch", push_to_hub=True)
     trainer = classify(tmp_path, [callback])
     trainer.model.config = PreTrainedConfig()  # the trainer's card asks for its name
-    with pytest.raises(InputError, match=r"^push_to_hub: needs callback\.attach\(trainer\), since a card"):
+    with pytest.raises(InputError, match=r"^push_to_hub: needs callback\.attach\(trainer\), since the trainer"):
         trainer.train()
     callback.attach(trainer).attach(trainer)
     trainer.create_model_card()

@@ -355,7 +355,7 @@ def test_a_secret_stops_the_push_before_anything_is_sent(hub_and_push: tuple[Hub
     assert digits not in answer["traceback"]
     hub.add(REPO, {"README.md": f"# {secret.text}\n".encode()})
     answer = push(folder=str(tmp_path))  # the canaries in the run's folder are looked for without being named
-    assert answer["message"].startswith("README.md holds the secret")
+    assert answer["message"].startswith("README.md contains the secret")
     assert hub.count("POST", "/commit/") == 0
 
 

@@ -124,7 +124,7 @@ def test_a_canary_file_in_the_output_folder_stops_the_push(tmp_path: Path) -> No
 def test_without_attach_it_is_an_error(tmp_path: Path) -> None:
     canaries = draw_canaries(CanaryTemplate("pin {pin}.", pin=Digits(2)), {1: 1}, seed=0)
     trainer = make_trainer(tmp_path, [ExposureCallback(canaries, push_to_hub=True)])
-    with pytest.raises(InputError, match=r"^push_to_hub: needs callback\.attach\(trainer\), since a card"):
+    with pytest.raises(InputError, match=r"^push_to_hub: needs callback\.attach\(trainer\), since the trainer"):
         trainer.train()
 
 

@@ -213,9 +213,9 @@ def test_the_secret_in_both_is_sampled_not_searched(byte_tokenizer: ByT5Tokenize
     assert {e.method for e in fitted.estimates} == {"skew_normal"}
     with pytest.raises(InputError, match="method: must be 'auto', .* since the source contains the secret too"):
         measure_exposure(model, byte_tokenizer, CANARIES, method="bounded", source=source)
-    with pytest.raises(InputError, match="source: must be one fixed text where texts are searched.*my {pin}!"):
+    with pytest.raises(InputError, match="source: must be one fixed text to search texts.*my {pin}!"):
         extract(model, byte_tokenizer, TEMPLATE, source=source)
-    with pytest.raises(InputError, match="source: must be one fixed text where texts are searched"):
+    with pytest.raises(InputError, match="source: must be one fixed text to search texts"):
         rank_bounds(model, byte_tokenizer, SPACE[0], TEMPLATE, source=source)
 
 
