@@ -45,15 +45,15 @@ _REMEDIES = {"": "Pass the same value on every process."}
 class _Scheduled:
     """A measure and its state in this training.
 
-        Attributes:
-            log: the file of the records.
-    records: the same records in memory.
-            at_evaluations: whether it is measured at every evaluation.
-            step: the step of the last measurement.
-            record: the record of the last measurement; None if it failed.
-            is_stale: whether the model has changed since the last measurement, although the step has not.
-            has_warned: whether a warning about a failure was given.
-            broken: an error in `on_batch` or `on_output`, which makes every later figure undefined.
+    Attributes:
+        log: the file of the records.
+        records: the same records in memory.
+        at_evaluations: whether it is measured at every evaluation.
+        step: the step of the last measurement.
+        record: the record of the last measurement; None if it failed.
+        is_stale: whether the model has changed since the last measurement, although the step has not.
+        has_warned: whether a warning about a failure was given.
+        broken: an error in `on_batch` or `on_output`, which makes every later figure undefined.
     """
 
     measure: Measure

@@ -206,13 +206,13 @@ def command_typed() -> str:
 
 def print_run(text: str, values: Mapping[str, Any], written: Sequence[Path], url: str, *, as_json: bool) -> None:
     """Prints the findings of a command about a measure's run, as text or JSON, and where they were written and
-        published.
+    published.
 
-        Args:
-            text: the findings as text.
-    values: the findings as JSON values.
-            written: files in one folder; empty if nothing was written.
-            url: the model's page; "" if nothing was published.
+    Args:
+        text: the findings as text.
+        values: the findings as JSON values.
+        written: files in one folder; empty if nothing was written.
+        url: the model's page; "" if nothing was published.
     """
     if as_json:
         typer.echo(json.dumps({**values, "url": url} if url else values, indent=1, allow_nan=False))

@@ -26,12 +26,12 @@ class Match:
     """One occurrence of a pattern.
 
     Attributes:
-    owner: the owner of the pattern.
-    row: the number of the row.
-    start: the start of the pattern within the row; below 0 if its beginning is cut off.
-    length: the length of the pattern.
-    whole: whether it is complete; otherwise it reaches an end of its row, or of its document within the row.
-    pattern: the number of the pattern, in the order given.
+        owner: the owner of the pattern.
+        row: the number of the row.
+        start: the start of the pattern within the row; below 0 if its beginning is cut off.
+        length: the length of the pattern.
+        whole: whether it is complete; otherwise it reaches an end of its row, or of its document within the row.
+        pattern: the number of the pattern, in the order given.
     """
 
     owner: int

@@ -26,8 +26,8 @@ class Match:
     """The longest part of a text that occurs in some row. Its `repr` contains no text.
 
     Attributes:
-    start, stop: the position of the part within the text; both are 0 if none is long enough.
-    rows: the number of rows that contain the whole part: the k of k-eidetic memorization.
+        start, stop: the position of the part within the text; both are 0 if none is long enough.
+        rows: the number of rows that contain the whole part: the k of k-eidetic memorization.
     """
 
     start: int = 0
@@ -48,12 +48,12 @@ def longest_matches(
     Of several longest matches, the first one found is used.
 
     Args:
-    texts: the texts to search for.
-    rows: a function that returns the texts of the data; it is called twice.
-    least_characters: the smallest length of a match.
+        texts: the texts to search for.
+        rows: a function that returns the texts of the data; it is called twice.
+        least_characters: the smallest length of a match.
 
     Raises:
-    InputError: `least_characters` is below 1.
+        InputError: `least_characters` is below 1.
 
     Example:
         >>> rows = ["the quick brown fox", "a quick brown dog"]

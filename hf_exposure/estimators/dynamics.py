@@ -56,7 +56,7 @@ def forgetting_events(correct_TN: ArrayLike) -> ForgettingEvents:
     Args:
         correct_TN: (T, N) whether each example was right; NaN where it was not evaluated.
 
-        Raises:
+    Raises:
         InputError: there is no row, or a value is not 0, 1 or NaN.
 
     Source: Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning", ICLR 2019,

@@ -297,9 +297,9 @@ def intrinsic_dimension(
         discard: the share of ratios that are censored.
         confidence_level: the level of the interval.
 
-        Raises:
-        InputError: the features are not a finite matrix or have fewer than 3 different rows, or the share is outside
-            [0, 1).
+    Raises:
+        InputError: the features are not a finite matrix or have fewer than 3 different rows, or the share is
+            outside [0, 1).
 
     Source: Facco et al., Scientific Reports 7 (2017), who fit a line to the law of the ratios that are kept; used on
         networks by Ansuini et al., NeurIPS 2019.

@@ -91,7 +91,7 @@ def card_with(content: str | None, make: Callable[[str | None], CardPart], *, na
         content, name: as for `updated_card`.
         make: a function that gets the card's `pipeline_tag`, if any, and returns the part.
 
-        Raises:
+    Raises:
         InputError: as for `updated_card`.
     """
     import yaml

@@ -158,7 +158,7 @@ def published(report: ExposureReport) -> ExposureReport:
     Args:
         report: the measured report.
 
-        Returns:
+    Returns:
         An `ExposureReport` whose estimates are sorted by exposure within each repetition count and renumbered.
 
     Example:

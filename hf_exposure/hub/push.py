@@ -66,7 +66,7 @@ def push_to_hub(
         canaries: the inserted set; everything is searched for its secrets before it is sent. By default the set of
             `folder`/canaries.json, if there is one.
 
-        Returns:
+    Returns:
         The address of the commit, or of the pull request.
 
     Raises:
@@ -75,7 +75,7 @@ def push_to_hub(
         SecretFoundError: a file to upload contains a canary; nothing was sent.
         HubError: the Hub refused, or could not be reached; nothing was written.
 
-        Example (needs the Hub):
+    Example (needs the Hub):
         >>> push_to_hub(report, "me/model", create_pr=True)                                     # doctest: +SKIP
         'https://huggingface.co/me/model/discussions/1'
     """

@@ -99,7 +99,7 @@ def refuse_trained_parts(model: nn.Module, trained: list[nn.Parameter]) -> None:
         model: with its adapters off.
         trained: the weights that training changes. They are left to require gradients.
 
-        Raises:
+    Raises:
         InputError: a trained weight affects the logits; the message names one.
     """
     if is_sharded(model) or not trained:

@@ -54,7 +54,7 @@ class BaseFigures(Generic[T]):
         """Continues with the fingerprint of an earlier run.
 
         Raises:
-        InputError: the fingerprint of this run differs.
+            InputError: the fingerprint of this run differs.
         """
         if self.logits is not None:
             check_same_base(logits, self.logits, model)
@@ -90,7 +90,7 @@ def check_base_model(model: nn.Module, base_model: BaseModel | None) -> None:
     """Refuses a base model that is no model, or "without_adapter" if `without_adapter` refuses `model`.
 
     Raises:
-    InputError: the base model is refused; the message says why.
+        InputError: the base model is refused; the message says why.
     """
     if base_model is None or isinstance(base_model, nn.Module):
         return

@@ -41,7 +41,7 @@ class CriticalSampleRatio:
         name: the name, which must differ if a training has several of these measures, such as "critical_validation"
             and "critical_train".
 
-        Raises:
+    Raises:
         InputError: as for `critical_samples`, or the name is no identifier.
 
     Example:

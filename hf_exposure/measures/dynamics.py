@@ -109,7 +109,7 @@ class DynamicsMeasure:
         """Collates the rows, and clears the state of an earlier training.
 
         Raises:
-        InputError: the model cannot process the rows, or another process has different rows.
+            InputError: the model cannot process the rows, or another process has different rows.
         """
         self._probe = self._made("probe", self._rows, start)
         self._validation = None

@@ -207,13 +207,13 @@ class ExposureMeter:
         """Measures the exposure of every canary under `model` in its present state. The model is left as it was found.
 
         Args:
-        model: the model to measure.
-        base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters off.
-        It is measured too, and again only if its weights have changed.
+            model: the model to measure.
+            base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
+                off. It is measured too, and again only if its weights have changed.
 
         Raises:
-        InputError: `base_model` is "without_adapter", and the adapters cannot be switched off, other weights are
-            trained too, or the model without its adapters has changed since the first measurement.
+            InputError: `base_model` is "without_adapter", and the adapters cannot be switched off, other weights are
+                trained too, or the model without its adapters has changed since the first measurement.
             NonFiniteScoreError: the model returned NaN.
         """
         check_module("model", model)
@@ -326,7 +326,7 @@ class ExposureMeter:
         """Estimates exposures by the prepared method.
 
         Raises:
-        InputError: the method searches, and the scorer does not support search.
+            InputError: the method searches, and the scorer does not support search.
         """
         bits = scorer.sequence_bits(prepared.encoded)
         if prepared.automaton is not None and scorer.why_no_search:
@@ -396,7 +396,7 @@ def measure_exposure(
     Returns:
         An `ExposureReport`, with estimates in the set's order, inserted canaries first.
 
-        Raises:
+    Raises:
         InputError: as for `ExposureMeter`.
         NonFiniteScoreError: the model returned NaN.
 
@@ -491,7 +491,7 @@ class ExposureMeasure:
     Attributes:
         meter: the meter, made by the first `prepare` and kept while the tokenizer stays the same.
 
-        Raises:
+    Raises:
         InputError: an argument is unknown or a value is out of range.
     """
 
@@ -525,8 +525,8 @@ class ExposureMeasure:
         """Draws and encodes the texts that the canaries are compared with.
 
         Raises:
-        InputError: a canary is longer than the model's context, or the base model does not suit this model.
-        ProcessesDifferError: the processes of the job have different canaries, settings or tokenizers.
+            InputError: a canary is longer than the model's context, or the base model does not suit this model.
+            ProcessesDifferError: the processes of the job have different canaries, settings or tokenizers.
         """
         check_base_model(start.model, self.base_model)
         if self.meter is None or self.meter.tokenizer is not start.tokenizer:
@@ -568,9 +568,9 @@ class ExposureMeasure:
         """How often each canary has contributed to the loss, and how often it should have.
 
         Args:
-        epochs: the number of passes over the data until now.
-        together: whether every process makes this call, and all get the present counts. Otherwise, in a job of several
-        processes, the counts are those of the last measurement or checkpoint.
+            epochs: the number of passes over the data until now.
+            together: whether every process makes this call, and all get the present counts. Otherwise, in a job of
+                several processes, the counts are those of the last measurement or checkpoint.
         """
         if together or self._tally.is_alone:
             self._tally.sum_up()
@@ -623,7 +623,7 @@ class ExposureMeasure:
         """Continues counting where the run was stopped, and compares its base model with the original one.
 
         Raises:
-        InputError: the base model has changed.
+            InputError: the base model has changed.
         """
         self._tally.load_state_dict(state)
         model = None if self._model is None else self._model()

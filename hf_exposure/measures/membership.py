@@ -175,7 +175,7 @@ class MembershipMeter:
         changes.
 
         Raises:
-        InputError: there are no members or held-out records, or a record is of another kind.
+            InputError: there are no members or held-out records, or a record is of another kind.
         """
         self._encoded(model)
 
@@ -183,13 +183,13 @@ class MembershipMeter:
         """Measures the model in its present state. The model is left as it was found.
 
         Args:
-        model: a causal language model.
-        base_model: a model that saw none of the records, with the same tokenizer, or "without_adapter" for `model`
+            model: a causal language model.
+            base_model: a model that saw none of the records, with the same tokenizer, or "without_adapter" for `model`
                 with its PEFT adapters off. It is scored again only if its weights have changed.
 
-                Raises:
-                InputError: the model is of another kind, or the base model does not suit it.
-                NonFiniteScoreError: the model returned NaN; the message gives the record's number.
+        Raises:
+            InputError: the model is of another kind, or the base model does not suit it.
+            NonFiniteScoreError: the model returned NaN; the message gives the record's number.
         """
         started = time.perf_counter()
         check_module("model", model)
@@ -350,7 +350,7 @@ def measure_membership(
         A `MembershipReport`: `.statistics["loss"].auc`, `.statistics["loss"].tpr[0.01].rate`; undefined figures are
             None with a reason.
 
-        Raises:
+    Raises:
         InputError: as for `MembershipMeter`.
         NonFiniteScoreError: the model returned NaN.
 
@@ -376,7 +376,7 @@ class MembershipMeasure:
         base_model: as for `measure_membership`.
         **settings: the settings of `MembershipMeter`.
 
-        Raises:
+    Raises:
         InputError: a setting is out of range.
     """
 
@@ -403,7 +403,7 @@ class MembershipMeasure:
         """Encodes the records.
 
         Raises:
-        InputError: a record is of another kind, or the base model does not suit this model.
+            InputError: a record is of another kind, or the base model does not suit this model.
         """
         check_base_model(start.model, self.base_model)
         if self.meter is None or self.meter.tokenizer is not start.tokenizer:
@@ -444,7 +444,7 @@ class MembershipMeasure:
         """Compares the base model of a resumed run with the original one.
 
         Raises:
-        InputError: the base model has changed.
+            InputError: the base model has changed.
         """
         model = None if self._model is None else self._model()
         if self.meter is not None and model is not None and "base_logits" in state:

@@ -191,10 +191,10 @@ class Sample(Method):
     """Compares canaries with uniform references: exposures up to `log2(references)`, for any model.
 
     Args:
-    references: the maximum number of draws (in a smaller space, all texts but the canaries).
+        references: the maximum number of draws (in a smaller space, all texts but the canaries).
 
     Raises:
-    InputError: the number is out of range.
+        InputError: the number is out of range.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 4.2.
 

@@ -22,16 +22,16 @@ class TrainingStart:
     """The state when a training starts or resumes.
 
     Attributes:
-    model: the trained model, without the wrappers of data parallelism and compilation.
-    tokenizer: the tokenizer; None if the training has none, as for a classifier of images.
-    train_dataloader: the data loader, to inspect but not to iterate: its workers and its random state belong to the
-    training. None in a custom loop that passes none.
-    processes: the processes that measure together. Every call of their methods is a barrier: all must make it.
-    output_dir: the output folder of the training.
-    step: the number of finished optimizer steps; 0 unless the training resumes.
-    begins_again: whether the trainer ran out of memory after its first step, and now trains the same weights from the
-        beginning, with smaller batches (`auto_find_batch_size`). is_first_process: whether this process prints and
-        warns.
+        model: the trained model, without the wrappers of data parallelism and compilation.
+        tokenizer: the tokenizer; None if the training has none, as for a classifier of images.
+        train_dataloader: the data loader, to inspect but not to iterate: its workers and its random state belong to
+            the training. None in a custom loop that passes none.
+        processes: the processes that measure together. Every call of their methods is a barrier: all must make it.
+        output_dir: the output folder of the training.
+        step: the number of finished optimizer steps; 0 unless the training resumes.
+        begins_again: whether the trainer ran out of memory after its first step, and now trains the same weights from
+            the beginning, with smaller batches (`auto_find_batch_size`). is_first_process: whether this process prints
+            and warns.
     """
 
     model: nn.Module

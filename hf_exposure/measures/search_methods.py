@@ -46,7 +46,7 @@ class Bounded(Method):
     Args:
         max_expansions: the budget of the search for all canaries, counted in states with more than one child.
 
-        Raises:
+    Raises:
         InputError: the number is out of range.
 
     Example:
@@ -107,11 +107,11 @@ class Importance(Method):
     """Draws weighted references from the model itself: one set serves every canary, from 1 bit to log2|R|.
 
     Args:
-    references: the maximum number of draws.
-    precision_bits: drawing stops once every interval is this narrow.
+        references: the maximum number of draws.
+        precision_bits: drawing stops once every interval is this narrow.
 
     Raises:
-    InputError: a number is out of range.
+        InputError: a number is out of range.
 
     Source: multiple importance sampling, Veach and Guibas, SIGGRAPH 1995; see `importance_exposure`.
 
@@ -200,9 +200,9 @@ class Auto(Method):
     support search (`choose`).
 
     Args:
-    references: the maximum number of draws; a space with no more texts than this is enumerated.
-    max_expansions: the budget of one search, at most `references`.
-    precision_bits: as for `Importance`.
+        references: the maximum number of draws; a space with no more texts than this is enumerated.
+        max_expansions: the budget of one search, at most `references`.
+        precision_bits: as for `Importance`.
 
     Raises:
         InputError: a number out of range.
@@ -270,12 +270,12 @@ def choose(method: Method, space_size: int, why_no_search: str | InputError = ""
     references, which any model can score.
 
     Args:
-    method: the method that was asked for.
-    space_size: |R|.
-    why_no_search: why the tokenizer, the template or the model does not support search; "" if it does.
+        method: the method that was asked for.
+        space_size: |R|.
+        why_no_search: why the tokenizer, the template or the model does not support search; "" if it does.
 
     Raises:
-    InputError: the space is too large to enumerate, or the method searches and search is not supported.
+        InputError: the space is too large to enumerate, or the method searches and search is not supported.
 
     Example:
         >>> choose(Auto(references=512), 1000, "the model reads both ways")

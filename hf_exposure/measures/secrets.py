@@ -43,10 +43,10 @@ def measure_secrets(
             only this comparison distinguishes memorization from a likely number.
         **settings: the settings of `measure_exposure`.
 
-        Returns:
+    Returns:
         A `SecretsReport`, with one entry for each secret.
 
-        Raises:
+    Raises:
         InputError: `secrets` has another type, a setting is unknown, or the base model does not suit this model.
     """
     started = time.perf_counter()

@@ -55,13 +55,13 @@ def method_of(method: Method | MethodName, flat: Mapping[str, Any]) -> Method:
     """The method for a name and flat arguments, or the object itself.
 
     Args:
-    method: a name, or an object, which has its own settings.
-    flat: arguments by name, as `measure_exposure` takes them, or the `settings` of a report. Settings of other methods
-    are checked and left out; other arguments are ignored.
+        method: a name, or an object, which has its own settings.
+        flat: arguments by name, as `measure_exposure` takes them, or the `settings` of a report. Settings of other
+            methods are checked and left out; other arguments are ignored.
 
     Raises:
-    InputError: the name is unknown, the method is a class, a value is out of range, or settings of methods are given
-    next to an object.
+        InputError: the name is unknown, the method is a class, a value is out of range, or settings of methods are
+            given next to an object.
 
     Example:
         >>> method_of("importance", {"references": 64, "max_expansions": 10, "seed": 3})
@@ -91,7 +91,7 @@ class MeasureSettings:
             `ExposureMeter`.
         flat: settings of methods that were flat arguments, including those of other methods, for the report.
 
-        Raises:
+    Raises:
         InputError: a value has the wrong type or is out of range.
     """
 
@@ -129,8 +129,8 @@ class MeasureSettings:
         """Makes settings from the arguments of `caller`: a method by name or as an object, and flat arguments.
 
         Raises:
-        InputError: a method or argument is unknown, a value is out of range, or flat arguments are given next to an
-        object.
+            InputError: a method or argument is unknown, a value is out of range, or flat arguments are given next to
+                an object.
 
         Example:
             >>> MeasureSettings.of(method="bounded", max_expansions=9).method
@@ -178,9 +178,9 @@ def in_common(
     one, so that an error can name the one that differs.
 
     Args:
-    canaries, settings, tokenizer: those of the measurement.
-    encoded: the canaries and the texts that they are compared with, if they are encoded already.
-    others: further values that are not settings.
+        canaries, settings, tokenizer: those of the measurement.
+        encoded: the canaries and the texts that they are compared with, if they are encoded already.
+        others: further values that are not settings.
     """
 
     def digest(*parts: bytes) -> str:

@@ -51,10 +51,10 @@ class AuditReport(Presented):
     """The results of an audit of a model and its data, with one verdict. It contains no secret.
 
     Attributes:
-    parts: the parts, in the order in which they ran.
-    model, dataset: the names of the model and the data.
-    settings: the settings of the audit.
-    versions: versions of the packages used.
+        parts: the parts, in the order in which they ran.
+        model, dataset: the names of the model and the data.
+        settings: the settings of the audit.
+        versions: versions of the packages used.
 
     Example:
         >>> parts = (AuditPart(name="membership", state=AuditState.NOT_FOUND, summary="Nothing."),)

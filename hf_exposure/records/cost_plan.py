@@ -20,9 +20,9 @@ class Spent:
     """The work of the model, and the package's own time.
 
     Attributes:
-    tokens: tokens fed to the model, including padding.
-    passes: calls of the model.
-    own_seconds: the package's own time, as measured while the plan was made.
+        tokens: tokens fed to the model, including padding.
+        passes: calls of the model.
+        own_seconds: the package's own time, as measured while the plan was made.
     """
 
     tokens: int
@@ -42,23 +42,23 @@ class CostPlan(Presented):
     """The maximum cost of one measurement of exposure, and its cost for a model that memorized nothing.
 
     Attributes:
-    parameters: number of weights of the model; tied ones count once.
-    dtype: data type of the weights.
-    scoring_mode: the assumed scoring mode (`CausalScorer`).
-    space_size: candidate secrets of the template.
-    canaries: number of measured canaries, including controls.
-    method: the method in use, with its settings.
-    choice: why it differs from the one asked for; "" if it does not.
-    parts: the maximum cost of each part of the measurement: all `references` drawn, and a search to the end of its
-    budget. Parts that the method does not have are left out.
-    unmemorized: the cost of the whole measurement for a model that memorized nothing, where draws stop early and
-    there is no search. None if the cost does not depend on the model.
-    weight_bytes: memory of the weights.
-    peak_bytes: peak memory of tensors in addition to the weights. The package's own arrays and objects need
-    further memory of the host.
-    cache_bytes: peak memory of key-value caches; it is part of `peak_bytes`.
-    tokens_per_second: throughput of the device in large batches; NaN if it was not given.
-    seconds_per_pass: additional time of each call.
+        parameters: number of weights of the model; tied ones count once.
+        dtype: data type of the weights.
+        scoring_mode: the assumed scoring mode (`CausalScorer`).
+        space_size: candidate secrets of the template.
+        canaries: number of measured canaries, including controls.
+        method: the method in use, with its settings.
+        choice: why it differs from the one asked for; "" if it does not.
+        parts: the maximum cost of each part of the measurement: all `references` drawn, and a search to the end of its
+            budget. Parts that the method does not have are left out.
+        unmemorized: the cost of the whole measurement for a model that memorized nothing, where draws stop early and
+            there is no search. None if the cost does not depend on the model.
+        weight_bytes: memory of the weights.
+        peak_bytes: peak memory of tensors in addition to the weights. The package's own arrays and objects need
+            further memory of the host.
+        cache_bytes: peak memory of key-value caches; it is part of `peak_bytes`.
+        tokens_per_second: throughput of the device in large batches; NaN if it was not given.
+        seconds_per_pass: additional time of each call.
     """
 
     kind = "cost"

@@ -50,7 +50,7 @@ class CriticalRun(Presented):
             repo_id: "user/model".
             **arguments: the arguments of `hf_exposure.hub.push_card`: create_pr, token, revision, private.
 
-            Returns:
+        Returns:
             The address of the commit, or of the pull request.
         """
         return str(self.presented("push", repo_id, **arguments))

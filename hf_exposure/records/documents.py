@@ -29,8 +29,8 @@ class DocumentFormat(Generic[R]):
     """A kind of JSON document: the fields of one record, and further properties.
 
     Attributes:
-    name: the document's `format`.
-    version: the newest `schema_version` that can be read, and the one that is written.
+        name: the document's `format`.
+        version: the newest `schema_version` that can be read, and the one that is written.
         record: a dataclass whose annotations pydantic can read.
         envelope: a `TypedDict` of the further properties, including `format` and `schema_version`.
         about: the description of the schema.

@@ -107,8 +107,8 @@ class Doses:
     """How often the training batches contained the canaries until a step of a training, over all processes.
 
     Attributes:
-    counted: one record for each canary, inserted ones first; empty if they were not counted.
-    uncounted: why they were not counted; None if they were.
+        counted: one record for each canary, inserted ones first; empty if they were not counted.
+        uncounted: why they were not counted; None if they were.
 
     Example:
         >>> Doses(counted=(CanaryDose(canary_id="a", whole=8, least=8, most=8),)).differing

@@ -41,17 +41,17 @@ class DynamicsRecord(Presented):
     examples.
 
     Attributes:
-    steps_T, epochs_T: steps and epochs of the training; NaN if the log has none.
-    example_N, position_N: the example of each column, and the position of its token; -1 if the example has one
-    label.
-    loss_bits_TN, probability_TN, correct_TN, margin_TN: figures of the label; NaN where an example was not
-    evaluated.
-    label_N: the label that was trained on; -1 if it is not stored, as for tokens.
-    noisy_N: whether the label is noise; None if that is unknown.
-    class_probability_TNC: probabilities of all classes, if they were recorded.
-    figures_T: the logged figures of each measurement, by key.
-    about: settings of the measurement and of the noise, with its seed.
-    name: the name of the measure.
+        steps_T, epochs_T: steps and epochs of the training; NaN if the log has none.
+        example_N, position_N: the example of each column, and the position of its token; -1 if the example has one
+            label.
+        loss_bits_TN, probability_TN, correct_TN, margin_TN: figures of the label; NaN where an example was not
+            evaluated.
+        label_N: the label that was trained on; -1 if it is not stored, as for tokens.
+        noisy_N: whether the label is noise; None if that is unknown.
+        class_probability_TNC: probabilities of all classes, if they were recorded.
+        figures_T: the logged figures of each measurement, by key.
+        about: settings of the measurement and of the noise, with its seed.
+        name: the name of the measure.
     """
 
     steps_T: FloatArray
@@ -83,11 +83,11 @@ class DynamicsRecord(Presented):
         """Loads the record from a training's output folder.
 
         Args:
-        run: the output folder.
-        name: the name of the measure.
+            run: the output folder.
+            name: the name of the measure.
 
         Raises:
-        InputError: there is no record, or a file is no record or from a newer version.
+            InputError: there is no record, or a file is no record or from a newer version.
         """
         return _load(Path(run), name)
 
@@ -95,7 +95,7 @@ class DynamicsRecord(Presented):
         """Writes the page, `examples.csv`, plots, and the arrays for cleanlab, like `hf-exposure dynamics --out`.
 
         Raises:
-        InputError: the folder cannot be created or written to.
+            InputError: the folder cannot be created or written to.
         """
         written: list[Path] = self.presented("save", folder)
         return written
@@ -104,11 +104,11 @@ class DynamicsRecord(Presented):
         """Writes the means, and no figure of a single example, into the card of a model on the Hub.
 
         Args:
-        repo_id: "user/model".
-        **arguments: the arguments of `hf_exposure.hub.push_card`: create_pr, token, revision, private.
+            repo_id: "user/model".
+            **arguments: the arguments of `hf_exposure.hub.push_card`: create_pr, token, revision, private.
 
         Returns:
-        The address of the commit, or of the pull request.
+            The address of the commit, or of the pull request.
         """
         return str(self.presented("push", repo_id, **arguments))
 
@@ -119,10 +119,10 @@ class DynamicsRecord(Presented):
         validation accuracy.
 
         Args:
-        step: a step of the training.
+            step: a step of the training.
 
         Raises:
-        InputError: there is no measurement up to that step, or the log has no steps.
+            InputError: there is no measurement up to that step, or the log has no steps.
         """
         kept_T = self.steps_T <= step
         if not kept_T.any():
@@ -148,7 +148,7 @@ class DynamicsStore:
     """The files of one training, written by one process.
 
     Args:
-    folder: the folder `_dynamics` in the output folder.
+        folder: the folder `_dynamics` in the output folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -189,7 +189,7 @@ def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     """Reads a file of the store, with its settings.
 
     Raises:
-    InputError: the file is of another kind, or from a newer version.
+        InputError: the file is of another kind, or from a newer version.
     """
     try:
         table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()

@@ -40,16 +40,16 @@ class ExposureEstimate(ExposureFigures, CanaryCost):
     """One canary's measurement: the canary (`CanaryCost`), and the figures of an estimator (`CostEstimate`).
 
     Attributes:
-    base_exposure_bits: its exposure under the base model; NaN without one. Training added `exposure_bits -
-    base_exposure_bits`.
-    effective_dose: how often the model was trained on it so far: the count in the training batches
-    (`CanaryDose.whole`) if the report's `doses` have it; otherwise an estimate: rows delivered in an epoch x epochs x
-    the share of its tokens that counts in the loss. NaN if neither is known.
-    guessing_entropy_bits: log2 of the number of guesses of an attacker who has the model and tries secrets in its
-    order: log2|R'| minus the exposure. Without the model it is log2|R'| - 1, so the work saved is the exposure minus
-    one bit (Carlini et al. 2019, Section 4.1). NaN if the exposure is.
-    lead_bits: by how many bits the likeliest text that was not inserted costs more than the canary: above 0 if the
-    canary ranks first, below 0 if others are likelier. NaN if it was not computed (`lead=True`) or not found.
+        base_exposure_bits: its exposure under the base model; NaN without one. Training added `exposure_bits -
+            base_exposure_bits`.
+        effective_dose: how often the model was trained on it so far: the count in the training batches
+            (`CanaryDose.whole`) if the report's `doses` have it; otherwise an estimate: rows delivered in an epoch x
+            epochs x the share of its tokens that counts in the loss. NaN if neither is known.
+        guessing_entropy_bits: log2 of the number of guesses of an attacker who has the model and tries secrets in its
+            order: log2|R'| minus the exposure. Without the model it is log2|R'| - 1, so the work saved is the exposure
+            minus one bit (Carlini et al. 2019, Section 4.1). NaN if the exposure is.
+        lead_bits: by how many bits the likeliest text that was not inserted costs more than the canary: above 0 if the
+            canary ranks first, below 0 if others are likelier. NaN if it was not computed (`lead=True`) or not found.
     """
 
     base_exposure_bits: Figure = math.nan
@@ -63,7 +63,7 @@ class SearchResult:
     """Facts about a search, common to all kinds of search.
 
     Attributes:
-    certified: whether the search ended with a proof; each result says what is proven.
+        certified: whether the search ended with a proof; each result says what is proven.
         expansions: states with more than one child that were expanded.
         forward_passes: calls of the model.
         model_rows: rows fed to the model, summed over the calls.
@@ -102,9 +102,9 @@ class Extraction(SearchResult):
     Certified means that no text of the template outside `candidates` is likelier than the last of them.
 
     Attributes:
-    candidates: tuple of `Candidate`, ascending by log-perplexity.
-    rest_is_impossible: whether every text outside `candidates` has probability 0 under the model, as have candidates
-    with infinitely many bits. There may then be fewer candidates than `top_k`, or none.
+        candidates: tuple of `Candidate`, ascending by log-perplexity.
+        rest_is_impossible: whether every text outside `candidates` has probability 0 under the model, as have
+            candidates with infinitely many bits. There may then be fewer candidates than `top_k`, or none.
     """
 
     candidates: tuple[Candidate, ...]
@@ -119,8 +119,8 @@ class RankBounds(SearchResult):
     Certified means that the search was completed; then `low < high` only for ties within the stated tolerance.
 
     Attributes:
-    low, high: bounds as exact ints, from 1; ties count against the text.
-    log_perplexity_bits: the log-perplexity of the text itself.
+        low, high: bounds as exact ints, from 1; ties count against the text.
+        log_perplexity_bits: the log-perplexity of the text itself.
     """
 
     low: int
@@ -133,15 +133,15 @@ class Discoverability:
     """How likely a model is to generate one text after the prefix of its template.
 
     Attributes:
-    text: the text; left out of `repr`, since it may be a canary.
-    bits: `-log2` of the probability that one sample is the text, verbatim; inf if that is impossible.
-    is_greedy: whether greedy decoding generates the text, verbatim.
-    greedy_edits: number of characters to insert, delete or replace to turn the output of greedy decoding into the
-    secret.
-    argmax_known_tokens: number of the text's tokens after the prompt that an attacker must type (know or guess) so
-    that an interface that only returns the likeliest continuation generates the rest: 0 if `is_greedy`, all of them if
-    the last one is not the likeliest. None if it was not computed.
-    samples, near_samples, near_edits: of `samples` samples, `near_samples` were within `near_edits` edits of it.
+        text: the text; left out of `repr`, since it may be a canary.
+        bits: `-log2` of the probability that one sample is the text, verbatim; inf if that is impossible.
+        is_greedy: whether greedy decoding generates the text, verbatim.
+        greedy_edits: number of characters to insert, delete or replace to turn the output of greedy decoding into the
+            secret.
+        argmax_known_tokens: number of the text's tokens after the prompt that an attacker must type (know or guess) so
+            that an interface that only returns the likeliest continuation generates the rest: 0 if `is_greedy`, all of
+            them if the last one is not the likeliest. None if it was not computed.
+        samples, near_samples, near_edits: of `samples` samples, `near_samples` were within `near_edits` edits of it.
 
     Source: Hayes et al. 2025, "Measuring memorization in language models via probabilistic extraction".
     """
@@ -176,7 +176,7 @@ class Discoverability:
         It is inf if no number suffices. A `probability` of 0 needs none; 1 needs inf, unless every sample is the text.
 
         Raises:
-        InputError: `probability` is outside 0 to 1.
+            InputError: `probability` is outside 0 to 1.
         """
         rule = "must be between 0 and 1"
         probability = real_number("probability", probability, rule, "Use 0.5, say.", at_least=0.0, at_most=1.0)
@@ -194,17 +194,17 @@ class NearExtraction:
     text.
 
     Attributes:
-    text: the text; left out of `repr`, since it may be a canary.
-    edits: the number of characters that may be inserted, deleted or replaced.
-    low: lower bound: the probability of the near texts that were found.
-    high: upper bound: the probability of everything that was not ruled out.
-    found: the likeliest near texts that were found, cut where they are near enough, each with the bits of the lower
-    bound of its probability. Left out of `repr`.
-    tokens: number of tokens fed to the model; those of prompts and beginnings count in each call.
-    forward_passes: calls of the model.
-    expansions: number of beginnings whose next tokens were all examined.
-    seconds: wall time.
-    note: why the bounds differ; "" otherwise.
+        text: the text; left out of `repr`, since it may be a canary.
+        edits: the number of characters that may be inserted, deleted or replaced.
+        low: lower bound: the probability of the near texts that were found.
+        high: upper bound: the probability of everything that was not ruled out.
+        found: the likeliest near texts that were found, cut where they are near enough, each with the bits of the
+            lower bound of its probability. Left out of `repr`.
+        tokens: number of tokens fed to the model; those of prompts and beginnings count in each call.
+        forward_passes: calls of the model.
+        expansions: number of beginnings whose next tokens were all examined.
+        seconds: wall time.
+        note: why the bounds differ; "" otherwise.
     """
 
     text: str = field(repr=False)

@@ -64,9 +64,9 @@ class ExposureReport(Presented):
     seed of the draw.
 
     Attributes:
-    estimates: one for each canary, inserted ones first, then controls, in their set's order.
-    template: the template's text, with its holes in braces.
-    spaces: the space of each hole.
+        estimates: one for each canary, inserted ones first, then controls, in their set's order.
+        template: the template's text, with its holes in braces.
+        spaces: the space of each hole.
         space_size: |R|, an exact int; it may exceed 2^53.
         manifest_hash: salted hash of the canary set.
         settings: arguments of the measurement, with its seed. The seed of the draw is secret and is not stored.
@@ -240,8 +240,8 @@ class ExposureReport(Presented):
         more or less often than its coin says, the bounds are void. Bounds from ranks hold in any case.
 
         Args:
-        doses: the doses of the canaries of this report.
-        coins: ids of the canaries with coins.
+            doses: the doses of the canaries of this report.
+            coins: ids of the canaries with coins.
 
         Example:
             >>> from hf_exposure.records import CanaryDose, Doses
@@ -265,12 +265,12 @@ class ExposureReport(Presented):
         """Writes the rounded figures into the card of a model on the Hub, and files next to it, in one commit.
 
         Args:
-        repo_id: "user/model".
-        **arguments: the arguments of `hf_exposure.hub.push_to_hub`: create_pr, token, folder, revision, private,
-        canaries.
+            repo_id: "user/model".
+            **arguments: the arguments of `hf_exposure.hub.push_to_hub`: create_pr, token, folder, revision, private,
+                canaries.
 
         Returns:
-        The address of the commit, or of the pull request.
+            The address of the commit, or of the pull request.
         """
         return str(self.presented("push", repo_id, **arguments))
 
@@ -312,12 +312,12 @@ class ExposureReport(Presented):
         """Plain values for JSON, as described by `report.schema.json`; None for figures that are not finite.
 
         Args:
-        include_secrets: whether to add `secrets`, the text of each canary by its id. The report has no texts, so
-        `canaries` must provide them.
-        canaries: the set that was measured.
+            include_secrets: whether to add `secrets`, the text of each canary by its id. The report has no texts, so
+                `canaries` must provide them.
+            canaries: the set that was measured.
 
         Raises:
-        InputError: secrets are requested without canaries, or with another set.
+            InputError: secrets are requested without canaries, or with another set.
         """
         flag("include_secrets", include_secrets)
         if canaries is not None:
@@ -343,7 +343,7 @@ class ExposureReport(Presented):
         """The report from the values of `to_dict`. Secrets among the values are not read.
 
         Raises:
-        InputError: the format differs, the schema is newer, or a field is missing or of the wrong type.
+            InputError: the format differs, the schema is newer, or a field is missing or of the wrong type.
         """
         report = EXPOSURE_REPORT.read(values)
         return replace(report, estimates=tuple(_completed(report, values["estimates"])))
@@ -353,11 +353,11 @@ class ExposureReport(Presented):
         """Reads a report that `save` wrote.
 
         Args:
-        path: `report.json`, or its folder.
+            path: `report.json`, or its folder.
 
         Raises:
-        InputError: there is no such file, its JSON is damaged or cut off, files of another measurement are next to it,
-        or `from_dict` refuses it.
+            InputError: there is no such file, its JSON is damaged or cut off, files of another measurement are next to
+                it, or `from_dict` refuses it.
         """
         values = read_report_file(path)
         try:
@@ -386,17 +386,17 @@ class ExposureReport(Presented):
         earlier report that this one does not have are removed.
 
         Args:
-        folder: the folder, which is created if missing.
-        history: reports of the same run, with or without this one, for the plot of exposure against step.
-        training_log: the trainer's `state.log_history`, for the plot of losses and exposure.
-        include_secrets, canaries: as for `to_dict`.
-        formats: formats in addition to the page and PNG plots. "pdf": `report.pdf`, and each plot as PDF; needs
+            folder: the folder, which is created if missing.
+            history: reports of the same run, with or without this one, for the plot of exposure against step.
+            training_log: the trainer's `state.log_history`, for the plot of losses and exposure.
+            include_secrets, canaries: as for `to_dict`.
+            formats: formats in addition to the page and PNG plots. "pdf": `report.pdf`, and each plot as PDF; needs
                 fpdf2 (`pip install "hf-exposure[pdf]"`). "svg": each plot as SVG.
 
         Returns:
             The files written, the checksums last.
 
-            Raises:
+        Raises:
             MissingDependencyError: "pdf" is requested and fpdf2 is not installed.
             InputError: a format is unknown, the folder cannot be created or written to, or `to_dict` refuses the
                 arguments.
@@ -464,16 +464,16 @@ class _Envelope(TypedDict, total=False):
     """Further properties of `report.json`.
 
     Attributes:
-    validity: valid: every inserted canary was trained on as often as intended; impaired: some less than intended;
-    invalid: at least one was not trained on, and the figures say nothing; unchecked: the training data were not
-    checked.
-    outcome: pass or fail under the threshold of the run, invalid, or no threshold.
-    metrics: the figures as logged during training.
-    groups: for each repetition count, controls first: the p-value, AUC and true-positive rates against the controls
-    (`TruePositiveRate`), and the bound on epsilon from ranks (`RankEpsilon`), null if there is none.
-    history: step, epoch and metrics of earlier measurements of the run.
-    measurement_id: the id of the files that were saved together, which the page and the plots contain too.
-    secrets: canary id to text; only if requested.
+        validity: valid: every inserted canary was trained on as often as intended; impaired: some less than intended;
+            invalid: at least one was not trained on, and the figures say nothing; unchecked: the training data were
+            not checked.
+        outcome: pass or fail under the threshold of the run, invalid, or no threshold.
+        metrics: the figures as logged during training.
+        groups: for each repetition count, controls first: the p-value, AUC and true-positive rates against the
+            controls (`TruePositiveRate`), and the bound on epsilon from ranks (`RankEpsilon`), null if there is none.
+        history: step, epoch and metrics of earlier measurements of the run.
+        measurement_id: the id of the files that were saved together, which the page and the plots contain too.
+        secrets: canary id to text; only if requested.
     """
 
     format: Required[Literal["hf-exposure report"]]

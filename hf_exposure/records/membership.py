@@ -55,10 +55,10 @@ class MembershipStatistic:
     """The results of one statistic. A higher score means member.
 
     Attributes:
-    auc: share of (member, held-out) pairs in which the member scores higher; None if undefined.
-    auc_low, auc_high: ends of its two-sided confidence interval.
-    p_value: one-sided rank test: the probability that random labels put members at least this high.
-    tpr: the share of members recognized, by false-positive rate.
+        auc: share of (member, held-out) pairs in which the member scores higher; None if undefined.
+        auc_low, auc_high: ends of its two-sided confidence interval.
+        p_value: one-sided rank test: the probability that random labels put members at least this high.
+        tpr: the share of members recognized, by false-positive rate.
         roc: (false-positive rate, true-positive rate) at up to 200 thresholds.
         most_exposed: numbers of the members with the highest scores, at most ten, the highest first.
         reason: why the figures are None; "" if they are defined.
@@ -141,11 +141,11 @@ class MembershipReport(Presented):
     texts.
 
     Attributes:
-    statistics: results by name; without a base model, those that need one have a reason and no figures.
-    blind: comparisons that do not depend on training and should show no difference: the number of tokens, the
-    compressed size, and the loss under the base model. Intervals are at 99 % confidence.
-    members, held_out: the compared groups.
-    shared: the number of held-out records that are members too, to the token; they were left out.
+        statistics: results by name; without a base model, those that need one have a reason and no figures.
+        blind: comparisons that do not depend on training and should show no difference: the number of tokens, the
+            compressed size, and the loss under the base model. Intervals are at 99 % confidence.
+        members, held_out: the compared groups.
+        shared: the number of held-out records that are members too, to the token; they were left out.
         settings: arguments of the measurement.
         model: class, number of parameters, dtype, name and revision of the model.
         base: the class of the base model, or "without_adapter"; "" without a base model.
@@ -222,7 +222,7 @@ class MembershipReport(Presented):
         """The report from the values of `to_dict`.
 
         Raises:
-        InputError: the format differs, the schema is newer, or a field is missing or of the wrong type.
+            InputError: the format differs, the schema is newer, or a field is missing or of the wrong type.
         """
         return MEMBERSHIP_REPORT.read(values)
 
@@ -231,7 +231,7 @@ class MembershipReport(Presented):
         read them.
 
         Raises:
-        InputError: the folder cannot be created or written to.
+            InputError: the folder cannot be created or written to.
         """
         written: list[Path] = self.presented("save", folder)
         return written
@@ -241,10 +241,10 @@ class MembershipReport(Presented):
         """Reads a report that `save` wrote.
 
         Args:
-        path: `membership.json`, or its folder.
+            path: `membership.json`, or its folder.
 
         Raises:
-        InputError: there is no such file, its JSON is damaged, or `from_dict` refuses it.
+            InputError: there is no such file, its JSON is damaged, or `from_dict` refuses it.
         """
         place = path_of("path", path)
         file = place / MEMBERSHIP_FILE if place.is_dir() else place
@@ -278,9 +278,9 @@ class _Envelope(TypedDict, total=False):
     """Further properties of `membership.json`.
 
     Attributes:
-    verdict: detected, not detected or not comparable.
-    metrics: the figures as logged during training.
-    measurement_id: the id of the files that were saved together.
+        verdict: detected, not detected or not comparable.
+        metrics: the figures as logged during training.
+        measurement_id: the id of the files that were saved together.
     """
 
     format: Required[Literal["hf-exposure membership"]]

@@ -24,16 +24,16 @@ class PooledGroup:
     """One repetition count over several models; each model has the same weight, however many canaries it has.
 
     Attributes:
-    repetitions: how often each canary was inserted; 0 for the controls.
-    models: the number of models with canaries of this count.
-    canaries: the number of canaries in all of them.
-    mean_bits: mean over models of the mean exposure; NaN if any is undefined. If some are lower bounds, so is the
-    mean.
-    sd_bits: standard deviation of the models' means; NaN for one model.
-    low_bits, high_bits: confidence interval of the mean over models that could have been trained (Gaffke's, valid for
-    skewed and censored figures); NaN for one model, and if a figure is undefined or extrapolated.
-    rank1: the number of canaries that are certainly the likeliest text of their template.
-    bound: the kind of the mean: that of its weakest member.
+        repetitions: how often each canary was inserted; 0 for the controls.
+        models: the number of models with canaries of this count.
+        canaries: the number of canaries in all of them.
+        mean_bits: mean over models of the mean exposure; NaN if any is undefined. If some are lower bounds, so is the
+            mean.
+        sd_bits: standard deviation of the models' means; NaN for one model.
+        low_bits, high_bits: confidence interval of the mean over models that could have been trained (Gaffke's, valid
+            for skewed and censored figures); NaN for one model, and if a figure is undefined or extrapolated.
+        rank1: the number of canaries that are certainly the likeliest text of their template.
+        bound: the kind of the mean: that of its weakest member.
     """
 
     repetitions: int
@@ -52,13 +52,13 @@ class PooledReport(Presented):
     """The result of `pool_reports`. It contains no secret.
 
     Attributes:
-    groups: groups ascending by repetitions, controls first: the curve of exposure against insertions.
-    template, space_size: the template and its space, which all models share.
-    models: the number of models.
-    confidence_level: the level of the intervals.
-    p_value: the p-value of the hypothesis that inserted canaries are no likelier than controls in any of the models:
-    twice the median of the models' own p-values, at most 1, which is valid however the models depend on each other.
-    NaN if a model has none.
+        groups: groups ascending by repetitions, controls first: the curve of exposure against insertions.
+        template, space_size: the template and its space, which all models share.
+        models: the number of models.
+        confidence_level: the level of the intervals.
+        p_value: the p-value of the hypothesis that inserted canaries are no likelier than controls in any of the
+            models: twice the median of the models' own p-values, at most 1, which is valid however the models depend
+            on each other. NaN if a model has none.
     """
 
     kind: ClassVar[str] = "pooled"
@@ -93,7 +93,7 @@ def pool_reports(reports: Sequence[ExposureReport]) -> PooledReport:
         reports: at least two, with the same template, spaces and context; a repetition count need not be in all of
             them.
 
-        Raises:
+    Raises:
         InputError: there are fewer than two reports, one has another template or context, or one is invalid.
 
     Source: Carlini et al. 2019, Section 5 ("Report exposure") and Section 7.4 (means of ten models).

@@ -52,10 +52,10 @@ def rank_epsilons(
     controls, are subtracted from the space.
 
     Args:
-    estimates: estimates of a set that was drawn uniformly, inserted canaries and controls.
-    space_size: |R|.
-    confidence_level: one-sided, for all bounds together.
-    delta: the delta of the (epsilon, delta) to refute.
+        estimates: estimates of a set that was drawn uniformly, inserted canaries and controls.
+        space_size: |R|.
+        confidence_level: one-sided, for all bounds together.
+        delta: the delta of the (epsilon, delta) to refute.
     """
     inserted = [estimate for estimate in estimates if not estimate.is_control]
     ranks = ranks_among_all(inserted)

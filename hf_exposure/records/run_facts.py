@@ -32,15 +32,15 @@ class RunFacts:
     """The facts that identify one measurement, for a report that is filed.
 
     Attributes:
-    name: the name of the run; "" if it has none.
-    measured_at: date and time at the start of the measurement, in UTC (ISO 8601).
-    command: the command that was typed, quoted for a shell; "" for a measurement by a call in Python.
-    arguments: arguments of the callback and of the training that it measured; empty for a single measurement.
-    weights_sha256: hash of the measured weights (`weights_sha256`); None if they were not hashed: before the last step
-    of a training, and if the weights are spread over processes or devices.
-    threshold_bits: the largest acceptable exposure; None if no threshold was set.
-    threshold_of: the figure that the threshold applies to: the mean of the canaries of each repetition count ("each
-            count", `--fail-above`), or that of all inserted canaries ("all inserted", `max_exposure`).
+        name: the name of the run; "" if it has none.
+        measured_at: date and time at the start of the measurement, in UTC (ISO 8601).
+        command: the command that was typed, quoted for a shell; "" for a measurement by a call in Python.
+        arguments: arguments of the callback and of the training that it measured; empty for a single measurement.
+        weights_sha256: hash of the measured weights (`weights_sha256`); None if they were not hashed: before the last
+            step of a training, and if the weights are spread over processes or devices.
+        threshold_bits: the largest acceptable exposure; None if no threshold was set.
+        threshold_of: the figure that the threshold applies to: the mean of the canaries of each repetition count
+            ("each count", `--fail-above`), or that of all inserted canaries ("all inserted", `max_exposure`).
     """
 
     name: str = ""

@@ -27,7 +27,7 @@ class Record(Protocol):
     """One measurement, which is logged, stored and shown.
 
     Attributes:
-    step, epoch: step and epoch of the training run, if there was one.
+        step, epoch: step and epoch of the training run, if there was one.
     """
 
     @property
@@ -50,9 +50,9 @@ class PlainRecord:
     """A record for measures without their own record class: figures to log, and further values to store.
 
     Attributes:
-    figures: numbers by their full keys.
-    details: any other plain values (rows, counts); they are stored in the log and not sent to trackers.
-    step, epoch: step and epoch of the training run; `MeasureCallback` sets them.
+        figures: numbers by their full keys.
+        details: any other plain values (rows, counts); they are stored in the log and not sent to trackers.
+        step, epoch: step and epoch of the training run; `MeasureCallback` sets them.
 
     Example:
         >>> PlainRecord(figures={"eval_norm_mean": 2.5}, step=3).to_dict()
@@ -169,7 +169,7 @@ class RunLog(Generic[R]):
         """Every measurement, oldest first; empty if there is no file. An incomplete last line is ignored.
 
         Raises:
-        InputError: any other line is no record.
+            InputError: any other line is no record.
         """
         path = Path(folder) / self.file_name
         if not path.exists():

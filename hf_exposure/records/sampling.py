@@ -14,12 +14,12 @@ class SampledText:
     """One distinct text that the model generated.
 
     Attributes:
-    text: the text without special tokens. Left out of `repr`.
-    times: how often it was drawn.
-    score: its score by the ranking statistic; a higher score means that it was trained on.
-    match: the longest part of it that occurs in the data; "" if none is long enough. Left out of `repr`.
-    examples: the number of records that contain that part: the k of k-eidetic memorization.
-    secrets: ids of known secrets that it contains.
+        text: the text without special tokens. Left out of `repr`.
+        times: how often it was drawn.
+        score: its score by the ranking statistic; a higher score means that it was trained on.
+        match: the longest part of it that occurs in the data; "" if none is long enough. Left out of `repr`.
+        examples: the number of records that contain that part: the k of k-eidetic memorization.
+        secrets: ids of known secrets that it contains.
     """
 
     text: str = field(repr=False)

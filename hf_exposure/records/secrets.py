@@ -22,16 +22,16 @@ class SecretExposure:
     """One natural secret's exposure among all texts of its format, after the words before it.
 
     Attributes:
-    secret_id: its id in the file of secrets.
-    secret_kind: the kind of its format (`SecretKind`).
-    occurrences: how often it occurs in the data.
-    examples: the number of records that contain it: the k of k-eidetic memorization.
-    log2_space_size: log2 of the size of its format's space.
-    exposure_bits: its exposure; NaN if undefined, for the reason in `note`.
-    low_bits, high_bits: ends of its interval.
-    rank_low, rank_high: limits of its rank; None if unknown.
-    base_exposure_bits: its exposure under the base model; NaN without one. Training added the difference.
-    method, bound, note: as for an `ExposureEstimate`.
+        secret_id: its id in the file of secrets.
+        secret_kind: the kind of its format (`SecretKind`).
+        occurrences: how often it occurs in the data.
+        examples: the number of records that contain it: the k of k-eidetic memorization.
+        log2_space_size: log2 of the size of its format's space.
+        exposure_bits: its exposure; NaN if undefined, for the reason in `note`.
+        low_bits, high_bits: ends of its interval.
+        rank_low, rank_high: limits of its rank; None if unknown.
+        base_exposure_bits: its exposure under the base model; NaN without one. Training added the difference.
+        method, bound, note: as for an `ExposureEstimate`.
     """
 
     secret_id: str
@@ -58,13 +58,13 @@ class SecretsReport(Presented):
     compare it with that under the base model, or with that of secrets that occur once.
 
     Attributes:
-    secrets: the results, in the order of the file of secrets.
-    model: class, number of parameters, dtype, name and revision.
-    settings: the settings of each measurement.
-    base: the base model's class, or "without_adapter"; "" without a base model.
-    rows: the number of records in the scanned dataset.
-    seconds: wall time.
-    versions: versions of the packages used.
+        secrets: the results, in the order of the file of secrets.
+        model: class, number of parameters, dtype, name and revision.
+        settings: the settings of each measurement.
+        base: the base model's class, or "without_adapter"; "" without a base model.
+        rows: the number of records in the scanned dataset.
+        seconds: wall time.
+        versions: versions of the packages used.
     """
 
     kind: ClassVar[str] = "secrets"
@@ -93,7 +93,7 @@ class SecretsReport(Presented):
         """The report from the values of `to_dict`.
 
         Raises:
-        InputError: the format differs, the schema is newer, or a field is missing or of the wrong type.
+            InputError: the format differs, the schema is newer, or a field is missing or of the wrong type.
         """
         return SECRETS_REPORT.read(values)
 

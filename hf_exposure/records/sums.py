@@ -31,14 +31,14 @@ def verify_files(folder: str | Path) -> str:
     """Compares the files of a report with their checksums, and returns the report's content hash.
 
     Args:
-    folder: a folder that `report.save` wrote. Other files in it are ignored, except those with the name of a report
-    file: if such a file is not in the list, it was added later.
+        folder: a folder that `report.save` wrote. Other files in it are ignored, except those with the name of a
+            report file: if such a file is not in the list, it was added later.
 
     Returns:
-    64 hexadecimal digits.
+        64 hexadecimal digits.
 
     Raises:
-    InputError: there are no checksums, or a file is missing, was changed, or was added.
+        InputError: there are no checksums, or a file is missing, was changed, or was added.
     """
     place = Path(folder)
     sums = place / SUMS_FILE

@@ -37,14 +37,14 @@ class Delivery:
     """How many of the inserted canaries are in the training data, and how many count in the loss.
 
     Attributes:
-    inserted: number of canaries that should be in the training data.
-    found: number of these that are in it at least once, complete.
-    trained: number of the found ones that count in the loss: not all tokens of the secret are masked.
-    reduced: number of the trained ones that are in the data fewer times than intended, or with some tokens of their
-    secret masked.
-    controls_found: number of held-out controls that are in the training data.
-    epochs: passes over the data until the measurement; None if unknown.
-    pending: number of those not trained on that the first pass over the data may still reach.
+        inserted: number of canaries that should be in the training data.
+        found: number of these that are in it at least once, complete.
+        trained: number of the found ones that count in the loss: not all tokens of the secret are masked.
+        reduced: number of the trained ones that are in the data fewer times than intended, or with some tokens of
+            their secret masked.
+        controls_found: number of held-out controls that are in the training data.
+        epochs: passes over the data until the measurement; None if unknown.
+        pending: number of those not trained on that the first pass over the data may still reach.
 
     Example:
         >>> Delivery(inserted=8, found=8, trained=0).validity

@@ -75,18 +75,18 @@ class ComparedRun:
 class Comparison:
     """The result of `compare_runs`.
 
-        Attributes:
-            runs: in the order given.
-            comparable: names of the runs, grouped by their candidate secrets. Only runs of one group are compared.
-            repetition_counts: the repetition counts that all runs have.
-            utility_key: the key of the utility in the trainer's log.
-    lower_is_better: whether a smaller utility is better.
-            tolerance: utilities within this relative difference count as equal.
-            confidence_level: the confidence level of each finding alone.
-            correlation: Pearson's r of utility and exposure over the `placed` runs; NaN for fewer than 2.
-            findings: one sentence each, limited to claims that the intervals support; those about runs that cannot be
-                compared come first.
-            notes: what a reader must know to interpret the findings.
+    Attributes:
+        runs: in the order given.
+        comparable: names of the runs, grouped by their candidate secrets. Only runs of one group are compared.
+        repetition_counts: the repetition counts that all runs have.
+        utility_key: the key of the utility in the trainer's log.
+        lower_is_better: whether a smaller utility is better.
+        tolerance: utilities within this relative difference count as equal.
+        confidence_level: the confidence level of each finding alone.
+        correlation: Pearson's r of utility and exposure over the `placed` runs; NaN for fewer than 2.
+        findings: one sentence each, limited to claims that the intervals support; those about runs that cannot be
+            compared come first.
+        notes: what a reader must know to interpret the findings.
     """
 
     runs: tuple[ComparedRun, ...]

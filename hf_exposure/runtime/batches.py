@@ -67,7 +67,7 @@ class BatchCheck:
             in_batch, alone: functions from a text's number to its (n,) figures.
             tolerance: bits within which the figures must agree.
 
-            Raises:
+        Raises:
             InputError: the model gives one text different figures in two calls.
         """
         if self.failed or tokens <= self.trusted_tokens:
@@ -155,15 +155,15 @@ def score_in_batches(
     """Calls `score` for every row, batch by batch.
 
     Args:
-    width_R: the number of tokens of each row, ascending: a batch is as wide as its last row.
-    tokens: the maximum number of tokens in one batch of one process; a wider row is scored alone.
-    score: a function from row numbers to the float64 figures of each. It also gets the slice of the rows that all
-    processes score in this round: padded to the longest of these, every process makes calls of equal shapes.
-    processes: the processes that share the rows. A process without rows scores the last row.
-    shape: the shape of one row's figures; one figure by default.
+        width_R: the number of tokens of each row, ascending: a batch is as wide as its last row.
+        tokens: the maximum number of tokens in one batch of one process; a wider row is scored alone.
+        score: a function from row numbers to the float64 figures of each. It also gets the slice of the rows that all
+            processes score in this round: padded to the longest of these, every process makes calls of equal shapes.
+        processes: the processes that share the rows. A process without rows scores the last row.
+        shape: the shape of one row's figures; one figure by default.
 
     Returns:
-    (R, *shape) figures, and the final budget, which is smaller than `tokens` if a device ran out of memory.
+        (R, *shape) figures, and the final budget, which is smaller than `tokens` if a device ran out of memory.
 
     Example:
         >>> def rows_of_the_batch(rows, all_rows):

@@ -75,14 +75,14 @@ def check_alike(processes: Processes, values: Mapping[str, object], remedies: Ma
     """Raises unless every process has the same values; every process must make this call.
 
     Args:
-    processes: the processes that measure together.
-    values: the values that must be equal, by the name of the argument. They are exchanged unchanged, as one line of
-    text each: pass a digest of secret or long values.
-    remedies: what to do if a value differs, by name; "" is for all others.
+        processes: the processes that measure together.
+        values: the values that must be equal, by the name of the argument. They are exchanged unchanged, as one line
+            of text each: pass a digest of secret or long values.
+        remedies: what to do if a value differs, by name; "" is for all others.
 
     Raises:
-    InputError: values differ. It is raised on every process, and names the first value that differs, and the
-    processes.
+        InputError: values differ. It is raised on every process, and names the first value that differs, and the
+            processes.
     """
     if processes.count == 1:
         return
@@ -111,7 +111,7 @@ def check_all_present(what: str) -> None:
     `accelerate launch` end all processes of a job if one fails.
 
     Raises:
-    InputError: a process did not make the call. It is raised on every process that did.
+        InputError: a process did not make the call. It is raised on every process that did.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return
@@ -136,7 +136,7 @@ def check_parallelism(arguments: Any) -> None:
     """Refuses jobs whose processes do not each run forward passes of whole texts.
 
     Raises:
-    InputError: the job uses context or sequence parallelism.
+        InputError: the job uses context or sequence parallelism.
     """
     from accelerate.state import AcceleratorState
 

@@ -61,7 +61,7 @@ def repeat_cache(cache: Any, rows: int) -> Any:
     """Repeats `cache`, which has one row, for `rows` rows, as views: only the model's own concatenation makes a copy.
 
     Raises:
-    CacheRefused: the cache has an unknown part.
+        CacheRefused: the cache has an unknown part.
     """
     if type(cache) is EncoderDecoderCache:
         parts = (cache.self_attention_cache, cache.cross_attention_cache)
@@ -121,11 +121,11 @@ class Logits:
     """Logits of one call.
 
     Attributes:
-    of: a function from (n,) flat positions `row * T + slot` to (n, V) logits.
-    vocabulary_size: V.
-    positions: T.
-    cache: the key-value cache that the model returned, if any.
-    cache_name: the keyword argument that accepts the cache.
+        of: a function from (n,) flat positions `row * T + slot` to (n, V) logits.
+        vocabulary_size: V.
+        positions: T.
+        cache: the key-value cache that the model returned, if any.
+        cache_name: the keyword argument that accepts the cache.
     """
 
     of: Callable[[torch.Tensor], torch.Tensor]
@@ -139,10 +139,10 @@ class LogitReader:
     """Calls a model and counts its inputs.
 
     Attributes:
-    counts: the counts so far.
-    reads_rows: whether the head runs on chosen rows only, so that memory does not grow with V x batch.
-    dtype: the coarsest type in which the model has computed so far (`coarsest_dtype`): of its layers, or of the
-    autocast that a wrapper of its `forward` enters, like Accelerate's.
+        counts: the counts so far.
+        reads_rows: whether the head runs on chosen rows only, so that memory does not grow with V x batch.
+        dtype: the coarsest type in which the model has computed so far (`coarsest_dtype`): of its layers, or of the
+            autocast that a wrapper of its `forward` enters, like Accelerate's.
     """
 
     def __init__(self, model: nn.Module) -> None:

@@ -48,7 +48,7 @@ class Processes:
         sharded: whether the model's own forward pass exchanges tensors. If a process fails alone inside such a pass,
             the others cannot be notified, so the job ends (`OutOfStepError`).
 
-        Attributes:
+    Attributes:
         shard, num_shards: the number of this process's part of the work, and the number of parts.
     """
 

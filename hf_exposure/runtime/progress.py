@@ -18,9 +18,9 @@ def calls_shown(model: nn.Module, what: str, *, hidden: bool = False) -> Iterato
     The bar disappears at the end. Without a terminal, nothing is shown and the model gets no hook.
 
     Args:
-    model: the model that is called.
-    what: the word before the bar.
-    hidden: whether to show nothing.
+        model: the model that is called.
+        what: the word before the bar.
+        hidden: whether to show nothing.
     """
     # The command line imports this module before it knows whether a model is needed.
     from tqdm import tqdm

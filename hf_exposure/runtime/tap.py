@@ -32,7 +32,7 @@ def tap_batches(model: nn.Module, receive: Callable[[dict[str, Any]], None]) -> 
         model: the model without wrappers; the hook of a wrapper's inner module is called too.
         receive: the function to call; it must not raise.
 
-        Returns:
+    Returns:
         A handle whose `remove()` closes the tap.
 
     Example:

@@ -74,11 +74,12 @@ def trained_rows(batch: Mapping[str, npt.NDArray[Any]], *, labels_are_text: bool
     token. `shift_labels`, each one position before its token, override `labels`, as in a model's loss.
 
     Args:
-    batch: (B, S) arrays by the names of a forward pass's arguments. Without `labels` nothing counts.
-    labels_are_text: whether the labels are the text, as for an encoder-decoder model, whose inputs are another text.
+        batch: (B, S) arrays by the names of a forward pass's arguments. Without `labels` nothing counts.
+        labels_are_text: whether the labels are the text, as for an encoder-decoder model, whose inputs are another
+            text.
 
     Raises:
-    ValueError: there is not one label for each token.
+        ValueError: there is not one label for each token.
     """
     labels, ids = batch.get("labels"), None if labels_are_text else batch.get("input_ids")
     if (shifted := batch.get("shift_labels")) is not None:

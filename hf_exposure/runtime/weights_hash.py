@@ -16,11 +16,11 @@ def weights_sha256(model: nn.Module) -> str | None:
     It does not depend on the device or on the file format of the weights, but it does on their dtype.
 
     Args:
-    model: the model; wrappers of data parallelism and of `torch.compile` are ignored.
+        model: the model; wrappers of data parallelism and of `torch.compile` are ignored.
 
     Returns:
-    64 hexadecimal digits; None if the weights are not all available: served elsewhere, sharded over processes,
-    offloaded, or packed in a tensor class of a quantization library.
+        64 hexadecimal digits; None if the weights are not all available: served elsewhere, sharded over processes,
+        offloaded, or packed in a tensor class of a quantization library.
 
     Example:
         >>> layer = nn.Linear(2, 1)

@@ -57,10 +57,10 @@ class Reading:
     """The scoring mode that was found for a model, which stays valid when the weights change. It keeps no model alive.
 
     Attributes:
-    model: the model for which it was found.
-    computed: everything that it depends on besides weights: precision, attention, and the model's structure.
-    mode: the mode of `CausalScorer`.
-    tried: (prefix, length) in tokens at which that mode was found right.
+        model: the model for which it was found.
+        computed: everything that it depends on besides weights: precision, attention, and the model's structure.
+        mode: the mode of `CausalScorer`.
+        tried: (prefix, length) in tokens at which that mode was found right.
     """
 
     model: weakref.ref[nn.Module]

@@ -148,12 +148,12 @@ class Endpoint(nn.Module):
         """Finds out which model is served and in which dialect, and checks that the server has the caller's tokenizer.
 
         Args:
-        text: a harmless text.
-        ids: its tokens, including special ones, by the caller's tokenizer.
+            text: a harmless text.
+            ids: its tokens, including special ones, by the caller's tokenizer.
 
         Raises:
-        EndpointError: there is no such model, neither dialect returns log-probabilities of the prompt, or the server
-        has other tokens for the text than `ids`.
+            EndpointError: there is no such model, neither dialect returns log-probabilities of the prompt, or the
+                server has other tokens for the text than `ids`.
         """
         if self.dialect is None:
             self._find_model()

@@ -42,7 +42,7 @@ class EndpointScorer(Scorer):
         end_token: whether the end of each text is scored too.
         context: the context of each text in training.
 
-        Raises:
+    Raises:
         EndpointError: the endpoint returns no such log-probabilities, has another tokenizer, or does not answer.
         InputError: no model of that name is served there.
     """

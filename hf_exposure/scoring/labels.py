@@ -66,7 +66,7 @@ def labels_of(text: str, classes: int) -> list[int]:
     """The labels that a text of `label_template` represents, in the order of the inputs, to train on.
 
     Raises:
-    InputError: a character represents no class. The message does not contain the text, which is secret.
+        InputError: a character represents no class. The message does not contain the text, which is secret.
 
     Example:
         >>> labels_of("30a", 11)
@@ -83,13 +83,14 @@ class LabelScorer(Scorer):
     """Bits of labelings of a few inputs under a classifier. The model is called once, on construction.
 
     Args:
-    model: a classifier, from inputs to logits (P, C) or to an output with `.logits`; it is left as it was found.
-    inputs: P inputs in the form that the model accepts: a tensor, or tensors by the names of the model's arguments.
-    classes: the number of classes, C.
+        model: a classifier, from inputs to logits (P, C) or to an output with `.logits`; it is left as it was found.
+        inputs: P inputs in the form that the model accepts: a tensor, or tensors by the names of the model's
+            arguments.
+        classes: the number of classes, C.
 
     Raises:
-    InputError: the logits have another shape.
-    NonFiniteScoreError: a logit is NaN.
+        InputError: the logits have another shape.
+        NonFiniteScoreError: a logit is NaN.
 
     Example:
         >>> model = nn.Linear(4, 3)

@@ -53,10 +53,10 @@ class LockstepSampler:
         """Scores what follows the paths of the given samples.
 
         Args:
-        sample_A: the samples, ascending.
-        paths: their paths after the prefix; each continues the path of the sample one step before.
-        run_A: the number of last tokens, all of them new, whose bits are requested.
-        children_AC: tokens whose bits after the path are requested, padded with -1.
+            sample_A: the samples, ascending.
+            paths: their paths after the prefix; each continues the path of the sample one step before.
+            run_A: the number of last tokens, all of them new, whose bits are requested.
+            children_AC: tokens whose bits after the path are requested, padded with -1.
 
         Returns:
             (A,) bits of the run, and (A, C) bits of the children, inf for padding.

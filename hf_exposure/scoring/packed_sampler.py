@@ -26,13 +26,13 @@ class PackedSampler:
     """Scores what follows the paths of many samples, which grow step by step after one prefix.
 
     Args:
-    reader: the reader of the model.
-    prefix: the prefix after its forward pass, with a cache.
-    prefix_length: P.
-    samples: the number of samples, which are numbered so that neighbors have most in common.
-    row_samples: the number of samples in a row.
-    batch_rows: the number of rows in one call of the model.
-    processes: the processes, each of which feeds its part of the rows, in equally many calls of equal shapes.
+        reader: the reader of the model.
+        prefix: the prefix after its forward pass, with a cache.
+        prefix_length: P.
+        samples: the number of samples, which are numbered so that neighbors have most in common.
+        row_samples: the number of samples in a row.
+        batch_rows: the number of rows in one call of the model.
+        processes: the processes, each of which feeds its part of the rows, in equally many calls of equal shapes.
     """
 
     def __init__(
@@ -61,8 +61,8 @@ class PackedSampler:
         """Appends tokens to the paths of the given samples and scores what follows; see `SampleReader`.
 
         Raises:
-        CacheRefused: the model cannot continue from its cache, which it may show by any exception. An error with
-        another cause occurs again when whole paths are scored.
+            CacheRefused: the model cannot continue from its cache, which it may show by any exception. An error with
+                another cause occurs again when whole paths are scored.
         """
         new = self._layout.append(sample_A, tokens_AT)
         asked = new.queries(tokens_AT, run_A, children_AC)

@@ -29,8 +29,8 @@ class Probe:
     """N sequences of a tree's own tokens, and their tree.
 
     Attributes:
-    sequences: token ids of each sequence, with the prefix.
-    tree: the tree of all of them.
+        sequences: token ids of each sequence, with the prefix.
+        tree: the tree of all of them.
     """
 
     sequences: tuple[tuple[int, ...], ...]
@@ -42,8 +42,8 @@ class Contradiction:
     """Two sequences with a common beginning whose scores differ there although each is scored alone.
 
     Attributes:
-    by_length: whether their lengths differ; otherwise a later token changed the cost of an earlier one.
-    bits: the difference.
+        by_length: whether their lengths differ; otherwise a later token changed the cost of an earlier one.
+        bits: the difference.
     """
 
     by_length: bool
@@ -95,7 +95,7 @@ def contradiction(
         sequences: N token sequences.
         bits: for each, (L - 1,) the bits of its tokens from the second on, scored alone.
 
-        A difference between sequences of equal length takes precedence: it shows that later tokens are visible.
+    A difference between sequences of equal length takes precedence: it shows that later tokens are visible.
     """
     found: list[Contradiction] = []
     for one, (ids, own) in enumerate(zip(sequences, bits, strict=True)):

@@ -23,10 +23,10 @@ class SampleReader(Protocol):
         """Appends tokens to the paths of the given samples and scores what follows.
 
         Args:
-        sample_A: numbers of the samples, ascending.
-        tokens_AT: at least one new token of each, padded with -1 on the right.
-        run_A: the number of last new tokens whose bits are requested; fewer than there are.
-        children_AC: tokens whose bits after the path are requested, padded with -1.
+            sample_A: numbers of the samples, ascending.
+            tokens_AT: at least one new token of each, padded with -1 on the right.
+            run_A: the number of last new tokens whose bits are requested; fewer than there are.
+            children_AC: tokens whose bits after the path are requested, padded with -1.
 
         Returns:
             (A,) bits of the run, and (A, C) bits of the children, inf for padding.

@@ -81,7 +81,7 @@ def make_scorer(
             call checks its batch. It is tested again if anything else about the model changed: precision, attention, a
             module, its code, a hook or a setting.
 
-        Raises:
+    Raises:
         InputError: an encoder-decoder model has no source, or another model has one; or a model reads in both
             directions and the tokenizer has no mask token, or `end_token=True`.
 
@@ -176,7 +176,7 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = S
     get the same answer.
 
     Raises:
-    InputError: one row gets different logits in two calls.
+        InputError: one row gets different logits in two calls.
     """
     first, second, third = _probe_tokens(tokenizer)
     half = _PROBE_TOKENS // 2
@@ -247,9 +247,10 @@ def log_perplexity(
         A float64 array (N,), in input order, of at least 0. Equal texts get equal figures. `inf` if the model gives a
         token probability 0.
 
-        Raises:
+    Raises:
         InputError: a text has no predicted token, is longer than the context, or cannot be encoded; sources are
-            missing, misplaced or not as many as texts; or a model reads in both directions and there is no mask token.
+            missing, misplaced or not as many as texts; or a model reads in both directions and there is no mask
+            token.
         NonFiniteScoreError: the model returned NaN; the message gives the text's number, from 0.
 
     Example:

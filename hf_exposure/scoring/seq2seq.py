@@ -92,8 +92,8 @@ class Seq2SeqScorer(CausalScorer):
         Equal targets with equal sources get equal figures.
 
         Raises:
-        InputError: there is no source, the numbers of sources and targets differ, or a text exceeds the context.
-        NonFiniteScoreError: the model returned NaN; the message gives the target's number.
+            InputError: there is no source, the numbers of sources and targets differ, or a text exceeds the context.
+            NonFiniteScoreError: the model returned NaN; the message gives the target's number.
         """
         if sources is None and isinstance(self.source, str):
             return super().sequence_bits(encoded)

@@ -74,8 +74,8 @@ class TokenTree:
     """The request to a model: feed these vertices after the prefix, and read these next-token edges.
 
     Attributes:
-    prefix_P: tokens shared by all.
-    token_M, parent_M, depth_M: token, parent and depth of the fed vertices, in preorder.
+        prefix_P: tokens shared by all.
+        token_M, parent_M, depth_M: token, parent and depth of the fed vertices, in preorder.
         end_M: one past the last fed descendant, so that `a` is `b` or above it iff `a <= b < end_M[a]`.
         edge_parent_E: the fed vertex after which a token is read, or -1 for the prefix's end; ascending.
         edge_token_E: the token read there.
@@ -165,8 +165,8 @@ class SequenceTree:
     path.
 
     Attributes:
-    tree: the request to the model.
-    vertices: all V vertices, including leaves.
+        tree: the request to the model.
+        vertices: all V vertices, including leaves.
         edge_of_vertex_V: the edge that reads each vertex.
         first_scored: position of the first scored token in every sequence.
     """
@@ -238,9 +238,9 @@ class PathTree:
     """Search states after one prefix: runs and children are read, and only tokens before one of them are fed.
 
     Attributes:
-    tree: the request to the model.
-    run_edges_NR: for each query, the edges of its run's tokens in the tree; -1 where a run is shorter.
-    children_edges: for each query, the edges of its children, in their order.
+        tree: the request to the model.
+        run_edges_NR: for each query, the edges of its run's tokens in the tree; -1 where a run is shorter.
+        children_edges: for each query, the edges of its children, in their order.
         read_after_N: the fed vertex after which each query's last token is read; -1 for the end of the prefix.
         queries: the queries.
     """

@@ -253,7 +253,7 @@ def test_an_added_token_that_a_sample_misses_leaves_bytes_audited() -> None:
     sample = SampledEncodings.among(texts, encoder, "audited")  # none of them has it
     automaton, missed = character_automaton(template, encoder, sample)
     assert automaton is not None and missed is None and automaton.exactness == "audited"
-    assert automaton.unproven == "a token that was added to the tokenizer may stand in a text"
+    assert automaton.unproven == "a token that was added to the tokenizer may occur in a text"
 
 
 class _Lowercase(OnePathPerText):

@@ -141,7 +141,7 @@ def test_letters_that_a_tokenizer_does_not_tell_apart(number: int) -> None:
     """In a space that is encoded, and in one that is walked."""
     template = CanaryTemplate("code {a}", a=Letters(number, alphabet="abAB0123"))
     rule = (
-        r"^tokenizer: must tell the template's texts apart, but encodes two alike: "
+        r"^tokenizer: must distinguish the template's texts, but encodes two alike: "
         "one has '(.)' where the other has '(.)'"
     )
     with pytest.raises(InputError, match=rule) as refusal:

@@ -152,7 +152,7 @@ def test_texts_that_a_tokenizer_cannot_tell_apart() -> None:
     template = CanaryTemplate("PIN {a}", a=Letters(3, alphabet="aAb"))
     with pytest.raises(
         InputError,
-        match=r"^tokenizer: must tell the template's texts apart, but encodes two alike: one has '[aA]' where",
+        match=r"^tokenizer: must distinguish the template's texts, but encodes two alike: one has '[aA]' where",
     ):
         build_automaton(template, CausalScorer(BagOfBytes(), tokenizer).encoder)
 
