@@ -104,7 +104,7 @@ def importance_exposure(
     Returns:
         One `CostEstimate` per cost, in input order, with `effective_hits`. The interval covers the exposure by
         enumeration, with ties against the canary. The errors of canaries that share draws are dependent. `bound` is
-        "lower" if no draw is at or below the cost, else "interval". Notes report this, fewer than 100 effective hits,
+        "lower" if no draw is at or below the cost, else "interval". Notes report this, effective hits below 100,
         missing `weight_limits`, and a mean weight other than 1. The last also widens the interval: the share that the
         draws did not account for may lie below the canary, unless `weight_limits` rule that out, and a surplus may
         have been counted there.
