@@ -1,10 +1,10 @@
-"""What `hf-exposure cost` predicts against what a measurement takes: three sizes, three vocabularies.
+"""Compares the predictions of `hf-exposure cost` with actual measurements, for three sizes and three vocabularies.
 
 `python -m benchmarks.cost_planner [SIZE ...]` plans from the configuration, then builds the model with random weights
-and measures exposures by "auto" and "bounded", in processes of their own. Compared are tokens, passes, the tensors
-alive at most, and times: predicted seconds are planned tokens at the rate of bare forward passes, which are timed in the
-process that measures, in the batch shapes of the measurement, and the package's own time as planned. Times are those
-of the processor, so that other processes cost little.
+and measures exposures by "auto" and "bounded" in separate processes. It compares tokens, passes, peak bytes of
+tensors, and times. The predicted time is the time of the planned tokens at the rate of bare forward passes, which are
+timed in the measuring process with the batch shapes of the measurement, plus the planned time of the package's own
+code. Processor time is measured, so other processes have little effect.
 
 The tokenizers of GPT-2 and Llama 3 are those of `proofs.production_tokenizers`.
 """

@@ -112,7 +112,7 @@ def search_ranks(
 ) -> list[RankBounds]:
     """Like `rank_bounds`, for any scorer and automaton, and for many texts in one search.
 
-        Nodes are expanded in order of cost, so a search up to one text covers all likelier texts too: together they take
+    Nodes are expanded in order of cost, so a search up to one text covers all likelier texts too: together they take
     as long as the text with the highest cost alone, and each gets the same bounds as alone.
 
     With `only_exact` the search ends as soon as its budget cannot certify another rank. It certifies
