@@ -261,7 +261,7 @@ def test_a_secret_is_not_attached() -> None:
             written.append(arguments)
 
     leaking = mixed(notes=(CANARIES.inserted[0].text,))
-    with pytest.warns(UserWarning, match="not attached to TensorBoard: SecretFoundError: report.(html|json) holds"):
+    with pytest.warns(UserWarning, match="not attached to TensorBoard: SecretFoundError: report.(html|json) contains"):
         attach_report([leaking], [TensorBoardCallback(Writer())], CANARIES)
     assert not written
     attach_report([mixed()], [TensorBoardCallback(Writer())], CANARIES)
