@@ -1,15 +1,14 @@
-"""What counting doses costs a training step: the same batches with the ledger and without, in turn, in one process.
+"""Measures what counting doses costs a training step: the same batches alternate with and without the ledger.
 
 `python -m benchmarks.doses [demo|gpt2]...`: GPT-2's configuration of 124 million parameters with batches of 4 x 128
-tokens, and the demo's model with its own batches. More than half of the rows hold a canary, which is far more than in
-any real training, and makes the search expensive.
+tokens, and the demo's model with its own batches. More than half of the rows contain a canary, far more than in any
+real training run, which makes the search expensive.
 
-Steps with the ledger and without alternate, one right after the other on the same batch, and everything is timed in
-CPU time of this process on one thread, so that other work on the machine hardly matters. Two figures: the share of a
-step's CPU time that the ledger's own code takes, with the search of all batches that it put off; and the median over
-pairs of the time of the step with the ledger over that of the step without, with the interval between two of the
-ratios in order that holds the median of all such pairs with the confidence stated. The second figure includes what
-hooks cost outside the ledger, and is as coarse as the steps differ anyway.
+Steps with and without the ledger alternate on the same batch in one process. Only the CPU time of this process on one
+thread is measured, so other work on the machine has little effect. There are two results. The first is the share of a
+step's CPU time spent in the ledger's own code, including the search of all postponed batches. The second is the median
+over pairs of the ratio of the times with and without the ledger, with a confidence interval between two of the ordered
+ratios. The second result includes the cost of hooks outside the ledger, and is as noisy as the times of steps.
 
 Rule, written before the first run: at 124 million parameters the share is at most 1 %.
 """

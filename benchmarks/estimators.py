@@ -1,8 +1,8 @@
-"""Estimators side by side, from 3 bits to 28: error and cost of each on the same models.
+"""Compares the errors and costs of the estimators on the same models, from 3 to 28 bits.
 
-`python -m benchmarks.estimators` trains the demo's model once, keeps the weights of the moments at which some canary
-passes 3, 8, 12, 20 and 28 bits, and measures that canary there by every method. The truth is the certified rank where
-a search closes, else 65,536 weighted draws.
+`python -m benchmarks.estimators` trains the demo's model once, keeps the weights at which some canary passes 3, 8, 12,
+20 and 28 bits, and measures that canary there by every method. The reference is the certified rank if a search finds
+it, else an estimate from 65,536 weighted draws.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Fits the forecast of exposure on small trainings, and tests it on others.
+"""Fits the forecast of exposure on small training runs, and tests it on others.
 
 `python -m benchmarks.forecast fit` writes `hf_exposure/estimators/forecast.json` from the part "fit" of
 `results/forecast_trainings.jsonl`; `python -m benchmarks.forecast test` writes `results/forecast.json` from the parts

@@ -1,11 +1,11 @@
-"""Small trainings for the forecast of exposure: many runs of byte models, with the exposures at a dozen steps of each.
+"""Small training runs for the forecast of exposure: many byte models, with the exposures at a dozen steps of each.
 
-`python -m benchmarks.forecast_trainings` makes those that `results/forecast_trainings.jsonl` lacks, one line each, so
-that a run that was stopped goes on where it ended. `benchmarks.forecast` fits and tests the forecast on them.
+`python -m benchmarks.forecast_trainings` adds the runs that `results/forecast_trainings.jsonl` lacks, one line each,
+so an interrupted call can be continued. `benchmarks.forecast` fits and tests the forecast on them.
 
-A training is known by its part and its number, from which everything else follows. The parts "fit" and "test" are a
-perceptron that reads the last eight bytes; "transfer" is a GPT-2 of two layers. Learning rate and size of data are
-drawn from values that the other parts do not have; schedule, epochs, width and data from values that all have.
+A run is identified by its part and its number, which determine everything else. The parts "fit" and "test" use a
+perceptron that reads the last eight bytes; "transfer" uses a GPT-2 with two layers. Learning rates and data sizes are
+drawn from values that the other parts do not use; schedules, epochs, widths and data from values that all parts use.
 """
 
 from __future__ import annotations

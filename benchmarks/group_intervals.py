@@ -1,4 +1,4 @@
-"""Do the intervals of group means hold what they should, for groups of 8 to 40 canaries?
+"""Tests the coverage of the intervals of group means, for groups of 8 to 40 canaries.
 
 The rule, written before the experiment: the interval is Gaffke's (`hf_exposure/estimators/intervals.py`) at the
 ends of what is known of each canary, nominal 95 %. It passes where at least 94 % of groups hold the mean of the

@@ -1,7 +1,7 @@
-"""Enumeration against the size of the space: seconds per fed node from 10^2 to 10^6 candidates, and the bare forward.
+"""Measures how enumeration scales with the space: seconds per node from 10^2 to 10^6 candidates, and the bare model.
 
-`python -m benchmarks.growth`: every text of templates with 3 to 6 digits, in the same model; the plain way (batches of
-whole texts) on 2,000 texts, scaled; and the model alone over the very batches that scoring feeds.
+`python -m benchmarks.growth` scores every text of templates with 3 to 6 digits under the same model. It compares this
+with batches of whole texts (2,000 texts, extrapolated), and with the model alone on the batches of the scorer.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Random calls with hostile arguments: does every one succeed, or say in one line what is wrong?
+"""Makes random calls with hostile arguments: each must succeed, or report in one line what is wrong.
 
 `python -m benchmarks.hostile_calls` makes 2,000 calls, half of the Python API and half of the command line, in this
-process, offline, with a tiny model. A call starts from arguments that work, and some of them are replaced: by values
-of another type, shape or size, or by files in which something was changed. A call passes when it
+process, offline, with a tiny model. A call starts from valid arguments, some of which are replaced by values of
+another type, shape or size, or by modified files. A call passes if it
 
 - succeeds, or raises an `ExposureError` (`InputError` is one); on the command line, ends with status 0, 1 or 2;
 - takes at most 2 seconds of processor time (10 where it draws plots) and 30 seconds in all;
 - shows none of the canaries' digits, neither in what it prints nor in its error, causes included.
 
-Everything follows from `--seed`, so that a call is made again by `--only NUMBER`, which shows its traceback.
+Everything is determined by `--seed`, so `--only NUMBER` repeats a single call and shows its traceback.
 """
 
 from __future__ import annotations

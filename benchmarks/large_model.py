@@ -1,9 +1,10 @@
-"""Scoring and search on a model of a billion parameters, from its config: for a machine with a GPU.
+"""Benchmarks scoring and search on a model with a billion parameters, made from its config, on a machine with a GPU.
 
 `python -m benchmarks.large_model` builds a Llama-shaped bfloat16 model with 128,256 vocabulary entries and random
 weights and measures, side by side: 4,096 nine-digit candidates and all 10^5 five-digit ones against plain batches of
-whole texts; the model alone over the very batches that scoring feeds (tokens a second); and the time per expansion of
-our search against one node a call. `--small` runs the same on a model of a hundred thousand parameters, anywhere.
+whole texts; the model alone on the batches of the scorer (tokens per second); and the time per expansion of this
+package's search against one node per call. `--small` runs the same on a model of a hundred thousand parameters,
+anywhere.
 """
 
 from __future__ import annotations

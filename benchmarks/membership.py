@@ -1,4 +1,4 @@
-"""Membership statistics on fine-tunes of ours: full and LoRA, one and four epochs, three seeds.
+"""Tests membership statistics on fine-tuned models: full and LoRA, one and four epochs, three seeds.
 
 `OMP_NUM_THREADS=1 python -m benchmarks.membership` needs nothing but the `peft` extra: the text is Python's own help
 (`pydoc_data.topics`). It takes about three minutes on one core.

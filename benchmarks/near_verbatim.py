@@ -1,8 +1,9 @@
-"""Near-verbatim extraction on the tutorial's model: how near the bounds come, and whether samples agree with them.
+"""Tests near-verbatim extraction on the tutorial's model: how tight the bounds are, and whether samples agree with
+them.
 
-`python -m benchmarks.near_verbatim FOLDER` trains in FOLDER, where it goes on if it was stopped, and writes
-`results/near_verbatim.json`. The rules are in `docs/design/0032-near-verbatim.md`. With `--small` it is a model of a
-quarter of the size that is trained longer, and `results/near_verbatim_small.json`.
+`python -m benchmarks.near_verbatim FOLDER` trains in FOLDER, continues there after an interruption, and writes
+`results/near_verbatim.json`. The rules are in `docs/design/0032-near-verbatim.md`. With `--small` it trains a model of
+a quarter of the size for longer, and writes `results/near_verbatim_small.json`.
 """
 
 from __future__ import annotations

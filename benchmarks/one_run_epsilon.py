@@ -1,4 +1,4 @@
-"""What do one-run bounds find on ideal Gaussian canaries, and how often do they say too much?
+"""Tests one-run bounds on ideal Gaussian canaries: how large they are, and how often they exceed the truth.
 
 The rules, written before the experiment, at confidence 95 % and delta 1e-5, on 200 draws of 1,000 canaries whose score
 is N(mu coin, 1) with the mu that has exactly epsilon 4:

@@ -1,7 +1,8 @@
 """One-run bounds compared with those of jax-privacy and opake-auditing, on the same guesses.
 
 `PYTHONPATH=<folder with both> python -m benchmarks.one_run_peers` writes `benchmarks/results/one_run_peers.json`. Both
-are read as single modules: nothing of JAX or of their engines is needed but dp-accounting and opake-base.
+are loaded as single modules, so only dp-accounting and opake-base are required, but neither JAX nor the packages'
+engines.
 """
 
 from __future__ import annotations

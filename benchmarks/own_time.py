@@ -1,4 +1,5 @@
-"""What the package's own Python costs, compared with a model so small that it costs nothing: production tokenizers.
+"""Measures the package's own Python code with production tokenizers, under a model so small that its cost is
+negligible.
 
 `python -m benchmarks.own_time` prints processor time in units: one unit is 300 forward passes of the same model (2
 layers, width 32, one row of 8 tokens), measured in the same process before and after. Tokenizers come from package

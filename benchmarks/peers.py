@@ -1,4 +1,4 @@
-"""hf_exposure and its peers, TensorFlow Privacy's exposure formulas and memaudit 0.2, on one training of ours.
+"""Compares hf_exposure with TensorFlow Privacy's exposure formulas and memaudit 0.2 on the same trained models.
 
 `python -m benchmarks.peers` needs both peers on the path, without their dependencies:
 

@@ -1,11 +1,11 @@
-"""What many processes bring: measured on 1 and 2, and simulated beyond.
+"""Measures the speedup by several processes: measured on 1 and 2, and simulated beyond.
 
-`python -m benchmarks.processes`: one measurement of uniform references, on one core for each process. The parts of
-one process's share of the work are then measured on their own: the forward passes of a share of the rows (as process
-0 of 8, 64, 512 would feed them), and the bytes that a measurement exchanges. The time at P processes is the share's
-time plus one exchange, at a stated bandwidth and latency. For a model of 7 billion parameters in shards, every call
-also gathers the weights: its calls and bytes are counted on the tree of a million references, and its seconds are
-arithmetic, not a measurement.
+`python -m benchmarks.processes` runs one measurement of uniform references with one core per process. Then the parts
+of one process's share of the work are measured separately: the forward passes of a share of the rows (those of process
+0 of 8, 64 and 512), and the bytes that a measurement exchanges. The time at P processes is the share's time plus one
+exchange, at a stated bandwidth and latency. For a model of 7 billion parameters in shards, every call also gathers the
+weights: its calls and bytes are counted on the tree of a million references, and its seconds are arithmetic, not a
+measurement.
 """
 
 from __future__ import annotations

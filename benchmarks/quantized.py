@@ -1,9 +1,10 @@
-"""Quantized weights against brute force: `python -m benchmarks.quantized`, with torchao and bitsandbytes installed.
+"""Tests quantized weights against brute force: `python -m benchmarks.quantized`, with torchao and bitsandbytes
+installed.
 
 Each small random model is saved, and loaded with its linear layers in 8 or 4 bits. Every text of a space of 1,000 is
-then scored alone by a bare call of the model. Next to it are the package's scores, the costs that `extract` gives its
-five texts, and the bounds of `rank_bounds` for four of them: `benchmarks/results/quantized.json` holds the largest
-differences, and whether they are within what the scorer states as its tolerance.
+then scored alone by a bare call of the model. These costs are compared with the package's scores, the costs of the
+five texts from `extract`, and the bounds of `rank_bounds` for four of them. `benchmarks/results/quantized.json` has
+the largest differences, and whether they are within the scorer's stated tolerance.
 """
 
 from __future__ import annotations

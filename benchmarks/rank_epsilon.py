@@ -1,4 +1,4 @@
-"""Does the epsilon from ranks hold what it says, and how much does it find?
+"""Tests whether epsilon from ranks is a valid bound, and how large it is.
 
 The rules, written before the experiment:
 

@@ -1,8 +1,8 @@
-"""What an exact rank costs, against the canary's own bits: nine digits, and card numbers of 16 with a Luhn digit.
+"""Measures the cost of an exact rank against the canary's bits: nine digits, and card numbers of 16 with a Luhn digit.
 
-`python -m benchmarks.search` trains the demo's model on text with both kinds of secret in it and every 20 steps ranks
-each canary of at most 13 bits by bounded search. A canary of b bits after its template's prefix needs at most
-digits x 2^b expansions.
+`python -m benchmarks.search` trains the demo's model on text with both kinds of secret, and every 20 steps ranks each
+canary of at most 13 bits by bounded search. A canary of b bits after its template's prefix needs at most digits x 2^b
+expansions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Our search compared with the paper's, its batched rule, and beam search, on the same models: the paper's Figure 11.
+"""Compares this package's search with the paper's, its batched rule and beam search on the same models (Figure 11).
 
-`python -m benchmarks.search_comparison` trains the demo's model on text that holds one seven-digit number and stops at
-every few steps: the number's exposure grows from nothing to log2|R|. At each stop four searches look for it:
+`python -m benchmarks.search_comparison` trains the demo's model on text with one seven-digit number and stops every
+few steps, while the number's exposure grows from 0 to log2|R|. At each stop, four searches look for it:
 
 - ours: batched, exact;
 - Dijkstra's, one node per call, until the number comes out (the paper's algorithm);

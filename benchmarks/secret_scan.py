@@ -1,7 +1,7 @@
-"""False positives, false negatives and speed of `scan`: on labeled rows, and on the system's own changelogs.
+"""Measures false positives, false negatives and speed of `scan` on labeled rows and on the system's changelogs.
 
-`OMP_NUM_THREADS=1 python -m benchmarks.secret_scan` needs the extra "scan", and Debian's changelogs
-(`/usr/share/doc/*/changelog*.gz`), without which that part is left out. Only counts are written, never a text.
+`OMP_NUM_THREADS=1 python -m benchmarks.secret_scan` needs the extra "scan". It uses Debian's changelogs
+(`/usr/share/doc/*/changelog*.gz`) if they exist. Only counts are written, never texts.
 
 The rules were written before the first run:
 

@@ -1,8 +1,8 @@
-"""The test suite in other environments: the lowest versions that the metadata allow, and transformers' newest.
+"""Runs the tests in other environments: the lowest versions that the metadata allow, and the newest transformers.
 
-`make environments` makes each in a folder of its own, installs the package there, runs the suite and keeps how long it
-took in `benchmarks/results/environments.json`. Of torch, the one version of `TORCH` is installed: a second one is
-several gigabytes; so the metadata's floor is that version.
+`make environments` makes each environment in a separate folder, installs the package there, runs the tests and stores
+their duration in `benchmarks/results/environments.json`. All use the torch version in `TORCH`, since a second one
+would take several gigabytes; the lowest version in the metadata is therefore that version.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
-"""Every family of language models in transformers, tiny, against brute force: `make families`.
+"""Tests a tiny model of every language-model family in transformers against brute force: `make families`.
 
 Each config class of the three mappings (causal, encoder-decoder, masked) is built with random weights. Texts are
 scored one at a time through the bare model, without cache or padding, in float64 after the logits; the package must
-agree on short texts, on texts longer than the families' attention windows, with scorers that are new and that were
-used before, and under the laws of `hf_exposure.testing`. Certified answers of `extract` and `rank_bounds` are compared
-with a ranking of the whole space.
+agree on short texts, on texts longer than the families' attention windows, with new and reused scorers, and under the
+laws of `hf_exposure.testing`. Certified answers of `extract` and `rank_bounds` are compared with a ranking of the
+whole space.
 
 A family may be refused only where its own logits break causality, or where the library itself cannot run it on text.
 """

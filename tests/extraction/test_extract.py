@@ -293,4 +293,4 @@ def test_a_hole_first_and_nothing_before_it() -> None:
 def test_a_low_precision_is_said(byte_tokenizer: ByT5Tokenizer) -> None:
     assert extract(tiny_model("gpt2"), byte_tokenizer, PIN).note == ""
     note = extract(tiny_model("gpt2").bfloat16(), byte_tokenizer, PIN).note
-    assert note == "in this precision costs vary by 0.1 bits: texts nearer than that may change places"
+    assert note == "in this precision costs vary by 0.1 bits: the order of texts closer than that is uncertain"
