@@ -1,4 +1,4 @@
-"""Writes a page of results, and its plots, from what scripts and the queue stored: `docs/reproduction.md` and others.
+"""Writes pages of results with plots, such as `docs/reproduction.md`, from the results of the scripts and the queue.
 
 A result is two files in `results/`: `{name}.json`, which its script writes, and `{name}.toml`:
 
@@ -18,7 +18,7 @@ A result is two files in `results/`: `{name}.json`, which its script writes, and
 Claims are written before the models that they are about are trained. A verdict is computed from the paper's claims
 alone (`claims.verdict`). A result without a JSON file is listed as not run. `python -m examples.secret_sharer.page`
 
-Another package of scripts has the same two files a result, and a `Package` that says where they are.
+Other packages of scripts have the same two files per result, and a `Package` with their locations.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 python -m examples.secret_sharer.section9_1_regularization --text-file my.txt
 
-Each model is trained until its held-out loss is that of the plain model of the same seed, so that a difference in
-exposure is not one in how far training went. The quantized model is the plain one with its weights rounded.
+Each model is trained until its held-out loss equals that of the plain model with the same seed, so that differences in
+exposure are not due to the length of training. The quantized model is the plain one with rounded weights.
 """
 
 from __future__ import annotations
