@@ -1,4 +1,4 @@
-"""Doses in loops and with models that the random pipelines do not have, counted by hand in what each loop fed."""
+"""Doses in loops and with models that the random pipelines do not have, counted by hand in the inputs of each loop."""
 
 from __future__ import annotations
 

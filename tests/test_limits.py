@@ -1,4 +1,6 @@
-"""Every size has a limit: at the limit things work, just above it nothing is built, and the answer is quick."""
+"""Every size has a limit: at the limit calls succeed, just above it they are refused quickly before anything is
+built.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""At the start of training: what does not arrive, does not fit, or is there twice is said then."""
+"""At the start of training, canaries that are missing, do not fit or occur twice are reported."""
 
 from __future__ import annotations
 

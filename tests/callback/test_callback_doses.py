@@ -1,4 +1,4 @@
-"""Doses during a training: what resumes, wrappers and other losses make of them, and what a wrong count voids."""
+"""Doses during training: with resumed runs, wrappers and other losses, and after a miscount."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run that was stopped, resumed, or failed to measure: no figure lost, none twice."""
+"""Runs that were stopped, resumed, or failed to measure: no result is lost or duplicated."""
 
 from __future__ import annotations
 

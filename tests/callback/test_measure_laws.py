@@ -1,4 +1,4 @@
-"""The laws of measures hold for ours, and each law is broken by a measure that breaks it."""
+"""The package's measures satisfy the laws of measures, and for each law a measure that violates it is detected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws are uniform, without replacement, reproducible, and say nothing in their ids."""
+"""Draws are uniform, without replacement and reproducible, and their ids reveal nothing."""
 
 from __future__ import annotations
 

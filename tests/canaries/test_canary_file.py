@@ -1,4 +1,4 @@
-"""The canary file: for its owner's eyes, whole or not there, and honest about what happened to it."""
+"""The canary file is readable only by its owner, written completely or not at all, and detects changes."""
 
 from __future__ import annotations
 

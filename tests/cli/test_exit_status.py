@@ -1,4 +1,4 @@
-"""Status 1 is a verdict: nothing that merely went wrong may end with it."""
+"""Status 1 is a verdict: failures must not end with it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What arrives is found, whatever holds it, and nothing of the training is disturbed."""
+"""Canaries that arrive are found in any kind of data, and training is not disturbed."""
 
 from __future__ import annotations
 

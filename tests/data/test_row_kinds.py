@@ -1,4 +1,4 @@
-"""Chats, pairs, sources and token ids: a canary's row is one that its trainer would make itself."""
+"""Chats, pairs, sources and token ids: a canary's row equals the row that its trainer would make."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Natural secrets are found as the libraries know them, counted by row, and have templates of their formats."""
+"""Natural secrets are found as the libraries define them, counted by row, and have templates of their formats."""
 
 from __future__ import annotations
 

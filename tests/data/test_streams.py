@@ -1,4 +1,4 @@
-"""Streams: every canary as often as it was asked for, whoever reads which part."""
+"""Streams: every canary occurs as often as requested, however the stream is split between readers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Inserted against controls: p-values by dealing out every hand, intervals by coverage."""
+"""Inserted canaries against controls: p-values by enumerating every choice, intervals by coverage."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Counterfactual memorization and its kin, against loops, other libraries and simulations whose truth is known."""
+"""Counterfactual memorization and related measures, against loops, other libraries and simulations with known
+truth.
+"""
 
 from __future__ import annotations
 

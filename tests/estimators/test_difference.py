@@ -1,4 +1,4 @@
-"""Limits on a difference: against every relabeling written out, and their error rate where there is none."""
+"""Limits on a difference: against all relabelings, and their error rate without a difference."""
 
 from __future__ import annotations
 

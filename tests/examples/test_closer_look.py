@@ -1,4 +1,4 @@
-"""The closer look's scripts run at their smallest size, and its page says what the stored numbers say."""
+"""The closer look's scripts run at their smallest size, and its page agrees with the stored numbers."""
 
 from __future__ import annotations
 

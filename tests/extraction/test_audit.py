@@ -1,4 +1,6 @@
-"""What a sample of random texts does not show: dead ends, tokens added for one secret, texts that predict nothing."""
+"""Problems that a sample of random texts does not show: dead ends, tokens added for one secret, texts without
+predictions.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model says by itself: against `transformers`' own sampling, brute force, and counts by hand."""
+"""Texts that a model generates by itself: against `transformers`' own sampling, brute force, and counts by hand."""
 
 from __future__ import annotations
 

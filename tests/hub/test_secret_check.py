@@ -1,4 +1,4 @@
-"""The search for secrets in what is about to be uploaded sees through every disguise."""
+"""The search for secrets in files to upload finds them in every disguise."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The base under an adapter is the one that measuring began with, or the measurement is refused."""
+"""The base under an adapter must not change after the first measurement, else measuring is refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Two figures that are easy to get the wrong way round: what the coins refute, and who competes with whom."""
+"""Two results that are easily confused: what the coins refute, and which texts compete with a canary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs side by side: by hand, and what may never be found: a difference between equal weights."""
+"""Runs side by side: expected values by hand, and no difference is found between equal weights."""
 
 from __future__ import annotations
 

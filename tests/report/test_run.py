@@ -1,4 +1,4 @@
-"""What is read from the folders that trainings and measurements leave."""
+"""Reading the folders written by training runs and measurements."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan says what a measurement then costs: tokens, passes and memory, counted while real models are measured."""
+"""A plan equals the cost of the measurement: tokens, passes and memory, counted while measuring real models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Models whose answer for a text depends on other texts, on padding, on length or on earlier calls are found out."""
+"""Models whose output for a text depends on other texts, padding, length or earlier calls are detected."""
 
 from __future__ import annotations
 

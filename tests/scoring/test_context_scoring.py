@@ -1,4 +1,4 @@
-"""What is scored in a context is what a model that was trained there would see."""
+"""Texts scored in a context equal those that a model was trained on in that context."""
 
 from __future__ import annotations
 

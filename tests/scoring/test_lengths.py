@@ -1,4 +1,4 @@
-"""How long a text may be: the real limit of each kind of model, in its tables and wherever its configuration is."""
+"""Maximum lengths of texts: the real limit of each kind of model, from its tables and its configuration."""
 
 from __future__ import annotations
 

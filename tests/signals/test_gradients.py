@@ -1,4 +1,4 @@
-"""Gradients of labels at checkpoints: against finite differences, and what is made of them."""
+"""Gradients of labels at checkpoints: against finite differences, and the results computed from them."""
 
 from __future__ import annotations
 
