@@ -85,8 +85,8 @@ class ExposureCallback(MeasureCallback):
     stopping: `max_exposure=X` with `metric_for_best_model="eval_exposure_limited_loss"` finds the best model whose
     exposure is at most X. After `callback.attach(trainer)` they reach every `report_to` tracker too. Every report is
     also appended to `_exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume.
-    Model mode, random state, tokenizer, arguments and control flags are left as found: training is the same as without
-    the callback.
+    Model mode, random state, tokenizer, arguments and control flags are left unchanged: training is the same as
+    without the callback.
 
     An `EarlyStoppingCallback` that watches an exposure key must come after this one in `callbacks=[...]`: it reads the
     metrics as they are when it is called. `attach` ensures this order.

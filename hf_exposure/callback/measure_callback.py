@@ -83,7 +83,7 @@ class MeasureCallback(TrainerCallback):
     stopping. After `callback.attach(trainer)` they reach every `report_to` tracker too. Every record is also appended
     to `_{name}.jsonl` in the output folder, which is cut back to the checkpoint's step on resume; the state of a
     measure is saved with each checkpoint and restored, so that a resumed run has the figures of an uninterrupted one.
-    Training flags, random states, gradients, arguments and control flags are left as found.
+    Training flags, random states, gradients, arguments and control flags are left unchanged.
 
     In a job of several processes each must have the callback, with the same measures and settings. A measurement that
     fails on one process fails on all of them.

@@ -374,7 +374,7 @@ def input_moments(rows: Iterable[Mapping[str, Any]], column: str) -> tuple[float
         column: a column of numbers, arrays or images.
 
     Raises:
-        InputError: there is no such column, or it contains no numbers or other values.
+        InputError: there is no such column, or it has no numbers or values that are not numbers.
 
     Example:
         >>> input_moments([{"x": [1.0, 3.0]}, {"x": [5.0, 7.0]}], "x")

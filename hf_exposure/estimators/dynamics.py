@@ -387,7 +387,7 @@ def noise_curves(correct_TN: ArrayLike, noisy_N: ArrayLike, confidence_level: fl
     """Accuracy in each row on clean and on noisy examples.
 
     Args:
-        correct_TN: (T, N) whether each example was right; NaN where it was not looked at.
+        correct_TN: (T, N) whether each example was right; NaN where it was not evaluated.
         noisy_N: (N,) which examples are noisy, as in `NoiseInjector.changed`.
         confidence_level: the level of the intervals.
 

@@ -105,7 +105,7 @@ def check_base_model(model: nn.Module, base_model: BaseModel | None) -> None:
 
 @contextmanager
 def without_adapter(model: nn.Module) -> Iterator[None]:
-    """Switches the PEFT adapters of `model` off within the block; which weights require gradients is left as found.
+    """Switches the PEFT adapters of `model` off within the block; which weights require gradients is left unchanged.
 
     It works on a `PeftModel` and on a Transformers model with `add_adapter`, also inside torch.compile's wrapper.
 

@@ -106,7 +106,7 @@ class Measure(Protocol):
     def measure(self, model: nn.Module) -> Record:
         """Returns the figures of the model in its present state.
 
-        They are equal on all processes. Training flags, random states, gradients and weights are left as found. The
+        They are equal on all processes. Training flags, random states, gradients and weights are left unchanged. The
         callback fills in the record's `step` and `epoch`, in a copy.
         """
         ...

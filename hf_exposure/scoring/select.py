@@ -235,7 +235,7 @@ def log_perplexity(
 
     Args:
         model: a language model (any module from `input_ids` to `.logits`). Its training flags and configuration, and
-            random states, are left as found.
+            random states, are left unchanged.
         tokenizer: its tokenizer. Special tokens before a text (BOS) are context; those after it (EOS) are not scored
             unless `end_token=True`; a first token with nothing before it is not scored.
         texts: N strings, scored in the tokenizer's canonical encoding.

@@ -31,12 +31,12 @@ def check_measure(
     """Checks the laws of a measure.
 
     Its keys are those that it announces; equal measures give equal figures, whatever the random state; the model, its
-    gradients and all random states are left as found; a measure that restores a saved state continues like the one
+    gradients and all random states are left unchanged; a measure that restores a saved state continues like the one
     that saved it; a second training starts like the first; and records can be restored from the log.
 
     Args:
         make: a function that returns a new, equal measure at each call.
-        model: a model in any mode; it is left as found if the measure obeys the laws.
+        model: a model in any mode; it is left unchanged if the measure obeys the laws.
         start: the argument of `prepare`; by default one process and no tokenizer.
         batches: the batches that it sees before it measures, if it has `on_batch`.
 
