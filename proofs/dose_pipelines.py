@@ -31,7 +31,7 @@ _NOTHING: dict[str, Any] = {
 
 
 def run_one(seed: int, folder: Path, so_far: dict[str, Any]) -> None:
-    """Adds one pipeline to what was found so far."""
+    """Adds one pipeline to the results so far."""
     from test_dose_pipelines import check
 
     started = time.process_time()
