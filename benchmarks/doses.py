@@ -42,7 +42,7 @@ CANARIES = draw_canaries(presets.random_number(9), {1: 20, 8: 15, 32: 5}, contro
 
 
 def batches(rows: int, tokens: int) -> list[dict[str, torch.Tensor]]:
-    """The demo's rows with canaries in random order, packed into rows of `tokens`; or, with 0, padded as they are."""
+    """Returns the demo's rows with canaries in random order, packed into rows of `tokens`, or, with 0, padded."""
     texts = insert_canaries(load_rows(None, None, 100_000, 200), CANARIES, seed=0)["text"]
     encoded = [TOKENIZER(text)["input_ids"] for text in texts]
     if tokens:
@@ -54,7 +54,7 @@ def batches(rows: int, tokens: int) -> list[dict[str, torch.Tensor]]:
 
 
 class Stopwatch:
-    """Adds up what a function takes in CPU time of this process."""
+    """Adds up the CPU time of a function in this process."""
 
     def __init__(self, timed: Callable[[Any], Any]) -> None:
         self.seconds, self._timed = 0.0, timed
@@ -83,7 +83,7 @@ def median_interval(values: list[float], confidence: float = 0.95) -> tuple[floa
 
 
 def side_by_side(model: nn.Module, data: list[dict[str, torch.Tensor]], pairs: int) -> dict[str, Any]:
-    """Steps with the ledger and without, in turn, with which of them comes first changing."""
+    """Runs steps with and without the ledger in pairs, with alternating order."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     ledger = DoseLedger(canary_tokens(TOKENIZER, tuple(CANARIES), None, target=False), owners=len(CANARIES))
     see, count = Stopwatch(ledger.see), Stopwatch(lambda _: ledger.counts_K4())

@@ -28,7 +28,7 @@ TOKENIZER = ByT5Tokenizer()
 
 
 def train_and_keep(canaries: CanarySet, epochs: int = 4) -> dict[int, tuple[dict[str, Any], str]]:
-    """For each target, weights under which some canary is near it, and that canary's id."""
+    """Returns, for each target, weights under which some canary is close to it, and that canary's id."""
     transformers.set_seed(0)
     rows = insert_canaries(load_rows(None, None, 100_000, 200), canaries, seed=0)["text"]
     model = load_model("small-gpt2", TOKENIZER, 256)
@@ -53,7 +53,7 @@ def train_and_keep(canaries: CanarySet, epochs: int = 4) -> dict[int, tuple[dict
 
 
 def keep_nearest(model: GPT2LMHeadModel, canaries: CanarySet, kept: dict[int, tuple[float, dict, str]]) -> None:
-    """Keeps the weights of this moment for each target that some canary is nearer to than before."""
+    """Keeps the current weights for each target to which some canary is closer than before."""
     report = measure_exposure(model, TOKENIZER, canaries, references=2048)
     for target in TARGETS_BITS:
         nearest = min(report.inserted, key=lambda e: abs(e.exposure_bits - target))
@@ -63,7 +63,7 @@ def keep_nearest(model: GPT2LMHeadModel, canaries: CanarySet, kept: dict[int, tu
 
 
 def compare(model: GPT2LMHeadModel, canaries: CanarySet, canary_id: str) -> dict[str, Any]:
-    """Every method on one canary of one model."""
+    """Applies every method to one canary of one model."""
     canary = next(canary for canary in canaries if canary.id == canary_id)
     alone = CanarySet(inserted=(canary,), controls=canaries.controls, template=canaries.template)
     bounds = rank_bounds(model, TOKENIZER, canary.text, canaries.template, max_expansions=MOST_EXPANSIONS)

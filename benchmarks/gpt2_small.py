@@ -28,7 +28,7 @@ MOST_TIMES, MOST_BYTES = 1.2, 10**9
 
 
 class PeakMemory:
-    """Bytes of the process above what it took at first, at most; looked at a hundred times a second."""
+    """Records the peak of the process's bytes above the initial ones, sampled a hundred times per second."""
 
     def __enter__(self) -> PeakMemory:
         self._process, self._stop = psutil.Process(), threading.Event()
@@ -85,7 +85,7 @@ def main() -> None:
         return measure_exposure(model, tokenizer, canaries, method="auto", references=4096, seed=0)
 
     shapes = shapes_of_calls(model, whole)
-    # In turns, so that what else the machine does concerns both.
+    # Alternating, so that other work on the machine affects both.
     pairs = []
     peak = 0
     for _ in range(2):

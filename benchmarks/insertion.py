@@ -62,7 +62,7 @@ def seconds_of(work: Callable[[], Dataset]) -> float:
 
 
 def own_bytes() -> int:
-    """Memory that this process holds itself, without the pages of mapped files."""
+    """Returns the memory of this process, without the pages of mapped files."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -72,7 +72,7 @@ def own_bytes() -> int:
 def measure_memory(path: Path) -> dict[str, float]:
     """Peak growth in bytes, and seconds, of inserting into the rows at `path`."""
     dataset, canaries = Dataset.from_file(str(path)), canaries_to_insert()
-    insert_canaries(dataset.select(range(2000)), canaries)  # whatever is loaded on first use is there now
+    insert_canaries(dataset.select(range(2000)), canaries)  # loads everything that is loaded on first use
     before, done = own_bytes(), threading.Event()
     peak = [before]
 

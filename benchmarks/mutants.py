@@ -140,7 +140,7 @@ def places_of(package: str, module: str) -> list[tuple[int, list[tuple[str, int]
 def mutants_of(
     package: str, module: str, places: list[tuple[int, list[tuple[str, int]]]], draw: random.Random
 ) -> Iterator[Mutant]:
-    """One for each place, in random order."""
+    """Returns one mutation per place, in random order."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -171,7 +171,7 @@ def path_of(package: str, module: str) -> Path:
 
 
 class _Mutated(importlib.machinery.SourceFileLoader):
-    """Loads a module from other source than its file's."""
+    """Loads a module from source code other than its file."""
 
     source = ""
 

@@ -21,7 +21,7 @@ GUESSES = ((200, 200, 130), (200, 200, 150), (1000, 1000, 560), (1000, 1000, 680
 
 
 def module_of(package: str, file: str) -> Any:
-    """One module of an installed package, without the package around it."""
+    """Loads one module of an installed package, without importing the package."""
     found = importlib.util.find_spec(package)
     assert found is not None and found.submodule_search_locations, f"install {package} into a folder of PYTHONPATH"
     path = Path(next(iter(found.submodule_search_locations))) / file

@@ -77,7 +77,7 @@ def _measure(rank: int, count: int, port: int, folder: str, shared: bool) -> Non
 
 
 class _OneOfMany(Processes):
-    """Process 0 of many that are not there: it feeds its share, and its sums are its own."""
+    """Process 0 of many simulated ones: it processes its share, and its sums contain only its own values."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def sharded_plan(count: int, tree: TokenTree) -> dict[str, Any]:
     width = choose_row_width(tree, PARAMETERS_7B)
     rows = packed_rows(tree, width)
     share, batch = -(-len(rows) // count), max(1, 65_536 // width)
-    calls = -(-share // batch) + 5  # the prefix, and the calls that find out how the model can be read
+    calls = -(-share // batch) + 5  # the prefix, and the calls that determine how the model can be read
     gathered = calls * 2 * PARAMETERS_7B.parameters * (count - 1) // count
     computing = share * width * PARAMETERS_7B.parameters / MULTIPLY_ADDS_PER_SECOND
     return {
