@@ -1,8 +1,8 @@
-"""Loss sensitivity: how much the loss after training depends on each training example.
+"""Loss-sensitivity: how much the loss after training depends on each training example.
 
 Let L_t be the mean loss over all examples after t steps of SGD. An example x affects L_t through every update that it
 was part of, and through all later updates, which start from other weights. Its sensitivity is `g_t(x) = ||dL_t /
-dx||_1`, and the mean over t is the example's loss sensitivity. On real data it is large for a few examples; on random
+dx||_1`, and the mean over t is the example's loss-sensitivity. On real data it is large for a few examples; on random
 data all examples have some.
 
 `loss_sensitivity` computes it exactly, by differentiating the complete training run. A single graph of all updates
@@ -72,7 +72,7 @@ class LossSensitivity:
 
     @property
     def sensitivity_N(self) -> FloatArray:
-        """The loss sensitivity of each example: the mean over all evaluated steps."""
+        """The loss-sensitivity of each example: the mean over all evaluated steps."""
         return np.asarray(self.norms_TN.mean(axis=0))
 
     @property
@@ -182,7 +182,7 @@ def checkpoint_sensitivity(
     loss: RowLoss | None = None,
     argument: str | None = None,
 ) -> FloatArray:
-    """Approximates loss sensitivity by input gradients at checkpoints, for training runs that cannot be
+    """Approximates loss-sensitivity by input gradients at checkpoints, for training runs that cannot be
     differentiated.
 
     It takes one forward and one backward pass per row and checkpoint. It is meant for ranking examples: its values
