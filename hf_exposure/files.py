@@ -91,7 +91,7 @@ def parse_json(content: bytes | str, *, constants: bool = False) -> Any:
     level, depth = [values], 0
     while level:
         if depth > DEEPEST_JSON:
-            raise ValueError("too many lists inside each other")
+            raise ValueError("too many nested lists")
         texts = [item for value in level for item in (value if isinstance(value, dict) else [value])]
         if any(isinstance(item, str) and _has_surrogate(item) for item in texts):
             raise ValueError("a text that UTF-8 cannot encode")
