@@ -45,7 +45,10 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`rows` in the first split, `second_rows` in the second, `validation` rows; `words` each, of `topics`."""
+    """`rows` in the first split, `second_rows` in the second, `validation` rows; `words` each, of `topics`.
+
+    Words that fewer than `known` rows have are one token, and `rate` is the learning rate.
+    """
 
     rows: int
     second_rows: int
@@ -56,6 +59,8 @@ class Size:
     epochs: int
     second_epochs: int
     seeds: int
+    known: int = 1
+    rate: float = 2e-4
 
 
 SIZES = {
@@ -74,8 +79,8 @@ SIZES = {
 
 def run(options: Options) -> None:
     size = SIZES[options.size]
-    keys = [(kind, seed) for seed in range(size.seeds) for kind in KINDS]
-    runs, cost = each_run(options, "text_noise", replace(size, seeds=0), keys, partial(_run_of, size))
+    keys = [(kind, seed) for seed in options.seeds(size.seeds) for kind in KINDS]
+    runs, cost = each_run(options, options.named("text_noise"), replace(size, seeds=0), keys, partial(_run_of, size))
     of = {kind: [run for run in runs if run["kind"] == kind] for kind in KINDS}
     labels = of["labels"]
     figures: dict[str, Any] = {
@@ -141,13 +146,13 @@ def run(options: Options) -> None:
     ]
     write_result(
         options,
-        "text_noise",
+        options.named("text_noise"),
         claims=RESULTS,
         settings={
             "size": size.__dict__, "data": _split(size, 0)[0].name, "noise": NOISE,
-            "training": "ModernBERT of 2 layers, mean pooling, AdamW 2e-4, batches of 32",
+            "training": f"ModernBERT of 2 layers, mean pooling, AdamW {size.rate:g}, batches of 32",
         },
-        seeds=list(range(size.seeds)),
+        seeds=options.seeds(size.seeds),
         figures=figures,
         table=table,
         plots=plots,
@@ -163,7 +168,7 @@ def _split(size: Size, seed: int) -> list[Rows]:
 
 def _run_of(size: Size, kind: str, seed: int) -> dict[str, Any]:
     first, second, validation = _split(size, seed)
-    tokenizer = word_tokenizer(first.texts)
+    tokenizer = word_tokenizer(first.texts, size.known)
     noise = NoiseInjector(
         len(first), num_labels=size.topics, input_column="text", tokenizer=tokenizer, seed=seed, **KINDS[kind]
     )
@@ -180,9 +185,10 @@ def _run_of(size: Size, kind: str, seed: int) -> dict[str, Any]:
             classifier_pooling="mean", pad_token_id=0, bos_token_id=0, eos_token_id=0, cls_token_id=0, sep_token_id=0,
         )
     )  # fmt: skip
+    trained = partial(_train, model, measured=on_first, noise=noise, seed=seed, rate=size.rate)
     with TemporaryDirectory() as folder:
-        of_first = _train(model, on_first, on_first, noise, held_out, size.epochs, seed, Path(folder) / "first")
-        of_second = _train(model, on_second, on_first, noise, None, size.second_epochs, seed, Path(folder) / "second")
+        of_first = trained(on_first, held_out, epochs=size.epochs, folder=Path(folder) / "first")
+        of_second = trained(on_second, None, epochs=size.second_epochs, folder=Path(folder) / "second")
     return _summary(kind, seed, of_first, of_second)
 
 
@@ -193,11 +199,20 @@ def _encoded(rows: Dataset, tokenizer: Any) -> Dataset:
 
 
 def _train(
-    model: Any, rows: Dataset, measured: Dataset, noise: Any, validation: Any, epochs: int, seed: int, folder: Path
+    model: Any,
+    rows: Dataset,
+    validation: Any,
+    *,
+    measured: Dataset,
+    noise: Any,
+    epochs: int,
+    seed: int,
+    rate: float,
+    folder: Path,
 ) -> DynamicsRecord:
     callback = MeasureCallback(DynamicsMeasure(measured, noise, validation=validation, batch_size=200))
     arguments = TrainingArguments(
-        str(folder), num_train_epochs=epochs, per_device_train_batch_size=32, learning_rate=2e-4,
+        str(folder), num_train_epochs=epochs, per_device_train_batch_size=32, learning_rate=rate,
         lr_scheduler_type="constant", seed=seed, save_strategy="no", logging_strategy="no", report_to="none",
         disable_tqdm=True, use_cpu=True, dataloader_num_workers=0,
     )  # fmt: skip
@@ -255,4 +270,4 @@ def _by_epoch(runs: Iterable[dict[str, Any]], key: str) -> list[list[float]]:
 
 
 if __name__ == "__main__":
-    run(parse_options(__doc__ or ""))
+    run(parse_options(__doc__ or "", sizes=SIZES))

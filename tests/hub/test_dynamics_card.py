@@ -1,4 +1,4 @@
-"""Training dynamics in model cards: of a record, of a trainer, of the command. Log history and TensorBoard have them."""
+"""Training dynamics in model cards: of a record, a trainer, the command. Log history and TensorBoard have them."""
 
 from __future__ import annotations
 
