@@ -13,12 +13,14 @@ import pytest
 from test_secret_sharer_results import bears_out
 
 from examples.closer_look.figure2_filters import neighbor_correlation
-from examples.closer_look.images import parse_options
+from examples.closer_look.images import Images, noisy, parse_options
 from examples.closer_look.page import CLOSER_LOOK
 from examples.closer_look.resumed import each_run
+from examples.closer_look.training import Training, look, network, train
 from examples.secret_sharer.claims import RULES, check_claim
 from examples.secret_sharer.page import load_results, page
 from examples.secret_sharer.plots import draw_plot
+from hf_exposure.estimators import area_under_margin, forgetting_events, noise_curves
 
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "examples" / "closer_look" / "results"
@@ -134,6 +136,32 @@ def test_a_script_that_was_killed_goes_on(tmp_path: Path) -> None:
     # Runs of other settings are no help.
     each_run(options, "some", {"size": 2}, [(0,)], make)
     assert asked[-1] == 0
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_on_handwritten_digits_the_noise_is_fit_last_and_found_by_its_margin(seed: int) -> None:
+    """On the images that scikit-learn comes with; the bounds are the paper's trend, and not what was measured."""
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    whole = Images((digits.data / 16).astype(np.float32), digits.target.astype(np.int64), "digits")
+    order = np.random.default_rng(seed).permutation(len(whole))
+    first, held_out = whole.take(order[:800]), whole.take(order[800:])
+    first, noise = noisy(first, seed, labels=0.4)
+    training = Training(width=128, epochs=40, seed=seed)
+    model, looks, accuracy = network(64, training), [], []
+
+    def after_epoch(epoch: int) -> None:
+        looks.append(look(model, first))
+        accuracy.append(look(model, held_out).correct_N.mean())
+
+    train(model, first, training, after_epoch)
+    best, correct_TN = int(np.argmax(accuracy)), np.array([one.correct_N for one in looks])
+    curves, events = noise_curves(correct_TN, noise.changed), forgetting_events(correct_TN).counts_N
+    assert accuracy[best] > 0.8 and accuracy[-1] < accuracy[best] - 0.05
+    assert curves.clean_T[best] > 0.8 and curves.noisy_T[best] < 0.15 < curves.noisy_T[-1]
+    assert events[noise.changed].mean() > events[~noise.changed].mean()
+    areas_N = area_under_margin([one.margin_N for one in looks[: best + 1]])
+    candidates = np.argsort(areas_N)[: noise.changed.sum()]
+    assert noise.changed[candidates].mean() > 0.8
 
 
 def test_neighboring_weights() -> None:
