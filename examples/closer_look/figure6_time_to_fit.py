@@ -38,8 +38,8 @@ class Size:
 SIZES = {
     "smallest": Size(images=(20, 40, 80), widths=(32, 64, 128), epochs=150, seeds=2),
     "small": Size(images=(125, 250, 1_000), widths=(32, 128, 512), epochs=200, seeds=3),
-    # Pilots on seeds 100 and 101: 7,500 random inputs take 64 units 33 epochs, as many images 15. 10,000 took it more
-    # than 200, and 128 units were as fast with 12,500 random inputs as with images.
+    # Pilots on seeds 100 and 101: 64 units took 33 epochs for 7,500 random inputs, 15 for as many images, and more
+    # than 200 for 10,000 random inputs; 128 units took 21 for 12,500 random inputs and 19 for as many images.
     "second": Size(kinds=("real", "randX"), images=(2_500, 5_000, 7_500), widths=(48, 64, 256), epochs=300, seeds=6),
     "full": Size(images=(10_000, 50_000, 60_000), widths=(1024, 4096, 8192), epochs=1000, seeds=3),
 }
