@@ -44,7 +44,8 @@ CLOSER_LOOK = Package(
     order=(
         *("figure1_difficulty", "figure1_difficulty_second", "figure2_filters"),
         *("figure5_capacity", "figure5_capacity_second", "figure6_time_to_fit", "figure6_time_to_fit_second"),
-        *("figure7_label_noise", "figure9_critical_samples", "figure3_loss_sensitivity", "figure10_regularizers"),
+        *("figure7_label_noise", "figure9_critical_samples", "figure3_loss_sensitivity"),
+        *("figure10_regularizers", "figure10_regularizers_second"),
         *("survey_forgetting", "survey_forgetting_second", "survey_layers", "neighbors_by_layer", "same_examples"),
         *("text_noise", "text_noise_second", "canary_forgetting"),
     ),
