@@ -122,7 +122,7 @@ def run(options: Options) -> None:
         seeds=seeds,
         figures=figures,
         table=table,
-        plots=[plot],
+        plots=[plot] * (len(size.strengths) > 1),  # a line of two points shows nothing
         cost=cost,
     )
 
