@@ -56,7 +56,8 @@ def space_from_dict(values: dict[str, Any]) -> Space:
         raise InputError("space", rule, arguments, "Write what space.to_dict() gives.") from None
 
 
-_FORMS = "digits:9, letters:5, luhn:16, words:3, choice:red|green or pattern:[A-Z]{2}"
+SPACE_FORMS = "digits:9, letters:5, luhn:16, words:3, choice:red|green or pattern:[A-Z]{2}"
+"""What may be typed for a space: in the help of `--space`, and in the error of `parse_space`."""
 
 
 def parse_space(spec: str) -> Space:
@@ -82,5 +83,5 @@ def parse_space(spec: str) -> Space:
     if colon and kind == "pattern":
         return Pattern(argument)
     if not colon or kind not in kinds or not (argument.isascii() and argument.isdigit() and len(argument) < 19):
-        raise InputError("space", "must be a kind and its size", spec, f"Write {_FORMS}.")
+        raise InputError("space", "must be a kind and its size", spec, f"Write {SPACE_FORMS}.")
     return kinds[kind](int(argument))

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from hf_exposure.canaries.spaces import SPACE_FORMS
 from hf_exposure.cli.config import ConfigOption
 from hf_exposure.cli.options import check_new, parse_repetitions, parse_template
 from hf_exposure.errors import InputError
@@ -19,7 +20,7 @@ def draw(
         list[str],
         typer.Option(
             metavar="NAME=KIND:SIZE",
-            help="The space of a hole: number=digits:9, letters:5, luhn:16, words:3, choice:red|green. Once per hole.",
+            help=f"The space of a hole, once per hole. KIND:SIZE is {SPACE_FORMS}.",
         ),
     ],
     repetitions: Annotated[

@@ -23,7 +23,7 @@ __all__ = [
     "input_moments",
     "insert_canaries",
     "remove_canaries",
-    "scan",
     "sanitize",
+    "scan",
     "splice_canaries",
 ]

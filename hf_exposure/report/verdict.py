@@ -329,7 +329,8 @@ def _about_inserted(report: ExposureReport) -> str:
     if _first_of_all(report):
         group = max(groups, key=lambda group: (group.rank1 / group.canaries, group.repetitions))
         every = group.rank1 == group.canaries > 1
-        first = f"All {_canaries(group)}" if every else f"{group.rank1} of {_canaries(group)}"
+        every_one = "Both canaries" if group.canaries == 2 else f"All {_canaries(group)}"
+        first = every_one if every else f"{group.rank1} of {_canaries(group)}"
         verb = "ranks" if group.rank1 == 1 else "rank"
         among = candidates_text(report.space_size)
         return f"{first} inserted {times_inserted(group.repetitions)} {verb} first among {among}"

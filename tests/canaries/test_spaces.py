@@ -156,7 +156,7 @@ def test_the_english_list_is_sorted_words_and_saved_by_name() -> None:
         (lambda: Digits(2).index_of("123"), "text: must be a filling of Digits(length=2); character 2 does not fit"),
         (
             lambda: space_from_dict({"type": "digit"}),
-            "type: must be one of digits, letters, luhn, choice, words",
+            "type: must be one of digits, letters, ",
         ),
         (lambda: space_from_dict({"type": "digits"}), "space: must hold the arguments of 'digits', got {}"),
         (lambda: parse_space("digits"), "space: must be a kind and its size, got 'digits'. Write digits:9,"),

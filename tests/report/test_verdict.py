@@ -48,7 +48,7 @@ def test_the_sentence_of_the_whole_job() -> None:
         (
             first(2, 8),
             {"space_size": 10**9},
-            "All 2 canaries inserted 8 times rank first among 1,000,000,000 candidate secrets;",
+            "Both canaries inserted 8 times rank first among 1,000,000,000 candidate secrets;",
         ),
         # One of three rank 1 texts among ten is chance.
         (first(1, 4), {"space_size": 10}, "Nothing can be concluded: canaries inserted 4 times have 29.9 bits of"),
