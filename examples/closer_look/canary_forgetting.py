@@ -52,6 +52,7 @@ from hf_exposure.estimators import (
     rank_correlation,
     second_split_forgetting_time,
 )
+from hf_exposure.report.verdict import times_inserted
 
 REPETITIONS = (1, 2, 4, 8, 16)
 DIGITS = 6
@@ -112,7 +113,10 @@ def run(options: Options) -> None:
             rows.append([f"exposure and {name}", *shown, *(_spread(one) for one in found)])
     for count in REPETITIONS:
         of_count = [run["k"][str(count)] for run in runs]
-        shown = [f"inserted {count} times", *("not forgotten" if math.isnan(k) else f"{k:g}" for k in of_count)]
+        shown = [
+            f"inserted {times_inserted(count)}",
+            *("not forgotten" if math.isnan(k) else f"{k:g}" for k in of_count),
+        ]
         rows.append([f"steps until {ALPHA:.0%} or less are exposed", *shown])
     steps = runs[0]["steps"]
     plots = [
@@ -121,7 +125,7 @@ def run(options: Options) -> None:
             "x": "steps without canaries",
             "y": "mean exposure (bits)",
             "series": [
-                band(f"{count} times", steps, zip(*(run["exposure"][str(count)] for run in runs), strict=True))
+                band(times_inserted(count), steps, zip(*(run["exposure"][str(count)] for run in runs), strict=True))
                 for count in REPETITIONS
             ],
         },
@@ -131,7 +135,7 @@ def run(options: Options) -> None:
             "y": "exposure at the end (bits)",
             "series": [
                 {
-                    "name": f"{count} times",
+                    "name": times_inserted(count),
                     "kind": "points",
                     "x": [point[0] for point in runs[0]["points"] if point[2] == count],
                     "y": [point[1] for point in runs[0]["points"] if point[2] == count],

@@ -124,7 +124,7 @@ def page_table(points: list[dict[str, Any]]) -> dict[str, Any]:
         own = [point["extracted"] for point in points if low <= point["exposure"] < high]
         if own:
             rows.append([f"{low} to {high}" if high < 1000 else f"above {low}", len(own), sum(own)])
-    return {"columns": ["exposure (bits, skew-normal)", "measurements", "came out first"], "rows": rows}
+    return {"columns": ["exposure (bits, skew-normal)", "measurements", "extracted"], "rows": rows}
 
 
 def page_plot(points: list[dict[str, Any]]) -> dict[str, Any]:
@@ -136,12 +136,12 @@ def page_plot(points: list[dict[str, Any]]) -> dict[str, Any]:
             "x": [point["exposure"] for point in points if point["extracted"] == value],
             "y": [value + 0.02 * (at % 11 - 5) for at, p in enumerate(points) if p["extracted"] == value],
         }
-        for value, name in ((1, "came out first"), (0, "did not"))
+        for value, name in ((1, "extracted"), (0, "not extracted"))
     ]
     return {
         "title": "Extraction against extrapolated exposure",
         "x": "exposure (bits, skew-normal)",
-        "y": "extracted",
+        "y": "extracted (1) or not (0)",
         "series": series,
         "lines": [{"x": TEMPLATE.log2_space_size, "label": "log2|R|"}],
     }

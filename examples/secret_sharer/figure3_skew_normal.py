@@ -116,7 +116,7 @@ def page_plot(run: dict[str, Any]) -> dict[str, Any]:
     law = skewnorm(run["shape"], run["loc"], run["scale"]).pdf(centres) * width
     shares = np.asarray(run["counts"]) / sum(run["counts"])
     return {
-        "title": f"Log-perplexities of {sum(run['counts']):,} random numbers, and the skew-normal law (seed 0)",
+        "title": f"Log-perplexities of {sum(run['counts']):,} numbers and the skew-normal law (seed 0)",
         "x": "log-perplexity (bits)",
         "y": "share of the numbers",
         "series": [

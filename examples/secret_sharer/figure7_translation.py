@@ -200,8 +200,8 @@ def _plot(by_count: dict[int, list[float]]) -> dict[str, Any]:
         "y": "exposure (bits, skew-normal)",
         "series": [band("inserted pairs", counts, [by_count[times] for times in counts])],
         "lines": [
-            {"y": TEMPLATE.log2_space_size, "label": "log2 R"},
-            {"y": interval(by_count[0])[0], "label": "held out"},
+            {"y": TEMPLATE.log2_space_size, "label": "log2|R|"},
+            {"y": interval(by_count[0])[0], "label": "held-out mean"},
         ],
     }
 
