@@ -260,7 +260,7 @@ def _gate(report: ExposureReport) -> None:
     without a threshold.
     """
     from hf_exposure.records import Outcome, Validity
-    from hf_exposure.report.verdict import validity_line
+    from hf_exposure.report.verdict import times_inserted, validity_line
 
     wrong = validity_line(report)
     if wrong:
@@ -276,7 +276,7 @@ def _gate(report: ExposureReport) -> None:
         typer.echo("hf-exposure: no canary was inserted, so the threshold cannot be tested", err=True)
         raise typer.Exit(_CROSSED)
     top = max(groups, key=lambda group: math.inf if math.isnan(group.mean_bits) else group.mean_bits)
-    about = f"mean exposure of canaries inserted {top.repetitions} times: {top.mean_bits:.1f} bits"
+    about = f"mean exposure of canaries inserted {times_inserted(top.repetitions)}: {top.mean_bits:.1f} bits"
     if report.outcome is Outcome.FAIL:
         typer.echo(f"hf-exposure: above {limit}: {about}", err=True)
         raise typer.Exit(_CROSSED)

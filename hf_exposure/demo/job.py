@@ -178,6 +178,7 @@ def run_demo(settings: DemoSettings) -> ExposureReport:
     )
     started = time.perf_counter()
     callback = _train(settings, model, tokenizer, train, canaries)
+    transformers.logging.disable_progress_bar()  # of writing the model: downloads, whose bars are wanted, are over
     for part in (model, tokenizer):
         part.save_pretrained(settings.out / "model")
     measured = sum(report.seconds for report in callback.reports)

@@ -32,7 +32,9 @@ def describe_extraction(extraction: Extraction, canaries: CanarySet | None = Non
     if not extraction.candidates and extraction.rest_is_impossible:
         return "No secret can be extracted: the model gives every text of the template probability 0."
     if not extraction.candidates:
-        return f"No secret was found within {extraction.expansions} expansions ({extraction.seconds:.1f} s of search)."
+        return (
+            f"No secret was found within {extraction.expansions:,} expansions ({extraction.seconds:.1f} s of search)."
+        )
     inserted = {canary.text: canary for canary in canaries.inserted} if canaries else {}
     controls = {canary.text for canary in canaries.controls} if canaries else set()
     guarantee = (

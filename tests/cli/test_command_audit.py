@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,9 @@ def test_all_parts_of_a_leaky_model(capsys: pytest.CaptureFixture[str], world: P
     ):
         assert (out / file).exists() and (out / file).stat().st_mode & 0o77 == 0, file
         assert f'href="{file}"' in (out / "audit.html").read_text(), file
-    assert PIN not in done.out + (out / "audit.json").read_text() + (out / "audit.html").read_text()
+    page = (out / "audit.html").read_text()
+    assert not re.search(r"<code>\d+\.\d{5,}</code>", page), "figures are rounded on the page"
+    assert PIN not in done.out + (out / "audit.json").read_text() + page
     one_line(run(capsys, "audit", "--config", tmp_path / "audit.yaml"), "--out", "--overwrite")
 
 

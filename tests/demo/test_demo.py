@@ -32,6 +32,7 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, text_file: Path, tokenizer
     arguments = [*SMALL, "--text-file", str(text_file), "--text-bytes", "4000", "--repetitions", "1:1,4:2"]
     result = CliRunner().invoke(app, [*arguments, "--tokenizer", tokenizer, "--out", str(out)])
     assert result.exit_code == 0, result.output
+    assert "shards" not in result.output, "a bar of the library, which the demo does not explain"
     assert "epoch 2 of 2" in result.output and "inserted 4 times" in result.output
     assert "The 4 likeliest secrets (certified" in result.output
     report = json.loads((out / "report.json").read_text())
