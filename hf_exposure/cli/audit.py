@@ -163,7 +163,8 @@ def _scan(subject: _Subject, kinds: list[str]) -> tuple[AuditPart, NaturalSecret
         found = scan(subject.rows(), subject.text_column, kinds=kinds or None)
     found.save(subject.out / "secrets.json")
     counts = {kind.value: count for kind, count in found.counts.items()}
-    said = f"{len(found):,} distinct secret{'s' if len(found) > 1 else ''} in {found.rows:,} rows, in a file that only you may read:"
+    noun = "secret" if len(found) == 1 else "secrets"
+    said = f"{len(found):,} distinct {noun} in {found.rows:,} rows, in a file that only you may read:"
     if not len(found):
         return _part("scan", "not found", f"No secret in {found.rows:,} rows.", rows=found.rows), found
     return _part("scan", "found", said, "secrets.json", rows=found.rows, **counts), found
