@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from transformers import ByT5Tokenizer
 
 from hf_exposure import CanaryTemplate, Digits, draw_canaries
 from hf_exposure.records.audit import AuditPart, AuditReport, AuditState
+from hf_exposure.report.audit import save_audit
 
 TOKENIZER = ByT5Tokenizer()
 PIN = "482913"
@@ -81,9 +81,7 @@ def test_all_parts_of_a_leaky_model(capsys: pytest.CaptureFixture[str], world: P
     ):
         assert (out / file).exists() and (out / file).stat().st_mode & 0o77 == 0, file
         assert f'href="{file}"' in (out / "audit.html").read_text(), file
-    page = (out / "audit.html").read_text()
-    assert not re.search(r"<code>\d+\.\d{5,}</code>", page), "figures are rounded on the page"
-    assert PIN not in done.out + (out / "audit.json").read_text() + page
+    assert PIN not in done.out + (out / "audit.json").read_text() + (out / "audit.html").read_text()
     one_line(run(capsys, "audit", "--config", tmp_path / "audit.yaml"), "--out", "--overwrite")
 
 
@@ -118,3 +116,12 @@ def test_the_verdict_is_that_of_the_worst_part(states: list[str], verdict: str) 
     parts = tuple(AuditPart(name=f"part{n}", state=AuditState(one), summary="") for n, one in enumerate(states))
     scanned = AuditPart(name="scan", state=AuditState.FOUND, summary="")
     assert AuditReport(parts=(scanned, *parts), model="m").verdict == verdict
+
+
+def test_the_page_rounds_its_figures(tmp_path: Path) -> None:
+    figures = {"loss": 1 / 3, "zlib": 0.5, "matched": 12_345}
+    part = AuditPart(name="membership", state=AuditState.NOT_FOUND, summary="", figures=figures)
+    save_audit(AuditReport(parts=(part,), model="m"), tmp_path)
+    page = (tmp_path / "audit.html").read_text()
+    assert [f"<code>{shown}</code>" in page for shown in ("0.3333", "0.5", "12345")] == [True] * 3
+    assert json.loads((tmp_path / "audit.json").read_text())["parts"][0]["figures"]["loss"] == 1 / 3
