@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from hf_exposure.errors import InputError
-from hf_exposure.fields import Figure, Rank
+from hf_exposure.fields import Figure, Rank, same_fields
 
 Bound = Literal["exact", "interval", "lower", "extrapolated", "undefined"]
 """The kind of figure of an exposure, from the most to the least informative.
@@ -62,6 +62,8 @@ class ExposureFigures:
     # It is None only until it is derived.
     bound: Bound = None  # type: ignore[assignment]
     note: str = ""
+
+    __eq__ = same_fields
 
     def __post_init__(self) -> None:
         if self.bound is None:
@@ -124,3 +126,5 @@ class CostEstimate(ExposureFigures):
     """
 
     effective_hits: float | None = None
+
+    __eq__ = same_fields

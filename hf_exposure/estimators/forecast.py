@@ -33,6 +33,7 @@ from scipy.special import gammaincinv
 from hf_exposure.checks import real_number, whole_number
 from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, number_array
+from hf_exposure.fields import same_fields
 
 FEWEST_MEASUREMENTS = 3
 # The exposure of a canary that the model never saw exceeds x bits with probability 2^-x, so the mean of n is a Gamma
@@ -66,6 +67,8 @@ class ExposureForecast:
     high_bits: float = math.nan
     confidence_level: float = math.nan
     silence: Silence | None = None
+
+    __eq__ = same_fields
 
 
 def forecast_exposure(

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from hf_exposure.checks import real_number, whole_number
 from hf_exposure.estimators.estimate import ExposureFigures
-from hf_exposure.fields import Amount, Count, Figure
+from hf_exposure.fields import Amount, Count, Figure, same_fields
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +28,8 @@ class CanaryCost:
     canary_id: str
     repetitions: Count
     log_perplexity_bits: Figure
+
+    __eq__ = same_fields
 
     @property
     def is_control(self) -> bool:
@@ -56,6 +58,8 @@ class ExposureEstimate(ExposureFigures, CanaryCost):
     guessing_entropy_bits: Figure = math.nan
     lead_bits: Figure = math.nan
     effective_dose: Amount = math.nan
+
+    __eq__ = same_fields
 
 
 @dataclass(frozen=True, kw_only=True)

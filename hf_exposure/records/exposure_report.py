@@ -18,7 +18,7 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.checks import flag, instance_of, path_of, real_number
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import RankEpsilon
-from hf_exposure.fields import WHOLE, Amount, Count, Figure, Flag, Rank, Real, Seed, Share, Values, plain
+from hf_exposure.fields import WHOLE, Amount, Count, Figure, Flag, Rank, Real, Seed, Share, Values, plain, same_fields
 from hf_exposure.files import read_json
 from hf_exposure.presenting import Presented
 from hf_exposure.records.documents import DocumentFormat
@@ -132,6 +132,8 @@ class ExposureReport(Presented):
     run: RunFacts | None = field(default=None, compare=False)
     uniform_draw: Flag = False
     complete_search: Flag = False
+
+    __eq__ = same_fields
 
     @property
     def log2_space_size(self) -> float:

@@ -20,6 +20,7 @@ from hf_exposure.estimators import (
     tpr_at_fpr,
 )
 from hf_exposure.estimators.estimate import Bound, weakest_bound
+from hf_exposure.fields import same_fields
 from hf_exposure.records.estimates import ExposureEstimate
 
 # With fewer canaries, a valid interval for the mean covers nearly all of [0, log2 |R|].
@@ -56,6 +57,8 @@ class RepetitionGroup:
     costs: tuple[float, ...] = ()
     control_costs: tuple[float, ...] = ()
     rank_epsilon: RankEpsilon | None = None
+
+    __eq__ = same_fields
 
     @property
     def canaries(self) -> int:

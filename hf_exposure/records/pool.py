@@ -13,7 +13,7 @@ from hf_exposure.checks import instance_of
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import mean_interval
 from hf_exposure.estimators.estimate import Bound, weakest_bound
-from hf_exposure.fields import plain
+from hf_exposure.fields import plain, same_fields
 from hf_exposure.presenting import Presented
 from hf_exposure.records.exposure_report import ExposureReport
 from hf_exposure.records.validity import Validity
@@ -46,6 +46,8 @@ class PooledGroup:
     rank1: int
     bound: Bound
 
+    __eq__ = same_fields
+
 
 @dataclass(frozen=True, kw_only=True)
 class PooledReport(Presented):
@@ -69,6 +71,8 @@ class PooledReport(Presented):
     models: int
     confidence_level: float
     p_value: float
+
+    __eq__ = same_fields
 
     @property
     def log2_space_size(self) -> float:

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, Required
 from pydantic import Field, Strict
 from typing_extensions import TypedDict
 
-from hf_exposure.fields import WHOLE, Amount, Count, Figure, Positive, Rank, Values
+from hf_exposure.fields import WHOLE, Amount, Count, Figure, Positive, Rank, Values, same_fields
 from hf_exposure.presenting import Presented
 from hf_exposure.records.documents import DocumentFormat
 
@@ -48,6 +48,8 @@ class SecretExposure:
     method: str = ""
     bound: str = "undefined"
     note: str = ""
+
+    __eq__ = same_fields
 
 
 @dataclass(frozen=True, kw_only=True)
