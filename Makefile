@@ -7,7 +7,8 @@ export TOKENIZERS_PARALLELISM ?= false
 
 .PHONY: demo test proof check bench soak-kills soak-calls peers mutants docs site package families tokenizers environments reproduce paper clean
 
-# torch is installed first and with its version: a bare `pip install torch` may bring several gigabytes of CUDA packages.
+# torch is installed first and with its version. On Linux, PyPI's build brings several gigabytes of CUDA packages; an index set by
+# PIP_EXTRA_INDEX_URL, as in .github/workflows/tests.yml, offers a build without them, which pip prefers.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

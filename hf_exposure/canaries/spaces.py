@@ -61,8 +61,7 @@ SPACE_FORMS = "digits:9, letters:5, luhn:16, words:3, choice:red|green or patter
 
 
 def parse_space(spec: str) -> Space:
-    """The space of a short form: `digits:9`, `letters:5`, `luhn:16`, `words:3`, `choice:a|b|c`, or `pattern:` and a
-    regular expression.
+    """The space of a short form (`SPACE_FORMS`): a kind with its size, the texts of a choice, or a pattern.
 
     Raises:
         InputError: the form is unknown, or the space refuses the number.
