@@ -18,6 +18,7 @@ from hf_exposure.report.save import make_folder
 from hf_exposure.report.table import Table
 from hf_exposure.report.verdict import bits_text, group_cells, group_heads, headline, p_value_cell, times_inserted
 
+_FEWEST_PAIRS = 3
 _CAPTIONS = {
     "exposure_against_utility.png": (
         "Exposure against utility, one mark for each run, with the Pareto front",
@@ -65,9 +66,9 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
 
 
 def correlation_text(comparison: Comparison) -> str:
-    """Pearson's r of utility and exposure in a sentence; "" if it is undefined."""
+    """Pearson's r of utility and exposure in a sentence; "" if it is undefined or of two runs, where it is 1 or -1."""
     found = comparison.correlation
-    if not math.isfinite(found.r):
+    if not math.isfinite(found.r) or found.pairs < _FEWEST_PAIRS:
         return ""
     level = f"{100 * comparison.confidence_level:g} % interval {found.low:.2f} to {found.high:.2f}"
     interval = f" ({level})" if math.isfinite(found.low) else ""

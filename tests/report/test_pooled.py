@@ -124,6 +124,12 @@ def test_a_comparison_says_how_utility_and_exposure_correlate() -> None:
     assert correlation_text(comparison) in html.unescape(comparison_page(comparison, {}))
 
 
+def test_a_correlation_of_two_runs_is_not_printed() -> None:
+    assert compare_runs(runs()[:2]).correlation.r == pytest.approx(-1.0)  # whatever the two figures are
+    assert correlation_text(compare_runs(runs()[:2])) == ""
+    assert "over 3 runs" in correlation_text(compare_runs(runs()[:3]))
+
+
 def test_runs_without_utility_have_no_correlation() -> None:
     bare = [Run(name=one.name, report=one.report) for one in runs()]
     comparison = compare_runs(bare)
