@@ -8,9 +8,13 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
 from typing import IO, Annotated
 
 import typer
@@ -31,7 +35,7 @@ from hf_exposure.cli.membership import membership
 from hf_exposure.cli.report import push, report, verify
 from hf_exposure.cli.scan import scan
 from hf_exposure.cli.subsets import subsets
-from hf_exposure.errors import ExposureError
+from hf_exposure.errors import ExposureError, kind_and_place
 
 _HELP = "Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"
 
@@ -90,14 +94,36 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     # What it tries and tries again without a network is said once, at the end.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    try:
-        status = _run(arguments)
-        if sys.stdout is not None:  # closed by whoever started the command
-            sys.stdout.flush()  # so that a full disk shows here
-    except BaseException as error:
-        status = _status_of(error, arguments)
+    with _interrupts_noted() as interrupts:
+        try:
+            status = _run(arguments)
+            if sys.stdout is not None:  # closed by whoever started the command
+                sys.stdout.flush()  # so that a full disk shows here
+        except BaseException as error:
+            status = _interrupted(arguments) if interrupts else _status_of(error, arguments)
     if status:
         sys.exit(status)
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Ctrl-C is noted when it is typed: a library that it stops in its import raises an `ImportError` in its place."""
+    noted: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+    # Where it is ignored, or somebody else's, it stays so. Only the main thread may set it.
+    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
+        yield noted
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        signal.default_int_handler(number, frame)
+
+    signal.signal(signal.SIGINT, interrupt)
+    try:
+        yield noted
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _say(message: str) -> None:
@@ -123,6 +149,8 @@ def _run(arguments: list[str]) -> int:
 def _status_of(error: BaseException, arguments: list[str]) -> int:
     """Says what went wrong, and returns its exit status."""
     if isinstance(error, ExposureError):
+        if error.__cause__ is not None:  # an error of code that is not ours, such as a recipe's training
+            _show_traceback(error.__cause__)
         return _fail(str(error))
     if isinstance(error, BrokenPipeError):
         _silence(sys.stdout)
@@ -150,16 +178,19 @@ def _unexpected(error: BaseException) -> int:
 
     A library's own `sys.exit(1)` comes here too.
     """
-    wants_traceback = DEBUG in sys.argv
-    if wants_traceback:
-        _say("".join(traceback.format_exception(error)).rstrip())
+    wants_traceback = _show_traceback(error)
     is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     what = "out of memory" if is_memory else "unexpected failure"
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
     advice = "" if wants_traceback else f" Add {DEBUG} for the traceback, which may quote secrets."
-    _say(f"hf-exposure: {what}: {type(error).__name__}{where}.{advice}")
+    _say(f"hf-exposure: {what}: {kind_and_place(error)}.{advice}")
     return UNEXPECTED
+
+
+def _show_traceback(error: BaseException) -> bool:
+    """Where `--debug` asks for it; whether it does."""
+    if wanted := DEBUG in sys.argv:
+        _say("".join(traceback.format_exception(error)).rstrip())
+    return wanted
 
 
 def _interrupted(arguments: list[str]) -> int:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDatasetDict
 from numpy.typing import NDArray
 
 from hf_exposure.errors import InputError, described
@@ -26,6 +26,9 @@ def count_rows(argument: str, data: Any) -> int:
     Raises:
         InputError: no rows, parts of unequal length, or something that has no length, such as a stream.
     """
+    if isinstance(data, (DatasetDict, IterableDatasetDict)):
+        remedy = f"Pass one of them: {', '.join(map(repr, data))}."
+        raise InputError(argument, "must be one data set, not its splits", type(data).__name__, remedy)
     parts = _parts(data)
     try:
         counts = {len(part) for part in parts} if parts is not None else {len(data)}
