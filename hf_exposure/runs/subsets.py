@@ -33,7 +33,7 @@ from hf_exposure.errors import (
     kind_and_place,
 )
 from hf_exposure.estimators.arrays import number_array
-from hf_exposure.launch import is_launched
+from hf_exposure.launch import count_of_processes, is_launched
 from hf_exposure.runs.subset_data import count_rows, hash_rows, take_rows
 from hf_exposure.runs.subset_store import Flags, Floats, SubsetRuns, SubsetStore
 from hf_exposure.runtime.model_state import random_states_kept
@@ -165,7 +165,7 @@ def run_subsets(
 
     Raises:
         InputError: arguments of the wrong kind, a store of other masks, data or seed, scores of the wrong shape.
-        RunFailedError: trainings that raised. All others are done first.
+        RunFailedError: trainings that raised. All others are done first, but in a job of several processes none is.
         MissingDependencyError: `n_jobs` without joblib.
 
     Example (the "model" is the mean of what it was trained on):
@@ -215,8 +215,10 @@ def run_subsets(
                 raise error
             if error is not None:
                 failures[run] = error, place
+                if count_of_processes() > 1:
+                    break  # this process alone may have failed, and others would wait for it, or meet it in another run
             shown.update()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if not failures and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # the first process has written by then
     if failures:
         places = {run: place for run, (_, place) in sorted(failures.items())}

@@ -370,6 +370,10 @@ def test_processes_of_one_run_write_once(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="^n_jobs"):
         done(tmp_path / "runs", n_jobs=2)
+    # A process that went on after a failure would meet the others in another run, or wait for them forever.
+    with pytest.raises(RunFailedError) as caught:
+        done(tmp_path / "runs", lambda subset: 1 / 0)
+    assert [*caught.value.failures] == [1]
 
 
 class Config(PretrainedConfig):
