@@ -216,7 +216,7 @@ def run_subsets(
             if error is not None:
                 failures[run] = error, place
                 if count_of_processes() > 1:
-                    break  # this process alone may have failed, and others would wait for it, or meet it in another run
+                    break  # others of the job would wait for this process, or meet it in another run
             shown.update()
     if not failures and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # the first process has written by then

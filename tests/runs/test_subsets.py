@@ -310,6 +310,20 @@ def test_map_style_data_sets_of_torch():
     assert hash_rows("dataset", data) == hash_rows("dataset", torch.utils.data.Subset(data, range(4)))
 
 
+def test_tensors_of_numbers_that_numpy_lacks_are_told_apart():
+    ones = torch.ones(3, 2, dtype=torch.bfloat16)
+    other = ones.clone()
+    other[2, 1] = 2.0
+    assert hash_rows("dataset", ones) == hash_rows("dataset", ones.clone())
+    assert len({hash_rows("dataset", each) for each in (ones, other, ones.reshape(2, 3), ones.half())}) == 4
+
+
+def test_what_returns_no_rows_by_their_number_is_named(tmp_path):
+    table = pyarrow.table({"x": range(6)})  # table[0] is a column
+    with pytest.raises(InputError, match="^dataset: must return each of its rows by their number.*got 'Table'"):
+        run_subsets(mean, table, MASKS, store=tmp_path / "runs", score=closeness, progress=False)
+
+
 def test_rows_that_cannot_be_hashed_need_a_name(tmp_path):
     rows = [object() for _ in range(6)]
     options = {"store": tmp_path / "runs", "progress": False, "score": lambda model, rows: np.zeros(len(rows))}
