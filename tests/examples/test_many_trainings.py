@@ -25,6 +25,7 @@ from examples.many_trainings import (
     subwords,
     subwords_early,
     texts,
+    texts_transformer,
 )
 from examples.many_trainings.page import PAGE, with_results
 from examples.many_trainings.study import Options
@@ -46,6 +47,7 @@ STUDIES = [
     subwords,
     subwords_early,
     texts,
+    texts_transformer,
 ]
 
 
