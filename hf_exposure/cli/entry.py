@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
-from typing import IO, Annotated
+from typing import IO, Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -84,8 +84,8 @@ def main() -> None:
     """Runs the command line and exits.
 
     Exit status: 0 done, 1 a threshold was crossed or the run is invalid, 2 bad usage or input, 3 an unexpected
-    failure, 130 interrupted, 141 the reader of the output closed it. Nothing that merely went wrong may end with 1,
-    which is a verdict.
+    failure, 130 interrupted, 141 the reader of the output closed it, 143 terminated. Nothing that merely went wrong may
+    end with 1, which is a verdict.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     for stream in (sys.stdout, sys.stderr):
@@ -100,30 +100,35 @@ def main() -> None:
             if sys.stdout is not None:  # closed by whoever started the command
                 sys.stdout.flush()  # so that a full disk shows here
         except BaseException as error:
-            status = _interrupted(arguments) if interrupts else _status_of(error, arguments)
+            status = _interrupted(arguments, interrupts[0]) if interrupts else _status_of(error, arguments)
     if status:
         sys.exit(status)
 
 
 @contextmanager
 def _interrupts_noted() -> Iterator[list[int]]:
-    """Ctrl-C is noted when it is typed: a library that it stops in its import raises an `ImportError` in its place."""
+    """Ctrl-C, and the SIGTERM of a scheduler, stop the command in order: files and workers are cleaned up.
+
+    They are noted when they come: a library that they stop in its import raises an `ImportError` in their place.
+    """
     noted: list[int] = []
-    before = signal.getsignal(signal.SIGINT)
-    # Where it is ignored, or somebody else's, it stays so. Only the main thread may set it.
-    if before is not signal.default_int_handler or threading.current_thread() is not threading.main_thread():
-        yield noted
-        return
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         noted.append(number)
-        signal.default_int_handler(number, frame)
+        raise KeyboardInterrupt
 
-    signal.signal(signal.SIGINT, interrupt)
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    # Where one is ignored, or somebody else's, it stays so. Only the main thread may set them.
+    ours = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for number in ours:
+        signal.signal(number, interrupt)
     try:
         yield noted
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number in ours:
+            signal.signal(number, usual[number])
 
 
 def _say(message: str) -> None:
@@ -193,10 +198,10 @@ def _show_traceback(error: BaseException) -> bool:
     return wanted
 
 
-def _interrupted(arguments: list[str]) -> int:
+def _interrupted(arguments: list[str], number: int = signal.SIGINT) -> int:
     _say("\nhf-exposure: interrupted. No file was left half written. To begin again, type:")
     _say(f"  {shlex.join(['hf-exposure', *arguments])}")
-    return INTERRUPTED
+    return 128 + number  # as the shell reports a program that a signal ended
 
 
 def _silence(stream: IO[str] | None) -> None:

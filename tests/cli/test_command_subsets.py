@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -94,6 +97,33 @@ def test_diverged_runs_are_told_with_their_reasons(capsys, recipe, tmp_path):
     assert "0 of 7 runs are finished" in done.out
     assert "7 runs diverged and count in no figure: 0 (6 of 6 scores are not finite), 1 (" in done.out
     assert "and 2 more." in done.out
+
+
+@pytest.mark.skipif(os.name != "posix", reason="there is no SIGTERM")
+def test_a_scheduler_that_terminates_it_leaves_no_workers(recipe, tmp_path):
+    pytest.importorskip("joblib")
+    pytest.importorskip("cloudpickle")
+    recipe.write_text(
+        RECIPE + "\ndef train(subset, other=train):\n    import time\n    time.sleep(1)\n    return other(subset)\n"
+    )
+    store = tmp_path / "runs"
+    code = "from hf_exposure.cli import main; main()"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "subsets", str(recipe), "--store", str(store), "--models", "40", "--jobs", "2"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    try:
+        limit = time.monotonic() + 240
+        while not list(store.glob("run-*")):
+            assert process.poll() is None and time.monotonic() < limit
+            time.sleep(0.05)
+        process.send_signal(signal.SIGTERM)
+        # The pipe is open as long as a worker has it.
+        _, err = process.communicate(timeout=60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 143 and "interrupted" in err, err
 
 
 def test_an_interrupt_that_a_library_makes_an_import_error_of_is_one(recipe, tmp_path):
