@@ -23,7 +23,7 @@ from transformers import (
 
 from examples.many_trainings import texts
 from examples.many_trainings.study import Options, parse_options, write_result
-from examples.many_trainings.texts import draw_kinds, figures_of
+from examples.many_trainings.texts import Size, draw_kinds, figures_of
 from examples.secret_sharer.results import Stopwatch
 from hf_exposure import TextScore, TrainerRecipe, draw_subsets, run_subsets
 
@@ -57,7 +57,11 @@ def recipe(options: Options, epochs: int, tokenizer: ByT5Tokenizer) -> TrainerRe
 
 
 def run(options: Options) -> None:
-    size, watch, tokenizer = SIZES[options.size], Stopwatch(), ByT5Tokenizer()
+    run_named(options, "texts_transformer", SIZES[options.size])
+
+
+def run_named(options: Options, study: str, size: Size) -> None:
+    watch, tokenizer = Stopwatch(), ByT5Tokenizer()
     kinds, name = draw_kinds(options, size)
     rows = [text for texts_of_kind in kinds.values() for text in texts_of_kind]
     data = Dataset.from_dict({"text": rows, "input_ids": [tokenizer(text)["input_ids"] for text in rows]})
@@ -65,12 +69,16 @@ def run(options: Options) -> None:
     train, score = recipe(options, size.epochs, tokenizer), TextScore(tokenizer)
     runs = run_subsets(train, data, masks, store=options.store, score=score, n_jobs=options.jobs)
     figures: dict[str, Any] = figures_of(runs, kinds)
-    figures["accuracy_with"] = float(runs.scores_MN[runs.included_MN].mean())
-    figures["accuracy_without"] = float(runs.scores_MN[~runs.included_MN].mean())
+    kind_of = np.repeat([*kinds], [len(texts_of_kind) for texts_of_kind in kinds.values()])
+    for side, included in (("with", runs.included_MN), ("without", ~runs.included_MN)):
+        figures[f"accuracy_{side}"] = float(runs.scores_MN[included].mean())
+        for kind in kinds:
+            of_kind = included & (kind_of == kind)
+            figures[f"{kind}_accuracy_{side}"] = float(runs.scores_MN[of_kind].mean())
     figures["weights"] = int(np.sum([weight.numel() for weight in NewModel()().parameters()]))
     settings = {"lines": size.lines, "families": size.families, "unusual": size.unusual, "models": size.models}
     settings |= {"epochs": size.epochs, "weights": figures["weights"]}
-    write_result(options, "texts_transformer", data=name, settings=settings, figures=figures, cost=watch.read())
+    write_result(options, study, data=name, settings=settings, figures=figures, cost=watch.read())
 
 
 if __name__ == "__main__":

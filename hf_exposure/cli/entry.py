@@ -84,8 +84,8 @@ def main() -> None:
     """Runs the command line and exits.
 
     Exit status: 0 done, 1 a threshold was crossed or the run is invalid, 2 bad usage or input, 3 an unexpected
-    failure, 130 interrupted, 141 the reader of the output closed it, 143 terminated. Nothing that merely went wrong may
-    end with 1, which is a verdict.
+    failure, 130 interrupted, 141 the reader of the output closed it, 143 terminated. Nothing that merely went wrong
+    may end with 1, which is a verdict.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     for stream in (sys.stdout, sys.stderr):

@@ -26,6 +26,7 @@ from examples.many_trainings import (
     subwords_early,
     texts,
     texts_transformer,
+    texts_transformer_longer,
 )
 from examples.many_trainings.page import PAGE, with_results
 from examples.many_trainings.study import Options
@@ -48,6 +49,7 @@ STUDIES = [
     subwords_early,
     texts,
     texts_transformer,
+    texts_transformer_longer,
 ]
 
 
