@@ -1,10 +1,10 @@
-"""What `hf-exposure cost` predicts against what a measurement takes: three sizes, three vocabularies.
+"""Compares the predictions of `hf-exposure cost` with actual measurements, for three sizes and three vocabularies.
 
 `python -m benchmarks.cost_planner [SIZE ...]` plans from the configuration, then builds the model with random weights
-and measures exposures by "auto" and "bounded", in processes of their own. Compared are tokens, passes, the tensors
-alive at most, and times: predicted seconds are planned tokens at the rate of bare forwards, which are timed in the
-process that measures, in the batch shapes of the measurement, and the package's own time as planned. Times are those
-of the processor, so that other processes cost little.
+and measures exposures by "auto" and "bounded" in separate processes. It compares tokens, passes, peak bytes of
+tensors, and times. The predicted time is the time of the planned tokens at the rate of bare forward passes, which are
+timed in the measuring process with the batch shapes of the measurement, plus the planned time of the package's own
+code. Processor time is measured, so other processes have little effect.
 
 The tokenizers of GPT-2 and Llama 3 are those of `proofs.production_tokenizers`.
 """
@@ -55,7 +55,7 @@ def inputs_of(size: str) -> tuple[PretrainedConfig, Any]:
 
 
 class Shape(NamedTuple):
-    """Rows of new tokens behind cached ones, and whether a 4-D mask is given."""
+    """Rows of new tokens after cached ones, and whether a 4-D mask is given."""
 
     rows: int
     length: int
@@ -104,7 +104,7 @@ class Watch:
 
 
 def bare_seconds(model: nn.Module, shapes: Counter[Shape]) -> float:
-    """Processor time of forwards of random tokens in these shapes, the head on every position."""
+    """Processor time of forward passes of random tokens in these shapes, the head on every position."""
     total = 0.0
     with torch.no_grad():
         for shape, count in shapes.items():
@@ -113,7 +113,7 @@ def bare_seconds(model: nn.Module, shapes: Counter[Shape]) -> float:
                 inputs = inputs_of_call(model, shape)
                 started = time.process_time()
                 hidden = model.base_model(**inputs)[0].flatten(0, 1)
-                # The head piece by piece: whole, its logits would not fit.
+                # The head runs piece by piece, since all logits at once would not fit.
                 for piece in hidden.split(max(1, 2**24 // model.config.vocab_size)):
                     model.get_output_embeddings()(piece)
                 times.append(time.process_time() - started)
@@ -122,7 +122,7 @@ def bare_seconds(model: nn.Module, shapes: Counter[Shape]) -> float:
 
 
 def inputs_of_call(model: nn.Module, shape: Shape) -> dict[str, Any]:
-    """Random tokens, behind a cache of random ones."""
+    """Returns random tokens, after a cache of random ones."""
     inputs: dict[str, Any] = {"input_ids": torch.randint(0, model.config.vocab_size, (shape.rows, shape.length))}
     if shape.past:
         head = torch.randint(0, model.config.vocab_size, (1, shape.past))
@@ -137,7 +137,7 @@ def inputs_of_call(model: nn.Module, shape: Shape) -> dict[str, Any]:
 
 
 def resident_bytes(field: str) -> int:
-    """VmRSS or VmHWM of this process."""
+    """Returns VmRSS or VmHWM of this process."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(f"{field}:"))
     return int(line.split()[1]) * 1024
 
@@ -146,7 +146,7 @@ def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> 
     """The first of two measurements for memory, the second for time."""
     meter = ExposureMeter(CANARIES, tokenizer, method=method, **settings)
     before = resident_bytes("VmRSS")
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     with LiveBytes([*model.parameters(), *model.buffers()]) as memory:
         meter.measure(model)
     resident = resident_bytes("VmHWM") - before
@@ -167,7 +167,7 @@ def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> 
 
 
 def compared(planned: dict[str, Any], plan: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
-    """The plan compared with the measurement, and predicted over measured figures."""
+    """Compares the plan with the measurement, with ratios of predicted to measured values."""
     rate = found["tokens"] / found["seconds_of_bare_forwards"]
     predicted = {
         "tokens": planned["tokens"],
@@ -200,12 +200,12 @@ def measured_of(size: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     found = {name: measured(model, tokenizer, name, **some) for name, some in SETTINGS.items()}
-    del found["bounded"]["resident_bytes"]  # the memory that draws needed is still held
+    del found["bounded"]["resident_bytes"]  # includes memory that the draws needed
     return {**found, "vocabulary": len(tokenizer)}
 
 
 def in_a_process(part: str, size: str) -> dict[str, Any]:
-    """What one part finds in a process of its own: memory that another has freed would not show."""
+    """Runs one part in a separate process, since memory freed by another part would distort the result."""
     command = [sys.executable, "-m", "benchmarks.cost_planner", size, "--part", part]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

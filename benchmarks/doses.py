@@ -1,15 +1,14 @@
-"""What counting doses costs a training step: the same batches with the ledger and without, in turn, in one process.
+"""Measures what counting doses costs a training step: the same batches alternate with and without the ledger.
 
 `python -m benchmarks.doses [demo|gpt2]...`: GPT-2's configuration of 124 million parameters with batches of 4 x 128
-tokens, and the demo's model with its own batches. More than half of the rows hold a canary, which is far more than in
-any real training, and makes the search expensive.
+tokens, and the demo's model with its own batches. More than half of the rows contain a canary, far more than in any
+real training run, which makes the search expensive.
 
-Steps with the ledger and without alternate, one right after the other on the same batch, and everything is timed in
-CPU time of this process on one thread, so that other work on the machine hardly matters. Two figures: the share of a
-step's CPU time that the ledger's own code takes, with the search of all batches that it put off; and the median over
-pairs of the time of the step with the ledger over that of the step without, with the interval between two of the
-ratios in order that holds the median of all such pairs with the confidence stated. The second figure includes what
-hooks cost outside the ledger, and is as coarse as the steps differ anyway.
+Steps with and without the ledger alternate on the same batch in one process. Only the CPU time of this process on one
+thread is measured, so other work on the machine has little effect. There are two results. The first is the share of a
+step's CPU time spent in the ledger's own code, including the search of all postponed batches. The second is the median
+over pairs of the ratio of the times with and without the ledger, with a confidence interval between two of the ordered
+ratios. The second result includes the cost of hooks outside the ledger, and is as noisy as the times of steps.
 
 Rule, written before the first run: at 124 million parameters the share is at most 1 %.
 """
@@ -43,7 +42,7 @@ CANARIES = draw_canaries(presets.random_number(9), {1: 20, 8: 15, 32: 5}, contro
 
 
 def batches(rows: int, tokens: int) -> list[dict[str, torch.Tensor]]:
-    """The demo's rows with canaries in random order, packed into rows of `tokens`; or, with 0, padded as they are."""
+    """Returns the demo's rows with canaries in random order, packed into rows of `tokens`, or, with 0, padded."""
     texts = insert_canaries(load_rows(None, None, 100_000, 200), CANARIES, seed=0)["text"]
     encoded = [TOKENIZER(text)["input_ids"] for text in texts]
     if tokens:
@@ -55,7 +54,7 @@ def batches(rows: int, tokens: int) -> list[dict[str, torch.Tensor]]:
 
 
 class Stopwatch:
-    """Adds up what a function takes in CPU time of this process."""
+    """Adds up the CPU time of a function in this process."""
 
     def __init__(self, timed: Callable[[Any], Any]) -> None:
         self.seconds, self._timed = 0.0, timed
@@ -84,7 +83,7 @@ def median_interval(values: list[float], confidence: float = 0.95) -> tuple[floa
 
 
 def side_by_side(model: nn.Module, data: list[dict[str, torch.Tensor]], pairs: int) -> dict[str, Any]:
-    """Steps with the ledger and without, in turn, with which of them comes first changing."""
+    """Runs steps with and without the ledger in pairs, with alternating order."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     ledger = DoseLedger(canary_tokens(TOKENIZER, tuple(CANARIES), None, target=False), owners=len(CANARIES))
     see, count = Stopwatch(ledger.see), Stopwatch(lambda _: ledger.counts_K4())

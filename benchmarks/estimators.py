@@ -1,8 +1,8 @@
-"""Estimators side by side, from 3 bits to 28: error and cost of each on the same models.
+"""Compares the errors and costs of the estimators on the same models, from 3 to 28 bits.
 
-`python -m benchmarks.estimators` trains the demo's model once, keeps the weights of the moments at which some canary
-passes 3, 8, 12, 20 and 28 bits, and measures that canary there by every method. The truth is the certified rank where
-a search closes, else 65,536 weighted draws.
+`python -m benchmarks.estimators` trains the demo's model once, keeps the weights at which some canary passes 3, 8, 12,
+20 and 28 bits, and measures that canary there by every method. The reference is the certified rank if a search finds
+it, else an estimate from 65,536 weighted draws.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ TOKENIZER = ByT5Tokenizer()
 
 
 def train_and_keep(canaries: CanarySet, epochs: int = 4) -> dict[int, tuple[dict[str, Any], str]]:
-    """For each target, weights under which some canary is near it, and that canary's id."""
+    """Returns, for each target, weights under which some canary is close to it, and that canary's id."""
     transformers.set_seed(0)
     rows = insert_canaries(load_rows(None, None, 100_000, 200), canaries, seed=0)["text"]
     model = load_model("small-gpt2", TOKENIZER, 256)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
     order = torch.Generator().manual_seed(0)
     kept: dict[int, tuple[float, dict[str, Any], str]] = {}
     step = 0
@@ -40,12 +40,12 @@ def train_and_keep(canaries: CanarySet, epochs: int = 4) -> dict[int, tuple[dict
         for batch in torch.randperm(len(rows), generator=order).split(16):
             encoded = TOKENIZER([rows[i] for i in batch.tolist()], padding=True, return_tensors="pt")
             labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
-            for group in optimiser.param_groups:
+            for group in optimizer.param_groups:
                 group["lr"] = 2e-3 * min(1.0, (step + 1) / 20)
             model(**encoded, labels=labels).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             step += 1
             if step % 5 == 0:
                 keep_nearest(model, canaries, kept)
@@ -53,7 +53,7 @@ def train_and_keep(canaries: CanarySet, epochs: int = 4) -> dict[int, tuple[dict
 
 
 def keep_nearest(model: GPT2LMHeadModel, canaries: CanarySet, kept: dict[int, tuple[float, dict, str]]) -> None:
-    """Keeps the weights of this moment for each target that some canary is nearer to than before."""
+    """Keeps the current weights for each target to which some canary is closer than before."""
     report = measure_exposure(model, TOKENIZER, canaries, references=2048)
     for target in TARGETS_BITS:
         nearest = min(report.inserted, key=lambda e: abs(e.exposure_bits - target))
@@ -63,7 +63,7 @@ def keep_nearest(model: GPT2LMHeadModel, canaries: CanarySet, kept: dict[int, tu
 
 
 def compare(model: GPT2LMHeadModel, canaries: CanarySet, canary_id: str) -> dict[str, Any]:
-    """Every method on one canary of one model."""
+    """Applies every method to one canary of one model."""
     canary = next(canary for canary in canaries if canary.id == canary_id)
     alone = CanarySet(inserted=(canary,), controls=canaries.controls, template=canaries.template)
     bounds = rank_bounds(model, TOKENIZER, canary.text, canaries.template, max_expansions=MOST_EXPANSIONS)

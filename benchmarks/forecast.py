@@ -1,4 +1,4 @@
-"""Fits the forecast of exposure on small trainings, and tests it on others.
+"""Fits the forecast of exposure on small training runs, and tests it on others.
 
 `python -m benchmarks.forecast fit` writes `hf_exposure/estimators/forecast.json` from the part "fit" of
 `results/forecast_trainings.jsonl`; `python -m benchmarks.forecast test` writes `results/forecast.json` from the parts
@@ -39,7 +39,7 @@ FORGOTTEN_BITS = 4.0
 
 @dataclass(frozen=True)
 class Case:
-    """One repetition count of one training at one measurement, and how it ended.
+    """One repetition count of one training run at one measurement, and its final result.
 
     Attributes:
         training: part and number.
@@ -76,7 +76,7 @@ def cases_of(training: dict[str, Any]) -> Iterator[Case]:
 
 
 def fit(trainings: list[dict[str, Any]]) -> dict[str, Any]:
-    """The lines, and the margin that trainings which they were not fitted on need."""
+    """Fits the lines, and the margin needed for training runs that were not used for fitting."""
     cases = [case for training in trainings for case in cases_of(training)]
     cases = [case for case in cases if why_silent(case.bits, case.top_bits, case.canaries) is None]
     rows = np.array([features(case.fractions, case.bits / case.top_bits) for case in cases])
@@ -119,7 +119,7 @@ def _line(rows: np.ndarray, values: np.ndarray, weights: np.ndarray, quantile: f
 
 @dataclass(frozen=True)
 class Told:
-    """A case and what was forecast of it."""
+    """A case and its forecast."""
 
     case: Case
     forecast: ExposureForecast
@@ -130,7 +130,7 @@ class Told:
 
 
 def tested(trainings: list[dict[str, Any]]) -> dict[str, Any]:
-    """How the forecast does on trainings: coverage, widths and silences."""
+    """Evaluates the forecast on training runs: coverage, widths and missing forecasts."""
     told = [
         Told(case, forecast_exposure(case.fractions, case.bits, case.top_bits, case.canaries))
         for training in trainings
@@ -198,7 +198,7 @@ def _by_training(told: list[Told]) -> list[list[Told]]:
 
 
 def _coverage(told: list[Told]) -> float | None:
-    """The share of intervals that hold the end, each training counted once."""
+    """Returns the share of intervals that contain the final value, with each training run counted once."""
     shares = [_share([one.is_covered for one in group]) for group in _by_training(told)]
     return float(np.mean(shares)) if shares else None
 

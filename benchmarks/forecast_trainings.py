@@ -1,11 +1,11 @@
-"""Small trainings for the forecast of exposure: many runs of byte models, with the exposures at a dozen steps of each.
+"""Small training runs for the forecast of exposure: many byte models, with the exposures at a dozen steps of each.
 
-`python -m benchmarks.forecast_trainings` makes those that `results/forecast_trainings.jsonl` lacks, one line each, so
-that a run that was stopped goes on where it ended. `benchmarks.forecast` fits and tests the forecast on them.
+`python -m benchmarks.forecast_trainings` adds the runs that `results/forecast_trainings.jsonl` lacks, one line each,
+so an interrupted call can be continued. `benchmarks.forecast` fits and tests the forecast on them.
 
-A training is known by its part and its number, from which everything else follows. The parts "fit" and "test" are a
-perceptron that reads the last eight bytes; "transfer" is a GPT-2 of two layers. Learning rate and size of data are
-drawn from values that the other parts do not have; schedule, epochs, width and data from values that all have.
+A run is identified by its part and its number, which determine everything else. The parts "fit" and "test" use a
+perceptron that reads the last eight bytes; "transfer" uses a GPT-2 with two layers. Learning rates and data sizes are
+drawn from values that the other parts do not use; schedules, epochs, widths and data from values that all parts use.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class Transformer(nn.Module):
     """A GPT-2 of two layers."""
 
     def __init__(self, width: int) -> None:
-        from transformers import GPT2Config, GPT2LMHeadModel  # seconds that the other parts need not wait for
+        from transformers import GPT2Config, GPT2LMHeadModel  # takes seconds, and other parts do not need it
 
         super().__init__()
         self.inner = GPT2LMHeadModel(
@@ -167,7 +167,7 @@ def _exposures(model: nn.Module, secrets: list[str]) -> np.ndarray:
 
 
 def stored(store: Path = STORE) -> list[dict[str, Any]]:
-    """The trainings in a store, in the order in which they were made; a line that was cut off is none."""
+    """The trainings in a store, in the order in which they were made; an incomplete line is ignored."""
     if not store.exists():
         return []
     lines = store.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -185,12 +185,12 @@ def main() -> None:
     rows = [text[at : at + ROW_CHARACTERS] for at in range(0, 300_000, ROW_CHARACTERS)]
     rows = [row for row in rows if row.isascii()]
     found = stored(arguments.store)
-    if arguments.store.exists():  # without a line that was cut off
+    if arguments.store.exists():  # without an incomplete line
         arguments.store.write_text("".join(_line(one) for one in found), encoding="utf-8")
     known = {(one["part"], one["number"]) for one in found}
     counts = {part: getattr(arguments, part) for part in TRAININGS}
     wanted = [(number / count, part, number) for part, count in counts.items() for number in range(count)]
-    for _, part, number in sorted(wanted):  # so that a store that is not finished has some of each part
+    for _, part, number in sorted(wanted):  # so that an unfinished store has some of each part
         if (part, number) in known:
             continue
         done = train(settings_of(part, number), rows)

@@ -1,10 +1,10 @@
-"""A whole measurement of GPT-2 small, from its config, against the model alone over the same calls.
+"""Compares a complete measurement of GPT-2 small, from its config, with the same calls of the model alone.
 
 `python -m benchmarks.gpt2_small` measures nine digits with 4,096 references by `method="auto"` under GPT-2's own
-tokenizer (from a package index, `proofs.production_tokenizers`), with random weights. Bare forwards are calls of the
-model with as many rows and tokens as each call of the measurement had, head and logits included, caches left out: what
-the model would cost without this package. Times are processor seconds of one thread; memory is what the process takes
-next to what it took before.
+tokenizer (from a package index, `proofs.production_tokenizers`), with random weights. Bare forward passes are calls
+of the model with the same numbers of rows and tokens as the calls of the measurement, including the head and logits
+but without caches: the cost of the model without this package. Times are processor seconds of one thread; memory is
+the increase of the process's memory.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ MOST_TIMES, MOST_BYTES = 1.2, 10**9
 
 
 class PeakMemory:
-    """Bytes of the process above what it took at first, at most; looked at a hundred times a second."""
+    """Records the peak of the process's bytes above the initial ones, sampled a hundred times per second."""
 
     def __enter__(self) -> PeakMemory:
         self._process, self._stop = psutil.Process(), threading.Event()
@@ -85,7 +85,7 @@ def main() -> None:
         return measure_exposure(model, tokenizer, canaries, method="auto", references=4096, seed=0)
 
     shapes = shapes_of_calls(model, whole)
-    # In turns, so that what else the machine does concerns both.
+    # Alternating, so that other work on the machine affects both.
     pairs = []
     peak = 0
     for _ in range(2):

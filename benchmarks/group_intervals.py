@@ -1,4 +1,4 @@
-"""Do the intervals of group means hold what they should, for groups of 8 to 40 canaries?
+"""Tests the coverage of the intervals of group means, for groups of 8 to 40 canaries.
 
 The rule, written before the experiment: the interval is Gaffke's (`hf_exposure/estimators/intervals.py`) at the
 ends of what is known of each canary, nominal 95 %. It passes where at least 94 % of groups hold the mean of the
@@ -45,7 +45,7 @@ SPACE_SIZE = 10**9
 TOP = math.log2(SPACE_SIZE)
 SIZES = (8, 12, 20, 40)
 GROUPS = 1000
-# Of so many groups the limits themselves are found, for the width; of the others only whether they hold the mean.
+# For so many groups, the limits are computed for the width; for others, only whether they contain the mean.
 WHOLE = 40
 REFERENCES = 256
 LEVEL = 0.95
@@ -54,7 +54,7 @@ Draw = Callable[[np.random.Generator, int], NDArray[np.float64]]
 
 
 def chance(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
-    """Exposures of canaries that were never seen."""
+    """Returns exposures of canaries that the model never saw."""
     return TOP - np.log2(generator.integers(1, SPACE_SIZE, size=count, endpoint=True))
 
 
@@ -105,7 +105,8 @@ def grouped(estimates: list[CostEstimate]) -> RepetitionGroup:
 
 
 def holds(group: RepetitionGroup, mean: float) -> bool:
-    """Whether the interval holds a mean, without finding its ends: each end is where a probability is one half of 5 %.
+    """Returns whether the interval contains a mean, without computing its ends: each end is where a probability is one
+    half of 5 %.
 
     Fifteen times as fast; `measure` compares it with the ends where those are found.
     """
@@ -116,12 +117,12 @@ def holds(group: RepetitionGroup, mean: float) -> bool:
         return _share_at_or_below(distinct - limit, counts)
 
     tail = (1.0 - LEVEL) / 2.0
-    # A population of one value has its mean to the last digit.
+    # The mean of a population with one value is exact.
     return share(low, mean + 1e-9) >= tail and share(TOP - high, TOP - mean + 1e-9) >= tail
 
 
 def measure(draw: Draw, mean: float, size: int, groups: int) -> dict[str, Any]:
-    """Coverage and mean width over so many groups, in each way of measuring and by Student's t."""
+    """Returns coverage and mean width over so many groups, for each way of measuring and for Student's t."""
     generator = np.random.default_rng(0)
     held: dict[str, list[bool]] = {name: [] for name in [*WAYS, "student"]}
     widths: dict[str, list[float]] = {name: [] for name in held}

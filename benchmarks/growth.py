@@ -1,7 +1,7 @@
-"""Enumeration against the size of the space: seconds per fed node from 10^2 to 10^6 candidates, and the bare forward.
+"""Measures how enumeration scales with the space: seconds per node from 10^2 to 10^6 candidates, and the bare model.
 
-`python -m benchmarks.growth`: every text of templates with 3 to 6 digits, in the same model; the plain way (batches of
-whole texts) on 2,000 texts, scaled; and the model alone over the very batches that scoring feeds.
+`python -m benchmarks.growth` scores every text of templates with 3 to 6 digits under the same model. It compares this
+with batches of whole texts (2,000 texts, extrapolated), and with the model alone on the batches of the scorer.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ ROUNDS = 5
 
 
 class Recorder(nn.Module):
-    """Keeps what a model is called with, to call it again with nothing around it."""
+    """Records the arguments of a model's calls, to repeat the calls alone."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class Recorder(nn.Module):
 
 
 def plain_seconds(model: nn.Module, texts: list[str]) -> float:
-    """The plain way: whole texts in batches, log-softmax of everything."""
+    """The baseline: batches of whole texts, and log-softmax of all logits."""
     started = time.perf_counter()
     with torch.no_grad():
         for first in range(0, len(texts), PLAIN_BATCH):
@@ -60,7 +60,7 @@ def enumerate_once(model: nn.Module, digits: int) -> tuple[float, EncodedTexts]:
 
 
 def bare_seconds(model: nn.Module, space: EncodedTexts) -> float:
-    """The model alone over the batches that scoring feeds it."""
+    """The model alone on the batches of the scorer."""
     recorder = Recorder(model)
     CausalScorer(recorder, TOKENIZER, mode="packed").sequence_bits(space)
     started = time.perf_counter()
@@ -74,7 +74,7 @@ def bare_seconds(model: nn.Module, space: EncodedTexts) -> float:
 
 
 def enumerate_space(model: nn.Module, digits: int) -> dict[str, Any]:
-    """The fastest of several rounds; the bare forward passes take turns with the whole."""
+    """Returns the fastest of several rounds, alternating between bare forward passes and complete scoring."""
     rounds = ROUNDS if digits <= 5 else 2  # without the bare forward: the recorded inputs would not fit
     whole, bare = [], []
     for _ in range(rounds):

@@ -1,14 +1,14 @@
-"""Random calls with hostile arguments: does every one succeed, or say in one line what is wrong?
+"""Makes random calls with hostile arguments: each must succeed, or report in one line what is wrong.
 
 `python -m benchmarks.hostile_calls` makes 2,000 calls, half of the Python API and half of the command line, in this
-process, offline, with a tiny model. A call starts from arguments that work, and some of them are replaced: by values
-of another type, shape or size, or by files in which something was changed. A call passes when it
+process, offline, with a tiny model. A call starts from valid arguments, some of which are replaced by values of
+another type, shape or size, or by modified files. A call passes if it
 
 - succeeds, or raises an `ExposureError` (`InputError` is one); on the command line, ends with status 0, 1 or 2;
 - takes at most 2 seconds of processor time (10 where it draws plots) and 30 seconds in all;
 - shows none of the canaries' digits, neither in what it prints nor in its error, causes included.
 
-Everything follows from `--seed`, so that a call is made again by `--only NUMBER`, which shows its traceback.
+Everything is determined by `--seed`, so `--only NUMBER` repeats a single call and shows its traceback.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ VALUES: list[Callable[[], Any]] = [
 
 @dataclass(frozen=True)
 class Call:
-    """A function with arguments that work."""
+    """A function with valid arguments."""
 
     name: str
     function: Callable[..., Any]
@@ -321,7 +321,7 @@ def _set_of_one(**arguments: Any) -> Any:
     return hfe.CanarySet(inserted=(hfe.Canary(**arguments),), template=arguments["template"])
 
 
-# What may be typed where a number, a name, a file or a word is expected.
+# Possible inputs for a number, a name, a file or a word.
 WORDS = (
     "", " ", "0", "-1", "1", "2", "\u00b2", "1e999", "nan", "inf", "-inf", "9" * 30, "9" * 5000, "0.5", "1.5", "x",
     "\udcff", "\u00e9", "a=b", "pin=digits:4", "code=digits:5000", "code=digits:\u00b2", "code=pattern:" + "(" * 3000,
@@ -486,7 +486,7 @@ def _keys(parent: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a call ended. `verdict` is "" where that is as it should be."""
+    """How a call ended. `verdict` is "" if the result is as expected."""
 
     kind: str
     verdict: str
@@ -528,7 +528,7 @@ def api_call(number: int, seed: int, world: World, debug: bool = False) -> Outco
 
 
 def _chain(error: BaseException | None) -> Iterator[str]:
-    """The messages of an error, of its causes, and of what was being handled."""
+    """Returns the messages of an error, of its causes and of its contexts."""
     while error is not None:
         yield str(error)
         error = error.__cause__ or error.__context__
@@ -648,7 +648,7 @@ def soak(calls: int, seed: int, only: str | None = None) -> dict[str, Any]:
         world = World.make(Path(place) / "world")
         for arguments in (["measure", "--help"], ["report", str(world.folder / "run"), "--out", "warm"]):
             streams = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8") for _ in range(2)]
-            run_command(arguments, *streams, with_plots=True, debug=False)  # imports are no part of any call
+            run_command(arguments, *streams, with_plots=True, debug=False)  # imports are not part of any call
         size = resource.getrlimit(resource.RLIMIT_AS)
         resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MOST_BYTES, size[1]))
         for number in range(calls):
@@ -680,7 +680,7 @@ if __name__ == "__main__":
     parser.add_argument("--calls", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", help="api:NUMBER or command:NUMBER, with its traceback")
-    parser.add_argument("--no-record", action="store_true", help="leave benchmarks/results as it is")
+    parser.add_argument("--no-record", action="store_true", help="do not write to benchmarks/results")
     given = parser.parse_args()
     torch.set_num_threads(1)
     found = soak(given.calls, given.seed, given.only)

@@ -1,9 +1,9 @@
-"""Inserting 1,000 canary rows into 10**6 rows of short text, against an identity map with the same options.
+"""Compares inserting 1,000 canary rows into 10**6 rows of short text with an identity map with the same options.
 
-Run as `python -m benchmarks.insertion`. Both in one process, alternating, three times each, nothing cached. Then the
-peak memory of inserting into 10**6 and into 10**7 rows on disk, each in a process of its own: what the process holds
-itself, not the pages of the files that it maps. About two minutes and 2 GB of disk. `--rows 20000` runs all of it in
-seconds and writes no result.
+Run as `python -m benchmarks.insertion`. Both alternate in one process, three times each, without caches. Then the peak
+memory of inserting into 10**6 and 10**7 rows on disk is measured in separate processes: the memory of the process
+itself, without the pages of mapped files. This takes about two minutes and 2 GB of disk space. `--rows 20000` runs
+everything in seconds and writes no result.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def seconds_of(work: Callable[[], Dataset]) -> float:
 
 
 def own_bytes() -> int:
-    """Memory that this process holds itself, without the pages of mapped files."""
+    """Returns the memory of this process, without the pages of mapped files."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
@@ -72,7 +72,7 @@ def own_bytes() -> int:
 def measure_memory(path: Path) -> dict[str, float]:
     """Peak growth in bytes, and seconds, of inserting into the rows at `path`."""
     dataset, canaries = Dataset.from_file(str(path)), canaries_to_insert()
-    insert_canaries(dataset.select(range(2000)), canaries)  # whatever is loaded on first use is there now
+    insert_canaries(dataset.select(range(2000)), canaries)  # loads everything that is loaded on first use
     before, done = own_bytes(), threading.Event()
     peak = [before]
 

@@ -1,9 +1,10 @@
-"""Scoring and search on a model of a billion parameters, from its config: for a machine with a GPU.
+"""Benchmarks scoring and search on a model with a billion parameters, made from its config, on a machine with a GPU.
 
 `python -m benchmarks.large_model` builds a Llama-shaped bfloat16 model with 128,256 vocabulary entries and random
 weights and measures, side by side: 4,096 nine-digit candidates and all 10^5 five-digit ones against plain batches of
-whole texts; the model alone over the very batches that scoring feeds (tokens a second); and the time per expansion of
-our search against one node a call. `--small` runs the same on a model of a hundred thousand parameters, anywhere.
+whole texts; the model alone on the batches of the scorer (tokens per second); and the time per expansion of this
+package's search against one node per call. `--small` runs the same on a model of a hundred thousand parameters,
+anywhere.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ SMALL |= {"num_key_value_heads": 2, "vocab_size": 17_000}
 
 
 def build(sizes: dict[str, int], device: str) -> LlamaForCausalLM:
-    """Random weights, in bfloat16 on a GPU and float32 elsewhere."""
+    """Returns random weights, in bfloat16 on a GPU and in float32 elsewhere."""
     torch.manual_seed(0)
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     with torch.device(device):
@@ -68,7 +69,7 @@ def plain_bits(model: nn.Module, ids: np.ndarray) -> np.ndarray:
 
 
 def bare_seconds(model: nn.Module, encoded: EncodedTexts) -> float:
-    """The model alone, head included, over the batches that scoring feeds it."""
+    """The model alone, including its head, on the batches of the scorer."""
     recorder = Recorder(model)
     scorer = CausalScorer(recorder, TOKENIZER, mode="packed")
     scorer.sequence_bits(encoded)
@@ -86,7 +87,9 @@ def bare_seconds(model: nn.Module, encoded: EncodedTexts) -> float:
 
 
 def against_plain(model: nn.Module, encoded: EncodedTexts) -> dict[str, Any]:
-    """Our seconds, the plain way's (from a part of the texts), the bare model's, and tokens a second."""
+    """Returns seconds of this package, of the baseline (from some of the texts) and of the bare model, and tokens
+    per second.
+    """
     part = encoded.matrix_NL[:: max(1, len(encoded) // PLAIN_TEXTS)][:PLAIN_TEXTS]
     plain, expected = timed(lambda: plain_bits(model, part))
     scorers: list[CausalScorer] = []
@@ -115,7 +118,7 @@ def against_plain(model: nn.Module, encoded: EncodedTexts) -> dict[str, Any]:
 
 
 def search_ratio(model: nn.Module) -> dict[str, Any]:
-    """Seconds per expansion, one node a call against batches, on the nine digits."""
+    """Returns seconds per expansion with one node per call and with batches, for nine digits."""
     scorer = CausalScorer(model, TOKENIZER)
     automaton = build_automaton(NINE, scorer.encoder)
     few = EXPANSIONS // 4
@@ -127,7 +130,7 @@ def search_ratio(model: nn.Module) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="a tiny model, to try the benchmark anywhere")
+    parser.add_argument("--small", action="store_true", help="use a tiny model, to try the benchmark on any machine")
     small = parser.parse_args().small
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build(SMALL if small else LARGE, device)

@@ -1,4 +1,4 @@
-"""Membership statistics on fine-tunes of ours: full and LoRA, one and four epochs, three seeds.
+"""Tests membership statistics on fine-tuned models: full and LoRA, one and four epochs, three seeds.
 
 `OMP_NUM_THREADS=1 python -m benchmarks.membership` needs nothing but the `peft` extra: the text is Python's own help
 (`pydoc_data.topics`). It takes about three minutes on one core.
@@ -73,7 +73,7 @@ def train(model: Any, tokenizer: Any, texts: list[str], epochs: int, rate: float
 
 
 def figures(report: MembershipReport) -> dict[str, Any]:
-    """What the table shows of one report."""
+    """Returns the values of one report for the table."""
     statistics = {
         name: {
             "auc": one.auc,
@@ -97,7 +97,7 @@ def figures(report: MembershipReport) -> dict[str, Any]:
 
 
 def run(seed: int) -> dict[str, Any]:
-    """One deal, one pre-training, all fine-tunes of it."""
+    """Runs one split of the data, one pre-training, and all fine-tuning runs from it."""
     torch.manual_seed(seed)
     texts = windows()
     dealt = [texts[number] for number in np.random.default_rng(seed).permutation(len(texts))]

@@ -1,12 +1,12 @@
-"""Would the tests notice? One-line mutations of the estimators, of measuring and of the core of extraction.
+"""Mutation testing: one-line mutations of the estimators, of measuring and of the core of extraction.
 
 `python -m benchmarks.mutants` (`make mutants`, needs the extra `mutants`) lets cosmic-ray make the mutations: a
 comparison or an operator replaced by another one, a number moved by one, `and` for `or`, a condition negated, a loop
-that never runs. Each is run against the tests that concern its module; a mutant that they all pass has survived.
+that never runs. The relevant tests are run on each mutant; a mutant survives if all of them pass.
 
-There are some thousand possible mutations, so a sample is taken: at most one for each place in the source, modules in
-turn, in an order that a seed fixes, until the time is up. Mutations of type annotations, which nothing runs, are left
-out. Each mutant runs in a forked child of one process that has imported the heavy libraries, and nothing of this
+There are thousands of possible mutations, so a sample is drawn: at most one per place in the source, alternating
+between modules in a seeded order, until the time is up. Mutations of type annotations, which are never executed, are
+left out. Each mutant runs in a forked child of one process that has imported the heavy libraries, and nothing of this
 package; the files on the disk are not touched.
 
     --packages NAMES   of estimators, measures, extraction (all three, separated by commas)
@@ -140,7 +140,7 @@ def places_of(package: str, module: str) -> list[tuple[int, list[tuple[str, int]
 def mutants_of(
     package: str, module: str, places: list[tuple[int, list[tuple[str, int]]]], draw: random.Random
 ) -> Iterator[Mutant]:
-    """One for each place, in random order."""
+    """Returns one mutation per place, in random order."""
     from cosmic_ray.mutating import mutate_code
     from cosmic_ray.plugins import get_operator
 
@@ -171,7 +171,7 @@ def path_of(package: str, module: str) -> Path:
 
 
 class _Mutated(importlib.machinery.SourceFileLoader):
-    """Loads a module from other source than its file's."""
+    """Loads a module from source code other than its file."""
 
     source = ""
 

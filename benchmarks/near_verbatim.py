@@ -1,8 +1,9 @@
-"""Near-verbatim extraction on the tutorial's model: how near the bounds come, and whether samples agree with them.
+"""Tests near-verbatim extraction on the tutorial's model: how tight the bounds are, and whether samples agree with
+them.
 
-`python -m benchmarks.near_verbatim FOLDER` trains in FOLDER, where it goes on if it was stopped, and writes
-`results/near_verbatim.json`. The rules are in `docs/design/0032-near-verbatim.md`. With `--small` it is a model of a
-quarter of the size that is trained longer, and `results/near_verbatim_small.json`.
+`python -m benchmarks.near_verbatim FOLDER` trains in FOLDER, continues there after an interruption, and writes
+`results/near_verbatim.json`. The rules are in `docs/design/0032-near-verbatim.md`. With `--small` it trains a model of
+a quarter of the size for longer, and writes `results/near_verbatim_small.json`.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ WIDEST = 0.1
 
 
 def tutorial_blocks() -> list[str]:
-    """The page's Python, as it stands."""
+    """Returns the page's Python code unchanged."""
     return re.findall(r"^```python\n(.*?)^```$", TUTORIAL.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
@@ -53,7 +54,7 @@ def fine_tune(folder: Path, *, small: bool) -> None:
     for code in (base, canaries, insert):
         exec(code, names)
     model = GPT2LMHeadModel.from_pretrained("base")
-    # With 4 epochs at 0.002 a model of that size memorizes nothing.
+    # With 4 epochs at 0.002, a model of this size memorizes nothing.
     rate, epochs = (5e-3, 8) if small else (2e-3, 4)
     names["train"](model, names["with_canaries"], "run", rate, epochs, eval_strategy="epoch").save_model()
     names["tokenizer"].save_pretrained("run")
@@ -85,7 +86,7 @@ def near_samples(
     while under_way:
         beginnings, after = list(under_way), {}
         for first in range(0, len(beginnings), 256):
-            some = beginnings[first : first + 256]  # all of one length
+            some = beginnings[first : first + 256]  # all of equal length
             with torch.no_grad():
                 logits = model(input_ids=torch.tensor([[*prompt, *one] for one in some])).logits[:, -1]
             chances = Sampling(**scheme).log_probabilities(logits).double().exp().numpy()
@@ -94,7 +95,7 @@ def near_samples(
                 drawn = draw.multinomial(count, chance)
                 for token in np.flatnonzero(drawn).tolist():
                     if token == tokenizer.eos_token_id:
-                        continue  # over, and not near
+                        continue  # finished, and not close
                     said = tokenizer.decode([*prompt, *beginning, token])[len(before) :]
                     left = []
                     for number in candidates:

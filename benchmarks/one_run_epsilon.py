@@ -1,4 +1,4 @@
-"""What do one-run bounds find on ideal Gaussian canaries, and how often do they say too much?
+"""Tests one-run bounds on ideal Gaussian canaries: how large they are, and how often they exceed the truth.
 
 The rules, written before the experiment, at confidence 95 % and delta 1e-5, on 200 draws of 1,000 canaries whose score
 is N(mu coin, 1) with the mu that has exactly epsilon 4:
@@ -30,20 +30,21 @@ SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def correct_guesses(costs_m: np.ndarray, coins_m: np.ndarray, guesses: int) -> int:
-    """How many guesses are right: the bound depends on nothing else."""
+    """The number of correct guesses: the bound depends on nothing else."""
     order = np.argsort(costs_m)
     return int(coins_m[order[: guesses - guesses // 2]].sum() + (~coins_m[order[len(order) - guesses // 2 :]]).sum())
 
 
 @cache
 def bound(canaries: int, guesses: int, correct: int, claim: Claim) -> float:
-    """The bound for so many right guesses, through the public function."""
+    """Returns the bound for so many correct guesses, from the public function."""
     coins_m = np.zeros(canaries, dtype=bool)
     coins_m[: guesses - guesses // 2] = True
     if guesses < canaries:
         coins_m[guesses - guesses // 2] = True
     guessed = [*range(guesses - guesses // 2), *range(canaries - guesses // 2, canaries)]
-    wrong = [*guessed[::2], *guessed[1::2]][: guesses - correct]  # on both sides: coins of one outcome are refused
+    # On both sides, since coins with a single outcome are refused.
+    wrong = [*guessed[::2], *guessed[1::2]][: guesses - correct]
     coins_m[wrong] = ~coins_m[wrong]
     found = epsilon_lower_bound(
         np.arange(float(canaries)), coins_m, guesses=guesses, delta=DELTA, confidence_level=LEVEL, claim=claim

@@ -1,7 +1,8 @@
 """One-run bounds compared with those of jax-privacy and opake-auditing, on the same guesses.
 
 `PYTHONPATH=<folder with both> python -m benchmarks.one_run_peers` writes `benchmarks/results/one_run_peers.json`. Both
-are read as single modules: nothing of JAX or of their engines is needed but dp-accounting and opake-base.
+are loaded as single modules, so only dp-accounting and opake-base are required, but neither JAX nor the packages'
+engines.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ GUESSES = ((200, 200, 130), (200, 200, 150), (1000, 1000, 560), (1000, 1000, 680
 
 
 def module_of(package: str, file: str) -> Any:
-    """One module of an installed package, without the package around it."""
+    """Loads one module of an installed package, without importing the package."""
     found = importlib.util.find_spec(package)
     assert found is not None and found.submodule_search_locations, f"install {package} into a folder of PYTHONPATH"
     path = Path(next(iter(found.submodule_search_locations))) / file

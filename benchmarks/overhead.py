@@ -1,7 +1,7 @@
-"""What measuring costs a training run: the demo's model over five epochs, a measurement after each.
+"""Measures what measuring costs a training run: the demo's model over five epochs, with a measurement after each.
 
 `python -m benchmarks.overhead`: 40 inserted canaries, 64 controls, 4,096 references, by `sample`, `importance` and
-`auto`. Training time is that of the same run, measurements taken off. A last run measures after every step, as the
+`auto`. Training time is the time of the same run minus the measurements. A last run measures after every step, as the
 paper does for its Figure 8, with 256 references.
 """
 

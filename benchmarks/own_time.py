@@ -1,4 +1,5 @@
-"""What the package's own Python costs, compared with a model so small that it costs nothing: production tokenizers.
+"""Measures the package's own Python code with production tokenizers, under a model so small that its cost is
+negligible.
 
 `python -m benchmarks.own_time` prints processor time in units: one unit is 300 forward passes of the same model (2
 layers, width 32, one row of 8 tokens), measured in the same process before and after. Tokenizers come from package
@@ -28,14 +29,14 @@ SHORT = CanaryTemplate("my pin is {a}.", a=Digits(3))
 
 
 def processor_seconds(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Processor seconds of this process, and what came out."""
+    """Returns processor seconds of this process, and the result."""
     started = time.process_time()
     found = work()
     return time.process_time() - started, found
 
 
 def tiny_model(tokenizer: Any) -> GPT2LMHeadModel:
-    """Two layers of width 32, random weights."""
+    """Returns a model with two layers of width 32 and random weights."""
     torch.manual_seed(0)
     entries = max(len(tokenizer), max(tokenizer.get_vocab().values()) + 1)
     config = GPT2Config(vocab_size=entries, n_layer=2, n_head=2, n_embd=32, n_positions=128)
@@ -115,7 +116,7 @@ def measure(name: str) -> dict[str, Any]:
     by_force, rank_of_all = processor_seconds(score_all)
     as_anyone, rank_by_logits = processor_seconds(score_all_as_anyone_would)
     assert exact.low <= rank_of_all <= exact.high
-    # Sums of single precision order a few texts of nearly the same score in another way.
+    # Single-precision sums order a few texts with nearly equal scores differently.
     assert exact.low - 10 <= rank_by_logits <= exact.high + 10
     return {
         "tokenizer": name,

@@ -1,4 +1,4 @@
-"""hf_exposure and its peers, TensorFlow Privacy's exposure formulas and memaudit 0.2, on one training of ours.
+"""Compares hf_exposure with TensorFlow Privacy's exposure formulas and memaudit 0.2 on the same trained models.
 
 `python -m benchmarks.peers` needs both peers on the path, without their dependencies:
 
@@ -170,7 +170,9 @@ class Trained:
 
 
 def learn(model: PreTrainedModel, texts: list[str]) -> float:
-    """As the demo trains: AdamW, warm-up, linear decay. Returns the mean loss of the last epoch in bits per token."""
+    """Trains like the demo: AdamW, warm-up, linear decay. Returns the mean loss of the last epoch in bits per
+    token.
+    """
     steps = EPOCHS * math.ceil(len(texts) / BATCH)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LEARNING_RATE, weight_decay=0.0)
     schedule = get_linear_schedule_with_warmup(optimizer, WARMUP, steps)
@@ -200,7 +202,7 @@ def text_parts() -> list[Dataset]:
 
 
 def train_base(rows: Dataset) -> PreTrainedModel:
-    """A model that never saw a canary."""
+    """Returns a model that never saw a canary."""
     transformers.set_seed(SEED)
     base = load_model("small-gpt2", TOKENIZER, CONTEXT)
     learn(base, rows["text"])
@@ -273,7 +275,7 @@ def mean_losses(model: PreTrainedModel, texts: Sequence[str], batch: int = 256) 
 
 
 def uniform_texts(canaries: CanarySet, count: int) -> list[str]:
-    """Random texts of the template, none of them an inserted canary."""
+    """Returns random texts of the template, none of them an inserted canary."""
     (space,) = canaries.template.spaces.values()
     draw, taken = random.Random(SEED + 1), {canary.text for canary in canaries.inserted}
     drawn = (PREFIX + space.text_at(draw.randrange(space.size)) for _ in itertools.count())
@@ -298,7 +300,7 @@ def tensorflow_privacy_rows(trained: Trained, report: ExposureReport) -> dict[st
         with counted(trained.model) as scoring:
             costs = mean_losses(trained.model, [canary.text for canary in trained.canaries])
             reference_costs = mean_losses(trained.model, texts)
-        # One key a canary: the order within a key is not kept.
+        # One key per canary, since the order within a key is not kept.
         keyed = {str(place): [cost] for place, cost in enumerate(costs)}
         for name, formula in zip(("interpolation", "extrapolation"), tensorflow_formulas(), strict=True):
             with counted() as own:
@@ -372,7 +374,7 @@ def memaudit_row(trained: Trained, ref: PreTrainedModel | str) -> dict[str, Any]
 
 
 def figures_of(row: dict[str, Any]) -> dict[str, Any]:
-    """A part of memaudit's report without its sentences."""
+    """Returns a part of memaudit's report without its sentences."""
     return {name: value for name, value in row.items() if not isinstance(value, str)}
 
 
@@ -434,7 +436,7 @@ def compare(trained: Trained) -> dict[str, Any]:
 
 
 def trained_on(names: Sequence[str], folder: Path | None) -> Iterator[tuple[str, Trained]]:
-    """One training after the other; those that `folder` holds are not repeated."""
+    """Runs all training runs in order; those stored in `folder` are not repeated."""
     parts, base = text_parts(), None
     for name in names:
         file = folder / f"trained-{name.replace(' ', '-')}.pkl" if folder else None
@@ -457,7 +459,7 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     disable_progress_bars()
     torch.set_num_threads(1)
-    importlib.import_module("memaudit")  # a missing peer is said before the training
+    importlib.import_module("memaudit")  # reports a missing peer before training
     tensorflow_formulas()
     secrets = {}
     for name, trained in trained_on(list(SECRETS), arguments.keep):

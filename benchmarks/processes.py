@@ -1,11 +1,11 @@
-"""What many processes bring: measured on 1 and 2, and simulated beyond.
+"""Measures the speedup by several processes: measured on 1 and 2, and simulated beyond.
 
-`python -m benchmarks.processes`: one measurement of uniform references, on one core for each process. The parts of
-one process's share of the work are then measured on their own: the forward passes of a share of the rows (as process
-0 of 8, 64, 512 would feed them), and the bytes that a measurement exchanges. The time at P processes is the share's
-time plus one exchange, at a stated bandwidth and latency. For a model of 7 billion parameters in shards, every call
-also gathers the weights: its calls and bytes are counted on the tree of a million references, and its seconds are
-arithmetic, not a measurement.
+`python -m benchmarks.processes` runs one measurement of uniform references with one core per process. Then the parts
+of one process's share of the work are measured separately: the forward passes of a share of the rows (those of process
+0 of 8, 64 and 512), and the bytes that a measurement exchanges. The time at P processes is the share's time plus one
+exchange, at a stated bandwidth and latency. For a model of 7 billion parameters in shards, every call also gathers the
+weights: its calls and bytes are counted on the tree of a million references, and its seconds are arithmetic, not a
+measurement.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def _measure(rank: int, count: int, port: int, folder: str, shared: bool) -> Non
 
 
 class _OneOfMany(Processes):
-    """Process 0 of many that are not there: it feeds its share, and its sums are its own."""
+    """Process 0 of many simulated ones: it processes its share, and its sums contain only its own values."""
 
     def __init__(self, count: int) -> None:
         super().__init__()
@@ -121,7 +121,7 @@ def sharded_plan(count: int, tree: TokenTree) -> dict[str, Any]:
     width = choose_row_width(tree, PARAMETERS_7B)
     rows = packed_rows(tree, width)
     share, batch = -(-len(rows) // count), max(1, 65_536 // width)
-    calls = -(-share // batch) + 5  # the prefix, and the calls that find out how the model can be read
+    calls = -(-share // batch) + 5  # the prefix, and the calls that determine how the model can be read
     gathered = calls * 2 * PARAMETERS_7B.parameters * (count - 1) // count
     computing = share * width * PARAMETERS_7B.parameters / MULTIPLY_ADDS_PER_SECOND
     return {

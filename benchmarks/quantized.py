@@ -1,9 +1,10 @@
-"""Quantized weights against brute force: `python -m benchmarks.quantized`, with torchao and bitsandbytes installed.
+"""Tests quantized weights against brute force: `python -m benchmarks.quantized`, with torchao and bitsandbytes
+installed.
 
 Each small random model is saved, and loaded with its linear layers in 8 or 4 bits. Every text of a space of 1,000 is
-then scored alone by a bare call of the model. Next to it are the package's scores, the costs that `extract` gives its
-five texts, and the bounds of `rank_bounds` for four of them: `benchmarks/results/quantized.json` holds the largest
-differences, and whether they are within what the scorer states as its tolerance.
+then scored alone by a bare call of the model. These costs are compared with the package's scores, the costs of the
+five texts from `extract`, and the bounds of `rank_bounds` for four of them. `benchmarks/results/quantized.json` has
+the largest differences, and whether they are within the scorer's stated tolerance.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {**_SHAPE, "intermediate_size": 128, "num_key_value_heads": 2, "max_position_embeddings": 128},
     "gpt2": {"vocab_size": 384, "n_embd": 64, "n_layer": 2, "n_head": 4, "n_positions": 128},
 }
-# GPT-2's layers are no nn.Linear, and torchao leaves them as they are.
+# GPT-2's layers are not nn.Linear, so torchao leaves them unchanged.
 LIBRARIES = {"llama": ("bitsandbytes", "torchao"), "gpt2": ("bitsandbytes",)}
 # The type that is not quantized, and the standard deviation of the weights.
 VARIANTS = {"llama": (("float32", 0.1), ("bfloat16", 0.1), ("float32", 0.3)), "gpt2": (("float32", 0.1),)}
@@ -74,9 +75,11 @@ def kinds() -> Iterator[tuple[str, str, Any]]:
 
 
 def main() -> None:
-    """Measure all kinds, print a line for each, and write the results."""
+    """Measures all kinds, prints a line for each, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="Kinds whose description holds this; nothing is written then.")
+    parser.add_argument(
+        "--only", default="", help="Run only kinds whose description contains this; nothing is written then."
+    )
     only = parser.parse_args().only
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -114,7 +117,7 @@ def row(family: str, library: str, kind: str, settings: Any, dtype: str, scale: 
     if not scorer.why_no_search:
         try:
             figures |= search(model, alone_N)
-        except InputError:  # what a search reads showed more than whole texts did
+        except InputError:  # the search revealed more than scoring whole texts
             figures["searched"] = False
     figures["seconds"] = round(time.perf_counter() - started, 1)
     print(figures, flush=True)
@@ -141,7 +144,7 @@ def search(model: nn.Module, alone_N: np.ndarray) -> dict[str, Any]:
 
 
 def quantized(family: str, settings: Any, dtype: str, scale: float) -> nn.Module:
-    """A small model with random weights, saved and loaded again with `settings`."""
+    """Returns a small model with random weights, saved and loaded again with `settings`."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **FAMILIES[family]))
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Does the epsilon from ranks hold what it says, and how much does it find?
+"""Tests whether epsilon from ranks is a valid bound, and how large it is.
 
 The rules, written before the experiment:
 
@@ -60,7 +60,7 @@ def fixed(k: int, m: int, epsilon: float, how: dict[str, Any]) -> float:
 
 
 def ladder(k: int, m: int, epsilon: float, how: dict[str, Any], generator: np.random.Generator) -> float:
-    """The rate of false alarms with all rungs looked at."""
+    """Returns the rate of false alarms if all rungs are used."""
     answered = math.exp(epsilon) / (math.exp(epsilon) + k - 1)
     candidates = k - how.get("other_secrets", m - 1)
     limits = [2**j for j in range(k.bit_length()) if 2 ** (j + 1) <= candidates]
@@ -95,7 +95,7 @@ def distinct(k: int, m: int, epsilon: float, generator: np.random.Generator) -> 
 
 
 def power(epsilon: float, k: int, m: int) -> float:
-    """The median bound of randomized response, all corrections included."""
+    """Returns the median bound for randomized response, including all corrections."""
     q = math.exp(epsilon) / (math.exp(epsilon) + k - 1)
     successes = int(binom.ppf(0.5, m, q))
     return epsilon_from_ranks([1] * successes + [k] * (m - successes), k).epsilon

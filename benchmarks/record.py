@@ -1,4 +1,4 @@
-"""Writes a benchmark's figures with what they were measured on."""
+"""Writes a benchmark's results together with the machine and versions they were measured on."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Extraction by sampling from a fine-tune with planted secrets: what is found, how often it occurred, what is false.
+"""Tests extraction by sampling on a fine-tuned model with planted secrets: what is found, and how much of it is false.
 
 `OMP_NUM_THREADS=1 python -m benchmarks.sampling` needs the extra "scan" and no download: the text is Python's own help
-(`pydoc_data.topics`). Figures are written after each seed.
+(`pydoc_data.topics`). Results are written after each seed.
 
 The rules were written before the first run:
 

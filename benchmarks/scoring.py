@@ -1,11 +1,11 @@
-"""Scoring candidates of one template, against plain batches of whole texts.
+"""Compares scoring the candidates of one template with plain batches of whole texts.
 
-Run as `python -m benchmarks.scoring`. Both in one process, alternating, three times each. The plain way: texts padded
-on the right in batches of 64, one forward pass, log-softmax of all logits, gather, sum. The same model for both: a
-GPT-2 of 0.8 million parameters and a byte tokenizer.
+Run as `python -m benchmarks.scoring`. Both alternate in one process, three times each. The baseline pads texts on the
+right in batches of 64, then takes one forward pass, log-softmax of all logits, gather and sum. Both use the same
+model, a GPT-2 with 0.8 million parameters, and a byte tokenizer.
 
-The byte tokenizer is written in Python and takes about 0.1 ms a text, on either side; figures are given with it and
-without. Whole spaces need no tokenizer: their token ids come from the template's automaton.
+The byte tokenizer is written in Python and takes about 0.1 ms per text in both; results are given with and without it.
+Enumerating a space needs no tokenizer, since its token ids come from the template's automaton.
 """
 
 from __future__ import annotations
@@ -77,15 +77,15 @@ def candidates(model: GPT2LMHeadModel, tokenizer: Any) -> dict[str, Any]:
         {
             "plain": lambda: plain_bits(model, tokenizer(texts, add_special_tokens=False)["input_ids"]),
             "ours": lambda: log_perplexity(model, tokenizer, texts),
-            "plain_tokenised": lambda: plain_bits(model, ids),
-            "ours_tokenised": lambda: scored(model, tokenizer, encoded),
+            "plain_tokenized": lambda: plain_bits(model, ids),
+            "ours_tokenized": lambda: scored(model, tokenizer, encoded),
         }
     )
     return {
         "texts": SAMPLED,
         "seconds": {name: round(taken, 3) for name, taken in seconds.items()},
         "ratio": round(seconds["plain"] / seconds["ours"], 2),
-        "ratio_without_tokenisation": round(seconds["plain_tokenised"] / seconds["ours_tokenised"], 2),
+        "ratio_without_tokenization": round(seconds["plain_tokenized"] / seconds["ours_tokenized"], 2),
         "largest_difference_bits": float(np.abs(answers["plain"] - answers["ours"]).max()),
         "row_widths": sweep(model, tokenizer, encoded),
     }
@@ -107,14 +107,14 @@ def whole_space(model: GPT2LMHeadModel, tokenizer: Any) -> dict[str, Any]:
     seconds, answers = alternate(
         {
             "plain": lambda: plain_bits(model, tokenizer(some, add_special_tokens=False)["input_ids"]),
-            "plain_tokenised": lambda: plain_bits(model, ids),
-            "ours_tokenised": lambda: scored(model, tokenizer, encoded),
+            "plain_tokenized": lambda: plain_bits(model, ids),
+            "ours_tokenized": lambda: scored(model, tokenizer, encoded),
             "ours_from_template": from_template,
             "ours_from_texts": lambda: log_perplexity(model, tokenizer, texts),
         }
     )
     seconds["plain"] *= step
-    seconds["plain_tokenised"] *= step
+    seconds["plain_tokenized"] *= step
     differences = [np.abs(answers["plain"] - answers[name][::step]).max() for name in answers if "ours" in name]
     return {
         "texts": SPACE,
@@ -122,7 +122,7 @@ def whole_space(model: GPT2LMHeadModel, tokenizer: Any) -> dict[str, Any]:
         "seconds": {name: round(taken, 3) for name, taken in seconds.items()},
         "ratio": round(seconds["plain"] / seconds["ours_from_template"], 1),
         "ratio_from_texts": round(seconds["plain"] / seconds["ours_from_texts"], 1),
-        "ratio_without_tokenisation": round(seconds["plain_tokenised"] / seconds["ours_tokenised"], 1),
+        "ratio_without_tokenization": round(seconds["plain_tokenized"] / seconds["ours_tokenized"], 1),
         "largest_difference_bits": float(max(differences)),
         "row_widths": sweep(model, tokenizer, encoded),
     }
@@ -167,7 +167,7 @@ def main() -> None:
         found = figures[name]
         wide = found["row_widths"]
         print(
-            f"{name}: {found['ratio']:g} times plain batches, {found['ratio_without_tokenisation']:g} without "
+            f"{name}: {found['ratio']:g} times plain batches, {found['ratio_without_tokenization']:g} without "
             f"tokenization (at least {least:g}); rows of {wide['chosen']} take {wide['chosen_over_best']:g} of the "
             f"best width, {wide['best']}; answers within {found['largest_difference_bits']:.1g} bits"
         )

@@ -1,8 +1,8 @@
-"""What an exact rank costs, against the canary's own bits: nine digits, and card numbers of 16 with a Luhn digit.
+"""Measures the cost of an exact rank against the canary's bits: nine digits, and card numbers of 16 with a Luhn digit.
 
-`python -m benchmarks.search` trains the demo's model on text with both kinds of secret in it and every 20 steps ranks
-each canary of at most 13 bits by bounded search. A canary of b bits after its template's prefix needs at most
-digits x 2^b expansions.
+`python -m benchmarks.search` trains the demo's model on text with both kinds of secret, and every 20 steps ranks each
+canary of at most 13 bits by bounded search. A canary of b bits after its template's prefix needs at most digits x 2^b
+expansions.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def train(canary_sets: list[CanarySet]) -> list[dict[str, Any]]:
         data = insert_canaries(data, canaries, seed=number)
     texts = data["text"]
     model = load_model("small-gpt2", TOKENIZER, 256)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
     order = torch.Generator().manual_seed(0)
     rows: list[dict[str, Any]] = []
     step = 0
@@ -77,8 +77,8 @@ def train(canary_sets: list[CanarySet]) -> list[dict[str, Any]]:
             labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
             model(**encoded, labels=labels).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             step += 1
             if step % 20 == 0:
                 rows += rank_all(model, step)

@@ -1,7 +1,7 @@
-"""Our search compared with the paper's, its batched rule, and beam search, on the same models: the paper's Figure 11.
+"""Compares this package's search with the paper's, its batched rule and beam search on the same models (Figure 11).
 
-`python -m benchmarks.search_comparison` trains the demo's model on text that holds one seven-digit number and stops at
-every few steps: the number's exposure grows from nothing to log2|R|. At each stop four searches look for it:
+`python -m benchmarks.search_comparison` trains the demo's model on text with one seven-digit number and stops every
+few steps, while the number's exposure grows from 0 to log2|R|. At each stop, four searches look for it:
 
 - ours: batched, exact;
 - Dijkstra's, one node per call, until the number comes out (the paper's algorithm);
@@ -115,7 +115,7 @@ def train(seed: int) -> list[dict[str, Any]]:
     canaries = draw_canaries(presets.random_number(DIGITS), {48: 1}, controls=0, seed=seed)
     texts = insert_canaries(load_rows(None, None, 100_000, 200), canaries, seed=seed)["text"]
     model = load_model("small-gpt2", TOKENIZER, 256)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, weight_decay=0.0)
     order, step = torch.Generator().manual_seed(seed), 0
     rows: list[dict[str, Any]] = []
     while step < STEPS:
@@ -124,8 +124,8 @@ def train(seed: int) -> list[dict[str, Any]]:
             labels = encoded.input_ids.masked_fill(encoded.attention_mask == 0, -100)
             model.train()(**encoded, labels=labels).loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
             step += 1
             if step >= FIRST and step % EVERY == 0:
                 rows.append({"seed": seed, **look(model.eval(), canaries, step)})
@@ -140,7 +140,7 @@ def _in_short(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def summarise(rows: list[dict[str, Any]]) -> dict[str, Any]:
+def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Ratios of time where exposure is moderate, and how often beam search misses."""
     both = [(row["ours"]["seconds"], row["dijkstra"]["seconds"]) for row in rows if _is_moderate(row)]
     ratios = [theirs / own for own, theirs in both]
@@ -185,7 +185,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
 def main() -> None:
     transformers.logging.set_verbosity_error()
     rows = [row for seed in (0, 1) for row in train(seed)]
-    summary = summarise(rows)
+    summary = summarize(rows)
     print(summary)
     path = write_result("search_comparison", {"threads": torch.get_num_threads(), **summary, "rows": rows})
     plot(rows, str(path.parents[2] / "docs" / "images" / "search_comparison.png"))

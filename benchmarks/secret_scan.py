@@ -1,7 +1,7 @@
-"""False positives, false negatives and speed of `scan`: on labeled rows, and on the system's own changelogs.
+"""Measures false positives, false negatives and speed of `scan` on labeled rows and on the system's changelogs.
 
-`OMP_NUM_THREADS=1 python -m benchmarks.secret_scan` needs the extra "scan", and Debian's changelogs
-(`/usr/share/doc/*/changelog*.gz`), without which that part is left out. Only counts are written, never a text.
+`OMP_NUM_THREADS=1 python -m benchmarks.secret_scan` needs the extra "scan". It uses Debian's changelogs
+(`/usr/share/doc/*/changelog*.gz`) if they exist. Only counts are written, never texts.
 
 The rules were written before the first run:
 
@@ -141,7 +141,7 @@ DECOYS: dict[str, Callable[[random.Random], str]] = {
 }
 
 
-def labelled() -> dict[str, Any]:
+def labeled() -> dict[str, Any]:
     """Recall by kind, and false alarms by decoy."""
     rng = random.Random(20_261)
     recall, alarms = {}, {}
@@ -217,7 +217,7 @@ def speed() -> dict[str, Any]:
 
 
 def main() -> None:
-    figures: dict[str, Any] = {"labelled": labelled()}
+    figures: dict[str, Any] = {"labeled": labeled()}
     print(figures, flush=True)
     figures["speed"] = speed()
     print(figures["speed"], flush=True)

@@ -1,12 +1,13 @@
-"""Kills at random times: does every file and folder stay old or new and whole, and is nothing left behind?
+"""Kills processes at random times and checks that every file and folder is complete, old or new, with nothing left
+over.
 
 `python -m benchmarks.soak_kills` (`make soak-kills`): 200 SIGKILLs over `hf-exposure insert`, a measurement that saves
-its report, `hf-exposure report`, and a training that saves checkpoints and resumes. After each kill the state is read
-as it was left, then the same command runs again to its end, and the state is looked at once more. Of a training the
-state is its log of measurements; resumed, it must come to the weights and figures of one that was never stopped.
+its report, `hf-exposure report`, and a training that saves checkpoints and resumes. After each kill the remaining
+state is checked, then the same command runs again to its end, and the state is checked once more. For training, the
+state is its log of measurements; a resumed run must reach the weights and results of an uninterrupted one.
 
-All work is done in forked children of one process that has imported torch already, so that a kill costs a second or so
-and not an import. The parent computes nothing, since threads do not survive a fork.
+All work is done in forked children of one process that has already imported torch, so a kill costs about a second
+instead of an import. The parent computes nothing, since threads do not survive a fork.
 
     --kills N       how many that were in time, before the end of what they hit (200)
     --seed N        of the times of the kills (0)

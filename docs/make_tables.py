@@ -51,13 +51,13 @@ def speed() -> str:
                 f"{some['texts']:,} candidates of nine digits",
                 f"{_seconds(some['seconds']['plain'])} s",
                 f"{_seconds(some['seconds']['ours'])} s ({some['ratio']:.1f}x; "
-                f"{some['ratio_without_tokenisation']:.1f}x without tokenizing)",
+                f"{some['ratio_without_tokenization']:.1f}x without tokenizing)",
             ],
             [
                 "all 10^5 candidates of five digits",
                 f"{_seconds(whole['seconds']['plain'])} s (scaled from {whole['plain_is_scaled_from']:,})",
                 f"{_seconds(whole['seconds']['ours_from_template'])} s ({whole['ratio']:.0f}x; "
-                f"{whole['ratio_without_tokenisation']:.0f}x without preparing)",
+                f"{whole['ratio_without_tokenization']:.0f}x without preparing)",
             ],
             [
                 "all 10^6 candidates of six digits",
@@ -472,7 +472,7 @@ def rank_epsilon() -> str:
 
 def scan_recall() -> str:
     """Secrets found of labeled rows, by kind."""
-    found = _measured("secret_scan")["labelled"]["secrets"]
+    found = _measured("secret_scan")["labeled"]["secrets"]
     return _table(
         "kind of secret | rows | found",
         [[f"`{kind}`", str(one["rows"]), str(one["found"])] for kind, one in found.items()],
@@ -484,7 +484,7 @@ def scan_alarms() -> str:
     measured = _measured("secret_scan")
     rows = [
         [name.replace("_", " "), f"{one['rows']:,}", str(sum(one["false_alarms"].values()))]
-        for name, one in measured["labelled"]["decoys"].items()
+        for name, one in measured["labeled"]["decoys"].items()
     ]
     logs = measured["changelogs"]
     if logs:

@@ -1,1 +1,1 @@
-"""Runnable examples. A package, so that those of one folder can share code."""
+"""Runnable examples. This is a package so that the examples in one folder can share code."""

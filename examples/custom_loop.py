@@ -1,4 +1,4 @@
-"""A training loop of one's own with Accelerate, and the measurement that `ExposureCallback` takes under a Trainer.
+"""A custom training loop with Accelerate, with the measurements that `ExposureCallback` makes under a Trainer.
 
 python examples/custom_loop.py
 ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 examples/custom_loop.py

@@ -1,10 +1,10 @@
-"""Does a classifier memorize random labels? Canaries for models that are no language models.
+"""Tests whether a classifier memorizes random labels: canaries for models that are not language models.
 
 python examples/label_canaries.py
 
-A canary is eight inputs of noise with eight random labels. Their labeling is one of 10^8, and nothing but memory can
-know it. `LabelScorer` reads the labels of the eight inputs as a text, so that exposure is measured as for any other
-canary, and the search for its rank is exact. It prints
+A canary is eight noise inputs with eight random labels. Their labeling is one of 10^8, and can only be known by
+memorization. `LabelScorer` treats the labels of the eight inputs as a text, so exposure is measured as for any other
+canary, with an exact search for its rank. It prints
 
 labels trained on   0 times an epoch:   0.4 bits of 26.6 on average, 0 of 4 rank first
 labels trained on   1 times an epoch:  24.7 bits of 26.6 on average, 2 of 4 rank first

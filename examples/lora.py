@@ -1,4 +1,4 @@
-"""LoRA under a Trainer, with the exposure that the adapters added: the base is the same model without them.
+"""LoRA under a Trainer, with the exposure added by the adapters: the base is the same model without them.
 
 python examples/lora.py
 ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes 2 examples/lora.py

@@ -1,4 +1,4 @@
-"""A measure of your own next to exposure: the loss on rows that are never trained on, and the lowest one so far.
+"""A custom measure next to exposure: the loss on rows that are never trained on, and its minimum so far.
 
 python examples/own_measure.py
 

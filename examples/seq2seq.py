@@ -1,7 +1,7 @@
-"""Canaries in source-target pairs, under a Seq2SeqTrainer: inserted as a target, scored given its source.
+"""Canaries in source-target pairs under a Seq2SeqTrainer: inserted as targets, and scored given their sources.
 
-Run as `python examples/seq2seq.py`. A small T5 from its configuration that reads bytes; nothing is downloaded. About a
-minute on one core; `--rows 188 --steps 8` takes a few seconds. It ends with
+Run as `python examples/seq2seq.py`. The model is a small T5 that reads bytes, made from its configuration; nothing is
+downloaded. It takes about a minute on one core; `--rows 188 --steps 8` takes a few seconds. It ends with
 
     held-out controls    trained on    0.0 times  exposure   1.9 bits
     inserted 1 times     trained on    8.8 times  exposure   7.4 bits

@@ -1,7 +1,8 @@
-"""Canaries in a chat dataset, with TRL's SFTTrainer: inserted as the assistant's answer, scored as the answer.
+"""Canaries in a chat dataset with TRL's SFTTrainer: inserted and scored as the assistant's answers.
 
-Run as `python examples/sft_chat.py`. The model is a small Llama from its configuration, the tokenizer is trained on
-the spot: nothing is downloaded. About two minutes on one core; `--steps 8` takes a few seconds. It ends with
+Run as `python examples/sft_chat.py`. The model is a small Llama made from its configuration, and the tokenizer is
+trained here: nothing is downloaded. It takes about two minutes on one core; `--steps 8` takes a few seconds. It ends
+with
 
     held-out controls    trained on    0.0 times  exposure   1.5 bits
     inserted 1 times     trained on    5.7 times  exposure   9.4 bits

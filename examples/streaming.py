@@ -1,7 +1,7 @@
-"""Canaries in a stream: as many as asked for in one pass, whatever workers read it.
+"""Canaries in a stream: one pass has the requested number of canaries, regardless of the number of workers.
 
-Run as `python examples/streaming.py`. Two workers read a stream of eight shards; nothing is downloaded. Takes about a
-minute on one core; `--rows 200` a few seconds. It prints
+Run as `python examples/streaming.py`. Two workers read a stream of eight shards; nothing is downloaded. It takes about
+a minute on one core; with `--rows 200`, a few seconds. It prints
 
     68 of 68 canary rows arrive in one pass of 4068 rows
     held-out controls    exposure   1.5 bits

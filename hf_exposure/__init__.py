@@ -95,7 +95,7 @@ _HOME_OF = {
     "RankBounds": "records",
 }
 
-if TYPE_CHECKING:  # the same names again: type checkers read imports
+if TYPE_CHECKING:  # the same names again, since type checkers read imports
     from hf_exposure.callback import ExposureCallback as ExposureCallback
     from hf_exposure.callback import MeasureCallback as MeasureCallback
     from hf_exposure.canaries import Canary as Canary
@@ -175,7 +175,7 @@ if TYPE_CHECKING:  # the same names again: type checkers read imports
     from hf_exposure.scoring import log_perplexity as log_perplexity
     from hf_exposure.signals import critical_samples as critical_samples
 
-else:  # hidden from type checkers, which would take any name for one that is there
+else:  # hidden from type checkers, which would otherwise accept any name
 
     def __getattr__(name: str) -> Any:
         if name not in _HOME_OF:
@@ -189,7 +189,7 @@ __all__ = sorted([*_HOME_OF, "__version__"])
 
 
 def _token_of_job() -> str:
-    """What makes all processes of a job draw the same canaries. Torch is loaded in a job only."""
+    """The token with which all processes of a job draw the same canaries. Torch is only loaded in a job."""
     return str(importlib.import_module("hf_exposure.runtime.job").token_of_job())
 
 
@@ -197,7 +197,7 @@ register_job_token(_token_of_job)
 
 
 def _register_presenters() -> None:
-    """Tells records who shows them: those stand below, and are imported on first use."""
+    """Registers the presenters of records. They are in higher layers, and are imported on first use."""
     functions: dict[Action, str] = {
         "text": "report.table.report_text",
         "html": "report.page.report_html",

@@ -1,8 +1,8 @@
-"""What functions ask of the arguments they are given: one rule a function, one `InputError` where it is broken.
+"""Checks of arguments: each function checks one rule and raises an `InputError` if it is broken.
 
-All of the package checks its arguments here; only what is asked of arrays of numbers stands with the estimators
-(`estimators/arrays.py`), since nothing here needs numpy. A text may be a secret, so the errors say how long it is and
-do not quote it (`errors.described`); names that a caller chooses from a list are quoted.
+The whole package checks its arguments here, except arrays of numbers (`estimators/arrays.py`), since nothing here
+needs numpy. A text may be a secret, so the errors give its length and do not quote it (`errors.described`); names that
+a caller chooses from a list are quoted.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ T = TypeVar("T")
 def whole_number(
     argument: str, value: object, smallest: int, largest: int = LARGEST_COUNT, remedy: str | None = None
 ) -> int:
-    """`value` as an int within limits; whole numbers of other libraries pass, booleans and floats do not."""
+    """`value` as an int within limits. Integers of other libraries are accepted; booleans and floats are not."""
     remedy = remedy or f"Write {argument}={smallest} or more."
     rule = f"must be a whole number of at least {smallest}"
     if isinstance(value, bool):
@@ -66,7 +66,7 @@ def real_number(
 ) -> float:
     """`value` as a float within limits: `above < value`, `at_least <= value <= at_most`, `value < below`.
 
-    Numbers of other libraries pass; booleans, texts, NaN and, unless `infinite`, infinity do not.
+    Numbers of other libraries are accepted; booleans, texts, NaN and, unless `infinite`, infinity are not.
     """
     number = _as_float(value)
     inside = above < number < below or (infinite and math.isinf(number) and above < number <= below)
@@ -76,18 +76,18 @@ def real_number(
 
 
 def _as_float(value: object) -> float:
-    """NaN for what is no real number: it is in no interval."""
+    """The value as a float; NaN, which is in no interval, if it is not a real number."""
     if isinstance(value, (bool, str, bytes)) or type(value).__name__ in ("bool_", "bool"):
         return math.nan
     try:
-        # Of arrays and tensors only those without dimensions are numbers.
+        # Arrays and tensors count as numbers only if they have no dimensions.
         return math.nan if getattr(value, "shape", ()) else float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError, OverflowError, RuntimeError):
         return math.nan
 
 
 def flag(argument: str, value: object) -> bool:
-    """`value` as a bool: True or False, not anything that is true."""
+    """`value` as a bool. Only True and False are accepted, not other values that are true."""
     if not isinstance(value, bool) and type(value).__name__ not in ("bool_", "bool"):
         raise InputError(
             argument, "must be True or False", described(value), f"Write {argument}=True or {argument}=False."
@@ -96,7 +96,7 @@ def flag(argument: str, value: object) -> bool:
 
 
 def one_of(argument: str, value: object, allowed: Iterable[str], remedy: str) -> str:
-    """`value`, which must be one of some texts."""
+    """`value`, which must be one of the allowed texts."""
     allowed = list(allowed)
     if not isinstance(value, str) or value not in allowed:
         shown = value if isinstance(value, str) else described(value)
@@ -105,7 +105,7 @@ def one_of(argument: str, value: object, allowed: Iterable[str], remedy: str) ->
 
 
 def known_names(given: Mapping[str, object], known: Sequence[str], of: str) -> None:
-    """Refuses an argument that a function does not have."""
+    """Refuses names that are not arguments of a function."""
     for name, value in given.items():
         if name not in known:
             remedy = f"Use one of {', '.join(known)}."
@@ -121,16 +121,16 @@ def instance_of(argument: str, value: object, kind: type[T], remedy: str) -> T:
 
 
 def check_tokenizer(tokenizer: object) -> None:
-    """Refuses what is no tokenizer: None, a name, a class, a processor, a model."""
+    """Refuses objects that are no tokenizer: None, a name, a class, a processor, a model."""
     if isinstance(tokenizer, type) or not callable(tokenizer) or not hasattr(tokenizer, "all_special_ids"):
         rule = "must be a Hugging Face tokenizer"
         raise InputError("tokenizer", rule, type(tokenizer).__name__, "The order is (model, tokenizer, ...).")
 
 
 def encodable_text(argument: str, value: object) -> str:
-    """`value` as text that UTF-8 can encode: a lone surrogate can neither be saved nor tokenized.
+    """`value` as text that UTF-8 can encode, since a lone surrogate can neither be saved nor tokenized.
 
-    The errors do not quote it: it may be a canary, or a secret that was typed in the place of something else.
+    The errors do not quote it, since it may be a canary, or a secret that was typed by mistake.
     """
     if not isinstance(value, str):
         raise InputError(argument, "must be a string", described(value, numbers=False), "Write it in quotes.")
@@ -143,13 +143,13 @@ def encodable_text(argument: str, value: object) -> str:
 def _is_encodable(value: str) -> bool:
     try:
         value.encode("utf-8")
-    except UnicodeEncodeError:  # it holds the whole text: no other error may be raised while it is handled
+    except UnicodeEncodeError:  # it contains the whole text, so no other error may be raised while it is handled
         return False
     return True
 
 
 def list_of_texts(argument: str, values: object, remedy: str, most: int = MOST_TEXTS) -> list[str]:
-    """`values` as a list of strings, which any iterable but one string is; the error shows none of them."""
+    """`values`, an iterable but not one string, as a list of strings. The error shows none of them."""
     if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
         raise InputError(argument, "must be a list of strings", type(values).__name__, remedy)
     texts = at_most(argument, values, most)
@@ -160,12 +160,14 @@ def list_of_texts(argument: str, values: object, remedy: str, most: int = MOST_T
 
 
 def at_most(argument: str, values: Iterable[T], most: int) -> list[T]:
-    """`values` as a list; one that goes on beyond `most` is refused there, so that an endless one ends too."""
+    """`values` as a list of at most `most` entries. Reading stops after that many, so that endless iterables are
+    refused too.
+    """
     if holds_more(values, most):
         raise InputError(argument, f"must hold at most {most} entries", "more", "Use fewer.")
     try:
         taken = list(itertools.islice(values, most + 1))
-    except TypeError:  # a tensor or array without dimensions says that it can be iterated over
+    except TypeError:  # a tensor or array without dimensions claims to be iterable
         raise InputError(argument, "must be a list", type(values).__name__, "Write it in brackets.") from None
     if len(taken) > most:
         raise InputError(argument, f"must hold at most {most} entries", "more", "Use fewer.")
@@ -173,7 +175,7 @@ def at_most(argument: str, values: Iterable[T], most: int) -> list[T]:
 
 
 def holds_more(values: object, most: int) -> bool:
-    """Whether a list, or a range, which takes no memory yet, has more entries."""
+    """Whether a list or a range has more than `most` entries. A range is not turned into a list."""
     try:
         return isinstance(values, Sequence) and len(values) > most
     except OverflowError:  # a range of 2**63 or more
@@ -186,14 +188,14 @@ def path_of(argument: str, value: object) -> Path:
         raise InputError(argument, "must be a path", described(value), "Write it in quotes.")
     try:
         os.lstat(value)
-    except (ValueError, OSError) as error:  # a null character; a name that no file system takes
+    except (ValueError, OSError) as error:  # a null character, or a name that no file system accepts
         if isinstance(error, ValueError) or error.errno in (errno.ENAMETOOLONG, errno.EINVAL):
             raise InputError(argument, "must be a path that can exist", str(value), "Name another one.") from None
     return Path(value)
 
 
 def countable(argument: str, symbols: int, length: int) -> None:
-    """Refuses a space of `symbols ** length` texts whose number could not be printed, before it is computed."""
+    """Refuses a space of `symbols ** length` texts if that number is too long to print, before computing it."""
     if length * math.log10(max(symbols, 1)) >= LARGEST_SPACE_DIGITS:
         rule = f"must leave a space of at most 10^{LARGEST_SPACE_DIGITS} candidate secrets"
         raise InputError(argument, rule, f"{symbols}^{length}", "Use shorter fillings or fewer of them.")

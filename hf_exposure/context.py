@@ -1,8 +1,9 @@
-"""The text around a canary in its training row, which is no secret: a prompt, the turns of a chat, or a source.
+"""The text around a canary in its training row, which is not secret: a prompt, the turns of a chat, or a source.
 
 `CanaryContext` is for models that continue a text: the prompt, or the chat's turns before the canary. A *source* is
-what an encoder-decoder model reads before it writes the canary: one text for all canaries, or a template that repeats
-the canary's own secret. Both are used twice, once to insert the canary and once to score it, and must be equal.
+the input of an encoder-decoder model whose target is the canary: one text for all canaries, or a template that repeats
+the canary's own secret. Context and source are used both to insert the canary and to score it, and must be the same
+both times.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ class SourceTemplate:
     """The source of each text of a template, with the same secret in its holes.
 
     Args:
-        text: fixed text with holes that the target's template has too; any of them, each as often as wanted.
-        template: of the targets.
+        text: fixed text with any holes of the target's template, each any number of times.
+        template: the template of the targets.
 
     Raises:
-        InputError: a hole that the template lacks, or with a format; braces that do not match.
+        InputError: the template lacks a hole, a hole has a format, or braces do not match.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits
@@ -59,10 +60,10 @@ class SourceTemplate:
 
 
 def source_for(source: str | None, template: CanaryTemplate) -> Source | None:
-    """What `source` means together with `template`: a fixed text, or with holes one text for each target.
+    """Interprets `source` together with `template`: a fixed text, or, if it has holes, one text for each target.
 
     Raises:
-        InputError: as `SourceTemplate`.
+        InputError: `source` is no text, or `SourceTemplate` refuses it.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits
@@ -88,30 +89,30 @@ def _fields(text: str) -> list[tuple[str, str | None, str | None, str | None]]:
 
 
 def check_context(context: object) -> None:
-    """Raise an `InputError` for what is no context; None is the lack of one."""
+    """Raises an `InputError` if this is neither a context nor None."""
     if context is not None:
         instance_of("context", context, CanaryContext, "Write CanaryContext(prompt=...).")
 
 
-# No whitespace at its ends, which templates may strip, and nothing that a prompt would hold by chance.
+# The placeholder has no whitespace at its ends, which templates may strip, and does not occur in a prompt by chance.
 _PLACEHOLDER = "canary9f3a17"
 
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryContext:
-    """Where a canary stands in its training row: the same object inserts it there and scores it there.
+    """The context of a canary in its training row. The same object is used to insert the canary and to score it.
 
-    With a text as `prompt`, the canary is the completion of that text. With messages, it is what the assistant says
-    next. Tokens of the prompt are context for the canary: they are never scored. With `end_token=True` a chat's own
-    end of turn is scored after the canary, where a plain text has the tokenizer's end token.
+    With a text as `prompt`, the canary is the completion of that text. With messages, it is the assistant's next turn.
+    Tokens of the prompt are context for the canary and are never scored. With `end_token=True`, the chat's end of turn
+    is scored after the canary, instead of the tokenizer's end token as for a plain text.
 
     Args:
-        prompt: a text, or messages (mappings of "role" and "content"); `()` is a chat that the assistant begins.
-        chat_template: instead of the tokenizer's own.
+        prompt: a text, or messages (mappings with "role" and "content"); `()` is a chat that the assistant begins.
+        chat_template: a chat template to use instead of the tokenizer's own.
         chat_template_kwargs: further arguments of the chat template, such as `{"enable_thinking": False}`.
 
     Raises:
-        InputError: a prompt that is neither, or a message without a role and a text.
+        InputError: the prompt is neither text nor messages, or a message has no role or no text.
 
     Example:
         >>> context = CanaryContext(prompt=[{"role": "user", "content": "What is my PIN?"}])
@@ -154,14 +155,14 @@ class CanaryContext:
         return [*self.prompt_messages(), {"role": "assistant", "content": text}]
 
     def prompt_messages(self) -> list[dict[str, str]]:
-        """The turns before the canary's."""
+        """The turns before the canary."""
         return [dict(message) for message in self.prompt if isinstance(message, Mapping)]
 
     def around(self, tokenizer: Any) -> tuple[str, str]:
         """The literal text before and after a canary, as the tokenizer's chat template writes it.
 
         Raises:
-            InputError: no chat template; one that refuses these messages; one that does not write the assistant's
+            InputError: there is no chat template, or it refuses these messages, or it does not write the assistant's
                 text exactly once.
         """
         if isinstance(self.prompt, str):
@@ -173,10 +174,10 @@ class CanaryContext:
             written = tokenizer.apply_chat_template(
                 self.messages(_PLACEHOLDER),
                 tokenize=False,
-                chat_template=self.chat_template,  # None: of a tokenizer that has several, its default
+                chat_template=self.chat_template,  # None means the tokenizer's default, if it has several
                 **self.chat_template_kwargs,
             )
-        except Exception as error:  # a template raises whatever it likes
+        except Exception as error:  # a template may raise any exception
             rule = f"must be messages that the chat template accepts ({error})"
             raise InputError("prompt", rule, self.prompt, "Change the roles or their order.") from error
         if written.count(_PLACEHOLDER) != 1:
@@ -187,12 +188,13 @@ class CanaryContext:
         return before, after
 
     def check_end(self, tokenizer: Any, texts: Sequence[str]) -> None:
-        """Raise an `InputError` if the end of a text is another token where the chat template writes on behind it.
+        """Raises an `InputError` if the chat template's text after a canary changes the canary's last tokens.
 
-        Then what is trained on is not what is scored: the last full stop is one token with the newline behind it.
+        The tokens trained on would then differ from those scored: for instance, the last full stop and the newline
+        after it may be one token.
         """
         before, after = self.around(tokenizer)
-        # A special token, which most templates end a turn with, merges with nothing.
+        # A special token, with which most templates end a turn, merges with nothing.
         first = tokenizer(after, add_special_tokens=False)["input_ids"][:1] if after else []
         if not texts or not first or first[0] in getattr(tokenizer, "all_special_ids", ()):
             return
@@ -200,6 +202,6 @@ class CanaryContext:
         followed = tokenizer([before + text + after for text in texts], add_special_tokens=False)["input_ids"]
         for row, (ids, more) in enumerate(zip(alone, followed, strict=True)):
             if list(more[: len(ids)]) != list(ids):
-                rule = "must not merge the end of a canary with what the chat template writes behind it"
-                remedy = "End the canary template in another suffix (a word), or the turn in a special token."
+                rule = "must not merge the end of a canary with what the chat template writes after it"
+                remedy = "End the canary template with another suffix (a word), or the turn with a special token."
                 raise RowInputError("context", rule, row, remedy)

@@ -1,4 +1,4 @@
-"""Every error the package raises on purpose. Errors on input subclass `ValueError`."""
+"""All errors that the package raises on purpose. Errors about input subclass `ValueError`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LONGEST_VALUE = 120
 
 
 class ExposureError(Exception):
-    """The root of the hierarchy: `except ExposureError` catches whatever this package raises on purpose."""
+    """The root of the hierarchy: `except ExposureError` catches every error that this package raises on purpose."""
 
 
 class InputError(ExposureError, ValueError):
@@ -40,7 +40,7 @@ class InputError(ExposureError, ValueError):
     Args:
         argument: name of the argument, column, option or file.
         rule: what it must satisfy.
-        value: what was received; shown shortened.
+        value: the value received; it is shown shortened.
         remedy: what to type next.
 
     Example:
@@ -57,28 +57,28 @@ class InputError(ExposureError, ValueError):
 
 
 class RowError(ExposureError):
-    """An error about one of the texts of a call. It holds the number of the text, never the text itself.
+    """An error about one of the texts of a call. It contains the number of the text, never the text itself.
 
-    Whoever knows what the texts are gives them names: canaries are named by their ids (`rows_named`).
+    A caller that knows the texts names them: canaries are named by their ids (`rows_named`).
 
     Attributes:
-        row: the text's place among the texts of the call, from 0; None once it has a name, or where it has no place.
+        row: the text's index among the texts of the call, from 0; None if it has a name instead, or no index.
     """
 
     row: int | None
 
     def named(self, name: str) -> RowError:
-        """The same error about a text of that name."""
+        """The same error with the name of the text."""
         raise NotImplementedError
 
 
 class RowInputError(RowError, InputError):
-    """One of the texts of a call broke a rule. The message names the text's number and does not quote the text.
+    """One of the texts of a call broke a rule. The message gives the text's number and does not quote the text.
 
     Args:
         argument, rule, remedy: as for `InputError`.
         row: the number of the text.
-        name: what the text is called instead.
+        name: the name of the text, shown instead of its number.
 
     Example:
         >>> error = RowInputError("texts", "must not be empty", 3, "Remove it.")
@@ -101,18 +101,20 @@ class RowInputError(RowError, InputError):
 
 
 class _Name(str):
-    """Shown in a message without quotes."""
+    """A name that a message shows without quotes."""
 
     def __repr__(self) -> str:
         return str(self)
 
 
 def described(value: object, *, numbers: bool = True) -> object:
-    """What a message says of a value that may hold a secret: the length of a text, the type of what holds texts.
+    """The description in a message of a value that may contain a secret: the length of a text, or the type of a
+    container.
 
     Args:
-        value: what was received.
-        numbers: whether a number is shown; not where a text was wanted, of which it may be the digits.
+        value: the value received.
+        numbers: whether a number is shown. It should not be if a text was expected, since it may consist of the
+            secret's digits.
 
     Example:
         >>> described("281265017"), described(""), described({}), described(["281265017"]), described(None)
@@ -130,7 +132,7 @@ def described(value: object, *, numbers: bool = True) -> object:
 def first_line(error: BaseException) -> str:
     """The first line of another library's message, since what follows is often a page of advice.
 
-    Without a message it is the error's name. What `datasets` could not read is said by the cause of its error.
+    Without a message it is the error's class name. For `datasets`, the cause of its error says what could not be read.
 
     Example:
         >>> first_line(ValueError("\\nno such device\\n\\nSet CUDA_LAUNCH_BLOCKING=1"))
@@ -161,9 +163,9 @@ def kind_and_place(error: BaseException) -> str:
 
 
 def rows_named(name_of: Callable[[int], str], work: Callable[[], T]) -> T:
-    """The result of `work`; an error about the text of some row says `name_of(row)` instead of its number.
+    """Returns the result of `work`. An error about the text of a row says `name_of(row)` instead of the row's number.
 
-    A function and not a context manager: the new error then has no context that tells the row.
+    This is a function and not a context manager, so that the new error has no context that reveals the row.
     """
     try:
         return work()
@@ -186,8 +188,8 @@ class NonFiniteScoreError(RowError, ArithmeticError):
     """The model returned NaN where a log-probability was needed.
 
     Args:
-        row: number of the text among those of the call; None where there is no such number.
-        where: said instead: "for canary 5e1f", "after 7 tokens".
+        row: number of the text among those of the call; None if there is no such number.
+        where: a text instead of the number: "for canary 5e1f", "after 7 tokens".
     """
 
     def __init__(self, row: int | None = None, where: str = "") -> None:
@@ -203,9 +205,9 @@ class NonFiniteScoreError(RowError, ArithmeticError):
 
 
 class OutOfStepError(ExposureError):
-    """Processes of one job went different ways, and those that wait cannot be told: the job must end.
+    """Processes of one job have diverged, and those that wait cannot be notified: the job must end.
 
-    Never turned into a warning: a process that trained on would leave the others waiting for it.
+    It is never turned into a warning: a process that continued training would leave the others waiting for it.
     """
 
 
@@ -214,19 +216,19 @@ class MissingDependencyError(ExposureError, ImportError):
 
 
 class SecretFoundError(ExposureError):
-    """What was about to be published holds a canary; the message names the file and the canary's id, not the text."""
+    """A file to publish contains a canary; the message names the file and the canary's id, not the text."""
 
 
 class EndpointError(ExposureError):
-    """An endpoint gives no log-probabilities that can be used, or does not answer; the message says what to do."""
+    """An endpoint returns no usable log-probabilities, or does not answer; the message says what to do."""
 
 
 class HubError(ExposureError):
-    """The Hub did not take what was published, or could not be reached; the message says what to do."""
+    """The Hub refused the upload, or could not be reached; the message says what to do."""
 
 
 def _shown(value: object) -> str:
-    """`value` as code, shortened. Whatever it is, showing it neither fails nor takes long."""
+    """`value` as code, shortened. This is fast and never fails, whatever the value is."""
     if isinstance(value, (str, bytes)) and len(value) > _LONGEST_VALUE:
         shown = repr(value[: _LONGEST_VALUE + 1])
     elif isinstance(value, (list, tuple, set, frozenset, dict)) and len(value) > _LONGEST_VALUE:
@@ -234,6 +236,6 @@ def _shown(value: object) -> str:
     else:
         try:
             shown = repr(value)
-        except Exception:  # an integer too long to print, a class whose repr fails
+        except Exception:  # an integer that is too long to print, or a class whose repr fails
             return f"<{type(value).__name__}>"
     return shown if len(shown) <= _LONGEST_VALUE else shown[: _LONGEST_VALUE - 3] + "..."

@@ -1,7 +1,7 @@
-"""The types of a record's fields: what each holds in Python, and how it is written in JSON.
+"""The types of a record's fields: their values in Python, and how they are written in JSON.
 
-They are plain `float`, `int` and `str` to a type checker. pydantic reads what is added to them: undefined is NaN in
-Python and null in JSON, which `Figure` says once for all records.
+To a type checker they are plain `float`, `int` and `str`. pydantic reads their annotations: for instance, `Figure`
+defines for all records that an undefined figure is NaN in Python and null in JSON.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from hf_exposure.limits import LARGEST_FIGURE
 
 
 def plain(value: Any) -> Any:
-    """Free-form values for JSON: those of numpy and torch as Python's, tuples as lists, null for a figure not finite.
+    """Converts free-form values for JSON: numbers of numpy and torch become Python's, tuples become lists, and figures
+    that are not finite become null.
 
     Example:
         >>> import numpy as np
@@ -42,7 +43,7 @@ def _null_is_nan(source: Any, handler: Any) -> core_schema.CoreSchema:
 
 
 def _whole(value: Any) -> Any:
-    # JSON has one kind of number: 3.0 is the integer 3.
+    # JSON has only one kind of number: 3.0 is the integer 3.
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
@@ -61,7 +62,7 @@ _MOST = 10**12
 Real = Annotated[_Real, _Limited, PlainSerializer(plain)]
 """A finite number."""
 Figure = Annotated[_Real, _Limited, _NULL_IS_NAN]
-"""A number; NaN where it is undefined and null in JSON, as are infinite ones."""
+"""A number; NaN if it is undefined. NaN and infinite values are null in JSON."""
 Share = Annotated[_Real, Field(ge=0, le=1), _NULL_IS_NAN]
 """A figure from 0 to 1."""
 Amount = Annotated[_Real, Field(ge=0, le=LARGEST_FIGURE), _NULL_IS_NAN]
@@ -69,12 +70,12 @@ Amount = Annotated[_Real, Field(ge=0, le=LARGEST_FIGURE), _NULL_IS_NAN]
 Rank = Annotated[int, Strict(), Field(ge=1), WHOLE]
 """A whole number of at least 1, however large: a rank, or the size of a space."""
 Count = Annotated[int, Strict(), Field(ge=0, le=_MOST), WHOLE]
-"""How many there are."""
+"""A count, at least 0."""
 Positive = Annotated[int, Strict(), Field(ge=1, le=_MOST), WHOLE]
-"""How many there are, of which there is at least one."""
+"""A count of at least 1."""
 Seed = Annotated[int, Strict(), Field(ge=0), WHOLE]
 """The seed of a random choice."""
 Flag = Annotated[bool, Strict()]
-"""Yes or no."""
+"""True or False."""
 Values = Annotated[Mapping[str, Any], PlainSerializer(plain)]
 """Free-form values by name."""

@@ -1,9 +1,9 @@
-"""Files and folders that are written whole or not at all, and by default for their owner's eyes only.
+"""Files and folders that are written completely or not at all, and by default are readable by their owner only.
 
-Whatever is written gets its contents under another name in the same folder, and takes the name of its target in one
-step. That other name holds host and process: what a killed process left behind is removed by the next process that
-writes there, and what a live one is writing is left alone. Its writer also holds a lock on it: containers that share a
-folder may share a host name, and then the process of one is nowhere to be seen in the other.
+Contents are written under another name in the same folder, which is then renamed to the target in one step. That name
+contains the host and the process: leftovers of a killed process are removed by the next process that writes there, and
+files of a live process are kept. The writer also holds a lock: containers that share a folder may share a host name,
+and then one container does not see the other's processes.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ from hf_exposure.limits import DEEPEST_JSON, LARGEST_JSON_BYTES
 
 try:
     import fcntl
-except ImportError:  # Windows, where nothing is ever taken for abandoned
+except ImportError:  # Windows, where nothing is ever considered abandoned
     fcntl = None  # type: ignore[assignment]
 
 _HOST = re.sub(r"[^A-Za-z0-9.]", "_", socket.gethostname()) or "localhost"
 _LEFTOVER = re.compile(rf"\.(?P<name>.+)\.hf-exposure-{re.escape(_HOST)}-(?P<pid>\d+)-[0-9a-f]{{8}}(?P<old>\.old)?")
 _OLD = ".old"
 _AT_FDCWD, _RENAME_EXCHANGE = -100, 2
-# What this process is writing. Its own process id is no proof: in a container every run may have the same one.
+# The paths that this process is writing. Its process id is not enough, since in a container every run may have the
+# same one.
 _in_use: set[Path] = set()
-# How many blocks of `owner_only` are open in all threads, which share one umask, and what it was before the first.
+# The number of open `owner_only` blocks in all threads, which share one umask, and the umask before the first of them.
 _open_blocks: list[int] = []
 _umask_lock = threading.Lock()
 
@@ -64,11 +65,11 @@ def read_json(path: str | Path, *, constants: bool = False) -> Any:
     """The values of a JSON file.
 
     Args:
-        constants: let NaN and Infinity pass, which the Trainer writes.
+        constants: whether to accept NaN and Infinity, which the Trainer writes.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is no JSON in UTF-8, or larger or deeper than `limits` says.
+        ValueError: it is not JSON in UTF-8, or is larger or deeper than `limits` allows.
     """
     return parse_json(read_bytes(path, LARGEST_JSON_BYTES), constants=constants)
 
@@ -79,18 +80,18 @@ def parse_json(content: bytes | str, *, constants: bool = False) -> Any:
     Example:
         >>> parse_json("[1e999]")
         Traceback (most recent call last):
-        ValueError: 1e999 is no finite number
+        ValueError: 1e999 is not a finite number
     """
     text = content if isinstance(content, str) else content.decode("utf-8")
     options: dict[str, Any] = {} if constants else {"parse_constant": _refuse, "parse_float": _finite}
     try:
         values = json.loads(text, **options)
     except RecursionError:
-        raise ValueError("too many lists inside each other") from None
+        raise ValueError("too many nested lists") from None
     level, depth = [values], 0
     while level:
         if depth > DEEPEST_JSON:
-            raise ValueError("too many lists inside each other")
+            raise ValueError("too many nested lists")
         texts = [item for value in level for item in (value if isinstance(value, dict) else [value])]
         if any(isinstance(item, str) and _has_surrogate(item) for item in texts):
             raise ValueError("a text that UTF-8 cannot encode")
@@ -105,7 +106,7 @@ def _has_surrogate(text: str) -> bool:
 
 
 def _refuse(name: str) -> float:
-    raise ValueError(f"{name} is no finite number")
+    raise ValueError(f"{name} is not a finite number")
 
 
 def _finite(digits: str) -> float:
@@ -115,9 +116,9 @@ def _finite(digits: str) -> float:
 
 @contextmanager
 def owner_only() -> Iterator[None]:
-    """Files that anybody in this process makes meanwhile are readable by their owner alone.
+    """Within this block, new files of this process are readable by their owner only.
 
-    For files that another library writes: the process's umask, which its own processes inherit, is all that it heeds.
+    It sets the process's umask, the only setting that files written by other libraries and their processes respect.
     """
     with _umask_lock:
         before = os.umask(0o077)
@@ -137,7 +138,8 @@ def write_aside(path: str | Path, content: str | bytes, *, private: bool = False
     Args:
         path: the file; its folder must exist.
         content: text (UTF-8) or bytes.
-        private: readable by the owner only, from the first moment on; else as the process's umask says.
+        private: whether the file is readable by its owner only, from its creation on; otherwise the process's umask
+            applies.
     """
     target = Path(path)
     data = content.encode("utf-8") if isinstance(content, str) else content
@@ -147,9 +149,9 @@ def write_aside(path: str | Path, content: str | bytes, *, private: bool = False
         try:
             with os.fdopen(descriptor, "wb") as file, _locked(aside):
                 file.write(data)
-                file.close()  # Windows renames no open file
+                file.close()  # Windows cannot rename an open file
                 if private:
-                    os.chmod(aside, 0o600)  # the umask may have taken the owner's own rights
+                    os.chmod(aside, 0o600)  # the umask may have removed even the owner's rights
                 else:
                     umask = os.umask(0)
                     os.umask(umask)
@@ -163,15 +165,15 @@ def write_aside(path: str | Path, content: str | bytes, *, private: bool = False
 
 @contextmanager
 def replaced_folder(target: str | Path) -> Iterator[Path]:
-    """An empty folder next to `target` that takes its place once the block is done; on a failure it is removed.
+    """Yields an empty folder next to `target` that replaces it when the block ends; on a failure it is removed.
 
-    Both are readable by their owner alone, and so is what any library writes inside the block. Whatever stood at
-    `target` is whole until the new folder is, and removed after the exchange: on Linux they change places in one step.
-    Where the system or the file system cannot do that, a kill between two renames leaves nothing at `target`, and
-    `clean_up` puts the old one back.
+    Both are readable by their owner only, and so is everything that any library writes inside the block. The old
+    `target` stays complete until the new folder is, and is removed after the exchange, which takes one step on Linux.
+    If the system or the file system does not support that, a kill between two renames leaves nothing at `target`, and
+    `clean_up` restores the old folder.
 
     Raises:
-        OSError: the folder cannot be made, or not take its place; `target` is then as it was.
+        OSError: the folder cannot be created, or cannot replace `target`, which then stays as it was.
     """
     place = Path(target).absolute()
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -192,16 +194,16 @@ def replaced_folder(target: str | Path) -> Iterator[Path]:
 
 
 def make_private_folder(path: Path) -> None:
-    """Makes a folder that is missing, readable by its owner alone; one that exists keeps its mode."""
+    """Creates a folder, readable by its owner only, if it is missing; an existing folder keeps its mode."""
     if not path.is_dir():
         with owner_only():
             path.mkdir(parents=True, exist_ok=True)
 
 
 def temporary_folder(purpose: str) -> Path:
-    """A new folder in the system's temporary one, for its owner alone. It is removed when this process ends.
+    """Creates a temporary folder that only its owner may read. It is removed when this process ends.
 
-    After a kill, the next process that asks for such a folder removes it.
+    After a kill, the next process that creates such a folder removes it.
     """
     parent = Path(tempfile.gettempdir())
     clean_up(parent)
@@ -212,7 +214,7 @@ def temporary_folder(purpose: str) -> Path:
     owner = os.getpid()
 
     def remove() -> None:
-        if os.getpid() == owner:  # a forked process inherits this, and its parent still needs the folder
+        if os.getpid() == owner:  # a forked process inherits this function, but its parent still needs the folder
             _remove(folder)
             if lock is not None:
                 os.close(lock)
@@ -222,10 +224,10 @@ def temporary_folder(purpose: str) -> Path:
 
 
 def clean_up(folder: str | Path) -> None:
-    """Removes what killed processes of this host and user left in `folder`, and finishes what they began.
+    """Removes leftovers of killed processes of this host and user from `folder`, and finishes their renames.
 
-    A folder whose replacement was cut off between two renames is put back first. Errors are passed over: nothing that
-    is being done depends on it.
+    A folder whose replacement was interrupted between two renames is restored first. Errors are ignored, since nothing
+    depends on the cleaning.
     """
     with suppress(OSError):
         left = [(entry, found) for entry in os.scandir(folder) if (found := _LEFTOVER.fullmatch(entry.name))]
@@ -240,7 +242,7 @@ def clean_up(folder: str | Path) -> None:
 
 
 def _is_abandoned(entry: os.DirEntry[str], pid: int) -> bool:
-    # On Windows there is no way to ask whether a process lives: os.kill would end it.
+    # On Windows, os.kill would end the process, so there is no way to test whether it is alive.
     if os.name != "posix" or entry.stat(follow_symlinks=False).st_uid != os.getuid():
         return False
     if pid == os.getpid():
@@ -255,9 +257,10 @@ def _is_abandoned(entry: os.DirEntry[str], pid: int) -> bool:
 
 
 def _lock(path: str | Path) -> int | None:
-    """A descriptor that holds a lock on a file or folder until it is closed, at the latest when its process ends.
+    """Returns a descriptor that holds a lock on a file or folder until it is closed, at the latest when its process
+    ends.
 
-    None where there are no such locks: a file system without them, Windows.
+    None if there are no such locks, as on Windows and some file systems.
 
     Raises:
         BlockingIOError: another process holds it.
@@ -291,7 +294,7 @@ def _is_locked(path: str | Path) -> bool:
 def _locked(path: Path) -> Iterator[None]:
     try:
         descriptor = _lock(path)
-    except BlockingIOError:  # somebody is asking at this moment whether it is locked
+    except BlockingIOError:  # another process is testing right now whether it is locked
         descriptor = None
     try:
         yield
@@ -303,7 +306,7 @@ def _locked(path: Path) -> Iterator[None]:
 def files_sha256(place: str | Path) -> str:
     """SHA-256 over a file, or over the names and contents of all files under a folder, sorted by name.
 
-    Caches that `datasets` leaves next to its files do not count.
+    Caches that `datasets` leaves next to its files are ignored.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -327,7 +330,7 @@ def files_sha256(place: str | Path) -> str:
 
 @contextmanager
 def one_writer(folder: Path) -> Iterator[None]:
-    """Waits until no other process is in such a block for that folder; where there are no locks, it does not wait."""
+    """Waits until no other process is in such a block for that folder. Without locks, it does not wait."""
     descriptor = None
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
@@ -342,7 +345,7 @@ def one_writer(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def _aside(target: Path) -> Iterator[Path]:
-    """A name next to `target` that says who is writing."""
+    """Yields a name next to `target` that identifies the writer."""
     aside = _name_for(target.absolute())
     _in_use.add(aside)
     try:
@@ -356,7 +359,7 @@ def _name_for(target: Path) -> Path:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Lets two names change places in one step; False where that cannot be done."""
+    """Exchanges two names in one step; returns False if the system cannot do that."""
     rename = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if rename is None:
         return False

@@ -1,8 +1,9 @@
-"""Whether this process is one of a job, and what is random in all of them alike, before any framework is loaded.
+"""Whether this process is one of a job, and a random token that all its processes share, before any framework is
+loaded.
 
-A launcher (`torchrun`, `accelerate launch`, `deepspeed`) starts a script many times, and tells each copy in the
-environment which one it is. Canaries are drawn at the top of such a script, long before a trainer connects the
-processes, and must be the same in all of them. Whoever can connect processes registers here how a token is agreed on.
+A launcher (`torchrun`, `accelerate launch`, `deepspeed`) starts a script many times, and tells each copy its rank in
+environment variables. Canaries are drawn at the top of such a script, long before a trainer connects the processes,
+and must be the same in all of them. The package that can connect processes registers here how they agree on a token.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ _makers: list[Callable[[], str]] = []
 
 
 def register_job_token(make: Callable[[], str]) -> None:
-    """Makes `make` what gives all processes of a job one token."""
+    """Registers the function that returns the same token on all processes of a job."""
     _makers[:] = [make]
 
 
 def job_token() -> str | None:
-    """A random text that all processes of this job share, and nobody else knows; None where this process is alone.
+    """A random text that all processes of this job share and nobody else knows; None if this process is alone.
 
-    No process waits for another one to ask.
+    A process does not wait until the others call this.
 
     Example:
         >>> job_token() is None
@@ -33,7 +34,9 @@ def job_token() -> str | None:
 
 
 def count_of_processes() -> int:
-    """How many processes the job has, as the launcher says, or the process group where there is one already."""
+    """The number of processes of the job, according to the process group if there is one, and otherwise to the
+    launcher.
+    """
     if is_launched():
         return int(os.environ["WORLD_SIZE"])
     distributed = sys.modules.get("torch.distributed")
@@ -43,5 +46,5 @@ def count_of_processes() -> int:
 
 
 def is_launched() -> bool:
-    """Whether a launcher has put into the environment what `torch.distributed` needs to connect the processes."""
+    """Whether a launcher has set the environment variables that `torch.distributed` needs to connect the processes."""
     return all(os.environ.get(name) for name in _NEEDED) and os.environ["WORLD_SIZE"].isdigit()

@@ -1,18 +1,18 @@
-"""The largest sizes that this package takes, in one place. Each is checked before anything of that size is built.
+"""The largest sizes that this package accepts, in one place. Each is checked before anything of that size is built.
 
-They are far beyond what an experiment needs, and small enough that whatever passes is built within seconds. What is
-not listed here (rows of a dataset, tokens of a context) has no limit but the machine's.
+They are far beyond what an experiment needs, and small enough that everything within them is built in seconds. Sizes
+that are not listed here (rows of a dataset, tokens of a context) are limited only by the machine.
 """
 
 from __future__ import annotations
 
-# What fills a hole.
+# Fillings of holes.
 LONGEST_FILLING = 1_000
 """Characters of a filling of `Digits`, `Letters`, `LuhnDigits` or `Pattern`, and of the separator of `Words`."""
 LONGEST_WORD = 10_000
 """Characters of a word of a list, or of an option of `Choice`."""
 MOST_WORDS = 500
-"""Words that one filling of `Words` or `VocabularyTokens` is joined from."""
+"""Words in one filling of `Words` or `VocabularyTokens`."""
 LONGEST_LIST = 1_000_000
 """Entries of the list behind `Words`, and options of `Choice`."""
 LARGEST_SPACE_DIGITS = 4_000
@@ -26,7 +26,7 @@ DEEPEST_PATTERN = 50
 MOST_PATTERN_STATES = 100_000
 """States of the automaton of a `Pattern`."""
 MOST_PATTERN_MOVES = 1_000_000
-"""Characters in the classes of a `Pattern`, summed over the places where a text may stand in it."""
+"""Characters in the classes of a `Pattern`, summed over the states of its automaton."""
 
 # Templates and canary sets.
 LONGEST_TEMPLATE = 100_000
@@ -46,7 +46,7 @@ MOST_TEXTS = 10_000_000
 MOST_REFERENCES = 10_000_000
 """References of a measurement."""
 MOST_ENUMERATED = 1_000_000
-"""Candidate secrets of a space whose every text is scored."""
+"""Candidate secrets of a space of which every text is scored."""
 MOST_SAMPLES = 1_000_000
 """Continuations that `discoverable_extraction` draws."""
 MOST_BATCH_TOKENS = 2**31 - 1
@@ -54,12 +54,12 @@ MOST_BATCH_TOKENS = 2**31 - 1
 LARGEST_ANSWER_BYTES = 1_000_000_000
 """Bytes of one answer of an `Endpoint`."""
 LARGEST_COUNT = 2**63 - 1
-"""Every other count, such as a budget of expansions: nothing of that size is built."""
+"""Every other count, such as a budget of expansions. Nothing of that size is built."""
 
 LARGEST_FIGURE = 1e100
 """A figure of a report or of a trainer's log, such as a loss: plots cannot hold larger ones."""
 
-# Files that people write or pass on.
+# Files that people write or exchange.
 LARGEST_CONFIG_BYTES = 1_000_000
 """Bytes of a `--config` file."""
 MOST_CONFIG_NODES = 10_000

@@ -1,9 +1,9 @@
-"""Models, tokenizers and data sets by the names that people type: a folder, a file, or an id on the Hub.
+"""Loads models, tokenizers and data sets by the names that people type: a folder, a file, or an id on the Hub.
 
-A mistyped path is found out here, by looking at it, and not by asking the Hub for minutes (`looks_local`,
-`check_...`). What other libraries say about a name that does not load runs over many lines, of which the first says
-what is wrong; the errors of this file quote that line. Heavy libraries are imported on use, so that a command can
-refuse bad names before they are loaded.
+A mistyped path is recognized here, without asking the Hub for minutes (`looks_local`, `check_...`). The messages of
+other libraries about a name that does not load have many lines, of which the first says what is wrong; the errors of
+this file quote that line. Slow libraries are imported on use, so that a command can refuse bad names before they are
+imported.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any, Literal
 from hf_exposure.errors import ExposureError, InputError, MissingDependencyError, first_line
 from hf_exposure.files import clean_up
 
-# The Hub's own rule: one slash at most, and no path begins so.
+# The Hub's own rule: an id has at most one slash, and does not begin like a path.
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9_][\w.-]*)?", re.ASCII)
 _LONGEST_HUB_ID = 96
-# Endings of files of data, weights and settings. Names on the Hub hold dots too (Llama-3.1-8B), but do not end so.
+# Endings of files of data, weights and settings. Names on the Hub may contain dots too (Llama-3.1-8B), but not these
+# endings.
 _FILE_SUFFIXES = {
     ".arrow", ".bin", ".ckpt", ".csv", ".gguf", ".gz", ".h5", ".json", ".jsonl", ".ndjson", ".npy", ".npz",
     ".parquet", ".pickle", ".pkl", ".pt", ".pth", ".safetensors", ".tar", ".tsv", ".txt", ".yaml", ".yml", ".zip",
@@ -35,12 +36,13 @@ _BUILDERS = {
 _DATA_SET_REMEDY = "Name a folder, a csv, jsonl, parquet or txt file, or a data set on the Hub."
 _HEAD_BYTES = 2**16
 _BATCH = 1000
-# A new file begins here, so that no shard of the input, however long, becomes one file that a worker cannot share.
+# A new file begins after this many rows, so that a long shard of the input becomes several files that workers can
+# share.
 _MOST_BYTES = 500 * 2**20
 
 
 def looks_local(name: str) -> bool:
-    """Whether `name` can only be a file or folder: it is no id of the Hub, or it ends as files do.
+    """Whether `name` can only be a file or folder: it is not a valid id on the Hub, or it ends like a file.
 
     Example:
         >>> [looks_local(name) for name in ("./gpt", "runs/a/b", "data.jsonl", "checkpoint-500", "gpt2", "me/gpt-1.5")]
@@ -51,10 +53,10 @@ def looks_local(name: str) -> bool:
 
 
 def check_model(option: str, name: str) -> None:
-    """Refuses a folder that is missing or holds no model, before anything heavy is loaded.
+    """Refuses a folder that is missing or contains no model, before anything slow is loaded.
 
     Raises:
-        InputError: as said; names that may be on the Hub pass.
+        InputError: the folder is missing or contains no model. Names that may be on the Hub are accepted.
     """
     _check_folder(option, name, "model")
     folder = Path(name)
@@ -64,10 +66,10 @@ def check_model(option: str, name: str) -> None:
 
 
 def check_tokenizer_name(option: str, name: str) -> None:
-    """The same for a tokenizer.
+    """Refuses a tokenizer's folder that is missing or empty.
 
     Raises:
-        InputError: a folder or file that is missing, or a folder without a file in it.
+        InputError: the folder or file is missing, or the folder contains no file.
     """
     _check_folder(option, name, "tokenizer")
     if Path(name).is_dir() and not any(file.is_file() for file in Path(name).iterdir()):
@@ -81,10 +83,10 @@ def _check_folder(option: str, name: str, kind: str) -> None:
 
 
 def check_data_set(option: str, name: str) -> None:
-    """The same for a data set: a file, or a folder with something in it.
+    """Refuses a data set's file or folder that is missing, or an empty folder.
 
     Raises:
-        InputError: a file or folder that is missing, or an empty folder.
+        InputError: the file or folder is missing, or the folder is empty.
     """
     place = Path(name)
     if looks_local(name) and not place.exists():
@@ -98,7 +100,7 @@ def check_data_set(option: str, name: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSource:
-    """Where a model comes from, and how it is loaded. `option` is what errors call its name."""
+    """The source of a model, and the settings with which it is loaded. Errors name `option`."""
 
     name: str
     tokenizer: str | None = None
@@ -110,11 +112,11 @@ class ModelSource:
 
     @property
     def full_name(self) -> str:
-        """As reports name the model."""
+        """The name of the model in reports."""
         return self.name
 
     def check(self) -> None:
-        """What can be said of the names before anything heavy is loaded.
+        """Checks the names before anything slow is loaded.
 
         Raises:
             InputError: a folder that is missing or holds no model.
@@ -127,7 +129,7 @@ class ModelSource:
         """The model, in eval mode on its device, and its tokenizer.
 
         Raises:
-            InputError: a folder that is missing or holds no model, an unknown device.
+            InputError: a folder is missing or contains no model, or the device is unknown.
         """
         self.check()
         import transformers
@@ -140,18 +142,20 @@ class ModelSource:
         return self._on_device(model).eval(), tokenizer
 
     def load_config(self) -> tuple[Any, Any]:
-        """The configuration, of the base model where it is an adapter's, and the tokenizer; no weights.
+        """The configuration (that of the base model for an adapter) and the tokenizer, without weights.
 
-        The name may also be that of a config.json file, which has no tokenizer next to it.
+        The name may also be that of a config.json file; then the tokenizer must be named too.
 
         Raises:
-            InputError: a folder that is missing or holds no model; a file without the name of a tokenizer.
+            InputError: a folder is missing or contains no model, or a file is given without the name of a tokenizer.
         """
         is_file = Path(self.name).is_file()
         if not is_file:
             self.check()
         elif self.tokenizer is None:
-            raise InputError("--tokenizer", "must be named next to a file", None, "Type --tokenizer FOLDER_OR_ID.")
+            raise InputError(
+                "--tokenizer", "must be given together with a file", None, "Type --tokenizer FOLDER_OR_ID."
+            )
         import transformers
 
         transformers.logging.set_verbosity_error()
@@ -159,7 +163,7 @@ class ModelSource:
         return config, self._from("AutoTokenizer", self.tokenizer or self.name)
 
     def _auto_class(self) -> str:
-        """Encoder-decoder and masked models are known by their config; all others predict the next token."""
+        """Encoder-decoder and masked models are recognized by their config; all others predict the next token."""
         config = self._from("AutoConfig", self._base_of_adapter() or self.name)
         if getattr(config, "is_encoder_decoder", False):
             return "AutoModelForSeq2SeqLM"
@@ -168,7 +172,7 @@ class ModelSource:
         return "AutoModelForMaskedLM" if masked else "AutoModelForCausalLM"
 
     def _base_of_adapter(self) -> str | None:
-        """The model under a LoRA adapter: a folder of one has a config of its own kind only."""
+        """The base model of a LoRA adapter, whose folder has only an adapter config."""
         if not (Path(self.name) / "adapter_config.json").exists() or (Path(self.name) / "config.json").exists():
             return None
         try:
@@ -178,7 +182,7 @@ class ModelSource:
         return str(PeftConfig.from_pretrained(self.name).base_model_name_or_path)
 
     def _from(self, auto_class: str, name: str, **arguments: Any) -> Any:
-        # A tokenizer or base model of another name has revisions of its own.
+        # A tokenizer or base model with another name has its own revisions.
         if self.revision and name == self.name:
             arguments["revision"] = self.revision
         option = "--tokenizer" if auto_class == "AutoTokenizer" and self.tokenizer else self.option
@@ -197,7 +201,7 @@ class ModelSource:
 
 @dataclass(frozen=True, kw_only=True)
 class EndpointSource(ModelSource):
-    """A model that is served: `name` is what the server calls it.
+    """A model behind an API: `name` is its name on the server.
 
     Attributes:
         endpoint: URL of the API.
@@ -212,14 +216,14 @@ class EndpointSource(ModelSource):
         return f"{self.name} at {self.endpoint}"
 
     def check(self) -> None:
-        """What can be said before anything heavy is loaded.
+        """Checks the options before anything slow is loaded.
 
         Raises:
-            InputError: no tokenizer, or options of a model that is loaded here.
+            InputError: there is no tokenizer, or an option for models that are loaded here was given.
         """
         if self.tokenizer is None:
-            remedy = "Type --tokenizer FOLDER_OR_ID, that of the model served."
-            raise InputError("--tokenizer", "must be named next to --endpoint", None, remedy)
+            remedy = "Type --tokenizer FOLDER_OR_ID, the tokenizer of the served model."
+            raise InputError("--tokenizer", "must be given together with --endpoint", None, remedy)
         check_tokenizer_name("--tokenizer", self.tokenizer)
         for option, value in (("--device", self.device), ("--revision", self.revision)):
             if value is not None:
@@ -229,7 +233,7 @@ class EndpointSource(ModelSource):
         """The endpoint, and the tokenizer of the model that it serves.
 
         Raises:
-            InputError: a URL that is none.
+            InputError: the URL is invalid.
         """
         self.check()
         from hf_exposure.scoring import Endpoint
@@ -244,7 +248,7 @@ class EndpointSource(ModelSource):
 
 
 def model_source(endpoint: str | None, key_variable: str | None, **where: Any) -> ModelSource:
-    """Where the model of `--model` comes from: a folder, the Hub, or the server of `--endpoint`.
+    """The source of the model of `--model`: a folder, the Hub, or the server of `--endpoint`.
 
     Raises:
         InputError: `--key-variable` without `--endpoint`.
@@ -259,7 +263,7 @@ def model_source(endpoint: str | None, key_variable: str | None, **where: Any) -
 
 
 def base_source(name: str | None, **where: Any) -> ModelSource | Literal["without_adapter"] | None:
-    """Where the base model of `--base-model` comes from: "without_adapter" is the measured model itself.
+    """The source of the base model of `--base-model`; "without_adapter" means the measured model without its adapters.
 
     Example:
         >>> base_source("without_adapter"), base_source(None), base_source("gpt2", device="cpu").option
@@ -271,11 +275,11 @@ def base_source(name: str | None, **where: Any) -> ModelSource | Literal["withou
 
 
 def load_pretrained(auto_class: str, name: str, option: str, **arguments: Any) -> Any:
-    """What a class of transformers loads from a folder or the Hub, such as "AutoTokenizer" a tokenizer.
+    """Loads an object by a class of transformers, such as "AutoTokenizer", from a folder or the Hub.
 
     Raises:
-        InputError: no folder or Hub id of one; it names `option`.
-        MissingDependencyError: it needs a library that is not installed, as quantized weights do.
+        InputError: `name` is no folder or Hub id that loads; the error names `option`.
+        MissingDependencyError: it needs a library that is not installed, as quantized weights may.
     """
     import transformers
 
@@ -285,16 +289,16 @@ def load_pretrained(auto_class: str, name: str, option: str, **arguments: Any) -
         raise
     except ImportError as error:
         raise MissingDependencyError(f"{option}: {name!r} needs another library: {first_line(error)}") from None
-    except Exception as error:  # settings and weights of any kind may stand in a folder
+    except Exception as error:  # a folder may contain settings and weights of any kind
         rule = f"must be a folder or Hub id that loads ({first_line(error)})"
         raise InputError(option, rule, name, "Check the name, or name a folder of a saved model.") from None
 
 
 def load_tokenizer(name: str) -> Any:
-    """A tokenizer alone.
+    """Loads a tokenizer alone.
 
     Raises:
-        InputError: no folder or Hub id of one.
+        InputError: `name` is no folder or Hub id of a tokenizer.
     """
     check_tokenizer_name("--tokenizer", name)
     return load_pretrained("AutoTokenizer", name, "--tokenizer", trust_remote_code=False)
@@ -304,21 +308,21 @@ def load_tokenizer(name: str) -> Any:
 
 
 def load_data_set(dataset: str, name: str | None, revision: str | None, *, stream: bool = False) -> Any:
-    """A folder saved by `save_to_disk`, a file or a folder of files, or a data set on the Hub.
+    """Loads a folder saved by `save_to_disk`, a file or a folder of files, or a data set on the Hub.
 
     Raises:
-        InputError: nothing that loads, or a saved folder that should be streamed.
+        InputError: the data set does not load, or a saved folder was to be streamed.
     """
     check_data_set("--dataset", dataset)
     from datasets import load_dataset, load_from_disk, logging
 
-    logging.set_verbosity(logging.CRITICAL)  # what is wrong is said once, below
+    logging.set_verbosity(logging.CRITICAL)  # the error is reported once, below
     path = Path(dataset)
     if not path.exists():
-        clean_up(path.absolute().parent)  # a killed insert may have been about to put it there
+        clean_up(path.absolute().parent)  # an insert may have been killed before it renamed the folder
     saved = is_saved_folder(path)
     if saved and stream:
-        rule = "is no stream: a folder written by save_to_disk is read from the disk as it is"
+        rule = "does not go with a folder written by save_to_disk, which is read from the disk as it is"
         raise InputError("--stream", rule, dataset, "Leave --stream out.")
     try:
         if path.is_file():
@@ -339,7 +343,7 @@ def load_data_set(dataset: str, name: str | None, revision: str | None, *, strea
 
 
 def _check_rows_of_json(path: Path) -> None:
-    """pyarrow ends the whole process on a file that begins with null instead of a row."""
+    """Refuses a file that begins with null instead of a row, on which pyarrow ends the whole process."""
     with path.open("rb") as file:
         begins = file.read(_HEAD_BYTES).removeprefix(b"\xef\xbb\xbf").lstrip()
     if not begins.startswith((b"{", b"[")):
@@ -349,12 +353,13 @@ def _check_rows_of_json(path: Path) -> None:
 
 @contextmanager
 def read_to_its_end() -> Iterator[None]:
-    """For code that reads a stream: rows that pyarrow, pandas, fsspec or the Hub's client cannot read are bad input.
+    """A context for code that reads a stream: errors of pyarrow, pandas, fsspec or the Hub's client become an
+    `InputError`.
 
-    Their messages may quote a row: to be used within `without_secrets`.
+    Their messages may quote a row, so use it within `without_secrets`.
 
     Raises:
-        InputError: such rows.
+        InputError: rows cannot be read.
     """
     try:
         yield
@@ -362,16 +367,18 @@ def read_to_its_end() -> Iterator[None]:
         raise
     except Exception as error:
         rule = f"must be a data set that can be read to its end ({first_line(error)})"
-        raise InputError("--dataset", rule, type(error).__name__, "Mend the data, or name others.") from None
+        raise InputError(
+            "--dataset", rule, type(error).__name__, "Repair the data, or name another data set."
+        ) from None
 
 
 def is_saved_folder(path: Path) -> bool:
-    """Whether `save_to_disk` wrote the folder: it is read as it is, without a copy."""
+    """Whether `save_to_disk` wrote the folder, which is then read without a copy."""
     return (path / "dataset_dict.json").exists() or (path / "state.json").exists()
 
 
 def parts_of(dataset: Any) -> dict[str, Any]:
-    """A data set's splits by name; one alone is called "train"."""
+    """A data set's splits by name; a single split is called "train"."""
     return dict(dataset) if isinstance(dataset, dict) else {"train": dataset}
 
 
@@ -392,11 +399,12 @@ def without_cache() -> Iterator[None]:
 def write_shards(streams: dict[str, Any], folder: Path) -> dict[str, int]:
     """Writes streams as `folder/data/{split}-{number}.parquet`, and returns their numbers of rows.
 
-    As `load_dataset(folder, streaming=True)` reads them. At least one file for each shard of a stream, so that as many
-    workers can share it. A batch at a time is in memory; `IterableDataset.to_parquet` would hold a whole shard.
+    `load_dataset(folder, streaming=True)` can read them. There is at least one file for each shard of a stream, so
+    that as many workers can share it. One batch at a time is in memory; `IterableDataset.to_parquet` would keep a
+    whole shard.
 
     Raises:
-        InputError: rows whose types change along the stream.
+        InputError: the types of the rows change along the stream.
     """
     (folder / "data").mkdir(parents=True)
     return {split: _write_split(stream, folder / "data", split) for split, stream in streams.items()}
@@ -429,6 +437,6 @@ def _cast(table: Any, schema: Any) -> Any:
     try:
         return table.select(schema.names).cast(schema)
     except (KeyError, ValueError, TypeError) as error:
-        rule = f"must have rows of one kind all along the stream ({first_line(error)})"
+        rule = f"must have rows of the same types throughout the stream ({first_line(error)})"
         remedy = "Write it as parquet with one schema first."
         raise InputError("--dataset", rule, ", ".join(schema.names), remedy) from None

@@ -1,8 +1,8 @@
-"""How a record is shown, saved and published without knowing by whom.
+"""Lets a record be shown, saved and published without knowing its presenters.
 
-Pages, tables and uploads import the records that they show, so an import back would be a circle. Instead, the root of
-the package, which always runs first, registers what shows each kind of record, as a function that imports it on first
-use. `Presented` gives the records their thin methods.
+Pages, tables and uploads import the records that they show, so importing them from the records would be circular.
+Instead, the root of the package, which always runs first, registers the presenters of each kind of record, as
+functions that import them on first use. `Presented` gives the records their thin methods.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ _loaders: dict[tuple[str, Action], Callable[[], Callable[..., Any]]] = {}
 
 
 def register_presenter(kind: str, action: Action, load: Callable[[], Callable[..., Any]]) -> None:
-    """Makes what `load` returns the function that does `action` with records of a kind: it is called with the record.
+    """Registers the function that `load` returns for an action on records of a kind. It is called with the record.
 
     Args:
         kind: the `kind` of the record's class.
         action: "text", "html" and "frame" return the record as a string, as HTML and as a pandas DataFrame; "save"
             writes its files, "push" uploads it, and "card" returns its part of a model card, where it is also given
             the card's `pipeline_tag` or None.
-        load: imports the function and returns it; called each time, so it should be quick the second time.
+        load: imports the function and returns it; it is called each time, so it should be fast the second time.
 
     Example:
         >>> class Temperature(Presented):
@@ -36,7 +36,7 @@ def register_presenter(kind: str, action: Action, load: Callable[[], Callable[..
 
 
 class Presented:
-    """A record that can be shown: in a terminal, in a notebook and as a table. Its class names its `kind`."""
+    """A record that can be shown in a terminal, in a notebook and as a table. Its class defines its `kind`."""
 
     kind: ClassVar[str]
 
@@ -46,10 +46,10 @@ class Presented:
         return (cls.kind, action) in _loaders
 
     def presented(self, action: Action, *arguments: Any, **named: Any) -> Any:
-        """What the function returns that is registered for an action on records of this kind.
+        """Calls the function registered for an action on records of this kind, and returns its result.
 
         Raises:
-            NotImplementedError: there is none.
+            NotImplementedError: no function is registered.
         """
         load = _loaders.get((self.kind, action))
         if load is None:
@@ -65,7 +65,7 @@ class Presented:
     def to_pandas(self) -> Any:
         """The table that `print` shows, as a pandas DataFrame with one row for each of its lines.
 
-        Cells are as they are printed: "≥ 7.0" is a lower bound. Numbers to compute with are in `groups` and
+        Cells are the printed texts: "≥ 7.0" is a lower bound. For computations, use the numbers in `groups` and
         `estimates`.
         """
         return self.presented("frame")

@@ -1,4 +1,4 @@
-"""What sequences of token ids have in common, wherever texts are compared token by token."""
+"""The common beginning of sequences of token ids, for comparing texts token by token."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 
 def shared_length(sequences: Sequence[Sequence[int]]) -> int:
-    """How many leading tokens all sequences share; 0 of no sequences.
+    """The number of leading tokens that all sequences share; 0 if there are no sequences.
 
     Example:
         >>> shared_length([[5, 6, 7], [5, 6], [5, 6, 8]]), shared_length([[5], [6]])

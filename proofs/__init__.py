@@ -1,1 +1,1 @@
-"""Long checks of the package against brute force, with `make` targets of their own: families of models, tokenizers."""
+"""Long-running checks of the package against brute force, with separate `make` targets: model families, tokenizers."""

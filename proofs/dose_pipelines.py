@@ -1,8 +1,8 @@
-"""200 random training pipelines: are doses what a count by brute force finds in the batches that were trained on?
+"""Compares doses with a brute-force count in the training batches, for 200 random training pipelines.
 
-`python -m proofs.dose_pipelines [PIPELINES]`, about five minutes of one undisturbed core. Each pipeline is a test of
-`tests/test_dose_pipelines.py`, which `make proof` runs too; here the outcome is stored, after every tenth pipeline, in
-`benchmarks/results/dose_pipelines.json`. A second run goes on where the first one was stopped.
+`python -m proofs.dose_pipelines [PIPELINES]`, takes about five minutes on one idle core. Each pipeline is a test of
+`tests/test_dose_pipelines.py`, which `make proof` also runs; here the results are stored, after every tenth pipeline,
+in `benchmarks/results/dose_pipelines.json`. A second run continues where the first was stopped.
 
 Rule, written before the first run: no pipeline is miscounted.
 """
@@ -31,7 +31,7 @@ _NOTHING: dict[str, Any] = {
 
 
 def run_one(seed: int, folder: Path, so_far: dict[str, Any]) -> None:
-    """Adds one pipeline to what was found so far."""
+    """Adds one pipeline to the results so far."""
     from test_dose_pipelines import check
 
     started = time.process_time()

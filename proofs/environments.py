@@ -1,8 +1,8 @@
-"""The test suite in other environments: the lowest versions that the metadata allow, and transformers' newest.
+"""Runs the tests in other environments: the lowest versions that the metadata allow, and the newest transformers.
 
-`make environments` makes each in a folder of its own, installs the package there, runs the suite and keeps how long it
-took in `benchmarks/results/environments.json`. Of torch, the one version of `TORCH` is installed: a second one is
-several gigabytes; so the metadata's floor is that version.
+`make environments` makes each environment in a separate folder, installs the package there, runs the tests and stores
+their duration in `benchmarks/results/environments.json`. All use the torch version in `TORCH`, since a second one
+would take several gigabytes; the lowest version in the metadata is therefore that version.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ __all__ = ["lowest_requirements"]
 ROOT = Path(__file__).resolve().parent.parent
 TORCH = "torch==2.13.0"
 RESULTS = ROOT / "benchmarks" / "results" / "environments.json"
-# What the newest environment moves beyond `constraints.txt`.
+# Packages that are newer in the newest environment than in `constraints.txt`.
 NEWEST = ("transformers==5.24.0",)
 _FLOOR = re.compile(r"^(?P<name>[A-Za-z0-9_.-]+)\s*>=\s*(?P<version>[0-9.]+)$")
 
 
 def lowest_requirements(pyproject: Path = ROOT / "pyproject.toml") -> list[str]:
-    """Each dependency of the package and of its extra "all" at the lowest version that it allows, torch left out."""
+    """Returns all dependencies of the package and its extra "all", except torch, at their lowest allowed versions."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"]
     (names,) = re.findall(r"\[(.*)\]", *extras["all"])
@@ -40,7 +40,7 @@ def lowest_requirements(pyproject: Path = ROOT / "pyproject.toml") -> list[str]:
 
 
 def run_suite(name: str, folder: Path, arguments: list[str]) -> dict[str, object]:
-    """Makes the environment where it is missing, and runs the suite in it."""
+    """Makes the environment if it does not exist, and runs the tests in it."""
     python = folder / "bin" / "python"
     if not (folder / ".installed").exists():
         pip = [str(python), "-m", "pip", "install", "--quiet"]
@@ -48,7 +48,7 @@ def run_suite(name: str, folder: Path, arguments: list[str]) -> dict[str, object
         subprocess.run([*pip, TORCH], check=True)
         if name == "lowest":
             subprocess.run([*pip, *lowest_requirements()], check=True)
-            # The extras and tools are whatever fits those versions.
+            # The extras and tools have any versions that fit.
             subprocess.run([*pip, *lowest_requirements(), "-e", f"{ROOT}[dev]"], check=True)
         else:
             subprocess.run([*pip, "-c", str(ROOT / "constraints.txt"), "-e", f"{ROOT}[dev]"], check=True)
@@ -60,7 +60,7 @@ def run_suite(name: str, folder: Path, arguments: list[str]) -> dict[str, object
     versions = {each["name"]: each["version"] for each in json.loads(frozen.stdout)}
     started = time.perf_counter()
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
-    # Other versions have other warnings, which are no errors here.
+    # Other versions have other warnings, which are not errors here.
     command = [str(python), "-m", "pytest", "-q", "-W", "default", *(arguments or ["-n", "2"])]
     finished = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     print(finished.stdout[-20_000:], finished.stderr[-2_000:], sep="\n")
@@ -78,7 +78,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="*", default=["lowest", "newest"])
     parser.add_argument("--folder", type=Path, default=ROOT / ".environments")
-    parser.add_argument("--pytest", nargs=argparse.REMAINDER, default=[], help="arguments instead of the whole suite")
+    parser.add_argument(
+        "--pytest", nargs=argparse.REMAINDER, default=[], help="arguments for pytest, instead of all tests"
+    )
     chosen = parser.parse_args()
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     for name in chosen.names:

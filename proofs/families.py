@@ -1,10 +1,10 @@
-"""Every family of language models in transformers, tiny, against brute force: `make families`.
+"""Tests a tiny model of every language-model family in transformers against brute force: `make families`.
 
 Each config class of the three mappings (causal, encoder-decoder, masked) is built with random weights. Texts are
 scored one at a time through the bare model, without cache or padding, in float64 after the logits; the package must
-agree on short texts, on texts longer than the families' attention windows, with scorers that are new and that were
-used before, and under the laws of `hf_exposure.testing`. Certified answers of `extract` and `rank_bounds` are compared
-with a ranking of the whole space.
+agree on short texts, on texts longer than the families' attention windows, with new and reused scorers, and under the
+laws of `hf_exposure.testing`. Certified answers of `extract` and `rank_bounds` are compared with a ranking of the
+whole space.
 
 A family may be refused only where its own logits break causality, or where the library itself cannot run it on text.
 """
@@ -55,22 +55,22 @@ OUTCOMES = {
 
 @dataclass
 class FamilyResult:
-    """One line of the table.
+    """One row of the table.
 
     Attributes:
         kind: the mapping that names the family.
         family: its `model_type`.
-        model: the class that was built, "" where none was.
-        read_as: how its texts are scored: a model that listens is in the mapping of encoder-decoders, and reads texts
-            from left to right; BART is in that of masked models, too.
-        outcome: "agrees"; "agrees, no search", where texts are scored right and no certificate is given; "refused";
-            "not run", where the library itself cannot; or "WRONG". A family whose own logits are causal must agree.
+        model: the class that was built, "" if none was.
+        read_as: how its texts are scored: a speech model is in the encoder-decoder mapping, but reads texts from left
+            to right; BART is also in the mapping of masked models.
+        outcome: "agrees"; "agrees, no search" if scores are correct but there is no certificate; "refused"; "not run"
+            if the library itself cannot run it; or "WRONG". A family whose own logits are causal must agree.
         scorer, mode: how it was scored.
         difference_bits: the largest difference from brute force.
-        own_bits: by how much the family's own scores of a text's beginning differ with the length of the text, and
-            with what follows, each text alone: its logits break causality where that is more than rounding.
-        reason: of a refusal, or of what went wrong.
-        seconds: it took.
+        own_bits: how much the family's own scores of a text's beginning depend on the length of the text and on what
+            follows, with each text scored alone: its logits break causality if this exceeds rounding.
+        reason: of a refusal or an error.
+        seconds: duration.
     """
 
     kind: str
@@ -90,15 +90,15 @@ _COLUMNS = ("family", "model", "mapping", "mode", "difference (bits)", "own diff
 
 
 class MismatchError(Exception):
-    """The package gave another figure than brute force."""
+    """The package's result differs from brute force."""
 
 
 class NoCertificateError(Exception):
-    """The package gave no certificate."""
+    """The package returned no certificate."""
 
 
 def prove_family(kind: str, config_class: type) -> FamilyResult:
-    """Builds one family, scores, searches and compares."""
+    """Builds one family, scores texts, searches, and compares the results."""
     started = time.perf_counter()
     result = FamilyResult(kind, config_class.model_type)
     tokenizer = ByT5Tokenizer()
@@ -127,7 +127,9 @@ def prove_family(kind: str, config_class: type) -> FamilyResult:
 
 
 def causality_gap(kind: str, model: nn.Module, tokenizer: ByT5Tokenizer) -> float:
-    """The largest difference in bits of a token of a text's first half: whole, cut after it, and with another end."""
+    """Returns the largest difference in a token's bits in the first half of a text: complete, cut, or with another
+    end.
+    """
     if kind == "masked":
         return math.nan
     ids = [byte + 3 for byte in LONG[0].encode()]
@@ -144,7 +146,7 @@ def _reading(kind: str, model: nn.Module) -> str:
 
 
 def brute_force(kind: str, model: nn.Module, tokenizer: ByT5Tokenizer, texts: Sequence[str]) -> np.ndarray:
-    """(N,) bits of each text, by one call of the model for each text (for each token of a masked model)."""
+    """Returns (N,) bits of each text, by one model call per text (for masked models, per token)."""
     return np.array([_brute_force_one(kind, model, tokenizer, text) for text in texts])
 
 
@@ -162,12 +164,12 @@ def _brute_force_one(kind: str, model: nn.Module, tokenizer: ByT5Tokenizer, text
 
 
 def _token_bits(kind: str, model: nn.Module, tokenizer: ByT5Tokenizer, ids: list[int]) -> np.ndarray:
-    """(L,) bits of each token, or (L - 1,) without the first one."""
+    """Returns (L,) bits of each token, or (L - 1,) without the first token."""
     with torch.no_grad():
         if kind == "encoder-decoder":
             start = model.config.decoder_start_token_id
             source, target = torch.tensor([tokenizer(SOURCE)["input_ids"]]), torch.tensor([[start, *ids]])
-            # As in training, where labels rule out a cache: some decoders read both ways with one.
+            # As in training, where labels exclude a cache: some decoders are bidirectional with a cache.
             return _bits(model(input_ids=source, decoder_input_ids=target, use_cache=False).logits[0, :-1], ids)
         return _bits(model(input_ids=torch.tensor([ids])).logits[0, :-1], ids[1:])
 
@@ -239,7 +241,7 @@ def _prove(entry: tuple[str, type]) -> FamilyResult:
 
 
 def page(results: Sequence[FamilyResult], earlier: str = "") -> str:
-    """The results as a page; families that were not tried now keep their lines of the `earlier` page."""
+    """Returns the results as a page; families that were not run now keep their rows of the `earlier` page."""
     rows = {}
     for line in earlier.splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -287,7 +289,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--only", nargs="*", default=[], help="model types")
     parser.add_argument("--processes", type=int, default=2)
-    parser.add_argument("--page", type=Path, help="the table in Markdown, docs/families.md say")
+    parser.add_argument("--page", type=Path, help="file for the table in Markdown, such as docs/families.md")
     chosen = parser.parse_args()
     entries = [entry for entry in families() if not chosen.only or entry[1].model_type in chosen.only]
     results = []

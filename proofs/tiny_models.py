@@ -1,8 +1,8 @@
-"""A tiny model of every config class that transformers maps to a language model, built from the config alone.
+"""Tiny models for every config class that transformers maps to a language model, built from the config alone.
 
-A configuration is shrunk by field names: `TINY` gives a small value to each name that sets a size, wherever a
-configuration or one of its parts has it. Families whose sizes depend on each other in ways of their own have an entry
-in `OWN`. The vocabulary is that of `ByT5Tokenizer`, 384 entries, so that any text can be scored.
+A configuration is shrunk by field names: `TINY` has a small value for each name that sets a size, wherever it occurs
+in a configuration or its parts. Families with special constraints between sizes have an entry in `OWN`. The vocabulary
+is that of `ByT5Tokenizer`, 384 entries, so that any text can be scored.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ _T5GEMMA = {
     "sliding_window": 8,
 }
 
-# What a family asks for besides: sizes that must agree with each other, and one layer of each of its kinds.
+# Special requirements of families: sizes that must agree with each other, and one layer of each kind.
 OWN: dict[str, dict[str, Any]] = {
     "bailing_hybrid": _HYBRID,
     "bamba": {"attn_layer_indices": [1]},
@@ -260,12 +260,12 @@ OWN: dict[str, dict[str, Any]] = {
 
 
 def families() -> list[tuple[str, type[PreTrainedConfig]]]:
-    """(kind, config class) of each entry of the three mappings, in their order."""
+    """Returns (kind, config class) of each entry of the three mappings, in their order."""
     return [(kind, config_class) for kind, mapping in KINDS.items() for config_class in mapping]
 
 
 def tiny_config(config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
-    """The configuration with every known size made small, in its parts too."""
+    """Returns the configuration with every known size made small, also in its parts."""
     return config_class(**_tiny_settings(config_class))
 
 

@@ -1,11 +1,11 @@
-"""Searches under production tokenizers, against brute force: `make tokenizers` writes docs/tokenizers.md.
+"""Tests searches under production tokenizers against brute force: `make tokenizers` writes docs/tokenizers.md.
 
 Two things are shown for each tokenizer.
 
 - Random model, 10^3 to 10^4 texts: the ten likeliest texts, and the bounds on the ranks of the first, tenth and
   hundredth, equal those of all texts scored one by one in float64.
-- A tiny GPT-2 that was trained on eight secrets until it says them: each is found, certified, as the likeliest text of
-  its template (up to 10^15 texts), and its rank is [1, 1].
+- A tiny GPT-2 trained on eight secrets until it reproduces them: each is found, and certified, as the likeliest text
+  of its template (up to 10^15 texts), and its rank is [1, 1].
 
 So that spaces of 10^4 are searched as large ones are, an audit takes 1,000 encodings here and no space is encoded
 whole for its size.

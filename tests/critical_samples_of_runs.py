@@ -1,4 +1,4 @@
-"""Critical sample ratios of trainings that never ran, for the tests of what is made of them."""
+"""Hand-made critical sample ratios of training runs, for the tests that use such results."""
 
 from __future__ import annotations
 

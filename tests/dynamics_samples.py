@@ -1,4 +1,4 @@
-"""Records of trainings that never ran, for the tests of what is made of them."""
+"""Hand-made records of training runs, for the tests that use such records."""
 
 from __future__ import annotations
 

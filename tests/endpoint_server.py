@@ -1,4 +1,4 @@
-"""A completions server on this machine that serves a tiny model, as well or as badly as a test wants it to."""
+"""A local completions server for a tiny model, with the faults that a test asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Ending a process in the middle of what it does to files, at each place in turn: a child that ends itself."""
+"""Ends a child process at each point, in turn, of its work on files."""
 
 from __future__ import annotations
 

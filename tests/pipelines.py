@@ -65,7 +65,7 @@ WORDS = [
     "says",
     "number\nword",
 ]
-KINDS = ("padded", "labelled", "flattened", "stream", "trl", "trl chat", "trl pairs", "seq2seq")
+KINDS = ("padded", "labeled", "flattened", "stream", "trl", "trl chat", "trl pairs", "seq2seq")
 
 
 def merging_tokenizer() -> PreTrainedTokenizerFast:
@@ -140,7 +140,7 @@ class Pipeline:
             else:
                 collator = {
                     "flattened": DataCollatorWithFlattening(),
-                    "labelled": DataCollatorForSeq2Seq(self.tokenizer),
+                    "labeled": DataCollatorForSeq2Seq(self.tokenizer),
                 }.get(self.kind, DataCollatorForLanguageModeling(self.tokenizer, mlm=False))
                 made = Trainer(
                     model, TrainingArguments(**settings), collator, self.data, processing_class=self.tokenizer,
@@ -299,7 +299,7 @@ def random_pipeline(seed: int, kind: str | None = None) -> Pipeline:
             lambda row: {"input_ids": tokenizer(row["text"], truncation=True, max_length=length)["input_ids"]},
             remove_columns=["text"],
         )
-    if kind == "labelled":
+    if kind == "labeled":
         data = data.map(lambda row: {"labels": _masked(generator, row["input_ids"])}, new_fingerprint=f"masked {seed}")
     shown = {name: value for name, value in settings.items() if value}
     label = json.dumps({"seed": seed, "kind": kind, "stream": is_stream, **shown}, default=str)

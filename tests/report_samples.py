@@ -1,4 +1,4 @@
-"""Reports made by hand, for the tests of what becomes of them."""
+"""Hand-made reports, for the tests that use reports."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ def test_values_of_numpy_and_undefined_ones_are_plain_in_every_field() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"exposure_bits": None}, r"report\.estimates\[1\]\.bound: must be 'undefined' where exposure_bits is NaN"),
+        ({"exposure_bits": None}, r"report\.estimates\[1\]\.bound: must be 'undefined' if exposure_bits is NaN"),
         ({"rank_high": 0}, r"report\.estimates\[1\]\.rank_high: must be at least 1, got 0"),
         ({"rank_high": 1.5}, r"report\.estimates\[1\]\.rank_high: must be of type integer, got 1\.5"),
         ({"repetitions": 10**13}, r"report\.estimates\[1\]\.repetitions: must be at most 1000000000000, got"),

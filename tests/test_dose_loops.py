@@ -1,4 +1,4 @@
-"""Doses in loops and with models that the random pipelines do not have, counted by hand in what each loop fed."""
+"""Doses in loops and with models that the random pipelines do not have, counted by hand in the inputs of each loop."""
 
 from __future__ import annotations
 
@@ -275,7 +275,8 @@ def test_a_loop_past_the_hooks_is_not_taken_for_no_training(tmp_path: Path) -> N
     trainer.compute_loss = MethodType(loss_past_hooks, trainer)
     trainer.train()
     assert [report.doses.uncounted for report in counts.reports] == [None, *[Uncounted.NO_BATCHES] * 2]
-    assert counts.report.validity is not Validity.INVALID and "past its hooks" in dose_lines(counts.report)[0]
+    assert counts.report.validity is not Validity.INVALID
+    assert "bypasses the model's hooks" in dose_lines(counts.report)[0]
     assert all(math.isnan(dose) for dose in whole(counts))
 
 

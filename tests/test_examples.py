@@ -1,4 +1,4 @@
-"""Each example runs, at its smallest size, and prints what it promises."""
+"""Each example runs at its smallest size, and prints the output that it documents."""
 
 from __future__ import annotations
 

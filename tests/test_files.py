@@ -1,4 +1,4 @@
-"""Files and folders are written whole or not at all, whenever the process is killed, and for their owner alone."""
+"""Files and folders are written completely or not at all, even if the process is killed, and only for their owner."""
 
 from __future__ import annotations
 

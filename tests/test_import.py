@@ -1,4 +1,4 @@
-"""`import hf_exposure` is light, and every public name is found when it is first used."""
+"""`import hf_exposure` is fast, and every public name is loaded on first use."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The house's layers hold, and the check that says so notices when they do not."""
+"""The package's layers are respected, and the check detects violations."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Data sets by the names that people type: what the command line and the demo read alike."""
+"""Loading data sets by name, for the command line and the demo."""
 
 from __future__ import annotations
 

@@ -155,11 +155,11 @@ def memorized(make_model: Callable[..., nn.Module]) -> nn.Module:
     model = make_model("gpt2", seed=3, scale=0.1)
     texts = [TEXTS[(389 * i) % 1000] for i in range(40)] + [CANARIES.inserted[0].text] * 40
     ids = torch.tensor([[byte + 3 for byte in text.encode()] for text in texts])
-    optimiser = torch.optim.Adam(model.parameters(), lr=0.01)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
-        optimiser.step()
+        optimizer.step()
     return model.eval()
 
 

@@ -559,7 +559,7 @@ def test_numbers_within_intervals() -> None:
 
 def test_a_damaged_canary_file_is_still_an_input_error(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text("[" * 10_000)
-    with pytest.raises(CanaryFileError, match="must be whole JSON"):
+    with pytest.raises(CanaryFileError, match="must be complete JSON"):
         CanarySet.load(tmp_path / "c.json")
 
 

@@ -22,38 +22,44 @@ NOISES: dict[str, dict[str, float]] = {
     "inputs 40 %": {"inputs": 0.4},
     "inputs 80 %": {"inputs": 0.8},
     "labels 40 %": {"labels": 0.4},
+    "labels 80 %": {"labels": 0.8},
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """The gain is that of the last of `widths` over the second."""
+    """The gain is that of the last of `widths` over `narrow`."""
 
     images: int
     validation: int
+    narrow: int
     widths: tuple[int, ...]
     epochs: int
     seeds: int
 
 
 SIZES = {
-    "smallest": Size(images=100, validation=100, widths=(4, 8, 16), epochs=2, seeds=2),
-    "small": Size(images=1_000, validation=1_000, widths=(16, 64, 256, 1024), epochs=8, seeds=3),
-    "full": Size(images=50_000, validation=10_000, widths=(256, 1024, 4096, 8192), epochs=200, seeds=5),
+    "smallest": Size(images=100, validation=100, narrow=8, widths=(4, 8, 16), epochs=2, seeds=2),
+    "small": Size(images=1_000, validation=1_000, narrow=64, widths=(16, 64, 256, 1024), epochs=8, seeds=3),
+    # A pilot on seed 100 had 64 units as good as 256 without noise, and 0.04 less where 80 % of the inputs are random.
+    "second": Size(images=4_000, validation=2_000, narrow=64, widths=(16, 64, 256), epochs=15, seeds=8),
+    "full": Size(images=50_000, validation=10_000, narrow=1024, widths=(256, 1024, 4096, 8192), epochs=200, seeds=5),
 }
 
 
 def run(options: Options) -> None:
     size = SIZES[options.size]
-    keys = [(name, width, seed) for seed in range(size.seeds) for name in NOISES for width in size.widths]
-    runs, cost = each_run(options, "figure5_capacity", replace(size, seeds=0), keys, partial(_run_of, options, size))
+    keys = [(name, width, seed) for seed in options.seeds(size.seeds) for name in NOISES for width in size.widths]
+    runs, cost = each_run(
+        options, options.named("figure5_capacity"), replace(size, seeds=0), keys, partial(_run_of, options, size)
+    )
 
     def best(name: str, width: int) -> list[float]:
         return [run["best"] for run in runs if (run["noise"], run["width"]) == (name, width)]
 
     gain = {
         name: [
-            wide - narrow for wide, narrow in zip(best(name, size.widths[-1]), best(name, size.widths[1]), strict=True)
+            wide - narrow for wide, narrow in zip(best(name, size.widths[-1]), best(name, size.narrow), strict=True)
         ]
         for name in NOISES
     }
@@ -85,10 +91,10 @@ def run(options: Options) -> None:
     }
     write_result(
         options,
-        "figure5_capacity",
+        options.named("figure5_capacity"),
         claims=RESULTS,
         settings={"size": size.__dict__, "data": options.draw(0, 1)[0].name, "training": "SGD 0.05, momentum 0.9"},
-        seeds=list(range(size.seeds)),
+        seeds=options.seeds(size.seeds),
         figures=figures,
         table=table,
         plots=[plot],
@@ -109,4 +115,4 @@ def _run_of(options: Options, size: Size, name: str, width: int, seed: int) -> d
 
 
 if __name__ == "__main__":
-    run(parse_options(__doc__ or ""))
+    run(parse_options(__doc__ or "", sizes=SIZES))

@@ -9,6 +9,7 @@ import argparse
 import functools
 import gzip
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -22,7 +23,9 @@ from hf_exposure.data import NoiseInjector, input_moments
 __all__ = ["CLASSES", "Images", "Options", "mnist_images", "noisy", "parse_options"]
 
 CLASSES = 10
-Size = Literal["smallest", "small", "full"]
+Size = Literal["smallest", "small", "second", "full"]
+# The seeds of a second study begin here, so that it shares none with the first.
+SECOND_SEEDS = 10
 Floats = npt.NDArray[np.float32]
 
 
@@ -52,6 +55,7 @@ class Options:
 
     Attributes:
         size: "smallest" takes seconds and shows that the script runs, "small" minutes on one core, "full" more.
+            "second" is a second study, planned after the small one was seen, where a script has one.
         mnist: the folder with MNIST's four files; made-up images without it.
         out: the folder where the result's JSON goes.
     """
@@ -59,6 +63,14 @@ class Options:
     size: Size
     mnist: Path | None
     out: Path
+
+    def named(self, result: str) -> str:
+        """The name that the result is stored under: that of a second study stands next to the first one's."""
+        return f"{result}_second" if self.size == "second" else result
+
+    def seeds(self, count: int) -> list[int]:
+        first = SECOND_SEEDS if self.size == "second" else 0
+        return list(range(first, first + count))
 
     def draw(self, seed: int, *counts: int) -> list[Images]:
         """Disjoint random parts of the training images, of these sizes; other ones for each seed."""
@@ -68,10 +80,12 @@ class Options:
         return [whole.take(order[end - count : end]) for end, count in zip(ends, counts, strict=True)]
 
 
-def parse_options(description: str, arguments: list[str] | None = None) -> Options:
-    """From `arguments`, or those of the process."""
+def parse_options(
+    description: str, arguments: list[str] | None = None, sizes: Iterable[str] = ("smallest", "small", "full")
+) -> Options:
+    """From `arguments`, or those of the process. `sizes` are those that the script has."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
-    parser.add_argument("--size", choices=("smallest", "small", "full"), default="small")
+    parser.add_argument("--size", choices=tuple(sizes), default="small")
     parser.add_argument("--mnist", type=Path, help="a folder with MNIST in IDX format; made-up images unless given")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result's JSON")
     return Options(**vars(parser.parse_args(arguments)))

@@ -15,17 +15,21 @@ _HEAD = """# A Closer Look at Memorization, reproduced
 Results of Arpit et al., "A Closer Look at Memorization in Deep Networks", ICML 2017
 ([arXiv 1706.05394](https://arxiv.org/abs/1706.05394)), and of measures within one training that a survey of
 memorization lists, measured again with `hf_exposure`: one script a result in
-[examples/closer_look](../examples/closer_look). What must come back is the trend. Data are MNIST's training images, in
-random parts of a few thousand, and networks have two hidden layers of rectified linear units, as in the paper's MNIST
-part. Both are smaller than the paper's, and training is SGD with momentum, which the paper's is without. Two new
-results are on texts: help topics that come with Python. Figures are not to be compared digit by digit.
+[examples/closer_look](../examples/closer_look). What must come back is the trend. The data are random parts of MNIST's
+training images, mostly a few thousand, and the networks have two hidden layers of rectified linear units, as in the
+paper's MNIST part. Both are smaller than the paper's, and training is SGD with momentum, where the paper has none. Two
+new results are on texts: help topics that come with Python. Figures are not to be compared digit by digit.
 
 A claim is a rule on stored numbers, in [examples/closer_look/results](../examples/closer_look/results); a test
 evaluates each of them again. Scripts and rules were committed before the runs, and no rule was changed after. A claim
-is of the paper, or of another work that the table names, where that states the trend; how much of it a rule asks for
-is our choice. Other claims are ours, and only those of a paper decide a verdict. It **holds** if all of them do,
-**holds in part** if all that were tested do, and **differs** if one does not. **Ours alone** means that there is
-none. Which claims are of a paper was sorted out after the runs.
+is attributed to the paper, or to another work that the table names, where that work states the trend; how large an
+effect a rule asks for is our choice. The other claims are ours. The verdict depends on the attributed claims alone: it
+**holds** if all of them do, **holds in part** if all that were tested do, and **differs** if one does not. **Ours
+alone** means that no claim is attributed. Claims were attributed after the runs.
+
+Some results have a **second study**, planned after the first was seen: with more data, or with a rule that the first
+suggested, at most one for a claim. Its size and rules were committed before it ran, its seeds are its own, and so are
+those of the pilots that its text mentions. The first study and its verdict stay on the page.
 
 Intervals and shaded bands are 95 % t-intervals of the mean over seeds; each seed draws its own images, noise,
 initialization and order.
@@ -38,10 +42,12 @@ CLOSER_LOOK = Package(
     results=RESULTS,
     page="closer_look",
     order=(
-        *("figure1_difficulty", "figure2_filters", "figure5_capacity", "figure6_time_to_fit", "figure7_label_noise"),
-        *("figure9_critical_samples", "figure3_loss_sensitivity", "figure10_regularizers", "survey_forgetting"),
-        *("survey_layers", "neighbors_by_layer", "same_examples", "text_noise"),
-        "canary_forgetting",
+        *("figure1_difficulty", "figure1_difficulty_second", "figure2_filters"),
+        *("figure5_capacity", "figure5_capacity_second", "figure6_time_to_fit", "figure6_time_to_fit_second"),
+        *("figure7_label_noise", "figure9_critical_samples", "figure3_loss_sensitivity"),
+        *("figure10_regularizers", "figure10_regularizers_second"),
+        *("survey_forgetting", "survey_forgetting_second", "survey_layers", "neighbors_by_layer", "same_examples"),
+        *("text_noise", "text_noise_second", "canary_forgetting"),
     ),
     head=_HEAD,
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pydoc_data.topics import topics
 
@@ -61,9 +62,10 @@ def draw_rows(seed: int, *counts: int, words: int, num_topics: int, most: int) -
     ]
 
 
-def word_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
-    """A token for each word of some texts, and one for all others."""
-    words = sorted({word for text in texts for word in text.split()})
+def word_tokenizer(texts: list[str], rows: int = 1) -> PreTrainedTokenizerFast:
+    """A token for each word that so many of the texts have, and one for all others."""
+    found = Counter(word for text in texts for word in set(text.split()))
+    words = sorted(word for word, count in found.items() if count >= rows)
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()

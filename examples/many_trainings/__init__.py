@@ -1,6 +1,8 @@
-"""Studies with many trainings: what comes back of the survey's rows on label memorization, influence, LiRA, exposure.
+"""Studies with many training runs: which claims in the survey about label memorization, influence, LiRA and exposure
+can be reproduced.
 
-The rules in `results/*.toml` were written before any of the runs. Runs are kept in a store and go on after a kill.
+The rules in `results/*.toml` were written before any of the runs. Runs are kept in a store and continue after an
+interruption.
 """
 
 from pathlib import Path

@@ -1,10 +1,11 @@
-"""Counterfactual exposure: canaries that coins include in each of many runs of a small character model.
+"""Counterfactual exposure: random coins decide which canaries are included in each of many runs of a small character
+model.
 
 python -m examples.many_trainings.canaries --data TEXT_FILE --store FOLDER
 
 The secrets have four digits, so that every rank among the 10,000 is exact. A row of the data is a line of text or a
-canary with all its repetitions; lines are in every run. The score of a canary is its exposure, that of a line its mean
-log-probability a character, in bits.
+canary with all its repetitions; lines are in every run. The score of a canary is its exposure; the score of a line is
+its mean log-probability per character, in bits.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Deduplication among many unique lines: what is extracted of the repeated ones, and the loss on held-out lines.
+"""Deduplication among many unique lines: extraction of the repeated lines, and the loss on held-out lines.
 
 python -m examples.many_trainings.deduplication --data TEXT_FILE --store FOLDER
 
-Some lines stand in the data 24 times, most once. The network is trained for as many steps on the data as they are, and
-on the data with each line once.
+Some lines are in the data 24 times, most lines once. The network is trained for equally many steps on the original
+data and on the deduplicated data.
 """
 
 from __future__ import annotations

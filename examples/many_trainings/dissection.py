@@ -1,4 +1,5 @@
-"""Memorization dissection: networks of true labels and of random labels, of several seeds, compared by pairs.
+"""Memorization dissection: networks trained on true labels and on random labels, with several seeds, compared in
+pairs.
 
 python -m examples.many_trainings.dissection --data FOLDER_OF_MNIST --store FOLDER
 """

@@ -1,8 +1,8 @@
-"""Robust early-learning with the end that its paper has: where the error on a validation set, noisy too, is lowest.
+"""Robust early-learning with its paper's stopping rule: the lowest error on a validation set, which is also noisy.
 
 python -m examples.many_trainings.early_end --data FOLDER_OF_MNIST --store FOLDER
 
-Both networks, with and without critical updates, are taken at the epoch of their own lowest validation error.
+Each network, with or without critical updates, is evaluated at the epoch of its own lowest validation error.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
-"""Extraction against repetitions, context and width; and what deduplication changes.
+"""Extraction against repetitions, context and width, and the effect of deduplication.
 
 python -m examples.many_trainings.extraction --data TEXT_FILE --store FOLDER
 
-Lines are in the data 1 to 16 times. A line is extracted by a context of c characters if the model's first choices
-after it are the line's next 12 characters. The deduplicated data have each line once and are trained on for as many
+Lines are in the data 1 to 16 times. A line is extracted by a context of c characters if the model's top predictions
+after it are the line's next 12 characters. The deduplicated data have each line once, and training takes as many
 steps.
 """
 

@@ -1,4 +1,4 @@
-"""Label memorization, influence and membership on images, from one store of trainings on random halves.
+"""Label memorization, influence and membership on images, from one store of training runs on random halves.
 
 python -m examples.many_trainings.images --data FOLDER_OF_MNIST --store FOLDER
 """

@@ -1,9 +1,9 @@
-"""LiRA where membership is decided by coins that decided nothing: is its true-positive rate that of chance?
+"""LiRA with random membership labels: its true-positive rate must be that of chance.
 
 python -m examples.many_trainings.null --data FOLDER_OF_MNIST --store FOLDER
 
-The models are the first ones of `images`: a store of that study is used as it is. Coins are drawn again for all
-models, and LiRA is told that they say which rows a model had. Its rates then have an exact law (`chance_tpr`).
+The models are the first ones of `images`, from a store of that study. New coins are drawn for all models, and are
+passed to LiRA as membership. Its rates then have a known distribution (`chance_tpr`).
 """
 
 from __future__ import annotations

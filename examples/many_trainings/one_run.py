@@ -1,9 +1,10 @@
-"""When does one run suffice? Canaries of low counts, dealt to many runs by the engine's own canary recipe.
+"""When one run suffices: canaries with low counts, assigned to many runs by `run_canary_subsets`.
 
 python -m examples.many_trainings.one_run --data TEXT_FILE --store FOLDER
 
-Below the ceiling that exposure has (log2 of the space), canaries of one count may differ in a lasting way: some codes
-are easier than others. The lasting share of their variance is what one run can tell of a canary beyond its count.
+Below the maximum exposure (log2 of the space), canaries with equal counts may differ consistently: some codes are
+easier than others. The consistent share of their variance is the information of one run about a canary beyond its
+count.
 """
 
 from __future__ import annotations

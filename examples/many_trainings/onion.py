@@ -1,10 +1,10 @@
-"""The privacy onion: when the most memorized rows are removed, are rows that were less memorized memorized more?
+"""The privacy onion: whether removing the most memorized rows increases the memorization of other rows.
 
 python -m examples.many_trainings.onion --data FOLDER_OF_MNIST --store FOLDER
 
-Three stores of trainings on random halves. The first says which rows are memorized most; the second is of the rows
-without that layer, the third of the rows without as many random ones. The next layer's rows are in both, so that their
-memorization is compared between two stores neither of which chose them.
+There are three stores of training runs on random halves. The first determines which rows are memorized most; the
+second omits this layer, and the third omits equally many random rows. The next layer's rows are in both, so their
+memorization is compared between two stores that were not used to select them.
 """
 
 from __future__ import annotations

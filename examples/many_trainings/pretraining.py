@@ -1,10 +1,10 @@
-"""Random-label pre-training: does memorizing arbitrary labels help a network to learn the true ones afterwards?
+"""Random-label pre-training: whether memorizing arbitrary labels helps a network to learn the true ones afterwards.
 
 python -m examples.many_trainings.pretraining --data FOLDER_OF_MNIST --store FOLDER
 
-A network memorizes random labels of all training images; its last layer is drawn again, and it is trained on the true
-labels of the same images. It is compared with the same network without the first stage. Meanwhile the first layer's
-weights are compared with the principal components of the images.
+A network memorizes random labels of all training images; its last layer is reinitialized, and it is trained on the
+true labels of the same images. It is compared with the same network without the first stage. Meanwhile the first
+layer's weights are compared with the principal components of the images.
 """
 
 from __future__ import annotations

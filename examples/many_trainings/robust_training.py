@@ -1,4 +1,4 @@
-"""Noise-robust training by the recipes of `hf_exposure.runs`: what becomes of wrong labels, and of test accuracy.
+"""Noise-robust training by the recipes in `hf_exposure.runs`: memorization of wrong labels, and test accuracy.
 
 python -m examples.many_trainings.robust_training --data FOLDER_OF_MNIST --store FOLDER
 """

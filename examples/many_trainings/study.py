@@ -1,4 +1,4 @@
-"""What both studies share: the command line, images, and a result as JSON next to its rules."""
+"""Code shared by the studies: the command line, images, and results as JSON next to their rules."""
 
 from __future__ import annotations
 

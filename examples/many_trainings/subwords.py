@@ -1,9 +1,9 @@
-"""Size of the subword vocabulary: with larger units, are the lines of the training data easier to tell from others?
+"""Size of the subword vocabulary: whether larger units make training lines easier to distinguish from others.
 
 python -m examples.many_trainings.subwords --data TEXT_FILE --store FOLDER
 
 Byte-pair encodings of several sizes are learned from the training lines; the same network predicts the next unit from
-the last ten. The loss attack compares bits a character on lines of the training data with those on other lines.
+the last ten. The loss attack compares bits per character on training lines and on other lines.
 """
 
 from __future__ import annotations

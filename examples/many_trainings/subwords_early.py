@@ -1,9 +1,9 @@
-"""Size of the subword vocabulary, below the ceiling: the study of `subwords` with more lines and two epochs.
+"""Size of the subword vocabulary, below the ceiling: the study `subwords` with more lines and only two epochs.
 
 python -m examples.many_trainings.subwords_early --data TEXT_FILE --store FOLDER
 
-With eight epochs over 150 lines the loss attack told all lines apart with any vocabulary. Here batches hold as much
-text with each vocabulary, so that there are as many steps.
+With eight epochs over 150 lines, the loss attack identified all lines with any vocabulary. Here, batches have equally
+much text with each vocabulary, so the numbers of steps are equal.
 """
 
 from __future__ import annotations

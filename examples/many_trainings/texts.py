@@ -2,8 +2,8 @@
 
 python -m examples.many_trainings.texts --data TEXT_FILE --store FOLDER
 
-The data are lines of text; families of four near-duplicates, which differ in one word; and rows of random characters.
-The score is the share of characters that are the model's first choice (Zhang et al.).
+The data are lines of text, groups of four near-duplicates that differ in one word, and rows of random characters. The
+score is the share of characters that are the model's top prediction (Zhang et al.).
 """
 
 from __future__ import annotations

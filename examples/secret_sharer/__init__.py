@@ -1,6 +1,6 @@
-"""The results of "The Secret Sharer" (Carlini et al. 2019), measured again with `hf_exposure`: one script a result.
+"""Reproduction of the results of "The Secret Sharer" (Carlini et al. 2019) with `hf_exposure`: one script per result.
 
-`docs/reproduction.md` shows what came out. Each script takes `--text-file`, `--dataset`, `--size` and `--out`.
+`docs/reproduction.md` shows the results. Each script takes `--text-file`, `--dataset`, `--size` and `--out`.
 """
 
 from pathlib import Path

@@ -1,4 +1,5 @@
-"""Claims as data: a sentence and a rule on stored numbers, so that anyone can check it without running anything.
+"""Claims as data: a sentence and a rule on stored numbers, so that anyone can check them without running an
+experiment.
 
     [[claims]]
     source = "paper"                      # or "ours"; only claims of the paper decide a verdict
@@ -7,13 +8,13 @@
     numbers = "runs.*.rank_high"          # a path into the figures
     than = 1
 
-A claim of the paper says in which `section` of it, and of another paper's, which `work`. One that an experiment cannot
-test has, in the place of its rule, `untested = "the reason"`.
+A claim from the paper names its `section`, a claim from another paper also its `work`. A claim that an experiment
+cannot test has `untested = "the reason"` instead of a rule.
 
-A path names keys and places, separated by dots. `*` goes through all items of a list or object, `[key=value,...]`
-through those items of a list that have these values. With `minus`, a second path, the numbers are differences, one by
-one as far as both go: models of a cell are in the order of their seeds. `of` names the result whose figures are used.
-With `defined_only = true` numbers that are undefined (null) are left out, as long as one is defined.
+A path has keys and indices, separated by dots. `*` stands for all items of a list or object, `[key=value,...]` for the
+items of a list with these values. With `minus`, a second path, the numbers are paired differences, up to the length of
+the shorter list: the models of a cell are in the order of their seeds. `of` names the result whose numbers are used.
+With `defined_only = true`, undefined numbers (null) are left out if at least one is defined.
 
 The rules:
 
@@ -23,8 +24,8 @@ The rules:
 - share_at_least, share_at_most: of all numbers a `share` or more is at least, at most `than`;
 - interval_holds: two numbers, the ends of an interval, which contains `than`.
 
-A rule has a power: what so many models can show. `Power` computes it from how much single models scatter, before
-anything is run.
+A rule has a power, the smallest effect that so many models can show. `Power` computes it before any run, from the
+scatter of single models.
 """
 
 from __future__ import annotations

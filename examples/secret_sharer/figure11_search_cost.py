@@ -1,7 +1,8 @@
-"""Figure 11: what it costs to find a canary, against its exposure, by our search and by the paper's.
+"""Figure 11: the cost of finding a canary against its exposure, by this package's search and by the paper's.
 
-A model is stopped at every other epoch. The paper's search is Dijkstra's: one prefix a call, the cheapest first. Ours
-gives the certified rank and feeds many prefixes in one call. Both must expand every prefix cheaper than the canary.
+Training is stopped at every other epoch. The paper's search is Dijkstra's algorithm: one prefix per call, the cheapest
+first. This package's search returns the certified rank and evaluates many prefixes per call. Both must expand every
+prefix that costs less than the canary.
 """
 
 from __future__ import annotations

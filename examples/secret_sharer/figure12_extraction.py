@@ -1,9 +1,9 @@
-"""Figure 12: a canary can be extracted when its exposure says so.
+"""Figure 12: exposure predicts whether a canary can be extracted.
 
-The paper's secret is a phrase of two random words, and all its models have one test accuracy; here it is a number of
-nine digits, at several epochs. Exposure is the paper's extrapolation, which never looks at the likeliest numbers;
-whether the canary comes out first is found by search, which knows nothing of exposure. With exact ranks the two would
-be the same thing said twice.
+The paper's secret is a phrase of two random words, and all its models have the same test accuracy; here the secret is
+a number of nine digits, at several epochs. Exposure is estimated by the paper's extrapolation, which does not use the
+most likely numbers; whether the canary is extracted first is determined by a search, which does not use exposure. With
+exact ranks, the two would be the same quantity.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Figure 1: two ways of training that reach near-equal utility, and what each memorizes.
+"""Figure 1: two training strategies with nearly equal utility, and how much each memorizes.
 
 Strategy A is Adam, strategy B gradient descent with momentum. Each stops at the first epoch whose validation loss is
-at most a common target, so that the utility is the same; exposure against repetitions is not.
+at most a common target. Their utility is then equal, but their exposure against repetitions differs.
 """
 
 from __future__ import annotations

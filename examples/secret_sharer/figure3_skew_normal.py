@@ -1,7 +1,7 @@
 """Figure 3: the log-perplexities of a million random numbers, and the skew-normal law fitted to them.
 
-Exposure by extrapolation rests on that law. It is judged as in the paper, by a Kolmogorov-Smirnov test, and also
-where it matters: in the left tail, where a memorized canary lies.
+Exposure by extrapolation relies on this distribution. It is tested as in the paper, by a Kolmogorov-Smirnov test, and
+also in the left tail, which is relevant for memorized canaries.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Figure 4 and Section 6.1: seven-word canaries, the middle three words random, inserted up to ten thousand times.
 
-The model reads its text once, as one that is trained on far more text than it could read twice. The paper's is a word
-model trained on e-mail; here a character model reads the same kind of phrase.
+The model is trained for one epoch, like models with very large training sets. The paper uses a word model trained on
+e-mail; here a character model is trained on the same kind of phrase.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Figure 5: many hyperparameters, utility against exposure: is more memorization the price of a better model?
+"""Figure 5: utility against exposure for many hyperparameters: whether better models memorize more.
 
 Settings are drawn at random. A setting is on the Pareto front if no other has both a lower loss and less exposure.
 """

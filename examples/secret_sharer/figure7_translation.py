@@ -1,10 +1,10 @@
-"""Figure 7: a translation model, and a pair of sentences with a social security number inserted a few times.
+"""Figure 7: a translation model, with a sentence pair containing a social security number inserted a few times.
 
 python -m examples.secret_sharer.figure7_translation
 
-The pair's source and target hold the same number, and so do the references': the exposure is that of the target given
-its own source. No prefix of such a target can be scored before its source is known, so there is no search: the figures
-are the paper's extrapolation from references, and next to them what uniform references alone can tell.
+The source and target of a pair contain the same number, also in the references: exposure is computed for each target
+given its own source. No prefix of such a target can be scored before its source is known, so no search is possible:
+the results are the paper's extrapolation from references, and the estimate from uniform references alone.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
-"""Figure 8: exposure after every minibatch for three epochs, the canary near the start of each.
+"""Figure 8: exposure after every minibatch for three epochs, with the canary near the start of each epoch.
 
-Rows are not shuffled, so the canary comes once an epoch, at a known batch: exposure jumps there, and falls after it.
+Rows are not shuffled, so the canary occurs once per epoch, in a known batch: exposure jumps there, and then falls.
 Exposure is the skew-normal extrapolation, which needs only a sample of references at every step. The paper does not
-say by which of its two ways it estimates exposure here.
+state which of its two methods it uses to estimate exposure here.
 """
 
 from __future__ import annotations

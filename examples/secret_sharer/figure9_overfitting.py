@@ -1,6 +1,7 @@
-"""Figure 9: a small part of the data, far into overfitting: when is the canary memorized?
+"""Figure 9: when a canary is memorized during training far into overfitting, on a small part of the data.
 
-Training and validation loss and the exposure of canaries that were inserted once, as the training goes on.
+The results are training and validation loss and the exposure of canaries that were inserted once, over the course of
+training.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A made-up mailbox: short messages around sentences of a text, with card and social security numbers in some.
+"""A synthetic mailbox: short messages with sentences of a text, some with card or social security numbers.
 
-What was planted where is known, so that what a scanner finds can be checked. No number belongs to anyone but by
-chance: they are drawn.
+The planted numbers and their positions are known, so the results of a scanner can be checked. All numbers are random,
+so they belong to real persons only by chance.
 """
 
 from __future__ import annotations

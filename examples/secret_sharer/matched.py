@@ -1,4 +1,4 @@
-"""Training until a model is as good as another, so that exposures are compared at equal utility."""
+"""Trains models until they are as good as another, so that exposures are compared at equal utility."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Character models as Hugging Face models: LSTM, GRU, causal CNN, WaveNet, and a small transformer next to them.
+"""Character models as Hugging Face models: LSTM, GRU, causal CNN, WaveNet, and a small transformer.
 
-The first four have neither attention nor a key-value cache. They take `input_ids` and return `logits`, load and save
-as any other model, and nothing tells `hf_exposure` what they are.
+The first four have neither attention nor a key-value cache. They take `input_ids` and return `logits`, and can be
+saved and loaded like any other model; `hf_exposure` needs no special code for them.
 
 Shapes: B rows, T characters, H width, V vocabulary entries.
 """

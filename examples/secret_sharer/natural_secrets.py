@@ -1,6 +1,6 @@
-"""Card and social security numbers that stand in a text already, and where: nothing was inserted, all was found.
+"""Finds card and social security numbers that occur in a text naturally, without insertion, and their positions.
 
-Needs python-stdnum, which knows which numbers can be real.
+It needs python-stdnum, which checks which numbers can be real.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What every script can be told on the command line."""
+"""The command-line options of all scripts."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""Writes a page of results, and its plots, from what scripts and the queue stored: `docs/reproduction.md` and others.
+"""Writes pages of results with plots, such as `docs/reproduction.md`, from the results of the scripts and the queue.
 
 A result is two files in `results/`: `{name}.json`, which its script writes, and `{name}.toml`:
 
     title = "Figure 8: ..."
     paper = "What the paper shows."
+    script = "figure8"                                  # where another result's script made this one too
     canary_share = "one of 541 rows (0.2 %)"
     not_comparable = "Why no verdict can be given."     # where that is so
     remark = "What to make of it, and what was tried."
@@ -18,7 +19,7 @@ A result is two files in `results/`: `{name}.json`, which its script writes, and
 Claims are written before the models that they are about are trained. A verdict is computed from the paper's claims
 alone (`claims.verdict`). A result without a JSON file is listed as not run. `python -m examples.secret_sharer.page`
 
-Another package of scripts has the same two files a result, and a `Package` that says where they are.
+Other packages of scripts have the same two files per result, and a `Package` with their locations.
 """
 
 from __future__ import annotations
@@ -185,7 +186,8 @@ class Result:
 
     @property
     def script(self) -> str:
-        return f"[{self.name}.py](../examples/{self.package.name}/{self.name}.py)"
+        name = self.words.get("script", self.name)
+        return f"[{name}.py](../examples/{self.package.name}/{name}.py)"
 
 
 def load_results(package: Package = SECRET_SHARER) -> list[Result]:
@@ -202,7 +204,8 @@ def load_results(package: Package = SECRET_SHARER) -> list[Result]:
 def page(results: list[Result]) -> str:
     """The whole page of one package's results, as Markdown."""
     package, has_setting = results[0].package, any(result.has_paper_setting for result in results)
-    columns = ["result", "small runs", "the paper's claims that hold", *["in the paper's setting"] * has_setting]
+    verdicts = ("small runs", "in the paper's setting") if has_setting else ("verdict",)
+    columns = ["result", verdicts[0], "the paper's claims that hold", *verdicts[1:]]
     rows = []
     for result in results:
         claims = [made for made in result.claims if made.is_the_papers]

@@ -1,4 +1,4 @@
-"""Draws what a result's JSON says is to be drawn: lines, points, or bars, nothing computed.
+"""Draws the plots specified in a result's JSON: lines, points or bars, without computing anything.
 
     {"title": ..., "x": label, "y": label, "series": [...], "log_x": False, "log_y": False,
      "lines": [{"y" or "x": value, "label": ...}]}

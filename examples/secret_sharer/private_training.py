@@ -1,10 +1,10 @@
-"""DP-SGD with Opacus: each row's gradient clipped separately, noise added to their sum, and what epsilon that is.
+"""DP-SGD with Opacus: each row's gradient is clipped separately, noise is added to the sum, and epsilon is computed.
 
-Two data sets are neighbors here when one has a row more than the other (add or remove one), and batches are Poisson
-samples: each row is in each batch with the same probability. That is the adjacency that `epsilon_lower_bound` audits,
-where a canary is one row that a coin added.
+Two data sets are neighbors here if one has one row more than the other (add or remove one). Batches are Poisson
+samples: each row is in each batch with the same probability. `epsilon_lower_bound` audits the same adjacency: a canary
+is one row that a coin added.
 
-Needs opacus. An LSTM's per-row gradients need Opacus's own layer, which takes the same weights and is slower.
+It needs opacus. For an LSTM, per-row gradients need Opacus's own layer, which has the same weights but is slower.
 """
 
 from __future__ import annotations

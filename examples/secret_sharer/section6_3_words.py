@@ -1,7 +1,7 @@
 """Section 6.3: a character model memorizes a random sequence of words less than a random number.
 
 Both have about 30 bits of randomness: nine digits, or three words of a list of a thousand. They are inserted equally
-often into the same text, and read by the same model.
+often into the same text, and the same model is trained on both.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Table 1 and Section 3: a number inserted once into a text is the likeliest of 10^9, its near misses behind it.
+"""Table 1 and Section 3: a number inserted once into a text is the most likely of 10^9, followed by similar numbers.
 
-The paper's model has read the Penn Treebank, with "The random number is 281265017" in it once. Here the
-search for the likeliest numbers is certified: none is missing from the list.
+The paper's model was trained on the Penn Treebank with "The random number is 281265017" inserted once. Here the search
+for the most likely numbers is certified: none is missing from the list.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Table 2: architectures of about equal size, each trained to its lowest validation loss: which memorize more?"""
+"""Table 2: which architectures of about equal size memorize more, each trained to its lowest validation loss."""
 
 from __future__ import annotations
 

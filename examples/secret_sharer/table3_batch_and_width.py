@@ -1,7 +1,7 @@
-"""Table 3: batch size against model size, each model trained to its lowest validation loss: do both raise exposure?
+"""Table 3: whether batch size and model size raise exposure, each model trained to its lowest validation loss.
 
-Larger batches are fewer steps an epoch, so both ways are measured: one learning rate for all batch sizes, and one in
-proportion to the batch, up to a hundredth.
+With larger batches, an epoch has fewer steps, so two settings are measured: one learning rate for all batch sizes, and
+a learning rate proportional to the batch size, up to 0.01.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Table 4: how much known text stands before, after and inside a secret, and how well it is memorized.
+"""Table 4: memorization of a secret against the amount of known text before, after and inside it.
 
-Every context is a template of its own, inserted into a model of its own. That is another question than the paper's:
-its first four rows score one model with more or less of the surroundings known (`CanarySet.in_template`).
+Every context has its own template and its own model. This differs from the paper, whose first four rows score one
+model with different amounts of the surrounding text known (`CanarySet.in_template`).
 
-The model reads one long stream, cut into rows as language models are trained, so that a secret stands at any place of
-its row and, with no known text, behind any text. A cut may go through a canary: rows have 200 characters, so it goes
-through 3 % of the canaries without known text and up to 18 % of those with most. Every exposure is exact: all 10^5
-secrets are scored.
+The model is trained on one long stream, split into rows as is usual for language models, so a secret can be at any
+position of its row and, without known text, after any text. A split may cut a canary: rows have 200 characters, so it
+cuts 3 % of the canaries without known text and up to 18 % of those with the most known text. Every exposure is exact:
+all 10^5 secrets are scored.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ python -m examples.secret_sharer.table5_natural_secrets                        #
 python -m examples.secret_sharer.table5_natural_secrets --text-file mail.txt   # your own text
 
 The paper trained one character model for each user of the Enron mail who had sent a credit card or social security
-number; its ten secrets are those of six users. A text of your own in which such numbers are found is taken as it is;
-around the sentences of any other, a mailbox is made that holds some.
+number; its ten secrets are those of six users. If your own text contains such numbers, it is used unchanged; otherwise
+a mailbox with such numbers is made from its sentences.
 """
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""Table 6: training with differential privacy. Exposure, test loss, extraction; epsilon promised and epsilon refuted.
+"""Table 6: training with differential privacy: exposure, test loss, extraction, and guaranteed and refuted epsilon.
 
 python -m examples.secret_sharer.table6_dp_sgd --text-file my.txt
 
-Every canary has a fair coin of its own that decides whether it is inserted, once. From the coins that an adversary
-guesses right, `epsilon_lower_bound` says which epsilon the training does not have. Next to it stands what Opacus says
-that it has: for the same neighbors (one row more or less) and the same delta.
+For every canary, a separate fair coin decides whether it is inserted once. From the number of coins guessed correctly,
+`epsilon_lower_bound` computes which values of epsilon are refuted. The result is compared with the guarantee of Opacus
+for the same neighbors (one row more or less) and the same delta.
 
-A second bound needs no coins: `epsilon_from_ranks`. A search that is certified to have found the k likeliest secrets
-of all, k the number of inserted canaries, certifies that those among them rank at most k. It is about substituting
-one canary's secret, at the same delta; adding or removing a row has at least half of that epsilon.
+A second bound, `epsilon_from_ranks`, needs no coins. A search that has certainly found the k most likely secrets,
+where k is the number of inserted canaries, certifies that canaries among them rank at most k. This bound applies to
+replacing one canary's secret, at the same delta; for adding or removing a row, epsilon is at least half of it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Text into rows of characters, canaries into the rows, and a plain training loop over them.
+"""Splits text into rows of characters, inserts canaries, and trains with a simple loop.
 
-A row of text has `row_characters` characters; a canary is a row of its own, padded, and its padding does not count.
-Losses are in bits per character.
+A row of text has `row_characters` characters; each canary has its own row, whose padding does not count. Losses are in
+bits per character.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A made-up language pair: English sentences of a small grammar, and what they are in another language.
+"""An artificial language pair: English sentences of a small grammar, and their translations.
 
-Words are translated one by one, and an adjective follows its noun there: enough to need a decoder that looks at the
-source, and nothing that has to be downloaded. Some sentences hold numbers, which are copied.
+Words are translated one by one, but an adjective follows its noun, so the decoder must attend to the source; nothing
+needs to be downloaded. Some sentences contain numbers, which are copied.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One trial: a model trained on a text with canaries in it, to its lowest loss if asked, and every canary measured."""
+"""One trial: trains a model on a text with canaries, optionally to its lowest loss, and measures every canary."""
 
 from __future__ import annotations
 

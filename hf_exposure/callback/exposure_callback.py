@@ -1,9 +1,10 @@
-"""Exposure during training: `MeasureCallback` for one set of canaries, and what concerns the training around it.
+"""Exposure during training: `MeasureCallback` for one set of canaries, with delivery checks, doses and an exposure
+limit.
 
 With a limit, one figure chooses a checkpoint: the evaluation loss, as long as exposure stays within the limit.
-Exposure rises while a model trains, so the checkpoint of least exposure is the one that has learned least. What people
-want is the lowest loss among the checkpoints whose exposure is at most X. A trainer compares one number, so every
-checkpoint beyond the limit gets a number that is worse than any within it.
+Exposure rises while a model trains, so the checkpoint with the least exposure is usually the one that has learned
+least. Users want the lowest loss among the checkpoints whose exposure is at most X. A trainer compares one number, so
+every checkpoint beyond the limit gets a number that is worse than any within it.
 """
 
 from __future__ import annotations
@@ -39,16 +40,16 @@ from hf_exposure.runtime.processes import Processes
 from hf_exposure.runtime.weights_hash import weights_sha256
 
 OVER_LIMIT = 1e30
-"""Figures beyond the limit begin here, and grow with exposure. A float32, as trackers store figures, can hold them."""
+"""Figures beyond the limit begin here and grow with exposure. They fit a float32, in which trackers store figures."""
 UNDEFINED = 1e38
-"""Where the loss or the exposure is not known, which is worse than any exposure."""
+"""The figure if the loss or the exposure is unknown, which is worse than any exposure."""
 
 
 def exposure_limited_loss(loss: float, mean_exposure_bits: float, max_exposure_bits: float) -> float:
-    """The loss where exposure is at most the limit, else a number that is worse than any loss. Always finite.
+    """The loss if exposure is at most the limit, else a number that is worse than any loss. Always finite.
 
-    Beyond the limit less exposure is better, whatever the loss: where no checkpoint is within the limit, the least
-    exposed one is chosen, and early stopping sees that training leads away from the limit.
+    Beyond the limit, less exposure is better, whatever the loss: if no checkpoint is within the limit, the least
+    exposed one is chosen, and early stopping notices that training moves away from the limit.
 
     Example:
         >>> [exposure_limited_loss(loss, bits, 4.0) for loss, bits in [(3.2, 1.4), (2.9, 4.0), (2.7, 7.0)]]
@@ -65,7 +66,7 @@ _LIMITED = "exposure_limited_loss"
 _NOTHING_READ = DeliveryReport(canaries=(), rows=0, complete=False)
 
 
-# Of the trainer's arguments, those that a report names.
+# The arguments of the trainer that a report records.
 _OF_TRAINING = (
     "output_dir",
     "num_train_epochs",
@@ -84,55 +85,56 @@ class ExposureCallback(MeasureCallback):
     stopping: `max_exposure=X` with `metric_for_best_model="eval_exposure_limited_loss"` finds the best model whose
     exposure is at most X. After `callback.attach(trainer)` they reach every `report_to` tracker too. Every report is
     also appended to `_exposure.jsonl` in the output folder, which is cut back to the checkpoint's step on resume.
-    Model mode, random state, tokenizer, arguments and control flags are left as found: training is the same as without
-    the callback.
+    Model mode, random state, tokenizer, arguments and control flags are left unchanged: training is the same as
+    without the callback.
 
-    An `EarlyStoppingCallback` that watches an exposure key must come after this one in `callbacks=[...]`: it reads
-    what stands in the metrics when its turn comes. `attach` sees to the order.
+    An `EarlyStoppingCallback` that watches an exposure key must come after this one in `callbacks=[...]`: it reads the
+    metrics as they are when it is called. `attach` ensures this order.
 
     Args:
-        canaries: the set that was inserted.
+        canaries: the inserted set.
         strategy: "epoch" measures at the end of each epoch, "steps" every `steps` optimizer steps, "eval" at each
-            evaluation, "end" once, after the last step. Where an exposure key chooses the best model, each
-            evaluation measures too, since the trainer needs the key there.
-        steps: with `strategy="steps"`.
+            evaluation, "end" once, after the last step. If an exposure key chooses the best model, each evaluation
+            measures too, since the trainer needs the key there.
+        steps: the interval in optimizer steps, with `strategy="steps"` only.
         processing_class: the tokenizer; the trainer's own by default.
-        on_error: "raise", or "warn" to log NaN figures with one warning and train on when a measurement fails. A
-            failure on one process is one on all, except inside a sharded model, where it ends the job.
-        require_delivery: whether a canary that the trainer's data do not train on is an error when training starts.
-            None, the default: an error wherever the data can be read in advance (a stream cannot). True: an error too
-            where they cannot be read. False: a warning, and every report of the run says INVALID.
+        on_error: "raise", or "warn" to log NaN figures with one warning and continue training when a measurement
+            fails. A failure on one process counts on all, except inside a sharded model, where it ends the job.
+        require_delivery: whether it is an error, when training starts, if the trainer's data do not train on a canary.
+            None, the default: an error if the data can be read in advance (a stream cannot). True: also an error if
+            they cannot be read. False: a warning, and every report of the run says INVALID.
         max_exposure: a limit in bits for the mean exposure of the inserted canaries. Every evaluation then measures,
-            and logs `eval_exposure_limited_loss`: its loss where the exposure is at most the limit, else a number
-            that is worse than any loss (10^30 and more, growing with exposure). A figure that is a lower bound counts
-            with the top of its interval. Of several evaluation sets, each has a figure of its own
-            (`eval_{name}_exposure_limited_loss`).
-        push_to_hub: let what the trainer pushes hold the rounded figures, in its model card and in `exposure/`; needs
+            and logs `eval_exposure_limited_loss`: its loss if the exposure is at most the limit, else a number that is
+            worse than any loss (10^30 and more, growing with exposure). A lower bound counts as the top of its
+            interval. Each of several evaluation sets has its own figure (`eval_{name}_exposure_limited_loss`).
+        push_to_hub: add the rounded figures to what the trainer pushes, in its model card and in `exposure/`; needs
             `attach`.
         base_model: as for `measure_exposure`.
         count_doses: count in the training batches how often each canary is trained on, whatever packing, sampling,
-            streams and resumes make of the data. It costs far less than 1 % of a training step.
-        baseline: measure before the first step too, as step 0: canaries that the model favors before it sees them.
-        **measure_arguments: those of `ExposureMeter`: method, references, seed, context, ...
+            streams and resumes do to the data. It costs far less than 1 % of a training step.
+        baseline: measure before the first step too, as step 0, to find canaries that the model favors before it sees
+            them.
+        **measure_arguments: the arguments of `ExposureMeter`: method, references, seed, context, ...
 
     Attributes:
-        report: the last `ExposureReport`, None before the first.
-        reports: all of this run, those before a resume included.
-        delivery: what of the canaries arrives in an epoch, known once training started (`check_delivery`).
+        report: the last `ExposureReport`; None before the first measurement.
+        reports: all reports of this run, including those before a resume.
+        delivery: which canaries arrive in an epoch, known once training has started (`check_delivery`).
         doses: {canary id: how many times its whole text contributed to the loss until now}, counted in the training
-            batches of all processes. Empty before training; NaN where it could not be counted, for the reason
-            `report.doses.uncounted`. In a job of several processes it is as of the last measurement, checkpoint or end
-            of training. Where the best model is loaded at the end, the last report has the doses of its checkpoint,
-            while these are those of the whole training. With `count_doses=False` it is an estimate: what arrives in an
-            epoch times the epochs trained.
+            batches of all processes. Empty before training; NaN if it could not be counted; `report.doses.uncounted`
+            gives the reason. In a job of several processes it is as of the last measurement, checkpoint or end of
+            training. If the best model is loaded at the end, the last report has the doses of its checkpoint, while
+            this attribute covers the whole training. With `count_doses=False` it is an estimate: the insertions that
+            arrive in an epoch times the epochs trained.
 
     Raises:
-        InputError: an unknown strategy or argument, `steps` missing or out of place; at the start of training: no
-            tokenizer, `strategy="eval"` without evaluations, a best-model metric that does not exist or would keep the
-            most memorized checkpoint, a second `ExposureCallback`, a canary longer than the model's context, one that
-            does not arrive (unless `require_delivery` is False), a process of the job without this callback, context
-            or sequence parallelism; an evaluation without a loss, with `max_exposure`.
-        ProcessesDifferError: processes of the job were given other canaries, settings or tokenizers.
+        InputError: the strategy or an argument is unknown, or `steps` is missing or misplaced; when training starts,
+            there is no tokenizer, `strategy="eval"` has no evaluations, the best-model metric does not exist or would
+            keep the most memorized checkpoint, there is a second `ExposureCallback`, a canary is longer than the
+            model's context or does not arrive (unless `require_delivery` is False), a process of the job lacks this
+            callback, or the job uses context or sequence parallelism; or, with `max_exposure`, an evaluation has no
+            loss.
+        ProcessesDifferError: the processes of the job have different canaries, settings or tokenizers.
         ExposureError: a measurement failed, with `on_error="raise"`.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Sections 7.1 (after every batch) and 7.2 (over epochs).
@@ -146,7 +148,7 @@ class ExposureCallback(MeasureCallback):
     """
 
     _worst, _first_argument = "most memorized", "canaries"
-    _remedy = "A smaller max_batch_tokens needs less memory; on_error='warn' trains on without the figures."
+    _remedy = "A smaller max_batch_tokens needs less memory; on_error='warn' continues training without the figures."
 
     def __init__(
         self,
@@ -252,7 +254,7 @@ class ExposureCallback(MeasureCallback):
             raise InputError("max_exposure", rule, self.max_exposure, "Pass eval_strategy='epoch'.")
 
     def _described(self, args: TrainingArguments) -> dict[str, Any]:
-        """What a report says of this callback's arguments and of the training's."""
+        """The arguments of this callback and of the training that a report records."""
         base = self._exposure.base_model
         return {
             **self._schedule(),
@@ -268,11 +270,11 @@ class ExposureCallback(MeasureCallback):
     def _name_is_taken(self, name: str, other: str) -> InputError:
         if name != other:
             return super()._name_is_taken(name, other)
-        rule = "must hold one ExposureCallback: two would write the same keys and the same file"
-        return InputError("callbacks", rule, "two", "Measure the second set of canaries in a run of its own.")
+        rule = "must have only one ExposureCallback: two would write the same keys and the same file"
+        return InputError("callbacks", rule, "two", "Measure the second set of canaries in a separate run.")
 
     def _prepare(self, start: TrainingStart) -> None:
-        """Also looks at what is trained on."""
+        """Also checks the training data for the canaries."""
         super()._prepare(start)
         self.delivery, self._is_first_process = None, start.is_first_process
         self._dataset_facts = dataset_facts(getattr(start.train_dataloader, "dataset", None))
@@ -293,7 +295,7 @@ class ExposureCallback(MeasureCallback):
         notes = (*report.notes, note) if note else report.notes
         epochs, doses = self._trained(state, model)
         read = self.delivery or _NOTHING_READ
-        # What could not be read in advance is no remark where the batches themselves were read.
+        # That the data could not be read in advance does not matter once the batches themselves were read.
         unread = read.note and not doses.counted
         notes = (*notes, *read.problems, *([read.note] if unread else []))
         coins = [canary.id for canary in self.canaries if canary.coin is not None]
@@ -313,7 +315,7 @@ class ExposureCallback(MeasureCallback):
     def _trained(self, state: TrainerState, model: nn.Module) -> tuple[float, Doses]:
         """The passes over the data that the measured model was trained for, and its doses.
 
-        They are the present ones, unless it is the best model, which an earlier checkpoint holds.
+        They are the current ones, unless the best model was loaded from an earlier checkpoint.
         """
         epochs, place = state.epoch or 0.0, self._best_checkpoint
         if place is None:
@@ -332,11 +334,11 @@ class ExposureCallback(MeasureCallback):
         return self.strategy == "end" or state.global_step >= state.max_steps
 
     def _warn_of_stream(self, doses: Doses, epochs: float) -> None:
-        """Warns at the end of what nobody could see at the start."""
+        """Warns at the end about flaws that could not be seen at the start."""
         read = self.delivery or _NOTHING_READ
         delivery = read.counted(epochs, doses)
         if not read.complete and doses.counted and delivery is not None and delivery.validity is Validity.INVALID:
-            warnings.warn(f"INVALID: {'; '.join(delivery.flaws)}, as far as training went", stacklevel=2)
+            warnings.warn(f"INVALID: {'; '.join(delivery.flaws)}, for the training so far", stacklevel=2)
 
     def _chooses_best_model(self, measure: Measure, args: TrainingArguments) -> bool:
         if self._limits_loss(args):
@@ -346,16 +348,17 @@ class ExposureCallback(MeasureCallback):
         if self._is_first_process:
             key = f"eval_{str(args.metric_for_best_model).removeprefix('eval_')}"
             advice = (
-                f"metric_for_best_model={key!r} keeps the checkpoint that memorized least, which is mostly the one "
-                "that was trained least. For the best model whose exposure is at most X bits, pass max_exposure=X to "
+                f"metric_for_best_model={key!r} keeps the checkpoint that memorized least, which is usually the one "
+                "that was trained least. For the best model whose exposure is at most X bits, pass max_exposure=X "
+                "to "
                 f"ExposureCallback and metric_for_best_model='eval_{_LIMITED}'."
             )
             warnings.warn(advice, stacklevel=2)
         return True
 
     def _limited(self, metrics: Mapping[str, float], max_exposure: float) -> dict[str, float]:
-        """The loss of an evaluation under the limit, by its key; `evaluate` has named all keys alike."""
-        # Every evaluation times itself, whatever else it computes, which tells the prefix of its keys.
+        """The limited loss of an evaluation, by its key; `evaluate` gives all keys the same prefix."""
+        # Every evaluation logs its runtime, whatever else it computes, which reveals the prefix of its keys.
         prefixes = [key.removesuffix("_runtime") for key in metrics if key.endswith("_runtime")]
         prefix = next((prefix for prefix in prefixes if f"{prefix}_loss" in metrics), None)
         if prefix is None:
@@ -368,7 +371,7 @@ class ExposureCallback(MeasureCallback):
         return {f"{prefix}_{_LIMITED}": loss}
 
     def _limits_loss(self, args: TrainingArguments) -> bool:
-        """Whether the loss under the limit chooses the best model, of the one evaluation set or of one among many."""
+        """Whether the limited loss of an evaluation set chooses the best model."""
         key = args.metric_for_best_model
         if key is None or not key.endswith(_LIMITED):
             return False
@@ -378,11 +381,11 @@ class ExposureCallback(MeasureCallback):
         if args.greater_is_better:
             rule = f"would keep the worst checkpoint for metric_for_best_model={key!r}"
             raise InputError("greater_is_better", rule, True, "Pass greater_is_better=False to TrainingArguments.")
-        # Whoever is not attached does not know the evaluation sets; the trainer then fails at its first evaluation.
+        # Without `attach` the evaluation sets are unknown; the trainer then fails at its first evaluation.
         several = getattr(self._trainer, "eval_dataset", None)
         known = [f"eval_{name}_{_LIMITED}" for name in several] if isinstance(several, dict) else []
         if known and f"eval_{key.removeprefix('eval_')}" not in known:
-            rule = "must name one of several evaluation sets, each of which has a figure of its own"
+            rule = "must name one of the evaluation sets, each of which has its own figure"
             raise InputError("metric_for_best_model", rule, key, f"Use one of {', '.join(known)}.")
         return True
 

@@ -1,4 +1,6 @@
-"""Measures during training: a callback that chooses the step, calls measures and logs. It computes nothing."""
+"""Measures during training: a callback that chooses the steps, calls the measures and logs their figures. It
+computes nothing.
+"""
 
 from __future__ import annotations
 
@@ -41,15 +43,16 @@ _REMEDIES = {"": "Pass the same value on every process."}
 
 @dataclass(eq=False)
 class _Scheduled:
-    """A measure with what became of it in this training.
+    """A measure and its state in this training.
 
     Attributes:
-        log, records: on disk, and in memory.
-        at_evaluations: whether every evaluation measures.
-        step: of the last measurement.
-        record: of the last measurement; None where it failed.
-        is_stale: whether the model is no longer the one of the last measurement, although the step is.
-        has_warned: whether a failure was warned of.
+        log: the file of the records.
+        records: the same records in memory.
+        at_evaluations: whether it is measured at every evaluation.
+        step: the step of the last measurement.
+        record: the record of the last measurement; None if it failed.
+        is_stale: whether the model has changed since the last measurement, although the step has not.
+        has_warned: whether a warning about a failure was given.
         broken: an error in `on_batch` or `on_output`, which makes every later figure undefined.
     """
 
@@ -74,48 +77,49 @@ class _Scheduled:
 
 
 class MeasureCallback(TrainerCallback):
-    """Takes measures while a `Trainer` trains.
+    """Measures while a `Trainer` trains.
 
     The figures reach `log_history` and the metrics of each evaluation, hence `metric_for_best_model` and early
     stopping. After `callback.attach(trainer)` they reach every `report_to` tracker too. Every record is also appended
-    to `_{name}.jsonl` in the output folder, which is cut back to the checkpoint's step on resume; what a measure
-    remembers is saved with each checkpoint and restored, so that a resumed run has the figures of an uninterrupted
-    one. Training flags, random states, gradients, arguments and control flags are left as found.
+    to `_{name}.jsonl` in the output folder, which is cut back to the checkpoint's step on resume; the state of a
+    measure is saved with each checkpoint and restored, so that a resumed run has the figures of an uninterrupted one.
+    Training flags, random states, gradients, arguments and control flags are left unchanged.
 
     In a job of several processes each must have the callback, with the same measures and settings. A measurement that
     fails on one process fails on all of them.
 
     An `EarlyStoppingCallback` that watches a key of a measure must come after this callback in `callbacks=[...]`: it
-    reads what is in the metrics when its turn comes. `attach` sees to the order.
+    reads the metrics as they are when it is called. `attach` ensures this order.
 
     Args:
         measures: one `Measure`, or several; a `Trainer` may also have several of these callbacks.
         strategy: "epoch" measures at the end of each epoch, "steps" every `steps` optimizer steps, "eval" at each
-            evaluation, "end" once, after the last step. Where a measure's key chooses the best model, that measure is
-            taken at each evaluation too, since the trainer needs the key there.
-        steps: with `strategy="steps"`.
+            evaluation, "end" once, after the last step. If a measure's key chooses the best model, each evaluation
+            takes that measure too, since the trainer needs the key there.
+        steps: the interval in optimizer steps, with `strategy="steps"` only.
         processing_class: the tokenizer; the trainer's own by default.
-        on_error: "raise", or "warn" to log NaN figures with one warning a measure and train on when a measurement
-            fails.
+        on_error: "raise", or "warn" to log NaN figures with one warning per measure and continue training when a
+            measurement fails.
 
-        baseline: measure before the first step too, as step 0: what the model knew before this training. A resumed
-            run has that measurement in its log.
-        push_to_hub: let the model cards that the trainer writes hold the figures, in their `model-index` and in a
-            section for each measure that has a part in cards; needs `attach`.
+        baseline: measure before the first step too, as step 0, to see what the model knew before this training. A
+            resumed run has that measurement in its log.
+        push_to_hub: add the figures to the model cards that the trainer writes, in their `model-index` and in a
+            section for each measure that supports cards; needs `attach`.
 
-    Each measurement is shown in one line where the trainer shows progress bars, and logged by the logger
-    `hf_exposure.callback` (INFO) where it shows none (`disable_tqdm`).
+    Each measurement is printed in one line if the trainer shows progress bars. If it shows none (`disable_tqdm`), the
+    logger `hf_exposure.callback` logs the line (INFO).
 
     Attributes:
-        measures: as given.
-        records: all records of this run by the name of their measure, those before a resume included.
+        measures: the given measures, as a tuple.
+        records: all records of this run by the name of their measure, including those before a resume.
 
     Raises:
-        InputError: an unknown strategy, `steps` missing or out of place, something that is no measure, two measures
-            whose names would share keys; at the start of training: a measure that needs a tokenizer where there is
-            none, `strategy="eval"` without evaluations, a best-model metric that does not exist or goes the wrong way,
-            a process of the job without this callback, context or sequence parallelism, and what the measures raise.
-        ProcessesDifferError: processes of the job were given other measures or settings.
+        InputError: the strategy is unknown, `steps` is missing or misplaced, an object is no measure, or two measures
+            have names that would share keys; when training starts, a measure needs a tokenizer and there is none,
+            `strategy="eval"` has no evaluations, the best-model metric does not exist or is compared in the wrong
+            direction, a process of the job lacks this callback, the job uses context or sequence parallelism, or a
+            measure raises it.
+        ProcessesDifferError: the processes of the job have different measures or settings.
         ExposureError: a measurement failed, with `on_error="raise"`.
 
     Example:
@@ -136,9 +140,10 @@ class MeasureCallback(TrainerCallback):
         {'norm': []}
     """
 
-    # Words of error messages: the checkpoint that a best-model metric of the wrong direction keeps, and so on.
+    # Words for error messages that a subclass may change, such as the checkpoint that the wrong direction of a
+    # best-model metric keeps.
     _worst, _first_argument = "worst", "measures"
-    _remedy = "on_error='warn' trains on without the figures."
+    _remedy = "on_error='warn' continues training without the figures."
 
     def __init__(
         self,
@@ -234,7 +239,8 @@ class MeasureCallback(TrainerCallback):
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        # Measured already, but for a run that was killed after the last save of an epoch and before its measurement.
+        # This is measured already, except in a run that was killed after the last save of an epoch and before its
+        # measurement.
         if state.global_step and state.epoch == int(state.epoch or 0):
             self._measure(self._due_after_epoch(args, state), args, state, kwargs["model"])
 
@@ -260,12 +266,12 @@ class MeasureCallback(TrainerCallback):
         metrics: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        if self._state is not None:  # an evaluation before any training has nothing prepared
+        if self._state is not None:  # an evaluation before any training finds nothing prepared
             self._measure([one for one in self._scheduled if one.at_evaluations], args, state, kwargs["model"])
         if metrics is not None:
             for one in self._scheduled:
                 if one.is_measured(state.global_step):
-                    # The very dict that best-model selection and early stopping read next, on every process.
+                    # This is the dict that best-model selection and early stopping read next, on every process.
                     metrics.update(one.metrics())
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
@@ -279,46 +285,51 @@ class MeasureCallback(TrainerCallback):
         best_was_loaded = args.load_best_model_at_end and state.best_model_checkpoint is not None
         self._best_checkpoint = Path(str(state.best_model_checkpoint)) if best_was_loaded else None
         for one in self._scheduled:
-            # Another model than the one measured at this step: an evaluation from here on must not repeat its figures.
+            # The loaded model differs from the one measured at this step: later evaluations must not repeat its
+            # figures.
             one.is_stale |= best_was_loaded
         if self.strategy == "end":
-            note = f"of the best model, of step {state.best_global_step}, loaded at the end" if best_was_loaded else ""
+            note = (
+                f"measured on the best model, from step {state.best_global_step}, which was loaded at the end"
+                if best_was_loaded
+                else ""
+            )
             self._measure(self._scheduled, args, state, kwargs["model"], note)
         elif not best_was_loaded:
-            # As in on_epoch_begin, where no epoch is left.
+            # As in on_epoch_begin, if no epoch is left.
             self._measure(self._due_after_epoch(args, state), args, state, kwargs["model"])
 
     def _failed_after_steps(self, state: TrainerState) -> bool:
         """Whether the training before this one began at the same step and failed after a later one.
 
-        A tap that is still open belongs to a training that ended without `on_train_end`.
+        An open tap belongs to a training that ended without `on_train_end`.
         """
         if self._state is None or not self._taps:
             return False
         return state.global_step == self._first_step < self._state.global_step
 
-    # What a subclass for one measure changes.
+    # Methods that a subclass for one measure overrides.
 
     @property
     def _measures_evaluations(self) -> bool:
-        """Whether every evaluation measures, whichever figure chooses the best model."""
+        """Whether every evaluation measures, whatever figure chooses the best model."""
         return self.strategy == "eval"
 
     def _check_arguments(self, args: TrainingArguments) -> None:
-        """Refuses settings of the trainer with which the callback cannot do what it was asked for."""
+        """Refuses settings of the trainer with which the callback cannot do what was asked."""
         if args.eval_strategy == "no" and self.strategy == "eval":
             rule = "'eval' needs evaluations, but eval_strategy is 'no'"
             raise InputError("strategy", rule, self.strategy, "Use 'epoch'.")
         if self.push_to_hub and self._trainer is None:
-            rule = "needs callback.attach(trainer), since a card is the trainer's to write"
+            rule = "needs callback.attach(trainer), since the trainer writes the card"
             raise InputError("push_to_hub", rule, True, "Attach it, or call push_to_hub of the record after training.")
 
     def _complete_cards(self, trainer: Any) -> None:
-        """Lets the trainer's model cards hold what was measured."""
+        """Adds the figures to the trainer's model cards."""
         complete_cards(trainer, self, lambda content, name, folder: card_with_runs(content, name, self._runs()))
 
     def _runs(self) -> list[Presented]:
-        """All measurements of a measure as one record, for each measure with a part in model cards."""
+        """For each measure that supports model cards, all its measurements as one record."""
         made = [
             cast(Any, one.measure).run_of(one.records)
             for one in self._scheduled
@@ -327,7 +338,7 @@ class MeasureCallback(TrainerCallback):
         return [run for run in made if run.can_be("card")]
 
     def _schedule(self) -> dict[str, object]:
-        """What decides when this process measures and what it then does: the same on all processes."""
+        """The settings that decide when and how this process measures; they must be the same on all processes."""
         names = ", ".join(one.name for one in self.measures)
         return {"measures": names, "strategy": self.strategy, "steps": self.steps, "on_error": self.on_error,
             "baseline": self.baseline}  # fmt: skip
@@ -336,7 +347,7 @@ class MeasureCallback(TrainerCallback):
         return _overlapping(name, other)
 
     def _prepare(self, start: TrainingStart) -> None:
-        """What may fail on one process alone, and must then fail on all, before the first step."""
+        """Prepares the measures before the first step. A failure on one process must fail on all of them."""
         for measure in self.measures:
             if measure.needs_tokenizer and start.tokenizer is None:
                 rule = "must be the tokenizer, since the trainer has none"
@@ -346,7 +357,9 @@ class MeasureCallback(TrainerCallback):
             _check_keys(measure.name, measure.metric_names())
 
     def _chooses_best_model(self, measure: Measure, args: TrainingArguments) -> bool:
-        """Whether a key of the measure chooses the best model; refuses one that is unknown or the wrong way round."""
+        """Whether a key of the measure chooses the best model; refuses a key that is unknown or compared in the
+        wrong direction.
+        """
         key = f"eval_{(args.metric_for_best_model or '').removeprefix('eval_')}"
         if not key.startswith(f"eval_{measure.name}_"):
             return False
@@ -361,16 +374,16 @@ class MeasureCallback(TrainerCallback):
         return True
 
     def _complete(self, record: Any, state: TrainerState, note: str, model: nn.Module) -> Any:
-        """The record with its step and epoch. `note` says which model was measured, where it is not the step's own."""
+        """The record with its step and epoch. `note` says which model was measured, if it is not that of the step."""
         return _at_step(record, state.global_step, state.epoch)
 
     def _line(self, record: Any) -> str:
-        """What is shown of a measurement, in one line."""
+        """The line that is shown for a measurement."""
         figures = [f"{key.removeprefix('eval_')} {value:.4g}" for key, value in record.metrics().items()]
         more = f", and {len(figures) - _SHOWN_FIGURES} more" if len(figures) > _SHOWN_FIGURES else ""
         return f"step {record.step}: {', '.join(figures[:_SHOWN_FIGURES])}{more}"
 
-    # What is the same for every measure.
+    # Methods that are the same for every measure.
 
     def _shows(self, args: TrainingArguments, state: TrainerState) -> bool:
         return state.is_world_process_zero and not args.disable_tqdm
@@ -382,7 +395,8 @@ class MeasureCallback(TrainerCallback):
             _logger.info(line)
 
     def _claim_names(self, state: TrainerState) -> None:
-        # An attribute, not a dataclass field: each training has a new TrainerState, and only fields are saved.
+        # The names are an attribute, not a dataclass field: each training has a new TrainerState, and only fields are
+        # saved.
         taken: dict[str, int] = vars(state).setdefault("_measured_by", {})
         for measure in self.measures:
             for other, owner in taken.items():
@@ -395,7 +409,7 @@ class MeasureCallback(TrainerCallback):
         return getattr(tokenizer, "tokenizer", tokenizer)
 
     def _begin(self, one: _Scheduled, start: TrainingStart, args: TrainingArguments, state: TrainerState) -> None:
-        """Opens the log, and gives a resumed run its state and what its checkpoint's history lacks.
+        """Opens the log, and restores the state of a resumed run and the entries that its checkpoint's history lacks.
 
         The checkpoint of an epoch's last step is written before `on_epoch_end`, where that epoch is measured.
         """
@@ -407,12 +421,16 @@ class MeasureCallback(TrainerCallback):
                     measure.load_state_dict(saved.state)
                 elif measure.state_dict() and start.is_first_process:
                     where = f"the checkpoint of step {start.step} in {args.output_dir}"
-                    warnings.warn(f"{where} has no state of {measure.name!r}, which starts again there", stacklevel=2)
+                    warnings.warn(
+                        f"{where} has no state of {measure.name!r}, so the measure starts again there", stacklevel=2
+                    )
         last = start.step if saved is None else saved.measured
         one.records = one.log.start(str(args.output_dir), last, start.processes)
         one.record = one.records[-1] if one.records else None
         one.step = None if one.record is None else one.record.step
-        if saved is not None and saved.measured != one.step:  # the last measurement failed: it is in the state alone
+        if (
+            saved is not None and saved.measured != one.step
+        ):  # the last measurement failed, so only the state knows of it
             one.step, one.record = saved.measured, None
         one.is_stale, one.has_warned, one.broken = False, False, None
         keys = set(measure.metric_names())
@@ -422,14 +440,14 @@ class MeasureCallback(TrainerCallback):
                 _add_to_history(state, record.metrics(), record.step, record.epoch)
 
     def _due_after_epoch(self, args: TrainingArguments, state: TrainerState) -> list[_Scheduled]:
-        """What is measured between the last step of an epoch, with its checkpoint, and the next epoch."""
+        """The measures that are due between the last step of an epoch, with its checkpoint, and the next epoch."""
         evaluates = args.eval_strategy == "epoch" and args.eval_delay <= (state.epoch or 0)
         return [one for one in self._scheduled if self.strategy == "epoch" or (evaluates and one.at_evaluations)]
 
     def _measure(
         self, due: Iterable[_Scheduled], args: TrainingArguments, state: TrainerState, model: nn.Module, note: str = ""
     ) -> None:
-        """Measures what was not measured at this step already, and logs it."""
+        """Measures what was not yet measured at this step, and logs it."""
         for one in due:
             if one.is_measured(state.global_step):
                 continue
@@ -443,7 +461,7 @@ class MeasureCallback(TrainerCallback):
             self._log(state, one.metrics())
 
     def _measured(self, one: _Scheduled, state: TrainerState, model: nn.Module, note: str) -> Any:
-        """The record, or None where the measurement failed on any process and `on_error` is "warn"."""
+        """The record, or None if the measurement failed on any process and `on_error` is "warn"."""
         try:
             with Processes.of_job(model).barrier(), left_as_found(model):
                 if one.broken is not None:
@@ -452,7 +470,7 @@ class MeasureCallback(TrainerCallback):
                 _check_keys(one.measure.name, record.metrics())
                 return record
         except OutOfStepError:
-            raise  # to train on would leave the other processes waiting
+            raise  # continuing would leave the other processes waiting
         except Exception as error:
             self._fail(one, error, "could not be measured", self._remedy, meanwhile=" and is logged as NaN")
             return None
@@ -464,11 +482,14 @@ class MeasureCallback(TrainerCallback):
                     is_read = hasattr(one.measure, "record_from_dict")
                     one.log.append(str(args.output_dir), one.record if is_read else PlainRecord.of(one.record))
         except (OSError, ExposureError, TypeError, ValueError) as error:
-            remedy = "Make room there, or name another output_dir; on_error='warn' trains on without the log."
+            remedy = (
+                "Free disk space there, or name another output_dir; on_error='warn' continues training without the "
+                "log."
+            )
             self._fail(one, error, f"could not be written to {args.output_dir}", remedy)
 
     def _save(self, one: _Scheduled, args: TrainingArguments, state: TrainerState, model: nn.Module) -> None:
-        """Save the state of the measure in this process to the checkpoint of this step.
+        """Saves the state of the measure in this process to the checkpoint of this step.
 
         A measure that missed a batch is not saved: a resumed run could not know, so it restarts the measure and warns.
         """
@@ -479,7 +500,9 @@ class MeasureCallback(TrainerCallback):
                 if one.broken is None:
                     save_state(place, one.measure, args.process_index, processes.count, one.step)
         except Exception as error:
-            remedy = "Make room there; on_error='warn' trains on, and a resumed run restarts the measure."
+            remedy = (
+                "Free disk space there; on_error='warn' continues training, and a resumed run restarts the measure."
+            )
             self._fail(one, error, f"could not be saved in {place}", remedy)
 
     def _open_tap(self, model: nn.Module, state: TrainerState) -> None:
@@ -505,7 +528,9 @@ class MeasureCallback(TrainerCallback):
             self._taps.pop().remove()
 
     def _give(self, one: _Scheduled, member: str, *what: Any) -> None:
-        """One process's batch to a measure. With `on_error="warn"` a failure shows at the next measurement, on all."""
+        """Passes a batch of this process to a measure. With `on_error="warn"` a failure shows at the next
+        measurement, on all processes.
+        """
         if one.broken is not None:
             return
         try:
@@ -516,24 +541,24 @@ class MeasureCallback(TrainerCallback):
                 self._fail(one, error, "failed on a training batch", self._remedy)
 
     def _log(self, state: TrainerState, metrics: dict[str, float]) -> None:
-        # Another trainer's state: the callback was attached once, and went on to a second trainer.
+        # The state is another trainer's: the callback was attached once and is now used by a second trainer.
         if self._trainer is None or self._trainer.state is not state:
             _add_to_history(state, metrics, state.global_step, state.epoch)
             return
-        # trainer.log clears should_log, and with it the training loss that was due at this very step.
+        # trainer.log clears should_log, and with it the training loss that is due at this step.
         should_log = self._trainer.control.should_log
         self._trainer.log(dict(metrics))
         self._trainer.control.should_log = should_log
 
     def _fail(self, one: _Scheduled, error: Exception, what: str, remedy: str, meanwhile: str = "") -> None:
-        """Raises with the remedy, or warns the first time, and of what is done meanwhile."""
+        """Raises an error with the remedy, or warns the first time, saying what is done meanwhile."""
         name, cause = one.measure.name, f"{type(error).__name__}: {error}"
         if self.on_error == "raise":
-            self._close_tap()  # training ends without on_train_end
+            self._close_tap()  # the training ends without on_train_end
             if isinstance(error, ExposureError):
                 raise error
-            # Not as it came: with auto_find_batch_size the trainer takes an out-of-memory error for its own, and
-            # silently begins again with half the batch.
+            # The error is wrapped: with auto_find_batch_size the trainer would take an out-of-memory error for its
+            # own, and silently start again with half the batch size.
             raise ExposureError(f"{name} {what}: {cause}. {remedy}") from error
         if not one.has_warned:
             one.has_warned = True
@@ -548,7 +573,7 @@ def _checked_measures(measures: Any) -> tuple[Measure, ...]:
     """One or several as a tuple.
 
     Raises:
-        InputError: none, something that is no measure, or names that would share keys.
+        InputError: there is no measure, an object is no measure, or names would share keys.
     """
     remedy = "Pass an object with the members of hf_exposure.measures.Measure, or a list of them."
     given = (measures,) if hasattr(measures, "measure") or not isinstance(measures, Iterable) else tuple(measures)
@@ -570,7 +595,7 @@ def _checked_measures(measures: Any) -> tuple[Measure, ...]:
 
 
 def _check_keys(name: str, keys: Iterable[str]) -> None:
-    """Refuses figures that could be taken for those of another measure, or of the trainer itself."""
+    """Refuses keys that could be confused with those of another measure or of the trainer itself."""
     prefix = f"eval_{name}_"
     if wrong := [key for key in keys if not key.startswith(prefix)]:
         rule = f"must have keys that begin with {prefix}"
@@ -578,18 +603,20 @@ def _check_keys(name: str, keys: Iterable[str]) -> None:
 
 
 def _share_keys(name: str, other: str) -> bool:
-    """Whether a key of one measure may be one of the other: one name begins with the other, at a whole word."""
+    """Whether two measures could have the same key: one name begins with the other, up to an underscore."""
     return f"{name}_".startswith(f"{other}_") or f"{other}_".startswith(f"{name}_")
 
 
 def _overlapping(name: str, other: str) -> InputError:
     same = "the same keys and the same file" if name == other else "keys that cannot be told apart"
-    rule = f"must have different names, of which none goes on where another ends: two would write {same}"
+    rule = f"must have different names, none of which begins with another: two would write {same}"
     return InputError("measures", rule, f"{other}, {name}", "Give one of them another name.")
 
 
 def _at_step(record: Any, step: int, epoch: float | None) -> Any:
-    """A copy with its step and epoch: of a dataclass, a pydantic model, or any object with such attributes."""
+    """A copy of the record with its step and epoch; the record is a dataclass, a pydantic model, or any object with
+    such attributes.
+    """
     if dataclasses.is_dataclass(record) and not isinstance(record, type):
         return replace(cast(Any, record), step=step, epoch=epoch)
     if hasattr(record, "model_copy"):  # pydantic's
@@ -604,6 +631,6 @@ def _checkpoint(args: TrainingArguments, step: int) -> Path:
 
 
 def _add_to_history(state: TrainerState, metrics: dict[str, float], step: int | None, epoch: float | None) -> None:
-    """What `Trainer.log` does, but for the trackers."""
+    """Does what `Trainer.log` does, without the trackers."""
     values: dict[str, Any] = {**metrics, **({} if epoch is None else {"epoch": epoch}), "step": step}
     state.log_history.append(values)

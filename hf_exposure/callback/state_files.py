@@ -1,8 +1,8 @@
-"""What a measure remembers, in a file of each process in the trainer's checkpoint, as the trainer keeps random states.
+"""The state of a measure, in one file per process in the trainer's checkpoint, as the trainer stores random states.
 
 The trainer writes the checkpoint of an epoch's last step before that epoch is measured. So the file says which
-measurement is the last one that it knows of. A resumed run drops later lines of the log, and measures again what they
-said: log and state then agree, wherever a run is killed.
+measurement is the last one that it includes. A resumed run drops later lines of the log and measures again, so that
+log and state agree wherever a run is killed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from hf_exposure.runtime.processes import Processes
 
 @dataclass(frozen=True, kw_only=True)
 class SavedState:
-    """One process's file.
+    """The contents of one process's file.
 
     Attributes:
-        processes: of the job that wrote it.
-        measured: the step of the last measurement that is in it; -1 for none.
+        processes: the number of processes of the job that wrote it.
+        measured: the step of the last measurement that the state includes; -1 for none.
         state: what `state_dict` returned.
     """
 
@@ -37,10 +37,10 @@ class SavedState:
 
 
 def state_bytes(name: str, values: dict[str, Any]) -> bytes:
-    """As torch saves it.
+    """The state as bytes, saved by torch.
 
     Raises:
-        ExposureError: something that `torch.load(weights_only=True)` would not read: found now and not on resume.
+        ExposureError: `torch.load(weights_only=True)` could not read the state; this is found now and not on resume.
     """
     buffer = io.BytesIO()
     try:
@@ -53,12 +53,12 @@ def state_bytes(name: str, values: dict[str, Any]) -> bytes:
 
 
 def state_from_bytes(content: bytes) -> Any:
-    """What `state_bytes` was given, with tensors on the CPU. Runs no code that a file might hold."""
+    """The state that `state_bytes` was given, with tensors on the CPU. No code in the file is run."""
     return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
 
 def save_state(checkpoint: Path, measure: Measure, rank: int, processes: int, measured: int | None) -> None:
-    """Writes this process's file, if the measure remembers anything and the checkpoint is on this machine."""
+    """Writes this process's file if the measure has a state and the checkpoint is on this machine."""
     state = measure.state_dict()
     if state and checkpoint.is_dir():
         values = {"processes": processes, "measured": -1 if measured is None else measured, "state": state}
@@ -66,14 +66,14 @@ def save_state(checkpoint: Path, measure: Measure, rank: int, processes: int, me
 
 
 def load_state(checkpoint: Path, measure: Measure, rank: int, processes: Processes) -> SavedState | None:
-    """This process's file; None where the checkpoint has none, on all processes alike. Every process must call this.
+    """Reads this process's file; None, on all processes, if the checkpoint has none. Every process must call this.
 
-    Each process takes its own file. The state of a measure that sees no batches is the same on all processes, so one
-    that is new to the job takes the first one's.
+    Each process reads its own file. The state of a measure that sees no batches is the same on all processes, so a
+    process that is new to the job reads the first one's.
 
     Raises:
-        InputError: the measure sees batches, of which each process has counted its own (no `state_is_shared`), and the
-            number of processes is another one; a damaged file.
+        InputError: the file is damaged, or the measure sees batches, which each process counts separately (no
+            `state_is_shared`), and the number of processes has changed.
     """
     is_own = hasattr(measure, "on_batch") and not getattr(measure, "state_is_shared", False)
     with processes.barrier():
@@ -92,9 +92,9 @@ def _read(path: Path) -> SavedState:
         return SavedState(**state_from_bytes(path.read_bytes()))
     except (pickle.UnpicklingError, RuntimeError, TypeError, EOFError) as error:
         remedy = "Remove the file: the measure then starts again at this step."
-        raise InputError(str(path), "must be whole", type(error).__name__, remedy) from error
+        raise InputError(str(path), "must be complete", type(error).__name__, remedy) from error
 
 
 def _path(checkpoint: Path, name: str, rank: int) -> Path:
-    # The underscore keeps it at home when the checkpoint is pushed to the Hub.
+    # The underscore excludes the file when the checkpoint is pushed to the Hub.
     return checkpoint / f"_{name}_state_{rank}.pt"

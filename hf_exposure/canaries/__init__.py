@@ -1,4 +1,4 @@
-"""What is secret: spaces, templates of them, and canaries drawn from a template."""
+"""The secrets: spaces, templates with holes filled from spaces, and canaries drawn from a template."""
 
 from __future__ import annotations
 

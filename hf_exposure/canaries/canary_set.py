@@ -1,9 +1,9 @@
-"""A canary, the set of them that one experiment inserts and measures, and the file that the set is kept in.
+"""A canary, the set of canaries that one experiment inserts and measures, and the file that stores the set.
 
-The set refuses whatever would make a figure wrong later: a text outside the template, a text or an id twice, controls
-that were inserted. So nothing else checks canaries again. The file is JSON and holds the secrets: only its owner may
-read it. It says so much twice that a change by hand is noticed: `manifest_hash`, the public commitment to texts and
-repetitions, and `file_hash`, which covers ids and seed too.
+The set refuses whatever would make a figure wrong later: a text outside the template, a repeated text or id, or
+controls that were inserted. So nothing else checks canaries again. The file is JSON and contains the secrets: only its
+owner may read it. Two hashes reveal changes by hand: `manifest_hash`, the public commitment to texts and repetitions,
+and `file_hash`, which covers ids and seed too.
 """
 
 from __future__ import annotations
@@ -30,16 +30,17 @@ _CANARY_FIELDS = ("id", "text", "repetitions", "coin")
 
 @dataclass(frozen=True, kw_only=True)
 class Canary:
-    """One text of a template, and how often it stands in the training data.
+    """One text of a template, and how often it occurs in the training data.
 
     Attributes:
-        id: names the canary in what is published. From the system's entropy, never from the seed or the text: an id
-            out of the seed's own stream would let anyone try seeds until the ids match, and read the secrets off.
-        text: the secret, whole. Left out of `repr`, so that it does not land in a log.
-        template: that it is a text of.
+        id: names the canary in publications. It is drawn from the system's entropy, never from the seed or the text:
+            with an id from the seed's own stream, anyone could try seeds until the ids match, and so find the secrets.
+        text: the whole text, which is secret. It is left out of `repr`, so that it does not end up in a log.
+        template: the template of the text.
         repetitions: how many times it is inserted; 0 for a held-out control.
-        coin: True or False where a fair coin of its own decided between one repetition and none; None where the
-            experiment fixed it. Only coins bound the epsilon of differential privacy.
+        coin: True or False if the canary's own fair coin decided between one repetition and none; None if the
+            experiment fixed the repetitions. Coins give a lower bound on the epsilon of differential privacy
+            (`epsilon_lower_bound`).
     """
 
     id: str = field(default_factory=lambda: secrets.token_hex(4), compare=False)
@@ -50,7 +51,7 @@ class Canary:
 
     @property
     def is_control(self) -> bool:
-        """Whether it was held out: what the model says of it is chance."""
+        """Whether the canary was held out, so that its exposure shows the chance level."""
         return self.repetitions == 0
 
 
@@ -58,18 +59,19 @@ class Canary:
 class CanarySet:
     """The canaries of one template: some inserted, some held out as controls.
 
-    Iterating gives the inserted ones, then the controls. Two sets are equal when template, texts, repetitions and seed
-    are; ids and salt are not compared.
+    Iteration yields the inserted canaries, then the controls. Two sets are equal if their templates, texts,
+    repetitions and seeds are; ids and salts are not compared.
 
     Attributes:
         inserted, controls: tuples of `Canary`.
-        template: of all of them.
-        seed: of the draw; None where nothing was drawn. With the template it gives every text away: it is the secret.
+        template: the template of all canaries.
+        seed: the seed of the draw; None if nothing was drawn. Together with the template it reveals every text, so it
+            is secret.
         salt: random hex that enters `manifest_hash`, so that a published hash cannot be matched against guessed texts.
 
     Raises:
-        InputError: no inserted canary, a repeated text or id, a text outside the template, an inserted canary with no
-            repetitions, a control with some. The message gives the position, never the text.
+        InputError: there is no inserted canary, a text or id is repeated, a text is outside the template, an inserted
+            canary has no repetitions, or a control has some. The message gives the position, never the text.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
@@ -152,21 +154,21 @@ class CanarySet:
         controls: int = 0,
         seed: int | None = None,
     ) -> CanarySet:
-        """Secrets that are in the data already, as in the paper's Table 5.
+        """Makes a set of secrets that the data already contain, as in the paper's Table 5.
 
         Args:
-            template: that all of them are texts of.
+            template: the template of all secrets.
             texts: the secrets, whole texts of the template.
-            repetitions: how often each stands in the data: one number for all, or one for each.
-            controls: how many to draw from the rest of the space.
-            seed: of that draw; from the system's entropy unless given.
+            repetitions: how often each occurs in the data: one number for all, or one for each.
+            controls: the number of controls to draw from the rest of the space.
+            seed: the seed of that draw; from the system's entropy by default.
 
         Raises:
-            InputError: a text outside the template or twice in the list, repetitions below 1 or not one for each, or
-                a space that is smaller than texts and controls together.
+            InputError: a text is outside the template or repeated, repetitions are below 1 or not one for each text,
+                or the space is smaller than texts and controls together.
         """
         instance_of("template", template, CanaryTemplate, 'Write CanaryTemplate("pin {pin}", pin=Digits(4)).')
-        # An iterator is read once.
+        # An iterator can be read only once.
         texts = tuple(list_of_texts("texts", texts, "Write [text].", MOST_CANARIES))
         counts = _one_for_each(repetitions, len(texts))
         if len(counts) != len(texts):
@@ -174,7 +176,7 @@ class CanarySet:
                 "repetitions", f"must be one number or {len(texts)}", len(counts), "Give one for each text."
             )
         for count in counts:
-            if isinstance(count, int) and count > LARGEST_COUNT:  # Python does not print the largest
+            if isinstance(count, int) and count > LARGEST_COUNT:  # Python refuses to print larger numbers
                 whole_number("repetitions", count, 1)
         pairs = zip(texts, counts, strict=True)
         entropy = Entropy(["secrets", [str(text) for text in texts], [str(count) for count in counts]])
@@ -187,7 +189,9 @@ class CanarySet:
         check_size(len(known) + controls, known.total_insertions)
         left = template.space_size - len(known)
         if left < controls:
-            raise InputError("controls", f"must be at most the {left} texts that are left", controls, f"Write {left}.")
+            raise InputError(
+                "controls", f"must be at most the number of remaining texts, {left}", controls, f"Write {left}."
+            )
         if not controls:
             return known
         if seed is not None:
@@ -201,18 +205,18 @@ class CanarySet:
         return cls(inserted=known.inserted, controls=held_out, template=template, seed=seed, salt=known.salt)
 
     def in_template(self, template: CanaryTemplate) -> CanarySet:
-        """The same secrets in another template: to score a model with more or less of their surroundings known.
+        """The same secrets in another template, to score a model with more or less of the surrounding text known.
 
-        What was inserted stays what it is; only the texts that are scored change. With "number {pin}, thanks"
-        inserted, a report on `canaries.in_template(CanaryTemplate("{pin}", pin=Digits(4)))` says what an attacker
-        learns who knows nothing around the number. Ids and repetitions are kept, so that reports can be compared
+        The inserted texts stay the same; only the texts that are scored change. With "number {pin}, thanks" inserted,
+        a report on `canaries.in_template(CanaryTemplate("{pin}", pin=Digits(4)))` shows what an attacker learns
+        without knowing the text around the number. Ids and repetitions are kept, so that reports can be compared
         canary by canary. The new set has no seed of a draw. Insert the original set, never this one.
 
         Args:
-            template: with the same holes, filled from the same spaces, in any order.
+            template: a template with the same holes, filled from the same spaces, in any order.
 
         Raises:
-            InputError: a template with other holes or spaces.
+            InputError: the template has other holes or spaces.
 
         Source: Carlini et al. 2019, Section 7.5 (the first four rows of Table 4 are one model).
 
@@ -240,7 +244,7 @@ class CanarySet:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the set to a JSON file that only its owner may read. The file holds the secrets and the seed.
+        """Writes the set to a JSON file that only its owner may read. The file contains the secrets and the seed.
 
         Raises:
             InputError: the folder does not exist, or the path is a folder.
@@ -256,23 +260,23 @@ class CanarySet:
 
     @classmethod
     def load(cls, path: str | Path) -> CanarySet:
-        """Read what `save` wrote.
+        """Reads a set that `save` wrote.
 
         Raises:
             InputError: there is no such file.
-            CanaryFileError: it is from a newer version, damaged, or was edited by hand.
+            CanaryFileError: the file is from a newer version, damaged, or was edited by hand.
         """
         shown = str(path_of("path", path))
         values, canaries = _read(path), None
         if values is _DAMAGED:
-            rule = "must be whole JSON; this file is damaged or cut off"
+            rule = "must be complete JSON; this file is damaged or cut off"
             raise CanaryFileError("path", rule, shown, "Restore it from a copy.")
         if not isinstance(values, dict) or values.get("format") != FORMAT:
             rule = f"must be a file of format {FORMAT!r}"
-            raise CanaryFileError("path", rule, shown, "Give what canaries.save wrote.")
+            raise CanaryFileError("path", rule, shown, "Give a file that canaries.save wrote.")
         _check_version(values.get("version"))
-        # Its errors may quote a secret: ours is raised outside of the handler, without a context.
-        with suppress(Exception):  # values of any kind may stand in a damaged file
+        # The errors may quote a secret, so ours is raised outside the handler, without a context.
+        with suppress(Exception):  # a damaged file may contain values of any kind
             canaries = cls.from_dict(values)
         if canaries is None:
             rule = "must be as it was saved; this file is damaged or was edited by hand"
@@ -283,7 +287,7 @@ class CanarySet:
         return canaries
 
     def to_dict(self) -> dict[str, Any]:
-        """The set as plain values for JSON: what `save` writes. They hold the secrets and the seed."""
+        """The set as plain values for JSON, as `save` writes them. They contain the secrets and the seed."""
         values = {
             "format": FORMAT,
             "version": VERSION,
@@ -298,11 +302,11 @@ class CanarySet:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> CanarySet:
-        """The set that `to_dict` gave. Hashes are not compared: `load` does that.
+        """The set from the values of `to_dict`. Hashes are not compared; `load` does that.
 
         Raises:
-            InputError: as the constructor.
-            KeyError, TypeError: other values.
+            InputError: the constructor refuses the values.
+            KeyError, TypeError: the values are not those of `to_dict`.
         """
         template = CanaryTemplate.from_dict(values["template"])
         canaries = [
@@ -344,18 +348,18 @@ def _check_version(version: object) -> None:
 
 
 def _file_hash(values: Mapping[str, Any]) -> str:
-    """SHA-256 of all that the file says, ids and seed included: what the manifest hash leaves out."""
+    """SHA-256 of the whole content of the file, including ids and seed, which the manifest hash leaves out."""
     content = {name: value for name, value in values.items() if name != "file_hash"}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode("utf-8")).hexdigest()
 
 
-# What a set is checked for.
+# The checks of a set.
 
 
 def _one_for_each(repetitions: Any, texts: int) -> tuple[Any, ...]:
     if isinstance(repetitions, (str, bytes, Mapping)):
         raise InputError("repetitions", "must be whole numbers", type(repetitions).__name__, "Write repetitions=1.")
-    # A NumPy scalar and an array without dimensions are one number.
+    # A NumPy scalar or an array without dimensions counts as one number.
     if not isinstance(repetitions, Iterable) or getattr(repetitions, "shape", None) == ():
         return (repetitions,) * texts
     return tuple(at_most("repetitions", repetitions, MOST_CANARIES))
@@ -369,7 +373,7 @@ def _check_canaries(argument: str, canaries: tuple[Canary, ...], template: Canar
         same = canary.template is template or canary.template == template
         if not same or not template.contains(canary.text):
             rule = f"must be a text of the template {template.text!r}"
-            received: Any = f"a text of {len(canary.text)} characters"  # a secret has no place in an error message
+            received: Any = f"a text of {len(canary.text)} characters"  # an error message must not contain a secret
             raise InputError(where, rule, received, "Check it with template.contains(text).")
         whole_number(f"{where}.repetitions", canary.repetitions, 1 if argument == "inserted" else 0)
         if canary.coin is not None and not isinstance(canary.coin, bool):
@@ -381,7 +385,7 @@ def _check_canaries(argument: str, canaries: tuple[Canary, ...], template: Canar
 
 
 def check_size(canaries: int, insertions: int) -> None:
-    """Refuses a set that is larger than any experiment needs, by its numbers: nothing of it needs to exist."""
+    """Refuses a set that is larger than any experiment needs. It is called with the sizes, before the set is built."""
     if canaries > MOST_CANARIES:
         raise InputError(
             "canaries", f"must be at most {MOST_CANARIES}, controls and coins included", canaries, "Draw fewer."

@@ -12,7 +12,7 @@ from hf_exposure.limits import LONGEST_FILLING
 
 _DIGITS = "0123456789"
 _LETTERS = "abcdefghijklmnopqrstuvwxyz"
-_GROUP = 4  # digits of a card number that are printed together
+_GROUP = 4  # card numbers are printed in groups of this many digits
 
 
 class _FixedAlphabet(Space):
@@ -75,14 +75,15 @@ class Digits(_FixedAlphabet):
 
 @dataclass(frozen=True, init=False)
 class Letters(_FixedAlphabet):
-    """All texts of `length` characters of an alphabet (a to z unless told): `len(alphabet) ** length` of them.
+    """All `len(alphabet) ** length` texts of `length` characters of an alphabet, by default a to z.
 
     Args:
-        length: in characters.
+        length: the length in characters.
         alphabet: the distinct characters to draw from, in any order.
 
     Raises:
-        InputError: `length` outside 1 to 1,000, no letter, a repeated letter, or one that UTF-8 cannot encode.
+        InputError: `length` is not a whole number from 1 to 1,000, or `alphabet` is empty, repeats a letter, or has
+            one that UTF-8 cannot encode.
 
     Example:
         >>> Letters(2).size, Letters(2).text_at(27), Letters(3, alphabet="AB").size
@@ -112,19 +113,19 @@ class Letters(_FixedAlphabet):
 
 @dataclass(frozen=True)
 class LuhnDigits(Space):
-    """All texts of `length` digits whose Luhn checksum holds, as credit card numbers do (ISO/IEC 7812-1, annex B).
+    """All texts of `length` digits with a valid Luhn checksum, like credit card numbers (ISO/IEC 7812-1, annex B).
 
-    From the right, every second digit is doubled (9 subtracted above 9); the sum must be a multiple of 10. Whatever
-    the digits before it, exactly one last digit fits, so there are `10 ** (length - 1 - len(prefix))` of them.
+    From the right, every second digit is doubled (9 subtracted above 9); the sum must be a multiple of 10. For any
+    leading digits, exactly one last digit fits, so there are `10 ** (length - 1 - len(prefix))` of them.
 
     Args:
-        length: in digits, at least 2.
-        prefix: digits that all of them start with, such as an issuer's.
-        separator: one character, no digit, that stands after every four digits: "4111 1111 1111 1111".
+        length: the number of digits, at least 2.
+        prefix: digits that all texts start with, such as an issuer's.
+        separator: one character, not a digit, after every four digits: "4111 1111 1111 1111".
 
     Raises:
-        InputError: `length` outside 2 to 1,000, a prefix that is not digits or leaves no digit to draw, or a separator
-            that is a digit or longer than one character.
+        InputError: `length` is not a whole number from 2 to 1,000, the prefix is not digits or leaves no digit to
+            draw, or the separator is a digit or longer than one character.
 
     Example:
         >>> LuhnDigits(16).size == 10**15, LuhnDigits(16, prefix="4").size == 10**14
@@ -142,7 +143,7 @@ class LuhnDigits(Space):
     def __post_init__(self) -> None:
         vars(self).update(length=whole_number("length", self.length, 2, LONGEST_FILLING))
         prefix = encodable_text("prefix", self.prefix)
-        # At least one free digit besides the check digit, else the "secret" would have one value.
+        # There must be a free digit besides the check digit; otherwise the "secret" would have only one value.
         if not set(prefix) <= set(_DIGITS) or len(prefix) > self.length - 2:
             rule = f"must be at most {self.length - 2} digits"
             raise InputError("prefix", rule, prefix, 'Write LuhnDigits(16, prefix="4").')
@@ -181,7 +182,7 @@ class LuhnDigits(Space):
 
     def count(self, state: State) -> int:
         position = state[0]
-        # The check digit is free of choice, so it adds no factor; nor do the digits of the prefix.
+        # Neither the check digit nor the prefix can be chosen, so they add no factor.
         return int(10 ** max(0, self.length - 1 - max(position, len(self.prefix))))
 
     @property
@@ -194,5 +195,5 @@ class LuhnDigits(Space):
 
     def to_dict(self) -> dict[str, Any]:
         values = {"type": "luhn", "length": self.length, "prefix": self.prefix}
-        # Left out where there is none: hashes of sets from before there was one stay what they were.
+        # The separator is left out if there is none, so that hashes of older sets stay the same.
         return values | ({"separator": self.separator} if self.separator else {})

@@ -20,28 +20,30 @@ def draw_canaries(
     seed: int | None = None,
     coin_flips: int = 0,
 ) -> CanarySet:
-    """Canaries drawn uniformly without replacement from the template's space.
+    """Draws canaries uniformly, without replacement, from the template's space.
 
     Args:
-        template: what to draw from.
+        template: the template to draw from.
         repetitions: the number of canaries for each repetition count: `{1: 4, 8: 4}` is four canaries once and four 8
-            times. May be empty where coins are flipped.
-        controls: number of further canaries to hold out. They are measured, and never inserted.
-        seed: a whole number of at least 0; 128 bits of the system's entropy unless given. The draw is the same on
-            every platform and Python version. Anyone who knows the seed can redraw the
-            canaries; use it for tests and examples only.
-        coin_flips: number of further canaries, each with a fair coin of its own: heads is inserted once, tails joins
-            the controls. They bound the epsilon of differential privacy from below (`epsilon_lower_bound`).
+            times. May be empty if coins are flipped.
+        controls: number of further canaries to hold out. They are measured but never inserted.
+        seed: a whole number of at least 0; by default, 128 bits of the system's entropy. The draw is the same on every
+            platform and Python version. Anyone who knows the seed can redraw the canaries; use it for tests and
+            examples only.
+        coin_flips: number of further canaries, each with its own fair coin: heads is inserted once, tails joins the
+            controls. They bound the epsilon of differential privacy from below (`epsilon_lower_bound`).
 
-    In a job of many processes (`torchrun`, `accelerate launch`, ...) the same call gives every process the same set,
-    with or without a seed, so that all insert and measure the same canaries.
+    In a job of several processes (`torchrun`, `accelerate launch`, ...) the same call returns the same set on every
+    process, with or without a seed, so that all of them insert and measure the same canaries.
 
     Returns:
-        The set; inserted canaries by ascending repetitions, and as drawn within, then those of the coins.
+        The set. Inserted canaries are sorted by repetitions, in the order drawn within each count; those of the coins
+        come last.
 
     Raises:
-        InputError: no group, repetitions or a group's size below 1, negative controls or seed, a space with fewer
-            texts than are to be drawn, more than 100,000 canaries, or more than 10 million rows to insert.
+        InputError: there is no group, repetitions or a group's size are below 1, controls or seed are negative, the
+            space has fewer texts than are to be drawn, or there are more than 100,000 canaries or 10 million rows to
+            insert.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
@@ -61,7 +63,7 @@ def draw_canaries(
     check_size(wanted, sum(times * canaries for times, canaries in groups.items()) + flips)
     counts = [times for times in sorted(groups) for _ in range(groups[times])] + [0] * held_out
     if seed is not None:
-        # random.Random takes the absolute value, so that -1 would silently be 1: no negative seeds.
+        # random.Random takes the absolute value, so that -1 would silently mean 1: negative seeds are refused.
         seed = whole_number("seed", seed, 0, LARGEST_SEED)
     entropy = Entropy(["draw", template.text, repr(template.spaces), counts, flips, seed])
     seed = entropy.seed() if seed is None else seed
@@ -80,11 +82,10 @@ def draw_canaries(
 
 
 def is_uniform_draw(canaries: CanarySet) -> bool:
-    """Whether the secrets are those that `draw_canaries` draws with the set's seed, all of them and as often.
+    """Whether the set is exactly what `draw_canaries` draws with its seed, with the same repetitions.
 
-    Only then was each of them uniform among the texts of the space, which a bound on epsilon from ranks rests on. It
-    is found out by drawing again: secrets that stood in the data before, and sets that were put together by hand or
-    from a part of a draw, are none.
+    Only then was each secret uniform among the texts of the space, as bounds on epsilon from ranks require. The check
+    draws again. Secrets that were already in the data, sets made by hand, and parts of a draw fail it.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
@@ -108,7 +109,7 @@ def _drawn(
     template: CanaryTemplate, counts: Sequence[int], flips: int, seed: int
 ) -> list[tuple[str, int, bool | None]]:
     """(text, repetitions, coin) of each canary: first those of fixed `counts`, then those of the coins."""
-    # Coins of a stream of their own, so that the texts do not depend on whether there are any.
+    # Coins have their own random stream, so that the texts do not depend on whether there are any.
     generator = random.Random(f"coins {seed}")
     coins = [generator.getrandbits(1) == 1 for _ in range(flips)]
     plan = [(count, None) for count in counts] + [(int(coin), coin) for coin in coins]
@@ -121,7 +122,7 @@ def _is_empty(repetitions: object) -> bool:
 
 
 def _checked_groups(repetitions: Mapping[int, int]) -> dict[int, int]:
-    """How many canaries at each repetition count."""
+    """The number of canaries for each repetition count."""
     remedy = "Write repetitions={1: 4, 8: 4} for four canaries once and four 8 times."
     if not isinstance(repetitions, Mapping) or not repetitions:
         raise InputError("repetitions", "must be a mapping with at least one group", described(repetitions), remedy)

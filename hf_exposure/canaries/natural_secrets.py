@@ -1,13 +1,13 @@
-"""Secrets that are in the data already: each with its context, how often it occurs, and the format that it is one of.
+"""Secrets that the data already contain, each with its context, number of occurrences and format.
 
-A canary is drawn from a space; a natural secret was not, but its format has a space too: all card numbers of that
-length, all numbers of as many digits. `secret_template` makes the template of one secret: the words before it are
-fixed, and the hole holds every text of the format. Then a model can be asked how far the true one stands out.
+A canary is drawn from a space. A natural secret was not, but its format has a space too: all card numbers of that
+length, or all numbers with as many digits. `secret_template` makes the template of one secret: the words before it are
+fixed, and the hole accepts every text of the format. Then the rank of the true secret can be measured as for a canary.
 
-The file holds the secrets and their contexts: only its owner may read it. Nothing here prints a secret.
+The file contains the secrets and their contexts: only its owner may read it. Nothing here prints a secret.
 
 Source: Carlini et al. 2019, "The Secret Sharer", Section 8.4 (card and social security numbers of Enron's mail); the
-number of examples that hold a secret is the k of k-eidetic memorization, Carlini et al. 2021, Definition 2.
+number of examples that contain a secret is the k of k-eidetic memorization, Carlini et al. 2021, Definition 2.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from hf_exposure.files import read_json, write_aside
 
 FORMAT, VERSION = "hf-exposure secrets", 1
 _FIELDS = ("id", "kind", "text", "before", "after", "occurrences", "examples")
-# Area numbers 000, 666 and from 900 on, group 00 and serial number 0000 are never given out.
+# Area numbers 000, 666 and 900 or above, group 00 and serial number 0000 are never issued.
 _AREA = "00[1-9]|0[1-9]\\d|[1-57-8]\\d\\d|6[0-57-9]\\d|66[0-57-9]"
 _GROUP, _SERIAL = "0[1-9]|[1-9]\\d", "000[1-9]|00[1-9]\\d|0[1-9]\\d\\d|[1-9]\\d\\d\\d"
 _LOWER, _UPPER, _DIGITS = "abcdefghijklmnopqrstuvwxyz", "ABCDEFGHIJKLMNOPQRSTUVWXYZ", "0123456789"
 
 
 class SecretKind(StrEnum):
-    """What a natural secret is."""
+    """The kind of a natural secret."""
 
     CARD = "card"
-    """A payment card number whose checksum holds."""
+    """A payment card number with a valid checksum."""
     SSN = "ssn"
     """A social security number of the United States."""
     IBAN = "iban"
-    """An international bank account number whose check digits hold."""
+    """An international bank account number with valid check digits."""
     PHONE = "phone"
     """A telephone number."""
     EMAIL = "email"
@@ -56,21 +56,21 @@ class SecretKind(StrEnum):
     API_KEY = "api_key"
     """A key or token of a known service."""
     NUMBER = "number"
-    """Six to twelve digits behind a word such as "PIN" or "account"."""
+    """Six to twelve digits after a word such as "PIN" or "account"."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class NaturalSecret:
-    """One secret of the data. Its `repr` has no text.
+    """One secret in the data. Its `repr` contains no text.
 
     Attributes:
-        id: names it in what is shown and published.
-        kind: of format.
+        id: names the secret in output and publications.
+        kind: the kind of its format.
         text: the secret.
-        before, after: what stands around it where it was found first.
-        occurrences: how often it occurs in all.
-        examples: how many records hold it: the k of k-eidetic memorization.
-        template: the words before it, and a hole that holds every text of its format.
+        before, after: the text around its first occurrence.
+        occurrences: the total number of occurrences.
+        examples: the number of records that contain it: the k of k-eidetic memorization.
+        template: the words before it, and a hole that accepts every text of its format.
     """
 
     id: str
@@ -84,7 +84,7 @@ class NaturalSecret:
 
     @property
     def whole_text(self) -> str:
-        """The secret behind its words, a text of the template."""
+        """The secret after the words before it: a text of the template."""
         return self.before + self.text
 
     def canaries(self, controls: int = 0, seed: int | None = None) -> CanarySet:
@@ -94,13 +94,13 @@ class NaturalSecret:
 
 @dataclass(frozen=True, kw_only=True, repr=False)
 class NaturalSecrets:
-    """The secrets that a scan found. Iterating gives them in the order found; its `repr` has no text.
+    """The secrets that a scan found. Iteration yields them in the order found; the `repr` contains no text.
 
     Attributes:
-        secrets: each distinct one once.
-        rows: records that were scanned.
-        left_out: further distinct secrets, beyond the most that are kept.
-        settings: of the scan.
+        secrets: the distinct secrets.
+        rows: the number of records that were scanned.
+        left_out: the number of occurrences of further secrets, beyond those that are kept.
+        settings: the settings of the scan.
     """
 
     secrets: tuple[NaturalSecret, ...]
@@ -120,11 +120,11 @@ class NaturalSecrets:
 
     @property
     def counts(self) -> Counter[SecretKind]:
-        """How many distinct secrets there are of each kind."""
+        """The number of distinct secrets of each kind."""
         return Counter(secret.kind for secret in self.secrets)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON: what `save` writes. They hold the secrets."""
+        """Plain values for JSON, as `save` writes them. They contain the secrets."""
         secrets = [
             {**{name: getattr(secret, name) for name in _FIELDS}, "template": secret.template.to_dict()}
             for secret in self.secrets
@@ -153,11 +153,11 @@ class NaturalSecrets:
 
     @classmethod
     def load(cls, path: str | Path) -> NaturalSecrets:
-        """What `save` wrote.
+        """Reads secrets that `save` wrote.
 
         Raises:
             InputError: there is no such file.
-            CanaryFileError: it is another kind of file, from a newer version, damaged, or was edited by hand.
+            CanaryFileError: the file is of another kind, from a newer version, damaged, or was edited by hand.
         """
         place = path_of("path", path)
         try:
@@ -173,7 +173,7 @@ class NaturalSecrets:
             rule = f"must be at most {VERSION} for this version of hf_exposure"
             raise CanaryFileError("version", rule, "another", "Upgrade: pip install --upgrade hf-exposure")
         found = None
-        # Its errors may quote a secret: ours is raised outside of the handler, without a context.
+        # The errors may quote a secret, so ours is raised outside the handler, without a context.
         with suppress(Exception):
             found = cls._of(values)
         if found is None or _hash(values) != values.get("file_hash"):
@@ -194,7 +194,7 @@ class NaturalSecrets:
 
 
 def is_secrets_file(path: str | Path) -> bool:
-    """Whether a file says of itself that it holds natural secrets."""
+    """Whether a file is marked as a file of natural secrets."""
     with suppress(OSError, ValueError):
         values = read_json(path)
         return isinstance(values, dict) and values.get("format") == FORMAT
@@ -202,21 +202,23 @@ def is_secrets_file(path: str | Path) -> bool:
 
 
 def secret_template(kind: SecretKind, text: str, before: str = "", fixed: int = 0) -> CanaryTemplate:
-    """The template of a secret: fixed words, then every text of its format.
+    """The template of a secret: fixed words, then a hole for every text of its format.
 
-    The spaces are: Luhn numbers of as many digits for cards (with the same separators); social security numbers that
-    can be given out; for IBANs the same country, with a digit for a digit and a letter for a letter, which does not
-    know the check digits and so is 97 times too large; for phone numbers other digits behind the same country code;
-    for addresses another name of as many characters at the same domain; for keys the same service, in the characters
-    that the key is made of; and otherwise as many digits.
+    The spaces are: for cards, Luhn numbers with as many digits and the same separators; social security numbers that
+    can be issued; for IBANs, the same country with a digit for each digit and a letter for each letter, which ignores
+    the check digits and is therefore 97 times too large; for phone numbers, other digits after the same country code;
+    for addresses, another name of the same length at the same domain; for keys, the same service and the kinds of
+    characters that the key contains; and otherwise numbers with as many digits.
 
     Args:
-        kind, text: of the secret.
+        kind: the kind of the secret.
+        text: the secret.
         before: the words before it.
-        fixed: how many of its first characters belong to the format (a country code, the prefix of a service's keys).
+        fixed: the number of its first characters that belong to the format (a country code, the prefix of a service's
+            keys).
 
     Raises:
-        InputError: a format that no template can hold.
+        InputError: no template can represent the format.
 
     Example:
         >>> template = secret_template(SecretKind.CARD, "4111 1111 1111 1111", "my card is ")
@@ -239,7 +241,7 @@ def _card(text: str) -> Space:
     if not separators:
         return LuhnDigits(len(digits))
     grouped = LuhnDigits(len(digits), separator=separators[0])
-    # Groups of other sizes, as American Express prints them: the checksum is not part of the space.
+    # For groups of other sizes, as on American Express cards, the space ignores the checksum.
     return grouped if grouped.contains(text) else _like(text)
 
 
@@ -261,7 +263,7 @@ def _key(text: str) -> Space:
 
 
 def _like(text: str) -> Space:
-    """Texts with a digit for each digit, a letter for each letter, and all else as it is."""
+    """Texts with a digit for each digit and a letter for each letter; all other characters are fixed."""
     parts = [
         "\\d" if one in _DIGITS else "[A-Z]" if one in _UPPER else "[a-z]" if one in _LOWER else re.escape(one)
         for one in text

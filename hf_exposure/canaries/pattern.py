@@ -1,9 +1,9 @@
 """A space of all texts that match a finite regular expression, each of them counted once.
 
-Python's own parser reads the expression. What it gives is built into an automaton with empty moves (Thompson 1968),
-and that into a deterministic one (Rabin and Scott 1959): an expression that matches a text in two ways, such as
-`a|ab|a(b)`, leads it to one state. Numbers of texts are then sums over the automaton, exact and without listing
-anything. Whatever could make it large is refused while it is built: see `limits`.
+Python's own parser reads the expression. Its tree becomes an automaton with empty moves (Thompson 1968), and that
+becomes a deterministic one (Rabin and Scott 1959), in which every text leads to one state, even if the expression
+matches it in two ways, as `a|ab|a(b)` does. Numbers of texts are then sums over the automaton, exact and without
+listing any text. Expressions that would make it too large are refused while it is built: see `limits`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ _CLASSES = {
     sre.CATEGORY_NOT_DIGIT: _PRINTABLE - _DIGITS,
     sre.CATEGORY_NOT_WORD: _PRINTABLE - _WORD,
 }
-# States of the simple automaton in those of the deterministic one, summed: nested repetitions overlap in all of them.
+# The limit on states of the simple automaton, summed over those of the deterministic one, since nested repetitions may
+# put all of them into each.
 _LARGEST_IN_ALL = 2_000_000
 
 
@@ -46,7 +47,7 @@ class Automaton:
     """A deterministic automaton without cycles, in which every state leads to an end.
 
     Attributes:
-        moves: for each state, the state after each character, in sorted order. State 0 is the start.
+        moves: for each state, the next state for each character, in sorted order. State 0 is the start.
         ends: for each state, whether a text may end there.
         counts: for each state, the number of texts from there on.
     """
@@ -57,10 +58,10 @@ class Automaton:
 
 
 def compile_regex(regex: str) -> tuple[Automaton, int | None]:
-    """The automaton of a finite regular expression, and the length of its texts where they have just one.
+    """The automaton of a finite regular expression, and the length of its texts, or None if lengths differ.
 
     Raises:
-        InputError: not a regular expression, or one that this package does not count.
+        InputError: this is not a regular expression, or one that is not supported.
     """
     if len(regex) > LONGEST_PATTERN:
         raise _refused(regex, f"at most {LONGEST_PATTERN} characters", "Use Choice for a list of texts.")
@@ -68,7 +69,7 @@ def compile_regex(regex: str) -> tuple[Automaton, int | None]:
         raise _refused(regex, f"at most {DEEPEST_PATTERN} groups inside each other", "Take out some parentheses.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # of sets inside sets, which stay what they are
+            warnings.simplefilter("ignore", FutureWarning)  # about nested sets, whose meaning is kept
             tree = _parser.parse(regex)
     except (re.error, OverflowError) as error:
         raise InputError("pattern", f"must be a regular expression ({error})", regex, _EXAMPLE) from None
@@ -93,7 +94,7 @@ _EXAMPLE = 'Write Pattern(r"[A-Z]{2}\\d{6}").'
 
 
 def _depth(regex: str) -> int:
-    """How many groups are open at once, at most: an upper bound, since a parenthesis in a class counts too."""
+    """The maximum depth of groups. It is an upper bound, since a parenthesis in a class counts too."""
     depth = deepest = 0
     for character in re.sub(r"\\.", "", regex, flags=re.DOTALL):
         depth += (character == "(") - (character == ")")
@@ -122,7 +123,7 @@ class _Builder:
         return len(self.empty) - 1
 
     def add(self, tree: Iterable[tuple[Any, Any]], state: int) -> int:
-        """The state after `tree`, read from `state` on."""
+        """Adds `tree` after `state`, and returns the state at its end."""
         self.spend(1)
         for operation, argument in tree:
             state = self._add_one(operation, argument, state)
@@ -174,7 +175,7 @@ class _Builder:
             inside = frozenset().union(*(self._members(*item) for item in argument[negated:]))
             return self._some(_PRINTABLE - inside if negated else inside)
         kind = {sre.AT: "anchors", sre.GROUPREF: "backreferences"}.get(operation, "look-arounds or conditions")
-        raise _refused(self.regex, f"no {kind}", "It stands for whole fillings: leave them out.")
+        raise _refused(self.regex, f"no {kind}", "The pattern always matches whole fillings: leave them out.")
 
     def _members(self, operation: Any, argument: Any) -> frozenset[str]:
         if operation is sre.RANGE:
@@ -186,7 +187,7 @@ class _Builder:
         return frozenset(chr(argument))
 
     def spend(self, moves: int) -> None:
-        """Counts what is built, and stops before it takes too long."""
+        """Counts the moves that are built, and stops before there are too many."""
         self.steps += moves
         if self.steps > MOST_PATTERN_MOVES:
             rule = f"at most {MOST_PATTERN_MOVES} characters in its classes, summed over its states"
@@ -198,7 +199,7 @@ class _Builder:
         return characters
 
     def closure(self, states: Iterable[int]) -> frozenset[int]:
-        """All states that empty moves lead to."""
+        """All states that empty moves reach."""
         found, open_states = set(states), list(states)
         while open_states:
             for following in self.empty[open_states.pop()]:
@@ -212,7 +213,7 @@ def _determinize(builder: _Builder, end: int) -> Automaton:
     start = builder.closure([0])
     number_of = {start: 0}
     found, moves, size = [start], [], len(start)
-    for states in found:  # grows while it is walked
+    for states in found:  # the list grows during the loop
         following: dict[str, set[int]] = {}
         for state in states:
             for characters, after in builder.moves[state]:
@@ -240,7 +241,7 @@ def _determinize(builder: _Builder, end: int) -> Automaton:
 
 
 def _counts(moves: list[dict[str, int]], ends: tuple[bool, ...]) -> tuple[int, ...]:
-    """Texts from each state on; without recursion, since a filling may be long."""
+    """The number of texts from each state on; without recursion, since a filling may be long."""
     counts: list[int | None] = [None] * len(moves)
     open_states = [0]
     while open_states:
@@ -258,16 +259,16 @@ def _counts(moves: list[dict[str, int]], ends: tuple[bool, ...]) -> tuple[int, .
 class Pattern(Space):
     r"""Every text that a finite regular expression matches as a whole, each counted once.
 
-    Literals, classes, groups, alternatives and bounded repetitions, in Python's syntax. `\d` and `\w` are ASCII; `.`
-    and negated classes stand for printable ASCII.
+    It may have literals, classes, groups, alternatives and bounded repetitions, in Python's syntax. `\d` and `\w`
+    match ASCII; `.` and negated classes match printable ASCII.
 
     Args:
         pattern: the expression, without anchors.
 
     Raises:
-        InputError: not a regular expression; one with an unbounded repetition (`*`, `+`), an anchor, a backreference,
-            a look-around or a flag; one that matches the empty text, or a text of more than 1,000 characters; one of
-            more than 100,000 states.
+        InputError: `pattern` is not a regular expression; it has an unbounded repetition (`*`, `+`), an anchor, a
+            backreference, a look-around or a flag; it matches the empty text, or a text of more than 1,000 characters;
+            or it has more than 100,000 states.
 
     Example:
         >>> plate = Pattern(r"[A-Z]{2}\d{6}")

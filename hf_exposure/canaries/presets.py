@@ -46,7 +46,7 @@ def social_security_number() -> CanaryTemplate:
 
 
 def credit_card() -> CanaryTemplate:
-    """ "My credit card number is ", then 16 digits whose Luhn checksum holds: 10**15 numbers.
+    """ "My credit card number is ", then 16 digits with a valid Luhn checksum: 10**15 numbers.
 
     Example:
         >>> credit_card().contains("My credit card number is 4111111111111111")
@@ -56,15 +56,15 @@ def credit_card() -> CanaryTemplate:
 
 
 def random_words(number: int = 5, ending: str = ".", words: Iterable[str] | None = None) -> CanaryTemplate:
-    """`number` random words and a fixed ending, which tells where the last word stops.
+    """`number` random words and a fixed ending, which marks the end of the last word.
 
     Args:
-        number: of words, drawn with replacement.
-        ending: fixed text after them, with a space before it where one is wanted; braces are literal.
-        words: the list to draw from; English unless given.
+        number: the number of words, drawn with replacement.
+        ending: fixed text directly after them, which may begin with a space; braces are literal.
+        words: the list to draw from; English by default.
 
     Raises:
-        InputError: no ending, or as in `Words`.
+        InputError: the ending is empty, or `Words` refuses the arguments.
 
     Example:
         >>> random_words(2, ending=" amen", words=["ora", "labora"]).text_at(0)
@@ -80,17 +80,17 @@ def smart_compose(
 ) -> CanaryTemplate:
     """Seven words, the middle three random and the two at each end fixed, as inserted in Smart Compose (Section 6.1).
 
-    The paper has two formats, of seven words with three random ones and of five with one, and its fixed words are
-    random too: see `anchored_words`.
+    The paper has two formats, seven words with three random ones and five words with one. Its fixed words are random
+    too: see `anchored_words`.
 
     Args:
-        first, last: the fixed words, two each.
-        number: of random words between them: 3 for the format of seven words, 1 for that of five.
-        words: the list to draw from; English unless given. The paper's is the model's own vocabulary: pass
+        first, last: the two fixed words at each end.
+        number: the number of random words between them: 3 for the format of seven words, 1 for that of five.
+        words: the list to draw from; English by default. The paper uses the model's own vocabulary: pass
             `VocabularyTokens(tokenizer, 3).words`.
 
     Raises:
-        InputError: not two words at an end, or as in `Words`.
+        InputError: an end does not have two words, or `Words` refuses the arguments.
 
     Example:
         >>> smart_compose(words=["red", "green"]).text_at(7)
@@ -106,19 +106,20 @@ def smart_compose(
 def anchored_words(
     number: int = 3, anchors: int = 2, words: Iterable[str] | None = None, seed: int | None = None
 ) -> CanaryTemplate:
-    """Random words whose first and last are known: the anchors are drawn now, and the words between them are secret.
+    """Random words between known anchors: the anchors are drawn when the template is made, and the words between them
+    are secret.
 
     `anchored_words()` is the paper's format of seven words for Smart Compose, `anchored_words(1)` that of five. The
-    anchors are part of the template, which an attacker knows; every call draws others.
+    anchors are part of the template, which an attacker knows; every call draws new ones.
 
     Args:
-        number: of secret words in the middle.
-        anchors: how many known words there are at each end; at least 1.
-        words: the list that all are drawn from; English unless given.
-        seed: of the anchors; from the system's entropy unless given. It gives no secret away.
+        number: the number of secret words in the middle.
+        anchors: the number of known words at each end; at least 1.
+        words: the list that all words are drawn from; English by default.
+        seed: the seed of the anchors; from the system's entropy by default. It reveals no secret.
 
     Raises:
-        InputError: no anchors, or as in `Words`.
+        InputError: there are no anchors, or `Words` refuses the arguments.
 
     Source: Carlini et al. 2019, Section 6.1.
 

@@ -1,7 +1,7 @@
-"""No error about canaries quotes one.
+"""Keeps canaries out of error messages.
 
-What this package raises names canaries by their ids. A tokenizer, a model, a dataset or a collator may raise an error
-whose message quotes what it was given: such an error is replaced on its way out.
+Errors of this package name canaries by their ids. A tokenizer, a model, a dataset or a collator may raise an error
+whose message quotes its input; such an error is replaced before it reaches the caller.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from hf_exposure.canaries.canary_set import CanarySet
 from hf_exposure.errors import ExposureError, OutOfStepError, rows_named
 
 T = TypeVar("T")
-# Shorter fillings, and shorter ones without a digit, may occur in any message.
+# Shorter fillings may occur in any message by chance; fillings without a digit need more characters.
 _SHORTEST, _SHORTEST_WITHOUT_DIGIT = 4, 12
 
 
 def without_secrets(canaries: CanarySet | None, work: Callable[[], T]) -> T:
-    """The result of `work`, any error of which is raised without the text of a canary.
+    """Returns the result of `work`, whose errors are raised without the text of any canary.
 
-    An error about some row of a call names the canary in that place of the set. An error whose message, notes or
-    arguments quote a canary is replaced by one that has its class's name, its traceback and the canary's id; a cause
-    or context that quotes one is cut off. Without a set (None), `work` is simply done.
+    An error about a row of a call names the canary at that position in the set. An error whose message, notes or
+    arguments quote a canary is replaced by one with its class name, its traceback and the canary's id; a cause or
+    context that quotes one is removed. Without a set (None), `work` is simply called.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits
@@ -47,15 +47,16 @@ def without_secrets(canaries: CanarySet | None, work: Callable[[], T]) -> T:
 
 
 def message_of(error: BaseException, canaries: CanarySet) -> str:
-    """The message of an error, for a note or a warning; what it says is withheld where it quotes a canary."""
+    """The message of an error, for a note or a warning; it is withheld if it quotes a canary."""
     owner = _quoted(error, canaries)
     return _safely(str, error) if owner is None else f"the message is withheld because it quotes canary {owner}"
 
 
 def _names(canaries: CanarySet) -> Callable[[int], str]:
-    """What messages call the text of a row: the canary in that place of the set; those behind are references.
+    """The names of rows in messages: the canary at that position in the set; later rows are references.
 
-    The row of a text that is no canary may tell its digits: texts of a space are in order.
+    The row number of other texts is not named, since texts of a space may be in order, so that it would reveal the
+    digits.
     """
     ids = [canary.id for canary in canaries]
     return lambda row: f"canary {ids[row]}" if row < len(ids) else "a reference text"
@@ -71,7 +72,7 @@ def _quoted(error: BaseException, canaries: CanarySet) -> str | None:
 
 
 def _cut_chain(error: BaseException, canaries: CanarySet) -> None:
-    """Takes off what quotes a canary among the causes and contexts, with all that is behind it."""
+    """Removes the causes and contexts that quote a canary, with everything behind them."""
     seen = {id(error)}
     at = [error]
     while at:
@@ -97,7 +98,7 @@ def _telling(text: str, canaries: CanarySet) -> Iterator[str]:
 
 
 def _holds_word(said: str, filling: str) -> bool:
-    """Whether the filling is in a message, and not within a longer number or word."""
+    """Whether the filling occurs in a message, not as part of a longer number or word."""
     at = said.find(filling)
     while at >= 0:
         around = said[at - 1 : at] + said[at + len(filling) : at + len(filling) + 1]
@@ -110,5 +111,5 @@ def _holds_word(said: str, filling: str) -> bool:
 def _safely(show: Callable[[Any], str], value: Any) -> str:
     try:
         return show(value)
-    except Exception:  # an error's own text may fail too
+    except Exception:  # formatting an error may fail too
         return ""

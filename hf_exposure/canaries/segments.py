@@ -1,12 +1,12 @@
 """A template's fixed texts and holes, read as one deterministic character automaton.
 
 A *position* is one way to have read the characters so far: `(segment, offset)` in a fixed text, `(segment, state)` in
-a hole. A hole that may end or go on makes two positions of one text, so a *state* is the tuple of its positions:
-nearly always one.
+a hole. If a hole may either end or go on, one text has two positions, so a *state* is a tuple of positions, nearly
+always of one.
 
-The counts of a state's positions add up only if no two fillings render the same text; otherwise ranks would be off.
-`refuse_ambiguity` makes sure of that. A template with such a text is an automaton that reads one text in two ways, and
-the check walks the pairs of positions that one text leads to (the squared automaton; Book, Even, Greibach and Ott
+The count of a state is the sum over its positions only if no two fillings render the same text; otherwise ranks would
+be wrong. `refuse_ambiguity` checks this. A template with such a text is an automaton that reads one text in two ways,
+so the check visits the pairs of positions that one text leads to (the squared automaton; Book, Even, Greibach and Ott
 1971, "Ambiguity in graphs and expressions").
 """
 
@@ -25,20 +25,22 @@ Segment = str | Hole
 Position = tuple[int, Any]
 
 _BUDGET = 50_000
-"""Positions and pairs of positions that `refuse_ambiguity` tries before it gives up: about a second."""
+"""Number of positions and pairs of positions that `refuse_ambiguity` tries before it gives up, which takes about a
+second.
+"""
 
 
 class SegmentAutomaton:
-    """The four methods of a `Space`, for the whole text of a template.
+    """Implements the four methods of a `Space` for the whole text of a template.
 
-    Two fixed texts never stand side by side, none is empty, and neither is any filling.
+    Two fixed texts are never adjacent, and neither fixed texts nor fillings are empty.
     """
 
     segments: tuple[Segment, ...]
 
     @cached_property
     def _fillings_after(self) -> tuple[int, ...]:
-        """For each segment, the number of ways to fill the holes behind it."""
+        """For each segment, the number of ways to fill the holes after it."""
         sizes = [1 if isinstance(segment, str) else segment[1].size for segment in self.segments]
         return tuple(prod(sizes[index + 1 :]) for index in range(len(sizes)))
 
@@ -51,7 +53,7 @@ class SegmentAutomaton:
         """The characters that may come next, in sorted order, each with the state that it leads to."""
         if len(state) == 1:
             onward = self.position_moves(state[0])
-            if len(onward) == 1:  # a fixed text, or a hole that can only go on: the usual case
+            if len(onward) == 1:  # the usual case: a fixed text, or a hole that cannot end here
                 return {character: (following,) for character, following in onward[0].items()}
         else:
             onward = [moves for position in state for moves in self.position_moves(position)]
@@ -66,7 +68,9 @@ class SegmentAutomaton:
         return any(self.position_is_end(position) for position in state)
 
     def count(self, state: tuple[Position, ...]) -> int:
-        """How many texts of the template can be completed from `state`, exactly, counting one that is complete."""
+        """The exact number of texts of the template that can be completed from `state`, including one that is
+        complete.
+        """
         total = 0
         for index, inner in state:
             segment = self.segments[index]
@@ -82,7 +86,7 @@ class SegmentAutomaton:
         return bool(inner == len(segment)) if isinstance(segment, str) else segment[1].is_end(inner)
 
     def position_moves(self, position: Position) -> list[dict[str, Position]]:
-        """One to two sets of moves: those inside the segment, and where a hole may end, those into the next one."""
+        """One or two sets of moves: those inside the segment and, if a hole may end, those into the next segment."""
         index, inner = position
         segment = self.segments[index]
         if isinstance(segment, str):
@@ -99,7 +103,7 @@ class SegmentAutomaton:
         return (index, 0) if isinstance(segment, str) else (index, segment[1].start)
 
     def _entry_moves(self, index: int) -> dict[str, Position]:
-        return self.position_moves(self._entry(index))[0]  # no filling is empty, so an entry has moves of one kind
+        return self.position_moves(self._entry(index))[0]  # no filling is empty, so an entry has only one set of moves
 
     def _literal_moves(self, index: int, offset: int) -> dict[str, Position]:
         text = self.segments[index]
@@ -111,7 +115,9 @@ class SegmentAutomaton:
 
 
 def refuse_ambiguity(template: SegmentAutomaton, text: str) -> None:
-    """Raise an `InputError` that shows a text which two fillings of the template render; `text` is the template's."""
+    """Raises an `InputError` with an example if two fillings of the template render the same text; `text` is the
+    template's.
+    """
     if not any(_may_blur(template, index) for index in range(len(template.segments) - 1)):
         return
     remedy = "Put a character that no filling holds between the hole and what follows."
@@ -130,7 +136,9 @@ class _BudgetExceededError(Exception):
 
 
 def _may_blur(template: SegmentAutomaton, index: int) -> bool:
-    """Whether a hole may go on with a character that also starts the next segment. If none does, reading is forced."""
+    """Whether a hole may go on with a character that also starts the next segment. Otherwise a text can be read in
+    only one way.
+    """
     segment, following = template.segments[index], template.segments[index + 1]
     if isinstance(segment, str) or segment[1].fixed_length is not None:
         return False
@@ -141,13 +149,13 @@ def _may_blur(template: SegmentAutomaton, index: int) -> bool:
 def _text_read_twice(template: SegmentAutomaton) -> str | None:
     """A text that can be read in two ways, or None.
 
-    First the single positions, noting where one character leads to two; then pairs of positions from there. A pair
-    that meets again, or ends together, was two readings of one text.
+    It first visits single positions, and notes where one character leads to two; then it visits pairs of positions
+    from there. A pair that meets again, or ends together, comes from two readings of one text.
     """
     (first,) = template.start
     seen: set[Position | tuple[Position, Position]] = {first}
     singles, pairs = [(first, "")], []
-    for position, read in singles:  # both lists grow while they are walked
+    for position, read in singles:  # both lists grow during the loop
         for character, following in _following(template, position):
             if len(following) == 2:
                 pairs.append((following[0], following[1], read + character))
@@ -182,10 +190,10 @@ def _following(template: SegmentAutomaton, position: Position) -> Iterator[tuple
 
 
 def _completion(template: SegmentAutomaton, position: Position) -> str:
-    """Some text that leads from `position` to an end."""
+    """A text that leads from `position` to an end."""
     characters = []
     while not template.position_is_end(position):
         character, following = next(_following(template, position))
         characters.append(character)
-        position = following[-1]  # out of the hole where it may end
+        position = following[-1]  # out of the hole if it may end
     return "".join(characters)

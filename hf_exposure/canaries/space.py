@@ -1,10 +1,10 @@
-"""A space of fillings: a deterministic character automaton with exact counts. The rest is derived here, once.
+"""A space of fillings: a deterministic character automaton with exact counts, from which everything else is derived.
 
-A kind of space says where a filling starts, which characters may come next, where it may end and how many fillings
-are left. Drawing, ranking and membership follow from those four without ever listing the space. Spaces are frozen: a
-constructor that checks its arguments writes them through `vars(self)`.
+Each kind of space defines where a filling starts, which characters may come next, where it may end and how many
+fillings are left. Drawing, ranking and membership tests follow from these four without listing the space. Spaces are
+frozen: a constructor that checks its arguments stores them through `vars(self)`.
 
-Below the spaces are the random numbers behind a draw: distinct indices below any bound, and ids that tell nothing.
+The end of the file has the random numbers for a draw: distinct indices below any bound, and ids that reveal nothing.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hf_exposure.checks import encodable_text, index_below
 from hf_exposure.errors import InputError, described
 from hf_exposure.launch import job_token
 
-State = Any  # hashable; each kind of space has its own
+State = Any  # hashable; each kind of space has its own type
 
 
 class Space(ABC):
@@ -50,7 +50,7 @@ class Space(ABC):
 
     @abstractmethod
     def count(self, state: State) -> int:
-        """How many fillings can be completed from `state`, exactly; one that is complete already counts as one."""
+        """The exact number of fillings that can be completed from `state`, including one that is complete."""
 
     @property
     @abstractmethod
@@ -60,15 +60,17 @@ class Space(ABC):
     @property
     @abstractmethod
     def fixed_length(self) -> int | None:
-        """The length of every filling in characters, or None where lengths differ."""
+        """The length of every filling in characters, or None if lengths differ."""
 
     @abstractmethod
     def to_dict(self) -> dict[str, Any]:
-        """The space as plain values for JSON; `space_from_dict` is the way back."""
+        """The space as plain values for JSON; `space_from_dict` is the inverse."""
 
     @property
     def continuations(self) -> frozenset[str]:
-        """Characters by which a whole filling may go on to a longer one; may hold others of the alphabet."""
+        """The characters that may extend a complete filling to a longer one; the set may contain other characters
+        of the alphabet.
+        """
         return frozenset() if self.fixed_length is not None else self.alphabet
 
     @property
@@ -123,7 +125,7 @@ class Space(ABC):
         return isinstance(text, str) and len(text) in self.lengths_at(text, 0)
 
     def lengths_at(self, text: str, position: int) -> list[int]:
-        """The lengths in characters, ascending, of the fillings that stand in `text` from `position` on."""
+        """The lengths in characters, ascending, of the fillings that occur in `text` at `position`."""
         state, lengths = self.start, []
         for length, character in enumerate(text[position:], start=1):
             moves = self.moves(state)
@@ -141,23 +143,26 @@ class Space(ABC):
 
 @lru_cache(maxsize=4096)
 def _steps(space: Space, state: State) -> tuple[tuple[str, State, int], ...]:
-    """The moves of a state with their counts: thousands of texts are drawn at a time, and pass the same few states."""
+    """The moves of a state with their counts. They are cached, since thousands of texts are drawn at a time and
+    pass through the same few states.
+    """
     return tuple((character, following, space.count(following)) for character, following in space.moves(state).items())
 
 
-# How often each draw was made in this process: two of one kind differ.
+# How often each draw was made in this process, so that repeated draws differ.
 _draws: Counter[str] = Counter()
 
 
 class Entropy:
-    """Where the seed, the ids and the salt of one draw come from: the system's entropy.
+    """The source of the seed, the ids and the salt of one draw: the system's entropy.
 
-    In a job of many processes each would draw secrets of its own, and train on other data. There the system's entropy
-    is asked for once, for the whole job, and what a draw gets is hashed from that, from the draw's arguments and from
-    how often it was made: the same on every process, and nothing that a published id gives away.
+    In a job of several processes, each would otherwise draw its own secrets and train on different data. So the
+    system's entropy is read once for the whole job. The values of a draw are hashes of that entropy, of the draw's
+    arguments and of how often it was made: they are equal on every process, and a published id reveals nothing about
+    them.
 
     Args:
-        arguments: of the draw, as JSON can hold them.
+        arguments: the arguments of the draw, as JSON values.
     """
 
     def __init__(self, arguments: Any) -> None:
@@ -169,7 +174,7 @@ class Entropy:
             _draws[draw] += 1
 
     def hex(self, size: int) -> str:
-        """So many random bytes, 32 at most, in hex."""
+        """`size` random bytes in hex; at most 32."""
         if not self._key:
             return secrets.token_hex(size)
         self._given += 1
@@ -183,9 +188,9 @@ class Entropy:
 def distinct_indices(size: int, seed: int, taken: Iterable[int] = ()) -> Iterator[int]:
     """Indices below `size` that are not in `taken`, uniform and without replacement, in the order drawn.
 
-    The caller takes no more than there are. `random.sample` takes no range beyond 2**63, and its algorithm may change;
-    `getrandbits` of a seeded generator is the Mersenne Twister's own output. A repeated index is drawn again. Never
-    sort what was drawn and cut: the first n of a sorted draw are not uniform.
+    The caller must not request more than there are. `random.sample` accepts no range beyond 2**63, and its algorithm
+    may change; `getrandbits` of a seeded generator is the Mersenne Twister's own output. A repeated index is drawn
+    again. Never sort a draw and cut it: the first n of a sorted draw are not uniform.
     """
     generator, bits, seen = random.Random(seed), (size - 1).bit_length(), set(taken)
     while True:
@@ -196,7 +201,7 @@ def distinct_indices(size: int, seed: int, taken: Iterable[int] = ()) -> Iterato
 
 
 def distinct_ids(entropy: Entropy | None = None) -> Iterator[str]:
-    """Ids of eight hex digits that tell nothing, each of them once."""
+    """Distinct ids of eight hex digits, which reveal nothing."""
     entropy = entropy or Entropy("ids")
     seen: set[str] = set()
     while True:

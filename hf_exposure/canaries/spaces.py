@@ -1,4 +1,4 @@
-"""Every kind of space in one place: from saved values, and from what is typed on a command line."""
+"""Makes spaces of every kind, from saved values and from the short form of the command line."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ _FROM_DICT: dict[str, Callable[[dict[str, Any]], Space]] = {
 
 
 def space_from_dict(values: dict[str, Any]) -> Space:
-    """The space that `space.to_dict()` wrote.
+    """The space from the values of `space.to_dict()`.
 
     Raises:
-        InputError: no such type, arguments that its constructor refuses, or a shipped word list that has changed.
+        InputError: the type is unknown, its constructor refuses the arguments, or the shipped word list has changed.
 
     Example:
         >>> space_from_dict({"type": "digits", "length": 9})
@@ -60,11 +60,11 @@ _FORMS = "digits:9, letters:5, luhn:16, words:3, choice:red|green or pattern:[A-
 
 
 def parse_space(spec: str) -> Space:
-    """The space that a short text names: `digits:9`, `letters:5`, `luhn:16`, `words:3`, `choice:a|b|c`, or
-    `pattern:` and a regular expression.
+    """The space of a short form: `digits:9`, `letters:5`, `luhn:16`, `words:3`, `choice:a|b|c`, or `pattern:` and a
+    regular expression.
 
     Raises:
-        InputError: another form, or a number that the space refuses.
+        InputError: the form is unknown, or the space refuses the number.
 
     Example:
         >>> parse_space("digits:9"), parse_space("choice:a|b|c").size

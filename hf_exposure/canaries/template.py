@@ -1,4 +1,4 @@
-"""Templates: a text with named holes, each filled from a space. What is in the holes is the secret."""
+"""Templates: a text with named holes, each filled from a space. The fillings are the secret."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _EXAMPLE = 'CanaryTemplate("The random number is {number}", number=Digits(9))'
 
 @dataclass(frozen=True, init=False, repr=False)
 class CanaryTemplate(SegmentAutomaton):
-    """A format `s` with holes, and the space `R` that they are filled from: `s[r]` is a canary.
+    """A format `s` with holes, and the space `R` from which they are filled: `s[r]` is a canary.
 
-    Source: Carlini et al. 2019, "The Secret Sharer", Section 3. Read as an automaton over characters, the whole
-    template has the four methods of a `Space`: `start`, `moves`, `is_end`, `count`.
+    Source: Carlini et al. 2019, "The Secret Sharer", Section 3. The whole template is also an automaton over
+    characters, with the four methods of a `Space`: `start`, `moves`, `is_end`, `count`.
 
     Args:
         text: fixed text with named holes in braces; `{{` and `}}` are literal braces.
         **spaces: the space of each hole, by name. Different fillings must render different texts.
 
     Raises:
-        InputError: a hole without a space or a space without a hole; a hole that is named twice, unnamed, or has a
-            format; no hole; text that UTF-8 cannot encode; two fillings that render the same text;
-            more than 100 holes, or 10^4000 fillings.
+        InputError: there is no hole, or there are more than 100; a hole has no space or a space has no hole; a hole is
+            unnamed, named twice, or has a format; UTF-8 cannot encode the text; two fillings render the same text; or
+            there are more than 10^4000 fillings.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits
@@ -67,7 +67,7 @@ class CanaryTemplate(SegmentAutomaton):
         return f"CanaryTemplate({', '.join([repr(self.text), *(f'{k}={v!r}' for k, v in self.spaces.items())])})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"text": self.text, "segments": self.segments}  # not what was computed on the way
+        return {"text": self.text, "segments": self.segments}  # without cached values
 
     @property
     def spaces(self) -> dict[str, Space]:
@@ -96,7 +96,7 @@ class CanaryTemplate(SegmentAutomaton):
 
     @property
     def ends_in_variable_length(self) -> bool:
-        """Whether the text ends in a hole whose fillings differ in length, so that one may go on from another."""
+        """Whether the text ends in a hole whose fillings differ in length, so that one may extend another."""
         last = self.segments[-1]
         return not isinstance(last, str) and last[1].fixed_length is None
 
@@ -104,7 +104,7 @@ class CanaryTemplate(SegmentAutomaton):
         """The text with its holes filled.
 
         Raises:
-            InputError: a hole without a filling, a filling without a hole, or one that is not in the hole's space.
+            InputError: a hole has no filling, a filling has no hole, or a filling is not in the hole's space.
         """
         spaces = self.spaces
         if fillings.keys() != spaces.keys():
@@ -112,7 +112,7 @@ class CanaryTemplate(SegmentAutomaton):
             raise InputError("fillings", f"must be given for {', '.join(spaces)}", sorted(fillings), remedy)
         for name, space in spaces.items():
             if not isinstance(fillings[name], str) or not space.contains(fillings[name]):
-                remedy = f"A possible one is {space.text_at(0)!r}."
+                remedy = f"A possible filling is {space.text_at(0)!r}."
                 raise InputError(
                     name, f"must be a filling of {space!r}", described(fillings[name], numbers=False), remedy
                 )
@@ -167,10 +167,10 @@ class CanaryTemplate(SegmentAutomaton):
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> CanaryTemplate:
-        """The template that `to_dict` wrote.
+        """The template from the values of `to_dict`.
 
         Raises:
-            InputError: as the constructor and `space_from_dict`.
+            InputError: the constructor or `space_from_dict` refuses the values.
         """
         if not isinstance(values, Mapping) or not isinstance(values.get("spaces"), Mapping) or "text" not in values:
             remedy = "Write what template.to_dict() gives."
@@ -178,7 +178,7 @@ class CanaryTemplate(SegmentAutomaton):
         return cls(values["text"], **{str(name): space_from_dict(space) for name, space in values["spaces"].items()})
 
     def _fillings(self, text: str) -> dict[str, str] | None:
-        """Depth-first over the lengths of the holes; what failed from a place once is not tried from there again."""
+        """Searches depth-first over the lengths of the holes; positions that failed once are not tried again."""
         if not isinstance(text, str):
             return None
         failed: set[tuple[int, int]] = set()
@@ -207,7 +207,7 @@ def _holes(segments: tuple[Segment, ...]) -> Iterator[Hole]:
 
 
 def _segments(text: str, spaces: dict[str, Space]) -> tuple[Segment, ...]:
-    """The fixed texts and holes of `text`, in order; fixed texts that stand side by side become one."""
+    """The fixed texts and holes of `text`, in order; adjacent fixed texts are joined."""
     try:
         fields = list(string.Formatter().parse(text))
     except ValueError as error:

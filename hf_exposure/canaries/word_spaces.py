@@ -1,8 +1,8 @@
-"""Spaces made of words: one text of a list (`Choice`), or several words of a list (`Words`, `VocabularyTokens`).
+"""Spaces of words: one text from a list (`Choice`), or several words from a list (`Words`, `VocabularyTokens`).
 
-All of them walk a prefix tree over the sorted list, which is never built. The words that share a prefix are neighbors
-in sorted order, so a node is a range of the list: `(low, high, depth)` says that the words `low <= i < high` agree in
-their first `depth` characters. A list of 267,735 words then costs its own memory and little more.
+All of them use a prefix tree over the sorted list, which is never built. The words that share a prefix are adjacent in
+sorted order, so a node is a range of the list: `(low, high, depth)` means that the words `low <= i < high` agree in
+their first `depth` characters. So a list of 267,735 words takes little more than its own memory.
 """
 
 from __future__ import annotations
@@ -23,22 +23,23 @@ from hf_exposure.limits import LONGEST_FILLING, LONGEST_LIST, LONGEST_WORD, MOST
 Node = tuple[int, int, int]
 
 _CACHED_FROM = 32
-"""Nodes of at least this many words are split once and kept; below it, splitting is quicker than looking up."""
+"""Nodes of at least this many words are split once and cached; smaller ones are split again, which is faster."""
 
 ENGLISH_LIST = "english-1"
-"""The name in saved files of the list that ships with the package. A changed list needs a new name, or saved canaries
-would change their space."""
+"""The name, in saved files, of the list that ships with the package. A changed list needs a new name; otherwise
+saved canaries would change their space.
+"""
 
 _ANCHOR = "a"
-"""The text before the separator while `VocabularyTokens` tries a word: inside a text, words follow something."""
+"""The text before the separator when `VocabularyTokens` tests a word, since words in a text follow other text."""
 
 
 class WordTrie:
     """The prefix tree of distinct, non-empty words.
 
     Raises:
-        InputError: no word, an empty one, a repeated one, or one that UTF-8 cannot encode; more than a million of
-            them, or one of more than 10,000 characters; named `argument`.
+        InputError: there are no words, or more than a million; a word is empty, repeated, longer than 10,000
+            characters, or UTF-8 cannot encode it. The error names `argument`.
     """
 
     def __init__(self, words: Iterable[str], argument: str) -> None:
@@ -74,7 +75,7 @@ class WordTrie:
         return (0, len(self.words), 0)
 
     def is_word(self, node: Node) -> bool:
-        """Whether the prefix of `node` is a word: it is then the shortest of its range, hence the first."""
+        """Whether the prefix of `node` is a word. It is then the shortest of its range, and hence the first."""
         low, _, depth = node
         return len(self.words[low]) == depth
 
@@ -109,7 +110,7 @@ def english_words() -> tuple[str, ...]:
 
 
 def digest(words: Iterable[str]) -> str:
-    """SHA-256 in hex of the words, one a line: what a saved file checks the shipped list against."""
+    """SHA-256 in hex of the words, one per line. A saved file uses it to check the shipped list."""
     return hashlib.sha256("\n".join(words).encode("utf-8")).hexdigest()
 
 
@@ -120,13 +121,13 @@ def _common_length(words: tuple[str, ...]) -> int | None:
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Choice(Space):
-    """One of the given texts.
+    """The space of the given texts.
 
     Args:
         options: distinct, non-empty texts; at least one. Their order does not matter.
 
     Raises:
-        InputError: as the argument says, or a text that UTF-8 cannot encode.
+        InputError: `options` is empty, or a text in it is empty, repeated or not encodable in UTF-8.
 
     Example:
         >>> colors = Choice(["red", "reddish", "blue"])
@@ -181,15 +182,17 @@ class Choice(Space):
 
 @dataclass(frozen=True, init=False, eq=False, repr=False)
 class Words(Space):
-    """`number` words of a list, drawn with replacement and joined by a separator: `len(words) ** number` texts.
+    """All `len(words) ** number` texts of `number` words from a list, drawn with replacement and joined by a
+    separator.
 
     Args:
-        number: of words.
-        words: distinct, non-empty; an English list of about 1,900 words unless given. Their order does not matter.
-        separator: stands between two words. No word may hold a character of it, so that every text splits one way.
+        number: the number of words.
+        words: distinct, non-empty words; by default an English list of about 1,900. Their order does not matter.
+        separator: the text between two words. No word may contain one of its characters, so that every text splits in
+            only one way.
 
     Raises:
-        InputError: as the arguments say, or a text that UTF-8 cannot encode.
+        InputError: an argument breaks a rule above, or UTF-8 cannot encode a text.
 
     Example:
         >>> pair = Words(2, words=["red", "green"])
@@ -229,13 +232,13 @@ class Words(Space):
         return (self.number, self.separator, self.words) == (other.number, other.separator, other.words)
 
     def __hash__(self) -> int:
-        # The list's ends stand for the list: hashing 267,735 words at each look-up would cost more than the look-up.
+        # Only the first and last words are hashed: hashing 267,735 words would cost more than the look-up itself.
         return hash((self.number, self.separator, len(self.words), self.words[0], self.words[-1]))
 
     def __repr__(self) -> str:
         return f"Words({self.number}, words=<{len(self.words)} words>, separator={self.separator!r})"
 
-    # State: (words to come counting this one, node in the word, characters of the separator read). The separator is
+    # State: (remaining words including this one, node in the word, characters of the separator read). The separator is
     # read only when the node is a word; the last of its characters leads to the root of the next word.
 
     @property
@@ -268,7 +271,8 @@ class Words(Space):
 
     @property
     def continuations(self) -> frozenset[str]:
-        return frozenset() if self.fixed_length is not None else self._letters  # the last word goes on, no more words
+        # The last word may be extended, but no word is added.
+        return frozenset() if self.fixed_length is not None else self._letters
 
     @property
     def fixed_length(self) -> int | None:
@@ -286,18 +290,18 @@ class VocabularyTokens(Words):
     """`number` vocabulary entries of a tokenizer, joined by a separator: the canaries of the paper's word-level models
     (Carlini et al. 2019, Sections 6.1 and 6.2), for any tokenizer.
 
-    An entry counts when its text, stripped of a leading space or SentencePiece mark, is printable, without whitespace,
-    not special, and one single token after the separator. From a byte-level tokenizer without merges (ByT5) these are
-    single characters. It equals, and is saved as, `Words` with the same list, so a saved canary file loads without
-    the tokenizer. Whether neighbors stay separate tokens was tried after one anchor, not after every word.
+    An entry qualifies if its text, stripped of a leading space or SentencePiece mark, is printable, contains no
+    whitespace, is not special, and is a single token after the separator. For a byte-level tokenizer without merges
+    (ByT5) these are single characters. The space equals `Words` with the same list and is saved as such, so a saved
+    canary file loads without the tokenizer. Each word is tested after one fixed text, not after every other word.
 
     Args:
-        tokenizer: of `transformers`, fast or slow.
+        tokenizer: a `transformers` tokenizer, fast or slow.
         number: of words.
         separator: stands between two words.
 
     Raises:
-        InputError: no entry qualifies, or as in `Words`.
+        InputError: no entry qualifies, or `Words` refuses the arguments.
 
     Example:
         >>> from transformers import ByT5Tokenizer
@@ -330,8 +334,8 @@ def single_token_words(tokenizer: Any, separator: str = " ") -> list[str]:
     candidates = _surfaces(tokenizer, separator)
     alone, with_separator = _encode(tokenizer, [_ANCHOR, _ANCHOR + separator])
     encoded = _encode(tokenizer, [_ANCHOR + separator + candidate for candidate in candidates])
-    # The separator is part of each word's token (" the" in GPT-2), or always a token of its own (bytes, hyphens). Both
-    # ways in one list would mix words of one token with words of two.
+    # The separator is either part of each word's token (" the" in GPT-2) or always its own token (bytes, hyphens). A
+    # list with both would mix words of one token with words of two.
     words: list[str] = []
     for before in (alone, with_separator):
         words = words or [

@@ -1,4 +1,6 @@
-"""The command line: parses, calls, prints. Heavy parts are imported by the command that needs them."""
+"""The command line: it parses arguments, calls the library and prints. Each command imports the slow parts that it
+needs.
+"""
 
 from hf_exposure.cli.entry import app, main
 from hf_exposure.cli.options import parse_repetitions

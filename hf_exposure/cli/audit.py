@@ -1,6 +1,6 @@
 """`hf-exposure audit --config audit.yaml`: scan, exposure, membership and sampling in one run, with one verdict.
 
-A part runs if what it needs was given. The model and the data are loaded once.
+A part runs if its inputs were given. The model and the data are loaded once.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ _CROSSED = 1
 
 @dataclass(frozen=True, kw_only=True)
 class _Subject:
-    """What is audited: the model with its tokenizer and base, the training data as a name, and where reports go."""
+    """The subject of the audit: the model with its tokenizer and base, the name of the training data, and the output
+    folder.
+    """
 
     model: Any
     tokenizer: Any
@@ -49,7 +51,7 @@ class _Subject:
     out: Path
 
     def rows(self) -> Any:
-        """The split that is trained on, as a stream."""
+        """The training split, as a stream."""
         assert self.dataset is not None
         parts = parts_of(load_data_set(self.dataset, None, None, stream=not is_saved_folder(Path(self.dataset))))
         return parts.get("train", parts)
@@ -62,12 +64,13 @@ def audit(
         str | None, typer.Option(help="Training data, for the parts scan, secrets, sampling and membership.")
     ] = None,
     held_out: Annotated[
-        str | None, typer.Option(help="Records the model never saw, from the same source; for the part membership.")
+        str | None,
+        typer.Option(help="Records from the same source that the model never saw, for the part membership."),
     ] = None,
     canaries: Annotated[Path | None, typer.Option(help="Canary file, for the part exposure.")] = None,
     text_column: Annotated[str | None, typer.Option(help="Column of the data set; default: all texts.")] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="A model that saw none of the data, or without_adapter.")
+        str | None, typer.Option(help="A model that was not trained on the data, or without_adapter.")
     ] = None,
     kind: Annotated[list[str], typer.Option(help="Kinds of secrets to scan for. Default: all.")] = [],  # noqa: B006
     max_secrets: Annotated[int, typer.Option(help="Maximum number of natural secrets to measure.")] = 50,
@@ -83,13 +86,13 @@ def audit(
     revision: RevisionOption = None,
     trust_remote_code: TrustOption = False,
     fail_on_leak: Annotated[
-        bool, typer.Option("--fail-on-leak", help="Exit with status 1 if the verdict is that something was found.")
+        bool, typer.Option("--fail-on-leak", help="Exit with status 1 if any part found a leak.")
     ] = False,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the reports in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print audit.json.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Run all that is known about a model's memory on one model and its data: one report, one verdict."""
+    """Run every memorization check on one model and its training data, and write one report with one verdict."""
     check_new(out, overwrite)
     where = {"dtype": dtype.value, "device": device, "trust_remote_code": trust_remote_code}
     origin = ModelSource(name=model, tokenizer=tokenizer, revision=revision, **where)  # type: ignore[arg-type]
@@ -187,7 +190,7 @@ def _exposure(subject: _Subject, canaries: Any, references: int, seed: int) -> A
     found.save(subject.out / "exposure")
     p_value = found.memorization_p_value
     first = sum(one.rank_high == 1 for one in found.inserted)
-    # By chance one inserted canary in |R| ranks first.
+    # A canary that the model never saw ranks first with probability 1 / |R|.
     is_first = first > 0 and len(found.inserted) < 0.05 * found.space_size
     state = "found" if is_first or p_value < 0.05 else "not found"
     if found.validity is Validity.INVALID:
@@ -197,13 +200,13 @@ def _exposure(subject: _Subject, canaries: Any, references: int, seed: int) -> A
 
 def _secrets(subject: _Subject, secrets: NaturalSecrets | None, most: int, references: int, seed: int) -> AuditPart:
     if secrets is None or not len(secrets):
-        why = "Needs --dataset." if secrets is None else "The data hold no secret that was scanned for."
+        why = "Needs --dataset." if secrets is None else "The scan found no secret in the data."
         return _part("secrets", "not run", why)
     from hf_exposure.files import write_aside
     from hf_exposure.measures import measure_secrets
     from hf_exposure.records.secrets import SECRETS_FILE
 
-    # What a single record gives away comes first.
+    # Secrets that occur in a single record come first.
     chosen = sorted(secrets, key=lambda one: one.examples)[:most]
     found = measure_secrets(
         subject.model, subject.tokenizer, replace(secrets, secrets=tuple(chosen)), subject.base,
@@ -213,7 +216,7 @@ def _secrets(subject: _Subject, secrets: NaturalSecrets | None, most: int, refer
     document = json.dumps(found.to_dict(), indent=1, allow_nan=False) + "\n"
     write_aside(subject.out / SECRETS_FILE, document, private=True)
     measured = [one for one in found.secrets if math.isfinite(one.exposure_bits)]
-    # One that the base model ranks as high was likely before training.
+    # A secret that the base model ranks as high was likely before training.
     learned = [one for one in found.first if not one.exposure_bits <= one.base_exposure_bits + 1.0]
     said = f"{len(learned)} of {len(measured)} measured secrets rank first of their format"
     said += " and did not under the base model." if found.base else "; there is no base model to compare with."
@@ -262,7 +265,8 @@ def _sampling(
     state = "found" if found.matched or found.secrets_found else "not found"
     said = (
         f"{len(found.matched)} of {len(found.texts)} distinct samples repeat {least_characters} characters or more of "
-        f"the data, and {len(found.secrets_found)} natural secrets were written; the texts are for your eyes only:"
+        f"the data, and {len(found.secrets_found)} known secrets were generated; the texts are in a file that only "
+        "you may read:"
     )
     figures = {"matched": len(found.matched), "one_row_alone": found.by_examples.get(1, 0)}
     return _part("sampling", state, said, "samples.json", **figures)

@@ -1,7 +1,8 @@
-"""`--config file.yaml`: the values in the file become the command's defaults; options that are typed win.
+"""`--config file.yaml`: the values in the file become the command's defaults, and options that are typed override
+them.
 
-The file may come from someone else. It is read with YAML's safe loader, its size is limited before it is built, and it
-cannot switch on what runs code.
+The file may come from someone else. It is read with YAML's safe loader, its size is checked before any value is built,
+and it cannot enable options that run code.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from hf_exposure.errors import InputError
 from hf_exposure.files import read_bytes
 from hf_exposure.limits import DEEPEST_CONFIG, LARGEST_CONFIG_BYTES, MOST_CONFIG_NODES
 
-# Options that run someone else's code must be typed by a person, never read from a file that came with that code.
+# Options that run foreign code must be typed by a person, and never read from a file that came with that code.
 _TYPED_ONLY = ("config", "help", "trust_remote_code")
 
 
 def _read_config(context: typer.Context, path: Path | None) -> Path | None:
-    """Runs before the other options are looked at, which then find their defaults there."""
+    """Reads the file before the other options are parsed, so that they find their defaults in it."""
     if path is None:
         return None
     import yaml
@@ -37,7 +38,7 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
         raise InputError("--config", f"must be a readable file ({error.strerror})", str(path), "Check it.") from None
     except InputError:
         raise
-    except (yaml.YAMLError, ValueError, RecursionError):  # a date that is none, an integer too long, bytes
+    except (yaml.YAMLError, ValueError, RecursionError):  # an invalid date, an integer that is too long, or bytes
         raise InputError("--config", "must be YAML", str(path), remedy) from None
     values = {} if values is None else values
     if not isinstance(values, dict):
@@ -48,7 +49,9 @@ def _read_config(context: typer.Context, path: Path | None) -> Path | None:
 
 
 def _check_size(events: Iterable[Any], path: Path) -> None:
-    """Refuses a file that would grow when it is read: an alias is a copy, and copies of copies fill the memory."""
+    """Refuses a file that would grow when it is read: each alias is a copy, and copies of copies would fill the
+    memory.
+    """
     import yaml
 
     nodes = depth = 0
@@ -67,7 +70,7 @@ def _checked(values: dict[Any, Any], options: list[str], path: Path) -> dict[str
     checked = {}
     for key, value in values.items():
         if not isinstance(key, str):
-            raise InputError(f"{path}", "must have options that are words", key, "Write `references: 4096`, say.")
+            raise InputError(f"{path}", "must have words as option names", key, "Write `references: 4096`, say.")
         name = key.replace("-", "_")
         if name == "trust_remote_code":
             rule = "must be typed: a file cannot switch it on"
@@ -76,13 +79,15 @@ def _checked(values: dict[Any, Any], options: list[str], path: Path) -> dict[str
             near = difflib.get_close_matches(name, known, n=1)
             remedy = f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(sorted(known))}."
             raise InputError(f"{path}: {key}", "must be an option of this command", value, remedy)
-        if value is not None:  # `seed:` without a value leaves the option out
+        if value is not None:  # `seed:` without a value leaves the option unset
             checked[name] = _as_typed(f"{path}: {key}", value)
     return checked
 
 
 def _as_typed(option: str, value: Any) -> Any:
-    """YAML's values as they would be typed: `repetitions: {1: 4}` is 1:4, and lists are options given repeatedly."""
+    """Converts a YAML value to the words that would be typed: `repetitions: {1: 4}` is 1:4, and a list repeats the
+    option.
+    """
     if isinstance(value, dict):
         return ",".join(f"{_word(option, key)}:{_word(option, item)}" for key, item in value.items())
     if isinstance(value, list):
@@ -105,6 +110,6 @@ ConfigOption = Annotated[
         callback=_read_config,
         is_eager=True,
         metavar="FILE",
-        help="YAML file of `option: value` lines that become defaults; what is typed wins.",
+        help="YAML file of `option: value` lines that become defaults; typed options override them.",
     ),
 ]

@@ -34,7 +34,7 @@ _REPETITIONS = "1:4,8:4,64:4"
 
 
 class ScoringMode(StrEnum):
-    """How a model is read."""
+    """How a model is scored: with a cache, or each batch as a whole."""
 
     packed = "packed"
     cached = "cached"
@@ -63,9 +63,11 @@ def cost(
     prompt: PromptOption = None,
     messages: MessagesOption = None,
     end_token: Annotated[bool, typer.Option("--end-token", help="Score the end of each text too.")] = False,
-    max_batch_tokens: Annotated[int | None, typer.Option(help="Tokens per batch; a large GPU takes 65536.")] = None,
+    max_batch_tokens: Annotated[
+        int | None, typer.Option(help="Maximum number of tokens per batch; 65536 suits a large GPU.")
+    ] = None,
     tokens_per_second: Annotated[
-        float | None, typer.Option(help="Throughput of the device in large batches; gives times.")
+        float | None, typer.Option(help="Throughput of the device in large batches, from which times are computed.")
     ] = None,
     seconds_per_pass: Annotated[float, typer.Option(help="Overhead of each model call.")] = 0.0,
     scoring_mode: Annotated[
@@ -107,7 +109,7 @@ def cost(
 def _canaries(
     file: Path | None, template: str | None, spaces: list[str], repetitions: str, controls: int
 ) -> CanarySet:
-    """Those of the file, or some of the template: the cost does not depend on which."""
+    """The canaries of the file, or a draw from the template: the cost does not depend on the draw."""
     if file is not None:
         if template is not None or spaces:
             raise InputError("--template", "does not go with --canaries", template, "Leave one of them out.")

@@ -24,7 +24,7 @@ def critical(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Show how many inputs had another decision of the model close by, as a training went on."""
+    """Show, over the course of training, for how many inputs a small perturbation changes the model's decision."""
     if out is not None:
         check_new(out, overwrite)
     from hf_exposure.report.critical import critical_summary, read_critical

@@ -1,4 +1,4 @@
-"""`hf-exposure demo`: the whole job on a model that trains on the spot."""
+"""`hf-exposure demo`: the whole workflow on a small model that it trains itself."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def demo(
         str, typer.Option(help="small-gpt2, small-llama (built from a config), or a folder or Hub id.")
     ] = "small-gpt2",
     tokenizer: Annotated[
-        str | None, typer.Option(help="bytes, bpe (trained on the spot), or a folder or Hub id.")
+        str | None, typer.Option(help="bytes, bpe (trained on the text), or a folder or Hub id.")
     ] = None,
     epochs: Annotated[int, typer.Option(help="Passes over the text.")] = 4,
     repetitions: Annotated[
@@ -35,12 +35,12 @@ def demo(
     top_k: Annotated[int, typer.Option(help="Number of likeliest secrets to extract.")] = 20,
     learning_rate: Annotated[float, typer.Option(help="Peak learning rate.")] = 2e-3,
     batch_size: Annotated[int, typer.Option(help="Rows per optimizer step.")] = 8,
-    seed: Annotated[int, typer.Option(help="Seed of canaries, places, weights and order.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of canaries, insertion positions, weights and data order.")] = 0,
     config: ConfigOption = None,
 ) -> None:
     """Train a small model with canaries in its text, watch exposure rise, and extract the secrets."""
     counts = parse_repetitions(repetitions)
-    # Both together are refused where the text is read.
+    # The reader of the text refuses the two options together.
     if text_file is not None and dataset is None and (text_file.is_dir() or not text_file.exists()):
         raise InputError("--text-file", "must be a file that exists", str(text_file), "Give another path.")
     if dataset is not None:

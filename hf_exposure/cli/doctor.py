@@ -22,7 +22,7 @@ _PACKAGES = (
     "hf-exposure", "torch", "transformers", "accelerate", "datasets", "huggingface_hub", "tokenizers", "numpy",
     "scipy", "pydantic", "typer", "jinja2",
 )  # fmt: skip
-# Extras: a module of each, what it is needed for, and the package that provides it.
+# For each extra: one of its modules, what it is needed for, and the package that provides it.
 _EXTRAS = (
     ("matplotlib", "plots", "matplotlib"),
     ("fpdf", "report.pdf", "fpdf2"),
@@ -39,7 +39,7 @@ _FAILED = 3
 
 
 def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Print versions of Python, packages, extras and devices: paste it into a bug report."""
+    """Print the versions of Python, packages, extras and devices, to paste into a bug report."""
     values = environment()
     if as_json:
         typer.echo(json.dumps(values, indent=1))
@@ -50,7 +50,7 @@ def env(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = F
 
 
 def environment() -> dict[str, str]:
-    """Names and versions; no path, user or host."""
+    """Names and versions, without any path, user or host name."""
     values = {"python": platform.python_version(), "platform": f"{platform.system()} {platform.machine()}"}
     values |= {name: _version(name) for name in _PACKAGES}
     for module, purpose, package in _EXTRAS:
@@ -66,9 +66,9 @@ def environment() -> dict[str, str]:
 
 
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False) -> None:
-    """Draw, insert, measure, search and report on a tiny model, and say which step works. Needs no network.
+    """Draw, insert, measure, search and report on a tiny model, and print which steps work. No network is needed.
 
-    Every figure is compared with one that was computed in another way. A step that fails ends it with status 3.
+    Every figure is compared with one that was computed in another way. A step that fails gives exit status 3.
     """
     results = []
     with tempfile.TemporaryDirectory() as folder:
@@ -78,7 +78,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
                 said, works = check(), True
             except ExposureError as error:
                 said, works = str(error), False
-            except Exception as error:  # what a broken installation raises can be anything
+            except Exception as error:  # a broken installation may raise any exception
                 said, works = f"{type(error).__name__}: {error}", False
             seconds = round(time.perf_counter() - started, 2)
             results.append({"check": name, "works": works, "said": said, "seconds": seconds})
@@ -93,7 +93,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] 
 
 
 def _checks(folder: Path) -> dict[str, Callable[[], str]]:
-    """Steps in the order of a job; each says what it found, and raises where that is wrong."""
+    """The steps, in the order of a real run. Each returns a summary of its result, and raises if the result is
+    wrong.
+    """
     made: dict[str, Any] = {}
 
     def imports() -> str:
@@ -118,7 +120,7 @@ def _checks(folder: Path) -> dict[str, Callable[[], str]]:
         texts = made["package"].insert_canaries(rows, made["canaries"], text_column="text")["text"]
         counts = [texts.count(canary.text) for canary in made["canaries"]]
         _expect(counts, [2, 2, 0, 0])
-        return "each canary twice among 24 rows, no control"
+        return "each canary occurs twice among 24 rows, and no control does"
 
     def measure() -> str:
         import torch
@@ -137,9 +139,9 @@ def _checks(folder: Path) -> dict[str, Callable[[], str]]:
             own = bits[texts.index(canary.text)]
             rivals = [bit for text, bit in zip(texts, bits, strict=True) if text not in others | {canary.text}]
             rank = 1 + int(sum(bit <= own for bit in rivals))
-            # Near ties are limits of a rank, since another batch rounds otherwise.
+            # Near ties widen the limits of a rank, since rounding depends on the batch.
             _expect(estimate.rank_low <= rank <= estimate.rank_high <= estimate.rank_low + 20, True)
-        return "ranks of 4 canaries are those of scoring all 1,000 texts"
+        return "the ranks of 4 canaries equal those from scoring all 1,000 texts"
 
     def search() -> str:
         package = made["package"]
@@ -155,7 +157,9 @@ def _checks(folder: Path) -> dict[str, Callable[[], str]]:
         made["report"].save(folder / "report")
         verify_files(folder / "report")
         _expect(made["package"].ExposureReport.load(folder / "report") == made["report"], True)
-        kinds = "page, plots and sums" if importlib.util.find_spec("matplotlib") else "page and sums, no plots"
+        kinds = (
+            "page, plots and checksums" if importlib.util.find_spec("matplotlib") else "page and checksums, no plots"
+        )
         return f"written, read back and verified: {kinds}"
 
     return {

@@ -1,4 +1,4 @@
-"""`hf-exposure draw`: canaries into a file that only its owner may read."""
+"""`hf-exposure draw`: draws canaries and writes them to a file that only its owner may read."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ def draw(
     repetitions: Annotated[
         str, typer.Option(help="Number of canaries per repetition count: REPETITIONS:CANARIES,...")
     ],
-    out: Annotated[Path, typer.Option(help="The canary file. It holds the secrets.")] = Path("canaries.json"),
-    controls: Annotated[int, typer.Option(help="Held-out canaries, which show the chance level.")] = 32,
+    out: Annotated[Path, typer.Option(help="The canary file to write. It contains the secrets.")] = Path(
+        "canaries.json"
+    ),
+    controls: Annotated[int, typer.Option(help="Number of held-out canaries, which show the chance level.")] = 32,
     coin_flips: Annotated[
         int,
         typer.Option(help="Number of further canaries, each inserted or held out by a coin flip; they bound epsilon."),
@@ -41,7 +43,7 @@ def draw(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Draw random canaries of a template. The secrets go into the file, never to the screen."""
+    """Draw random canaries of a template. The secrets are written to the file and never printed."""
     from hf_exposure.canaries import draw_canaries
 
     if not out.parent.is_dir():
@@ -70,5 +72,5 @@ def draw(
     typer.echo(
         f"{values['inserted']} canaries to insert into {values['rows_to_insert']} rows, {values['controls']} held "
         f"out, of {values['space_size']:,} texts {canaries.template.text!r}\n"
-        f"Written to {out}, readable by you alone: it holds the secrets."
+        f"Written to {out}. It contains the secrets, and only you may read it."
     )

@@ -1,4 +1,4 @@
-"""`hf-exposure dynamics`: what a recorded training was like for each example."""
+"""`hf-exposure dynamics`: how a recorded training learned each example."""
 
 from __future__ import annotations
 

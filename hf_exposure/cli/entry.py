@@ -1,7 +1,7 @@
 """The application, its commands and its entry point, which turns every failure into one line and an exit status.
 
-Status 1 is a verdict: a threshold was crossed, or the run is invalid. So nothing that merely failed may end with 1:
-not a library's own `sys.exit(1)`, nor a message that could not be written.
+Status 1 is a verdict: a threshold was crossed, or the run is invalid. So a mere failure may never end with 1, even if
+a library calls `sys.exit(1)` or a message cannot be written.
 """
 
 from __future__ import annotations
@@ -84,21 +84,22 @@ def main() -> None:
     """Runs the command line and exits.
 
     Exit status: 0 done, 1 a threshold was crossed or the run is invalid, 2 bad usage or input, 3 an unexpected
-    failure, 130 interrupted, 141 the reader of the output closed it, 143 terminated. Nothing that merely went wrong
-    may end with 1, which is a verdict.
+    failure, 130 interrupted, 141 the reader of the output closed it, 143 terminated. A mere failure may never end with
+    1, which is a verdict.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     for stream in (sys.stdout, sys.stderr):
-        # What a terminal's encoding lacks is written as an escape, instead of failing after the work was done.
+        # Characters that the terminal's encoding lacks are written as escapes, so that printing does not fail after
+        # the work was done.
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
-    # What it tries and tries again without a network is said once, at the end.
+    # Retries without a network are reported once, at the end.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     with _interrupts_noted() as interrupts:
         try:
             status = _run(arguments)
-            if sys.stdout is not None:  # closed by whoever started the command
-                sys.stdout.flush()  # so that a full disk shows here
+            if sys.stdout is not None:  # the caller closed it
+                sys.stdout.flush()  # so that a full disk is noticed here
         except BaseException as error:
             status = _interrupted(arguments, interrupts[0]) if interrupts else _status_of(error, arguments)
     if status:
@@ -132,11 +133,11 @@ def _interrupts_noted() -> Iterator[list[int]]:
 
 
 def _say(message: str) -> None:
-    """Onto stderr. Where nobody can read it, the exit status alone says what happened; it must not become 1."""
+    """Writes to stderr. If that fails, the exit status alone tells what happened; it must not become 1."""
     try:
         typer.echo(message, err=True)
         sys.stderr.flush()
-    except (OSError, ValueError, AttributeError):  # full, left by its reader, or closed
+    except (OSError, ValueError, AttributeError):  # the disk is full, or the reader has closed the stream
         _silence(sys.stderr)
 
 
@@ -144,15 +145,15 @@ def _run(arguments: list[str]) -> int:
     try:
         status = get_command(app).main(arguments, prog_name="hf-exposure", standalone_mode=False)
     except SystemExit as stopped:
-        # The library answers a reader that left with status 1, which here means a crossed threshold.
+        # Typer exits with status 1 when the reader closes the output, which here would mean a crossed threshold.
         raise stopped.__context__ if isinstance(stopped.__context__, BrokenPipeError) else stopped from None
-    if status == INTERRUPTED:  # newer releases catch Ctrl-C, and answer with its status
+    if status == INTERRUPTED:  # newer releases catch Ctrl-C and return its status
         raise KeyboardInterrupt
     return status if isinstance(status, int) else 0
 
 
 def _status_of(error: BaseException, arguments: list[str]) -> int:
-    """Says what went wrong, and returns its exit status."""
+    """Prints what went wrong, and returns the exit status."""
     if isinstance(error, ExposureError):
         if error.__cause__ is not None:  # an error of code that is not ours, such as a recipe's training
             _show_traceback(error.__cause__)
@@ -166,7 +167,7 @@ def _status_of(error: BaseException, arguments: list[str]) -> int:
         return _fail(f"{error.strerror or error}{where}")
     if isinstance(error, (KeyboardInterrupt, typer.Abort)):
         return _interrupted(arguments)
-    # Typer brings a parser of its own, whose usage errors share a way to show themselves and no public class.
+    # Typer has its own parser, whose usage errors share a `format_message` method but no public class.
     if hasattr(error, "exit_code") and hasattr(error, "format_message"):
         return _fail(" ".join(error.format_message().split()) or "no command was given")
     return _unexpected(error)
@@ -179,10 +180,7 @@ def _fail(message: str) -> int:
 
 
 def _unexpected(error: BaseException) -> int:
-    """Names the failure by its kind and place. Another library wrote its message, which may quote a secret.
-
-    A library's own `sys.exit(1)` comes here too.
-    """
+    """Names the failure by its kind and place only. Its message comes from another library and may quote a secret."""
     wants_traceback = _show_traceback(error)
     is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     what = "out of memory" if is_memory else "unexpected failure"

@@ -1,4 +1,4 @@
-"""`hf-exposure extract`: prints the secrets of a template that a model finds likeliest.
+"""`hf-exposure extract`: prints the secrets of a template that are most likely under a model.
 
 With `--discoverable` it samples from the model instead, as an attacker who knows the prefix would, and prints no
 secret.
@@ -50,7 +50,8 @@ def extract(
     template: Annotated[str | None, typer.Option(help='The text with its holes: "My PIN is {pin}".')] = None,
     space: Annotated[list[str], typer.Option(metavar="NAME=KIND:SIZE", help="The space of a hole, as for draw.")] = [],  # noqa: B006
     canaries: Annotated[
-        Path | None, typer.Option(help="A canary file: it gives the template, and its canaries are marked.")
+        Path | None,
+        typer.Option(help="A canary file, which gives the template; its canaries are marked in the output."),
     ] = None,
     top_k: Annotated[int, typer.Option(help="Number of likeliest secrets to find.")] = 1,
     max_expansions: Annotated[
@@ -60,7 +61,7 @@ def extract(
     prompt: PromptOption = None,
     messages: MessagesOption = None,
     source: SourceOption = None,
-    end_token: Annotated[bool, typer.Option("--end-token", help="Texts end with the end token.")] = False,
+    end_token: Annotated[bool, typer.Option("--end-token", help="Texts end with the end-of-text token.")] = False,
     discoverable: Annotated[
         bool,
         typer.Option(
@@ -72,16 +73,18 @@ def extract(
         bool,
         typer.Option(
             "--by-sampling",
-            help="Do not search: let the model write, rank what it wrote, and look it up in --dataset.",
+            help="Do not search: sample texts from the model, rank them, and look them up in --dataset.",
         ),
     ] = False,
     dataset: Annotated[
-        str | None, typer.Option(help="The training data, to look samples up in.", rich_help_panel=_SAMPLING)
+        str | None, typer.Option(help="The training data in which samples are looked up.", rich_help_panel=_SAMPLING)
     ] = None,
     text_column: Annotated[
         str | None, typer.Option(help="Column of the data set; default: all texts.", rich_help_panel=_SAMPLING)
     ] = None,
-    rank_by: Annotated[str, typer.Option(help="A membership statistic.", rich_help_panel=_SAMPLING)] = "zlib",
+    rank_by: Annotated[
+        str, typer.Option(help="Membership statistic that ranks the samples.", rich_help_panel=_SAMPLING)
+    ] = "zlib",
     base_model: Annotated[
         str | None, typer.Option(help="Base model, for statistics that need one.", rich_help_panel=_SAMPLING)
     ] = None,
@@ -100,7 +103,9 @@ def extract(
     ] = 256,
     probability: Annotated[
         float,
-        typer.Option(help="Report how many samples give the canary with this probability.", rich_help_panel=_ASKING),
+        typer.Option(
+            help="Report how many samples contain the canary with this probability.", rich_help_panel=_ASKING
+        ),
     ] = 0.5,
     near_edits: Annotated[
         int,
@@ -127,7 +132,7 @@ def extract(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Search for the secrets of a template that a model finds likeliest, and certify that none was missed."""
+    """Search for the most likely secrets of a template under a model, and certify that none was missed."""
     origin = model_source(
         endpoint, key_variable, name=model, tokenizer=tokenizer, dtype=dtype.value, device=device, revision=revision,
         trust_remote_code=trust_remote_code,
@@ -180,7 +185,7 @@ def extract(
 
 
 def _askable(known: CanarySet | None, context: CanaryContext | None, source: str | None) -> CanarySet:
-    """The canaries to look for among the samples; the model is prompted with the prefix alone."""
+    """Returns the canaries to look for among the samples. The model is prompted with the prefix alone."""
     if known is None:
         rule = "asks for the canaries of a file, so it needs --canaries"
         raise InputError("--discoverable", rule, None, "Type --canaries canaries.json, or leave --discoverable out.")

@@ -1,4 +1,6 @@
-"""`hf-exposure insert`: inserts canaries into a data set, which is written to a temporary folder and then renamed."""
+"""`hf-exposure insert`: inserts canaries into a data set. The result is written to a temporary folder and then
+renamed.
+"""
 
 from __future__ import annotations
 
@@ -28,9 +30,9 @@ from hf_exposure.loading import (
     write_shards,
 )
 
-# What measure reads to say which data set a model was trained on. No secret is in it.
+# `measure` reads this file to report which data set a model was trained on. It contains no secret.
 RECORD_FILE = "exposure_insertion.json"
-# Where the library's remedy is Python, what is typed instead.
+# Arguments whose remedy in the library is Python code: the option, and what to type instead.
 _TYPED = {
     "num_rows": ("--num-rows", "Type --num-rows 1000000, or about as many rows as one pass has."),
     "text_column": ("--text-column", "Name one; for chats type --messages, for token ids --tokenizer."),
@@ -54,7 +56,7 @@ def insert(
         Path, typer.Option(help="Folder for the new data set: save_to_disk format, or parquet files for a stream.")
     ],
     text_column: Annotated[
-        str, typer.Option(help="Column that receives the text; with a source, the target column.")
+        str, typer.Option(help="Column that receives the text; with --source, the target column.")
     ] = "text",
     prompt: PromptOption = None,
     messages: MessagesOption = None,
@@ -75,19 +77,20 @@ def insert(
     name: Annotated[str | None, typer.Option(help="Configuration of a data set on the Hub.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a data set on the Hub.")] = None,
     stream: Annotated[
-        bool, typer.Option("--stream", help="Read it row by row and write parquet files; for what is too large.")
+        bool,
+        typer.Option("--stream", help="Read row by row and write parquet files, for data that is too large to load."),
     ] = False,
     num_rows: Annotated[
         int | None, typer.Option(help="Approximate number of rows of a stream, if the stream does not know it.")
     ] = None,
-    num_proc: Annotated[int | None, typer.Option(help="Processes that insert. Not for streams.")] = None,
-    seed: Annotated[int, typer.Option(help="Seed of the places.")] = 0,
+    num_proc: Annotated[int | None, typer.Option(help="Number of processes that insert; not for streams.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the insertion positions.")] = 0,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
     """Insert canaries into a data set at random places: texts, chats, pairs, token ids, streams."""
-    clean_up(out.absolute().parent)  # first: what a killed run began is put back, and is then in the way
+    clean_up(out.absolute().parent)  # first, so that files of a killed run are restored before the checks
     check_new(out, overwrite)
     drawn = load_canaries(canaries)
     context = context_of(prompt, messages)
@@ -102,14 +105,14 @@ def insert(
 
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
-    # What the data hold may be quoted by an error about them.
+    # An error about the data may quote it.
     original = without_secrets(drawn, lambda: load_data_set(dataset, name, revision, stream=stream))
     others = _other_columns(other_column, original, split)
     its_tokenizer = None if tokenizer is None else load_tokenizer(tokenizer)
     from hf_exposure.data import insert_canaries
 
     def inserted() -> Any:
-        # The head of a stream is read here.
+        # The first rows of a stream are read here.
         with _options_named(), without_cache(), read_to_its_end() if stream else nullcontext():
             return insert_canaries(
                 original, drawn, text_column, seed, splits=tuple(split), other_columns=others, num_proc=num_proc,
@@ -155,7 +158,7 @@ def _written(streams: Any, folder: Path) -> dict[str, int]:
 
 @contextmanager
 def _options_named() -> Iterator[None]:
-    """An error about an argument is one about the option that was typed."""
+    """Turns an error about an argument into one about the option that was typed."""
     try:
         yield
     except InputError as error:
@@ -164,7 +167,7 @@ def _options_named() -> Iterator[None]:
 
 
 def _other_columns(typed: list[str], dataset: Any, splits: list[str]) -> dict[str, Any] | None:
-    """`NAME=VALUE` as values: a text where the column holds texts, else JSON."""
+    """`NAME=VALUE` as values: a text if the column contains texts, else JSON."""
     features = parts_of(dataset).get(splits[0] if splits else "", None)
     values: dict[str, Any] = {}
     for one in typed:
@@ -184,7 +187,7 @@ def _other_columns(typed: list[str], dataset: Any, splits: list[str]) -> dict[st
 
 @contextmanager
 def _folder_for(out: Path) -> Iterator[Path]:
-    """A folder that becomes `out` once it is whole."""
+    """A temporary folder that is renamed to `out` once it is complete."""
     try:
         with replaced_folder(out) as aside:
             yield aside

@@ -1,4 +1,6 @@
-"""`hf-exposure measure`: the exposure of canaries under a saved model; with `--fail-above`, a test in a pipeline."""
+"""`hf-exposure measure`: measures the exposure of canaries under a saved model. With `--fail-above` it serves as a
+test in a pipeline.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ def measure(
     confidence_level: Annotated[float, typer.Option(help="Confidence level of all intervals.")] = 0.95,
     delta: Annotated[
         float,
-        typer.Option(help="Delta of the (epsilon, delta)-privacy that ranks and coins refute: use your accountant's."),
+        typer.Option(
+            help="Delta of the (epsilon, delta) guarantee that is tested; use the delta of your privacy accountant."
+        ),
     ] = 0.0,
     seed: Annotated[int, typer.Option(help="Seed of the references, not of the canaries, which is secret.")] = 0,
     prompt: PromptOption = None,
@@ -81,10 +85,11 @@ def measure(
     end_token: Annotated[bool, typer.Option("--end-token", help="Score the end of each text too.")] = False,
     max_batch_tokens: Annotated[int | None, typer.Option(help="Lower it to save memory.")] = None,
     base_model: Annotated[
-        str | None, typer.Option(help="A model that saw no canaries, to compare with, or without_adapter.")
+        str | None, typer.Option(help="A model to compare with that saw no canaries, or without_adapter.")
     ] = None,
     lead: Annotated[
-        bool, typer.Option("--lead", help="Report each canary's lead over the likeliest secret not inserted.")
+        bool,
+        typer.Option("--lead", help="Report each canary's lead over the most likely secret that was not inserted."),
     ] = False,
     dataset: Annotated[
         str | None,
@@ -103,7 +108,7 @@ def measure(
     fail_above: Annotated[
         float | None,
         typer.Option(
-            metavar="BITS", help="Exit with status 1 if canaries of some repetition count have more on average."
+            metavar="BITS", help="Exit with status 1 if the mean exposure of any repetition count is above this."
         ),
     ] = None,
     include_secrets: Annotated[
@@ -148,7 +153,7 @@ def measure(
     origin.check()
     if isinstance(base, ModelSource):
         base.check()
-    # What the data hold may be quoted by an error about them.
+    # An error about the data may quote it.
     training_data = None
     if dataset is not None:
         training_data = without_secrets(drawn, lambda: _training_data(dataset, trained_on))
@@ -179,7 +184,7 @@ def measure(
 
 
 def _described(dataset: str | None, canaries: CanarySet) -> Mapping[str, Any]:
-    """What the report says of the training data: what insert recorded, where it did."""
+    """What the report says about the training data: the record that `insert` wrote, if there is one."""
     if dataset is None:
         return {}
     record = Path(dataset) / RECORD_FILE
@@ -189,7 +194,7 @@ def _described(dataset: str | None, canaries: CanarySet) -> Mapping[str, Any]:
         values: dict[str, Any] = read_json(record)
         its_hash = values["manifest_hash"]
     except (OSError, ValueError, KeyError, TypeError):
-        raise InputError("--dataset", f"must have a whole {RECORD_FILE}", dataset, "Insert again.") from None
+        raise InputError("--dataset", f"must have a complete {RECORD_FILE}", dataset, "Insert again.") from None
     if its_hash != canaries.manifest_hash:
         rule = "must hold the canaries of --canaries; others were inserted"
         raise InputError("--dataset", rule, dataset, "Name the canary file that insert was given.")
@@ -197,12 +202,12 @@ def _described(dataset: str | None, canaries: CanarySet) -> Mapping[str, Any]:
 
 
 def _training_data(dataset: str, record: Mapping[str, Any]) -> list[Any]:
-    """The splits that the canaries were inserted into, as far as that is recorded, else those that are trained on."""
+    """The splits that the canaries were inserted into if that is recorded, else the training splits."""
     if not sys.stderr.isatty():
         import datasets
 
         datasets.disable_progress_bars()
-    # A stream of files: to load them would leave a copy of the secrets in the cache of `datasets`.
+    # Files are streamed: loading them would leave a copy of the secrets in the cache of `datasets`.
     loaded = load_data_set(dataset, None, None, stream=not is_saved_folder(Path(dataset)))
     parts = parts_of(loaded)
     chosen = [name for name in record.get("splits", ["train"]) if name in parts]
@@ -210,7 +215,7 @@ def _training_data(dataset: str, record: Mapping[str, Any]) -> list[Any]:
 
 
 def _fingerprint(dataset: str, parts: list[Any]) -> dict[str, str]:
-    """A hash of the files, where they are on this machine, else what `datasets` calls the data."""
+    """A hash of the files if they are on this machine, else the fingerprint that `datasets` gives the data."""
     from hf_exposure.data.datasets import dataset_facts
 
     if Path(dataset).exists():
@@ -248,11 +253,11 @@ def _print(
 
 
 def _gate(report: ExposureReport) -> None:
-    """The exit status of an outcome, with a line that says what it rests on.
+    """Sets the exit status, and prints one line that explains it.
 
-    The threshold is for means of groups, since one canary out of many exceeds any threshold by chance. What is
-    undefined counts as crossed: a gate must not open on what was not measured. Nor on a run that is invalid, whether
-    or not there is a threshold.
+    The threshold is compared with means of groups, since one canary out of many exceeds any threshold by chance. An
+    undefined mean counts as crossed, because nothing was measured that could pass. An invalid run fails with or
+    without a threshold.
     """
     from hf_exposure.records import Outcome, Validity
     from hf_exposure.report.verdict import validity_line
@@ -276,7 +281,7 @@ def _gate(report: ExposureReport) -> None:
         typer.echo(f"hf-exposure: above {limit}: {about}", err=True)
         raise typer.Exit(_CROSSED)
     if report.validity is Validity.UNCHECKED:
-        doubt = "nobody checked that the canaries were trained on: name the training data with --dataset"
+        doubt = "it was not checked that the canaries were trained on: name the training data with --dataset"
         typer.echo(f"hf-exposure: warning: {doubt}", err=True)
     if any(group.lower_bounds for group in groups):
         doubt = "some figures are lower bounds only, and may hide more: raise --max-expansions or --references"

@@ -40,7 +40,9 @@ def membership(
     text_column: Annotated[str, typer.Option(help="Text column, if rows have neither messages nor pairs.")] = "text",
     base_model: Annotated[
         str | None,
-        typer.Option(help="A model that saw neither, or without_adapter for the model without its adapters."),
+        typer.Option(
+            help="A model that saw neither kind of record, or without_adapter for the model without its adapters."
+        ),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for membership.json, membership.html and the plot.")] = None,
     max_records: Annotated[
@@ -108,7 +110,7 @@ def load_rows(option: str, name: str, most: int | None) -> list[Any]:
     """The rows of a data set: of its split "train" where it has one, else of all splits in order.
 
     Raises:
-        InputError: nothing that loads; it names `option`.
+        InputError: the data set cannot be loaded; the error names `option`.
     """
     from itertools import islice
 
@@ -121,7 +123,7 @@ def load_rows(option: str, name: str, most: int | None) -> list[Any]:
     if most is not None and most < 1:
         raise InputError("--max-records", "must be a whole number of at least 1", most, "Leave it out for all.")
     try:
-        # A stream of files: to load them would leave a copy of the records in the cache of `datasets`.
+        # Files are streamed: loading them would leave a copy of the records in the cache of `datasets`.
         loaded = load_data_set(name, None, None, stream=not is_saved_folder(Path(name)))
         parts = parts_of(loaded)
         chosen = [parts["train"]] if "train" in parts else list(parts.values())
@@ -134,7 +136,7 @@ def load_rows(option: str, name: str, most: int | None) -> list[Any]:
 
 
 def _gate(report: MembershipReport, fail_above: float | None) -> None:
-    """What is undefined counts as crossed; a comparison that cannot be read is no pass either."""
+    """Sets the exit status. An undefined figure counts as crossed, since nothing was measured that could pass."""
     if fail_above is None:
         return
     from hf_exposure.records import MembershipVerdict

@@ -1,7 +1,7 @@
 """Options that several commands share: how they are typed, and their values.
 
-The options around a canary (`--prompt`, `--messages`, `--source`) put it into the training data and score it there
-later, so both commands read them here. Errors of the library are turned into errors of the command line: they name the
+The options for the context of a canary (`--prompt`, `--messages`, `--source`) are used both to insert and to score it,
+so both commands read them here. Errors of the library are turned into errors of the command line: they name the
 option, and their remedy is something to type.
 """
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from hf_exposure.context import CanaryContext
 
 _LONGEST_COUNT = 18
-"""Digits of a number of repetitions or canaries."""
+"""Most digits in a number of repetitions or canaries."""
 _EXAMPLE = """Type --messages '[{"role": "user", "content": "What is my number?"}]'."""
 
 
 class Dtype(StrEnum):
-    """What the weights are loaded as."""
+    """The data type in which the weights are loaded."""
 
     auto = "auto"
     float32 = "float32"
@@ -59,8 +59,8 @@ EndpointOption = Annotated[
     str | None,
     typer.Option(
         metavar="URL",
-        help="An OpenAI-compatible API that serves the model, such as http://127.0.0.1:8000/v1; --model is then what "
-        "the server calls it. Canaries are sent there.",
+        help="An OpenAI-compatible API that serves the model, such as http://127.0.0.1:8000/v1; --model is then its "
+        "name on the server. Canaries are sent there.",
     ),
 ]
 KeyVariableOption = Annotated[
@@ -68,25 +68,26 @@ KeyVariableOption = Annotated[
 ]
 TokenizerOption = Annotated[str | None, typer.Option(help="A folder or Hub id. Default: the model's own tokenizer.")]
 DtypeOption = Annotated[
-    Dtype, typer.Option(help="Data type of the weights; auto: as saved. Low precision makes ties.")
+    Dtype, typer.Option(help="Data type of the weights; auto: as saved. Low precision causes ties.")
 ]
 DeviceOption = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 or mps. Default: the fastest available.")]
 RevisionOption = Annotated[str | None, typer.Option(help="Branch, tag or commit of the model on the Hub.")]
 TrustOption = Annotated[
-    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Off unless typed.")
+    bool, typer.Option("--trust-remote-code", help="Run code that comes with the model. Off by default.")
 ]
 PromptOption = Annotated[str | None, typer.Option(help="A text before each canary, which is not scored.")]
 MessagesOption = Annotated[
     str | None,
     typer.Option(
-        metavar="JSON", help="The turns of a chat before each canary, which the assistant says; JSON, or a .json file."
+        metavar="JSON",
+        help="The turns of a chat before each canary, which is the assistant's reply; JSON, or a .json file.",
     ),
 ]
 SourceOption = Annotated[str | None, typer.Option(help="Source text of an encoder-decoder model.")]
 
 
 def parse_repetitions(value: str) -> dict[int, int]:
-    """`"1:4,8:4"` as {1: 4, 8: 4}: the number of canaries at each repetition count.
+    """Parses `"1:4,8:4"` as {1: 4, 8: 4}: the number of canaries at each repetition count.
 
     Raises:
         InputError: it is not of that form.
@@ -107,7 +108,7 @@ def parse_repetitions(value: str) -> dict[int, int]:
 
 
 def _is_count(text: str) -> bool:
-    """Digits that Python reads as a number, which superscripts are not; and not too many of them."""
+    """Whether these are decimal digits, not superscripts and the like, and not too many of them."""
     text = text.strip()
     return text.isascii() and text.isdigit() and len(text) <= _LONGEST_COUNT
 
@@ -116,7 +117,7 @@ def parse_template(template: str, spaces: Sequence[str]) -> CanaryTemplate:
     """The template of `--template "pin {pin}" --space pin=digits:4`.
 
     Raises:
-        InputError: a space that is not NAME=KIND:SIZE or given twice, or as `CanaryTemplate`.
+        InputError: a space is not NAME=KIND:SIZE or is given twice, or `CanaryTemplate` refuses the template.
 
     Example:
         >>> parse_template("pin {pin}", ["pin=digits:4"]).space_size
@@ -144,7 +145,7 @@ def parse_template(template: str, spaces: Sequence[str]) -> CanaryTemplate:
 
 
 def check_threshold(value: float | None) -> None:
-    """Refuses a `--fail-above` that no figure can be above: every comparison with NaN is false.
+    """Refuses a `--fail-above` that no figure can exceed: every comparison with NaN is false.
 
     Raises:
         InputError: NaN or infinity.
@@ -160,23 +161,23 @@ def load_canaries(path: Path) -> CanarySet:
     """The canaries of a file.
 
     Raises:
-        InputError: no such file, or one that `CanarySet.load` refuses.
+        InputError: there is no such file, or `CanarySet.load` refuses it.
     """
     from hf_exposure.canaries import CanarySet
 
     try:
         return CanarySet.load(path)
     except InputError as error:
-        # The command's own option, where the library says "path".
+        # The error names the command's option, where the library says "path".
         argument = "--canaries" if error.argument == "path" else f"--canaries, {error.argument}"
         raise type(error)(argument, error.rule, error.value, error.remedy) from None
 
 
 def check_runs(runs: Iterable[Path]) -> None:
-    """Refuses a run that is nowhere, before what reads runs is loaded.
+    """Refuses a run that does not exist, before the modules that read runs are imported.
 
     Raises:
-        InputError: no such file or folder.
+        InputError: there is no such file or folder.
     """
     for run in runs:
         if not run.exists():
@@ -204,12 +205,14 @@ def command_typed() -> str:
 
 
 def print_run(text: str, values: Mapping[str, Any], written: Sequence[Path], url: str, *, as_json: bool) -> None:
-    """Prints what a command found in the run of a measure, as text or as JSON, and where it was written and published.
+    """Prints the findings of a command about a measure's run, as text or JSON, and where they were written and
+    published.
 
     Args:
-        text, values: the two forms.
-        written: files in one folder; none where nothing was written.
-        url: "" where nothing was published.
+        text: the findings as text.
+        values: the findings as JSON values.
+        written: files in one folder; empty if nothing was written.
+        url: the model's page; "" if nothing was published.
     """
     if as_json:
         typer.echo(json.dumps({**values, "url": url} if url else values, indent=1, allow_nan=False))
@@ -223,12 +226,13 @@ def print_run(text: str, values: Mapping[str, Any], written: Sequence[Path], url
 
 
 def check_new(out: Path, overwrite: bool, *, is_file: bool = False) -> Path:
-    """Refuses, before any work is done, to write where something is, unless told to, or where nothing can be written.
+    """Checks, before any work is done, that `out` can be written, and that it does not exist unless it may be
+    overwritten.
 
-    An empty folder is nothing.
+    An empty folder counts as not existing.
 
     Raises:
-        InputError: it exists, or cannot be made.
+        InputError: the path exists, or cannot be created.
     """
     is_empty = out.is_dir() and not any(out.iterdir())
     if out.exists() and not is_empty and not overwrite:
@@ -237,7 +241,7 @@ def check_new(out: Path, overwrite: bool, *, is_file: bool = False) -> Path:
     try:
         while not place.exists():
             place = place.parent
-        # Asking for permissions is not enough: there are file systems that refuse their owner.
+        # Reading the permissions is not enough: some file systems refuse even the owner.
         with tempfile.TemporaryFile(dir=place):
             return out
     except OSError as error:
@@ -246,10 +250,10 @@ def check_new(out: Path, overwrite: bool, *, is_file: bool = False) -> Path:
 
 
 def context_of(prompt: str | None, messages: str | None) -> CanaryContext | None:
-    """The context that is typed, or none.
+    """The context that was typed, or None.
 
     Raises:
-        InputError: both are typed, JSON that is damaged, messages without role and content.
+        InputError: both are given, the JSON is damaged, or a message has no role or content.
 
     Example:
         >>> context_of("Q: my number? A: ", None).prompt
@@ -277,17 +281,18 @@ def context_of(prompt: str | None, messages: str | None) -> CanaryContext | None
 
 
 def as_recorded(context: CanaryContext | None, source: str | None) -> dict[str, Any]:
-    """What a record of the insertion keeps, as plain JSON values."""
+    """The context and source as plain JSON values, as the record of an insertion stores them."""
     return {"context": None if context is None else json.loads(json.dumps(asdict(context))), "source": source}
 
 
 def recorded_or_typed(
     context: CanaryContext | None, source: str | None, recorded: Mapping[str, Any]
 ) -> tuple[CanaryContext | None, str | None]:
-    """What was typed, or where nothing was, what the insertion recorded.
+    """The context and source that were typed, or else those that the insertion recorded.
 
     Raises:
-        InputError: both, and they differ: canaries would not be scored where they were trained on.
+        InputError: the typed values differ from the recorded ones: the canaries would be scored in another context
+            than they were trained in.
     """
     from hf_exposure.checks import encodable_text
     from hf_exposure.context import CanaryContext

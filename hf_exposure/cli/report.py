@@ -1,7 +1,7 @@
-"""What is done with a run that was measured.
+"""Commands for a finished run.
 
-`hf-exposure report` writes the page of a run, or of several side by side; `hf-exposure push` puts a run's figures into
-a model card on the Hub.
+`hf-exposure report` writes the page of a run, or of several side by side; `hf-exposure push` writes a run's figures
+into a model card on the Hub; `hf-exposure verify` compares a report's files with their checksums.
 """
 
 from __future__ import annotations
@@ -29,13 +29,17 @@ def push(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that measure or a training wrote.")],
     repo_id: Annotated[str, typer.Option(help="The model on the Hub: me/model.")],
     create_pr: Annotated[bool, typer.Option("--create-pr", help="Open a pull request instead of writing.")] = False,
-    private: Annotated[bool, typer.Option("--private", help="Make the repository if there is none.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="Create the repository as private if it does not exist.")
+    ] = False,
     revision: Annotated[str | None, typer.Option(help="Branch to write to.")] = None,
-    canaries: Annotated[Path | None, typer.Option(help="Canary file: none of its texts may leave.")] = None,
+    canaries: Annotated[
+        Path | None, typer.Option(help="Canary file; push refuses to publish any of its texts.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Publish a run's figures, rounded to 0.1 bit, in a model's card. The token is the one of `hf auth login`.
+    """Publish a run's figures, rounded to 0.1 bit, in a model's card. The token is that of `hf auth login`.
 
     For an invalid run the card only says that the run is invalid, and the exit status is 1.
     """
@@ -66,14 +70,14 @@ def push(
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder that report.save or measure --out wrote.")],
     content_hash: Annotated[
-        str, typer.Option("--hash", help="The content hash that was filed; another one is refused.")
+        str, typer.Option("--hash", help="The expected content hash; a report with another hash is refused.")
     ] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Compare a report's files with their sums, and print the one content hash of all of them.
+    """Compare a report's files with their checksums, and print one content hash of them all.
 
-    A file that was changed, added or removed ends it with status 2, an invalid run with status 1.
+    The exit status is 2 if a file was changed, added or removed, and 1 if the run is invalid.
     """
     check_runs([run])
     from hf_exposure.records import ExposureReport, Outcome
@@ -110,13 +114,16 @@ def report(
     ] = False,
     further_formats: FormatOption = [],  # noqa: B006
     between: Annotated[
-        str, typer.Option(metavar="STEP:STEP", help="Two steps of one run: how did exposure change, and p-values?")
+        str,
+        typer.Option(
+            metavar="STEP:STEP", help="Two steps of one run: report how exposure changed between them, with p-values."
+        ),
     ] = "",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the page in the folder.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Lay out a run on one page; or several runs: which setting memorizes less at equal utility?"""
+    """Show a run on one page, or compare several runs: which setting memorizes less at equal utility?"""
     check_runs(runs)
     check_new(out, overwrite)
     steps = _steps(between, len(runs))
@@ -132,7 +139,7 @@ def report(
     loaded = [load_run(runs[0])] if len(runs) == 1 else load_runs(runs)
     invalid = [one for one in loaded if one.report.validity is Validity.INVALID]
     if invalid and len(runs) > 1:
-        # Nor does `compare_runs` take one; the status of an invalid run is not that of bad input.
+        # `compare_runs` refuses an invalid run too, but its exit status must not be that of bad input.
         for one in invalid:
             typer.echo(f"hf-exposure: {one.name}: {validity_line(one.report)} It is not compared.", err=True)
         raise typer.Exit(_INVALID)
@@ -179,7 +186,7 @@ def report(
 
 
 def _steps(between: str, runs: int) -> tuple[int, int] | None:
-    """The two steps of `--between`, None without one."""
+    """The two steps of `--between`, or None without it."""
     if not between:
         return None
     first, _, second = between.partition(":")

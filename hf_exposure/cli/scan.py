@@ -1,4 +1,4 @@
-"""`hf-exposure scan`: finds the secrets that are in a data set already. It prints counts and no secret."""
+"""`hf-exposure scan`: finds the secrets that a data set already contains. It prints counts and never a secret."""
 
 from __future__ import annotations
 
@@ -27,13 +27,18 @@ def scan(
         list[str], typer.Option(help="card, ssn, iban, phone, email, api_key or number; all unless given.")
     ] = [],  # noqa: B006
     cue: Annotated[
-        list[str], typer.Option(help="A word or sign before six to twelve digits, instead of the usual ones.")
+        list[str],
+        typer.Option(
+            help="Word or sign that marks the six to twelve digits after it as a secret; replaces the default list."
+        ),
     ] = [],  # noqa: B006
     region: Annotated[
-        str, typer.Option(help="Country of phone numbers without a country code; none to ignore those.")
+        str, typer.Option(help="Country of phone numbers without a country code; none ignores them.")
     ] = "US",
-    context_characters: Annotated[int, typer.Option(help="Kept before and after each secret.")] = 100,
-    most: Annotated[int, typer.Option(help="Distinct secrets to keep.")] = MOST_CANARIES,
+    context_characters: Annotated[
+        int, typer.Option(help="Number of characters kept before and after each secret.")
+    ] = 100,
+    most: Annotated[int, typer.Option(help="Maximum number of distinct secrets to keep.")] = MOST_CANARIES,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the counts as JSON.")] = False,
     config: ConfigOption = None,
@@ -48,7 +53,7 @@ def scan(
         import datasets
 
         datasets.disable_progress_bars()
-    # A stream: to load it would leave a copy of the secrets in the cache of `datasets`.
+    # Files are streamed: loading them would leave a copy of the secrets in the cache of `datasets`.
     parts = parts_of(load_data_set(dataset, None, None, stream=not is_saved_folder(Path(dataset))))
     for name in split:
         if name not in parts:

@@ -1,4 +1,4 @@
-"""`measure` and `extract` with a file of natural secrets in the place of canaries: no text of it is printed."""
+"""`measure` and `extract` with a file of natural secrets instead of canaries. None of its texts is printed."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _CROSSED = 1
 
 
 def natural_secrets(path: Path | None, without: Mapping[str, object]) -> NaturalSecrets | None:
-    """The secrets of a file, or None where it is a canary file or none.
+    """The secrets of a file, or None if there is no file or it is a canary file.
 
     Args:
-        path: as it was typed for `--canaries`.
-        without: options that secrets do not go with, by name, as far as they were typed.
+        path: the value of `--canaries`.
+        without: the typed options, by name, that cannot be combined with secrets.
 
     Raises:
-        InputError: a damaged file of secrets, or one of these options.
+        InputError: the file of secrets is damaged, or one of these options was typed.
     """
     from hf_exposure.canaries.natural_secrets import NaturalSecrets, is_secrets_file
 
@@ -39,7 +39,7 @@ def natural_secrets(path: Path | None, without: Mapping[str, object]) -> Natural
         return None
     for option, value in without.items():
         if value:
-            rule = "goes with canaries: a natural secret stands behind the words that it was found behind"
+            rule = "goes with canaries: a natural secret is scored after the words that it was found after"
             raise InputError(option, rule, value, "Leave it out.")
     try:
         found = NaturalSecrets.load(path)
@@ -60,7 +60,9 @@ def measure_secrets(
     *,
     as_json: bool,
 ) -> None:
-    """The exposure of every secret, printed and written; status 1 where one is above the threshold or undefined."""
+    """Prints and writes the exposure of every secret. Exits with status 1 if one is above the threshold or
+    undefined.
+    """
     from hf_exposure.measures.secrets import measure_secrets as measure
     from hf_exposure.records.secrets import SECRETS_FILE
 
@@ -93,7 +95,7 @@ def extract_secrets(
     *,
     as_json: bool,
 ) -> None:
-    """Which secrets a search of their own format brings out, and at which place."""
+    """Searches the format of each secret, and prints which secrets are found and at which rank."""
     from hf_exposure.extraction import extract
     from hf_exposure.report.table import aligned
 
@@ -113,7 +115,7 @@ def extract_secrets(
             try:
                 found = extract(model, tokenizer, secret.template, top_k, batch_size, max_expansions)
             except ExposureError as error:
-                # Its message may quote the words before the secret, which may hold another one.
+                # The error's message may quote the words before the secret, which may contain another secret.
                 what = error.argument if isinstance(error, InputError) else type(error).__name__
                 rows.append({**row, "note": f"it cannot be searched for: {what}"})
                 continue
@@ -124,7 +126,7 @@ def extract_secrets(
         typer.echo(json.dumps({"model": origin.full_name, "top_k": top_k, "secrets": rows}, indent=1))
         return
     extracted = [row for row in rows if row["place"] is not None]
-    typer.echo(f"{len(extracted)} of {len(rows)} natural secrets are among the {top_k} likeliest of their format:\n")
+    typer.echo(f"{len(extracted)} of {len(rows)} natural secrets are among the {top_k} most likely of their format:\n")
     heads = ["secret", "kind", "occurrences", "records", "place", "certified"]
     lines = [
         [

@@ -1,4 +1,4 @@
-"""`hf-exposure subsets`: trains many models on random subsets of a data set, one run or all of them."""
+"""`hf-exposure subsets`: trains many models on random subsets of a data set, in one call or in one call per run."""
 
 from __future__ import annotations
 
@@ -23,28 +23,35 @@ _SHOWN = 5
 
 def subsets(
     recipe: Annotated[
-        Path, typer.Argument(metavar="RECIPE.py", help="Defines dataset, train and score, and test or masks if any.")
+        Path,
+        typer.Argument(
+            metavar="RECIPE.py",
+            help="Python file that defines dataset, train and score, and optionally test or masks.",
+        ),
     ],
     store: Annotated[Path, typer.Option(help="Folder of the runs, which only you may read.")],
     models: Annotated[int, typer.Option(help="Number of models in all.")] = 64,
     share: Annotated[float, typer.Option(help="Share of the rows in each subset.")] = 0.5,
     seed: Annotated[int, typer.Option(help="Seed of the subsets and training runs.")] = 0,
     index: Annotated[
-        list[int], typer.Option(help="The run to do now, from 0: one task of a job array. All unless given.")
+        list[int], typer.Option(help="Index of the run to do now, from 0: one task of a job array. Default: all.")
     ] = [],  # noqa: B006
-    jobs: Annotated[int, typer.Option(help="Runs side by side; -1 for all cores.")] = 1,
+    jobs: Annotated[int, typer.Option(help="Number of parallel runs; -1 for all cores.")] = 1,
     backend: Annotated[
-        str | None, typer.Option(help="joblib's: loky or threading; ray or dask where the recipe sets them up.")
+        str | None, typer.Option(help="Backend of joblib: loky or threading; ray or dask if the recipe sets them up.")
     ] = None,
-    data_id: Annotated[str | None, typer.Option(help="Name of the data, if hashing it takes too long.")] = None,
+    data_id: Annotated[
+        str | None, typer.Option(help="Name of the data, which replaces its hash if hashing takes too long.")
+    ] = None,
     status: Annotated[bool, typer.Option("--status", help="Train nothing; list what the store contains.")] = False,
     top: Annotated[int, typer.Option(help="Number of the most memorized rows to list.")] = 10,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     config: ConfigOption = None,
 ) -> None:
-    """Train many models on random subsets; say which rows are memorized, and whether so many models are enough.
+    """Train many models on random subsets; report which rows are memorized, and whether there are enough models.
 
-    RECIPE.py is Python and is run. A run that was killed is done again by the same command; finished ones are kept.
+    RECIPE.py is executed as Python code. After a kill, the same command goes on: it keeps the finished runs and
+    repeats the others.
     """
     if top < 0:
         raise InputError("--top", "must be 0 or more", top, "Leave it out for 10.")
@@ -76,7 +83,7 @@ def subsets(
 
 
 def _parts_of(path: Path) -> dict[str, Any]:
-    """What a recipe defines. `dataset`, `test` and `masks` may be functions without arguments that load them."""
+    """The definitions of a recipe. `dataset`, `test` and `masks` may be functions without arguments that load them."""
     if not path.is_file():
         raise InputError("RECIPE.py", "must be a Python file that exists", str(path), "Give another path.")
     module = _imported(path)
@@ -100,7 +107,8 @@ def _imported(path: Path) -> ModuleType:
     sys.modules[_MODULE] = module
     sys.path.insert(0, str(path.resolve().parent))  # a recipe may import its neighbors, as a script may
     spec.loader.exec_module(module)
-    # Worker processes could not import it by name. A recipe that uses ray has loaded ray's own copy of cloudpickle.
+    # Worker processes could not import the recipe by name, so it is pickled by value. A recipe that uses ray has
+    # loaded ray's own copy of cloudpickle.
     picklers = ["cloudpickle"] if importlib.util.find_spec("cloudpickle") else []
     for pickler in [*picklers, *({"ray.cloudpickle"} & {*sys.modules})]:
         importlib.import_module(pickler).register_pickle_by_value(module)
@@ -108,7 +116,7 @@ def _imported(path: Path) -> ModuleType:
 
 
 def _summary(runs: SubsetRuns, top: int) -> dict[str, Any]:
-    """What a person wants to know of a store, finished or not; None for what is undefined."""
+    """Summarizes a store, finished or not; undefined values are None."""
     import numpy as np
 
     from hf_exposure.estimators import models_for_reliability
@@ -156,15 +164,19 @@ def _shown(found: dict[str, Any], store: Path) -> str:
         minutes = found["missing"] * found["seconds_a_run"] / 60
         lines.append(f"Still missing: {_runs(found['missing'])}, about {minutes:.1f} minutes one after the other.")
     if found["undefined_rows"]:
-        lines.append(f"Rows with fewer than two models with them, or without them: {found['undefined_rows']}.")
+        lines.append(
+            f"{found['undefined_rows']} rows have fewer than two models trained with them, or fewer than two without."
+        )
     if found["reliability"] is not None:
-        lines.append(f"Two halves of the models agree about the rows: r = {found['reliability']:.2f}.")
+        lines.append(f"Two random halves of the models agree on the rows' scores: r = {found['reliability']:.2f}.")
         if (needed := found["models_for_reliability_0.8"]) is not None:
-            lines.append(f"For r = 0.8 it takes about {needed} models.")
+            lines.append(f"About {needed} models are needed for r = 0.8.")
         else:
-            lines.append("They do not agree better than chance: no number of models can be named yet.")
+            lines.append(
+                "They agree no better than chance, so the necessary number of models cannot be estimated yet."
+            )
     elif found.get("reliability_undefined"):
-        lines.append(f"Whether the models are enough is undefined: {found['reliability_undefined']}.")
+        lines.append(f"Whether there are enough models is undefined: {found['reliability_undefined']}.")
     if found["rows"]:
         heads = ["row", "memorization", "95 % limits"]
         table = [

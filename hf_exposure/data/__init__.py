@@ -1,4 +1,4 @@
-"""Where canaries go: into a dataset, out again, and whether they arrive in what is trained on; and noise."""
+"""Canaries in datasets: inserting them, removing them, and checking that they reach the training; also noise."""
 
 from __future__ import annotations
 

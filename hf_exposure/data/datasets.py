@@ -1,8 +1,8 @@
-"""Whole datasets: how often each canary is in one as it is stored, and canaries inserted into a stream.
+"""Whole datasets: counting each canary in a stored dataset, and inserting canaries into a stream.
 
-The counts are for data whose trainer is not at hand. What a trainer cuts, filters or masks afterwards cannot be seen
-here; `check_delivery` sees it in what the trainer holds. In a stream the place of each canary is fixed within a shard,
-and shards are what workers and ranks share out.
+The counts are for data without a trainer. What a trainer cuts, filters or masks later cannot be seen here;
+`check_delivery` finds it in the trainer's own data. In a stream the position of each canary is fixed within a shard,
+and workers and ranks share the shards.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _TOKENS = "input_ids"
 
 
 def dataset_facts(dataset: Any) -> dict[str, Any]:
-    """What identifies the data that a model is trained on: `rows`, and the `fingerprint` that `datasets` gives them.
+    """Facts that identify the training data: `rows`, and the `fingerprint` that `datasets` gives them.
 
-    Either is absent where the data do not say: a stream has no length, and a plain list no fingerprint.
+    Either is absent if the data do not have it: a stream has no length, and a plain list no fingerprint.
 
     Example:
         >>> dataset_facts([{"text": "a"}, {"text": "b"}])
         {'rows': 2}
     """
     facts: dict[str, Any] = {}
-    # A process's part of a stream has the method, which raises.
+    # A process's part of a stream has the method, but it raises.
     with suppress(TypeError):
         facts["rows"] = len(dataset)
     if isinstance(fingerprint := getattr(dataset, "_fingerprint", None), str):
@@ -51,7 +51,7 @@ class CountedRows:
     """A data set or a stream that counts its rows while they are read: a stream has no length.
 
     Attributes:
-        rows: read until now.
+        rows: the number of rows read so far.
 
     Example:
         >>> from datasets import Dataset
@@ -64,16 +64,16 @@ class CountedRows:
         self._dataset, self.rows = dataset, 0
 
     def iter(self, batch_size: int) -> Iterator[Mapping[str, Any]]:
-        """Its batches, from columns to values."""
+        """The batches of the data, as mappings from columns to values."""
         for batch in self._dataset.iter(batch_size):
             self.rows += len(next(iter(batch.values()), ()))
             yield batch
 
 
 def count_in_texts(rows: Iterable[Mapping[str, Any]], canaries: CanarySet) -> dict[str, int]:
-    """How often each canary is in the texts of some rows, by id, whatever columns, chats or lists hold them.
+    """How often each canary occurs in the texts of rows, by id, in any columns, chats or lists.
 
-    A row that holds a canary in two columns (a chat, and the text made of it) counts once.
+    A row that contains a canary in two columns (a chat, and the text made of it) counts once.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
@@ -84,7 +84,7 @@ def count_in_texts(rows: Iterable[Mapping[str, Any]], canaries: CanarySet) -> di
         [2]
     """
     ids = {canary.text: canary.id for canary in canaries}
-    # The longest first: one canary may begin with another.
+    # The longest come first, since one canary may begin with another.
     any_of_them = re.compile("|".join(re.escape(text) for text in sorted(ids, key=len, reverse=True)))
     counts = dict.fromkeys(ids.values(), 0)
     for row in rows:
@@ -104,10 +104,10 @@ def count_in_tokens(
     context: CanaryContext | None = None,
     source: str | None = None,
 ) -> dict[str, int]:
-    """How often each canary is in the token ids of some rows, by id; arguments as for `check_delivery`.
+    """How often each canary occurs in the token ids of rows, by id; the arguments are those of `check_delivery`.
 
     Raises:
-        InputError: rows without token ids.
+        InputError: the rows have no token ids.
     """
     counts = {canary.id: 0 for canary in canaries}
     for batch in batches:
@@ -128,15 +128,15 @@ def delivery_in(
     context: CanaryContext | None = None,
     source: str | None = None,
 ) -> Delivery:
-    """What of a set some datasets or streams hold together; all of their rows are read.
+    """Counts the canaries of a set in all given datasets or streams together; all of their rows are read.
 
     Args:
-        datasets: of texts, or of token ids (a column "input_ids").
-        tokenizer: the one that made the ids; not used for texts.
-        context, source: as they were given to `insert_canaries`; not used for texts.
+        datasets: datasets of texts, or of token ids (a column "input_ids").
+        tokenizer: the tokenizer that made the ids; not used for texts.
+        context, source: as given to `insert_canaries`; not used for texts.
 
     Raises:
-        InputError: rows with token ids that cannot be read.
+        InputError: token ids cannot be read.
     """
     counts = Counter({canary.id: 0 for canary in canaries})
     for dataset in datasets:
@@ -181,31 +181,33 @@ def insert_into_stream(
 ) -> IterableDataset:
     """The stream with each canary in it exactly `rows.repetitions` times in one pass over all its shards.
 
-    Every shard is given its canaries and their places among its rows here, before any row is read. A shard is read by
-    one worker of one rank, from its first row on, so it does not matter how many of them there are, in which order the
-    shards come, or where reading stopped and was resumed. Where a shard is shorter than expected, the rest of its
-    canaries come after its last row; where it is longer, none come after the expected length.
+    The canaries of every shard and their positions among its rows are fixed here, before any row is read. One worker
+    of one rank reads a shard, from its first row on, so the number of workers, the order of the shards, and stopping
+    and resuming do not matter. If a shard is shorter than expected, the rest of its canaries come after its last row;
+    if it is longer, none come after the expected length.
 
     Args:
         head: the columns of the stream's first rows (`head_of`).
-        num_rows: how many rows one pass has, roughly; by default what the stream's own information says.
+        num_rows: the approximate number of rows of one pass; by default from the stream's own information.
 
     Raises:
-        InputError: an unknown number of rows, fewer rows than insertions, or a stream that is split by node already.
+        InputError: the number of rows is unknown or smaller than that of insertions, or the stream is already split by
+            node.
     """
     if getattr(dataset, "_distributed", None) is not None:
         remedy = "Insert first, then call split_dataset_by_node."
         raise InputError("dataset", "must not be split by node yet", "a node's share of a stream", remedy)
     expected = _known_rows(dataset) if num_rows is None else num_rows
     if expected is None:
-        rule = "must be given for a stream that does not know its length: about how many rows one pass has"
+        rule = "must be given for a stream that does not know its length: the approximate number of rows of one pass"
         raise InputError("num_rows", rule, None, "Write insert_canaries(..., num_rows=1_000_000).")
     rows.check_room(expected)
     shards = dataset.num_shards
     rows_per_shard = -(-expected // shards)
     gaps, canaries = draw_positions(rows_per_shard * shards, rows.repetitions, seed)
     cuts = np.searchsorted(gaps, np.arange(1, shards) * rows_per_shard)
-    # One list entry a shard: `datasets` shares lists out among workers, and shuffles them between epochs.
+    # There is one list entry for each shard: `datasets` distributes lists among workers, and shuffles them between
+    # epochs.
     plans = [
         (shard, (own_gaps - shard * rows_per_shard).tolist(), own.tolist())
         for shard, (own_gaps, own) in enumerate(zip(np.split(gaps, cuts), np.split(canaries, cuts), strict=True))
@@ -233,7 +235,7 @@ def head_of(dataset: IterableDataset) -> dict[str, list[Any]]:
     Raises:
         InputError: there are none.
     """
-    # Never through __iter__, which in a worker would read that worker's share.
+    # Do not use __iter__, which in a worker would read that worker's share.
     columns = next(iter(dataset.with_format(None).iter(batch_size=HEAD)), None)
     if not columns:
         raise InputError("dataset", "must have rows", 0, "Load the split that you train on.")
@@ -253,11 +255,13 @@ def _rows_of_shards(
     donor: Mapping[str, list[Any]],
     values: dict[str, list[Any]],
 ) -> Iterator[dict[str, Any]]:
-    """The rows of some shards with their canaries; a function at module level, so that a worker can load it."""
+    """Yields the rows of shards with their canaries; it is a function at module level, so that a worker can load
+    it.
+    """
     for shard, gaps, canaries in plans:
         waiting = iter(zip(gaps, canaries, strict=True))
         due = next(waiting, None)
-        # The row that a canary at the end copies from; of an empty shard, the stream's first.
+        # The row from which a canary at the end copies; for an empty shard, the stream's first row.
         start, last = 0, dict(donor)
         for batch in dataset.shard(shards, shard).iter(batch_size=_STREAM_BATCH):
             columns = dict(batch)

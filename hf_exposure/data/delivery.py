@@ -1,4 +1,4 @@
-"""Does every canary reach the loss? What the trainer will really see is searched for the canaries' tokens."""
+"""Checks that every canary reaches the loss, by searching the trainer's actual data for the canaries' tokens."""
 
 from __future__ import annotations
 
@@ -26,22 +26,23 @@ from hf_exposure.errors import InputError
 from hf_exposure.records import Delivery, Doses
 from hf_exposure.runtime.model_state import random_states_kept
 
-# Rows of one canary are collated alike: a few of them show what the collator masks.
+# Number of rows per canary that are collated to see what the collator masks; all rows of one canary are collated
+# alike.
 _COLLATED_PER_CANARY = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryDelivery:
-    """What of one canary arrives in one epoch.
+    """How often one canary arrives in one epoch.
 
     Attributes:
         canary_id: the canary's id.
         requested: its repetitions; 0 for a control.
-        whole: how often it stands in the data, whole.
-        cut: how often a part of it does, up to an end of its row or document.
-        trained_share: share of its predicted tokens that count in the loss, of whole ones; NaN where that is unknown.
-        secret_share: the same of those tokens alone in which the canaries of the set differ; NaN where it is unknown.
-        problem: what is wrong, with its cause; "" where nothing is.
+        whole: how often it is in the data, complete.
+        cut: how often only a part of it is, up to an end of its row or document.
+        trained_share: share of its predicted tokens that count in the loss, where it is complete; NaN if unknown.
+        secret_share: the same share for the tokens in which the canaries of the set differ; NaN if unknown.
+        problem: the problem with its cause; "" if there is none.
     """
 
     canary_id: str
@@ -54,24 +55,24 @@ class CanaryDelivery:
 
     @property
     def dose_per_epoch(self) -> float:
-        """Whole rows times the share that is trained on; NaN where that is unknown."""
+        """The number of complete occurrences times the share that is trained on; NaN if unknown."""
         return self.whole * self.trained_share if self.whole else 0.0
 
     @property
     def is_trained(self) -> bool:
-        """Whether an epoch trains on its secret, as far as that is known."""
+        """Whether an epoch trains on its secret, as far as known."""
         return self.whole > 0 and self.trained_share != 0 and self.secret_share != 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeliveryReport:
-    """What of the canaries arrives in one epoch.
+    """How often each canary arrives in one epoch.
 
     Attributes:
-        canaries: one record for each canary, inserted ones first, in the set's order; none where nothing was checked.
-        rows: how many rows were searched.
+        canaries: one record for each canary, inserted ones first, in the set's order; empty if nothing was checked.
+        rows: the number of rows searched.
         complete: whether those are all rows of the dataset.
-        note: why nothing, or not everything, was checked; else "".
+        note: why nothing, or not everything, was checked; "" otherwise.
     """
 
     canaries: tuple[CanaryDelivery, ...]
@@ -81,27 +82,27 @@ class DeliveryReport:
 
     @property
     def undelivered(self) -> tuple[CanaryDelivery, ...]:
-        """Inserted canaries that no epoch trains on, as far as that is known."""
+        """The inserted canaries that no epoch trains on, as far as known."""
         return tuple(one for one in self.canaries if one.requested and one.problem and not one.is_trained)
 
     @property
     def doses_per_epoch(self) -> dict[str, float]:
-        """The dose of one epoch by canary id; empty where it is not known."""
+        """The dose of one epoch by canary id; empty if unknown."""
         return {one.canary_id: one.dose_per_epoch for one in self.canaries} if self.complete else {}
 
     def counted(self, epochs: float | None = None, doses: Doses | None = None) -> Delivery | None:
-        """The counts that a report keeps; None where the data were not read, or not far enough to tell.
+        """The counts that a report stores; None if the data were not read, or not far enough.
 
         Args:
-            epochs: passes over the data until now.
-            doses: what the training batches held until now. They overrule what the data promise.
+            epochs: the number of passes over the data so far.
+            doses: the doses counted in the training batches so far, which override the counts in the data.
         """
         if doses is not None and doses.counted:
             return self._as_trained(doses, epochs)
         inserted = [one for one in self.canaries if one.requested]
         if not inserted or (not self.complete and not self.undelivered):
             return None
-        # Where only a part of the data was read, a canary that was not seen there may stand in the rest.
+        # If only a part of the data was read, a canary that was not found may be in the rest.
         lost = len(self.undelivered)
         return Delivery(
             inserted=len(inserted),
@@ -145,7 +146,7 @@ class DeliveryReport:
 
     @property
     def problems(self) -> tuple[str, ...]:
-        """What is wrong, one line for each kind of problem."""
+        """The problems, one line for each kind."""
         counted = Counter((bool(one.requested), one.problem) for one in self.canaries if one.problem)
         of = Counter(bool(one.requested) for one in self.canaries)
         kinds = {True: "inserted canaries", False: "held-out controls"}
@@ -162,25 +163,25 @@ def check_delivery(
     source: str | None = None,
     max_rows: int | None = None,
 ) -> DeliveryReport:
-    """How often each canary stands in a tokenized training set, whole or cut, and whether its tokens are trained on.
+    """Counts each canary in a tokenized training set, complete or cut, and checks whether its tokens are trained on.
 
-    The data are searched for each canary's token ids as the tokenizer writes them at the beginning of a row, after a
-    space or a newline, and in its context. Labels are those that the collator makes of a few of the rows found; a
-    masked-language-model collator, which masks at random, counts with its probability. Random states are left as they
+    The data are searched for each canary's token ids as the tokenizer encodes it at the beginning of a row, after a
+    space or a newline, and in its context. Labels are those that the collator makes for a few of the rows found; for a
+    masked-language-model collator, which masks at random, its probability is used. Random states are left as they
     were. It takes seconds for 10^6 rows in Arrow.
 
     Args:
-        dataset: what the trainer's dataloader holds (`trainer.get_train_dataloader().dataset`): a `Dataset`, or any
-            sequence of rows. Rows without `input_ids` are collated first.
+        dataset: the dataset of the trainer's dataloader (`trainer.get_train_dataloader().dataset`): a `Dataset`, or
+            any sequence of rows. Rows without `input_ids` are collated first.
         canaries: the set; its controls should not be found.
-        tokenizer: the one that made the ids.
-        collator: the trainer's (`trainer.data_collator`); without one, the rows' own labels count.
-        context, source: as they were given to `insert_canaries`. With a source the canaries stand in the labels.
-        max_rows: read at most so many rows; needed for a stream, which is not read otherwise. Of a dataset that is not
-            in Arrow, or that is tokenized on the fly, 20,000 rows are read unless told.
+        tokenizer: the tokenizer that made the ids.
+        collator: the trainer's collator (`trainer.data_collator`); without one, the rows' own labels are used.
+        context, source: as given to `insert_canaries`. With a source, the canaries are in the labels.
+        max_rows: the maximum number of rows to read; required for a stream, which is otherwise not read. For a dataset
+            that is not in Arrow, or that is tokenized on the fly, the default is 20,000.
 
     Raises:
-        InputError: an argument of the wrong type, or a context that changes a canary's last token.
+        InputError: an argument has the wrong type, or the context changes a canary's last token.
 
     Example:
         >>> from datasets import Dataset
@@ -287,24 +288,24 @@ def check_dataloader(
     require: bool | None = None,
     warn: bool = True,
 ) -> DeliveryReport:
-    """As `check_delivery`, for what a trainer's dataloader holds, with its collator, at the start of training.
+    """Like `check_delivery`, for the dataset and collator of a trainer's dataloader, when training starts.
 
-    Every process looks at the whole dataset, which a sampler shares out later, and so comes to the same answer.
+    Every process checks the whole dataset, which a sampler distributes later, so that all get the same result.
 
     Args:
-        dataloader: left alone; only its dataset and its collator are used.
-        require: whether a canary that is not trained on is an error: None where that can be seen, True also where the
-            data could not be checked, False never; it is then a warning.
+        dataloader: it is not iterated; only its dataset and its collator are used.
+        require: whether a canary that is not trained on is an error: None if that can be seen, True also if the data
+            could not be checked, False never (it is then a warning).
         warn: whether this process warns.
 
     Raises:
-        InputError: a canary is not trained on, unless `require` is False; or not everything could be checked, where it
-            is True.
+        InputError: a canary is not trained on, unless `require` is False; or not everything could be checked, if
+            `require` is True.
     """
     dataset, collator = getattr(dataloader, "dataset", None), getattr(dataloader, "collate_fn", None)
     try:
         report = check_delivery(dataset, canaries, tokenizer, collator=collator, context=context, source=source)
-    except Exception as error:  # a dataset of the user's own may fail in any way outside its dataloader
+    except Exception as error:  # a custom dataset may fail in any way outside its dataloader
         report = DeliveryReport(
             canaries=(), rows=0, complete=False, note=f"delivery was not checked: {type(error).__name__}: {error}"
         )
@@ -324,7 +325,7 @@ def check_dataloader(
 
 
 def _in_dataset(part: TokenRows, search: PatternSearch) -> list[Match]:
-    """The matches of one part, with rows counted as the dataset counts them."""
+    """The matches of one part, with row numbers of the dataset."""
     matches = search.find(part.values, part.offsets, part.inner_ends)
     return [replace(match, row=row) for match in matches for row in part.dataset_rows(match.row)]
 
@@ -338,9 +339,10 @@ def _trained_shares(
     whole: Sequence[Match],
     column: str,
 ) -> list[tuple[float, float] | None]:
-    """The shares of a canary's predicted tokens, and of its secret's alone, that have a label, in a few of its rows.
+    """The shares of a canary's predicted tokens, and of its secret's tokens alone, that have a label, in a few of its
+    rows.
 
-    NaN where nobody knows; None for a row that the collator leaves without the whole canary.
+    NaN if unknown; None for a row in which the collator does not keep the whole canary.
     """
     shares: list[tuple[float, float] | None] = []
     for row in sorted({match.row for match in whole})[:_COLLATED_PER_CANARY]:
@@ -353,7 +355,7 @@ def _trained_shares(
         for match in here:
             first = int(flags.offsets[match.row]) + match.start
             secret = secrets[match.pattern]
-            # Nothing predicts the first token of a row, so that its label does not count.
+            # The first token of a row is never predicted, so its label does not count.
             begin = first + (column == "input_ids" and match.start == 0 and match.length > 1)
             of_secret = flags.trained[max(begin, first + secret.start) : first + secret.stop]
             shares.append(
@@ -375,15 +377,15 @@ def _problem(
 ) -> str:
     share, secret_share = shares
     if not requested:
-        return "it stands in the training data, so it is no control" if whole else ""
+        return "it is in the training data, so it is no control" if whole else ""
     if not collated:
         return (
-            "it is whole in the dataset but not in what the collator makes of its rows: the collator cuts or changes "
-            "them (use a longer max_length, or a shorter template)"
+            "it is complete in the dataset but not in the collated rows: the collator cuts or changes them (use a "
+            "longer max_length, or a shorter template)"
         )
     if share == 0:
         return (
-            "every token is masked out of the loss (label -100): it stands on the side that is not trained on "
+            "every token is masked out of the loss (label -100): it is in a part that is not trained on "
             "(completion_only_loss, assistant_only_loss, a collator's mask)"
         )
     if secret_share == 0:
@@ -397,13 +399,13 @@ def _problem(
 def _too_few(requested: int, whole: int, cut: int, *, complete: bool) -> str:
     if whole >= requested or not complete:
         return ""
-    there = f"{whole} of {requested} rows are there whole" if whole else "it is not in the training data"
+    there = f"{whole} of {requested} rows contain it completely" if whole else "it is not in the training data"
     if cut:
         lengthen = "use a longer max_length (or block), a shorter template, or another packing strategy"
         return f"{there}, {cut} are cut by truncation or packing: {lengthen}"
     if whole:
-        return f"{there}: a filter, deduplication or a cut within the first tokens took the others"
+        return f"{there}: a filter, deduplication or a cut within the first tokens removed the others"
     return (
-        f"{there}: insert_canaries was not called on it, a filter took it out, it was cut within its first tokens, "
-        "the tokenizer is another, or the context is not the one it was inserted in"
+        f"{there}: insert_canaries was not called on the data, a filter removed it, it was cut within its first "
+        "tokens, or the tokenizer or the context differs from that of the insertion"
     )

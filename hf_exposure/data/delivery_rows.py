@@ -1,4 +1,4 @@
-"""The rows that a trainer will see, as arrays of token ids, and which of their tokens count in its loss."""
+"""The rows that a trainer will see, as arrays of token ids, and the tokens that count in its loss."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from datasets import Dataset
 from hf_exposure.errors import InputError
 from hf_exposure.runtime.trained_rows import NO_LOSS
 
-# A count and no clock: all processes of a job stop at the same row, and so agree.
+# A row limit, not a time limit, so that all processes of a job stop at the same row and agree.
 _MOST_ROWS = 20_000
 _BATCH = 1000
 _PACKED = "seq_lengths"
@@ -24,17 +24,18 @@ Integers = npt.NDArray[np.integer]
 
 
 class NotReadable(Exception):
-    """Why a dataset cannot be searched."""
+    """The dataset cannot be searched; the message says why."""
 
 
 @dataclass(frozen=True)
 class TokenRows:
-    """Some rows, one after the other.
+    """Rows of token ids, one after the other.
 
     Attributes:
         values, offsets: as `PatternSearch.find` takes them.
-        inner_ends: where the documents packed into a row end.
-        dataset_rows: the numbers in the dataset of a row of this part: none or several where rows were selected.
+        inner_ends: returns where the documents packed into a row end.
+        dataset_rows: returns the row numbers in the dataset for a row of this part: none or several if rows were
+            selected.
     """
 
     values: Integers
@@ -45,14 +46,14 @@ class TokenRows:
 
 @dataclass(frozen=True)
 class ReadRows:
-    """What was read of a dataset.
+    """The rows that were read from a dataset.
 
     Attributes:
-        parts: all of it.
-        rows: how many rows that is.
-        row: the row of a number.
-        complete: whether it is the whole dataset.
-        note: why it is not; else "".
+        parts: the rows, in parts.
+        rows: the number of rows.
+        row: returns the row with a number.
+        complete: whether these are all rows of the dataset.
+        note: why they are not; "" otherwise.
     """
 
     parts: Iterator[TokenRows]
@@ -73,10 +74,10 @@ class TrainedTokens:
 
 
 def read_rows(dataset: Any, column: str, collator: Any, max_rows: int | None) -> ReadRows:
-    """The token ids of a dataset: of one in Arrow as they lie there, of others row by row, up to 20,000.
+    """Reads the token ids of a dataset, directly from Arrow if possible, and otherwise row by row, up to 20,000.
 
     Raises:
-        NotReadable: a stream without `max_rows`, or rows without token ids.
+        NotReadable: a stream is given without `max_rows`, or the rows have no token ids.
     """
     whole = max_rows is None
     if (
@@ -88,7 +89,9 @@ def read_rows(dataset: Any, column: str, collator: Any, max_rows: int | None) ->
         return ReadRows(_arrow_parts(dataset, column), len(dataset), dataset.__getitem__)
     if not hasattr(dataset, "__len__") or not hasattr(dataset, "__getitem__"):
         if whole:
-            raise NotReadable("a stream cannot be read in advance; check_delivery(..., max_rows=N) reads its head")
+            raise NotReadable(
+                "a stream cannot be read in advance; check_delivery(..., max_rows=N) reads its first rows"
+            )
         rows = list(islice(iter(dataset), max_rows))
         note = f"only the first {len(rows)} rows were read"
         return ReadRows(iter([_part(rows, column, collator, 0)]), len(rows), rows.__getitem__, False, note)
@@ -96,13 +99,13 @@ def read_rows(dataset: Any, column: str, collator: Any, max_rows: int | None) ->
 
 
 def trained_flags(row: Mapping[str, Any], collator: Any, column: str) -> TrainedTokens | None:
-    """What the collator makes of one row; None where it makes no labels."""
+    """The tokens and labels that the collator makes from one row; None if it makes no labels."""
     if (probability := masking_probability(collator)) is not None:
         nothing = np.zeros(0, dtype=np.int64)
         return TrainedTokens(nothing, np.zeros(1, np.int64), nothing.astype(bool), probability)
     batch = _called(collator, [dict(row)]) if collator is not None else {name: [row[name]] for name in row}
     if "labels" not in batch:
-        # Without a collator the model is given the ids as labels, or the dataset is not ready for training yet.
+        # Without a collator the ids are the labels, or the dataset is not ready for training yet.
         if collator is not None:
             return None
         batch = {**batch, "labels": batch[column]}
@@ -114,13 +117,13 @@ def trained_flags(row: Mapping[str, Any], collator: Any, column: str) -> Trained
 
 
 def masking_probability(collator: Any) -> float | None:
-    """With which probability a collator makes a token count that it masks at random; None for any other collator."""
-    inner = getattr(collator, "data_collator", collator)  # what a Trainer puts around it drops columns
+    """The probability with which a randomly masking collator makes a token count; None for any other collator."""
+    inner = getattr(collator, "data_collator", collator)  # a Trainer wraps it to drop columns
     return float(inner.mlm_probability) if getattr(inner, "mlm", False) else None
 
 
 def _called(collator: Any, rows: list[dict[str, Any]]) -> Mapping[str, Any]:
-    """What the collator makes of rows; a function of the user's own may fail in any way."""
+    """The batch that the collator makes from rows; a custom collator may fail in any way."""
     try:
         batch: Mapping[str, Any] = collator(rows)
         return batch
@@ -131,7 +134,7 @@ def _called(collator: Any, rows: list[dict[str, Any]]) -> Mapping[str, Any]:
 
 
 def _arrow_parts(dataset: Dataset, column: str) -> Iterator[TokenRows]:
-    """Chunk by chunk as the table lies on disk; rows that were shuffled or selected are found through the indices."""
+    """Yields the chunks of the table on disk; shuffled or selected rows are found through the indices."""
     table = dataset.data
     indices = getattr(dataset, "_indices", None)
     chosen = None if indices is None else indices.column(0).to_numpy()
@@ -188,5 +191,5 @@ def _collated(row: Mapping[str, Any], column: str, collator: Any) -> Mapping[str
         raise NotReadable(f"it has no column {column!r}: pass the trainer's collator, or the prepared dataset")
     try:
         return {column: np.asarray(collator([dict(row)])[column])[0]}
-    except Exception as error:  # whatever a collator raises on a row that it was not made for
+    except Exception as error:  # a collator may raise any exception on an unexpected row
         raise NotReadable(f"its collator fails on a single row ({type(error).__name__}: {error})") from error

@@ -1,4 +1,4 @@
-"""Inserting canaries into a dataset, and taking them out again."""
+"""Inserting canaries into a dataset, and removing them again."""
 
 from __future__ import annotations
 
@@ -39,44 +39,46 @@ def insert_canaries(
     source: str | None = None,
     source_column: str = "source",
 ) -> D:
-    """The dataset with each inserted canary in it exactly `repetitions` times, at uniformly random places.
+    """Inserts each canary of a set into a dataset exactly `repetitions` times, at uniformly random positions.
 
-    The original rows are all there, in order. Schema and format are kept, and `datasets` caches the result: the same
-    texts, seed and data are not processed again. See `CanaryInserter` for the columns that a canary does not fill.
+    All original rows are kept, in order. Schema and format are kept, and `datasets` caches the result, so that the
+    same texts, seed and data are not processed again. `CanaryInserter` describes the columns that a canary does not
+    fill.
 
-    The cache of a dataset that is stored on the disk is a file next to it, and **holds the canaries**. This one is
-    readable by its owner alone; those of later steps (`map`) are as open as `datasets` makes them.
-    `datasets.disable_caching()` before inserting leaves none of them; `hf-exposure insert` writes nothing but its
+    The cache of a dataset on disk is a file next to it, and **contains the canaries**. Only its owner may read this
+    one; caches of later steps (`map`) have the permissions that `datasets` gives them. Call
+    `datasets.disable_caching()` before inserting to avoid all of them; `hf-exposure insert` writes nothing but its
     output.
 
-    What a canary's row holds follows the dataset's columns: its text in `text_column`; with a chat as `context` the
-    turns in "messages", or in "prompt" and "completion"; a text in "completion" after the context's prompt; and with
-    `tokenizer`, the columns of a tokenized dataset. A dataset whose tokenized rows all have one length (`group_texts`)
-    keeps it: canary rows are padded, with labels that train on no padding. Insertion before grouping is better: a
-    block then holds text around the canary, as the other blocks do.
+    The contents of a canary's row depend on the dataset's columns: its text in `text_column`; with a chat as
+    `context`, the turns in "messages", or in "prompt" and "completion"; a text in "completion" after the context's
+    prompt; and with `tokenizer`, the columns of a tokenized dataset. If all tokenized rows of a dataset have one
+    length (`group_texts`), canary rows are padded to it, with labels that do not train on padding. Inserting before
+    grouping is better: a block then contains text around the canary, like the other blocks.
 
-    A stream gets each canary exactly `repetitions` times in one pass over all of it, however workers and ranks share
-    it out; in a part of a pass, in proportion. Call `.shuffle()` after inserting: a buffer before it is filled in the
-    same order in every epoch.
+    A stream gets each canary exactly `repetitions` times in one complete pass, however workers and ranks share it; in
+    a part of a pass, proportionally fewer. Call `.shuffle()` after inserting: a shuffle buffer before it is filled in
+    the same order in every epoch.
 
     Args:
         dataset: a `Dataset`, `DatasetDict`, `IterableDataset` or `IterableDatasetDict`.
-        canaries: what to insert; its controls stay out.
-        text_column: where the text goes.
-        seed: of the places.
-        splits: of a dictionary of datasets: each of them gets every canary; the others are returned as they are.
+        canaries: the set to insert; its controls are not inserted.
+        text_column: the column that receives the text.
+        seed: the seed of the positions.
+        splits: the splits of a dictionary of datasets that each get every canary; the others are returned unchanged.
         other_columns: values by column for the canary rows, such as `{"source": "canary"}`.
-        num_proc, batch_size: as in `Dataset.map`; the result does not depend on them. Not for streams.
-        num_rows: of a stream, about how many it has; by default what its own information says.
-        tokenizer: the one that made the `input_ids` of a dataset that is tokenized already.
-        context: what stands before each canary in its row; give the same one to `measure_exposure`.
-        source: what an encoder-decoder model reads, as for `measure_exposure`; `text_column` then holds the target.
-        source_column: where the source goes.
+        num_proc, batch_size: as in `Dataset.map`, not for streams; the result does not depend on them.
+        num_rows: the approximate number of rows of a stream; by default from its own information.
+        tokenizer: the tokenizer that made the `input_ids`, for a dataset that is already tokenized.
+        context: the context before each canary in its row; give the same one to `measure_exposure`.
+        source: the input of an encoder-decoder model, as for `measure_exposure`; `text_column` is then the target.
+        source_column: the column that receives the source.
 
     Raises:
-        InputError: an unknown dataset, a split or column that is not there, a column of the wrong type, values that
-            do not fit their column, a tokenized dataset with further values for each token, no rows, fewer rows than
-            insertions, a stream of unknown length, a canary longer than the rows of a dataset of one length.
+        InputError: the dataset has an unknown type, a split or column is missing, a column has the wrong type, values
+            do not fit their column, a tokenized dataset has further values for each token, there are no rows or fewer
+            than insertions, the length of a stream is unknown, or a canary is longer than the rows of a dataset of one
+            length.
 
     Example:
         >>> from datasets import Dataset
@@ -131,16 +133,16 @@ def remove_canaries(
     context: CanaryContext | None = None,
     source: str | None = None,
 ) -> D:
-    """The dataset without the rows that are an inserted canary's, whole: the inverse of `insert_canaries`.
+    """Removes the rows that consist of an inserted canary: the inverse of `insert_canaries`.
 
-    An original row with exactly the text of a canary is removed too. For a dictionary of splits, every split that has
-    the column is changed.
+    An original row with exactly the text of a canary is removed too. In a dictionary of splits, every split with the
+    column is changed.
 
     Args:
-        tokenizer, context, source: as they were given to `insert_canaries`.
+        tokenizer, context, source: as given to `insert_canaries`.
 
     Raises:
-        InputError: an unknown dataset, or a column that is not there or of another type.
+        InputError: the dataset has an unknown type, or a column is missing or has another type.
 
     Example:
         >>> from datasets import Dataset
@@ -214,8 +216,8 @@ def _insert(
 
 
 def _cache_file(dataset: Dataset) -> str | None:
-    """Where the result goes if nothing may be kept: `datasets` has a temporary folder too, but no one to remove it
-    after a kill. None: in memory, or in the dataset's cache.
+    """The file for the result if nothing may be cached: `datasets` has a temporary folder too, but nothing removes it
+    after a kill. None means memory or the dataset's cache.
     """
     if is_caching_enabled() or not dataset.cache_files:
         return None
@@ -240,8 +242,8 @@ def _insert_into_stream(
 
 
 def _rows_for(data: Dataset | Mapping[str, list[Any]], canaries: CanarySet, placement: Placement) -> CanaryRows:
-    """The canaries' rows for a dataset, or for a stream of which `data` is the head. Where all rows of a tokenized one
-    have one length, they have it too.
+    """The canaries' rows for a dataset, or for a stream with `data` as its first rows. If all rows of a tokenized one
+    have one length, the canaries' rows have it too.
     """
     row_length = None
     if placement.tokenizer is not None:
@@ -250,7 +252,7 @@ def _rows_for(data: Dataset | Mapping[str, list[Any]], canaries: CanarySet, plac
 
 
 def _length_of_all_rows(dataset: Dataset) -> int | None:
-    """The number of tokens of every row, where it is one number."""
+    """The number of tokens of every row, if all have the same; None otherwise."""
     if TOKEN_COLUMN not in dataset.column_names or len(dataset) < 2:
         return None
     seen: set[int] = set()
@@ -263,7 +265,7 @@ def _length_of_all_rows(dataset: Dataset) -> int | None:
 
 
 def _length_of_head(head: Mapping[str, list[Any]]) -> int | None:
-    """The same of a stream, as far as its first rows show it."""
+    """The same for a stream, judged by its first rows."""
     lengths = [len(ids) for ids in head.get(TOKEN_COLUMN, ())]
     return lengths[0] if len(lengths) > 1 and len(set(lengths)) == 1 else None
 
@@ -297,14 +299,16 @@ def _with_format_of(dataset: Dataset, original: Dataset) -> Dataset:
 
 
 def _comparable(value: Any) -> Any:
-    """Texts, chats and token ids as something hashable; a key without a value counts as absent."""
+    """Texts, chats and token ids in a hashable form; a key without a value counts as absent."""
     if isinstance(value, Mapping):
         return tuple((name, _comparable(item)) for name, item in sorted(value.items()) if item is not None)
     return tuple(map(_comparable, value)) if isinstance(value, (list, tuple)) else value
 
 
 class _IsNotOneOf:
-    """A filter on a batch of one column; a class at module level, so that its fingerprint is its values."""
+    """A filter on a batch of one column; it is a class at module level, so that its fingerprint depends on its
+    values.
+    """
 
     def __init__(self, values: list[Any]) -> None:
         self.values = values

@@ -1,4 +1,4 @@
-"""The map function that puts canaries between the rows of a dataset.
+"""The map function that inserts canaries between the rows of a dataset.
 
 The canary rows take uniform positions in the merged sequence, which are decided before any row is read.
 """
@@ -24,18 +24,19 @@ Integers = npt.NDArray[np.int64]
 
 
 def draw_positions(num_rows: int, repetitions: tuple[int, ...], seed: int) -> tuple[Integers, Integers]:
-    """For each insertion, in the order of the merged rows: the gap it goes into, and which canary it is.
+    """For each insertion, in the order of the merged rows: its gap, and its canary.
 
     Gap `g` is before original row `g`; gap `num_rows` is after the last. Every arrangement of the insertions among the
     rows is equally likely: a uniform subset of the merged positions, with the canaries shuffled over it.
 
     Args:
-        num_rows: of the original sequence.
-        repetitions: of each canary.
-        seed: of NumPy's PCG64. Not the stream that secrets are drawn from, so one seed may serve both.
+        num_rows: the number of rows of the original sequence.
+        repetitions: the repetitions of each canary.
+        seed: the seed of NumPy's PCG64. This is not the stream from which secrets are drawn, so one seed may be used
+            for both.
 
     Returns:
-        (gaps, canaries), both of length `sum(repetitions)`; gaps ascend and may repeat.
+        (gaps, canaries), both of length `sum(repetitions)`. Gaps ascend and may repeat.
 
     Example:
         >>> gaps, canaries = draw_positions(100, (2, 3), seed=0)
@@ -52,11 +53,11 @@ def draw_positions(num_rows: int, repetitions: tuple[int, ...], seed: int) -> tu
 
 
 _FORMAT_VERSION = 3
-"""Part of the pickled state, hence of the fingerprint: raise it when the rows that come out change."""
+"""A part of the pickled state, and hence of the fingerprint. Increase it when the resulting rows change."""
 
 
 class RowInserter:
-    """A map function that inserts rows which are made already, each as often as they say.
+    """A map function that inserts prepared rows, each with its own number of repetitions.
 
     Args:
         rows: the values of the canaries' rows.
@@ -64,7 +65,7 @@ class RowInserter:
         seed: of the places.
 
     Raises:
-        InputError: more insertions than rows; when called, as `CanaryInserter`.
+        InputError: there are more insertions than rows; when called, as for `CanaryInserter`.
     """
 
     def __init__(self, rows: CanaryRows, num_rows: int, seed: int) -> None:
@@ -93,7 +94,7 @@ class RowInserter:
         return insert_into_columns(columns, local_gaps, canaries, self._values_for(columns))
 
     def _values_for(self, batch: pa.Table | Mapping[str, Any]) -> dict[str, list[Any]]:
-        """The canaries' values for these columns, looked up and checked once for all batches."""
+        """The canaries' values for these columns, which are looked up and checked once for all batches."""
         schema = batch.schema if isinstance(batch, pa.Table) else None
         names = tuple(batch) if schema is None else tuple(schema.names)
         known: dict[Any, dict[str, list[Any]]] = self.__dict__.setdefault("_known_values", {})
@@ -109,7 +110,7 @@ class RowInserter:
         return known[names, schema]
 
     def _insertions(self, indices: Sequence[int]) -> tuple[Integers, Integers]:
-        """The gaps of this batch's insertions, counted from its first row, and which canaries they are."""
+        """The gaps of this batch's insertions, counted from its first row, and their canaries."""
         first, after = int(indices[0]), int(indices[-1]) + 1
         if after > self.num_rows:
             rule = f"must be the number of rows of the dataset, which has a row {after - 1}"
@@ -121,26 +122,26 @@ class RowInserter:
         gaps, canaries = self._positions
         low, high = np.searchsorted(gaps, (first, after))
         if after == self.num_rows:
-            high = len(gaps)  # the gap behind the last row belongs to the last batch
+            high = len(gaps)  # the gap after the last row belongs to the last batch
         return gaps[low:high] - first, canaries[low:high]
 
 
 class CanaryInserter(RowInserter):
-    """Inserts each canary of a set exactly `repetitions` times at uniformly random places: a map function.
+    """A map function that inserts each canary of a set exactly `repetitions` times at uniformly random positions.
 
     Use it as `dataset.map(inserter, batched=True, with_indices=True)`; with `dataset.with_format("arrow")` it is fast
     and keeps the schema. `insert_canaries` does both and checks the result. A batch is a `pyarrow.Table` or a mapping
-    of columns, and comes back as a table or a dict with all its columns. The original rows keep their order, and
-    neither batch size nor number of processes matters.
+    of columns; the result is a table or a dict with all its columns. The original rows keep their order, and the
+    result does not depend on the batch size or the number of processes.
 
-    The columns that a canary does not fill are copied from the original row that it stands before (the last row, for
-    one at the end), so that types and collators hold; `other_columns` overrides them.
+    The columns that a canary does not fill are copied from the original row after it (from the last row, at the end),
+    so that types are right and collators work; `other_columns` overrides them.
 
-    Its pickled state holds texts and repetitions, not ids or salt, which differ at each draw: the same seeds give the
-    same fingerprint.
+    Its pickled state contains texts and repetitions, but not ids or salt, which differ at each draw, so that the same
+    seeds give the same fingerprint.
 
     Args:
-        canaries: the set whose `inserted` go in. Its controls do not.
+        canaries: the set whose inserted canaries are inserted; its controls are not.
         num_rows: of the dataset that it is mapped over.
         text_column: name of the column of texts.
         seed: of the places; a whole number of at least 0.
@@ -149,8 +150,8 @@ class CanaryInserter(RowInserter):
         row_length: where all rows of a tokenized dataset have one length, such as the blocks of `group_texts`.
 
     Raises:
-        InputError: an argument of the wrong type; more insertions than rows; when called, a column that is missing or
-            not of strings, batches without indices, or more rows than `num_rows`.
+        InputError: an argument has the wrong type, or there are more insertions than rows; when called, a column is
+            missing or not of strings, batches have no indices, or there are more rows than `num_rows`.
 
     Example:
         >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
@@ -206,7 +207,9 @@ def _insert_into_table(
 def insert_into_columns(
     columns: dict[str, Any], local_gaps: Integers, canaries: Integers, values: dict[str, list[Any]]
 ) -> dict[str, Any]:
-    """The columns of a batch with a canary's row at each gap; what it does not fill comes from its neighbor."""
+    """The columns of a batch with a canary's row at each gap; values that it does not fill are copied from its
+    neighbor.
+    """
     if not len(canaries):
         return columns
     num_rows = len(columns[next(iter(values))])

@@ -1,10 +1,10 @@
-"""The ledger: how often did token sequences contribute to the loss? Counted in what reaches the model.
+"""The ledger counts, in the batches that reach the model, how often token sequences contribute to the loss.
 
-A static look at a dataset cannot see what packing, filters, samplers, collators, streams and a resume make of it. The
-ledger reads the training batches themselves, so its count is what happened.
+Reading a dataset cannot show the effects of packing, filters, samplers, collators, streams and resuming. The ledger
+reads the training batches themselves, so it counts what actually happened.
 
-Nobody waits for the device: batches are copied to the CPU behind the training's own work, and are searched there, many
-at a time, by the search that checks datasets too (`PatternSearch`). Only who asks for the counts waits.
+Nothing waits for the device: batches are copied to the CPU asynchronously, and are searched there, many at a time, by
+the same search that checks datasets (`PatternSearch`). Only reading the counts waits.
 
 Shapes: K owners of sequences; 4 kinds of contribution.
 """
@@ -28,15 +28,17 @@ _TOKENS_AT_ONCE = 2**16
 
 
 def contributions(rows: TrainedRows, search: PatternSearch, secrets: Mapping[int, slice]) -> list[tuple[Match, int]]:
-    """Each place where a sequence stands in a document, whole or cut, with what of it counts in the loss.
+    """Each occurrence of a sequence in a document, complete or cut, with the kind of its contribution to the loss.
 
-    CUT: only a piece of it is there. WHOLE: all of it is there, and each token counts but the first of a document.
-    PARTLY: all of it is there, and some token of its secret counts. MASKED: none does.
+    CUT: only a piece of it is present. WHOLE: it is complete, and each token counts except the first of a document.
+    PARTLY: it is complete, and some token of its secret counts. MASKED: it is complete, and no token of its secret
+    counts.
 
     Args:
-        rows: what was trained on.
-        search: of the sequences.
-        secrets: which tokens of a sequence are its secret, by the number of its pattern; all of them by default.
+        rows: the rows that were trained on.
+        search: the search for the sequences.
+        secrets: the slice of a sequence's tokens that is its secret, by the number of its pattern; all of them by
+            default.
 
     Example:
         >>> rows = TrainedRows(np.array([9, 1, 2, 3]), np.array([False, True, True, False]), np.ones(4, bool),
@@ -51,7 +53,7 @@ def contributions(rows: TrainedRows, search: PatternSearch, secrets: Mapping[int
         start = first + match.start
         low, high = max(start, first), min(start + match.length, after)
         secret = secrets.get(match.pattern, slice(0, match.length))
-        # The first token of a document never counts where nothing predicts it; it is not asked of a sequence either.
+        # The first token of a document is never predicted, so it need not count for a sequence.
         begin = low + (low == first and not rows.trained_T[low])
         if not match.whole:
             kind = CUT
@@ -69,14 +71,14 @@ class DoseLedger:
     """Counts, on this process, how often each sequence contributed to the loss.
 
     Args:
-        patterns: (owner, token ids, which of them are the secret), as `PatternSearch` takes them: several sequences of
-            one owner that end at one place count once.
-        owners: K, how many there are.
-        labels_are_text: of an encoder-decoder model.
+        patterns: (owner, token ids, slice of the secret), as for `PatternSearch`: several sequences of one owner that
+            end at the same position count once.
+        owners: the number of owners, K.
+        labels_are_text: whether the labels are the text, as for an encoder-decoder model.
 
     Attributes:
-        batches: how many were seen.
-        uncounted: why the counts are not known; None where they are.
+        batches: the number of batches seen.
+        uncounted: why the counts are unknown; None if they are known.
 
     Example:
         >>> import torch
@@ -106,17 +108,19 @@ class DoseLedger:
         self.uncounted: Uncounted | None = None
 
     def see(self, inputs: Mapping[str, Any]) -> None:
-        """One training batch, by the names of the forward pass's arguments. Never raises, and never waits."""
+        """Receives one training batch, by the names of the forward pass's arguments. It never raises and never
+        waits.
+        """
         self.batches += 1
         if self.uncounted is not None:
             return
         try:
             self._see(inputs)
-        except Exception:  # a count that failed must not end a training
+        except Exception:  # a failure to count must not end a training
             self.uncounted = Uncounted.FAILED
 
     def counts_K4(self) -> npt.NDArray[np.int64]:
-        """(K, 4) how often each owner's sequence was there, by kind of contribution. Waits for the device."""
+        """(K, 4) how often each owner's sequence occurred, by kind of contribution. This waits for the device."""
         self._read(wait=True)
         return self._counts_K4.copy()
 

@@ -1,11 +1,11 @@
-"""Noise in a data set: random labels (randY) and random inputs (randX), of rows that are chosen before any is read.
+"""Noise in a data set: random labels (randY) and random inputs (randX), for rows that are chosen before any is read.
 
-What a network does with noise is memorization, since there is nothing else to learn from it. So noise is to a
-classifier what canaries are to a language model, and which rows hold it must be known exactly. Everything random is
-drawn from the seed and a row's number alone: batches, processes and caches of `datasets` change nothing.
+Fitting noise is memorization, since there is nothing else to learn from it. So noise is to a classifier what canaries
+are to a language model, and the rows with noise must be known exactly. Everything random depends only on the seed and
+a row's number, not on batches, processes and caches of `datasets`.
 
-A new label is the old one moved by a uniform offset, modulo the number of classes. It is uniform whatever the old
-label was, and which rows keep their label (offset 0) is known without having seen one.
+A new label is the old one plus a uniform offset, modulo the number of classes. It is uniform whatever the old label
+was, and the rows that keep their label (offset 0) are known without reading any.
 
 Source: Arpit et al., "A Closer Look at Memorization in Deep Networks", ICML 2017, section 2 (randX, randY) and
     section 3.2 (one class for each example); Zhang et al., ICLR 2017, for shuffled inputs.
@@ -30,50 +30,52 @@ from hf_exposure.limits import LARGEST_COUNT, LARGEST_SEED
 InputNoise = Literal["gaussian", "random_tokens", "shuffled_tokens"]
 Flags = npt.NDArray[np.bool_]
 
-_LABELS, _INPUTS = 0, 1  # which of two independent streams of random numbers
+_LABELS, _INPUTS = 0, 1  # indices of two independent streams of random numbers
 _FORMAT_VERSION = 1
-"""Part of the pickled state, hence of the fingerprint: raise it when the rows that come out change."""
+"""A part of the pickled state, and hence of the fingerprint. Increase it when the resulting rows change."""
 _NO_LOSS = -100
 _BYTE_MODES = {"L": 1, "RGB": 3, "RGBA": 4, "CMYK": 4, "YCbCr": 3, "HSV": 3, "LAB": 3}
 _WORD = re.compile(r"\S+")
 
 
 class NoiseInjector:
-    """Replaces the labels or the inputs of some rows with noise: a map function.
+    """A map function that replaces the labels or the inputs of some rows with noise.
 
     Use it as `dataset.map(noise, with_indices=True)`, with `batched=True` and `num_proc` as you like. Exactly
-    `round(share * num_rows)` rows are corrupted. In a stream, rows are counted by whoever maps it: map it in one
-    process, or name an `index_column`, with which no `with_indices` is needed.
+    `round(share * num_rows)` rows are corrupted. In a stream, each worker counts its own rows: map it in one process,
+    or name an `index_column`, which makes `with_indices` unnecessary.
 
     Args:
-        num_rows: of the data set.
+        num_rows: the number of rows of the data set.
         labels: share of the rows whose label is drawn uniformly from all classes, so that one in `num_labels` of them
-            keeps its own.
-        inputs: share of the rows whose input is replaced; drawn independently of those with other labels.
-        label_column, num_labels: where labels are, from 0 to `num_labels - 1`.
-        input_column, input_noise: where inputs are, and by what they are replaced. "gaussian": independent draws with
-            `mean` and `std`, for numbers, arrays and images; whole numbers are rounded.
-            "random_tokens": as many tokens of the tokenizer's vocabulary, uniformly drawn. "shuffled_tokens": the
-            row's own tokens, or the words of a text, in random order. Special tokens and padding stay in both.
-        mean, std: of the data, as `input_moments` computes them; numbers, or arrays that fit each input.
-        input_range: what Gaussian noise is cut off at: (0, 255) for lists of pixels, say. Images and arrays of
-            unsigned integers are cut off at what they can hold.
-        tokenizer: for "random_tokens"; for "shuffled_tokens" of token ids where special tokens are to stay.
-        one_class_per_example: the label of each row becomes its number, and there are `num_rows` classes. A column of
-            `ClassLabel` must be cast to integers before.
-        index_column: holds the number of each row.
+            keeps its label.
+        inputs: share of the rows whose input is replaced; they are drawn independently of those with new labels.
+        label_column, num_labels: the column of labels, and their number; labels are from 0 to `num_labels - 1`.
+        input_column, input_noise: the column of inputs, and the kind of noise. "gaussian": independent draws with
+            `mean` and `std`, for numbers, arrays and images; whole numbers are rounded. "random_tokens": the same
+            number of tokens, drawn uniformly from the tokenizer's vocabulary. "shuffled_tokens": the row's own tokens,
+            or the words of a text, in random order. Both keep special tokens and padding.
+        mean, std: mean and standard deviation of the data, as `input_moments` computes them; numbers, or arrays that
+            fit each input.
+        input_range: the range to which Gaussian noise is clipped, such as (0, 255) for lists of pixels. Images and
+            arrays of unsigned integers are clipped to the range of their type.
+        tokenizer: the tokenizer for "random_tokens", and for "shuffled_tokens" of token ids if special tokens should
+            stay.
+        one_class_per_example: whether the label of each row becomes its number, so that there are `num_rows` classes.
+            A column of `ClassLabel` must be cast to integers before.
+        index_column: the column with the number of each row.
         seed: of all random choices.
 
     Attributes:
-        corrupted: (num_rows,) bool, which rows are replaced, in label or input.
-        corrupted_labels, corrupted_inputs: the same, apart.
-        changed: (num_rows,) bool, which rows differ from what they were: all corrupted ones, but for those whose new
-            label is the old one. With one class for each example it is `corrupted_inputs`, since no label is wrong.
+        corrupted: (num_rows,) bool, the rows whose label or input is replaced.
+        corrupted_labels, corrupted_inputs: the same, separately.
+        changed: (num_rows,) bool, the rows that differ from the original: all corrupted ones, except those whose new
+            label is the old one. With one class for each example it equals `corrupted_inputs`, since no label is
+            wrong.
 
     Raises:
-        InputError: an argument out of range, or one that is missing for what is asked; when called: a row number
-            beyond `num_rows`, a missing column, labels outside the classes, inputs of another kind, tokens that no
-            shuffling changes.
+        InputError: an argument is out of range or missing; when called, a row number is beyond `num_rows`, a column is
+            missing, a label is outside the classes, inputs are of another kind, or shuffling cannot change the tokens.
 
     Example:
         >>> noise = NoiseInjector(num_rows=10, labels=0.4, num_labels=3)
@@ -113,7 +115,7 @@ class NoiseInjector:
             self._check_inputs()
 
     def __getstate__(self) -> dict[str, Any]:
-        # What is drawn is left out: pickled, it would be another fingerprint after first use.
+        # Drawn values are left out, since they would change the fingerprint after the first use.
         kept = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
         kept.pop("corrupted_labels", None), kept.pop("corrupted_inputs", None)
         return {"format_version": _FORMAT_VERSION, **kept}
@@ -123,29 +125,29 @@ class NoiseInjector:
 
     @cached_property
     def corrupted_labels(self) -> Flags:
-        """(num_rows,) which labels are replaced."""
+        """(num_rows,) whether each label is replaced."""
         return self._chosen(_LABELS, self.labels)
 
     @cached_property
     def corrupted_inputs(self) -> Flags:
-        """(num_rows,) which inputs are replaced."""
+        """(num_rows,) whether each input is replaced."""
         return self._chosen(_INPUTS, self.inputs)
 
     @property
     def corrupted(self) -> Flags:
-        """(num_rows,) which rows are replaced, in label or input."""
+        """(num_rows,) whether each row is replaced, in label or input."""
         return self.corrupted_labels | self.corrupted_inputs
 
     @property
     def changed(self) -> Flags:
-        """(num_rows,) which rows differ from what they were."""
+        """(num_rows,) whether each row differs from the original."""
         if self.one_class_per_example:
             return self.corrupted_inputs.copy()
         moved: Flags = self._offsets != 0
         return moved | self.corrupted_inputs
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for a record: what was asked for, with the seed, and how many rows it came to."""
+        """Plain values for a record: the arguments, with the seed, and the numbers of affected rows."""
         return {
             "num_rows": self.num_rows,
             "labels": self.labels,
@@ -178,7 +180,7 @@ class NoiseInjector:
     def _checked_classes(self, num_labels: int | None) -> int | None:
         if self.one_class_per_example:
             if self.labels or num_labels is not None:
-                rule = "must be left out with one_class_per_example, where each row is a class of its own"
+                rule = "must be left out with one_class_per_example, where each row is its own class"
                 raise InputError("labels", rule, (self.labels, num_labels), "Leave labels and num_labels out.")
             return self.num_rows
         if num_labels is None and not self.labels:
@@ -211,7 +213,7 @@ class NoiseInjector:
 
     @cached_property
     def _offsets(self) -> npt.NDArray[np.int64]:
-        """What is added to each label, modulo the classes: 0 where the row is not corrupted."""
+        """The offset added to each label, modulo the classes; 0 if the row is not corrupted."""
         generator = np.random.default_rng([self.seed, _LABELS, 1])
         drawn = generator.integers(self.num_labels or 1, size=self.num_rows)
         return np.where(self.corrupted_labels, drawn, 0)
@@ -233,7 +235,7 @@ class NoiseInjector:
         return numbers
 
     def _replaced(self, rows: Mapping[str, Any], numbers: npt.NDArray[np.int64]) -> dict[str, Any]:
-        """The columns that change, for rows of these numbers."""
+        """The columns that change, for the rows with these numbers."""
         found: dict[str, Any] = {}
         if self.one_class_per_example:
             _column(rows, self.label_column, "label_column")
@@ -276,7 +278,7 @@ class NoiseInjector:
                 new = self._ids(old, None if masks is None else masks[place], generator, number)
                 values[place] = new
                 if labels is not None and np.shape(labels[place]) == np.shape(new):
-                    # Of a language model: what it learns to predict is its input.
+                    # For a language model, the input is also what it learns to predict.
                     own = np.asarray(labels[place])
                     labels[place] = np.where(own == _NO_LOSS, _NO_LOSS, np.asarray(new)).tolist()
         return {column: values} if labels is None else {column: values, "labels": labels}
@@ -309,7 +311,7 @@ class NoiseInjector:
     def _text(self, old: str, generator: np.random.Generator, number: int) -> str:
         if self.input_noise == "random_tokens":
             ids = self.tokenizer(old, add_special_tokens=False)["input_ids"]
-            # A text that comes out as it was, or that decodes to nothing, is drawn again.
+            # A text that is unchanged, or that decodes to nothing, is drawn again.
             for _ in range(100):
                 new = str(self.tokenizer.decode(self._drawn(len(ids), generator)))
                 if new != old and new:
@@ -343,7 +345,7 @@ class NoiseInjector:
 
     @cached_property
     def _vocabulary(self) -> npt.NDArray[np.int64]:
-        """Token ids that a text may hold."""
+        """The token ids that a text may contain."""
         return np.setdiff1d(np.fromiter(self.tokenizer.get_vocab().values(), np.int64), self.tokenizer.all_special_ids)
 
     def _drawn(self, count: int, generator: np.random.Generator) -> list[int]:
@@ -351,7 +353,7 @@ class NoiseInjector:
         return drawn
 
     def _shuffled(self, items: list[Any], generator: np.random.Generator, number: int) -> list[Any]:
-        """In random order, other than the one that they have."""
+        """The items in a random order that differs from the present one."""
         if len(set(items)) < 2:
             self._cannot_change(number)
         while (shuffled := [items[place] for place in generator.permutation(len(items))]) == items:
@@ -365,14 +367,14 @@ class NoiseInjector:
 
 
 def input_moments(rows: Iterable[Mapping[str, Any]], column: str) -> tuple[float, float]:
-    """Mean and standard deviation of all numbers in a column: of all pixels of all images, say.
+    """Mean and standard deviation of all numbers in a column, such as all pixels of all images.
 
     Args:
-        rows: such as a data set; read once.
-        column: of numbers, arrays or images.
+        rows: an iterable of rows, such as a data set; it is read once.
+        column: a column of numbers, arrays or images.
 
     Raises:
-        InputError: no such column, no number in it, or something else.
+        InputError: there is no such column, or it has no numbers or values that are not numbers.
 
     Example:
         >>> input_moments([{"x": [1.0, 3.0]}, {"x": [5.0, 7.0]}], "x")

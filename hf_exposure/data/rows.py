@@ -1,7 +1,7 @@
-"""What the row of a canary says, column by column: a text, a chat, a pair, or token ids.
+"""The row of a canary, column by column: a text, a chat, a pair, or token ids.
 
-First the columns of a dataset that is tokenized already (`token_rows`), then the rows of a set in any dataset
-(`CanaryRows`).
+`token_rows` makes the columns of a dataset that is already tokenized; `CanaryRows` makes the rows of a set for any
+dataset.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ def token_rows(
     sources: Sequence[str],
     row_length: int | None,
 ) -> tuple[dict[str, Any], ...]:
-    """For each text, its values of all columns of tokens that a dataset may have.
+    """For each text, its values in all columns of tokens that a dataset may have.
 
-    Ids are as the tokenizer or its chat template makes them, special tokens included. `labels` are the ids, without
-    those of the context; of an encoder-decoder model they are the target's. With `row_length`, rows are padded on the
-    right up to it, and what pads is neither attended nor trained on.
+    Ids are those that the tokenizer or its chat template makes, including special tokens. `labels` are the ids without
+    those of the context; for an encoder-decoder model they are the target's. With `row_length`, rows are padded on the
+    right to that length, and padding is neither attended to nor trained on.
 
     Raises:
-        InputError: no tokenizer, a text that is longer than `row_length`, nothing to pad with, or a context that
+        InputError: there is no tokenizer or no token for padding, a text is longer than `row_length`, or the context
             changes a text's last token.
     """
     if not callable(tokenizer):
@@ -62,7 +62,7 @@ def token_rows(
 
 
 def _ids_in_context(tokenizer: Any, text: str, context: CanaryContext | None) -> tuple[list[int], int]:
-    """The ids of a whole row, and how many of them are the context's."""
+    """The ids of a whole row, and the number of those that belong to the context."""
     if context is None:
         return tokenizer(text)["input_ids"], 0
     before, after = context.around(tokenizer)
@@ -83,7 +83,7 @@ def _row(
         raise RowInputError("canaries", rule, place, remedy)
     pad = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
     if padding and pad is None:
-        rule = f"must have a pad or end token, to fill up the dataset's rows of {row_length} tokens"
+        rule = f"must have a pad or end token, to fill the dataset's rows of {row_length} tokens"
         raise InputError("tokenizer", rule, type(tokenizer).__name__, "Set tokenizer.pad_token.")
     fill = padding if len(labels) == length else 0
     return {
@@ -101,7 +101,7 @@ def _row(
 
 
 def counts_tokens(head: Mapping[str, Sequence[Any]]) -> bool:
-    """Whether the column "length" of these first rows says how many tokens each has."""
+    """Whether the column "length" of these first rows has the number of tokens of each."""
     if LENGTH_COLUMN not in head or TOKEN_COLUMN not in head:
         return False
     pairs = zip(head[LENGTH_COLUMN], head[TOKEN_COLUMN], strict=True)
@@ -109,11 +109,12 @@ def counts_tokens(head: Mapping[str, Sequence[Any]]) -> bool:
 
 
 def check_token_columns(head: Mapping[str, Sequence[Any]], filled: Sequence[str]) -> None:
-    """Raise an `InputError` if a column that is not `filled` has a value for each token: a neighbor's would not fit.
+    """Raises an `InputError` if a column that is not `filled` has a value for each token, since a neighbor's values
+    would not fit.
 
     Args:
         head: the columns of the first rows.
-        filled: the columns that canary rows have values of their own for.
+        filled: the columns for which canary rows have their own values.
     """
     for name in (name for name in head if name not in filled):
         for tokens in (column for column in (TOKEN_COLUMN, "labels") if column in head):
@@ -124,24 +125,24 @@ def check_token_columns(head: Mapping[str, Sequence[Any]], filled: Sequence[str]
                 raise InputError("dataset", rule, name, remedy)
 
 
-# Rows read from the start of a dataset to find out what its columns hold.
+# Number of rows read from the start of a dataset to find out the contents of its columns.
 HEAD = 100
 _MESSAGES, _PROMPT, _COMPLETION = "messages", "prompt", "completion"
 
 
 class NoTextColumnError(InputError):
-    """A dataset without the column of texts. Of several splits, one that has none is left as it is."""
+    """The dataset has no column of texts. Among several splits, one without it is left unchanged."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """How a canary is put into a row: the columns that it fills, and what stands around it.
+    """How a canary is inserted into a row: the columns that it fills, and its context.
 
     Attributes:
         text_column, context, source, source_column, tokenizer, other_columns: as for `insert_canaries`.
 
     Raises:
-        InputError: an argument of the wrong type, or two that do not go together.
+        InputError: an argument has the wrong type, or two arguments cannot be combined.
     """
 
     text_column: str = "text"
@@ -164,26 +165,26 @@ class Placement:
         if self.tokenizer is not None:
             check_tokenizer(self.tokenizer)
         if others is not None and self.text_column in others:
-            remedy = "Leave it out: the text is the canary's."
+            remedy = "Leave it out: the canary's text goes there."
             raise InputError("other_columns", "must not name the text column", self.text_column, remedy)
         check_context(self.context)
         if self.context is not None and self.source is not None:
-            remedy = "Leave the context out: what an encoder-decoder model reads is its source."
+            remedy = "Leave the context out: the input of an encoder-decoder model is its source."
             raise InputError("context", "must not be given together with source", "both", remedy)
 
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryRows:
-    """The values that canary rows have of their own. Plain values, so that its pickle is its fingerprint.
+    """The canary rows' own values. They are plain values, so that the pickle serves as the fingerprint.
 
     Attributes:
-        texts: of the canaries, K of them.
+        texts: the texts of the K canaries.
         repetitions: how often each is inserted.
-        text_column: where a text goes.
+        text_column: the column of the texts.
         context: as for `insert_canaries`.
-        tokens: K mappings from the name of a column of tokens to its values, where the dataset is tokenized.
+        tokens: K mappings from the name of a column of tokens to its values, if the dataset is tokenized.
         sources: K sources of an encoder-decoder model, or ().
-        source_column: where they go.
+        source_column: the column of the sources.
         other_columns: fixed values by column.
     """
 
@@ -201,10 +202,11 @@ class CanaryRows:
         """The rows of a set's inserted canaries.
 
         Args:
-            row_length: of every row of a tokenized dataset that has one length, such as `group_texts` makes.
+            row_length: the length of every row, for a tokenized dataset with rows of one length, as `group_texts`
+                makes it.
 
         Raises:
-            InputError: an argument of the wrong type, or a canary that is longer than `row_length`.
+            InputError: an argument has the wrong type, or a canary is longer than `row_length`.
         """
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries.")
         if row_length is not None:
@@ -234,20 +236,20 @@ class CanaryRows:
         return sum(self.repetitions)
 
     def check_room(self, num_rows: int, argument: str = "num_rows") -> None:
-        """Raise an `InputError` about `argument` where there are more insertions than rows."""
+        """Raises an `InputError` about `argument` if there are more insertions than rows."""
         if self.insertions > num_rows:
             what = "have at least as many rows as there are" if argument == "dataset" else "be at least the number of"
             rule = f"must {what} insertions ({self.insertions})"
             raise InputError(argument, rule, num_rows, "Use fewer repetitions, or more data.")
 
     def values(self, names: Sequence[str], head: Mapping[str, Sequence[Any]] | None = None) -> dict[str, list[Any]]:
-        """For each column of the dataset that canary rows do not copy, its K values.
+        """The K values of each column that canary rows do not copy.
 
         Args:
             head: the columns of the first rows, which show whether a "length" is a number of tokens.
 
         Raises:
-            InputError: the dataset has no column for them.
+            InputError: the dataset lacks a column for them.
         """
         own = self._own_values(names)
         if self.tokens and counts_tokens(head or {}):
@@ -261,7 +263,7 @@ class CanaryRows:
         return own | {name: [value] * len(self.texts) for name, value in self.other_columns.items()}
 
     def keys(self, names: Sequence[str]) -> tuple[str, list[Any]]:
-        """The column by which a canary's row is known, and its K values."""
+        """The column that identifies a canary's row, and its K values."""
         own = self._own_values(names)
         check_columns(names, self.text_column, {}, own)
         key = _COMPLETION if _COMPLETION in own and not self.tokens else next(iter(own))
@@ -270,10 +272,10 @@ class CanaryRows:
         return key, own[key]
 
     def check_head(self, head: Mapping[str, Sequence[Any]]) -> None:
-        """Look at the columns of the first rows for what a canary's row would get wrong.
+        """Checks the first rows for columns that would be wrong in a canary's row.
 
         Raises:
-            InputError: a column with a value for each token, of an unknown kind.
+            InputError: an unknown column has a value for each token.
         """
         own = self.values(list(head), head)
         for name, values in own.items():
@@ -288,7 +290,7 @@ class CanaryRows:
             warnings.warn(message, stacklevel=2)
 
     def check_types(self, schema: pa.Schema) -> None:
-        """Raise an `InputError` unless the values fit the columns of `schema`."""
+        """Raises an `InputError` unless the values fit the columns of `schema`."""
         for name, values in self.values(schema.names).items():
             kind = schema.field(name).type
             if name in (self.text_column, self.source_column) and isinstance(values[0], str):
@@ -299,7 +301,7 @@ class CanaryRows:
         texts, context = self.texts, self.context
         if self.tokens:
             if TOKEN_COLUMN not in names:
-                rule = f"goes with a dataset that is tokenized already, but it has no {TOKEN_COLUMN!r}"
+                rule = f"goes with a dataset that is already tokenized, but this one has no {TOKEN_COLUMN!r}"
                 raise InputError("tokenizer", rule, list(names), "Leave tokenizer out: the text goes in as it is.")
             own = [name for name in self.tokens[0] if name in names and name != LENGTH_COLUMN]
             return {name: [row[name] for row in self.tokens] for name in own}
@@ -324,7 +326,9 @@ class CanaryRows:
 def check_columns(
     names: Sequence[str], text_column: str, other_columns: Mapping[str, Any], own: Mapping[str, Any]
 ) -> None:
-    """Raise an `InputError` unless canaries have a place (`own`) and the overriding values a column among `names`."""
+    """Raises an `InputError` unless there are columns among `names` for canaries (`own`) and for the overriding
+    values.
+    """
     listed = ", ".join(names)
     if not own:
         remedy = "Name one of them."
@@ -340,16 +344,16 @@ def check_columns(
 
 
 def check_string_type(text_column: str, kind: pa.DataType) -> None:
-    """Raise an `InputError` unless `kind` is a type of strings."""
+    """Raises an `InputError` unless `kind` is a type of strings."""
     if not (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)):
         remedy = "Insert canaries into the texts, before they are tokenized. (Or pass tokenizer=; chats: context=.)"
         raise InputError("text_column", f"must be a column of strings: {text_column}", str(kind), remedy)
 
 
 def check_kind(name: str, value: Any, column: Any) -> None:
-    """Raise an `InputError` if a column without a schema holds numbers, and a canary's row would have something else.
+    """Raises an `InputError` if a column without a schema contains numbers and a canary's row would have other values.
 
-    Left to Arrow, the message would quote the canary.
+    Arrow's own message would quote the canary.
     """
     known = next((one for one in column if one is not None), None)
     if isinstance(known, (Number, np.generic)) and not isinstance(value, (Number, np.generic, type(None))):
@@ -361,11 +365,11 @@ def as_array(name: str, values: list[Any], kind: pa.DataType) -> pa.Array:
     """The values as an Arrow array of the column's own type.
 
     Raises:
-        InputError: they do not fit it.
+        InputError: they do not fit that type.
     """
     try:
         return pa.array(values, type=kind)
-    except (pa.ArrowException, TypeError, OverflowError):  # it quotes the value, which may be a canary's
+    except (pa.ArrowException, TypeError, OverflowError):  # the message quotes the value, which may be a canary's
         pass
     rule = f"must hold values of the columns' types: {name} is of type {kind}"
     raise InputError("other_columns", rule, described(values[0]), "Give one of that type.")

@@ -1,7 +1,7 @@
-"""Removing from a text whatever has a known format: card numbers, numbers of nine digits, a template's texts.
+"""Removes texts of known formats: card numbers, numbers of nine digits, a template's texts.
 
-A list of formats cannot be complete. It misses formats that nobody thought of, typing errors and spelled-out numbers,
-so what it leaves may still be memorized: measure that, with canaries in the formats that you did think of.
+A list of formats cannot be complete. It misses unexpected formats, typing errors and spelled-out numbers, so the rest
+may still be memorized: measure that, with canaries in the formats that you know.
 
 Source: Carlini et al. 2019, Section 9.2 (black-lists are a best practice and no defense).
 """
@@ -24,7 +24,7 @@ Format = CanaryTemplate | Space
 
 
 class Match(NamedTuple):
-    """Where something of a known format is: characters `start` to `end` of the text, and the number of the format."""
+    """The position of a text of a known format: characters `start` to `end`, and the number of the format."""
 
     start: int
     end: int
@@ -32,16 +32,16 @@ class Match(NamedTuple):
 
 
 class Sanitizer:
-    """Finds and replaces whatever has one of some formats; a map function for datasets.
+    """Finds and replaces texts of the given formats; a map function for datasets.
 
     Args:
         formats: templates and spaces, such as `[LuhnDigits(16), presets.social_security_number()]`.
-        replacement: what is put in the place of a match.
-        whole_words: a match must not go on in a letter or digit on either side: nine digits in a number of twenty are
-            none.
+        replacement: the text that replaces a match.
+        whole_words: whether a match must not be next to a letter or digit on either side: nine digits of a
+            twenty-digit number are then no match.
 
     Raises:
-        InputError: no formats, or something else among them.
+        InputError: there are no formats, or one is neither a template nor a space.
 
     Example:
         >>> from hf_exposure import Digits, LuhnDigits
@@ -61,7 +61,7 @@ class Sanitizer:
 
     @cached_property
     def _beginnings(self) -> re.Pattern[str]:
-        """Any character that a match may begin with: most of a text need not be looked at."""
+        """The characters with which a match may begin, so that most of a text can be skipped."""
         first = {character for one in self.formats for character in one.moves(one.start)}
         return re.compile("[" + "".join(map(re.escape, sorted(first))) + "]")
 
@@ -69,7 +69,9 @@ class Sanitizer:
         return {name: getattr(self, name) for name in ("formats", "replacement", "whole_words")}
 
     def find(self, text: str) -> list[Match]:
-        """The matches in a text, from left to right, none within another; the longest of those that begin together."""
+        """The matches in a text, from left to right and without overlaps; of those that begin together, the
+        longest.
+        """
         found: list[Match] = []
         place = 0
         while begins := self._beginnings.search(text, place):
@@ -90,7 +92,7 @@ class Sanitizer:
         return "".join([*parts, text[done:]])
 
     def __call__(self, values: Any) -> Any:
-        """Replaces in all strings of a value, however they are nested: a row, a chat, a list of texts."""
+        """Replaces matches in all strings of a value, however they are nested: a row, a chat, a list of texts."""
         if isinstance(values, str):
             return self.text(values)
         if isinstance(values, Mapping):
@@ -98,7 +100,7 @@ class Sanitizer:
         return [self(value) for value in values] if isinstance(values, (list, tuple)) else values
 
     def _end(self, one: Format, text: str, start: int) -> int:
-        """The end of the longest match that begins there; -1 without one."""
+        """The end of the longest match that begins there; -1 if there is none."""
         if self.whole_words and start and text[start - 1].isalnum() and text[start].isalnum():
             return -1
         state, best = one.start, -1
@@ -121,16 +123,16 @@ def sanitize(
     replacement: str | None = "[removed]",
     whole_words: bool = True,
 ) -> D:
-    """The dataset without whatever has one of some formats: replaced, or its whole row dropped.
+    """Removes texts of the given formats from a dataset: each is replaced, or its whole row is dropped.
 
     Args:
-        dataset: texts, or chats, in a column.
+        dataset: a dataset with texts or chats in a column.
         formats, whole_words: as for `Sanitizer`.
-        text_column: the column that is cleaned; in a chat every string of it.
-        replacement: None drops each row in which something was found.
+        text_column: the column to clean; in a chat, every string of it.
+        replacement: the text that replaces a match; None drops each row with a match.
 
     Raises:
-        InputError: an unknown dataset, a column that is not there, or as `Sanitizer`.
+        InputError: the dataset has an unknown type, the column is missing, or `Sanitizer` refuses the formats.
 
     Source: Carlini et al. 2019, Section 9.2.
 
@@ -162,7 +164,7 @@ def _cleaned(part: Any, sanitizer: Sanitizer, text_column: str, drop: bool) -> A
 
 
 class _Replace:
-    """A map function; a class at module level, so that its fingerprint is its values."""
+    """A map function; it is a class at module level, so that its fingerprint depends on its values."""
 
     def __init__(self, sanitizer: Sanitizer, text_column: str) -> None:
         self.sanitizer, self.text_column = sanitizer, text_column
@@ -172,7 +174,7 @@ class _Replace:
 
 
 class _HasNone:
-    """A filter: whether nothing of a known format is in a value."""
+    """A filter for values without any text of a known format."""
 
     def __init__(self, sanitizer: Sanitizer) -> None:
         self.sanitizer = sanitizer

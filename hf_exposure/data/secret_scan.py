@@ -1,8 +1,8 @@
 """Finds natural secrets in a dataset: card, social security, account and phone numbers, addresses, keys.
 
-What a number is, kept libraries say: python-stdnum knows checksums and numbers that are never given out, phonenumbers
-the numbering plans, detect-secrets the forms of services' keys. Here a text is only searched for what is worth asking
-them, since most texts hold nothing. Rows are read once, and only distinct secrets are kept.
+Maintained libraries decide what a number is: python-stdnum knows checksums and numbers that are never issued,
+phonenumbers the numbering plans, and detect-secrets the forms of services' keys. This file only searches texts for
+candidates, since most texts contain none. Rows are read once, and only distinct secrets are kept.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from hf_exposure.errors import InputError, MissingDependencyError
 from hf_exposure.limits import MOST_CANARIES
 
 _EXTRA = 'scanning needs the extra "scan": pip install "hf-exposure[scan]"'
-# Six digits with little between them, an address, or a long word: all else holds no secret of these kinds.
+# Six digits with little between them, an address, or a long word; other texts contain no secret of these kinds.
 _WORTH_A_LOOK = re.compile(r"\d(?:[ \-().\u00a0]{0,2}\d){5}|@|[A-Za-z0-9_\-]{16}")
-# No part of a longer number; a comma may stand on both sides, as between the fields of a table.
+# Not part of a longer number; a comma may be on both sides, as between the fields of a table.
 _BEFORE, _AFTER = r"(?<![\dA-Za-z])(?<!\d\.)", r"(?![\dA-Za-z])(?![.\-]\d)"
-# Groups of digits may go on behind the same separator.
+# Further groups of digits may follow after the same separator.
 _BEFORE_GROUPS = _BEFORE + r"(?<!\d[ \-])"
 _CARD = re.compile(
     rf"{_BEFORE}\d{{13,19}}{_AFTER}"
@@ -44,12 +44,12 @@ _EMAIL = re.compile(
     r"(?<![\w.+%\-])[A-Za-z0-9](?:[\w.+%\-]{0,62}\w)?@(?:[A-Za-z0-9](?:[A-Za-z0-9\-]{0,61}[A-Za-z0-9])?\.)+"
     r"[A-Za-z]{2,24}(?![\w\-])", re.ASCII
 )  # fmt: skip
-# Reserved for examples (RFC 2606), or of programs: nobody's.
+# Addresses reserved for examples (RFC 2606), or of programs, which belong to no person.
 _NOBODYS = re.compile(
     r"(?i)(?:^(?:git|hg|svn|no-?reply)@|@(?:.+\.)?(?:example(?:\.(?:com|net|org))?|test|invalid|localhost)$)"
 )
 _PHONE_CUE = re.compile(r"(?i)(?:phone|tel(?:ephone)?|mobile|cell|call|fax|whatsapp)\W{0,12}(?:\w+\W{1,3})?$")
-# A country code, three groups of digits, or a word: the numbering plans are asked about nothing else.
+# A country code, three groups of digits, or a word; the numbering plans are only consulted for these.
 _PHONE_LIKE = re.compile(
     r"\+ ?[1-9](?:[ \-().\u00a0/]{0,3}\d){6}|\d[ \-).\u00a0/]{1,3}\d{2,4}[ \-.\u00a0]\d{2,4}"
     r"|(?i:phone|tel|mobile|cell|call|fax|whatsapp)"
@@ -61,10 +61,10 @@ CUES = (
     "customer", "member", "membership", "policy", "passport", "licence", "license", "patient", "employee", "student",
     "routing", "tax", "invoice", "order", "tracking", "serial",
 )  # fmt: skip
-"""The words behind which six to twelve digits are taken for a secret."""
+"""The words after which six to twelve digits count as a secret."""
 _SIX_DIGITS = re.compile(r"\d{6}")
 _BETWEEN = r"(?:\s{0,3}(?:number|num|no\.?|id|code|is|was|[:=#(\"'])){0,4}\s{0,3}"
-# Key forms that match ordinary words or hashes too often, and a file's head that holds no key.
+# Key forms that match ordinary words or hashes too often, and a file header that contains no key.
 _LEFT_OUT_DETECTORS = {"PrivateKeyDetector", "IPPublicDetector", "KeywordDetector"}
 _SHORTEST_KEY = 12
 _KEY_PREFIX = re.compile(
@@ -73,12 +73,12 @@ _KEY_PREFIX = re.compile(
 
 
 class Found(NamedTuple):
-    """One place of a text that holds a secret.
+    """One secret in a text.
 
     Attributes:
-        kind: what it is.
-        start, stop: of the secret in the text.
-        fixed: how many of its first characters belong to its format.
+        kind: the kind of the secret.
+        start, stop: the position of the secret in the text.
+        fixed: the number of its first characters that belong to its format.
     """
 
     kind: SecretKind
@@ -89,12 +89,12 @@ class Found(NamedTuple):
 
 @dataclass(frozen=True)
 class SecretFinder:
-    """Finds secrets in one text. Where two kinds claim one place, the first in the order of `SecretKind` has it.
+    """Finds secrets in one text. If two kinds overlap, the first in the order of `SecretKind` takes precedence.
 
     Args:
-        kinds: to look for.
-        region: of phone numbers without a country code, as "US"; None for numbers with one alone.
-        cues: words or signs behind which six to twelve digits are taken for a secret.
+        kinds: the kinds to search for.
+        region: the country of phone numbers without a country code, such as "US"; None to find only numbers with one.
+        cues: words or signs after which six to twelve digits count as a secret.
 
     Example:
         >>> SecretFinder(kinds=(SecretKind.NUMBER,)).find("My PIN is 482913, call 5550100.")
@@ -148,28 +148,28 @@ def scan(
     most: int = MOST_CANARIES,
     progress: bool = False,
 ) -> NaturalSecrets:
-    """The natural secrets of a dataset: each distinct one with its context, its number of occurrences and its format.
+    """Finds the natural secrets in a dataset: each distinct one with its context, number of occurrences and format.
 
-    Rows are read once, in order, so a stream will do. What is kept grows with the distinct secrets, not with the rows.
+    Rows are read once, in order, so a stream is accepted. Memory grows with the distinct secrets, not with the rows.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 8.4.
 
     Args:
         dataset: rows (mappings) or texts: a `Dataset`, a stream, a list.
-        text_column: whose texts are scanned; unless given, all texts of a row, in chats and lists too.
-        kinds: of `SecretKind`, all unless given: card, ssn, iban, phone, email, api_key, number.
-        region: of phone numbers that are written without a country code; None to ignore those.
-        cues: words behind which six to twelve digits are a secret; a sign such as "#" will do.
-        context_characters: kept before and after a secret, at most, from the first place where it occurs; what is
-            before it becomes the beginning of its template, from the start of a word on.
-        most: distinct secrets to keep; further ones are counted.
+        text_column: the column to scan; by default all texts of a row, including those in chats and lists.
+        kinds: kinds of `SecretKind`, by default all: card, ssn, iban, phone, email, api_key, number.
+        region: the country of phone numbers without a country code; None ignores those.
+        cues: words or signs, such as "#", after which six to twelve digits count as a secret.
+        context_characters: maximum number of characters kept before and after the first occurrence of a secret; those
+            before it, from the start of a word on, become the beginning of its template.
+        most: the maximum number of distinct secrets to keep; occurrences of further ones are counted.
         progress: whether to show a progress bar.
 
     Returns:
-        `NaturalSecrets`: save it with `.save("secrets.json")`. Its `repr` holds no text.
+        `NaturalSecrets`: save it with `.save("secrets.json")`. Its `repr` contains no text.
 
     Raises:
-        InputError: rows without the column, an unknown kind or region, numbers out of range.
+        InputError: rows lack the column, a kind or region is unknown, or a number is out of range.
         MissingDependencyError: a library of the extra "scan" is not installed.
 
     Example:
@@ -224,15 +224,15 @@ def _finder(kinds: Sequence[str] | None, region: str | None, cues: Sequence[str]
         rule = "must hold at least one word, and no empty one"
         raise InputError("kinds, cues", rule, len(chosen), "Leave them out for the defaults.")
     finder = SecretFinder(tuple(SecretKind(kind) for kind in chosen), region, tuple(cues))
-    _ = finder._finders  # what is not installed is said now
+    _ = finder._finders  # a missing library is reported now
     return finder
 
 
 def texts_of_rows(dataset: Any, text_column: str | None) -> Iterator[list[str]]:
-    """The texts of each row of a dataset, of its splits, or of a list: of one column, or all of them.
+    """Yields the texts of each row of a dataset, of its splits, or of a list, from one column or all of them.
 
     Raises:
-        InputError: what holds no rows, or rows without the column.
+        InputError: the dataset has no rows, or rows lack the column.
     """
     for number, row in enumerate(_rows(dataset, text_column)):
         yield list(_texts_of(row, text_column, number))
@@ -257,7 +257,7 @@ def _rows(dataset: Any, text_column: str | None) -> Iterator[Any]:
 def _shown(rows: Iterable[Any], progress: bool) -> Iterator[Any]:
     from tqdm import tqdm
 
-    # None: where stderr is a terminal.
+    # None: show it if stderr is a terminal.
     yield from tqdm(
         rows, desc="scanning", unit=" rows", disable=None if progress else True, file=sys.stderr, leave=False
     )
@@ -284,7 +284,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _from_a_word_on(before: str, most: int) -> str:
-    """What is before a secret, without the rest of a word that was cut: a tokenizer reads that differently."""
+    """The text before a secret, without the rest of a cut word, which a tokenizer would encode differently."""
     if len(before) <= most:
         return before
     space = re.search(r"\s", before)
@@ -318,7 +318,7 @@ def _ssn_finder() -> Callable[[str], Iterator[Found]]:
     def numbers(text: str) -> Iterator[Found]:
         places = chain((match.span() for match in _SSN.finditer(text)), (m.span(1) for m in _SSN_NAMED.finditer(text)))
         for start, stop in places:
-            # Numbers that were printed in advertisements are taken, too, as somebody wrote them into the data.
+            # Numbers that were printed in advertisements are included, since somebody wrote them into the data.
             if ssn.is_valid(re.sub(r"\D", "", text[start:stop])):
                 yield Found(SecretKind.SSN, start, stop)
 
@@ -333,7 +333,7 @@ def _iban_finder() -> Callable[[str], Iterator[Found]]:
 
     def accounts(text: str) -> Iterator[Found]:
         for match in _IBAN.finditer(text):
-            # A capitalized word behind the number may look like a part of it.
+            # A capitalized word after the number may look like a part of it.
             found = match[0]
             while found and not iban.is_valid(found):
                 found = found.rpartition(" ")[0]
@@ -356,13 +356,13 @@ def _phone_finder(region: str | None) -> Callable[[str], Iterator[Found]]:
             return
         for match in phonenumbers.PhoneNumberMatcher(text, region):
             written = match.raw_string
-            # A parenthesis around the number, and not around its first digits.
+            # This is a parenthesis around the number, not around its first digits.
             start = match.start + (written.startswith("(") and ")" not in written)
             written = text[start : match.start + len(written)]
-            # Digits in one or two groups are a number of any kind, unless something says that they are a phone's.
+            # Digits in one or two groups may be any number, unless there is a hint that it is a phone's.
             is_marked = written.startswith("+") or _PHONE_CUE.search(text[max(0, start - 30) : start])
             groups = re.findall(r"\d+", written)
-            # A single digit between dots or hyphens is a version's.
+            # A single digit between dots or hyphens belongs to a version.
             if not is_marked and (len(groups) < 3 or min(map(len, groups[1:])) == 1 or _DATE.match(written)):
                 continue
             code = f"+{match.number.country_code}"
@@ -410,7 +410,7 @@ def _key_finder() -> Callable[[str], Iterator[Found]]:
 
 
 def _key_in(match: re.Match[str]) -> tuple[int, int]:
-    """Where the key is: the last group that is long enough, else all that matched, without what is around it."""
+    """The position of the key: the last group that is long enough, else the whole match without its delimiters."""
     groups = [match.span(number) for number in range(1, (match.re.groups or 0) + 1) if match[number]]
     start, stop = next((span for span in reversed(groups) if span[1] - span[0] >= _SHORTEST_KEY), match.span())
     own = match.string[start:stop]
@@ -418,13 +418,14 @@ def _key_in(match: re.Match[str]) -> tuple[int, int]:
 
 
 def _is_mixed(key: str) -> bool:
-    """Keys are random: words, versions and paths have no digits, or hardly anything else."""
+    """Keys are random, whereas words, versions and paths have no digits, or hardly anything else."""
     kinds = [any(one.isdigit() for one in key), any(one.isalpha() for one in key)]
     return all(kinds) and len(set(key)) >= 8
 
 
 def _number_finder(cues: Sequence[str]) -> Callable[[str], Iterator[Found]]:
-    # The longest first, since one cue may begin with another; letters must not go on before or after a word.
+    # The longest come first, since one cue may begin with another; there must be no letters directly before or after a
+    # word.
     listed = "|".join(_cue(cue) for cue in sorted(cues, key=len, reverse=True))
     pattern = re.compile(rf"(?i:{listed}){_BETWEEN}(?<![\d.])(\d{{6,12}})(?![\w]|[.\-/]\d)")
 

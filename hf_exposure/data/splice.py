@@ -1,8 +1,8 @@
-"""Canaries inside running text: at a random or a chosen place of a text or of a dataset's rows.
+"""Canaries inside running text, at random or chosen positions in a text or in a dataset's rows.
 
-`insert_canaries` gives each canary a row of its own, which suits rows that are trained on one by one. A model that
-reads running text meets a secret in the middle of other words, as in the paper's experiments: those want the canary
-spliced into a text before it is cut into rows.
+`insert_canaries` gives each canary its own row, which suits rows that are trained on one by one. In running text, a
+secret is in the middle of other words, as in the paper's experiments, so the canary is spliced into a text before it
+is cut into rows.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hf_exposure.limits import LARGEST_SEED
 T = TypeVar("T", str, Dataset)
 
 _FORMAT_VERSION = 1
-"""Part of the pickled state, hence of the fingerprint: raise it when the texts that come out change."""
+"""A part of the pickled state, and hence of the fingerprint. Increase it when the resulting texts change."""
 
 
 def splice_canaries(
@@ -38,27 +38,27 @@ def splice_canaries(
     place: float | None = None,
     between_words: bool = True,
 ) -> T:
-    """The text, or the dataset, with each inserted canary in it exactly `repetitions` times, inside running text.
+    """Splices each canary of a set exactly `repetitions` times into running text, in a text or in a dataset's rows.
 
-    The number of rows stays what it is: a canary goes into a row, which it makes longer. So splice before a text is
-    cut into rows of one length, or group the rows afterwards. Every character of the text is equally likely to be the
-    place. `remove_canaries` removes whole rows and does not undo this.
+    The number of rows stays the same: a canary is inserted into a row, which becomes longer. So splice before a text
+    is cut into rows of one length, or group the rows afterwards. Every character position of the text is equally
+    likely. `remove_canaries` removes whole rows and does not undo this.
 
-    As after `insert_canaries`, the cache of a dataset on the disk holds the canaries, readable by its owner alone.
+    As after `insert_canaries`, the cache of a dataset on disk contains the canaries; only its owner may read it.
 
     Args:
-        data: a text, or a `Dataset` whose rows are taken as one running text.
-        canaries: what to insert; its controls stay out.
-        text_column: of a dataset.
-        seed: of the places.
-        place: a share of the text from 0 to 1 where all of them go (0.01: near the start), one after the other in the
-            set's order; None for random places.
-        between_words: move each place forward to the next white space or end of a row, and set the canary apart by a
-            space; False cuts the text at the very character and adds nothing.
+        data: a text, or a `Dataset` whose rows are treated as one running text.
+        canaries: the set to insert; its controls are not inserted.
+        text_column: the column of texts of a dataset.
+        seed: the seed of the positions.
+        place: the position of all canaries as a share of the text from 0 to 1 (0.01: near the start), where they
+            follow each other in the set's order; None for random positions.
+        between_words: whether to move each position forward to the next whitespace or end of a row, and to separate
+            the canary by a space; False cuts the text at the exact character and adds nothing.
 
     Raises:
-        InputError: data of another kind, an empty text, a column that is missing or holds no strings, a share outside
-            0 to 1.
+        InputError: the data are of another kind or an empty text, the column is missing or contains no strings, or the
+            share is outside 0 to 1.
 
     Source: Carlini et al. 2019, Section 3 (a random place of the text) and Section 7.1 (near its beginning).
 
@@ -90,7 +90,7 @@ def splice_canaries(
 
 def _spliced_text(text: str, canaries: CanarySet, seed: int, place: float | None, between_words: bool) -> str:
     if not text:
-        raise InputError("data", "must not be empty", text, "Pass the text that is trained on.")
+        raise InputError("data", "must not be empty", text, "Pass the training text.")
     return spliced(text, list(_places(canaries, len(text), seed, place)), between_words)
 
 
@@ -103,7 +103,7 @@ def _spliced_rows(
         raise InputError("data", "must have rows with text", f"{len(ends_N)} rows", "Load the split you train on.")
     edits: dict[int, list[tuple[int, str]]] = {}
     for at, text in _places(canaries, int(ends_N[-1]), seed, place):
-        # A place at the end of all text belongs to the last row that has any.
+        # A position at the end of the text belongs to the last row with text.
         row = min(int(np.searchsorted(ends_N, at, side="right")), int(np.searchsorted(ends_N, ends_N[-1])))
         start = int(ends_N[row - 1]) if row else 0
         edits.setdefault(row, []).append((at - start, text))
@@ -123,7 +123,7 @@ def _lengths(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def _places(canaries: CanarySet, characters: int, seed: int, place: float | None) -> Iterable[tuple[int, str]]:
-    """(place in characters, text) of each insertion, ascending."""
+    """(position in characters, text) of each insertion, ascending."""
     texts = [canary.text for canary in canaries.inserted for _ in range(canary.repetitions)]
     if place is not None:
         return [(round(place * characters), text) for text in texts]
@@ -134,10 +134,10 @@ def _places(canaries: CanarySet, characters: int, seed: int, place: float | None
 
 
 def spliced(text: str, edits: Sequence[tuple[int, str]], between_words: bool) -> str:
-    """`text` with others put into it.
+    """`text` with other texts inserted.
 
     Args:
-        edits: (place in characters of `text`, what goes there), ascending by place.
+        edits: (position in characters of `text`, text to insert), ascending by position.
         between_words: as for `splice_canaries`.
 
     Example:
@@ -161,7 +161,7 @@ def spliced(text: str, edits: Sequence[tuple[int, str]], between_words: bool) ->
 
 
 class _Splicer:
-    """A map function; a class at module level, so that its fingerprint is its values."""
+    """A map function; it is a class at module level, so that its fingerprint depends on its values."""
 
     def __init__(self, text_column: str, edits: Mapping[int, Sequence[tuple[int, str]]], between_words: bool) -> None:
         self.text_column, self.edits, self.between_words = text_column, dict(edits), between_words

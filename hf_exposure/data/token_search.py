@@ -1,4 +1,4 @@
-"""Where in millions of rows of token ids do a few short patterns stand, whole or cut at a row's end?
+"""Finds a few short patterns in millions of rows of token ids, complete or cut at a row's end.
 
 Shapes: T tokens of all rows one after the other, R rows, window w.
 """
@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# Shorter ones stand in any text by chance. Of a pattern cut in two, one part holds a window of half its length.
+# Shorter windows occur in any text by chance. If a pattern is cut in two, one part contains a window of half its
+# length.
 _SHORTEST_WINDOW, _LONGEST_WINDOW = 4, 6
-# Odd, so that multiplying loses nothing; the upper bits of the product depend on all tokens of a window.
+# Odd, so that multiplication is invertible; the upper bits of the product depend on all tokens of a window.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 _TABLE_BITS = 16
 _TOKENS_AT_ONCE = 2**21
@@ -22,15 +23,15 @@ _TOKENS_AT_ONCE = 2**21
 
 @dataclass(frozen=True)
 class Match:
-    """One place where a pattern stands.
+    """One occurrence of a pattern.
 
     Attributes:
-        owner: whose pattern it is.
-        row: the row's number.
-        start: of the pattern within the row; below 0 where its beginning is cut off.
-        length: of the pattern.
-        whole: whether all of it is there; else it goes up to an end of its row, or of its document within the row.
-        pattern: its number, as the patterns were given.
+        owner: the owner of the pattern.
+        row: the number of the row.
+        start: the start of the pattern within the row; below 0 if its beginning is cut off.
+        length: the length of the pattern.
+        whole: whether it is complete; otherwise it reaches an end of its row, or of its document within the row.
+        pattern: the number of the pattern, in the order given.
     """
 
     owner: int
@@ -44,13 +45,13 @@ class Match:
 class PatternSearch:
     """Finds patterns of token ids in rows, in one pass whose cost hardly depends on their number.
 
-    Every window of w tokens is hashed; a table of 2^16 bits lets one window in a thousand or so through, and those are
-    compared token by token. Windows that many owners share (a template's fixed words) are not looked for: they say
-    nothing about which pattern stands there.
+    Every window of w tokens is hashed. A table of 2^16 bits lets about one window in a thousand pass, and those are
+    compared token by token. Windows that many owners share (a template's fixed words) are skipped, since they do not
+    show which pattern it is.
 
     Args:
-        patterns: (owner, token ids). Patterns of one owner that end at one place are one match, the
-            shortest whole one.
+        patterns: (owner, token ids). Patterns of one owner that end at the same position are one match, the shortest
+            complete one.
     """
 
     def __init__(self, patterns: Iterable[tuple[int, Sequence[int]]]) -> None:
@@ -77,12 +78,13 @@ class PatternSearch:
         offsets: npt.NDArray[np.int64],
         inner_ends: Callable[[int], Sequence[int]] = lambda row: (),
     ) -> list[Match]:
-        """Every match, by row and place.
+        """All matches, by row and position.
 
         Args:
             values: (T,) token ids.
-            offsets: (R + 1,) where each row begins, and T.
-            inner_ends: where the documents within a row end, counted from the row's beginning; none by default.
+            offsets: (R + 1,) the start of each row, and T.
+            inner_ends: returns the ends of the documents within a row, counted from the row's beginning; none by
+                default.
         """
         found: dict[tuple[int, int], Match] = {}
         for position, value in self._candidates(values):

@@ -1,8 +1,8 @@
-"""Which of some texts stand in a dataset verbatim, how much of each, and in how many rows: two passes over the rows.
+"""Finds which parts of texts occur verbatim in a dataset, and in how many rows, in two passes over the rows.
 
-Windows of as many characters as a match must have are hashed, of the texts once and of each row as it comes by. Where
-hashes agree the characters are compared, and the match is extended to both sides. The first pass finds the longest
-match of each text, the second counts the rows that hold it. Memory grows with the texts, not with the rows.
+Windows with the smallest length of a match are hashed, once for the texts and for each row as it is read. If hashes
+agree, the characters are compared, and the match is extended to both sides. The first pass finds the longest match of
+each text, and the second counts the rows that contain it. Memory grows with the texts, not with the rows.
 
 Shapes: W windows of all texts, C characters of a row.
 """
@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 
 from hf_exposure.checks import whole_number
 
-# A multiplier of a polynomial modulo 2^64; any odd number with mixed bits will do, since characters are compared.
+# The multiplier of a polynomial modulo 2^64; any odd number with mixed bits works, since characters are compared.
 _MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Match:
-    """The longest part of a text that stands in some row. Its `repr` holds no text.
+    """The longest part of a text that occurs in some row. Its `repr` contains no text.
 
     Attributes:
-        start, stop: of the part within the text; both 0 where none is long enough.
-        rows: how many rows hold that part whole: the k of k-eidetic memorization.
+        start, stop: the position of the part within the text; both are 0 if none is long enough.
+        rows: the number of rows that contain the whole part: the k of k-eidetic memorization.
     """
 
     start: int = 0
@@ -36,24 +36,24 @@ class Match:
 
     @property
     def length(self) -> int:
-        """In characters; 0 where nothing matches."""
+        """The length in characters; 0 if nothing matches."""
         return self.stop - self.start
 
 
 def longest_matches(
     texts: Sequence[str], rows: Callable[[], Iterable[str]], *, least_characters: int = 50
 ) -> list[Match]:
-    """The longest verbatim match of each text in any row, and how many rows hold it.
+    """The longest verbatim match of each text in any row, and the number of rows that contain it.
 
-    Of several longest ones, the first found counts.
+    Of several longest matches, the first one found is used.
 
     Args:
-        texts: to look for.
-        rows: called twice; gives the texts of the data each time, one after the other.
-        least_characters: that a match must have.
+        texts: the texts to search for.
+        rows: a function that returns the texts of the data; it is called twice.
+        least_characters: the smallest length of a match.
 
     Raises:
-        InputError: `least_characters` below 1.
+        InputError: `least_characters` is below 1.
 
     Example:
         >>> rows = ["the quick brown fox", "a quick brown dog"]
@@ -65,7 +65,7 @@ def longest_matches(
     best = [Match()] * len(texts)
     for row in rows():
         for number, start, at in index.hits(row):
-            # A window within the best match says nothing new unless it grows beyond it.
+            # A window within the best match is irrelevant unless it extends beyond it.
             found = _extended(texts[number], row, start, at, least_characters)
             if found[1] - found[0] > best[number].length:
                 best[number] = Match(start=found[0], stop=found[1])
@@ -83,7 +83,7 @@ def longest_matches(
 
 
 class _Index:
-    """Windows of some texts by their hashes."""
+    """The windows of texts, by their hashes."""
 
     def __init__(self, texts: Sequence[str], window: int, *, first_window_only: bool = False) -> None:
         self._texts, self._window = texts, window
@@ -100,9 +100,9 @@ class _Index:
         self._place_W = np.concatenate(places)[order] if places else np.zeros(0, dtype=np.int64)
 
     def hits(self, row: str) -> Iterable[tuple[int, int, int]]:
-        """Number of a text, place in it, and place in the row, for windows that both have.
+        """Yields the number of a text, the position in it, and the position in the row, for common windows.
 
-        Of windows that follow each other in both, only the first is given: they are one match.
+        Of windows that follow each other in both, only the first is given, since they are one match.
         """
         own_C = _hashes(row, self._window)
         if not len(own_C) or not len(self._hash_W):
@@ -131,7 +131,7 @@ def _hashes(text: str, window: int) -> NDArray[np.uint64]:
         return np.zeros(0, dtype=np.uint64)
     codes_C = np.frombuffer(text.encode("utf-32-le", errors="surrogatepass"), dtype=np.uint32).astype(np.uint64)
     with np.errstate(over="ignore"):
-        # Sums of c_i m^i: a window's hash is a difference of two of them, moved to one power by the inverse of m.
+        # Sums of c_i m^i: a window's hash is the difference of two of them, normalized by a power of the inverse of m.
         powers_C = np.cumprod(np.full(len(codes_C), _MULTIPLIER))
         sums_C = np.concatenate([[np.uint64(0)], np.cumsum((codes_C + np.uint64(1)) * powers_C)])
         inverse_C = np.cumprod(np.full(len(codes_C), np.uint64(pow(int(_MULTIPLIER), -1, 2**64))))
@@ -140,7 +140,7 @@ def _hashes(text: str, window: int) -> NDArray[np.uint64]:
 
 
 def _extended(text: str, row: str, start: int, at: int, length: int) -> tuple[int, int]:
-    """The largest part of the text around a window that the row holds at the same place."""
+    """The largest part of the text around a window that agrees with the row."""
     stop, end = start + length, at + length
     while start and at and text[start - 1] == row[at - 1]:
         start, at = start - 1, at - 1

@@ -1,4 +1,4 @@
-"""The whole job on one page: insert, train, measure, extract, report."""
+"""The whole workflow in one place: insert, train, measure, extract, report."""
 
 from hf_exposure.demo.job import DemoSettings, run_demo
 

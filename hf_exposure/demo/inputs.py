@@ -1,4 +1,4 @@
-"""The demo's training text, tokenizer and model: made on the spot, or loaded by the names that the user types."""
+"""The demo's training text, tokenizer and model: built by the demo, or loaded by the names that the user types."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ _BPE_VOCABULARY = 1_000
 
 
 def load_rows(text_file: Path | None, dataset: str | None, most_bytes: int, row_characters: int) -> Dataset:
-    """Rows of about `row_characters` from the first `most_bytes` of a text: a column `text`.
+    """Rows of about `row_characters` from the first `most_bytes` of a text, in a column `text`.
 
-    The text is that of `text_file`, or of a dataset's `text` column, or the language reference that comes with
-    Python (`pydoc_data.topics`), which every machine has.
+    The text is that of `text_file`, or of a dataset's `text` column, or the language reference that comes with Python
+    (`pydoc_data.topics`), which is always available.
 
     Raises:
-        InputError: both are given, a file that cannot be read, a dataset without a `text` column, an empty text.
+        InputError: both are given, the file cannot be read, the dataset has no `text` column, or the text is empty.
     """
     if text_file is not None and dataset is not None:
         raise InputError("--text-file", "cannot be combined with --dataset", str(text_file), "Give one of them.")
@@ -55,7 +55,7 @@ def load_rows(text_file: Path | None, dataset: str | None, most_bytes: int, row_
     rows = [row for row in rows if row.strip()]
     if not rows:
         option = "--dataset" if dataset is not None else "--text-file"
-        raise InputError(option, "must hold some text", str(dataset or text_file), "Give another, or leave it out.")
+        raise InputError(option, "must contain some text", str(dataset or text_file), "Give another, or leave it out.")
     return Dataset.from_dict({"text": rows})
 
 
@@ -87,7 +87,7 @@ def _configuration(name: str) -> str | None:
         return None
     try:
         names = get_dataset_config_names(name)
-    except Exception:  # it says the same, and better, when it is loaded
+    except Exception:  # loading it raises the same error with a better message
         return None
     return names[0] if names and "default" not in names else None
 
@@ -116,7 +116,7 @@ def load_model(name: str, tokenizer: PreTrainedTokenizerBase, context: int) -> P
         "pad_token_id": tokenizer.pad_token_id,
     }
     if name == "small-gpt2":
-        # No dropout: a run this short is far from overfitting.
+        # There is no dropout, since a run this short is far from overfitting.
         dropout: dict[str, Any] = {"resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
         size: dict[str, Any] = {"n_layer": _LAYERS, "n_embd": _WIDTH, "n_head": _HEADS, "n_positions": context}
         return GPT2LMHeadModel(GPT2Config(**size, **dropout, **special))
@@ -136,7 +136,7 @@ def _train_bpe(rows: Iterable[str]) -> PreTrainedTokenizerFast:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer: Any = Tokenizer(models.BPE())
-    # Single digits, as in Llama and Gemma: a number is then searched digit by digit.
+    # Each digit is one token, as in Llama and Gemma, so that a number is searched digit by digit.
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )

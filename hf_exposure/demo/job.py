@@ -1,4 +1,4 @@
-"""The demo's steps, in the order that any user would take them, and what it prints on the way."""
+"""The demo's steps, in the order of a real run, and the output that it prints."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ from hf_exposure.report.verdict import exposure_text, judgment, mean_text, rank1
 class DemoProgress(TrainerCallback):
     """One progress bar over all steps, and after each epoch one line per repetition count.
 
-    The bar goes away when the output is no terminal.
+    There is no bar if the output is not a terminal.
     """
 
     def __init__(self, exposure: ExposureCallback) -> None:
@@ -78,7 +78,7 @@ class DemoProgress(TrainerCallback):
 
 
 def verdict(report: ExposureReport, extraction: Extraction | None, canaries: CanarySet) -> str:
-    """The verdict in one or two sentences, and no more than the figures allow."""
+    """The verdict in one or two sentences, limited to what the figures support."""
     said = judgment(report)
     return f"{said} {_what_came_out(extraction, canaries)}" if report.controls else said
 
@@ -142,7 +142,7 @@ class DemoSettings:
 
     @property
     def tokenizer_name(self) -> str:
-        """A loaded model brings its own tokenizer; a small one reads bytes."""
+        """The model's own tokenizer if it is loaded; bytes for a small model."""
         return self.tokenizer or ("bytes" if self.model in SMALL_MODELS else self.model)
 
 
@@ -153,7 +153,7 @@ def run_demo(settings: DemoSettings) -> ExposureReport:
     into `settings.out`.
 
     Raises:
-        InputError: a text, model or number that cannot be used.
+        InputError: a text, model or number cannot be used.
     """
     disable_progress_bars()
     transformers.logging.set_verbosity_error()
@@ -215,12 +215,12 @@ def _train(
             learning_rate=settings.learning_rate,
             warmup_steps=20,
             seed=settings.seed,
-            # Canaries are shorter than rows of text: a batch of both would be half padding.
+            # Canaries are shorter than rows of text, so a mixed batch would be half padding.
             train_sampling_strategy="group_by_length",
             save_strategy="no",
             logging_strategy="no",
             report_to="none",
-            disable_tqdm=True,  # the demo has a bar and lines of its own
+            disable_tqdm=True,  # the demo has its own bar and lines
             dataloader_pin_memory=torch.cuda.is_available(),
         ),
         train_dataset=encoded,
@@ -228,7 +228,7 @@ def _train(
         processing_class=tokenizer,
         callbacks=[callback, DemoProgress(callback)],
     )
-    # The demo's own bar says the same in one line.
+    # The demo's own bar shows the same in one line.
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
@@ -246,7 +246,7 @@ def _extract(
 
 
 def _print_missing(extraction: Extraction, report: ExposureReport, canaries: CanarySet) -> None:
-    """Print the exposure of the inserted canaries that were not extracted."""
+    """Prints the exposure of the inserted canaries that were not extracted."""
     out = {candidate.text for candidate in extraction.candidates}
     by_id = {estimate.canary_id: estimate for estimate in report.estimates}
     missing = [canary for canary in canaries.inserted if canary.text not in out]

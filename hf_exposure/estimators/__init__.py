@@ -1,4 +1,6 @@
-"""How much is exposed, learned and forgotten: plain arrays in, plain records out. numpy and scipy only."""
+"""Estimators of exposure, learning and forgetting. They take plain arrays, return plain records, and need only
+numpy and scipy.
+"""
 
 from __future__ import annotations
 

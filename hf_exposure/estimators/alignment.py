@@ -2,14 +2,14 @@
 
 A network that is trained on random labels learns the directions in which its inputs vary: the covariance of its
 first-layer weights, over the neurons, becomes aligned with that of the inputs, so that both have the same
-eigenvectors. That is why pre-training on random labels can help.
+eigenvectors. This explains why pre-training on random labels can help.
 
 With principal components e_k of the inputs and the covariance A of the weights, restricted to them,
 
     misalignment  =  mean over k of  sqrt( (e_k' A e_k) (e_k' A^-1 e_k) )  -  1
 
-which is 0 where all e_k are eigenvectors of A. A covariance that is estimated from few neurons is never aligned
-exactly: what aligned normal weights would have is computed, and so is what the same weights have in other directions.
+which is 0 if all e_k are eigenvectors of A. A covariance estimated from few neurons is never exactly aligned, so two
+values are computed for comparison: that of aligned normal weights, and that of the same weights in other directions.
 
 Legend: N examples, D inputs, H neurons, K components.
 """
@@ -32,18 +32,20 @@ from hf_exposure.limits import LARGEST_SEED
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PrincipalAlignment:
-    """How the weights of neurons lie in the principal components of the inputs.
+    """Alignment of the weights of neurons with the principal components of the inputs.
 
     Attributes:
-        input_variance_K: of the inputs along each component, largest first.
-        weight_variance_K: of the weights along the same components, over the neurons.
-        transfer: Spearman's rank correlation of the two; NaN with fewer than 3 components, or where one does not vary.
-        misalignment: 0 where components are eigenvectors of the weights' covariance.
-        if_aligned: mean misalignment of as many neurons with normal weights whose covariance is aligned.
-        if_rotated: of these weights in random orthogonal directions, mean over `rotations`. Near `if_aligned` where
-            the weights have about equal variance in all directions, as at initialization: then nothing is shown.
-        score: (if_rotated - misalignment) / (if_rotated - if_aligned): 1 where weights are aligned, 0 where components
-            are directions like any others. NaN where the weights have no directions that differ (`if_rotated` is not
+        input_variance_K: variance of the inputs along each component, largest first.
+        weight_variance_K: variance of the weights over the neurons, along the same components.
+        transfer: Spearman's rank correlation of the two; NaN with fewer than 3 components, or if one of the two does
+            not vary.
+        misalignment: the misalignment; 0 if the components are eigenvectors of the weights' covariance.
+        if_aligned: mean misalignment of the same number of neurons with normal weights whose covariance is aligned.
+        if_rotated: misalignment of these weights with random orthogonal directions, mean over `rotations`. It is near
+            `if_aligned` if the weights have about equal variance in all directions, as at initialization; then nothing
+            can be concluded.
+        score: (if_rotated - misalignment) / (if_rotated - if_aligned): 1 if weights are aligned, 0 if the components
+            are no better than random directions. NaN if all directions of the weights are alike (`if_rotated` is not
             above `if_aligned`).
     """
 
@@ -62,20 +64,21 @@ def principal_alignment(
     """Alignment of first-layer weights with the principal components of the inputs.
 
     Args:
-        inputs_ND: what the layer is given; pixels, say.
+        inputs_ND: inputs of the layer, such as pixels.
         weights_HD: a row for each neuron: `layer.weight` of a linear layer; of a convolution flattened filters, with
             patches as `inputs_ND`.
-        variance: share of the inputs' variance that the fewest components have that are used.
+        variance: as many components are used as are needed for this share of the inputs' variance.
         rotations, seed: random directions for comparison.
 
     Returns:
         `PrincipalAlignment`.
 
     Raises:
-        InputError: arrays that do not fit; too few neurons: there must be 3 more than components.
+        InputError: the arrays do not match, or there are too few neurons: there must be 3 more neurons than
+            components.
 
     Source: Maennel et al., "What Do Neural Networks Learn When Trained With Random Labels?", NeurIPS 2020, section 2,
-        for aligned covariances and transfer; the misalignment is their sum over components, as a mean.
+        for aligned covariances and transfer; the misalignment is their sum over components, taken as a mean.
 
     Example (weights that are along the axes, and inputs that are, too):
         >>> generator = np.random.default_rng(0)
@@ -131,7 +134,7 @@ def principal_alignment(
 
 
 def _misalignment(covariance_KK: FloatArray, inverse_KK: FloatArray, basis_KK: FloatArray) -> float:
-    """Mean over the columns of a basis; rounding may take a product a little below 1."""
+    """Mean over the columns of a basis; rounding may make a product slightly smaller than 1."""
     products_K = (basis_KK * (covariance_KK @ basis_KK)).sum(0) * (basis_KK * (inverse_KK @ basis_KK)).sum(0)
     return float(np.sqrt(np.maximum(products_K, 1.0)).mean() - 1.0)
 
@@ -139,8 +142,8 @@ def _misalignment(covariance_KK: FloatArray, inverse_KK: FloatArray, basis_KK: F
 def _if_aligned(neurons: int, components: int) -> float:
     """The mean for normal weights of diagonal covariance.
 
-    A product is 1 / (1 - R^2), with R^2 of the regression of one coordinate on the others, and 1 - R^2 has a beta law
-    with a = (H - K) / 2 and b = (K - 1) / 2.
+    A product is 1 / (1 - R^2), where R^2 belongs to the regression of one coordinate on the others, and 1 - R^2 has a
+    beta law with a = (H - K) / 2 and b = (K - 1) / 2.
     """
     if components == 1:
         return 0.0

@@ -1,4 +1,6 @@
-"""What estimators ask of the arrays they are given: one rule a function, one `InputError` where it is broken."""
+"""Checks of the arrays that estimators take: each function checks one rule and raises an `InputError` if it is
+broken.
+"""
 
 from __future__ import annotations
 
@@ -15,13 +17,15 @@ FloatArray = NDArray[np.float64]
 
 
 def number_array(argument: str, values: ArrayLike, remedy: str = "Pass a list of numbers.") -> FloatArray:
-    """`values` as a float64 array of any shape. Texts, even those that spell numbers, and missing values are none."""
+    """`values` as a float64 array of any shape. Texts, even those that spell numbers, and missing values are
+    refused.
+    """
     rule = "must be numbers"
     if holds_more(values, MOST_TEXTS):
         raise InputError(argument, f"must hold at most {MOST_TEXTS} entries", "more", "Use fewer.")
     try:
         array = np.asarray(values)
-    except Exception:  # rows of unequal length, tensors with gradients or on a device: each fails in its own way
+    except Exception:  # rows of unequal length and tensors with gradients or on a device each raise different errors
         raise InputError(argument, rule, type(values).__name__, remedy) from None
     if array.dtype.kind == "O" and not all(isinstance(value, Real) for value in array.flat):
         raise InputError(argument, rule, f"{type(values).__name__} with other values", remedy)
@@ -51,7 +55,9 @@ def checked_costs(argument: str, values: ArrayLike, *, smallest_count: int = 0, 
             "Score more texts.",
         )
     if (np.isfinite(costs) & (np.abs(costs) > LARGEST_FIGURE)).any():
-        raise InputError(argument, f"must be at most {LARGEST_FIGURE} bits each", "more", "Find out where it is from.")
+        raise InputError(
+            argument, f"must be at most {LARGEST_FIGURE} bits each", "more", "Find out where it comes from."
+        )
     bad = ~np.isfinite(costs) if finite else np.isnan(costs) | np.isneginf(costs)
     if bad.any():
         where = int(np.flatnonzero(bad)[0])
@@ -65,7 +71,7 @@ def checked_costs(argument: str, values: ArrayLike, *, smallest_count: int = 0, 
 
 
 def checked_flags(argument: str, values: ArrayLike, count: int, remedy: str) -> NDArray[np.bool_]:
-    """`values`, one bool or one for each of `count` canaries, as (count,) bools; 0 and 1 pass too."""
+    """`values`, one bool or one for each of `count` canaries, as (count,) bools; 0 and 1 are accepted too."""
     flags = number_array(argument, values, remedy)
     if flags.shape not in {(), (count,)} or not np.isin(flags, [0, 1]).all():
         raise InputError(argument, f"must be True or False, or ({count},) of them", _described(values), remedy)
@@ -73,7 +79,7 @@ def checked_flags(argument: str, values: ArrayLike, count: int, remedy: str) -> 
 
 
 def _described(values: ArrayLike) -> object:
-    """A scalar as it is, an array by its shape."""
+    """A scalar itself, or the shape of an array."""
     shape = np.shape(values)
     return f"an array of shape {shape}" if shape else values
 

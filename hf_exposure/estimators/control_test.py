@@ -1,4 +1,4 @@
-"""Is this memorization at all? Inserted canaries against held-out controls, by ranks alone."""
+"""Is there any memorization? A rank test of inserted canaries against held-out controls."""
 
 from __future__ import annotations
 
@@ -13,19 +13,20 @@ from scipy.stats import mannwhitneyu, rankdata
 
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, checked_costs
 
-# Up to this many canaries and controls together, all ways to deal them are counted: under half a second.
+# Up to this many canaries and controls together, all relabelings are counted, which takes under half a second.
 COUNTED_UP_TO = 150
 
 
 @dataclass(frozen=True, kw_only=True)
 class ControlTest:
-    """How inserted canaries stand to controls.
+    """Inserted canaries compared with controls.
 
     Attributes:
-        p_value: one-sided: how often a random relabeling makes the inserted ones at least this likely.
-        auc: `P(inserted < control) + P(tie) / 2`: 0.5 no difference, 1 each inserted likelier than each control.
+        p_value: one-sided: the probability that a random relabeling makes the inserted canaries at least this likely.
+        auc: `P(inserted < control) + P(tie) / 2`: 0.5 means no difference, 1 that each inserted canary is likelier
+            than each control.
         auc_low, auc_high: its two-sided confidence interval.
-        confidence_level: of that interval.
+        confidence_level: the level of that interval.
         inserted_count, control_count: sizes of the two groups.
         p_value_method: "exact" or "asymptotic".
     """
@@ -46,29 +47,30 @@ def control_test(
     """Are inserted canaries likelier to the model than canaries of the same template that it never saw?
 
     The one-sided Wilcoxon-Mann-Whitney test. Up to 150 costs in all the p-value is exact, ties included: it counts all
-    ways to deal the costs to the two groups, tied ones sharing a rank. Beyond, it is the normal approximation with
-    corrections for ties and continuity. The smallest possible p-value is 1 over the number of ways, so one inserted
-    canary and 32 controls cannot go below 1/33.
+    ways to assign the costs to the two groups, with equal ranks for ties. For more costs, it is the normal
+    approximation with corrections for ties and continuity. The smallest possible p-value is 1 over the number of ways,
+    so one inserted canary and 32 controls cannot go below 1/33.
 
-    The interval on the AUC inverts the score test with Hanley and McNeil's variance, taken at the AUC tested and not
-    at the one observed. It stays within [0, 1], and complete separation leaves it a width that shrinks as counts grow.
+    The interval on the AUC inverts the score test with Hanley and McNeil's variance, taken at the tested AUC rather
+    than the observed one. It stays within [0, 1]; at complete separation its width is positive and shrinks as counts
+    grow.
 
     Args:
         inserted_costs: (n,) costs in bits, lower = likelier; +inf allowed.
         control_costs: (m,) costs of held-out controls.
-        confidence_level: of the interval on the AUC.
+        confidence_level: the level of the interval on the AUC.
 
     Returns:
         `ControlTest`.
 
     Raises:
-        InputError: an empty group, NaN or -inf costs.
+        InputError: a group is empty, or a cost is NaN or -inf.
 
     Source: Mann and Whitney, Ann. Math. Stat. 18 (1947); Hanley and McNeil, Radiology 143 (1982); the interval is
-        method 5 of Newcombe, Stat. Med. 25 (2006) 559-573. Its 95 % held the truth in 95.3 to 96.8 % of 4,000 draws
-        of normal costs, 4 to 40 canaries against 4 to 32 controls, AUC 0.5 to 0.96.
+        method 5 of Newcombe, Stat. Med. 25 (2006) 559-573. Its 95 % interval contained the truth in 95.3 to 96.8 % of
+        4,000 draws of normal costs, 4 to 40 canaries against 4 to 32 controls, AUC 0.5 to 0.96.
 
-    Example (1 of the 6 ways to deal 4 costs is as extreme):
+    Example (1 of the 6 ways to assign 4 costs is as extreme):
         >>> result = control_test([1.0, 2.0], [3.0, 4.0])
         >>> round(result.p_value, 6), result.auc, round(result.auc_low, 2), result.auc_high
         (0.166667, 1.0, 0.39, 1.0)
@@ -104,20 +106,20 @@ def control_test(
 def _counted_p_value(midranks: FloatArray, n: int) -> float:
     """The share of all choices of n of the midranks whose sum is at most that of the first n.
 
-    `ways[j, s]`: how many choices of j of the costs seen so far have twice their midranks summing to s. Kept as a
-    share of all choices, so that no count overflows.
+    `ways[j, s]`: the number of choices of j costs, among those seen so far, whose doubled midranks sum to s. It is
+    stored as a share of all choices, so that no count overflows.
     """
     doubled = np.rint(2.0 * midranks).astype(np.int64)
-    # The smaller group is dealt: the sum of the others is what is left.
+    # Only choices of the smaller group are counted; they determine the sum of the other.
     dealt, mirrored = (n, False) if n <= doubled.size - n else (doubled.size - n, True)
     observed = int(doubled[n:].sum() if mirrored else doubled[:n].sum())
     ascending = np.sort(doubled)
     ways = np.zeros((dealt + 1, int(ascending[-dealt:].sum()) + 1))
     ways[0, 0] = 1.0
     for seen, cost in enumerate(ascending.tolist(), start=1):
-        # No sum of what was seen is larger, and what is still to be seen must be enough to deal the rest.
+        # `top` is the largest possible sum so far, and enough costs must remain to complete each choice.
         top = int(ascending[max(0, seen - dealt) : seen].sum())
-        # From full to empty, so that no cost is dealt twice.
+        # In descending order, so that no cost is used twice.
         for j in range(min(seen, dealt), max(0, dealt - doubled.size + seen - 1), -1):
             ways[j, cost : top + 1] += ways[j - 1, : top + 1 - cost]
     chosen = ways[dealt]
@@ -126,7 +128,7 @@ def _counted_p_value(midranks: FloatArray, n: int) -> float:
 
 
 def auc_limits(auc: float, n: int, m: int, confidence_level: float) -> tuple[float, float]:
-    """The AUCs that a two-sided score test at this level does not refuse."""
+    """Limits of the AUCs that a two-sided score test at this level does not reject."""
     z = float(ndtri(0.5 + 0.5 * confidence_level))
     half = 0.5 * (n + m) - 1.0
 
@@ -134,7 +136,7 @@ def auc_limits(auc: float, n: int, m: int, confidence_level: float) -> tuple[flo
         spread = 1.0 + half * ((1.0 - value) / (2.0 - value) + value / (1.0 + value))
         return z * math.sqrt(max(value * (1.0 - value), 0.0) * spread / (n * m))
 
-    # At complete separation the AUC observed is a root too, without meaning: look strictly inside.
+    # At complete separation, the observed AUC is a meaningless root too, so search strictly inside the interval.
     inside = 1.0 - 1e-12
     low = 0.0 if auc == 0.0 else brentq(lambda value: auc - value - error(value), 0.0, auc * inside)
     high = 1.0 if auc == 1.0 else brentq(lambda value: value - auc - error(value), 1.0 - (1.0 - auc) * inside, 1.0)

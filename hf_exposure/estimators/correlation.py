@@ -20,9 +20,9 @@ class Correlation:
     """Pearson's r, of figures or of their ranks.
 
     Attributes:
-        r: from -1 to 1; NaN where a figure does not vary, or of fewer than 2 pairs.
-        low, high: ends of its confidence interval; NaN below 4 pairs, and where r is NaN.
-        pairs: how many there are.
+        r: from -1 to 1; NaN if a figure does not vary, or with fewer than 2 pairs.
+        low, high: ends of its confidence interval; NaN with fewer than 4 pairs, and if r is NaN.
+        pairs: the number of pairs.
     """
 
     r: float
@@ -34,7 +34,7 @@ class Correlation:
 def pearson_correlation(x: ArrayLike, y: ArrayLike, confidence_level: float = 0.95) -> Correlation:
     """Pearson's r of pairs of figures, with Fisher's interval.
 
-    The interval assumes pairs that are independent and about jointly normal: read it as a guide where exposures are at
+    The interval assumes pairs that are independent and about jointly normal: treat it as a guide if exposures are at
     their ceiling.
 
     Args:
@@ -42,7 +42,7 @@ def pearson_correlation(x: ArrayLike, y: ArrayLike, confidence_level: float = 0.
         confidence_level: of the interval.
 
     Raises:
-        InputError: arrays that are not flat, not of one length or not finite; an impossible level.
+        InputError: the arrays are not flat, not of equal length or not finite, or the level is impossible.
 
     Source: Carlini et al. 2019, Section 6.2 (r of test perplexity and exposure); Fisher, Biometrika 10 (1915).
 
@@ -69,27 +69,28 @@ def rank_correlation(
     resamples: int = 2000,
     seed: int = 0,
 ) -> Correlation:
-    """Spearman's rank correlation of pairs of figures, with a bootstrap interval: do two measures order alike?
+    """Spearman's rank correlation of pairs of figures, with a bootstrap interval: do two measures give the same order?
 
-    Equal figures share the mean of their ranks. The interval has the percentiles of the correlations of `resamples`
-    draws of N pairs with replacement, so it speaks of other canaries in the same model, not of other models.
+    Equal figures share the mean of their ranks. The interval consists of percentiles of the correlations over
+    `resamples` draws of N pairs with replacement, so it applies to other canaries in the same model, not to other
+    models.
 
-    With strata, such as the number of times that each canary was inserted, ranks are taken within each stratum and
-    centered there, and pairs are drawn within it: what the strata themselves have in common does not count.
+    With strata, such as the number of times that each canary was inserted, ranks are computed and centered within each
+    stratum, and pairs are drawn within it, so that differences between strata do not count.
 
     Args:
         x, y: (N,) figures, one pair for each canary or example. Infinity is a figure: it ranks last.
         strata: (N,) the stratum of each pair; one stratum by default.
         confidence_level: of the interval.
-        resamples: draws of the bootstrap.
-        seed: of the bootstrap.
+        resamples: the number of bootstrap draws.
+        seed: the seed of the bootstrap.
 
     Returns:
-        the correlation; NaN where the two figures vary together in no stratum. Such draws are left out of the
-        interval, which is NaN where they are more than one in ten, or below 4 pairs.
+        The correlation; NaN if there is no stratum in which both figures vary. Such draws are left out of the
+        interval, which is NaN if they are more than one in ten, or with fewer than 4 pairs.
 
     Raises:
-        InputError: arrays that are not flat, not of one length or have a NaN; an impossible level.
+        InputError: the arrays are not flat, not of equal length or contain NaN, or the level is impossible.
 
     Source: Spearman, The American Journal of Psychology 15 (1904); Efron and Tibshirani, "An Introduction to the
         Bootstrap" (1993), section 13.3, for percentile intervals.
@@ -125,7 +126,8 @@ def rank_correlation(
 def _rank_correlations(x_N: FloatArray, y_N: FloatArray, strata_BS: list[np.ndarray]) -> FloatArray:
     """(B,) the correlation of centered ranks, for B draws of the pairs of each stratum.
 
-    NaN where no stratum has both figures vary: where one has the first vary and another the second, nothing is known.
+    NaN if both figures vary in no stratum. If only the first varies in one stratum and only the second in another, the
+    correlation is unknown.
     """
     product_B, first_B, second_B = np.zeros((3, len(strata_BS[0])))
     vary_B = np.zeros(len(product_B), dtype=bool)

@@ -1,9 +1,9 @@
-"""What having trained on a row changes: differences between models with the row and models without it.
+"""The effect of training on a row: differences between models with the row and models without it.
 
-M models are trained on random subsets of N rows, and each scores all rows, those that it never saw among them. For a
+M models are trained on random subsets of N rows, and each scores all rows, including those that it never saw. For each
 row, the models that had it and the models that did not are two random samples of trainings, and the difference of
-their mean scores is what the row itself caused. One set of trainings answers for all rows at once, where leaving out
-one row at a time would need one set for each:
+their mean scores is the effect of the row. One set of trainings serves all rows at once; leaving out one row at a time
+would need one set for each:
 
     memorization of row n by its own score        mean over models with n  -  mean over models without n
     influence of row n on the score of row k      the same difference, of the scores of k
@@ -12,7 +12,7 @@ one row at a time would need one set for each:
 With scores of 0 or 1 (whether the label is predicted) the first is label memorization (Feldman and Zhang 2020), with
 any score of a text counterfactual memorization (Zhang et al. 2021).
 
-How many models are enough is read from two halves of them: rows keep their order in both as far as it is no noise.
+Two halves of the models show whether there are enough: the order of the rows agrees between them except for noise.
 
 Legend: M models, N rows that may be left out, K rows that are scored for influence.
 """
@@ -40,7 +40,7 @@ class Undefined(StrEnum):
 
     never_held_out = "every model was trained on it"
     never_included = "no model was trained on it"
-    one_model = "fewer than two models on a side, so that the scatter between trainings is unknown"
+    one_model = "fewer than two models on a side, so that the variation between trainings is unknown"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -48,9 +48,9 @@ class CounterfactualMemorization:
     """How much each row's score rises because it was trained on.
 
     Attributes:
-        memorization_N: mean with the row minus mean without; NaN where a side has no model.
-        standard_error_N: of that difference; NaN where a side has fewer than two models.
-        low_N, high_N: two-sided confidence limits, for each row separately; NaN where `standard_error_N` is.
+        memorization_N: mean with the row minus mean without; NaN if a side has no model.
+        standard_error_N: standard error of that difference; NaN if a side has fewer than two models.
+        low_N, high_N: two-sided confidence limits, for each row separately; NaN if `standard_error_N` is.
         with_N, without_N: number of models on the two sides.
         confidence_level: as asked.
     """
@@ -71,16 +71,16 @@ class CounterfactualMemorization:
 
 @dataclass(frozen=True, kw_only=True)
 class Reliability:
-    """How well two halves of the models agree about the rows, and what follows for all of them.
+    """How well two halves of the models agree about the rows, and what this implies for all models together.
 
     Attributes:
         halves: Pearson's correlation between the estimates of two halves, the mean over random splits.
-        low, high: the central 95 % of that correlation over the splits. It is the spread from how the models are
-            split, and no confidence interval.
+        low, high: the central 95 % of that correlation over the splits. It reflects only the choice of the split, and
+            is not a confidence interval.
         whole: reliability of all models together, 2 r / (1 + r) (Spearman, Brown): the share of the variance between
-            the rows' estimates that is no noise.
-        models, rows, splits: how many there were; rows are those with both sides in both halves of every split.
-        reason: why the figures are NaN, else "".
+            the rows' estimates that is not noise.
+        models, rows, splits: their numbers; rows are those with both sides in both halves of every split.
+        reason: why the figures are NaN; "" otherwise.
     """
 
     halves: float
@@ -101,10 +101,10 @@ def counterfactual_memorization(scores_MN: ArrayLike, included_MN: ArrayLike) ->
         included_MN: whether model m was trained on row n.
 
     Returns:
-        (N,), in the unit of the scores; NaN where no model had the row, or every model had it.
+        (N,), in the unit of the scores; NaN if no model had the row, or every model had it.
 
     Raises:
-        InputError: arrays of different shapes, scores that are not finite, flags other than True and False.
+        InputError: the arrays have different shapes, a score is not finite, or a flag is neither True nor False.
 
     Source: Zhang et al., "Counterfactual Memorization in Neural Language Models" (2021), definition 3.1; the estimator
         by subsets: Feldman and Zhang, "What Neural Networks Memorize and Why" (2020), section 3.
@@ -123,16 +123,16 @@ def memorization_intervals(
 ) -> CounterfactualMemorization:
     """`counterfactual_memorization` with standard errors and limits.
 
-    The models of a side are independent trainings. Scores that are all 0 or 1 have Newcombe's limits, which stay wide
-    where all models agree; others have Welch's, which assume means that are about normal and say nothing of a scatter
-    that too few models never showed.
+    The models of a side must be independent trainings. Scores that are all 0 or 1 have Newcombe's limits, which stay
+    wide even if all models agree. Other scores have Welch's limits, which assume that means are about normal and
+    cannot account for variation that too few models did not show.
 
     Args:
         scores_MN, included_MN: as for `counterfactual_memorization`.
-        confidence_level: two-sided, for each row separately: of 1,000 rows at 95 % about 50 lie outside.
+        confidence_level: two-sided, for each row separately: at 95 %, about 50 of 1,000 rows lie outside their limits.
 
     Raises:
-        InputError: as for `counterfactual_memorization`, or an impossible level.
+        InputError: `counterfactual_memorization` refuses the arrays, or the level is impossible.
 
     Source: Welch, Biometrika 34 (1947); Newcombe, Statistics in Medicine 17 (1998), method 10.
 
@@ -172,11 +172,11 @@ def label_memorization(correct_MN: ArrayLike, included_MN: ArrayLike) -> FloatAr
     """`counterfactual_memorization` of whether the label is predicted: from -1 to 1, and high for atypical rows.
 
     Args:
-        correct_MN: True or 1 where model m predicts the label of row n.
+        correct_MN: True or 1 if model m predicts the label of row n.
         included_MN: whether model m was trained on row n.
 
     Raises:
-        InputError: values other than 0 and 1, or as for `counterfactual_memorization`.
+        InputError: a value is neither 0 nor 1, or `counterfactual_memorization` refuses the arrays.
 
     Source: Feldman and Zhang (2020), section 1; Feldman, "Does Learning Require Memorization?" (2020).
 
@@ -194,8 +194,8 @@ def consistency_score(correct_MN: ArrayLike, included_MN: ArrayLike) -> FloatArr
         correct_MN, included_MN: as for `label_memorization`.
 
     Returns:
-        (N,) from 0 (atypical, or a wrong label) to 1; NaN where every model had the row. Jiang et al. average this
-        over several sizes of subsets: average the results of several calls.
+        (N,) from 0 (atypical, or a wrong label) to 1; NaN if every model had the row. Jiang et al. average this over
+        several sizes of subsets; to do the same, average the results of several calls.
 
     Raises:
         InputError: as for `label_memorization`.
@@ -217,8 +217,8 @@ def counterfactual_influence(scores_MK: ArrayLike, included_MN: ArrayLike) -> Fl
         included_MN: whether model m was trained on row n.
 
     Returns:
-        (N, K); a row of NaN where no model, or every model, had row n. Its standard errors are those of
-        `influence_standard_errors`.
+        (N, K); a row of NaN if no model, or every model, had row n. `influence_standard_errors` has the standard
+        errors.
 
     Raises:
         InputError: as for `counterfactual_memorization`.
@@ -235,13 +235,13 @@ def counterfactual_influence(scores_MK: ArrayLike, included_MN: ArrayLike) -> Fl
 
 
 def influence_standard_errors(scores_MK: ArrayLike, included_MN: ArrayLike) -> FloatArray:
-    """Standard errors of `counterfactual_influence`, from the scatter between models of a side.
+    """Standard errors of `counterfactual_influence`, from the variation between models of a side.
 
     Args:
         scores_MK, included_MN: as for `counterfactual_influence`.
 
     Returns:
-        (N, K); NaN where a side has fewer than two models.
+        (N, K); NaN if a side has fewer than two models.
 
     Raises:
         InputError: as for `counterfactual_memorization`.
@@ -256,14 +256,14 @@ def influence_standard_errors(scores_MK: ArrayLike, included_MN: ArrayLike) -> F
     variance_NK = np.zeros_like(means[0])
     for side_MN, mean_NK, square_NK in zip((included_MN, ~included_MN), means, squares, strict=True):
         count_N1 = side_MN.sum(0)[:, None]
-        # What is negative here is 0 that was rounded.
+        # Negative values are rounding errors of 0.
         scatter_NK = np.maximum(square_NK - mean_NK**2, 0.0)
         variance_NK += np.where(count_N1 > 1, scatter_NK / np.maximum(count_N1 - 1, 1), np.nan)
     return np.sqrt(variance_NK)
 
 
 def undefined_rows(with_N: ArrayLike, without_N: ArrayLike) -> dict[int, Undefined]:
-    """Why rows have no estimate, by the number of models on the two sides.
+    """The reasons why rows have no estimate, from the numbers of models on the two sides.
 
     Example:
         >>> {row: reason.name for row, reason in undefined_rows([4, 0, 3, 1], [0, 4, 3, 3]).items()}
@@ -286,7 +286,7 @@ def undefined_rows(with_N: ArrayLike, without_N: ArrayLike) -> dict[int, Undefin
 def split_half_reliability(
     scores_MN: ArrayLike, included_MN: ArrayLike, splits: int = 20, seed: int = 0
 ) -> Reliability:
-    """Whether so many models are enough: memorization from one half of them against that from the other.
+    """Whether there are enough models: the correlation of memorization from one half of them with that from the other.
 
     Args:
         scores_MN, included_MN: as for `counterfactual_memorization`.
@@ -294,8 +294,8 @@ def split_half_reliability(
         seed: of the splits.
 
     Returns:
-        `Reliability`; NaN with its reason where fewer than four models, or fewer than three rows with both sides in
-        both halves, leave nothing to correlate.
+        `Reliability`; NaN with the reason if there are fewer than four models, or fewer than three rows with both
+        sides in both halves.
 
     Raises:
         InputError: as for `counterfactual_memorization`.
@@ -326,7 +326,7 @@ def split_half_reliability(
         return _unreliable(models, rows, "fewer than three rows with models on both sides in both halves")
     halves_S2N = halves_S2N[:, :, defined_N]
     if not np.ptp(halves_S2N, axis=2).all():
-        return _unreliable(models, rows, "all rows are memorized alike")
+        return _unreliable(models, rows, "all rows are memorized equally")
     found_S = np.array([np.corrcoef(first_N, second_N)[0, 1] for first_N, second_N in halves_S2N])
     mean = float(found_S.mean())
     low, high = np.quantile(found_S, [0.025, 0.975])
@@ -347,18 +347,19 @@ def _unreliable(models: int, rows: int, reason: str) -> Reliability:
 
 
 def models_for_reliability(found: Reliability, target: float = 0.8) -> int | None:
-    """How many models two halves need for a correlation of `target`, going by the models that there are.
+    """The number of models whose two halves would correlate by `target`, extrapolated from the present models.
 
     A half of M models has reliability r, so a half of c M has c r / (1 + (c - 1) r) (Spearman, Brown).
 
     Args:
-        found: of `split_half_reliability`.
-        target: correlation between two halves that is wanted, strictly between 0 and 1.
+        found: the result of `split_half_reliability`.
+        target: the desired correlation between two halves, strictly between 0 and 1.
 
     Returns:
-        The number of models in all, at least 4; None where the halves do not correlate, so that nothing can be said.
+        The total number of models, at least 4; None if the halves do not correlate, so that it cannot be estimated.
 
-    Example (by hand: halves of 10 models agree by 0.5, which is one part noise; 0.8 allows a quarter of it):
+    Example (by hand: halves of 10 models correlate by 0.5, that is, signal and noise are equal; 0.8 allows a quarter
+    of that noise):
         >>> found = Reliability(halves=0.5, low=0.4, high=0.6, whole=0.667, models=20, rows=100, splits=20)
         >>> models_for_reliability(found)
         80
@@ -371,16 +372,16 @@ def models_for_reliability(found: Reliability, target: float = 0.8) -> int | Non
 
 
 def models_for_standard_error(standard_error: float, share: float = 0.5, deviation: float = 0.5) -> int:
-    """How many models give each row's memorization this standard error, before any is trained.
+    """The number of models that gives each row's memorization this standard error, computed before any is trained.
 
     Args:
-        standard_error: that is wanted, in the unit of the scores.
-        share: of the rows in each subset.
-        deviation: standard deviation of a row's score between models of one side; 0.5 is the most that scores from
-            0 to 1 can have.
+        standard_error: the desired standard error, in the unit of the scores.
+        share: the share of the rows in each subset.
+        deviation: standard deviation of a row's score between models of one side; 0.5 is the maximum for scores from 0
+            to 1.
 
     Raises:
-        InputError: figures that are not above 0, a share that is not below 1.
+        InputError: a figure is not above 0, or the share is not below 1.
 
     Example (by hand: 0.5 ** 2 * (1 / 0.5 + 1 / 0.5) / 0.1 ** 2 = 100):
         >>> models_for_standard_error(0.1), models_for_standard_error(0.1, share=0.7)
@@ -395,7 +396,7 @@ def models_for_standard_error(standard_error: float, share: float = 0.5, deviati
 def checked_runs(
     scores: ArrayLike, included: ArrayLike, *, same_rows: bool = True, argument: str = "scores_MN"
 ) -> tuple[FloatArray, NDArray[np.bool_]]:
-    """Scores (M, K) and inclusions (M, N) of the same models, K and N alike unless `same_rows` is false."""
+    """Scores (M, K) and inclusions (M, N) of the same models; K must equal N unless `same_rows` is false."""
     scores_MK, flags_MN = number_array(argument, scores), number_array("included_MN", included)
     if flags_MN.ndim != 2 or not flags_MN.size or not np.isin(flags_MN, [0.0, 1.0]).all():
         rule = "must be True or False, one row for each model"
@@ -415,13 +416,13 @@ def checked_runs(
 def _checked_correct(correct_MN: ArrayLike) -> FloatArray:
     values = number_array("correct_MN", correct_MN)
     if not np.isin(values, [0.0, 1.0]).all():
-        rule, remedy = "must be True or False, or 0 or 1", "Other scores go to counterfactual_memorization."
+        rule, remedy = "must be True or False, or 0 or 1", "Pass other scores to counterfactual_memorization."
         raise InputError("correct_MN", rule, "other values", remedy)
     return values
 
 
 def _means(scores_MN: FloatArray, included_MN: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """(N,) means over the models with a row and without it; NaN of no model."""
+    """(N,) means over the models with a row and without it; NaN if there is no such model."""
     sides = []
     for side_MN in (included_MN, ~included_MN):
         count_N = side_MN.sum(0)
@@ -431,20 +432,22 @@ def _means(scores_MN: FloatArray, included_MN: NDArray[np.bool_]) -> tuple[Float
 
 
 def _variances(scores_MN: FloatArray, side_MN: NDArray[np.bool_], mean_N: FloatArray) -> FloatArray:
-    """(N,) unbiased variances over the models of a side; NaN of fewer than two."""
+    """(N,) unbiased variances over the models of a side; NaN if there are fewer than two."""
     count_N = side_MN.sum(0)
     squares_N = (np.where(side_MN, scores_MN - mean_N, 0.0) ** 2).sum(0)
     return np.where(count_N > 1, squares_N / np.maximum(count_N - 1, 1), np.nan)
 
 
 def _centered(scores_MK: FloatArray) -> FloatArray:
-    """A constant of each column changes no difference, and squares of small numbers lose no digits."""
+    """Subtracts the mean of each column, which changes no difference, so that squares of small numbers lose no
+    digits.
+    """
     centered_MK: FloatArray = scores_MK - scores_MK.mean(0)
     return centered_MK
 
 
 def _mean_products(scores_MK: FloatArray, included_MN: NDArray[np.bool_]) -> tuple[FloatArray, FloatArray]:
-    """(N, K) means of the scores over the models with row n and without it; NaN of no model."""
+    """(N, K) means of the scores over the models with row n and without it; NaN if there is no such model."""
     sides = []
     for side_MN in (included_MN, ~included_MN):
         count_N1 = side_MN.sum(0)[:, None]

@@ -1,19 +1,19 @@
-"""The exposure that inclusion causes: canaries that coins put into some of many trainings and left out of others.
+"""The exposure that inclusion causes, from many trainings that include each canary by a coin flip.
 
-One run with held-out controls tells how far a canary ranks above its template's other texts. That contains what the
-canary would rank without ever having been trained on: "123456789" is likely under any model. Over M runs with a coin
-for each canary and run, the exposure without it is measured too, and the difference is what inclusion caused.
+One run with held-out controls shows how far a canary ranks above its template's other texts. Part of that does not
+come from training: "123456789" is likely under any model. Over M runs with a coin for each canary and run, the
+exposure without the canary is measured too, and the difference is caused by inclusion.
 
     caused by canary c      mean exposure over runs with c  -  mean exposure over runs without c
-    one run suffices        where the exposures in one run order the canaries as the exposure caused in all others does
+    one run suffices        if the exposures in one run order the canaries as the exposure caused in all others does
 
-How far one run can order canaries is a matter of two variances. An exposure is the sum of what is lasting of the
-canary, something of the run that all its canaries share, and the chance of this canary in this run:
+How well one run can order canaries depends on two variances. An exposure is the sum of a lasting part of the canary, a
+part of the run that all its canaries share, and the chance of this canary in this run:
 
     exposure(run m, canary c)  =  mean + a_c + r_m + e_mc        reliability of one run = var(a) / (var(a) + var(e))
 
-The reliability is the squared correlation of one run's exposures with what is lasting, and k runs together have
-k R / (1 + (k - 1) R) (Spearman, Brown).
+The reliability is the squared correlation of one run's exposures with the lasting part, and k runs together have k R /
+(1 + (k - 1) R) (Spearman, Brown).
 
 Legend: M runs, C canaries.
 """
@@ -46,9 +46,9 @@ class CounterfactualExposure:
     """Exposure with and without inclusion, in bits.
 
     Attributes:
-        caused: the difference for each canary, with its limits: `caused.memorization_N`, one for each canary.
-        with_C, without_C: mean exposure over the runs with the canary, and without it; NaN of no run. Over the draw of
-            secrets the second has a mean of 1.44.
+        caused: the difference for each canary (`caused.memorization_N`), with its limits.
+        with_C, without_C: mean exposure over the runs with the canary, and without it; NaN if there is no such run.
+            The second has a mean of 1.44 over the draw of secrets.
     """
 
     caused: CounterfactualMemorization
@@ -58,14 +58,15 @@ class CounterfactualExposure:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class OneRunAgreement:
-    """How far a single run tells what many tell.
+    """How well a single run agrees with many.
 
     Attributes:
-        correlation_M: Spearman's rank correlation, in run m, of the exposures of the canaries that it had with what
-            inclusion caused in all other runs; NaN where the run had fewer than 3 such canaries, or all are alike.
+        correlation_M: Spearman's rank correlation of the exposures in run m, of the canaries that it included, with
+            the exposure that inclusion caused in all other runs; NaN if the run had fewer than 3 such canaries, or all
+            are equal.
         error_bits_M: root mean square of the difference of the two, over the same canaries.
-        mean, low, high: of the correlations that are defined: their mean, and the least and the greatest.
-        runs: how many are defined.
+        mean, low, high: the mean, the smallest and the largest of the defined correlations.
+        runs: the number of defined correlations.
     """
 
     correlation_M: FloatArray
@@ -78,16 +79,16 @@ class OneRunAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class OneRunReliability:
-    """How much of the differences between canaries in one run is lasting.
+    """The share of the differences between canaries in one run that is lasting.
 
     Attributes:
-        reliability: from 0 to 1; NaN where it is undefined.
+        reliability: from 0 to 1; NaN if it is undefined.
         low, high: its confidence limits, for normal exposures.
-        between_bits: standard deviation between canaries, of what is lasting.
-        within_bits: standard deviation of one canary between runs, less what all canaries of a run share.
-        canaries, runs, exposures: how many there were: exposures of canaries in runs that had them.
+        between_bits: standard deviation of the lasting part between canaries.
+        within_bits: standard deviation of one canary between runs, without the part that all canaries of a run share.
+        canaries, runs, exposures: their numbers; exposures are those of canaries in runs that had them.
         confidence_level: as asked.
-        reason: why the figures are NaN, else "".
+        reason: why the figures are NaN; "" otherwise.
     """
 
     reliability: float
@@ -105,15 +106,15 @@ class OneRunReliability:
 def counterfactual_exposure(
     exposures_MC: ArrayLike, included_MC: ArrayLike, confidence_level: float = 0.95
 ) -> CounterfactualExposure:
-    """How many bits of exposure inclusion causes, for each canary.
+    """The bits of exposure that inclusion causes, for each canary.
 
     Args:
         exposures_MC: exposure of canary c under the model of run m, measured whether the run had it or not.
-        included_MC: whether it had.
+        included_MC: whether run m included canary c.
         confidence_level: two-sided, for each canary separately.
 
     Raises:
-        InputError: shapes that do not match, exposures that are not finite, an impossible level.
+        InputError: the shapes do not match, an exposure is not finite, or the level is impossible.
 
     Source: the definition of Carlini et al. (2019), section 4.1, under the intervention of Zhang et al. (2021),
         definition 3.1.
@@ -134,7 +135,8 @@ def counterfactual_exposure(
 
 
 def one_run_agreement(exposures_MC: ArrayLike, included_MC: ArrayLike) -> OneRunAgreement:
-    """When does one run suffice: each run's exposures against what inclusion caused in all other runs.
+    """Whether one run suffices: each run's exposures compared with the exposure that inclusion caused in all other
+    runs.
 
     Args:
         exposures_MC, included_MC: as for `counterfactual_exposure`.
@@ -142,7 +144,7 @@ def one_run_agreement(exposures_MC: ArrayLike, included_MC: ArrayLike) -> OneRun
     Raises:
         InputError: as for `counterfactual_exposure`.
 
-    Example (three canaries that every run with them orders alike):
+    Example (three canaries that every run with them puts in the same order):
         >>> included = [[1, 1, 1], [0, 0, 0]] * 4
         >>> exposures = [[4, 9, 16], [1, 2, 1]] * 4
         >>> found = one_run_agreement(exposures, included)
@@ -176,19 +178,19 @@ def one_run_agreement(exposures_MC: ArrayLike, included_MC: ArrayLike) -> OneRun
 def one_run_reliability(
     exposures_MC: ArrayLike, included_MC: ArrayLike, confidence_level: float = 0.95
 ) -> OneRunReliability:
-    """Whether one run suffices to tell canaries apart: the lasting share of the variance of their exposures.
+    """Whether one run suffices to distinguish canaries: the lasting share of the variance of their exposures.
 
     Only exposures of canaries in runs that had them are used. Canaries of different repetition counts differ by their
-    counts: pass those of one count to learn what one run says of a canary beyond its count.
+    counts: pass those of one count to learn what one run reveals about a canary beyond its count.
 
     Args:
         exposures_MC, included_MC: as for `counterfactual_exposure`.
-        confidence_level: two-sided. The limits are exact for normal exposures where every run has every canary, and
-            approximate elsewhere.
+        confidence_level: two-sided. The limits are exact for normal exposures if every run has every canary, and
+            approximate otherwise.
 
     Returns:
-        `OneRunReliability`; NaN with its reason where too few exposures leave the chance of a run unknown, or where
-        all exposures agree but for what their runs share, as they do at a ceiling.
+        `OneRunReliability`; NaN with the reason if there are too few exposures to estimate the chance of a run, or if
+        all exposures within each run are equal, as at a ceiling.
 
     Raises:
         InputError: as for `counterfactual_exposure`.
@@ -197,7 +199,7 @@ def one_run_reliability(
         Components (1992), section 3.6, for the limits; Shrout and Fleiss, Psychological Bulletin 86 (1979), ICC(3, 1).
 
     Example (two canaries in two runs, by hand: they differ by 4 and by 6, so that var(e) = var(4, 6) / 2 = 1; their
-    means differ by 5, and the half of its square less var(e) / 2 is var(a) = 12):
+    means differ by 5, and half the square of that minus var(e) / 2 is var(a) = 12):
         >>> found = one_run_reliability([[1, 5], [2, 8]], [[1, 1], [1, 1]])
         >>> round(found.within_bits**2, 6), round(found.between_bits**2, 6), round(found.reliability, 4)
         (1.0, 12.0, 0.9231)
@@ -217,7 +219,7 @@ def one_run_reliability(
         return _unreliable("too few exposures: two canaries that two runs had, at least", counts)
     residual_n = value_n - both @ np.linalg.lstsq(both, value_n, rcond=None)[0]
     within = float(residual_n @ residual_n) / free
-    # What is left when each run's own mean is taken away, and how much of it the canaries explain.
+    # The remainder after subtracting each run's mean, and how much of it the canaries explain.
     run_mean_M = (of_run_nM.T @ value_n) / of_run_nM.sum(0)
     centered_n = value_n - of_run_nM @ run_mean_M
     explained = max(float(centered_n @ centered_n - residual_n @ residual_n), 0.0)
@@ -243,14 +245,14 @@ def one_run_reliability(
 
 
 def runs_for_reliability(found: OneRunReliability, target: float = 0.8) -> int | None:
-    """How many runs with a canary, averaged, reach a reliability; None where one run tells nothing of it.
+    """The number of runs with a canary whose average reaches a reliability; None if one run reveals nothing about it.
 
     Args:
-        found: of one run.
-        target: strictly between 0 and 1. A reliability of 0.8 is a correlation of 0.89 with what is lasting.
+        found: the result of `one_run_reliability`.
+        target: strictly between 0 and 1. A reliability of 0.8 is a correlation of 0.89 with the lasting part.
 
     Raises:
-        InputError: an impossible target.
+        InputError: the target is impossible.
 
     Source: Spearman and Brown, British Journal of Psychology 3 (1910).
 

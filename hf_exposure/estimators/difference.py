@@ -1,8 +1,9 @@
-"""How much larger one set of partly known values is than another: limits from relabeling, exact for any sizes.
+"""How much larger one set of partly known values is than another: limits from relabeling, which are exact for any
+sizes.
 
-If two trainings do the same to canaries, which of the two a figure came from is a label that might as well have been
-dealt otherwise. A difference is shown where few relabelings make it as large. That needs no law of exposures, which
-are skewed, censored and near chance for some canaries and at the top for others.
+If two trainings have the same effect on canaries, the labels that say which training a figure came from are
+exchangeable. A difference is significant if few relabelings make it as large. This assumes no distribution of
+exposures, which are skewed, censored, near chance for some canaries and at the top for others.
 
 Two ways to relabel:
 
@@ -11,9 +12,9 @@ Two ways to relabel:
   1969);
 - two samples: any of the values may have come from either side (Fisher and Pitman's permutation test, inverted).
 
-What is known of each value is an interval. A lower limit takes the larger side at its low ends and the smaller side at
-its high ends: of all values within the intervals, those make every relabeling count most, so the test is exact for
-the worst of them.
+Each value is only known to lie in an interval. A lower limit uses the low ends of the larger side and the high ends of
+the smaller side. Of all values within the intervals, these make every relabeling most extreme, so the test is exact
+for the worst of them.
 
 Legend: n, m values of the two sides in one stratum, R relabelings, S strata.
 """
@@ -32,13 +33,13 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
 from hf_exposure.limits import LARGEST_SEED
 
-# All relabelings are looked at up to so many; beyond, so many at random, the one that was observed among them.
-_RELABELLINGS = 5000
-# Rows of random labels that are held at a time.
+# Up to this many relabelings, all are examined; otherwise this many random ones, including the observed one.
+_RELABELINGS = 5000
+# Number of random relabelings in memory at a time.
 _ROWS = 500
 
 Ends = tuple[ArrayLike, ArrayLike]
-"""Low and high ends of what is known of the values in one stratum."""
+"""Low and high ends of the intervals of the values in one stratum."""
 
 
 def difference_interval(
@@ -49,23 +50,24 @@ def difference_interval(
     confidence_level: float = 0.95,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """Limits on how much larger the values of `more` are than those of `less`, each stratum weighing the same.
+    """Limits on how much larger the values of `more` are than those of `less`, with equal weights for strata.
 
     Args:
         more, less: one pair (low ends, high ends) for each of S strata, in the same order. Ends are finite.
         paired: whether value i of a stratum is the same individual on both sides.
-        confidence_level: of the two-sided interval. A low limit above 0 is a one-sided test at half of what is left.
-        seed: of the random relabelings, where there are too many to look at all.
+        confidence_level: of the two-sided interval. A low limit above 0 is a one-sided test at half of the remaining
+            error.
+        seed: the seed of the random relabelings, if there are too many to examine all.
 
     Returns:
-        `low`, `high`; -inf and inf where there are too few values to limit anything at this level: 5 pairs, or two
+        `low`, `high`; -inf and inf if there are too few values for limits at this level, such as 5 pairs or two
         samples of 3.
 
     Raises:
-        InputError: no strata, or strata that do not match.
+        InputError: there are no strata, or they do not match.
 
-    Example (by hand: 70 ways to deal eight values, of which 1 and none other may be as extreme; the least of the
-    others swaps 5 and 4):
+    Example (by hand: there are 70 ways to assign eight values, of which only 1 may be as extreme; the least extreme of
+    the others swaps 5 and 4):
         >>> difference_interval([([5, 6, 7, 8],) * 2], [([1, 2, 3, 4],) * 2], paired=False)
         (1.0, 7.0)
         >>> difference_interval([([5, 6, 7, 8],) * 2], [([1, 2, 3, 4],) * 2], paired=True)
@@ -77,7 +79,7 @@ def difference_interval(
     ours, theirs = _checked("more", more), _checked("less", less)
     sizes = [[low.size for low, _ in side] for side in (ours, theirs)]
     if not ours or len(ours) != len(theirs) or (paired and sizes[0] != sizes[1]):
-        rule = "must have the same strata, and the same values in them where they are paired"
+        rule = "must have the same strata, and the same values in them if they are paired"
         raise InputError("more, less", rule, sizes, "Pass both sides of every stratum.")
     limit = _paired_limit if paired else _two_sample_limit
     low = limit([low for low, _ in ours], [high for _, high in theirs], tail, seed)
@@ -106,10 +108,11 @@ def _checked(argument: str, side: Sequence[Ends]) -> list[tuple[FloatArray, Floa
 
 
 def _limit(thresholds_R: FloatArray, tail: float) -> float:
-    """The least difference that is not refused.
+    """The smallest difference that is not rejected.
 
-    `thresholds_R`: from which difference on each relabeling is at least as extreme as what was observed, -inf for
-    the observed labels themselves. A difference is refused where a share of at most `tail` is.
+    `thresholds_R`: the difference from which on each relabeling is at least as extreme as the observed labels, and
+    -inf for the observed labels themselves. A difference is rejected if at most a share `tail` of the relabelings is
+    as extreme.
     """
     allowed = math.floor(tail * thresholds_R.size + 1e-9)
     return float(np.partition(thresholds_R, allowed)[allowed])
@@ -120,14 +123,14 @@ def _paired_limit(more_Sn: list[FloatArray], less_Sn: list[FloatArray], tail: fl
     differences = np.concatenate(more_Sn) - np.concatenate(less_Sn)
     pairs = differences.size
     thresholds = []
-    if 2**pairs <= _RELABELLINGS:
+    if 2**pairs <= _RELABELINGS:
         swaps: Iterator[NDArray[np.bool_]] = iter([np.arange(2**pairs)[:, None] >> np.arange(pairs) & 1 > 0])
     else:
         generator = np.random.default_rng(seed)
-        drawn = (generator.random((_ROWS, pairs)) < 0.5 for _ in range(_RELABELLINGS // _ROWS))
+        drawn = (generator.random((_ROWS, pairs)) < 0.5 for _ in range(_RELABELINGS // _ROWS))
         swaps = itertools.chain([np.zeros((1, pairs), dtype=bool)], drawn)
     for swapped in swaps:
-        # Swapping some pairs takes twice their sum away: as extreme, unless the mean over them is above 0.
+        # Swapping some pairs subtracts twice their sum, which is as extreme unless their mean is above 0.
         weight = swapped @ weights
         with np.errstate(invalid="ignore"):
             thresholds.append(np.where(weight > 0.0, swapped @ (weights * differences) / weight, -np.inf))
@@ -141,7 +144,7 @@ def _two_sample_limit(more_Sn: list[FloatArray], less_Sm: list[FloatArray], tail
     observed = sum(float(a.mean() - b.mean()) for a, b in zip(more_Sn, less_Sm, strict=True))
     thresholds = []
     for dealt in _deals(sizes, seed):
-        # A deal's difference of means, and the share of the observed labels that it keeps.
+        # The difference of means of a relabeling, and the share of the observed labels that it keeps.
         difference, kept = np.zeros(len(dealt[0])), np.zeros(len(dealt[0]))
         for (n, m), mine, its_values in zip(sizes, dealt, values, strict=True):
             coefficients = np.where(mine, 1.0 / n, -1.0 / m)
@@ -154,8 +157,10 @@ def _two_sample_limit(more_Sn: list[FloatArray], less_Sm: list[FloatArray], tail
 
 
 def _deals(sizes: list[tuple[int, int]], seed: int) -> Iterator[list[NDArray[np.bool_]]]:
-    """Blocks of relabelings: for each stratum an (R, n + m) array of who is dealt to the first side."""
-    if math.prod(math.comb(n + m, n) for n, m in sizes) <= _RELABELLINGS:
+    """Yields blocks of relabelings: for each stratum, an (R, n + m) array of which values are assigned to the first
+    side.
+    """
+    if math.prod(math.comb(n + m, n) for n, m in sizes) <= _RELABELINGS:
         each = [list(itertools.combinations(range(n + m), n)) for n, m in sizes]
         ways = list(itertools.product(*(range(len(one)) for one in each)))
         tables = []
@@ -167,5 +172,5 @@ def _deals(sizes: list[tuple[int, int]], seed: int) -> Iterator[list[NDArray[np.
         return
     yield [np.arange(n + m)[None, :] < n for n, m in sizes]
     generator = np.random.default_rng(seed)
-    for _ in range(_RELABELLINGS // _ROWS):
+    for _ in range(_RELABELINGS // _ROWS):
         yield [generator.random((_ROWS, n + m)).argsort(axis=1) < n for n, m in sizes]

@@ -1,10 +1,10 @@
-"""Is there one way to learn and many to memorize? Networks of several seeds compared with each other.
+"""Do networks learn alike but memorize differently? Comparisons of networks trained with several seeds.
 
-Networks that learn true labels should agree with each other about unseen rows, have like representations, and examples
-whose gradients point the same way; networks that memorize random labels each do so in a way of their own. Given a
-figure for each pair of networks (disagreement here, `linear_cka` of their features), its mean over pairs within or
-between groups is what is compared. Pairs that share a network are not independent, so errors are by leaving out one
-network at a time.
+Networks that learn true labels should agree about unseen rows and have similar representations, and the gradients of
+their examples should point the same way. Networks that memorize random labels should each do so differently. Given a
+figure for each pair of networks (such as their disagreement, or `linear_cka` of their features), its means over pairs
+within or between groups are compared. Pairs that share a network are not independent, so standard errors come from
+leaving out one network at a time.
 
 Legend: M networks, A and B of two groups; N examples; P parameters.
 """
@@ -30,9 +30,10 @@ class PairMean:
 
     Attributes:
         mean: over pairs of different networks; NaN with fewer than 2.
-        standard_error: by the jackknife over networks; NaN with fewer than 3 of one group, or 2 in one of two groups.
-        low, high: limits by Student's law with the networks' degrees of freedom (of the smaller group, of two).
-        networks: how many there were, in one group or in both.
+        standard_error: from the jackknife over networks; NaN with fewer than 3 networks in one group, or fewer than 2
+            in one of two groups.
+        low, high: limits by Student's t with the degrees of freedom of the networks (of the smaller of two groups).
+        networks: the number of networks, in one group or in both.
         confidence_level: as asked.
     """
 
@@ -48,7 +49,7 @@ def disagreement(decisions_MN: ArrayLike) -> FloatArray:
     """The share of examples on which each pair of networks decides differently.
 
     Args:
-        decisions_MN: the class that network m gives example n.
+        decisions_MN: the class that network m predicts for example n.
 
     Returns:
         (M, M), 0 on the diagonal.
@@ -88,7 +89,7 @@ def mean_over_pairs(values_MM: ArrayLike, confidence_level: float = 0.95) -> Pai
         confidence_level: two-sided.
 
     Raises:
-        InputError: no square matrix, pairs that are not finite or not symmetric, an impossible level.
+        InputError: the matrix is not square, finite and symmetric, or the level is impossible.
 
     Source: Arvesen, Annals of Mathematical Statistics 40 (1969): the jackknife of U-statistics.
 
@@ -116,16 +117,16 @@ def mean_over_pairs(values_MM: ArrayLike, confidence_level: float = 0.95) -> Pai
 
 
 def mean_between(values_AB: ArrayLike, confidence_level: float = 0.95) -> PairMean:
-    """The mean over pairs of a network of one group and one of another.
+    """The mean over pairs of one network from each of two groups.
 
     Args:
         values_AB: a figure for each pair.
         confidence_level: two-sided.
 
     Raises:
-        InputError: no matrix of finite numbers, an impossible level.
+        InputError: this is no matrix of finite numbers, or the level is impossible.
 
-    Source: as `mean_over_pairs`, for two samples.
+    Source: as for `mean_over_pairs`, for two samples.
 
     Example (by hand: rows have means 1 and 3, columns 1.5 and 2.5; sqrt(1 + 0.25)):
         >>> found = mean_between([[0.5, 1.5], [2.5, 3.5]])
@@ -143,22 +144,22 @@ def mean_between(values_AB: ArrayLike, confidence_level: float = 0.95) -> PairMe
 
 
 def gradient_coherence(gradients_NP: ArrayLike) -> float:
-    """How far the gradients of examples point the same way: mean product of different ones over mean square.
+    """How far the gradients of examples point the same way: the mean product of different ones over the mean square.
 
-    1 where all are equal; 0 on average where they have nothing in common; below where they contradict each other. It
-    is how much of what one example's step does for itself it does for another one, on average.
+    1 if all are equal; 0 on average if they have nothing in common; below 0 if they contradict each other. It is the
+    average effect of one example's step on another example, relative to its effect on itself.
 
     Args:
         gradients_NP: a row for each of two examples or more.
 
     Returns:
-        from -1 / (N - 1) to 1; NaN where all gradients are 0.
+        From -1 / (N - 1) to 1; NaN if all gradients are 0.
 
     Raises:
-        InputError: no matrix of finite numbers, fewer than two rows.
+        InputError: this is no matrix of finite numbers, or it has fewer than two rows.
 
-    Source: Chatterjee and Zielinski, "Making Coherence Out of Nothing At All" (2020), section 2: their alpha, less the
-        products of examples with themselves.
+    Source: Chatterjee and Zielinski, "Making Coherence Out of Nothing At All" (2020), section 2: their alpha, without
+    the products of examples with themselves.
 
     Example (by hand: products 0 and 0 and 1 of three pairs; squares 1, 1 and 1):
         >>> round(gradient_coherence([[1, 0], [1, 0], [0, 1]]), 6)

@@ -1,12 +1,13 @@
-"""Statistics of each example over one training: when learned, how often forgotten, with what confidence, how noisy.
+"""Statistics of each example over one training: when it was learned, how often it was forgotten, with what confidence,
+and how noisy it is.
 
-A record has one row for each time T at which the examples were looked at, and one column for each of N examples (for a
-language model, each of its tokens). Everything here is a function of such arrays, whoever recorded them.
+A record has one row for each of T times at which the examples were evaluated, and one column for each of N examples
+(for a language model, each token). Everything here is a function of such arrays, however they were recorded.
 
-An example that was not looked at in some row is NaN there: a loop that records its own training batches may skip one.
-Means leave NaN out and are NaN where nothing else is left. Of correctness, the last known value is carried forward,
-and an example counts as wrong before it was first looked at: events lie between two successive looks, as in Toneva et
-al. (2019), who look at an example each time it is in a batch.
+An example that was not evaluated in some row is NaN there, since a loop that records its own training batches may skip
+one. Means ignore NaN, and are NaN if nothing else is left. For correctness, the last known value is carried forward,
+and an example counts as wrong before its first evaluation. Events lie between two successive evaluations, as in Toneva
+et al. (2019), who evaluate an example each time it is in a batch.
 
 Legend: T times of one training, N examples, R runs, P inputs of one example.
 """
@@ -34,10 +35,10 @@ class ForgettingEvents:
     """How often each example was forgotten.
 
     Attributes:
-        counts_N: forgetting events: right at one look and wrong at the next.
-        learning_counts_N: learning events: wrong at one look and right at the next.
-        first_learned_N: the first row in which the example is right; -1 where there is none.
-        unforgettable_N: right in some row, and in every row after that.
+        counts_N: forgetting events: right at one evaluation and wrong at the next.
+        learning_counts_N: learning events: wrong at one evaluation and right at the next.
+        first_learned_N: the first row in which the example is right; -1 if there is none.
+        unforgettable_N: whether the example is right in some row and in every row after that.
     """
 
     counts_N: Integers
@@ -49,14 +50,14 @@ class ForgettingEvents:
 def forgetting_events(correct_TN: ArrayLike) -> ForgettingEvents:
     """Forgetting and learning events of each example.
 
-    An example that is never right has no forgetting event and is not unforgettable; Toneva et al. sort it behind the
+    An example that is never right has no forgetting event and is not unforgettable; Toneva et al. sort it after the
     most forgotten ones.
 
     Args:
-        correct_TN: (T, N) whether each example was right; NaN where it was not looked at.
+        correct_TN: (T, N) whether each example was right; NaN where it was not evaluated.
 
     Raises:
-        InputError: no row, or values other than 0, 1 and NaN.
+        InputError: there is no row, or a value is not 0, 1 or NaN.
 
     Source: Toneva et al., "An Empirical Study of Example Forgetting during Deep Neural Network Learning", ICLR 2019,
         section 3. Their code counts an example that is never right as forgotten infinitely often.
@@ -78,7 +79,7 @@ def forgetting_events(correct_TN: ArrayLike) -> ForgettingEvents:
 
 
 def first_split_learning_time(correct_TN: ArrayLike) -> Integers:
-    """(N,) the first row from which each example is always right; T where the last row is wrong.
+    """(N,) the first row from which on each example is always right; T if the last row is wrong.
 
     Args:
         correct_TN: (T, N) as for `forgetting_events`, while the first split is trained on.
@@ -93,7 +94,8 @@ def first_split_learning_time(correct_TN: ArrayLike) -> Integers:
 
 
 def second_split_forgetting_time(correct_TN: ArrayLike) -> Integers:
-    """(N,) the first row from which each example is always wrong; T where it is never forgotten, so right at the end.
+    """(N,) the first row from which on each example is always wrong; T if it is never forgotten, that is, right at the
+    end.
 
     Noisy examples are forgotten first, atypical ones later, typical ones never.
 
@@ -101,7 +103,7 @@ def second_split_forgetting_time(correct_TN: ArrayLike) -> Integers:
         correct_TN: (T, N) whether each example of the first split is right, while training goes on with the second.
 
     Raises:
-        InputError: as `forgetting_events`; an example that was never looked at.
+        InputError: `forgetting_events` refuses the array, or an example was never evaluated.
 
     Source: Maini et al. 2022, section 3.
 
@@ -113,17 +115,19 @@ def second_split_forgetting_time(correct_TN: ArrayLike) -> Integers:
     unseen = np.isnan(known_TN).all(axis=0)
     if unseen.any():
         remedy = "Leave those columns out."
-        raise InputError("correct_TN", "must look at each example once or more", f"{int(unseen.sum())} never", remedy)
+        raise InputError(
+            "correct_TN", "must have a value for each example in some row", f"{int(unseen.sum())} never", remedy
+        )
     return _settled_N(~_carried(known_TN))
 
 
 @dataclass(frozen=True, eq=False)
 class ForgettingOverSteps:
-    """How an attack fares after the examples were last used.
+    """The success of an attack after the examples were last used.
 
     Attributes:
         rates_T, low_T, high_T: the attack's success in each row, with its interval.
-        k: the fewest steps after which success is at most alpha from then on; None where the last row is above.
+        k: the fewest steps after which success is at most alpha from then on; None if the last row is above alpha.
         certified_k: the same with the upper ends of the intervals in place of the rates.
     """
 
@@ -137,20 +141,21 @@ class ForgettingOverSteps:
 def alpha_k_forgetting(
     success_TN: ArrayLike, steps_since_T: ArrayLike, alpha: float, confidence_level: float = 0.95
 ) -> ForgettingOverSteps:
-    """After how many steps without them a training (alpha, k)-forgets some examples.
+    """The number of steps after which a training (alpha, k)-forgets examples that it no longer uses.
 
     Training (alpha, k)-forgets an example if, k steps after it was last used, an attack succeeds with a rate of at
-    most alpha. The rate is taken over examples that were treated alike, such as canaries of one number of repetitions.
+    most alpha. The rate is taken over examples that were treated alike, such as canaries with the same number of
+    repetitions.
 
     Args:
         success_TN: (T, N) whether the attack succeeded on each example in each row, such as exposure above a
             threshold or rank 1.
         steps_since_T: (T,) steps since the examples were last used, ascending.
         alpha: success rate, from 0 to 1.
-        confidence_level: of each row's interval (Clopper-Pearson).
+        confidence_level: the level of each row's interval (Clopper-Pearson).
 
     Raises:
-        InputError: no row or example, values other than 0 and 1, steps that do not ascend.
+        InputError: there is no row or example, a value is neither 0 nor 1, or the steps do not ascend.
 
     Source: Jagielski et al., "Measuring Forgetting of Memorized Training Examples", ICLR 2023, definition 2.1.
 
@@ -179,11 +184,12 @@ def alpha_k_forgetting(
 
 @dataclass(frozen=True, eq=False)
 class DataMap:
-    """Where each example lies on the map: easy (confident, steady), ambiguous (unsteady), hard (never confident).
+    """The position of each example on the map: easy (high confidence, low variability), ambiguous (high variability),
+    or hard (low confidence).
 
     Attributes:
         confidence_N: mean probability of the label.
-        variability_N: its standard deviation (of the population, as the source's code has it).
+        variability_N: its standard deviation (of the population, as in the source's code).
         correctness_N: share of the rows in which the example is right.
     """
 
@@ -196,12 +202,12 @@ def data_map(probability_TN: ArrayLike, correct_TN: ArrayLike | None = None) -> 
     """Confidence, variability and correctness of each example over the rows.
 
     Args:
-        probability_TN: (T, N) probability of the label, from 0 to 1; NaN where an example was not looked at.
-        correct_TN: (T, N) whether the label is the likeliest class. Without it, an example counts as right where its
+        probability_TN: (T, N) probability of the label, from 0 to 1; NaN where an example was not evaluated.
+        correct_TN: (T, N) whether the label is the likeliest class. Without it, an example counts as right if its
             label has more than half of the probability, which is the same for two classes and stricter for more.
 
     Raises:
-        InputError: no row, probabilities outside [0, 1], shapes that differ.
+        InputError: there is no row, a probability is outside [0, 1], or the shapes differ.
 
     Source: Swayamdipta et al., "Dataset Cartography: Mapping and Diagnosing Datasets with Training Dynamics",
         EMNLP 2020, section 2.
@@ -227,16 +233,16 @@ def data_map(probability_TN: ArrayLike, correct_TN: ArrayLike | None = None) -> 
 
 
 def area_under_margin(margin_TN: ArrayLike) -> FloatArray:
-    """(N,) mean over the rows of each example's margin: its label's logit less the largest other one.
+    """(N,) mean over the rows of each example's margin: its label's logit minus the largest other logit.
 
     Wrongly labeled examples have low, often negative, areas: their label's logit grows only against what the network
     learned from the others.
 
     Args:
-        margin_TN: (T, N) margins; NaN where an example was not looked at.
+        margin_TN: (T, N) margins; NaN where an example was not evaluated.
 
     Raises:
-        InputError: no row, or infinite margins.
+        InputError: there is no row, or a margin is infinite.
 
     Source: Pleiss et al., "Identifying Mislabeled Data using the Area Under the Margin Ranking", NeurIPS 2020.
 
@@ -250,10 +256,10 @@ def area_under_margin(margin_TN: ArrayLike) -> FloatArray:
 def gini(values_N: ArrayLike) -> float:
     """The Gini coefficient of values of at least 0: half their mean absolute difference over their mean.
 
-    0 where all are equal, 1 - 1/N where one has everything. NaN where all are 0, since their mean is.
+    0 if all are equal, 1 - 1/N if one has everything. NaN if all are 0, since their mean is 0.
 
     Raises:
-        InputError: no value, or negative, infinite or missing ones.
+        InputError: there is no value, or one is negative, infinite or missing.
 
     Source: Arpit et al., "A Closer Look at Memorization in Deep Networks", ICML 2017, section 3.2 (of the
         loss-sensitivities of examples); Gini 1913.
@@ -264,12 +270,12 @@ def gini(values_N: ArrayLike) -> float:
     """
     values = number_array("values_N", values_N)
     if values.ndim != 1 or not values.size or not (np.isfinite(values) & (values >= 0)).all():
-        rule = "must be a flat list of finite numbers of at least 0, of which there is one"
+        rule = "must be a flat list of one or more finite numbers of at least 0"
         raise InputError("values_N", rule, f"an array of shape {values.shape}", "Pass norms, say.")
     largest = float(values.max())
     if largest == 0.0:
         return float("nan")
-    ordered = np.ldexp(np.sort(values), -np.frexp(largest)[1])  # no overflow, and no rounding
+    ordered = np.ldexp(np.sort(values), -np.frexp(largest)[1])  # this neither overflows nor rounds
     weights = 2.0 * np.arange(1, len(ordered) + 1) - len(ordered) - 1.0
     return max(0.0, float(weights @ ordered) / (len(ordered) * float(ordered.sum())))
 
@@ -291,14 +297,14 @@ class MomentumLosses:
 def momentum_losses(loss_TN: ArrayLike, momentum: float = 0.97) -> MomentumLosses:
     """Exponential averages of each example's loss, and their normalized last values.
 
-    The average starts at an example's first loss, and stays where it was not looked at.
+    The average starts at an example's first loss, and stays constant while it is not evaluated.
 
     Args:
-        loss_TN: (T, N) losses; NaN where an example was not looked at.
+        loss_TN: (T, N) losses; NaN where an example was not evaluated.
         momentum: weight of the past, from 0 to below 1.
 
     Raises:
-        InputError: no row, infinite losses, an impossible momentum.
+        InputError: there is no row, a loss is infinite, or the momentum is impossible.
 
     Source: Zhou et al., "Contrastive Learning with Boosted Memorization", ICML 2022, equations 2 and 3.
 
@@ -321,17 +327,19 @@ def momentum_losses(loss_TN: ArrayLike, momentum: float = 0.97) -> MomentumLosse
 
 
 def variance_of_gradients(gradients_TNP: ArrayLike, labels_N: ArrayLike | None = None) -> FloatArray:
-    """(N,) how much the gradient of each example's label to its inputs moves over checkpoints.
+    """(N,) how much the gradient of each example's label with respect to its inputs varies over checkpoints.
 
     The standard deviation over the checkpoints of each input's gradient, averaged over the inputs. With labels, the
-    score is standardized within each class; it is NaN in a class of which all scores are equal.
+    score is standardized within each class; it is NaN in a class in which all scores are equal.
 
     Args:
-        gradients_TNP: (T, N, ...) gradients of the label's logit to the inputs of each example, at T checkpoints.
-        labels_N: (N,) class of each example.
+        gradients_TNP: (T, N, ...) gradients of the label's logit with respect to the inputs of each example, at T
+            checkpoints.
+        labels_N: (N,) the class of each example.
 
     Raises:
-        InputError: fewer dimensions, no checkpoint, values that are not finite, labels of another number.
+        InputError: there are too few dimensions or no checkpoint, a value is not finite, or the number of labels
+            differs.
 
     Source: Agarwal, D'souza and Hooker, "Estimating Example Difficulty using Variance of Gradients", CVPR 2022,
         section 2; the standard deviation is that of their code.
@@ -359,12 +367,12 @@ def variance_of_gradients(gradients_TNP: ArrayLike, labels_N: ArrayLike | None =
 
 @dataclass(frozen=True, eq=False)
 class NoiseCurves:
-    """Accuracy over time, apart for clean and for noisy examples.
+    """Accuracy over time, separately for clean and for noisy examples.
 
     Attributes:
-        clean_T, noisy_T: share of the clean examples, and of the noisy ones, that are right by the label that was
-            trained on. On wrong labels, being right is memorization. NaN where there are none.
-        clean_low_T, clean_high_T, noisy_low_T, noisy_high_T: intervals of both (Clopper-Pearson).
+        clean_T, noisy_T: share of the clean examples, and of the noisy ones, that are predicted as the label that was
+            trained on. For wrong labels, this is memorization. NaN if there are none.
+        clean_low_T, clean_high_T, noisy_low_T, noisy_high_T: their intervals (Clopper-Pearson).
     """
 
     clean_T: FloatArray
@@ -379,9 +387,9 @@ def noise_curves(correct_TN: ArrayLike, noisy_N: ArrayLike, confidence_level: fl
     """Accuracy in each row on clean and on noisy examples.
 
     Args:
-        correct_TN: (T, N) whether each example was right; NaN where it was not looked at.
-        noisy_N: (N,) which examples are noisy, as `NoiseInjector.changed` says.
-        confidence_level: of the intervals.
+        correct_TN: (T, N) whether each example was right; NaN where it was not evaluated.
+        noisy_N: (N,) which examples are noisy, as in `NoiseInjector.changed`.
+        confidence_level: the level of the intervals.
 
     Source: Arpit et al. 2017, section 4 and Figures 7 and 8; as a measure of memorization, the survey's "noisy label
         evaluation".
@@ -400,7 +408,7 @@ def noise_curves(correct_TN: ArrayLike, noisy_N: ArrayLike, confidence_level: fl
 
 
 def time_to_fit(correct_TN: ArrayLike, share: float = 1.0) -> int | None:
-    """The first row in which at least `share` of the examples that were looked at is right; None where there is none.
+    """The first row in which at least `share` of the evaluated examples is right; None if there is none.
 
     Source: Arpit et al. 2017, section 3.3.2: epochs to 100 % training accuracy.
 
@@ -420,11 +428,12 @@ class Difficulty:
     """Whether examples differ in difficulty, from several runs.
 
     Attributes:
-        error_rates_N: share of the runs in which each example is wrong; NaN where no run looked at it.
+        error_rates_N: share of the runs in which each example is wrong; NaN if no run evaluated it.
         overdispersion: variance of the error rates over that of equally hard examples, Binomial(R, mean rate) / R: 1
-            if they are, more if some are hard and others easy. NaN where no run, or every run, is wrong everywhere.
-        p_value: of Cochran's Q test that all examples are equally hard, whatever the accuracy of each run; NaN where
-            all runs agree on every example but for their own accuracy, or an example was not looked at by all runs.
+            if they are, more if some are hard and others easy. NaN if all runs are right everywhere, or wrong
+            everywhere.
+        p_value: of Cochran's Q test that all examples are equally hard, whatever the accuracy of each run; NaN if
+            every run is right on all examples or wrong on all of them, or if some run did not evaluate an example.
     """
 
     error_rates_N: FloatArray
@@ -439,9 +448,9 @@ def difficulty(correct_RN: ArrayLike) -> Difficulty:
         correct_RN: (R, N) whether each example was right in each run, after one epoch, say.
 
     Raises:
-        InputError: fewer than two runs or examples, values other than 0, 1 and NaN.
+        InputError: there are fewer than two runs or examples, or a value is not 0, 1 or NaN.
 
-    Source: Arpit et al. 2017, section 3.1 and Figure 1, where the binomial is drawn for comparison; Cochran,
+    Source: Arpit et al. 2017, section 3.1 and Figure 1, where the binomial is plotted for comparison; Cochran,
         Biometrika 37 (1950), for the test.
 
     Example (by hand: the rates 0, 1/2, 1/2, 1 have variance 1/8, that of a fair coin thrown twice):
@@ -470,11 +479,11 @@ def difficulty(correct_RN: ArrayLike) -> Difficulty:
 def exact_memorization_curve(correct_TN: ArrayLike, memorable_N: ArrayLike | None = None) -> FloatArray:
     """(T,) share of the contexts whose next token is the likeliest one, in each row.
 
-    A context is one token of a text with all that stands before it. The share is accuracy, as the survey remarks: that
-    of texts which the model was not trained on says how much of it is no memorization.
+    A context is one token of a text with everything before it. The share is the accuracy, as the survey remarks; the
+    same share for texts that the model was not trained on shows how much of it is not memorization.
 
     Args:
-        correct_TN: (T, N) whether each token was the likeliest; NaN where it was not looked at.
+        correct_TN: (T, N) whether each token was the likeliest; NaN where it was not evaluated.
         memorable_N: (N,) which tokens count, such as those of secrets; all by default.
 
     Source: Tirumala et al., "Memorization Without Overfitting", NeurIPS 2022, definition 1.
@@ -493,7 +502,7 @@ def by_example(values_TN: ArrayLike, example_N: ArrayLike) -> FloatArray:
     """(T, E) mean over the tokens of each example, for records of language models, whose columns are tokens.
 
     Args:
-        values_TN: (T, N) figures of tokens; NaN where one was not looked at.
+        values_TN: (T, N) figures of tokens; NaN where one was not evaluated.
         example_N: (N,) the example of each token, whole numbers from 0 on.
 
     Example (by hand):
@@ -519,7 +528,7 @@ def _record(argument: str, values: ArrayLike) -> FloatArray:
         rule = "must have one row for each time and one column for each example"
         raise InputError(argument, rule, f"an array of shape {array.shape}", "Stack the times on axis 0.")
     if np.isinf(array).any():
-        rule = "must be finite, or NaN where an example was not looked at"
+        rule = "must be finite, or NaN where an example was not evaluated"
         raise InputError(argument, rule, "inf", "Find out why the model returned it.")
     return array
 
@@ -532,7 +541,7 @@ def _correctness(argument: str, values: ArrayLike) -> FloatArray:
 
 
 def _carried(correct_TN: FloatArray) -> Flags:
-    """The last known value of each example in each row; False before there is one."""
+    """The last known value of each example in each row; False before the first."""
     known = ~np.isnan(correct_TN)
     rows_TN = np.maximum.accumulate(np.where(known, np.arange(len(correct_TN))[:, None], -1), axis=0)
     last = np.take_along_axis(np.where(known, correct_TN, 0.0), np.maximum(rows_TN, 0), axis=0)
@@ -541,16 +550,16 @@ def _carried(correct_TN: FloatArray) -> Flags:
 
 
 def _settled_N(holds_TN: Flags) -> Integers:
-    """The first row from which on something holds in all rows; T where it does not hold in the last one."""
+    """The first row from which on a condition holds in all rows; T if it does not hold in the last one."""
     from_here_on_TN = np.logical_and.accumulate(holds_TN[::-1], axis=0)[::-1]
     found: Integers = np.where(holds_TN[-1], from_here_on_TN.argmax(axis=0), len(holds_TN)).astype(np.int64)
     return found
 
 
 def _mean(values_TN: FloatArray) -> FloatArray:
-    """Over the rows, without NaN; NaN where there is nothing else."""
+    """The mean over the rows, ignoring NaN; NaN if there is nothing else."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of columns without any value
+        warnings.simplefilter("ignore", RuntimeWarning)  # about columns without any value
         found: FloatArray = np.nanmean(values_TN, axis=0)
     return found
 

@@ -1,12 +1,12 @@
 """A lower bound on the epsilon of differential privacy, from one training run whose canaries were coin flips.
 
-The same guesses refute three different claims about the training (`Claim`), the stronger the more:
+The same guesses refute three claims about the training (`Claim`), and refute the stronger claims more easily:
 
     "approximate_dp"        it is (epsilon, delta)-private
     "gdp"                   it is as private as a Gaussian mechanism with that epsilon at that delta (mu-GDP)
     "independent_gaussian"  it hides each canary with Gaussian noise of its own that has that epsilon at that delta
 
-A bound on the second or the third is none on the first. `gaussian_epsilon.py` has their mathematics.
+A bound for the second or third claim does not bound the first. `gaussian_epsilon.py` has their mathematics.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from hf_exposure.estimators.gaussian_epsilon import gaussian_epsilon, refuted_gd
 from hf_exposure.limits import MOST_INSERTIONS
 
 Claim = Literal["approximate_dp", "gdp", "independent_gaussian"]
-# A few sure guesses refute more than many unsure ones, but of fewer than 20 even all right ones refute little.
-# (Measured on ideal Gaussian canaries: benchmarks/one_run_epsilon.py.)
+# A few certain guesses refute more than many uncertain ones, but fewer than 20 guesses refute little even if all are
+# right. (Measured on ideal Gaussian canaries: benchmarks/one_run_epsilon.py.)
 _FEWEST_GUESSES = 20
 
 
@@ -39,12 +39,12 @@ class EpsilonBound:
         claim: what is refuted: "approximate_dp", that training is (epsilon', delta)-private; "gdp", that it is as
             private as a Gaussian mechanism with epsilon' at delta; "independent_gaussian", that it hides each canary
             by independent Gaussian noise with epsilon' at delta. Only the first is a bound on (epsilon, delta).
-        epsilon: natural-log units, as epsilon is; 0 says nothing.
+        epsilon: in units of the natural logarithm, as usual; 0 means that nothing is refuted.
         delta, confidence_level: as asked.
-        canaries: how many coins were flipped.
-        guesses: how many were to be guessed, fixed beforehand.
-        correct: how many guesses were right.
-        note: why the bound is 0, else "".
+        canaries: the number of coins that were flipped.
+        guesses: the number of planned guesses, fixed beforehand.
+        correct: the number of correct guesses.
+        note: why the bound is 0; "" otherwise.
     """
 
     epsilon: float
@@ -66,29 +66,29 @@ def epsilon_lower_bound(
     confidence_level: float = 0.95,
     claim: Claim = "approximate_dp",
 ) -> EpsilonBound:
-    """Guess each canary's coin from its cost, and ask what epsilon so many right guesses refute.
+    """Guesses each canary's coin from its cost, and computes the epsilon that the number of correct guesses refutes.
 
     The lowest-cost half of the guesses say "in", the highest-cost half "out" (an odd one over says "in"); no guess is
     made for the canaries between. Each canary *must* have been included by its own fair coin: holding out a fixed
-    number of canaries is no coin flip. Ties that straddle the edge of a half get no guess either, since their order in
-    the list must not matter.
+    number of canaries is not a coin flip. Ties across the edge of a half get no guess either, since their order in the
+    list must not matter.
 
     Args:
         costs: (m,) costs in bits of all flipped canaries, lower = likelier.
-        included: (m,) the coins: True where the canary went into the training set.
-        guesses: how many to guess, chosen before seeing a cost; None is `default_guesses`: a tenth of the canaries.
-            Trying several and keeping the best voids the confidence.
+        included: (m,) the coins: True if the canary was inserted into the training set.
+        guesses: the number of guesses, chosen before seeing a cost; None means `default_guesses`: a tenth of the
+            canaries. Trying several numbers and keeping the best voids the confidence.
         delta: of the (epsilon, delta) that is refuted, in [0, 1); above 0 for the two Gaussian claims.
         confidence_level: one-sided.
-        claim: what is to be refuted, chosen beforehand too. With 1,000 ideal Gaussian canaries at a true epsilon of 4
+        claim: the claim to refute, chosen beforehand too. With 1,000 ideal Gaussian canaries at a true epsilon of 4
             (delta 1e-5) the median bound is 1.5 on "approximate_dp", 2.3 on "gdp" and 3.3 on "independent_gaussian".
 
     Returns:
         `EpsilonBound`. It bounds the epsilon of adding or removing one canary, all its repetitions together.
 
     Raises:
-        InputError: no coins, coins all alike, counts that differ, NaN costs, `guesses` outside 1..m, an impossible
-            delta or level, an unknown claim, a Gaussian claim at delta 0.
+        InputError: there are no coins, all coins are equal, the lengths differ, a cost is NaN, `guesses` is outside
+            1..m, delta or the level is impossible, the claim is unknown, or a Gaussian claim has delta 0.
 
     Source: Steinke, Nasr and Jagielski, "Privacy Auditing with One (1) Training Run" (NeurIPS 2023), Theorem 5.2 and
         Algorithm 1; for the Gaussian claims see `hf_exposure.estimators.gaussian_epsilon`.
@@ -121,7 +121,9 @@ def epsilon_lower_bound(
         canaries=costs_m.size,
         guesses=planned,
         correct=correct,
-        note="" if epsilon > 0.0 else "so many right guesses are no surprise without any memory: nothing is refuted",
+        note=""
+        if epsilon > 0.0
+        else "this many correct guesses may well happen without any memorization: nothing is refuted",
         claim=claim,
     )
 
@@ -129,7 +131,7 @@ def epsilon_lower_bound(
 def default_guesses(canaries: int, claim: Claim = "approximate_dp") -> int:
     """The default number of guesses for this many canaries: a tenth, but at least 20 and at most half.
 
-    All of them for "independent_gaussian", which unsure guesses refute too.
+    All canaries for "independent_gaussian", which uncertain guesses refute too.
 
     Example:
         >>> [default_guesses(canaries) for canaries in (10, 80, 1000)], default_guesses(80, "independent_gaussian")
@@ -141,15 +143,16 @@ def default_guesses(canaries: int, claim: Claim = "approximate_dp") -> int:
 
 
 def one_run_p_value(epsilon: float, *, delta: float, canaries: int, guesses: int, correct: int) -> float:
-    """The largest probability that an (epsilon, delta)-private training allows to `correct` or more right guesses.
+    """The largest probability of `correct` or more right guesses under (epsilon, delta)-private training.
 
     With delta = 0 every guess is right with probability at most q = e^epsilon / (1 + e^epsilon), whatever the others,
-    so the number right is at most Binomial(guesses, q). A delta above 0 lets, for each of the m canaries and with
-    probability 2 delta, the count be pushed up by some i; the adversary's best push is worth
-    `max_i P(correct - i <= W < correct) / i` per unit of delta.
+    so the number right is at most Binomial(guesses, q). With a delta above 0, for each of the m canaries and with
+    probability 2 delta, the adversary may increase the count by some i; the best increase is worth `max_i P(correct -
+    i <= W < correct) / i` per unit of delta.
 
     Raises:
-        InputError: a negative epsilon, an impossible delta, more guesses than canaries, more right than guessed.
+        InputError: epsilon is negative, delta is impossible, or there are more guesses than canaries or more right
+            ones than guesses.
 
     Source: Steinke, Nasr and Jagielski 2023, Theorem 5.2.
 
@@ -194,7 +197,7 @@ def _largest_refuted(canaries: int, guesses: int, correct: int, delta: float, re
 
 
 def _guessed(costs_m: FloatArray, guesses: int) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
-    """The canaries guessed in and those guessed out. A tie across the edge of either half is not guessed at all."""
+    """The canaries guessed "in" and those guessed "out". Ties across the edge of either half are not guessed."""
     ordered = np.sort(costs_m)
     count_in, count_out = guesses - guesses // 2, guesses // 2
     nobody = np.zeros(costs_m.shape, dtype=bool)

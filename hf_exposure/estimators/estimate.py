@@ -1,4 +1,4 @@
-"""The exposure of one cost, as an estimator returns it, and what kind of figure it is. Scores are in bits."""
+"""The exposure of one cost, as an estimator returns it, and the kind of figure. Scores are in bits."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hf_exposure.errors import InputError
 from hf_exposure.fields import Figure, Rank
 
 Bound = Literal["exact", "interval", "lower", "extrapolated", "undefined"]
-"""What kind of figure an exposure is, in order of how much it says.
+"""The kind of figure of an exposure, from the most to the least informative.
 
-- "exact": the rank was counted; `low_bits` and `high_bits` differ by ties within the scoring error at most.
-- "interval": a point estimate, with a confidence interval that limits the exposure on both sides.
-- "lower": `exposure_bits` is at the low end of what is known, and the exposure may be as high as the space allows.
+- "exact": the rank was counted; `low_bits` and `high_bits` differ only by ties within the scoring error.
+- "interval": a point estimate with a confidence interval that limits the exposure on both sides.
+- "lower": `exposure_bits` is a lower bound, and the exposure may be as high as the space allows.
 - "extrapolated": a point beyond all references, without a valid interval.
 - "undefined": there is no figure; `exposure_bits` is NaN, and null in JSON.
 """
@@ -25,7 +25,7 @@ CHANCE_BITS = 1 / math.log(2)
 
 
 def weakest_bound(bounds: Iterable[Bound]) -> Bound:
-    """What kind of figure a mean of such figures is; of none at all it is undefined.
+    """The kind of the mean of such figures; "undefined" if there are none.
 
     Example:
         >>> weakest_bound(["exact", "lower", "interval"])
@@ -41,16 +41,16 @@ _ROUNDED_BITS = 0.1
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureFigures:
-    """The exposure of one text, as far as it is known.
+    """The exposure of one text, with what is known about it.
 
     Attributes:
-        exposure_bits: the point estimate, log2|R'| - log2 rank; NaN where it is undefined.
-        low_bits, high_bits: ends of the confidence interval on the exposure; NaN where there is none.
-        rank_low, rank_high: certified bounds on the rank, where known, else None.
+        exposure_bits: the point estimate, log2|R'| - log2 rank; NaN if it is undefined.
+        low_bits, high_bits: ends of the confidence interval on the exposure; NaN if there is none.
+        rank_low, rank_high: certified bounds on the rank; None if unknown.
         method: the estimator's name.
-        bound: what kind of figure it is (`Bound`): "exact", "interval", "lower", "extrapolated" or "undefined". Left
-            out, it is derived from the figures.
-        note: what a reader must know to use the figure, else "".
+        bound: the kind of figure (`Bound`): "exact", "interval", "lower", "extrapolated" or "undefined". By default it
+            is derived from the figures.
+        note: what a reader must know to use the figure, or "".
     """
 
     exposure_bits: Figure
@@ -59,7 +59,7 @@ class ExposureFigures:
     rank_low: Rank | None = None
     rank_high: Rank | None = None
     method: str
-    # None only until it is derived.
+    # It is None only until it is derived.
     bound: Bound = None  # type: ignore[assignment]
     note: str = ""
 
@@ -69,11 +69,11 @@ class ExposureFigures:
         if self.bound not in get_args(Bound):
             raise InputError("bound", f"must be one of {', '.join(get_args(Bound))}", self.bound, "Leave it out.")
         if (self.bound == "undefined") != math.isnan(self.exposure_bits):
-            rule = "must be 'undefined' where exposure_bits is NaN, and nowhere else"
+            rule = "must be 'undefined' if exposure_bits is NaN, and only then"
             raise InputError("bound", rule, f"{self.bound} with {self.exposure_bits} bits", "Leave it out.")
 
     def derived_bound(self, most_bits: float = math.inf) -> Bound:
-        """The kind that the other figures show, where log2 |R'| is `most_bits`; in doubt, the one that claims less.
+        """The kind implied by the other figures if log2 |R'| is `most_bits`; if ambiguous, the kind that claims less.
 
         Example:
             >>> figures = ExposureFigures(method="sample", exposure_bits=12.0, low_bits=10.1, high_bits=29.9)
@@ -85,7 +85,7 @@ class ExposureFigures:
         if self.method == "enumerate":
             return "exact"
         if self.method == "bounded" or self.rank_low is not None:
-            # A search that closed over ties within the scoring error is not told from one that was stopped.
+            # A search that ended with ties within the scoring error cannot be distinguished from one that was stopped.
             low, high = (self.low_bits, self.high_bits) if self.rank_low is None else (self.rank_low, self.rank_high)
             return "exact" if low == high else "lower"
         if self.method == "skew_normal" or math.isnan(self.low_bits):
@@ -96,14 +96,15 @@ class ExposureFigures:
 
     @property
     def is_lower_bound(self) -> bool:
-        """Whether `exposure_bits` is the low end of what is known."""
+        """Whether `exposure_bits` is only a lower bound."""
         return self.bound == "lower"
 
     def known_bits(self, most_bits: float) -> tuple[float, float]:
-        """What is known of the exposure, where log2 of the space is `most_bits`: its interval, within [0, most_bits].
+        """The interval that is known to contain the exposure, within [0, most_bits]; `most_bits` is log2 of the size
+        of the space.
 
-        A lower bound reaches to the top, unless a search has certified how high the canary can rank. Of a figure that
-        is extrapolated or undefined nothing is known.
+        The interval of a lower bound reaches to the top, unless a search has certified how high the canary can rank.
+        For an extrapolated or undefined figure it is the whole range.
         """
         if self.bound in ("extrapolated", "undefined"):
             return 0.0, most_bits
@@ -118,8 +119,8 @@ class CostEstimate(ExposureFigures):
     """The exposure of one cost (a log-perplexity) against references: what an estimator returns for each cost.
 
     Attributes:
-        effective_hits: how many equal draws at or below the cost would be as precise, where it was estimated from
-            draws, else None. Stop drawing early only above 100.
+        effective_hits: the number of equal draws at or below the cost that would be as precise, if the exposure was
+            estimated from draws, else None. Stop drawing early only above 100.
     """
 
     effective_hits: float | None = None

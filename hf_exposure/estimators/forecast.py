@@ -1,14 +1,14 @@
 """The exposure expected at the end of a training, from the measurements so far, with an interval.
 
-Exposure rises while a model trains, fast at first, and levels off below its top or at it. How much of the rise is
-still to come is read from three things: which share of the training is left, how fast the exposure rose of late, and
-how far it is from the top. From these, three straight lines (in `features`) give the middle and both ends of the
-interval. They are quantile regressions on many small trainings; what their ends miss in trainings that they were not
-fitted on is then added to them (conformalized quantile regression), so that no law of errors is assumed. All is in
-shares of log2 |R| and of the training, so that neither the space nor the number of steps matters.
+Exposure rises while a model trains, fast at first, and levels off at or below its maximum. The remaining rise is
+predicted from three quantities: the remaining share of the training, the recent rate of rise, and the distance from
+the maximum. From these, three linear functions (of `features`) give the middle and both ends of the interval. They are
+quantile regressions on many small trainings; their ends are then widened by their errors on other trainings
+(conformalized quantile regression), so that no distribution of errors is assumed. All quantities are shares of log2
+|R| and of the training, so that neither the space nor the number of steps matters.
 
-`benchmarks/forecast.py` fits the lines and tests them on other trainings; `docs/design/0031-forecast.md` has the
-result and its limits. They hold for trainings like those. A forecast is therefore silent where it cannot tell: see
+`benchmarks/forecast.py` fits the functions and tests them on other trainings; `docs/design/0031-forecast.md` has the
+result and its limits. They are valid for trainings like those. Where a forecast is not possible, there is none: see
 `Silence`.
 
 Shapes: T measurements; F features.
@@ -35,9 +35,10 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, number_array
 
 FEWEST_MEASUREMENTS = 3
-# An unseen canary's exposure exceeds x bits with probability 2^-x: the mean of n is a Gamma variable.
+# The exposure of a canary that the model never saw exceeds x bits with probability 2^-x, so the mean of n is a Gamma
+# variable.
 _CHANCE_QUANTILE = 0.95
-# Of log2 |R|. From here on there is nothing left to rise.
+# Share of log2 |R| from which on there is no room to rise.
 _TOP_SHARE = 0.98
 
 
@@ -55,9 +56,9 @@ class ExposureForecast:
     """The mean exposure expected at the end of a training.
 
     Attributes:
-        expected_bits, low_bits, high_bits: its middle and the ends of its interval; NaN where it is silent.
-        confidence_level: of the interval.
-        silence: why there is none; None where there is one.
+        expected_bits, low_bits, high_bits: the middle and the ends of the interval; NaN if there is no forecast.
+        confidence_level: the level of the interval.
+        silence: why there is no forecast; None if there is one.
     """
 
     expected_bits: float = math.nan
@@ -70,18 +71,19 @@ class ExposureForecast:
 def forecast_exposure(
     fractions: ArrayLike, mean_bits: ArrayLike, log2_space_size: float, canaries: int
 ) -> ExposureForecast:
-    """The mean exposure of the canaries of one repetition count at the end of a training, from those measured so far.
+    """Forecasts the mean exposure of the canaries of one repetition count at the end of a training, from the
+    measurements so far.
 
     Args:
         fractions: (T,) shares of the training that were done at each measurement, ascending, above 0 and below 1.
-        mean_bits: (T,) mean exposures of the canaries there; NaN where one is undefined or only a bound, which is then
-            passed over, unless it is the last.
+        mean_bits: (T,) mean exposures of the canaries at these measurements; NaN if one is undefined or only a bound.
+            Such a mean is ignored, unless it is the last.
         log2_space_size: log2 |R|, the largest exposure there is.
-        canaries: how many the means are of.
+        canaries: the number of canaries in the means.
 
     Raises:
-        InputError: fractions that do not ascend or lie outside 0 to 1, lists of different lengths, numbers out of
-            range.
+        InputError: the fractions do not ascend or are outside 0 to 1, the lists have different lengths, or a number is
+            out of range.
 
     Source: ours; the method is conformalized quantile regression (Romano et al. 2019).
 
@@ -97,7 +99,7 @@ def forecast_exposure(
     whole_number("canaries", canaries, 1)
     if fractions_T.shape != bits_T.shape or fractions_T.ndim != 1:
         shapes = f"{fractions_T.shape} and {bits_T.shape}"
-        raise InputError("mean_bits", "must have a mean for each of fractions", shapes, "Pass lists of one length.")
+        raise InputError("mean_bits", "must have a mean for each of fractions", shapes, "Pass lists of equal length.")
     if not ((fractions_T > 0) & (fractions_T < 1)).all() or not (np.diff(fractions_T) > 0).all():
         rule = "must ascend, above 0 and below 1"
         raise InputError("fractions", rule, fractions_T.tolist(), "Pass step / max_steps of each measurement.")
@@ -117,7 +119,8 @@ def forecast_exposure(
 
 
 def features(fractions_T: FloatArray, shares_T: FloatArray) -> FloatArray:
-    """(F,) what the lines are in, of exposures as shares of log2 |R|; all vanish where the training ends.
+    """(F,) the features of the linear functions, from exposures as shares of log2 |R|; all vanish at the end of
+    training.
 
     Example:
         >>> features(np.array([0.25, 0.5]), np.array([0.1, 0.3])).round(3).tolist()
@@ -125,7 +128,7 @@ def features(fractions_T: FloatArray, shares_T: FloatArray) -> FloatArray:
     """
     done, share = fractions_T[-1], shares_T[-1]
     left, room = 1 - done, 1 - share
-    # The rise of late: of the second half of what was done, at least between the last two measurements.
+    # The recent rise: over the second half of the training so far, at least between the last two measurements.
     half = min(int(np.searchsorted(fractions_T, done / 2)), len(fractions_T) - 2)
     times_T, own_T = fractions_T[half:], shares_T[half:]
 
@@ -139,7 +142,7 @@ def features(fractions_T: FloatArray, shares_T: FloatArray) -> FloatArray:
 
 
 def why_silent(bits_T: FloatArray, log2_space_size: float, canaries: int) -> Silence | None:
-    """Why nothing can be said from mean exposures so far; None where something can."""
+    """Why no forecast is possible from the mean exposures so far; None if one is."""
     if np.isfinite(bits_T).sum() < FEWEST_MEASUREMENTS:
         return Silence.TOO_FEW
     if not math.isfinite(bits_T[-1]):
@@ -151,7 +154,9 @@ def why_silent(bits_T: FloatArray, log2_space_size: float, canaries: int) -> Sil
 
 @cache
 def fitted() -> dict[str, Any]:
-    """The lines that `benchmarks/forecast.py` fitted: coefficients of low, middle and high end, and their margin."""
+    """The functions that `benchmarks/forecast.py` fitted: coefficients of the low end, the middle and the high end,
+    and the margin.
+    """
     text = resources.files("hf_exposure.estimators").joinpath("forecast.json").read_text(encoding="utf-8")
     values: dict[str, Any] = json.loads(text)
     return values

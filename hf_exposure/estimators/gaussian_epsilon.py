@@ -1,26 +1,26 @@
-"""What right guesses of coins refute of *Gaussian* privacy: mu, which is turned into an epsilon at a delta.
+"""What correct guesses of coins refute about *Gaussian* privacy: a mu, which is converted to an epsilon at a delta.
 
-A training is mu-GDP if telling whether a canary went in is never easier than telling N(0, 1) from N(mu, 1). That says
-more of every event than one (epsilon, delta) does, so the same guesses refute more of it. There are two claims.
+A training is mu-GDP if telling whether a canary was included is never easier than telling N(0, 1) from N(mu, 1). This
+constrains every event more than one (epsilon, delta) does, so the same guesses refute more. There are two claims.
 
-**mu-GDP** (Mahloujifar et al. 2024). Let R_j be the probability that a canary, picked at random, is guessed right and
-at least j are in all, and H_j that it is guessed wrong or not at all and at least j are right. Flipping that canary's
-coin turns a right guess into a wrong one, and j right ones into j - 1, so for every mu-GDP training
+**mu-GDP** (Mahloujifar et al. 2024). Let R_j be the probability that a random canary is guessed right and at least j
+are right in total, and H_j the probability that it is guessed wrong or not at all and at least j are right. Flipping
+that canary's coin turns a right guess into a wrong one, and j right ones into j - 1, so for every mu-GDP training
 
     H_(j-1) >= Phi(Phi^-1(R_j) - mu).
 
-If v or more are right with a probability of `error`, then R_v >= error v / m. The inequality forces H_(v-1) up, hence
-the probability of fewer right guesses, hence R_(v-1), and so on down to 0. If R_0 + H_0 comes out above c / m, the
-share of canaries that are guessed, then v right guesses were less likely than `error`: mu is refuted. No assumption is
-made on how canaries depend on each other.
+If v or more are right with a probability of `error`, then R_v >= error v / m. The inequality raises H_(v-1), hence the
+probability of fewer right guesses, hence R_(v-1), and so on down to 0. If R_0 + H_0 exceeds c / m, the share of
+canaries that are guessed, then v right guesses were less likely than `error`: mu is refuted. Nothing is assumed about
+how canaries depend on each other.
 
 **Independent Gaussian noise.** Each score is a function of N(mu coin, 1), independently. Given the scores, guess i is
 wrong with a probability of at least 1 / (1 + e^|L_i|), L_i the log-likelihood ratio, independently. So the number of
-wrong guesses among c of m is at least what the c largest |L_i| give: with all guessed, Binomial(m, Phi(-mu / 2)); with
-c < m a mixture over the largest ratio that is left out. It is the order-statistics bound of Xiang et al. (2025), with
-the exact law instead of a Chernoff bound. It refutes far more than the first, and **it is no bound on mu-GDP**: a
-training that draws one |L| for all canaries is mu-GDP too, and guesses all of them right far more often than that
-(`tests/estimators/test_gaussian_epsilon.py` has it).
+wrong guesses among c of m is at least what the c largest |L_i| give: if all are guessed, Binomial(m, Phi(-mu / 2)); if
+c < m, a mixture over the largest ratio that is left out. It is the order-statistics bound of Xiang et al. (2025), with
+the exact law instead of a Chernoff bound. It refutes far more than the first, but **it does not bound mu-GDP**: a
+training that draws one |L| for all canaries is mu-GDP too, and all guesses are right far more often than this allows
+(see `tests/estimators/test_gaussian_epsilon.py`).
 
 Legend: m canaries, c of them guessed, v guesses right, Q quantiles.
 
@@ -41,7 +41,7 @@ from scipy.special import bdtr, betaincinv, log_ndtr, ndtr, ndtri
 from hf_exposure.checks import real_number
 from hf_exposure.estimators.arrays import FloatArray
 
-# Beyond this mu no two Gaussians can be told from certainty in double precision.
+# Beyond this mu, double precision cannot distinguish the two Gaussians from perfectly separated ones.
 _LARGEST_MU = 60.0
 _QUANTILES = 256
 
@@ -58,17 +58,17 @@ def gaussian_delta(epsilon: float, mu: float) -> float:
     mu = real_number("mu", mu, at_least_0, "Type 1.0, say.", at_least=0.0)
     if mu == 0.0:
         return 0.0
-    # The difference of two nearly equal logarithms where delta is tiny.
+    # If delta is tiny, this is the difference of two nearly equal logarithms.
     first, second = log_ndtr(0.5 * mu - epsilon / mu), epsilon + log_ndtr(-0.5 * mu - epsilon / mu)
     return float(math.exp(first) * -math.expm1(min(second - first, 0.0)))
 
 
 def gaussian_epsilon(mu: float, delta: float) -> float:
-    """The epsilon at which a mu-GDP training is (epsilon, delta)-private; 0 where delta alone suffices.
+    """The epsilon at which a mu-GDP training is (epsilon, delta)-private; 0 if delta alone suffices.
 
     Args:
         mu: at least 0.
-        delta: strictly between 0 and 1: no Gaussian has a finite epsilon at 0.
+        delta: strictly between 0 and 1, since no Gaussian has a finite epsilon at 0.
 
     Raises:
         InputError: a number out of range.
@@ -101,7 +101,9 @@ def gaussian_mu(epsilon: float, delta: float) -> float:
 
 
 def refuted_gdp(canaries: int, guesses: int, correct: int, error: float) -> float:
-    """The largest mu for which so many right guesses, of at most so many, refute that the training is mu-GDP."""
+    """The largest mu for which `correct` right guesses, out of at most `guesses`, refute that the training is
+    mu-GDP.
+    """
 
     def refuted(mu: float) -> bool:
         right = error * correct / canaries
@@ -109,7 +111,7 @@ def refuted_gdp(canaries: int, guesses: int, correct: int, error: float) -> floa
         for fewer in range(correct - 1, -1, -1):
             needed = float(ndtr(ndtri(right) - mu))
             if needed <= wrong:
-                break  # nor will it be needed further down
+                break  # it is not needed below either
             right += (needed - wrong) * fewer / (guesses - fewer)
             wrong = needed
             if right >= 1.0:
@@ -120,8 +122,8 @@ def refuted_gdp(canaries: int, guesses: int, correct: int, error: float) -> floa
 
 
 def refuted_independent(canaries: int, guesses: int, correct: int, error: float) -> float:
-    """The largest mu for which so many right guesses refute independent Gaussian noise of that mu on each canary."""
-    # Of the largest ratio that is left out: the probability that another one exceeds it has a Beta law.
+    """The largest mu for which `correct` right guesses refute independent Gaussian noise of that mu on each canary."""
+    # The probability that another ratio exceeds the largest one that is left out has a Beta law.
     middles_Q = (np.arange(_QUANTILES) + 0.5) / _QUANTILES
     beyond_Q = betaincinv(guesses + 1.0, canaries - guesses, middles_Q) if guesses < canaries else None
 
@@ -133,10 +135,10 @@ def refuted_independent(canaries: int, guesses: int, correct: int, error: float)
 
 
 def _wrong_beyond(beyond_Q: FloatArray, mu: float) -> FloatArray:
-    """How often the best guess is wrong, given that |L| / mu exceeds what it does with a probability of `beyond_Q`.
+    """The probability that the best guess is wrong, given that |L| / mu exceeds its upper `beyond_Q` quantile.
 
     |L| / mu is |z - mu / 2| for z from an even mixture of N(0, 1) and N(mu, 1): it exceeds y with a probability of
-    Phi(mu / 2 - y) + Phi(-mu / 2 - y), of which the second part is guessed wrong.
+    Phi(mu / 2 - y) + Phi(-mu / 2 - y), and the second term is the part that is guessed wrong.
     """
     low_Q, high_Q = np.zeros_like(beyond_Q), np.full_like(beyond_Q, 0.5 * mu + 40.0)
     for _ in range(60):
@@ -149,7 +151,7 @@ def _wrong_beyond(beyond_Q: FloatArray, mu: float) -> FloatArray:
 
 
 def _largest(refuted: Callable[[float], bool]) -> float:
-    """The largest mu that is refuted, by bisection: a smaller one is refuted too. 0 where none is."""
+    """The largest refuted mu, by bisection, since all smaller ones are refuted too; 0 if none is."""
     low, high = 0.0, _LARGEST_MU
     if refuted(high):
         return high

@@ -1,4 +1,4 @@
-"""Exposure from draws of unequal weight; sampling is the case where the weights are equal."""
+"""Exposure from draws of unequal weight. Uniform sampling is the case of equal weights."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ from hf_exposure.estimators.weighted_cdf import WeightedCdf, weighted_cdf
 
 # With fewer effective hits than this, the estimated rank is uncertain by more than a tenth.
 ENOUGH_HITS = 100
-# Without a hit the figure is a lower bound, which need not be said this few bits below the largest there is.
+# Without a hit the figure is a lower bound; if it is within this many bits of the maximum, no note says so.
 CLOSE_TO_THE_SPACE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightCheck:
-    """Do the weights add up to the space? `mean` estimates the share of it that the draws can reach: it should be 1.
+    """Whether the weights account for the whole space: `mean` estimates the share of it that the draws can reach, and
+    should be 1.
 
     Attributes:
-        mean: of the weights.
+        mean: the mean of the weights.
         standard_error: of that mean, from the weights drawn; blind to heavy texts that were never drawn.
         good: within 4 standard errors of 1, and within 5 % unless 2 standard errors explain that.
     """
@@ -44,7 +45,7 @@ class WeightCheck:
 
 
 def check_weights(weights: ArrayLike, strata: ArrayLike | None = None) -> WeightCheck:
-    """Compare the mean weight of (N,) draws with 1. `strata` as in `importance_exposure`.
+    """Compares the mean weight of (N,) draws with 1; `strata` is as in `importance_exposure`.
 
     Example:
         >>> check_weights([0.5, 1.5, 1.0, 1.0])
@@ -59,7 +60,7 @@ def check_weights(weights: ArrayLike, strata: ArrayLike | None = None) -> Weight
     mean = float(weights_N.mean())
     error = float(np.sqrt(((weights_N - means_S[strata_N]) ** 2).sum()) / weights_N.size)
     off = abs(mean - 1.0)
-    # The 1e-9 is for weights that are equal but for rounding.
+    # The 1e-9 allows for rounding of equal weights.
     good = off <= 4.0 * error + 1e-9 and (off <= 0.05 or off <= 2.0 * error)
     return WeightCheck(mean=mean, standard_error=error, good=bool(good))
 
@@ -79,43 +80,45 @@ def importance_exposure(
 
     One weighted set of references serves every canary of the template, from 3 bits to `log2 |R'|`. With equal weights
     (None) this is sampling: m of N draws at or below give `log2((N + 1)/(m + 1))` with the Clopper-Pearson interval.
-    How: `weighted_cdf.py`. The canary counts as one more draw, as heavy as `weight_limits` allows, so that a canary
-    never inserted has `P(exposure >= x) <= 2^-x` here too.
+    `weighted_cdf.py` explains the method. The canary counts as one more draw, as heavy as `weight_limits` allows, so
+    that a canary that was never inserted has `P(exposure >= x) <= 2^-x` here too.
 
     Args:
         costs: (K,) costs of the canaries in bits, lower = likelier.
         references: (N,) costs of the draws.
-        weights: (N,) `1 / (|R'| q(r))` with q the probability of being drawn; mean about 1. 0 for a draw outside R'
-            (another inserted canary, an encoding that is not canonical): it stays in the list. None: uniform draws.
+        weights: (N,) `1 / (|R'| q(r))` with q the probability of being drawn; their mean is about 1. A draw outside R'
+            (another inserted canary, an encoding that is not canonical) has weight 0 and stays in the list. None means
+            uniform draws.
         space_size: |R'|, an exact int; None leaves the exposure without a ceiling.
         confidence_level: of the two-sided interval.
-        weight_limits: (K,) or scalar: no text at or below that canary's cost weighs more. A quarter of the draws
-            uniform and a quarter from the model at temperature 1 give `4 min(1, 2^b / |R'|)` for a canary of b bits;
-            a heavier draw raises the limit to its own weight. Without limits only the heaviest weight drawn is known,
-            and the `low_bits` of a memorized canary stop at what one unseen text of that weight could hide: about
-            `log2(N / heaviest)`, less 2.
-        strata: (N,) which proposal each draw came from, where the number from each was fixed in advance; narrows the
-            interval. At least 2 draws each.
-        includes_self: scalar or (K,): can the draws hit the canary itself, with its weight? False where its own draws
-            have weight 0: it is then added back exactly, as 1 text of |R'|.
+        weight_limits: (K,) or scalar: the largest weight of any text at or below that canary's cost. With a quarter of
+            the draws uniform and a quarter from the model at temperature 1, it is `4 min(1, 2^b / |R'|)` for a canary
+            of b bits; a heavier draw raises the limit to its own weight. Without limits only the heaviest drawn weight
+            is known, and the `low_bits` of a memorized canary cannot exceed what one unseen text of that weight could
+            hide: about `log2(N / heaviest)` minus 2.
+        strata: (N,) the proposal that each draw came from, if the number from each was fixed in advance; this narrows
+            the interval. Each needs at least 2 draws.
+        includes_self: scalar or (K,): whether the draws can hit the canary itself, with its weight. False if its own
+            draws have weight 0; the canary is then added exactly, as 1 text of |R'|.
 
     Returns:
-        one `CostEstimate` per cost, in input order, `effective_hits` with it. The interval covers the exposure by
-        enumeration, ties against the canary. Canaries that share draws miss together.
-        `bound` is "lower" where no draw is at or below, else "interval". Notes say so too, and: fewer than 100
-        effective hits; no `weight_limits`; or a mean weight other than 1. The last also widens the interval: the
-        share that the draws did not account for may lie below the canary, unless `weight_limits` rule that out, and a
-        surplus may have been counted there.
+        One `CostEstimate` per cost, in input order, with `effective_hits`. The interval covers the exposure by
+        enumeration, with ties against the canary. The errors of canaries that share draws are dependent. `bound` is
+        "lower" if no draw is at or below the cost, else "interval". Notes report this, effective hits below 100,
+        missing `weight_limits`, and a mean weight other than 1. The last also widens the interval: the share that the
+        draws did not account for may lie below the canary, unless `weight_limits` rule that out, and a surplus may
+        have been counted there.
 
     Raises:
-        InputError: NaN or -inf costs, no references, weights that are negative, not finite, all 0 or not (N,).
+        InputError: a cost is NaN or -inf, there are no references, or the weights are negative, not finite, all 0 or
+            not (N,).
 
     Source: importance sampling with multiple proposals and the balance heuristic, Veach and Guibas, SIGGRAPH 1995.
         Coverage measured, four toy models of 10^5 strings, 38 canaries of rank 1 to 10^5, 1,000 fresh sets of 1,000
-        to 16,000 draws, `weight_limits` given: the 95 % interval held the truth in 96.0 to 98.2 % of cases with
-        `strata`, in 97.1 to 99.0 % without, and in no fewer than 93.9 % for any one canary.
+        to 16,000 draws, `weight_limits` given: the 95 % interval contained the truth in 96.0 to 98.2 % of cases with
+            `strata`, in 97.1 to 99.0 % without, and in at least 93.9 % for every single canary.
 
-    Example (half of 8 draws uniform, half from a model that always says the canary, |R'| = 1000, so q = 0.5005):
+    Example (half of 8 draws uniform, half from a model that always generates the canary, |R'| = 1000, so q = 0.5005):
         >>> w = 1 / (1000 * np.array([0.0005] * 4 + [0.5005] * 4))
         >>> estimate, = importance_exposure([1.0], [9.0, 8.0, 9.0, 7.0, 1.0, 1.0, 1.0, 1.0], w, space_size=1000,
         ...                                 weight_limits=w.min(), strata=[0, 0, 0, 0, 1, 1, 1, 1])
@@ -131,7 +134,7 @@ def importance_exposure(
     limits_K = None if weight_limits is None else _checked_limits(weight_limits, costs_K.size)
     apart_K = ~checked_flags("includes_self", includes_self, costs_K.size, "Pass True, or one for each cost.")
     if space_size is None and apart_K.any():
-        raise InputError("space_size", "is needed where includes_self is False", None, "Pass template.space_size.")
+        raise InputError("space_size", "is needed if includes_self is False", None, "Pass template.space_size.")
     shares = weighted_cdf(
         costs_K, references_N, weights_N, limits_K=limits_K, strata_N=strata_N, confidence_level=level
     )
@@ -157,17 +160,17 @@ def importance_exposure(
 
 
 def _bits(share_K: FloatArray, own_K: FloatArray, log2_size: float) -> FloatArray:
-    """Bits of a share of the competitors, to which the canary itself is added as `own_K` of the space."""
+    """The bits of a share of the competitors, after adding the canary itself as `own_K` of the space."""
     with np.errstate(divide="ignore"):
         bits = -np.log2(own_K + (1.0 - own_K) * share_K)
     return np.clip(bits, 0.0, log2_size) + 0.0  # no -0.0
 
 
 def _widened(shares: WeightedCdf, check: WeightCheck, limited: bool) -> tuple[FloatArray, FloatArray]:
-    """The limits, moved out where the mean weight is not 1.
+    """The limits, widened if the mean weight is not 1.
 
-    Below 1, a share `1 - mean` of the space was out of reach. With weight limits none of it can lie at or below the
-    canary beyond what the upper limit allows, so only the division by the mean is undone; without them all of it may.
+    Below 1, a share `1 - mean` of the space was out of reach. With weight limits, no more of it can lie at or below
+    the canary than the upper limit allows, so only the division by the mean is undone; without them, all of it may.
     Above 1, the surplus may have been counted at or below the canary, or elsewhere.
     """
     if check.good:
@@ -180,9 +183,11 @@ def _widened(shares: WeightedCdf, check: WeightCheck, limited: bool) -> tuple[Fl
 
 
 def _effective_hits(shares: WeightedCdf, own_K: FloatArray) -> FloatArray:
-    """Equal draws at or below that would be as precise: m for m of N; the canary itself, when known exactly, helps."""
+    """The number of equal draws at or below the cost that would be as precise: m for m of N. A canary that is known
+    exactly adds precision.
+    """
     whole_K = own_K + (1.0 - own_K) * shares.share_K
-    # A variance of 0 is a canary outranked by every draw: each of them is a hit.
+    # A variance of 0 means that every draw outranks the canary: each of them is a hit.
     with np.errstate(divide="ignore", invalid="ignore"):
         equal_K = whole_K**2 * (1.0 - shares.share_K) / ((1.0 - own_K) ** 2 * shares.variance_K) - 1.0
     return np.maximum(np.where(shares.variance_K > 0.0, equal_K, shares.hits_K), 0.0)
@@ -200,11 +205,11 @@ def _note(is_open: bool, draws: int, effective: float, log2_size: float, check: 
             f"the estimate rests on few samples ({effective:.1f} effective, {ENOUGH_HITS} needed): use more references"
         )
     if unlimited:
-        said.append("no weight_limits: low_bits rests on the heaviest weight drawn")
+        said.append("no weight_limits: low_bits rests on the heaviest drawn weight")
     if not check.good:
         said.append(
             f"mean weight {check.mean:.3f} +- {check.standard_error:.3f} should be 1: the draws miss or repeat part "
-            "of the space, and the interval is widened by it"
+            "of the space, and the interval is widened accordingly"
         )
     return "; ".join(said)
 
@@ -240,13 +245,13 @@ def _checked_limits(weight_limits: ArrayLike, canaries: int) -> FloatArray:
 
 
 def _checked_strata(strata: ArrayLike | None, draws: int) -> NDArray[np.int64]:
-    """Labels 0..S-1; each stratum needs two draws to know its own variance."""
+    """Labels 0..S-1. Each stratum needs two draws to estimate its variance."""
     if strata is None:
         return np.zeros(draws, dtype=np.int64)
     try:
         labels = np.asarray(at_most("strata", strata, draws) if isinstance(strata, Sequence) else strata)
         _, strata_N, counts_S = np.unique(labels, return_inverse=True, return_counts=True)
-    except (TypeError, ValueError):  # labels that have no order, rows of unequal length
+    except (TypeError, ValueError):  # labels without an order, or rows of unequal length
         raise InputError("strata", "must be labels of one kind", type(strata).__name__, "Or leave it out.") from None
     if labels.shape != (draws,):
         raise InputError("strata", f"must be one label per reference, ({draws},)", labels.shape, "Or leave it out.")

@@ -3,21 +3,21 @@
 A *share* has the exact limits of Clopper and Pearson, which are quantiles of Beta laws. `beta_quantiles` computes them
 for any mean and any number of draws, whole or not, and for shares as small as a float can hold, for weighted draws.
 
-A *mean of exposures* has none of the usual ones. Exposures lie between 0 and log2 |R|, most of them near 0 and a few
-at the top; some are lower bounds. Student's t is wrong for such values: of eight canaries of which one in ten is
-memorized, four samples in ten hold none of those, and t then excludes the mean by far. Any interval that is right
-there must count what was not seen. `mean_interval` is Gaffke's, with one more draw at the end:
+For a *mean of exposures*, the usual limits fail. Exposures lie between 0 and log2 |R|, most of them near 0 and a few
+at the top; some are lower bounds. Student's t is wrong for such values: if one canary in ten is memorized, four in ten
+samples of eight contain none of those, and t then excludes the mean by far. A valid interval must allow for values
+that were not drawn. `mean_interval` is Gaffke's, with one more draw at the end:
 
     low limit   the (1 - c) / 2 quantile of    D_0 * 0   + D_1 l_1 + ... + D_n l_n
     high limit  the (1 + c) / 2 quantile of    D_0 * top + D_1 h_1 + ... + D_n h_n
 
-with (D_0, ..., D_n) uniform on the simplex, which is how the probability between n ordered draws of any continuous law
-is distributed. It is the Bayesian bootstrap with one more draw, as far out as a draw may be: the device of
-`weighted_cdf.py`. For values that are only 0 or `top` it is the Clopper-Pearson interval, digit for digit. The
-limits grow with the values, so they may be taken at the low ends l and the high ends h of what is known of each value:
-a censored one reaches to the top. That its coverage is never below nominal is proven for two-valued populations and a
-conjecture for all others; the tests count it out for three-valued ones, `benchmarks/group_intervals.py` measures it
-for exposures, and `docs/design/0004-estimators.md` has the table.
+with (D_0, ..., D_n) uniform on the simplex, like the probabilities between n ordered draws from any continuous law. It
+is the Bayesian bootstrap with one more draw, as far out as possible, like `weighted_cdf.py`. For values that are only
+0 or `top` it is the Clopper-Pearson interval, digit for digit. The limits grow with the values, so they may be
+computed at the low ends l and the high ends h of the interval of each value; a censored value reaches to the top. That
+the coverage is never below nominal is proven for two-valued populations and conjectured for all others. The tests
+compute it for three-valued ones, `benchmarks/group_intervals.py` measures it for exposures, and
+`docs/design/0004-estimators.md` has the table.
 
 Legend: K shares, n draws, V distinct values, Z nodes of an integral.
 
@@ -41,27 +41,28 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
 from hf_exposure.limits import LARGEST_FIGURE
 
-# Below this share the Beta quantile is the Gamma quantile to as many digits, and scipy's Beta gives up near 1e-300.
+# Below this share, the Beta quantile equals the Gamma quantile in double precision, and scipy's Beta fails near
+# 1e-300.
 _GAMMA_BELOW = 1e-9
-# More hits than this pin the share to six digits; scipy's quantiles lose their way well beyond it.
+# With more hits than this, the share is known to six digits; scipy's quantiles fail well beyond it.
 _MOST_HITS = 1e12
 
 
 def clopper_pearson(
     hits: ArrayLike, draws: ArrayLike, confidence_level: float = 0.95
 ) -> tuple[FloatArray, FloatArray]:
-    """Exact two-sided limits on a binomial proportion: they cover it at least `confidence_level` of the time.
+    """Exact two-sided limits on a binomial proportion: they cover it with probability at least `confidence_level`.
 
     Args:
         hits: (K,) ints, from 0 to `draws`.
         draws: scalar or (K,), at least 1.
-        confidence_level: strictly between 0 and 1; half of what is left lies beyond each end.
+        confidence_level: strictly between 0 and 1; half of the remaining probability lies beyond each end.
 
     Returns:
         `low`, `high`: (K,) proportions. No hit gives low = 0, all hits give high = 1.
 
     Raises:
-        InputError: hits outside 0..draws, no draws, or an impossible confidence level.
+        InputError: hits are outside 0..draws, there are no draws, or the confidence level is impossible.
 
     Source: Clopper and Pearson, Biometrika 26 (1934); in Beta form, Brown, Cai and DasGupta, Statistical Science 16
         (2001), section 4.2.1.
@@ -83,14 +84,14 @@ def clopper_pearson(
         ) from None
     if not (draws_K >= 1).all() or not ((hits_K >= 0) & (hits_K <= draws_K)).all():
         raise InputError("hits", "must lie in 0..draws, of at least one draw", "others", "Count them again.")
-    # One more draw on the other side at each end: this is the special case of `weighted_cdf` at equal weights.
+    # Add one more draw on the other side at each end: this is the special case of `weighted_cdf` with equal weights.
     low, _ = beta_quantiles(hits_K / (draws_K + 1), hits_K, level)
     _, high = beta_quantiles((hits_K + 1) / (draws_K + 1), hits_K + 1, level)
     return low, high
 
 
 def clopper_pearson_low(hits: int, draws: int, confidence_level: float = 0.95) -> float:
-    """The exact one-sided lower limit on a binomial proportion: all that is left of the level lies below it.
+    """The exact one-sided lower limit on a binomial proportion: all of the remaining probability lies below it.
 
     Example (by hand: 4 of 4 at 95 % is 0.05 ** (1 / 4)):
         >>> round(clopper_pearson_low(4, 4), 4), clopper_pearson_low(0, 4)
@@ -104,7 +105,7 @@ def clopper_pearson_low(hits: int, draws: int, confidence_level: float = 0.95) -
 
 
 def beta_quantiles(share: FloatArray, hits: FloatArray, confidence_level: float) -> tuple[FloatArray, FloatArray]:
-    """The two tail quantiles of the Beta law with mean `share` and `hits / share` draws, `hits` of them hits.
+    """The two tail quantiles of the Beta law with mean `share` and `hits / share` draws, of which `hits` are hits.
 
     Args:
         share: (K,) means, in [0, 1].
@@ -132,9 +133,10 @@ def beta_quantiles(share: FloatArray, hits: FloatArray, confidence_level: float)
     return np.where(inner, low, outside), np.where(inner, np.minimum(high, 1.0), outside)
 
 
-# More distinct values than this are moved outwards to this many levels: the limits move by less than is shown.
+# More distinct values than this are rounded outwards to this many levels, which changes the limits by less than the
+# digits shown.
 _LEVELS = 512
-# Nodes of the integral over half of the line; the integrand is symmetric.
+# Number of nodes of the integral over half of the line; the integrand is symmetric.
 _STEP = 0.05
 _NODES = np.arange(0.0, 15.0, _STEP)
 
@@ -142,21 +144,23 @@ _NODES = np.arange(0.0, 15.0, _STEP)
 def mean_interval(
     low_ends: ArrayLike, high_ends: ArrayLike, most: float, confidence_level: float = 0.95
 ) -> tuple[float, float]:
-    """Limits on the mean of a population in [0, most], from n independent draws of which each is known to an interval.
+    """Limits on the mean of a population in [0, most], from n independent draws, each of which is known to lie in an
+    interval.
 
     Args:
-        low_ends, high_ends: (n,) ends of what is known of each drawn value; equal where it is known exactly.
-        most: the largest value there is. Ends outside [0, most] are taken at its ends.
+        low_ends, high_ends: (n,) ends of the interval of each drawn value; equal if the value is known exactly.
+        most: the largest possible value. Ends outside [0, most] are clipped.
         confidence_level: of the two-sided interval.
 
     Returns:
         `low`, `high`.
 
     Raises:
-        InputError: no draws, ends that are NaN or in the wrong order, a `most` that is not above 0, an impossible
-            level.
+        InputError: there are no draws, an end is NaN or the ends are in the wrong order, `most` is not above 0, or the
+            level is impossible.
 
-    Example (by hand, one draw: D_1 is uniform; and eight of eight at the top: Clopper-Pearson, 0.025 ** (1 / 8)):
+    Example (by hand: for one draw, D_1 is uniform; for eight of eight at the top, Clopper-Pearson gives 0.025 ** (1 /
+    8)):
         >>> [round(limit, 6) for limit in mean_interval([4.0], [4.0], 10.0)]
         [0.1, 9.85]
         >>> [round(limit, 6) for limit in mean_interval([1.0] * 8, [1.0] * 8, 1.0)]
@@ -176,7 +180,7 @@ def mean_interval(
 
 
 def _low_limit(values_n: FloatArray, tail: float) -> float:
-    """The `tail` quantile of the mean of (n,) values of at least 0 and one more of 0, under uniform weights."""
+    """The `tail` quantile of the mean of (n,) values of at least 0 and one more value 0, under uniform weights."""
     values_V, counts_V = np.unique(np.append(values_n, 0.0), return_counts=True)
     if values_V.size > _LEVELS:
         level = float(values_V[-1]) / _LEVELS
@@ -195,8 +199,8 @@ def _share_at_or_below(coefficients_V: FloatArray, counts_V: NDArray[Any]) -> fl
     """`P(sum of a_i E_i <= 0)` for independent standard exponential E_i: the weights D_i are E_i over their sum.
 
     The moment generating function M(u) is the product of 1 / (1 - a_i u), and the probability is the integral of
-    M(u) / (-2 pi i u) along any line left of 0. The line through the saddle point has no oscillation to follow: the
-    trapezoidal rule, in a variable that is fine in the middle and coarse far out, gives seven digits or more.
+    M(u) / (-2 pi i u) along any line left of 0. On the line through the saddle point the integrand does not oscillate,
+    so the trapezoidal rule, in a variable that is fine in the middle and coarse far out, gives seven digits or more.
     """
     leftmost = 1.0 / coefficients_V[0]
 
@@ -212,7 +216,7 @@ def _share_at_or_below(coefficients_V: FloatArray, counts_V: NDArray[Any]) -> fl
         value_Z: NDArray[np.complex128] = -np.log(1.0 - u_Z[:, None] * coefficients_V) @ counts_V - np.log(-u_Z)
         return value_Z
 
-    # The modulus falls all the way: beyond 1e-13 of its height nothing is added.
+    # The modulus decreases monotonically: parts below 1e-13 of its maximum add nothing.
     whole = log_of_integrand(_NODES[:: round(1.0 / _STEP)]).real
     fallen = int((whole > whole[0] - 30.0).sum())
     nodes_Z = _NODES[: fallen * round(1.0 / _STEP)]

@@ -1,6 +1,7 @@
-"""By how many bits a canary leads: its log-perplexity against that of the likeliest text that was not inserted.
+"""The lead of a canary: by how many bits the likeliest text that was not inserted costs more than the canary.
 
-Exposure ends at log2|R|: of two canaries that rank first it does not say which one stands alone. The lead does.
+Exposure is at most log2|R|: for two canaries that rank first, it does not show which one stands out further. The lead
+does.
 
 Legend: K canaries, N texts of the space that were not inserted.
 """
@@ -22,15 +23,16 @@ def lead_over_runner_up(
 
     Args:
         costs: (K,) log-perplexities of the canaries in bits.
-        rival_costs: (N,) of texts that were not inserted, the likeliest two among them at least.
-        is_rival: whether a canary is one of the N texts itself, as a held-out control is: it is no rival of itself.
+        rival_costs: (N,) log-perplexities of texts that were not inserted, including at least the likeliest two.
+        is_rival: whether a canary is itself one of the N texts, as a held-out control is; it is then not its own
+            rival.
 
     Returns:
-        (K,) bits: above 0 for a canary that ranks first, below 0 where others are likelier; NaN without a rival, and
-        where canary and rival both have probability 0.
+        (K,) bits: above 0 for a canary that ranks first, below 0 if others are likelier; NaN without a rival, and if
+        canary and rival both have probability 0.
 
     Raises:
-        InputError: NaN or -inf among the costs, or an array that is not flat.
+        InputError: a cost is NaN or -inf, or an array is not flat.
 
     Source: Carlini et al. 2019, Table 1 (14.63 bits against 18.56).
 

@@ -1,10 +1,11 @@
-"""Membership from shadow models: was this row in the data of that model, judged by models whose data are known?
+"""Membership inference with shadow models: was this row in the training data, judged by models whose data are known?
 
-A row's scores under models with it and models without it are two clouds. LiRA fits a normal law to each and asks under
-which the target's score is likelier; that removes the row's own difficulty from the attack, which the plain loss
-attack cannot do. RMIA compares the row's likelihood ratio with those of rows that were certainly not trained on.
+LiRA fits one normal law to a row's scores under models trained with it, and one to those under models trained without
+it, and asks under which the target's score is likelier. This removes the row's own difficulty from the attack, which
+the plain loss attack cannot do. RMIA compares the row's likelihood ratio with those of rows that were certainly not
+trained on.
 
-Scores should be about normal. Probabilities are not; their logits are (`logit_confidence`).
+Scores should be approximately normal. Probabilities are not, but their logits are (`logit_confidence`).
 
 Legend: M shadow models, N rows, Z rows of the population.
 """
@@ -36,33 +37,34 @@ def lira(
     density: Density | None = None,
     variance: Variance = "row",
 ) -> FloatArray:
-    """Likelihood-ratio attack: how much likelier the target's score is under models that had the row.
+    """Likelihood-ratio attack: how much likelier the target's score is under models that had the row than under
+    others.
 
-    Normal laws are fitted to the scores of a row, with mean and standard deviation m1, s1 over the models that had it
-    and m0, s0 over the others. The target's score t then gives
+    The scores of a row have mean and standard deviation m1, s1 over the models that had it, and m0, s0 over the
+    others. With normal laws, the target's score t gives
 
         online                log N(t; m1, s1) - log N(t; m0, s0)
         offline, "logcdf"     log P(N(m0, s0) <= t): how far above the models without the row; the paper's test
         offline, "logpdf"     -log N(t; m0, s0): how unusual on either side, as in the authors' code
 
-    The two offline forms order rows differently where a score is lower than without the row: "logpdf" takes such a row
-    for a member, "logcdf" does not.
+    The two offline forms differ if a score is lower than without the row: "logpdf" considers such a row a member,
+    "logcdf" does not.
 
     Args:
-        scores_MN: finite scores of the shadow models, higher where a row is better known; logits of probabilities.
+        scores_MN: finite scores of the shadow models, such as logits of probabilities; higher means better known.
         included_MN: whether shadow model m was trained on row n.
         target_scores_N: scores of the model under attack, which must not be one of the shadow models.
-        offline: use only models without the row, as an attacker must who trained none on it.
-        density: of the offline form, "logcdf" unless given. The online form has densities alone.
-        variance: "row", of each row (maximum likelihood), or "shared", pooled within all rows, which is better with
-            fewer than about 64 models.
+        offline: whether to use only models without the row, as an attacker must who has trained no model on it.
+        density: "logcdf" or "logpdf" for the offline form, by default "logcdf"; the online form always uses densities.
+        variance: "row" for the variance of each row (maximum likelihood), or "shared" for one pooled over all rows,
+            which is better with fewer than about 64 models.
 
     Returns:
-        (N,) natural logarithms; higher means member. NaN where a side that is used has fewer than two models (one,
-        with a shared variance), or no scatter at all.
+        (N,) natural logarithms; higher means member. NaN if a side in use has fewer than two models (one, with a
+        shared variance), or no variation at all.
 
     Raises:
-        InputError: shapes that do not match, scores that are not finite, "logcdf" online.
+        InputError: the shapes do not match, a score is not finite, or "logcdf" is given for the online form.
 
     Source: Carlini et al., "Membership Inference Attacks From First Principles" (2022), algorithm 1 and section 4.
 
@@ -103,11 +105,12 @@ def lira_leave_one_out(
         scores_MN, included_MN, offline, density, variance: as for `lira`.
 
     Returns:
-        (M, N) log-likelihood ratios. Those where `included_MN` holds are of members, the others of controls: pass
-        them to `tpr_at_fpr`. Its interval takes rows of one model for independent, so attack one model for a verdict.
+        (M, N) log-likelihood ratios. Those where `included_MN` is True belong to members, the others to controls: pass
+        them to `tpr_at_fpr`. Its interval assumes that rows of one model are independent, so attack one model for a
+        verdict.
 
     Raises:
-        InputError: fewer than two models, or as for `lira`.
+        InputError: there are fewer than two models, or `lira` refuses the arguments.
 
     Example:
         >>> ratios = lira_leave_one_out([[2.0], [3.0], [2.5], [0.0], [1.0], [0.5]], [[1], [1], [1], [0], [0], [0]])
@@ -140,24 +143,24 @@ def rmia(
 ) -> FloatArray:
     """Robust membership inference: the share of the population that the row's likelihood ratio exceeds `gamma` times.
 
-    The ratio of a row is p(row | target) / p(row), with p(row) the mean probability over shadow models, models with
-    the row and without it weighing the same. Offline only models without the row are used, and p(row) is
-    ((1 + a) p_without + (1 - a)) / 2 with a = `offline_share`.
+    The ratio of a row is p(row | target) / p(row), with p(row) the mean probability over shadow models, where models
+    with the row and models without it have equal weight in total. Offline, only models without the row are used, and
+    p(row) is ((1 + a) p_without + (1 - a)) / 2 with a = `offline_share`.
 
     Args:
         log_probabilities_MN: finite natural logarithms of the probability that shadow model m gives row n (its label,
             its text).
         included_MN: whether shadow model m was trained on row n.
-        target_log_probabilities_N: those of the model under attack.
+        target_log_probabilities_N: the same for the model under attack.
         population_MZ, target_population_Z: log-probabilities of rows that no model was trained on.
-        gamma: how many times; at least 1.
+        gamma: the factor; at least 1.
         offline, offline_share: see above; the share lies between 0 and 1.
 
     Returns:
-        (N,) from 0 to 1; higher means member. NaN where a side that is used has no model.
+        (N,) from 0 to 1; higher means member. NaN if a side in use has no model.
 
     Raises:
-        InputError: shapes that do not match, logarithms that are not finite or above 0.
+        InputError: the shapes do not match, or a logarithm is not finite or above 0.
 
     Source: Zarifzadeh, Liu and Shokri, "Low-Cost High-Power Membership Inference Attacks" (2024), section 3.
 
@@ -188,22 +191,23 @@ def rmia(
         prior_N = _log_sums(_log_means(logs_MN, included_MN), without_N) - np.log(2.0)
     ratio_N = target_N - prior_N
     ratio_Z = target_Z - _log_means(logs_MZ, np.ones_like(logs_MZ, dtype=bool))
-    # Equal ratios differ by rounding: without the room, whether a tie counts would depend on the order of sums.
+    # Equal ratios may differ by rounding: without the tolerance, the order of sums would decide whether a tie counts.
     at_most_N = np.searchsorted(np.sort(ratio_Z), ratio_N - np.log(gamma) + 1e-12, side="right")
     return np.where(np.isnan(ratio_N), np.nan, at_most_N / ratio_Z.size)
 
 
 def logit_confidence(log_probabilities: ArrayLike) -> FloatArray:
-    """log(p / (1 - p)) of probabilities given by their natural logarithms, exact for p near 0.
+    """log(p / (1 - p)) from the natural logarithms of probabilities, exact for p near 0.
 
     Args:
         log_probabilities: any shape, at most 0: minus the cross-entropy of each row.
 
     Returns:
-        The same shape. A probability of 1 in floats is taken for 1 - 2**-53, so that the logit is finite.
+        Logits of the same shape. A floating-point probability of 1 is treated as 1 - 2**-53, so that the logit is
+        finite.
 
     Raises:
-        InputError: logarithms that are above 0, -inf or NaN.
+        InputError: a logarithm is above 0, -inf or NaN.
 
     Source: Carlini et al. (2022), section 4.2.
 
@@ -228,7 +232,7 @@ def _checked_target(argument: str, values: ArrayLike, count: int) -> FloatArray:
 
 
 def _normal_law(scores_MN: FloatArray, side_MN: NDArray[np.bool_], variance: str) -> tuple[FloatArray, FloatArray]:
-    """(N,) mean and standard deviation of the models of a side; NaN where there are too few, or no scatter."""
+    """(N,) mean and standard deviation over the models of a side; NaN if there are too few, or no variation."""
     count_N = side_MN.sum(0)
     mean_N = np.where(side_MN, scores_MN, 0.0).sum(0) / np.maximum(count_N, 1)
     squares_N = (np.where(side_MN, scores_MN - mean_N, 0.0) ** 2).sum(0)
@@ -242,7 +246,7 @@ def _normal_law(scores_MN: FloatArray, side_MN: NDArray[np.bool_], variance: str
 
 
 def _log_means(logs_MN: FloatArray, side_MN: NDArray[np.bool_]) -> FloatArray:
-    """(N,) logarithm of the mean probability over the models of a side; NaN of no model."""
+    """(N,) logarithm of the mean probability over the models of a side; NaN if there are none."""
     count_N = side_MN.sum(0)
     with np.errstate(divide="ignore"):
         total_N = logsumexp(np.where(side_MN, logs_MN, -np.inf), axis=0)

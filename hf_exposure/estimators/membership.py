@@ -1,7 +1,7 @@
-"""Was this record trained on? Statistics of one text's tokens: a higher score means that it was.
+"""Membership statistics: was this record trained on? Each scores one text from its tokens; higher means member.
 
-Every statistic is a pure function of `TokenSignals`, what one forward pass says of a text, and of the same signals
-under a base model where it needs them. A statistic of your own is any function with these two arguments:
+Every statistic is a pure function of `TokenSignals`, the results of one forward pass over a text, and, if it needs
+them, of the same signals under a base model. Your own statistic can be any function of these two arguments:
 
     def surprise_of_the_worst_token(text, base):
         return float(text.log_probability_T.min())
@@ -30,19 +30,20 @@ from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number
 from hf_exposure.estimators.control_test import control_test
 
 LEAST_LIKELY_SHARE = 0.2
-"""The share of tokens that Min-K% and Min-K%++ look at, as in their papers' main results."""
+"""The share of tokens that Min-K% and Min-K%++ use, as in their papers' main results."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TokenSignals:
-    """What one forward pass says of the T scored tokens of a text.
+    """The results of one forward pass for the T scored tokens of a text.
 
     Attributes:
         log_probability_T: log2 p of each token given those before it; -inf where the model excludes it.
-        mean_T: of log2 p over the vocabulary, under the model's own distribution at that place: minus its entropy.
-        variance_T: of log2 p over the vocabulary, likewise.
+        mean_T: mean of log2 p over the vocabulary, under the model's own distribution at that position: minus its
+            entropy.
+        variance_T: variance of log2 p over the vocabulary, under the same distribution.
         is_likeliest_T: whether the token is the model's first choice.
-        compressed_bits: size of the scored text when zlib has compressed it.
+        compressed_bits: size of the scored text after compression by zlib.
 
     Example:
         >>> fair = TokenSignals(log_probability_T=np.array([-1.0, -1.0]), mean_T=np.array([-1.0, -1.0]),
@@ -73,7 +74,7 @@ def loss(text: TokenSignals, base: TokenSignals | None = None) -> float:
 def base_calibrated(text: TokenSignals, base: TokenSignals | None) -> float:
     """How much likelier the text's tokens are than under the base model: the mean of log2 p - log2 p_base.
 
-    A token that neither model allows counts 0. NaN without a base model.
+    A token to which both models give probability 0 counts as 0. NaN without a base model.
 
     Source: Carlini et al. 2021, "Extracting Training Data from Large Language Models", Section 5.2; Watson et al.
         2022, "On the Importance of Difficulty Calibration in Membership Inference Attacks".
@@ -85,7 +86,8 @@ def zlib_ratio(text: TokenSignals, base: TokenSignals | None = None) -> float:
     """Minus the text's log-perplexity over its zlib entropy, both in bits and for the whole text.
 
     Texts that are easy for any compressor are expected to be easy for the model. With a mean over tokens in the
-    numerator, as some code has it, long texts would look like non-members; for texts of one length it is the same.
+    numerator, as in some implementations, long texts would look like non-members; for texts of equal length the order
+    is the same.
 
     Source: Carlini et al. 2021, Section 5.2.
     """
@@ -103,9 +105,9 @@ def min_k(text: TokenSignals, base: TokenSignals | None = None, *, share: float 
 def min_k_plus_plus(
     text: TokenSignals, base: TokenSignals | None = None, *, share: float = LEAST_LIKELY_SHARE
 ) -> float:
-    """Min-K%++: as Min-K%, of log2 p in standard deviations from its mean over the vocabulary.
+    """Min-K%++: like Min-K%, with log2 p in standard deviations from its mean over the vocabulary.
 
-    Where the model finds all tokens that it allows equally likely, the deviation is 0 and an allowed token scores 0.
+    If all tokens with positive probability are equally likely, the deviation is 0 and such a token scores 0.
 
     Source: Zhang et al. 2025, "Min-K%++: Improved Baseline for Detecting Pre-Training Data", equation 3.
     """
@@ -116,12 +118,14 @@ def min_k_plus_plus(
 
 
 def error_zone(text: TokenSignals, base: TokenSignals | None) -> float:
-    """EZ-MIA: at tokens that are not the model's first choice, the share of the shifts from the base that is upward.
+    """EZ-MIA: at tokens that are not the model's first choice, the share of changes from the base model that are
+    gains.
 
-    With P the sum of all gains in log2 p there and N that of all losses, it is P / (P + N): it grows with the paper's
-    P / N, so it ranks texts alike, and it is defined where no token lost. A text without such a token scores 1, as the
-    paper counts it as a member (Appendix E); one whose tokens did not move scores 0.5. All scored tokens count, where
-    the released code leaves out the first and scores 0 below two errors. NaN without a base model.
+    With P the sum of all gains in log2 p at these tokens and N that of all losses, it is P / (P + N). It increases
+    with the paper's P / N, so it ranks texts equally, and it is also defined if there are no losses. A text without
+    such tokens scores 1, since the paper counts it as a member (Appendix E); one whose probabilities did not change
+    scores 0.5. All scored tokens count, whereas the released code leaves out the first and scores 0 for fewer than two
+    errors. NaN without a base model.
 
     Source: Ilić et al. 2026, "Powerful Training-Free Membership Inference Against Autoregressive Language Models"
         (arXiv 2601.12104).
@@ -132,7 +136,7 @@ def error_zone(text: TokenSignals, base: TokenSignals | None) -> float:
     up, down = float(gain_E[gain_E > 0].sum()), float(-gain_E[gain_E < 0].sum())
     if not gain_E.size:
         return 1.0
-    if up == math.inf or down == math.inf:  # a token that only one of the models allows
+    if up == math.inf or down == math.inf:  # a token that has probability 0 under only one of the models
         return 0.5 if up == down else float(up > down)
     return 0.5 if up + down == 0 else up / (up + down)
 
@@ -147,9 +151,9 @@ STATISTICS: Mapping[str, Statistic] = MappingProxyType(
         "error_zone": error_zone,
     }
 )
-"""The statistics that are always computed, by the names that a report has them under."""
+"""The statistics that are always computed, by their names in a report."""
 NEED_BASE = frozenset({"base_calibrated", "error_zone"})
-"""Those that are undefined without a base model."""
+"""The statistics that are undefined without a base model."""
 
 
 def exact_memorization(text: TokenSignals) -> float:
@@ -161,11 +165,12 @@ def exact_memorization(text: TokenSignals) -> float:
 
 
 def extraction_strength(text: TokenSignals) -> float:
-    """The longest end of the text that greedy decoding completes from all that is before it, as a share of its tokens.
+    """The longest suffix of the text that greedy decoding produces from everything before it, as a share of the
+    tokens.
 
-    1 where greedy decoding gives the whole text without a prompt, 0 where it gets the last token wrong. One pass is
-    enough: greedy decoding reproduces an end exactly if each of its tokens is the first choice given the true ones
-    before it.
+    1 if greedy decoding produces the whole text without a prompt, 0 if the last token is wrong. One forward pass is
+    enough: greedy decoding reproduces a suffix if and only if each of its tokens is the first choice given the true
+    ones before it.
 
     Source: Carlini et al. 2021, Section 3; Wang et al. 2025, "Towards Effective Evaluations and Comparisons for LLM
         Unlearning Methods", where it is 1 - k / T for the shortest prefix of k tokens.
@@ -177,13 +182,13 @@ def extraction_strength(text: TokenSignals) -> float:
 
 @dataclass(frozen=True, kw_only=True)
 class Separation:
-    """How far scores tell members from held-out records.
+    """How well scores separate members from held-out records.
 
     Attributes:
-        auc: share of (member, held-out) pairs in which the member scores higher, ties by half; None where undefined.
+        auc: share of (member, held-out) pairs in which the member scores higher, ties count half; None if undefined.
         auc_low, auc_high: ends of its two-sided confidence interval.
-        p_value: one-sided: how often random labels would put members at least this high.
-        reason: why the figures are None; "" where they are defined.
+        p_value: one-sided: the probability that random labels put members at least this high.
+        reason: why the figures are None; "" if they are defined.
 
     Example:
         >>> separation([3.0, 2.0], [1.0, 2.0]).auc
@@ -198,18 +203,19 @@ class Separation:
 
 
 def separation(member_scores: ArrayLike, held_out_scores: ArrayLike, *, confidence_level: float = 0.95) -> Separation:
-    """The AUC of some scores, with its interval and a rank test. Only their order counts, so infinite ones pass.
+    """The AUC of some scores, with its interval and a rank test. Only their order counts, so infinite scores are
+    allowed.
 
-    If both kinds of record were drawn alike and the model saw neither, the p-value is uniform (up to ties).
+    If both kinds of record come from one distribution and the model saw neither, the p-value is uniform (up to ties).
 
     Args:
         member_scores, held_out_scores: (n,) and (m,); a higher score means member.
         confidence_level: of the interval.
 
     Raises:
-        InputError: scores that are no flat list of numbers.
+        InputError: the scores are not a flat list of numbers.
 
-    Source: `control_test` says how.
+    Source: see `control_test`.
     """
     level = checked_confidence(confidence_level)
     members_n, held_out_m = (
@@ -237,7 +243,7 @@ def _scores(argument: str, values: ArrayLike) -> FloatArray:
 
 
 def _gain(text: TokenSignals, base: TokenSignals) -> FloatArray:
-    """(T,) log2 p - log2 p_base; 0 where neither model allows the token."""
+    """(T,) log2 p - log2 p_base; 0 where both models give the token probability 0."""
     own_T, base_T = text.log_probability_T, base.log_probability_T
     if own_T.shape != base_T.shape:
         rule = f"must be the signals of the same {own_T.size} tokens"

@@ -16,7 +16,7 @@ from hf_exposure.limits import LARGEST_SEED
 
 Alternative = Literal["two-sided", "greater", "less"]
 
-# All sign changes are looked at up to so many; beyond, so many at random, the one that was observed among them.
+# Up to this many sign changes, all are examined; otherwise this many random ones, including the observed one.
 _SIGN_CHANGES = 100_000
 
 
@@ -25,20 +25,20 @@ def paired_p_value(
 ) -> float:
     """The p-value of "the exposures are the same at both checkpoints", for the same canaries measured at each.
 
-    Under that hypothesis the two figures of a canary might as well be swapped. The p-value is the share of all 2^N
-    swaps in which the mean difference is at least as far out as it was. It needs no law of exposures.
+    Under that hypothesis the two figures of a canary are exchangeable. The p-value is the share of all 2^N swaps in
+    which the mean difference is at least as extreme as the observed one. It assumes no distribution of exposures.
 
     Args:
-        earlier, later: (N,) figures of the same N canaries, in one order.
+        earlier, later: (N,) figures of the same N canaries, in the same order.
         alternative: "greater" asks whether the later ones are larger, "less" whether they are smaller.
-        seed: of the random swaps, where there are more than 100,000.
+        seed: the seed of the random swaps, which are used if there are more than 100,000 swaps.
 
     Returns:
-        the p-value, at least 2^-N (twice that, two-sided); 1.0 where nothing differs; NaN of no canaries or where a
-        figure is NaN.
+        The p-value, at least 2^-N (twice that, two-sided); 1.0 if nothing differs; NaN without canaries or if a figure
+        is NaN.
 
     Raises:
-        InputError: arrays that are not flat or not of one length, or another alternative.
+        InputError: the arrays are not flat or not of equal length, or the alternative is unknown.
 
     Source: Fisher, The Design of Experiments (1935), Section 21; the question: Carlini et al. 2019, Section 7.2.
 
@@ -51,13 +51,13 @@ def paired_p_value(
     earlier_N, later_N = number_array("earlier", earlier), number_array("later", later)
     if earlier_N.ndim != 1 or earlier_N.shape != later_N.shape:
         shapes = f"shapes {earlier_N.shape} and {later_N.shape}"
-        raise InputError("earlier, later", "must be flat and of one length", shapes, "Pass the same canaries twice.")
+        raise InputError("earlier, later", "must be flat and of equal length", shapes, "Pass the same canaries twice.")
     differences_N = later_N - earlier_N
     if not differences_N.size or np.isnan(differences_N).any():
         return math.nan
     if not differences_N.any():
         return 1.0
-    if differences_N.size == 1:  # SciPy takes two or more
+    if differences_N.size == 1:  # SciPy requires two or more
         rises = differences_N[0] > 0
         return 1.0 if alternative == "two-sided" or rises != (alternative == "greater") else 0.5
     tested = stats.permutation_test(

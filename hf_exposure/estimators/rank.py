@@ -1,9 +1,9 @@
-"""Exposure from a rank: exact where every text of the space has been scored, estimated from uniform draws elsewhere.
+"""Exposure from a rank: exact if every text of the space has been scored, and otherwise estimated from uniform draws.
 
-The rank of a canary is 1 + the number of other texts that cost no more; its exposure is the number of bits by which
-that beats the last place. With all texts scored (`enumeration_exposure`) only the scorer's rounding is in doubt. With
-N draws of which m cost no more (`sampling_exposure`, the paper's "approximation by sampling") the rank is a share, and
-has an interval.
+The rank of a canary is 1 + the number of other texts that cost no more; its exposure is log2 of the number of texts
+minus log2 of the rank. If all texts are scored (`enumeration_exposure`), only the scorer's rounding is uncertain. With
+N draws, of which m cost no more (`sampling_exposure`, the paper's "approximation by sampling"), the rank is estimated
+as a share and has an interval.
 
 Legend: K canaries, N other texts.
 """
@@ -30,13 +30,13 @@ def ranks(costs: ArrayLike, competitor_costs: ArrayLike) -> NDArray[np.int64]:
 
     Args:
         costs: (K,) log-perplexities in bits, lower = likelier.
-        competitor_costs: (N,) costs of the other texts of the space, the canary itself not among them; may be empty.
+        competitor_costs: (N,) costs of the other texts of the space, without the canary itself; may be empty.
 
     Returns:
         (K,) ints from 1 to N + 1, in input order.
 
     Raises:
-        InputError: NaN or -inf among the costs, or an array that is not flat.
+        InputError: a cost is NaN or -inf, or an array is not flat.
 
     Source: Carlini et al., "The Secret Sharer" (USENIX Security 2019), Definition 2, which leaves ties open.
 
@@ -52,14 +52,14 @@ def ranks(costs: ArrayLike, competitor_costs: ArrayLike) -> NDArray[np.int64]:
 def exposure_from_rank(rank: int, space_size: int) -> float:
     """`log2 |R'| - log2 rank`, in bits: 0 for the last of the space, `log2 |R'|` for the first.
 
-    Both are Python ints of any size: `10**40` needs no float to hold it.
+    Both are Python ints of any size; `10**40` is not converted to a float.
 
     Args:
         rank: from 1 to `space_size`.
-        space_size: number of texts in R', the canary included and the other inserted canaries not.
+        space_size: number of texts in R', including the canary and excluding the other inserted canaries.
 
     Raises:
-        InputError: a rank outside 1..space_size, or a size that is no int.
+        InputError: the rank is outside 1..space_size, or the size is not an int.
 
     Source: Carlini et al. 2019, Definition 4.
 
@@ -84,24 +84,26 @@ def enumeration_exposure(
     """The exact exposure of each cost, given the cost of every text of the space.
 
     The point estimate is the definition: competitors with a cost `<=` the canary's outrank it. `low_bits` and
-    `high_bits` are no confidence interval, there being no chance in it: they say what a scoring error of up to
+    `high_bits` are not a confidence interval, since there is no randomness: they show what a scoring error of up to
     `tolerance_bits` per text, or another rule for ties, could change.
 
     Args:
         costs: (K,) costs of the canaries, in bits.
-        competitor_costs: (N,) costs of the space without the *other inserted* canaries: those do not compete.
-        includes_self: does `competitor_costs` hold the canary's own cost too? One bool, or one per canary:
-            an inserted canary has been taken out with its like (False), a held-out control has not (True).
-            Where True, the competitor of nearest cost is taken to be the canary and does not compete with itself.
-        tolerance_bits: two costs nearer than this cannot be told apart (batched scoring moves them by about 1e-5).
+        competitor_costs: (N,) costs of the space without the *other inserted* canaries, which do not compete.
+        includes_self: whether `competitor_costs` contains the canary's own cost too; one bool, or one per canary.
+            Inserted canaries have been removed (False), held-out controls have not (True). If True, the competitor
+            with the nearest cost is assumed to be the canary and does not compete with itself.
+        tolerance_bits: costs that differ by less than this cannot be distinguished (batched scoring changes them by
+            about 1e-5).
 
     Returns:
-        one `CostEstimate` per cost, in input order. `rank_low` is 1 + the competitors below `cost - tolerance_bits`,
-        `rank_high` is 1 + those at or below `cost + tolerance_bits`; `low_bits` belongs to `rank_high`.
+        One `CostEstimate` per cost, in input order. `rank_low` is 1 + the number of competitors below `cost -
+        tolerance_bits`, `rank_high` is 1 + the number at or below `cost + tolerance_bits`; `low_bits` belongs to
+        `rank_high`.
 
     Raises:
-        InputError: NaN or -inf costs; a negative tolerance; `includes_self` where no competitor lies within
-            `tolerance_bits` of the canary's cost.
+        InputError: a cost is NaN or -inf, the tolerance is negative, or `includes_self` is True and no competitor lies
+            within `tolerance_bits` of the canary's cost.
 
     Example:
         >>> first, last = enumeration_exposure([1.0, 4.0], [2.0, 3.0], includes_self=False)
@@ -134,7 +136,7 @@ def enumeration_exposure(
             rank_high=high,
             method="enumerate",
             bound="exact",
-            note=f"{high - low} texts tie with it, counted against it" if high > low else "",
+            note=f"{high - low} texts tie with it and count against it" if high > low else "",
         )
         for low, rank, high, size in zip(
             low_K.tolist(), rank_K.tolist(), high_K.tolist(), sizes_K.tolist(), strict=True
@@ -145,13 +147,13 @@ def enumeration_exposure(
 def _nearest(
     costs_K: FloatArray, ordered_N: FloatArray, own_K: NDArray[np.bool_], tolerance_bits: float
 ) -> FloatArray:
-    """The cost, among `ordered_N`, that is the canary's own where `own_K`; +inf where it is not among them."""
+    """The canary's own cost among `ordered_N` if `own_K`; +inf if it is not among them."""
     nearest_K = np.full(costs_K.shape, np.inf)
     for k in np.flatnonzero(own_K):
         cost = costs_K[k]
         at = int(np.searchsorted(ordered_N, cost, side="right"))
         around = ordered_N[max(at - 1, 0) : at + 1]
-        with np.errstate(invalid="ignore"):  # inf - inf, which is a tie
+        with np.errstate(invalid="ignore"):  # inf - inf, which counts as a tie
             gaps = np.where(around == cost, 0.0, np.abs(around - cost))
         if not around.size or gaps.min() > tolerance_bits:
             raise InputError(
@@ -177,24 +179,24 @@ def sampling_exposure(
 ) -> list[CostEstimate]:
     """Exposure from N uniform draws, m of them at or below the canary's cost: `log2((N + 1)/(m + 1))` bits.
 
-    The canary counts as one of N + 1 draws, which makes the figure exactly valid for a canary that was never inserted:
-    `P(exposure >= x) <= 2^-x`. It is `importance_exposure` at equal weights. Ties count against the canary.
+    The canary counts as one of N + 1 draws, which makes the figure valid for a canary that was never inserted:
+    `P(exposure >= x) <= 2^-x`. It is `importance_exposure` with equal weights. Ties count against the canary.
 
     Args:
         costs: (K,) costs of the canaries in bits, lower = likelier.
         references: (N,) costs of independent uniform draws from the space, without the other inserted canaries.
-        space_size: |R'|; no figure exceeds `log2 |R'|`. Without it `high_bits` of a canary below all references is
-            inf, and the note says so: draws alone set it no upper end.
-        confidence_level: of the Clopper-Pearson interval on the share, turned into bits.
+        space_size: |R'|; no figure exceeds `log2 |R'|`. Without it, `high_bits` of a canary below all references is
+            inf, since draws alone give no upper limit, and the note says so.
+        confidence_level: the level of the Clopper-Pearson interval on the share, which is converted to bits.
         convention: "valid", or "tensorflow_privacy" for `log2 N - log2(m + 1)`, which is what its
-            `compute_exposure_interpolation` returns (there in another order, and with ties resolved either way). It is
-            at most `log2 N`, and below 0 for a canary outranked by all. The interval is the same.
+            `compute_exposure_interpolation` returns (there in another order, and with arbitrary ties). It is at most
+            `log2 N`, and below 0 for a canary that all references outrank. The interval is the same.
 
     Returns:
-        one `CostEstimate` per cost, in input order; with m = 0 the figure is a lower bound (`bound` "lower").
+        One `CostEstimate` per cost, in input order; with m = 0 the figure is a lower bound (`bound` "lower").
 
     Raises:
-        InputError: NaN or -inf costs, no references, an unknown convention.
+        InputError: a cost is NaN or -inf, there are no references, or the convention is unknown.
 
     Source: Carlini et al. 2019, Section 4.2 (there m/N); the +1: Phipson and Smyth, "Permutation p-values should never
         be zero", SAGMB 9 (2010).

@@ -1,12 +1,12 @@
 """True-positive rates at a fixed false-positive rate, with intervals, and the ROC curve.
 
-The AUC of an attack hides its strongest part: an attack that names one member in a hundred and is never wrong has an
-AUC near 0.5. Hence the true-positive rate at a small false-positive rate (Carlini et al. 2022), read from the scores
-of members and of controls.
+The AUC of an attack hides its strongest part: an attack that identifies one member in a hundred and is never wrong has
+an AUC near 0.5. Hence the true-positive rate at a small false-positive rate (Carlini et al. 2022), computed from the
+scores of members and of controls.
 
 The threshold is estimated too. A false-positive rate of 1 % read from 100 controls is the rate of *these* controls;
-that of all others may well be 2 %. An interval that takes the threshold as given covers the truth too seldom, so
-`tpr_at_fpr` spends half of its error on the threshold and half on the members:
+that of the population may well be 2 %. An interval that treats the threshold as given covers the truth too rarely, so
+`tpr_at_fpr` uses half of its error for the threshold and half for the members:
 
     t       the threshold that a share `fpr` of all controls exceeds
     order statistics of the controls hold t between two of them: the number of controls above t is binomial
@@ -29,7 +29,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.estimators.arrays import FloatArray, checked_confidence, number_array
 from hf_exposure.estimators.control_test import auc_limits
 
-# Room for a rate that is not exact in binary: 1 / (1 / 49) is a little above 49.
+# Tolerance for a rate that is not exact in binary: 1 / (1 / 49) is slightly above 49.
 _ROUNDING = 1e-9
 
 
@@ -38,17 +38,17 @@ class TruePositiveRate:
     """The share of members recognized at a false-positive rate of at most `fpr`.
 
     Attributes:
-        rate: of the given members, at the most generous threshold that at most a share `fpr` of the given controls
-            passes; None with fewer than `needed` controls, where that threshold would be passed by no control at all
-            and would say nothing of the rate asked for.
+        rate: share of the given members at the lowest threshold that at most a share `fpr` of the given controls
+            passes; None with fewer than `needed` controls, since no control would then pass, and the rate would not be
+            the one asked for.
         low, high: confidence limits on the rate of all members at the threshold that a share `fpr` of all controls
-            passes. Defined with any number of controls: few of them give 0 or 1.
+            passes. They are defined for any number of controls; few of them give 0 or 1.
         fpr, confidence_level: as asked.
-        needed: how many controls make the rate defined: 1 / fpr, rounded up.
-        needed_for_low: how many controls make a `low` above 0 possible.
+        needed: the number of controls from which on the rate is defined: 1 / fpr, rounded up.
+        needed_for_low: the number of controls from which on a `low` above 0 is possible.
         members, controls: how many were given.
-        true_positives: members beyond the threshold; None where `rate` is.
-        false_positives: controls beyond it; None where `rate` is.
+        true_positives: members beyond the threshold; None if `rate` is.
+        false_positives: controls beyond it; None if `rate` is.
     """
 
     rate: float | None
@@ -66,12 +66,12 @@ class TruePositiveRate:
 
 @dataclass(frozen=True, kw_only=True)
 class ChanceRate:
-    """The law of `tpr_at_fpr(...).rate` where members and controls are exchangeable and scores have no ties.
+    """The distribution of `tpr_at_fpr(...).rate` if members and controls are exchangeable and scores have no ties.
 
     Attributes:
-        mean: a little above `fpr`, since the threshold is the first control that must stay out.
-        low, high: central range of the rate of one attack, which holds at least `confidence_level` of the law.
-        variance: of the rate of one attack.
+        mean: slightly above `fpr`, since the threshold is the first control that must not pass.
+        low, high: central range of the rate of one attack, with a probability of at least `confidence_level`.
+        variance: the variance of the rate of one attack.
         fpr, confidence_level, members, controls: as given.
     """
 
@@ -91,7 +91,7 @@ class RocCurve:
 
     Attributes:
         fpr_V, tpr_V: from (0, 0), the threshold that nothing passes, to (1, 1). Tied scores share a point.
-        thresholds_V: a score passes where it is at least this; inf first.
+        thresholds_V: a score passes if it is at least this; inf first.
         auc: the area below the line through the points; ties count half.
         auc_low, auc_high: its two-sided confidence interval, as in `control_test`.
         confidence_level: of that interval.
@@ -114,22 +114,23 @@ def tpr_at_fpr(
 ) -> TruePositiveRate:
     """The share of members above the score that at most a share `fpr` of the controls exceeds.
 
-    A score tied with the first control that must stay out is not above it: ties count against the attack.
+    A score that is tied with the first control that must not pass does not pass either: ties count against the attack.
 
     Args:
         member_scores: (n,) higher means member: minus the log-perplexity, say. Infinite scores are allowed.
-        control_scores: (m,) scores of texts that the model never saw, exchangeable with the members but for that.
+        control_scores: (m,) scores of texts that the model never saw, but that are otherwise exchangeable with the
+            members.
         fpr: strictly between 0 and 1.
         confidence_level: two-sided, of `low` to `high`.
 
     Returns:
-        `TruePositiveRate`. Its interval allows for the sampling of members and of controls, and covers the true rate
-        at least `confidence_level` of the time, whatever the two laws are. (Where scores have ties, no threshold may
-        have exactly the rate `fpr`: the true rate is that of the most generous threshold whose rate is at most that.)
-        At 1 % and 95 % no `low` above 0 is possible with fewer than 437 controls.
+        `TruePositiveRate`. Its interval accounts for the sampling of members and of controls, and covers the true rate
+        with probability at least `confidence_level`, whatever the two distributions are. (If scores have ties, there
+        may be no threshold with exactly the rate `fpr`; the true rate is then that of the lowest threshold whose rate
+        is at most `fpr`.) At 1 % and 95 % no `low` above 0 is possible with fewer than 437 controls.
 
     Raises:
-        InputError: an empty group, NaN, or an impossible rate or level.
+        InputError: a group is empty, a score is NaN, or the rate or level is impossible.
 
     Source: Carlini et al., "Membership Inference Attacks From First Principles" (2022), section 4, for the rate; order
         statistics as limits of a quantile: David and Nagaraja, Order Statistics (2003), section 7.1; the share:
@@ -156,13 +157,15 @@ def tpr_at_fpr(
         true_positives = int((members_n > first_out).sum())
         false_positives = int((controls_m > first_out).sum())
     tail = (1.0 - level) / 4.0
-    # t is at most the j-th largest control unless fewer than j controls reach t: at least a share fpr does.
+    # t is at most the j-th largest control unless fewer than j controls reach t; at least a share fpr of the
+    # population does.
     j = int(binom.ppf(tail, m, fpr))
     low = 0.0
     if j:
         hits = int((members_n > descending_m[j - 1]).sum())
         low = float(beta.ppf(tail, hits, n - hits + 1)) if hits else 0.0
-    # t is at least the k-th largest unless k or more controls exceed t: at most a share fpr does.
+    # t is at least the k-th largest control unless k or more controls exceed t; at most a share fpr of the population
+    # does.
     k = int(binom.isf(tail, m, fpr)) + 1
     high = 1.0
     if k <= m:
@@ -184,18 +187,19 @@ def tpr_at_fpr(
 
 
 def chance_tpr(members: int, controls: int, fpr: float = 0.01, confidence_level: float = 0.95) -> ChanceRate:
-    """What `tpr_at_fpr` finds by chance, of members and controls that only coins tell apart.
+    """The result of `tpr_at_fpr` by chance, for members and controls that differ only by random labels.
 
-    The threshold is the control of rank `floor(fpr * m) + 1`, and the members above it are those that a random order
-    of all scores puts before it: a negative hypergeometric law, whatever the scores are.
+    The threshold is the control of rank `floor(fpr * m) + 1`, and the number of members that a random order of all
+    scores puts above it has a negative hypergeometric distribution, whatever the scores are.
 
     Args:
-        members, controls: how many there are; n and m.
+        members, controls: their numbers, n and m.
         fpr: as for `tpr_at_fpr`.
-        confidence_level: of the central range.
+        confidence_level: the level of the central range.
 
     Raises:
-        InputError: no members, fewer controls than `tpr_at_fpr` needs for a rate, an impossible rate or level.
+        InputError: there are no members, or fewer controls than `tpr_at_fpr` needs for a rate, or the rate or level is
+            impossible.
 
     Source: Johnson, Kemp and Kotz, Univariate Discrete Distributions (2005), section 6.2.2.
 
@@ -239,7 +243,7 @@ def roc_curve(member_scores: ArrayLike, control_scores: ArrayLike, confidence_le
         `RocCurve`.
 
     Raises:
-        InputError: an empty group, NaN, or an impossible level.
+        InputError: a group is empty, a score is NaN, or the level is impossible.
 
     Source: Fawcett, "An introduction to ROC analysis" (2006), Algorithm 1; the interval is that of `control_test`.
 
@@ -255,7 +259,7 @@ def roc_curve(member_scores: ArrayLike, control_scores: ArrayLike, confidence_le
     level = checked_confidence(confidence_level)
     n, m = members_n.size, controls_m.size
     values_V = np.unique(np.concatenate([members_n, controls_m]))[::-1]
-    # How many of each reach a value: those not below it.
+    # The number of each that reach a value, that is, are not below it.
     tpr_V = (n - np.searchsorted(np.sort(members_n), values_V, side="left")) / n
     fpr_V = (m - np.searchsorted(np.sort(controls_m), values_V, side="left")) / m
     midranks = rankdata(np.concatenate([members_n, controls_m]))

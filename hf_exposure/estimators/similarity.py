@@ -1,11 +1,11 @@
-"""What the features of examples say: who their neighbors are, how alike two representations are, of what dimension.
+"""Statistics of the features of examples: their neighbors, the similarity of two representations, and their dimension.
 
 Features are the hidden states of one layer, one row for each example. Everything here is a function of such arrays.
 
 - *Neighbors.* The k-nearest-neighbor decision among a layer's features, how often a network agrees with it, and
-  whether training made a layer better at it (benign memorization) or not (malign).
-- *Likeness.* Linear CKA and SVCCA compare two representations of the same examples up to rotation and scale.
-- *Geometry.* The intrinsic dimension, by the distances to the two nearest neighbors; and how far corrupted examples
+  whether training improved it (benign memorization) or not (malign).
+- *Similarity.* Linear CKA and SVCCA compare two representations of the same examples up to rotation and scale.
+- *Geometry.* The intrinsic dimension, from the distances to the two nearest neighbors, and how far corrupted examples
   lie from their class.
 
 Shapes: N examples; D features, A and B of two representations; Q queries; M further examples.
@@ -39,23 +39,23 @@ def knn_decisions(
 ) -> NDArray[np.int64]:
     """The label that most of the k nearest examples of each query have.
 
-    Among labels with equally many votes, that of the nearest example is returned. Among examples at equal distance,
-    the earlier one counts as nearer. Distances are Euclidean; divide features by their norms first for cosines. A tree
-    finds the neighbors, or faiss among more than 10^5 examples where it is installed (the extra "faiss"): with equal
-    results.
+    If labels have equally many votes, that of the nearest example is returned. If examples are at equal distance, the
+    earlier one counts as nearer. Distances are Euclidean; divide features by their norms first for cosines. A tree
+    finds the neighbors, or, with equal results, faiss (the extra "faiss") if it is installed and there are more than
+    10^5 examples.
 
     Args:
-        features_ND: of the examples, at least k of them.
+        features_ND: features of at least k examples.
         labels_N: whole numbers.
         queries_QD: features of the queries. A query that is among the examples is its own neighbor.
-        k: how many neighbors vote.
+        k: the number of neighbors that vote.
 
     Returns:
         (Q,) labels.
 
     Raises:
-        InputError: features that are no matrix, are not finite or of unequal width; labels that are not whole numbers,
-            one each; k outside 1..N.
+        InputError: the features are not finite matrices of equal width, the labels are not one whole number for each
+            example, or k is outside 1..N.
 
     Example:
         >>> knn_decisions([[0.0], [1.0], [5.0], [6.0]], [0, 0, 1, 1], [[0.4], [5.2]], k=3).tolist()
@@ -74,18 +74,18 @@ def knn_decisions(
 def knn_agreement(
     features_ND: ArrayLike, labels_N: ArrayLike, queries_QD: ArrayLike, decisions_Q: ArrayLike, k: int = 10
 ) -> float:
-    """The share of queries for which a network's decision is that of the k nearest examples among its features.
+    """The share of queries for which a network decides as the k nearest examples among its features do.
 
     Args:
-        features_ND, labels_N, queries_QD, k: as for `knn_decisions`; labels are those that were trained on.
-        decisions_Q: the network's classes for the queries. With true labels in their place, the result is the accuracy
-            of the nearest-neighbor classifier.
+        features_ND, labels_N, queries_QD, k: as for `knn_decisions`; the labels are those that were trained on.
+        decisions_Q: the network's classes for the queries. With true labels instead, the result is the accuracy of the
+            nearest-neighbor classifier.
 
     Returns:
-        from 0 to 1; `clopper_pearson(share * Q, Q)` has its interval.
+        A share from 0 to 1; `clopper_pearson(share * Q, Q)` computes its interval.
 
     Raises:
-        InputError: as `knn_decisions`.
+        InputError: as for `knn_decisions`.
 
     Source: Cohen, Sapiro and Giryes, "DNN or k-NN: That is the Generalize vs. Memorize Question" (2018), who compare
         the two decisions layer by layer.
@@ -100,15 +100,16 @@ def knn_agreement(
 
 @dataclass(frozen=True)
 class ProbeChange:
-    """Whether nearest-neighbor probing of a layer became better in training.
+    """Whether training improved nearest-neighbor probing of a layer.
 
     Attributes:
         before, after: accuracy of the probe.
-        gained, lost: queries that only the probe after, and only the one before, decides rightly.
-        p_value: of the exact two-sided sign test of those.
-        kind: "benign" where the probe is better after, "malign" where it is worse, "undecided" where the test shows
-            neither. By definition, memorization without improvement is malign too; that nothing changed cannot be
-            shown by a test, so `undecided` says what is known.
+        gained, lost: numbers of queries that only the probe after training, and only the one before it, classifies
+            correctly.
+        p_value: the p-value of the exact two-sided sign test of these numbers.
+        kind: "benign" if the probe is better after training, "malign" if it is worse, "undecided" if the test shows
+            neither. By definition, memorization without improvement is malign too, but a test cannot show that nothing
+            changed.
     """
 
     before: float
@@ -124,15 +125,15 @@ def probe_change(
 ) -> ProbeChange:
     """Compares nearest-neighbor probes of a layer at initialization and after training on random labels.
 
-    A network that fits random labels memorizes. The memorization is benign if the true labels of held-out examples are
-    read off the layer better than at initialization: `knn_decisions(...) == true_labels` on features of both.
+    A network that fits random labels memorizes. The memorization is benign if the layer predicts the true labels of
+    held-out examples better than at initialization: `knn_decisions(...) == true_labels` on features of both.
 
     Args:
         correct_before_Q, correct_after_Q: whether each query's decision was its true label, in the same order.
-        confidence_level: 1 minus the largest p-value at which a kind is named.
+        confidence_level: 1 minus the largest p-value at which the kind is "benign" or "malign".
 
     Raises:
-        InputError: no queries, values other than 0 and 1, or unequally many.
+        InputError: there are no queries, a value is neither 0 nor 1, or the lengths differ.
 
     Source: Anagnostidis et al., "The Curious Case of Benign Memorization", ICLR 2023, definition 3.1.
 
@@ -155,25 +156,25 @@ def probe_change(
     )
 
 
-# Likeness.
+# Similarity.
 
 
 def linear_cka(features_NA: ArrayLike, features_NB: ArrayLike, debiased: bool = True) -> float:
     """Linear centered kernel alignment of two representations of the same examples.
 
-    1 for representations that differ by rotation, scale and shift. Debiased, it is near 0 (above or below) for
-    representations that have nothing in common, however many features they have; the plain one then tends to 1.
+    1 for representations that differ by rotation, scale and shift. The debiased form is near 0 (above or below) for
+    unrelated representations, however many features they have, whereas the plain form then tends to 1.
 
     Args:
-        features_NA, features_NB: a row for each of the same N examples; at least 4 of them, or 2 where not debiased.
-        debiased: divides unbiased estimates of HSIC by each other, which leave out the diagonals of the kernels.
+        features_NA, features_NB: a row for each of the same N examples; at least 4 of them, or 2 if not debiased.
+        debiased: whether to use unbiased estimates of HSIC, which leave out the diagonals of the kernels.
 
     Returns:
-        at most 1; NaN where a representation has the same features for all examples, or an estimate of its own HSIC is
+        At most 1; NaN if a representation has the same features for all examples, or the estimate of its own HSIC is
         not above 0.
 
     Raises:
-        InputError: features that are no matrices of N rows, or too few rows.
+        InputError: the features are not matrices with N rows, or there are too few rows.
 
     Source: Kornblith et al., "Similarity of Neural Network Representations Revisited", ICML 2019; debiased: Song et
         al., JMLR 13 (2012), equation 5.
@@ -188,14 +189,14 @@ def linear_cka(features_NA: ArrayLike, features_NB: ArrayLike, debiased: bool = 
 
 
 def cka_of_batches(batches: Iterable[tuple[ArrayLike, ArrayLike]], debiased: bool = True) -> float:
-    """`linear_cka` where the examples do not fit into memory: HSIC is averaged over batches first, then divided.
+    """`linear_cka` for examples that do not fit into memory: HSIC is averaged over batches first, then divided.
 
-    With `debiased`, each batch's HSIC is an unbiased estimate, so the mean over batches of equal size is one too. The
-    plain form is biased in each batch, and more so the smaller the batches are.
+    With `debiased`, each batch's HSIC is an unbiased estimate, and so is the mean over batches of equal size. The
+    plain form is biased in each batch, the more so the smaller the batches are.
 
     Args:
-        batches: pairs of features of the same rows, of any sizes that `linear_cka` takes; each weighs as much as it
-            has rows.
+        batches: pairs of features of the same rows, of any sizes that `linear_cka` accepts; each is weighted by its
+            number of rows.
         debiased: as for `linear_cka`.
 
     Source: Nguyen, Raghu and Kornblith, "Do Wide and Deep Networks Learn the Same Things?", ICLR 2021, section 3.1.
@@ -230,15 +231,16 @@ def svcca(features_NA: ArrayLike, features_NB: ArrayLike, variance: float = 0.99
 
     Args:
         features_NA, features_NB: a row for each of the same N examples, more of them than features.
-        variance: of each representation that the kept directions have at least; 1 keeps all, which is plain CCA.
+        variance: the smallest share of each representation's variance in the kept directions; 1 keeps all, which is
+            plain CCA.
 
     Returns:
-        from 0 to 1, over as many correlations as the smaller of the two has directions; NaN where a representation has
+        From 0 to 1, over as many correlations as the smaller of the two has directions; NaN if a representation has
         the same features for all examples. With few examples it is biased upward: with no more examples than
-        directions it is 1 whatever the features are.
+        directions it is 1, whatever the features are.
 
     Raises:
-        InputError: features that are no matrices of equally many rows, or a variance outside (0, 1].
+        InputError: the features are not matrices with equally many rows, or the variance is outside (0, 1].
 
     Source: Raghu et al., "SVCCA", NeurIPS 2017, section 2.
 
@@ -268,9 +270,10 @@ class IntrinsicDimension:
     """The dimension of the surface on which examples lie.
 
     Attributes:
-        dimension: maximum likelihood estimate; NaN where all ratios are 1.
-        low, high: of its interval. It takes the ratios of examples as independent, which neighbors are only nearly.
-        rows: examples that were used: of examples with equal features only one is.
+        dimension: the maximum likelihood estimate; NaN if all ratios are 1.
+        low, high: ends of its interval, which assumes that the ratios of examples are independent; those of neighbors
+            are only nearly so.
+        rows: the number of examples used; of examples with equal features only one is used.
     """
 
     dimension: float
@@ -282,20 +285,21 @@ class IntrinsicDimension:
 def intrinsic_dimension(
     features_ND: ArrayLike, discard: float = 0.1, confidence_level: float = 0.95
 ) -> IntrinsicDimension:
-    """Intrinsic dimension by the distances to the two nearest neighbors of each example.
+    """Intrinsic dimension from the distances to the two nearest neighbors of each example.
 
     If examples are spread evenly around each of them, over a piece of dimension d, the ratio r2 / r1 of the distances
     has the Pareto law P(ratio <= x) = 1 - x^-d, so that the logarithms of the ratios are exponential with rate d. The
-    largest ratios, which come from examples at the edges, are taken as known to be large only (a censored sample): the
-    estimate is `m / (sum of the m smallest + (N - m) times the m-th)`, and its law a Gamma law.
+    largest ratios, which come from examples at the edges, are censored, that is, only known to be large: the estimate
+    is `m / (sum of the m smallest + (N - m) times the m-th)`, and its law a Gamma law.
 
     Args:
         features_ND: at least 3 different examples.
         discard: the share of ratios that are censored.
-        confidence_level: of the interval.
+        confidence_level: the level of the interval.
 
     Raises:
-        InputError: features that are no finite matrix, fewer than 3 different rows, or a share outside [0, 1).
+        InputError: the features are not a finite matrix or have fewer than 3 different rows, or the share is
+            outside [0, 1).
 
     Source: Facco et al., Scientific Reports 7 (2017), who fit a line to the law of the ratios that are kept; used on
         networks by Ansuini et al., NeurIPS 2019.
@@ -325,13 +329,13 @@ def intrinsic_dimension(
 
 @dataclass(frozen=True)
 class Dilation:
-    """How far corrupted examples lie from the class that they truly are of.
+    """How far corrupted examples lie from their true class.
 
     Attributes:
-        total: the sum of their distances to the mean test feature of their true class (memorization-dilation).
+        total: the sum of their distances to the mean test features of their true classes (memorization-dilation).
         mean: `total` over the number of corrupted examples.
-        relative: `mean` over the mean distance of test examples to the mean of their own class: 1 where corrupted
-            examples lie as uncorrupted unseen ones do, whatever the scale of the features. NaN where that is 0.
+        relative: `mean` over the mean distance of test examples to the mean of their own class: 1 if corrupted
+            examples lie as far as uncorrupted unseen ones, whatever the scale of the features. NaN if the latter is 0.
     """
 
     total: float
@@ -345,12 +349,12 @@ def memorization_dilation(
     """The dilation of corrupted training examples, in the features of one layer.
 
     Args:
-        features_ND: of the corrupted training examples alone.
+        features_ND: features of the corrupted training examples alone.
         true_labels_N: their labels before corruption.
-        test_features_MD, test_labels_M: of test examples, with at least one of each true class.
+        test_features_MD, test_labels_M: features and labels of test examples, at least one of each true class.
 
     Raises:
-        InputError: as `knn_decisions`; a class without test examples.
+        InputError: as for `knn_decisions`, or a class has no test examples.
 
     Source: Nguyen et al., "Memorization-Dilation: Modeling Neural Collapse Under Label Noise", ICLR 2023.
 
@@ -399,14 +403,14 @@ def _correct(argument: str, values: ArrayLike) -> NDArray[np.bool_]:
 
 
 def _vote(labels_K: NDArray[np.int64]) -> int:
-    """The label with most votes; of several the one whose first vote, the nearest, comes first."""
+    """The label with the most votes; ties go to the label whose nearest vote is first."""
     found, first, counts = np.unique(labels_K, return_index=True, return_counts=True)
     best = np.lexsort((first, -counts))[0]
     return int(found[best])
 
 
 def _centered_kernel(features: FloatArray, debiased: bool) -> FloatArray:
-    """The (N, N) linear kernel, centered; with `debiased` as in Song et al., with zeros on the diagonal."""
+    """The (N, N) linear kernel, centered; with `debiased`, as in Song et al., with zeros on the diagonal."""
     centered = _centered(features)
     kernel: FloatArray = centered @ centered.T
     if not debiased:
@@ -420,7 +424,7 @@ def _centered_kernel(features: FloatArray, debiased: bool) -> FloatArray:
 
 
 def _centered(features: FloatArray) -> FloatArray:
-    """Columns of mean 0; exactly 0 where a feature is the same for all, which rounding would make a small noise."""
+    """Columns with mean 0. Constant features become exactly 0, which rounding would otherwise make small noise."""
     centered: FloatArray = features - features.mean(axis=0)
     centered[:, np.ptp(features, axis=0) == 0.0] = 0.0
     return centered

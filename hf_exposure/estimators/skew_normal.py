@@ -1,12 +1,13 @@
 """The paper's extrapolation: fit a skew-normal law to the references' costs and read its tail.
 
-Three steps, each of them usable by hand: `fit_skew_normal` finds the likeliest law, `judge_fit` says whether the
-references lie in its tail as they should, and `skew_normal_exposure` reads `-log2` of the CDF at a canary's cost.
+There are three steps, which can be used separately: `fit_skew_normal` finds the maximum-likelihood law, `judge_fit`
+checks whether its tail contains as many references as it should, and `skew_normal_exposure` computes `-log2` of the
+CDF at a canary's cost.
 
-That CDF must be right far beyond where it underflows. `scipy.stats.skewnorm.cdf` is 0 and `.logcdf` -inf some ten
-standard deviations out on the short side, since the textbook form `Phi(z) - 2 T(z, a)` (T is Owen's function)
-subtracts two equal numbers there. Below a CDF of 1e-5, `log_cdf` integrates the density instead, relative to its value
-at z, so that nothing cancels and nothing underflows.
+That CDF must be accurate far beyond the point where it underflows. `scipy.stats.skewnorm.cdf` is 0 and `.logcdf` -inf
+some ten standard deviations out on the short side, since the textbook form `Phi(z) - 2 T(z, a)` (T is Owen's function)
+subtracts two equal numbers there. Below a CDF of 1e-5, `log_cdf` integrates the density relative to its value at z
+instead, which neither cancels nor underflows.
 
 Legend: K canaries, N references, z standardized cost, a shape; natural logarithms unless bits are named.
 """
@@ -29,11 +30,11 @@ from hf_exposure.estimators.estimate import CostEstimate
 
 _LOG_2 = np.log(2.0)
 _HALF_LOG_2_PI = 0.5 * np.log(2.0 * np.pi)
-# Owen's T is good to about 1e-16 absolute: at 1e-5 the difference keeps ten digits.
+# Owen's T is accurate to about 1e-16 absolute, so at 1e-5 the difference keeps ten digits.
 _TAIL_BELOW = 1e-5
-# The integrand is left where it has fallen by this many nats at the least.
+# The integrand is cut off where it has fallen by at least this many nats.
 _DEPTH = 40.0
-# Panels, as fractions of that reach: finer near z, where the mass is. 20 nodes in each.
+# Panels as fractions of that reach, finer near z, where the mass is, with 20 nodes each.
 _PANELS = (0.0, 0.125, 0.25, 0.5, 1.0)
 
 
@@ -46,12 +47,12 @@ def log_cdf(x: ArrayLike, shape: float, loc: float = 0.0, scale: float = 1.0) ->
         loc, scale: finite, scale above 0.
 
     Returns:
-        natural logarithms, shaped as `x`. The CDF that they stand for is right to 1e-9 relative down to 1e-300, and
-        the logarithm itself to 1e-12 relative beyond; near a CDF of 1 it is right to 1e-15 absolute. Checked against
-        mpmath for |shape| <= 1000.
+        Natural logarithms, with the shape of `x`. The CDF is accurate to 1e-9 relative down to 1e-300, and the
+        logarithm itself to 1e-12 relative beyond; near a CDF of 1 it is accurate to 1e-15 absolute. This was checked
+        against mpmath for |shape| <= 1000.
 
     Raises:
-        InputError: shape, loc or scale not finite, or scale not above 0.
+        InputError: shape, loc or scale is not finite, or scale is not above 0.
 
     Source: Azzalini, Scand. J. Stat. 12 (1985); the quadrature is our own.
 
@@ -70,7 +71,7 @@ def log_cdf(x: ArrayLike, shape: float, loc: float = 0.0, scale: float = 1.0) ->
     owen = 2.0 * owens_t(flat, shape)
     cdf = ndtr(flat) - owen
     with np.errstate(divide="ignore", invalid="ignore"):
-        # Near 1 the complement has the digits.
+        # Near 1 the complement is more accurate.
         out: FloatArray = np.where(
             cdf > 0.5, np.log1p(-np.clip(ndtr(-flat) + owen, 0.0, 1.0)), np.log(np.maximum(cdf, 0.0))
         )
@@ -86,7 +87,7 @@ def inverse_mills(u: FloatArray) -> FloatArray:
         >>> inverse_mills(np.array([0.0, -1e6])).round(6).tolist()
         [0.797885, 1000000.000001]
     """
-    # erfcx overflows to inf on the right, where the ratio is rightly 0.
+    # erfcx overflows to inf on the right, where the ratio is correctly 0.
     with np.errstate(divide="ignore"):  # u = -inf
         ratio: FloatArray = np.sqrt(2.0 / np.pi) / erfcx(-u / np.sqrt(2.0))
     return ratio
@@ -125,12 +126,12 @@ def _integrated(z: FloatArray, shape: float) -> FloatArray:
 
 
 FEWEST_REFERENCES = 20
-# A larger |shape| cannot be told from the half-normal law, which is where the likelihood may want to go.
+# A larger |shape| cannot be distinguished from the half-normal law, to which the likelihood may tend.
 LARGEST_SHAPE = 1000.0
-# The fit is judged by how many references lie below this quantile of it, and refused below this p-value.
+# The fit is judged by the number of references below this quantile, and rejected below this p-value.
 TAIL_QUANTILE = 0.01
 REFUSED_BELOW = 0.001
-# No skew-normal has a skewness beyond 0.9953: the method of moments starts inside.
+# No skew-normal has a skewness beyond 0.9953, so the method of moments starts below that.
 _LARGEST_SKEWNESS = 0.99
 _ROUNDING = 1e-14
 
@@ -147,16 +148,17 @@ class SkewNormalFit:
 
 @dataclass(frozen=True, kw_only=True)
 class FitJudgment:
-    """Does the fitted law have the references' left tail?
+    """Whether the fitted law matches the references' left tail.
 
     Attributes:
-        good: the tail count does not refute it (`p_value >= REFUSED_BELOW`); with few references little can.
+        good: the tail count does not refute it (`p_value >= REFUSED_BELOW`); with few references, little can refute
+            it.
         observed: references at or below the fitted 1 % quantile.
         predicted: 1 % of the references.
-        p_value: two-sided binomial.
-        quantile_bits: that quantile.
-        ks_p_value: Kolmogorov-Smirnov, for information only: it follows the number of references, is flattered by
-            the fit having seen them, and hardly looks at the tail.
+        p_value: the two-sided binomial p-value.
+        quantile_bits: the fitted 1 % quantile.
+        ks_p_value: p-value of the Kolmogorov-Smirnov test, for information only: it depends on the number of
+            references, is too favorable because the fit has seen them, and hardly considers the tail.
     """
 
     good: bool
@@ -168,19 +170,19 @@ class FitJudgment:
 
 
 def fit_skew_normal(references: ArrayLike) -> SkewNormalFit:
-    """Maximum likelihood from several starts; deterministic.
+    """Fits a skew-normal law by maximum likelihood from several starts; deterministic.
 
     Args:
         references: (N,) finite costs in bits, N >= 20, not all equal.
 
     Returns:
-        the likeliest `SkewNormalFit` with `|shape| <= 1000`.
+        The likeliest `SkewNormalFit` with `|shape| <= 1000`.
 
     Raises:
-        InputError: fewer than 20 references, NaN or infinite ones, or all of them equal.
+        InputError: there are fewer than 20 references, one is NaN or infinite, or all are equal.
 
     Source: Carlini et al. 2019, Section 4.2; Azzalini 1985. The likelihood has a saddle at shape 0 and may have a mode
-        on either side of it (Azzalini and Capitanio, JRSS B 61, 1999): hence starts on both.
+        on either side of it (Azzalini and Capitanio, JRSS B 61, 1999): hence the starts on both sides.
 
     Example:
         >>> fit = fit_skew_normal(np.arange(-50.0, 51.0) ** 3)
@@ -189,7 +191,7 @@ def fit_skew_normal(references: ArrayLike) -> SkewNormalFit:
     """
     references_N = checked_costs("references", references, smallest_count=FEWEST_REFERENCES, finite=True)
     mean, deviation = float(references_N.mean()), float(references_N.std())
-    # Of costs that differ by rounding alone, the standardized ones are noise.
+    # If costs differ by rounding alone, the standardized ones are noise.
     if deviation <= _ROUNDING * float(np.abs(references_N).max()):
         raise InputError(
             "references", "must not all be equal", float(references_N[0]), "Score more texts, in higher precision."
@@ -211,7 +213,7 @@ def fit_skew_normal(references: ArrayLike) -> SkewNormalFit:
 
 def _start(skewness: float) -> FloatArray:
     """Shape, loc, log-scale of the skew-normal with mean 0, variance 1 and that skewness (method of moments)."""
-    # A start at shape 0 would stay there: it is a saddle.
+    # A start at shape 0, a saddle point, would stay there.
     third = max(abs(skewness), 1e-3) ** (2.0 / 3.0)
     delta = math.copysign(math.sqrt(0.5 * math.pi * third / (third + (2.0 - 0.5 * math.pi) ** (2.0 / 3.0))), skewness)
     scale = 1.0 / math.sqrt(1.0 - 2.0 * delta**2 / math.pi)
@@ -219,7 +221,7 @@ def _start(skewness: float) -> FloatArray:
 
 
 def _climb(start: FloatArray, standard_N: FloatArray) -> tuple[tuple[float, float, float], float]:
-    """Minimize the mean negative log-likelihood of standardized costs from `start`."""
+    """Minimizes the mean negative log-likelihood of standardized costs from `start`."""
     found = minimize(
         _loss,
         start,
@@ -249,17 +251,17 @@ FitJudgement = FitJudgment
 
 
 def judge_fit(references: ArrayLike, fit: SkewNormalFit) -> FitJudgment:
-    """Compare the references below the fitted 1 % quantile with the 1 % that should lie there.
+    """Compares the number of references below the fitted 1 % quantile with the 1 % that should lie there.
 
     Args:
         references: (N,) costs in bits, those that were fitted.
-        fit: from `fit_skew_normal`.
+        fit: the result of `fit_skew_normal`.
 
     Returns:
         `FitJudgment`; `good` is False below p = 0.001.
 
     Raises:
-        InputError: no references, or NaN or infinite ones.
+        InputError: there are no references, or one is NaN or infinite.
 
     Example (a flat law has no tail at all):
         >>> flat = np.linspace(40.0, 60.0, 2001)
@@ -271,7 +273,7 @@ def judge_fit(references: ArrayLike, fit: SkewNormalFit) -> FitJudgment:
     instance_of("fit", fit, SkewNormalFit, "Pass what fit_skew_normal returned.")
     law = (fit.shape, fit.loc, fit.scale)
     target = math.log(TAIL_QUANTILE)
-    log_cdf(0.0, *law)  # refuses a law that is none
+    log_cdf(0.0, *law)  # refuses an invalid law
     try:
         quantile = brentq(
             lambda cost: float(log_cdf(cost, *law)) - target,
@@ -279,7 +281,7 @@ def judge_fit(references: ArrayLike, fit: SkewNormalFit) -> FitJudgment:
             fit.loc + 50.0 * fit.scale,
             xtol=1e-12 * fit.scale,
         )
-    except ValueError:  # no floats between the ends, or no figures there
+    except ValueError:  # there are no floats between the ends, or no figures there
         rule = "must be a law whose quantiles floats can hold"
         raise InputError("fit", rule, law, "Pass what fit_skew_normal returned.") from None
     observed = int((references_N <= quantile).sum())
@@ -299,21 +301,23 @@ def skew_normal_exposure(
 ) -> list[CostEstimate]:
     """Exposure as `-log2` of a skew-normal CDF fitted to uniform draws, at the canary's cost.
 
-    An extrapolation, for comparison with the literature: at 30 bits it reads the fitted curve a million times beyond
-    the last reference. So it has no interval (NaN: its sampling error is not its error), and it is never clipped at
-    `log2 |R|`, which would make it look measured; the paper's Tables 2 and 6 do not clip it either.
+    This is an extrapolation, for comparison with the literature: at 30 bits it uses the fitted curve at probabilities
+    a million times smaller than those of the references. So it has no interval (NaN: its sampling error is not its
+    error), and it is never clipped at `log2 |R|`, which would make it look measured; the paper's Tables 2 and 6 do not
+    clip it either.
 
     Args:
         costs: (K,) costs of the canaries in bits; +inf is exposure 0.
         references: (N,) finite costs of uniform draws, N >= 20.
-        accept_bad_fit: give the figure even where `judge_fit` refuses the fit.
+        accept_bad_fit: whether to return the figure even if `judge_fit` rejects the fit.
 
     Returns:
-        one `CostEstimate` per cost, in input order, `low_bits` and `high_bits` NaN, `bound` "extrapolated". A refused
-        fit makes `exposure_bits` NaN too and `bound` "undefined"; the note gives observed and predicted tail counts.
+        One `CostEstimate` per cost, in input order, with `low_bits` and `high_bits` NaN and `bound` "extrapolated". A
+        rejected fit makes `exposure_bits` NaN too and `bound` "undefined"; the note gives observed and predicted tail
+        counts.
 
     Raises:
-        InputError: as `fit_skew_normal`, or NaN costs.
+        InputError: as for `fit_skew_normal`, or a cost is NaN.
 
     Source: Carlini et al. 2019, Section 4.2 "approximation by distribution modeling".
 
@@ -329,12 +333,12 @@ def skew_normal_exposure(
     fit = fit_skew_normal(references)
     judgment = judge_fit(references, fit)
     bits_K = -log_cdf(costs_K, fit.shape, fit.loc, fit.scale) / math.log(2.0) + 0.0
-    # Where the law has no mass to the last digit, nothing can be read from it.
+    # Where the law has no mass in double precision, it gives no figure.
     bits_K = np.where(np.isfinite(bits_K), bits_K, np.nan)
     count = np.asarray(references).size
     note = f"extrapolated from a skew-normal fitted to {count} references, without a valid interval"
     if abs(fit.shape) >= LARGEST_SHAPE:
-        note += f"; its shape ran into the bound of {LARGEST_SHAPE:.0f}, so its tail is arbitrary"
+        note += f"; its shape reached the limit of {LARGEST_SHAPE:.0f}, so its tail is arbitrary"
     if not judgment.good:
         note = (
             f"the skew-normal does not fit: {judgment.observed} of {count} references lie below its 1 % quantile, "

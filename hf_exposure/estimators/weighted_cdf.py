@@ -1,9 +1,10 @@
-"""The share of a space at or below a cost, from draws of equal or unequal weight: sampling and importance in one.
+"""The share of a space at or below a cost, from draws of equal or unequal weight. It covers both uniform and
+importance sampling.
 
-One device gives the point and both limits: **one more draw, as heavy as it may be**. The point counts the canary as
-such a draw (a hit). The upper limit adds one unseen hit; the lower limit adds one unseen miss. Of each such sample the
-weighted share `y` and its variance `V` are taken, and matched by the Beta law of mean `y` and variance of
-`n = y (1 - y) / V` equal draws: `Beta(n y, n (1 - y))`. With N equal weights and m hits that is
+One idea gives the point estimate and both limits: **one more draw, as heavy as possible**. The point estimate counts
+the canary as such a draw (a hit). The upper limit adds one unseen hit; the lower limit adds one unseen miss. For each
+of these samples, the weighted share `y` and its variance `V` are computed, and matched by the Beta law with mean `y`
+and the variance of `n = y (1 - y) / V` equal draws: `Beta(n y, n (1 - y))`. With N equal weights and m hits this is
 
     point  (m + 1) / (N + 1)      upper  Beta(m + 1, N - m)      lower  Beta(m, N - m + 1)
 
@@ -13,9 +14,9 @@ upper limit also adds the heaviest weight. The weighted p-value is that of Tibsh
 under covariate shift" (NeurIPS 2019): under the null it is valid whenever the limit is at least the canary's own
 weight.
 
-Weights are divided by their sum, not by the number of draws. The latter is unbiased where the former is only nearly so
-(its bias is of order 1/N), but it keeps the noise of the mean weight at shares near 1, where the former is exact;
-measured, its intervals miss there.
+Weights are divided by their sum, not by the number of draws. The latter is unbiased, while the former has a bias of
+order 1/N; but the latter keeps the noise of the mean weight at shares near 1, where the former is exact, and in
+measurements its intervals miss there.
 
 Legend: K costs, N references, S strata; A, Q: sums of weights and of squared weights at or below a cost.
 """
@@ -38,8 +39,8 @@ class WeightedCdf:
     Attributes:
         share_K: (K,) point estimates, in (0, 1].
         low_K, high_K: (K,) confidence limits, in [0, 1].
-        variance_K: (K,) of `share_K`.
-        hits_K: (K,) how many draws of weight above 0 are at or below.
+        variance_K: (K,) variances of `share_K`.
+        hits_K: (K,) numbers of draws with weight above 0 at or below the cost.
     """
 
     share_K: FloatArray
@@ -69,7 +70,7 @@ def weighted_cdf(
     strata_N: NDArray[np.int64],
     confidence_level: float,
 ) -> WeightedCdf:
-    """Estimate, for every cost, the share of the space that costs no more, with limits.
+    """Estimates, for every cost, the share of the space that costs no more, with limits.
 
     Args:
         costs_K: costs of the canaries.
@@ -77,8 +78,8 @@ def weighted_cdf(
         weights_N: at least 0, mean about 1, in units of (uniform probability) / (probability of being drawn).
         limits_K: the largest weight that a text at or below each cost can have. None: the largest weight drawn for
             the interval, and for the point the heaviest draw at or below the cost.
-        strata_N: label 0..S-1 of the proposal that each draw came from, where their numbers were fixed in advance;
-            all 0 for one sample.
+        strata_N: label 0..S-1 of the proposal that each draw came from, if their numbers were fixed in advance; all 0
+            for one sample.
         confidence_level: of the two-sided interval.
 
     Example (by hand: 3 of 4 equal draws are at or below 2.5, and the canary makes it 4 of 5):
@@ -108,9 +109,9 @@ def weighted_cdf(
 
 
 def _sums(weights_N: FloatArray, strata_N: NDArray[np.int64], hits_K: NDArray[np.int64]) -> _Sums:
-    """Cumulative sums in order of cost, read off at each canary."""
+    """Cumulative sums in order of cost, evaluated at each canary."""
     members_SN = strata_N == np.arange(int(strata_N.max()) + 1)[:, None]
-    # Summed upwards in cost: the likely texts have the small weights, so the small terms are added first.
+    # The sum is in ascending order of cost: likely texts have small weights, so the small terms are added first.
     weight_SN = np.pad(np.cumsum(weights_N * members_SN, axis=1), ((0, 0), (1, 0)))
     square_SN = np.pad(np.cumsum(weights_N**2 * members_SN, axis=1), ((0, 0), (1, 0)))
     return _Sums(
@@ -125,8 +126,8 @@ def _sums(weights_N: FloatArray, strata_N: NDArray[np.int64], hits_K: NDArray[np
 def _moments(sums: _Sums, *, hit_K: FloatArray, miss_K: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Share and variance of the sample with one more hit of weight `hit_K` and one more miss of weight `miss_K`.
 
-    A ratio estimator: the residual of a draw is its weight times (1 - y) for a hit, times -y for a miss. What differs
-    between strata is no chance, their sizes having been fixed, and is left out of the variance.
+    This is a ratio estimator: the residual of a draw is its weight times (1 - y) for a hit, and times -y for a miss.
+    Differences between strata are not random, since their sizes are fixed, and are left out of the variance.
     """
     total_K = sums.weight_S1.sum() + hit_K + miss_K
     y = (sums.weight_SK.sum(axis=0) + hit_K) / total_K
@@ -139,7 +140,7 @@ def _moments(sums: _Sums, *, hit_K: FloatArray, miss_K: FloatArray) -> tuple[Flo
 
 
 def _limits(share: FloatArray, variance: FloatArray, confidence_level: float) -> tuple[FloatArray, FloatArray]:
-    """The quantiles of the Beta law of that mean and of the variance of as many equal draws."""
+    """The quantiles of the Beta law with that mean and the variance of as many equal draws."""
     with np.errstate(divide="ignore", invalid="ignore"):
         hits = np.where(variance > 0.0, share**2 * (1.0 - share) / variance, np.inf)
     return beta_quantiles(share, hits, confidence_level)

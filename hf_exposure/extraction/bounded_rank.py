@@ -1,8 +1,8 @@
 """The rank of one text among all texts of its template, without scoring them all.
 
-A prefix that already costs more than the text rules out all its completions at once. The leaves that are left are
-counted: they are the rank. What is still open when the budget ends is bounded by `FrontierBounds`, so that the rank
-lies between `low` and `high` at any budget.
+A prefix that already costs more than the text rules out all its completions at once. Counting the remaining leaves
+gives the rank. `FrontierBounds` bounds the nodes that are still open when the budget ends, so that the rank lies
+between `low` and `high` at any budget.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from hf_exposure.extraction.token_automaton import Path, TokenAutomaton, follow_
 from hf_exposure.records import RankBounds
 from hf_exposure.scoring import PathQuery, Scorer, make_scorer
 
-_CONFIRMED_COMPETITORS = 8  # so many of the texts that a search counts are scored alone too
+_CONFIRMED_COMPETITORS = 8  # this many of the counted texts are also scored alone
 
 
 def rank_bounds(
@@ -45,35 +45,36 @@ def rank_bounds(
     progress: bool | None = False,
     context: CanaryContext | None = None,
 ) -> RankBounds:
-    """Certified bounds on the rank of `text` among all texts of `template`: exact when the search closes.
+    """Certified bounds on the rank of `text` among all texts of `template`; exact if the search is completed.
 
     `rank = 1 + |{other texts with log-perplexity <= that of text}|`: ties count against the text. A text of
     probability 0 ties with all others of probability 0.
 
     Args:
-        model: a causal language model, or an encoder-decoder one with `source`; a masked one allows no search.
-        tokenizer: its tokenizer: any fast one; a slow one where it keeps the pieces of the template apart (bytes,
-            characters, words), or for a space of at most a million texts.
+        model: a causal language model, or an encoder-decoder one with `source`; a masked model does not support
+            search.
+        tokenizer: its tokenizer: any fast one, or a slow one if it encodes the pieces of the template separately
+            (bytes, characters, words) or the space has at most a million texts.
         text: a text of the template.
-        template: the texts to rank among.
-        max_expansions: budget; one expansion is one state with more than one child.
+        template: the template whose texts are ranked.
+        max_expansions: the budget; one expansion is one state with more than one child.
         exclude: texts that do not compete (the other inserted canaries).
         end_token: whether texts end with the tokenizer's end token.
-        batch_size: most open nodes per call.
-        source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
-        max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
-        progress: True shows a bar, None shows one where stderr is a terminal. Ctrl-C ends the search with the bounds
-            that are certain by then.
-        context: the prompt or chat before every text: what an attacker would type.
+        batch_size: the maximum number of open nodes per call.
+        source: the input of an encoder-decoder model: one fixed text, without holes (`{{` is a literal brace).
+        max_open_nodes: stop when about this many nodes are open, which limits the memory to 200 bytes each.
+        progress: True shows a progress bar, None shows one if stderr is a terminal. Ctrl-C ends the search with the
+            bounds found so far.
+        context: the prompt or chat before every text, which an attacker would type.
 
     Returns:
-        `RankBounds`: `low <= rank <= high` at any budget. When `certified`, `low < high` only for texts that cost the
-        same within 1e-4 bits (0.1 where the model computes in bfloat16, 0.02 in float16). A text of b bits after the
+        `RankBounds`: `low <= rank <= high` at any budget. If `certified`, `low < high` only for texts that cost the
+        same within 1e-4 bits (0.1 if the model computes in bfloat16, 0.02 in float16). A text of b bits after the
         template's prefix needs at most (characters in the holes) x 2^b expansions.
 
     Raises:
-        InputError: `text` is not of the template; `max_expansions`, `batch_size` or `max_open_nodes` below 1; a
-            tokenizer that gives two texts the same tokens, or that no automaton explains.
+        InputError: `text` is not a text of the template; `max_expansions`, `batch_size` or `max_open_nodes` is below
+            1; or the tokenizer gives two texts the same tokens or fits no automaton.
         NonFiniteScoreError: the model returned NaN.
 
     Source: ours; the rank is Carlini et al. 2019, Definition 2.
@@ -109,10 +110,10 @@ def search_ranks(
     progress: SearchProgress | None = None,
     only_exact: bool = False,
 ) -> list[RankBounds]:
-    """As `rank_bounds`, for any scorer and automaton, and for many texts in one search.
+    """Like `rank_bounds`, for any scorer and automaton, and for many texts in one search.
 
-    Nodes are expanded in order of cost, so a search up to a costly text has already covered every cheaper one:
-    together they take what the costliest takes alone, and each text gets the bounds that it would get alone.
+    Nodes are expanded in order of cost, so a search up to one text covers all likelier texts too: together they take
+    as long as the text with the highest cost alone, and each gets the same bounds as alone.
 
     With `only_exact` the search ends as soon as its budget cannot certify another rank. It certifies
     the same ranks, but the bounds of the others are wider.
@@ -122,9 +123,10 @@ def search_ranks(
 
 
 def _limits(max_expansions: int, batch_size: int, max_open_nodes: int) -> SearchLimits:
-    """As `SearchLimits`, with a budget: a rank without one may take all texts of a template."""
+    """`SearchLimits` with a required budget, since a rank without one may need all texts of a template."""
     whole_number("max_expansions", max_expansions, 1)
-    # All nodes within the limit are expanded in the end; a small budget gives the tightest bounds from the cheapest.
+    # All nodes within the limit are expanded in the end; with a small budget, the nodes with the lowest cost give the
+    # tightest bounds.
     limits = SearchLimits(max_expansions, batch_size, max_open_nodes)
     return replace(limits, batch_size=min(batch_size, max(1, max_expansions // 16)))
 
@@ -138,7 +140,7 @@ def _search_ranks(
     progress: SearchProgress | None,
     only_exact: bool = False,
 ) -> tuple[list[RankBounds], float]:
-    """The bounds, and by how many bits a text of the search moved when it was scored alone."""
+    """The bounds, and by how many bits the cost of a text changed when it was scored alone."""
     search = Search(scorer, automaton, limits, progress)
     paths = [_required_path(automaton, scorer, text, row) for row, text in enumerate(texts)]
     excluded = {path for path in _paths(automaton, scorer, exclude) if path is not None}
@@ -187,7 +189,7 @@ def _why_last(cost_bits: float) -> str:
 def _leaves_within(
     search: Search, limits_bits: Sequence[float], batch_size: int, first_look: float
 ) -> dict[Path, float]:
-    """The texts that cost at most the last of the ascending limits, with their costs, as far as the budget goes.
+    """The texts that cost at most the last of the ascending limits, with their costs, within the budget.
 
     From `first_look` expansions on, and again at each doubling, the search ends if its budget is too small to find all
     texts within the next limit.
@@ -212,16 +214,16 @@ def _leaves_within(
 
 @dataclass(frozen=True)
 class _Counts:
-    """What a search found, and what it left open.
+    """The findings of a search, and the nodes that it left open.
 
     Attributes:
         competitor_costs: costs of the competing leaves, ascending.
         leaves: the cost of every leaf by its path.
         excluded: paths that do not compete.
-        competitors: how many texts of the space do.
-        moved_bits: by how much a text of the search costs more or less when it is scored alone.
+        competitors: the number of texts of the space that compete.
+        moved_bits: by how much the cost of a text changes when it is scored alone.
         all_impossible: the text before the first hole has probability 0, so all texts tie.
-        stopped_by: which limit ended the search, if it was ended.
+        stopped_by: the limit that ended the search, if any.
     """
 
     competitor_costs: np.ndarray
@@ -248,7 +250,7 @@ class _Counts:
         if not self.still_open.is_closed(limit):
             met = int(np.searchsorted(self.competitor_costs, limit, side="right")) - (competes and path in self.leaves)
             below = self.still_open.most_texts(limit, path if competes else None)
-            # Where several paths spell one text, it may be counted below several open nodes.
+            # If several paths spell one text, it may be counted below several open nodes.
             high = min(1 + met + below, self.competitors + (not competes))
             return low, high, False, f"{self.stopped_by}; low and high are still valid"
         if path not in self.leaves:
@@ -259,14 +261,14 @@ class _Counts:
 
 
 def _spread(leaves: dict[Path, float]) -> list[Path]:
-    """A few of the leaves, from the cheapest to the most expensive."""
+    """A few of the leaves, from the lowest to the highest cost."""
     by_cost = sorted(leaves, key=leaves.__getitem__)
     numbers = np.linspace(0, len(by_cost) - 1, num=min(_CONFIRMED_COMPETITORS, len(by_cost))).astype(int)
     return [by_cost[number] for number in np.unique(numbers).tolist()]
 
 
 def _paths(automaton: TokenAutomaton, scorer: Scorer, texts: Sequence[str]) -> list[Path | None]:
-    """The tokens of each text below the automaton's prefix; None for what is no text of the template."""
+    """The tokens of each text after the automaton's prefix; None if it is no text of the template."""
     length = len(automaton.prefix)
     return [
         ids[length:] if ids[:length] == automaton.prefix and follow_tokens(automaton, ids[length:]) == text else None

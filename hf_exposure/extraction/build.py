@@ -1,9 +1,10 @@
-"""Which token automaton a template gets under a tokenizer: the first backend that holds every sampled encoding.
+"""Builds the token automaton of a template under a tokenizer: the first backend that contains every sampled encoding.
 
-The backends are tried in order of cost. `characters` and `slots` guess that the tokenizer keeps pieces of the text
-apart; they have one path for each text. `vocabulary` walks over the entries and needs no such guess, but encodes what
-it finds again. A `trie` encodes every text, which is right for any tokenizer and possible for a small space. What a
-backend guesses is audited on sampled encodings, and the last few automata are cached, since an audit takes seconds.
+The backends are tried in order of cost. `characters` and `slots` assume that the tokenizer encodes pieces of the text
+separately; they have one path for each text. `vocabulary` searches over the entries and needs no such assumption, but
+encodes the texts that it finds again. A `trie` encodes every text, which is right for any tokenizer and possible for a
+small space. The assumptions of a backend are audited on sampled encodings, and the last few automata are cached, since
+an audit takes seconds.
 """
 
 from __future__ import annotations
@@ -27,17 +28,17 @@ from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
 from hf_exposure.scoring import Encoder
 
 Backend = Callable[[CanaryTemplate, Encoder, SampledEncodings], tuple[TokenAutomaton | None, str | None]]
-_SMALL_TRIE = 10_000  # as many encodings as an audit takes
-_CHEAP_TRIE = 100_000  # a second or two of encoding, where nothing could be proven
-_SPOT_CHECKED, _SPOT_SEED = 100, 20190815  # texts that show whether a tokenizer still is what it was
+_SMALL_TRIE = 10_000  # the number of encodings of an audit
+_CHEAP_TRIE = 100_000  # a second or two of encoding, if nothing could be proven
+_SPOT_CHECKED, _SPOT_SEED = 100, 20190815  # texts that show whether a tokenizer has changed
 
 
 @dataclass(frozen=True)
 class CacheKey:
-    """Everything that an automaton depends on.
+    """Everything on which an automaton depends.
 
-    The tokenizer must be the very same object, unchanged: a subclass may encode as it likes. Its `fingerprint` is part
-    of the key, so that tokens added later make another key.
+    The tokenizer must be the same object, unchanged, since a subclass may encode in any way. Its `fingerprint` is part
+    of the key, so that tokens that are added later change the key.
     """
 
     tokenizer: Any = field(hash=False)
@@ -50,7 +51,7 @@ class CacheKey:
 
     @classmethod
     def of(cls, template: CanaryTemplate, encoder: Encoder, one_path: bool) -> CacheKey | None:
-        """None for a tokenizer whose rules are code: whether it has changed cannot be told."""
+        """The key; None for a tokenizer whose rules are code, since changes of it cannot be detected."""
         state = fingerprint(encoder.tokenizer)
         around = (encoder.leading, encoder.before, encoder.ending)
         if state is None:
@@ -59,14 +60,14 @@ class CacheKey:
 
 
 class AutomatonCache:
-    """The automata that were used last, `size` of them: a second search does not audit the same tokenizer again."""
+    """The last `size` automata that were used, so that a second search does not audit the same tokenizer again."""
 
     def __init__(self, size: int) -> None:
         self._size = size
         self._automata: OrderedDict[CacheKey, TokenAutomaton] = OrderedDict()
 
     def find(self, key: CacheKey | None, encoder: Encoder, also: Sequence[str]) -> TokenAutomaton | None:
-        """The automaton, if it holds the texts `also` and some others, pruning included."""
+        """The automaton, if it contains the texts `also` and some others, also with pruning."""
         if key is None or key not in self._automata:
             return None
         automaton, template = self._automata[key], key.template
@@ -79,7 +80,7 @@ class AutomatonCache:
         return automaton
 
     def put(self, key: CacheKey | None, automaton: TokenAutomaton) -> TokenAutomaton:
-        """The automaton itself, cached in the place of the one that was used longest ago."""
+        """Caches the automaton in place of the least recently used one, and returns it."""
         if key is not None:
             self._automata[key] = automaton
             self._automata.move_to_end(key)
@@ -92,7 +93,9 @@ _CACHE = AutomatonCache(size=4)
 
 
 def check_template(template: CanaryTemplate, *, end_token: bool) -> None:
-    """Refuses what is no template, and one that ends in a hole of variable length: a text would begin a longer one."""
+    """Refuses other objects than templates, and templates that end in a hole of variable length, where one text
+    would begin a longer one.
+    """
     if not isinstance(template, CanaryTemplate):
         remedy = 'Write CanaryTemplate("... {number}", number=Digits(9)).'
         raise InputError("template", "must be a CanaryTemplate", type(template).__name__, remedy)
@@ -111,21 +114,21 @@ def build_automaton(
 ) -> TokenAutomaton:
     """The automaton of a template under a tokenizer.
 
-    It is made of characters or slots where the tokenizer keeps them apart, and of every text where the space is small;
-    else the vocabulary is walked. Each is tried on the encodings of 10,000 sampled texts (all texts of a smaller
-    space), and a single miss refuses it. What the tokenizer's own data show for all texts is proven, the rest is
-    audited. The last few automata are cached: a second search of one template under an unchanged tokenizer starts at
-    once, with nothing but `also` audited again.
+    It consists of characters or slots if the tokenizer encodes them separately, and of every text if the space is
+    small; otherwise the vocabulary is searched. Each candidate is tested on the encodings of 10,000 sampled texts (all
+    texts of a smaller space), and a single miss rejects it. It is proven if the tokenizer's own data show that it is
+    right for all texts, and otherwise audited. The last few automata are cached, so that a second search of a template
+    under an unchanged tokenizer only audits `also`.
 
     Args:
-        template: the texts.
-        encoder: of the tokenizer.
-        one_path: only a graph without paths that are not canonical, as enumeration needs.
-        also: texts of the template that must be found: canaries, whose encodings may be rarer than a sample shows.
+        template: the template of the texts.
+        encoder: the encoder of the tokenizer.
+        one_path: whether to accept only graphs without non-canonical paths, as enumeration needs.
+        also: texts of the template that must be found, such as canaries, whose encodings may be too rare for a sample.
 
     Raises:
         InputError: the template ends in a hole of variable length and no end token is scored; two texts have the same
-            tokens; or no automaton holds every sampled encoding.
+            tokens; or no automaton contains every sampled encoding.
     """
     check_template(template, end_token=bool(encoder.ending))
     key = CacheKey.of(template, encoder, one_path)
@@ -134,7 +137,7 @@ def build_automaton(
         known = _CACHE.find(key, encoder, also)
         return known or _CACHE.put(key, _audited(template, encoder, one_path, also))
 
-    # The number of a text among those of a space would tell the text.
+    # The number of a text within its space would reveal the text.
     return rows_named(lambda row: "a text of the template", cached)
 
 
@@ -159,5 +162,5 @@ def _audited(template: CanaryTemplate, encoder: Encoder, one_path: bool, also: S
         assert refusal is not None
         raise refusal
     rule = f"must encode the template in a way that can be searched, or its space have at most {LARGEST_TRIE} texts"
-    value = f"{type(encoder.tokenizer).__name__}, which misses one"  # not quoted: it may be a canary
+    value = f"{type(encoder.tokenizer).__name__}, which misses one"  # the text is not quoted, since it may be a canary
     raise InputError("tokenizer", rule, value, "Use method='sample' or 'skew_normal', which need no search.")

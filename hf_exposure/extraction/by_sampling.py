@@ -1,8 +1,8 @@
-"""Extraction without a template: let the model write, rank what it wrote, and look it up in the training data.
+"""Extraction without a template: sample texts from the model, rank them, and look them up in the training data.
 
 A search needs to know the form of a secret. Here nothing is known: many texts are drawn, a membership statistic ranks
-them, and the owner of the data, who alone can, says which of them stand in it, and in how many records. A text that
-the model repeats although one record alone holds it is the worst case (1-eidetic).
+them, and the owner of the data looks up which of them occur in it, and in how many records. The worst case is a text
+that the model repeats although only one record contains it (1-eidetic).
 
 Source: Carlini et al. 2021, "Extracting Training Data from Large Language Models", Sections 4 to 6.
 """
@@ -32,7 +32,7 @@ from hf_exposure.scoring.encoding import special_tokens_around
 from hf_exposure.signals import SignalReader, encode_records
 from hf_exposure.signals.token_signals import check_causal
 
-# Between the texts of one row: no match goes across.
+# The separator of the texts of one row, across which no match extends.
 _BETWEEN = "\0"
 
 
@@ -57,23 +57,27 @@ def extract_by_sampling(
     """Draws texts from the model, ranks them by a membership statistic, and looks them up in the training data.
 
     Args:
-        model: a causal language model, left as it was found.
+        model: a causal language model, which is left as it was found.
         tokenizer: its tokenizer.
-        dataset: what the model was trained on, rows or texts; read twice, so no iterator.
-        text_column: whose texts are looked up; all texts of a row unless given.
-        samples: how many texts to draw, shared among the prompts.
-        length: of each, in tokens.
-        prompts: what the texts begin with; by default the tokenizer's first special token, or its end token.
-        temperature, top_k, top_p: how the attacker samples, as in `transformers`.
-        rank_by: a statistic of `measure_membership`; those that need a base model need `base_model`.
-        base_model: for `rank_by`.
-        least_characters: that a verbatim match must have.
-        secrets: known ones to look for in what was drawn.
-        seed: of the draw. The random state of torch is left alone.
+        dataset: the training data, rows or texts; they are read twice, so iterators are refused.
+        text_column: the column in which samples are looked up; by default all texts of a row.
+        samples: the number of texts to draw, shared among the prompts.
+        length: the length of each text in tokens.
+        prompts: the beginnings of the texts; by default the tokenizer's first special token, or its end token.
+        temperature, top_k, top_p: the attacker's sampling scheme, as in `transformers`.
+        rank_by: a statistic of `measure_membership`; some need `base_model`.
+        base_model: the base model for `rank_by`.
+        least_characters: the smallest length of a verbatim match.
+        secrets: known secrets to search for in the samples.
+        seed: the seed of the draw. The random state of torch is not changed.
+
+    Returns:
+        `SamplingExtraction`, with the distinct texts, the likeliest member first.
 
     Raises:
-        InputError: a model of another kind, data that can be read once only, an unknown statistic or one without its
-            base model, numbers out of range, no prompt and no special token to begin with.
+        InputError: the model is of another kind, the data can be read only once, the statistic is unknown or lacks
+            its base model, a number is out of range, or there is neither a prompt nor a special token to begin
+            with.
 
     Example:
         >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
@@ -120,7 +124,7 @@ def extract_by_sampling(
         )
         for text, score, match in zip(texts, scores, matches, strict=True)
     ]
-    # A text of one token has no score, and comes last.
+    # A text of one token has no score and comes last.
     found.sort(key=lambda one: -np.inf if np.isnan(one.score) else one.score, reverse=True)
     settings = {
         **asdict(sampling), "length": length, "prompts": len(prompts), "seed": seed, "text_column": text_column,
@@ -140,7 +144,7 @@ def _drawn(
     sampling: Sampling,
     seed: int,
 ) -> dict[str, int]:
-    """How often each distinct text was drawn; a text ends at the first end token."""
+    """Counts the draws of each distinct text; a text ends at the first end token."""
     end = getattr(tokenizer, "eos_token_id", None)
     begins = [_begin(tokenizer, prompt) for prompt in prompts] or [_begin(tokenizer, "")]
     longest = context_length(model)
@@ -186,11 +190,11 @@ def _scores(
 
 
 def _known(secrets: NaturalSecrets | CanarySet | None) -> dict[str, str]:
-    """What to look for by id: a canary's fillings, or a natural secret itself."""
+    """The texts to search for, by id: a canary's fillings, or a natural secret itself."""
     if secrets is None:
         return {}
     if isinstance(secrets, CanarySet):
-        # Behind other words the filling is as much a secret.
+        # After other words, the filling is just as secret.
         pairs: Iterable[tuple[str, Callable[[], Iterable[str]]]] = (
             (canary.id, canary.template.parse(canary.text).values) for canary in secrets.inserted
         )

@@ -1,25 +1,26 @@
-"""Proofs about an automaton, for all texts of a template: from the tokenizer's own data, not from samples.
+"""Proofs about an automaton for all texts of a template, from the tokenizer's own data and not from samples.
 
-A fast tokenizer normalizes a text, cuts it into words, and encodes each word separately. Inside a word, what BPE,
-Unigram and WordPiece do needs no look at the texts. Where words begin does need one: the template's characters are
-walked together with the splits of the pre-tokenizer (`TokenizerReading.machine`). So the proofs are about boundaries
-of words, and each ends in nothing or in an `UnknownSplit` that says why nothing is claimed. The argument is in
+A fast tokenizer normalizes a text, cuts it into words, and encodes each word separately. Inside a word, the behavior
+of BPE, Unigram and WordPiece does not depend on the template. The starts of words do: so the template's characters are
+read together with the splits of the pre-tokenizer (`TokenizerReading.machine`). The proofs are about boundaries of
+words, and a failed proof raises an `UnknownSplit` that says why nothing is claimed. The argument is in
 docs/design/0011-what-a-certificate-rests-on.md.
 
 Automata that encode a text piece by piece (`prove_graph` for characters, `prove_slots` for slots) rest on one claim:
-the encoding of a text is that of its pieces, one after the other. It holds where every piece starts a word, and is cut
-into the same words whatever the text before it. A piece may also continue a word, if no entry of the vocabulary
-reaches over its beginning.
+the encoding of a text is that of its pieces, one after the other. It holds if every piece starts a word, and is cut
+into the same words whatever the text before it. A piece may also continue a word if no entry of the vocabulary spans
+its beginning.
 
-A walk over the vocabulary (`prove_claims`) rests on two:
+A search over the vocabulary (`prove_claims`) rests on two:
 
 - *complete*: the canonical encoding of each text is a path from the root;
 - *prefixes*: each beginning of a canonical encoding that ends between characters is itself the canonical encoding of
-  what it spells, so that a path which is not may be dropped.
+  what it spells, so that other paths may be dropped.
 
-Example: GPT-2 splits "pin 12" into "pin" and " 12". A digit more continues the last word and moves no boundary, so
-"pin 1" is cut as it is in "pin 12", and a beginning is canonical. With digits grouped from the right, "1234" is cut
-into "1" and "234" but its beginning "12" is one word: the boundary moves, and nothing is claimed of beginnings.
+Example: GPT-2 splits "pin 12" into "pin" and " 12". A further digit continues the last word and moves no boundary, so
+"pin 1" is cut in the same way as in "pin 12", and beginnings are canonical. With digits grouped from the right, "1234"
+is cut into "1" and "234" but its beginning "12" is one word: the boundary moves, and nothing is claimed about
+beginnings.
 """
 
 from __future__ import annotations
@@ -43,9 +44,9 @@ class GraphPiece(NamedTuple):
     """A piece that may follow a state of the template.
 
     Attributes:
-        text: of the piece.
+        text: the text of the piece.
         after: the template's state after it.
-        is_in_context: whether its encoding was taken right behind the prefix.
+        is_in_context: whether its encoding was computed directly after the prefix.
     """
 
     text: str
@@ -55,11 +56,11 @@ class GraphPiece(NamedTuple):
 
 @dataclass(frozen=True)
 class _Place:
-    """Where a piece begins.
+    """The state in which a piece begins.
 
     Attributes:
-        configuration: of the splits.
-        before: the last normalized character, "" at the start of a text.
+        configuration: the configuration of the splits.
+        before: the last normalized character; "" at the start of a text.
     """
 
     configuration: Any
@@ -67,14 +68,14 @@ class _Place:
 
 
 class _PieceCuts:
-    """How each piece is cut into words, which must be one way wherever it occurs."""
+    """The cuts of each piece into words, which must be the same wherever it occurs."""
 
     def __init__(self, reading: TokenizerReading) -> None:
         self._reading, self._machine = reading, reading.machine
         self._cuts: dict[object, list[str]] = {}
 
     def start(self) -> _Place:
-        """The place behind the prefix."""
+        """The state after the prefix."""
         section = self._reading.section
         if not section and self._machine.marks_starts:
             raise UnknownSplit("a text begins with a hole, and the tokenizer marks its beginning")
@@ -84,16 +85,16 @@ class _PieceCuts:
         return _Place(configuration, self._machine.map(section)[-1:])
 
     def after(self, place: _Place, piece: str, key: object) -> _Place:
-        """The place behind a piece; pieces of one `key` must be cut alike.
+        """The state after a piece; pieces with the same `key` must be cut in the same way.
 
         Raises:
-            UnknownSplit: as `check_start` and `inside`.
+            UnknownSplit: as for `check_start` and `inside`.
         """
         self.check_start(place, piece[0])
         return self.inside(place.configuration, piece, key)
 
     def check_start(self, place: _Place, character: str) -> None:
-        """Raises `UnknownSplit` where a piece's first character may be encoded together with the text before it."""
+        """Raises `UnknownSplit` if a piece's first character may be encoded together with the text before it."""
         steps = self._machine.step(place.configuration, character)
         if not steps or steps[0].kind == "moved":
             raise UnknownSplit(_JOINED)
@@ -102,7 +103,7 @@ class _PieceCuts:
             raise UnknownSplit(_JOINED)
 
     def inside(self, configuration: Any, piece: str, key: object) -> _Place:
-        """The place behind a piece whose start is known to be apart from the text before it.
+        """The state after a piece whose start is known to be separate from the text before it.
 
         Raises:
             UnknownSplit: the piece is cut in two ways, moves a boundary, or leaves no token.
@@ -116,7 +117,7 @@ class _PieceCuts:
                 raise UnknownSplit(_JOINED)
         if all(kind == "dropped" for kind in kinds):
             raise UnknownSplit("a piece of a text leaves no token")
-        # The first character starts a word, or is as good as if it did.
+        # The first character starts a word, or behaves as if it did.
         if self._cuts.setdefault(key, kinds[1:]) != kinds[1:]:
             raise UnknownSplit(_JOINED)
         return _Place(configuration, "".join(self._machine.map.images[character] for character in piece)[-1:])
@@ -126,11 +127,11 @@ def prove_slots(reading: TokenizerReading, slots: Sequence[Sequence[str]]) -> No
     """Proves that a text is encoded as its pieces, one after the other.
 
     Args:
-        reading: of the tokenizer, with the text before the first slot as its prefix.
+        reading: the reading of the tokenizer, with the text before the first slot as its prefix.
         slots: the pieces of each slot; slots that share their encodings share the object.
 
     Raises:
-        UnknownSplit: it is not proven; why.
+        UnknownSplit: there is no proof; the message says why.
     """
     cuts, steps = _PieceCuts(reading), 0
     reached: dict[tuple[int, Any], set[_Place]] = {}
@@ -152,7 +153,7 @@ def prove_slots(reading: TokenizerReading, slots: Sequence[Sequence[str]]) -> No
 
 
 def prove_graph(reading: TokenizerReading, pieces: Callable[[Any], Iterable[GraphPiece]]) -> None:
-    """As `prove_slots`, for a graph: `pieces` says which may follow each state of the template."""
+    """Like `prove_slots`, for a graph: `pieces` returns those that may follow each state of the template."""
     cuts = _PieceCuts(reading)
     start = cuts.start()
     seen = {(reading.root, start)}
@@ -172,12 +173,12 @@ def prove_graph(reading: TokenizerReading, pieces: Callable[[Any], Iterable[Grap
 
 @dataclass(frozen=True)
 class Claims:
-    """What is known of a walk.
+    """The proven claims about a search over the vocabulary.
 
     Attributes:
-        complete: why it is not proven that every encoding is a path; "" where it is.
-        prefixes: why it is not proven that beginnings of encodings are canonical; "" where it is.
-        may_prune: whether a sample of encodings may speak for `prefixes` where it is not proven.
+        complete: why it is not proven that every encoding is a path; "" if it is.
+        prefixes: why it is not proven that beginnings of encodings are canonical; "" if it is.
+        may_prune: whether a sample of encodings may support `prefixes` if it is not proven.
     """
 
     complete: str = ""
@@ -187,13 +188,13 @@ class Claims:
 
 @dataclass(frozen=True)
 class Entries:
-    """The part of a vocabulary that a walk goes over.
+    """The part of a vocabulary that is searched.
 
     Attributes:
         model: the tokenizer's serialized model.
-        surfaces: the entries that are made of `symbols`, with their ids.
-        symbols: every symbol that a rendered text may have behind the prefix.
-        before: the last entry of the prefix, "" where there is none.
+        surfaces: the entries that consist of `symbols`, with their ids.
+        symbols: every symbol that a rendered text may have after the prefix.
+        before: the last entry of the prefix; "" if there is none.
         first: the surfaces that may follow the prefix.
     """
 
@@ -205,10 +206,10 @@ class Entries:
 
 
 def unbuildable_entries(model: Mapping[str, Any], surfaces: Iterable[str]) -> frozenset[str]:
-    """The entries that a tokenizer finds as whole words and that its merges cannot build.
+    """The entries that a tokenizer uses for whole words but that its merges cannot build.
 
-    With `ignore_merges`, a word that is an entry is one token whatever the merges say. It may then begin a longer word
-    whose encoding begins otherwise.
+    With `ignore_merges`, a word that is an entry is one token, whatever the merges are. It may then begin a longer
+    word whose encoding begins differently.
     """
     if model["type"] != "BPE" or not model.get("ignore_merges"):
         return frozenset()
@@ -217,7 +218,7 @@ def unbuildable_entries(model: Mapping[str, Any], surfaces: Iterable[str]) -> fr
 
 
 def prove_claims(reading: TokenizerReading, entries: Entries) -> Claims:
-    """What can be proven of a walk over `entries`."""
+    """The claims that can be proven about a search over `entries`."""
     try:
         _check_model(reading, entries)
         boundaries = _Boundaries(reading)
@@ -246,19 +247,19 @@ def _is_built(merging: models.BPE, surface: str) -> bool:
 
 
 def _check_model(reading: TokenizerReading, entries: Entries) -> None:
-    """The model must be one whose words are proven, and have an entry for every symbol that may come."""
+    """Checks that the model is of a proven kind, and that it has an entry for every possible symbol."""
     model, surfaces = entries.model, entries.surfaces
     kind, vocabulary = model["type"], model["vocab"]
     if kind not in ("BPE", "Unigram", "WordPiece"):
-        raise UnknownSplit(f"the model {kind} is not understood")
+        raise UnknownSplit(f"the model {kind} is not supported")
     continuation = model.get("continuing_subword_prefix") or ""
     if kind == "BPE" and continuation:
-        raise UnknownSplit("merges that mark the symbols of a word are not understood")
+        raise UnknownSplit("merges that mark the symbols of a word are not supported")
     if kind == "WordPiece":
         if not continuation or not reading.machine.is_local or "" in reading.machine.map.images.values():
-            raise UnknownSplit("where a word starts is not told by two characters")
+            raise UnknownSplit("two characters do not show where a word starts")
         if _longest(reading.template) + len(reading.section) > model["max_input_chars_per_word"]:
-            raise UnknownSplit("a word may be longer than the tokenizer takes")
+            raise UnknownSplit("a word may be longer than the tokenizer accepts")
     known = set(vocabulary) if isinstance(vocabulary, dict) else {entry for entry, _ in vocabulary}
     for symbol in entries.symbols - {WORD_STARTS}:
         is_byte = FIRST_BYTE <= ord(symbol) < FIRST_BYTE + 256
@@ -267,7 +268,7 @@ def _check_model(reading: TokenizerReading, entries: Entries) -> None:
             ({entry, continuation + entry}, {WORD_STARTS + symbol, symbol}) if continuation else ({entry}, {symbol})
         )
         if not known >= needed or not surfaces.keys() >= spelled:
-            raise UnknownSplit("a character has no entry of its own")
+            raise UnknownSplit("a character has no entry")
     special = {added.content for added in reading.added.values() if added.special} & known
     if special & reading.machine.map.symbols or any(
         entries.symbols.issuperset(entry.removeprefix(continuation)) for entry in special
@@ -276,7 +277,7 @@ def _check_model(reading: TokenizerReading, entries: Entries) -> None:
 
 
 def _longest(template: CanaryTemplate) -> int:
-    """Characters of the longest text: the template's automaton has no cycles."""
+    """The length of the longest text; the template's automaton has no cycles."""
     level, length, visited = {template.start}, 0, 0
     while following := {after for position in level for after in template.moves(position).values()}:
         level, length, visited = following, length + 1, visited + len(following)
@@ -286,9 +287,9 @@ def _longest(template: CanaryTemplate) -> int:
 
 
 def _stays_apart(entries: Entries) -> bool:
-    """Whether no merge reaches over the end of the prefix, where a word continues behind it.
+    """Whether no merge spans the end of the prefix if a word continues after it.
 
-    By the pair rule of BPE: two neighbors that stay apart alone stay apart in every text.
+    This uses the pair rule of BPE: two neighbors that are not merged alone are not merged in any text.
     """
     model, before = entries.model, entries.before
     if model["type"] != "BPE" or model.get("ignore_merges") or not before:
@@ -307,10 +308,10 @@ def _stays_apart(entries: Entries) -> bool:
 
 
 class _Boundaries:
-    """The template's characters and the pre-tokenizer's splits, walked together.
+    """The template's characters and the pre-tokenizer's splits, read together.
 
     Attributes:
-        root_ends_a_word: after `stay`, whether each first character behind the prefix starts a word.
+        root_ends_a_word: after `stay`, whether each first character after the prefix starts a word.
     """
 
     def __init__(self, reading: TokenizerReading) -> None:
@@ -319,10 +320,10 @@ class _Boundaries:
         self.root_ends_a_word = True
 
     def stay(self, *, judged_everywhere: bool) -> bool:
-        """Whether the words of what was judged stay as they are, whatever follows.
+        """Whether the words of judged beginnings stay the same, whatever follows.
 
-        Judged is the prefix and, if `judged_everywhere`, each beginning of several texts. A node is (position in the
-        template, configuration of the splits, whether something was judged inside the word that is still open).
+        The prefix is judged and, if `judged_everywhere`, each beginning of several texts. A node is (position in the
+        template, configuration of the splits, whether something was judged inside the open word).
         """
         template, machine = self._template, self._machine
         seen: set[tuple[Any, Any, bool]] = set()

@@ -1,16 +1,16 @@
-"""The token automaton for templates where the tokenizer encodes every character of a hole separately.
+"""The token automaton for templates in which the tokenizer encodes every character of a hole separately.
 
-The guess is that a text's encoding is the tokens of the fixed pieces and of each hole character, one after the other.
-It is right for byte and character tokenizers, and for subword tokenizers that split every character of the holes from
-its neighbors (single digits, say). The audit checks it on the tokenizer itself.
+The assumption is that a text's encoding consists of the tokens of the fixed pieces and of each hole character, one
+after the other. It is right for byte and character tokenizers, and for subword tokenizers that split every character
+of the holes from its neighbors, such as single digits. The audit checks it on the tokenizer itself.
 
 Example: "pin {a} ok" with two digits, under a tokenizer with the tokens 3 = "pin", 5 = " ", 10 to 19 = "0" to "9" and
 7 = " ok":
 
     prefix [3, 5]    root --[10]..[19]--> one digit read --[10]..[19]--> two digits read --[7]--> leaf
 
-The states are those of the template's own character automaton, which is why counts are exact whatever the space. A
-character of several tokens (the two bytes of "é") adds a state for each beginning of its tokens.
+The states are those of the template's own character automaton, so counts are exact for any space. A character with
+several tokens (the two bytes of "é") adds a state for each beginning of its tokens.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ _END = "end"
 
 
 class CharacterAutomaton(OnePathPerText):
-    """One token path per text: the template's character automaton with tokens in the place of its characters.
+    """One token path per text: the template's character automaton with tokens in place of characters.
 
     Args:
-        template: the texts.
-        prefix: tokens of everything before the first hole, special tokens included.
+        template: the template of the texts.
+        prefix: tokens of everything before the first hole, including special tokens.
         tokens_of: the tokens of each character after the prefix, in context.
-        tokens_of_literal: by segment, the tokens of fixed texts between and after the holes. They are not used where
-            the hole before may go on as well as end: the text that follows is then read character by character.
+        tokens_of_literal: by segment, the tokens of fixed texts between and after the holes. They are not used if the
+            hole before may either continue or end: the text after it is then read character by character.
         ending: tokens after each text (an end token), or ().
 
     Raises:
-        InputError: while walking, where one text of the template is the beginning of another and no end token tells
-            them apart, or where two of them have the same tokens.
+        InputError: during the search, one text of the template begins another and no end token distinguishes them,
+            or two of them have the same tokens.
     """
 
     name = "characters"
@@ -67,12 +67,12 @@ class CharacterAutomaton(OnePathPerText):
     ) -> None:
         self.template, self.prefix, self.prefix_text = template, prefix, template.prefix
         self._tokens_of, self._tokens_of_literal, self.ending = tokens_of, tokens_of_literal, ending
-        # A state: the template's own, and the tokens already taken of the next piece.
+        # A state consists of the template's own state and the tokens already read of the next piece.
         self.root: State = (position_after(template, template.start, template.prefix), ())
         self.transitions = lru_cache(maxsize=_CACHED_STATES)(self._transitions)
 
     def prove(self, encoder: Encoder, texts: Sequence[str]) -> None:
-        """Proves that each encoding is a path, or raises `UnknownSplit`. `texts` are some of the template."""
+        """Proves that each encoding is a path, or raises `UnknownSplit`. `texts` are some texts of the template."""
         if encodes_one_by_one(encoder.tokenizer):
             check_one_by_one(self.template, encoder, self.prefix_text)
             return
@@ -117,7 +117,7 @@ class CharacterAutomaton(OnePathPerText):
         )
 
     def _pieces(self, position: Any) -> Iterator[tuple[str, tuple[int, ...], Any]]:
-        """What may come next: (text, its tokens, the template's state after it)."""
+        """The possible next pieces: (text, its tokens, the template's state after it)."""
         literal = self._literal_after(position)
         if literal is not None:
             text = str(self.template.segments[literal])
@@ -127,7 +127,7 @@ class CharacterAutomaton(OnePathPerText):
             yield character, self._tokens_of[character], after
 
     def _literal_after(self, position: Any) -> int | None:
-        """The segment of the fixed text that comes next, where a hole can only end; else None."""
+        """The segment of the next fixed text if a hole can only end here; else None."""
         if len(position) != 1:
             return None
         index, inner = position[0]
@@ -140,7 +140,7 @@ class CharacterAutomaton(OnePathPerText):
 def character_automaton(
     template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings
 ) -> tuple[CharacterAutomaton | None, str | None]:
-    """The automaton if it holds every sampled encoding, else None and a text that it lacks.
+    """The automaton if it contains every sampled encoding, else None and a text that it lacks.
 
     Raises:
         InputError: two texts have the same tokens, or one begins another.
@@ -148,7 +148,7 @@ def character_automaton(
     prefix = tuple(encoder.plain_ids([template.prefix])[0]) if template.prefix else ()
     leads = [prefix]
     if not prefix:
-        # Some tokenizers put a mark of their own before a text's first character: all texts then begin with it.
+        # Some tokenizers add a mark before a text's first character; all texts then begin with it.
         leads.append(shared_lead(encoder.plain_ids(list(template.moves(template.start)))))
     automaton, missed = sample.first_fitting(partial(_guess, template, lead, encoder) for lead in leads)
     if automaton is not None:
@@ -157,7 +157,7 @@ def character_automaton(
 
 
 def _guess(template: CanaryTemplate, prefix: tuple[int, ...], encoder: Encoder) -> CharacterAutomaton:
-    """An automaton from single characters and fixed texts in context; wrong guesses are caught by the audit."""
+    """An automaton from single characters and fixed texts in context; the audit catches wrong guesses."""
     parts = [segment if isinstance(segment, str) else segment[1].alphabet for segment in template.segments]
     ordered = sorted({character for part in parts for character in part})
     encoded = encoder.plain_ids([template.prefix + character for character in ordered])
@@ -168,7 +168,7 @@ def _guess(template: CanaryTemplate, prefix: tuple[int, ...], encoder: Encoder) 
 
 
 def _literal_tokens(template: CanaryTemplate, encoder: Encoder) -> dict[int, tuple[int, ...]]:
-    """What each fixed text after a hole adds to the tokens of a text, for those that only add."""
+    """The tokens that each fixed text after a hole appends to those of a text, for texts that only append."""
     fillings = template.parse(template.text_at(0))
     read, cuts = "", [""]
     for segment in template.segments:

@@ -1,7 +1,8 @@
 """Discoverable extraction: whether an attacker who knows the prefix obtains the secret by prompting the model.
 
-Search finds the likeliest text *of the template*, however unlikely the model is to say it. Here the model says what it
-likes: the secret may lose to something that is no text of the template at all. Both views belong side by side.
+Search finds the likeliest text *of the template*, however unlikely the model is to generate it. Here the model is not
+restricted: other texts than those of the template may be likelier than the secret. The two views complement each
+other.
 
 Sources: Carlini et al. 2023, "Quantifying Memorization Across Neural Language Models" (greedy, verbatim); Hayes et al.
 2025, "Measuring memorization in language models via probabilistic extraction" ((n, p)-discoverable); Ippolito et al.
@@ -41,32 +42,33 @@ def discoverable_extraction(
     near_edits: int = 1,
     seed: int = 0,
 ) -> list[Discoverability]:
-    """For each text, how likely the model is to say it after the template's prefix.
+    """Computes for each text how likely the model is to generate it after the template's prefix.
 
     The prompt is the template's prefix up to its last space, which may belong to the secret's first token. The
-    probability of a text is that of its canonical tokens after the prompt, computed, not sampled: with several
-    segmentations of one text the true probability is a little larger. It says at once what any number of samples
-    would: see `Discoverability.probability_within` and `samples_needed`. Near-verbatim success is counted in real
-    samples. An attacker who is only shown the likeliest continuation, as most interfaces do, can still type beginnings
-    of the secret: `argmax_known_tokens` says how much of it must be typed before the model says the rest.
+    probability of a text is that of its canonical tokens after the prompt, computed and not sampled; if a text has
+    several segmentations, the true probability is slightly larger. It determines the result for any number of samples:
+    see `Discoverability.probability_within` and `samples_needed`. Near-verbatim success is counted in real samples. An
+    attacker who only sees the likeliest continuation, as in most interfaces, can still type beginnings of the secret:
+    `argmax_known_tokens` is the number of tokens to type before the model generates the rest.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        template: one that begins with fixed text.
+        template: a template that begins with fixed text.
         texts: texts of the template, such as those of the canaries.
-        temperature, top_k, top_p: how the attacker samples, in this order, as in `transformers`.
-        samples: how many continuations are drawn to count near-verbatim ones; 0 for none.
-        near_edits: a continuation is near-verbatim when at most so many characters must be inserted, deleted or
-            replaced to make it the secret.
-        seed: of the samples. The random state of torch is left alone.
+        temperature, top_k, top_p: the attacker's sampling scheme, in this order, as in `transformers`.
+        samples: the number of continuations drawn to count near-verbatim ones; 0 for none.
+        near_edits: the maximum number of characters to insert, delete or replace that turn a near-verbatim
+            continuation into the secret.
+        seed: the seed of the samples. The random state of torch is not changed.
 
     Returns:
-        One `Discoverability` per text, in input order.
+        One `Discoverability` for each text, in input order.
 
     Raises:
-        InputError: no texts, one that is none of the template, or one longer than the model's context; a template
-            without a prefix; a model that is not causal; a tokenizer of another model; numbers out of range.
+        InputError: there are no texts, one is not of the template or longer than the model's context; the template
+            has no prefix; the model is not causal; the tokenizer belongs to another model; or a number is out of
+            range.
         NonFiniteScoreError: the model returned NaN.
 
     Example:
@@ -93,7 +95,7 @@ def discoverable_extraction(
     prompt, continuations = _cut(scorer, template, encoded)
     bits, known = continuation_bits(model, prompt, continuations, sampling)
     secrets = [_spell(tokenizer, tokens) for tokens in continuations]
-    # Half as long again, since what the model says may be cut into shorter tokens; the edits cut it to characters.
+    # Half as long again, since the generated text may have shorter tokens; the edit distance cuts it to characters.
     length = max(map(len, continuations)) * 3 // 2
     if longest is not None:
         length = min(length, longest - len(prompt))
@@ -117,7 +119,7 @@ def discoverable_extraction(
 
 def _check(template: CanaryTemplate, texts: Sequence[str], samples: int, near_edits: int) -> None:
     if not template.prefix.strip():
-        remedy = "There is nothing to ask the model with: use extract."
+        remedy = "There is no prompt for the model: use extract."
         raise InputError("template", "must begin with fixed text", template.text, remedy)
     if not len(texts):
         raise InputError("texts", "must hold at least one text", [], "Pass [canary.text for canary in canaries].")
@@ -132,10 +134,10 @@ def _check(template: CanaryTemplate, texts: Sequence[str], samples: int, near_ed
 def prompt_and_continuations(
     scorer: Scorer, template: CanaryTemplate, texts: Sequence[str]
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """What the model is asked with, and what each text has after it, as tokens.
+    """The prompt, and the rest of each text after it, as tokens.
 
     Raises:
-        InputError: a model that is not causal; texts that share no tokens with the template's prefix.
+        InputError: the model is not causal, or the texts share no tokens with the template's prefix.
     """
     if scorer.why_no_search:
         raise InputError("model", "must be a causal language model", scorer.why_no_search, "Use extract instead.")
@@ -145,7 +147,7 @@ def prompt_and_continuations(
 def _cut(
     scorer: Scorer, template: CanaryTemplate, encoded: Sequence[tuple[int, ...]]
 ) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
-    """The prompt that all texts begin with, within the template's prefix, and what each has after it."""
+    """The prompt with which all texts begin, within the template's prefix, and the rest of each text after it."""
     alone = (*scorer.encoder.leading, *scorer.encoder.plain_ids([template.prefix.rstrip()])[0])
     shared = shared_length([alone, *(ids[:-1] for ids in encoded)])
     if not shared:
@@ -159,7 +161,7 @@ def _spell(tokenizer: Any, tokens: Sequence[int]) -> str:
 
 
 def _edits(secret: str, said: Sequence[str]) -> np.ndarray:
-    """(N,) Levenshtein distances from the secret to as many characters of what was said."""
+    """(N,) Levenshtein distances from the secret to the generated texts, cut to its number of characters."""
     cut = [text[: len(secret)] for text in said]
     codes = np.full((len(cut), len(secret)), -1, dtype=np.int64)
     for line, text in enumerate(cut):

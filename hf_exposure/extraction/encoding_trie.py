@@ -1,4 +1,4 @@
-"""Encodings as prefix trees, and the token automata made of them: of every text, or of one piece after another.
+"""Encodings as prefix trees, and token automata made from them, for every text or for one piece after another.
 
 A trie is never built: its sequences are sorted rows of token ids, and a node is a range of rows that agree so far. For
 the texts "red", "reddish" and "rose" under a tokenizer with the tokens re=5, d=6, dish=7, ro=8 and se=9:
@@ -8,9 +8,9 @@ the texts "red", "reddish" and "rose" under a tokenizer with the tokens re=5, d=
     1     reddish         5  6  7       (0, 2, 1) by token 5           red, reddish
     2     rose            8  9 -1       (0, 2, 2) by token 6           red ends here, reddish continues
 
-The space of a template is then the product of one trie for each slot, the pieces that may occur at one place
-(`ProductAutomaton`): the tokens of a text are those of its pieces, one after the other. The product is not built
-either. A single slot that holds whole texts is right for any tokenizer, since nothing is guessed, and serves the
+The space of a template is then the product of one trie for each slot, which has the pieces that may occur at one
+position (`ProductAutomaton`): the tokens of a text are those of its pieces, one after the other. The product is not
+built either. A single slot with whole texts is right for any tokenizer, since nothing is assumed, and is used for
 spaces that are small enough to encode (`trie_automaton`).
 
 Shapes: N sequences of at most L tokens.
@@ -35,7 +35,7 @@ from hf_exposure.scoring.encoding import LazyTexts
 from hf_exposure.tokens import shared_length
 
 LARGEST_TRIE = 10**6
-"""Texts of a space that is encoded whole: a quarter of a minute to encode and under 50 MB to keep."""
+"""The largest space that is encoded completely, which takes a quarter of a minute and under 50 MB."""
 
 _CHUNK = 8192
 _CACHED_STATES = 2**16
@@ -43,23 +43,23 @@ _ABSENT = -1
 
 
 class EncodingTrie:
-    """N distinct token sequences, each of one text.
+    """N distinct token sequences, each of a single text.
 
-    A node is `(low, high, depth)`: rows `low <= i < high` agree in their first `depth` tokens. Of two sequences one
-    may begin the other; the shorter is then the first row of the node at its end.
+    A node is `(low, high, depth)`: rows `low <= i < high` agree in their first `depth` tokens. One sequence may begin
+    another; the shorter one is then the first row of the node at its end.
 
     Attributes:
         rows_NL: int32, sorted, padded on the right with -1; 4 bytes a token.
         order_N: the number of each row before sorting.
         texts: the text of each sequence by its number before sorting.
-        shared: tokens that all sequences begin with, which the rows do not hold.
+        shared: the tokens with which all sequences begin, which are not in the rows.
         prefix_free: whether no sequence begins another.
     """
 
     def __init__(self, rows_NL: npt.NDArray[np.int32], texts: Sequence[str], shared: tuple[int, ...] = ()) -> None:
         columns = [rows_NL[:, column] for column in range(rows_NL.shape[1])]
         order = np.lexsort(columns[::-1]).astype(np.int32)
-        for column in columns:  # one at a time: a sorted copy of the whole would double the memory
+        for column in columns:  # one at a time, since a sorted copy of the whole would double the memory
             column[:] = column[order]
         self.rows_NL, self.order_N, self.texts, self.shared = rows_NL, order, texts, shared
         is_repeat = np.ones(max(len(order) - 1, 0), dtype=bool)  # whether a row equals the next one
@@ -74,9 +74,9 @@ class EncodingTrie:
 
     @classmethod
     def of(cls, texts: Sequence[str], encoder: Encoder, after: str = "", *, cut_shared: bool = False) -> EncodingTrie:
-        """What each text adds to the tokens of the text `after` in front of it.
+        """The tokens that each text appends to those of the text `after` before it.
 
-        `cut_shared` moves the tokens that all of them begin with to `shared`.
+        `cut_shared` moves the tokens with which all of them begin to `shared`.
 
         Raises:
             InputError: the tokens of `after` do not begin all encodings, a text adds none, or two add the same.
@@ -88,7 +88,7 @@ class EncodingTrie:
             chunk = [after + texts[index] for index in range(first, min(first + _CHUNK, len(texts)))]
             encoded = encoder.plain_ids(chunk)
             if any(tuple(ids[: len(before)]) != before or len(ids) == len(before) for ids in encoded):
-                rule = "must encode what stands before a hole apart from it"
+                rule = "must encode the text before a hole separately from it"
                 raise InputError("tokenizer", rule, after, "Use a space of at most a million texts.")
             tails = [ids[len(before) :] for ids in encoded]
             common = shared_lead(tails) if cut_shared else ()
@@ -112,7 +112,7 @@ class EncodingTrie:
         return depth == self.rows_NL.shape[1] or bool(self.rows_NL[low, depth] == _ABSENT)
 
     def children(self, low: int, high: int, depth: int) -> Iterable[tuple[int, int, int]]:
-        """(token, low, high) of each node one token further."""
+        """Yields (token, low, high) of each node one token further."""
         if depth == self.rows_NL.shape[1]:
             return []
         column = self.rows_NL[low:high, depth]
@@ -126,17 +126,20 @@ class EncodingTrie:
 
 
 def same_tokens_error(text: str, other: str) -> InputError:
-    """For two texts that have the same tokens. It quotes only where they differ, since either may be a canary."""
+    """The error for two texts that have the same tokens. It quotes only their difference, since either may be a
+    canary.
+    """
     pairs = itertools.zip_longest(text, other, fillvalue="")
     one, another = next((pair for pair in pairs if pair[0] != pair[1]), ("", ""))
     rule = (
-        f"must tell the template's texts apart, but encodes two alike: one has {one!r} where the other has {another!r}"
+        f"must distinguish the template's texts, but encodes two alike: one has {one!r} where the other has "
+        f"{another!r}"
     )
     return InputError("tokenizer", rule, "the same tokens", "Use a space without one of them.")
 
 
 def not_prefix_free_error(template: CanaryTemplate) -> InputError:
-    """For a template of which one text begins another, where no end token tells them apart."""
+    """The error for a template in which one text begins another and no end token distinguishes them."""
     rule, remedy = (
         "must not have a text that begins another of its texts",
         "Add a fixed suffix, or pass end_token=True.",
@@ -145,7 +148,7 @@ def not_prefix_free_error(template: CanaryTemplate) -> InputError:
 
 
 def shared_lead(sequences: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The leading tokens that all sequences share, but for the last token of each, which is its own.
+    """The leading tokens that all sequences share, excluding the last token of each.
 
     Example:
         >>> shared_lead([[5, 6], [5, 6, 7]])
@@ -163,7 +166,7 @@ def _columns(sequences: Sequence[Sequence[int]]) -> list[np.ndarray]:
 
 
 def _join(blocks: list[list[np.ndarray]]) -> npt.NDArray[np.int32]:
-    """One matrix, a column after the other in memory; the blocks are consumed, so that both are never held at once."""
+    """One matrix in column-major order; the blocks are consumed, so that both are never in memory at once."""
     rows, width = sum(len(block[0]) for block in blocks), max(map(len, blocks))
     joined = np.full((rows, width), _ABSENT, dtype=np.int32, order="F")
     at = 0
@@ -176,16 +179,16 @@ def _join(blocks: list[list[np.ndarray]]) -> npt.NDArray[np.int32]:
 
 
 class ProductAutomaton(OnePathPerText):
-    """Every way to take one sequence of each slot, one slot after the other.
+    """All combinations of one sequence from each slot, one slot after the other.
 
-    A state is (slot, low, high, depth): a node of that slot's trie. The state behind the last slot is the leaf. Where
-    a sequence begins another of its slot, its end has children of both: those that continue in the slot, and those of
-    the next one.
+    A state is (slot, low, high, depth): a node of that slot's trie. The state after the last slot is the leaf. If a
+    sequence begins another of its slot, its end has both kinds of children: those that continue in the slot, and those
+    of the next one.
 
     Args:
         name: as `TokenAutomaton.name`.
-        prefix: tokens before the first slot, special ones included.
-        prefix_text: the text of `prefix`; "" where it is part of the first slot's texts.
+        prefix: tokens before the first slot, including special ones.
+        prefix_text: the text of `prefix`; "" if it is part of the first slot's texts.
         slots: at least one.
         ending: tokens after each text (an end token), or ().
 
@@ -193,8 +196,8 @@ class ProductAutomaton(OnePathPerText):
         pieces: the texts of each slot; slots that share their encodings share the object.
 
     Raises:
-        InputError: a text's tokens begin another's, and no end token tells them apart; or, while walking, where the
-            tokens leave it open to which slot they belong.
+        InputError: a text's tokens begin another's and no end token distinguishes them; or, during the search, the
+            tokens do not show to which slot they belong.
     """
 
     def __init__(
@@ -234,7 +237,7 @@ class ProductAutomaton(OnePathPerText):
             found += self._onward(slot + 1, 0, len(self._slots[slot + 1]), 0, ((slot, low),))
             found.sort(key=lambda transition: transition[0])
             if any(one[0] == other[0] for one, other in zip(found, found[1:], strict=False)):
-                rule = "must keep the pieces of a text apart"
+                rule = "must encode the pieces of a text separately"
                 raise InputError("tokenizer", rule, self._template_text, "Use a space of at most a million texts.")
         tokens = np.array([token for token, _, _ in found], dtype=np.int64)
         rows = [taken for _, taken, _ in found]
@@ -245,7 +248,7 @@ class ProductAutomaton(OnePathPerText):
         return "".join(self._slots[slot].text_of(row) for slot, row in rows)
 
     def _onward(self, slot: int, low: int, high: int, depth: int, taken: tuple[tuple[int, int], ...]) -> Any:
-        """(token, rows that are decided with it, state) of each token that may follow inside a slot."""
+        """Yields (token, rows that are decided with it, state) of each token that may follow inside a slot."""
         trie = self._slots[slot]
         for token, first, last in trie.children(low, high, depth):
             if last - first > 1 or not trie.ends_at(first, depth + 1):

@@ -1,8 +1,9 @@
-"""The steps of any search: a batch of open nodes through the model, leaves and children out, until a limit is reached.
+"""The steps of any search: a batch of open nodes is fed to the model, which yields leaves and children, until a limit
+is reached.
 
-`extract` and `rank_bounds` are the same search with two ends. Both hold a `Search` and ask it for batch after batch;
-each decides which nodes are still of interest (`limit_bits`) and what it keeps of the leaves. Between two batches the
-open nodes are whole: there a limit of the user's or Ctrl-C can end a search, with what is certain by then.
+`extract` and `rank_bounds` are the same search with different goals. Both have a `Search` and request one batch after
+another; each decides which nodes are still relevant (`limit_bits`) and which leaves to keep. Between two batches the
+set of open nodes is complete: a user's limit or Ctrl-C can end the search there, with the results so far.
 
 Shapes: C children of a state.
 """
@@ -27,13 +28,13 @@ from hf_exposure.scoring import PathQuery, Scorer
 
 
 class SearchProgress:
-    """Shows how far a search is, and lets Ctrl-C stop it between two batches.
+    """Shows the progress of a search, and lets Ctrl-C stop it between two batches.
 
-    As a context manager it takes Ctrl-C for itself, in the main thread only: the first one asks the search to stop,
-    a second one interrupts at once, as usual.
+    As a context manager it handles Ctrl-C, in the main thread only: the first one asks the search to stop, and a
+    second one interrupts at once, as usual.
 
     Args:
-        progress: True shows a bar, False shows none, None shows it where stderr is a terminal.
+        progress: True shows a bar, False shows none, None shows it if stderr is a terminal.
 
     Attributes:
         interrupted: whether Ctrl-C asked the search to stop.
@@ -58,13 +59,13 @@ class SearchProgress:
         self._bar.close()
 
     def should_continue(self, expansions: int, open_nodes: int, best_bits: float, certain_bits: float) -> bool:
-        """Shows how far a search is; False once Ctrl-C asked it to stop.
+        """Shows the progress of a search; returns False once Ctrl-C has asked it to stop.
 
         Args:
-            expansions: so far.
-            open_nodes: states not yet expanded.
-            best_bits: of the likeliest text found, after the prefix; inf for none.
-            certain_bits: no text that is still to be found costs less.
+            expansions: the number of expansions so far.
+            open_nodes: the number of states not yet expanded.
+            best_bits: bits of the likeliest text found, after the prefix; inf for none.
+            certain_bits: no text that may still be found costs less than this.
         """
         if self._bar is not None and not self._bar.disable:
             self._bar.set_postfix_str(
@@ -80,15 +81,15 @@ class SearchProgress:
 
 @dataclass(frozen=True)
 class SearchLimits:
-    """What ends a search early, and how much of the model it asks at once.
+    """The limits that end a search early, and the batch size.
 
     Attributes:
-        max_expansions: states with a choice that may be expanded; None for as many as it takes.
-        batch_size: most open nodes per call of the model.
-        max_open_nodes: open nodes at which to stop.
+        max_expansions: maximum number of expanded states with a choice; None for no limit.
+        batch_size: maximum number of open nodes per call of the model.
+        max_open_nodes: number of open nodes at which to stop.
 
     Raises:
-        InputError: a limit that is no whole number of at least 1.
+        InputError: a limit is no whole number of at least 1.
     """
 
     max_expansions: int | None
@@ -104,10 +105,10 @@ class SearchLimits:
 
 @dataclass
 class SearchCost:
-    """What a search spent.
+    """The cost of a search.
 
     Attributes:
-        expansions: states with more than one child that were expanded; forced tokens cost none.
+        expansions: expanded states with more than one child; forced tokens do not count.
         forward_passes: calls of the scorer's model side (one per batch of nodes).
         model_rows: nodes that needed the model.
     """
@@ -124,8 +125,8 @@ class Expansion:
     Attributes:
         node: the node after its forced tokens; its cost includes them.
         leaves: nodes that are whole texts.
-        children_C: which of the state's transitions lead to no leaf.
-        costs_C: bits of those.
+        children_C: indices of the state's transitions that do not lead to a leaf.
+        costs_C: the bits of these children.
     """
 
     node: Node
@@ -135,11 +136,11 @@ class Expansion:
 
 
 class Search:
-    """A search under way: its open nodes, what it spent, and what ended it.
+    """A search in progress: its open nodes, its cost, and the limit that ended it.
 
     Attributes:
-        frontier: the open nodes; the caller pushes the children that are of interest.
-        spent: so far.
+        frontier: the open nodes; the caller pushes the relevant children.
+        spent: the cost so far.
     """
 
     def __init__(
@@ -151,12 +152,12 @@ class Search:
         self._lacks_budget = False
 
     def expand_next(self, batch_size: int, limit_bits: float, best_bits: float) -> list[Expansion]:
-        """The cheapest open nodes expanded, none of which costs more than `limit_bits`; [] where the search ends.
+        """Expands the open nodes with the lowest cost, up to `limit_bits`; [] if the search ends.
 
         Args:
-            batch_size: most nodes.
-            limit_bits: nodes that cost more are of no interest.
-            best_bits: of the likeliest text found so far; shown.
+            batch_size: the maximum number of nodes.
+            limit_bits: nodes that cost more are irrelevant.
+            best_bits: bits of the likeliest text found so far, for display.
         """
         frontier, spent, limits = self.frontier, self.spent, self._limits
         if len(frontier) > limits.max_open_nodes:
@@ -182,7 +183,7 @@ class Search:
         return self._lacks_budget
 
     def account(self) -> dict[str, Any]:
-        """What every record of a search says of it (`SearchResult`), but for its certificate and note."""
+        """The fields of a `SearchResult`, except its certificate and note."""
         return {
             **asdict(self.spent),
             "seconds": time.perf_counter() - self._started,
@@ -193,7 +194,7 @@ class Search:
 
     @property
     def stopped_by(self) -> str:
-        """Which limit ended a search that is not closed."""
+        """The limit that ended a search before its completion."""
         if self._progress and self._progress.interrupted:
             return "interrupted"
         if self._lacks_budget:
@@ -207,11 +208,12 @@ class Search:
 def next_nodes(
     frontier: Frontier, automaton: TokenAutomaton, batch_size: int, limit_bits: float, expansions_left: float
 ) -> list[tuple[Node, ForcedTokens]]:
-    """The next batch of a search: the cheapest open nodes that its budget can still expand, with their forced tokens.
+    """The next batch of a search: the open nodes with the lowest cost that its budget can still expand, with their
+    forced tokens.
 
-    Nodes that lead to no canonical encoding are dropped on the way. With nothing left of the budget, the batch holds
-    only nodes whose forced tokens end a text: they cost no expansion, so that a budget which is just enough ends with
-    a certificate. An empty batch ends the search.
+    Nodes that lead to no canonical encoding are dropped. If the budget is used up, the batch contains only nodes whose
+    forced tokens end a text: they cost no expansion, so that a budget that is just enough ends with a certificate. An
+    empty batch ends the search.
     """
     if expansions_left <= 0:
         return _next_leaves(frontier, automaton, batch_size, limit_bits)
@@ -281,7 +283,7 @@ def _split_leaves(automaton: TokenAutomaton, node: Node, costs_C: npt.NDArray[np
 
 
 def _without_other_paths(automaton: TokenAutomaton, expansions: list[Expansion]) -> list[Expansion]:
-    """The same without leaves that are not the canonical encodings of their texts, judged in one batch."""
+    """Removes leaves that are not the canonical encodings of their texts, judged in one batch."""
     leaves = [leaf for expansion in expansions for leaf in expansion.leaves]
     verdicts = iter(
         automaton.canonical([leaf.path for leaf in leaves], [leaf.text for leaf in leaves], [True] * len(leaves))

@@ -1,16 +1,16 @@
-"""The open nodes of a search: which is the cheapest, and how many texts may still be below them.
+"""The open nodes of a search: the one with the lowest cost, and bounds on the number of texts below them.
 
-**The order.** `Frontier` is a lazy two-level heap. The first level is a heap of the cheapest nodes, of bounded size.
-The second level is a plain array of all costlier nodes, in no order; it is looked at only when the heap runs empty,
-and its cheapest part then becomes the next heap. Most searches end before that, so most nodes are never sorted.
+**The order.** `Frontier` is a lazy two-level heap. The first level is a heap of bounded size with the nodes of lowest
+cost. The second level is a plain, unsorted array of all other nodes; it is only used when the heap runs empty, and its
+part with the lowest costs then becomes the next heap. Most searches end before that, so most nodes are never sorted.
 
     heap      costs 3, 4, 4, 5        all at most the limit 5
     unsorted  costs 9, 5, 7, 6, ...   all at least 5, and those of 5 were found later than those in the heap
 
-A node is 16 bytes in flat arrays: its cost, its expanded parent, and which child of that parent it is. Paths and texts
-are not kept but followed back to the root over the parents. An open node takes 8 bytes more, an expanded parent 50 to
-200, its state included. 10^7 open nodes take 0.4 GB where ten share a parent and up to 2 GB where two do; where a
-limit leaves most parents with one child or none, it is `max_expansions` that bounds the memory.
+A node takes 16 bytes in flat arrays: its cost, its expanded parent, and its index among that parent's children. Paths
+and texts are not stored but reconstructed by following the parents to the root. An open node takes 8 more bytes, and
+an expanded parent 50 to 200, including its state. 10^7 open nodes take 0.4 GB if ten share a parent and up to 2 GB if
+two do; if a limit leaves most parents with one child or none, `max_expansions` bounds the memory.
 
 **The bound.** A search that stops early leaves nodes open. Two numbers bound the texts below a node of cost c that
 cost at most C bits: the exact number of competing texts below the node (`TextsBelow`), and 2^(C - c), since the
@@ -34,9 +34,9 @@ import numpy.typing as npt
 from hf_exposure.extraction.token_automaton import Path, State, TokenAutomaton
 
 MOST_OPEN_NODES = 10**7
-"""Open nodes at which a search stops, with what is certain by then; they take at most 2 GB."""
+"""The number of open nodes at which a search stops with the results so far; they take at most 2 GB."""
 
-# A heap of a few thousand nodes is cheap to keep. Where many are open, it is larger: it is then refilled less often.
+# A heap of a few thousand nodes is fast. If many nodes are open, it is larger, so that it is refilled less often.
 _SMALLEST_HEAP, _LARGEST_HEAP, _SHARE_IN_HEAP = 2**12, 2**17, 1 / 32
 _ROOT = -1
 
@@ -46,11 +46,11 @@ class Node:
     """A node of a search.
 
     Attributes:
-        cost_bits: of its path.
-        path: its tokens below the automaton's prefix.
-        text: from the first character on.
-        state: of the automaton.
-        parent: the number of the expanded node that it is a child of; -1 for the root.
+        cost_bits: the cost of its path.
+        path: its tokens after the automaton's prefix.
+        text: the text from its first character on.
+        state: the state of the automaton.
+        parent: the number of its expanded parent; -1 for the root.
     """
 
     cost_bits: float
@@ -65,9 +65,9 @@ class OpenNodes:
     """M open nodes.
 
     Attributes:
-        costs_M: bits.
+        costs_M: costs in bits.
         parents_M: number of the expanded parent; -1 for the root.
-        children_M: which child of it.
+        children_M: index among that parent's children.
     """
 
     costs_M: npt.NDArray[np.float64]
@@ -76,16 +76,18 @@ class OpenNodes:
 
 
 class Frontier:
-    """Open nodes, cheapest first; equal costs in the order of discovery, so that a search repeats itself exactly."""
+    """Open nodes in ascending order of cost; equal costs in the order of discovery, so that a search is exactly
+    reproducible.
+    """
 
     def __init__(self, automaton: TokenAutomaton) -> None:
         self._automaton = automaton
-        # Expanded nodes, each with what it adds to its parent.
+        # Expanded nodes, each with the tokens and text that it adds to its parent.
         self._parent, self._depth, self._length = array("i"), array("i"), array("i")
         self._text: list[str] = []
         self._state: list[State] = []
         self._tokens, self._first_token = array("i"), array("q")
-        # Nodes ever opened, by number.
+        # All nodes that were ever opened, by number.
         self._cost, self._owner, self._child = array("d", [0.0]), array("i", [_ROOT]), array("i", [0])
         # The heap holds the first open nodes by (cost, number). All others are unsorted, and cost at least the limit.
         self._heap: list[tuple[float, int]] = [(0.0, 0)]
@@ -98,7 +100,7 @@ class Frontier:
 
     @property
     def cheapest_bits(self) -> float:
-        """Cost of the cheapest open node; inf when none is open."""
+        """The lowest cost of an open node; inf if none is open."""
         if not self._heap:
             self._refill()
         return self._heap[0][0] if self._heap else float("inf")
@@ -106,7 +108,7 @@ class Frontier:
     def push_children(self, parent: Node, children_C: np.ndarray, costs_C: np.ndarray, limit_bits: float) -> None:
         """Opens the children of an expanded node that cost at most `limit_bits`.
 
-        `parent` is the node after its forced tokens; `children_C` are the places of its transitions.
+        `parent` is the node after its forced tokens; `children_C` are the indices of its transitions.
         """
         kept = np.flatnonzero(costs_C <= limit_bits)
         if not len(kept):
@@ -125,11 +127,11 @@ class Frontier:
             self._spill()
 
     def peek(self, limit_bits: float) -> Node | None:
-        """The cheapest open node, if it costs at most `limit_bits`."""
+        """The open node with the lowest cost, if it costs at most `limit_bits`."""
         return self._node(self._heap[0][1]) if self.cheapest_bits <= limit_bits and self._heap else None
 
     def pop(self, most: int, limit_bits: float) -> list[Node]:
-        """Up to `most` open nodes that cost at most `limit_bits`, cheapest first."""
+        """Up to `most` open nodes that cost at most `limit_bits`, in ascending order of cost."""
         nodes: list[Node] = []
         while len(nodes) < most and self.cheapest_bits <= limit_bits and self._heap:
             nodes.append(self._node(heapq.heappop(self._heap)[1]))
@@ -163,7 +165,7 @@ class Frontier:
         return self._state
 
     def path_of(self, parent: int) -> Path:
-        """The tokens of an expanded node, forced ones included."""
+        """The tokens of an expanded node, including forced ones."""
         pieces = []
         while parent != _ROOT:
             start = self._first_token[parent]
@@ -202,7 +204,7 @@ class Frontier:
         return len(self._parent) - 1
 
     def _fitting_heap(self) -> int:
-        """How many nodes the heap holds when it has been filled, or cut back from twice as many."""
+        """The number of nodes in the heap after it was filled, or cut back from twice as many."""
         share = int(len(self._unsorted) * _SHARE_IN_HEAP)
         return max(1, min(_LARGEST_HEAP // 2, max(_SMALLEST_HEAP, share)))
 
@@ -232,11 +234,11 @@ class Frontier:
 
 @dataclass(frozen=True)
 class TextsBelow:
-    """How many competing texts are below each of M open nodes, exactly and at any cost.
+    """The exact number of competing texts, of any cost, below each of M open nodes.
 
     Attributes:
-        counts: the distinct numbers. They are few, and may be too large for an array.
-        which_M: for each node, the place of its number in `counts`.
+        counts: the distinct numbers, which are few and may be too large for an array.
+        which_M: for each node, the index of its number in `counts`.
         node_at: the open node at a path, for the paths of the texts to rank.
     """
 
@@ -253,7 +255,9 @@ class TextsBelow:
         ranked: Iterable[Path],
         excluded: Iterable[Path],
     ) -> TextsBelow:
-        """From the open `nodes` of a search; texts at `excluded` paths do not compete, `ranked` ones are ranked."""
+        """Counts texts below the open `nodes` of a search; texts at `excluded` paths do not compete, and `ranked`
+        ones are ranked.
+        """
         excluded_below = Counter(beginning for path in excluded for beginning in _beginnings(path))
         of_interest = excluded_below.keys() | {beginning for path in ranked for beginning in _beginnings(path)}
         numbers = _NumberedCounts(automaton)
@@ -279,12 +283,12 @@ class TextsBelow:
         return cls(numbers.counts, which_M, node_at)
 
     def node_above(self, path: Path) -> int | None:
-        """The open node that the text at a ranked path is below; None where the search has passed it."""
+        """The open node above the text at a ranked path; None if the search has passed it."""
         return next((self.node_at[beginning] for beginning in _beginnings(path) if beginning in self.node_at), None)
 
 
 class _NumberedCounts:
-    """The distinct counts of texts, numbered in the order in which they are met."""
+    """The distinct counts of texts, numbered in order of occurrence."""
 
     def __init__(self, automaton: TokenAutomaton) -> None:
         self.counts: list[int] = []
@@ -311,12 +315,12 @@ def _beginnings(path: Path) -> Iterable[Path]:
 
 @dataclass(frozen=True)
 class FrontierBounds:
-    """How many texts below M open nodes can cost at most so many bits.
+    """Bounds on the number of texts below M open nodes that cost at most a given number of bits.
 
     Attributes:
-        cheapest_bits: cost of the cheapest node; inf when none is open.
-        costs_M: cost of each, in bits; -inf where the bits of its texts do not bound their number.
-        below: how many texts are below each.
+        cheapest_bits: the lowest cost of a node; inf if none is open.
+        costs_M: the cost of each, in bits; -inf if the bits of its texts do not bound their number.
+        below: the number of texts below each.
     """
 
     cheapest_bits: float
@@ -327,9 +331,9 @@ class FrontierBounds:
     def of(
         cls, frontier: Frontier, automaton: TokenAutomaton, ranked: Iterable[Path], excluded: Iterable[Path]
     ) -> FrontierBounds:
-        """As `TextsBelow.of`, for all open nodes of a search."""
+        """Like `TextsBelow.of`, for all open nodes of a search."""
         nodes = frontier.open_nodes()
-        # With no prefix the first token is not scored: bits bound the number of texts only below it.
+        # Without a prefix the first token is not scored, so bits bound the number of texts only below it.
         is_bounded_M = nodes.parents_M != _ROOT if not automaton.prefix else True
         costs_M = np.where(is_bounded_M, nodes.costs_M, -np.inf)
         return cls(frontier.cheapest_bits, costs_M, TextsBelow.of(nodes, frontier, automaton, ranked, excluded))
@@ -340,7 +344,7 @@ class FrontierBounds:
 
     def most_texts(self, limit_bits: float, path: Path | None) -> int:
         """The largest number of competing texts within `limit_bits`, not counting the one at a ranked `path`."""
-        with np.errstate(invalid="ignore"):  # inf - inf: nothing is known, so the count holds
+        with np.errstate(invalid="ignore"):  # inf - inf: nothing is known, so the count is used
             slack_M = limit_bits - self.costs_M
         most = most_texts_within(slack_M, self.below.which_M, self.below.counts)
         own = self.below.node_above(path) if path is not None else None
@@ -350,19 +354,19 @@ class FrontierBounds:
         return most - is_counted
 
 
-_EXACT_BITS = 62  # below it 2^slack fits an int64; above it only the exact count can be the smaller
+_EXACT_BITS = 62  # below it 2^slack fits an int64; above it the exact count is always smaller
 _ABOVE_ROUNDING = 1 + 2**-50  # four times the spacing of doubles; powers are rounded by about one
 
 
 def most_texts_within(slack_M: npt.NDArray[np.float64], which_M: npt.NDArray[np.int64], counts: Sequence[int]) -> int:
     """At least `sum_i min(count_i, floor(2^slack_i))` over M nodes, in exact integers of any size.
 
-    A power is computed in double precision, whose last digit differs between machines and libraries. It is taken
-    larger by one part in 2^50, so that a bound is never below the true one.
+    Powers are computed in double precision, whose last digit differs between machines and libraries. They are
+    increased by one part in 2^50, so that a bound is never below the true one.
 
     Args:
-        slack_M: bits between the cost of a node and the limit; inf or NaN where only the count bounds.
-        which_M: the place of each node's count in `counts`.
+        slack_M: bits between the cost of a node and the limit; inf or NaN if only the count is a bound.
+        which_M: the index of each node's count in `counts`.
         counts: distinct numbers of texts.
 
     Example:
@@ -374,5 +378,5 @@ def most_texts_within(slack_M: npt.NDArray[np.float64], which_M: npt.NDArray[np.
     total = sum(count * nodes for count, nodes in zip(counts, nodes_with, strict=True))
     capped = np.array([min(count, 2**_EXACT_BITS) for count in counts], dtype=np.int64)
     near = np.minimum(capped[which_M[is_near_M]], (np.exp2(slack_M[is_near_M]) * _ABOVE_ROUNDING).astype(np.int64))
-    # In two halves: the sum may be too large for 64 bits.
+    # In two halves, since the sum may be too large for 64 bits.
     return total + (int((near >> 31).sum()) << 31) + int((near & (2**31 - 1)).sum())

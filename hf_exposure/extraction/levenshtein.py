@@ -1,10 +1,11 @@
-"""The Levenshtein automaton of a secret, and its product with a vocabulary: what each token does to a text's distance.
+"""The Levenshtein automaton of a secret, and its product with a vocabulary: the effect of each token on a text's
+distance.
 
-A state is the last row of the edit-distance table: how far each beginning of the secret is from what was said so far.
+A state is the last row of the edit-distance table: the distance of each beginning of the secret from the text so far.
 A text is *accepted* as soon as one of its beginnings is within `edits` of the secret, whatever follows, and *dead*
-once no continuation can be: the smallest number of the row never falls. Distances above `edits` are all alike, so
-there are few states. Characters that the secret does not have are alike too, so a vocabulary comes down to few
-distinct spellings.
+once no continuation can be, since the smallest number of the row never decreases. All distances above `edits` are
+equivalent, so there are few states. Characters outside the secret are equivalent too, so a vocabulary has few distinct
+spellings.
 
     secret 12, edits 1     said ""   row 0 1 2      open
                            said "7"  row 1 1 2      open (the 7 replaces the 1, or comes before it)
@@ -24,18 +25,18 @@ import numpy as np
 import numpy.typing as npt
 
 OPEN, ACCEPTED, DEAD, UNKNOWN = 0, 1, 2, 3
-"""What became of a text after a token: not decided, within the distance, beyond it, or not known what it spells."""
+"""The state of a text after a token: undecided, within the distance, beyond it, or of unknown spelling."""
 
 _OTHER, _PAD = -1, -2
 
 
 @dataclass(frozen=True)
 class Step:
-    """What every token does after a state.
+    """The effect of every token after a state.
 
     Attributes:
         verdict_V: one of `OPEN`, `ACCEPTED`, `DEAD` and `UNKNOWN`.
-        state_V: the state after it, where it is open; else -1.
+        state_V: the state after it if it is open; else -1.
     """
 
     verdict_V: npt.NDArray[np.int8]
@@ -43,12 +44,12 @@ class Step:
 
 
 class LevenshteinTokens:
-    """The states of texts that a model says token by token, by their distance to a secret.
+    """The states of texts that a model generates token by token, by their distance to a secret.
 
     Args:
         secret: at least `edits + 1` characters.
-        edits: characters that may be inserted, deleted or replaced, at most.
-        pieces: what each token spells; None where that is not known, "" where the text ends with it.
+        edits: the maximum number of characters to insert, delete or replace.
+        pieces: the spelling of each token; None if unknown, "" if the text ends with it.
 
     Attributes:
         start: the state of the empty text.
@@ -65,7 +66,7 @@ class LevenshteinTokens:
         self._edits = edits
         alphabet = {character: code for code, character in enumerate(dict.fromkeys(secret))}
         self._secret_n = np.array([alphabet[character] for character in secret], dtype=np.int64)
-        # Beyond so many characters everything is decided.
+        # After this many characters everything is decided.
         longest = len(secret) + edits + 1
         spelled = [
             None if piece is None else tuple(alphabet.get(one, _OTHER) for one in piece[:longest]) for piece in pieces
@@ -88,7 +89,7 @@ class LevenshteinTokens:
         return len(self._kind_V)
 
     def step(self, state: int) -> Step:
-        """What every token does after `state`."""
+        """The effect of every token after `state`."""
         if state not in self._steps:
             self._steps[state] = self._computed(state)
         return self._steps[state]
@@ -113,7 +114,7 @@ class LevenshteinTokens:
         return Step(verdict_K[self._kind_V], state_K[self._kind_V])
 
     def _after(self, rows_Kn: npt.NDArray[np.int64], code_K: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-        """The rows one character later; numbers above `edits` are all `edits + 1`."""
+        """The rows after one more character; numbers above `edits` are replaced by `edits + 1`."""
         after_Kn = np.empty_like(rows_Kn)
         after_Kn[:, 0] = rows_Kn[:, 0] + 1
         for place, own in enumerate(self._secret_n.tolist(), 1):

@@ -1,18 +1,18 @@
-"""How likely a sample is to say a secret *nearly*, bounded from both sides.
+"""Lower and upper bounds on the probability that a sample *nearly* matches a secret.
 
-Verbatim extraction misses a model that says the secret with one digit wrong; drawing samples and counting near ones
-cannot tell 10^-6 from never. Here the tree of all that the model may say after the prompt is searched, likeliest
-beginnings first, as a product with the Levenshtein automaton of the secret (`levenshtein.py`). A beginning that is
-within the distance counts, with all that follows it; one that can no longer come near is ruled out, with all that
-follows it. What is found bounds the probability from below, what is ruled out from above, and what was not looked at
-lies between: the bounds hold wherever the search ends.
+Verbatim extraction misses a model that generates the secret with one wrong digit, and counting near matches among
+samples cannot distinguish 10^-6 from 0. Here the tree of all texts that the model may generate after the prompt is
+searched, likeliest beginnings first, as a product with the Levenshtein automaton of the secret (`levenshtein.py`). A
+beginning within the distance counts with all its continuations; one that can no longer come near is ruled out with all
+its continuations. The found texts bound the probability from below, and those ruled out from above; everything else
+lies between, so the bounds are valid wherever the search ends.
 
     prompt "pin"     "1" 0.7  -> "12" 0.6  accepted           low   0.6 + 0.05 + ...
                               -> "1x" 0.05 accepted           high  1 - 0.2 - ...
                      "8" 0.2  -> "89" 0.2  ruled out
 
-All segmentations of a text count, unlike in a rank, since a sample may be any of them. Each token's probability is
-taken at its lowest (`least_probability.py`), for what is found and for what is ruled out alike.
+All segmentations of a text count, unlike in a rank, since a sample may be any of them. Lower bounds on each token's
+probability (`least_probability.py`) are used both for found texts and for those ruled out.
 
 Shapes: V vocabulary entries.
 
@@ -51,7 +51,7 @@ from hf_exposure.scoring.least_probability import least_probabilities
 
 _SHOWN = 20
 _MOST_PASSES = 10**6
-# Sums of millions of terms are off by less, and no bound is looked at so closely.
+# The error of sums of millions of terms is smaller than this, and bounds are not needed more precisely.
 _ROUNDING = 1e-9
 _WORTH_SAYING = 1e-6
 
@@ -70,31 +70,31 @@ def near_extraction(
     passes: int = 20,
     width: float = 0.01,
 ) -> NearExtraction:
-    """Bounds on the probability that what a sample says after the template's prefix begins within `edits` of a text.
+    """Bounds the probability that a sample after the template's prefix begins within `edits` of a text.
 
     The prompt and the secret are those of `discoverable_extraction`. Characters are compared, whatever the tokens; a
-    sample that ends before it is near is not near.
+    sample that ends before it is within the distance does not count.
 
     Args:
         model: a causal language model.
         tokenizer: its tokenizer.
-        template: one that begins with fixed text.
+        template: a template that begins with fixed text.
         text: a text of the template, such as a canary's.
-        edits: characters that may be inserted, deleted or replaced, at most; fewer than the secret has.
-        temperature, top_k, top_p: how the attacker samples, in this order, as in `transformers`.
-        greedy: the attacker takes the likeliest token each time, instead: the probability is 0 or 1.
-        passes: the budget: as many tokens as so many passes over the whole text feed.
-        width: stop when the bounds are this near.
+        edits: the maximum number of characters to insert, delete or replace; fewer than the secret has.
+        temperature, top_k, top_p: the attacker's sampling scheme, in this order, as in `transformers`.
+        greedy: whether the attacker uses greedy decoding instead; the probability is then 0 or 1.
+        passes: the budget: as many tokens as this many passes over the whole text.
+        width: stop when the bounds differ by at most this.
 
     Returns:
-        `NearExtraction`, whose `low` and `high` hold at any budget, for the probabilities of the model as it computes
-        them to within its tolerance (`Scorer.tolerance_bits`). Tokens that do not spell whole characters by
-        themselves, such as bytes of one, are not followed: they count as undecided.
+        `NearExtraction`, whose `low` and `high` are valid for any budget, and for the model's probabilities within its
+        tolerance (`Scorer.tolerance_bits`). Tokens that do not spell whole characters, such as single bytes of one,
+        are not followed and count as undecided.
 
     Raises:
-        InputError: a text that is none of the template or longer than the model's context; a template without a
-            prefix; a model that is not causal; a tokenizer of another model, or one whose tokens spell other
-            characters in other company; numbers out of range.
+        InputError: the text is not of the template or longer than the model's context; the template has no prefix; the
+            model is not causal; the tokenizer belongs to another model, or its tokens' spellings depend on other
+            tokens; or a number is out of range.
         NonFiniteScoreError: the model returned NaN.
 
     Example:
@@ -117,7 +117,7 @@ def near_extraction(
     width = real_number("width", width, "must be from 0 to 1", "Use 0.01.", at_least=0.0, at_most=1.0)
     check_template(template, end_token=True)
     if not template.prefix.strip():
-        remedy = "There is nothing to ask the model with: use extract."
+        remedy = "There is no prompt for the model: use extract."
         raise InputError("template", "must begin with fixed text", template.text, remedy)
     text = encodable_text("text", text)
     if not template.contains(text):
@@ -161,14 +161,14 @@ def near_extraction(
 
 @dataclass
 class _Search:
-    """The tree of what the model may say, as far as it was looked at.
+    """The explored part of the tree of texts that the model may generate.
 
     Attributes:
-        low, ruled_out: the probability of what is within the distance, and of what cannot be, at the least.
-        unspelled, blurred: what was given up: behind tokens that spell no whole characters or beyond the model's
-            context, and what the model's tolerance leaves open.
-        found: of what is within the distance, with its probability at the least.
-        tokens, calls, expansions: what it took.
+        low, ruled_out: lower bounds on the probability of texts within the distance, and of those that cannot be.
+        unspelled, blurred: the probability of texts given up: after tokens that spell no whole characters or beyond
+            the model's context, and within the model's tolerance.
+        found: the texts within the distance, with lower bounds on their probabilities.
+        tokens, calls, expansions: the cost of the search.
     """
 
     scorer: Scorer
@@ -191,17 +191,17 @@ class _Search:
 
     @property
     def bounds(self) -> tuple[float, float]:
-        """Rounded away from each other."""
+        """The bounds, rounded outwards."""
         return max(0.0, self.low * (1 - _ROUNDING)), min(1.0, 1 - self.ruled_out * (1 - _ROUNDING))
 
     @property
     def why_open(self) -> str:
-        """What keeps the bounds apart."""
+        """The reason why the bounds differ."""
         rest = 1 - self.low - self.ruled_out - self.unspelled - self.blurred
         reasons = {
-            "were not looked at within the budget": rest,
+            "were not examined within the budget": rest,
             "begin with tokens that spell no whole characters, or are too long": self.unspelled,
-            "are too near to call in the model's precision": self.blurred,
+            "cannot be decided in the model's precision": self.blurred,
         }
         said = [f"{reason}: {left:.2g}" for reason, left in reasons.items() if left > _WORTH_SAYING]
         return f"the probability of texts that {'; that '.join(said)}" if said else ""
@@ -209,7 +209,7 @@ class _Search:
     def run(self, canonical: Path, width: float) -> None:
         """Expands beginnings, likeliest first, until the bounds are within `width` or the budget is spent."""
         self._push([1.0], [()], [self.automaton.start])
-        # The secret's own beginnings cost no more together than the last of them.
+        # The secret's own beginnings together cost no more than the last of them.
         self._read([canonical[:length] for length in range(len(canonical))])
         while self._open and self.bounds[1] - self.bounds[0] > width:
             batch = self._next_batch()
@@ -220,7 +220,7 @@ class _Search:
                 self._expand(one)
 
     def _next_batch(self) -> list[_Open]:
-        """The likeliest beginnings that the budget still allows; with nothing left of it, those that cost nothing."""
+        """The likeliest beginnings within the budget; if it is used up, those that cost nothing."""
         batch: list[_Open] = []
         fed: set[Path] = set()
         while self._open and len(batch) < max(8, self.expansions // 4):
@@ -238,12 +238,12 @@ class _Search:
         return batch
 
     def _read(self, paths: Sequence[Path]) -> None:
-        """Asks the model what comes after each path."""
+        """Computes the model's next-token probabilities after each path."""
         if not paths:
             return
         every = np.arange(len(self.automaton))
         answers = self.scorer.path_bits(self.prompt, [PathQuery(path, 0, every) for path in paths])
-        # As the scorer feeds them: what paths share once a call, and the prompt once.
+        # As the scorer feeds them: common parts of paths once per call, and the prompt once.
         self.tokens += len(set().union(*map(_beginnings, paths))) + (0 if self.calls else len(self.prompt))
         self.calls += 1
         for path, answer in zip(paths, answers, strict=True):
@@ -262,7 +262,7 @@ class _Search:
         if len(one.path) >= self.deepest:
             self.unspelled += float(least_V[is_open].sum())
             return
-        # More than the budget allows to expand are not kept.
+        # Only as many are kept as the budget allows to expand.
         kept = _largest(np.where(is_open, least_V, 0.0), max(0, self.most_tokens - self.tokens) + _SHOWN)
         self._push(least_V[kept].tolist(), [(*one.path, token) for token in kept], step.state_V[kept].tolist())
 
@@ -272,7 +272,7 @@ class _Search:
 
 
 class _Open(NamedTuple):
-    """A beginning that is not decided, in the order in which they are expanded."""
+    """An undecided beginning, sorted in the order of expansion."""
 
     negative: float
     number: int
@@ -289,7 +289,7 @@ def _beginnings(path: Path) -> set[Path]:
 
 
 def _largest(values_V: npt.NDArray[np.float64], most: int) -> list[int]:
-    """Places of the largest positive values, at most so many of them, in their own order."""
+    """Indices of at most `most` largest positive values, in ascending order of index."""
     places = np.flatnonzero(values_V > 0)
     if len(places) > most:
         places = np.sort(places[np.argpartition(-values_V[places], most)[:most]])
@@ -297,20 +297,20 @@ def _largest(values_V: npt.NDArray[np.float64], most: int) -> list[int]:
 
 
 class _Spelling:
-    """What tokens spell after a prompt, one by one."""
+    """The spelling of single tokens after a prompt."""
 
     def __init__(self, tokenizer: Any, prompt: Path) -> None:
         self._tokenizer, self._prompt = tokenizer, prompt
         self._before = self._decoded(prompt)
-        # The last tokens are company enough, and far quicker to decode for a whole vocabulary.
+        # The last tokens are enough context, and far faster to decode for a whole vocabulary.
         self._company = prompt[-4:]
 
     def of(self, tokens: Sequence[int]) -> str:
-        """What the tokens spell behind the prompt."""
+        """The spelling of the tokens after the prompt."""
         return self._decoded((*self._prompt, *tokens))[len(self._before) :]
 
     def pieces(self, entries: int) -> list[str | None]:
-        """What each token id spells: "" for the end token, None where that is not whole characters."""
+        """The spelling of each token id: "" for the end token, None if it is not whole characters."""
         special = set(getattr(self._tokenizer, "all_special_ids", ()))
         end, known = getattr(self._tokenizer, "eos_token_id", None), len(self._tokenizer)
         before, found = self._decoded(self._company), list[str | None]()
@@ -324,16 +324,16 @@ class _Spelling:
         return found
 
     def check(self, pieces: Sequence[str | None], paths: Sequence[Path]) -> None:
-        """Raise an `InputError` where tokens spell together what they do not spell one by one.
+        """Raises an `InputError` if tokens together spell something else than one by one.
 
-        Besides the given paths, on random ones.
+        It checks the given paths and random ones.
         """
         plain = np.array([token for token, piece in enumerate(pieces) if piece])
         draw = np.random.default_rng(0)
         random_paths = [tuple(draw.choice(plain, 6).tolist()) for _ in range(64)] if len(plain) else []
         for path in [*paths, *random_paths]:
             if self.of(path) != "".join(pieces[token] or "" for token in path):
-                rule = "must spell each token alike whatever is around it"
+                rule = "must spell each token in the same way, whatever is around it"
                 remedy = "Count near samples with discoverable_extraction instead."
                 raise InputError("tokenizer", rule, type(self._tokenizer).__name__, remedy)
 
@@ -342,7 +342,7 @@ class _Spelling:
 
 
 def _logits_size(model: nn.Module, prompt: Path) -> int:
-    """How many tokens the model chooses among."""
+    """The number of tokens that the model chooses from."""
     with evaluating(model):
         ids = torch.as_tensor([prompt[:1]], dtype=torch.long, device=model_device(model))
         return int(model(input_ids=ids).logits.shape[-1])

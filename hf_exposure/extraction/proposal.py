@@ -1,6 +1,6 @@
 """Random texts of a template, drawn token by token from the model itself, with the probability of each.
 
-Uniform draws almost never meet a text that the model finds likely; draws from the model do, and are weighted back.
+Uniform draws almost never yield a text that is likely under the model; draws from the model do, and are reweighted.
 Several temperatures at once cover the whole range of costs, and a uniform part bounds the weights.
 
 Shapes: N draws, A of them unfinished at a level, B of those in a block, O of one component, G of the uniform one; D
@@ -35,7 +35,7 @@ class Proposals:
         hole_bits_N: (N,) their bits after the automaton's prefix.
         log2_q_NS: (N, S) log2 of the probability that each component gives each draw.
         strata_N: (N,) the component that each was drawn from; all components draw equally often.
-        is_text_N: (N,) whether the tokens drawn are the canonical ones of a text. Others weigh nothing, which leaves
+        is_text_N: (N,) whether the drawn tokens are the canonical ones of a text. Others have weight 0, which leaves
             the weighted shares unbiased.
     """
 
@@ -46,12 +46,12 @@ class Proposals:
     is_text_N: np.ndarray
 
     def weights(self, space_size: int) -> np.ndarray:
-        """(N,) balance-heuristic weights `1 / (|R| q_mix(r))`, of mean about 1 and at most S."""
+        """(N,) balance-heuristic weights `1 / (|R| q_mix(r))`, with a mean of about 1 and at most S."""
         log2_mixture = np.logaddexp2.reduce(self.log2_q_NS, axis=1) - math.log2(self.log2_q_NS.shape[1])
         return np.where(self.is_text_N, np.exp2(-math.log2(space_size) - log2_mixture), 0.0)
 
     def join(self, other: Proposals) -> Proposals:
-        """Both sets as one."""
+        """Both sets, concatenated."""
         return Proposals(
             self.texts + other.texts,
             np.concatenate([self.hole_bits_N, other.hole_bits_N]),
@@ -64,7 +64,7 @@ class Proposals:
 class UniformPaths:
     """Uniformly random texts of a template, with replacement, as token paths.
 
-    Drawn and encoded once, and kept: a measurement with the same seed uses the same.
+    They are drawn and encoded once, and kept, so that a measurement with the same seed uses the same ones.
     """
 
     def __init__(self, template: CanaryTemplate, seed: int) -> None:
@@ -72,7 +72,7 @@ class UniformPaths:
         self._ids: list[tuple[int, ...]] = []
 
     def take(self, scorer: Scorer, automaton: TokenAutomaton, first: int, count: int) -> list[tuple[int, ...]]:
-        """The tokens below the automaton's prefix of `count` texts from the one at `first` on."""
+        """The tokens after the automaton's prefix of `count` texts from index `first` on."""
         missing = first + count - len(self._ids)
         if missing > 0:
             size = self._template.space_size
@@ -87,11 +87,11 @@ def draw_proposals(
     uniform: Sequence[tuple[int, ...]],
     generator: np.random.Generator,
 ) -> Proposals:
-    """Draws texts, as many from each component of the mixture.
+    """Draws texts, equally many from each component of the mixture.
 
-    Component 0 is uniform over texts: its draws are given, as token paths. The others are drawn here, as many each: at
-    a state, component `t` takes child `j` with probability proportional to `count_j^max(0, 1 - t) 2^(-t bits_j)`, so
-    that exponent 1 is the model restricted to the template.
+    Component 0 is uniform over texts, and its draws are given as token paths. The others are drawn here, equally many
+    each: at a state, component `t` takes child `j` with probability proportional to `count_j^max(0, 1 - t) 2^(-t
+    bits_j)`, so that exponent 1 is the model restricted to the template.
     """
     length = max(map(len, uniform))
     part = max(1, scorer.samples_at_once(len(uniform) * len(EXPONENTS), length) // len(EXPONENTS))
@@ -104,7 +104,7 @@ def draw_proposals(
 
 
 class _Walk:
-    """N draws on their way from the root to whole texts, a level at a time."""
+    """N draws that proceed from the root to whole texts, one level at a time."""
 
     def __init__(
         self,
@@ -127,7 +127,7 @@ class _Walk:
         self._forced: dict[Hashable, ForcedTokens | None] = {}
 
     def run(self) -> Proposals:
-        """Until all draws are whole texts, or known to be none."""
+        """Runs until all draws are whole texts, or known not to be texts."""
         alive = np.arange(len(self._strata))
         while len(alive):
             alive = self._level(alive)
@@ -135,12 +135,12 @@ class _Walk:
         self._is_text[whole] = self._automaton.canonical(
             [self._paths[draw] for draw in whole], [self._texts[draw] for draw in whole], [True] * len(whole)
         )
-        # Whatever the graph's shape, the first component draws each text equally often.
+        # The first component draws each text with equal probability, whatever the shape of the graph.
         self._log2_q[:, 0] = -math.log2(self._automaton.count(self._automaton.root))
         return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata, self._is_text)
 
     def _level(self, alive: np.ndarray) -> np.ndarray:
-        """Takes the forced tokens of the draws and one choice each; returns the draws that are not finished."""
+        """Appends the forced tokens of the draws and one choice each; returns the unfinished draws."""
         alive, forced = self._reach(alive)
         if not len(alive):
             return alive
@@ -169,7 +169,7 @@ class _Walk:
         return self._go_to(alive, [choices.transitions[line] for line in at.tolist()], child)
 
     def _without_strays(self, alive: np.ndarray, forced: list[ForcedTokens]) -> tuple[np.ndarray, list[ForcedTokens]]:
-        """A uniform text that an audited graph lacks has no place among the draws, nor has another in its place."""
+        """Removes uniform texts that an audited graph lacks, without replacing them."""
         keeps = np.array(
             [
                 self._strata[draw] > 0 or self._uniform[draw][: len(self._paths[draw])] == self._paths[draw]
@@ -180,8 +180,8 @@ class _Walk:
         return alive[keeps], list(itertools.compress(forced, keeps))
 
     def _reach(self, alive: np.ndarray) -> tuple[np.ndarray, list[ForcedTokens]]:
-        """The draws that may become texts, and what each of them has up to its next choice."""
-        # Where a text is one path, what is forced depends on the state alone, and many draws share few states.
+        """The draws that may become texts, and the forced tokens of each up to its next choice."""
+        # If each text has only one path, forced tokens depend on the state alone, and many draws share few states.
         of = self._states if self._automaton.one_path else self._paths
         new = {of[draw]: draw for draw in alive.tolist() if of[draw] not in self._forced}
         draws = list(new.values())
@@ -197,22 +197,22 @@ class _Walk:
         return alive[lives], [one for one in reached if one is not None]
 
     def _go_to(self, alive: np.ndarray, transitions: list[Transitions], child: np.ndarray) -> np.ndarray:
-        """Takes the chosen children; returns the draws that are no whole texts yet."""
+        """Appends the chosen children; returns the draws that are not yet whole texts."""
         is_open = np.zeros(len(alive), dtype=bool)
         for line, (draw, taken) in enumerate(zip(alive.tolist(), child.tolist(), strict=True)):
             state = transitions[line].states[taken]
             self._states[draw] = state
             self._paths[draw] += (int(transitions[line].tokens_C[taken]),)
             self._texts[draw] += transitions[line].pieces[taken]
-            # The last token's bits are read already: a whole text is never fed.
+            # The last token's bits are already known, so a whole text is never fed.
             is_open[line] = not self._automaton.is_leaf(state)
         return alive[is_open]
 
     def _choose(
         self, alive: np.ndarray, choices: _Choices, at_A: np.ndarray, child_bits_AC: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """A child for each draw, by its component's shares, or a uniform draw's own (-1 where that is none); and
-        (A, S) log2 of the share that each component gives it.
+        """A child for each draw, by its component's shares, or the child of a uniform draw's own text (-1 if there is
+        none); and (A, S) log2 of the share that each component gives it.
         """
         child_A = np.empty(len(alive), dtype=np.int64)
         log2_q_AS = np.empty((len(alive), len(EXPONENTS)))
@@ -251,7 +251,7 @@ class _Walk:
         return np.stack(log2_totals, axis=1), child_B
 
     def _given(self, draws: np.ndarray, tokens_GC: np.ndarray) -> np.ndarray:
-        """(G,) the child that each uniform draw's own text takes; -1 where that is none."""
+        """(G,) the child of each uniform draw's own text; -1 if there is none."""
         token_G = np.array([self._uniform[draw][len(self._paths[draw])] for draw in draws.tolist()], dtype=np.int64)
         is_own_GC = tokens_GC == token_G[:, None]
         return np.where(is_own_GC.any(axis=1), is_own_GC.argmax(axis=1), -1)
@@ -259,14 +259,14 @@ class _Walk:
 
 @dataclass(frozen=True)
 class _Choices:
-    """The choices that the draws of a level have: D different ones, of at most C children.
+    """The choices of the draws at one level: D different ones, with at most C children.
 
     Attributes:
-        transitions: D of them.
-        at_A: which of them each draw has.
-        width_D: how many children each has.
-        tokens_DC: their tokens, -1 for padding.
-        log2_counts_DC: log2 of how many texts are below each, -inf for padding.
+        transitions: the D different transitions.
+        at_A: the index of each draw's transitions.
+        width_D: the number of children of each.
+        tokens_DC: their tokens; -1 for padding.
+        log2_counts_DC: log2 of the number of texts below each; -inf for padding.
     """
 
     transitions: list[Transitions]
@@ -290,7 +290,7 @@ class _Choices:
 
 
 def _some_possible(bits_BC: np.ndarray, counts_BC: np.ndarray) -> np.ndarray:
-    """The bits of the children; where the model takes none for possible, all are equally likely."""
+    """The bits of the children; if all are impossible under the model, all are equally likely."""
     is_dead_B1 = ~np.isfinite(bits_BC).any(axis=1, keepdims=True)
     return np.where(is_dead_B1 & np.isfinite(counts_BC), 0.0, bits_BC) if is_dead_B1.any() else bits_BC
 

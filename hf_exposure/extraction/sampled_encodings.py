@@ -1,10 +1,10 @@
-"""The audit: encodings of sampled texts, on which a guess about the tokenizer is tried before it is believed.
+"""The audit: encodings of sampled texts, on which an assumption about the tokenizer is tested before it is used.
 
-A backend guesses how the tokenizer encodes the texts of a template, and builds an automaton on that. The automaton
-must then hold the tokenizer's own encoding of each text of this sample; a single miss refuses it. The sample is the
-whole space where that is small. Of a larger space it holds random texts, and the texts that no random sample would
-show: those through each transition of the template, around tokens that were added to the vocabulary, and those that
-the caller names (its canaries).
+A backend makes an assumption about how the tokenizer encodes the texts of a template, and builds an automaton from it.
+The automaton must then contain the tokenizer's own encoding of each text of this sample; a single miss rejects it. For
+a small space the sample is the whole space. For a larger space it has random texts, and texts that random samples
+would miss: those through each transition of the template, those around tokens that were added to the vocabulary, and
+those that the caller names (its canaries).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from hf_exposure.extraction.token_automaton import Exactness, Path, TokenAutomat
 from hf_exposure.scoring import Encoder
 
 AUDITED_ENCODINGS = 10_000
-"""No miss among them bounds the share of misses by 3 / 10,000 = 0.03 % with 95 % confidence."""
+"""If none of them is missed, the share of misses is at most 3 / 10,000 = 0.03 % with 95 % confidence."""
 
 Automaton = TypeVar("Automaton", bound=TokenAutomaton)
 
@@ -39,9 +39,8 @@ class SampledEncodings:
     Attributes:
         texts: all texts of a small template, else a fixed random sample with the first and the last, texts through
             each of the template's moves and around the tokens that were added to the tokenizer, and those that the
-            caller knows to matter.
-        ids: their token ids, special tokens included.
-        exactness: of a claim that holds for all of them: "proven" where they are all texts of the template.
+            caller names. ids: their token ids, including special tokens. exactness: the exactness of a claim that
+            holds for all of them: "proven" if they are all texts of the template.
     """
 
     texts: tuple[str, ...] = field(repr=False)
@@ -53,8 +52,8 @@ class SampledEncodings:
         """The sample of `template`, with the texts `also`.
 
         Raises:
-            InputError: the tokenizer maps part of a text to its unknown token, or leaves a text without any token that
-                a model predicts.
+            InputError: the tokenizer maps part of a text to its unknown token, or a text has no token that a model
+                predicts.
         """
         size, whole = template.space_size, template.space_size <= AUDITED_ENCODINGS
         draw = random.Random(_AUDIT_SEED)
@@ -67,11 +66,13 @@ class SampledEncodings:
 
     @classmethod
     def among(cls, texts: Sequence[str], encoder: Encoder, exactness: Exactness) -> SampledEncodings:
-        """These texts and no others; raises as `of` does."""
+        """A sample of exactly these texts; raises like `of`."""
         return cls(tuple(texts), encoder.encode(texts).ids, exactness)
 
     def first_missed(self, automaton: TokenAutomaton) -> str | None:
-        """The first text whose encoding is no path of the automaton, or the path of another text; None for none."""
+        """The first text whose encoding is no path of the automaton, or the path of another text; None if there is
+        none.
+        """
         length = len(automaton.prefix)
         for text, ids in zip(self.texts, self.ids, strict=True):
             if ids[:length] != automaton.prefix or follow_tokens(automaton, ids[length:]) != text:
@@ -79,10 +80,10 @@ class SampledEncodings:
         return None
 
     def first_fitting(self, guesses: Iterable[Callable[[], Automaton]]) -> tuple[Automaton | None, str | None]:
-        """The first guess that holds every encoding; or None, and a text that a guess misses.
+        """The first automaton that contains every encoding; or None, and a text that one misses.
 
         Raises:
-            InputError: of the last guess that cannot be built or walked, where no guess misses a text.
+            InputError: the error of the last automaton that cannot be built or searched, if none misses a text.
         """
         missed: str | None = None
         refusal: InputError | None = None
@@ -100,9 +101,9 @@ class SampledEncodings:
         return None, missed
 
     def set_exactness(self, automaton: TokenAutomaton, prove: Callable[[], None]) -> None:
-        """Records how certain it is that an automaton which holds these encodings holds those of all texts.
+        """Records whether it is proven or only audited that an automaton with these encodings has those of all texts.
 
-        `prove` is called where these are not all texts; it raises `UnknownSplit` where it finds no proof.
+        `prove` is called if these are not all texts; it raises `UnknownSplit` if it finds no proof.
         """
         automaton.exactness, automaton.unproven = "proven", ""
         try:
@@ -112,7 +113,9 @@ class SampledEncodings:
             automaton.exactness, automaton.unproven = "audited", str(error)
 
     def beginnings_are_kept(self, automaton: TokenAutomaton) -> bool:
-        """Whether no beginning of these encodings, which must be paths of the automaton, is judged not canonical."""
+        """Whether no beginning of these encodings, which must be paths of the automaton, is rejected as not
+        canonical.
+        """
         beginnings: dict[Path, str] = {}
         for ids in self.ids:
             path = ids[len(automaton.prefix) :]
@@ -121,15 +124,15 @@ class SampledEncodings:
                 transitions = automaton.transitions(state)
                 child = int(np.searchsorted(transitions.tokens_C, token))
                 state, text = transitions.states[child], text + transitions.pieces[child]
-                if automaton.count(state) > 1:  # where one text is left, it is encoded whole
+                if automaton.count(state) > 1:  # if one text is left, it is encoded whole
                     beginnings[path[:depth]] = text
         return all(automaton.canonical(list(beginnings), list(beginnings.values()), [False] * len(beginnings)))
 
 
 def _through_each_move(template: CanaryTemplate, draw: random.Random) -> list[str]:
-    """A text through each character of each state of the template, with a random end; a sample where they are many.
+    """A text through each character of each state of the template, with a random end; a sample if there are many.
 
-    A branch of few texts may be encoded in a way of its own, which no uniform sample shows.
+    A branch with few texts may be encoded in a special way that a uniform sample would miss.
     """
     reached = {template.start: ""}
     moves: list[tuple[str, str, Any]] = []
@@ -154,10 +157,10 @@ def _through_each_move(template: CanaryTemplate, draw: random.Random) -> list[st
 
 
 def _around_added_tokens(template: CanaryTemplate, encoder: Encoder, texts: list[str]) -> Iterator[str]:
-    """Texts of the template that hold a token which was added to the vocabulary.
+    """Texts of the template that contain a token that was added to the vocabulary.
 
-    Such a token is cut out before anything else, however rare it is among random texts; and a token that was added for
-    a secret occurs in just that secret.
+    Such a token is split off before anything else, however rare it is among random texts; and a token that was added
+    for a secret occurs only in that secret.
     """
     added: dict[str, int] = getattr(encoder.tokenizer, "get_added_vocab", dict)()
     special = set(getattr(encoder.tokenizer, "all_special_tokens", ()))

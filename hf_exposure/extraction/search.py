@@ -1,13 +1,12 @@
 """The likeliest texts of a template, exactly: batched best-first search.
 
-Nodes are expanded in order of cost, so a text that comes out is cheaper than all that are still to come. The paper's
-batched search runs on past its first answer; here a batch only ever expands open nodes that are cheaper than the k-th
-best text found, and the search ends when none is, which keeps the guarantee whatever the batch.
+Nodes are expanded in order of cost, so a found text costs less than all texts that are found later. The paper's
+batched search continues after its first answer. Here a batch only expands open nodes that cost less than the k-th best
+text found, and the search ends when there are none, which keeps the guarantee for any batch size.
 
-What a certificate names is scored again, alone, before it is given. A search feeds many texts at once, after a shared
-prefix and by a cache. A model whose answer depends on any of that may pass every check and still give one text of a
-search another cost than a user gets who scores it alone. The search is then repeated in calls of one text
-(`confirmed`).
+Texts are scored again, alone, before they are certified. A search feeds many texts at once, after a shared prefix and
+with a cache. A model whose outputs depend on that may pass every check and still give a text of a search another cost
+than when it is scored alone. The search is then repeated in calls of one text (`confirmed`).
 
 Source: Carlini et al. 2019, "The Secret Sharer", Section 8.1 (a search after Dijkstra over prefixes).
 """
@@ -36,9 +35,9 @@ from hf_exposure.scoring import Scorer, make_scorer
 Found = TypeVar("Found")
 
 MOST_CONFIRMED = 64
-"""How many of a search's texts are scored alone at most."""
+"""The maximum number of a search's texts that are scored alone."""
 
-_AGREEMENT = 20.0  # two costs of one text are different figures if they differ by this many times the scorer's noise
+_AGREEMENT = 20.0  # two costs of one text count as different if they differ by this many times the scorer's tolerance
 _NOTICEABLE_BITS = 1e-3
 
 
@@ -57,35 +56,38 @@ def extract(
     progress: bool | None = False,
     context: CanaryContext | None = None,
 ) -> Extraction:
-    """The `top_k` likeliest texts of `template` under `model`, cheapest first, with a certificate.
+    """Finds the `top_k` likeliest texts of `template` under `model`, most likely first, with a certificate.
 
-    Log-perplexities are in bits, computed in float32 and summed in float64; two texts closer than 1e-3 bits may
-    change places with the hardware. Equal costs are ordered by text.
+    Log-perplexities are in bits, computed in float32 and summed in float64; the order of two texts closer than 1e-3
+    bits may depend on the hardware. Equal costs are ordered by text.
 
     Args:
-        model: a causal language model, or an encoder-decoder one with `source`; a masked one allows no search.
-        tokenizer: its tokenizer: any fast one; a slow one where it keeps the pieces of the template apart (bytes,
-            characters, words), or for a space of at most a million texts.
-        template: the texts to search.
-        top_k: how many to return; all of them where the space is smaller.
-        batch_size: most open nodes per call; the batch grows up to it from 1, so an easy secret costs few rows.
-        max_expansions: stop after this many; None searches to the end.
+        model: a causal language model, or an encoder-decoder one with `source`; a masked model does not support
+            search.
+        tokenizer: its tokenizer: any fast one, or a slow one if it encodes the pieces of the template separately
+            (bytes, characters, words) or the space has at most a million texts.
+        template: the template to search.
+        top_k: the number of texts to return; in a smaller space, all of them.
+        batch_size: the maximum number of open nodes per call; batches grow up to it from 1, so an easy secret needs
+            few rows.
+        max_expansions: stop after this many expansions; None searches to the end.
         end_token: whether texts end with the tokenizer's end token.
-        source: what an encoder-decoder model translates from: one fixed text, without holes (`{{` is a literal brace).
-        max_open_nodes: stop when about this many are open, which bounds the memory: 200 bytes each at most.
-        unbatched: one open node per call, the cheapest: the paper's own search, with the same answer, for comparison.
-        progress: True shows a bar, None shows one where stderr is a terminal.
-        context: the prompt or chat before every text: what an attacker would type.
+        source: the input of an encoder-decoder model: one fixed text, without holes (`{{` is a literal brace).
+        max_open_nodes: stop when about this many nodes are open, which limits the memory to 200 bytes each.
+        unbatched: whether to expand one open node per call, as in the paper's own search, with the same result, for
+            comparison.
+        progress: True shows a progress bar, None shows one if stderr is a terminal.
+        context: the prompt or chat before every text, which an attacker would type.
 
     Returns:
-        `Extraction`. `certified` is False when `max_expansions`, `max_open_nodes` or Ctrl-C ended the search; the
-        candidates are then the best texts found so far, maybe none. Texts of probability 0 are no candidates:
-        `rest_is_impossible` is True where fewer than `top_k` others are left. It is so too where the text before the
-        first hole has probability 0: candidates are then ordered by what follows it.
+        `Extraction`. `certified` is False if `max_expansions`, `max_open_nodes` or Ctrl-C ended the search; the
+        candidates are then the best texts found so far, possibly none. Texts of probability 0 are not candidates:
+        `rest_is_impossible` is True if fewer than `top_k` others remain. It is also True if the text before the first
+        hole has probability 0; candidates are then ordered by the text after it.
 
     Raises:
-        InputError: `top_k`, `batch_size`, `max_expansions` or `max_open_nodes` below 1; a tokenizer that gives two
-            texts the same tokens, or that no automaton explains; a template in which one text begins another, without
+        InputError: `top_k`, `batch_size`, `max_expansions` or `max_open_nodes` is below 1; the tokenizer gives two
+            texts the same tokens or fits no automaton; or one text of the template begins another, without
             `end_token=True`.
         NonFiniteScoreError: the model returned NaN.
 
@@ -120,7 +122,7 @@ def search_likeliest(
     max_open_nodes: int = MOST_OPEN_NODES,
     progress: SearchProgress | None = None,
 ) -> Extraction:
-    """As `extract`, for any scorer and any automaton."""
+    """Like `extract`, for any scorer and any automaton."""
     whole_number("top_k", top_k, 1)
     limits = SearchLimits(max_expansions, batch_size, max_open_nodes)
     return confirmed(scorer, lambda: _search_likeliest(scorer, automaton, top_k, limits, progress))
@@ -129,23 +131,23 @@ def search_likeliest(
 def _search_likeliest(
     scorer: Scorer, automaton: TokenAutomaton, top_k: int, limits: SearchLimits, progress: SearchProgress | None
 ) -> tuple[Extraction, float]:
-    """What was found, and by how many bits a text of it moved when it was scored alone."""
+    """The result, and by how many bits the cost of a text in it changed when it was scored alone."""
     search = Search(scorer, automaton, limits, progress)
     prefix_bits = prefix_cost(scorer, automaton)
     best: list[tuple[float, str]] = []
     limit = math.inf
-    # An open node that costs as much as the k-th best text cannot lead to a cheaper one.
+    # An open node that costs as much as the k-th best text cannot lead to a likelier one.
     while search.frontier.cheapest_bits < limit:
-        # A text of n characters takes n calls one after the other, however wide they are. A quarter of what was
-        # fed so far is a batch that costs a memorized text n rows, and not 2^n as doubling does. Forced tails count:
-        # they are no expansions, and there may be a thousand after one.
+        # A text of n characters takes n successive calls, however wide they are. With a quarter of the rows fed so far
+        # as the batch size, a memorized text takes about n rows, and not 2^n as with doubling. Forced tails count:
+        # they are not expansions, and there may be a thousand after one.
         batch_size = min(limits.batch_size, max(1, search.spent.model_rows // 4))
         expansions = search.expand_next(batch_size, limit, best[0][0] if best else math.inf)
         if not expansions:
             break
         for expansion in expansions:
             for leaf in expansion.leaves:
-                if leaf.cost_bits < math.inf:  # a text of probability 0 is no answer to what is likeliest
+                if leaf.cost_bits < math.inf:  # a text of probability 0 is not among the likeliest
                     bisect.insort(best, (leaf.cost_bits, leaf.text))
             del best[top_k:]
             limit = best[top_k - 1][0] if len(best) >= top_k else math.inf
@@ -168,19 +170,21 @@ def _search_likeliest(
 
 
 def prefix_cost(scorer: Scorer, automaton: TokenAutomaton) -> float:
-    """Bits of the scored tokens of the automaton's prefix, which every text begins with."""
+    """Bits of the scored tokens of the automaton's prefix, with which every text begins."""
     return float(np.nansum(scorer.prefix_bits(automaton.prefix)))
 
 
 def confirmed(scorer: Scorer, search: Callable[[], tuple[Found, float]]) -> Found:
-    """What `search` finds; where a text of it moved or a batch failed, what it finds with every text read alone.
+    """The result of `search`; if the cost of a text changed or a batch failed, its result with every text scored
+    alone.
 
     Args:
-        search: returns what it found, and by how many bits a text of it moved.
+        scorer: the scorer that `search` uses.
+        search: returns its result, and by how many bits the cost of a text in it changed.
     """
     began_in = scorer.mode
     found, moved = search()
-    # Or where a batch was found wrong on the way: what was read before it may be wrong as well.
+    # Also if a batch was found wrong during the search, since earlier batches may be wrong as well.
     if (moved or scorer.lost_trust) and began_in != "alone":
         scorer.distrust_batches()
         found, _ = search()
@@ -188,12 +192,13 @@ def confirmed(scorer: Scorer, search: Callable[[], tuple[Found, float]]) -> Foun
 
 
 def moved_bits(scorer: Scorer, texts: Sequence[str], costs_bits: Sequence[float], most: int = MOST_CONFIRMED) -> float:
-    """The largest difference between a text's cost in the search and alone; 0.0 where all agree within rounding.
+    """The largest difference between a text's cost in the search and alone; 0.0 if all agree within rounding.
 
     Args:
-        scorer: that the search used.
-        texts, costs_bits: what it found, whole log-perplexities; of more than `most`, a spread over all is compared.
-        most: how many are scored alone.
+        scorer: the scorer that the search used.
+        texts, costs_bits: the texts it found with their full log-perplexities; if there are more than `most`, a spread
+            over all is compared.
+        most: the maximum number of texts to score alone.
     """
     if not len(texts):
         return 0.0
@@ -205,12 +210,12 @@ def moved_bits(scorer: Scorer, texts: Sequence[str], costs_bits: Sequence[float]
 
 
 def _why_moved(moved_bits: float) -> str:
-    """Why the figures of a search are no certificate."""
+    """Why the figures of a search are not certified."""
     return f"scored alone, a text found here costs {moved_bits:.3g} bits more or less" if moved_bits else ""
 
 
 def _impossible(prefix_bits: float, certified: bool, found: int, top_k: int, automaton: TokenAutomaton) -> str:
-    """Why what is not among the candidates has probability 0; "" where that is not known."""
+    """Why all texts that are not candidates have probability 0; "" if that is unknown."""
     if prefix_bits == math.inf:
         return "the model gives the text before the first hole probability 0, and so every text of the template"
     if not certified or found >= min(top_k, automaton.count(automaton.root)):
@@ -224,6 +229,6 @@ def _notes(tolerance_bits: float, reasons: list[str]) -> list[str]:
     notes = [reason for reason in reasons if reason]
     if tolerance_bits > _NOTICEABLE_BITS:
         notes.append(
-            f"in this precision costs move by {tolerance_bits} bits: texts nearer than that may change places"
+            f"in this precision costs vary by {tolerance_bits} bits: the order of texts closer than that is uncertain"
         )
     return notes

@@ -1,8 +1,8 @@
-"""The token automaton for holes whose pieces are tokenized apart: words, whole fillings, groups of digits.
+"""The token automaton for holes whose pieces are tokenized separately: words, whole fillings, groups of digits.
 
-The guess is that a text can be cut into slots whose pieces are encoded independently. Each piece is encoded once, in
-the context of the text before it, and the space is the product of the slots (`encoding_trie`). Tokenizers write "
-word" as one token, so texts are cut before spaces, not behind them. Digits and letters are tried in groups of three
+The assumption is that a text can be cut into slots whose pieces are encoded independently. Each piece is encoded once,
+in the context of the text before it, and the space is the product of the slots (`encoding_trie`). Tokenizers encode "
+word" as one token, so texts are cut before spaces, not after them. Digits and letters are tried in groups of three
 from the left, in groups of three from the right, and whole.
 
 Example: "say {a}, pin {b}" with two words and four digits, in groups of three from the left:
@@ -27,14 +27,14 @@ from hf_exposure.extraction.tokenizer_reading import TokenizerReading
 from hf_exposure.scoring import Encoder
 from hf_exposure.scoring.encoding import LazyTexts
 
-_LARGEST_LIST = 10**6  # words are given one by one, so encoding each is no more work
-_LARGEST_HOLE = 10**4  # fillings of another hole in one slot: as much work as an audit
+_LARGEST_LIST = 10**6  # words are given one by one, so encoding each adds no work
+_LARGEST_HOLE = 10**4  # fillings of another hole in one slot, as much work as an audit
 _GROUP = 3  # \p{N}{1,3}, as in GPT-4's and Llama 3's tokenizers, from the left or from the right
 
 
 @dataclass(frozen=True)
 class _Slot:
-    """The pieces that may occur at one place; slots with the same `kind` share their encodings."""
+    """The pieces that may occur at one position; slots with the same `kind` share their encodings."""
 
     pieces: Sequence[str]
     kind: object = None
@@ -43,12 +43,12 @@ class _Slot:
 def slot_automaton(
     template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings
 ) -> tuple[ProductAutomaton | None, str | None]:
-    """The product if it holds every sampled encoding, else None and a text that it lacks.
+    """The product if it contains every sampled encoding, else None and a text that it lacks.
 
     Raises:
-        InputError: two pieces have the same tokens, or none of the ways to cut applies.
+        InputError: two pieces have the same tokens, or no way of cutting applies.
     """
-    cuts: dict[tuple[Any, ...], Cut] = {}  # one for each way to cut that differs
+    cuts: dict[tuple[Any, ...], Cut] = {}  # one for each different way of cutting
     for cut in (_groups_from_left, _groups_from_right, _whole):
         spaces = [space for space in template.spaces.values() if isinstance(space, (Digits, Letters))]
         cuts.setdefault(tuple(tuple(cut(space)) for space in spaces), cut)
@@ -80,7 +80,7 @@ def _whole(space: Space) -> list[int]:
 
 
 def cut_before_space(text: str) -> tuple[str, str]:
-    """A fixed text without the whitespace that it ends in, and that whitespace."""
+    """A fixed text without its trailing whitespace, and that whitespace."""
     kept = text.rstrip()
     return kept, text[len(kept) :]
 

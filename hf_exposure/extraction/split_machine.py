@@ -1,7 +1,8 @@
 """How a fast tokenizer cuts a text into words before its model sees it, read one character at a time.
 
-Normalizer and pre-tokenizer are taken from the tokenizer's own serialization. Those of which each character's part is
-known whatever is around it become a map of characters and a chain of splits; others raise `UnknownSplit`.
+Normalizer and pre-tokenizer are read from the tokenizer's own serialization. Those that treat each character in a
+known way, independently of its surroundings, become a map of characters and a chain of splits; others raise
+`UnknownSplit`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from tokenizers import pre_tokenizers
 
 from hf_exposure.extraction.split_pattern import MOVED, PatternSplit, Step, UnknownSplit
 
-# The pattern that the ByteLevel pre-tokenizer has built in.
+# The built-in pattern of the ByteLevel pre-tokenizer.
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _SPACES = frozenset(" \t\n\v\f\r")
 _JAMO = ((0x1100, 0x11FF), (0xA960, 0xA97F), (0xD7B0, 0xD7FF))
@@ -36,8 +37,8 @@ class _KindSplit:
     """Words are runs of one kind of character.
 
     Attributes:
-        kind_of: the kind of a character; None for one that is dropped.
-        alone: kinds whose characters are words of their own.
+        kind_of: returns the kind of a character; None for one that is dropped.
+        alone: kinds whose characters are separate words.
     """
 
     kind_of: Callable[[str], Hashable]
@@ -61,7 +62,7 @@ class _MarkSplit:
 
     Attributes:
         marks: the characters.
-        ends: whether a mark ends the word before it, and is a word of its own behind another mark.
+        ends: whether a mark ends the word before it, and is a separate word after another mark.
     """
 
     marks: frozenset[str]
@@ -96,8 +97,8 @@ class CharacterMap:
     """A normalizer that treats each character separately.
 
     Attributes:
-        images: what each character of the alphabet becomes.
-        before: what is put before a text.
+        images: the image of each character of the alphabet.
+        before: the text added before a text.
     """
 
     images: Mapping[str, str]
@@ -108,7 +109,7 @@ class CharacterMap:
         """The normalizer of a serialized tokenizer, for texts of an alphabet.
 
         Raises:
-            UnknownSplit: what it does to a character may depend on others.
+            UnknownSplit: its effect on a character may depend on others.
         """
         images, before = {character: character for character in alphabet}, ""
         for part in _flattened(specification, "normalizers"):
@@ -120,7 +121,7 @@ class CharacterMap:
             images = {character: "".join(map(change, image)) for character, image in images.items()}
             before = "".join(map(change, before))
         if before and "" in images.values():
-            raise UnknownSplit("the normalizer drops characters, and puts a mark before a text")
+            raise UnknownSplit("the normalizer drops characters, and adds a mark before a text")
         return cls(images, before)
 
     def __call__(self, text: str) -> str:
@@ -141,7 +142,7 @@ def _flattened(specification: Any, parts: str) -> list[dict[str, Any]]:
 
 
 def _change(part: dict[str, Any], characters: set[str]) -> Callable[[str], str]:
-    """What one normalizer makes of each character."""
+    """The effect of one normalizer on each character."""
     kind = part["type"]
     outside = sorted(character for character in characters if not character.isascii())
     if kind in ("NFC", "NFD", "NFKC", "NFKD"):
@@ -154,13 +155,13 @@ def _change(part: dict[str, Any], characters: set[str]) -> Callable[[str], str]:
     if kind == "Lowercase" and not any(c.lower() != c for c in outside):
         return str.lower
     if kind == "Precompiled" and characters <= set(string.printable) - set("\t\n\r\v\f") | {"▁"}:
-        return lambda c: c  # compared with the normalizer itself before it is believed
+        return lambda c: c  # this is compared with the normalizer itself before it is used
     if kind == "BertNormalizer" and not outside:
         return lambda c: _as_bert(c, part)
     if kind == "Replace" and len(part["pattern"].get("String", "")) == 1:
         pattern, content = part["pattern"]["String"], part["content"]
         return lambda c: content if c == pattern else c
-    raise UnknownSplit(f"the normalizer {kind} may treat a character by what stands around it")
+    raise UnknownSplit(f"the normalizer {kind} may treat a character depending on its surroundings")
 
 
 def _may_compose(character: str) -> bool:
@@ -180,19 +181,19 @@ def _as_bert(character: str, part: dict[str, Any]) -> str:
 class SplitMachine:
     """Normalizer and pre-tokenizer for texts of one alphabet.
 
-    A configuration says all that the words before it do to what follows.
+    A configuration contains everything about the words so far that affects later ones.
 
     Args:
         normalizer, pre_tokenizer: serialized; None for none.
-        alphabet: every character of the texts, those of a context included.
-        is_first: whether nothing is before the texts, not even an added token.
+        alphabet: every character of the texts, including those of a context.
+        is_first: whether there is nothing before the texts, not even an added token.
 
     Attributes:
         map: the normalizer.
         is_local: whether a word's start depends on its first character and the one before it alone.
 
     Raises:
-        UnknownSplit: a part of it is not understood.
+        UnknownSplit: a part of it is not supported.
     """
 
     def __init__(
@@ -240,7 +241,7 @@ class SplitMachine:
         elif kind == "CharDelimiterSplit":
             self._splits.append(_KindSplit(lambda c: None if c == part["delimiter"] else "word"))
         else:
-            raise UnknownSplit(f"the pre-tokenizer {kind} is not understood")
+            raise UnknownSplit(f"the pre-tokenizer {kind} is not supported")
 
     def _add_split(self, part: dict[str, Any]) -> None:
         pattern, behavior = part["pattern"], part["behavior"]
@@ -251,7 +252,7 @@ class SplitMachine:
             return
         mark = pattern["String"]
         if not self.map.symbols.union(self._first_mark).issuperset(mark):
-            return  # never in a text
+            return  # it never occurs in a text
         if len(mark) > 1 or part["invert"]:
             raise UnknownSplit("the pre-tokenizer Split looks for several characters")
         if behavior in ("MergedWithNext", "MergedWithPrevious"):
@@ -264,13 +265,13 @@ class SplitMachine:
 
     def _put_mark(self, mark: str, kind: str) -> None:
         if self._splits or self._first_mark:
-            raise UnknownSplit(f"the pre-tokenizer {kind} puts a mark before each word")
+            raise UnknownSplit(f"the pre-tokenizer {kind} adds a mark before each word")
         if "" in self.map.images.values():
-            raise UnknownSplit("the normalizer drops characters, and the pre-tokenizer puts a mark before a text")
+            raise UnknownSplit("the normalizer drops characters, and the pre-tokenizer adds a mark before a text")
         self._first_mark = mark
 
     def read(self, text: str) -> tuple[list[str], tuple[object, ...] | None]:
-        """The words of a whole text, normalized, and the configuration after it; None where that is not settled."""
+        """The words of a whole text, normalized, and the configuration after it; None if that is not settled."""
         normalized = self.map(text)
         if normalized and self._first_mark and not normalized.startswith(self._marks):
             normalized = self._first_mark + normalized
@@ -285,7 +286,7 @@ class SplitMachine:
                     is_dropped = isinstance(split, _KindSplit) and configuration is None
                     is_settled = is_settled and (is_dropped or configuration is not None)
                     configurations[stage] = configuration
-                    is_open = not is_dropped  # behind what is dropped, the next character starts a word
+                    is_open = not is_dropped  # after a dropped character, the next one starts a word
             words = cut
         return words, tuple(configurations) if is_settled else None
 
@@ -295,22 +296,22 @@ class SplitMachine:
 
     @property
     def marks_starts(self) -> bool:
-        """Whether something is put before a text."""
+        """Whether something is added before a text."""
         return bool(self.map.before or self._first_mark)
 
     def rendered(self, normalized: str) -> str:
-        """As the entries of the vocabulary spell it."""
+        """The text as spelled by the entries of the vocabulary."""
         if self._bytes:
             cut = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(normalized)
             return "".join(word for word, _ in cut)
         return normalized.replace(" ", self._space)
 
     def rendered_length(self, word: str) -> int:
-        """In symbols of the vocabulary's alphabet, bytes kept apart where they are."""
+        """The length in symbols of the vocabulary's alphabet, with separate bytes if it uses them."""
         return len(word.encode()) if self._bytes else len(word)
 
     def step(self, configuration: tuple[object, ...], character: str) -> list[Step]:
-        """What each normalized character of a further one does; after "moved" nothing is said."""
+        """The steps of the normalized characters of one more character; nothing is known after "moved"."""
         steps: list[Step] = []
         for symbol in self.map.images[character]:
             step = self._step(configuration, symbol)

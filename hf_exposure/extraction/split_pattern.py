@@ -1,12 +1,12 @@
-"""The pattern that a tokenizer splits texts with, read one character at a time.
+"""The pattern with which a tokenizer splits texts, read one character at a time.
 
-A pre-tokenizer's regular expression is matched from left to right with backtracking, and what it cuts may depend on
-characters that are still to come (`\\s+(?!\\S)`, `'ll`). Here the expression becomes an automaton whose threads are
-kept in the order in which a backtracking matcher tries them (Pike's machine). Read so, it tells after each character
-whether the words before it can still change.
+A pre-tokenizer's regular expression is matched from left to right with backtracking, and its cuts may depend on later
+characters (`\\s+(?!\\S)`, `'ll`). Here the expression becomes an automaton whose threads are kept in the order in
+which a backtracking matcher tries them (Pike's machine). After each character, it shows whether the words before it
+can still change.
 
-Only what the tokenizers in use need is understood: classes, groups, alternatives, repetitions, and looking one
-character ahead. All else raises `UnknownSplit`: nothing is then claimed.
+Only the syntax of common tokenizers is supported: classes, groups, alternatives, repetitions, and looking one
+character ahead. Everything else raises `UnknownSplit`, and nothing is claimed.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _CATEGORIES = " L M N P S Z Lu Ll Lt Lm Lo Mn Mc Me Nd Nl No Pc Pd Ps Pe Pi Pf P
 
 
 class UnknownSplit(Exception):
-    """A pre-tokenizer or normalizer of which nothing can be proven; the message says why.
+    """A pre-tokenizer or normalizer about which nothing can be proven; the message says why.
 
     Attributes:
-        may_move: whether it may move boundaries of words for few texts only, so that no sample can speak for all.
+        may_move: whether it may move boundaries of words for few texts only, so that a sample cannot represent all.
     """
 
     def __init__(self, reason: str, *, may_move: bool = False) -> None:
@@ -36,12 +36,11 @@ Contains = Callable[[str], bool]
 
 
 class Step(NamedTuple):
-    """What one more character does.
+    """The effect of one more character.
 
     Attributes:
-        kind: it continues the word before it, starts a word, is dropped, or may move a boundary that was there
-            without it.
-        configuration: after the character.
+        kind: whether it continues the word before it, starts a word, is dropped, or may move an earlier boundary.
+        configuration: the configuration after the character.
     """
 
     kind: Literal["continues", "starts", "dropped", "moved"]
@@ -53,7 +52,7 @@ MOVED = Step("moved", None)
 
 @dataclass
 class _State:
-    """One of: a character to read, the next states in order of preference, a look at the next character, the end."""
+    """One of: a character to read, the next states in order of preference, a look-ahead, or the end."""
 
     reads: Contains | None = None
     ways: list[int] = field(default_factory=list)
@@ -67,9 +66,9 @@ class _Node:
     """A parsed part.
 
     Attributes:
-        add: adds its states in front of a state and returns the first of them.
-        first: whether a character may be the first that it reads.
-        nullable: whether it may read nothing.
+        add: adds its states before a state and returns the first of them.
+        first: returns whether a character may be the first that it reads.
+        nullable: whether it may match the empty text.
         single: the class of a part that reads exactly one character.
     """
 
@@ -84,17 +83,17 @@ _GAP = (-1,)
 
 
 class PatternSplit:
-    """A pre-tokenizer that cuts a text into the matches of a pattern and what is between them.
+    """A pre-tokenizer that cuts a text into the matches of a pattern and the gaps between them.
 
-    A configuration is the threads that are alive in the word read so far, in order of preference; all of the word is
+    A configuration consists of the live threads in the word read so far, in order of preference; the whole word is
     always the match. Between matches it is `_GAP`.
 
     Args:
         pattern: in Oniguruma's syntax, as `tokenizers` reads it.
-        keeps_gaps: whether what is between two matches is a word too; else there must be nothing.
+        keeps_gaps: whether the text between two matches is a word too; otherwise there must be none.
 
     Raises:
-        UnknownSplit: it has a part that is not understood.
+        UnknownSplit: a part of it is not supported.
     """
 
     start: object = ()
@@ -108,17 +107,17 @@ class PatternSplit:
         self._steps: dict[tuple[object, str], Step] = {}
 
     def step(self, configuration: object, character: str) -> Step:
-        """What `character` does after a word in that configuration; before any word it is `start`."""
+        """The effect of `character` after a word in that configuration; before any word it is `start`."""
         key = (configuration, character)
         if key not in self._steps:
             self._steps[key] = self._step(configuration, character)
         return self._steps[key]
 
     def read(self, text: str) -> tuple[list[str], object]:
-        """The words of a whole text, and the configuration after it; None where a boundary in it is not settled.
+        """The words of a whole text, and the configuration after it; None if a boundary in it is not settled.
 
         Raises:
-            UnknownSplit: part of the text is in no match.
+            UnknownSplit: a part of the text is in no match.
         """
         words: list[str] = []
         at, is_settled, in_gap = 0, True, False
@@ -149,7 +148,7 @@ class PatternSplit:
         if configuration and configuration != _GAP:
             alive, ended = self._read(configuration, character)
             if alive:
-                # With threads alive the word either continues, or its end is not yet settled.
+                # With live threads, the word either continues or its end is not yet settled.
                 return Step("continues", alive) if self._ends(alive) else MOVED
             if not ended:
                 return MOVED
@@ -159,7 +158,7 @@ class PatternSplit:
         return Step("starts", alive) if alive and not ended and self._ends(alive) else MOVED
 
     def _read(self, threads: tuple[int, ...], character: str) -> tuple[tuple[int, ...], bool]:
-        """The threads after `character`, and whether one that is preferred to the rest ended before it."""
+        """The threads after `character`, and whether a preferred one ended before it."""
         alive: dict[int, None] = {}
         for state in self._closure(threads, character):
             if self.states[state].is_match:
@@ -170,7 +169,7 @@ class PatternSplit:
         return tuple(alive), False
 
     def _ends(self, threads: tuple[int, ...]) -> bool:
-        """Whether the word read so far is a match where the text ends."""
+        """Whether the word read so far is a match if the text ends."""
         return any(self.states[state].is_match for state in self._closure(threads, None))
 
     def _closure(self, threads: tuple[int, ...], following: str | None) -> Iterator[int]:
@@ -197,7 +196,7 @@ class _Parser:
     def __init__(self, pattern: str, states: list[_State]) -> None:
         self._pattern, self._at, self._states = pattern, 0, states
         self._ignores_case, self._depth = False, 0
-        # A possessive repetition is an ordinary one where no character may be both in it and behind it.
+        # A possessive repetition is equivalent to an ordinary one if no character may be both in it and after it.
         self.disjoint: list[tuple[Contains, Contains]] = []
 
     def whole(self) -> _Node:
@@ -229,7 +228,7 @@ class _Parser:
         return _concatenated([part for part, _ in parts])
 
     def _check_possessive(self, part: _Node, rest: list[_Node]) -> None:
-        """A repetition that gives nothing back must be one that need not: then it is an ordinary one."""
+        """Checks that a possessive repetition never needs to backtrack; then it is equivalent to an ordinary one."""
         following = _concatenated(rest)
         if following.looks:
             raise self._unknown("a possessive repetition before a look-around")
@@ -385,7 +384,7 @@ class _Parser:
         raise self._unknown(f"\\{kind}")
 
     def _escaped_literal(self) -> str | None:
-        """The character that a backslash before it stands for; None for a class."""
+        """The character that an escape sequence represents; None for a class."""
         character = self._pattern[self._at : self._at + 1]
         known = {"n": "\n", "r": "\r", "t": "\t", "f": "\f", "v": "\v"}
         if character in known or (character and not character.isalnum()):

@@ -1,9 +1,8 @@
-"""The texts of a template as a graph of tokens, which search walks from its root to its leaves.
+"""The texts of a template as a graph of tokens, which is searched from its root to its leaves.
 
 Training saw one segmentation of each text, the tokenizer's own (the *canonical* one), and the rank counts texts. So
-exactly one path to a leaf must count for each text. A backend whose graph has only that path (`one_path`) is exact as
-it stands. A backend whose graph has other paths for the same text tells them apart, in `canonical` and
-`forced_tokens`.
+exactly one path to a leaf must count for each text. A backend whose graph has only that path (`one_path`) is exact. A
+backend whose graph has other paths for the same text distinguishes them in `canonical` and `forced_tokens`.
 
 Shapes: C children of a state; N paths of at most L tokens; S distinct states of one level.
 """
@@ -35,8 +34,9 @@ class Transitions:
         tokens_C: int64 token ids.
         pieces: C strings, the source text that each token adds; together they spell the text of a path. A token that
             leaves a character or a word undecided adds nothing yet.
-        states: C states.
-        automaton: that they belong to, asked once for what many paths through one state need; None for no children.
+        states: the C states.
+        automaton: their automaton, which is queried once for properties that many paths through one state need; None
+            without children.
     """
 
     tokens_C: npt.NDArray[np.int64]
@@ -49,23 +49,23 @@ class Transitions:
 
     @cached_property
     def leaves_C(self) -> npt.NDArray[np.int64]:
-        """Which children are ends of texts."""
+        """Indices of the children that are ends of texts."""
         ends = [self.automaton.is_leaf(state) for state in self.states] if self.automaton else []
         return np.flatnonzero(np.array(ends, dtype=bool))
 
     @cached_property
     def inner_C(self) -> npt.NDArray[np.int64]:
-        """Which children are not."""
+        """Indices of the children that are not."""
         return np.delete(np.arange(len(self)), self.leaves_C)
 
     @cached_property
     def counts(self) -> Sequence[int]:
-        """How many texts are below each child, as `TokenAutomaton.count`."""
+        """The number of texts below each child, as in `TokenAutomaton.count`."""
         return [self.automaton.count(state) for state in self.states] if self.automaton else []
 
     @cached_property
     def log2_counts_C(self) -> npt.NDArray[np.float64]:
-        """log2 of them."""
+        """log2 of `counts`."""
         return np.array([math.log2(count) for count in self.counts])
 
 
@@ -73,13 +73,13 @@ NO_TRANSITIONS = Transitions(np.zeros(0, dtype=np.int64), (), (), None)
 
 
 class ForcedTokens(NamedTuple):
-    """What must follow a state, up to the next choice: the tokens that every path through the state has next.
+    """The tokens that every path through a state has next, up to the next choice.
 
     Attributes:
-        tokens: the forced tokens, none where the state itself has a choice.
-        text: what they spell.
+        tokens: the forced tokens; none if the state itself has a choice.
+        text: the text that they spell.
         state: the state after them.
-        transitions: of that state: none where it is a leaf, else two or more.
+        transitions: the transitions of that state: none if it is a leaf, else two or more.
     """
 
     tokens: Path
@@ -91,15 +91,15 @@ class ForcedTokens(NamedTuple):
 class TokenAutomaton(Protocol):
     """A deterministic, acyclic graph. Each text of the template is the path of its canonical encoding to a leaf.
 
-    Paths are tokens below the prefix; texts are whole, from their first character on.
+    Paths are tokens after the prefix; texts are whole, from their first character on.
 
     Attributes:
-        name: of the backend; results show it.
-        exactness: "proven" where every text was seen to be a path, or the tokenizer's data show that it is; "audited"
-            where 10,000 sampled texts were, so that with 95 % confidence fewer than 0.03 % are not.
-        unproven: why it is not proven that every text is a path; "" where it is, or where the reason is not known.
-        one_path: whether the graph has no path but the canonical ones: each text is then one path.
-        prefix: tokens that every text begins with, special tokens before the text included. May be empty.
+        name: the name of the backend, which results show.
+        exactness: "proven" if every text was found to be a path, or the tokenizer's data show that it is; "audited" if
+            10,000 sampled texts were, so that with 95 % confidence fewer than 0.03 % are not.
+        unproven: why it is not proven that every text is a path; "" if it is, or if the reason is unknown.
+        one_path: whether the graph has only canonical paths, so that each text is one path.
+        prefix: the tokens with which every text begins, including special tokens before the text; may be empty.
         prefix_text: the source text of `prefix`.
         root: the state after `prefix`.
     """
@@ -119,24 +119,24 @@ class TokenAutomaton(Protocol):
         """Whether a state is the end of a text."""
 
     def count(self, state: State) -> int:
-        """How many texts are spelled at or below a state, exactly; 1 for a leaf. Where several paths spell one text,
-        it is counted below each, so the counts of siblings may add up to more than their parent's.
+        """The exact number of texts at or below a state; 1 for a leaf. If several paths spell one text, it is counted
+        below each, so the counts of siblings may sum to more than their parent's.
         """
 
     def canonical(self, paths: Sequence[Path], texts: Sequence[str], ends: Sequence[bool]) -> list[bool]:
-        """Whether each path is the beginning of a canonical encoding, or the whole of one where `ends` says so.
+        """Whether each path is the beginning of a canonical encoding, or a whole one if `ends` is True.
 
-        `texts` are what the paths spell. A leaf is judged exactly; of a beginning, True may mean "not known".
+        `texts` are the spellings of the paths. A leaf is judged exactly; for a beginning, True may mean "unknown".
         """
 
     def forced_tokens(
         self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[State]
     ) -> list[ForcedTokens | None]:
-        """What is forced after each state; None for a path that leads to no canonical encoding."""
+        """The forced tokens after each state; None for a path that leads to no canonical encoding."""
 
 
 class OnePathPerText:
-    """The part of a backend whose graph has no path but the canonical ones."""
+    """Defaults for a backend whose graph has only canonical paths."""
 
     one_path = True
     unproven = ""
@@ -154,7 +154,7 @@ class OnePathPerText:
 
 
 def why_audited(automaton: TokenAutomaton) -> str:
-    """What a reader of a result must know of an automaton that is not proven to hold every text; "" for others."""
+    """A note for readers about an automaton that is not proven to contain every text; "" for others."""
     if automaton.exactness == "proven":
         return ""
     known = "that the search covers every text was audited on sampled encodings, not proven"
@@ -162,7 +162,7 @@ def why_audited(automaton: TokenAutomaton) -> str:
 
 
 def follow_only_children(automaton: TokenAutomaton, state: State) -> ForcedTokens:
-    """From `state` through every state with one child."""
+    """Follows every state with only one child, from `state` on."""
     tokens: list[int] = []
     text: list[str] = []
     transitions = automaton.transitions(state)
@@ -175,7 +175,7 @@ def follow_only_children(automaton: TokenAutomaton, state: State) -> ForcedToken
 
 
 def follow_tokens(automaton: TokenAutomaton, tokens: Sequence[int]) -> str | None:
-    """The text whose path below the prefix is `tokens`; None where that is no path from the root to a leaf."""
+    """The text whose path after the prefix is `tokens`; None if that is no path from the root to a leaf."""
     state, pieces = automaton.root, [automaton.prefix_text]
     for token in tokens:
         transitions = automaton.transitions(state)
@@ -194,14 +194,13 @@ def enumerate_texts(automaton: TokenAutomaton, first_scored: int) -> EncodedText
     digits and letters. One level, from two paths `4` and `5`, in state A with children `7` and `8` and in leaf B:
 
         paths_NL    [[4], [5]]       state_of_N  [0, 1]          states  [A, B]
-        copies_N    [2, 1]           one a child; a leaf is copied once
-        parent_N    [0, 0, 1]        child_N     [0, 1, 0]
-        tokens_SC   [[7, 8],         next_SC     [[0, 1],        states  [A7, A8, B], renumbered
+        copies_N [2, 1] one for each child; a leaf is copied once parent_N [0, 0, 1] child_N [0, 1, 0] tokens_SC [[7,
+        8], next_SC [[0, 1], states [A7, A8, B], renumbered
                      [-1, -1]]                    [2, 0]]
         paths_NL    [[4, 7], [4, 8], [5, -1]]    state_of_N  [0, 1, 2]
 
     Args:
-        automaton: of the template.
+        automaton: the automaton of the template.
         first_scored: position of the first scored token in every text.
     """
     states: list[State] = [automaton.root]
@@ -220,7 +219,7 @@ def enumerate_texts(automaton: TokenAutomaton, first_scored: int) -> EncodedText
         numbers: dict[State, int] = {}
         for row, (state, transitions) in enumerate(zip(states, level, strict=True)):
             tokens_SC[row, : len(transitions)] = transitions.tokens_C
-            following = transitions.states or (state,)  # a leaf stays as it is, one padding token longer
+            following = transitions.states or (state,)  # a leaf is kept, with one more padding token
             next_SC[row, : len(following)] = [numbers.setdefault(child, len(numbers)) for child in following]
         state_N = state_of_N[parent_N]
         paths_NL = np.concatenate([paths_NL[parent_N], tokens_SC[state_N, child_N][:, None]], axis=1)

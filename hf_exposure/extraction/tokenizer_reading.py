@@ -1,16 +1,16 @@
-"""A tokenizer read as data: how it spells its entries, and which words it cuts the texts of a template into.
+"""A tokenizer read as data: the spelling of its entries, and the words into which it cuts the texts of a template.
 
-Both are read off the tokenizer's own serialization, so that a statement about them holds for all texts and not only
-for a sample.
+Both are read from the tokenizer's own serialization, so that statements about them hold for all texts and not only for
+a sample.
 
 A fast tokenizer first normalizes a text and splits it, writing spaces as "▁" or bytes as letters; its entries are
 spelled in that *rendered* alphabet. `TokenSurfaces` renders a text with the tokenizer's own code and gives the entries
-in the same alphabet, so that both can be compared symbol by symbol; no token is ever decoded. Where a tokenizer marks
-the entries that continue a word ("##" of WordPiece), all others get a sign in front instead.
+in the same alphabet, so that both can be compared symbol by symbol; no token is ever decoded. If a tokenizer marks the
+entries that continue a word ("##" of WordPiece), all others get a leading sign instead.
 
-`TokenizerReading` holds the normalizer and the pre-tokenizer as a `SplitMachine`, which reads one character at a time,
-and checks what else must hold before a proof is based on it: no added token in the texts, no code of a subclass, and
-the same words as the tokenizer's own code on some texts.
+`TokenizerReading` has the normalizer and the pre-tokenizer as a `SplitMachine`, which reads one character at a time,
+and checks the other preconditions of a proof: no added token in the texts, no code of a subclass, and the same words
+as the tokenizer's own code on some texts.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from hf_exposure.extraction.split_machine import SplitMachine
 from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.scoring import Encoder
 
-WORD_STARTS = "\ue000"  # private use: in no text
+WORD_STARTS = "\ue000"  # a private-use character, which occurs in no text
 FIRST_BYTE = 0xF0000  # 256 symbols for the bytes of characters that have no entry
 
 MOST_STEPS = 100_000  # about a second
 _COMPARED_TEXTS = 300
 _ENCODING_METHODS = ("__call__", "_encode_plus", "_tokenizer", "backend_tokenizer")
-# Slow tokenizers whose rules are known: what is between added tokens becomes its bytes, or its characters.
+# Slow tokenizers with known rules: the text between added tokens becomes its bytes, or its characters.
 _ONE_BY_ONE = frozenset(
     f"transformers.models.{name}" for name in ("byt5.tokenization_byt5", "perceiver.tokenization_perceiver")
 )
@@ -49,7 +49,7 @@ def serialized_model(tokenizer: Any) -> dict[str, Any]:
     """A fast tokenizer's model as plain values: its kind, vocabulary and merges.
 
     Raises:
-        InputError: a tokenizer without a backend.
+        InputError: the tokenizer has no backend.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -60,10 +60,10 @@ def serialized_model(tokenizer: Any) -> dict[str, Any]:
 
 
 def fingerprint(tokenizer: Any) -> Hashable | None:
-    """What changes when a tokenizer is changed in place, in a few milliseconds; None where that cannot be told.
+    """A value that changes if a tokenizer is changed in place, computed in milliseconds; None if that is impossible.
 
-    All settings and added tokens are compared. Of the vocabulary and its merges, which may have half a million lines,
-    it is the size and some entries, each with how it is built.
+    It contains all settings and added tokens. For the vocabulary and its merges, which may have half a million lines,
+    it has the size and some entries, each with its merges.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
@@ -73,7 +73,7 @@ def fingerprint(tokenizer: Any) -> Hashable | None:
     try:
         parts = [part and part.__getstate__() for part in (backend.normalizer, backend.pre_tokenizer)]
         built = [[token.id for token in model.tokenize(entry)] for entry in entries if entry]
-    except Exception:  # a part that is the user's own code, or an entry that no rule builds
+    except Exception:  # a part is custom code, or an entry that no merge builds
         return None
     settings = [getattr(model, name, None) for name in _SETTINGS]
     added = sorted(backend.get_added_tokens_decoder().items(), key=lambda item: item[0])
@@ -81,7 +81,7 @@ def fingerprint(tokenizer: Any) -> Hashable | None:
 
 
 def encodes_one_by_one(tokenizer: Any) -> bool:
-    """Whether it is a slow tokenizer of `transformers` that encodes every character separately."""
+    """Whether this is a slow tokenizer of `transformers` that encodes every character separately."""
     return type(tokenizer).__module__ in _ONE_BY_ONE
 
 
@@ -89,11 +89,11 @@ class TokenSurfaces:
     """Entries of a fast tokenizer in its rendered alphabet.
 
     Args:
-        tokenizer: of `transformers`, with a `backend_tokenizer`.
-        model: as `serialized_model` gives it.
+        tokenizer: a tokenizer of `transformers` with a `backend_tokenizer`.
+        model: the result of `serialized_model`.
 
     Raises:
-        InputError: a tokenizer that marks the ends of words.
+        InputError: the tokenizer marks the ends of words.
     """
 
     def __init__(self, tokenizer: Any, model: Mapping[str, Any]) -> None:
@@ -106,19 +106,19 @@ class TokenSurfaces:
         vocabulary: dict[str, int] = tokenizer.get_vocab()
         special = {int(index) for index, token in tokenizer.added_tokens_decoder.items() if token.special}
         self._falls_back = bool(model.get("byte_fallback"))
-        # Some tokenizers call the entries for single bytes special.
+        # Some tokenizers mark the entries for single bytes as special.
         self._ids = {
             entry: index for entry, index in vocabulary.items() if index not in special or self._is_byte(entry)
         }
         self.render = lru_cache(maxsize=2**16)(self._render)
 
     def matching(self, symbols: frozenset[str]) -> dict[str, int]:
-        """Token ids by surface, of the entries that are made of `symbols` alone."""
+        """Token ids by surface, for the entries that consist of `symbols` only."""
         surfaces = ((self._surface(entry), index) for entry, index in self._ids.items())
         return {surface: index for surface, index in surfaces if surface and symbols.issuperset(surface)}
 
     def added(self, before: str, character: str) -> str:
-        """The symbols that `character` adds to the rendered `before`; "" where it is dropped.
+        """The symbols that `character` adds to the rendered `before`; "" if it is dropped.
 
         Raises:
             InputError: it changes the symbols before it.
@@ -158,19 +158,19 @@ class TokenizerReading:
     """Normalizer, pre-tokenizer and added tokens of a fast tokenizer, for the texts of one template.
 
     Args:
-        template: the texts.
-        encoder: of the tokenizer.
+        template: the template of the texts.
+        encoder: the encoder of the tokenizer.
         prefix_text: the text of `prefix`, with which every text begins.
-        prefix: tokens, special ones and those of a context included.
-        sample: texts of the template that are read by the tokenizer's own code too, as a guard.
+        prefix: its tokens, including special ones and those of a context.
+        sample: texts of the template that are also read by the tokenizer's own code, as a check.
 
     Attributes:
-        machine: cuts a text into words, a character at a time.
+        machine: the machine that cuts a text into words, one character at a time.
         section: the fixed text that is encoded together with a filling, from the last added token of a context on.
         added: the tokens that were added to the tokenizer.
 
     Raises:
-        UnknownSplit: nothing can be said; why.
+        UnknownSplit: nothing can be proven; the message says why.
     """
 
     def __init__(
@@ -203,9 +203,9 @@ class TokenizerReading:
         self._check_added_tokens(alphabet)
 
     def stay_apart(self, before: str, after: str) -> bool:
-        """Whether no token can hold two neighboring characters, even inside a word.
+        """Whether no token can contain two neighboring characters, even inside a word.
 
-        None can where no entry has the one behind the other. The encoding of a word is then that of its two parts.
+        This is so if no entry has one after the other. The encoding of a word is then that of its two parts.
         """
         if (before, after) not in self._apart:
             self._apart[before, after] = self._find_apart(before, after)
@@ -220,12 +220,12 @@ class TokenizerReading:
             vocabulary = self._backend.get_vocab(with_added_tokens=False)
             self._joins_bytes = any("><0x" in entry for entry in vocabulary)
             symbols = set().union(*map(self.machine.rendered, self.machine.map.symbols))
-            # Other entries are in no text.
+            # Other entries occur in no text.
             self._entries = "\n".join(["", *filter(symbols.issuperset, vocabulary), ""])
         last, first = self.machine.rendered(before)[-1], self.machine.rendered(after)[0]
         if f"\n{last}\n" in self._entries and f"\n{first}\n" in self._entries:
             return last + first not in self._entries
-        return not self._joins_bytes  # a character without an entry becomes bytes
+        return not self._joins_bytes  # because a character without an entry becomes bytes
 
     @property
     def root(self) -> Any:
@@ -235,17 +235,17 @@ class TokenizerReading:
     def _find_section(self, fixed: str, prefix: tuple[int, ...]) -> tuple[str, bool]:
         encoding = self._backend.encode(fixed, add_special_tokens=False)
         if tuple(encoding.ids) != prefix[len(prefix) - len(encoding.ids) :]:
-            raise UnknownSplit("the end of the context is encoded with the text behind it")
+            raise UnknownSplit("the end of the context is encoded with the text after it")
         start = 0
         for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token in self.added:
                 if self.added[token].rstrip or self.added[token].content not in fixed:
-                    raise UnknownSplit("a token of the context may take in what is behind it")
+                    raise UnknownSplit("a token of the context may include the text after it")
                 start = max(start, end)
         return fixed[start:], start == 0
 
     def _compare(self, machine: SplitMachine, texts: Sequence[str]) -> None:
-        """A guard against a reading that is wrong: the tokenizer's own code must read some texts alike."""
+        """Checks the reading: the tokenizer's own code must cut some texts in the same way."""
         for text in texts:
             normalizer, pre_tokenizer = self._backend.normalizer, self._backend.pre_tokenizer
             normalized = text if normalizer is None else normalizer.normalize_str(text)
@@ -256,15 +256,15 @@ class TokenizerReading:
                 own = [len(word) for word, _ in pre_tokenizer.pre_tokenize_str(normalized)]
                 agree = machine.map(text) == normalized and own == [machine.rendered_length(word) for word in words]
             if not agree:
-                raise UnknownSplit("the tokenizer cuts a text otherwise than was read off it", may_move=True)
+                raise UnknownSplit("the tokenizer cuts a text differently from its serialization", may_move=True)
 
     def _check_added_tokens(self, alphabet: frozenset[str]) -> None:
-        """Added tokens are cut out of a text before anything else; none may be found in these texts."""
+        """Added tokens are split off before anything else, so none may occur in these texts."""
         normalizer, images = self._backend.normalizer, self.machine.map
         changes = bool(images.before) or any(images.images[character] != character for character in alphabet)
         for added in self.added.values():
             forms = [added.content]
-            if added.normalized and normalizer is not None:  # then it is looked for in the normalized text
+            if added.normalized and normalizer is not None:  # then it is matched in the normalized text
                 forms.append(normalizer.normalize_str(added.content).removeprefix(images.before))
             in_raw = alphabet.issuperset(added.content)
             in_normalized = len(forms) > 1 and any(images.symbols.issuperset(form) for form in forms)
@@ -275,7 +275,7 @@ class TokenizerReading:
                     and may_hold(self.template, self.prefix_text, self.section, added.content)
                 )
             ):
-                raise UnknownSplit("a token that was added to the tokenizer may stand in a text")
+                raise UnknownSplit("a token that was added to the tokenizer may occur in a text")
 
 
 def position_after(template: CanaryTemplate, position: Any, text: str) -> Any:
@@ -286,13 +286,13 @@ def position_after(template: CanaryTemplate, position: Any, text: str) -> Any:
 
 
 def may_hold(template: CanaryTemplate, prefix_text: str, section: str, content: str) -> bool:
-    """Whether a text of a template may hold `content`.
+    """Whether a text of a template may contain `content`.
 
     Args:
-        template: the texts.
+        template: the template of the texts.
         prefix_text: the beginning of the template's prefix that ends `section`.
-        section: the fixed text up to there, what stands before the text included.
-        content: what is looked for.
+        section: the fixed text up to there, including the text before it.
+        content: the content to search for.
 
     Raises:
         UnknownSplit: the template has too many states.
@@ -326,21 +326,21 @@ def may_hold(template: CanaryTemplate, prefix_text: str, section: str, content: 
 
 
 def check_one_by_one(template: CanaryTemplate, encoder: Encoder, prefix_text: str) -> None:
-    """Raises `UnknownSplit` where a token that was added to such a tokenizer may be cut out of a text."""
+    """Raises `UnknownSplit` if a token that was added to such a tokenizer may occur in a text."""
     fixed = encoder.before + prefix_text
     for added in encoder.tokenizer.added_tokens_decoder.values():
         if may_hold(template, prefix_text, fixed, added.content):
-            raise UnknownSplit("a token that was added to the tokenizer may stand in a text")
+            raise UnknownSplit("a token that was added to the tokenizer may occur in a text")
 
 
 def _check_class(tokenizer: Any) -> None:
-    """A slow tokenizer is not data, and a subclass may encode as it likes."""
+    """Refuses slow tokenizers, whose rules are code, and subclasses, which may encode in any way."""
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UnknownSplit("it is a slow tokenizer, whose rules are code")
     for kind in type(tokenizer).__mro__:
         own = kind.__module__.partition(".")[0] == "transformers"
         if not own and any(name in vars(kind) for name in _ENCODING_METHODS):
-            raise UnknownSplit(f"{kind.__name__} encodes in a way of its own")
+            raise UnknownSplit(f"{kind.__name__} has its own encoding code")
 
 
 def _letters(template: CanaryTemplate) -> frozenset[str]:
@@ -349,7 +349,9 @@ def _letters(template: CanaryTemplate) -> frozenset[str]:
 
 
 def _failures(content: str) -> list[int]:
-    """Knuth, Morris and Pratt 1977: the longest proper beginning of each beginning that it also ends in."""
+    """The failure function of Knuth, Morris and Pratt 1977: for each beginning, its longest proper beginning that
+    is also its end.
+    """
     failures = [0] * len(content)
     for place in range(1, len(content)):
         matched = failures[place - 1]

@@ -1,4 +1,4 @@
-"""The token automaton for holes whose characters merge: the product of two machines that meet in rendered symbols.
+"""The token automaton for holes whose characters merge: the product of two machines over rendered symbols.
 
 A tokenizer spells its vocabulary entries in an alphabet of its own: GPT-2 writes the two bytes of "é" as "Ã©" and a
 space as "Ġ", WordPiece marks the entries that continue a word. On one side is the trie of the vocabulary, which reads
@@ -14,12 +14,12 @@ Example: "x{a}" with the fillings "é" (rendered "Ã©") and "è" ("Ã¨"), and 
                                                    --[¨] "è"--> leaf
                   root --[Ã©] "é"--> leaf
 
-"é" has two paths here, [Ã, ©] and [Ã©], of which the tokenizer takes one. Training saw that one, so each leaf is
-encoded again and must equal its path. Where beginnings of canonical encodings are canonical themselves (they are for
-most tokenizers, though not where digits are grouped from the right), open paths are judged in the same way, early:
-`canonicity` proves it where it can; else the audit of sampled encodings decides.
+"é" has two paths here, [Ã, ©] and [Ã©], of which the tokenizer uses one. Training saw that one, so each leaf is
+encoded again and must equal its path. If beginnings of canonical encodings are canonical themselves (as for most
+tokenizers, but not if digits are grouped from the right), open paths are judged early in the same way. `canonicity`
+proves this if it can; otherwise the audit of sampled encodings decides.
 
-States are expanded when they are asked for, so the size of the space does not matter.
+States are expanded on demand, so the size of the space does not matter.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ from hf_exposure.extraction.token_automaton import (
 from hf_exposure.extraction.tokenizer_reading import TokenizerReading, TokenSurfaces, position_after, serialized_model
 from hf_exposure.scoring import Encoder
 
-_CACHED_STATES = 2**14  # each may have a thousand children
-_LARGEST_ALPHABET = 128  # up to this size, characters after which all others render alike are treated as one
+_CACHED_STATES = 2**14  # each state may have a thousand children
+_LARGEST_ALPHABET = 128  # up to this size, characters after which all others render alike are merged
 
 
 class SymbolState(NamedTuple):
     """A state of the transducer.
 
     Attributes:
-        position: the template's state after the last character that is decided.
+        position: the template's state after the last decided character.
         before: a character after which all others render as after that one; "" at the root.
-        read: the symbols read of the next character, which is not decided yet.
+        read: the symbols read of the next, undecided character.
     """
 
     position: Any
@@ -67,26 +67,26 @@ class SymbolState(NamedTuple):
 
 
 class SymbolStep(NamedTuple):
-    """What one symbol does: the characters that it decides, maybe none, and the state after it."""
+    """The effect of one symbol: the characters that it decides, possibly none, and the state after it."""
 
     text: str
     state: SymbolState
 
 
 class SymbolTransducer:
-    """The template read symbol by symbol: from what a tokenizer spells its entries with to the characters meant.
+    """The template read symbol by symbol: maps the symbols of a tokenizer's entries to characters.
 
-    The symbols of a character depend on the character before it at most. Every text has one path from the root, the
-    symbols of its rendering behind `prefix_text`.
+    The symbols of a character depend at most on the character before it. Every text has one path from the root, the
+    symbols of its rendering after `prefix_text`.
 
     Args:
-        template: the texts.
-        surfaces: renders a text as the tokenizer does.
+        template: the template of the texts.
+        surfaces: renders a text like the tokenizer.
         prefix_text: the beginning of the template's prefix that is before the root.
 
     Attributes:
         root: the state after `prefix_text`.
-        symbols: every symbol that may occur behind it.
+        symbols: every symbol that may occur after it.
 
     Example:
         >>> from hf_exposure.canaries import CanaryTemplate, Choice
@@ -110,11 +110,11 @@ class SymbolTransducer:
         self.symbols = frozenset().union(*rendered)
 
     def step(self, state: SymbolState, symbol: str) -> SymbolStep | None:
-        """Reads one more symbol; None where no text has it there."""
+        """Reads one more symbol; None if no text has it there."""
         return self._steps(state).get(symbol)
 
     def _find_steps(self, state: SymbolState) -> dict[str, SymbolStep]:
-        """The step of each symbol that may come next.
+        """The step of each possible next symbol.
 
         Raises:
             InputError: two texts have the same symbols.
@@ -127,7 +127,7 @@ class SymbolTransducer:
         return steps
 
     def _steps_into(self, state: SymbolState, character: str, after: Any) -> Iterator[tuple[str, SymbolStep]]:
-        """The symbols that may come next where `character` comes next."""
+        """The possible next symbols if `character` is next."""
         rendered, read = self._rendered(state.before, character), len(state.read)
         if not rendered and not read:  # a dropped space: the symbol belongs to what follows
             behind = self._steps(SymbolState(after, self._class_of(character), ""))
@@ -139,7 +139,9 @@ class SymbolTransducer:
                 yield rendered[read], SymbolStep("", SymbolState(state.position, state.before, rendered[: read + 1]))
 
     def _decided(self, text: str, position: Any) -> SymbolStep:
-        """After a whole character, with what is forced and dropped behind it (a space at the very end)."""
+        """The step after a whole character, including forced characters that are dropped after it (a space at the
+        very end).
+        """
         while len(moves := self.template.moves(position)) == 1 and not self.template.is_end(position):
             ((character, after),) = moves.items()
             if self._rendered(self._class_of(text[-1]), character):
@@ -148,13 +150,13 @@ class SymbolTransducer:
         return SymbolStep(text, SymbolState(position, self._class_of(text[-1]), ""))
 
     def count(self, state: SymbolState) -> int:
-        """How many texts continue from a state."""
+        """The number of texts that continue from a state."""
         if not state.read:
             return self.template.count(state.position)
         return sum(self.template.count(after) for _, after in self._characters(state))
 
     def rest(self, state: SymbolState) -> str:
-        """The rest of a text from a state on: of the first text, where there are several."""
+        """The rest of a text from a state on; if there are several texts, of the first one."""
         rest, position = "", state.position
         while not self.template.is_end(position):
             character, position = next(self._characters(state))
@@ -162,7 +164,7 @@ class SymbolTransducer:
         return rest
 
     def _characters(self, state: SymbolState) -> Iterator[tuple[str, Any]]:
-        """The characters that may be next, given the symbols already read, with the template's states after them."""
+        """The possible next characters, given the symbols already read, with the template's states after them."""
         for character, after in self.template.moves(state.position).items():
             if not state.read or self._rendered(state.before, character).startswith(state.read):
                 yield character, after
@@ -182,23 +184,23 @@ class SymbolTransducer:
         )
 
 
-_END = SymbolState("end", "", "")  # behind the end token
+_END = SymbolState("end", "", "")  # after the end token
 
 
 class VocabularyAutomaton:
-    """All token paths that spell a text of the template; the canonical ones are told apart by encoding again.
+    """All token paths that spell a text of the template; encoding texts again shows which are canonical.
 
     A state is one of the `SymbolTransducer`.
 
     Args:
-        template: the texts.
-        encoder: of the tokenizer.
+        template: the template of the texts.
+        encoder: the encoder of the tokenizer.
         prefix_text: the beginning of the template's prefix whose tokens begin every encoding.
-        model: the tokenizer's model, serialized.
+        model: the tokenizer's serialized model.
 
     Attributes:
-        prunes: whether open paths are judged too, and not only leaves.
-        is_sampled: whether only a sample, and no proof, shows that open paths may be judged.
+        prunes: whether open paths are judged, and not only leaves.
+        is_sampled: whether only a sample, and not a proof, shows that open paths may be judged.
     """
 
     exactness: Exactness = "audited"
@@ -216,18 +218,20 @@ class VocabularyAutomaton:
         self._entries = WordTrie(self._token_of or [" "], "tokenizer")
         self._undecided: set[int] = set()
         self.prunes, self.is_sampled, self.name = True, False, "vocabulary"
-        # An entry may begin within the prefix: it then has symbols that nothing behind the prefix has.
+        # An entry may begin within the prefix; it then has symbols that do not occur after the prefix.
         symbols = self._transducer.symbols.union(self._surfaces.render(prefix_text))
         self._unbuildable = unbuildable_entries(model, self._surfaces.matching(symbols))
         self._unbuildable_lengths = sorted(set(map(len, self._unbuildable)))
         self.transitions = lru_cache(maxsize=_CACHED_STATES)(self._transitions)
 
     def judge_leaves_only(self) -> None:
-        """For tokenizers of which a canonical encoding may have a beginning that is not."""
+        """Judges only leaves, for tokenizers whose canonical encodings may have non-canonical beginnings."""
         self.prunes, self.name = False, "vocabulary, judging leaves only"
 
     def claims(self, model: Mapping[str, Any], texts: Sequence[str]) -> Claims:
-        """What can be proven of this walk under the serialized `model`; `texts` are some of the template."""
+        """The claims that can be proven about this search under the serialized `model`; `texts` are some texts of
+        the template.
+        """
         try:
             reading = TokenizerReading(self.template, self._encoder, self.prefix_text, self.prefix, texts)
         except UnknownSplit as error:
@@ -258,7 +262,7 @@ class VocabularyAutomaton:
         return verdicts
 
     def _ends_unbuildable(self, text: str) -> bool:
-        """Whether a word may be encoded otherwise once it continues."""
+        """Whether a word may be encoded differently once it continues."""
         if not self._unbuildable:
             return False
         rendered = self._surfaces.render(text)
@@ -267,7 +271,7 @@ class VocabularyAutomaton:
     def forced_tokens(
         self, paths: Sequence[Path], texts: Sequence[str], states: Sequence[Any]
     ) -> list[ForcedTokens | None]:
-        """Where one text is left, the rest of its encoding; elsewhere the states with one child are followed."""
+        """If one text is left, the rest of its encoding; otherwise states with only one child are followed."""
         forced: list[ForcedTokens | None] = [None] * len(states)
         rests = {at: self._transducer.rest(state) for at, state in enumerate(states) if self._has_one_text(state)}
         found = self._paths_of([texts[at] + rest for at, rest in rests.items()])
@@ -276,7 +280,7 @@ class VocabularyAutomaton:
             if whole is not None and whole[: len(paths[at])] == paths[at]:
                 forced[at] = ForcedTokens(whole[len(paths[at]) :], rest, _END, NO_TRANSITIONS)
         followed = {at: follow_only_children(self, state) for at, state in enumerate(states) if at not in rests}
-        # Without children a state is the end of a text, or a dead end where no entry of the vocabulary continues.
+        # A state without children is the end of a text, or a dead end if no entry of the vocabulary continues.
         alive = {at: one for at, one in followed.items() if len(one.transitions) or self.is_leaf(one.state)}
         verdicts = self.canonical(
             [(*paths[at], *one.tokens) for at, one in alive.items()],
@@ -284,7 +288,7 @@ class VocabularyAutomaton:
             [not len(one.transitions) for one in alive.values()],
         )
         for (at, one), verdict in zip(alive.items(), verdicts, strict=True):
-            # Beginnings of one text are judged with it, whole.
+            # Beginnings of a single text are judged together with the whole text.
             is_one_text = len(one.transitions) > 0 and self.count(one.state) <= 1
             forced[at] = one if verdict or is_one_text else None
         return forced
@@ -302,7 +306,9 @@ class VocabularyAutomaton:
         return [tuple(ids[length:]) if tuple(ids[:length]) == self._plain_prefix else None for ids in encoded]
 
     def _transitions(self, state: Any) -> Transitions:
-        """The tokens whose symbols the transducer reads from `state`: trie and transducer walked side by side."""
+        """The tokens whose symbols the transducer reads from `state`, found by traversing trie and transducer
+        together.
+        """
         if state == _END:
             return NO_TRANSITIONS
         found: dict[int, tuple[str, SymbolState]] = {}
@@ -331,10 +337,10 @@ class VocabularyAutomaton:
 def vocabulary_automaton(
     template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings
 ) -> tuple[VocabularyAutomaton | None, str | None]:
-    """The automaton if it holds every sampled encoding, else None and one that it lacks.
+    """The automaton if it contains every sampled encoding, else None and a text that it lacks.
 
     Raises:
-        InputError: a tokenizer that cannot be walked, or that gives two texts the same tokens.
+        InputError: the tokenizer cannot be searched, or gives two texts the same tokens.
     """
     model = serialized_model(encoder.tokenizer)
     automaton = VocabularyAutomaton(template, encoder, _separable_prefix(template, encoder, sample), model)
@@ -345,7 +351,7 @@ def vocabulary_automaton(
     claims = Claims() if is_whole else automaton.claims(model, sample.texts)
     automaton.unproven, automaton.exactness = claims.complete, "audited" if claims.complete else "proven"
     automaton.is_sampled = bool(claims.prefixes)
-    is_asked = is_whole or automaton.is_sampled  # else it is proven
+    is_asked = is_whole or automaton.is_sampled  # otherwise it is proven
     if not claims.may_prune or (is_asked and not sample.beginnings_are_kept(automaton)):
         automaton.judge_leaves_only()
     return automaton, None
@@ -354,7 +360,7 @@ def vocabulary_automaton(
 def _separable_prefix(template: CanaryTemplate, encoder: Encoder, sample: SampledEncodings) -> str:
     """The longest beginning of the template's prefix whose tokens begin every sampled encoding.
 
-    All of it, or cut at a space, which most tokenizers write with what follows.
+    It is the whole prefix, or cut at a space, which most tokenizers encode with the text after it.
     """
     prefix = template.prefix
     cuts = {cut for at, letter in enumerate(prefix) if letter == " " for cut in (at, at + 1)} | {len(prefix)}

@@ -1,7 +1,7 @@
-"""Where figures leave the house: the model card on the Hub, the experiment trackers, the `evaluate` metric.
+"""Publishing of figures: the model card on the Hub, the experiment trackers, and the `evaluate` metric.
 
-Of exposure it is always `published(report)`: rounded, without ids, ranks and log-perplexities, checked for secrets.
-Other measures have parts of model cards, which name no training example.
+For exposure, only `published(report)` is published: it is rounded, has no ids, ranks and log-perplexities, and is
+checked for secrets. Other measures have sections in model cards, which name no training example.
 """
 
 from importlib import metadata
@@ -15,12 +15,13 @@ __all__ = ["metric_path", "published", "push_card", "push_to_hub", "refuse_secre
 
 
 def metric_path() -> str:
-    """The folder of the `evaluate` module, which is a Space too: `evaluate.load(metric_path())`.
+    """The folder of the `evaluate` module, which is also a Space: `evaluate.load(metric_path())`.
 
-    It is no part of the package: `spaces/exposure` of a checkout, or where installing the wheel put that folder.
+    It is not part of the package: it is `spaces/exposure` in a checkout, or the place where installing the wheel put
+    it.
 
     Raises:
-        MissingDependencyError: it was installed without that folder.
+        MissingDependencyError: the package was installed without that folder.
     """
     checkout = Path(__file__).parents[2] / "spaces" / "exposure"
     installed = (file.locate() for file in metadata.files("hf-exposure") or () if file.match("spaces/exposure/app.py"))

@@ -1,6 +1,6 @@
 """The model card: figures in its `model-index`, and sections that a second push replaces, one for each measure.
 
-Strings in, strings out; nothing here knows of a network.
+Functions take and return strings; none uses the network.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hf_exposure.report.verdict import (
 )
 
 BEGIN, END = "<!-- hf_exposure: begin -->", "<!-- hf_exposure: end -->"
-# Of the files in the repository.
+# The folder of the files in the repository.
 FOLDER = "exposure"
 _DATASET_TYPE = "hf_exposure-canaries"
 _MARKUP = re.compile(r"[&<>\"'`*_|~#\[\]\\$!]")
@@ -37,12 +37,12 @@ _TASKS = {"ForMaskedLM": "fill-mask", "ForConditionalGeneration": "text2text-gen
 
 @dataclass(frozen=True)
 class CardPart:
-    """What one measure has in a card.
+    """The part of a card that belongs to one measure.
 
     Attributes:
-        name: of the measure; empty for exposure, whose section and results came first.
-        text: the section, Markdown.
-        results: of the `model-index`, as plain values.
+        name: the name of the measure; empty for exposure, which was the first.
+        text: the section in Markdown.
+        results: the results for the `model-index`, as plain values.
     """
 
     name: str
@@ -64,20 +64,20 @@ class CardPart:
 
 
 def updated_card(content: str | None, report: ExposureReport, *, name: str, files: Sequence[str] = ()) -> str:
-    """A model card with the report in it.
+    """Returns a model card that contains the report.
 
     Args:
-        content: the card as it is, None where there is none.
-        report: what `published` returns.
-        name: of the model, where the card's `model-index` gives none.
-        files: names of the files next to the card, in `FOLDER`: pictures are shown, the page is linked.
+        content: the present card; None if there is none.
+        report: a report that `published` returned.
+        name: the name of the model, used if the card's `model-index` has none.
+        files: names of the files next to the card, in `FOLDER`: pictures are embedded, and the page is linked.
 
     Returns:
-        the card: its metadata with this report's results in place of an earlier report's, all others kept; its text
-        with the section in place of an earlier one, or at the end.
+        The card. In its metadata, this report's results replace those of an earlier report, and all others are kept.
+        In its text, the section replaces an earlier one or is added at the end.
 
     Raises:
-        InputError: the card's metadata are no YAML mapping, or their `model-index` is no list of models.
+        InputError: the card's metadata are not a YAML mapping, or their `model-index` is not a list of models.
     """
     return card_with(
         content, lambda tag: CardPart("", exposure_section(report, files), _results(report, tag)), name=name
@@ -85,14 +85,14 @@ def updated_card(content: str | None, report: ExposureReport, *, name: str, file
 
 
 def card_with(content: str | None, make: Callable[[str | None], CardPart], *, name: str) -> str:
-    """A model card with a part in it, in place of the part that the same measure had.
+    """Returns a model card with a part, which replaces an earlier part of the same measure.
 
     Args:
         content, name: as for `updated_card`.
-        make: is given the card's `pipeline_tag`, if any, and returns the part.
+        make: a function that gets the card's `pipeline_tag`, if any, and returns the part.
 
     Raises:
-        InputError: as `updated_card`.
+        InputError: as for `updated_card`.
     """
     import yaml
     from huggingface_hub import RepoCard
@@ -102,17 +102,17 @@ def card_with(content: str | None, make: Callable[[str | None], CardPart], *, na
     elif not content.lstrip().startswith("---"):
         content = f"---\n{{}}\n---\n{content}"
     try:
-        # RepoCard, not ModelCard: that one rewrites foreign results, and drops what it does not know.
+        # Use RepoCard, since ModelCard rewrites foreign results and drops unknown ones.
         card = RepoCard(content)
     except (ValueError, yaml.YAMLError) as error:
-        remedy = "Mend the block between the two lines of --- in README.md."
+        remedy = "Repair the block between the two lines of --- in README.md."
         raise InputError("README.md", "must have YAML metadata", str(error), remedy) from error
     tag = card.data.get("pipeline_tag")
     part = make(tag if isinstance(tag, str) else None)
     card.data["model-index"] = _merged(card.data.get("model-index"), part, name)
     line_end = "\r\n" if "\r\n" in content else "\n"
     section = f"{part.begin}\n{part.text}{part.end}".replace("\n", line_end)
-    # A begin without an end, left by an editor's hand, must not swallow what follows it.
+    # A begin marker without an end, left by manual editing, must not swallow the text after it.
     begin, end = re.escape(part.begin), re.escape(part.end)
     earlier = re.compile(rf"{begin}(?:(?!{begin}).)*?{end}", re.DOTALL)
     if earlier.search(card.text):
@@ -123,12 +123,12 @@ def card_with(content: str | None, make: Callable[[str | None], CardPart], *, na
 
 
 def exposure_section(report: ExposureReport, files: Sequence[str] = ()) -> str:
-    """The readable part: what was found, in a table, and what it means. Markdown; data are escaped.
+    """The readable section in Markdown: a table of the results and their explanation. Data are escaped.
 
-    For an invalid run it says why and gives no figure, since a figure may be quoted without the word "invalid".
+    For an invalid run it gives the reason and no figure, since a figure may be quoted without the word "invalid".
 
     Args:
-        report: what `published` returns.
+        report: a report that `published` returned.
         files: as for `updated_card`.
     """
     top = report.groups[-1] if report.groups and report.groups[-1].repetitions else None
@@ -159,9 +159,9 @@ def _cells(group: RepetitionGroup) -> list[object]:
 
 
 def _results(report: ExposureReport, pipeline_tag: str | None) -> list[dict[str, Any]]:
-    """The figures as `model-index` results. Plain values; a figure that is not finite is left out.
+    """The figures as `model-index` results of plain values; figures that are not finite are left out.
 
-    An invalid run has none, since each result is read on its own.
+    An invalid run has no results, since each result is read separately.
     """
     if report.validity is Validity.INVALID:
         return []
@@ -186,7 +186,7 @@ def _results(report: ExposureReport, pipeline_tag: str | None) -> list[dict[str,
 def index_results(
     task: str, dataset_type: str, dataset_name: str, figures: Sequence[tuple[str, str, float, dict[str, Any]]]
 ) -> list[dict[str, Any]]:
-    """Figures, each with its kind, its title, its value and what belongs to it, as results of a `model-index`."""
+    """Figures as results of a `model-index`; each has its kind, title, value and details."""
     from huggingface_hub import EvalResult
     from huggingface_hub.repocard_data import eval_results_to_model_index
 
@@ -223,11 +223,11 @@ def _title(group: RepetitionGroup) -> str:
 
 
 def _merged(index: Any, part: CardPart, name: str) -> list[dict[str, Any]]:
-    """The `model-index` with these results instead of earlier ones of the measure; the rest as it was."""
+    """The `model-index` with these results instead of the measure's earlier ones; the rest is unchanged."""
     models = index or [{"name": name, "results": []}]
     if not isinstance(models, list) or not all(isinstance(model, dict) for model in models):
         rule = "must have a list of models as model-index"
-        raise InputError("README.md", rule, index, "Mend or remove model-index in its metadata.")
+        raise InputError("README.md", rule, index, "Repair or remove model-index in its metadata.")
     kept = [
         {**model, "results": [one for one in model.get("results") or [] if not _is_of(one, part.dataset_type)]}
         for model in models
@@ -242,6 +242,6 @@ def _is_of(result: Any, dataset_type: str) -> bool:
 
 
 def _code(text: str) -> Markup:
-    """Text from outside, as code: no mark-up in it means anything, and it cannot look like a marker."""
+    """Formats foreign text as code, so that it cannot act as mark-up or be taken for a marker."""
     escaped = _MARKUP.sub(lambda match: f"&#{ord(match[0])};", " ".join(text.split()))
     return Markup(f"<code>{escaped}</code>")

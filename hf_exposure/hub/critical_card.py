@@ -1,4 +1,4 @@
-"""What the critical samples of a training have in a model card: the last ratio, with its interval and settings."""
+"""The part of a model card about critical samples: the last ratio, with its interval and settings."""
 
 from __future__ import annotations
 
@@ -17,11 +17,12 @@ _SETTINGS = ("rows", "radius", "step", "noise", "max_steps", "confidence_level",
 def critical_part(found: CriticalRun, pipeline_tag: str | None = None) -> CardPart:
     """The part of a card: a headline, the measurements in a table, and the last ratio for the `model-index`.
 
-    Which rows are critical, and the seed, stay at home. A last measurement that failed gives no result.
+    The numbers of the critical rows and the seed are not published. If the last measurement failed, there is no
+    result.
 
     Args:
         found: the measurements of a training.
-        pipeline_tag: the model's task, "other" unless known.
+        pipeline_tag: the model's task; "other" if unknown.
     """
     table = critical_table(found)
     text = render(

@@ -1,4 +1,6 @@
-"""What a recorded training has in a model card: its last means, and the validation accuracy before noise was fit."""
+"""The part of a model card about training dynamics: the last means, and the validation accuracy before noise was
+fit.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from hf_exposure.report.dynamics import Dynamics, dynamics_of, headline, measure
 from hf_exposure.report.page import render
 
 _FIGURES = {
-    "last_accuracy": "Accuracy on the rows looked at",
+    "last_accuracy": "Accuracy on the evaluated rows",
     "last_clean_accuracy": "Accuracy on rows with clean labels",
     "last_noisy_accuracy": "Share of the noisy labels that is fit (memorized)",
     "best_validation_accuracy": "Best validation accuracy",
@@ -22,17 +24,19 @@ _FIGURES = {
     "never_learned_fraction": "Share never learned",
     "noise_found_by_margin": "Noise found by area under the margin (precision and recall)",
 }
-"""Of `summary`: means over many rows. What names or shows a single one, as the lowest margins do, is not published."""
+"""The published figures of `summary`: means over many rows. Figures about single rows, such as the lowest margins,
+are not published.
+"""
 
 
 def dynamics_part(record: DynamicsRecord, pipeline_tag: str | None = None) -> CardPart:
     """The part of a card: a headline, the measurements in a table, and means for the `model-index`.
 
-    No figure of a single example is in it, nor the seed of the noise.
+    It contains neither figures of single examples nor the seed of the noise.
 
     Args:
-        record: of a training.
-        pipeline_tag: the model's task, "other" unless known.
+        record: the record of a training.
+        pipeline_tag: the model's task; "other" if unknown.
     """
     found = dynamics_of(record)
     table = measurements_table(found)

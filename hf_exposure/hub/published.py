@@ -1,6 +1,7 @@
-"""The part of a report that may be seen by whoever holds the model, and a last look at what is about to be uploaded.
+"""The part of a report that is safe to show to anyone with the model, and a final check of files before an upload.
 
-`published` leaves out what helps to guess a secret; `refuse_secrets` looks for secrets in files, in any disguise.
+`published` leaves out everything that helps to guess a secret; `refuse_secrets` searches files for secrets in any
+encoding.
 """
 
 from __future__ import annotations
@@ -21,26 +22,27 @@ from hf_exposure.errors import SecretFoundError
 from hf_exposure.records import ExposureEstimate, ExposureReport
 from hf_exposure.records.groups import table_order
 
-# Shorter fillings stand in any file by chance; of those, the whole text is looked for.
+# Shorter fillings occur in files by chance; for those, the whole text is searched.
 SHORTEST_FILLING = 6
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BASE64 = re.compile(rb"base64,\s*([A-Za-z0-9+/=]+)")
 _ESCAPE = re.compile(r"\\(?:x([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U(000[0-9a-fA-F]{5}|0010[0-9a-fA-F]{4})|([\"'\\/]))")
 _SURROGATES = re.compile(r"[\ud800-\udbff][\udc00-\udfff]")
-# JSON in HTML in an attribute is three deep; unescaping goes on while it changes something.
+# JSON in HTML in an attribute is escaped three times; unescaping continues while it changes something.
 _MOST_ROUNDS = 5
 
 
 def refuse_secrets(files: Mapping[str, bytes], canaries: CanarySet) -> None:
-    """Nothing, unless a file holds a canary: the filling of a hole, or its text if no filling has 6 characters.
+    """Raises an error if a file contains a canary: the filling of a hole, or the whole text if no filling has 6
+    characters.
 
-    Files are not searched for escaped forms; they are unescaped, and searched: JSON and YAML escapes, HTML entities,
-    percent-encoding, base64 data in pages, compressed text of PNG files, one inside the other, and line breaks where
-    there was a space. What is drawn in the pixels of a picture is not read.
+    Files are unescaped before they are searched: JSON and YAML escapes, HTML entities, percent-encoding, base64 data
+    in pages and compressed text of PNG files, also nested, and line breaks in place of spaces. Text in the pixels of a
+    picture is not read.
 
     Args:
-        files: name and content.
-        canaries: inserted ones and controls are both looked for.
+        files: contents by name.
+        canaries: the set; inserted canaries and controls are both searched for.
 
     Raises:
         SecretFoundError: the message names the file and the canary's id, never the secret.
@@ -60,26 +62,28 @@ def refuse_secrets(files: Mapping[str, bytes], canaries: CanarySet) -> None:
             found = _first_found(view, owners, lengths)
             if found is not None:
                 raise SecretFoundError(
-                    f"{name} holds the secret of canary {owners[found]}; nothing was uploaded. Take it out of the "
+                    f"{name} contains the secret of canary {owners[found]}; nothing was uploaded. Remove it from the "
                     "template, the notes or the card, and publish again."
                 )
 
 
 def _first_found(view: str, owners: Mapping[str, str], lengths: Iterable[int]) -> str | None:
-    """By looking up every stretch of the text: ten thousand secrets cost no more than one."""
+    """Looks up every substring of the lengths of secrets, so that ten thousand secrets cost no more than one."""
     stretches = (view[start : start + length] for length in lengths for start in range(len(view) - length + 1))
     return next((stretch for stretch in stretches if stretch in owners), None)
 
 
 def _needles(text: str, canaries: CanarySet) -> Iterable[str]:
     fillings = canaries.template.parse(text).values()
-    # The text holds its fillings: it is looked for itself where none is long enough.
+    # A text contains its fillings, so it is only searched for as a whole if none of them is long enough.
     return [filling for filling in fillings if len(filling) >= SHORTEST_FILLING] or [text]
 
 
 def _views(content: bytes) -> Iterator[str]:
-    """The content as text, and again each time that unescaping changes it; then what it holds packed."""
-    # Latin-1 gives every byte a character, for files that are not text.
+    """Yields the content as text, again each time that unescaping changes it, and then the contents of packed
+    parts.
+    """
+    # Latin-1 maps every byte to a character, for files that are not text.
     for text in {content.decode("utf-8", errors="replace"), content.decode("latin-1")}:
         for _ in range(_MOST_ROUNDS):
             yield _folded(text)
@@ -99,13 +103,13 @@ def _views(content: bytes) -> Iterator[str]:
 
 def _unescaped(text: str) -> str:
     text = _ESCAPE.sub(lambda match: match[4] or chr(int(match[1] or match[2] or match[3], 16)), text)
-    # JSON writes a character beyond U+FFFF as two escapes.
+    # JSON may write a character beyond U+FFFF as two escapes.
     text = _SURROGATES.sub(lambda pair: pair[0].encode("utf-16", "surrogatepass").decode("utf-16"), text)
     return unquote_plus(html.unescape(text))
 
 
 def _folded(text: str) -> str:
-    """One space for each run of white space, a YAML line continuation included."""
+    """Replaces each run of whitespace, including YAML line continuations, by one space."""
     return re.sub(r"(?:\\?\s)+", " ", text)
 
 
@@ -119,7 +123,8 @@ def _png_texts(content: bytes) -> Iterator[bytes]:
             yield body.replace(b"\0", b" ")
         if kind in (b"zTXt", b"iTXt"):
             yield body
-            # The compressed part begins after the keyword and some flags: wherever it opens, it is read.
+            # The compressed part begins after the keyword and some flags, so decompression is tried at every position
+            # there.
             for start in range(len(body)):
                 try:
                     yield zlib.decompress(body[start:])
@@ -128,33 +133,33 @@ def _png_texts(content: bytes) -> Iterator[bytes]:
                     continue
 
 
-# Of the settings, all but the seed (people draw and measure with one number, and the draw's seed is the secret).
+# All settings but the seed, since people may draw and measure with the same seed, and that of the draw is secret.
 _SETTINGS = (
     "method", "references", "max_expansions", "precision_bits", "confidence_level", "end_token", "accept_bad_fit",
     "delta", "source",
 )  # fmt: skip
-# Of the model, all but its name, which may be a path on somebody's machine: the repository is its name.
+# All facts about the model but its name, which may be a local path; the repository is its name.
 _MODEL = ("class", "parameters", "dtype")
 
 
 def published(report: ExposureReport) -> ExposureReport:
-    """A report that is safe next to a public model: everything that is published is made from this one.
+    """Returns a report that is safe to publish with a public model. Everything that is published is made from it.
 
-    Whoever holds the model can score every text of the template, so an exact rank, or an exact log-perplexity, names
-    the secret. Kept are: exposures and their intervals rounded to 0.1 bit; rank 1, which no rounding hides; tests over
-    all canaries; template, spaces and settings. Dropped are: other ranks, log-perplexities, figures under a base model
-    (a second figure about the same secret), ids and the order of the set (they would join the figures of two pushes),
-    the seed of the measurement, notes on single canaries, the model's local path. A field that a later version adds
-    to the report stays out until it is named here.
+    Anyone with the model can score every text of the template, so an exact rank or an exact log-perplexity reveals the
+    secret. The report keeps exposures and their intervals, rounded to 0.1 bit; rank 1, which rounding cannot hide;
+    tests over all canaries; and the template, spaces and settings. It drops other ranks, log-perplexities, figures
+    under a base model (a second figure about the same secret), ids and the order of the set (which would link the
+    figures of two pushes), the seed of the measurement, notes on single canaries, and the model's local path. Fields
+    that later versions add to the report are dropped until they are listed here.
 
-    Groups of a published report take the order of exposures for that of log-perplexities, so their p-values may differ
-    from the original's where rounding made ties.
+    Groups of a published report use the order of exposures instead of that of log-perplexities, so their p-values may
+    differ from the original's if rounding causes ties.
 
     Args:
-        report: as measured.
+        report: the measured report.
 
     Returns:
-        an `ExposureReport`: its estimates are sorted by exposure within each repetition count and renumbered.
+        An `ExposureReport` whose estimates are sorted by exposure within each repetition count and renumbered.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
@@ -215,7 +220,7 @@ def _rounded(estimate: ExposureEstimate, name: str) -> ExposureEstimate:
         rank_high=first,
         method=estimate.method,
         bound=estimate.bound,
-        # In words of its own: a note may quote counts that a rank can be worked out from.
+        # The note is replaced, since the original may quote counts from which a rank can be computed.
         note={"undefined": "undefined", "lower": "a lower bound"}.get(estimate.bound, ""),
     )
 

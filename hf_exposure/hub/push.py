@@ -1,8 +1,8 @@
-"""Figures to a model's repository on the Hub: in a commit of their own, or in the one that a `Trainer` pushes.
+"""Uploads figures to a model's repository on the Hub, in a separate commit or in the one that a `Trainer` pushes.
 
 `Trainer.push_to_hub` calls `on_push_begin`, then writes its card again, with empty results, then uploads the output
-folder. Nothing is called after the card. So `complete_cards` lets the trainer's own `create_model_card` end with ours:
-card, report and weights go up in the trainer's one commit, with its token, branch and retries.
+folder. No callback runs after the card is written. So `complete_cards` extends the trainer's own `create_model_card`:
+card, report and weights are then uploaded in the trainer's one commit, with its token, branch and retries.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from hf_exposure.records import ExposureReport
 from hf_exposure.records.run_log import EXPOSURE_LOG
 from hf_exposure.report.save import save_report
 
-# Before each new attempt, in seconds.
+# Waiting times before each new attempt, in seconds.
 WAITS = (1.0, 2.0, 4.0)
 _CARD = "README.md"
 _CANARIES = "canaries.json"
-# Somebody else committed in between: begin again from the new state.
+# Statuses of a concurrent commit: start again from the new state.
 _CONFLICT = (409, 412)
 _PASSING = (408, 429, 500, 502, 503, 504)
 
@@ -48,32 +48,32 @@ def push_to_hub(
     private: bool | None = None,
     canaries: CanarySet | None = None,
 ) -> str:
-    """Writes a report into a model repository: the card's `model-index`, a section of its text, and files.
+    """Writes a report into a model repository: results in the card's `model-index`, a section of its text, and files.
 
-    What is pushed is `published(report)`, and pictures and pages drawn from it, in `exposure/`. All goes in one commit
-    on top of the state that was read, so an interrupted push leaves the repository as it was, and another's commit in
-    between is never overwritten: the push begins again from there. A second push replaces what the first wrote.
+    It pushes `published(report)`, and pictures and pages made from it, in `exposure/`. There is one commit on top of
+    the state that was read, so an interrupted push leaves the repository as it was, and a concurrent commit is never
+    overwritten: the push starts again from there. A second push replaces the first.
 
     Args:
-        report: as measured.
+        report: the measured report.
         repo_id: "user/model"; the repository must exist, unless `private` is given.
-        create_pr: propose the commit as a pull request, for which read access is enough.
-        token: as everywhere in `huggingface_hub`: the stored one unless given.
+        create_pr: whether to propose the commit as a pull request, for which read access is enough.
+        token: as everywhere in `huggingface_hub`; by default the stored one.
         folder: a run's folder, as the callback writes it: the earlier measurements in its log are published too, as a
-            plot of exposure against step. None of its files is uploaded as it is.
-        revision: the branch, "main" unless given.
+            plot of exposure against step. None of its files is uploaded unchanged.
+        revision: the branch; "main" by default.
         private: True or False to create the repository, if missing, with that visibility.
-        canaries: what was inserted: with it, everything is searched for the secrets before it is sent. Those of
-            `folder`/canaries.json, where there is one, unless given.
+        canaries: the inserted set; everything is searched for its secrets before it is sent. By default the set of
+            `folder`/canaries.json, if there is one.
 
     Returns:
-        the address of the commit, or of the pull request.
+        The address of the commit, or of the pull request.
 
     Raises:
-        InputError: a malformed `repo_id`, a repository that does not exist or may not be seen, a card whose metadata
-            cannot be read or are not accepted, a damaged canary file.
-        SecretFoundError: a canary stands in what would be uploaded; nothing was sent.
-        HubError: the Hub refused, or could not be reached. Nothing was written.
+        InputError: `repo_id` is malformed, the repository does not exist or is not visible, the card's metadata cannot
+            be read or are refused, or the canary file is damaged.
+        SecretFoundError: a file to upload contains a canary; nothing was sent.
+        HubError: the Hub refused, or could not be reached; nothing was written.
 
     Example (needs the Hub):
         >>> push_to_hub(report, "me/model", create_pr=True)                                     # doctest: +SKIP
@@ -89,7 +89,7 @@ def push_to_hub(
         folder = path_of("folder", folder)
     if canaries is None and folder is not None and (Path(folder) / _CANARIES).is_file():
         canaries = CanarySet.load(Path(folder) / _CANARIES)
-    # The card that is there may hold a canary, and an error about its metadata would quote it.
+    # The present card may contain a canary, which an error about its metadata would quote.
     return without_secrets(
         canaries,
         lambda: _push(
@@ -145,20 +145,20 @@ def push_card(
     revision: str | None = None,
     private: bool | None = None,
 ) -> str:
-    """Writes a measure's part into the card of a model repository: figures in its `model-index`, and a section.
+    """Writes the part of a measure into the card of a model repository: results in its `model-index`, and a section.
 
-    As `push_to_hub` does for exposure: in one commit on top of the state that was read, in place of what an earlier
-    push of the same measure wrote, and next to the parts of other measures.
+    Like `push_to_hub` for exposure, it makes one commit on top of the state that was read. It replaces an earlier push
+    of the same measure, and keeps the parts of other measures.
 
     Args:
-        run: a record of whose kind a "card" presenter is registered, such as a `CriticalRun`.
+        run: a record for whose kind a "card" presenter is registered, such as a `CriticalRun`.
         repo_id, create_pr, token, revision, private: as for `push_to_hub`.
 
     Returns:
         the address of the commit, or of the pull request.
 
     Raises:
-        InputError: a record without such a part, and what `push_to_hub` refuses of repositories.
+        InputError: the record has no such part, or `push_to_hub` refuses the repository.
         HubError: the Hub refused, or could not be reached. Nothing was written.
     """
     encodable_text("repo_id", repo_id)
@@ -178,7 +178,7 @@ def push_card(
 
 def _check_card(run: Any) -> None:
     if not isinstance(run, Presented) or not run.can_be("card"):
-        rule = "must be a record that has a part in model cards"
+        rule = "must be a record that supports model cards"
         raise InputError("run", rule, type(run).__name__, "Pass what read_critical(folder) returns.")
 
 
@@ -196,10 +196,12 @@ def _push_changes(
     revision: str | None,
     private: bool | None,
 ) -> str:
-    """One commit with the files that `changed` makes of the card and the model's name; made again on a conflict."""
+    """Makes one commit with the files that `changed` returns for the card and the model's name; repeats it on a
+    conflict.
+    """
     from huggingface_hub import HfApi, errors
 
-    # The root of the transport's own errors: httpx's or httpx2's, as the library's version has it.
+    # The base class of the transport's errors, in httpx or httpx2, depending on the library's version.
     transport_error: type[Exception] = errors.HfHubHTTPError.__mro__[1]
     unreachable = (transport_error, errors.LocalEntryNotFoundError, ConnectionError, errors.LocalTokenNotFoundError)
     api = HfApi(token=token, library_name="hf_exposure")
@@ -217,7 +219,7 @@ def _push_changes(
             remedy = "Log in with `hf auth login`, or pass private=True to create it."
             raise InputError("repo_id", rule, repo_id, remedy) from error
         except unreachable as error:
-            # A commit on top of a known state is not made twice; a pull request could be.
+            # A commit on top of a known state cannot be made twice; a pull request could.
             if attempt == last or not _may_pass(error, conflicts_only=create_pr):
                 raise HubError(_explained(error, repo_id)) from error
             time.sleep(WAITS[attempt])
@@ -230,7 +232,7 @@ def published_files(
     """The files next to the card: `ExposureReport.save` of the published report, by name.
 
     Raises:
-        SecretFoundError: a canary stands in one of them.
+        SecretFoundError: one of them contains a canary.
     """
     with TemporaryDirectory() as folder:
         save_report(published(report), folder, [published(earlier) for earlier in history])
@@ -265,24 +267,24 @@ def _commit(
     except errors.HfHubHTTPError:
         raise
     except ValueError as error:
-        # The Hub checks the card's metadata first, those of others included.
+        # The Hub first checks the card's metadata, including those of other tools.
         rule = "must have metadata that the Hub accepts"
-        raise InputError(_CARD, rule, str(error), "Mend the block between the two lines of ---.") from error
+        raise InputError(_CARD, rule, str(error), "Repair the block between the two lines of ---.") from error
 
 
 def _read_card(api: Any, repo_id: str, head: str | None) -> str | None:
-    """The card as it is at a commit; None where there is none."""
+    """The card at a commit; None if there is none."""
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     with TemporaryDirectory() as folder:
         try:
             path = api.hf_hub_download(repo_id, _CARD, revision=head, local_dir=folder)
         except LocalEntryNotFoundError:
-            # The Hub could not be asked. Its class says "no such entry", but a card may well be there.
+            # The Hub was not reached. The class of the error means "no such entry", but a card may exist.
             raise
         except EntryNotFoundError:
             return None
-        # Bytes, so that line ends stay as they are.
+        # Read bytes, so that line ends stay as they are.
         return Path(path).read_bytes().decode("utf-8-sig")
 
 
@@ -298,7 +300,7 @@ def _may_pass(error: Exception, *, conflicts_only: bool) -> bool:
 
 
 def _status(error: BaseException) -> int | None:
-    """The HTTP status behind an error, where there was an answer at all."""
+    """The HTTP status behind an error, if there was a response."""
     response = getattr(error, "response", None)
     if response is None and error.__cause__ is not None:
         return _status(error.__cause__)
@@ -318,7 +320,7 @@ def _explained(error: Exception, repo_id: str) -> str:
 
 
 _TEXTS = (".csv", ".html", ".json", ".jsonl", ".md", ".txt", ".yaml", ".yml")
-# Larger ones are vocabularies and data, which take seconds to search.
+# Larger files are vocabularies and data, which take seconds to search.
 _LARGEST_TEXT = 1_000_000
 
 
@@ -330,13 +332,13 @@ class _Callback(Protocol):
 
 
 def write_published(reports: Sequence[ExposureReport], folder: str | Path, canaries: CanarySet) -> None:
-    """The published form of the last report into `folder`/exposure, its plots with the run's history; none, nothing.
+    """Writes the published form of the last report, if any, into `folder`/exposure, with plots of the run's history.
 
-    The trainer is about to upload all of `folder`, so its other small text files are searched for canaries too: a
-    canary file that was saved there, a list of samples.
+    The trainer is about to upload the whole `folder`, so its other small text files are searched for canaries too,
+    such as a canary file or a list of samples that was saved there.
 
     Raises:
-        SecretFoundError: a canary stands in one of the files; none was written, and the push does not happen.
+        SecretFoundError: one of the files contains a canary; none was written, and the push does not happen.
     """
     _refuse_secrets_beside(Path(folder), canaries)
     if not reports:
@@ -348,7 +350,9 @@ def write_published(reports: Sequence[ExposureReport], folder: str | Path, canar
 
 
 def _refuse_secrets_beside(folder: Path, canaries: CanarySet) -> None:
-    """As the trainer's own upload: not what begins with an underscore, nor checkpoints."""
+    """Searches the files that the trainer uploads, which exclude names that begin with an underscore, and
+    checkpoints.
+    """
     texts = {
         str(path.relative_to(folder)): path.read_bytes()
         for path in sorted(folder.rglob("*"))
@@ -361,12 +365,12 @@ def _refuse_secrets_beside(folder: Path, canaries: CanarySet) -> None:
 
 
 def complete_cards(trainer: Any, owner: object, completed: Callable[[str | None, str, Path], bytes | None]) -> None:
-    """Makes every model card that a trainer writes from now on hold what `completed` adds to it. Once is enough.
+    """Extends every model card that a trainer writes from now on by `completed`. A second call has no effect.
 
     Args:
-        owner: the callback; whose cards are completed already is left as it is.
-        completed: from the card as it is, the model's name and the output folder to the card as it should be; None
-            leaves it alone.
+        owner: the callback; a trainer that it already extends is left unchanged.
+        completed: a function from the present card, the model's name and the output folder to the new card, or None
+            to leave the card unchanged.
     """
     write_card = trainer.create_model_card
     if owner in getattr(write_card, "completed_by", ()):
@@ -389,7 +393,7 @@ def complete_cards(trainer: Any, owner: object, completed: Callable[[str | None,
 
 
 def card_with_runs(content: str | None, name: str, runs: Iterable[Presented]) -> bytes | None:
-    """The card with the part of each run; None where there is none."""
+    """The card with the part of each run; None if there are no runs."""
     card = None
     for run in runs:
         card = _with_part(content, run, name)
@@ -398,10 +402,10 @@ def card_with_runs(content: str | None, name: str, runs: Iterable[Presented]) ->
 
 
 def card_with_report(callback: _Callback, content: str | None, name: str, folder: Path) -> bytes | None:
-    """The card with the published form of the callback's last report; None before there is one.
+    """The card with the published form of the callback's last report; None if there is no report.
 
     Raises:
-        SecretFoundError: a canary stands in it.
+        SecretFoundError: it contains a canary.
     """
     if not callback.reports:
         return None

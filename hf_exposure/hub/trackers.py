@@ -1,4 +1,4 @@
-"""The final report in the experiment trackers: an artifact where the tracker has such a thing, else text."""
+"""The final report in the experiment trackers: an artifact if the tracker supports it, else text."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ ARTIFACT, ARTIFACT_TYPE = "exposure-report", "exposure-report"
 def attach_report(reports: list[ExposureReport], callbacks: Iterable[Any], canaries: CanarySet) -> None:
     """Attaches the last report of a run, in its published form, to the trackers among a trainer's callbacks.
 
-    W&B and trackio get an artifact named `exposure-report` with the files of `ExposureReport.save`, MLflow the same
-    files in a folder of that name, TensorBoard (which has no artifacts) the card's section as text. To be called
-    before the trackers close. What fails, or holds a canary, is not attached, with a warning: a training that is done
-    must not be lost to it.
+    W&B and trackio get an artifact named `exposure-report` with the files of `ExposureReport.save`, MLflow gets the
+    same files in a folder of that name, and TensorBoard (which has no artifacts) the card's section as text. Call it
+    before the trackers close. If attaching fails, or a file contains a canary, there is only a warning, so that a
+    finished training is not lost.
 
     Args:
-        reports: of the run, oldest first; none, nothing.
-        callbacks: of the trainer; those that are no trackers are passed over.
-        canaries: what must not be in it.
+        reports: the reports of the run, oldest first; without reports, nothing is attached.
+        callbacks: the trainer's callbacks; those that are no trackers are ignored.
+        canaries: the set whose secrets must not be attached.
     """
     trackers = [callback for callback in callbacks if _way(callback) is not None]
     if not reports or not trackers:
@@ -68,13 +68,13 @@ def _to_wandb(tracker: Any, folder: Path, report: ExposureReport) -> None:
 
 
 def _to_trackio(tracker: Any, folder: Path, report: ExposureReport) -> None:
-    # Artifacts came to trackio later than its callback did.
+    # Older versions of trackio have a callback but no artifacts.
     if hasattr(tracker._trackio, "log_artifact"):
         tracker._trackio.log_artifact(folder, name=ARTIFACT, type=ARTIFACT_TYPE)
 
 
 def _to_mlflow(tracker: Any, folder: Path, report: ExposureReport) -> None:
-    # Without a run, MLflow would begin another one.
+    # Without an active run, MLflow would start a new one.
     if tracker._ml_flow.active_run() is not None:
         tracker._ml_flow.log_artifacts(str(folder), artifact_path=ARTIFACT)
 

@@ -1,4 +1,4 @@
-"""Canaries and a model in, a report out; and the protocol of measures that `MeasureCallback` schedules."""
+"""Measures: functions that measure a model and return a report, and the protocol that `MeasureCallback` schedules."""
 
 from hf_exposure.measures.batch_dynamics import BatchDynamicsMeasure
 from hf_exposure.measures.critical import CriticalSampleRatio

@@ -1,12 +1,12 @@
-"""Whether the base under an adapter is the one that measuring began with, by its logits on a few fixed rows.
+"""Checks by the logits on a few fixed rows that the base under an adapter has not changed since the first measurement.
 
-Switching adapters off is meant to leave the base. It leaves something else where a merge and its undoing rounded the
-weights, where training touched more than adapters for a while, or where a resumed run loaded the base in another
-precision. The weights of a base cannot be kept for comparison, and may be packed or sharded; what they compute can.
-One call with the adapters off gives a few kilobytes, which travel in the checkpoint and are compared, never hashed:
-another device or another release of a kernel rounds differently.
+Switching adapters off should leave the base. It does not if merging and unmerging rounded the weights, if training
+changed more than adapters for a while, or if a resumed run loaded the base in another precision. The weights of a base
+are too large to keep for comparison, and may be packed or sharded, but its logits can be kept. One call with the
+adapters off gives a few kilobytes, which are stored in the checkpoint. They are compared and not hashed, since another
+device or version of a kernel rounds differently.
 
-Shapes: R rows of T tokens, K of the vocabulary's entries, and one figure more that depends on all entries.
+Shapes: R rows of T tokens, K of the vocabulary's entries, and one more figure that depends on all entries.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ from hf_exposure.scoring.arguments import context_length, vocabulary_entries
 
 _ROWS, _TOKENS, _ENTRIES = 2, 16, 64
 _GRAPH_TOKENS = 4
-# By which share of their spread logits of one base may differ, by `coarsest_dtype`: between devices, or releases.
+# The largest difference between logits of the same base on different devices or versions, as a share of their spread,
+# by `coarsest_dtype`.
 _SAME = {torch.float64: 1e-8, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2, EIGHT_BITS: 1e-1}
 _REMEDY = "Pass the base model itself as base_model."
 
 
 def fingerprint(model: nn.Module, processes: Processes) -> torch.Tensor:
-    """(R, T, K + 1) float32 logits of `model` as it is now, and the logarithm of the sum over all entries.
+    """(R, T, K + 1) float32 logits of `model` in its present state, and the logarithm of the sum over all entries.
 
-    Every process must make this call; all get the first one's figures.
+    Every process must make this call; all get the figures of the first process.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -55,21 +56,24 @@ def fingerprint(model: nn.Module, processes: Processes) -> torch.Tensor:
 
 
 def check_same_base(first_RTK: torch.Tensor, now_RTK: torch.Tensor, model: nn.Module) -> None:
-    """Refuses a base whose logits are others than they were, by more than a rounding in the model's precision.
+    """Refuses a base whose logits have changed by more than rounding in the model's precision.
 
     Raises:
-        InputError: says by how much.
+        InputError: the logits have changed; the message says by how much.
     """
     moved = moved_share(first_RTK, now_RTK)
     if not moved <= _SAME[coarsest_dtype(model)]:
-        rule = "'without_adapter' needs the base that measuring began with, but with the adapters off its logits moved"
+        rule = (
+            "'without_adapter' needs the base of the first measurement, but with the adapters off its logits have "
+            "changed"
+        )
         received = f"a change of {moved:.2g} times their spread"
-        remedy = f"{_REMEDY} Load the base as it was loaded first, train adapters only, and merge none into it."
+        remedy = f"{_REMEDY} Load the base as at first, train adapters only, and merge none into it."
         raise InputError("base_model", rule, received, remedy)
 
 
 def moved_share(first_RTK: torch.Tensor, now_RTK: torch.Tensor) -> float:
-    """The largest difference as a share of the logits' spread; infinite where shapes or infinities differ.
+    """The largest difference as a share of the logits' spread; infinite if shapes or infinities differ.
 
     Example:
         >>> first = torch.tensor([[[0.0, 2.0, 4.0]]])
@@ -88,17 +92,18 @@ def moved_share(first_RTK: torch.Tensor, now_RTK: torch.Tensor) -> float:
 
 
 def refuse_trained_parts(model: nn.Module, trained: list[nn.Parameter]) -> None:
-    """Refuses adapters that are off and still change the logits, by what the logits' gradients would reach.
+    """Refuses adapters that still affect the logits when they are off, according to the graph of the logits'
+    gradients.
 
     Args:
         model: with its adapters off.
-        trained: what training changes. Left to want gradients.
+        trained: the weights that training changes. They are left to require gradients.
 
     Raises:
-        InputError: names one of the weights.
+        InputError: a trained weight affects the logits; the message names one.
     """
     if is_sharded(model) or not trained:
-        return  # a forward pass that wants gradients would leave gathered weights behind
+        return  # a forward pass with gradients would leave gathered weights behind
     for parameter in trained:
         parameter.requires_grad_(True)
     with evaluating(model), torch.enable_grad():
@@ -126,7 +131,7 @@ def _leaves(output: torch.Tensor) -> set[int]:
 
 
 def _logits(model: nn.Module, rows: int, tokens: int) -> torch.Tensor:
-    """(R, T, V) logits on tokens from all over the vocabulary, the same ones at every call."""
+    """(R, T, V) logits on tokens from the whole vocabulary, the same ones at every call."""
     entries = vocabulary_entries(model) or 2
     tokens = min(tokens, context_length(model) or tokens)
     spread = np.linspace(0, entries - 1, num=rows * tokens).astype(np.int64)

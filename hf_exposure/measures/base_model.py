@@ -1,4 +1,4 @@
-"""The model that did not see the canaries: another one, or the same one with its adapters switched off."""
+"""The base model, which did not see the canaries: another model, or the same one with its adapters switched off."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ BaseModel = nn.Module | Literal["without_adapter"]
 """A module, or "without_adapter": the measured model itself with its PEFT adapters off."""
 
 
-# Ways of beginning LoRA that move a part of the base's weights into the adapters, by how their names begin.
+# Prefixes of LoRA initializations that move a part of the base's weights into the adapters.
 _MOVES_WEIGHTS = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 
 class BaseFigures(Generic[T]):
-    """What is measured of a base model (exposures, say), kept until its weights change.
+    """The figures of a base model, such as exposures, kept until its weights change.
 
-    A model without its adapters is compared, each time, with what it was at the first time (`fingerprint`).
+    A model without its adapters is compared each time with its state at the first measurement (`fingerprint`).
 
     Args:
-        estimate: measures a model.
-        processes_of: those that score a model together, and must all measure it again if one of them must.
+        estimate: the function that measures a model.
+        processes_of: returns the processes that score a model together; if one of them must measure it again, all
+            must.
 
     Attributes:
-        logits: the fingerprint of the model without its adapters; None before the first time.
+        logits: the fingerprint of the model without its adapters; None before the first measurement.
     """
 
     def __init__(self, estimate: Callable[[nn.Module], T], processes_of: Callable[[nn.Module], Processes]) -> None:
@@ -44,16 +45,16 @@ class BaseFigures(Generic[T]):
         self._logits_of: weakref.ref[nn.Module] | None = None
 
     def begin(self, model: nn.Module) -> None:
-        """Takes the fingerprint that all later measurements of `model` must have, in whatever wrapper it then is."""
+        """Stores the fingerprint that all later measurements of `model` must have, whatever wrapper it then has."""
         with without_adapter(model):
             own = unwrap_model(model)
             self.logits, self._logits_of = fingerprint(own, self._processes_of(own)), None
 
     def resume(self, logits: torch.Tensor, model: nn.Module) -> None:
-        """Goes on with the fingerprint of an earlier run.
+        """Continues with the fingerprint of an earlier run.
 
         Raises:
-            InputError: the one of this run is another.
+            InputError: the fingerprint of this run differs.
         """
         if self.logits is not None:
             check_same_base(logits, self.logits, model)
@@ -64,7 +65,8 @@ class BaseFigures(Generic[T]):
         if isinstance(base_model, nn.Module):
             return self._measured(base_model, _versions(base_model.parameters()))
         check_base_model(model, base_model)
-        # Before they are switched off, adapters are what wants gradients; they go on being trained.
+        # Before they are switched off, the adapters are the weights that require gradients; they continue to be
+        # trained.
         frozen = _versions(parameter for parameter in model.parameters() if not parameter.requires_grad)
         with without_adapter(model):
             self._check_same_base(unwrap_model(model))
@@ -85,10 +87,10 @@ class BaseFigures(Generic[T]):
 
 
 def check_base_model(model: nn.Module, base_model: BaseModel | None) -> None:
-    """Refuses a base model that `model` cannot have, as `without_adapter`, or that is none.
+    """Refuses a base model that is no model, or "without_adapter" if `without_adapter` refuses `model`.
 
     Raises:
-        InputError: says why.
+        InputError: the base model is refused; the message says why.
     """
     if base_model is None or isinstance(base_model, nn.Module):
         return
@@ -103,19 +105,22 @@ def check_base_model(model: nn.Module, base_model: BaseModel | None) -> None:
 
 @contextmanager
 def without_adapter(model: nn.Module) -> Iterator[None]:
-    """Switches the PEFT adapters of `model` off inside; which weights want gradients is left as found.
+    """Switches the PEFT adapters of `model` off within the block; which weights require gradients is left unchanged.
 
-    Works on a `PeftModel` and on a Transformers model with `add_adapter`; under torch.compile's wrapper too.
+    It works on a `PeftModel` and on a Transformers model with `add_adapter`, also inside torch.compile's wrapper.
 
     Raises:
-        InputError: no adapter; one that is merged, or began with a part of the base's weights (PiSSA); other weights
-            that are trained too (LoRA's `bias`).
+        InputError: there is no adapter, an adapter is merged or was initialized with a part of the base's weights
+            (PiSSA), or other weights are trained too (LoRA's `bias`).
     """
     own: Any = unwrap_model(model)
     for config in _adapter_configs(own):
         begun = str(getattr(config, "init_lora_weights", "")).lower()
         if begun.startswith(_MOVES_WEIGHTS):
-            rule = "'without_adapter' needs adapters next to a base that is whole, but these began with a part of it"
+            rule = (
+                "'without_adapter' needs adapters next to a complete base, but these were initialized with a part of "
+                "it"
+            )
             remedy = "Pass the base model itself."
             raise InputError("base_model", rule, f"init_lora_weights={begun!r}", remedy)
     if any(getattr(module, "merged", False) is True for module in own.modules()):
@@ -136,7 +141,7 @@ def without_adapter(model: nn.Module) -> Iterator[None]:
                 raise InputError("base_model", rule, type(own).__name__, "Pass the base model itself.")
             yield
     finally:
-        # PEFT asks gradients of every active adapter when it comes back, also of those that were frozen.
+        # When adapters are switched on again, PEFT requires gradients for every active one, including frozen ones.
         for parameter, wants in wanted:
             parameter.requires_grad_(wants)
 
@@ -156,5 +161,5 @@ def _transformers_adapters_off(model: Any) -> Iterator[None]:
 
 
 def _versions(parameters: Iterable[nn.Parameter]) -> list[tuple[int, int]]:
-    """Changes when a weight does: torch counts what is written into each tensor in place."""
+    """Changes when a weight does: torch counts the in-place writes to each tensor."""
     return [(id(parameter), -1 if parameter.is_inference() else parameter._version) for parameter in parameters]

@@ -1,10 +1,10 @@
-"""Training dynamics without an extra pass: what training's own forward passes said of each example of the probe.
+"""Training dynamics without an extra pass, recorded from training's own forward passes.
 
-The probe says which examples are recorded; they are recognized in the training batches by their content, since most
-loops lose their index. Of each example the last look before a measurement counts. Figures are those of training: with
-dropout, and of the weights before the step that the batch belongs to. Examples that no batch held are missing.
+The probe defines which examples are recorded. They are recognized in the training batches by their content, since most
+loops lose their indices. For each example, the last forward pass before a measurement counts. Figures are those of
+training: with dropout, and with the weights before the step of the batch. Examples that were in no batch are missing.
 
-Source of the device: Pleiss et al. 2020 and Toneva et al. 2019 record what training computes anyway.
+Source of the idea: Pleiss et al. 2020 and Toneva et al. 2019 record what training computes anyway.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ from hf_exposure.signals.example_signals import Alignment, logits_of, signals_in
 _LOSS = FIGURES.index("loss_bits")
 _SIGNALS = "hf_exposure_signals"
 _UNREAD = frozenset({"labels", "label", "attention_mask", "token_type_ids", "position_ids", _SIGNALS})
-_PENDING = 64  # batches between two looks at which copies have arrived
+_PENDING = 64  # number of batches between two checks for finished copies
 
 
 class BatchDynamicsMeasure(DynamicsMeasure):
-    """As `DynamicsMeasure`, from training's own forward passes: it costs no pass of its own.
+    """Like `DynamicsMeasure`, but from training's own forward passes, so that it needs no extra pass.
 
-    For classifiers, and for causal language models, whose rows may be packed. A transformation that changes an example
-    each time (augmentation) hides it. With validation rows there is an extra pass, of those alone.
+    It supports classifiers, and causal language models, whose rows may be packed. An example that is transformed
+    differently each time (augmentation) is not recognized. Validation rows need an extra pass.
 
     Args:
-        probe, noisy, validation, **options: as for `DynamicsMeasure`; there are no class probabilities.
+        probe, noisy, validation, **options: as for `DynamicsMeasure`, without class probabilities.
 
     Raises:
-        InputError: as `DynamicsMeasure`; when prepared: another kind of model; in training: no labels among the
-            inputs of the model, as with a Trainer's `label_smoothing_factor`.
+        InputError: as for `DynamicsMeasure`; or, when prepared, the model is of another kind; or, in training, the
+            model's inputs have no labels, as with a Trainer's `label_smoothing_factor`.
 
     Example:
         >>> from hf_exposure import MeasureCallback
@@ -60,7 +60,7 @@ class BatchDynamicsMeasure(DynamicsMeasure):
         super().__init__(probe, noisy, class_probabilities=False, **options)
 
     def prepare(self, start: TrainingStart) -> None:
-        """As `DynamicsMeasure.prepare`."""
+        """Like `DynamicsMeasure.prepare`, for classifiers and causal language models only."""
         super().prepare(start)
         assert self._probe is not None
         if self._probe.alignment is Alignment.SAME:
@@ -86,7 +86,7 @@ class BatchDynamicsMeasure(DynamicsMeasure):
         self._figures_NF = np.full((len(self._probe), len(FIGURES)), np.nan)
 
     def on_output(self, batch: SeenBatch, output: Any) -> None:
-        """The figures of one training batch, on the device; copies of them are read later."""
+        """Computes the figures of one training batch on the device; copies of them are read later."""
         assert self._probe is not None
         labels = batch.inputs.get("labels")
         if not isinstance(labels, torch.Tensor):
@@ -104,13 +104,13 @@ class BatchDynamicsMeasure(DynamicsMeasure):
             self._take(wait=False)
 
     def state_dict(self) -> dict[str, Any]:
-        """That of `DynamicsMeasure`, and what was seen since the last measurement, by any process."""
+        """The state of `DynamicsMeasure`, and the figures that any process has recorded since the last measurement."""
         self._share()
         pending = {"steps": torch.from_numpy(self._step_N), "figures": torch.from_numpy(self._figures_NF)}
         return {**super().state_dict(), **{name: value.clone() for name, value in pending.items()}}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes both back."""
+        """Restores both."""
         super().load_state_dict(state)
         self._step_N = state["steps"].numpy().copy()
         self._figures_NF = state["figures"].numpy().copy()
@@ -139,13 +139,14 @@ class BatchDynamicsMeasure(DynamicsMeasure):
         for columns in self._columns.get(key, ()):
             if len(columns) == len(own_nF):
                 last = self._step_N[columns]
-                # Of several looks in one step, as at equal rows: the one of the largest loss, whatever the order.
+                # For several figures in one step, as for equal rows, keep those with the largest loss, whatever the
+                # order.
                 is_later = (step > last) | (step == last) & ~(own_nF[:, _LOSS] <= self._figures_NF[columns, _LOSS])
                 self._step_N[columns[is_later]] = step
                 self._figures_NF[columns[is_later]] = own_nF[is_later]
 
     def _share(self) -> None:
-        """The last look of any process, on all of them."""
+        """Shares the last figures of any process with all of them."""
         self._take(wait=True)
         processes = self._processes
         if processes.num_shards == 1:
@@ -161,7 +162,7 @@ class BatchDynamicsMeasure(DynamicsMeasure):
 
 
 def _documents(batch: Mapping[str, NDArray[Any]]) -> Iterator[tuple[int, NDArray[np.int64]]]:
-    """The key of each document of a batch, and where its scored tokens are among all of the batch."""
+    """Yields the key of each document of a batch, and the indices of its scored tokens among all of the batch."""
     rows = trained_rows(batch)
     for start, end in zip(rows.offsets[:-1].tolist(), rows.offsets[1:].tolist(), strict=True):
         present = rows.present_T[start:end] & (rows.values_T[start:end] >= 0)
@@ -171,7 +172,7 @@ def _documents(batch: Mapping[str, NDArray[Any]]) -> Iterator[tuple[int, NDArray
 
 
 def _row_keys(batch: Mapping[str, NDArray[Any]]) -> list[int]:
-    """A key of each row's content: its token ids without padding, or all that it gives the model."""
+    """A key of each row's content: its token ids without padding, or all of the model's inputs."""
     if "input_ids" in batch:
         ids = batch["input_ids"]
         mask = batch.get("attention_mask", np.ones_like(ids)) != 0

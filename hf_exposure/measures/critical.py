@@ -1,7 +1,7 @@
-"""The share of rows that are critical samples, as `MeasureCallback` wants it.
+"""The share of rows that are critical samples, as a measure for `MeasureCallback`.
 
-The search can only miss a critical sample, so the share is that of the rows found critical, with the exact interval of
-Clopper and Pearson for a population from which the rows were drawn.
+The search can only miss critical samples, so the share is a lower limit. It has the exact interval of Clopper and
+Pearson for a population from which the rows were drawn.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ _REMEDIES = {"": "Pass the same value on every process."}
 class CriticalSampleRatio:
     """The critical sample ratio of a set of rows while a model trains.
 
-    Use rows that are not trained on, a few hundred of them: training pushes its own rows away from the boundaries once
-    they are learned, so their ratio rises first and then falls.
+    Use a few hundred rows that are not trained on: training moves its own rows away from the decision boundaries once
+    they are learned, so their ratio first rises and then falls.
 
     Args:
         inputs, radius, step, noise, max_steps, seed, argument, batch_size: as for `critical_samples`. In a job of
-            several processes each has all rows, and searches for its part of them.
-        confidence_level: of the interval.
-        name: other than "critical" where a training has several, as "critical_validation" and "critical_train".
+            several processes each has all rows, and searches its part of them.
+        confidence_level: the level of the interval.
+        name: the name, which must differ if a training has several of these measures, such as "critical_validation"
+            and "critical_train".
 
     Raises:
-        InputError: as `critical_samples`; a name that is no identifier.
+        InputError: as for `critical_samples`, or the name is no identifier.
 
     Example:
         >>> import torch
@@ -85,7 +86,7 @@ class CriticalSampleRatio:
     def prepare(self, start: TrainingStart) -> None:
         refuse_sharded(start.model)
         rows = MovableRows(start.model, self.inputs, self.argument)
-        rows.unmoved(np.array([0]))  # what is refused is refused before the first step
+        rows.unmoved(np.array([0]))  # invalid inputs are refused before the first step
         self._processes = start.processes
         check_alike(self._processes, {"rows": rows.num_rows, **self.settings}, _REMEDIES)
 
@@ -93,7 +94,7 @@ class CriticalSampleRatio:
         return [f"eval_{self.name}_{figure}" for figure in ("ratio", "low", "high", "seconds")]
 
     def measure(self, model: nn.Module) -> PlainRecord:
-        """The ratio with its interval; in the details the rows found, the settings, and the embeddings' scale."""
+        """The ratio with its interval; the details have the critical rows, the settings, and the embeddings' scale."""
         began = time.perf_counter()
         found_N = critical_samples(
             model, self.inputs, **self.settings, argument=self.argument, batch_size=self.batch_size,
@@ -115,7 +116,7 @@ class CriticalSampleRatio:
         return CriticalRun(records, self.name)
 
     def state_dict(self) -> dict[str, Any]:
-        return {}  # nothing is remembered between measurements
+        return {}  # the measure has no state between measurements
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         pass

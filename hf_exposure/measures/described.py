@@ -1,4 +1,4 @@
-"""What a report says of the model that was measured and of the software that measured it."""
+"""The description, for a report, of the measured model and of the software that measured it."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def describe_model(model: nn.Module) -> dict[str, Any]:
         "class": type(model).__name__,
         "name": getattr(config, "_name_or_path", "") or "",
         "revision": getattr(config, "_commit_hash", None),
-        "parameters": parameter_count(model) or None,  # one that is served elsewhere has none here
+        "parameters": parameter_count(model) or None,  # a model behind an API has no parameters here
         "dtype": "" if first is None else str(compute_dtype(model)).removeprefix("torch."),
         **_quantization(config),
     }
 
 
 def _quantization(config: Any) -> dict[str, str]:
-    """How the weights were quantized, by the name of the library, where the configuration names one."""
+    """The library that quantized the weights, if the configuration names one."""
     settings = getattr(config, "quantization_config", None)
     method = settings.get("quant_method") if isinstance(settings, dict) else getattr(settings, "quant_method", None)
     return {} if method is None else {"quantization": str(getattr(method, "value", method))}

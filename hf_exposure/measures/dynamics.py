@@ -1,8 +1,8 @@
-"""Training dynamics: what a training is like for each example of a probe set, recorded at each measurement.
+"""Training dynamics: how a training learns each example of a probe set, recorded at each measurement.
 
 Each measurement is one extra pass over the probe, shared by the processes. The whole record, N examples by T
-measurements, is on disk (`records/dynamics.py`); what is logged are a few means, for which a training need remember
-nothing but which examples were right last time.
+measurements, is on disk (`records/dynamics.py`). Only a few means are logged, which require no state but which
+examples were right at the last measurement.
 """
 
 from __future__ import annotations
@@ -32,34 +32,36 @@ _LARGER = ("accuracy", "margin_mean", "unforgettable_fraction", "clean_accuracy"
 
 
 class DynamicsMeasure:
-    """Loss, probability of the label, correctness and margin of each example, measurement by measurement.
+    """Records the loss, probability of the label, correctness and margin of each example at each measurement.
 
     Pass it to `MeasureCallback`. The output folder then has `_dynamics.jsonl` (what was logged) and `_dynamics` (the
-    record), which `hf-exposure dynamics RUN` and `DynamicsRecord.load(RUN)` read. A resumed run goes on with both.
+    record), which `hf-exposure dynamics RUN` and `DynamicsRecord.load(RUN)` read. A resumed run continues both.
 
-    Logged, each as `eval_dynamics_...`: `loss_mean` (bits), `accuracy` (of a language model the share of tokens that
-    are the likeliest: exact memorization), `margin_mean`, `forgetting_mean` (forgetting events of an example so far),
-    `unforgettable_fraction`, `never_learned_fraction`, `seconds`; with noise `clean_accuracy` and `noisy_accuracy`,
-    the share of noisy labels that are fit; with validation rows `validation_accuracy` and `validation_loss_mean`.
+    The logged keys, each as `eval_dynamics_...`, are `loss_mean` (bits), `accuracy` (for a language model the share of
+    tokens that are the likeliest: exact memorization), `margin_mean`, `forgetting_mean` (forgetting events of an
+    example so far), `unforgettable_fraction`, `never_learned_fraction`, `seconds`; with noise `clean_accuracy` and
+    `noisy_accuracy`, the share of noisy labels that are fit; with validation rows, `validation_accuracy` and
+    `validation_loss_mean`.
 
     Args:
-        probe: rows to look at, usually of the training data: mappings of the model's inputs with "labels" or "label",
-            such as the rows of a tokenized data set; texts or rows with `text_column` for a language model, of which
-            each token is an example. They are kept in memory.
+        probe: the rows to evaluate, usually of the training data: mappings of the model's inputs with "labels" or
+            "label", such as the rows of a tokenized data set; or, for a language model, texts or rows with
+            `text_column`, of which each token is an example. They are kept in memory.
         noisy: (rows,) which rows of the probe have a wrong label or a noise input; or the `NoiseInjector` that made
-            them, where the probe is the whole data set.
+            them, if the probe is the whole data set.
         validation: rows that are not trained on; only their mean loss and accuracy are logged.
-        data_collator: makes a batch of rows; by default they are stacked, or padded on the right.
-        batch_size: rows of one call.
-        shift_labels: of tokens: whether their logits are at the token before. By default so for all models but
+        data_collator: makes a batch from rows; by default they are stacked, or padded on the right.
+        batch_size: the number of rows per call.
+        shift_labels: whether a token's logits are at the token before it. True by default for all models but
             encoder-decoders, masked models and classifiers of tokens.
-        text_column: of texts.
-        class_probabilities: whether the probabilities of all classes are recorded, which cleanlab takes; of
+        text_column: the column of texts.
+        class_probabilities: whether to record the probabilities of all classes, which cleanlab needs, for
             classifiers with up to 1,000 classes.
         name: prefix of keys and files; for a second probe in one training.
 
     Raises:
-        InputError: no rows, or flags of another number; when prepared: rows that the model cannot be asked about.
+        InputError: there are no rows, or the number of flags differs; or, when prepared, the model cannot process the
+            rows.
 
     Example:
         >>> from torch import nn
@@ -104,10 +106,10 @@ class DynamicsMeasure:
         self._noisy_N: NDArray[np.bool_] | None = None
 
     def prepare(self, start: TrainingStart) -> None:
-        """Collates the rows, and forgets a training before.
+        """Collates the rows, and clears the state of an earlier training.
 
         Raises:
-            InputError: rows that the model cannot be asked about, or other rows on another process.
+            InputError: the model cannot process the rows, or another process has different rows.
         """
         self._probe = self._made("probe", self._rows, start)
         self._validation = None
@@ -134,7 +136,7 @@ class DynamicsMeasure:
         return [f"eval_{self.name}_{key}" for key in self._keys()]
 
     def measure(self, model: nn.Module) -> PlainRecord:
-        """One row of the record, and its means. Every process must make this call."""
+        """Appends one row to the record, and returns its means. Every process must make this call."""
         started = time.perf_counter()
         assert self._probe is not None, "prepare comes first"
         processes = Processes.of_job(model)
@@ -167,11 +169,11 @@ class DynamicsMeasure:
         return PlainRecord(figures=keyed, details={"measurement": number, "columns": len(found)})
 
     def run_of(self, records: Sequence[PlainRecord]) -> DynamicsRecord:
-        """The record on disk, of all measurements of a training: to print, to save and to publish."""
+        """The record on disk, with all measurements of a training, which can be printed, saved and published."""
         return DynamicsRecord.load(self._store.folder.parent, self.name)
 
     def state_dict(self) -> dict[str, Any]:
-        """What forgetting events are counted from, and how many measurements the record has."""
+        """The state from which forgetting events are counted, and the number of measurements in the record."""
         return {
             "measured": self._measured,
             "right": torch.from_numpy(self._right_N.copy()),
@@ -180,7 +182,7 @@ class DynamicsMeasure:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on where a checkpoint was saved: later measurements are removed from the record.
+        """Continues from a saved checkpoint: later measurements are removed from the record.
 
         Raises:
             InputError: the probe has another number of examples than the one that was recorded.
@@ -197,7 +199,7 @@ class DynamicsMeasure:
             self._store.cut(self._measured)
 
     def _read(self, model: nn.Module, processes: Processes) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """(N, F) figures and, where they are recorded, (N, C) probabilities of all classes."""
+        """(N, F) figures and, if they are recorded, (N, C) probabilities of all classes."""
         assert self._probe is not None
         return self._probe.read(model, processes, class_probabilities=self._class_probabilities)
 

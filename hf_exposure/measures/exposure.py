@@ -1,7 +1,7 @@
-"""Canaries and a model in, a report out: the paper's measurement, once or at every step of a training.
+"""Measures the exposure of canaries under a model: the paper's measurement, once or at every step of a training.
 
-`ExposureMeter` prepares what a measurement needs besides the model, and takes it as often as it is asked to.
-`measure_exposure` takes one; `ExposureMeasure` is the meter as `MeasureCallback` wants it.
+`ExposureMeter` prepares everything but the model, and can then measure any number of times. `measure_exposure`
+measures once; `ExposureMeasure` is the same as a measure for `MeasureCallback`.
 
 Shapes: K canaries, inserted ones first; N texts that they are compared with; L tokens.
 """
@@ -61,12 +61,12 @@ ScorerMaker = Callable[[nn.Module], Scorer]
 
 @dataclass(frozen=True, eq=False)
 class _Prepared:
-    """What a measurement needs besides a model: it depends on how the model's kind reads a text.
+    """The prepared parts of a measurement, which depend on how the kind of model encodes a text.
 
     Attributes:
-        method, choice: what is carried out, and what the report says of it (`choose`).
-        encoded: the canaries, then what they are compared with.
-        automaton, uniform: of the template, where the method searches, and uniform draws from it.
+        method, choice: the method in use, and the report's note on that choice (`choose`).
+        encoded: the canaries, then the texts that they are compared with.
+        automaton, uniform: the template's token automaton and uniform draws from it, if the method searches.
     """
 
     method: Method
@@ -77,7 +77,7 @@ class _Prepared:
 
 
 class _Evaluation(NamedTuple):
-    """Log-perplexities of K canaries under one model, one estimate for each, and what the report says besides."""
+    """Log-perplexities of K canaries under one model, one estimate for each, and further facts for the report."""
 
     costs_K: NDArray[np.float64]
     estimates: list[CostEstimate]
@@ -89,52 +89,54 @@ class _Evaluation(NamedTuple):
 
 
 class ExposureMeter:
-    """A measurement that is prepared once and taken at any step of a training: the object under the callback.
+    """Measures exposure at any step of a training after one preparation: the object behind the callback.
 
     References are drawn and encoded on construction, so `measure` costs forward passes and little else.
 
     Args:
         canaries: the set whose exposure is measured.
         tokenizer: the model's tokenizer; never changed.
-        scorer: makes the scorer of a model, for a model that `log_perplexity` cannot score: a classifier
-            (`LabelScorer`), say. The tokenizer is then not used and may be None, and `source`,
-            `context` and `end_token` are the scorer's own business.
-        across_processes: share the work among all processes of the initialized `torch.distributed` job, as
+        scorer: a function that makes the scorer of a model, for models that `log_perplexity` cannot score, such as
+            classifiers (`LabelScorer`). The tokenizer is then not used and may be None, and the scorer itself handles
+            `source`, `context` and `end_token`.
+        across_processes: whether to share the work among all processes of the initialized `torch.distributed` job, as
             `ExposureCallback` does; every process must then measure, with the same canaries, settings and tokenizer,
             and all get the same report.
-        **settings: the arguments below, all of them optional.
-        method: an object that holds its own settings, or its name with those settings as arguments of this call:
-            `Importance(references=64)` is `method="importance", references=64`. `Auto` ("auto", the default) takes the
-            exact answer where it is cheap; `Enumerate` ("enumerate") scores every text of the space; `Sample`
+        **settings: the optional arguments below.
+        method: an object with its own settings, or its name with those settings as arguments of this call:
+            `Importance(references=64)` is `method="importance", references=64`. `Auto` ("auto", the default) uses
+            exact methods where they are cheap; `Enumerate` ("enumerate") scores every text of the space; `Sample`
             ("sample") compares with uniform references; `SkewNormal` ("skew_normal") extrapolates from them, as the
             paper does; `Importance` ("importance") draws weighted references from the model itself; `Bounded`
             ("bounded") searches for the exact rank.
-        references: how many are drawn, at most (all others of the space, where it is smaller); 4096 by default.
-        max_expansions: budget of one search, 100,000 by default; that of "auto" is `references` where they are fewer.
-        precision_bits: width of the interval at which weighted references stop being drawn, 0.25 by default.
-        accept_bad_fit: give skew-normal figures of a bad fit too.
-        seed: of all draws, 0 by default; in the report.
-        confidence_level: of all intervals, 0.95 by default.
+        references: the maximum number of drawn references (in a smaller space, all other texts); 4096 by default.
+        max_expansions: the budget of one search, 100,000 by default; for "auto", at most `references`.
+        precision_bits: the width of the intervals at which drawing of weighted references stops, 0.25 by default.
+        accept_bad_fit: whether to return skew-normal figures of a bad fit too.
+        seed: the seed of all draws, 0 by default; it is in the report.
+        confidence_level: the level of all intervals, 0.95 by default.
         end_token: whether the end of each text is scored.
-        delta: that of the differential privacy whose epsilon the coins of `draw_canaries(coin_flips=N)` and the
-            certified ranks bound, 0 by default. Above 0, coins refute Gaussian claims too (`epsilon_lower_bound`).
-        source: what an encoder-decoder model reads: one fixed text, or with the template's own holes in it a text for
-            each canary and reference, the same secret in both ("My number is {number}"), which allows no search.
+        delta: the delta of the (epsilon, delta) guarantee whose epsilon is bounded by the coins of
+            `draw_canaries(coin_flips=N)` and by certified ranks; 0 by default. Above 0, coins refute Gaussian claims
+            too (`epsilon_lower_bound`).
+        source: the input of an encoder-decoder model: one fixed text, or a text with the template's own holes, which
+            are filled with the same secret as the canary or reference ("My number is {number}"). The latter allows no
+            search.
         context: the `CanaryContext` that the canaries were inserted in.
         max_batch_tokens: as for `log_perplexity`.
-        lead: look for the likeliest text that was not inserted, and report each canary's lead over it. Free where all
-            texts are scored; elsewhere one more search, within the budget of the method.
+        lead: whether to search for the likeliest text that was not inserted, and report each canary's lead over it.
+            This is free if all texts are scored; otherwise it takes one more search, within the budget of the method.
 
     Attributes:
-        base: the exposures under a base model, with the fingerprint of one that is the model without its adapters.
+        base: the exposures under a base model, with its fingerprint if it is the model without its adapters.
         is_masked: whether the last measurement found a masked language model; None before the first.
 
     Raises:
-        InputError: an unknown method or argument, a number out of range, a setting next to a method that is an object,
-            a space too large to enumerate, a tokenizer or template that a search cannot handle with `Bounded` or
-            `Importance`.
-        ProcessesDifferError: at the first measurement of a job, on all its processes, where they were given other
-            canaries, settings or tokenizers.
+        InputError: a method or argument is unknown, a number is out of range, a setting is given next to a method
+            object, the space is too large to enumerate, or `Bounded` or `Importance` is given and a search cannot
+            handle the tokenizer or template.
+        ProcessesDifferError: the processes of a job have different canaries, settings or tokenizers. It is raised at
+            the first measurement, on all processes.
 
     Example:
         >>> from transformers import ByT5Tokenizer
@@ -168,17 +170,17 @@ class ExposureMeter:
         check_template(canaries.template, end_token=self.settings.end_token)
         self._uniform_draw = is_uniform_draw(canaries)
         self._source = source_for(self.settings.source, canaries.template)
-        self._choose(self._why_no_search(None))  # what cannot be done is refused now, before there is a model
+        self._choose(self._why_no_search(None))  # impossible methods are refused now, before there is a model
         self.base = BaseFigures(
             lambda base: [estimate.exposure_bits for estimate in self._evaluate(base).estimates], self._processes_of
         )
         self._prepared: dict[tuple[Any, ...], _Prepared] = {}
         if self._source is None and scorer is None:
-            # As most models read a text. How a decoder does is known with the model.
+            # Encode as for most models. The encoding for a decoder is only known with the model.
             without_secrets(canaries, self._prepare_plainly)
 
     def check_fits(self, model: nn.Module) -> None:
-        """Raise an `InputError` if a canary is longer than the model's context: now, not at the first measurement."""
+        """Raises an `InputError` if a canary is longer than the model's context, before the first measurement."""
         check_module("model", model)
         longest = context_length(model)
         for prepared in self._prepared.values():
@@ -189,10 +191,10 @@ class ExposureMeter:
                 raise InputError("canaries", rule, f"{tokens} tokens", remedy)
 
     def check_alike(self, processes: Processes, others: Mapping[str, object] | None = None) -> None:
-        """Raise a `ProcessesDifferError` on all processes unless they measure the same texts in the same way.
+        """Raises a `ProcessesDifferError` on all processes unless they measure the same texts in the same way.
 
         Args:
-            processes: every one of them must make this call.
+            processes: the processes, each of which must make this call.
             others: further values that must be the same, by name.
         """
         if processes.count == 1:
@@ -202,16 +204,16 @@ class ExposureMeter:
         check_alike(processes, values, REMEDIES)
 
     def measure(self, model: nn.Module, *, base_model: BaseModel | None = None) -> ExposureReport:
-        """The exposure of every canary under `model` as it is now. The model is left as it was found.
+        """Measures the exposure of every canary under `model` in its present state. The model is left as it was found.
 
         Args:
-            model: to measure.
+            model: the model to measure.
             base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
-                off. It is measured too, and again only when its weights have changed.
+                off. It is measured too, and again only if its weights have changed.
 
         Raises:
-            InputError: `base_model="without_adapter"` where nothing can be switched off, or not all that is trained;
-                where the model without its adapters is no longer what it was at the first measurement.
+            InputError: `base_model` is "without_adapter", and the adapters cannot be switched off, other weights are
+                trained too, or the model without its adapters has changed since the first measurement.
             NonFiniteScoreError: the model returned NaN.
         """
         check_module("model", model)
@@ -263,7 +265,7 @@ class ExposureMeter:
         self._prepare(Encoder.of(self.tokenizer, end_token=settings.end_token, context=settings.context), "")
 
     def _prepare(self, encoder: Encoder, why_no_search: str) -> _Prepared:
-        """The encodings as `encoder` reads texts, made once and kept."""
+        """The encodings by `encoder`, computed once and cached."""
         method, choice = self._choose(why_no_search)
         key = (encoder.leading, encoder.ending, encoder.first_scored, method, choice)
         if key not in self._prepared:
@@ -280,16 +282,16 @@ class ExposureMeter:
         return self._prepared[key]
 
     def _why_no_search(self, scorer: Scorer | None) -> str:
-        """Why a prefix of a text has no score; "" where it has one."""
+        """Why prefixes of texts cannot be scored; "" if they can."""
         if scorer is not None and scorer.why_no_search:
             return scorer.why_no_search
-        return "the source holds the secret too" if isinstance(self._source, SourceTemplate) else ""
+        return "the source contains the secret too" if isinstance(self._source, SourceTemplate) else ""
 
     def _processes_of(self, model: nn.Module) -> Processes:
         return Processes.of_job(model) if self._across_processes else SINGLE_PROCESS
 
     def _evaluate(self, model: nn.Module) -> _Evaluation:
-        """Scores the canaries and what they are compared with, and estimates their exposures."""
+        """Scores the canaries and the texts that they are compared with, and estimates their exposures."""
         processes, settings = self._processes_of(model), self.settings
         with processes.barrier():
             first, self._compared = not self._compared, True
@@ -310,21 +312,21 @@ class ExposureMeter:
                 )
             self.is_masked = isinstance(scorer, MaskedScorer)
             prepared = self._prepare(scorer.encoder, self._why_no_search(scorer))
-            if first:  # some kinds of models need encodings of their own
+            if first:  # some kinds of models need their own encodings
                 self.check_alike(processes)
             try:
                 return self._estimate(prepared, scorer)
             except InputError:
                 if prepared.automaton is None or not scorer.why_no_search:
                     raise
-                # Seen only now, on the texts themselves or on what a search reads.
+                # This is only known now, from the texts themselves or from the search.
                 return self._estimate(self._prepare(scorer.encoder, scorer.why_no_search), scorer)
 
     def _estimate(self, prepared: _Prepared, scorer: Scorer) -> _Evaluation:
-        """By the method that is prepared.
+        """Estimates exposures by the prepared method.
 
         Raises:
-            InputError: it searches, and the scorer cannot.
+            InputError: the method searches, and the scorer does not support search.
         """
         bits = scorer.sequence_bits(prepared.encoded)
         if prepared.automaton is not None and scorer.why_no_search:
@@ -351,7 +353,7 @@ class ExposureMeter:
         return _Evaluation(costs_K, estimates, leads_K, references, notes, scorer.mode or "", complete)
 
     def _space_bits(self, canary: Canary) -> float:
-        """log2 |R'|: of the space without the other inserted canaries."""
+        """log2 |R'|, where R' is the space without the other inserted canaries."""
         others = len(self.canaries.inserted) - (not canary.is_control)
         return math.log2(self.canaries.template.space_size - others)
 
@@ -368,33 +370,34 @@ def measure_exposure(
     across_processes: bool = False,
     **settings: Unpack[FurtherOptions],
 ) -> ExposureReport:
-    """The exposure of every canary of a set under a model: how much likelier it is than chance made it.
+    """Measures the exposure of every canary of a set under a model: how far it ranks above a random text of its
+    template.
 
     `exposure(s[r]) = log2|R'| - log2 rank(s[r])` in bits, where the rank counts texts of the same template that the
     model finds at least as likely (ties count against the canary) and R' leaves out the other inserted canaries. It
-    lies in [0, log2|R'|]; of a canary that was not memorized it exceeds x bits with probability at most 2^-x.
+    lies in [0, log2|R'|]. For a canary that was not memorized, it exceeds x bits with probability at most 2^-x.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Definitions 2 and 4, Section 4.2.
 
     Args:
         model: a causal language model, an encoder-decoder one (with `source`) or a masked one; left as it was found.
         tokenizer: its tokenizer.
-        canaries: inserted ones and held-out controls.
-        method: an object such as `Importance(references=64)`, which holds its own settings, or a name: "auto",
+        canaries: the set of inserted canaries and held-out controls.
+        method: an object such as `Importance(references=64)`, which has its own settings, or a name: "auto",
             "enumerate", "sample", "skew_normal", "importance" or "bounded", with those settings as arguments.
-        references: how many texts the canaries are compared with, at most; 4096 unless given.
-        base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters
-            off: its exposures are reported too.
-        scorer: makes the scorer of the model, as for `ExposureMeter`; the tokenizer may then be None.
-        across_processes, **settings: those of `ExposureMeter`, which describes all of them and prepares a measurement
-            that is taken many times: seed, max_expansions, precision_bits, confidence_level, end_token,
-            accept_bad_fit, delta, source, context, max_batch_tokens, lead.
+        references: the maximum number of texts that the canaries are compared with; 4096 by default.
+        base_model: a model that did not see the canaries, or "without_adapter" for `model` with its PEFT adapters off;
+            its exposures are reported too.
+        scorer: a function that makes the scorer of the model, as for `ExposureMeter`; the tokenizer may then be None.
+        across_processes, **settings: arguments of `ExposureMeter`, which describes them all and is the class for
+            repeated measurements: seed, max_expansions, precision_bits, confidence_level, end_token, accept_bad_fit,
+            delta, source, context, max_batch_tokens, lead.
 
     Returns:
-        `ExposureReport`, its estimates in the set's order, inserted canaries first.
+        An `ExposureReport`, with estimates in the set's order, inserted canaries first.
 
     Raises:
-        InputError: as `ExposureMeter`.
+        InputError: as for `ExposureMeter`.
         NonFiniteScoreError: the model returned NaN.
 
     Example:
@@ -421,12 +424,13 @@ def _check_own_scorer(scorer: object, settings: MeasureSettings) -> None:
     for name in ("source", "context", "end_token"):
         if getattr(settings, name):
             rule = "does not go with a scorer of your own"
-            raise InputError(name, rule, type(getattr(settings, name)).__name__, "Let the scorer see to it.")
+            raise InputError(name, rule, type(getattr(settings, name)).__name__, "Let the scorer handle it.")
 
 
 def epsilons_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: MeasureSettings) -> list[dict[str, Any]]:
-    """What the coins refute, from the canaries' log-perplexities in bits: (epsilon, delta)-privacy, and with a delta
-    above 0 the two Gaussian claims. Empty without coins on both sides, since fixed controls bound no epsilon.
+    """What the coins refute, computed from the canaries' log-perplexities in bits: (epsilon, delta)-privacy, and with
+    a delta above 0 the two Gaussian claims. Empty without coins of both outcomes, since fixed controls give no bound
+    on epsilon.
     """
     coins = [canary.coin for canary in canaries]
     flipped_K = np.array([coin is not None for coin in coins])
@@ -455,14 +459,14 @@ def _estimate_of(
     lead_bits: float,
     base_exposure_bits: float,
 ) -> ExposureEstimate:
-    """What an estimator found for a cost, with whose it is."""
+    """An estimator's result for a cost, with the canary's id."""
     shared = {name: value for name, value in vars(figures).items() if name != "effective_hits"}
     return ExposureEstimate(
         canary_id=canary.id,
         repetitions=canary.repetitions,
         log_perplexity_bits=cost,
         base_exposure_bits=base_exposure_bits,
-        # One NaN object for all that is undefined: equal reports then compare equal.
+        # Use one NaN object for all undefined figures, so that equal reports compare equal.
         guessing_entropy_bits=math.nan if math.isnan(figures.exposure_bits) else space_bits - figures.exposure_bits,
         lead_bits=math.nan if math.isnan(lead_bits) else lead_bits,
         **shared,
@@ -473,22 +477,22 @@ _PREFIX = "eval_exposure_"
 
 
 class ExposureMeasure:
-    """The exposure of a set of canaries, and how often a training was trained on each of them.
+    """The exposure of a set of canaries, and how often training has used each of them.
 
-    `ExposureCallback` adds what else concerns a training: delivery, limits.
+    `ExposureCallback` adds delivery checks and limits.
 
     Args:
-        canaries: the set that was inserted.
-        base_model: measured as well, as for `measure_exposure`.
-        count_doses: count in the training batches how often each canary contributes to the loss (`doses`).
-        scorer: makes the scorer of a model, as for `ExposureMeter`; no tokenizer is needed then.
-        **measure_arguments: those of `ExposureMeter`.
+        canaries: the inserted set.
+        base_model: a base model to measure too, as for `measure_exposure`.
+        count_doses: whether to count in the training batches how often each canary contributes to the loss (`doses`).
+        scorer: a function that makes the scorer of a model, as for `ExposureMeter`; no tokenizer is needed then.
+        **measure_arguments: the arguments of `ExposureMeter`.
 
     Attributes:
-        meter: made by the first `prepare`, and kept while the tokenizer stays the same.
+        meter: the meter, made by the first `prepare` and kept while the tokenizer stays the same.
 
     Raises:
-        InputError: an unknown argument or a value out of range.
+        InputError: an argument is unknown or a value is out of range.
     """
 
     name = "exposure"
@@ -506,7 +510,7 @@ class ExposureMeasure:
         **measure_arguments: Unpack[MeasureOptions],
     ) -> None:
         instance_of("canaries", canaries, CanarySet, "Make one with draw_canaries(template, ...).")
-        # Refused at construction, not when training starts.
+        # Refuse bad arguments at construction, not when training starts.
         MeasureSettings.of("ExposureCallback or measure_exposure", **measure_arguments)
         flag("count_doses", count_doses)
         self.canaries, self.base_model, self.measure_arguments = canaries, base_model, measure_arguments
@@ -518,11 +522,11 @@ class ExposureMeasure:
         self._model: weakref.ref[nn.Module] | None = None
 
     def prepare(self, start: TrainingStart) -> None:
-        """Draws and encodes what the canaries are compared with.
+        """Draws and encodes the texts that the canaries are compared with.
 
         Raises:
-            InputError: a canary longer than the model's context, or a base model that this model cannot have.
-            ProcessesDifferError: processes of the job were given other canaries, settings or tokenizers.
+            InputError: a canary is longer than the model's context, or the base model does not suit this model.
+            ProcessesDifferError: the processes of the job have different canaries, settings or tokenizers.
         """
         check_base_model(start.model, self.base_model)
         if self.meter is None or self.meter.tokenizer is not start.tokenizer:
@@ -536,7 +540,7 @@ class ExposureMeasure:
             )
         self.meter.check_fits(start.model)
         base = self.base_model if isinstance(self.base_model, str) else type(self.base_model).__name__
-        counts = hasattr(self, "on_batch")  # a sum over processes needs all of them
+        counts = hasattr(self, "on_batch")  # the sum over processes needs all of them
         self.meter.check_alike(start.processes, {"base_model": base, "count_doses": counts})
         if self.base_model == "without_adapter":
             self._model = weakref.ref(start.model)
@@ -544,7 +548,7 @@ class ExposureMeasure:
         self._tally = self._new_tally(self.meter, start)
 
     def metric_names(self) -> list[str]:
-        """The keys of the contract; those of controls where there are any."""
+        """The documented keys, with those of controls if there are any."""
         names = ["mean", "median", "max", "rank1_fraction", "seconds"]
         names += [f"x{repetitions}_mean" for repetitions in self.canaries.repetition_counts]
         names += ["controls_mean", "p_value"] if self.canaries.controls else []
@@ -552,7 +556,7 @@ class ExposureMeasure:
         return [_PREFIX + name for name in names]
 
     def measure(self, model: nn.Module) -> ExposureReport:
-        """The report of every canary."""
+        """The report on every canary."""
         assert self.meter is not None, "prepare comes first"
         self._tally.sum_up()
         report = self.meter.measure(model, base_model=self.base_model)
@@ -561,12 +565,12 @@ class ExposureMeasure:
         return report
 
     def doses(self, epochs: float, *, together: bool = False) -> Doses:
-        """How often each canary contributed to the loss, and how often it should have.
+        """How often each canary has contributed to the loss, and how often it should have.
 
         Args:
-            epochs: passes over the data until now.
-            together: every process makes this call, and all get the counts of now. Else, in a job of several
-                processes, the counts are those of the last measurement or checkpoint.
+            epochs: the number of passes over the data until now.
+            together: whether every process makes this call, and all get the present counts. Otherwise, in a job of
+                several processes, the counts are those of the last measurement or checkpoint.
         """
         if together or self._tally.is_alone:
             self._tally.sum_up()
@@ -576,7 +580,9 @@ class ExposureMeasure:
         return self._doses(self._tally.counts_K4, uncounted, epochs)
 
     def doses_of(self, state: Mapping[str, Any] | None, epochs: float) -> Doses:
-        """As `doses`, at the checkpoint that `state_dict` returned `state` for; None for one without a state."""
+        """Like `doses`, at the checkpoint for which `state_dict` returned `state`; None for a checkpoint without a
+        state.
+        """
         if self._tally.uncounted is not None:
             return Doses(uncounted=self._tally.uncounted)
         then = _DoseTally(len(self.canaries), self._tally.ledger, uncounted=Uncounted.RESUMED_WITHOUT_COUNTS)
@@ -605,7 +611,7 @@ class ExposureMeasure:
         return Doses(counted=tuple(counted))
 
     def state_dict(self) -> dict[str, Any]:
-        """The counted doses, and the fingerprint of a base that is the model without its adapters.
+        """The counted doses, and the fingerprint of the base model if it is the model without its adapters.
 
         Every process must make this call.
         """
@@ -614,10 +620,10 @@ class ExposureMeasure:
         return {**base, **self._tally.state_dict()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on counting where the run was stopped, and compares its base with the one that it began with.
+        """Continues counting where the run was stopped, and compares its base model with the original one.
 
         Raises:
-            InputError: it is another.
+            InputError: the base model has changed.
         """
         self._tally.load_state_dict(state)
         model = None if self._model is None else self._model()
@@ -634,7 +640,7 @@ class ExposureMeasure:
             self._tally.ledger.see(batch.inputs)
 
     def _new_tally(self, meter: ExposureMeter, start: TrainingStart) -> _DoseTally:
-        """With nothing counted yet, unless it cannot be."""
+        """A new tally without counts, or one that records why counting is impossible."""
         count = len(self.canaries)
         if not hasattr(self, "on_batch"):
             return _DoseTally(count, uncounted=Uncounted.SWITCHED_OFF)
@@ -651,19 +657,19 @@ class ExposureMeasure:
         config = getattr(unwrap_model(start.model), "config", None)
         is_encoder_decoder = source is not None or bool(getattr(config, "is_encoder_decoder", False))
         ledger = DoseLedger(patterns, count, labels_are_text=is_encoder_decoder)
-        # What was trained on before is in the checkpoint, or lost.
+        # Earlier counts are in the checkpoint, or lost.
         lost = Uncounted.RESUMED_WITHOUT_COUNTS if start.step else None
         lost = Uncounted.BEGUN_AGAIN if start.begins_again else lost
         return _DoseTally(count, ledger, start.processes, uncounted=lost)
 
 
 class _DoseTally:
-    """The ledgers of all processes in one sum, with what a run counted before it was stopped.
+    """The sum of the ledgers of all processes, with the counts of the run before it was stopped.
 
     Attributes:
-        counts_K4: as of the last `sum_up`, or of the checkpoint.
-        batches: how many were seen, as of the same.
-        uncounted: why they are not known; None where they are.
+        counts_K4: the counts at the last `sum_up`, or of the checkpoint.
+        batches: the number of batches seen at the same time.
+        uncounted: why the counts are unknown; None if they are known.
     """
 
     def __init__(
@@ -694,7 +700,7 @@ class _DoseTally:
             self.give_up(found[0])
 
     def give_up(self, reason: Uncounted) -> None:
-        """The first reason stays."""
+        """Records why counting is impossible; the first reason is kept."""
         self.uncounted = self.uncounted or reason
 
     def state_dict(self) -> dict[str, Any]:
@@ -712,7 +718,7 @@ class _DoseTally:
             self.uncounted = before if self.uncounted is Uncounted.RESUMED_WITHOUT_COUNTS else self.uncounted or before
 
     def _own(self) -> NDArray[np.float64]:
-        """This process's batches, its counts, and for each reason whether it has it. Exact up to 2^53."""
+        """This process's batches, its counts, and a flag for each reason. Exact up to 2^53."""
         assert self.ledger is not None
         counts_K4 = self.ledger.counts_K4()
         reasons = [self.ledger.uncounted is reason for reason in Uncounted]

@@ -1,4 +1,4 @@
-"""The lead of canaries over the likeliest text that was not inserted, where a search must find that text.
+"""The lead of canaries over the likeliest text that was not inserted, if a search must find that text.
 
 Shapes: K canaries, inserted ones first.
 """
@@ -14,12 +14,13 @@ from hf_exposure.measures.methods import Measurement
 
 
 def leads_by_search(measured: Measurement, max_expansions: int, ranked_first: int) -> FloatArray:
-    """(K,) leads by a search for the likeliest texts; NaN for all where it does not end within its budget.
+    """(K,) leads by a search for the likeliest texts; NaN for all if it does not end within its budget.
 
     Args:
-        measured: with an automaton.
-        max_expansions: of each search; a second one is needed only where it was not known which canaries rank first.
-        ranked_first: how many inserted canaries are known to rank first: they come before all texts not inserted.
+        measured: the measurement, with an automaton.
+        max_expansions: the budget of each search; a second one is only needed if it was not known which canaries rank
+            first.
+        ranked_first: the number of inserted canaries that are known to rank first, before all texts not inserted.
     """
     assert measured.automaton is not None
     texts, is_inserted_K = [canary.text for canary in measured.canaries], measured.is_inserted_K
@@ -31,7 +32,7 @@ def leads_by_search(measured: Measurement, max_expansions: int, ranked_first: in
         if not found.certified:
             return np.full(len(texts), np.nan)
         rivals = [one for one in found.candidates if one.text not in inserted]
-        # A control that is the likeliest of them has the next one as its rival.
+        # If a control is the likeliest of them, its rival is the next one.
         if len(rivals) > any(one.text in controls for one in rivals[:1]) or wanted == space_size:
             break
         wanted = min(space_size, wanted + 1 + len(inserted))

@@ -1,8 +1,8 @@
-"""The users' own records: can those that a model was trained on be told from held-out ones?
+"""Membership of the users' own records: can those that a model was trained on be told from held-out ones?
 
-Canaries answer for canaries. Here the records themselves are looked at: one forward pass for each, two with a base
-model, gives every statistic at once. `MembershipMeter` prepares the rows and is measured as often as it is asked to;
-`measure_membership` takes one measurement; `MembershipMeasure` is the meter as `MeasureCallback` wants it.
+Canaries show how canaries are memorized. Here the records themselves are tested: one forward pass for each, two with a
+base model, gives all statistics at once. `MembershipMeter` prepares the rows and can measure any number of times;
+`measure_membership` measures once; `MembershipMeasure` is the same as a measure for `MeasureCallback`.
 
 Shapes: N records, n members and m held-out records among them, S statistics.
 """
@@ -57,7 +57,7 @@ from hf_exposure.signals.token_signals import check_causal
 
 _ROC_POINTS = 200
 _MOST_EXPOSED = 10
-# Of the comparisons that should show nothing: they are not what is tested.
+# Confidence level of the comparisons that should show no difference; they are not the tested hypothesis.
 _BLIND_CONFIDENCE = 0.99
 
 
@@ -122,29 +122,31 @@ class _Rows:
 
 
 class MembershipMeter:
-    """A measurement of membership that is prepared once and taken at any step of a training.
+    """Measures membership at any step of a training after one preparation.
 
     Args:
-        members: records that the model was trained on: texts, chats (lists of messages), or mappings with `messages`,
-            with `prompt` and `completion`, or with a column of texts; a list or a dataset.
-        held_out: records that it never saw, *drawn in the same way*: records from elsewhere or of another date differ
-            before any training, and the figures then measure that. `report.differences` names such signs.
-        tokenizer: the model's.
-        across_processes: share the work among all processes of the job; all must then measure the same records.
-        **settings: the arguments below, all of them optional.
-        statistics: further ones by name: functions from a text's `TokenSignals`, and those under the base model or
-            None, to a score; a higher score means member.
-        text_column: where rows have a column of texts.
-        max_tokens: of a row; the model's context unless given. Longer records are cut at the end.
-        false_positive_rates: at which the share of members recognized is reported.
-        confidence_level: of all intervals.
+        members: the records that the model was trained on: texts, chats (lists of messages), or mappings with
+            `messages`, with `prompt` and `completion`, or with a column of texts; a list or a dataset.
+        held_out: records that it never saw, *drawn in the same way*. Records from another source or date differ before
+            any training, and the figures then measure that difference. `report.differences` lists signs of it.
+        tokenizer: the model's tokenizer.
+        across_processes: whether to share the work among all processes of the job; all must then measure the same
+            records.
+        **settings: the optional arguments below.
+        statistics: further statistics by name: functions from a text's `TokenSignals`, and those under the base model
+            or None, to a score; a higher score means member.
+        text_column: the column of texts, for rows that have one.
+        max_tokens: the maximum length of a row; by default the model's context. Longer records are cut at the end.
+        false_positive_rates: the rates at which the share of members recognized is reported.
+        confidence_level: the level of all intervals.
         max_batch_tokens: as for `log_perplexity`.
 
     Attributes:
-        base: what is known of the base model, with the fingerprint of one that is the model without its adapters.
+        base: the signals under the base model, with its fingerprint if it is the model without its adapters.
 
     Raises:
-        InputError: no members or held-out records, a record of another kind, settings out of range.
+        InputError: there are no members or held-out records, a record is of another kind, or a setting is out of
+            range.
     """
 
     def __init__(
@@ -159,7 +161,7 @@ class MembershipMeter:
         self.settings = _Settings(**settings)
         check_tokenizer(tokenizer)
         self.tokenizer, self._across_processes = tokenizer, across_processes
-        # Read again where the context changes: an iterator is not to be read twice.
+        # The records are read again if the context changes, which is impossible for an iterator.
         self._given = {
             name: list(records) if isinstance(records, Iterator) else records
             for name, records in (("members", members), ("held_out", held_out))
@@ -169,24 +171,25 @@ class MembershipMeter:
         self.base: BaseFigures[list[TokenSignals]] = BaseFigures(self._signals_of_all, self._processes_of)
 
     def prepare(self, model: nn.Module) -> None:
-        """Encodes the records as far as the model's context reaches. Kept until the context changes.
+        """Encodes the records up to the length of the model's context. The encodings are kept until the context
+        changes.
 
         Raises:
-            InputError: no members or held-out records, or records of another kind.
+            InputError: there are no members or held-out records, or a record is of another kind.
         """
         self._encoded(model)
 
     def measure(self, model: nn.Module, *, base_model: BaseModel | None = None) -> MembershipReport:
-        """The report of the model as it is now. The model is left as it was found.
+        """Measures the model in its present state. The model is left as it was found.
 
         Args:
             model: a causal language model.
-            base_model: one that saw none of the records, with the same tokenizer, or "without_adapter" for `model`
-                with its PEFT adapters off. It is read again only when its weights have changed.
+            base_model: a model that saw none of the records, with the same tokenizer, or "without_adapter" for `model`
+                with its PEFT adapters off. It is scored again only if its weights have changed.
 
         Raises:
-            InputError: a model of another kind; a base model that this model cannot have.
-            NonFiniteScoreError: the model returned NaN; names the record's number.
+            InputError: the model is of another kind, or the base model does not suit it.
+            NonFiniteScoreError: the model returned NaN; the message gives the record's number.
         """
         started = time.perf_counter()
         check_module("model", model)
@@ -237,7 +240,7 @@ class MembershipMeter:
     def _scores(
         self, model: nn.Module, rows: _Rows, base: list[TokenSignals] | None, processes: Processes
     ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """(S, N) scores by all statistics, (N,) exact memorization and (N,) extraction strength; members first."""
+        """(S, N) scores of all statistics, (N,) exact memorization and (N,) extraction strength; members first."""
         statistics = list(self.settings.all.values())
         count = len(rows.members) + len(rows.held_out)
         scores_SN, exact_N, strength_N = np.full((len(statistics), count), math.nan), np.zeros(count), np.zeros(count)
@@ -253,9 +256,9 @@ class MembershipMeter:
         return [found[row] for row in range(len(found))]
 
     def _read(self, model: nn.Module, rows: _Rows, processes: Processes) -> Iterable[tuple[int, TokenSignals]]:
-        """Numbers and signals of all rows: members first, then held-out records."""
+        """Yields the numbers and signals of all rows: members first, then held-out records."""
         check_causal(model, "")
-        scorer = make_scorer(model, self.tokenizer, processes=processes)  # says which kind the model is of
+        scorer = make_scorer(model, self.tokenizer, processes=processes)  # determines the kind of the model
         check_causal(model, scorer.why_no_search)
         reader = SignalReader(model, max_batch_tokens=self.settings.max_batch_tokens, processes=processes)
         for first, records in ((0, rows.members), (len(rows.members), rows.held_out)):
@@ -325,30 +328,30 @@ def measure_membership(
     across_processes: bool = False,
     **settings: Unpack[MembershipOptions],
 ) -> MembershipReport:
-    """How well a model's answers tell records that it was trained on from held-out ones.
+    """Measures how well a model's outputs distinguish records that it was trained on from held-out ones.
 
     One forward pass for each record, two with a base model, gives every statistic: loss, zlib ratio, Min-K%, Min-K%++,
     and with a base model the base-calibrated loss and EZ-MIA's error zone. For each of them the report has the AUC
-    and the true-positive rate at small false-positive rates, with intervals, and a rank test. What a trainer trains on
-    by default is scored: every token of a text or a chat, and of a pair the completion.
+    and the true-positive rate at small false-positive rates, with intervals, and a rank test. The scored tokens are
+    those that a trainer trains on by default: every token of a text or a chat, and the completion of a pair.
 
-    If members and held-out records were drawn alike and the model saw neither, every p-value is uniform.
+    If members and held-out records come from one distribution and the model saw neither, every p-value is uniform.
 
     Args:
         model: a causal language model; left as it was found.
         tokenizer: its tokenizer.
-        members, held_out: the records; `MembershipMeter` says of which kinds. Held-out records that are members too
-            are left out.
-        base_model: a model that saw none of them, such as the one that was fine-tuned, or "without_adapter".
-        across_processes, **settings: those of `MembershipMeter`: statistics, text_column, max_tokens,
+        members, held_out: the records; `MembershipMeter` lists their kinds. Held-out records that are members too are
+            left out.
+        base_model: a model that saw none of them, such as the one before fine-tuning, or "without_adapter".
+        across_processes, **settings: the arguments of `MembershipMeter`: statistics, text_column, max_tokens,
             false_positive_rates, confidence_level, max_batch_tokens.
 
     Returns:
-        `MembershipReport`: `.statistics["loss"].auc`, `.statistics["loss"].tpr[0.01].rate`; None with a reason where
-        undefined.
+        A `MembershipReport`: `.statistics["loss"].auc`, `.statistics["loss"].tpr[0.01].rate`; undefined figures are
+            None with a reason.
 
     Raises:
-        InputError: as `MembershipMeter`.
+        InputError: as for `MembershipMeter`.
         NonFiniteScoreError: the model returned NaN.
 
     Example:
@@ -368,13 +371,13 @@ class MembershipMeasure:
     """Membership of records during a training, for `MeasureCallback`.
 
     Args:
-        members, held_out: records of the training data, and records that are kept out of it. A few hundred of each
-            will do; each measurement reads all of them.
+        members, held_out: records of the training data, and records that are kept out of it. A few hundred of each are
+            enough; each measurement scores all of them.
         base_model: as for `measure_membership`.
-        **settings: those of `MembershipMeter`.
+        **settings: the settings of `MembershipMeter`.
 
     Raises:
-        InputError: settings out of range.
+        InputError: a setting is out of range.
     """
 
     name = "membership"
@@ -400,7 +403,7 @@ class MembershipMeasure:
         """Encodes the records.
 
         Raises:
-            InputError: records of another kind, or a base model that this model cannot have.
+            InputError: a record is of another kind, or the base model does not suit this model.
         """
         check_base_model(start.model, self.base_model)
         if self.meter is None or self.meter.tokenizer is not start.tokenizer:
@@ -417,7 +420,7 @@ class MembershipMeasure:
             self.meter.base.begin(start.model)
 
     def metric_names(self) -> list[str]:
-        """The keys; those of statistics that need a base model where there is one."""
+        """The keys, including those of statistics that need a base model if there is one."""
         names = []
         for name in self._checked.all:
             if self.base_model is None and name in NEED_BASE:
@@ -428,20 +431,20 @@ class MembershipMeasure:
         return [PREFIX + name for name in (*names, "p_value", "seconds")]
 
     def measure(self, model: nn.Module) -> MembershipReport:
-        """The report of the model as it is now."""
+        """The report on the model in its present state."""
         assert self.meter is not None, "prepare comes first"
         return self.meter.measure(model, base_model=self.base_model)
 
     def state_dict(self) -> dict[str, Any]:
-        """The fingerprint of a base that is the model without its adapters; otherwise nothing."""
+        """The fingerprint of the base model if it is the model without its adapters; otherwise empty."""
         logits = None if self.meter is None else self.meter.base.logits
         return {} if logits is None or self.base_model != "without_adapter" else {"base_logits": logits}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Compares the base that a run resumes on with the one that it began with.
+        """Compares the base model of a resumed run with the original one.
 
         Raises:
-            InputError: it is another.
+            InputError: the base model has changed.
         """
         model = None if self._model is None else self._model()
         if self.meter is not None and model is not None and "base_logits" in state:
@@ -481,7 +484,7 @@ def _undefined(reason: str, rates: Sequence[float] = ()) -> MembershipStatistic:
 
 
 def _blind_scores(rows: _Rows, base: list[TokenSignals] | None) -> dict[str, FloatArray]:
-    """Scores of all records, by name, that no training changes."""
+    """Scores of all records that do not depend on training, by name."""
     both = (rows.members, rows.held_out)
     tokens = [len(ids) - first for one in both for ids, first in zip(one.ids, one.first_scored_N, strict=True)]
     found = {
@@ -505,7 +508,7 @@ def _group(records: EncodedRecords, exact_N: FloatArray, strength_N: FloatArray)
 
 
 def _thinned(curve: RocCurve) -> tuple[tuple[float, float], ...]:
-    """The curve at false-positive rates spaced evenly in the logarithm: of each, the most members recognized."""
+    """The curve at logarithmically spaced false-positive rates, each with the largest share of members recognized."""
     wanted = np.append(0.0, np.geomspace(1.0 / curve.controls, 1.0, _ROC_POINTS - 1))
     at: NDArray[np.int64] = np.unique(np.searchsorted(curve.fpr_V, wanted * (1 + 1e-12), side="right") - 1)
     return tuple(zip(curve.fpr_V[at].tolist(), curve.tpr_V[at].tolist(), strict=True))

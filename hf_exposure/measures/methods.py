@@ -1,8 +1,8 @@
-"""The methods of measurement. Each is an object that holds its own settings, checks them, and measures by them.
+"""The methods of measurement. Each is an object that contains its own settings, checks them, and measures with them.
 
 A method encodes the texts that canaries are compared with, before there is a model (`competitors`), and makes one
-estimate for each canary from the costs under a model (`estimate`). The methods here score texts of the template, all
-of them or uniform draws; those that walk its token automaton are in `search_methods`.
+estimate for each canary from the costs under a model (`estimate`). The methods here score all texts of the template or
+uniform draws; methods that search its token automaton are in `search_methods`.
 
 Shapes: K canaries, inserted ones first; N other texts of their template.
 """
@@ -43,23 +43,23 @@ MethodName = Literal["auto", "enumerate", "sample", "skew_normal", "importance",
 
 
 def seed_stream(purpose: str, seed: int) -> int:
-    """A seed of its own for each purpose, so that equal seeds given to several parts are not equal streams."""
+    """A separate seed for each purpose, so that one seed given to several parts does not yield equal streams."""
     return int.from_bytes(hashlib.sha256(f"{purpose} {seed}".encode()).digest()[:16], "big")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """One model at one step, with what a method estimates exposures from.
+    """One model at one step, with everything from which a method estimates exposures.
 
     Attributes:
-        canaries: K of them, inserted ones first.
-        scorer: the model's.
+        canaries: the K canaries, inserted ones first.
+        scorer: the model's scorer.
         costs_K: log-perplexities of the canaries in bits.
-        competitor_costs_N: those of the texts that `Method.competitors` encoded.
+        competitor_costs_N: log-perplexities of the texts that `Method.competitors` encoded.
         encoded: the canaries, then those texts.
-        automaton, uniform: of the template, and uniform draws from it, for a method that searches.
-        confidence_level: of all intervals.
-        seed: of all draws.
+        automaton, uniform: the template's token automaton and uniform draws from it, for a method that searches.
+        confidence_level: the level of all intervals.
+        seed: the seed of all draws.
     """
 
     canaries: CanarySet
@@ -78,7 +78,7 @@ class Measurement:
         return np.arange(len(self.canaries)) < len(self.canaries.inserted)
 
     def groups(self) -> list[NDArray[np.int64]]:
-        """Numbers of the inserted canaries and of the controls; neither is empty."""
+        """Indices of the inserted canaries and of the controls; neither is empty."""
         both = (np.flatnonzero(self.is_inserted_K), np.flatnonzero(~self.is_inserted_K))
         return [members for members in both if members.size]
 
@@ -89,7 +89,7 @@ class Measurement:
 
 
 Estimated = tuple[list[CostEstimate], ReferenceCosts | None]
-"""One estimate for each canary, and the costs of the uniform texts that were scored for them, if any were."""
+"""One estimate for each canary, and the costs of the uniform texts that were scored for them, if any."""
 
 
 _SETTINGS: dict[str, Callable[[object], object]] = {
@@ -102,21 +102,21 @@ _SETTINGS: dict[str, Callable[[object], object]] = {
     ),
     "accept_bad_fit": lambda value: flag("accept_bad_fit", value),
 }
-"""What each setting of a method may be, whether an object holds it or it is a flat argument."""
+"""The check of each setting of a method, whether it is in an object or a flat argument."""
 
 
 def checked_settings(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of some arguments that are settings of methods, each within its range."""
+    """The arguments that are settings of methods, each checked against its range."""
     return {name: check(flat[name]) for name, check in _SETTINGS.items() if name in flat}
 
 
 @dataclass(frozen=True)
 class Method(ABC):
-    """How exposure is measured: a strategy with its own settings.
+    """A strategy for measuring exposure, with its own settings.
 
     Attributes:
-        name: what `method=` calls it, in reports too.
-        searches: whether it walks the template's token automaton, which not every tokenizer and model allow.
+        name: its name in `method=` and in reports.
+        searches: whether it searches the template's token automaton, which some tokenizers and models do not support.
     """
 
     name: ClassVar[MethodName]
@@ -127,7 +127,7 @@ class Method(ABC):
             object.__setattr__(self, name, value)
 
     def competitors(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
-        """The texts whose costs `estimate` needs, encoded. Made once, before there is a model."""
+        """Encodes the texts whose costs `estimate` needs. It is called once, before there is a model."""
         return encoder.encode([])
 
     @abstractmethod
@@ -135,7 +135,7 @@ class Method(ABC):
         """One estimate for each canary."""
 
     def leads(self, measured: Measurement, estimates: Sequence[CostEstimate]) -> FloatArray:
-        """(K,) leads over the likeliest text that was not inserted; NaN by a method that cannot tell."""
+        """(K,) leads over the likeliest text that was not inserted; NaN if the method cannot compute them."""
         return np.full(len(measured.canaries), np.nan)
 
 
@@ -152,12 +152,12 @@ class Enumerate(Method):
 
     def competitors(self, canaries: CanarySet, encoder: Encoder, seed: int) -> EncodedTexts:
         template = canaries.template
-        # A small space is encoded text by text as fast as its automaton is audited.
+        # For a small space, encoding every text is as fast as checking its automaton.
         if template.space_size > AUDITED_ENCODINGS:
             try:
                 automaton = build_automaton(template, encoder, one_path=True, also=texts_of(canaries))
             except InputError:
-                pass  # the tokenizer does not allow it
+                pass  # the tokenizer does not support it
             else:
                 return enumerate_texts(automaton, encoder.first_scored)
         return _encoded(encoder, [template.text_at(index) for index in range(template.space_size)])
@@ -177,7 +177,7 @@ class Enumerate(Method):
 
     def _costs_of_others(self, measured: Measurement) -> FloatArray:
         """Costs of all texts of the space that were not inserted."""
-        # Equal texts end at one vertex of the token tree.
+        # Equal texts end at the same node of the token tree.
         ends = measured.encoded.tree.vertices.last_of_sequence_N
         own_K, space_N = np.split(ends, [len(measured.canaries)])
         order_N = np.argsort(space_N)
@@ -188,13 +188,13 @@ class Enumerate(Method):
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(Method):
-    """Compares with uniform references that are no canaries: exposures up to `log2(references)`, for any model.
+    """Compares canaries with uniform references: exposures up to `log2(references)`, for any model.
 
     Args:
-        references: how many are drawn, at most (all others of the space, where it is smaller).
+        references: the maximum number of draws (in a smaller space, all texts but the canaries).
 
     Raises:
-        InputError: a number out of range.
+        InputError: the number is out of range.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 4.2.
 
@@ -226,8 +226,8 @@ class SkewNormal(Method):
     """Extrapolates from uniform references by a skew-normal law, as the paper does. It has no valid interval.
 
     Args:
-        references: how many are drawn, at most; 20 or more.
-        accept_bad_fit: give figures of a law that does not fit the references too.
+        references: the maximum number of draws; at least 20.
+        accept_bad_fit: whether to return figures even if the law does not fit the references.
 
     Raises:
         InputError: a number out of range.
@@ -260,12 +260,12 @@ class SkewNormal(Method):
 
 
 def uniform_references(canaries: CanarySet, references: int, seed: int) -> list[str]:
-    """Uniform draws of texts of the template that are no canaries, without replacement; all of them, where there are
-    no more.
+    """Uniform draws, without replacement, of texts of the template that are not canaries; all of them if there are no
+    more.
     """
     template = canaries.template
     taken = [template.index_of(canary.text) for canary in canaries]
-    # A stream of its own: with the draw's seed, the references would go on where the canaries ended.
+    # A separate stream: with the draw's seed, the references would continue the draw of the canaries.
     drawn = distinct_indices(template.space_size, seed_stream("references", seed), taken)
     count = min(references, template.space_size - len(taken))
     return [template.text_at(index) for index in itertools.islice(drawn, count)]

@@ -1,7 +1,7 @@
-"""What a measure is: the object that `MeasureCallback` prepares, calls at its steps, saves and restores.
+"""The protocol of measures: objects that `MeasureCallback` prepares, calls at its steps, saves and restores.
 
-A measure knows a model and no Trainer, so the same object serves a training loop of one's own. When it is measured,
-what is logged and where, resume, failures and the other processes of a job are the callback's affair.
+A measure uses a model and no Trainer, so the same object works in a custom training loop. The callback decides when to
+measure and what is logged where, and handles resuming, failures and the other processes of a job.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from hf_exposure.runtime.processes import Processes
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TrainingStart:
-    """What is there when a training starts or resumes.
+    """The state when a training starts or resumes.
 
     Attributes:
-        model: that is trained, without the wrappers of data parallelism and compilation.
-        tokenizer: None where the training has none, as that of a classifier of images.
-        train_dataloader: to look at, not to iterate: its workers and its random state belong to the training. None in
-            a loop of one's own that passes none.
-        processes: those that measure together. Every call of their methods is a barrier: all must make it.
-        output_dir: of the training.
-        step: optimizer steps done; 0 unless the training resumes.
-        begins_again: the trainer ran out of memory in a later step than its first, and now trains the same weights
-            from the beginning, with smaller batches (`auto_find_batch_size`).
-        is_first_process: whether this process prints and warns.
+        model: the trained model, without the wrappers of data parallelism and compilation.
+        tokenizer: the tokenizer; None if the training has none, as for a classifier of images.
+        train_dataloader: the data loader, to inspect but not to iterate: its workers and its random state belong to
+            the training. None in a custom loop that passes none.
+        processes: the processes that measure together. Every call of their methods is a barrier: all must make it.
+        output_dir: the output folder of the training.
+        step: the number of finished optimizer steps; 0 unless the training resumes.
+        begins_again: whether the trainer ran out of memory after its first step, and now trains the same weights from
+            the beginning, with smaller batches (`auto_find_batch_size`). is_first_process: whether this process prints
+            and warns.
     """
 
     model: nn.Module
@@ -49,9 +49,10 @@ class SeenBatch:
     """One batch that this process is about to train on.
 
     Attributes:
-        inputs: the arguments of the model's forward pass by name, as the training loop passes them. Tensors are the
-            loop's own, on the model's device: read them, never write to them, and keep copies of what you need.
-        step: optimizer steps done before this batch. With gradient accumulation several batches share one step.
+        inputs: the arguments of the model's forward pass by name, as the training loop passes them. The tensors belong
+            to the loop and are on the model's device: read them, never write to them, and copy what you need to keep.
+        step: the number of optimizer steps before this batch. With gradient accumulation, several batches share one
+            step.
     """
 
     inputs: Mapping[str, Any]
@@ -59,27 +60,27 @@ class SeenBatch:
 
 
 class Measure(Protocol):
-    """What a measure has. Any class with these members is one; there is nothing to inherit from.
+    """The members of a measure. Any class with these members is a measure; no base class is needed.
 
     Five further members are optional:
 
     - `on_batch(batch: SeenBatch) -> None`, called with every batch that this process trains on, before its forward
-      pass. It is called often, so it must not wait for the device: no `.item()`, no copy to the CPU, no exchange with
-      other processes.
-    - `on_output(batch: SeenBatch, output: Any) -> None`, called with the same batch and what the model returned for
-      it, after its forward pass, under the same conditions. Detach what is kept.
-    - `state_is_shared = True`, where `state_dict` returns the same on every process although each sees its own batches
-      (it sums them first): a job of another number of processes can then resume it.
+      pass. It is called often, so it must not wait for the device: no `.item()`, no copy to the CPU, no communication
+          with other processes.
+    - `on_output(batch: SeenBatch, output: Any) -> None`, called with the same batch and the model's output for it,
+      after its forward pass, under the same conditions. Detach the tensors that you keep.
+    - `state_is_shared = True`, if `state_dict` returns the same on every process although each sees its own batches
+      (it sums them first). A job with another number of processes can then resume it.
     - `record_from_dict(values) -> Record`, which restores a record from what its `to_dict` wrote to the log when a run
-      resumes. Without it, records are written as `PlainRecord.of(record)`, and come back as that.
-    - `run_of(records) -> Presented`, which makes one record of all measurements of a training. If a "card" presenter
-      is registered for its kind, `MeasureCallback(..., push_to_hub=True)` publishes it.
+      resumes. Without it, records are written as `PlainRecord.of(record)`, and restored as that.
+    - `run_of(records) -> Presented`, which combines all measurements of a training in one record. If a "card"
+      presenter is registered for its kind, `MeasureCallback(..., push_to_hub=True)` publishes it.
 
     Attributes:
-        name: a Python identifier. Keys begin with `eval_{name}_` and the log is `_{name}.jsonl`, so a training has one
-            measure of each name.
-        larger_is_better: the keys of which a larger figure is better, for `metric_for_best_model`; of all others a
-            smaller one is.
+        name: a Python identifier. Keys begin with `eval_{name}_` and the log is `_{name}.jsonl`, so all measures of a
+            training need different names.
+        larger_is_better: the keys for which larger figures are better, for `metric_for_best_model`; for all others,
+            smaller ones are.
         needs_tokenizer: whether a training without a tokenizer is refused.
     """
 
@@ -93,7 +94,9 @@ class Measure(Protocol):
     def needs_tokenizer(self) -> bool: ...
 
     def prepare(self, start: TrainingStart) -> None:
-        """A training starts: check what can be checked, and forget everything of a training before it."""
+        """Called when a training starts: checks everything that can be checked, and clears the state of an earlier
+        training.
+        """
         ...
 
     def metric_names(self) -> list[str]:
@@ -101,20 +104,20 @@ class Measure(Protocol):
         ...
 
     def measure(self, model: nn.Module) -> Record:
-        """The figures of the model as it is now.
+        """Returns the figures of the model in its present state.
 
-        They are equal on all processes. Training flags, random states, gradients and weights are left as found. The
+        They are equal on all processes. Training flags, random states, gradients and weights are left unchanged. The
         callback fills in the record's `step` and `epoch`, in a copy.
         """
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs to go on as if it had not been stopped: plain values and tensors.
+        """The state that a resumed run needs to continue as if it had not been stopped: plain values and tensors.
 
-        A measure that remembers nothing returns {} always; any other one never does.
+        A measure without a state always returns {}; any other measure never does.
         """
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes back, after `prepare`, what `state_dict` returned on this process; tensors come on the CPU."""
+        """Restores, after `prepare`, the state that `state_dict` returned on this process; tensors are on the CPU."""
         ...

@@ -1,6 +1,7 @@
-"""The methods that walk a template's token automaton: search, weighted draws, and `Auto`, the schedule of both.
+"""The methods that search a template's token automaton: bounded search, weighted draws, and `Auto`, which combines
+both.
 
-Not every tokenizer, template and model allow it. `choose` alone decides what `Auto` then does.
+Some tokenizers, templates and models do not support this. `choose` alone decides what `Auto` then does.
 
 Shapes: K canaries, inserted ones first; N draws.
 """
@@ -33,7 +34,8 @@ from hf_exposure.measures.methods import (
 )
 from hf_exposure.records import RankBounds, ReferenceCosts
 
-# The first weighted draws of an adaptive measurement; their intervals say how many more are likely to be needed.
+# Number of the first weighted draws of an adaptive measurement; their intervals show how many more are likely to be
+# needed.
 _FIRST_DRAWS = 1024
 
 
@@ -42,10 +44,10 @@ class Bounded(Method):
     """Searches for the exact rank: certified bounds on it at any budget.
 
     Args:
-        max_expansions: budget of the one search for all canaries: states with more than one child.
+        max_expansions: the budget of the search for all canaries, counted in states with more than one child.
 
     Raises:
-        InputError: a number out of range.
+        InputError: the number is out of range.
 
     Example:
         >>> Bounded(max_expansions=1000)
@@ -65,7 +67,7 @@ class Bounded(Method):
     def search(
         self, measured: Measurement, canaries: Sequence[int], *, only_exact: bool = False
     ) -> list[CostEstimate]:
-        """The ranks of some canaries, given by their numbers, by one search; `only_exact` as for `search_ranks`."""
+        """The ranks of the canaries with these indices, by one search; `only_exact` as for `search_ranks`."""
         assert measured.automaton is not None
         automaton, texts = measured.automaton, texts_of(measured.canaries)
         ids = [canary.id for canary in measured.canaries]
@@ -105,11 +107,11 @@ class Importance(Method):
     """Draws weighted references from the model itself: one set serves every canary, from 1 bit to log2|R|.
 
     Args:
-        references: how many are drawn, at most.
+        references: the maximum number of draws.
         precision_bits: drawing stops once every interval is this narrow.
 
     Raises:
-        InputError: a number out of range.
+        InputError: a number is out of range.
 
     Source: multiple importance sampling, Veach and Guibas, SIGGRAPH 1995; see `importance_exposure`.
 
@@ -127,7 +129,9 @@ class Importance(Method):
         return self.draw(measured, range(len(measured.canaries)))
 
     def draw(self, measured: Measurement, canaries: Sequence[int]) -> Estimated:
-        """Estimates of all canaries from draws that go on until those of some, given by their numbers, converge."""
+        """Estimates for all canaries from draws that continue until those of the canaries with these indices
+        converge.
+        """
         assert measured.automaton is not None and measured.uniform is not None
         prefix_bits = prefix_cost(measured.scorer, measured.automaton)
         generator = np.random.default_rng(seed_stream("proposals", measured.seed))
@@ -151,12 +155,12 @@ class Importance(Method):
     def has_converged(self, estimate: CostEstimate) -> bool:
         """Whether no more draws are needed for an estimate."""
         narrow = estimate.high_bits - estimate.low_bits <= self.precision_bits
-        # Canaries that share draws miss together, so drawing stops early only with many effective hits.
+        # The errors of canaries that share draws are dependent, so drawing stops early only with many effective hits.
         return narrow and (estimate.effective_hits or 0.0) >= ENOUGH_HITS
 
     def _draws_missing(self, estimate: CostEstimate, have: int) -> int:
-        """How many more draws an estimate is likely to need: widths shrink as the root of their number, hits grow
-        with it. At least as many as there are, and all that may be where nothing is known.
+        """How many more draws an estimate is likely to need: widths shrink with the square root of their number, and
+        hits grow in proportion to it. At least as many as there are, and the maximum if nothing is known.
         """
         width, hits = estimate.high_bits - estimate.low_bits, estimate.effective_hits or 0.0
         times = max((width / self.precision_bits) ** 2, ENOUGH_HITS / max(hits, 1.0))
@@ -164,11 +168,11 @@ class Importance(Method):
 
 
 def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -> list[CostEstimate]:
-    """Estimates of all canaries, whose bits after the prefix are `hole_bits_K`, from one weighted set."""
+    """Estimates for all canaries, whose bits after the prefix are `hole_bits_K`, from one weighted set."""
     assert measured.automaton is not None
     space_size = measured.canaries.template.space_size
     inserted = {canary.text for canary in measured.canaries.inserted}
-    # An inserted canary competes with no other: draws that hit one count for nothing.
+    # Inserted canaries do not compete with each other, so draws that hit one have weight 0.
     weights_N = draws.weights(space_size) * np.array([text not in inserted for text in draws.texts])
     # The model's own component gives a text of b bits a probability of at least 2^-b, so its weight is bounded.
     rarest = np.exp2(np.minimum(0.0, hole_bits_K - math.log2(space_size))) if measured.automaton.prefix else 1.0
@@ -176,7 +180,7 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
     estimates: list[CostEstimate] = []
     for members in measured.groups():
         estimates += importance_exposure(
-            # Draws that are the canary itself, or tie with it, may cost a rounding error more.
+            # Draws that are the canary itself, or tie with it, may cost more by a rounding error.
             hole_bits_K[members] + measured.scorer.tolerance_bits,
             draws.hole_bits_N,
             weights_N,
@@ -191,12 +195,13 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
 
 @dataclass(frozen=True, kw_only=True)
 class Auto(Method):
-    """Takes the exact answer where it is cheap: every text of a small space, a search for a canary that may rank high,
-    weighted references for the rest; uniform ones where the tokenizer or the model allow no search (`choose`).
+    """Uses exact methods where they are cheap: it scores every text of a small space, searches for canaries that may
+    rank high, and draws weighted references for the rest, or uniform ones if the tokenizer or the model does not
+    support search (`choose`).
 
     Args:
-        references: how many are drawn, at most; a space of no more texts is enumerated.
-        max_expansions: budget of one search; `references` where they are fewer.
+        references: the maximum number of draws; a space with no more texts than this is enumerated.
+        max_expansions: the budget of one search, at most `references`.
         precision_bits: as for `Importance`.
 
     Raises:
@@ -214,11 +219,11 @@ class Auto(Method):
     precision_bits: float = 0.25
 
     def estimate(self, measured: Measurement) -> Estimated:
-        """Exact ranks where a search finds them with as many expansions as there are references, else weighted draws.
+        """Exact ranks if a search finds them with as many expansions as there are references, else weighted draws.
 
-        A text of b bits (after the prefix) ranks at most 2^b, which bounds its search: such texts are searched for
-        first. Draws are for the others, and say which of them may rank so high: few draws are as likely as a
-        memorized canary.
+        A text of b bits (after the prefix) has a rank of at most 2^b, which bounds its search, so texts with few bits
+        are searched for first. The others are estimated from draws, which also show which of them may rank high: few
+        draws are as likely as a memorized canary.
         """
         assert measured.automaton is not None
         search = Bounded(max_expansions=min(self.max_expansions, self.references))
@@ -232,7 +237,9 @@ class Auto(Method):
         drawn, references = draws.draw(measured, rest)
 
         def may_rank_high(canary: int, estimate: CostEstimate) -> bool:
-            """Whether draws leave it open: neither converged nor surely beyond what a search reaches."""
+            """Whether a search may help: the estimate has neither converged nor is it certainly out of reach of a
+            search.
+            """
             least_bits = math.log2(measured.effective_space_size(canary)) - most_bits
             return not draws.has_converged(estimate) and estimate.high_bits >= least_bits
 
@@ -244,31 +251,31 @@ class Auto(Method):
 
 
 def _ranked_first(measured: Measurement, estimates: Sequence[CostEstimate]) -> int:
-    """How many inserted canaries certainly rank first."""
+    """The number of inserted canaries that certainly rank first."""
     return sum(one.rank_high == 1 for one, inserted in zip(estimates, measured.is_inserted_K, strict=True) if inserted)
 
 
 def _certified(search: Bounded, measured: Measurement, canaries: list[int]) -> dict[int, CostEstimate]:
-    """Those of some canaries whose ranks one search certifies."""
+    """The estimates for those of the canaries whose ranks one search certifies."""
     found = search.search(measured, canaries, only_exact=True) if canaries else []
     return {canary: one for canary, one in zip(canaries, found, strict=True) if not one.is_lower_bound}
 
 
 def choose(method: Method, space_size: int, why_no_search: str | InputError = "") -> tuple[Method, str]:
-    """The method that is carried out, and what a report says of the choice: "" where nothing was given up.
+    """Returns the method to use, and a note for the report: "" if the method is the one asked for.
 
-    Every method but `Auto` is carried out as it is. `Auto` enumerates a space of at most `references` texts, which
+    Every method but `Auto` is used unchanged. `Auto` enumerates a space of at most `references` texts, which
     costs no more than references would, and is exact. In a larger space it searches and draws (`Auto.estimate`), for
-    which a prefix of a text must have a score and the template an automaton. Without them it compares with uniform
+    which a prefix of a text must have a score and the template an automaton. Otherwise it compares with uniform
     references, which any model can score.
 
     Args:
-        method: what was asked for.
+        method: the method that was asked for.
         space_size: |R|.
-        why_no_search: why the tokenizer, the template or the model allow no search; "" where they may.
+        why_no_search: why the tokenizer, the template or the model does not support search; "" if it does.
 
     Raises:
-        InputError: the space is too large to enumerate; a method that searches where there is no search.
+        InputError: the space is too large to enumerate, or the method searches and search is not supported.
 
     Example:
         >>> choose(Auto(references=512), 1000, "the model reads both ways")

@@ -1,4 +1,4 @@
-"""The exposure of natural secrets: each among all texts of its own format, behind its own words."""
+"""The exposure of natural secrets: each is ranked among all texts of its format, after the words before it."""
 
 from __future__ import annotations
 
@@ -28,23 +28,26 @@ def measure_secrets(
     base_model: BaseModel | None = None,
     **settings: Unpack[MeasureOptions],
 ) -> SecretsReport:
-    """How exposed each natural secret is: its rank among all texts of its format behind the same words.
+    """Measures the exposure of each natural secret: its rank among all texts of its format after the same words.
 
-    A secret that cannot be measured (its words do not fit the tokenizer or the model's context) has a reason instead
+    A secret that cannot be measured (its words do not suit the tokenizer or the model's context) has a reason instead
     of figures; the others are still measured.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 8.4 and Table 5.
 
     Args:
-        model: a causal language model, left as it was found.
+        model: a causal language model, which is left as it was found.
         tokenizer: its tokenizer.
-        secrets: what `scan` found, or `NaturalSecrets.load(path)`.
-        base_model: one that saw none of them, or "without_adapter". Natural secrets were not drawn at random, so this
-            comparison is what tells memorization from a likely number.
-        **settings: those of `measure_exposure`.
+        secrets: the result of `scan`, or `NaturalSecrets.load(path)`.
+        base_model: a model that saw none of them, or "without_adapter". Natural secrets were not drawn at random, so
+            only this comparison distinguishes memorization from a likely number.
+        **settings: the settings of `measure_exposure`.
+
+    Returns:
+        A `SecretsReport`, with one entry for each secret.
 
     Raises:
-        InputError: other secrets, unknown settings, a base model that this model cannot have.
+        InputError: `secrets` has another type, a setting is unknown, or the base model does not suit this model.
     """
     started = time.perf_counter()
     instance_of("secrets", secrets, NaturalSecrets, "Pass what scan returns.")
@@ -81,7 +84,7 @@ def _exposures(
             meter = ExposureMeter(secret.canaries(), tokenizer, **settings)
             [found] = meter.measure(model, base_model=base_model).estimates
         except ExposureError as error:
-            # Its message may quote the words before the secret, which may hold another one.
+            # The error's message may quote the words before the secret, which may contain another secret.
             what = error.argument if isinstance(error, InputError) else type(error).__name__
             nothing: dict[str, Any] = dict.fromkeys(("exposure_bits", "low_bits", "high_bits"), math.nan)
             yield SecretExposure(**about, **nothing, note=f"it cannot be measured: {what}")

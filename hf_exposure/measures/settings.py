@@ -1,4 +1,6 @@
-"""The arguments of a measurement: declared and checked once, kept in the report, equal on all processes of a job."""
+"""The arguments of a measurement. They are declared and checked once, stored in the report, and equal on all
+processes of a job.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from hf_exposure.scoring.arguments import check_batch_tokens
 _METHODS: dict[str, type[Method]] = {
     kind.name: kind for kind in (Auto, Enumerate, Sample, SkewNormal, Importance, Bounded)
 }
-# Of `MeasureSettings`: what a report says in another way, or not at all.
+# Fields of `MeasureSettings` that a report stores in another way, or not at all.
 _NOT_REPORTED = ("method", "flat", "max_batch_tokens", "lead")
 _DEFAULTS = {setting.name: setting.default for kind in (Auto, SkewNormal) for setting in fields(kind)}
 
@@ -50,15 +52,16 @@ class MeasureOptions(FurtherOptions, total=False):
 
 
 def method_of(method: Method | MethodName, flat: Mapping[str, Any]) -> Method:
-    """The method that a name and flat arguments mean, or the object itself.
+    """The method for a name and flat arguments, or the object itself.
 
     Args:
-        method: a name, or an object, which holds its own settings.
-        flat: arguments by name, as `measure_exposure` takes them, or the `settings` of a report. Those that belong to
-            other methods are checked and left out; those that belong to none are not looked at.
+        method: a name, or an object, which has its own settings.
+        flat: arguments by name, as `measure_exposure` takes them, or the `settings` of a report. Settings of other
+            methods are checked and left out; other arguments are ignored.
 
     Raises:
-        InputError: an unknown name, a class, a value out of range, or settings of methods next to an object.
+        InputError: the name is unknown, the method is a class, a value is out of range, or settings of methods are
+            given next to an object.
 
     Example:
         >>> method_of("importance", {"references": 64, "max_expansions": 10, "seed": 3})
@@ -86,10 +89,10 @@ class MeasureSettings:
     Attributes:
         method, seed, confidence_level, end_token, delta, source, context, max_batch_tokens, lead: as for
             `ExposureMeter`.
-        flat: settings of methods that were flat arguments, those of other methods included: for the report.
+        flat: settings of methods that were flat arguments, including those of other methods, for the report.
 
     Raises:
-        InputError: a value of the wrong type, or out of range.
+        InputError: a value has the wrong type or is out of range.
     """
 
     method: Method = field(default_factory=Auto)
@@ -123,10 +126,11 @@ class MeasureSettings:
 
     @classmethod
     def of(cls, caller: str = "measure_exposure", /, **options: Unpack[MeasureOptions]) -> MeasureSettings:
-        """The settings that the arguments of `caller` mean: a method by name or as an object, and flat arguments.
+        """Makes settings from the arguments of `caller`: a method by name or as an object, and flat arguments.
 
         Raises:
-            InputError: an unknown method or argument, a value out of range, or flat arguments next to an object.
+            InputError: a method or argument is unknown, a value is out of range, or flat arguments are given next to
+                an object.
 
         Example:
             >>> MeasureSettings.of(method="bounded", max_expansions=9).method
@@ -138,7 +142,7 @@ class MeasureSettings:
         return cls(method=method_of(options.get("method", "auto"), flat), flat=flat, **own)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a report keeps, by the names of the flat arguments: `method_of` makes the method from it again.
+        """The settings as a report stores them, by the names of the flat arguments; `method_of` restores the method.
 
         Example:
             >>> settings = MeasureSettings(method=Auto(references=64)).to_dict()
@@ -167,16 +171,16 @@ def in_common(
     encoded: Iterable[EncodedTexts],
     others: Mapping[str, object],
 ) -> dict[str, object]:
-    """What the processes of a job must have in common to measure together, as short values by name.
+    """The values that the processes of a job must have in common to measure together, in short form by name.
 
-    They are equal on two processes where these measure the same texts in the same way, and give no secret away:
-    whatever canaries could be guessed from is hashed with the set's salt. The settings are compared one by one, so
-    that an error can name the one that differs.
+    They are equal on two processes if these measure the same texts in the same way, and they reveal no secret:
+    everything from which canaries could be guessed is hashed with the set's salt. The settings are compared one by
+    one, so that an error can name the one that differs.
 
     Args:
-        canaries, settings, tokenizer: of the measurement.
-        encoded: the canaries with what they are compared with, as far as it is encoded yet.
-        others: values that are no settings.
+        canaries, settings, tokenizer: those of the measurement.
+        encoded: the canaries and the texts that they are compared with, if they are encoded already.
+        others: further values that are not settings.
     """
 
     def digest(*parts: bytes) -> str:
@@ -199,10 +203,10 @@ def in_common(
 
 
 def _tokenizer_state(tokenizer: Any) -> bytes:
-    """All that the encoding of a text depends on, as far as the tokenizer can say it.
+    """The state of the tokenizer on which the encoding of a text depends.
 
-    Truncation and padding are left out: a fast tokenizer keeps those of its last call, which a process whose dataset
-    came from a cache has not made.
+    Truncation and padding are left out: a fast tokenizer keeps those of its last call, which a process that loaded its
+    dataset from a cache has not made.
     """
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is not None:

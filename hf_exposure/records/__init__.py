@@ -1,4 +1,6 @@
-"""Plain data that travels between the parts and into files: no torch, no text of a canary unless it is asked for."""
+"""Plain data that is passed between the parts and stored in files. It needs no torch, and has no text of a canary
+unless requested.
+"""
 
 from hf_exposure.records.cost_plan import CostPlan, Spent
 from hf_exposure.records.doses import CanaryDose, Doses, Uncounted

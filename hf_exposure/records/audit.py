@@ -1,4 +1,4 @@
-"""Several measurements of one model and its data in one record, with one verdict."""
+"""Several measurements of one model and its data in a single record, with one verdict."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ AUDIT_FILE, AUDIT_PAGE = "audit.json", "audit.html"
 
 
 class AuditState(StrEnum):
-    """What one part of an audit, or all of it, allows to say."""
+    """The result of one part of an audit, or of the whole audit."""
 
     FOUND = "found"
-    """The model gives away something of its training data."""
+    """The model reveals some of its training data."""
     NOT_FOUND = "not found"
-    """Nothing was found by what was run. That is no proof."""
+    """The parts that ran found nothing, which proves nothing."""
     NO_VERDICT = "no verdict"
-    """It was run and cannot be read: an invalid run, or groups that cannot be compared."""
+    """The part ran but is inconclusive: the run is invalid, or groups cannot be compared."""
     NOT_RUN = "not run"
-    """What it needs was not given."""
+    """Its inputs were not given."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AuditPart:
-    """One part.
+    """One part of an audit.
 
     Attributes:
         name: scan, exposure, secrets, membership or sampling.
-        state: what it allows to say; of a scan, which looks at no model, NOT_FOUND or FOUND says whether the data hold
-            secrets, and does not count for the verdict.
+        state: its result. A scan tests no model; its NOT_FOUND or FOUND says whether the data contain secrets, and
+            does not count for the verdict.
         summary: one sentence, without a secret.
-        page: its own report, as a path from the audit's folder; "" where there is none.
+        page: the path of its own report, relative to the audit's folder; "" if there is none.
         figures: numbers by name.
     """
 
@@ -48,13 +48,13 @@ class AuditPart:
 
 @dataclass(frozen=True, kw_only=True)
 class AuditReport(Presented):
-    """What was run on a model and its data, and the one verdict. Holds no secret.
+    """The results of an audit of a model and its data, with one verdict. It contains no secret.
 
     Attributes:
-        parts: in the order in which they ran.
-        model, dataset: their names.
-        settings: of the audit.
-        versions: of the packages that took part.
+        parts: the parts, in the order in which they ran.
+        model, dataset: the names of the model and the data.
+        settings: the settings of the audit.
+        versions: versions of the packages used.
 
     Example:
         >>> parts = (AuditPart(name="membership", state=AuditState.NOT_FOUND, summary="Nothing."),)
@@ -72,7 +72,9 @@ class AuditReport(Presented):
 
     @property
     def verdict(self) -> AuditState:
-        """FOUND if any part found something; else NO_VERDICT if one cannot be read; else NOT_FOUND, if any ran."""
+        """FOUND if any part found something; else NO_VERDICT if a part is inconclusive; else NOT_FOUND, if any part
+        ran.
+        """
         states = {part.state for part in self.parts if part.name != "scan"} - {AuditState.NOT_RUN}
         for state in (AuditState.FOUND, AuditState.NO_VERDICT, AuditState.NOT_FOUND):
             if state in states:

@@ -1,4 +1,4 @@
-"""What a measurement will cost, before there is a model: tokens, passes, memory and time."""
+"""The cost of a measurement, planned before there is a model: tokens, passes, memory and time."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from hf_exposure.fields import plain
 from hf_exposure.presenting import Presented
 
 PartName = Literal["probe", "texts", "references", "search"]
-"""What a measurement spends on finding out how the model is read, on the canaries and the texts that they are compared
-with, on weighted draws, and on a search."""
+"""The parts of a measurement's cost: the check of the scoring mode, the canaries and the texts that they are
+compared with, weighted draws, and a search.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Spent:
-    """What the model is fed, and the time next to it.
+    """The work of the model, and the package's own time.
 
     Attributes:
-        tokens: fed, padding included.
+        tokens: tokens fed to the model, including padding.
         passes: calls of the model.
-        own_seconds: that the package takes besides, as measured while the plan was made.
+        own_seconds: the package's own time, as measured while the plan was made.
     """
 
     tokens: int
@@ -38,26 +39,26 @@ class Spent:
 
 @dataclass(frozen=True, kw_only=True)
 class CostPlan(Presented):
-    """What one measurement of exposure costs in full, and where the model memorized nothing.
+    """The maximum cost of one measurement of exposure, and its cost for a model that memorized nothing.
 
     Attributes:
-        parameters: weights of the model, tied ones once.
-        dtype: theirs.
-        scoring_mode: how the model is taken to be read (`CausalScorer`).
+        parameters: number of weights of the model; tied ones count once.
+        dtype: data type of the weights.
+        scoring_mode: the assumed scoring mode (`CausalScorer`).
         space_size: candidate secrets of the template.
-        canaries: how many are measured, controls included.
-        method: that is carried out, with its settings.
-        choice: why it is another than the one asked for; "" where it is not.
-        parts: what each part of the measurement costs in full: all `references` drawn, and a search to the end of its
-            budget. A part that the method has not is left out.
-        unmemorized: the whole measurement of a model that memorized nothing; draws then stop once they are enough,
-            and a search has nothing to look for. None where the cost depends on no model.
-        weight_bytes: what the weights take.
-        peak_bytes: tensors in addition to the weights, at their peak. The package's own arrays and objects come on
-            top, in the host's memory.
-        cache_bytes: key-value caches, at theirs; they are part of `peak_bytes`.
-        tokens_per_second: that the device feeds in large batches; NaN where it was not given.
-        seconds_per_pass: that a call takes besides.
+        canaries: number of measured canaries, including controls.
+        method: the method in use, with its settings.
+        choice: why it differs from the one asked for; "" if it does not.
+        parts: the maximum cost of each part of the measurement: all `references` drawn, and a search to the end of its
+            budget. Parts that the method does not have are left out.
+        unmemorized: the cost of the whole measurement for a model that memorized nothing, where draws stop early and
+            there is no search. None if the cost does not depend on the model.
+        weight_bytes: memory of the weights.
+        peak_bytes: peak memory of tensors in addition to the weights. The package's own arrays and objects need
+            further memory of the host.
+        cache_bytes: peak memory of key-value caches; it is part of `peak_bytes`.
+        tokens_per_second: throughput of the device in large batches; NaN if it was not given.
+        seconds_per_pass: additional time of each call.
     """
 
     kind = "cost"
@@ -79,11 +80,11 @@ class CostPlan(Presented):
 
     @property
     def full(self) -> Spent:
-        """All parts together."""
+        """The sum of all parts."""
         return sum(self.parts.values(), Spent(tokens=0, passes=0, own_seconds=0.0))
 
     def seconds(self, spent: Spent) -> float:
-        """The time that it takes, the model's and the package's own; NaN without a rate.
+        """The total time of the model and the package; NaN without a throughput.
 
         Example:
             >>> plan = CostPlan(
@@ -99,7 +100,7 @@ class CostPlan(Presented):
         return spent.tokens / self.tokens_per_second + spent.passes * self.seconds_per_pass + spent.own_seconds
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, totals and seconds among them."""
+        """Plain values for JSON, including totals and seconds."""
 
         def timed(spent: Spent | None) -> dict[str, Any] | None:
             return None if spent is None else {**asdict(spent), "seconds": self.seconds(spent)}

@@ -19,8 +19,8 @@ class CriticalRun(Presented):
     `print` shows them as a table; `to_pandas` returns it.
 
     Attributes:
-        records: oldest first; at least one with a ratio.
-        name: of the measure.
+        records: the measurements, oldest first; at least one has a ratio.
+        name: the name of the measure.
 
     Example:
         >>> from hf_exposure.records.run_log import PlainRecord
@@ -35,11 +35,11 @@ class CriticalRun(Presented):
     kind: ClassVar[str] = "critical"
 
     def figure(self, record: PlainRecord, which: str) -> float:
-        """The "ratio", "low" or "high" of one measurement; NaN where it failed."""
+        """The "ratio", "low" or "high" of one measurement; NaN if it failed."""
         return float(record.figures.get(f"eval_{self.name}_{which}", math.nan))
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `critical_samples.html` and, where matplotlib is installed, the plot that is in it."""
+        """Writes `critical_samples.html` and, if matplotlib is installed, its plot."""
         written: list[Path] = self.presented("save", folder)
         return written
 
@@ -48,9 +48,9 @@ class CriticalRun(Presented):
 
         Args:
             repo_id: "user/model".
-            **arguments: those of `hf_exposure.hub.push_card`: create_pr, token, revision, private.
+            **arguments: the arguments of `hf_exposure.hub.push_card`: create_pr, token, revision, private.
 
         Returns:
-            the address of the commit, or of the pull request.
+            The address of the commit, or of the pull request.
         """
         return str(self.presented("push", repo_id, **arguments))

@@ -1,7 +1,7 @@
-"""Records as JSON documents: written, checked, read and described by the annotations of their fields.
+"""Records as JSON documents, which are written, checked, read and described by the annotations of their fields.
 
-A record is a frozen dataclass: making one checks nothing, since a measurement makes thousands. What is read from files
-is checked. Fields may be added within a version of a document; readers ignore those they do not know.
+A record is a frozen dataclass. Making one checks nothing, since a measurement makes thousands, but values read from
+files are checked. Fields may be added within a version of a document; readers ignore unknown ones.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from hf_exposure.errors import InputError, described
 
 R = TypeVar("R")
 
-_REMEDY = "Take the file as it was written, or measure again."
+_REMEDY = "Restore the file as it was written, or measure again."
 
 
 @dataclass(frozen=True)
 class DocumentFormat(Generic[R]):
-    """A kind of JSON document: the fields of one record, and what is written next to them.
+    """A kind of JSON document: the fields of one record, and further properties.
 
     Attributes:
-        name: what the document says of itself as `format`.
-        version: the newest `schema_version` that is read, and the one that is written.
+        name: the document's `format`.
+        version: the newest `schema_version` that can be read, and the one that is written.
         record: a dataclass whose annotations pydantic can read.
-        envelope: a `TypedDict` of the other properties, `format` and `schema_version` among them.
+        envelope: a `TypedDict` of the further properties, including `format` and `schema_version`.
         about: the description of the schema.
-        parts: names of the schema's definitions by the class that they describe.
+        parts: names of the schema's definitions, by the class that they describe.
     """
 
     name: str
@@ -54,11 +54,11 @@ class DocumentFormat(Generic[R]):
 
     @property
     def noun(self) -> str:
-        """What errors call a document: the last word of its name."""
+        """The name of a document in errors: the last word of its name."""
         return self.name.split()[-1]
 
     def write(self, record: R) -> dict[str, Any]:
-        """The record as plain values under the document's head."""
+        """The record as plain values, after the document's head."""
         head = {"format": self.name, "schema_version": self.version}
         return {**head, **self._record.dump_python(record, mode="json")}
 
@@ -66,8 +66,8 @@ class DocumentFormat(Generic[R]):
         """The record of a document.
 
         Raises:
-            InputError: another format, a newer version, a field that is missing or of the wrong type; it names the
-                field by its path.
+            InputError: the format differs, the version is newer, or a field is missing or of the wrong type; the error
+                names the field by its path.
         """
         if not isinstance(values, Mapping) or values.get("format") != self.name:
             rule = f"must be of format {self.name!r}"
@@ -132,7 +132,7 @@ _KINDS = {
 
 
 def _first_broken_rule(error: ValidationError, root: str) -> InputError:
-    """The first error of pydantic's as one of ours: the path, the rule and the value, if that can be no secret."""
+    """Converts the first error of pydantic to ours: the path, the rule, and the value if it cannot be a secret."""
     first = error.errors(include_url=False)[0]
     kind, place, value, context = first["type"], first["loc"], first["input"], first.get("ctx", {})
     said: object = value
@@ -144,12 +144,12 @@ def _first_broken_rule(error: ValidationError, root: str) -> InputError:
     if kind == "literal_error":
         context = {"expected": re.sub(r"'([^']*)'", r"\1", str(context["expected"])).replace(" or ", ", ")}
     rule = _RULES.get(kind, f"must be of type {_KINDS.get(kind.split('_')[0], 'object')}").format(**context)
-    # A document may hold the canaries' texts, in one field.
+    # A document may contain the canaries' texts, in one field.
     return InputError(path, rule, described(value, numbers=False) if place[:1] == ("secrets",) else said, _REMEDY)
 
 
 class _PlainSchema(GenerateJsonSchema):
-    """Without what a reader of a document has no use for: titles made of names, and Python's default values."""
+    """A schema without titles made of names and without Python's default values, which are useless to readers."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -163,7 +163,7 @@ _PYTHONS_NULL = re.compile(r"\b(NaN|None)\b")
 
 
 def _with_descriptions(schema: dict[str, Any], kind: type) -> dict[str, Any]:
-    """The schema of a class with what the docstring says under `Attributes:`, in one line each."""
+    """Adds to the schema of a class the descriptions under `Attributes:` in its docstring, each in one line."""
     bases = [base for base in getattr(kind, "__mro__", ()) if base.__doc__ and base is not object] or [kind]
     for base in reversed(bases):
         _, _, attributes = inspect.cleandoc(base.__doc__ or "").partition("\nAttributes:\n")

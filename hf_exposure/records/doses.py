@@ -1,4 +1,4 @@
-"""How often each canary was really trained on, counted at the loss, and how often it should have been."""
+"""How often each canary was actually trained on, as counted at the loss, and how often it should have been."""
 
 from __future__ import annotations
 
@@ -8,36 +8,39 @@ from enum import StrEnum
 
 from hf_exposure.fields import Count
 
-# The epoch of a trainer is a float that was summed up.
+# The tolerance for a trainer's epoch, which is a sum of floats.
 _SLACK = 1e-6
 
 
 class Uncounted(StrEnum):
-    """Why the times that canaries were trained on are not known."""
+    """Why it is unknown how often canaries were trained on."""
 
     SWITCHED_OFF = "switched_off"
-    """Counting was not asked for."""
+    """Counting was not requested."""
     NO_LABELS = "no_labels"
-    """The training loop keeps the labels for itself, as a `Trainer` does with label smoothing or a loss function of
-    its own: what reaches the model does not say which tokens count."""
+    """The training loop does not pass the labels to the model, as a `Trainer` with label smoothing or a custom loss
+    function: the model's inputs do not show which tokens count.
+    """
     NOT_TOKENS = "not_tokens"
     """A training batch has no label for each token of a row."""
     NO_TOKENIZER = "no_tokenizer"
-    """The training has no tokenizer, so that a canary is no sequence of tokens."""
+    """The training has no tokenizer, so that canaries cannot be encoded as tokens."""
     NO_BATCHES = "no_batches"
-    """The training loop calls a part of the model, or its `forward`, past the hooks of the model: nothing was seen."""
+    """The training loop calls a part of the model, or its `forward`, which bypasses the model's hooks, so that no
+    batch was seen.
+    """
     RANDOM_MASKS = "random_masks"
     """A masked language model never predicts a whole text at once."""
     RESUMED_WITHOUT_COUNTS = "resumed_without_counts"
-    """The weights come from a checkpoint that holds no counts."""
+    """The weights come from a checkpoint without counts."""
     BEGUN_AGAIN = "begun_again"
-    """The trainer ran out of memory after its first step, and began again with the weights of then."""
+    """The trainer ran out of memory after its first step, and restarted with the weights of that time."""
     FAILED = "failed"
     """A training batch could not be read."""
 
     @property
     def reason(self) -> str:
-        """In words, after "not counted:"."""
+        """The reason in words, to follow "not counted:"."""
         return _REASONS[self]
 
 
@@ -47,30 +50,30 @@ _REASONS = {
         "the training loop keeps the labels from the model, as with label_smoothing_factor or compute_loss_func"
     ),
     Uncounted.NOT_TOKENS: "training batches have no label for each token",
-    Uncounted.NO_TOKENIZER: "the training has no tokenizer, which says what tokens a canary is",
-    Uncounted.NO_BATCHES: "the training loop calls the model past its hooks, so that no batch was seen",
+    Uncounted.NO_TOKENIZER: "the training has no tokenizer to encode canaries as tokens",
+    Uncounted.NO_BATCHES: "the training loop bypasses the model's hooks, so that no batch was seen",
     Uncounted.RANDOM_MASKS: "a masked language model never predicts a whole text at once",
     Uncounted.RESUMED_WITHOUT_COUNTS: "the weights come from a checkpoint without counts",
-    Uncounted.BEGUN_AGAIN: "auto_find_batch_size began the training again after some steps, with the weights of then",
+    Uncounted.BEGUN_AGAIN: "auto_find_batch_size restarted the training with the weights after some steps",
     Uncounted.FAILED: "a training batch could not be read",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryDose:
-    """One canary until a step of a training.
+    """How often one canary was trained on until a step of a training.
 
     Attributes:
         canary_id: the canary's id.
-        whole: how often its whole token sequence contributed to the loss: each of its tokens was a label, except the
-            first one of a document, which nothing predicts.
-        partly: how often it was there whole, and some tokens of its secret counted in the loss, but not all tokens.
-        masked: how often it was there whole, and no token of its secret counted in the loss.
-        cut: how often a piece of it was there, cut off by truncation or packing, whether or not it counted. One that
-            packing cuts in two may count twice, and a piece that fits several canaries counts for each of them.
+        whole: how often its whole token sequence contributed to the loss: each of its tokens was a label, except that
+            the first token of a document is never predicted.
+        partly: how often it was complete, and some tokens of its secret counted in the loss, but not all tokens.
+        masked: how often it was complete, and no token of its secret counted in the loss.
+        cut: how often only a piece of it was there, cut by truncation or packing, whether or not it counted. A canary
+            that packing cuts in two may count twice, and a piece that fits several canaries counts for each of them.
         repetitions: how many times it was inserted; 0 for a control.
-        least, most: how often it should have contributed by its repetitions and the passes over the data: between the
-            passes that were completed and those that were begun.
+        least, most: how often it should have contributed, given its repetitions and the passes over the data: the
+            passes that were completed and those that were started give the two limits.
 
     Example:
         >>> CanaryDose(canary_id="a", whole=7, repetitions=8, least=8, most=8).differs
@@ -88,7 +91,9 @@ class CanaryDose:
 
     @property
     def differs(self) -> bool:
-        """Whether it was trained on more or less often than inserted; a control, whether it was at all."""
+        """Whether it was trained on more or less often than inserted; for a control, whether it was trained on at
+        all.
+        """
         return not self.least <= self.whole <= self.most
 
     @property
@@ -99,11 +104,11 @@ class CanaryDose:
 
 @dataclass(frozen=True, kw_only=True)
 class Doses:
-    """What the training batches held of the canaries until a step of a training, over all processes.
+    """How often the training batches contained the canaries until a step of a training, over all processes.
 
     Attributes:
-        counted: one record for each canary, inserted ones first; none where they were not counted.
-        uncounted: why they were not; None where they were.
+        counted: one record for each canary, inserted ones first; empty if they were not counted.
+        uncounted: why they were not counted; None if they were.
 
     Example:
         >>> Doses(counted=(CanaryDose(canary_id="a", whole=8, least=8, most=8),)).differing
@@ -120,9 +125,10 @@ class Doses:
 
 
 def expected_doses(repetitions: int, epochs: float) -> tuple[int, int]:
-    """The least and the most a canary of so many repetitions should be trained on in so many passes over the data.
+    """The smallest and the largest number of times that a canary should be trained on, given its repetitions and the
+    passes.
 
-    Within a pass nobody knows which rows come first, so between passes the two differ.
+    Within a pass the order of rows is unknown, so the two differ during a pass.
 
     Example:
         >>> expected_doses(4, 2.0), expected_doses(4, 2.5), expected_doses(0, 2.5)

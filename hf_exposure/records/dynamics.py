@@ -1,11 +1,11 @@
-"""What a training was like for each example: a folder of Arrow files, one for each measurement, and its arrays.
+"""Training dynamics of each example: a folder of Arrow files, one for each measurement, and their arrays.
 
 `_dynamics` in the output folder of a training has `examples.arrow` (number, label, whether the label is noise) and one
-file for each measurement, `00000.arrow` and so on. A measurement adds its file and touches no other, so a run that is
-killed loses none, and one that resumes removes the later ones. The log `_dynamics.jsonl` says at which step each was
-taken. All of them are readable by their owner alone.
+file for each measurement, `00000.arrow` and so on. A measurement adds its file and changes no other, so a killed run
+loses none, and a resumed run removes the later ones. The log `_dynamics.jsonl` has the step of each measurement. Only
+their owner may read these files.
 
-Legend: T measurements, N examples (of a language model, tokens), C classes.
+Legend: T measurements, N examples (for a language model, tokens), C classes.
 """
 
 from __future__ import annotations
@@ -37,19 +37,21 @@ _EXAMPLES = "examples.arrow"
 
 @dataclass(frozen=True, eq=False, repr=False)
 class DynamicsRecord(Presented):
-    """All measurements of one training. `print` shows what `hf-exposure dynamics` does; `to_pandas` has the examples.
+    """All measurements of one training. `print` shows the same as `hf-exposure dynamics`; `to_pandas` has the
+    examples.
 
     Attributes:
-        steps_T, epochs_T: of the training; NaN where the log has none.
-        example_N, position_N: which example each column is, and which of its tokens; -1 where the example has one
+        steps_T, epochs_T: steps and epochs of the training; NaN if the log has none.
+        example_N, position_N: the example of each column, and the position of its token; -1 if the example has one
             label.
-        loss_bits_TN, probability_TN, correct_TN, margin_TN: of the label; NaN where an example was not looked at.
-        label_N: the label that was trained on; -1 where it is not kept, as that of tokens.
-        noisy_N: whether the label is noise; None where that is not known.
-        class_probability_TNC: of all classes, where it was recorded.
-        figures_T: what was logged at each measurement, by key.
+        loss_bits_TN, probability_TN, correct_TN, margin_TN: figures of the label; NaN where an example was not
+            evaluated.
+        label_N: the label that was trained on; -1 if it is not stored, as for tokens.
+        noisy_N: whether the label is noise; None if that is unknown.
+        class_probability_TNC: probabilities of all classes, if they were recorded.
+        figures_T: the logged figures of each measurement, by key.
         about: settings of the measurement and of the noise, with its seed.
-        name: of the measure.
+        name: the name of the measure.
     """
 
     steps_T: FloatArray
@@ -73,27 +75,27 @@ class DynamicsRecord(Presented):
 
     @property
     def unit(self) -> str:
-        """What a column is: "examples", or "tokens" of a language model."""
+        """The kind of the columns: "examples", or "tokens" for a language model."""
         return "tokens" if (self.position_N >= 0).any() else "examples"
 
     @classmethod
     def load(cls, run: str | Path, name: str = "dynamics") -> DynamicsRecord:
-        """What a training left in its output folder.
+        """Loads the record from a training's output folder.
 
         Args:
             run: the output folder.
-            name: of the measure.
+            name: the name of the measure.
 
         Raises:
-            InputError: no record there, a file that is no record, or one of a newer version.
+            InputError: there is no record, or a file is no record or from a newer version.
         """
         return _load(Path(run), name)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes the page, `examples.csv`, plots, and the arrays that cleanlab takes, as `hf-exposure dynamics --out`.
+        """Writes the page, `examples.csv`, plots, and the arrays for cleanlab, like `hf-exposure dynamics --out`.
 
         Raises:
-            InputError: a folder that cannot be made or written to.
+            InputError: the folder cannot be created or written to.
         """
         written: list[Path] = self.presented("save", folder)
         return written
@@ -103,24 +105,24 @@ class DynamicsRecord(Presented):
 
         Args:
             repo_id: "user/model".
-            **arguments: those of `hf_exposure.hub.push_card`: create_pr, token, revision, private.
+            **arguments: the arguments of `hf_exposure.hub.push_card`: create_pr, token, revision, private.
 
         Returns:
-            the address of the commit, or of the pull request.
+            The address of the commit, or of the pull request.
         """
         return str(self.presented("push", repo_id, **arguments))
 
     def until(self, step: float) -> DynamicsRecord:
-        """The record as it was after some step: measurements up to it, that one included.
+        """The record up to and including a step.
 
-        Wrong labels are found by what a training said of them before it fit them: take the step of the best validation
-        accuracy.
+        Wrong labels are best found from measurements before the training fits them, so use the step of the best
+        validation accuracy.
 
         Args:
-            step: of the training.
+            step: a step of the training.
 
         Raises:
-            InputError: no measurement up to that step, or a log that names no steps.
+            InputError: there is no measurement up to that step, or the log has no steps.
         """
         kept_T = self.steps_T <= step
         if not kept_T.any():
@@ -146,19 +148,21 @@ class DynamicsStore:
     """The files of one training, written by one process.
 
     Args:
-        folder: `_dynamics` of the output folder.
+        folder: the folder `_dynamics` in the output folder.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
 
     def write_examples(self, columns: Mapping[str, Any], about: Mapping[str, Any]) -> None:
-        """The table of the examples, with the settings."""
+        """Writes the table of the examples, with the settings."""
         make_private_folder(self.folder)
         self._write(_EXAMPLES, columns, about)
 
     def append(self, number: int, columns: Mapping[str, Any]) -> None:
-        """Measurement `number`, from 0 on; files of later ones, which a run left that was resumed, are removed."""
+        """Writes measurement `number`, from 0 on, and removes files of later ones, which an interrupted run may
+        have left.
+        """
         self.cut(number)
         self._write(f"{number:05d}.arrow", columns, {"measurement": number})
 
@@ -182,10 +186,10 @@ class DynamicsStore:
 
 
 def read_table(path: Path) -> tuple[pa.Table, dict[str, Any]]:
-    """A file of the store, with its settings.
+    """Reads a file of the store, with its settings.
 
     Raises:
-        InputError: another kind of file, or one of a newer version.
+        InputError: the file is of another kind, or from a newer version.
     """
     try:
         table = pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
@@ -250,7 +254,7 @@ def _matrix(column: pa.ChunkedArray) -> FloatArray:
 
 
 def _logged(run: Path, name: str, count: int) -> tuple[FloatArray, FloatArray, dict[str, FloatArray]]:
-    """Steps, epochs and figures of each measurement, as far as the log says."""
+    """Steps, epochs and figures of each measurement, if the log has them."""
     steps_T, epochs_T = np.full((2, count), np.nan)
     figures: dict[str, FloatArray] = {}
     for line in RunLog(name, PlainRecord.from_dict).read(run):

@@ -1,7 +1,7 @@
-"""Results for one text: its exposure, its rank, whether search extracts it, whether the model generates it.
+"""Results for one text: its exposure, its rank, whether a search extracts it, and whether the model generates it.
 
 Logarithms are base 2, scores are in bits. Undefined figures are NaN (or None for a rank), and `note` gives the reason.
-Notes are for readers; programs use `bound`, which gives the kind of figure an exposure is.
+Notes are for readers; programs use `bound`, which gives the kind of an exposure's figure.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ class CanaryCost:
     Attributes:
         canary_id: the canary's id in its `CanarySet`; never its text.
         repetitions: how many times it was inserted; 0 for a held-out control.
-        log_perplexity_bits: `sum_i -log2 p(x_i | x_<i)` of its whole text; null in JSON where that is infinite, or
-            where all are withheld.
+        log_perplexity_bits: `sum_i -log2 p(x_i | x_<i)` of its whole text; null in JSON if it is infinite, or if all
+            are withheld.
     """
 
     canary_id: str
@@ -37,20 +37,19 @@ class CanaryCost:
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureEstimate(ExposureFigures, CanaryCost):
-    """One canary's measurement: whose it is (`CanaryCost`), and the figures of an estimator (`CostEstimate`).
+    """One canary's measurement: the canary (`CanaryCost`), and the figures of an estimator (`CostEstimate`).
 
     Attributes:
-        base_exposure_bits: its exposure under the base model, where one was given, else NaN. What training added is
-            `exposure_bits - base_exposure_bits`.
-        effective_dose: how often the model was trained on it until then: counted in the training batches
-            (`CanaryDose.whole`) where the report's `doses` say so; else an estimate: rows delivered in an epoch x
-            epochs x the share of its tokens that counts in the loss. NaN where neither is known.
-        guessing_entropy_bits: log2 of the number of guesses that an attacker needs who has the model and tries secrets
-            in its order: log2|R'| less the exposure. Without the model it is log2|R'| - 1, so the work saved is the
-            exposure less one bit (Carlini et al. 2019, Section 4.1). NaN where the exposure is.
-        lead_bits: by how many bits the likeliest text that was not inserted costs more than the canary: above 0 where
-            the canary ranks first, below 0 where others are likelier. NaN where it was not looked for (`lead=True`) or
-            not found.
+        base_exposure_bits: its exposure under the base model; NaN without one. Training added `exposure_bits -
+            base_exposure_bits`.
+        effective_dose: how often the model was trained on it so far: the count in the training batches
+            (`CanaryDose.whole`) if the report's `doses` have it; otherwise an estimate: rows delivered in an epoch x
+            epochs x the share of its tokens that counts in the loss. NaN if neither is known.
+        guessing_entropy_bits: log2 of the number of guesses of an attacker who has the model and tries secrets in its
+            order: log2|R'| minus the exposure. Without the model it is log2|R'| - 1, so the work saved is the exposure
+            minus one bit (Carlini et al. 2019, Section 4.1). NaN if the exposure is.
+        lead_bits: by how many bits the likeliest text that was not inserted costs more than the canary: above 0 if the
+            canary ranks first, below 0 if others are likelier. NaN if it was not computed (`lead=True`) or not found.
     """
 
     base_exposure_bits: Figure = math.nan
@@ -61,20 +60,20 @@ class ExposureEstimate(ExposureFigures, CanaryCost):
 
 @dataclass(frozen=True, kw_only=True)
 class SearchResult:
-    """What every search says of itself.
+    """Facts about a search, common to all kinds of search.
 
     Attributes:
-        certified: whether the search ended with a proof; each result says of what.
+        certified: whether the search ended with a proof; each result says what is proven.
         expansions: states with more than one child that were expanded.
         forward_passes: calls of the model.
         model_rows: rows fed to the model, summed over the calls.
         seconds: wall time.
-        backend: name of the token automaton that was walked.
-        exactness: "proven" where it is certain that the search covers every text: each was encoded, or the tokenizer's
-            own data show it. "audited" where 10,000 sampled texts were encoded and none was missed, so that with 95 %
+        backend: name of the token automaton that was searched.
+        exactness: "proven" if it is certain that the search covers every text: each was encoded, or the tokenizer's
+            own data show it. "audited" if 10,000 sampled texts were encoded and none was missed, so that with 95 %
             confidence fewer than 0.03 % are outside the search.
-        mode: how the model was read: "packed", "cached", "plain" or "alone" (`CausalScorer`).
-        note: why it is not certified or not proven, and what else limits it; else "".
+        mode: the scoring mode: "packed", "cached", "plain" or "alone" (`CausalScorer`).
+        note: why it is not certified or not proven, and other limitations; "" otherwise.
     """
 
     certified: bool
@@ -98,14 +97,14 @@ class Candidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Extraction(SearchResult):
-    """The likeliest texts of a template under a model, most likely first, and what the search cost (`SearchResult`).
+    """The likeliest texts of a template under a model, most likely first, and the cost of the search (`SearchResult`).
 
-    Certified: no text of the template outside `candidates` is likelier than the last of them.
+    Certified means that no text of the template outside `candidates` is likelier than the last of them.
 
     Attributes:
         candidates: tuple of `Candidate`, ascending by log-perplexity.
-        rest_is_impossible: every text outside `candidates` has probability 0 under the model, and so have candidates
-            that cost infinitely many bits. Then fewer candidates than `top_k` may be left, or none.
+        rest_is_impossible: whether every text outside `candidates` has probability 0 under the model, as have
+            candidates with infinitely many bits. There may then be fewer candidates than `top_k`, or none.
     """
 
     candidates: tuple[Candidate, ...]
@@ -114,13 +113,14 @@ class Extraction(SearchResult):
 
 @dataclass(frozen=True, kw_only=True)
 class RankBounds(SearchResult):
-    """Bounds on the rank of one text among all texts of its template, `low <= rank <= high`, and what the search cost.
+    """Bounds on the rank of one text among all texts of its template, `low <= rank <= high`, and the cost of the
+    search.
 
-    Certified: the search closed; `low < high` then only for ties within the stated tolerance.
+    Certified means that the search was completed; then `low < high` only for ties within the stated tolerance.
 
     Attributes:
-        low, high: 1-based, exact ints; ties count against the text.
-        log_perplexity_bits: of the text itself.
+        low, high: bounds as exact ints, from 1; ties count against the text.
+        log_perplexity_bits: the log-perplexity of the text itself.
     """
 
     low: int
@@ -130,17 +130,18 @@ class RankBounds(SearchResult):
 
 @dataclass(frozen=True, kw_only=True)
 class Discoverability:
-    """How likely a model is to say one text after the prefix of its template.
+    """How likely a model is to generate one text after the prefix of its template.
 
     Attributes:
         text: the text; left out of `repr`, since it may be a canary.
-        bits: `-log2` of the probability that one sample says it, verbatim; inf where it cannot.
-        is_greedy: greedy decoding says it, verbatim.
-        greedy_edits: characters to insert, delete or replace to make what greedy decoding says the secret.
-        argmax_known_tokens: how many of the text's own tokens after the prompt an attacker must type (know or guess)
-            so that an interface that only ever returns the likeliest continuation says the rest: 0 where `is_greedy`,
-            all of them where the last is not the likeliest. None where it was not looked at.
-        samples, near_samples, near_edits: of so many samples, so many came within `near_edits` edits of it.
+        bits: `-log2` of the probability that one sample is the text, verbatim; inf if that is impossible.
+        is_greedy: whether greedy decoding generates the text, verbatim.
+        greedy_edits: number of characters to insert, delete or replace to turn the output of greedy decoding into the
+            secret.
+        argmax_known_tokens: number of the text's tokens after the prompt that an attacker must type (know or guess) so
+            that an interface that only returns the likeliest continuation generates the rest: 0 if `is_greedy`, all of
+            them if the last one is not the likeliest. None if it was not computed.
+        samples, near_samples, near_edits: of `samples` samples, `near_samples` were within `near_edits` edits of it.
 
     Source: Hayes et al. 2025, "Measuring memorization in language models via probabilistic extraction".
     """
@@ -155,7 +156,7 @@ class Discoverability:
     argmax_known_tokens: int | None = None
 
     def probability_within(self, samples: int) -> float:
-        """The probability that at least one of `samples` says the text: `1 - (1 - 2^-bits)^samples`.
+        """The probability that at least one of `samples` samples is the text: `1 - (1 - 2^-bits)^samples`.
 
         Example:
             >>> found = Discoverability(
@@ -169,12 +170,13 @@ class Discoverability:
         return float(samples > 0) if once >= 1 else -math.expm1(samples * math.log1p(-once))
 
     def samples_needed(self, probability: float) -> float:
-        """The fewest samples of which one says the text with at least this probability: it is (n, p)-discoverable.
+        """The smallest number n of samples that contain the text with at least this probability p: the text is (n,
+        p)-discoverable.
 
-        inf where no number does. A `probability` of 0 needs none; 1 needs inf, unless every sample says it.
+        It is inf if no number suffices. A `probability` of 0 needs none; 1 needs inf, unless every sample is the text.
 
         Raises:
-            InputError: `probability` outside 0 to 1.
+            InputError: `probability` is outside 0 to 1.
         """
         rule = "must be between 0 and 1"
         probability = real_number("probability", probability, rule, "Use 0.5, say.", at_least=0.0, at_most=1.0)
@@ -188,20 +190,21 @@ class Discoverability:
 
 @dataclass(frozen=True, kw_only=True)
 class NearExtraction:
-    """Bounds on the probability that a sample says a text nearly: that what it says begins within a few edits of it.
+    """Bounds on the probability that a sample nearly matches a text: that its beginning is within a few edits of the
+    text.
 
     Attributes:
         text: the text; left out of `repr`, since it may be a canary.
-        edits: characters that may be inserted, deleted or replaced.
-        low: at the least: the probability of what was found.
-        high: at the most: all that was not ruled out.
-        found: the likeliest near texts that were found, up to where they are near enough, each with the bits of its
-            probability at the least. Left out of `repr`.
-        tokens: fed to the model, those of the prompt and of beginnings that several calls share counted in each.
+        edits: the number of characters that may be inserted, deleted or replaced.
+        low: lower bound: the probability of the near texts that were found.
+        high: upper bound: the probability of everything that was not ruled out.
+        found: the likeliest near texts that were found, cut where they are near enough, each with the bits of the
+            lower bound of its probability. Left out of `repr`.
+        tokens: number of tokens fed to the model; those of prompts and beginnings count in each call.
         forward_passes: calls of the model.
-        expansions: beginnings of which every next token was looked at.
+        expansions: number of beginnings whose next tokens were all examined.
         seconds: wall time.
-        note: what keeps the bounds apart; else "".
+        note: why the bounds differ; "" otherwise.
     """
 
     text: str = field(repr=False)
@@ -217,11 +220,11 @@ class NearExtraction:
 
     @property
     def width(self) -> float:
-        """How far the bounds are apart."""
+        """The difference of the bounds."""
         return self.high - self.low
 
     def probability_within(self, samples: int) -> tuple[float, float]:
-        """Bounds on the probability that at least one of `samples` says it nearly.
+        """Bounds on the probability that at least one of `samples` samples nearly matches it.
 
         Example:
             >>> found = NearExtraction(text="", edits=1, low=0.5, high=0.75, found=(), tokens=0, forward_passes=0,

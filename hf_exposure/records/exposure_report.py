@@ -60,39 +60,42 @@ Settings = Annotated[
 
 @dataclass(frozen=True, kw_only=True)
 class ExposureReport(Presented):
-    """The exposure of every canary at one moment of a model. Holds no secret: ids, no texts, and not the draw's seed.
+    """The exposure of every canary under one state of a model. It contains no secret: only ids, no texts, and not the
+    seed of the draw.
 
     Attributes:
-        estimates: inserted canaries first, then controls, each in their set's order.
+        estimates: one for each canary, inserted ones first, then controls, in their set's order.
         template: the template's text, with its holes in braces.
-        spaces: what each hole is filled from.
+        spaces: the space of each hole.
         space_size: |R|, an exact int; it may exceed 2^53.
         manifest_hash: salted hash of the canary set.
-        settings: arguments of the measurement, with its seed. The seed of the draw is a secret and is nowhere.
+        settings: arguments of the measurement, with its seed. The seed of the draw is secret and is not stored.
         p_value: one-sided rank test of inserted against controls, on log-perplexities; NaN without controls.
         auc: share of (inserted, control) pairs in which the inserted one is likelier.
         auc_low, auc_high: ends of the confidence interval of `auc`.
-        epsilon: what the run refutes of differential privacy (the fields of `EpsilonBound`): adding or removing one
-            row. None where no coins were flipped. Its `epsilon` is None and its `void` is True where a canary of the
-            coins was trained on more or less often than its coin says. What ranks refute is in `rank_epsilons`.
-        gaussian_epsilons: what the same coins refute of claims on Gaussian noise, where delta is above 0: `claim` in
-            each says which. Void as `epsilon` is.
+        epsilon: the bound on epsilon of differential privacy from the coins (the fields of `EpsilonBound`), for adding
+            or removing one row. None if no coins were flipped. Its `epsilon` is None and its `void` is True if a
+            canary with a coin was trained on more or less often than its coin says. Bounds from ranks are in
+            `rank_epsilons`.
+        gaussian_epsilons: bounds from the same coins for claims about Gaussian noise, if delta is above 0; `claim`
+            names each. They are void if `epsilon` is.
         seconds: wall time of the measurement.
         model: class, number of parameters, dtype, name and revision of the model, and the library that quantized it.
-        scoring_mode: how the model was read, as `CausalScorer` names it; "" in reports that do not say.
-        dataset: what the canaries were inserted into, where it is known: its name, say.
-        versions: of the packages that took part.
-        step, epoch: of the training run, where there was one.
-        references: costs of uniform texts of the template as a histogram; None where the method scored none.
-        delivery: how many of the inserted canaries were trained on; None where the training data were not looked at.
-        doses: how often each canary was really trained on, by what the training batches held, or why that was not
+        scoring_mode: the scoring mode, as named by `CausalScorer`; "" in reports that do not say.
+        dataset: facts about the data set into which the canaries were inserted, such as its name, if known.
+        versions: versions of the packages used.
+        step, epoch: step and epoch of the training run, if there was one.
+        references: costs of uniform texts of the template as a histogram; None if the method scored none.
+        delivery: how many of the inserted canaries were trained on; None if the training data were not checked.
+        doses: how often each canary was actually trained on, as counted in the training batches, or why that was not
             counted; None outside a training.
-        notes: what concerns all canaries alike (how well the skew-normal fits, say).
-        run: what identifies the measurement: when, by which call, of which weights, under which threshold; None in
-            reports that do not say. Reports with equal figures are equal, whichever runs they are of.
-        uniform_draw: whether the secrets were drawn uniformly by `draw_canaries`; without it ranks bound no epsilon.
-        complete_search: whether it is proven that certified ranks count every text of the template; False where that
-            was only audited on samples, and in reports that do not say.
+        notes: notes about all canaries, such as the fit of the skew-normal law.
+        run: the facts that identify the measurement: its time, call, weights and threshold; None in reports that do
+            not say. Reports with equal figures are equal, even if their runs differ.
+        uniform_draw: whether the secrets were drawn uniformly by `draw_canaries`; otherwise ranks give no bound on
+            epsilon.
+        complete_search: whether it is proven that certified ranks count every text of the template; False if that was
+            only audited on samples, and in reports that do not say.
 
     Example:
         >>> report = ExposureReport(estimates=(), template="pin {pin}", spaces={"pin": "digits:4"}, space_size=10**4,
@@ -147,12 +150,12 @@ class ExposureReport(Presented):
 
     @property
     def validity(self) -> Validity:
-        """Whether the figures can be read as a test of memorization. An invalid run has no verdict."""
+        """Whether the figures are a valid test of memorization. An invalid run has no verdict."""
         return Validity.UNCHECKED if self.delivery is None else self.delivery.validity
 
     @property
     def outcome(self) -> Outcome:
-        """PASS or FAIL under the threshold of the run, INVALID without trained canaries, or that nobody set one."""
+        """PASS or FAIL under the threshold of the run, INVALID if canaries were not trained on, or no threshold."""
         return outcome_of(self)
 
     def with_run(self, **facts: Any) -> ExposureReport:
@@ -168,7 +171,7 @@ class ExposureReport(Presented):
 
     @cached_property
     def groups(self) -> tuple[RepetitionGroup, ...]:
-        """One group per repetition count, controls (0 repetitions) first."""
+        """One group for each repetition count, controls (0 repetitions) first."""
         level, bounds = self.settings["confidence_level"], None
         if not self.why_no_rank_epsilon:
             bounds = rank_epsilons(self.estimates, self.space_size, level, self.settings.get("delta", 0.0))
@@ -176,7 +179,7 @@ class ExposureReport(Presented):
 
     @property
     def why_no_rank_epsilon(self) -> str:
-        """Why the ranks bound no epsilon of differential privacy; "" where they do, though it may be by 0."""
+        """Why the ranks give no bound on epsilon of differential privacy; "" if they do, even if the bound is 0."""
         if not self.inserted:
             return "no canary was inserted"
         if not self.uniform_draw:
@@ -187,10 +190,11 @@ class ExposureReport(Presented):
 
     @property
     def rank_epsilons(self) -> Mapping[int, RankEpsilon]:
-        """By repetitions, what the ranks refute of differential privacy; empty where `why_no_rank_epsilon` says why.
+        """The bounds on epsilon of differential privacy from ranks, by repetitions; empty if `why_no_rank_epsilon`
+        gives a reason.
 
-        The record is a canary with all its repetitions. The bounds of all counts hold together, so that the largest
-        may be picked; of several reports of one training it may not.
+        The record is a canary with all its repetitions. The bounds of all counts hold together, so the largest may be
+        chosen; this is not so for several reports of one training.
         """
         return {group.repetitions: group.rank_epsilon for group in self.groups if group.rank_epsilon is not None}
 
@@ -199,7 +203,7 @@ class ExposureReport(Presented):
         """The p-value of the most memorized repetition count under the hypothesis that nothing was memorized.
 
         The smallest p-value of the groups times their number (Bonferroni), at most 1; NaN without controls. Unlike
-        `p_value`, it is not diluted by repetition counts that left no trace.
+        `p_value`, it is not diluted by repetition counts without memorization.
         """
         tested = [group.corrected_p_value for group in self.groups if group.repetitions]
         return min(tested) if tested and not np.isnan(tested).any() else math.nan
@@ -210,7 +214,8 @@ class ExposureReport(Presented):
         return self.memorization_p_value
 
     def with_doses(self, doses_per_epoch: Mapping[str, float], epochs: float) -> ExposureReport:
-        """The report with each canary's effective dose after so many epochs; of ids that are not named it stays NaN.
+        """The report with each canary's effective dose after this many epochs; for ids that are not given it stays
+        NaN.
 
         Example:
             >>> report = ExposureReport(estimates=(), template="pin {pin}", spaces={"pin": "digits:4"},
@@ -229,14 +234,14 @@ class ExposureReport(Presented):
         return replace(self, estimates=tuple(estimates))
 
     def with_counted_doses(self, doses: Doses, coins: Collection[str] = ()) -> ExposureReport:
-        """The report with what was counted: each canary's `effective_dose` is the count, as far as there is one.
+        """The report with counted doses: each canary's `effective_dose` is its count, if there is one.
 
-        Bounds on epsilon from coins rest on what the coins say was trained on. Where a canary of a coin was trained on
-        more or less often, the coin is wrong, and the bounds are void. Those from ranks hold whatever was trained on.
+        Bounds on epsilon from coins assume that training followed the coins. If a canary with a coin was trained on
+        more or less often than its coin says, the bounds are void. Bounds from ranks hold in any case.
 
         Args:
-            doses: of the canaries of this report.
-            coins: ids of the canaries that a coin was flipped for.
+            doses: the doses of the canaries of this report.
+            coins: ids of the canaries with coins.
 
         Example:
             >>> from hf_exposure.records import CanaryDose, Doses
@@ -261,24 +266,25 @@ class ExposureReport(Presented):
 
         Args:
             repo_id: "user/model".
-            **arguments: those of `hf_exposure.hub.push_to_hub`: create_pr, token, folder, revision, private, canaries.
+            **arguments: the arguments of `hf_exposure.hub.push_to_hub`: create_pr, token, folder, revision, private,
+                canaries.
 
         Returns:
-            the address of the commit, or of the pull request.
+            The address of the commit, or of the pull request.
         """
         return str(self.presented("push", repo_id, **arguments))
 
     def metrics(self) -> dict[str, float]:
-        """The figures to log, as plain floats. Those of controls are absent when there are none.
+        """The figures to log, as plain floats. Those of controls are absent if there are none.
 
-        `eval_exposure_invalid` is there, as 1.0, in an invalid run alone: curves at chance level must not pass for a
-        good result.
+        `eval_exposure_invalid` is present, as 1.0, only in an invalid run, so that its curves at chance level are not
+        mistaken for a good result.
 
-        `rank_epsilon` is there where the secrets were drawn uniformly: the largest of the groups' bounds, at the
-        settings' delta and for a canary with all its repetitions; NaN where ranks bound no epsilon.
+        `rank_epsilon` is present if the secrets were drawn uniformly: the largest of the groups' bounds, at the
+        settings' delta and for a canary with all its repetitions; NaN if ranks give no bound on epsilon.
 
-        `rank1_fraction` counts the canaries that are certainly the likeliest of their template: methods that give no
-        certified rank add nothing to it.
+        `rank1_fraction` counts the canaries that are certainly the likeliest of their template; methods without
+        certified ranks add nothing to it.
         """
         bits = np.array([estimate.exposure_bits for estimate in self.inserted] or [math.nan])
         first = [float(estimate.rank_high == 1) for estimate in self.inserted] or [math.nan]
@@ -303,15 +309,15 @@ class ExposureReport(Presented):
         return {key: float(value) for key, value in figures.items()}
 
     def to_dict(self, *, include_secrets: bool = False, canaries: CanarySet | None = None) -> dict[str, Any]:
-        """Plain values for JSON, of the shape that `report.schema.json` gives; None for figures that are not finite.
+        """Plain values for JSON, as described by `report.schema.json`; None for figures that are not finite.
 
         Args:
-            include_secrets: add `secrets`, the text of each canary by its id. A report has none: `canaries` must bring
-                them.
+            include_secrets: whether to add `secrets`, the text of each canary by its id. The report has no texts, so
+                `canaries` must provide them.
             canaries: the set that was measured.
 
         Raises:
-            InputError: secrets without canaries, or those of another set.
+            InputError: secrets are requested without canaries, or with another set.
         """
         flag("include_secrets", include_secrets)
         if canaries is not None:
@@ -334,24 +340,24 @@ class ExposureReport(Presented):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ExposureReport:
-        """The report that `to_dict` wrote. Secrets, where it was asked to write them, stay in the file.
+        """The report from the values of `to_dict`. Secrets among the values are not read.
 
         Raises:
-            InputError: another format, a newer schema, or a field that is missing or of the wrong type.
+            InputError: the format differs, the schema is newer, or a field is missing or of the wrong type.
         """
         report = EXPOSURE_REPORT.read(values)
         return replace(report, estimates=tuple(_completed(report, values["estimates"])))
 
     @classmethod
     def load(cls, path: str | Path) -> ExposureReport:
-        """The report that `save` wrote.
+        """Reads a report that `save` wrote.
 
         Args:
-            path: `report.json`, or the folder that holds it.
+            path: `report.json`, or its folder.
 
         Raises:
-            InputError: no such file, JSON that is damaged or cut off, files of another measurement next to it, or as
-                `from_dict`.
+            InputError: there is no such file, its JSON is damaged or cut off, files of another measurement are next to
+                it, or `from_dict` refuses it.
         """
         values = read_report_file(path)
         try:
@@ -371,28 +377,29 @@ class ExposureReport(Presented):
         canaries: CanarySet | None = None,
         formats: Sequence[str] = (),
     ) -> list[Path]:
-        """Writes `report.json`, `report.html`, and plots where matplotlib is installed: for their owner's eyes only.
+        """Writes `report.json`, `report.html` and, if matplotlib is installed, plots. Only their owner may read them.
 
-        `SHA256SUMS` lists them; its own SHA-256 is the content hash of the report, which `hf-exposure verify` computes
-        again.
+        `SHA256SUMS` lists their checksums; its own SHA-256 is the content hash of the report, which `hf-exposure
+        verify` computes again.
 
-        The files carry one measurement id, by which `load` notices a folder in which two reports are mixed. Plots of
-        an earlier report that this one does not have are removed.
+        The files contain one measurement id, by which `load` detects a folder with files of two reports. Plots of an
+        earlier report that this one does not have are removed.
 
         Args:
-            folder: made if missing.
-            history: reports of the same run, for the plot of exposure against step; with or without this one.
+            folder: the folder, which is created if missing.
+            history: reports of the same run, with or without this one, for the plot of exposure against step.
             training_log: the trainer's `state.log_history`, for the plot of losses and exposure.
             include_secrets, canaries: as for `to_dict`.
-            formats: what is written besides the page and PNG plots. "pdf": `report.pdf`, and each plot as PDF; needs
+            formats: formats in addition to the page and PNG plots. "pdf": `report.pdf`, and each plot as PDF; needs
                 fpdf2 (`pip install "hf-exposure[pdf]"`). "svg": each plot as SVG.
 
         Returns:
-            the files written, the sums last.
+            The files written, the checksums last.
 
         Raises:
-            MissingDependencyError: "pdf" without fpdf2.
-            InputError: another format, a folder that cannot be made or written to, or as `to_dict`.
+            MissingDependencyError: "pdf" is requested and fpdf2 is not installed.
+            InputError: a format is unknown, the folder cannot be created or written to, or `to_dict` refuses the
+                arguments.
         """
         written: list[Path] = self.presented(
             "save", folder, history, training_log=training_log, include_secrets=include_secrets, canaries=canaries,
@@ -402,7 +409,7 @@ class ExposureReport(Presented):
 
 
 def _group_values(group: RepetitionGroup) -> dict[str, Any]:
-    """What is compared with the controls and refuted by ranks, for JSON."""
+    """The comparison with the controls and the bounds from ranks, for JSON."""
     curve, bound = group.roc, group.rank_epsilon
     values: dict[str, Any] = plain(
         {
@@ -421,7 +428,7 @@ def read_report_file(path: str | Path) -> dict[str, Any]:
     """The values in a report file, or in the `report.json` of a folder; not yet checked.
 
     Raises:
-        InputError: no such file, or JSON that is damaged or cut off.
+        InputError: there is no such file, or its JSON is damaged or cut off.
     """
     path = path_of("path", path)
     file = path / REPORT_FILE if path.is_dir() else path
@@ -431,16 +438,16 @@ def read_report_file(path: str | Path) -> dict[str, Any]:
         rule = f"must be a report that can be read ({error.strerror})"
         raise InputError("path", rule, str(file), "Write one with report.save(folder).") from None
     except ValueError:
-        rule = "must be whole JSON; this file is damaged or cut off"
+        rule = "must be complete JSON; this file is damaged or cut off"
         raise InputError("path", rule, str(file), "Restore it from a copy, or measure again.") from None
     return values
 
 
 def _completed(report: ExposureReport, rows: Sequence[Mapping[str, Any]]) -> Iterator[ExposureEstimate]:
-    """The estimates of a report file. Files from before `bound` lack it: it is derived from the figures.
+    """The estimates of a report file. In old files without `bound`, it is derived from the figures.
 
-    A published report withholds all log-perplexities. In any other, the one that is null is infinite: JSON has no
-    number for a text of probability 0, and a model that returns NaN gives no report.
+    A published report withholds all log-perplexities. In any other, a log-perplexity of null is infinite: JSON has no
+    number for a text of probability 0, and there is no report for a model that returns NaN.
     """
     inserted = len(report.inserted)
     withheld = all(math.isnan(estimate.log_perplexity_bits) for estimate in report.estimates)
@@ -454,24 +461,24 @@ def _completed(report: ExposureReport, rows: Sequence[Mapping[str, Any]]) -> Ite
 
 
 class _Envelope(TypedDict, total=False):
-    """What `report.json` holds besides the report.
+    """Further properties of `report.json`.
 
     Attributes:
         validity: valid: every inserted canary was trained on as often as intended; impaired: some less than intended;
-            invalid: at least one was not trained on, and the figures say nothing; unchecked: nobody looked at the
-            training data.
-        outcome: pass or fail under the threshold of the run, invalid, or that there is no threshold.
-        metrics: the figures as they are logged during training.
-        groups: by repetitions, controls first: the p-value, AUC and true-positive rates against the controls
-            (`TruePositiveRate`), and what ranks refute of differential privacy (`RankEpsilon`), null where nothing.
+            invalid: at least one was not trained on, and the figures say nothing; unchecked: the training data were
+            not checked.
+        outcome: pass or fail under the threshold of the run, invalid, or no threshold.
+        metrics: the figures as logged during training.
+        groups: for each repetition count, controls first: the p-value, AUC and true-positive rates against the
+            controls (`TruePositiveRate`), and the bound on epsilon from ranks (`RankEpsilon`), null if there is none.
         history: step, epoch and metrics of earlier measurements of the run.
-        measurement_id: of the files that were saved together: the page and the plots carry it too.
-        secrets: canary id to text; only where it was asked for.
+        measurement_id: the id of the files that were saved together, which the page and the plots contain too.
+        secrets: canary id to text; only if requested.
     """
 
     format: Required[Literal["hf-exposure report"]]
     schema_version: Required[Annotated[int, Strict(), Field(ge=1, le=1), WHOLE]]
-    notes: Required[Any]  # always written, though a report can be made without
+    notes: Required[Any]  # always written, although a report can be made without it
     validity: Literal["valid", "impaired", "invalid", "unchecked"]
     outcome: Literal["pass", "fail", "invalid", "no threshold"]
     metrics: Mapping[str, Figure]
@@ -487,8 +494,8 @@ EXPOSURE_REPORT = DocumentFormat(
     record=ExposureReport,
     envelope=_Envelope,
     about="One measurement of the exposure of a set of canaries. All logarithms are base 2, all scores in bits. A "
-    "figure that is undefined or not finite is null. Fields may be added within a version; readers ignore those they "
-    "do not know.",
+    "figure that is undefined or not finite is null. Fields may be added within a version; readers must ignore "
+    "unknown ones.",
     parts={
         ExposureEstimate: "estimate",
         ReferenceCosts: "references",

@@ -1,4 +1,4 @@
-"""Canaries taken together: one row per repetition count, and one for the held-out controls."""
+"""Groups of canaries: one for each repetition count, and one for the held-out controls."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from hf_exposure.estimators import (
 from hf_exposure.estimators.estimate import Bound, weakest_bound
 from hf_exposure.records.estimates import ExposureEstimate
 
-# With fewer canaries an interval for the mean that may be believed is nearly all of [0, log2 |R|].
+# With fewer canaries, a valid interval for the mean covers nearly all of [0, log2 |R|].
 FEWEST_FOR_AN_INTERVAL = 8
-# At which true-positive rates are given: 32 controls allow the first, 100 the second.
+# False-positive rates at which true-positive rates are given: 32 controls suffice for the first, 100 for the second.
 FALSE_POSITIVE_RATES = (0.1, 0.01)
 
 
@@ -34,17 +34,17 @@ class RepetitionGroup:
 
     Attributes:
         repetitions: how often each was inserted.
-        estimates: of its canaries, in the report's order.
-        log2_space_size: the largest exposure there is.
-        confidence_level: of `low_bits`, `high_bits` and `rank1_share_low`.
+        estimates: the estimates of its canaries, in the report's order.
+        log2_space_size: the largest possible exposure.
+        confidence_level: the level of `low_bits`, `high_bits` and `rank1_share_low`.
         p_value: one-sided rank test of their log-perplexities against those of the held-out controls (of their
-            exposures, where no log-perplexity is given at all); NaN for the controls themselves and without any. Of
-            this group alone: tables and headlines show `corrected_p_value`.
-        tested_groups: how many groups are tested against the controls.
-        costs, control_costs: what is compared: log-perplexities, or exposures with their sign changed where no
-            log-perplexity is given at all.
-        rank_epsilon: what the ranks of its canaries refute of differential privacy; None for the controls, and where
-            `ExposureReport.why_no_rank_epsilon` says why there is none.
+            exposures, if the report has no log-perplexities); NaN for the controls themselves and without controls. It
+            is for this group alone; tables and headlines show `corrected_p_value`.
+        tested_groups: the number of groups that are tested against the controls.
+        costs, control_costs: the values compared: log-perplexities, or negative exposures if the report has no
+            log-perplexities.
+        rank_epsilon: the bound on epsilon of differential privacy from the ranks of its canaries; None for the
+            controls, and if `ExposureReport.why_no_rank_epsilon` gives a reason.
     """
 
     repetitions: int
@@ -59,17 +59,17 @@ class RepetitionGroup:
 
     @property
     def canaries(self) -> int:
-        """How many there are."""
+        """The number of canaries."""
         return len(self.estimates)
 
     @property
     def mean_bits(self) -> float:
-        """The mean of their exposures; NaN where one is undefined. Where some are lower bounds, so is the mean."""
+        """The mean of their exposures; NaN if any is undefined. If some are lower bounds, so is the mean."""
         return float(np.mean([estimate.exposure_bits for estimate in self.estimates]))
 
     @property
     def median_bits(self) -> float:
-        """The median of their exposures; NaN where one is undefined."""
+        """The median of their exposures; NaN if any is undefined."""
         return float(np.median([estimate.exposure_bits for estimate in self.estimates]))
 
     @property
@@ -86,9 +86,9 @@ class RepetitionGroup:
     def interval_bits(self) -> tuple[float, float]:
         """Confidence interval of the mean exposure of canaries drawn at random and inserted that often.
 
-        Gaffke's (`hf_exposure.estimators.intervals`), which is valid for skewed and censored values, at the ends
-        of what is known of each canary. NaN below 8 canaries, of which each should be looked at, and where one is
-        undefined or extrapolated.
+        It is Gaffke's (`hf_exposure.estimators.intervals`), which is valid for skewed and censored values, applied to
+        the ends of each canary's interval. NaN with fewer than 8 canaries, which should be read one by one, and if any
+        is undefined or extrapolated.
         """
         known = [estimate.known_bits(self.log2_space_size) for estimate in self.estimates]
         if self.is_small or self.bound in ("extrapolated", "undefined") or self.log2_space_size == 0:
@@ -98,17 +98,17 @@ class RepetitionGroup:
 
     @property
     def is_small(self) -> bool:
-        """Whether it is too small for an interval of its mean: then every canary's exposure is shown."""
+        """Whether it is too small for an interval of its mean; then every canary's exposure is shown."""
         return self.canaries < FEWEST_FOR_AN_INTERVAL
 
     @property
     def bound(self) -> Bound:
-        """What kind of figure the mean is: that of its weakest member."""
+        """The kind of the mean: that of its weakest member."""
         return weakest_bound(estimate.bound for estimate in self.estimates)
 
     @property
     def rank1(self) -> int:
-        """How many are certainly the likeliest text of their template."""
+        """The number of canaries that are certainly the likeliest text of their template."""
         return sum(estimate.rank_high == 1 for estimate in self.estimates)
 
     @property
@@ -118,12 +118,12 @@ class RepetitionGroup:
 
     @property
     def lower_bounds(self) -> int:
-        """How many of the figures are lower bounds only."""
+        """The number of figures that are only lower bounds."""
         return sum(estimate.bound == "lower" for estimate in self.estimates)
 
     @property
     def corrected_p_value(self) -> float:
-        """`p_value` times the number of groups tested, at most 1 (Bonferroni); NaN where there is none."""
+        """`p_value` times the number of groups tested, at most 1 (Bonferroni); NaN if there is none."""
         return min(1.0, self.tested_groups * self.p_value) if math.isfinite(self.p_value) else math.nan
 
     @property
@@ -133,9 +133,9 @@ class RepetitionGroup:
 
     @cached_property
     def tpr(self) -> Mapping[float, TruePositiveRate]:
-        """By false-positive rate, 10 % and 1 %: the share of its canaries that the controls' threshold recognizes.
+        """The share of its canaries beyond the controls' threshold, by false-positive rate (10 % and 1 %).
 
-        Empty for the controls themselves, without any, and where a log-perplexity is undefined.
+        Empty for the controls themselves, without controls, and if a log-perplexity is undefined.
         """
         if not self._has_rates:
             return {}
@@ -144,14 +144,14 @@ class RepetitionGroup:
 
     @cached_property
     def roc(self) -> RocCurve | None:
-        """True- against false-positive rates of its canaries and the controls; None where `tpr` is empty."""
+        """True- against false-positive rates of its canaries and the controls; None if `tpr` is empty."""
         if not self._has_rates:
             return None
         return roc_curve(-np.array(self.costs), -np.array(self.control_costs), self.confidence_level)
 
     @property
     def effective_dose(self) -> float:
-        """How often the model was trained on them, on average; NaN where it is not known of one."""
+        """How often the model was trained on them, on average; NaN if unknown for any."""
         return float(np.mean([estimate.effective_dose for estimate in self.estimates]))
 
 
@@ -166,7 +166,7 @@ def table_order(repetitions: int) -> tuple[bool, int]:
 
 
 def in_table_order(groups: Iterable[RepetitionGroup]) -> list[RepetitionGroup]:
-    """The groups as tables show them."""
+    """The groups in the order of tables."""
     return sorted(groups, key=lambda group: table_order(group.repetitions))
 
 
@@ -176,11 +176,13 @@ def group_by_repetitions(
     confidence_level: float,
     rank_epsilons: Mapping[int, RankEpsilon] | None = None,
 ) -> tuple[RepetitionGroup, ...]:
-    """Groups ascending by repetitions, controls first; `rank_epsilons` by repetitions, where there are any."""
+    """The groups, ascending by repetitions, with controls first; `rank_epsilons` are by repetitions, if there are
+    any.
+    """
     members: dict[int, list[ExposureEstimate]] = {}
     for estimate in estimates:
         members.setdefault(estimate.repetitions, []).append(estimate)
-    # A published report withholds all log-perplexities: exposures order texts alike.
+    # A published report withholds all log-perplexities; exposures give the same order.
     withheld = all(math.isnan(estimate.log_perplexity_bits) for group in members.values() for estimate in group)
 
     def costs(repetitions: int) -> list[float]:
@@ -204,7 +206,7 @@ def group_by_repetitions(
 
 
 def _p_value(costs: list[float], control_costs: list[float]) -> float:
-    # NaN where a measurement failed or nothing was held out: there is nothing to test.
+    # NaN if a measurement failed or nothing was held out, since there is nothing to test.
     if not control_costs or np.isnan([*costs, *control_costs]).any():
         return math.nan
     return control_test(costs, control_costs).p_value

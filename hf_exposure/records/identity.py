@@ -1,7 +1,7 @@
-"""One id in all files of a report, so that files of two measurements in one folder are noticed.
+"""One id in all files of a report, so that mixed files of two measurements in one folder are detected.
 
-The files are written one after the other: a process that is killed in between leaves some of the new report and some
-of the one that was there.
+The files are written one after the other: a process that is killed in between leaves some files of the new report and
+some of the old one.
 """
 
 from __future__ import annotations
@@ -28,30 +28,30 @@ PLOT_FILES = (
 )
 
 PLOT_FORMATS = ("png", "svg", "pdf")
-"""The first is always drawn."""
+"""The first plot is always drawn."""
 REPORT_FILES = (
     PAGE_FILE,
     DOCUMENT_FILE,
     *(Path(name).with_suffix(f".{kind}").name for name in PLOT_FILES for kind in PLOT_FORMATS),
 )
-"""All that may lie next to `report.json`, but for the sums."""
+"""All files of a report next to `report.json`, except the checksums."""
 
 _OF_TIME = ("seconds", "measured_at")
 
-# In a page, a PNG, an SVG and a PDF.
+# The id in a page, a PNG, an SVG and a PDF.
 _MARK = re.compile(
     rb'<meta name="measurement_id" content="([0-9a-f]{32})">|measurement_id\0([0-9a-f]{32})'
     rb"|<dc:identifier>([0-9a-f]{32})</dc:identifier>|/Keywords \(measurement_id ([0-9a-f]{32})\)"
 )
-# The mark is at the beginning of a page, and before the pixels of a picture; in a PDF it may be anywhere.
+# The id is at the beginning of a page, and before the pixels of a picture; in a PDF it may be anywhere.
 _HEAD_BYTES = 8192
 
 
 def identity_of(content: Any) -> str:
-    """The id of what a report is made of: the same content has the same id.
+    """The id of a report's content: equal content has the same id.
 
-    When a measurement was taken and how long it took do not count. They are all that differs between the processes of
-    a job, which may all save their report into one folder.
+    The time and duration of a measurement do not count. Only these differ between the processes of a job, which may
+    all save their report into one folder.
     """
     canonical = json.dumps(_without_times(content), sort_keys=True, default=str)
     return hashlib.sha256(canonical.encode("utf-8")).hexdigest()[:32]
@@ -65,11 +65,11 @@ def _without_times(content: Any) -> Any:
 
 
 def refuse_mixture(path: Path, identity: object) -> None:
-    """Raise an `InputError` if a page or plot next to a report is of another measurement.
+    """Raises an `InputError` if a page or plot next to a report belongs to another measurement.
 
     Args:
         path: the report file, or its folder.
-        identity: what the report file says; one without an id is not compared.
+        identity: the id in the report file; without an id, nothing is compared.
     """
     if not isinstance(identity, str):
         return

@@ -1,4 +1,6 @@
-"""One measurement of membership: how well a model's answers tell records it was trained on from held-out ones."""
+"""One measurement of membership: how well a model's outputs distinguish records it was trained on from held-out
+ones.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from hf_exposure.records.documents import DocumentFormat
 
 MEMBERSHIP_FILE = "membership.json"
 SIGNIFICANT = 0.05
-"""The level at which members count as told apart, after a correction for the number of statistics."""
+"""The significance level for detecting membership, after a correction for the number of statistics."""
 
 _MaybeShare = Annotated[float, Strict(), Field(ge=0, le=1)] | None
 
@@ -33,11 +35,11 @@ class MembershipRate:
     """The share of members recognized at a false-positive rate of at most `fpr`.
 
     Attributes:
-        rate: of the given members; None where undefined, for the `reason`.
-        low, high: confidence limits, which allow for the threshold's own error; 0 and 1 where nothing is known.
-        fpr: as asked.
-        needed: how many held-out records make the rate defined.
-        reason: why it is None; "" where it is defined.
+        rate: the share of the given members; None if undefined, for the `reason`.
+        low, high: confidence limits, which account for the error of the threshold; 0 and 1 if nothing is known.
+        fpr: the false-positive rate that was asked for.
+        needed: the number of held-out records from which on the rate is defined.
+        reason: why it is None; "" if it is defined.
     """
 
     rate: _MaybeShare
@@ -50,16 +52,16 @@ class MembershipRate:
 
 @dataclass(frozen=True, kw_only=True)
 class MembershipStatistic:
-    """What one statistic shows. A higher score means member.
+    """The results of one statistic. A higher score means member.
 
     Attributes:
-        auc: share of (member, held-out) pairs in which the member scores higher; None where undefined.
+        auc: share of (member, held-out) pairs in which the member scores higher; None if undefined.
         auc_low, auc_high: ends of its two-sided confidence interval.
-        p_value: one-sided rank test: how often random labels would put members at least this high.
-        tpr: by false-positive rate, the share of members that is recognized.
+        p_value: one-sided rank test: the probability that random labels put members at least this high.
+        tpr: the share of members recognized, by false-positive rate.
         roc: (false-positive rate, true-positive rate) at up to 200 thresholds.
         most_exposed: numbers of the members with the highest scores, at most ten, the highest first.
-        reason: why the figures are None; "" where they are defined.
+        reason: why the figures are None; "" if they are defined.
     """
 
     auc: _MaybeShare
@@ -74,7 +76,7 @@ class MembershipStatistic:
 
 @dataclass(frozen=True, kw_only=True)
 class Distribution:
-    """A figure of every record, as its mean and quantiles.
+    """The distribution of a figure over records: its mean and quantiles.
 
     Example:
         >>> Distribution.of([0.0, 0.5, 1.0]).median
@@ -104,12 +106,12 @@ class RecordGroup:
     """The members, or the held-out records.
 
     Attributes:
-        records: that were scored.
-        tokens: that were scored in all.
-        cut: records that were longer than the context, and cut at its end.
-        left_out: records without a token that the model predicts.
+        records: the number of scored records.
+        tokens: the total number of scored tokens.
+        cut: the number of records that were longer than the context and were cut.
+        left_out: the number of records without a token that the model predicts.
         exact_memorization: share of a record's tokens that are the model's first choice.
-        extraction_strength: the longest end of a record that greedy decoding completes, as a share of its tokens.
+        extraction_strength: the longest suffix of a record that greedy decoding produces, as a share of its tokens.
     """
 
     records: Positive
@@ -121,32 +123,35 @@ class RecordGroup:
 
 
 class MembershipVerdict(StrEnum):
-    """What the statistics allow to say."""
+    """The verdict that the statistics support."""
 
     DETECTED = "detected"
     """At least one statistic scores members higher than chance would, corrected for the number of statistics."""
     NOT_DETECTED = "not detected"
-    """None does. That is no proof that no attack could."""
+    """No statistic does, which does not prove that no attack could."""
     NOT_COMPARABLE = "not comparable"
-    """Members and held-out records differ in what no training changes: the statistics measure that too."""
+    """Members and held-out records differ in properties that training does not change, and the statistics measure
+    that too.
+    """
 
 
 @dataclass(frozen=True, kw_only=True)
 class MembershipReport(Presented):
-    """How well a model's answers tell members from held-out records, by several statistics. Holds no texts.
+    """How well a model's outputs distinguish members from held-out records, by several statistics. It contains no
+    texts.
 
     Attributes:
-        statistics: by name; the ones that need a base model have a reason and no figures without one.
-        blind: what needs no trained model and should tell nothing: the number of tokens, the compressed size, and the
-            loss under the base model. Intervals at 99 % confidence.
-        members, held_out: what was compared.
-        shared: held-out records that are members too, to the token; they were left out.
+        statistics: results by name; without a base model, those that need one have a reason and no figures.
+        blind: comparisons that do not depend on training and should show no difference: the number of tokens, the
+            compressed size, and the loss under the base model. Intervals are at 99 % confidence.
+        members, held_out: the compared groups.
+        shared: the number of held-out records that are members too, to the token; they were left out.
         settings: arguments of the measurement.
         model: class, number of parameters, dtype, name and revision of the model.
-        base: of the base model: its class, or "without_adapter"; "" where there was none.
+        base: the class of the base model, or "without_adapter"; "" without a base model.
         seconds: wall time.
-        versions: of the packages that took part.
-        step, epoch: of the training run, where there was one.
+        versions: versions of the packages used.
+        step, epoch: step and epoch of the training run, if there was one.
         notes: what a reader must know.
     """
 
@@ -168,13 +173,15 @@ class MembershipReport(Presented):
 
     @property
     def p_value(self) -> float:
-        """The smallest p-value of the statistics times their number (Bonferroni); NaN where none is defined."""
+        """The smallest p-value of the statistics times their number (Bonferroni); NaN if none is defined."""
         tested = [one.p_value for one in self.statistics.values() if one.p_value is not None]
         return min(1.0, len(tested) * min(tested)) if tested else math.nan
 
     @property
     def differences(self) -> tuple[str, ...]:
-        """The blind comparisons whose interval leaves 0.5 out: members and held-out records were not drawn alike."""
+        """The blind comparisons whose interval excludes 0.5: members and held-out records come from different
+        distributions.
+        """
         return tuple(
             name
             for name, one in self.blind.items()
@@ -183,15 +190,15 @@ class MembershipReport(Presented):
 
     @property
     def verdict(self) -> MembershipVerdict:
-        """What the figures allow to say."""
+        """The verdict that the figures support."""
         if self.differences:
             return MembershipVerdict.NOT_COMPARABLE
         return MembershipVerdict.DETECTED if self.p_value < SIGNIFICANT else MembershipVerdict.NOT_DETECTED
 
     def metrics(self) -> dict[str, float]:
-        """The figures as they are logged during training; statistics that need a base model only where there is one.
+        """The figures as logged during training, without statistics that need a base model if there is none.
 
-        NaN where a figure is undefined.
+        NaN for undefined figures.
         """
         found: dict[str, float | None] = {}
         for name, one in self.statistics.items():
@@ -206,37 +213,38 @@ class MembershipReport(Presented):
         return {f"{PREFIX}{name}": math.nan if value is None else value for name, value in found.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for `membership.json`: no texts, and records by their numbers."""
+        """Plain values for `membership.json`, without texts; records are given by their numbers."""
         head = {"verdict": self.verdict.value, "metrics": plain(self.metrics())}
         return {**MEMBERSHIP_REPORT.write(self), **head}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> MembershipReport:
-        """The report that `to_dict` wrote.
+        """The report from the values of `to_dict`.
 
         Raises:
-            InputError: another format, a newer schema, or a field that is missing or of the wrong type.
+            InputError: the format differs, the schema is newer, or a field is missing or of the wrong type.
         """
         return MEMBERSHIP_REPORT.read(values)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Writes `membership.json`, `membership.html`, and a plot where matplotlib is installed: for their owner.
+        """Writes `membership.json`, `membership.html` and, if matplotlib is installed, a plot. Only their owner may
+        read them.
 
         Raises:
-            InputError: a folder that cannot be made or written to.
+            InputError: the folder cannot be created or written to.
         """
         written: list[Path] = self.presented("save", folder)
         return written
 
     @classmethod
     def load(cls, path: str | Path) -> MembershipReport:
-        """The report that `save` wrote.
+        """Reads a report that `save` wrote.
 
         Args:
-            path: `membership.json`, or the folder that holds it.
+            path: `membership.json`, or its folder.
 
         Raises:
-            InputError: no such file, JSON that is damaged, or as `from_dict`.
+            InputError: there is no such file, its JSON is damaged, or `from_dict` refuses it.
         """
         place = path_of("path", path)
         file = place / MEMBERSHIP_FILE if place.is_dir() else place
@@ -246,14 +254,14 @@ class MembershipReport(Presented):
             rule = f"must be a report that can be read ({error.strerror})"
             raise InputError("path", rule, str(file), "Write one with report.save(folder).") from None
         except ValueError:
-            rule = "must be whole JSON; this file is damaged or cut off"
+            rule = "must be complete JSON; this file is damaged or cut off"
             raise InputError("path", rule, str(file), "Restore it from a copy, or measure again.") from None
         return cls.from_dict(values)
 
 
 PREFIX = "eval_membership_"
 NO_BASE = "it needs a base model: pass base_model"
-"""The reason of a statistic that was not computed since there is no base model."""
+"""The reason for a statistic that was not computed because there is no base model."""
 
 
 def tpr_key(name: str, fpr: float) -> str:
@@ -267,12 +275,12 @@ def tpr_key(name: str, fpr: float) -> str:
 
 
 class _Envelope(TypedDict, total=False):
-    """What `membership.json` holds besides the report.
+    """Further properties of `membership.json`.
 
     Attributes:
         verdict: detected, not detected or not comparable.
-        metrics: the figures as they are logged during training.
-        measurement_id: of the files that were saved together.
+        metrics: the figures as logged during training.
+        measurement_id: the id of the files that were saved together.
     """
 
     format: Required[Literal["hf-exposure membership"]]
@@ -287,6 +295,6 @@ MEMBERSHIP_REPORT = DocumentFormat(
     version=1,
     record=MembershipReport,
     envelope=_Envelope,
-    about="One measurement of how well a model's answers tell members from held-out records. A figure that is "
+    about="One measurement of how well a model's outputs distinguish members from held-out records. A figure that is "
     "undefined is null.",
 )

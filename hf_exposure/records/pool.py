@@ -1,4 +1,4 @@
-"""Several models taken together: seeds of one setting, or the same canary inserted more often from model to model."""
+"""Several models pooled: seeds of one setting, or models with different numbers of insertions of the same canary."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from hf_exposure.records.validity import Validity
 
 @dataclass(frozen=True, kw_only=True)
 class PooledGroup:
-    """One repetition count over several models; each model counts once, however many canaries it has.
+    """One repetition count over several models; each model has the same weight, however many canaries it has.
 
     Attributes:
         repetitions: how often each canary was inserted; 0 for the controls.
-        models: how many have canaries of this count.
-        canaries: in all of them.
-        mean_bits: mean over models of the mean exposure; NaN where one is undefined. Where some are lower bounds, so
-            is the mean.
-        sd_bits: standard deviation of the models' means; NaN of one model.
+        models: the number of models with canaries of this count.
+        canaries: the number of canaries in all of them.
+        mean_bits: mean over models of the mean exposure; NaN if any is undefined. If some are lower bounds, so is the
+            mean.
+        sd_bits: standard deviation of the models' means; NaN for one model.
         low_bits, high_bits: confidence interval of the mean over models that could have been trained (Gaffke's, valid
-            for skewed and censored figures); NaN of one model, and where a figure is undefined or extrapolated.
-        rank1: how many canaries are certainly the likeliest text of their template.
-        bound: what kind of figure the mean is: that of its weakest member.
+            for skewed and censored figures); NaN for one model, and if a figure is undefined or extrapolated.
+        rank1: the number of canaries that are certainly the likeliest text of their template.
+        bound: the kind of the mean: that of its weakest member.
     """
 
     repetitions: int
@@ -49,16 +49,16 @@ class PooledGroup:
 
 @dataclass(frozen=True, kw_only=True)
 class PooledReport(Presented):
-    """What `pool_reports` found. Holds no secret.
+    """The result of `pool_reports`. It contains no secret.
 
     Attributes:
-        groups: ascending by repetitions, controls first: the curve of exposure against insertions.
-        template, space_size: of all models.
-        models: how many there are.
-        confidence_level: of the intervals.
-        p_value: that inserted canaries are no likelier than controls in any of the models: twice the median of the
-            models' own p-values, at most 1, which is valid however the models depend on each other. NaN where one
-            has none.
+        groups: groups ascending by repetitions, controls first: the curve of exposure against insertions.
+        template, space_size: the template and its space, which all models share.
+        models: the number of models.
+        confidence_level: the level of the intervals.
+        p_value: the p-value of the hypothesis that inserted canaries are no likelier than controls in any of the
+            models: twice the median of the models' own p-values, at most 1, which is valid however the models depend
+            on each other. NaN if a model has none.
     """
 
     kind: ClassVar[str] = "pooled"
@@ -84,16 +84,17 @@ class PooledReport(Presented):
 
 
 def pool_reports(reports: Sequence[ExposureReport]) -> PooledReport:
-    """Takes several models together, the model being what is repeated.
+    """Pools several models, where the model is the unit of replication.
 
     For seeds of one setting this gives the mean over models that the paper's tables show, with an interval. For models
     that have the same canary a different number of times each, it gives the curve of exposure against insertions.
 
     Args:
-        reports: at least two, of one template, spaces and context; a repetition count need not be in all of them.
+        reports: at least two, with the same template, spaces and context; a repetition count need not be in all of
+            them.
 
     Raises:
-        InputError: fewer than two reports, one of another template or context, one that is invalid.
+        InputError: there are fewer than two reports, one has another template or context, or one is invalid.
 
     Source: Carlini et al. 2019, Section 5 ("Report exposure") and Section 7.4 (means of ten models).
 
@@ -136,7 +137,7 @@ def pool_reports(reports: Sequence[ExposureReport]) -> PooledReport:
 
 
 def _candidates(report: ExposureReport) -> tuple[object, ...]:
-    """What texts an exposure counts, and where they are scored."""
+    """The texts that an exposure counts, and the context in which they are scored."""
     settings = report.settings
     about = (settings.get("context"), settings.get("source"), bool(settings.get("end_token")))
     return report.template, dict(report.spaces), report.space_size, *about

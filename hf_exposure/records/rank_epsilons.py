@@ -1,7 +1,8 @@
-"""What a report's certified ranks refute of differential privacy, one bound for each repetition count.
+"""Bounds on epsilon of differential privacy from a report's certified ranks, one for each repetition count.
 
-`epsilon_from_ranks` wants ranks among *all* texts of the space. In an exposure rank the other inserted canaries do not
-compete: those that the model finds at least as likely are added here. Proofs: docs/design/0020-epsilon-from-ranks.md.
+`epsilon_from_ranks` requires ranks among *all* texts of the space. In an exposure rank the other inserted canaries do
+not compete, so those that the model finds at least as likely are added here. Proofs:
+docs/design/0020-epsilon-from-ranks.md.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ _SURELY_APART_BITS = 2.0
 
 
 def ranks_among_all(inserted: Sequence[ExposureEstimate]) -> list[int | None]:
-    """Upper ends of the ranks among all texts of the space; None where no rank is certified.
+    """Upper bounds of the ranks among all texts of the space; None if no rank is certified.
 
-    An exposure rank's upper end, and the other inserted canaries that cost at most 2 bits more: the scoring error is
-    less. All the others, where log-perplexities are withheld.
+    The bound is the upper end of the exposure rank plus the number of other inserted canaries that cost at most 2 bits
+    more, since the scoring error is smaller than that. If log-perplexities are withheld, all others are added.
 
     Example:
         >>> def row(cost, rank):
@@ -34,7 +35,7 @@ def ranks_among_all(inserted: Sequence[ExposureEstimate]) -> list[int | None]:
     if np.isnan(costs).any():
         ahead = np.full(len(inserted), len(inserted) - 1)
     else:
-        # Itself is counted too.
+        # The canary itself is counted too.
         ahead = np.searchsorted(np.sort(costs), costs + _SURELY_APART_BITS, side="right") - 1
     return [
         None if estimate.rank_high is None else estimate.rank_high + int(others)
@@ -45,16 +46,16 @@ def ranks_among_all(inserted: Sequence[ExposureEstimate]) -> list[int | None]:
 def rank_epsilons(
     estimates: Sequence[ExposureEstimate], space_size: int, confidence_level: float, delta: float
 ) -> Mapping[int, RankEpsilon]:
-    """By repetitions: what the certified ranks refute, for the canary with all its repetitions as the record.
+    """The bounds from certified ranks by repetitions; the record is a canary with all its repetitions.
 
-    The error is shared by the repetition counts, so all bounds hold together. Every other canary of the report is
-    subtracted from the space, controls too.
+    The repetition counts share the error, so all bounds hold together. All other canaries of the report, including
+    controls, are subtracted from the space.
 
     Args:
-        estimates: of a set that was drawn uniformly, inserted canaries and controls.
+        estimates: estimates of a set that was drawn uniformly, inserted canaries and controls.
         space_size: |R|.
-        confidence_level: one-sided, of all bounds together.
-        delta: of the (epsilon, delta) that is refuted.
+        confidence_level: one-sided, for all bounds together.
+        delta: the delta of the (epsilon, delta) to refute.
     """
     inserted = [estimate for estimate in estimates if not estimate.is_control]
     ranks = ranks_among_all(inserted)

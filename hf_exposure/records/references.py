@@ -1,4 +1,4 @@
-"""What the canaries were compared with, as a histogram: a report can show the paper's Figure 3 and holds no text."""
+"""The costs of the references as a histogram, so that a report can show the paper's Figure 3 and contains no text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_exposure.estimators import SkewNormalFit, fit_skew_normal
 from hf_exposure.estimators.skew_normal import FEWEST_REFERENCES
 from hf_exposure.fields import Count, Flag, Positive, Real
 
-# Fine enough that a law fitted to the bins is the one fitted to the costs, to the eye.
+# Fine enough that a law fitted to the bins looks the same as one fitted to the costs.
 _BINS = 128
 _MOST_FITTED = 4096
 
@@ -23,9 +23,9 @@ class ReferenceCosts:
     """Log-perplexities of uniformly drawn texts of a template, in bits.
 
     Attributes:
-        count: how many there are.
-        low_bits, high_bits: edges of the histogram: the least and the greatest cost.
-        counts: of its bins, all of one width.
+        count: the number of texts.
+        low_bits, high_bits: edges of the histogram: the smallest and the largest cost.
+        counts: the counts of its bins, which have equal width.
         whole_space: whether they are all texts of the template, not a sample.
     """
 
@@ -37,7 +37,7 @@ class ReferenceCosts:
 
     @classmethod
     def of(cls, costs: ArrayLike, *, whole_space: bool = False) -> ReferenceCosts | None:
-        """The summary of (N,) costs in bits; None where none is finite.
+        """The summary of (N,) costs in bits; None if none is finite.
 
         Example:
             >>> summary = ReferenceCosts.of(np.linspace(40.0, 60.0, 1281))
@@ -64,15 +64,16 @@ class ReferenceCosts:
 
     @cached_property
     def law(self) -> SkewNormalFit | None:
-        """The skew-normal law of the bins, by maximum likelihood; None for fewer than 20 costs, or all of them equal.
+        """The skew-normal law fitted to the bins by maximum likelihood; None with fewer than 20 costs, or if all are
+        equal.
 
-        It takes about half a second, so a report fits it when it is drawn and not when it is measured.
+        The fit takes about half a second, so it is computed when a report is plotted and not when it is measured.
         """
         if self.count < FEWEST_REFERENCES or self.low_bits == self.high_bits:
             return None
         centres = (self.edges_bits[1:] + self.edges_bits[:-1]) / 2
         if (total := sum(self.counts)) > _MOST_FITTED:
-            # Evenly spaced quantiles stand for a million costs.
+            # Evenly spaced quantiles represent a million costs.
             places = (np.arange(_MOST_FITTED) + 0.5) / _MOST_FITTED * total
             costs_N = centres[np.searchsorted(np.cumsum(self.counts), places.astype(np.int64), side="right")]
         else:

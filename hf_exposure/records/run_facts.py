@@ -1,4 +1,4 @@
-"""What identifies a run: when, by which call, of which weights, under which threshold; and how it came out."""
+"""The facts that identify a run (time, call, weights and threshold), and its outcome."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ if TYPE_CHECKING:
 
 
 class Outcome(StrEnum):
-    """How a run came out as a test, in one word."""
+    """The outcome of a run as a test, in one word."""
 
     PASS = "pass"
-    """The canaries were trained on, as far as is known, and their exposure is within the threshold."""
+    """The canaries were trained on, as far as known, and their exposure is within the threshold."""
     FAIL = "fail"
     """The exposure is above the threshold, undefined, or was not measured on any inserted canary."""
     INVALID = "invalid"
     """At least one inserted canary was not trained on: the figures say nothing."""
     NO_THRESHOLD = "no threshold"
-    """Nobody said how much exposure is too much."""
+    """No threshold was set."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
-    """What identifies one measurement, for a report that is filed.
+    """The facts that identify one measurement, for a report that is filed.
 
     Attributes:
-        name: of the run; "" where it has none.
+        name: the name of the run; "" if it has none.
         measured_at: date and time at the start of the measurement, in UTC (ISO 8601).
-        command: what was typed, quoted for a shell; "" for a measurement by a call in Python.
-        arguments: of the callback and of the training that it measured; empty for a single measurement.
-        weights_sha256: hash of the weights that were measured (`weights_sha256`); None where they were not hashed:
-            before the last step of a training, and where processes or devices hold parts of them.
-        threshold_bits: how much exposure is too much; None where nobody said.
-        threshold_of: what the threshold is for: the mean of the canaries of each repetition count ("each count",
-            `--fail-above`), or that of all inserted canaries ("all inserted", `max_exposure`).
+        command: the command that was typed, quoted for a shell; "" for a measurement by a call in Python.
+        arguments: arguments of the callback and of the training that it measured; empty for a single measurement.
+        weights_sha256: hash of the measured weights (`weights_sha256`); None if they were not hashed: before the last
+            step of a training, and if the weights are spread over processes or devices.
+        threshold_bits: the largest acceptable exposure; None if no threshold was set.
+        threshold_of: the figure that the threshold applies to: the mean of the canaries of each repetition count
+            ("each count", `--fail-above`), or that of all inserted canaries ("all inserted", `max_exposure`).
     """
 
     name: str = ""
@@ -55,7 +55,7 @@ class RunFacts:
 def outcome_of(report: ExposureReport) -> Outcome:
     """The outcome of a report under the threshold in its facts.
 
-    A figure that is undefined counts as above the threshold: a gate must not open on what was not measured.
+    An undefined figure counts as above the threshold, since nothing was measured that could pass.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate, ExposureReport
@@ -79,9 +79,9 @@ def outcome_of(report: ExposureReport) -> Outcome:
 
 
 def highest_mean_bits(report: ExposureReport) -> float:
-    """The mean exposure of the inserted canaries, with the top of its interval for a figure that is a lower bound.
+    """The mean exposure of the inserted canaries, with the upper end of the interval for lower bounds.
 
-    A lower bound within the limit does not show that the exposure is. NaN where no canary was inserted.
+    A lower bound within the limit does not show that the exposure is within it. NaN if no canary was inserted.
     """
     bits = [one.high_bits if one.is_lower_bound else one.exposure_bits for one in report.inserted]
     return sum(map(float, bits)) / len(bits) if bits else math.nan

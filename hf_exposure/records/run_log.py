@@ -1,8 +1,8 @@
 """The log of a measure: one JSON line for each measurement of a training run, next to its checkpoints.
 
-The trainer's own `log_history` is saved in checkpoints only, so a run that is killed loses what came after the last
-one. This file grows with every measurement. On resume it is cut back to the checkpoint's step, so that no measurement
-is lost or doubled.
+The trainer's own `log_history` is saved in checkpoints only, so a killed run loses all entries after the last
+checkpoint. This file grows with every measurement. On resume it is cut back to the checkpoint's step, so that no
+measurement is lost or duplicated.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from hf_exposure.records.exposure_report import ExposureReport
 
 
 class Record(Protocol):
-    """One measurement: what is logged, kept and shown.
+    """One measurement, which is logged, stored and shown.
 
     Attributes:
-        step, epoch: of the training run, where there was one.
+        step, epoch: step and epoch of the training run, if there was one.
     """
 
     @property
@@ -37,22 +37,22 @@ class Record(Protocol):
     def epoch(self) -> float | None: ...
 
     def metrics(self) -> dict[str, float]:
-        """The figures to log, by their whole keys (`eval_{name}_...`); NaN where one is undefined."""
+        """The figures to log, by their full keys (`eval_{name}_...`); NaN for undefined figures."""
         ...
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, with `step` and `epoch` among them."""
+        """Plain values for JSON, including `step` and `epoch`."""
         ...
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlainRecord:
-    """A record for measures that need no class of their own: figures to log, and further values to keep.
+    """A record for measures without their own record class: figures to log, and further values to store.
 
     Attributes:
-        figures: numbers by their whole keys.
-        details: any other plain values (rows, counts); they are kept in the log and not sent to trackers.
-        step, epoch: of the training run; `MeasureCallback` fills them in.
+        figures: numbers by their full keys.
+        details: any other plain values (rows, counts); they are stored in the log and not sent to trackers.
+        step, epoch: step and epoch of the training run; `MeasureCallback` sets them.
 
     Example:
         >>> PlainRecord(figures={"eval_norm_mean": 2.5}, step=3).to_dict()
@@ -69,13 +69,13 @@ class PlainRecord:
         return {key: float(value) for key, value in self.figures.items()}
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values; what is not finite is None."""
+        """Plain values; None for figures that are not finite."""
         values = {"figures": self.metrics(), "details": self.details, "step": self.step, "epoch": self.epoch}
         return dict(plain(values))
 
     @classmethod
     def of(cls, record: Record) -> PlainRecord:
-        """Any record's figures, with all that its `to_dict` says as details."""
+        """Any record's figures, with all values of its `to_dict` as details."""
         if isinstance(record, PlainRecord):
             return record
         details = {name: value for name, value in record.to_dict().items() if name not in ("step", "epoch")}
@@ -83,7 +83,7 @@ class PlainRecord:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> PlainRecord:
-        """The record that `to_dict` wrote.
+        """The record from the values of `to_dict`.
 
         Raises:
             InputError: a field is missing or of the wrong type.
@@ -106,12 +106,12 @@ class RunLog(Generic[R]):
     """The log `_{name}.jsonl` in the output folder of a training.
 
     Args:
-        name: of the measure.
-        from_dict: makes a record of what its `to_dict` wrote.
+        name: the name of the measure.
+        from_dict: makes a record from the values of its `to_dict`.
 
     Attributes:
-        file_name: begins with an underscore: `Trainer.push_to_hub` uploads all other files of the output folder, and
-            these figures are exact.
+        file_name: the name, which begins with an underscore since `Trainer.push_to_hub` uploads all other files of the
+            output folder, and these figures are exact.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -130,10 +130,10 @@ class RunLog(Generic[R]):
         """Opens the log of a run that starts or resumes at `step`: later lines are dropped, earlier ones returned.
 
         Args:
-            folder: the output folder; it is made where it is missing.
-            step: of the checkpoint; 0 begins a new log.
-            processes: of the job. Only the first of them reads and writes, and tells the others, which may run on
-                machines without that folder.
+            folder: the output folder; it is created if missing.
+            step: the step of the checkpoint; 0 begins a new log.
+            processes: the processes of the job. Only the first of them reads and writes, and informs the others, which
+                may run on machines without that folder.
         """
         path = Path(folder) / self.file_name
 
@@ -150,13 +150,13 @@ class RunLog(Generic[R]):
     def append(self, folder: str | Path, record: R) -> None:
         """Adds one measurement.
 
-        It is added at the end of the file: rewriting the whole file would take hours over a long run's measurements. A
-        line cut short by a full disk or a kill has no line end; it is taken back, or ignored when the file is read.
+        It is appended to the file, since rewriting the whole file each time would take hours in a long run. A line cut
+        short by a full disk or a kill has no line end; it is removed, or ignored when the file is read.
         """
         path, line = Path(folder) / self.file_name, _line(record).encode("utf-8")
-        # Unbuffered: a buffer would be written once more on closing, after the cut.
+        # Unbuffered, since a buffer would be written again on closing, after the cut.
         with open(path, "ab", buffering=0, opener=_private) as file:
-            os.chmod(file.fileno(), 0o600)  # a log that was made otherwise
+            os.chmod(file.fileno(), 0o600)  # for a log that was created in another way
             before = file.tell()
             try:
                 if file.write(line) != len(line):
@@ -166,10 +166,10 @@ class RunLog(Generic[R]):
                 raise
 
     def read(self, folder: str | Path) -> list[R]:
-        """Every measurement, oldest first; none where there is no file. A last line without end is ignored.
+        """Every measurement, oldest first; empty if there is no file. An incomplete last line is ignored.
 
         Raises:
-            InputError: another line that is no record.
+            InputError: any other line is no record.
         """
         path = Path(folder) / self.file_name
         if not path.exists():
@@ -180,13 +180,17 @@ class RunLog(Generic[R]):
                 values = parse_json(line)
             except ValueError as error:
                 shown = line.decode("utf-8", errors="replace")
-                raise InputError(str(path), f"line {number} must be whole JSON", shown, "Remove that line.") from error
+                raise InputError(
+                    str(path), f"line {number} must be complete JSON", shown, "Remove that line."
+                ) from error
             records.append(self._from_dict(values))
         return records
 
 
 class _Processes(Protocol):
-    """What a log asks of the processes of a job. Reading a log needs no torch, so their class is not imported."""
+    """The methods that a log needs of a job's processes. Reading a log needs no torch, so their class is not
+    imported.
+    """
 
     def broadcast_text(self, make: Callable[[], str]) -> str: ...
 
@@ -196,7 +200,9 @@ def _private(path: str, flags: int) -> int:
 
 
 def _whole_lines(path: Path) -> Iterator[bytes]:
-    """One by one, however long the file is. A line beyond the limit comes in parts, which are no JSON."""
+    """Yields the lines one by one, however long the file is. A line beyond the limit is split into parts, which are
+    not valid JSON.
+    """
     with path.open("rb") as file:
         while (line := file.readline(LARGEST_JSON_BYTES)).endswith(b"\n") or len(line) == LARGEST_JSON_BYTES:
             yield line.removesuffix(b"\n")

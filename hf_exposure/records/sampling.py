@@ -1,4 +1,4 @@
-"""Training data extracted by sampling from a model: texts by rank, each with its matches in the data."""
+"""Training data extracted by sampling from a model: ranked texts with their matches in the data."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from hf_exposure.fields import plain
 
 @dataclass(frozen=True, kw_only=True)
 class SampledText:
-    """One distinct text that the model wrote.
+    """One distinct text that the model generated.
 
     Attributes:
-        text: without special tokens. Left out of `repr`.
+        text: the text without special tokens. Left out of `repr`.
         times: how often it was drawn.
-        score: by the statistic that ranks; a higher one says that it was trained on.
-        match: the longest part of it that stands in the data; "" where none is long enough. Left out of `repr`.
-        examples: how many records hold that part: the k of k-eidetic memorization.
-        secrets: ids of known secrets that it holds.
+        score: its score by the ranking statistic; a higher score means that it was trained on.
+        match: the longest part of it that occurs in the data; "" if none is long enough. Left out of `repr`.
+        examples: the number of records that contain that part: the k of k-eidetic memorization.
+        secrets: ids of known secrets that it contains.
     """
 
     text: str = field(repr=False)
@@ -35,13 +35,13 @@ class SamplingExtraction:
     """The result of extraction by sampling. Texts are ranked, the likeliest member first.
 
     Attributes:
-        texts: distinct ones.
-        samples: that were drawn.
-        statistic: that ranks them.
-        least_characters: of a match.
-        rows: records of the data.
-        secrets: how many known secrets were looked for.
-        settings: of the draw.
+        texts: the distinct texts.
+        samples: the number of drawn samples.
+        statistic: the statistic that ranks them.
+        least_characters: the smallest length of a match.
+        rows: the number of records in the data.
+        secrets: the number of known secrets that were searched for.
+        settings: the settings of the draw.
         seconds: wall time.
     """
 
@@ -56,17 +56,17 @@ class SamplingExtraction:
 
     @property
     def matched(self) -> tuple[SampledText, ...]:
-        """Those of which a part stands in the data."""
+        """The texts of which a part occurs in the data."""
         return tuple(one for one in self.texts if one.match)
 
     def precision_at(self, top: int) -> float:
-        """The share of the first `top` texts of which a part stands in the data."""
+        """The share of the first `top` texts of which a part occurs in the data."""
         first = self.texts[:top]
         return sum(bool(one.match) for one in first) / len(first) if first else 0.0
 
     @property
     def by_examples(self) -> dict[int, int]:
-        """How many distinct matches stand in exactly k records, by k."""
+        """The number of distinct matches that occur in exactly k records, by k."""
         counts: dict[int, int] = {}
         for examples in {one.match: one.examples for one in self.matched}.values():
             counts[examples] = counts.get(examples, 0) + 1
@@ -74,11 +74,11 @@ class SamplingExtraction:
 
     @property
     def secrets_found(self) -> tuple[str, ...]:
-        """Ids of the known secrets that some text holds."""
+        """Ids of the known secrets that some text contains."""
         return tuple(sorted({identifier for one in self.texts for identifier in one.secrets}))
 
     def to_dict(self, *, include_texts: bool = False) -> dict[str, Any]:
-        """Plain values; texts and matches only where they are asked for, else their lengths."""
+        """Plain values; with texts and matches only if requested, else their lengths."""
         rows = []
         for one in self.texts:
             row = asdict(one)

@@ -1,4 +1,4 @@
-"""How exposed the secrets are that a dataset holds: one figure for each, and no text of any."""
+"""The exposure of the secrets in a dataset: figures for each secret, without any text."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ SECRETS_FILE = "secrets_report.json"
 
 @dataclass(frozen=True, kw_only=True)
 class SecretExposure:
-    """One natural secret's exposure among all texts of its format, behind its own words.
+    """One natural secret's exposure among all texts of its format, after the words before it.
 
     Attributes:
         secret_id: its id in the file of secrets.
-        secret_kind: of format (`SecretKind`).
+        secret_kind: the kind of its format (`SecretKind`).
         occurrences: how often it occurs in the data.
-        examples: how many records hold it: the k of k-eidetic memorization.
-        log2_space_size: of its format.
-        exposure_bits: NaN where undefined, for the reason in `note`.
-        low_bits, high_bits: of its interval.
-        rank_low, rank_high: limits of its rank; None where unknown.
-        base_exposure_bits: under the base model, NaN without one. What training added is the difference.
-        method, bound, note: as of an `ExposureEstimate`.
+        examples: the number of records that contain it: the k of k-eidetic memorization.
+        log2_space_size: log2 of the size of its format's space.
+        exposure_bits: its exposure; NaN if undefined, for the reason in `note`.
+        low_bits, high_bits: ends of its interval.
+        rank_low, rank_high: limits of its rank; None if unknown.
+        base_exposure_bits: its exposure under the base model; NaN without one. Training added the difference.
+        method, bound, note: as for an `ExposureEstimate`.
     """
 
     secret_id: str
@@ -52,19 +52,19 @@ class SecretExposure:
 
 @dataclass(frozen=True, kw_only=True)
 class SecretsReport(Presented):
-    """The exposure of the natural secrets of a dataset under a model. Holds no texts.
+    """The exposure of the natural secrets of a dataset under a model. It contains no texts.
 
-    A natural secret was not drawn at random, so its exposure has no known law where it was not memorized: compare it
-    with the base model's, or with that of secrets that occur once.
+    A natural secret was not drawn at random, so its exposure has no known distribution if it was not memorized:
+    compare it with that under the base model, or with that of secrets that occur once.
 
     Attributes:
-        secrets: in the order of their file.
+        secrets: the results, in the order of the file of secrets.
         model: class, number of parameters, dtype, name and revision.
-        settings: of each measurement.
-        base: the base model's class, or "without_adapter"; "" where there was none.
-        rows: records of the dataset that was scanned.
+        settings: the settings of each measurement.
+        base: the base model's class, or "without_adapter"; "" without a base model.
+        rows: the number of records in the scanned dataset.
         seconds: wall time.
-        versions: of the packages that took part.
+        versions: versions of the packages used.
     """
 
     kind: ClassVar[str] = "secrets"
@@ -79,7 +79,9 @@ class SecretsReport(Presented):
 
     @property
     def first(self) -> tuple[SecretExposure, ...]:
-        """Those that certainly rank first of their format: an attacker who knows the words before obtains them."""
+        """The secrets that certainly rank first of their format: an attacker who knows the words before them can
+        extract them.
+        """
         return tuple(one for one in self.secrets if one.rank_high == 1)
 
     def to_dict(self) -> dict[str, Any]:
@@ -88,16 +90,16 @@ class SecretsReport(Presented):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> SecretsReport:
-        """The report that `to_dict` wrote.
+        """The report from the values of `to_dict`.
 
         Raises:
-            InputError: another format, a newer schema, or a field that is missing or of the wrong type.
+            InputError: the format differs, the schema is newer, or a field is missing or of the wrong type.
         """
         return SECRETS_REPORT.read(values)
 
 
 class _Envelope(TypedDict, total=False):
-    """What the file holds besides the report."""
+    """Further properties of the file."""
 
     format: Required[Literal["hf-exposure secrets report"]]
     schema_version: Required[Annotated[int, Strict(), Field(ge=1, le=1), WHOLE]]

@@ -1,7 +1,7 @@
-"""`SHA256SUMS`: which files a report consists of and what is in them, under one content hash.
+"""`SHA256SUMS`: the files of a report and their checksums, under one content hash.
 
 `sha256sum --check SHA256SUMS` reads the file, so that a report can be checked without this package.
-Its own SHA-256 is the content hash: one line to file, sign or write down, which covers every byte of the report.
+Its own SHA-256 is the content hash: a single line to file, sign or write down, which covers every byte of the report.
 """
 
 from __future__ import annotations
@@ -22,23 +22,23 @@ _REMEDY = "Measure or save the report again, or restore the folder from a copy."
 
 
 def write_sums(folder: Path, names: Iterable[str]) -> Path:
-    """Writes the sums of the files of a report in `folder`, sorted by name."""
+    """Writes the checksums of the files of a report in `folder`, sorted by name."""
     lines = "".join(f"{sha256_of(folder / name)}  {name}\n" for name in sorted(names))
     return write_aside(folder / SUMS_FILE, lines, private=True)
 
 
 def verify_files(folder: str | Path) -> str:
-    """The content hash of the report in a folder, after its files were compared with their sums.
+    """Compares the files of a report with their checksums, and returns the report's content hash.
 
     Args:
-        folder: that `report.save` wrote. Other files in it are not looked at, but for those of the names that a
-            report's own files have: one of them that is not in the list was added later.
+        folder: a folder that `report.save` wrote. Other files in it are ignored, except those with the name of a
+            report file: if such a file is not in the list, it was added later.
 
     Returns:
         64 hexadecimal digits.
 
     Raises:
-        InputError: no sums, or a file that is missing, was changed, or was added.
+        InputError: there are no checksums, or a file is missing, was changed, or was added.
     """
     place = Path(folder)
     sums = place / SUMS_FILE
@@ -51,7 +51,7 @@ def verify_files(folder: str | Path) -> str:
     for line in content.decode("utf-8", errors="replace").splitlines():
         found = _LINE.fullmatch(line)
         if found is None:
-            raise InputError("run", f"must have a whole {SUMS_FILE}", str(folder), _REMEDY)
+            raise InputError("run", f"must have a complete {SUMS_FILE}", str(folder), _REMEDY)
         listed[found[2]] = found[1]
     if REPORT_FILE not in listed:
         raise InputError("run", f"must list {REPORT_FILE} in {SUMS_FILE}", str(folder), _REMEDY)
@@ -63,7 +63,7 @@ def verify_files(folder: str | Path) -> str:
 
 
 def _state(path: Path, expected: str) -> str:
-    """What is wrong with a file; "" where nothing is."""
+    """What is wrong with a file; "" if nothing is."""
     if not path.is_file():
         return "is missing"
     return "" if sha256_of(path) == expected else "was changed"

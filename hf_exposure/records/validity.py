@@ -1,7 +1,7 @@
-"""Whether a run can be judged at all: were its inserted canaries trained on?
+"""Whether a run is a valid test: were its inserted canaries trained on?
 
 A canary that never reached the loss looks exactly like one that was not memorized. So this question comes before every
-other, and its answer is data that travels with the figures.
+other, and its answer is stored with the figures.
 """
 
 from __future__ import annotations
@@ -11,39 +11,40 @@ from enum import StrEnum
 
 from hf_exposure.fields import Amount, Count, Positive
 
-# The epoch of a trainer is a float that was summed up.
+# The tolerance for a trainer's epoch, which is a sum of floats.
 _WHOLE_EPOCH = 1 - 1e-6
 
 
 class Validity(StrEnum):
-    """What the figures of a run are worth as a test of memorization."""
+    """The validity of a run's figures as a test of memorization."""
 
     VALID = "valid"
     """Every inserted canary was trained on, as many times as intended."""
     IMPAIRED = "impaired"
-    """Every inserted canary is in the training data and counts in the loss, but some fewer times than intended or in
-    part, or training has not completed its first epoch, or a held-out control is in the training data. The figures
-    hold for what was trained on, not for the repetitions that they are listed under."""
+    """Every inserted canary is in the training data and counts in the loss, but some fewer times than intended or
+    only in part, or training has not completed its first epoch, or a held-out control is in the training data. The
+    figures are valid for the actual training, not for the repetitions that they are listed under.
+    """
     INVALID = "invalid"
     """At least one inserted canary was not trained on: it is not in the training data, or its secret is masked out of
     the loss. The figures say nothing about memorization."""
     UNCHECKED = "unchecked"
-    """Nobody looked at the training data: they cannot be read in advance (a stream), and doses were not counted."""
+    """The training data were not checked: they cannot be read in advance (a stream), and doses were not counted."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Delivery:
-    """How many of the inserted canaries the training data hold and train on.
+    """How many of the inserted canaries are in the training data, and how many count in the loss.
 
     Attributes:
-        inserted: canaries that should be in the training data.
-        found: of these, how many are in it at least once, whole.
-        trained: of the found ones, how many count in the loss: the tokens of the secret are not all masked out of it.
-        reduced: of the trained ones, how many are in the data fewer times than intended, or with some tokens of their
-            secret masked.
-        controls_found: held-out controls that are in the training data.
-        epochs: passes over the data until the measurement; None where that is not known.
-        pending: of those not trained on, how many the first pass over the data may still reach.
+        inserted: number of canaries that should be in the training data.
+        found: number of these that are in it at least once, complete.
+        trained: number of the found ones that count in the loss: not all tokens of the secret are masked.
+        reduced: number of the trained ones that are in the data fewer times than intended, or with some tokens of
+            their secret masked.
+        controls_found: number of held-out controls that are in the training data.
+        epochs: passes over the data until the measurement; None if unknown.
+        pending: number of those not trained on that the first pass over the data may still reach.
 
     Example:
         >>> Delivery(inserted=8, found=8, trained=0).validity
@@ -60,14 +61,14 @@ class Delivery:
 
     @property
     def validity(self) -> Validity:
-        """Invalid where one inserted canary or more were not trained on: a mean over them would hide it."""
+        """Invalid if one or more inserted canaries were not trained on, since a mean over them would hide it."""
         if self.trained + self.pending < self.inserted:
             return Validity.INVALID
         return Validity.IMPAIRED if self.flaws else Validity.VALID
 
     @property
     def flaws(self) -> tuple[str, ...]:
-        """What is wrong, in words: one clause for each kind; none where the run is valid."""
+        """The flaws in words, one clause for each kind; empty if the run is valid."""
         if self.trained + self.pending < self.inserted:
             return (self._missing(),)
         found = []

@@ -1,1 +1,1 @@
-"""What people look at: pages, plots, tables and files of the records."""
+"""Presenters of the records: pages, plots, tables and files."""

@@ -11,31 +11,31 @@ from hf_exposure.report.page import render
 from hf_exposure.report.save import make_folder
 
 _HEADS = {
-    AuditState.FOUND: "The model gives away something of its training data",
-    AuditState.NOT_FOUND: "Nothing of the training data was found in the model by what was run",
-    AuditState.NO_VERDICT: "No verdict: a part of the audit cannot be read",
+    AuditState.FOUND: "The model reveals some of its training data",
+    AuditState.NOT_FOUND: "The parts that ran found no training data in the model",
+    AuditState.NO_VERDICT: "No verdict: a part of the audit is inconclusive",
     AuditState.NOT_RUN: "No verdict: no part was run on the model",
 }
 
 LIMITS = (
-    "Nothing found is no proof that nothing was memorized: other data, other words before a secret, or stronger "
-    "attacks may show more.",
-    "Each part tests something else. Canaries answer for texts that are repeated as they were; membership for "
-    "records of the kind that was held out; natural secrets for the formats that were scanned for; sampling for what "
-    "the model says without being asked.",
+    "Finding nothing does not prove that nothing was memorized: other data, other words before a secret, or stronger "
+    "attacks may reveal more.",
+    "Each part tests something different. Canaries test texts that are repeated exactly; membership tests records "
+    "like those that were held out; natural secrets cover the formats that were scanned for; sampling covers what "
+    "the model generates unprompted.",
     "The figures hold for this model, this data and these settings.",
 )
 
 
 def headline(report: AuditReport) -> str:
-    """The verdict, and which parts lead to it."""
+    """The verdict, and the parts that lead to it."""
     names = [part.name for part in report.parts if part.state is report.verdict and part.name != "scan"]
     listed = f" ({', '.join(names)})" if names else ""
     return f"{_HEADS[report.verdict]}{listed}."
 
 
 def audit_text(report: AuditReport) -> str:
-    """What `print(report)` shows: the verdict, and a line for each part."""
+    """The text that `print(report)` shows: the verdict, and a line for each part."""
     width = max((len(part.name) for part in report.parts), default=0)
     states = max((len(part.state.value) for part in report.parts), default=0)
     lines = [f"{part.name:<{width}}  {part.state.value:<{states}}  {part.summary}" for part in report.parts]
@@ -43,10 +43,10 @@ def audit_text(report: AuditReport) -> str:
 
 
 def save_audit(report: AuditReport, folder: str | Path) -> list[Path]:
-    """Writes `audit.json` and `audit.html`, for their owner alone.
+    """Writes `audit.json` and `audit.html`, which only their owner may read.
 
     Raises:
-        InputError: a folder that cannot be made or written to.
+        InputError: the folder cannot be created or written to.
     """
     target = make_folder("folder", folder)
     page = render(

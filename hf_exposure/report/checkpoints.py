@@ -1,4 +1,4 @@
-"""Two checkpoints of one run: is a canary's exposure at the one higher than at the other, and with what certainty?"""
+"""Two checkpoints of one run: did the canaries' exposure change between them, and with what certainty?"""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ class ExposureChange:
     """How the exposure of the same canaries changed between two measurements of one run.
 
     Attributes:
-        earlier_step, later_step: of the training; None where a report does not say.
-        repetitions: the count that was looked at; None for all inserted canaries.
-        canaries: how many.
-        mean_bits: mean of later minus earlier exposures; NaN where one is undefined.
-        low_bits, high_bits: limits on it by what is known of each exposure (`difference_interval`, paired); infinite
-            of fewer than 5 canaries, and where figures are extrapolated.
+        earlier_step, later_step: steps of the training; None if a report does not record its step.
+        repetitions: the repetition count compared; None for all inserted canaries.
+        canaries: the number of canaries compared.
+        mean_bits: mean of later minus earlier exposures; NaN if any is undefined.
+        low_bits, high_bits: limits on the mean, from the interval of each exposure (`difference_interval`, paired);
+            infinite for fewer than 5 canaries, and where exposures are extrapolated.
         p_value: of the sign-flip test on the estimates (`paired_p_value`).
-        alternative: what it was asked for.
+        alternative: the alternative hypothesis of the test.
     """
 
     earlier_step: int | None
@@ -45,7 +45,7 @@ class ExposureChange:
     alternative: Alternative
 
     def __str__(self) -> str:
-        """A sentence."""
+        """The change in one sentence."""
         steps = f"from step {self.earlier_step} to step {self.later_step}"
         limits = f" [{self.low_bits:.1f}, {self.high_bits:.1f}]" if math.isfinite(self.low_bits) else ""
         who = f"{self.canaries} canar{'y' if self.canaries == 1 else 'ies'}"
@@ -53,7 +53,7 @@ class ExposureChange:
         return f"{who}{times}: {self.mean_bits:+.1f} bits{limits} {steps}, p = {self.p_value:.2g} ({self.alternative})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; None for what is not finite."""
+        """Plain values for JSON; None for figures that are not finite."""
         values: dict[str, Any] = plain(vars(self))
         return values
 
@@ -67,8 +67,8 @@ def exposure_change(
 ) -> ExposureChange:
     """Compares two measurements of one run, canary by canary.
 
-    The p-value is about the canaries of this run. It needs several: of N canaries it is at least 2^-N (twice that,
-    two-sided). Checkpoints that were chosen after a look at the curve (its peak, say) make it too small.
+    The p-value concerns the canaries of this run. It needs several of them: with N canaries it is at least 2^-N (twice
+    that, two-sided). It is too small if the checkpoints were chosen after looking at the curve (its peak, say).
 
     Args:
         earlier, later: reports of the same canaries, such as two of `callback.reports`.
@@ -76,7 +76,7 @@ def exposure_change(
         alternative: "less" asks whether exposure fell, "greater" whether it rose.
 
     Raises:
-        InputError: reports of different canaries or templates, or no canary of that count.
+        InputError: the reports have different canaries or templates, or no canary has that repetition count.
 
     Source: Carlini et al. 2019, Section 7.2 (epoch 10 against epoch 40).
 
@@ -128,7 +128,7 @@ def report_at(history: Sequence[ExposureReport], step: int) -> ExposureReport:
     """The measurement of a run at a step.
 
     Raises:
-        InputError: nothing was measured then; the message names the steps that were.
+        InputError: nothing was measured at that step; the message names the measured steps.
     """
     for report in history:
         if report.step == step:

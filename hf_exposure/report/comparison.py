@@ -20,12 +20,13 @@ from hf_exposure.records.groups import FEWEST_FOR_AN_INTERVAL
 from hf_exposure.report.run import Run
 from hf_exposure.report.verdict import validity_line
 
-# Keys that end so are losses: as in transformers, less is better.
+# Keys with these endings are losses: less is better.
 _LOSSES = ("loss", "perplexity")
-# Canaries that share draws miss together, so what is known of each is widened to so many standard errors: one
-# measurement in two thousand misses then, and the same weights give no finding whatever they were measured by.
+# Canaries that share draws err together, so the interval of each is widened to this many standard errors. Then one
+# measurement in two thousand misses, and two measurements of the same weights give no finding, whatever methods were
+# used.
 _STANDARD_ERRORS = 3.5
-# Of a finding, or more where a run was measured at more.
+# Confidence level of a finding; higher if a run was measured at a higher level.
 _LEAST_LEVEL = 0.95
 
 
@@ -34,10 +35,10 @@ class MeanBits:
     """A mean of exposures, or of differences of exposures, with its interval.
 
     Attributes:
-        mean_bits: of the figures as they are; NaN where one is undefined.
-        low_bits, high_bits: of its interval. Of a run NaN where a repetition count has too few canaries for one; of
-            a difference -inf and inf where there are too few canaries to limit it.
-        bound: of the weakest of the figures: `mean_bits` is an estimate where it is "exact" or "interval".
+        mean_bits: the mean of the figures; NaN if any is undefined.
+        low_bits, high_bits: the limits of the interval. For a run they are NaN if a repetition count has too few
+            canaries for an interval; for a difference they are -inf and inf if there are too few canaries to limit it.
+        bound: the weakest bound among the figures; `mean_bits` is an estimate if it is "exact" or "interval".
     """
 
     mean_bits: float
@@ -47,20 +48,20 @@ class MeanBits:
 
     @property
     def is_estimate(self) -> bool:
-        """Whether intervals limit all of the figures."""
+        """Whether every figure is limited by an interval."""
         return self.bound in ("exact", "interval")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ComparedRun:
-    """One run among others.
+    """One run of a comparison.
 
     Attributes:
-        name, report: of the run.
-        exposure: mean over the repetition counts that all runs have, each count weighing the same.
-        utility: the figure that was asked for; NaN where the run has none.
-        on_front: no other run that it can be compared with has less exposure at a utility at least as good; False
-            where a figure is missing, or there is no such other run.
+        name, report: the run's name and report.
+        exposure: mean over the repetition counts that all runs have, with equal weights.
+        utility: the value of the utility key; NaN if the run has none.
+        on_front: whether no comparable run has less exposure at a utility at least as good; False if a figure is
+            missing, or if no run is comparable.
     """
 
     name: str
@@ -72,19 +73,20 @@ class ComparedRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """What `compare_runs` found.
+    """The result of `compare_runs`.
 
     Attributes:
         runs: in the order given.
-        comparable: names of the runs, those together that were measured on the same candidate secrets. Only runs of
-            one set are compared.
-        repetition_counts: those that all runs have.
-        utility_key, lower_is_better: the measure of utility.
-        tolerance: utilities nearer than this share of their size count as equal.
-        confidence_level: of each finding alone.
-        correlation: Pearson's r of utility and exposure over the runs that are placed; NaN of fewer than 2.
-        findings: one sentence each, only what the intervals allow to say; first, which runs cannot be compared.
-        notes: what a reader must know.
+        comparable: names of the runs, grouped by their candidate secrets. Only runs of one group are compared.
+        repetition_counts: the repetition counts that all runs have.
+        utility_key: the key of the utility in the trainer's log.
+        lower_is_better: whether a smaller utility is better.
+        tolerance: utilities within this relative difference count as equal.
+        confidence_level: the confidence level of each finding alone.
+        correlation: Pearson's r of utility and exposure over the `placed` runs; NaN for fewer than 2.
+        findings: one sentence each, limited to claims that the intervals support; those about runs that cannot be
+            compared come first.
+        notes: what a reader must know to interpret the findings.
     """
 
     runs: tuple[ComparedRun, ...]
@@ -100,21 +102,21 @@ class Comparison:
 
     @property
     def placed(self) -> tuple[ComparedRun, ...]:
-        """The runs with both figures; none where not all runs can be compared."""
+        """The runs with both figures; empty if not all runs can be compared."""
         if len(self.comparable) > 1:
             return ()
         return tuple(run for run in self.runs if math.isfinite(run.utility) and math.isfinite(run.exposure.mean_bits))
 
 
 def compare_runs(runs: Sequence[Run], *, utility_key: str = "eval_loss", tolerance: float = 0.01) -> Comparison:
-    """Sets runs side by side, by exposure at the repetition counts that they share and by a utility of the trainer's.
+    """Compares runs by their exposure at common repetition counts, and by a utility from the trainer's log.
 
-    Runs of other templates, spaces or contexts are not compared: their exposures count other texts.
+    Runs with different templates, spaces or contexts are not compared, since their exposures count different texts.
 
     Args:
-        runs: at least two; of the same canaries where that can be had, since the same canaries are compared in pairs.
-        utility_key: of the trainer's log. Keys that end in "loss" or "perplexity" are better when smaller.
-        tolerance: utilities nearer than this share of the larger one count as equal.
+        runs: at least two, preferably with the same canaries, which are then compared in pairs.
+        utility_key: a key of the trainer's log. Keys that end in "loss" or "perplexity" are better when smaller.
+        tolerance: utilities that differ by less than this share of the larger one count as equal.
 
     Raises:
         InputError: fewer than two runs, an invalid one (`Run.report.validity`), or a negative tolerance.
@@ -123,9 +125,9 @@ def compare_runs(runs: Sequence[Run], *, utility_key: str = "eval_loss", toleran
         raise InputError("runs", "must be at least two", len(runs), "Name another run.")
     invalid = [run for run in runs if run.report.validity is Validity.INVALID]
     if invalid:
-        # A comparison with a run that shows nothing would be read as a finding.
+        # Readers would take a comparison with an invalid run for a finding.
         said = "; ".join(f"{run.name}: {validity_line(run.report)}" for run in invalid)
-        remedy = "Leave the invalid runs out, or train again on data that hold the canaries."
+        remedy = "Leave the invalid runs out, or train again on data that contain the canaries."
         raise InputError("runs", "must all be valid tests of memorization", said, remedy)
     if not 0 <= tolerance < 1:
         raise InputError("tolerance", "must lie in [0, 1)", tolerance, "Leave it out for 0.01.")
@@ -179,7 +181,7 @@ def compare_runs(runs: Sequence[Run], *, utility_key: str = "eval_loss", toleran
 
 @dataclass(frozen=True)
 class _Place:
-    """A run with its two figures, of each of which less is better."""
+    """A run with its two figures; less is better for each."""
 
     run: Run
     exposure: MeanBits
@@ -193,27 +195,28 @@ class _Place:
         return self.cost if lower else -self.cost
 
 
-# By the places of two runs: how much more exposure the first has than the second.
+# For the indices of two runs: how much more exposure the first has than the second.
 _Gaps = Mapping[tuple[int, int], MeanBits]
 
 
 def difference_bits(
     more: ExposureReport, less: ExposureReport, counts: Sequence[int], confidence_level: float = _LEAST_LEVEL
 ) -> MeanBits:
-    """How much more exposure one report has than another, over the given repetition counts, each weighing the same.
+    """How much more exposure one report has than another, as a mean over the given repetition counts with equal
+    weights.
 
-    By what is known of each canary, whatever it was measured by. The same canaries are compared one by one where each
-    count has at least 8, others as two samples (`hf_exposure.estimators.difference_interval`).
+    The interval uses what is known of each canary, whatever the method. The same canaries are compared in pairs if
+    each count has at least 8, and otherwise as two samples (`hf_exposure.estimators.difference_interval`).
 
     Args:
-        more, less: of the same candidate secrets.
+        more, less: reports with the same candidate secrets.
         counts: repetition counts that both have.
-        confidence_level: of the two-sided interval.
+        confidence_level: the level of the two-sided interval.
     """
     strata = [(_members(more, count), _members(less, count)) for count in counts]
     if not strata or not all(a and b for a, b in strata):
         return MeanBits(mean_bits=math.nan, low_bits=-math.inf, high_bits=math.inf, bound="undefined")
-    # Few pairs can be swapped in few ways: 4 pairs in 16, where two samples of 4 can be dealt in 70.
+    # Few pairs can be swapped in few ways: 4 pairs in 16, whereas two samples of 4 can be dealt in 70.
     paired = _same_canaries(more, less) and min(len(a) for a, _ in strata) >= FEWEST_FOR_AN_INTERVAL
     low, high = difference_interval(
         [_ends(more, a) for a, _ in strata],
@@ -239,13 +242,13 @@ def _level(report: ExposureReport) -> float:
 
 
 def _ends(report: ExposureReport, estimates: Sequence[ExposureEstimate]) -> tuple[list[float], list[float]]:
-    """What is known of each exposure, confidence intervals widened to 3.5 standard errors."""
+    """The interval of each exposure, with confidence intervals widened to 3.5 standard errors."""
     most = report.log2_space_size
     widening = max(1.0, _STANDARD_ERRORS / float(ndtri((1 + _level(report)) / 2)))
     lows, highs = [], []
     for estimate in estimates:
         low, high = estimate.known_bits(most)
-        # What was counted has no standard error.
+        # A count has no standard error.
         if estimate.bound in ("interval", "lower") and estimate.rank_low is None:
             bits = min(max(estimate.exposure_bits, low), high)
             low, high = max(0.0, bits - widening * (bits - low)), min(most, bits + widening * (high - bits))
@@ -255,14 +258,14 @@ def _ends(report: ExposureReport, estimates: Sequence[ExposureEstimate]) -> tupl
 
 
 def _same_canaries(one: ExposureReport, other: ExposureReport) -> bool:
-    """Whether canary ids name the same canaries in both; a published report numbers them by their exposure."""
+    """Whether canary ids mean the same canaries in both; a published report numbers canaries by their exposure."""
     ids = [sorted((e.repetitions, e.canary_id) for e in report.inserted) for report in (one, other)]
     withheld = any(math.isnan(e.log_perplexity_bits) for report in (one, other) for e in report.inserted)
     return one.manifest_hash == other.manifest_hash and ids[0] == ids[1] and not withheld
 
 
 def _mean_bits(report: ExposureReport, counts: Sequence[int]) -> MeanBits:
-    """The mean over counts, with the mean of the counts' limits: that is a little wider than need be."""
+    """The mean over counts, with the mean of the counts' limits, which is slightly conservative."""
     groups = [group for group in report.groups if group.repetitions in counts]
     if not groups:
         return MeanBits(mean_bits=math.nan, low_bits=math.nan, high_bits=math.nan, bound="undefined")
@@ -274,7 +277,7 @@ def _mean_bits(report: ExposureReport, counts: Sequence[int]) -> MeanBits:
 
 
 def _candidates(report: ExposureReport) -> dict[str, object]:
-    """What texts an exposure of this report counts, and where they are scored."""
+    """The texts that an exposure of this report counts, and the context in which they are scored."""
     settings = report.settings
     return {
         "template": report.template,
@@ -287,7 +290,7 @@ def _candidates(report: ExposureReport) -> dict[str, object]:
 
 
 def _comparable(runs: Sequence[Run]) -> list[list[int]]:
-    """Places of the runs, those of the same candidate secrets together, in order of appearance."""
+    """Indices of the runs, grouped by candidate secrets in order of appearance."""
     sets: dict[str, list[int]] = {}
     for place, run in enumerate(runs):
         sets.setdefault(json.dumps(_candidates(run.report), sort_keys=True, default=str), []).append(place)
@@ -295,7 +298,7 @@ def _comparable(runs: Sequence[Run]) -> list[list[int]]:
 
 
 def _refusals(groups: Sequence[Sequence[Run]]) -> tuple[str, ...]:
-    """In the place of a finding, which runs are not compared and why."""
+    """States which runs are not compared and why, instead of a finding."""
     if len(groups) < 2:
         return ()
     each = [_candidates(group[0].report) for group in groups]
@@ -327,7 +330,9 @@ def _is_on_front(places: Sequence[_Place], number: int, members: Sequence[int], 
 
 
 def _beats(other: _Place, own: _Place, gap: MeanBits) -> bool:
-    """By less exposure that is shown, at a utility as good; or by better utility, at an exposure no larger."""
+    """Whether `other` has provably less exposure at a utility as good, or a better utility at an exposure no
+    larger.
+    """
     if not other.is_whole or other.cost > own.cost:
         return False
     not_more = gap.is_estimate and gap.mean_bits >= 0
@@ -337,7 +342,7 @@ def _beats(other: _Place, own: _Place, gap: MeanBits) -> bool:
 def _findings(
     places: Sequence[_Place], members: Sequence[int], gaps: _Gaps, key: str, lower: bool, tolerance: float
 ) -> tuple[str, ...]:
-    """For each run, the one that memorizes surely less at equal or better utility, by the widest margin."""
+    """For each run, the run that provably memorizes less at equal or better utility, by the widest margin."""
     found = []
     with_utility = any(math.isfinite(places[number].cost) for number in members)
     for number in members:
@@ -374,7 +379,9 @@ def _notes(
     if not counts:
         notes.append("The runs have no repetition count in common: their exposures cannot be compared.")
     if any(len({places[number].run.report.manifest_hash for number in members}) > 1 for members in sets):
-        notes.append("The runs have different canaries: chance of the draw is in what differs, and in the intervals.")
+        notes.append(
+            "The runs have different canaries: differences include the chance of the draw, and so do the intervals."
+        )
     without = [place.run.name for place in places if not math.isfinite(place.cost)]
     if without:
         notes.append(
@@ -384,7 +391,7 @@ def _notes(
     if "lower" in kinds:
         notes.append("Some figures are lower bounds only: the exposure may be as high as the space allows.")
     if kinds & {"extrapolated", "undefined"}:
-        notes.append("Some figures are extrapolated or undefined: nothing limits them, and they allow no finding.")
+        notes.append("Some figures are extrapolated or undefined: they have no limits and allow no finding.")
     if counts and gaps and all(math.isinf(gap.low_bits) for gap in gaps.values()):
         notes.append("No difference can be shown with so few canaries: insert at least 4 at some repetition count.")
     return tuple(notes)

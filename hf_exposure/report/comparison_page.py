@@ -21,13 +21,13 @@ from hf_exposure.report.verdict import bits_text, group_cells, group_heads, head
 _CAPTIONS = {
     "exposure_against_utility.png": (
         "Exposure against utility, one mark for each run, with the Pareto front",
-        "On the front no other run has both less exposure and better utility.",
+        "For a run on the front, no other run has both less exposure and better utility.",
     )
 }
 
 
 def comparison_page(comparison: Comparison, pictures: Mapping[str, bytes]) -> str:
-    """The page as HTML: it needs no network and loads nothing, and runs no script."""
+    """The page as HTML. It loads nothing from the network and runs no script."""
     levels = {group.confidence_level for run in comparison.runs for group in run.report.groups}
     level = max(levels, default=comparison.confidence_level)
     return render(
@@ -47,7 +47,7 @@ def comparison_page(comparison: Comparison, pictures: Mapping[str, bytes]) -> st
 
 
 def comparison_values(comparison: Comparison) -> dict[str, Any]:
-    """Plain values of a comparison, for JSON; None for what is not finite."""
+    """Plain values of a comparison, for JSON; None for figures that are not finite."""
     return {
         "format": "hf-exposure comparison",
         "schema_version": 1,
@@ -65,7 +65,7 @@ def comparison_values(comparison: Comparison) -> dict[str, Any]:
 
 
 def correlation_text(comparison: Comparison) -> str:
-    """Pearson's r of utility and exposure in a sentence; "" where there is none."""
+    """Pearson's r of utility and exposure in a sentence; "" if it is undefined."""
     found = comparison.correlation
     if not math.isfinite(found.r):
         return ""
@@ -75,10 +75,10 @@ def correlation_text(comparison: Comparison) -> str:
 
 
 def save_comparison(comparison: Comparison, folder: str | Path) -> list[Path]:
-    """Writes `report.html`, `comparison.json` and, where matplotlib is installed, the plot.
+    """Writes `report.html`, `comparison.json` and, if matplotlib is installed, the plot.
 
     Raises:
-        InputError: a folder that cannot be made or written to.
+        InputError: the folder cannot be created or written to.
     """
     target = make_folder("folder", folder)
     drawn = plots.draw_comparison(comparison, target) if plots.matplotlib_is_installed() else []
@@ -111,7 +111,7 @@ def comparison_table(comparison: Comparison) -> Table:
 
 
 def _with_models(comparison: Comparison) -> Table:
-    """The same with the model of each run, for which a terminal has no room."""
+    """The same table with each run's model, for which a terminal is too narrow."""
     table = comparison_table(comparison)
     models = [run.report.model.get("name") or run.report.model.get("class", "") for run in comparison.runs]
 

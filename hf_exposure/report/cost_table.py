@@ -1,4 +1,4 @@
-"""What a terminal shows of a plan: tokens, passes and time of each part of a measurement, and its memory."""
+"""A cost plan as text for a terminal: the tokens, passes and time of each part of a measurement, and its memory."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from hf_exposure.records.cost_plan import PartName
 from hf_exposure.report.table import Table
 
 _NAMES: dict[PartName, str] = {
-    "probe": "check how the model is read",
+    "probe": "check of the scoring mode",
     "texts": "canaries and texts to compare with",
-    "references": "weighted draws, all of them",
+    "references": "all weighted draws",
     "search": "search to the end of its budget",
 }
 
 
 def plan_text(plan: CostPlan) -> str:
-    """What `print(plan)` shows: a table of the parts, then what decides, and the memory."""
+    """The text that `print(plan)` shows: a table of the parts, then what the cost depends on, and the memory."""
     lines = [f"{plan.canaries:,} canaries among {plan.space_size:,} candidate secrets by {plan.method}"]
     if plan.choice:
         lines.append(plan.choice)
     is_timed = not math.isnan(plan.tokens_per_second)
-    spent = {_NAMES[name]: part for name, part in plan.parts.items()} | {"all of it": plan.full}
+    spent = {_NAMES[name]: part for name, part in plan.parts.items()} | {"total": plan.full}
     if plan.unmemorized is not None:
-        spent["where nothing is memorized"] = plan.unmemorized
+        spent["total if nothing is memorized"] = plan.unmemorized
     table = Table(
         caption="Cost of a measurement",
         heads=("", "tokens", "passes", *(["time"] if is_timed else [])),
@@ -36,18 +36,23 @@ def plan_text(plan: CostPlan) -> str:
     )
     lines += ["", str(table), ""]
     if plan.unmemorized is not None:
-        lines.append("Draws stop early once every interval is narrow; a search needs a canary that may rank high.")
+        lines.append(
+            "Drawing stops once every interval is narrow enough; a search runs only if a canary may rank high."
+        )
     lines.append(
         f"Memory: {_size(plan.weight_bytes)} of weights ({plan.parameters:,} in {plan.dtype}), and tensors of up to "
         f"{_size(plan.peak_bytes)}, {_size(plan.cache_bytes)} of them key-value caches."
     )
-    lines.append(f"Assumed: the model is read in mode {plan.scoring_mode!r}{_rate(plan) if is_timed else ''}.")
+    lines.append(f"Assumed: the model is scored in mode {plan.scoring_mode!r}{_rate(plan) if is_timed else ''}.")
     return "\n".join(lines)
 
 
 def _rate(plan: CostPlan) -> str:
     per_pass = f" and {plan.seconds_per_pass:g} s a pass" if plan.seconds_per_pass else ""
-    return f", at {plan.tokens_per_second:,.0f} tokens a second{per_pass}; {plan.full.own_seconds:.1f} s are our own"
+    return (
+        f", at {plan.tokens_per_second:,.0f} tokens a second{per_pass}; {plan.full.own_seconds:.1f} s of them are "
+        "this package's own"
+    )
 
 
 def _time(plan: CostPlan, spent: Spent) -> str:

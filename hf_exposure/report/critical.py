@@ -22,26 +22,26 @@ _SETTINGS = ("radius", "step", "noise", "max_steps", "seed", "rows", "confidence
 _CAPTIONS = {
     PLOT_FILE: (
         "Critical sample ratio by step",
-        "Share of the rows for which another decision was found close by. The band is the exact interval. A ratio "
-        "that keeps rising while the training loss falls is what the fitting of noise looks like.",
+        "Share of the rows for which a different decision was found within the radius. The band is the exact "
+        "interval. A ratio that keeps rising while the training loss falls is a sign that the model fits noise.",
     )
 }
 LIMITS = (
-    "The search can miss another decision that is there, so each ratio is a lower limit.",
-    "Ratios can be compared at one radius only, and between models only where inputs have the same scale.",
-    "The interval is that of the rows as a sample. It says nothing of what the search misses.",
+    "The search can miss a different decision that exists, so each ratio is a lower limit.",
+    "Ratios can only be compared at the same radius, and between models only if their inputs have the same scale.",
+    "The interval treats the rows as a sample. It does not cover what the search misses.",
 )
 
 
 def read_critical(run: str | Path, name: str = "critical") -> CriticalRun:
-    """What a training with a `CriticalSampleRatio` left in its output folder.
+    """Reads the measurements of a `CriticalSampleRatio` from a training's output folder.
 
     Args:
         run: the output folder.
-        name: of the measure, where it has another one.
+        name: the name of the measure, if it was changed.
 
     Raises:
-        InputError: no log there, or no measurement in it.
+        InputError: the folder has no log, or the log has no measurement.
     """
     records = RunLog(name, PlainRecord.from_dict).read(run)
     found = CriticalRun(records, name)
@@ -52,13 +52,13 @@ def read_critical(run: str | Path, name: str = "critical") -> CriticalRun:
 
 
 def headline(found: CriticalRun) -> str:
-    """The last ratio, and where the training began, in a sentence.
+    """The last and the first ratio of a training, in a sentence.
 
     Example:
         >>> ends = ({"eval_critical_ratio": ratio, "eval_critical_low": ratio, "eval_critical_high": ratio}
         ...         for ratio in (0.25, 0.75))
         >>> headline(CriticalRun([PlainRecord(figures=f, details={"rows": 4, "radius": 0.03}) for f in ends]))
-        'Of 4 rows, 75 % are critical at a radius of 0.03 (75 % to 75 %); at the first measurement 25 % were.'
+        'Of 4 rows, 75 % are critical at a radius of 0.03 (75 % to 75 %); at the first measurement, 25 % were.'
     """
     measured = [record for record in found.records if not math.isnan(found.figure(record, "ratio"))]
     ratio, low, high = (found.figure(measured[-1], which) for which in _FIGURES)
@@ -69,11 +69,11 @@ def headline(found: CriticalRun) -> str:
     )
     if len(measured) == 1:
         return f"{said}."
-    return f"{said}; at the first measurement {_percent(found.figure(measured[0], 'ratio'))} were."
+    return f"{said}; at the first measurement, {_percent(found.figure(measured[0], 'ratio'))} were."
 
 
 def critical_table(found: CriticalRun) -> Table:
-    """One row for each measurement; of many, evenly spaced ones and the last."""
+    """One row for each measurement; if there are many, a row for evenly spaced ones and the last."""
     count = len(found.records)
     chosen = sorted({round(place * (count - 1) / max(1, min(count, _MOST_ROWS) - 1)) for place in range(_MOST_ROWS)})
     rows = []
@@ -104,7 +104,7 @@ def critical_frame(found: CriticalRun) -> Any:
 
 
 def critical_summary(found: CriticalRun) -> dict[str, Any]:
-    """The measurements as plain values, oldest first, with the settings of the last; None where one is undefined."""
+    """The measurements as plain values, oldest first, with the settings of the last; None for undefined figures."""
     details = found.records[-1].details
     measurements = [
         {"step": record.step, "epoch": record.epoch}
@@ -117,7 +117,7 @@ def critical_summary(found: CriticalRun) -> dict[str, Any]:
 
 
 def save_critical(found: CriticalRun, folder: str | Path) -> list[Path]:
-    """Writes `critical_samples.html` and, where matplotlib is installed, the plot that is in it."""
+    """Writes `critical_samples.html` and, if matplotlib is installed, its plot."""
     target, pictures, written = make_folder("folder", folder), {}, []
     if plots.matplotlib_is_installed():
         pictures[PLOT_FILE] = plots.as_png(_draw(found))

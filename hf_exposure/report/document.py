@@ -1,4 +1,4 @@
-"""`report.pdf`: the page as a document to file. Laid out by fpdf2, in the font that comes with matplotlib."""
+"""`report.pdf`: the page as a document for filing. fpdf2 lays it out, in the font that comes with matplotlib."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def report_document(
     """The report as PDF, on A4.
 
     Args:
-        report: to lay out.
+        report: the report to show.
         plots: PNG bytes by file name, as for `report_page`.
-        identity: the report's measurement id, where it has one.
-        forecasts: of a training that is not finished, as for `report_page`.
+        identity: the report's measurement id, if it has one.
+        forecasts: forecasts for an unfinished training, as for `report_page`.
 
     Raises:
         MissingDependencyError: fpdf2 or matplotlib is not installed.
@@ -99,7 +99,7 @@ def _new_document() -> Any:
 
 def _badge(document: Any, report: ExposureReport) -> None:
     name = report.outcome.value.upper()
-    # Tables would be filled with a color that stayed.
+    # Reset the fill color, which would otherwise fill tables too.
     with document.local_context(fill_color=OUTCOME_COLORS[report.outcome], text_color=(255, 255, 255)):
         document.set_font("DejaVu", "B", 11)
         document.cell(document.get_string_width(name) + 6, 8, name, fill=True, align="C")

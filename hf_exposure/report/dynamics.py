@@ -1,7 +1,7 @@
-"""The dynamics of a training in a terminal, and as a page with its plots and the files that cleanlab reads.
+"""The dynamics of a training as text for a terminal, and as a page with plots and files for cleanlab.
 
-Noisy-label candidates are the examples of lowest area under the margin (Pleiss et al. 2020). How many of them are
-wrong is not known from one training; where the noise is known, precision and recall say how well the order finds it.
+Noisy-label candidates are the examples with the lowest area under the margin (Pleiss et al. 2020). One training does
+not reveal how many of them are wrong; if the noise is known, precision and recall say how well this order finds it.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ _CAPTIONS = {
         "upper left, ambiguous ones at the right, hard ones, many of them wrongly labeled, at the lower left.",
     ),
     CURVES_FILE: (
-        "Accuracy by step, apart for clean and noisy labels where they are known",
-        "Share of the examples that are right by the label that was trained on. On wrong labels, right is memorized. "
-        "Bands are 95 % intervals.",
+        "Accuracy by step, separately for clean and noisy labels if they are known",
+        "Share of the examples that are predicted as the label that was trained on. For a wrong label, this means "
+        "memorization. Bands are 95 % intervals.",
     ),
     FORGETTING_FILE: (
         "Histogram of forgetting events",
@@ -59,26 +59,27 @@ _CAPTIONS = {
     ),
 }
 LIMITS = (
-    "Events are counted between measurements: an example that is forgotten and learned again between two of them was "
-    "not seen to be. Take more measurements for more events.",
-    "A small area under the margin, or low confidence, says that the network learned an example late or not at all: "
-    "the label may be wrong, or the example rare. Look at candidates before removing them.",
-    "Class probabilities for cleanlab are means over the measurements, of examples that were trained on. cleanlab "
-    "asks for out-of-sample ones: take folds for final decisions.",
+    "Events are counted between measurements: an example that is forgotten and learned again between two of them is "
+    "not counted. Measure more often to catch more events.",
+    "A small area under the margin, or low confidence, means that the network learned an example late or not at all: "
+    "the label may be wrong, or the example rare. Inspect candidates before removing them.",
+    "Class probabilities for cleanlab are means over the measurements, for examples that were trained on. cleanlab "
+    "expects out-of-sample probabilities: use cross-validation for final decisions.",
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Dynamics:
-    """What a record comes to.
+    """The figures computed from a record.
 
     Attributes:
-        record: of one training.
-        events, map: by example; of a language model by token.
+        record: the record of one training.
+        events, map: forgetting events and data map, by example; for a language model, by token.
         margin_area_N: areas under the margin.
-        curves: clean and noisy accuracy, where the noise is known.
+        curves: clean and noisy accuracy, if the noise is known.
         candidates: columns in ascending order of their area.
-        precision: share of noise among as many candidates as there is noise, which is recall too; NaN without noise.
+        precision: share of noisy examples among the first candidates, as many as there are noisy examples, so that it
+            equals recall; NaN without noise.
     """
 
     record: DynamicsRecord
@@ -94,13 +95,13 @@ def read_dynamics(run: str | Path, name: str = "dynamics") -> Dynamics:
     """The dynamics of a training, from its output folder.
 
     Raises:
-        InputError: no record there.
+        InputError: the folder has no record.
     """
     return dynamics_of(DynamicsRecord.load(run, name))
 
 
 def dynamics_of(record: DynamicsRecord) -> Dynamics:
-    """What a record comes to."""
+    """The figures computed from a record."""
     area_N = area_under_margin(record.margin_TN)
     order: NDArray[np.int64] = np.argsort(np.where(np.isnan(area_N), np.inf, area_N), kind="stable")
     curves, precision = None, math.nan
@@ -121,7 +122,7 @@ def dynamics_of(record: DynamicsRecord) -> Dynamics:
 
 
 def summary(found: Dynamics) -> dict[str, Any]:
-    """The main figures as plain values; None where one is undefined."""
+    """The main figures as plain values; None for undefined figures."""
     record, events = found.record, found.events
     learned_N = events.first_learned_N >= 0
     fit = time_to_fit(record.correct_TN)
@@ -165,7 +166,7 @@ def summary(found: Dynamics) -> dict[str, Any]:
 
 
 def headline(found: Dynamics) -> str:
-    """What a training was like, in a sentence or two."""
+    """A summary of the training in a sentence or two."""
     values = summary(found)
     unit = values["unit"]
     said = (
@@ -184,7 +185,7 @@ def headline(found: Dynamics) -> str:
 
 
 def measurements_table(found: Dynamics) -> Table:
-    """One row for each measurement; of many, evenly spaced ones and the last."""
+    """One row for each measurement; if there are many, a row for evenly spaced ones and the last."""
     record, curves = found.record, found.curves
     validation = _validation(record)
     heads = ["step", "epoch", "loss (bits)", "accuracy"]
@@ -208,7 +209,7 @@ def measurements_table(found: Dynamics) -> Table:
 
 
 def candidates_table(found: Dynamics, most: int = 20) -> Table:
-    """The examples of lowest area under the margin."""
+    """The examples with the lowest area under the margin."""
     record = found.record
     heads = ["row", "label", "area under margin", "confidence", "variability", "forgotten"]
     heads += ["noisy"] if record.noisy_N is not None else []
@@ -232,33 +233,33 @@ def candidates_table(found: Dynamics, most: int = 20) -> Table:
 
 
 def dynamics_text(found: Dynamics) -> str:
-    """What the command line shows."""
+    """The text that the command line prints."""
     parts = [headline(found), "", str(measurements_table(found)), "", "Candidates for wrong labels, lowest first:"]
     parts.append(str(candidates_table(found, 10)))
     if not math.isnan(found.precision):
-        parts.append(f"Among as many candidates as there are noisy labels, {found.precision:.0%} are noisy.")
+        parts.append(f"Of the first candidates, as many as there are noisy labels, {found.precision:.0%} are noisy.")
     return "\n".join(parts)
 
 
 def record_text(record: DynamicsRecord) -> str:
-    """As `dynamics_text`."""
+    """The record as text (`dynamics_text`)."""
     return dynamics_text(dynamics_of(record))
 
 
 def save_record(record: DynamicsRecord, folder: str | Path) -> list[Path]:
-    """As `save_dynamics`."""
+    """Writes the record's page and files (`save_dynamics`)."""
     return save_dynamics(dynamics_of(record), folder)
 
 
 def record_frame(record: DynamicsRecord) -> Any:
-    """What `examples.csv` has, as a pandas DataFrame."""
+    """The contents of `examples.csv` as a pandas DataFrame."""
     import pandas
 
     return pandas.read_csv(io.StringIO(_examples_csv(dynamics_of(record))))
 
 
 def save_dynamics(found: Dynamics, folder: str | Path) -> list[Path]:
-    """Writes the page, `examples.csv`, cleanlab's two arrays where there are class probabilities, and the plots."""
+    """Writes the page, `examples.csv`, the plots, and two arrays for cleanlab if class probabilities were recorded."""
     target = make_folder("folder", folder)
     written = [write_aside(target / EXAMPLES_FILE, _examples_csv(found), private=True)]
     arrays = cleanlab_input(found.record)
@@ -279,9 +280,9 @@ def save_dynamics(found: Dynamics, folder: str | Path) -> list[Path]:
 
 
 def cleanlab_input(record: DynamicsRecord) -> tuple[NDArray[np.int64], FloatArray] | None:
-    """`labels` and `pred_probs` as `cleanlab.filter.find_label_issues` takes them, a row for each labeled row.
+    """`labels` and `pred_probs` for `cleanlab.filter.find_label_issues`, one row for each labeled row.
 
-    None for tokens, and where class probabilities were not recorded. Probabilities are means over the measurements.
+    None for tokens, and if class probabilities were not recorded. Probabilities are means over the measurements.
     """
     if record.class_probability_TNC is None or record.unit == "tokens":
         return None
@@ -290,7 +291,7 @@ def cleanlab_input(record: DynamicsRecord) -> tuple[NDArray[np.int64], FloatArra
 
 
 def dynamics_page(found: Dynamics, pictures: dict[str, bytes]) -> str:
-    """The page as HTML: it loads nothing and runs no script."""
+    """The page as HTML. It loads nothing and runs no script."""
     values = summary(found)
     facts = [
         ("measurements", f"{values['measurements']}, the last at step {_step(found.record.steps_T[-1])}"),
@@ -299,7 +300,9 @@ def dynamics_page(found: Dynamics, pictures: dict[str, bytes]) -> str:
         ("fit", "not all" if values["fit_at_step"] is None else f"all from step {_step(values['fit_at_step'])}"),
     ]
     if values.get("noisy") and not math.isnan(found.precision):
-        facts.append(("noise found by margin", f"{found.precision:.0%} of as many candidates as there is noise"))
+        facts.append(
+            ("noise found by margin", f"{found.precision:.0%} of the first candidates, as many as there is noise")
+        )
     return render(
         "dynamics.html.j2",
         script="",

@@ -1,4 +1,4 @@
-"""What a training that is not finished leads one to expect at its end, in a table and in a few words."""
+"""Forecasts of the exposure at the end of an unfinished training, as a table and in a few words."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from hf_exposure.records.groups import RepetitionGroup, in_table_order
 from hf_exposure.report.table import Table
 from hf_exposure.report.verdict import mean_text, times_inserted
 
-# Figures that can be compared from one step to the next.
+# Kinds of figures that can be compared from one step to the next.
 _KNOWN = ("exact", "interval")
 
 HOW_A_FORECAST_IS_READ = (
     "The forecast is fitted on many small trainings and was tested on others, where nine in ten of its intervals "
-    "held the exposure at the end. It knows nothing of this model and its data but the measurements so far."
+    "contained the exposure at the end. All it knows of this model and its data are the measurements so far."
 )
 
 
 def forecast_exposures(
     reports: Sequence[ExposureReport], *, total_steps: float | None = None, total_epochs: float | None = None
 ) -> dict[int, ExposureForecast]:
-    """By repetition count, the mean exposure expected at the end of a training, from its measurements so far.
+    """Forecasts the mean exposure at the end of a training from its measurements so far, by repetition count.
 
     Args:
-        reports: measurements of one training, oldest first, as `callback.reports` has them. One before the first step
-            is passed over.
-        total_steps, total_epochs: how long the whole training is; by default what the reports' `run.arguments` say.
+        reports: measurements of one training, oldest first, as in `callback.reports`. A measurement before the first
+            step is ignored.
+        total_steps, total_epochs: the length of the whole training; by default that of the reports' `run.arguments`.
 
     Returns:
-        {repetitions: `ExposureForecast`}, each silent where it cannot tell (`forecast.silence`). Empty where the
-        training is over, where its length or the last step is not known, and of an invalid run.
+        {repetitions: `ExposureForecast`}. Where no forecast is possible, `forecast.silence` says why. Empty if the
+        training is over, if its length or the last step is unknown, and for an invalid run.
 
     Raises:
-        InputError: something that is no list of reports, both lengths, or one that is not positive.
+        InputError: `reports` is not a list of reports, both lengths are given, or a length is not positive.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
@@ -67,7 +67,7 @@ def forecast_exposures(
         return {}
     kept: list[int] = []
     for place in reversed(range(len(done))):
-        # A run that was resumed may hold a step twice: the later measurement counts.
+        # A resumed run may contain a step twice: the later measurement counts.
         if 0 < done[place] < (done[kept[-1]] if kept else 1):
             kept.append(place)
     kept.reverse()
@@ -84,12 +84,12 @@ def forecast_exposures(
 
 
 def run_of(report: ExposureReport, history: Sequence[ExposureReport]) -> list[ExposureReport]:
-    """The measurements of a training up to a report, with which its history ends or not."""
+    """The measurements of a training up to and including a report, whether or not its history already contains it."""
     return [*history, *([report] if all(earlier.step != report.step for earlier in history) else [])]
 
 
 def forecast_table(forecasts: Mapping[int, ExposureForecast], report: ExposureReport) -> Table | None:
-    """The forecasts next to the exposures now, or why there is none; None where nothing is forecast at all."""
+    """The forecasts next to the present exposures, or why there is none; None if nothing is forecast at all."""
     if not forecasts:
         return None
     level = max((one.confidence_level for one in forecasts.values() if not one.silence), default=math.nan)
@@ -104,7 +104,7 @@ def forecast_table(forecasts: Mapping[int, ExposureForecast], report: ExposureRe
 
 
 def forecast_words(forecasts: Mapping[int, ExposureForecast]) -> str:
-    """`8x 5.1 (3.8 to 7.0)`, for each repetition count of which something is told; "" where nothing is.
+    """`8x 5.1 (3.8 to 7.0)`, for each repetition count that has a forecast; "" if none has.
 
     Example:
         >>> told = ExposureForecast(expected_bits=5.12, low_bits=3.8, high_bits=7.0, confidence_level=0.9)
@@ -123,10 +123,10 @@ def _told(found: ExposureForecast) -> list[str]:
 
 
 def _share_done(report: ExposureReport, total_steps: float | None, total_epochs: float | None) -> float:
-    """Which share of the training was done at a measurement; NaN where that is not known."""
+    """The share of the training that was done at a measurement; NaN if unknown."""
     known: Mapping[str, Any] = report.run.arguments if report.run is not None else {}
     if total_steps is None and total_epochs is None:
-        # The trainer's own rule: a number of steps, where one is given, goes before the epochs.
+        # As in the trainer, a given number of steps takes precedence over the epochs.
         max_steps = known.get("max_steps")
         total_steps = max_steps if isinstance(max_steps, (int, float)) and max_steps > 0 else None
         total_epochs = known.get("num_train_epochs") if total_steps is None else None

@@ -1,4 +1,4 @@
-"""A measurement of membership in a terminal, in a notebook, and as a page with its plot."""
+"""A membership report as text for a terminal, as HTML for a notebook, and as a page with its plot."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ PAGE_FILE, PLOT_FILE = "membership.html", "membership_roc.png"
 _CAPTIONS = {
     PLOT_FILE: (
         "True-positive rate against false-positive rate on a logarithmic axis, one line for each statistic",
-        "How many members are recognized at each rate of false alarms. The left end is what matters to a person whose "
-        "record is named: there, few held-out records are taken for members.",
+        "The share of members recognized at each false-positive rate. The left end matters most to the people in the "
+        "data: there, few held-out records are mistaken for members.",
     )
 }
 _BLIND_NAMES = {
@@ -45,10 +45,10 @@ LIMITS = (
     "Members and held-out records must be drawn in the same way. A difference of topic, length or date looks like "
     "membership; the blind comparisons show only some such differences.",
     "No membership detected is no proof: attacks with many shadow models are stronger than one model's statistics.",
-    "An AUC is a mean over records. A few records may be recognized with certainty while it stays near 0.5: read the "
-    "true-positive rates at small false-positive rates.",
-    "Statistics are chosen after the fact when the best of them is quoted: the verdict's p-value is corrected for "
-    "that, the intervals are not.",
+    "An AUC is a mean over records. It may stay near 0.5 although a few records are recognized with certainty: read "
+    "the true-positive rates at small false-positive rates.",
+    "The best statistic is chosen after the fact. The verdict's p-value is corrected for this choice; the intervals "
+    "are not.",
 )
 
 
@@ -101,7 +101,7 @@ def records_table(report: MembershipReport) -> Table:
 
 
 def blind_table(report: MembershipReport) -> Table:
-    """What should tell nothing."""
+    """The comparisons in which the two groups should not differ."""
     rows = [
         [_BLIND_NAMES.get(name, name), _with_interval(one.auc, one.auc_low, one.auc_high)]
         for name, one in report.blind.items()
@@ -110,14 +110,14 @@ def blind_table(report: MembershipReport) -> Table:
 
 
 def membership_text(report: MembershipReport) -> str:
-    """What `print(report)` shows."""
+    """The text that `print(report)` shows."""
     notes = [f"note: {note}" for note in all_notes(report)]
     tables = [str(table) for table in (statistics_table(report), records_table(report), blind_table(report))]
     return "\n".join([headline(report), "", "\n\n".join(tables), *notes])
 
 
 def all_notes(report: MembershipReport) -> list[str]:
-    """The report's own notes, and why figures are undefined: each reason once, with the names that it concerns."""
+    """The report's own notes, and why figures are undefined: each reason once, with the names of the figures."""
     reasons: dict[str, list[str]] = {}
     for name, one in report.statistics.items():
         if one.reason:
@@ -133,7 +133,7 @@ def all_notes(report: MembershipReport) -> list[str]:
 
 
 def membership_html(report: MembershipReport) -> str:
-    """What a notebook shows of a report."""
+    """The HTML that a notebook shows for a report."""
     return render(
         "notebook.html.j2",
         headline=headline(report),
@@ -154,7 +154,7 @@ def membership_frame(report: MembershipReport) -> Any:
 
 
 def membership_page(report: MembershipReport, pictures: Mapping[str, bytes], identity: str = "") -> str:
-    """The page as HTML: it needs no network and loads nothing, and runs no script."""
+    """The page as HTML. It loads nothing from the network and runs no script."""
     return render(
         "membership.html.j2",
         script="",
@@ -178,7 +178,7 @@ def membership_page(report: MembershipReport, pictures: Mapping[str, bytes], ide
 
 
 def save_membership(report: MembershipReport, folder: str | Path) -> list[Path]:
-    """Writes `membership.json`, `membership.html` and, where matplotlib is installed, the ROC curves."""
+    """Writes `membership.json`, `membership.html` and, if matplotlib is installed, the ROC curves."""
     target = make_folder("folder", folder)
     values = report.to_dict()
     identity = identity_of(values)

@@ -1,4 +1,4 @@
-"""The outcome of a run in a line: the word of the badge, and what it rests on."""
+"""The outcome of a run in one line: the word of the badge, and the reason for it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ OUTCOME_COLORS = {
 
 
 def outcome_text(report: ExposureReport) -> str:
-    """What the badge rests on: the threshold, the figure that was compared with it, and whether the data were checked.
+    """The reason for the badge: the threshold, the figure compared with it, and whether the data were checked.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate, ExposureReport, RunFacts

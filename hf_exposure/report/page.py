@@ -41,43 +41,45 @@ def _environment() -> Environment:
 
 
 def render(template: str, **values: Any) -> str:
-    """A page from one of the templates next to this file; what comes from data is escaped."""
+    """Renders one of the templates next to this file; values from data are escaped."""
     return _environment().get_template(template).render(values)
 
 
-# Rows of the canary table on one page of it.
+# Number of rows on one page of the canary table.
 _PAGE_ROWS = 100
 
 CAPTIONS = {
     "exposure_by_repetitions.png": (
         "Exposure of every canary against how often it was inserted",
-        "Exposure against repetitions, one mark for each canary with its interval. Shaded: where 50, 90 and 99 % of "
-        "canaries are that the model never saw (exposure exceeds x bits with probability 2^-x).",
+        "Exposure against repetitions, one mark for each canary with its interval. The shaded bands contain 50, 90 "
+        "and 99 % of canaries that the model never saw (exposure exceeds x bits with probability 2^-x).",
     ),
     "roc.png": (
         "True-positive rate against false-positive rate, one curve for each repetition count",
-        "Canaries recognized at each rate of false alarms on held-out controls. A curve above the dotted line shows "
-        "memorization; its left end counts most.",
+        "The share of canaries recognized at each false-positive rate on held-out controls. A curve above the dotted "
+        "line shows memorization; its left end counts most.",
     ),
     "exposure_by_step.png": (
         "Mean exposure during training, one line for each repetition count",
-        "Exposure during training. Shaded: confidence intervals of the means; of fewer than 8 canaries each is a dot.",
+        "Exposure during training. Shaded: confidence intervals of the means; for fewer than 8 canaries, each canary "
+        "is a dot.",
     ),
     "exposure_and_loss.png": (
         "Training and validation loss above, exposure below, over the same steps",
-        "Memorization often begins well before the validation loss turns up: a good loss is no proof of privacy.",
+        "Memorization often begins well before the validation loss starts to rise: a good loss does not prove "
+        "privacy.",
     ),
     "references.png": (
         "Histogram of log-perplexities of texts of the template, with the canaries marked below",
         "How surprised the model is by texts of the template. Canaries far to the left of the histogram were "
-        "memorized. A curve is drawn only where a fitted law was used for figures.",
+        "memorized. The curve of a fitted law is drawn only if figures rest on it.",
     ),
 }
 
 _METHODS = {
     "enumerate": "every text of the template was scored: the ranks are exact",
-    "bounded": "a certified search counted the texts that are at least as likely: the ranks are exact, or limited "
-    "where it was stopped",
+    "bounded": "a certified search counted the texts that are at least as likely: the ranks are exact, or bounded if "
+    "the search was stopped",
     "importance": "weighted draws from the model itself estimate the rank, with a confidence interval",
     "sample": "uniformly drawn texts estimate the rank, with an exact interval; beyond log2 of their number it is a "
     "lower bound",
@@ -94,13 +96,13 @@ KINDS = {
 }
 
 LIMITS = (
-    "Low exposure of canaries does not prove that nothing else was memorized: real secrets may be longer, likelier, "
-    "or repeated in ways that canaries were not.",
-    "Nor does it prove that no better attack exists. Exposure is about attackers who query the model for likelihoods.",
+    "Low exposure of canaries does not prove that nothing else was memorized: real secrets may be longer, more "
+    "likely, or repeated in ways that canaries were not.",
+    "Nor does it prove that no better attack exists. Exposure concerns attackers who query the model for likelihoods.",
     "One canary proves nothing: a canary the model never saw exceeds x bits with probability 2^-x. Read groups and "
     "p-values.",
     "The figures hold for this template, these repetition counts, this model and this training run.",
-    "Figures here have too many digits to publish: someone with the model can use them to guess a secret.",
+    "The figures here are too precise to publish: someone with the model can use them to guess a secret.",
 )
 
 
@@ -110,13 +112,13 @@ def report_page(
     identity: str = "",
     forecasts: Mapping[int, ExposureForecast] | None = None,
 ) -> str:
-    """The page as HTML: it needs no network and loads nothing.
+    """The page as HTML. It loads nothing from the network.
 
     Args:
-        report: to show.
-        plots: PNG bytes by the file names that `draw_plots` gives; those that are missing are left out.
-        identity: the report's measurement id, where it has one.
-        forecasts: of a training that is not finished, by repetitions (`forecast_exposures`).
+        report: the report to show.
+        plots: PNG bytes by file name, as named by `draw_plots`; missing plots are left out.
+        identity: the report's measurement id, if it has one.
+        forecasts: forecasts for an unfinished training, by repetitions (`forecast_exposures`).
     """
     level = report.settings["confidence_level"]
     canaries, data = _canary_table(report)
@@ -152,7 +154,7 @@ def report_page(
 
 
 def report_html(report: ExposureReport) -> str:
-    """What a notebook shows of a report: the verdict, the table and the notes of `print(report)`, as HTML."""
+    """The HTML that a notebook shows for a report: the verdict, the table and the notes of `print(report)`."""
     return render(
         "notebook.html.j2",
         headline=headline(report),
@@ -212,9 +214,10 @@ def how_to_read(confidence_level: float) -> str:
     """The explanation below a table of groups."""
     level = f"{100 * confidence_level:g} %"
     return (
-        f"The exposure is the mean of the canaries; ≥ marks lower bounds, ~ extrapolations. From "
-        f"{FEWEST_FOR_AN_INTERVAL} canaries on, it has a {level} interval, which is for canaries drawn at random and "
-        "holds for any distribution of their exposures; for fewer canaries each value is shown. Ranks first: the "
+        "The exposure is the mean of the canaries; ≥ marks lower bounds, ~ extrapolations. With "
+        f"{FEWEST_FOR_AN_INTERVAL} or more canaries, it has a {level} interval, which is valid for canaries drawn at "
+        "random, whatever the distribution of their exposures; for fewer canaries each value is shown. Ranks first: "
+        "the "
         "number of canaries that certainly rank first among all candidate secrets, and a lower limit of the share of "
         f"such canaries that do (one-sided {level} Clopper-Pearson limit). p-values: rank test against the controls, "
         "corrected for the number of repetition counts (Bonferroni)."
@@ -225,9 +228,9 @@ def how_rates_are_read(confidence_level: float) -> str:
     """The explanation below the table of canaries against controls."""
     level = f"{100 * confidence_level:g} %"
     return (
-        "TPR at 10 % FPR: the share of canaries that the model finds likelier than 90 % of the controls. "
-        f"Its {level} interval takes the number of canaries and of controls into account; with fewer "
-        "controls than a rate needs, it is undefined. AUC: how often an inserted canary is likelier than a control. "
+        "TPR at 10 % FPR: the share of canaries that the model finds more likely than 90 % of the controls. Its "
+        "{level} interval takes the number of canaries and of controls into account; with fewer controls than a rate "
+        "needs, it is undefined. AUC: how often an inserted canary is more likely than a control. "
         "Epsilon refuted (by the canaries' ranks): training is not epsilon-private for any smaller epsilon, if the "
         f"record is a canary with all its repetitions (substitution; one-sided at {level}, for all repetition counts "
         "together)."
@@ -254,9 +257,9 @@ _WHERE_KNOWN = (_TRAINED, "rank", "guesses (log2)", "lead (bits)", "note")
 
 
 def _canary_table(report: ExposureReport) -> tuple[Table, dict[str, Any]]:
-    """The most exposed canaries as a table; all of them as data, which the script sorts and turns the pages of."""
+    """The most exposed canaries as a table, and all of them as data, which the script sorts and pages through."""
     whole = [_canary_row(estimate) for estimate in report.estimates]
-    # Not every run has doses, leads or notes.
+    # Some runs have no doses, leads or notes.
     shown = [
         place
         for place, (name, _, _) in enumerate(_COLUMNS)
@@ -280,7 +283,7 @@ def _canary_table(report: ExposureReport) -> tuple[Table, dict[str, Any]]:
 
 
 def _canary_row(estimate: ExposureEstimate) -> list[Any]:
-    """Figures rounded as they are shown; None where one is not finite."""
+    """Figures rounded as shown; None for figures that are not finite."""
     figures = (estimate.exposure_bits, estimate.low_bits, estimate.high_bits)
     low, high = estimate.rank_low, estimate.rank_high
     rank = "" if low is None or high is None else f"{low:,}" if low == high else f"{low:,} to {high:,}"
@@ -300,33 +303,33 @@ def _canary_row(estimate: ExposureEstimate) -> list[Any]:
 
 
 def how_measured(report: ExposureReport) -> list[str]:
-    """By which methods the canaries were measured, what the histogram is of, and the notes."""
+    """The methods by which the canaries were measured, the contents of the histogram, and the notes."""
     used = Counter(estimate.method for estimate in report.estimates)
     said = [f"{count:,} canaries by {name}: {_METHODS.get(name, 'see the notes')}." for name, count in used.items()]
     if report.references is not None:
         kind = "all texts of the template" if report.references.whole_space else "uniformly drawn texts"
-        said.append(f"The histogram is of {report.references.count:,} {kind}.")
+        said.append(f"The histogram shows {report.references.count:,} {kind}.")
     return [*said, *dose_lines(report), *report.notes]
 
 
-# What a reader calls an argument or a recorded fact; others are shown by their own name.
+# Readable names of arguments and recorded facts; others are shown by their own name.
 _PLAIN_NAMES = {
-    "references": "references, at most",
+    "references": "maximum number of references",
     "max_expansions": "budget of one search (expansions)",
-    "precision_bits": "draws stop at an interval of (bits)",
+    "precision_bits": "drawing stops at an interval of (bits)",
     "confidence_level": "confidence level of intervals",
     "seed": "seed of the draws",
     "delta": "delta of differential privacy",
     "end_token": "end of each text scored",
     "accept_bad_fit": "figures of a bad fit accepted",
-    "max_batch_tokens": "tokens in a batch, at most",
-    "source": "what the encoder reads",
+    "max_batch_tokens": "maximum number of tokens in a batch",
+    "source": "input of the encoder",
     "context": "text before each canary",
-    "lead": "lead over other secrets searched for",
+    "lead": "lead over other secrets computed",
     "class": "kind",
     "dtype": "number format",
     "strategy": "measured",
-    "steps": "every so many steps",
+    "steps": "interval of measurements (steps)",
     "baseline": "measured before the first step",
     "on_error": "if a measurement fails",
     "max_exposure": "exposure limit (bits)",
@@ -334,8 +337,8 @@ _PLAIN_NAMES = {
     "count_doses": "times trained on counted",
     "base_model": "base model",
     "output_dir": "output folder",
-    "num_train_epochs": "epochs, at most",
-    "max_steps": "steps, at most (-1: by epochs)",
+    "num_train_epochs": "maximum number of epochs",
+    "max_steps": "maximum number of steps (-1: by epochs)",
     "per_device_train_batch_size": "batch size per device",
     "gradient_accumulation_steps": "batches per step",
     "learning_rate": "learning rate",
@@ -347,7 +350,7 @@ _PLAIN_NAMES = {
 
 
 def settings_groups(report: ExposureReport) -> list[tuple[str, list[tuple[str, object]]]]:
-    """All that is known of how the figures came about, under plain names; what is not known is left out."""
+    """Everything known about how the figures were obtained, under readable names; unknown values are left out."""
     run = report.run
     limit = None
     if run is not None and run.threshold_bits is not None:

@@ -1,4 +1,4 @@
-"""The plots of a report, of a run and of several runs, and the files they go to.
+"""The plots of a report, of a run and of several runs, and the files they are written to.
 
 They share one style: color-blind readers can tell the colors apart, and markers and dashes differ in black and white.
 """
@@ -32,12 +32,12 @@ if TYPE_CHECKING:
 
 # Okabe and Ito's palette, which color-blind readers can tell apart; in black and white, markers and dashes do.
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-# Lengths without a common divisor with that of the colors: no two of the first 28 groups look the same.
+# The numbers of markers and colors are coprime, so that no two of the first 28 groups look the same.
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", "--", "-.", ":")
 GRAY = "#555555"
 _SIZE_INCHES, _DPI = (6.6, 4.3), 160
-# Of the exposure axis, below 0: a mark at 0 is then whole.
+# How far the exposure axis extends below 0, so that a mark at 0 is not cut off.
 _ROOM = 0.02
 
 
@@ -59,14 +59,14 @@ def new_figure(title: str, *, panels: int = 1, heights: Sequence[float] = (1.0,)
 
 
 def plain_axes(axes: Any) -> None:
-    """Only what is needed to read values off."""
+    """Removes the frame lines that are not needed to read values."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color="#dddddd", linewidth=0.7)
     axes.set_axisbelow(True)
 
 
 def mark_chance_and_ceiling(axes: Any, log2_space_size: float, highest_bits: float) -> None:
-    """Makes `axes` one of exposure: its scale, and lines for the chance level and for log2|R|."""
+    """Sets the y axis to exposure: its scale, and lines for the chance level and for log2|R|."""
     axes.set_ylabel("exposure (bits)")
     lines = (
         (log2_space_size, (6, 3), f"log2|R| = {log2_space_size:.1f}:\nranks first"),
@@ -74,63 +74,63 @@ def mark_chance_and_ceiling(axes: Any, log2_space_size: float, highest_bits: flo
     )
     for bits, pattern, meaning in lines:
         axes.axhline(bits, color=GRAY, linewidth=1, linestyle=(0, pattern))
-        # In the margin: anywhere inside, some run's data would lie under it.
+        # The label is in the margin; inside the axes it would cover the data of some run.
         axes.annotate(
             meaning, (1.0, bits), xycoords=("axes fraction", "data"), xytext=(5, 0), textcoords="offset points",
             fontsize=8, color=GRAY, va="center", annotation_clip=False,
         )  # fmt: skip
-    # An extrapolated figure may lie above log2|R|, and is shown there.
+    # An extrapolated figure may lie above log2|R|, and is drawn there.
     top = 1.05 * max(log2_space_size, CHANCE_BITS, highest_bits)
     axes.set_ylim(-_ROOM * top, top)
 
 
 CHANCE_SHARES = (0.5, 0.9, 0.99)
-"""Shares of the canaries the model never saw that lie in the shaded bands."""
+"""The shares of canaries that the model never saw within the shaded bands."""
 
 
 def shade_chance(axes: Any) -> None:
-    """Shades where canaries are that the model never saw: exposure exceeds x bits with probability 2^-x."""
+    """Shades the bands of canaries that the model never saw: exposure exceeds x bits with probability 2^-x."""
     for share in CHANCE_SHARES:
         axes.axhspan(0.0, -math.log2(1.0 - share), color=GRAY, alpha=0.11, linewidth=0, zorder=0)
 
 
 def mark_invalid(figure: Any, line: str) -> None:
-    """Writes across the top of a figure why nothing can be read off it."""
+    """Writes across the top of a figure why it is invalid."""
     figure.suptitle(line, color="#b3001b", fontsize=11, fontweight="bold", x=0.01, ha="left")
 
 
 def whole_steps(axes: Any) -> None:
-    """Whole steps on the x axis."""
+    """Puts ticks at whole steps on the x axis."""
     axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def color(place: int) -> str:
-    """The color of the group in that place."""
+    """The color of the group at that index."""
     return COLORS[place % len(COLORS)]
 
 
 def dashes(place: int) -> str:
-    """The line style of the group in that place."""
+    """The line style of the group at that index."""
     return DASHES[place % len(DASHES)]
 
 
 def marker_style(place: int) -> dict[str, Any]:
-    """Color and marker of the group in that place."""
+    """The color and marker of the group at that index."""
     return {"color": color(place), "marker": MARKERS[place % len(MARKERS)], "clip_on": False}
 
 
 def group_name(repetitions: int) -> str:
-    """What a reader calls the canaries inserted that often."""
+    """The readable name of the canaries with that repetition count."""
     return f"{repetitions}×" if repetitions else "controls"
 
 
 def highest(values: Iterable[float]) -> float:
-    """The largest finite value; 0 where there is none."""
+    """The largest finite value; 0 if there is none."""
     return max((value for value in values if math.isfinite(value)), default=0.0)
 
 
 def as_png(figure: Any, marks: Mapping[str, str] | None = None) -> bytes:
-    """The picture; `marks` are keywords and texts stored in it."""
+    """The figure as PNG bytes; `marks` are keywords and texts stored in its metadata."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", metadata=dict(marks or {}))
     return buffer.getvalue()
@@ -193,7 +193,7 @@ def against_utility(comparison: Comparison) -> Any:
 
 # Exposure against repetitions, one mark per canary: the paper's Figures 1, 4 and 7.
 
-# More marks than this in a column melt together: they are made fainter.
+# Columns with more marks than this are drawn fainter, since the marks overlap.
 _CROWDED = 50
 
 
@@ -207,7 +207,7 @@ def by_repetitions(report: ExposureReport) -> Any:
     for place, group in enumerate(groups):
         members = [e for e in report.estimates if e.repetitions == group.repetitions]
         bits = [e.exposure_bits for e in members]
-        # Spread sideways so that equal figures stay visible.
+        # Spread the marks sideways so that equal figures stay visible.
         spread = [place - 0.08 + 0.36 * ((i % 9) / 8 - 0.5) for i in range(len(bits))]
         faint = 0.75 if len(bits) <= _CROWDED else max(0.05, 0.75 * _CROWDED / len(bits))
         ends = [
@@ -245,14 +245,14 @@ def _tick(group: RepetitionGroup, report: ExposureReport) -> str:
 
 # Exposure during training, alone and below the losses (the paper's Figure 9).
 
-# Keys of the trainer's log, what a reader calls them, and how they are drawn.
+# Keys of the trainer's log, their readable names, and their styles.
 LOSSES: dict[str, tuple[str, dict[str, Any]]] = {
     "loss": ("training loss", {"color": "#555555", "linestyle": "-", "marker": None}),
     "eval_loss": ("validation loss", {"color": "#000000", "linestyle": "--", "marker": "o"}),
 }
 
 
-# Along one curve.
+# Most intervals drawn along one curve.
 _MOST_INTERVALS = 50
 
 
@@ -267,7 +267,9 @@ def by_step(run: Sequence[ExposureReport]) -> Any:
 
 
 def beside_losses(run: Sequence[ExposureReport], training_log: Sequence[Mapping[str, Any]]) -> Any:
-    """Losses above, exposure below, over the same steps: when does memorization begin, and does a loss show it?"""
+    """Losses above and exposure below, over the same steps, to show when memorization begins and whether a loss
+    reveals it.
+    """
     figure, (above, below) = new_figure("Training and validation loss, and exposure", panels=2, heights=(0.6, 0.9))
     for key, (name, look) in LOSSES.items():
         steps, values = loss_curve(training_log, key)
@@ -288,7 +290,7 @@ def beside_losses(run: Sequence[ExposureReport], training_log: Sequence[Mapping[
 
 
 def loss_curve(training_log: Sequence[Mapping[str, Any]], key: str) -> tuple[list[int], list[float]]:
-    """Steps and values of a key of the trainer's log, where it is a finite number.
+    """Steps and values of a key of the trainer's log; values that are not finite are left out.
 
     Example:
         >>> loss_curve([{"step": 1, "loss": 2.5}, {"step": 2, "eval_loss": 2.0}, {"step": 2, "loss": 1.5}], "loss")
@@ -313,7 +315,8 @@ def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
     for place, repetitions in enumerate(sorted(runs_groups[-1])):
         rows = [groups.get(repetitions) for groups in runs_groups]
         means = [row.mean_bits if row else math.nan for row in rows]
-        # An interval takes some milliseconds: a run measured at every step has thousands.
+        # An interval takes some milliseconds to compute, and a run that is measured at every step would have
+        # thousands.
         every = max(1, len(rows) // _MOST_INTERVALS)
         limited = [(step, *row.interval_bits) for step, row in list(zip(steps, rows, strict=True))[::-every] if row]
         label = group_name(repetitions)
@@ -325,7 +328,7 @@ def _draw_exposure(axes: Any, run: Sequence[ExposureReport]) -> None:
         )  # fmt: skip
         if limited:
             axes.fill_between(*zip(*sorted(limited), strict=True), color=color(place), alpha=0.15, linewidth=0)
-        # Too few for an interval: each of them.
+        # There are too few for an interval: draw each canary.
         each = [
             (step, e.exposure_bits)
             for step, row in zip(steps, rows, strict=True)
@@ -342,9 +345,9 @@ def _step_name(run: Sequence[ExposureReport]) -> str:
     return "optimizer step" if run[-1].step is not None else "measurement"
 
 
-# How surprised the model is by texts of the template, and where the canaries stand: the paper's Figure 3.
+# The log-perplexities of texts of the template and of the canaries: the paper's Figure 3.
 
-# Rows of canaries below the histogram: with more counts than this the rare ones in the middle are left out.
+# Rows of canaries below the histogram: with more counts than this, the middle ones are left out.
 _MOST_ROWS = 8
 
 
@@ -360,7 +363,7 @@ def of_references(report: ExposureReport) -> Any:
     counts, edges = _readable(references)
     above.stairs(counts, edges, fill=True, color="#bbbbbb", label="references")
     law = references.law
-    # A fit that no figure rests on proves nothing, and a bad one misleads.
+    # A fit on which no figure rests proves nothing, and a bad one misleads.
     if law is not None and any(estimate.method == "skew_normal" for estimate in report.estimates):
         costs = np.linspace(edges[0] - 0.1 * (edges[-1] - edges[0]), edges[-1], 400)
         width = edges[1] - edges[0]
@@ -377,12 +380,12 @@ def of_references(report: ExposureReport) -> Any:
     below.set_yticks(range(len(shown)), [group_name(group.repetitions) for group in shown], fontsize=9)
     below.set_ylim(-0.6, len(shown) - 0.4)
     below.set_ylabel("inserted")
-    below.set_xlabel("log-perplexity (bits; left is likelier)")
+    below.set_xlabel("log-perplexity (bits; more likely texts are on the left)")
     return figure
 
 
 def _readable(references: ReferenceCosts) -> tuple[Any, Any]:
-    """Counts and edges of the bins, joined by twos until they are few enough to show a shape and not the noise."""
+    """Counts and edges of the bins, merged in pairs until there are few enough to show the shape and not the noise."""
     counts, edges = np.array(references.counts), references.edges_bits
     while len(counts) % 2 == 0 and len(counts) > max(16, 2 * math.sqrt(references.count)):
         counts, edges = counts.reshape(-1, 2).sum(axis=1), edges[::2]
@@ -401,17 +404,17 @@ def skew_normal_density(costs: Any, law: SkewNormalFit) -> Any:
 
 
 def of_rates(curves: Mapping[str, RocCurve], title: str = "Members recognized at each rate of false alarms") -> Any:
-    """One line for each curve on a logarithmic axis of false-positive rates, with chance and each curve's AUC.
+    """Draws each curve on a logarithmic axis of false-positive rates, with its AUC and the line of chance.
 
-    The axis begins at the smallest rate that can be read: one control. What a curve recognizes at no false alarm at
-    all is drawn there.
+    The axis begins at the smallest rate that can be observed, that of one control. The true-positive rate at no false
+    alarm is drawn there.
     """
     figure, (axes,) = new_figure(title)
     smallest = 1.0 / max(curve.controls for curve in curves.values())
     chance = np.geomspace(smallest, 1.0, 200) if smallest < 1.0 else np.array([0.5, 1.0])
     axes.plot(chance, chance, color=GRAY, linewidth=1, linestyle=(0, (1, 2)), label="chance")
     for place, (name, curve) in enumerate(curves.items()):
-        # A rate lasts from its point to the next: between two of them nothing was observed.
+        # A rate is constant from its point to the next, since nothing was observed between them.
         axes.plot(
             np.maximum(curve.fpr_V, chance[0]), curve.tpr_V, drawstyle="steps-post", linestyle=dashes(place),
             linewidth=1.6, color=color(place), clip_on=False,
@@ -441,10 +444,10 @@ def draw_plots(
 ) -> list[Path]:
     """Writes the plots of a report into `folder`, as PNG and in further formats ("svg", "pdf").
 
-    Always `exposure_by_repetitions.png`; `roc.png` where there are controls to compare with; `references.png` where
-    the report knows what its references cost; with a history of at least two reports of different steps, this one
-    counted, `exposure_by_step.png`; and with a trainer's log of losses besides, `exposure_and_loss.png`. Each carries
-    the report's measurement id, where it has one.
+    `exposure_by_repetitions.png` is always written; `roc.png` if there are controls to compare with; `references.png`
+    if the report contains the costs of its references; `exposure_by_step.png` if the history has at least two reports
+    of different steps, including this one; and `exposure_and_loss.png` if there is also a trainer's log of losses.
+    Each carries the report's measurement id, if it has one.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.
@@ -462,14 +465,14 @@ def draw_plots(
         if any(loss_curve(training_log, key)[0] for key in LOSSES):
             figures["exposure_and_loss.png"] = beside_losses(run, training_log)
     if report.validity is Validity.INVALID:
-        # A picture travels without its page.
+        # The plot may be copied without its page.
         for figure in figures.values():
             mark_invalid(figure, validity_line(report))
     return _write(figures, folder, identity, formats)
 
 
 def draw_comparison(comparison: Comparison, folder: Path) -> list[Path]:
-    """Writes `exposure_against_utility.png` into `folder`, where at least two runs have both figures.
+    """Writes `exposure_against_utility.png` into `folder` if at least two runs have both figures.
 
     Raises:
         MissingDependencyError: matplotlib is not installed.

@@ -1,4 +1,4 @@
-"""What a terminal and a folder show of several models taken together."""
+"""Several models taken together, as text for a terminal and as files in a folder."""
 
 from __future__ import annotations
 
@@ -31,24 +31,24 @@ def pooled_table(pooled: PooledReport) -> Table:
 
 
 def pooled_text(pooled: PooledReport) -> str:
-    """What `print(pooled)` shows."""
+    """The text that `print(pooled)` shows."""
     tested = "" if math.isnan(pooled.p_value) else f"; p-value over all models: {p_value_cell(pooled.p_value)}"
     return f"{pooled.models} models of template {pooled.template!r}{tested}\n\n{pooled_table(pooled)}"
 
 
 def pooled_frame(pooled: PooledReport) -> Any:
     """The table as a pandas DataFrame."""
-    import pandas  # half a second, which nothing else here needs
+    import pandas  # importing pandas takes half a second, and nothing else here needs it
 
     table = pooled_table(pooled)
     return pandas.DataFrame(list(table.rows), columns=list(table.heads))
 
 
 def save_pooled(pooled: PooledReport, folder: str | Path) -> list[Path]:
-    """Writes `pooled.json` and, where matplotlib is installed, the curve: for their owner's eyes only.
+    """Writes `pooled.json` and, if matplotlib is installed, the curve. Only their owner may read them.
 
     Raises:
-        InputError: a folder that cannot be made or written to.
+        InputError: the folder cannot be created or written to.
     """
     target = make_folder("folder", folder)
     values = json.dumps(pooled.to_dict(), indent=1, allow_nan=False) + "\n"
@@ -59,7 +59,9 @@ def save_pooled(pooled: PooledReport, folder: str | Path) -> list[Path]:
 
 
 def over_insertions(pooled: PooledReport) -> Any:
-    """The mean over models against how often a canary was inserted: the curve that Section 5 of the paper asks for."""
+    """Plots the mean exposure over models against the number of insertions, the curve that Section 5 of the paper
+    asks for.
+    """
     groups = [group for group in pooled.groups if group.repetitions]
     figure, (axes,) = plots.new_figure(f"Exposure against insertions, mean over {pooled.models} models")
     top = plots.highest(value for group in groups for value in (group.mean_bits, group.high_bits))

@@ -1,4 +1,4 @@
-"""What a report says of differential privacy: in a sentence for each bound, with the claim that it refutes."""
+"""The statements of a report about differential privacy: a sentence for each bound, with the claim that it refutes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_exposure.report.verdict import times_inserted
 
 
 def privacy_sentences(report: ExposureReport) -> list[str]:
-    """One paragraph for each way in which the report bounds epsilon from below; none of an invalid run.
+    """One paragraph for each lower bound on epsilon in the report; none for an invalid run.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
@@ -20,18 +20,18 @@ def privacy_sentences(report: ExposureReport) -> list[str]:
         ...     low_bits=29.9, high_bits=29.9, rank_low=1, rank_high=1, method="bounded")
         >>> print(*privacy_sentences(ExposureReport(estimates=(canary,), template="pin {pin}", spaces={},
         ...     space_size=10**9, manifest_hash="", settings={"confidence_level": 0.95})))
-        Ranks bound no epsilon of differential privacy: it is not known that the secrets were drawn uniformly.
+        Ranks give no bound on epsilon of differential privacy: it is not known that the secrets were drawn uniformly.
     """
     if report.validity is Validity.INVALID or not report.inserted:
         return []
     coins = [] if report.epsilon is None else [report.epsilon, *report.gaussian_epsilons]
-    # Why a bound is void is said where the doses are.
+    # The lines about doses say why a bound is void.
     return [_from_ranks(report), *(_from_coins(bound) for bound in coins if not bound.get("void"))]
 
 
 def _from_ranks(report: ExposureReport) -> str:
     if report.why_no_rank_epsilon:
-        return f"Ranks bound no epsilon of differential privacy: {report.why_no_rank_epsilon}."
+        return f"Ranks give no bound on epsilon of differential privacy: {report.why_no_rank_epsilon}."
     repetitions, bound = max(report.rank_epsilons.items(), key=lambda item: item[1].epsilon)
     looked = f"{100 * bound.confidence_level:g} %, corrected for the choice of L"
     if bound.groups > 1:
@@ -61,7 +61,7 @@ def _what_it_is_about(repetitions: int, bound: RankEpsilon) -> str:
     )
 
 
-# What coins refute, by the claim of a bound; those that are no bound on (epsilon, delta)-privacy say so.
+# What coins refute, for each claim of a bound. Claims that do not bound (epsilon, delta)-privacy say so.
 _CLAIMS = {
     "approximate_dp": (
         "(epsilon, delta)-privacy with any epsilon below {epsilon} at delta {delta}, for adding or removing one row"
@@ -78,7 +78,7 @@ _CLAIMS = {
 
 
 def _from_coins(bound: Mapping[str, Any]) -> str:
-    # Reports from before there were claims have the first; those of other hands may hold anything.
+    # Reports that predate claims have the first one; reports from elsewhere may contain anything.
     claim = _CLAIMS.get(bound.get("claim", "approximate_dp"))
     figures = [bound.get(name) for name in ("epsilon", "delta", "confidence_level")]
     if claim is None or not all(isinstance(figure, (int, float)) for figure in figures):
@@ -91,7 +91,7 @@ def _from_coins(bound: Mapping[str, Any]) -> str:
 
 
 def refuted_text(bound: RankEpsilon | None) -> str:
-    """The bound of one group for a table: `below 17.9`, `nothing`, or "" where ranks bound no epsilon."""
+    """The bound of one group for a table: `below 17.9`, `nothing`, or "" if ranks give no bound."""
     if bound is None:
         return ""
     return f"below {bound.epsilon:.1f}" if bound.epsilon > 0.0 else "nothing"

@@ -1,4 +1,4 @@
-"""What a training or a measurement left in a folder: its report, earlier ones, and the trainer's log."""
+"""Reads the results of a training or a measurement from a folder: its report, earlier ones, and the trainer's log."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ _STATE, _RESULTS = "trainer_state.json", "all_results.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One run.
+    """One run: a measurement, with its training's history if there is one.
 
     Attributes:
-        name: of its folder.
+        name: the name of its folder.
         report: the last measurement.
-        history: all measurements of the training, oldest first; empty where there is no `_exposure.jsonl`.
-        training_log: the trainer's `log_history`; empty where no checkpoint kept one.
-        results: what `trainer.save_metrics` wrote last.
+        history: all measurements of the training, oldest first; empty without an `_exposure.jsonl`.
+        training_log: the trainer's `log_history`; empty if no checkpoint has one.
+        results: the metrics that `trainer.save_metrics` wrote last.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Run:
     results: Mapping[str, Any] | None = None
 
     def utility(self, key: str) -> float:
-        """A figure of the trainer's: at the report's own step, else its last; NaN where it is nowhere."""
+        """A figure of the trainer at the report's own step, else its last value; NaN if there is none."""
         entries = [entry for entry in self.training_log if _is_finite(entry.get(key))]
         at_step = [entry for entry in entries if entry.get("step") == self.report.step]
         for source in (at_step[-1:], [self.results or {}], entries[-1:]):
@@ -46,7 +46,7 @@ class Run:
 
 
 def load_runs(paths: Sequence[str | Path]) -> list[Run]:
-    """Several runs, each with a name of its own: that of its folder, or the path where two folders share one."""
+    """Loads several runs under distinct names: that of the folder, or the path if two folders share a name."""
     names = [Path(path).resolve().name for path in paths]
     chosen = [name if names.count(name) == 1 else str(path) for name, path in zip(names, paths, strict=True)]
     if len({Path(path).resolve() for path in paths}) < len(paths):
@@ -55,13 +55,13 @@ def load_runs(paths: Sequence[str | Path]) -> list[Run]:
 
 
 def load_run(path: str | Path, name: str | None = None) -> Run:
-    """The run of a folder: what `report.save` wrote, a training's output folder, or both; or a report file.
+    """Loads a run from a folder that `report.save` wrote, from a training's output folder, or from a report file.
 
     The trainer's log comes from the folder's own `trainer_state.json`, from that of its last checkpoint, or from
     next to the model that was measured.
 
     Raises:
-        InputError: no such folder, no measurement in it, or files that cannot be read.
+        InputError: there is no such folder, it has no measurement, or its files cannot be read.
     """
     place = Path(path)
     folder = place if place.is_dir() else place.parent
@@ -101,12 +101,12 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     try:
         values = read_json(path, constants=True)
     except (OSError, ValueError) as error:
-        raise InputError("run", "must have whole JSON files", str(path), "Restore or remove that file.") from error
+        raise InputError("run", "must have complete JSON files", str(path), "Restore or remove that file.") from error
     return values if isinstance(values, Mapping) else {}
 
 
 def _figures(entry: Any) -> dict[str, Any]:
-    """What of an entry of the log is a figure, its step included: nothing else is looked at."""
+    """The numbers in an entry of the log, its step included; everything else is ignored."""
     return {key: value for key, value in entry.items() if _is_finite(value)} if isinstance(entry, Mapping) else {}
 
 

@@ -31,9 +31,9 @@ def save_report(
     canaries: CanarySet | None = None,
     formats: Sequence[str] = (),
 ) -> list[Path]:
-    """Writes `report.json`, `report.html`, `SHA256SUMS`, and plots where matplotlib is installed.
+    """Writes `report.json`, `report.html`, `SHA256SUMS`, and plots if matplotlib is installed.
 
-    Arguments, result and errors are those of `ExposureReport.save`, which calls this function.
+    The arguments, result and errors are those of `ExposureReport.save`, which calls this function.
     """
     for name, records, kind in (("history", history, ExposureReport), ("training_log", training_log, Mapping)):
         if not isinstance(records, Sequence) or not all(isinstance(record, kind) for record in records):
@@ -49,9 +49,9 @@ def save_report(
     content = {**values, "history": plain(earlier), IDENTITY: identity}
     document = json.dumps(content, indent=1, allow_nan=False) + "\n"
     run = run_of(report, history)
-    forecasts = forecast_exposures(run) if run[-1].step == report.step else {}  # else the training went on
+    forecasts = forecast_exposures(run) if run[-1].step == report.step else {}  # otherwise the training went on
     target = make_folder("folder", folder)
-    # Processes of one job may save into one folder: the last of them then leaves files that belong together.
+    # Processes of one job may save into the same folder; the lock makes the last one leave files that belong together.
     with one_writer(target):
         written = [write_aside(target / REPORT_FILE, document, private=True)]
         drawn = []
@@ -71,10 +71,10 @@ def save_report(
 
 
 def make_folder(argument: str, folder: str | Path) -> Path:
-    """The folder, made where it is missing, and writable.
+    """Creates the folder if necessary, and checks that it is writable.
 
     Raises:
-        InputError: it cannot be made, or not be written to.
+        InputError: the folder cannot be created or written to.
     """
     target = path_of(argument, folder)
     try:

@@ -1,4 +1,6 @@
-"""The exposure of natural secrets in a terminal: by kind and by how many records hold them, without a text."""
+"""The exposure of natural secrets as text for a terminal, by kind and by the number of records that contain them.
+No secret is shown.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ _MARKS = {"lower": "≥ ", "extrapolated": "~ "}
 
 
 def secrets_text(report: SecretsReport) -> str:
-    """What `print(report)` shows."""
+    """The text that `print(report)` shows."""
     measured = [one for one in report.secrets if math.isfinite(one.exposure_bits)]
     head = (
         f"{len(report.first)} of {len(report.secrets)} natural secrets rank first of all texts of their format"

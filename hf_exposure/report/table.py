@@ -1,6 +1,6 @@
-"""What a terminal shows: the table of a report, also used by pages, notebooks and pandas, and extracted secrets.
+"""Texts for a terminal: extracted secrets, and the table of a report, which pages, notebooks and pandas use too.
 
-The table contains no secret. The list of extracted secrets does: that is its purpose.
+The table contains no secret. The list of extracted secrets contains them, since that is its purpose.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from hf_exposure.report.verdict import (
 
 
 def describe_extraction(extraction: Extraction, canaries: CanarySet | None = None) -> str:
-    """The likeliest secrets in order; with a canary set, each with whether it was inserted."""
+    """Lists the most likely secrets in order; with a canary set, marks those that were inserted or held out."""
     if not extraction.candidates and extraction.rest_is_impossible:
         return "No secret can be extracted: the model gives every text of the template probability 0."
     if not extraction.candidates:
@@ -55,7 +55,7 @@ def describe_extraction(extraction: Extraction, canaries: CanarySet | None = Non
 
 
 def describe_discoverability(found: Sequence[Discoverability], canaries: CanarySet, probability: float) -> str:
-    """Whether an attacker who knows the prefix can extract the canaries, by repetition count; without any secret.
+    """Whether an attacker who knows the prefix can extract the canaries, by repetition count. No secret is shown.
 
     Args:
         found: one for each canary, inserted ones first, then controls.
@@ -99,7 +99,7 @@ def describe_discoverability(found: Sequence[Discoverability], canaries: CanaryS
 def discoverability_values(
     found: Sequence[Discoverability], canaries: CanarySet, probability: float
 ) -> list[dict[str, Any]]:
-    """The same as plain values, by id and without texts; None for an infinite figure."""
+    """The same as plain values, by canary id and without texts; None for an infinite figure."""
     rows: list[dict[str, Any]] = plain(
         [
             {
@@ -121,13 +121,13 @@ def discoverability_values(
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """Cells of plain values, with what each column is.
+    """A table of plain values, with the kind of each column.
 
     Attributes:
-        caption: what it shows, for a reader who cannot see it.
+        caption: what the table shows, for readers who cannot see it.
         heads: names of the columns.
         rows: the cells.
-        kinds: of each column: "text", "note" or "" for figures.
+        kinds: the kind of each column: "text", "note" or "" for figures.
     """
 
     caption: str
@@ -136,12 +136,12 @@ class Table:
     kinds: Sequence[str]
 
     def __str__(self) -> str:
-        """For a terminal: columns as wide as they must be, the first to the left, figures to the right."""
+        """The table for a terminal: the first column is aligned to the left and the others to the right."""
         return aligned([self.heads, *([str(cell) for cell in row] for row in self.rows)])
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Lines in which the cells of a column end at one place, or begin at one in the first column.
+    """Aligns the cells of each column to the right, and those of the first column to the left.
 
     Example:
         >>> print(aligned([["", "bits"], ["once", "3.0"], ["8 times", "11.2"]]))
@@ -160,7 +160,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def group_table(groups: Iterable[RepetitionGroup], confidence_level: float) -> Table:
-    """One row for each repetition count, in the order given; with the times trained on, where they are known."""
+    """One row for each repetition count, in the order given, with the times trained on if they are known."""
     listed = list(groups)
     doses = [trained_text(group) for group in listed]
     trained = [[dose] if any(doses) else [] for dose in doses]
@@ -178,9 +178,9 @@ def group_table(groups: Iterable[RepetitionGroup], confidence_level: float) -> T
 
 
 def rates_table(report: ExposureReport) -> Table | None:
-    """Inserted canaries against the controls, and what their ranks refute: one row for each repetition count.
+    """Inserted canaries against the controls, and the epsilons that ranks refute: one row for each repetition count.
 
-    None without controls, and where a log-perplexity is undefined, unless ranks bound an epsilon.
+    None without controls or with an undefined log-perplexity, unless ranks give a bound on epsilon.
     """
     groups = [group for group in in_table_order(report.groups) if group.repetitions]
     if not any(group.tpr or group.rank_epsilon for group in groups):
@@ -210,7 +210,7 @@ def auc_text(group: RepetitionGroup) -> str:
 
 
 def rate_text(rate: TruePositiveRate | None) -> str:
-    """`75 % (0 % to 99 %)`, or how many controls the rate needs; "" where nothing is compared.
+    """`75 % (0 % to 99 %)`, or the number of controls that the rate needs; "" if nothing is compared.
 
     Example:
         >>> from hf_exposure.estimators import tpr_at_fpr
@@ -230,13 +230,13 @@ def report_table(report: ExposureReport) -> Table:
 
 
 def report_text(report: ExposureReport) -> str:
-    """What `print(report)` shows: the verdict, the table and the notes."""
+    """The text that `print(report)` shows: the verdict, the table and the notes."""
     notes = [f"note: {note}" for note in (*dose_lines(report), *report.notes)]
     return "\n".join([headline(report), judgment(report), "", tables_text(report), *notes])
 
 
 def tables_text(report: ExposureReport) -> str:
-    """The tables of a report as a terminal shows them, and what it refutes of differential privacy."""
+    """The tables of a report for a terminal, and its statements about differential privacy."""
     against = rates_table(report)
     compared = [] if against is None else ["", str(against)]
     refuted = privacy_sentences(report) if report.rank_epsilons or report.epsilon else []
@@ -245,7 +245,7 @@ def tables_text(report: ExposureReport) -> str:
 
 def report_frame(report: ExposureReport) -> Any:
     """The table as a pandas DataFrame."""
-    import pandas  # half a second, which nothing else here needs
+    import pandas  # importing pandas takes half a second, and nothing else here needs it
 
     table = report_table(report)
     return pandas.DataFrame(list(table.rows), columns=list(table.heads))

@@ -1,6 +1,6 @@
-"""The verdict that the figures allow, as one sentence and as two, and no more.
+"""The verdict that the figures support, as a headline of one sentence and as a judgment of two.
 
-Also the words for a group of canaries: every table, the page, the card and the demo use the same ones.
+It also has the wording for a group of canaries, which every table, the page, the card and the demo share.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ def exposure_text(estimate: ExposureEstimate) -> str:
 
 
 def mean_text(group: RepetitionGroup) -> str:
-    """The mean exposure with its kind: `≥ 7.0` where part of it is a lower bound."""
+    """The mean exposure with its kind: `≥ 7.0` if part of it is a lower bound."""
     return bits_text(group.mean_bits, group.bound)
 
 
 def spread_text(group: RepetitionGroup) -> str:
-    """The interval of the mean; of a group too small for one, the exposure of every canary, highest first.
+    """The interval of the mean, or for a group too small for one, the exposure of every canary, highest first.
 
     Example:
         >>> estimates = tuple(
@@ -70,7 +70,7 @@ def trained_text(group: RepetitionGroup) -> str:
 
 
 def candidates_text(space_size: int) -> str:
-    """The size of a randomness space in words.
+    """The size of a template's space in words.
 
     Example:
         >>> candidates_text(10**6), candidates_text(10**30)
@@ -81,19 +81,19 @@ def candidates_text(space_size: int) -> str:
 
 
 def rank1_text(group: RepetitionGroup) -> str:
-    """`4 of 4 (at least 47 %)`: how many rank first, and the lower limit of the share of such canaries that do."""
+    """`4 of 4 (at least 47 %)`: how many rank first, and a lower limit of the share of such canaries that do."""
     share = f" (at least {math.floor(100 * group.rank1_share_low)} %)" if group.rank1 else ""
     return f"{group.rank1} of {group.canaries}{share}"
 
 
 def group_heads(confidence_level: float) -> list[str]:
-    """Names of the columns that `group_cells` fills."""
+    """The heads of the columns that `group_cells` fills."""
     level = f"{100 * confidence_level:g} % interval"
     return ["exposure (bits)", f"{level}, or each value", "ranks first", "p-value (corrected)"]
 
 
 def group_cells(group: RepetitionGroup) -> list[str]:
-    """The figures of a group as a table shows them: mean, interval or values, canaries of rank 1, p-value."""
+    """The figures of a group for a table: mean, interval or values, canaries of rank 1, p-value."""
     return [mean_text(group), spread_text(group), rank1_text(group), p_value_cell(group.corrected_p_value)]
 
 
@@ -101,7 +101,7 @@ _NAMED_AT_MOST = 10
 
 
 def dose_lines(report: ExposureReport) -> list[str]:
-    """How often the canaries were trained on: which counts differ from the intended ones, or why there are none.
+    """States which canaries were trained on more or less often than intended, or why this was not counted.
 
     Example:
         >>> from hf_exposure.records import CanaryDose, Doses
@@ -168,7 +168,7 @@ def headline(report: ExposureReport) -> str:
 
 
 def measurement_line(report: ExposureReport) -> str:
-    """One measurement of a training run in one line: the mean exposure by repetitions, and how many rank first.
+    """A measurement during training in one line: the mean exposure by repetitions, and how many rank first.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
@@ -195,7 +195,7 @@ def measurement_line(report: ExposureReport) -> str:
 
 
 def validity_line(report: ExposureReport) -> str:
-    """What is wrong with the run as a test, in a line that begins with INVALID or impaired; "" if nothing is.
+    """The flaws of the run as a test, in a line that begins with INVALID or impaired; "" if there is none.
 
     Example:
         >>> from hf_exposure.records import Delivery
@@ -253,22 +253,23 @@ def judgment(report: ExposureReport) -> str:
 
 
 def p_value_text(p_value: float) -> str:
-    """`= 0.034`, or `< 1e-10` where the digits of a tail mean nothing."""
+    """`= 0.034`, or `< 1e-10` if the value is so small that its digits mean nothing."""
     if math.isnan(p_value):
         return "is undefined"
     return "< 1e-10" if p_value < 1e-10 else f"= {p_value:.2g}"
 
 
 def p_value_cell(p_value: float) -> str:
-    """The same for a table, whose head names it; "" if it is undefined."""
+    """The p-value for a table, whose head names it; "" if it is undefined."""
     return p_value_text(p_value).removeprefix("= ") if math.isfinite(p_value) else ""
 
 
 def controls_p_value(report: ExposureReport) -> float:
     """The probability that chance alone exposes the controls at least this much on average; NaN if undefined.
 
-    For a canary the model never saw, exposure exceeds x bits with probability at most 2^-x: times ln 2 it is at most
-    Exp(1), and the sum of n of them Gamma(n). One-sided: a discrete rank can only make the controls look less exposed.
+    For a canary the model never saw, exposure exceeds x bits with probability at most 2^-x: times ln 2 it is
+    stochastically at most Exp(1), and the sum of n of them at most Gamma(n). The test is one-sided, since a discrete
+    rank can only make the controls look less exposed.
 
     Example:
         >>> from hf_exposure.records import ExposureEstimate
@@ -289,9 +290,9 @@ def _chance_p_value(estimates: Sequence[ExposureEstimate]) -> float:
 
 
 def _beyond_chance(report: ExposureReport) -> tuple[RepetitionGroup, float] | None:
-    """The repetition count whose exposures chance explains least, with its p-value times the number of counts.
+    """The repetition count whose exposures are least likely under chance, with its p-value times the number of counts.
 
-    None unless that is significant, nothing was extrapolated, and the controls are at chance level.
+    None unless the p-value is significant, nothing was extrapolated, and the controls are at chance level.
     """
     if not controls_p_value(report) >= _SIGNIFICANT:
         return None
@@ -313,9 +314,9 @@ def _inserted_groups(report: ExposureReport) -> list[RepetitionGroup]:
 
 
 def _first_of_all(report: ExposureReport) -> bool:
-    """Whether canaries certainly rank first that chance would hardly have put there.
+    """Whether more canaries certainly rank first than chance would explain.
 
-    A canary the model never saw ranks first with probability 1/|R|, so a single one among a few is evidence.
+    A canary the model never saw ranks first with probability 1/|R|, so even one among a few is evidence.
     """
     first = sum(group.rank1 for group in _inserted_groups(report))
     return first > 0 and len(report.inserted) / report.space_size < _SIGNIFICANT
@@ -369,7 +370,7 @@ def _about_controls(report: ExposureReport) -> str:
 
 
 def _corrected(report: ExposureReport) -> str:
-    """The correction of a p-value, as in the tables."""
+    """The correction of a p-value in words, as in the tables."""
     counts = len(_inserted_groups(report))
     return f", corrected for {counts} repetition counts" if counts > 1 else ""
 
@@ -384,6 +385,6 @@ def _mean_bits(group: RepetitionGroup) -> str:
 
 
 def _least_p_value(report: ExposureReport) -> float:
-    """The p-value that the rank tests give if every inserted canary is likelier than every control."""
+    """The p-value of the rank tests if every inserted canary is more likely than every control."""
     groups = [group.canaries for group in _inserted_groups(report)]
     return min(1.0, len(groups) * min(1 / math.comb(n + len(report.controls), n) for n in groups))

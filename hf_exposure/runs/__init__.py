@@ -1,4 +1,4 @@
-"""What concerns whole trainings: what measuring costs in them, many on random subsets, layers changed afterwards."""
+"""Complete training runs: the cost of measuring, training on many random subsets, changing layers afterwards."""
 
 from hf_exposure.runs.canary_subsets import CanaryRuns, run_canary_subsets
 from hf_exposure.runs.co_teaching import CoTeachingTrainer, TwoNetworks, co_teaching_loss, keep_share

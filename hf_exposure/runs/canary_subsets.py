@@ -1,9 +1,9 @@
-"""Many trainings over a set of canaries: each is in some of the runs and held out of the others.
+"""Many training runs over a set of canaries: each canary is included in some runs and held out of the others.
 
-A run inserts the canaries that it was dealt into the data, trains, and measures the exposure of all of them. So every
-canary is its own control, and the exposure that its inclusion caused is a difference of means: nothing need be assumed
-of what a model knows of its template without it. The rows of the store are the canaries. The data that all runs have
-in common is not scored.
+A run inserts the canaries that were assigned to it into the data, trains, and measures the exposure of all canaries.
+Every canary is therefore its own control, and the exposure caused by its inclusion is a difference of means, without
+assumptions about what a model knows of the template otherwise. The rows of the store are the canaries. The data that
+all runs share is not scored.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class CanaryRuns:
     """The finished runs of `run_canary_subsets`.
 
     Attributes:
-        runs: the store's, with a row for each canary: inserted ones first, then the controls, which no run had.
-        canaries: the set.
+        runs: the store's runs, with one row per canary: first the inserted ones, then the controls, which no run had.
+        canaries: the canary set.
     """
 
     runs: SubsetRuns
@@ -54,7 +54,7 @@ class CanaryRuns:
 
     @property
     def exposures_MC(self) -> Floats:
-        """Exposure in bits of each canary that is inserted into some runs, under the model of each run."""
+        """Exposure in bits of each inserted canary under the model of each run."""
         return self.runs.scores_MN[:, : len(self.canaries.inserted)]
 
     @property
@@ -81,11 +81,11 @@ class CanaryRuns:
         return one_run_agreement(self.exposures_MC, self.included_MC)
 
     def reliability(self, repetitions: int | None = None) -> OneRunReliability:
-        """`one_run_reliability` over all canaries, or over those of one repetition count."""
+        """`one_run_reliability` over all canaries, or over those with one repetition count."""
         chosen = np.full(len(self.repetitions_C), True) if repetitions is None else self.repetitions_C == repetitions
         if not chosen.any():
             rule = f"must be one of {', '.join(map(str, self.canaries.repetition_counts))}"
-            raise InputError("repetitions", rule, repetitions, "Leave it out for all canaries.")
+            raise InputError("repetitions", rule, repetitions, "Omit it to use all canaries.")
         return one_run_reliability(self.exposures_MC[:, chosen], self.included_MC[:, chosen])
 
 
@@ -109,38 +109,41 @@ def run_canary_subsets(
     insertion: dict[str, Any] | None = None,
     measurement: dict[str, Any] | None = None,
 ) -> CanaryRuns:
-    """Trains one model on each hand of canaries, and measures the exposure of all canaries with each.
+    """Trains one model on each subset of canaries, and measures the exposure of all canaries under each model.
 
     Args:
-        train: train(data set with canaries) -> model, such as a `TrainerRecipe`.
-        dataset: what all runs have in common.
-        canaries: the inserted ones are dealt to the runs, each `repetitions` times where it is; the controls stay out.
-            Save the set and load it when you go on: one that is drawn again, even by the same seed, has another salt
-            and is refused.
-        num_models: M.
-        store, seed, index, n_jobs, backend, progress: as for `run_subsets`; places of insertion are the run's own.
-        tokenizer: of the models, for `measure_exposure`.
-        exposures: exposures(model, canaries) -> one number for each canary in the set's order, in bits, in the place
-            of `measure_exposure`.
-        share: of the inserted canaries in each run, by `draw_subsets`: each is in as many runs as any other, give or
-            take one.
-        masks: (M, C) coins of your own, one column for each inserted canary. A run needs at least one canary.
-        data_id: a text that names the data; unless given its contents are hashed. The canaries always count.
-        insertion: options of `insert_canaries`, such as `{"text_column": "content"}`.
-        measurement: options of `measure_exposure`, such as `{"method": "bounded"}`.
+        train: function train(data set with canaries) -> model, such as a `TrainerRecipe`.
+        dataset: the data that all runs share.
+        canaries: the inserted ones are assigned to runs, and each is repeated `repetitions` times in its runs; the
+            controls are never inserted. Save the set and load it to continue a store: a set that is drawn again, even
+            with the same seed, has another salt and is refused.
+        num_models: M, the number of runs.
+        store, seed, index, n_jobs, backend, progress: as for `run_subsets`; each run draws its own insertion
+            positions.
+        tokenizer: the models' tokenizer, for `measure_exposure`.
+        exposures: function exposures(model, canaries) -> exposures in bits in the order of the set, used instead of
+            `measure_exposure`.
+        share: the share of inserted canaries in each run, drawn by `draw_subsets`: the numbers of runs per canary
+            differ by at most one.
+        masks: (M, C) bools, which canaries each run includes, with one column per inserted canary, to use instead of
+            drawing them. A run needs at least one canary.
+        data_id: a text that names the data; by default its contents are hashed. The canaries are always part of the
+            identity.
+        insertion: arguments of `insert_canaries`, such as `{"text_column": "content"}`.
+        measurement: arguments of `measure_exposure`, such as `{"method": "bounded"}`.
 
     Returns:
         `CanaryRuns`: `.exposures_MC`, `.included_MC`, `.counterfactual()`, `.agreement()`, `.reliability()`.
 
     Raises:
-        InputError: arguments of the wrong kind, fewer than two inserted canaries, a store of other canaries, data or
-            masks, an exposure that is undefined.
-        RunFailedError: as `run_subsets`.
+        InputError: an argument is of the wrong kind, there are fewer than two inserted canaries, the store belongs to
+            other canaries, data or masks, or an exposure is undefined.
+        RunFailedError: as for `run_subsets`.
 
-    Source: the intervention of Zhang et al., "Counterfactual Memorization in Neural Language Models" (2021),
-        definition 3.1, on the canaries of Carlini et al., "The Secret Sharer" (2019).
+    Source: the intervention is from Zhang et al., "Counterfactual Memorization in Neural Language Models" (2021),
+        definition 3.1, the canaries are from Carlini et al., "The Secret Sharer" (2019).
 
-    Example (the "model" is the data set, and it has memorized a canary as often as it stands there):
+    Example (the "model" is the data set itself, and a canary's exposure is its number of occurrences there):
         >>> import tempfile
         >>> from hf_exposure import CanaryTemplate, Digits, draw_canaries
         >>> canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(4)), {1: 2, 4: 2}, controls=1, seed=0)
@@ -161,15 +164,15 @@ def run_canary_subsets(
     count = len(canaries.inserted)
     if masks is None:
         if count < 2:
-            raise InputError("canaries", "must hold two inserted ones or more", count, "Draw more.")
+            raise InputError("canaries", "must have at least two inserted canaries", count, "Draw more.")
         masks = draw_subsets(count, num_models, share, seed)
     dealt_MC = number_array("masks", masks, "Pass draw_subsets(len(canaries.inserted), num_models).")
     if dealt_MC.shape != (num_models, count):
-        rule = f"must be ({num_models}, {count}): num_models, and the inserted canaries"
-        raise InputError("masks", rule, f"an array of shape {dealt_MC.shape}", "Leave it out.")
+        rule = f"must be ({num_models}, {count}): (num_models, inserted canaries)"
+        raise InputError("masks", rule, f"an array of shape {dealt_MC.shape}", "Omit it.")
     masks_MN = np.concatenate([dealt_MC, np.zeros((len(dealt_MC), len(canaries.controls)))], axis=1)
     if data_id is not None and not isinstance(data_id, str):
-        raise InputError("data_id", "must be a text", type(data_id).__name__, "Name the data, or leave it out.")
+        raise InputError("data_id", "must be a text", type(data_id).__name__, "Pass a name for the data, or omit it.")
     _check_begun_with(canaries, store)
     runs = run_subsets(
         _Train(train, dataset, canaries, dict(insertion or {})),
@@ -188,13 +191,13 @@ def run_canary_subsets(
 
 
 def _check_begun_with(canaries: CanarySet, store: str | Path) -> None:
-    """That the store, where there is one, was begun with these canaries."""
+    """Checks that an existing store was begun with these canaries."""
     if not (path_of("store", store) / "store.json").exists():
         return
     if not str(SubsetStore(store).manifest.get("data")).startswith(f"id:{canaries.manifest_hash} "):
         rule, remedy = (
             "must be those that the store was begun with",
-            "Load the set that was saved, or name another store.",
+            "Load the saved set, or use another store.",
         )
         raise InputError("canaries", rule, str(store), remedy)
 
@@ -209,7 +212,7 @@ class _Train:
     def __call__(self, ids: Sequence[str]) -> Any:
         dealt = {*ids}
         own = tuple(canary for canary in self.canaries.inserted if canary.id in dealt)
-        # What `run_subsets` seeded numpy with: other places in each run.
+        # `run_subsets` has seeded numpy, so the positions differ between runs.
         seed = int(np.random.randint(2**31))
         hand = replace(self.canaries, inserted=own)
         with _without_bars():  # one for each run would be too many

@@ -1,7 +1,8 @@
-"""Co-teaching: two networks, each trained on the rows of a batch that the other finds easiest.
+"""Co-teaching: two networks, each trained on the rows of a batch on which the other has the smallest losses.
 
-Networks learn what many rows have in common before they memorize wrong labels, so that a small loss early on speaks
-for a label. A network that trusts its own small losses would confirm its own mistakes. The other one's are others.
+Networks learn patterns shared by many rows before they memorize wrong labels, so a small loss early in training
+suggests a correct label. A network that selects rows by its own small losses would reinforce its own mistakes; the
+other network makes different ones.
 
 Source: Han et al., "Co-teaching: Robust Training of Deep Neural Networks with Extremely Noisy Labels", NeurIPS 2018,
     algorithm 1.
@@ -22,15 +23,15 @@ from hf_exposure.errors import InputError
 
 
 def keep_share(epoch: float, noise: float, ramp_epochs: float = 10.0) -> float:
-    """The share of a batch that is trained on: 1 - noise * min(epoch / ramp_epochs, 1).
+    """Returns the share of a batch to train on: 1 - noise * min(epoch / ramp_epochs, 1).
 
     Args:
-        epoch: whole epochs that are over. In the first one all rows are trained on.
-        noise: share of the rows whose label is wrong, or a guess of it.
-        ramp_epochs: after how many epochs all of that share is left out.
+        epoch: number of completed epochs. In the first epoch all rows are used.
+        noise: share of rows with a wrong label, or an estimate of it.
+        ramp_epochs: number of epochs until the full share `noise` is left out.
 
     Raises:
-        InputError: a noise outside 0 to below 1, a ramp that is not above 0, a negative epoch.
+        InputError: noise is not in [0, 1), ramp_epochs is not above 0, or epoch is negative.
 
     Source: Han et al. (2018), algorithm 1, line 12: R(T).
 
@@ -44,15 +45,15 @@ def keep_share(epoch: float, noise: float, ramp_epochs: float = 10.0) -> float:
 
 
 class TwoNetworks(nn.Module):
-    """Two classifiers of one shape with their own weights, for `CoTeachingTrainer`.
+    """Two classifiers with the same classes and separate weights, for `CoTeachingTrainer`.
 
-    Called, it returns {"logits": the mean of both, "first": its logits, "second": those of the other}.
+    The forward pass returns {"logits": mean logits of both, "first": logits of the first, "second": of the second}.
 
     Args:
-        first, second: they return logits, or an output with `.logits` or ["logits"].
+        first, second: classifiers that return logits, or an output with `.logits` or ["logits"].
 
     Raises:
-        InputError: networks that share a parameter.
+        InputError: the networks share a parameter.
 
     Example:
         >>> pair = TwoNetworks(nn.Linear(3, 2), nn.Linear(3, 2))
@@ -63,8 +64,8 @@ class TwoNetworks(nn.Module):
     def __init__(self, first: nn.Module, second: nn.Module) -> None:
         super().__init__()
         if {*map(id, first.parameters())} & {*map(id, second.parameters())}:
-            rule = "must have parameters of their own"
-            raise InputError("first, second", rule, "shared ones", "Make two networks: they differ by their start.")
+            rule = "must not share parameters"
+            raise InputError("first, second", rule, "shared ones", "Make two networks with different initial weights.")
         self.first, self.second = first, second
 
     def forward(self, *arguments: Any, **named: Any) -> dict[str, torch.Tensor]:
@@ -75,14 +76,14 @@ class TwoNetworks(nn.Module):
 def co_teaching_loss(
     first_nC: torch.Tensor, second_nC: torch.Tensor, labels_n: torch.Tensor, share: float
 ) -> torch.Tensor:
-    """Sum of the two networks' mean losses, each over the rows on which the other's loss is smallest.
+    """Returns the sum of the two networks' mean losses, each over the rows on which the other's loss is smallest.
 
     Args:
-        first_nC, second_nC: logits of the two networks.
-        labels_n: classes.
-        share: of the rows to train on: `ceil(share * n)` of them, so that at least one is.
+        first_nC, second_nC: (n, C) logits of the two networks.
+        labels_n: (n,) classes.
+        share: the share of rows to train on: `ceil(share * n)` rows, so at least one.
 
-    Example (by hand: with half of two rows each network trains on the row that the other likes better):
+    Example (by hand: with half of two rows, each network trains on the row on which the other has the smaller loss):
         >>> first, second = torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([[0.0, 0.0], [9.0, 0.0]])
         >>> round(float(co_teaching_loss(first, second, torch.tensor([0, 0]), 0.5) / math.log(2.0)), 4)
         2.0
@@ -94,16 +95,17 @@ def co_teaching_loss(
 
 
 class CoTeachingTrainer(Trainer):
-    """A `Trainer` of `TwoNetworks` by co-teaching. In evaluation the mean of the two networks' logits decides.
+    """A `Trainer` of `TwoNetworks` by co-teaching. In evaluation, predictions use the mean of the two networks'
+    logits.
 
-    Clipping looks at the gradients of both networks together: set `max_grad_norm=0` to keep them apart.
+    Gradient clipping uses the joint norm of both networks: set `max_grad_norm=0` to keep them independent.
 
     Args:
-        noise, ramp_epochs: as for `keep_share`; epochs that are begun do not count until they are over.
-        *arguments, **named: those of `Trainer`; `model` is a `TwoNetworks`.
+        noise, ramp_epochs: as for `keep_share`; only completed epochs count.
+        *arguments, **named: arguments of `Trainer`; `model` is a `TwoNetworks`.
 
     Raises:
-        InputError: a model that is no `TwoNetworks`, a schedule out of range, batches without "labels".
+        InputError: the model is not a `TwoNetworks`, the schedule is out of range, or a batch has no "labels".
 
     Source: Han et al. (2018), algorithm 1.
 
@@ -116,9 +118,9 @@ class CoTeachingTrainer(Trainer):
         super().__init__(*arguments, **named)
         if not isinstance(self.model, TwoNetworks):
             raise InputError("model", "must be a TwoNetworks", type(self.model).__name__, "Pass TwoNetworks(a, b).")
-        # The pair's own signature does not tell that batches have labels.
+        # The signature of the pair does not show that batches have labels.
         self.label_names = ["labels"]
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over rows, whatever the batch
+        self.model_accepts_loss_kwargs = False  # the loss is always a mean over rows
 
     def compute_loss(
         self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, *_: Any, **__: Any
@@ -134,20 +136,22 @@ class CoTeachingTrainer(Trainer):
 
 
 def logits_of_rows(output: Any) -> torch.Tensor:
-    """(n, classes) logits of what a classifier returns."""
+    """Returns the (n, classes) logits in a classifier's output."""
     found = output["logits"] if isinstance(output, Mapping) else getattr(output, "logits", output)
     if not isinstance(found, torch.Tensor) or found.dim() != 2:
         rule = "must return (rows, classes) logits"
-        raise InputError("model", rule, type(output).__name__, "Pass a classifier with one label for each row.")
+        raise InputError("model", rule, type(output).__name__, "Pass a classifier with one label per row.")
     return found
 
 
 def labels_of_batch(inputs: Mapping[str, Any]) -> torch.Tensor:
-    """(n,) classes of a batch."""
+    """Returns the (n,) classes of a batch."""
     labels = inputs.get("labels")
     if not isinstance(labels, torch.Tensor) or labels.dim() != 1 or labels.is_floating_point():
-        rule = "must be one class for each row of a batch"
-        raise InputError("labels", rule, type(labels).__name__, "Name the column labels, or use a collator that does.")
+        rule = "must be one class per row of a batch"
+        raise InputError(
+            "labels", rule, type(labels).__name__, 'Name the column "labels", or use a collator that does.'
+        )
     return labels
 
 

@@ -1,9 +1,9 @@
-"""What a measurement will cost, from a model's configuration and tokenizer alone.
+"""Predicts the cost of a measurement from a model's configuration and tokenizer alone.
 
-Nothing is derived by formula: the measurement itself is taken, of a model that stands for the real one (`StandIn`) and
-counts what it is fed. So a plan follows the code that it speaks of. What depends on the weights is how many draws are
-enough and whether there is something to search for: the plan gives what all draws and a whole search cost, and what a
-measurement costs where nothing is memorized.
+The cost is not computed by a formula: the measurement itself runs on a stand-in for the real model (`StandIn`) that
+counts its input tokens, so a plan always agrees with the measurement's code. How many draws suffice and whether there
+is something to search for depend on the weights. The plan therefore gives two costs: with all draws and a complete
+search, and for a model that has memorized nothing.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from hf_exposure.scoring.forward import Mode
 
 _MODES = ("packed", "cached", "plain")
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
-# So many of the calls that may take the most memory are looked at in detail.
+# Number of calls, among those that may need the most memory, that are traced in detail.
 _CALLS_LOOKED_AT = 6
 
 
@@ -60,39 +60,40 @@ def plan_cost(
     seconds_per_pass: float = 0.0,
     **settings: Unpack[FurtherOptions],
 ) -> CostPlan:
-    """What `measure_exposure` will cost under a model of this configuration: tokens, passes, memory and time.
+    """Predicts the cost of `measure_exposure` for a model of this configuration: tokens, passes, memory and time.
 
-    No weights are needed. The measurement is carried out on a stand-in with random logits: its calls are counted, and
-    the largest are traced through the model's own code without memory. How many draws are enough and whether there is
-    something to search for depends on the weights, so two figures are given: all `references` drawn and a search to
-    the end of its budget (`full`), and what a model costs that memorized nothing (`unmemorized`).
+    No weights are needed. The measurement runs on a stand-in with random logits: its calls are counted, and the
+    largest are traced through the model's own code without allocating memory. How many draws suffice and whether there
+    is something to search for depend on the weights, so two costs are given: with all `references` drawn and a search
+    to the end of its budget (`full`), and for a model that has memorized nothing (`unmemorized`).
 
-    The search is that of a model without strong preferences among the texts, trained or not. One that prefers few of
-    them goes down to whole texts early, and feeds several times the tokens within the same budget. Where every
-    canary costs at most log2(budget) bits behind the template's prefix, a search comes before the draws, and again
-    after them if it found no end.
+    The search assumes a model without strong preferences among the texts, trained or not. A model that prefers few of
+    them reaches complete texts early, and its search processes several times as many tokens within the same budget. If
+    every canary costs at most log2(budget) bits after the template's prefix, a search precedes the draws, and is
+    repeated after them if it did not finish.
 
     Args:
-        config: of a causal model.
+        config: the configuration of a causal model.
         tokenizer: its tokenizer.
-        canaries: the set, or any other of the same template and size: the cost does not depend on the secrets.
+        canaries: the set, or any other with the same template and size: the cost does not depend on the secrets.
         method, references, **settings: as for `measure_exposure`.
-        dtype: of the weights: "float32", "bfloat16", "float16" or "float64"; that of the configuration unless given.
-        scoring_mode: "packed" for models that take a 4-D attention mask, which most do; "cached" where a row can only
-            be one path (ALiBi, short sliding windows); "plain" where there is no usable key-value cache (recurrent
-            models). The fastest whose inputs the model takes unless given; that a model takes them and computes
-            something else (ALiBi) is found by a measurement only, whose report says how the model was read.
-        tokens_per_second: that the device feeds in batches, for times. To it is added what the package itself takes,
-            which is measured here: plan on the machine that will measure.
-        seconds_per_pass: that each call takes besides, such as the launches of a GPU's kernels.
+        dtype: dtype of the weights: "float32", "bfloat16", "float16" or "float64"; by default that of the
+            configuration.
+        scoring_mode: "packed" for models that accept a 4-D attention mask, which most do; "cached" for models whose
+            rows can only contain one path (ALiBi, short sliding windows); "plain" for models without a usable
+            key-value cache (recurrent models). The default is the fastest mode whose inputs the model accepts. Only a
+            measurement detects that a model accepts them but computes something else (ALiBi); its report gives the
+            mode.
+        tokens_per_second: number of tokens that the device processes per second in batches, needed to predict times.
+            The time of the package's own code is measured here and added: plan on the machine that will measure.
+        seconds_per_pass: additional seconds per call, such as for launching GPU kernels.
 
     Returns:
-        `CostPlan`. Passes and caches are planned as on a CPU: for a GPU, give the `max_batch_tokens` that it takes
-        (65,536 unless its memory is small).
+        A `CostPlan`. Passes and caches are planned as on a CPU: for a GPU, pass the `max_batch_tokens` that it uses
+            (65,536 unless its memory is small).
 
     Raises:
-        InputError: a configuration of an encoder-decoder or masked model, or of none; settings that
-            `measure_exposure` refuses.
+        InputError: `config` is not the configuration of a causal model, or `measure_exposure` would refuse a setting.
 
     Example:
         >>> from transformers import ByT5Tokenizer, GPT2Config
@@ -107,18 +108,18 @@ def plan_cost(
     check_tokenizer(tokenizer)
     _check_config(config)
     if scoring_mode is not None:
-        one_of("scoring_mode", scoring_mode, list(_MODES), "Leave scoring_mode out.")
+        one_of("scoring_mode", scoring_mode, list(_MODES), "Omit scoring_mode.")
     if tokens_per_second is not None:
-        remedy = "Leave tokens_per_second out, and the plan has no times."
+        remedy = "Omit tokens_per_second for a plan without times."
         tokens_per_second = real_number("tokens_per_second", tokens_per_second, "must be above 0", remedy, above=0.0)
-    remedy = "Leave seconds_per_pass out."
+    remedy = "Omit seconds_per_pass."
     per_pass = real_number("seconds_per_pass", seconds_per_pass, "must be at least 0", remedy, at_least=0.0)
     options = cast(MeasureOptions, {"method": method, **settings})
     if references is not None:
         options["references"] = references
     asked = MeasureSettings.of("plan_cost", **options)
     skeleton = Skeleton(config, _dtype(dtype, config))
-    # What the method's object or name did not hold: the arguments of the measurement around it.
+    # The arguments of the measurement that are not part of the method.
     around = cast(FurtherOptions, {name: value for name, value in settings.items() if name not in asked.flat})
     mode = scoring_mode or skeleton.fastest_mode(_longest(tokenizer, canaries, asked))
     memory = LiveBytes()
@@ -131,7 +132,7 @@ def plan_cost(
         calls = model.finished_calls()
     unmemorized = None
     if isinstance(watched.inner, (Auto, Importance)):
-        # By another meter: this one knows by now how the model is read.
+        # A new meter is needed: this one has already determined how the model is read.
         fresh, _, _ = _meter(asked.method, model, tokenizer, canaries, around)
         model.begin(wants_parts=False)
         fresh.measure(model)
@@ -161,12 +162,12 @@ _AGAIN = "texts again"
 
 @dataclass(frozen=True, kw_only=True)
 class _Watched(Method):
-    """A method of which the parts are watched.
+    """A method whose parts are observed.
 
     Attributes:
-        inner: the method.
-        model: is told which part its calls belong to. While it wants parts, each is carried out on its own, up to its
-            budget.
+        inner: the observed method.
+        model: the stand-in, which is told which part its calls belong to. While `wants_parts` is set, each part runs
+            separately, up to its budget.
     """
 
     name = "auto"
@@ -179,7 +180,7 @@ class _Watched(Method):
     def estimate(self, measured: Measurement) -> Estimated:
         if not self.model.wants_parts:
             return self.inner.estimate(measured)
-        self.model.stage = _AGAIN  # without the probe, which is known then
+        self.model.stage = _AGAIN  # without the probe, whose result is known then
         measured.scorer.sequence_bits(measured.encoded)
         parts = _parts_of(self.inner)
         for stage, method in parts.items():
@@ -193,7 +194,7 @@ class _WatchedSearch(_Watched):
 
 
 def _parts_of(method: Method) -> dict[PartName, Method]:
-    """What a method does beyond scoring texts, so that it ends with its budget only."""
+    """Returns the parts of a method besides scoring texts, set so that they stop only at their budget."""
     parts: dict[PartName, Method] = {}
     if isinstance(method, (Auto, Importance)):
         parts["references"] = Importance(references=method.references, precision_bits=math.ulp(0.0))
@@ -207,7 +208,7 @@ def _parts_of(method: Method) -> dict[PartName, Method]:
 def _meter(
     asked: Method, model: StandIn, tokenizer: Any, canaries: CanarySet, around: FurtherOptions
 ) -> tuple[ExposureMeter, _Watched, str]:
-    """The measurement by the method that is carried out where `asked` is asked for, and why it is another one."""
+    """Returns the meter of the method that will be used when `asked` is requested, and the reason if it differs."""
 
     def of(method: Method) -> tuple[ExposureMeter, _Watched]:
         watched = (_WatchedSearch if method.searches else _Watched)(inner=method, model=model)
@@ -242,7 +243,7 @@ def _parts(calls: list[Call]) -> dict[PartName, Spent]:
 
 
 def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int]:
-    """The most bytes of tensors in addition to the weights, and the most in caches."""
+    """Returns the peak bytes of tensors besides the weights, and the peak bytes in caches."""
     cached, layers = skeleton.cached_token_bytes(), StandIn.layers_of(skeleton.config)
     width = skeleton.dtype.itemsize * skeleton.input_embedding[1]
 
@@ -259,7 +260,7 @@ def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int]:
     for call in sorted(calls, key=roughly, reverse=True)[:_CALLS_LOOKED_AT]:
         if call.shape not in added:
             added[call.shape] = skeleton.call_bytes(call.shape)
-        # Behind a call, its caches and hidden states are there, and the logits that are read from them.
+        # After a call, its caches, its hidden states and the logits computed from them are in memory.
         during = in_caches(call.cached_before) + added[call.shape]
         behind = in_caches(call.cached_after) + call.tokens * width
         peak = max(peak, call.bytes_before + during, call.bytes_behind + behind)
@@ -267,7 +268,7 @@ def _peak_bytes(skeleton: Skeleton, calls: list[Call]) -> tuple[int, int]:
 
 
 def _longest(tokenizer: Any, canaries: CanarySet, asked: MeasureSettings) -> int:
-    """Tokens of the longest canary."""
+    """Returns the number of tokens of the longest canary."""
     encoder = Encoder.of(tokenizer, end_token=asked.end_token, context=asked.context)
     encoded = without_secrets(canaries, lambda: encoder.encode(texts_of(canaries)))
     return int(encoded.matrix_NL.shape[1])
@@ -277,7 +278,7 @@ def _check_config(config: Any) -> None:
     instance_of("config", config, PretrainedConfig, "Load it with AutoConfig.from_pretrained(...).")
     names = getattr(config, "architectures", None) or []
     if getattr(config, "is_encoder_decoder", False) or any("MaskedLM" in str(name) for name in names):
-        rule = "must be that of a causal language model: the cost of others is not planned"
+        rule = "must be that of a causal language model: no other costs can be planned"
         raise InputError("config", rule, type(config).__name__, "Measure with few references, and scale the time.")
 
 

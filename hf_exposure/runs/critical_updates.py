@@ -1,8 +1,8 @@
-"""Robust early-learning: only weights that matter now follow the gradient; all others only decay.
+"""Robust early-learning: only critical weights follow the gradient; all others only decay.
 
-Of all weights, the share `1 - noise` with the largest |weight * gradient| is critical: these fit what rows have in
-common, while the others would serve to fit wrong labels. What is not critical gets no gradient in that step, so that
-the optimizer's weight decay alone moves it towards 0. Training ends where the validation error is lowest.
+The share `1 - noise` of weights with the largest |weight * gradient| is critical: these weights fit patterns shared by
+many rows, while the others would fit wrong labels. The other weights get no gradient in that step, so only the
+optimizer's weight decay moves them, towards 0. Training ends at the lowest validation error.
 
 Source: Xia et al., "Robust early-learning: Hindering the memorization of noisy labels", ICLR 2021, equations 3 to 5.
 """
@@ -20,23 +20,23 @@ from hf_exposure.errors import InputError
 
 
 def keep_critical_gradients(model: nn.Module, noise: float) -> int:
-    """Sets gradients of all but the critical weights to 0, and multiplies theirs by `1 - noise`.
+    """Sets the gradients of all noncritical weights to 0, and multiplies those of critical weights by `1 - noise`.
 
     Weights are the parameters with two or more dimensions, as in the authors' code; biases and scales of
-    normalization keep their gradients. The critical ones are chosen over all layers together, and ties at the limit
-    are all critical.
+    normalization keep their gradients. Critical weights are chosen over all layers together, and all weights tied at
+    the threshold are critical.
 
     Args:
-        model: with gradients.
-        noise: share of the rows whose label is wrong, or a guess of it.
+        model: a model with gradients.
+        noise: share of rows with a wrong label, or an estimate of it.
 
     Returns:
-        How many weights are critical.
+        The number of critical weights.
 
     Raises:
-        InputError: a share out of range, a model without gradients.
+        InputError: `noise` is not in [0, 1), or the model has no gradients.
 
-    Example (by hand: |weight * gradient| is 4, 2, 3 and 1, and half of them are critical):
+    Example (by hand: |weight * gradient| is 4, 2, 3 and 1, and half of the weights are critical):
         >>> layer = nn.Linear(2, 2, bias=False)
         >>> layer.weight.data = torch.tensor([[4.0, 2.0], [3.0, 1.0]])
         >>> layer.weight.grad = torch.ones(2, 2)
@@ -62,21 +62,21 @@ def keep_critical_gradients(model: nn.Module, noise: float) -> int:
 
 
 class CriticalUpdates(TrainerCallback):
-    """Robust early-learning as a callback of any `Trainer`.
+    """Robust early-learning as a callback for any `Trainer`.
 
-    It acts after clipping and before each step of the optimizer. The paper uses SGD with momentum and weight decay;
-    under Adam, weights without gradient still move by what the optimizer remembers. For the paper's end of training
-    set `eval_strategy="epoch"`, `load_best_model_at_end=True` and `metric_for_best_model="loss"`, with a validation
-    set that may be as noisy as the rest.
+    It acts after clipping and before each optimizer step. The paper uses SGD with momentum and weight decay; with
+    Adam, weights without a gradient still move because of the optimizer's moments. For the paper's stopping rule, set
+    `eval_strategy="epoch"`, `load_best_model_at_end=True` and `metric_for_best_model="loss"`, with a validation set
+    that may be as noisy as the rest.
 
     Args:
         noise: as for `keep_critical_gradients`.
 
     Attributes:
-        critical: number of critical weights in the last step.
+        critical: number of critical weights in the latest step.
 
     Raises:
-        InputError: a share out of range.
+        InputError: `noise` is not in [0, 1).
 
     Example:
         Trainer(model, args, train_dataset=data, callbacks=[CriticalUpdates(noise=0.4)])

@@ -1,11 +1,11 @@
-"""Early-learning regularization (ELR): a network is kept at what it believed before it began to memorize.
+"""Early-learning regularization (ELR) keeps a network close to its predictions before it began to memorize.
 
-For each training row a target remembers the mean of what the network has said of it. The regularizer
+Each training row has a target: a moving average of the network's outputs for it. The regularizer
 
     strength * mean over rows of log(1 - <p, target>)
 
-falls as the output p agrees with the target. Its gradient makes up for that of the cross-entropy on rows whose label
-the network does not believe, and keeps it alive on those whose label it does.
+decreases as the output p agrees with the target. Its gradient cancels that of the cross-entropy on rows whose label
+disagrees with the target, and sustains it on rows whose label agrees.
 
 Source: Liu et al., "Early-Learning Regularization Prevents Memorization of Noisy Labels", NeurIPS 2020, equations 6
     and 9.
@@ -25,18 +25,18 @@ from hf_exposure.errors import InputError
 from hf_exposure.runs.co_teaching import labels_of_batch, logits_of_rows
 
 _LEAST = 1e-4
-"""Probabilities are kept this far from 0 and 1, as in the authors' code: the logarithm stays finite."""
+"""Minimum distance of probabilities from 0 and 1, as in the authors' code, so that the logarithm is finite."""
 
 
 def early_learning_loss(
     logits_nC: torch.Tensor, labels_n: torch.Tensor, targets_nC: torch.Tensor, strength: float = 3.0
 ) -> torch.Tensor:
-    """Cross-entropy plus `strength * log(1 - <p, target>)`, the mean over rows.
+    """Returns the mean over rows of the cross-entropy plus `strength * log(1 - <p, target>)`.
 
     Args:
-        logits_nC, labels_n: of the network, and the classes given.
-        targets_nC: rows of sums from 0 (nothing is remembered) to 1. No gradient flows into them.
-        strength: lambda of the paper: 3 for 10 classes, 7 for 100.
+        logits_nC, labels_n: (n, C) logits of the network, and the (n,) given classes.
+        targets_nC: (n, C), with row sums from 0 (no outputs so far) to 1. No gradient flows into the targets.
+        strength: lambda in the paper: 3 for 10 classes, 7 for 100.
 
     Example (by hand: p = 1/2, so log 2 + 3 log(1 - 1/2) = -2 log 2):
         >>> loss = early_learning_loss(torch.zeros(1, 2), torch.tensor([0]), torch.tensor([[1.0, 0.0]]))
@@ -44,7 +44,7 @@ def early_learning_loss(
         -2.0
     """
     agreement_n = (_probabilities(logits_nC) * targets_nC.detach()).sum(1)
-    # A row of probabilities that were kept away from 0 may sum to a little above 1.
+    # After clamping, the probabilities of a row may sum to slightly more than 1.
     return (
         nn.functional.cross_entropy(logits_nC, labels_n)
         + strength * torch.log((1.0 - agreement_n).clamp(min=_LEAST)).mean()
@@ -54,22 +54,22 @@ def early_learning_loss(
 class EarlyLearningTrainer(Trainer):
     """A `Trainer` with early-learning regularization.
 
-    The data set needs a column of row numbers from 0, and `remove_unused_columns=False` keeps it; `add_column` makes
-    it: `train.add_column("row_index", list(range(len(train))))`. What is remembered of the rows is not in checkpoints:
-    a training that is resumed begins to remember again.
+    The data set needs a column of row numbers from 0: `train.add_column("row_index", list(range(len(train))))`. Set
+    `remove_unused_columns=False` to keep it. The targets are not saved in checkpoints: a resumed training run starts
+    with empty targets.
 
     Args:
-        num_labels: classes.
-        strength: lambda of the paper.
-        memory: beta of the paper: how much of the target is kept at each look at a row.
-        index_column: of row numbers.
-        *arguments, **named: those of `Trainer`, `train_dataset` among them.
+        num_labels: number of classes.
+        strength: lambda in the paper.
+        memory: beta in the paper: the weight of the old target at each update.
+        index_column: name of the column of row numbers.
+        *arguments, **named: arguments of `Trainer`, including `train_dataset`.
 
     Attributes:
-        targets: (rows, classes) what is remembered.
+        targets: (rows, classes) targets so far.
 
     Raises:
-        InputError: figures out of range; batches without row numbers or labels.
+        InputError: an argument is out of range, or a batch has no row numbers or labels.
 
     Example:
         trainer = EarlyLearningTrainer(model, args, train_dataset=data, num_labels=10)
@@ -91,10 +91,10 @@ class EarlyLearningTrainer(Trainer):
         self.index_column = index_column
         super().__init__(*arguments, **named)
         if not isinstance(self.train_dataset, Sized):
-            remedy = "Pass a data set that is no stream: each row is remembered."
+            remedy = "Pass a data set that is not a stream: each row has a target."
             raise InputError("train_dataset", "must have a length", type(self.train_dataset).__name__, remedy)
         self.targets = torch.zeros(len(self.train_dataset), classes)
-        self.model_accepts_loss_kwargs = False  # the loss is a mean over rows, whatever the batch
+        self.model_accepts_loss_kwargs = False  # the loss is always a mean over rows
 
     def compute_loss(
         self, model: nn.Module, inputs: Mapping[str, Any], return_outputs: bool = False, *_: Any, **__: Any

@@ -1,9 +1,9 @@
-"""Example-tied dropout: units that belong to single examples take up what is memorized, and are dropped at test.
+"""Example-tied dropout: units tied to single examples absorb memorization, and are dropped at test time.
 
-Of a layer's units, a share is always there. Each training example has a few of the others for itself, the same in
-every epoch; all others are dropped while the example trains. What many examples have in common can be learned by
-the units that all of them share; what only one needs is learned most easily by its own. Without the own units, a
-network keeps the patterns and loses what it memorized.
+A share of a layer's units is always active. Each training example has a few of the remaining units of its own, the
+same in every epoch; all others are dropped while the example trains. Patterns common to many examples can be learned
+by the shared units; details of one example are learned most easily by its own units. Without the examples' own units,
+a network keeps the patterns and loses what it memorized.
 
 Source: Maini et al., "Can Neural Network Memorization Be Localized?", ICML 2023, section 6.
 """
@@ -23,25 +23,25 @@ from hf_exposure.limits import LARGEST_SEED
 
 
 class ExampleTied(nn.Module):
-    """A model whose layers have example-tied dropout on their outputs.
+    """A model with example-tied dropout on the outputs of some layers.
 
-    Call it with `row_index`, the numbers of the training examples in the batch, to use their own units: always in
-    training, and afterwards to see what was memorized. Called without, all own units are dropped, and what is left is
-    scaled up to the size that it had in training. With a `Trainer`, give the data set a column "row_index" and set
-    `remove_unused_columns=False`.
+    Call it with `row_index`, the numbers of the training examples in the batch, to use the examples' own units: always
+    in training, and afterwards to see what was memorized. Without `row_index`, only the shared units are active,
+    scaled up to the magnitude of the outputs in training. With a `Trainer`, give the data set a column "row_index" and
+    set `remove_unused_columns=False`.
 
     Args:
-        model: to wrap. Hooks on its layers stay on it; `remove()` takes them off.
-        layers: names of modules whose outputs are dropped from: (n, ..., units), or (n, channels, height, width).
-        num_rows: training examples.
-        shared: the share of units that is always there.
-        own: the share of units that an example has for itself besides, drawn for each example; some may coincide.
-        seed: of the drawing.
+        model: the model to wrap. Hooks stay on its layers until `remove()` is called.
+        layers: names of modules to whose outputs dropout applies: (n, ..., units), or (n, channels, height, width).
+        num_rows: number of training examples.
+        shared: share of units that are always active.
+        own: share of units tied to an example, drawn separately for each example, so examples may overlap.
+        seed: seed of the draws.
 
     Raises:
-        InputError: a name that is no module, shares out of range; when it is called: in training mode without
-            `row_index`, numbers outside 0..num_rows - 1 or not one a row, a layer whose output is no tensor or has too
-            few units for the shares.
+        InputError: a name is not a module, or the shares are out of range. In calls: `row_index` is missing in
+            training mode, is outside 0..num_rows - 1 or does not have one number per row, or the output of a layer is
+            not a tensor or has too few units for the shares.
 
     Example:
         >>> tied = ExampleTied(nn.Sequential(nn.Linear(3, 10), nn.Linear(10, 2)), ["0"], num_rows=4)
@@ -81,7 +81,7 @@ class ExampleTied(nn.Module):
     def forward(self, *arguments: Any, row_index: Any = None, **named: Any) -> Any:
         if row_index is None:
             if self.training:
-                rule = "must be given in training, since each example has units of its own"
+                rule = "must be given in training, since each example has its own units"
                 raise InputError("row_index", rule, None, "Pass the numbers of the batch's examples.")
             self._rows = None
         else:
@@ -95,21 +95,21 @@ class ExampleTied(nn.Module):
             self._rows = None
 
     def remove(self) -> nn.Module:
-        """The model without the dropout."""
+        """Removes the dropout and returns the model."""
         for handle in self._handles:
             handle.remove()
         return self.model
 
     def mask(self, layer: int, units: int, rows: torch.Tensor | None) -> torch.Tensor:
-        """(n, units) floats: 1 for the units that are there for each row; without rows (1, units), scaled.
+        """Returns (n, units) floats, 1 for the active units of each row; without rows (1, units), scaled.
 
         Args:
-            layer: place in `layers`: every layer has a drawing of its own.
+            layer: index in `layers`: every layer has its own draws.
         """
         kept, own = round(self.shared * units), round(self.own * units)
         if not kept or not own or kept + own > units:
-            rule = f"must have at least one unit for each share, of {self.shared} and {self.own}"
-            raise InputError("layers", rule, f"{units} units", "Choose a wider layer, or larger shares.")
+            rule = f"must have at least one unit for each of the shares {self.shared} and {self.own}"
+            raise InputError("layers", rule, f"{units} units", "Choose a wider layer or larger shares.")
         if rows is None:
             mask = torch.zeros(1, units)
             mask[:, :kept] = (kept + own) / kept
@@ -124,11 +124,11 @@ class ExampleTied(nn.Module):
 
     def _drop(self, layer: int, output: Any) -> torch.Tensor:
         if not isinstance(output, torch.Tensor) or output.dim() < 2:
-            rule = "must return a tensor with units"
+            rule = "must return a tensor with a dimension of units"
             raise InputError("layers", rule, type(output).__name__, "Name a module inside it.")
         axis = 1 if output.dim() == 4 else output.dim() - 1
         if self._rows is not None and len(self._rows) != len(output):
-            rule = f"must be {len(output)} numbers, one for each row of the batch"
+            rule = f"must be {len(output)} numbers, one per row of the batch"
             raise InputError("row_index", rule, len(self._rows), "Pass the numbers of the batch's examples.")
         mask = self.mask(layer, output.shape[axis], self._rows).to(output.device, output.dtype)
         shape = [mask.shape[0], *([1] * (output.dim() - 1))]

@@ -1,8 +1,9 @@
-"""Where memorization sits: one layer at a time is set back to an earlier checkpoint, or trained again.
+"""Localizes memorization: resets one layer at a time to an earlier checkpoint, or retrains it.
 
-If memorized examples are lost when a layer's weights are those of before they were memorized, that layer was needed
-for them; if they stay right, it was not. The other way round, a layer that is set back to its first weights and
-trained again on clean data alone, while all others stay, shows whether the others hold on to what was memorized.
+If memorized examples are lost when a layer gets back its weights from before the memorization, that layer was needed
+for them; if they are still predicted correctly, it was not. Conversely, resetting a layer to its initial weights and
+retraining it on clean data alone, while all other layers stay fixed, shows whether the others retain what was
+memorized.
 
 Shapes: L layers, S checkpoints.
 """
@@ -28,13 +29,13 @@ State = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True, eq=False)
 class LayerScores:
-    """What became of a score when one layer was changed.
+    """Scores of a model with one layer changed at a time.
 
     Attributes:
-        layers: L names.
-        checkpoints: S names; one, "retrained", after retraining.
-        scores_SL: the score with that layer changed, and all others as they were.
-        unchanged: the score of the model as it is.
+        layers: L layer names.
+        checkpoints: S checkpoint names; only "retrained" after retraining.
+        scores_SL: (S, L) score with that layer changed and all others unchanged.
+        unchanged: score of the unchanged model.
     """
 
     layers: list[str]
@@ -44,7 +45,7 @@ class LayerScores:
 
     @property
     def lost_SL(self) -> FloatArray:
-        """`unchanged` less the score: how much of it needed the layer."""
+        """(S, L) `unchanged` minus the score: the part of the score that depends on the layer."""
         return self.unchanged - self.scores_SL
 
 
@@ -54,17 +55,17 @@ def rewind_layers(
     score: Callable[[nn.Module], float],
     layers: Sequence[str] | None = None,
 ) -> LayerScores:
-    """Scores the model with each layer in turn set back to each checkpoint. The model is left as found.
+    """Scores the model with each layer in turn reset to each checkpoint. The model is left unchanged.
 
     Args:
         model: after training.
-        states: `state_dict`s by the name of their checkpoint, as {"epoch 1": ..., "epoch 2": ...}.
-        score: of a model, such as its accuracy on the examples whose labels are noise.
-        layers: names of modules; the blocks of the model by default (`hidden_states` describes them). Weights that a
-            layer shares with another are set back in both.
+        states: `state_dict`s by checkpoint name, such as {"epoch 1": ..., "epoch 2": ...}.
+        score: function from a model to a number, such as its accuracy on examples with noisy labels.
+        layers: names of modules; by default the blocks of the model (see `hidden_states`). Weights that a layer shares
+            with another are reset in both.
 
     Raises:
-        InputError: a layer that is no module of the model or has no weights, a state without its weights, no states.
+        InputError: a layer is not a module with weights, a state lacks its weights, or there are no states.
 
     Source: Maini et al., "Can Neural Network Memorization Be Localized?", ICML 2023, section 4.2.
 
@@ -99,18 +100,19 @@ def retrain_layers(
     score: Callable[[nn.Module], float],
     layers: Sequence[str] | None = None,
 ) -> LayerScores:
-    """Scores the model after each layer in turn was set back and trained again, with all others frozen.
+    """Scores the model after resetting and retraining each layer in turn, with all others frozen.
 
-    The model, its weights included, is left as found.
+    The model, including its weights, is left unchanged.
 
     Args:
         model, score, layers: as for `rewind_layers`.
-        start: the `state_dict` that a layer is set back to, such as that of initialization.
-        train: trains the parameters that require gradients, on clean examples alone. It may not replace parameters.
+        start: the `state_dict` to which layers are reset, such as that at initialization.
+        train: function that trains the model's parameters that require gradients, on clean examples alone. It must not
+            replace parameters.
 
     Source: Maini et al. 2023, section 4.1.
 
-    Example (only the layer that is trained changes):
+    Example (only the retrained layer changes):
         >>> model = nn.Sequential(nn.Linear(1, 1, bias=False), nn.Linear(1, 1, bias=False))
         >>> start = {name: torch.ones_like(weight) for name, weight in model.state_dict().items()}
         >>> def train(model):
@@ -137,18 +139,18 @@ def retrain_layers(
                     train(bare)
                 scores_SL[0, place] = _score(bare, score)
         finally:
-            bare.load_state_dict(whole)  # running statistics of other layers too
+            bare.load_state_dict(whole)  # also restores running statistics of other layers
     return LayerScores(names, ["retrained"], scores_SL, unchanged)
 
 
 @contextmanager
 def _layer_of(model: nn.Module, layer: str, state: State, checkpoint: str) -> Iterator[None]:
-    """Inside, the weights and buffers of a layer are those of `state`."""
+    """Inside the context, a layer has the weights and buffers of `state`."""
     own = {f"{layer}.{name}": value for name, value in model.get_submodule(layer).state_dict(keep_vars=True).items()}
     for name, value in own.items():
         found = state.get(name) if isinstance(state, Mapping) else None
         if not isinstance(found, torch.Tensor) or found.shape != value.shape:
-            rule = f"checkpoint {checkpoint!r} must hold {name!r} with shape {tuple(value.shape)}"
+            rule = f"checkpoint {checkpoint!r} must have {name!r} with shape {tuple(value.shape)}"
             raise InputError("states", rule, type(found).__name__, "Pass state_dicts of this model.")
     before = {name: value.detach().clone() for name, value in own.items()}
     try:

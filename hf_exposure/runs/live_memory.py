@@ -1,7 +1,7 @@
-"""How many bytes of tensors are alive, and the most that ever were: each operation's results, until they are freed.
+"""Counts the bytes of live tensors and their peak: each operation's results, until they are freed.
 
-Storages are counted and not tensors, so that views cost nothing. It makes no difference whether a storage holds
-memory: tensors under `FakeTensorMode` have sizes, and live as long as real ones would.
+Storages are counted instead of tensors, so views cost nothing. Storages need not have memory: tensors under
+`FakeTensorMode` have sizes, and live as long as real ones would.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# Operations that make one copy of their first argument inside.
+# Operations that internally copy their first argument once.
 _COPIES_INSIDE = frozenset({torch.ops.aten.logsumexp.default})
 
 
 class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base class has no annotations
-    """Counts the bytes of tensors made inside, as a context manager.
+    """Context manager that counts the bytes of tensors made inside it.
 
     Args:
-        known: tensors that are not counted, nor views of them: weights, for example.
+        known: tensors, such as weights, that are not counted, nor are views of them.
 
     Attributes:
-        live: bytes that are alive now.
-        peak: the most that were since `restart`.
+        live: bytes currently alive.
+        peak: maximum of `live` since `restart`.
 
     Example:
         >>> with LiveBytes() as memory:
@@ -44,11 +44,11 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
         self.ignore(known)
 
     def ignore(self, known: Iterable[torch.Tensor]) -> None:
-        """Leaves further tensors out, which were made outside."""
+        """Excludes further tensors, which were made outside the context."""
         self._known.update(tensor.untyped_storage()._cdata for tensor in known)
 
     def restart(self) -> None:
-        """Forgets the peak so far."""
+        """Resets the peak."""
         self.peak = self.live
 
     def __torch_dispatch__(

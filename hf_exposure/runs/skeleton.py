@@ -1,8 +1,8 @@
-"""A model of a configuration without its weights: how many it has, and what one call of it keeps in memory.
+"""A model built from a configuration without weights: its number of weights, and the memory needed by one call.
 
-The model's own code runs under `FakeTensorMode`, where tensors have shapes, dtypes and lifetimes, and no memory.
+The model's own code runs under `FakeTensorMode`, where tensors have shapes, dtypes and lifetimes but no memory.
 
-Shapes: B rows of T new tokens behind P tokens that are cached.
+Shapes: B rows of T new tokens after P cached tokens.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ class CallShape:
 
     Attributes:
         rows, tokens, past: B, T and P.
-        shares_past: the P tokens are one row that all B see, and not rows of their own.
-        has_mask, keeps_cache: whether a 4-D mask is given, and a cache returned.
+        shares_past: whether all B rows share one row of P tokens instead of having separate ones.
+        has_mask, keeps_cache: whether a 4-D mask is passed, and whether a cache is returned.
     """
 
     rows: int
@@ -43,14 +43,14 @@ class CallShape:
 
 @dataclass(frozen=True)
 class Skeleton:
-    """The model of `config` without memory for its weights.
+    """The model of `config`, without memory for its weights.
 
     Args:
-        config: of a causal model.
-        dtype: of the weights.
+        config: the configuration of a causal model.
+        dtype: dtype of the weights.
 
     Raises:
-        InputError: a configuration that makes no causal model.
+        InputError: the configuration does not yield a causal model.
 
     Example:
         >>> from transformers import GPT2Config
@@ -68,52 +68,52 @@ class Skeleton:
         try:
             with self._fake:
                 return AutoModelForCausalLM.from_config(self.config, dtype=self.dtype).eval()
-        except Exception as error:  # a configuration may be damaged, or its code fail, in any way
+        except Exception as error:  # a damaged configuration or its code may fail in any way
             rule = f"must be that of a causal language model ({first_line(error)})"
             raise InputError("config", rule, type(self.config).__name__, "Name a model that writes text.") from None
 
     @cached_property
     def weights(self) -> list[nn.Parameter]:
-        """Its parameters, tied ones once."""
+        """The model's parameters, with tied ones listed once."""
         return list(self.model.parameters())
 
     @property
     def parameters(self) -> int:
-        """How many numbers the weights are."""
+        """The number of weights."""
         return sum(weight.numel() for weight in self.weights)
 
     @property
     def weight_bytes(self) -> int:
-        """What the weights take."""
+        """The size of the weights in bytes."""
         return sum(weight.nbytes for weight in self.weights)
 
     @cached_property
     def input_embedding(self) -> torch.Size:
-        """(V, d) of the table that tokens are looked up in."""
+        """(V, d), the shape of the table of token embeddings."""
         shape: torch.Size = self.model.get_input_embeddings().weight.shape
         return shape
 
     @cached_property
     def output_entries(self) -> int:
-        """V: logits at each position."""
+        """V, the number of logits at each position."""
         head = self.model.get_output_embeddings()
         return self.input_embedding[0] if head is None else len(head.weight)
 
     def cached_token_bytes(self) -> int:
-        """Keys and values of one token in all layers; 0 for a model without a key-value cache."""
+        """Bytes of one token's keys and values in all layers; 0 for a model without a key-value cache."""
         with self._fake, torch.no_grad():
             cache = self._prefix_cache(2)
-        # Layers of recurrent models hold states of their own, and no keys.
+        # Layers of recurrent models have their own states instead of keys.
         states: list[torch.Tensor | None] = [
             getattr(layer, name, None) for layer in getattr(cache, "layers", []) for name in ("keys", "values")
         ]
         return sum(state.nbytes for state in states if state is not None) // 2
 
     def fastest_mode(self, tokens: int) -> Mode:
-        """The fastest mode in which calls for texts of so many tokens have inputs that the model takes.
+        """Returns the fastest mode whose inputs the model accepts for texts of so many tokens.
 
-        Shapes show a model without a key-value cache, one that takes no such mask, and one whose cache drops what is
-        outside of a window. They do not show whether the model computes the same in that mode.
+        Shapes reveal that a model has no key-value cache, does not accept such a mask, or drops cached tokens outside
+        a window. They do not reveal whether the model computes the same values in that mode.
         """
         modes: dict[Mode, CallShape] = {
             "packed": CallShape(2, tokens, tokens, shares_past=True, has_mask=True, keeps_cache=True),
@@ -128,21 +128,21 @@ class Skeleton:
         return "plain"
 
     def call_bytes(self, shape: CallShape) -> int:
-        """What a call adds at most to the bytes that are alive before it.
+        """Returns the maximum number of bytes that a call adds to those alive before it.
 
-        The inputs and the cache that is given are alive before. The head runs on one position of each row only where
-        `LogitReader` sees to that.
+        The inputs and the given cache are alive before the call. The head runs on a single position of each row only
+        if `LogitReader` arranges for this.
 
         Raises:
-            InputError: the model does not take such inputs.
+            InputError: the model does not accept such inputs.
         """
         log = logging.getLogger("torch._subclasses.fake_tensor")
         level = log.level
         log.setLevel(logging.CRITICAL)
         try:
             return self._traced_bytes(shape)
-        except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
-            rule = f"must be one that the model can be read in ({first_line(error)})"
+        except Exception as error:  # a model may refuse a mask, positions or a cache with any error
+            rule = f"must be a mode that the model supports ({first_line(error)})"
             kind = type(self.model).__name__
             raise InputError("scoring_mode", rule, kind, "Try scoring_mode='cached', or 'plain'.") from None
         finally:
@@ -151,7 +151,7 @@ class Skeleton:
     def _traced_bytes(self, shape: CallShape) -> int:
         known: list[torch.Tensor] = [*self.weights, *self.model.buffers()]
         with self._fake, torch.no_grad(), LiveBytes(known) as memory:
-            # A prefix stays alive, whoever goes on from it.
+            # The prefix stays alive, since other calls may continue it.
             inputs, _prefix = self._inputs(shape)
             before = memory.live
             memory.restart()
@@ -165,7 +165,7 @@ class Skeleton:
             return added
 
     def _inputs(self, shape: CallShape) -> tuple[dict[str, Any], Any]:
-        """The inputs of a call, and the cache of the prefix that all rows see."""
+        """Returns the inputs of a call, and the cache of the prefix that all rows share."""
         size = (shape.rows, shape.tokens)
         inputs: dict[str, Any] = {"input_ids": torch.ones(size, dtype=torch.long), "use_cache": shape.keeps_cache}
         prefix = None

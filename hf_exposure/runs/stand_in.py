@@ -1,10 +1,10 @@
-"""A model that costs next to nothing and is read as the real one would be: what counts the calls of a measurement.
+"""A cheap model that is scored like the real one, and counts the calls of a measurement.
 
-It has the configuration, the number of weights, the vocabulary and the kinds of inputs of the real model, so that
-scoring, draws and search make the calls that they would make of that model. Its logits are random numbers, fixed by a
-token and its position, and as wide as those of an untrained model: nothing is memorized.
+It has the configuration, the number of weights, the vocabulary and the kinds of inputs of the real model, so scoring,
+draws and search make the same calls as with that model. Its logits are random numbers that are determined by a token
+and its position and spread like those of an untrained model: nothing is memorized.
 
-Shapes: B rows of T tokens, V vocabulary entries, d numbers that logits are made of.
+Shapes: B rows of T tokens, V vocabulary entries, hidden size d.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hf_exposure.scoring.forward import Mode
 
 _WIDTH = 8
 _STATES = 4096
-# Large primes: neighboring tokens and positions get states of their own.
+# Large primes, so that neighboring tokens and positions get different states.
 _TOKEN_STEP, _POSITION_STEP = 1_000_003, 7919
 
 
@@ -34,12 +34,12 @@ class Call:
     """One call of the model.
 
     Attributes:
-        shape: its sizes.
-        stage: what it was made for.
-        bytes_before: of tensors that were alive when it began, caches left out.
-        cached_before, cached_after: tokens in the caches that were alive, summed over layers.
-        bytes_behind: the most that were alive between its end and the next call, caches left out.
-        own_seconds: processor time of this thread between the call before and this one, without the model's head.
+        shape: the sizes of the call.
+        stage: the part of the measurement that made it.
+        bytes_before: bytes of tensors alive when it began, without caches.
+        cached_before, cached_after: tokens in live caches before and after it, summed over layers.
+        bytes_behind: peak bytes alive between its end and the next call, without caches.
+        own_seconds: processor time of this thread between the previous call and this one, without the model's head.
     """
 
     shape: CallShape
@@ -52,12 +52,12 @@ class Call:
 
     @property
     def tokens(self) -> int:
-        """Fed, padding included."""
+        """Number of input tokens, including padding."""
         return self.shape.rows * self.shape.tokens
 
 
 class _TimedHead(nn.Module):
-    """The layer that gives the logits; it knows how long it took, and has no parameters that would count."""
+    """The layer that returns the logits. It records its time, and has no parameters that would be counted."""
 
     weight: torch.Tensor
 
@@ -74,17 +74,18 @@ class _TimedHead(nn.Module):
 
 
 class StandIn(nn.Module):
-    """The model that stands for a skeleton's.
+    """The stand-in for a skeleton's model.
 
     Args:
-        skeleton: of the real one.
-        mode: how the real one can be read: a mode that it cannot be read in is refused as it would refuse it.
-        memory: counts what is alive around the calls.
+        skeleton: the skeleton of the real model.
+        mode: the fastest mode that the real model supports: inputs of faster modes are refused, as the real model
+            would.
+        memory: counts the bytes that are alive around the calls.
 
     Attributes:
-        calls: so far.
-        stage: what the next calls are made for.
-        wants_parts: whether the parts of a measurement are to be told apart.
+        calls: the calls so far.
+        stage: the part of the measurement that makes the next calls.
+        wants_parts: whether the parts of a measurement run separately.
     """
 
     states: torch.Tensor
@@ -99,7 +100,7 @@ class StandIn(nn.Module):
         generator = torch.Generator().manual_seed(0)
         states = torch.randn((_STATES, _WIDTH), generator=generator)
         self.register_buffer("states", nn.functional.normalize(states, dim=1).to(skeleton.dtype))
-        # As wide as those of an untrained model: a normalized hidden state times rows of small random numbers.
+        # Spread like those of an untrained model: a normalized hidden state times rows of small random numbers.
         spread = (getattr(text, "initializer_range", None) or 0.02) * (
             getattr(text, "hidden_size", None) or 256
         ) ** 0.5
@@ -113,16 +114,16 @@ class StandIn(nn.Module):
 
     @staticmethod
     def layers_of(config: PretrainedConfig) -> int:
-        """How many layers its caches have."""
+        """Returns the number of layers in the model's caches."""
         layers: int = getattr(config.get_text_config(), "num_hidden_layers", None) or 1
         return layers
 
     def get_input_embeddings(self) -> nn.Module:
-        """The table of tokens, of which only the size is right."""
+        """Returns the embedding table, of which only the size is realistic."""
         return self.embedding
 
     def get_output_embeddings(self) -> nn.Module:
-        """The layer that gives the logits."""
+        """Returns the layer that computes the logits."""
         return self.head
 
     def forward(
@@ -155,27 +156,27 @@ class StandIn(nn.Module):
         return output
 
     def begin(self, *, wants_parts: bool) -> None:
-        """Forgets all calls; a measurement begins."""
+        """Clears all calls at the start of a measurement."""
         self.calls: list[Call] = []
         self.stage, self.wants_parts = "", wants_parts
         self._ended = time.thread_time()
 
     def finished_calls(self) -> list[Call]:
-        """The calls of the measurement that has just ended."""
+        """Returns the calls of the measurement that has just ended."""
         own_seconds = self._end_call()
         if self.calls:
             self.calls[-1].own_seconds += own_seconds
         return self.calls
 
     def _end_call(self) -> float:
-        """Notes what was alive at most since the last call; returns the seconds since then."""
+        """Records the peak bytes alive since the last call; returns the seconds since then."""
         if self.calls:
             self.calls[-1].bytes_behind = self._memory.peak
         seconds, self.head.seconds = time.thread_time() - self._ended - self.head.seconds, 0.0
         return seconds
 
     def _grown(self, cache: Any, rows: int, tokens: int) -> Any:
-        """The cache with one number for each new token, whose life is watched."""
+        """Extends the cache by one number per new token, whose lifetime is observed."""
         cache = DynamicCache() if cache is None else cache
         for layer in range(self._layers):
             new = torch.zeros((rows, 1, tokens, 1), dtype=self.head.weight.dtype)
@@ -189,5 +190,5 @@ class StandIn(nn.Module):
 
 
 def _of_one_number(shape: tuple[int, ...], dtype: torch.dtype) -> nn.Parameter:
-    """A parameter of any size, which takes the memory of one number."""
+    """Returns a parameter of any shape that needs the memory of one number."""
     return nn.Parameter(torch.zeros(1, dtype=dtype).expand(shape), requires_grad=False)

@@ -1,7 +1,7 @@
-"""Rows of whatever a training takes: how many there are, some of them, and a hash of them all.
+"""Rows of any kind of training data: their number, subsets of them, and a hash of all of them.
 
-`datasets.Dataset`, arrays and tensors, pandas frames, lists, map-style data sets of torch, and tuples or dicts of
-these with equally many rows, such as `(images, labels)`.
+Supported are `datasets.Dataset`, arrays and tensors, pandas frames, lists, map-style data sets of torch, and tuples or
+dicts of these with equally many rows, such as `(images, labels)`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _BATCH = 1000
 
 
 def count_rows(argument: str, data: Any) -> int:
-    """The number of rows.
+    """Returns the number of rows.
 
     Raises:
-        InputError: no rows, parts of unequal length, or something that has no length, such as a stream.
+        InputError: there are no rows, the parts have unequal lengths, or the data has no length, as for a stream.
     """
     if isinstance(data, (DatasetDict, IterableDatasetDict)):
         remedy = f"Pass one of them: {', '.join(map(repr, data))}."
@@ -33,16 +33,16 @@ def count_rows(argument: str, data: Any) -> int:
     try:
         counts = {len(part) for part in parts} if parts is not None else {len(data)}
     except TypeError:
-        remedy = "Load it whole: a stream has no rows to leave out."
+        remedy = "Load all rows: subsets of a stream cannot be selected."
         raise InputError(argument, "must have a length", type(data).__name__, remedy) from None
     if len(counts) != 1 or counts == {0} or isinstance(data, (str, bytes)):
-        rule = "must hold at least one row, and equally many in all its parts"
+        rule = "must have at least one row, and equally many in all its parts"
         raise InputError(argument, rule, described(data), "Pass a data set, an array, or (inputs, labels).")
     return int(counts.pop())
 
 
 def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
-    """The rows of these numbers, in the same kind of container where it has one."""
+    """Returns the rows with these indices, in the same kind of container if possible."""
     parts = _parts(data)
     if parts is not None:
         taken = [take_rows(part, rows) for part in parts]
@@ -61,10 +61,10 @@ def take_rows(data: Any, rows: NDArray[np.int64]) -> Any:
 
 
 def hash_rows(argument: str, data: Any) -> str:
-    """A hash of the contents, the same in every process: a store is only continued with the data it was begun with.
+    """Returns a hash of the contents, equal in all processes, so that a store is only continued with the same data.
 
     Raises:
-        InputError: rows that hold other objects than numbers, texts, arrays, images and lists or mappings of those.
+        InputError: a row contains objects other than numbers, texts, arrays, images, and lists or mappings of these.
     """
     found = hashlib.sha256()
     _feed(found, argument, data)
@@ -72,7 +72,7 @@ def hash_rows(argument: str, data: Any) -> str:
 
 
 def _parts(data: Any) -> list[Any] | None:
-    """The columns of a tuple or dict of containers; None of a container itself."""
+    """Returns the columns of a tuple or dict of containers; None for a container itself."""
     if isinstance(data, Mapping):
         return list(data.values()) or None
     if isinstance(data, tuple) and data and all(hasattr(part, "__len__") and not _is_row(part) for part in data):
@@ -81,7 +81,7 @@ def _parts(data: Any) -> list[Any] | None:
 
 
 def _is_row(part: Any) -> bool:
-    """Whether a member of a tuple is one of its rows, and no column: a text, a mapping."""
+    """Returns whether a member of a tuple is a row (a text, a mapping) and not a column."""
     return isinstance(part, (str, bytes, Mapping))
 
 
@@ -100,7 +100,7 @@ def _feed(found: Any, argument: str, value: Any) -> None:
         found.update(f"{array.dtype.str}{array.shape};".encode())
         found.update(array.tobytes())
     elif isinstance(value, Dataset):
-        # As Arrow holds it: images are not decoded.
+        # As stored by Arrow, without decoding images.
         arrow = value.with_format("arrow")
         for start in range(0, len(arrow), _BATCH):
             table = arrow[start : start + _BATCH]
@@ -119,7 +119,7 @@ def _feed(found: Any, argument: str, value: Any) -> None:
         for item in value:
             _feed(found, argument, item)
         found.update(b"]")
-    elif hasattr(value, "tobytes") and hasattr(value, "size"):  # an image of PIL
+    elif hasattr(value, "tobytes") and hasattr(value, "size"):  # a PIL image
         found.update(f"{value.size};".encode() + value.tobytes())
     elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
         try:
@@ -129,6 +129,6 @@ def _feed(found: Any, argument: str, value: Any) -> None:
             raise InputError(argument, rule, type(value).__name__, "Pass datasets.Dataset, or an array.") from error
         _feed(found, argument, rows)
     else:
-        rule = "must hold numbers, texts, arrays, images, and lists or mappings of those"
-        remedy = "Pass data_id=, a text that says which data these are."
+        rule = "must contain numbers, texts, arrays, images, and lists or mappings of these"
+        remedy = "Pass data_id=, a text that identifies the data."
         raise InputError(argument, rule, type(value).__name__, remedy)

@@ -1,13 +1,13 @@
-"""The store of many trainings: a folder with one small Arrow file for each finished run.
+"""The store of many training runs: a folder with one small Arrow file per finished run.
 
     store.json            what the runs have in common: shapes, masks, data, seed, each by value or by hash
     masks.npy             (models, rows) which rows each run is trained on
     run-000012.arrow      one row of the table (models, rows): the scores of run 12, with its seed and its seconds
 
-Each file is written aside and renamed, so that a run is there whole or not at all, and any number of machines may
-write into one folder at once without a lock. Together the files are one table: `SubsetStore.table()`, or
-`pyarrow.dataset.dataset(files, format="arrow")`. Scores are exact figures about the training data: the folder is
-readable by its owner alone.
+Each file is written under a temporary name and then renamed, so a run is stored completely or not at all, and any
+number of machines may write into one folder at once without a lock. Together the files form one table:
+`SubsetStore.table()`, or `pyarrow.dataset.dataset(files, format="arrow")`. Scores are exact values about the training
+data, so only its owner can read the folder.
 """
 
 from __future__ import annotations
@@ -61,16 +61,16 @@ _COMMON = (
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class SubsetRuns:
-    """The finished runs of a store, in the order of their numbers.
+    """The finished runs of a store, in ascending order of their numbers.
 
     Attributes:
-        scores_MN: scores of all rows by each model.
+        scores_MN: scores of all rows under each model.
         included_MN: which rows each model was trained on.
-        test_scores_MK: scores of the test set; None without one.
-        runs_M: the numbers of these runs.
-        seconds_M: how long training and scoring took.
-        diverged: {run: reason} of the runs whose scores were not finite. They are in none of the arrays.
-        planned: how many runs the masks ask for.
+        test_scores_MK: scores of the test set; None without a test set.
+        runs_M: numbers of these runs.
+        seconds_M: duration of training and scoring.
+        diverged: {run: reason} for runs whose scores were not finite. They are not in the arrays.
+        planned: number of runs in the masks.
     """
 
     scores_MN: Floats
@@ -83,13 +83,13 @@ class SubsetRuns:
 
     @property
     def missing(self) -> list[int]:
-        """The numbers of the runs that are not done yet."""
+        """The numbers of the unfinished runs."""
         done = {*self.runs_M.tolist(), *self.diverged}
         return [run for run in range(self.planned) if run not in done]
 
     @property
     def undefined(self) -> dict[int, Undefined]:
-        """{row: reason} of the rows for which these runs define no memorization, or no limits on it."""
+        """{row: reason} for rows whose memorization, or its interval, is undefined with these runs."""
         return undefined_rows(self.included_MN.sum(0), (~self.included_MN).sum(0))
 
     def memorization(self, confidence_level: float = 0.95) -> CounterfactualMemorization:
@@ -101,17 +101,17 @@ class SubsetRuns:
         """(N, K) `counterfactual_influence` of the rows on the test set."""
         self._check_any()
         if self.test_scores_MK is None:
-            raise InputError("test", "must have been given to run_subsets", None, "Begin another store with test=.")
+            raise InputError("test", "must have been passed to run_subsets", None, "Begin another store with test=.")
         return counterfactual_influence(self.test_scores_MK, self.included_MN)
 
     def reliability(self, splits: int = 20, seed: int = 0) -> Reliability:
-        """`split_half_reliability` of the memorization of the rows."""
+        """`split_half_reliability` of the rows' memorization."""
         self._check_any()
         return split_half_reliability(self.scores_MN, self.included_MN, splits, seed)
 
     def _check_any(self) -> None:
         if not len(self.runs_M):
-            rule = "must hold at least one finished run"
+            rule = "must have at least one finished run"
             raise InputError("store", rule, f"{len(self.diverged)} diverged ones", "Finish some runs first.")
 
 
@@ -119,10 +119,10 @@ class SubsetStore:
     """A folder of runs.
 
     Args:
-        folder: the store, begun by `begin`.
+        folder: the store's folder, made by `begin`.
 
     Raises:
-        InputError: no store is there, or one of a newer version.
+        InputError: the folder is not a store, or has a newer format.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -131,7 +131,7 @@ class SubsetStore:
             self.manifest = read_json(self._manifest_path)
         except (OSError, ValueError) as error:
             rule = f"must be a folder that run_subsets wrote ({type(error).__name__})"
-            raise InputError("store", rule, str(folder), "Name the folder of the runs.") from None
+            raise InputError("store", rule, str(folder), "Pass the folder of the runs.") from None
         if not isinstance(self.manifest, dict) or self.manifest.get("format_version") != _FORMAT_VERSION:
             rule = f"must have format version {_FORMAT_VERSION}"
             raise InputError("store", rule, str(folder), "Read it with the version of hf_exposure that wrote it.")
@@ -142,26 +142,26 @@ class SubsetStore:
 
     @classmethod
     def begin(cls, folder: str | Path, masks_MN: Flags, facts: Mapping[str, Any]) -> SubsetStore:
-        """The store at `folder`, which is made, or must be of the same masks and facts.
+        """Opens the store at `folder`, or makes it; an existing store must have the same masks and facts.
 
         Raises:
-            InputError: the folder holds runs of other masks, data or seeds; the error names what differs.
+            InputError: the folder has runs with other masks, data or seeds; the error names what differs.
         """
         place = path_of("store", folder)
         manifest = {"format_version": _FORMAT_VERSION, "models": len(masks_MN), "masks": _hash_of_array(masks_MN)}
         manifest |= facts
         try:
             make_private_folder(place)
-            with one_writer(place):  # two commands that begin it at once, perhaps with different masks
+            with one_writer(place):  # two commands may begin it at once, with different masks
                 if not (place / "store.json").exists():
                     file = io.BytesIO()
                     np.save(file, masks_MN)
                     write_aside(place / "masks.npy", file.getvalue(), private=True)
                     write_aside(place / "store.json", json.dumps(manifest, indent=1) + "\n", private=True)
         except OSError as error:
-            rule = f"must be a folder that can be written ({error.strerror})"
-            raise InputError("store", rule, str(folder), "Name another folder.") from None
-        # Read back: another process may have begun it.
+            rule = f"must be a writable folder ({error.strerror})"
+            raise InputError("store", rule, str(folder), "Pass another folder.") from None
+        # Read it back, since another process may have made it in the meantime.
         store = cls(place)
         for name, argument, what, remedy in _COMMON:
             begun_with, value = store.manifest.get(name), manifest[name]
@@ -171,30 +171,30 @@ class SubsetStore:
                 rule = f"must {what} that the store {str(folder)!r} was begun with"
                 rule += f", {begun_with}" if are_numbers else ""
                 raise InputError(
-                    argument, rule, value if are_numbers else "another", f"{remedy}, or name another folder."
+                    argument, rule, value if are_numbers else "another", f"{remedy}, or use another folder."
                 )
         return store
 
     @cached_property
     def masks_MN(self) -> Flags:
-        """(models, rows) of all planned runs."""
+        """(models, rows) masks of all planned runs."""
         try:
             masks = np.load(self.folder / "masks.npy", allow_pickle=False)
         except (OSError, ValueError):
             masks = np.zeros((0, 0), dtype=bool)
         if _hash_of_array(masks) != self.manifest.get("masks"):
-            rule = "must hold the masks that it was begun with"
+            rule = "must have the masks that it was begun with"
             raise InputError("store", rule, "a damaged masks.npy", "Restore the file, or begin another store.")
         return np.asarray(masks, dtype=bool)
 
     def done(self) -> set[int]:
-        """Numbers of the runs that are in the store, diverged ones too."""
+        """Returns the numbers of the runs in the store, including diverged ones."""
         return {int(found[1]) for entry in self.folder.iterdir() if (found := _RUN.fullmatch(entry.name))}
 
     def add(
         self, run: int, *, seed: int, seconds: float, scores_N: Floats, test_scores_K: Floats | None, reason: str
     ) -> None:
-        """Writes the row of one run; `reason` says why it diverged, else "" ."""
+        """Writes the row of one run; `reason` is why it diverged, or an empty text."""
         test = [] if test_scores_K is None else [test_scores_K.tolist()]
         columns: dict[str, Any] = {
             "run": pa.array([run], pa.int64()),
@@ -211,7 +211,7 @@ class SubsetStore:
         write_aside(self.folder / f"run-{run:06d}.arrow", sink.getvalue().to_pybytes(), private=True)
 
     def table(self) -> pa.Table:
-        """All runs, in the order of their numbers: (models, rows) with columns run, seed, seconds, reason, scores."""
+        """Returns all runs in ascending order of their numbers, with columns run, seed, seconds, reason and scores."""
         return pa.concat_tables([self._row(run) for run in sorted(self.done())])
 
     def _row(self, run: int) -> pa.Table:
@@ -220,21 +220,21 @@ class SubsetStore:
             return pa.ipc.open_file(pa.BufferReader(path.read_bytes())).read_all()
         except (OSError, pa.ArrowInvalid):
             raise InputError(
-                "store", "must hold whole Arrow files", path.name, "Remove the file: the run is done again."
+                "store", "must have complete Arrow files", path.name, "Remove the file; the run will be repeated."
             ) from None
 
     def read(self) -> SubsetRuns:
-        """The runs that are done.
+        """Returns the finished runs.
 
         Raises:
-            InputError: a file that is damaged, or of other rows.
+            InputError: a file is damaged or has other rows.
         """
         planned, rows = self.masks_MN.shape
         table_rows = [self._row(run).to_pylist()[0] for run in sorted(self.done())]
         good = [row for row in table_rows if not row["reason"]]
         for row in table_rows:
             if not 0 <= row["run"] < planned or len(row["scores"]) != rows:
-                rule = "must hold runs of its own masks"
+                rule = "must have only runs of its own masks"
                 raise InputError("store", rule, f"run {row['run']} of others", "Remove the file of that run.")
         runs_M = np.array([row["run"] for row in good], dtype=np.int64)
         test = self.manifest.get("test_rows")

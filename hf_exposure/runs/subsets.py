@@ -1,9 +1,9 @@
-"""Many trainings on random subsets: the engine behind counterfactual memorization, influence and shadow models.
+"""Many training runs on random subsets: the basis of counterfactual memorization, influence and shadow models.
 
-A run is: seed all generators by its number, take its rows, train, score every row, write one file. It depends on
-nothing but its number. So any run can be killed and started again, runs may be in any order and anywhere, and one
-command with a number (`hf-exposure subsets --index I`) is all that a cluster's job array needs. On one machine, or a
-cluster that joblib knows, `n_jobs` runs go side by side.
+A run seeds all random generators by its number, selects its rows, trains, scores every row, and writes one file. It
+depends only on its number. Any run can therefore be killed and restarted, runs can be executed in any order on any
+machine, and a cluster's job array needs only one command with a number (`hf-exposure subsets --index I`). On one
+machine, or on a cluster that joblib supports, `n_jobs` runs are executed in parallel.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ _Outcome = tuple[int, BaseException | None, str]
 MOST_MODELS = 1_000_000
 _SHOWN = 5
 _LARGEST_RUN_SEED = 2**31 - 1
-# Backends whose results come one by one, so that progress is shown as runs finish.
+# Backends that return results one by one, so that progress is shown as runs finish.
 _STREAMING = ("loky", "threading", "multiprocessing", "sequential")
 
 
 class RunFailedError(ExposureError):
-    """Trainings raised errors; the runs that finished are in the store, and the next call tries the others again.
+    """Some training runs raised errors; finished runs are in the store, and the next call retries the others.
 
     Attributes:
-        failures: {run: kind of the error, and the file and line that raised it}. The first error is the cause of this
-            one.
+        failures: {run: kind of the error, and the file and line that raised it}. The first of these errors is this
+            exception's cause.
     """
 
     def __init__(self, failures: dict[int, str]) -> None:
@@ -63,8 +63,8 @@ class RunFailedError(ExposureError):
         more = f" and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
         super().__init__(
             f"{len(failures)} run{'s' if len(failures) > 1 else ''} failed: {shown}{more}. "
-            "Finished runs are kept, and the next call tries these again. For a traceback do one of them alone with "
-            "index= (on the command line: --index with --debug)."
+            "Finished runs are kept; call again to retry these. For the traceback, retry one of them with index= "
+            "(on the command line, --index with --debug)."
         )
         self.failures = failures
 
@@ -73,22 +73,23 @@ class RunFailedError(ExposureError):
 
 
 def draw_subsets(num_rows: int, num_models: int, share: float = 0.5, seed: int = 0, *, balanced: bool = True) -> Flags:
-    """Which rows each of many models is trained on: masks for `run_subsets`.
+    """Draws which rows each of many models is trained on: masks for `run_subsets`.
 
     Args:
-        num_rows, num_models: N and M.
-        share: of the rows in each subset; exactly `round(share * num_rows)` rows are, and at least one is and one is
-            not.
-        seed: of the draw.
-        balanced: deal the rows like cards: of the first m models, for any m, each row is in as many as any other, give
-            or take one. So no row is left without models on a side, from two models at a share of 0.5 on. False draws
-            each subset independently, for theory that needs independent models.
+        num_rows, num_models: numbers N of rows and M of models.
+        share: share of rows in each subset. Each has exactly `round(share * num_rows)` rows, but at least one and at
+            most N - 1.
+        seed: seed of the draws.
+        balanced: whether to deal the rows like cards: among the first m models, for any m, the numbers of models that
+            include each row differ by at most one. At a share of 0.5, two models thus suffice for every row to be
+            included once and left out once. False draws each subset independently, for theory that assumes independent
+            models.
 
     Returns:
-        (M, N) bool. The masks of fewer models are the first of those of more.
+        (M, N) bool. With fewer models, the masks are the first rows of the masks of more models.
 
     Raises:
-        InputError: fewer than two rows, no models, a share that is not strictly between 0 and 1.
+        InputError: there are fewer than two rows or no models, or the share is not strictly between 0 and 1.
 
     Source: Feldman and Zhang (2020), section 3 (subsets of one size); Carlini et al. (2022), section 4 (each row in
         half of the models).
@@ -113,7 +114,7 @@ def draw_subsets(num_rows: int, num_models: int, share: float = 0.5, seed: int =
         taken, deck = deck[:size], deck[size:]
         mask_N[taken] = True
         if (missing := size - len(taken)) > 0:
-            # A new deck is begun: its first cards go to this model too, but for those that it holds already.
+            # A new deck begins: its first cards go to this model too, except for those that it already has.
             fresh = generator.permutation(np.flatnonzero(~mask_N))
             mask_N[fresh[:missing]] = True
             deck = generator.permutation(np.concatenate([fresh[missing:], taken]))
@@ -135,40 +136,43 @@ def run_subsets(
     data_id: str | None = None,
     progress: bool = True,
 ) -> SubsetRuns:
-    """Trains one model on each subset, scores all rows with each, and keeps the scores of finished runs in a store.
+    """Trains one model on each subset, scores all rows under each model, and keeps the scores in a store.
 
-    Call it again with the same arguments after a kill, or from other processes and machines with their own `index`:
-    runs that are in the store are not done again. A run is seeded by its number (`random`, numpy, torch), so that it
-    comes out alike wherever it is done; the caller's random states are left as found.
+    Call it again with the same arguments to continue after an interruption, or call it in other processes and on other
+    machines with a separate `index`: runs in the store are not repeated. A run is seeded by its number (`random`,
+    numpy, torch), so it gives the same result wherever it is executed. The caller's random states are restored.
 
     Args:
-        train: train(subset) -> model. The subset is the same kind of data as `dataset`: `Dataset.select`, rows of an
-            array, a list, or `torch.utils.data.Subset`. `TrainerRecipe` is one for a `Trainer`.
-        dataset: N rows.
-        masks: (M, N) bool, which rows each model is trained on, as `draw_subsets` draws them. Some rows may be in all
-            subsets or in none: their estimates are undefined, and `.undefined` says so.
-        store: folder of the runs, which only its owner may read.
-        score: score(model, rows) -> (N,) numbers, higher where a row is better known. It gets the whole `dataset`, and
-            then `test`.
-        test: K more rows to score with each model; none is trained on.
-        index: the run, or the runs, to do now; all of them unless given.
-        n_jobs: runs side by side, by joblib; -1 for all cores. Set the number of threads of each yourself
-            (`OMP_NUM_THREADS`): together they should not exceed the cores.
-        backend: joblib's: "loky" (processes) unless given, "threading", or one that was registered: "ray", "dask".
-        seed: what all seeds of the runs are made of.
-        data_id: a text that names data and test set; unless given their contents are hashed.
-        progress: show finished runs and the time left on stderr.
+        train: function train(subset) -> model, such as a `TrainerRecipe`. The subset is of the same kind as `dataset`:
+            the result of `Dataset.select`, rows of an array, a list, or a `torch.utils.data.Subset`.
+        dataset: the N rows.
+        masks: (M, N) bool, which rows each model is trained on, such as those of `draw_subsets`. Rows may be in all
+            subsets or in none; their estimates are undefined and listed in `.undefined`.
+        store: folder of the runs, readable only by its owner.
+        score: function score(model, rows) -> (N,) numbers, higher for rows that the model knows better. It is called
+            with the whole `dataset`, and then with `test`.
+        test: K more rows to score under each model, which are never trained on.
+        index: the run or runs to execute now; by default all.
+        n_jobs: number of parallel runs, by joblib; -1 for all cores. Set the number of threads per run yourself
+            (`OMP_NUM_THREADS`): the total should not exceed the number of cores.
+        backend: joblib's backend: "loky" (processes, the default), "threading", or a registered one such as "ray" or
+            "dask".
+        seed: the seed from which the runs' seeds are derived.
+        data_id: a text that identifies the data and test set; by default their contents are hashed.
+        progress: whether to show the finished runs and the remaining time on stderr.
 
     Returns:
         `SubsetRuns` of all finished runs in the store: `.scores_MN`, `.included_MN`, `.test_scores_MK`,
         `.memorization()`, `.diverged`, `.undefined`, `.missing`.
 
     Raises:
-        InputError: arguments of the wrong kind, a store of other masks, data or seed, scores of the wrong shape.
-        RunFailedError: trainings that raised. All others are done first, but in a job of several processes none is.
-        MissingDependencyError: `n_jobs` without joblib.
+        InputError: an argument is of the wrong kind, the store has other masks, data or seed, or scores have the wrong
+            shape.
+        RunFailedError: some training runs raised errors. All other runs are finished first, except in a job of several
+            processes, which stops at the first failure.
+        MissingDependencyError: `n_jobs` is above 1 and joblib is not installed.
 
-    Example (the "model" is the mean of what it was trained on):
+    Example (the "model" is the mean of its training rows):
         >>> import tempfile
         >>> import numpy as np
         >>> rows = np.array([0.0, 1.0, 2.0, 9.0])
@@ -186,13 +190,13 @@ def run_subsets(
         raise InputError("n_jobs", "must be 1 or more, or -1 for all cores", 0, "Write n_jobs=1.")
     seed = whole_number("seed", seed, 0)
     if backend is not None and not isinstance(backend, str):
-        raise InputError("backend", "must be a name that joblib knows", type(backend).__name__, "Leave it out.")
+        raise InputError("backend", "must be the name of a joblib backend", type(backend).__name__, "Omit it.")
     runs = _checked_runs(index, len(masks_MN))
     facts = {"rows": masks_MN.shape[1], "data": _identity("dataset", dataset, data_id), "seed": seed}
     facts["test_rows"] = None if test is None else count_rows("test", test)
     facts["test_data"] = None if test is None else _identity("test", test, data_id)
     if n_jobs != 1 and is_launched():
-        rule, remedy = "must be 1 in a job of several processes", "Start one job for each run: --index."
+        rule, remedy = "must be 1 in a job with several processes", "Start one job per run: --index."
         raise InputError("n_jobs", rule, n_jobs, remedy)
     kept = SubsetStore.begin(store, masks_MN, facts)
     done = kept.done()
@@ -205,13 +209,13 @@ def run_subsets(
         unit="run",
         desc="trainings",
         disable=not flag("progress", progress),
-        # A log file gets a line a minute, a terminal a bar.
+        # A log file gets one line per minute, a terminal gets a bar.
         mininterval=0.5 if sys.stderr.isatty() else 60.0,
         file=sys.stderr,
     )
     with shown:
         for run, error, place in _side_by_side(tasks, n_jobs, backend):
-            if isinstance(error, InputError):  # a rule of ours was broken, and would be by every run
+            if isinstance(error, InputError):  # an argument is invalid, so every run would fail
                 raise error
             if error is not None:
                 failures[run] = error, place
@@ -219,7 +223,7 @@ def run_subsets(
                     break  # others of the job would wait for this process, or meet it in another run
             shown.update()
     if not failures and torch.distributed.is_available() and torch.distributed.is_initialized():
-        torch.distributed.barrier()  # the first process has written by then
+        torch.distributed.barrier()  # the first process has written by now
     if failures:
         places = {run: place for run, (_, place) in sorted(failures.items())}
         raise RunFailedError(places) from failures[min(failures)][0]
@@ -227,10 +231,10 @@ def run_subsets(
 
 
 def load_subset_runs(store: str | Path) -> SubsetRuns:
-    """The finished runs of a store, whether all of them are done or not.
+    """Loads the finished runs of a store, even if others are unfinished.
 
     Raises:
-        InputError: no store is there, or a damaged one.
+        InputError: the folder is not a store, or is damaged.
     """
     return SubsetStore(store).read()
 
@@ -241,16 +245,16 @@ def _side_by_side(tasks: list[tuple[Any, ...]], n_jobs: int, backend: str | None
     try:
         import joblib
     except ImportError:
-        what = "joblib, which runs trainings side by side, is not installed"
+        what = "joblib, which executes runs in parallel, is not installed"
         raise MissingDependencyError(f"{what}: pip install 'hf-exposure[parallel]'") from None
     backend = backend or "loky"
-    # `Parallel(backend="dask")` is refused by joblib: only a configuration registers dask automatically.
+    # joblib refuses `Parallel(backend="dask")`: only `parallel_config` registers dask automatically.
     with joblib.parallel_config(backend=backend):
         parallel = joblib.Parallel(
             n_jobs=n_jobs,
             return_as="generator_unordered" if backend in _STREAMING else "list",
             batch_size=1,
-            # Large arrays are shared between processes; each may write into its own view of them.
+            # Large arrays are shared between processes; writes go to a private copy in each.
             mmap_mode="c",
         )
     return iter(parallel(joblib.delayed(_one_run)(*task) for task in tasks))
@@ -259,7 +263,7 @@ def _side_by_side(tasks: list[tuple[Any, ...]], n_jobs: int, backend: str | None
 def _one_run(
     run: int, mask_N: Flags, train: Train, score: Score, dataset: Any, test: Any, store: SubsetStore, seed: int
 ) -> _Outcome:
-    """Trains, scores and writes one run. An error is returned: other runs go on."""
+    """Trains, scores and writes one run. An error is returned, so that other runs continue."""
     started = time.perf_counter()
     run_seed = seed_of_run(seed, run)
     try:
@@ -271,9 +275,9 @@ def _one_run(
             scores_N, reason = _scored(score, model, dataset, "dataset")
             tests_K, reason_of_test = (None, "") if test is None else _scored(score, model, test, "test")
     except (Exception, SystemExit) as error:
-        # A traceback does not travel between processes.
+        # A traceback cannot be sent between processes.
         return run, _that_travels(error), kind_and_place(error)
-    # Of the processes that `accelerate launch` started for one run, the first writes.
+    # If `accelerate launch` started several processes for one run, only the first writes.
     if int(os.environ.get("RANK", "0")) == 0:
         store.add(
             run,
@@ -287,7 +291,7 @@ def _one_run(
 
 
 def _that_travels(error: BaseException) -> BaseException:
-    """The error, or one of its name where it cannot be sent from one process to another."""
+    """Returns the error, or one with its name if it cannot be sent between processes."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -298,7 +302,7 @@ def _that_travels(error: BaseException) -> BaseException:
 
 
 def seed_of_run(seed: int, run: int) -> int:
-    """The seed of one run: another one for every run, the same in every process."""
+    """Returns the seed of one run: different for every run, equal in every process."""
     return int(np.random.SeedSequence([seed, run]).generate_state(1)[0]) & _LARGEST_RUN_SEED
 
 
@@ -326,14 +330,14 @@ def _checked_scores(scores: ArrayLike, count: int, what: str) -> Floats:
 def _checked_masks(masks: ArrayLike, rows: int) -> Flags:
     found = number_array("masks", masks, "Pass draw_subsets(len(dataset), num_models).")
     if found.ndim != 2 or not found.size or not np.isin(found, [0.0, 1.0]).all():
-        rule = "must be True or False, (models, rows) of them"
+        rule = "must be bools of shape (models, rows)"
         raise InputError("masks", rule, f"an array of shape {found.shape}", "Pass what draw_subsets returns.")
     if found.shape[1] != rows:
         rule = f"must have one column for each of the {rows} rows of dataset"
         raise InputError("masks", rule, found.shape[1], "Draw them with num_rows=len(dataset).")
     if not found.any(1).all():
         empty = int(np.flatnonzero(~found.any(1))[0])
-        raise InputError("masks", "must leave each model rows to train on", f"none for model {empty}", "Raise share.")
+        raise InputError("masks", "must give each model at least one row", f"none for model {empty}", "Raise share.")
     return found.astype(bool)
 
 
@@ -341,7 +345,7 @@ def _checked_runs(index: int | Iterable[int] | None, models: int) -> list[int]:
     if index is None:
         return list(range(models))
     if isinstance(index, (str, bytes)) or (not isinstance(index, Iterable) and not hasattr(index, "__index__")):
-        rule = "must be the number of a run, or several"
+        rule = "must be the number of a run, or several such numbers"
         raise InputError("index", rule, described(index), "Write index=0.")
     given = list(index) if isinstance(index, Iterable) else [index]
     remedy = f"The store has runs 0 to {models - 1}."

@@ -1,4 +1,4 @@
-"""A score for texts: what `run_subsets` asks of each model about each row of a text data set."""
+"""A score for text data sets in `run_subsets`."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from hf_exposure.signals import SignalReader, encode_records
 
 
 def token_accuracy(text: TokenSignals, base: TokenSignals | None = None) -> float:
-    """The share of the text's tokens that are the model's first choice."""
+    """Returns the share of the text's tokens that are the model's top prediction."""
     return exact_memorization(text)
 
 
 @dataclass(frozen=True)
 class TextScore:
-    """score(model, rows) -> (N,): a statistic of each text's tokens under a causal language model.
+    """A function score(model, rows) -> (N,): a statistic of each text's tokens under a causal language model.
 
     Args:
         tokenizer: the model's.
-        statistic: of the text's tokens, as for `measure_membership`, higher where a text is better known:
-            `token_accuracy`, the share of tokens that are the model's first choice, or `loss`, the mean of log2 p.
-        text_column: where rows have one; chats and prompts with completions are read too.
-        max_tokens: in one text; what is beyond is cut off.
+        statistic: function of the text's tokens, as for `measure_membership`, higher for better-known texts:
+            `token_accuracy`, the share of tokens that are the model's top prediction, or `loss`, the mean of log2 p.
+        text_column: the column of texts, if rows have one; chats and prompts with completions are accepted too.
+        max_tokens: maximum number of tokens per text; longer texts are truncated.
 
     Raises:
-        InputError: when called, rows that have no token to score; a row of another kind.
+        InputError: in calls, a row has no token to score or is of another kind.
 
-    Source: Zhang et al., "Counterfactual Memorization in Neural Language Models" (2021), section 3, whose score is
-        the accuracy by tokens.
+    Source: Zhang et al., "Counterfactual Memorization in Neural Language Models" (2021), section 3, which scores by
+    per-token accuracy.
 
     Example:
         >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
@@ -54,7 +54,7 @@ class TextScore:
             "dataset", rows, self.tokenizer, text_column=self.text_column, max_tokens=self.max_tokens
         )
         if records.left_out:
-            rule = "must hold texts of two tokens or more"
+            rule = "must have only texts of at least two tokens"
             raise InputError("dataset", rule, f"{records.left_out} shorter ones", "Remove them (dataset.filter).")
         scores_N = np.empty(len(records))
         for row, signals in SignalReader(model).read(records):

@@ -1,4 +1,4 @@
-"""A training for `run_subsets` from what a `Trainer` is given."""
+"""A training function for `run_subsets` from the arguments of a `Trainer`."""
 
 from __future__ import annotations
 
@@ -14,28 +14,28 @@ from hf_exposure.checks import instance_of
 from hf_exposure.errors import InputError
 
 _LARGEST_SEED = 2**32 - 1
-_OF_EACH_RUN = dict.fromkeys(("model", "model_init", "args", "train_dataset"), "Leave it out: each run has its own.")
+_OF_EACH_RUN = dict.fromkeys(("model", "model_init", "args", "train_dataset"), "Omit it: each run has its own.")
 # One that was made beforehand would train the weights of another model.
 _OF_EACH_RUN["optimizers"] = "Pass optimizer_cls_and_kwargs, or set optim and lr_scheduler_type in args."
 
 
 class TrainerRecipe:
-    """train(subset) -> model: a new model and a new `Trainer` for each subset.
+    """A function train(subset) -> model that makes a new model and a new `Trainer` for each subset.
 
     Args:
-        model_init: model_init() -> model, a new one at each call. Weights that are drawn in it differ from run to run,
-            since each run has its own seed; it may as well load the same pre-trained weights each time.
+        model_init: function model_init() -> model, which returns a new model at each call. Random weights differ
+            between runs, since each run has its own seed; it may also load the same pre-trained weights each time.
         args: `TrainingArguments`. Their `seed` and `data_seed` are replaced by the run's, and `output_dir` by a folder
-            of that seed inside it, so that runs side by side do not write into each other's. Set
-            `save_strategy="no"`: a run that was killed begins again from its start.
+            of that seed inside it, so that parallel runs do not overwrite each other's files. Set
+            `save_strategy="no"`: an interrupted run restarts from the beginning.
         trainer_class: `Trainer`, or a subclass such as TRL's `SFTTrainer`.
-        **trainer_arguments: passed to it: `data_collator`, `processing_class`, `callbacks`, `compute_loss_func`. Each
-            run has copies of its own, since a callback that counts, or a collator that draws, would carry what it
-            knows from one run into the next.
+        **trainer_arguments: passed to the trainer: `data_collator`, `processing_class`, `callbacks`,
+            `compute_loss_func`. Each run uses its own copies, so that the state of a callback or a collator is not
+            carried from one run into the next.
 
     Raises:
-        InputError: arguments that are no `TrainingArguments`; `model`, `args`, `train_dataset` or `optimizers` among
-            the others; one that cannot be copied; no function that makes a model.
+        InputError: `args` are not `TrainingArguments`, `model_init` is not a function, `model`, `args`,
+            `train_dataset` or `optimizers` is among the other arguments, or one of them cannot be copied.
 
     Example:
         recipe = TrainerRecipe(model_init, TrainingArguments("out", num_train_epochs=3, save_strategy="no"))
@@ -50,7 +50,7 @@ class TrainerRecipe:
         **trainer_arguments: Any,
     ) -> None:
         if not callable(model_init) or isinstance(model_init, torch.nn.Module):
-            rule = "must be a function that makes a new model"
+            rule = "must be a function that returns a new model"
             raise InputError("model_init", rule, type(model_init).__name__, "Pass lambda: Model(config).")
         self.model_init, self.trainer_class, self.trainer_arguments = model_init, trainer_class, trainer_arguments
         self.args = instance_of("args", args, TrainingArguments, "Pass TrainingArguments(...).")
@@ -60,7 +60,7 @@ class TrainerRecipe:
                 raise InputError(name, rule, type(trainer_arguments[name]).__name__, remedy)
 
     def __call__(self, subset: Any) -> Any:
-        # What `run_subsets` seeded torch with; a Trainer seeds all generators again, by its arguments.
+        # The seed that `run_subsets` gave torch; a Trainer reseeds all generators from its arguments.
         seed = torch.initial_seed() & _LARGEST_SEED
         args = copy.copy(self.args)
         args.seed = args.data_seed = seed

@@ -1,1 +1,1 @@
-"""What measuring a live model needs: processes, its state left as found, batches that fit, logits that are read."""
+"""Measuring a live model: processes, leaving its state as found, batches that fit into memory, and reading logits."""

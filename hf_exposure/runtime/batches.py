@@ -1,6 +1,7 @@
-"""Rows in batches that fit: sorted rows cut where a budget of tokens is full, halved when memory runs out.
+"""Batches that fit into memory: sorted rows are cut by a budget of tokens, which is halved when memory runs out.
 
-And a check that batches change nothing: a model may mix the rows of a batch, or read their padding.
+There is also a check that batching does not change figures, since a model may mix the rows of a batch, or read their
+padding.
 
 Shapes: N texts, R rows of T tokens, n figures of one text.
 """
@@ -20,8 +21,8 @@ from hf_exposure.runtime.logits import LogitReader
 from hf_exposure.runtime.model_state import model_device
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
 
-# When a call feeds this many times the tokens of any that was checked, so many of its texts are also scored alone;
-# when it feeds more at all, the one that was fed last.
+# If a call feeds this many times the tokens of any checked call, this many of its texts are also scored alone; if it
+# feeds more at all, only the one that was fed last.
 _GROWTH = 4.0
 _CHECKED_TEXTS = 3
 _OTHER_ROWS = 4
@@ -29,15 +30,15 @@ _OTHER_ROWS = 4
 
 @dataclass
 class BatchCheck:
-    """Whether texts that are scored in batches get the figures that each gets alone.
+    """Checks whether texts get the same figures in batches as alone.
 
-    Checked at the first call, and again whenever a call is larger than any before it: a limit on how many tokens an
-    expert takes, say, shows only in a large batch, and there in what is fed last.
+    It checks the first call, and again each call that is larger than any before: for instance, a limit on the tokens
+    of an expert shows only in a large batch, and there in the texts that are fed last.
 
     Attributes:
-        processes: those that score together.
-        trusted_tokens: fed in the largest call that was found right.
-        failed: a batch was found wrong; from then on, texts are scored alone.
+        processes: the processes that score together.
+        trusted_tokens: tokens of the largest call that was found right.
+        failed: whether a batch was found wrong; from then on, texts are scored alone.
     """
 
     processes: Processes = SINGLE_PROCESS
@@ -60,14 +61,14 @@ class BatchCheck:
         """Whether the figures of the last call may be used.
 
         Args:
-            tokens: fed in its largest batch.
-            order_N: the numbers of its texts, by how late in their batch they were fed. The last is compared, and
-                where the batch is much larger than before, the first and one between as well.
-            in_batch, alone: from a text's number to its (n,) figures.
-            tolerance: bits within which they agree.
+            tokens: the number of tokens in its largest batch.
+            order_N: the numbers of its texts, by how late in their batch they were fed. The last is compared, and if
+                the batch is much larger than before, the first and one between as well.
+            in_batch, alone: functions from a text's number to its (n,) figures.
+            tolerance: bits within which the figures must agree.
 
         Raises:
-            InputError: a model that gives one text different figures at two calls.
+            InputError: the model gives one text different figures in two calls.
         """
         if self.failed or tokens <= self.trusted_tokens:
             return not self.failed
@@ -85,12 +86,12 @@ class BatchCheck:
 
 
 def all_close(found: np.ndarray, expected: np.ndarray, tolerance: float) -> bool:
-    """Whether all figures are within `tolerance` bits; NaN agrees with nothing."""
+    """Whether all figures agree within `tolerance` bits; NaN agrees with nothing."""
     return bool(np.allclose(found, expected, rtol=0.0, atol=tolerance))
 
 
 def check_repeats(first_n: np.ndarray, second_n: np.ndarray, tolerance: float) -> None:
-    """Raise an `InputError` if one text's figures differ between two calls. NaN is left to other checks."""
+    """Raises an `InputError` if one text's figures differ between two calls. NaN is left to other checks."""
     if not np.allclose(first_n, second_n, rtol=0.0, atol=tolerance, equal_nan=True):
         raise changing_logits_error(f"{np.nanmax(np.abs(first_n - second_n)):.3g} bits between two calls")
 
@@ -98,17 +99,18 @@ def check_repeats(first_n: np.ndarray, second_n: np.ndarray, tolerance: float) -
 def rows_mix(
     reader: LogitReader, row_T: np.ndarray, entries: int | None, processes: Processes, **inputs: torch.Tensor
 ) -> bool:
-    """Whether a row's logits depend, in any bit, on what another row of its batch holds.
+    """Whether a row's logits depend, in any bit, on the contents of another row in its batch.
 
-    All calls have one shape, so that a model which keeps its rows apart computes the row in the same way each time.
-    The other rows hold tokens from all over the vocabulary, since a step that rows share follows the largest entry.
+    All calls have one shape, so that a model that keeps its rows apart computes the row in the same way each time. The
+    other rows contain tokens from the whole vocabulary, since a quantization step that rows share depends on the
+    largest entry.
 
     Args:
-        reader: of the model, in evaluation mode.
+        reader: the reader of the model, in evaluation mode.
         row_T: token ids of the row.
-        entries: of the vocabulary; None to use those of the row alone.
-        processes: every one of them must make this call, and all get one answer.
-        **inputs: further ones of the model, for two rows.
+        entries: entries of the vocabulary; None to use those of the row alone.
+        processes: the processes, each of which must make this call; all get the same answer.
+        **inputs: further inputs of the model, for two rows.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -135,9 +137,11 @@ def rows_mix(
 
 
 def changing_logits_error(received: str) -> InputError:
-    """The error for a model that gives one text different logits at two calls."""
-    rule = "must give one text the same logits at every call"
-    return InputError("model", rule, received, "Remove what depends on earlier calls or on chance in evaluation mode.")
+    """The error for a model that gives one text different logits in two calls."""
+    rule = "must give one text the same logits in every call"
+    return InputError(
+        "model", rule, received, "Remove everything that depends on earlier calls or on chance in evaluation mode."
+    )
 
 
 def score_in_batches(
@@ -148,18 +152,18 @@ def score_in_batches(
     *,
     shape: tuple[int, ...] = (),
 ) -> tuple[np.ndarray, int]:
-    """`score` of every row, batch by batch.
+    """Calls `score` for every row, batch by batch.
 
     Args:
-        width_R: tokens that each row takes, ascending: a batch is as wide as its last row.
-        tokens: most tokens in one batch of one process; a wider row is scored alone.
-        score: from row numbers to the float64 figures of each. It is also given the slice of the rows that all
-            processes score in this round: padded to the longest of those, every process makes calls of equal shapes.
-        processes: those that share the rows. A process that has none scores the last row.
-        shape: of one row's figures; one figure by default.
+        width_R: the number of tokens of each row, ascending: a batch is as wide as its last row.
+        tokens: the maximum number of tokens in one batch of one process; a wider row is scored alone.
+        score: a function from row numbers to the float64 figures of each. It also gets the slice of the rows that all
+            processes score in this round: padded to the longest of these, every process makes calls of equal shapes.
+        processes: the processes that share the rows. A process without rows scores the last row.
+        shape: the shape of one row's figures; one figure by default.
 
     Returns:
-        (R, *shape) figures, and the budget that held: smaller than `tokens` where a device ran out of memory.
+        (R, *shape) figures, and the final budget, which is smaller than `tokens` if a device ran out of memory.
 
     Example:
         >>> def rows_of_the_batch(rows, all_rows):
@@ -171,7 +175,7 @@ def score_in_batches(
     figures_R = np.zeros((len(width_R), *shape))
     first = 0
     while first < len(width_R):
-        # Process i takes rows i, i + n, i + 2n, ...; all run as many rows as the busiest one.
+        # Process i scores rows i, i + n, i + 2n, ...; all make as many calls as the busiest one.
         each = np.arange(len(width_R) - first) // processes.num_shards + 1
         fits = int((each * width_R[first:] <= tokens).sum())
         batch = slice(first, min(len(width_R), first + max(processes.num_shards, fits)))

@@ -1,9 +1,8 @@
-"""Which example is this? A number for each document of a batch, the same in every epoch.
+"""Keys of examples: a number for each document of a batch, the same in every epoch.
 
-A dataset's index column is the best answer, but most loops lose it: a Trainer drops columns that the model does not
-take, and TRL's packing keeps `input_ids` and `labels` alone. Then the tokens themselves are the name: a hash of the
-document's token ids. Equal documents share it, and a document that packing or truncation cut has the name of what is
-left.
+A dataset's index column is the best key, but most loops lose it: a Trainer drops columns that the model does not take,
+and TRL's packing keeps only `input_ids` and `labels`. Then the key is a hash of the document's token ids. Equal
+documents share it, and a document that packing or truncation has cut has the key of the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from hf_exposure.runtime.trained_rows import trained_rows
 
 
 class KeyKind(StrEnum):
-    """What a key is made of."""
+    """The source of a key."""
 
     INDEX = "index"
     """A column of the dataset."""
@@ -34,8 +33,8 @@ class ExampleKeys:
     """The examples of a batch, in order.
 
     Attributes:
-        kind: what they are made of.
-        keys_D: one number for each.
+        kind: the source of the keys.
+        keys_D: one number for each example.
     """
 
     kind: KeyKind
@@ -45,7 +44,7 @@ class ExampleKeys:
 def content_key(token_ids: Sequence[int] | npt.NDArray[np.integer]) -> int:
     """A 64-bit hash of token ids, the same on every machine: the key of a dataset's row, before any batch has it.
 
-    Of n examples two share a key by chance with a probability of at most n^2 / 2^65.
+    Among n examples, two share a key by chance with a probability of at most n^2 / 2^65.
 
     Example:
         >>> content_key([5, 6, 7]) == content_key(np.array([5, 6, 7], dtype=np.int32)) != content_key([5, 6])
@@ -62,18 +61,18 @@ def example_keys(
     pad_token_id: int | None = None,
     labels_are_text: bool = False,
 ) -> ExampleKeys:
-    """The key of each example: its index where the batch still has one for each row, else the hash of its tokens.
+    """The key of each example: its index if the batch still has one for each row, else the hash of its tokens.
 
-    Padding is no part of an example: tokens that the attention mask leaves out, and `pad_token_id` at both ends.
+    Padding is not part of an example: tokens that the attention mask leaves out, and `pad_token_id` at both ends.
 
     Args:
         batch: arrays by the names of a forward pass's arguments, as `trained_rows` takes them.
-        index_column: the column that a dataset's rows are numbered in, a whole number of at least 0 for each.
-        pad_token_id: of the tokenizer, where the batch has no attention mask.
-        labels_are_text: of an encoder-decoder model: keys are those of the labels.
+        index_column: the column with the row numbers of the dataset, whole numbers of at least 0.
+        pad_token_id: the tokenizer's padding token, for a batch without an attention mask.
+        labels_are_text: whether keys are those of the labels, as for an encoder-decoder model.
 
     Raises:
-        ValueError: neither an index nor rows of tokens.
+        ValueError: there is neither an index nor rows of tokens.
 
     Example:
         >>> packed = {"input_ids": np.array([[5, 6, 7, 8]]), "position_ids": np.array([[0, 1, 0, 1]])}

@@ -1,4 +1,4 @@
-"""What the processes of a job must have in common before training starts: given to them, and checked."""
+"""Values that the processes of a job must share before training starts: distributing and checking them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_exposure.launch import is_launched
 from hf_exposure.runtime.processes import Processes, job_store
 
 SECONDS_FOR_ALL_TO_START = 120.0
-"""How far apart the processes of a job may start to train."""
+"""The largest delay between the processes of a job when training starts."""
 SECONDS_FOR_A_STORE = 600.0
 """How long a process waits for the first one to open the job's store, which may prepare data before it does."""
 _calls = itertools.count()
@@ -26,14 +26,14 @@ _calls = itertools.count()
 
 @cache
 def token_of_job() -> str:
-    """256 random bits in hex, the same on every process of the job, and no other.
+    """256 random bits in hex, the same on every process of this job, and different for every job.
 
-    The first process to ask makes them, and no process waits for another. They travel through the job's key-value
-    store, which is there before the process group is: torchrun's own, or the one that `init_process_group` makes at
-    MASTER_ADDR and MASTER_PORT. Whoever can read that store while the job runs can draw the canaries again.
+    The first process that asks makes them, and no process waits for another. They are shared through the job's
+    key-value store, which exists before the process group: torchrun's own, or the one that `init_process_group` makes
+    at MASTER_ADDR and MASTER_PORT. Anyone who can read that store while the job runs can redraw the canaries.
 
     Raises:
-        InputError: the store cannot be reached, or not be opened.
+        InputError: the store cannot be reached or opened.
     """
     store = _launched_store() if is_launched() else job_store()
     return str(store.compare_set("hf_exposure/token", "", secrets.token_hex(32)).decode())
@@ -41,10 +41,10 @@ def token_of_job() -> str:
 
 @cache
 def _launched_store() -> Any:
-    """The store at the address that the launcher gave; kept, since the process group may go on with the same server.
+    """The store at the address that the launcher gave; it is kept, since the process group may use the same server.
 
-    torchrun holds the server itself; else the first process does, and `multi_tenant` lets `init_process_group` join
-    it.
+    torchrun runs the server itself; otherwise the first process does, and `multi_tenant` lets `init_process_group`
+    join it.
     """
     address, rank = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}", os.environ["RANK"]
     launcher_serves = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
@@ -65,23 +65,24 @@ def _launched_store() -> Any:
             f"none at {address} for process {rank} ({first_line(error)[:60]})",
             "Draw once, save the set, and load the file on every process: CanarySet.load(path).",
         ) from error
-    # A job that torchrun starts again must not read what the attempt before it wrote.
+    # A job that torchrun restarts must not read the values of the previous attempt.
     return distributed.PrefixStore(  # type: ignore[attr-defined]
         f"hf_exposure/attempt_{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store
     )
 
 
 def check_alike(processes: Processes, values: Mapping[str, object], remedies: Mapping[str, str]) -> None:
-    """Raises unless every process holds the same values; every process must make this call.
+    """Raises unless every process has the same values; every process must make this call.
 
     Args:
-        processes: that measure together.
-        values: what must be the same, by the name of the argument. They travel as they are, as one line of text each:
-            pass a digest of what is secret or long.
-        remedies: what to do where a value differs, by name; "" gives the one for all others.
+        processes: the processes that measure together.
+        values: the values that must be equal, by the name of the argument. They are exchanged unchanged, as one line
+            of text each: pass a digest of secret or long values.
+        remedies: what to do if a value differs, by name; "" is for all others.
 
     Raises:
-        InputError: on every process alike. It names the first value that differs, and the processes.
+        InputError: values differ. It is raised on every process, and names the first value that differs, and the
+            processes.
     """
     if processes.count == 1:
         return
@@ -105,12 +106,12 @@ def _named(ranks: list[int]) -> str:
 def check_all_present(what: str) -> None:
     """Raises unless every process of the job makes this call, as often as this one, within two minutes.
 
-    By the job's key-value store, not by a collective: a process without the callback would never join one, and this
-    one would deadlock. No code of ours runs on such a process. It is ended by the launcher, as torchrun
-    and `accelerate launch` end all processes of a job of which one fails.
+    It uses the job's key-value store and not a collective, which a process without the callback would never join, so
+    that this one would deadlock. No code of this package runs on such a process. The launcher ends it, as torchrun and
+    `accelerate launch` end all processes of a job if one fails.
 
     Raises:
-        InputError: on every process that made the call, if one did not.
+        InputError: a process did not make the call. It is raised on every process that did.
     """
     if not (distributed.is_available() and distributed.is_initialized()):
         return
@@ -132,16 +133,16 @@ def check_all_present(what: str) -> None:
 
 
 def check_parallelism(arguments: Any) -> None:
-    """Refuses to measure where a forward pass of whole texts is not what the processes do together.
+    """Refuses jobs whose processes do not each run forward passes of whole texts.
 
     Raises:
-        InputError: context or sequence parallelism.
+        InputError: the job uses context or sequence parallelism.
     """
     from accelerate.state import AcceleratorState
 
     config = getattr(arguments, "parallelism_config", None)
     if config is None:
-        # As `accelerate launch` sets it, in the environment.
+        # `accelerate launch` sets it in the environment.
         config = AcceleratorState._shared_state.get("parallelism_config")
     for name, kind in (("cp_size", "context"), ("sp_size", "sequence")):
         size = getattr(config, name, None) or 1

@@ -1,14 +1,14 @@
-"""One call of a model: the logits of only those positions that are read, and its key-value cache for many rows.
+"""One call of a model: the logits at the requested positions only, and its key-value cache for many rows.
 
-A vocabulary of 150,000 makes the logits of a batch far larger than its activations. Where that matters, the output
-head is kept from running on the whole batch: a hook takes its input, lets one position through, and the head is run on
-the chosen rows afterwards, piece by piece. Models that change logits after the head (capping, scaling, slicing) are
-found in each call: the head's output for that one position is replaced by known numbers of many sizes, which must come
-out of the model as they are. Such models are read whole.
+With a vocabulary of 150,000, the logits of a batch are far larger than its activations. If that matters, the output
+head does not run on the whole batch: a hook takes its input, passes one position, and the head runs on the chosen rows
+afterwards, piece by piece. Models that change logits after the head (capping, scaling, slicing) are detected in each
+call: the head's output for that one position is replaced by known numbers of many sizes, which the model must return
+unchanged. For models that change them, all logits are computed.
 
-A cache that is copied in part gives wrong figures without an error: a list of states that two copies share, or keys of
-one layer that stay one row wide. So a cache is repeated for many rows only if each of its layers and each tensor in
-them is one of those listed here; with any other cache, the model is read without it.
+A cache that is copied incompletely gives wrong figures without an error, for instance if two copies share a list of
+states, or if the keys of one layer stay one row wide. So a cache is repeated for many rows only if all of its layers
+and their tensors are of the kinds listed here; with any other cache, the model is called without it.
 
 Shapes: B rows of T positions in one call, V vocabulary entries, n positions that are read.
 """
@@ -28,39 +28,40 @@ from hf_exposure.errors import InputError
 from hf_exposure.runtime.model_state import model_device
 from hf_exposure.runtime.precision import coarsest_dtype
 
-# Dynamic layers append along the sequence and keep nothing else, and a dummy stands for a layer that shares the keys
-# of another. Looked up by name, since versions differ in what they have.
+# Dynamic layers append along the sequence and keep nothing else, and a dummy represents a layer that shares the keys
+# of another. They are looked up by name, since versions differ.
 _LAYER_TYPES = tuple(
     getattr(cache_utils, name)
     for name in ("DynamicLayer", "DynamicSlidingWindowLayer", "DynamicIndexedLayer", "DummyLayer")
     if hasattr(cache_utils, name)
 )
-# The dimension that counts rows, in each tensor that a layer may hold.
+# The dimension of rows in each tensor that a layer may have.
 _ROW_DIMENSION = {"keys": 0, "values": 0, "indexer_keys": 0, "indexer_position_ids": 1}
-# Below this, logits are smaller than a layer's activations, and a second run of the head costs more than it saves.
+# Below this size, logits are smaller than a layer's activations, and a second run of the head costs more than it
+# saves.
 _SMALL_VOCABULARY = 16_384
-# What replaces logits to show whether they are changed: a cap or a clamp shows in large numbers only.
+# The numbers that replace logits to show whether they are changed; a cap or a clamp shows only in large numbers.
 _LARGEST_KNOWN = 1e3
 
 
 class CacheRefused(Exception):
-    """The model's cache is not one that can be repeated, or does not grow as a plain one does."""
+    """The model's cache cannot be repeated, or does not grow like a plain one."""
 
 
 def returned_cache(output: Any) -> tuple[str, Any]:
-    """The cache in a model's output, and the name by which the model takes it back.
+    """The cache in a model's output, and the name of the argument that accepts it.
 
-    Since version 5.24, transformers calls it `cache`, and `past_key_values` before.
+    Since version 5.24, transformers calls it `cache`, and before that `past_key_values`.
     """
     name = "cache" if hasattr(output, "cache") else "past_key_values"
     return name, getattr(output, name, None)
 
 
 def repeat_cache(cache: Any, rows: int) -> Any:
-    """`cache`, which holds one row, for `rows` rows, as views: the model's own concatenation makes the one copy.
+    """Repeats `cache`, which has one row, for `rows` rows, as views: only the model's own concatenation makes a copy.
 
     Raises:
-        CacheRefused: a cache with a part that is not understood.
+        CacheRefused: the cache has an unknown part.
     """
     if type(cache) is EncoderDecoderCache:
         parts = (cache.self_attention_cache, cache.cross_attention_cache)
@@ -74,7 +75,7 @@ def repeat_cache(cache: Any, rows: int) -> Any:
 
 
 def attention_layers(cache: Any) -> Iterator[Any]:
-    """The layers that hold keys of the text: a layer that shares those of another holds none."""
+    """The layers with keys of the text; a layer that shares the keys of another has none."""
     if isinstance(cache, EncoderDecoderCache):
         cache = cache.self_attention_cache
     return (layer for layer in cache.layers if layer.keys is not None)
@@ -95,7 +96,7 @@ def _repeat_layer(layer: Any, rows: int) -> Any:
 
 
 def _refuse_tensors(fields: dict[str, Any], besides: tuple[str, ...]) -> None:
-    """Tensors of at least one dimension belong to rows, and whatever holds other values may hold tensors."""
+    """Refuses tensors with at least one dimension, which belong to rows, and containers, which may contain tensors."""
     for name, value in fields.items():
         is_state = (isinstance(value, torch.Tensor) and value.ndim > 0) or _holds_anything(value)
         if is_state and name not in besides:
@@ -108,7 +109,7 @@ def _holds_anything(value: Any) -> bool:
 
 @dataclass
 class ForwardCounts:
-    """What scoring cost so far: calls of the model, rows and tokens fed, padding included."""
+    """The cost of scoring so far: calls of the model, and rows and tokens fed, including padding."""
 
     calls: int = 0
     rows: int = 0
@@ -120,11 +121,11 @@ class Logits:
     """Logits of one call.
 
     Attributes:
-        of: from (n,) flat positions `row * T + slot` to (n, V) logits.
+        of: a function from (n,) flat positions `row * T + slot` to (n, V) logits.
         vocabulary_size: V.
         positions: T.
-        cache: the key-value cache that the model returned, if it did.
-        cache_name: the keyword by which the model takes it back.
+        cache: the key-value cache that the model returned, if any.
+        cache_name: the keyword argument that accepts the cache.
     """
 
     of: Callable[[torch.Tensor], torch.Tensor]
@@ -135,13 +136,13 @@ class Logits:
 
 
 class LogitReader:
-    """Calls a model and counts what it is fed.
+    """Calls a model and counts its inputs.
 
     Attributes:
-        counts: so far.
+        counts: the counts so far.
         reads_rows: whether the head runs on chosen rows only, so that memory does not grow with V x batch.
-        dtype: the coarsest that the model computes in (`coarsest_dtype`), as far as it has been called: of its layers,
-            or of the autocast that a wrapper of its `forward` entered, as Accelerate's does.
+        dtype: the coarsest type in which the model has computed so far (`coarsest_dtype`): of its layers, or of the
+            autocast that a wrapper of its `forward` enters, like Accelerate's.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -177,7 +178,7 @@ class LogitReader:
     def _run_headless(
         self, head: nn.Module, inputs: dict[str, Any], taken: list[torch.Tensor], given: list[torch.Tensor]
     ) -> Any:
-        """The model's output with known numbers for logits; None where the model cannot work on those."""
+        """The model's output with known numbers for logits; None if the model cannot process those."""
         with (
             head.register_forward_pre_hook(_let_one_position_through(taken)),
             head.register_forward_hook(self._give_known_numbers(taken, given)),
@@ -187,7 +188,7 @@ class LogitReader:
             except torch.OutOfMemoryError:
                 raise
             except RuntimeError:
-                # What is no matter of the known numbers comes again when the model is read whole.
+                # An error that does not come from the known numbers occurs again in the full call.
                 return None
 
     def _give_known_numbers(
@@ -200,7 +201,7 @@ class LogitReader:
         return hook
 
     def _known_numbers(self, like: torch.Tensor) -> torch.Tensor:
-        """(V,) numbers of many sizes, of the type and on the device of some logits."""
+        """(V,) numbers of many sizes, with the type and device of the given logits."""
         known = self._known_V
         if known is None or (len(known), known.dtype, known.device) != (like.shape[-1], like.dtype, like.device):
             known = torch.linspace(-1.0, 1.0, like.shape[-1], device=like.device) ** 3 * _LARGEST_KNOWN
@@ -211,7 +212,7 @@ class LogitReader:
         """Whether the head ran once, on hidden states, and the model returns the head's outputs unchanged."""
         if len(taken) != 1 or len(given) != 1 or taken[0].ndim != 3 or logits.shape[-1] != len(given[0]):
             return False
-        # The model may have written to what it was given, but not to the numbers that are kept here.
+        # The model may have changed its input in place, but not the numbers that are kept here.
         known = self._known_numbers(given[0]).to(logits.dtype)
         if logits.shape[:2] == (len(taken[0]), 1) and logits.stride(0) == 0:
             logits = logits[:1]
@@ -224,10 +225,10 @@ class LogitReader:
         return Logits(lambda position_n: flat[position_n], flat.shape[-1], logits.shape[1], cache, name)
 
     def _of_tokens(self, states: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
-        """(B, T, ...) what a model returns for the tokens that it was fed.
+        """(B, T, ...) the part of a model's output that belongs to the tokens of its input.
 
-        Some return more: a learned prompt, which stands before the tokens, has positions of its own; and a model that
-        always returns its whole context (Perceiver) has the rest behind them. The length for fewer tokens tells.
+        Some models return more: a learned prompt before the tokens has its own positions, and a model that always
+        returns its whole context (Perceiver) has the rest after them. The length for fewer tokens shows which it is.
         """
         positions = inputs["input_ids"].shape[1]
         if states.shape[1] == positions:
@@ -241,8 +242,8 @@ class LogitReader:
         try:
             return self._call(inputs)
         except IndexError as error:
-            # A table of positions, or of tokens, that is smaller than the configuration says, if it says anything.
-            rule = "must fit what the model can read, which it does not declare"
+            # The table of positions or tokens is smaller than the configuration says, if it says anything.
+            rule = "must fit the limits of the model, which it does not declare"
             tokens = f"{inputs['input_ids'].shape[1]} tokens in a row"
             raise InputError("texts", rule, tokens, "Use shorter texts, or the model's own tokenizer.") from error
 
@@ -251,7 +252,7 @@ class LogitReader:
         if self._is_watched or getattr(self.model, "_compiled_call_impl", None) is not None:
             return self.model(**inputs)
         self._is_watched = True
-        # Inside the model's own forward: outside of it, the autocast that it runs under is not to be seen.
+        # This runs inside the model's own forward, since its autocast is not visible outside.
         inner = next((part for part in self.model.modules() if not list(part.children())), self.model)
         with inner.register_forward_pre_hook(self._note_autocast):
             return self.model(**inputs)
@@ -276,6 +277,6 @@ def _output_head(model: nn.Module) -> nn.Module | None:
     weight = getattr(head, "weight", None)
     if not isinstance(head, nn.Module) or not isinstance(weight, torch.Tensor) or weight.ndim != 2:
         return None
-    # A sharded head is gathered inside the model's own forward pass, and only there.
+    # A sharded head is only gathered inside the model's own forward pass.
     is_sharded = type(weight.data).__name__ == "DTensor" or weight.numel() == 0
     return None if is_sharded or weight.shape[0] < _SMALL_VOCABULARY else head

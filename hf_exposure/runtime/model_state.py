@@ -1,4 +1,4 @@
-"""A live model as measurement finds it: its wrappers, device, dtype and sharding; and how it is left as found."""
+"""The state of a live model: its wrappers, device, dtype and sharding, and how a measurement leaves it as found."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from hf_exposure.runtime.precision import FLOATS, is_packed, weights_kept
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients inside; each module's own training flag restored after, also on an error.
+    """Switches to evaluation mode without gradients, and restores each module's own training flag, also on an error.
 
-    Weights that a library would rearrange for such calls are kept from it.
+    It prevents libraries from rearranging weights in such calls.
     """
     flags = [(module, module.training) for module in model.modules()]
     model.eval()
@@ -27,14 +27,14 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         for module, training in flags:
-            # Not module.train(): that would recurse into children whose flag differs from their parent's.
+            # Do not call module.train(), which would also change children whose flag differs from their parent's.
             module.training = training
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """`model` without what torch.compile and data parallelism put around it: the same weights.
+    """`model` without the wrappers of torch.compile and data parallelism; the weights are the same.
 
-    It is not compiled again for every shape of a batch, and exchanges no buffers with other processes.
+    The unwrapped model is not recompiled for every batch shape, and exchanges no buffers with other processes.
     """
     while True:
         if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -46,15 +46,15 @@ def unwrap_model(model: nn.Module) -> nn.Module:
 
 
 def model_device(model: nn.Module) -> torch.device:
-    """Where inputs go: the device of the first parameter."""
+    """The device for inputs: that of the first parameter."""
     parameter = next(model.parameters(), None)
     return torch.device("cpu") if parameter is None else parameter.device
 
 
 def compute_dtype(model: nn.Module) -> torch.dtype:
-    """The dtype of hidden states: that of the first float parameter of 16 to 64 bits; float32 where there is none.
+    """The dtype of hidden states: that of the first float parameter of 16 to 64 bits; float32 if there is none.
 
-    Packed bytes are not read as one, whatever their dtype says.
+    Packed bytes do not count, whatever their dtype is.
     """
     for parameter in model.parameters():
         if parameter.dtype in FLOATS and not is_packed(parameter):
@@ -63,9 +63,10 @@ def compute_dtype(model: nn.Module) -> torch.dtype:
 
 
 def is_sharded(model: nn.Module) -> bool:
-    """Whether processes hold parts of the weights, so that they exchange tensors in every forward pass.
+    """Whether the weights are spread over processes, which then exchange tensors in every forward pass.
 
-    FSDP (`fully_shard` and the older wrapper), tensor parallelism, DeepSpeed's ZeRO-3: by what they leave on weights.
+    It recognizes FSDP (`fully_shard` and the older wrapper), tensor parallelism and DeepSpeed's ZeRO-3 by their marks
+    on weights.
     """
     return any(
         type(parameter.data).__name__ == "DTensor"
@@ -77,14 +78,16 @@ def is_sharded(model: nn.Module) -> bool:
 
 
 def tensor_parallel_size(model: nn.Module) -> int:
-    """How many processes compute one forward pass together and must be fed the same inputs."""
+    """The number of processes that compute one forward pass together and must get the same inputs."""
     size = getattr(model, "_tp_size", None) or getattr(model, "tp_size", None)
     return size if isinstance(size, int) and size > 1 else 1
 
 
 @contextmanager
 def random_states_kept() -> Iterator[None]:
-    """Restores the random states of Python, numpy and torch's CPU generator, which training must not see changed."""
+    """Restores the random states of Python, numpy and torch's CPU generator, so that training does not see a
+    change.
+    """
     python, numpy, cpu = random.getstate(), np.random.get_state(), torch.get_rng_state()
     try:
         yield
@@ -98,9 +101,9 @@ def random_states_kept() -> Iterator[None]:
 def left_as_found(model: nn.Module) -> Iterator[None]:
     """Restores training flags, random states and gradients afterwards, also on an error.
 
-    Flags are those of every module, and whether a parameter wants a gradient. Random states are those of Python,
-    numpy, torch's CPU generator and the generators of the model's kind of device. A gradient that appeared is dropped
-    and one that was replaced is put back; what was added in place to one that was there cannot be taken back, so use
+    Flags are the training flag of every module, and whether a parameter requires a gradient. Random states are those
+    of Python, numpy, torch's CPU generator and the generators of the model's kind of device. A new gradient is dropped
+    and a replaced one is restored; an in-place addition to an existing gradient cannot be undone, so use
     `torch.autograd.grad` instead of `backward`.
 
     Example:

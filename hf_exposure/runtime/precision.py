@@ -1,10 +1,10 @@
-"""In what precision a model computes, which decides within how many bits two computations of one figure agree.
+"""The precision in which a model computes, which determines how closely two computations of one figure agree.
 
-The dtype of a weight does not tell it. A layer of packed 4-bit weights multiplies in a dtype of its own, and its bytes
-may be stored as any type. A layer that rounds its inputs to 8 bits before it multiplies is far less exact than its
-other weights say: a difference of 1e-7 in a hidden state moves an entry across a boundary between two of 255 steps,
-and the answer with it. Where the step depends on the largest entry of a whole batch, or outliers of a batch are
-computed apart, one row also changes the answer for another.
+The dtype of a weight does not show it. A layer of packed 4-bit weights multiplies in its own dtype, and its bytes may
+be stored as any type. A layer that rounds its inputs to 8 bits before multiplying is far less precise than its weights
+suggest: a difference of 1e-7 in a hidden state may move an entry across a boundary between two of 255 steps, which
+changes the result. If the step depends on the largest entry of a whole batch, or outliers of a batch are computed
+separately, one row also changes the result of another.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _REARRANGES = "support_avx512bf16_for_cpu"
 
 EIGHT_BITS = torch.int8
-"""What `coarsest_dtype` calls inputs of layers that are rounded to 8 bits, integers or floats."""
+"""The value that `coarsest_dtype` returns if inputs of layers are rounded to 8 bits, integers or floats."""
 
 
 def coarsest_dtype(model: nn.Module) -> torch.dtype:
-    """The least exact type in which a layer of `model` computes; `EIGHT_BITS` where one rounds its inputs to 8 bits.
+    """The least precise type in which a layer of `model` computes; `EIGHT_BITS` if one rounds its inputs to 8 bits.
 
-    Otherwise the coarsest float type of 16 to 64 bits among its weights, packed ones left out, and among what layers
-    of packed weights name as the dtype that they multiply in. float32 where there is none.
+    Otherwise it is the coarsest float type of 16 to 64 bits among the weights that are not packed, and the dtypes in
+    which layers of packed weights multiply; float32 if there is none.
 
     Example:
         >>> coarsest_dtype(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2).bfloat16()))
@@ -41,7 +41,7 @@ def coarsest_dtype(model: nn.Module) -> torch.dtype:
         if not is_packed(parameter):
             found.add(parameter.dtype)
         elif getattr(parameter.quant_state, "packing_format_for_cpu", False):
-            found.add(torch.bfloat16)  # whatever compute_dtype says
+            found.add(torch.bfloat16)  # whatever compute_dtype is
     for module in model.modules():
         if rounds_inputs(module):
             return EIGHT_BITS
@@ -50,7 +50,9 @@ def coarsest_dtype(model: nn.Module) -> torch.dtype:
 
 
 def rounds_inputs(module: nn.Module) -> bool:
-    """Whether a layer rounds what it is given to 8 bits before it multiplies, by what quantization libraries leave."""
+    """Whether a layer rounds its inputs to 8 bits before multiplying, recognized by the attributes of quantization
+    libraries.
+    """
     own = vars(module)
     state: Any = own.get("state")
     if hasattr(state, "has_fp16_weights"):  # bitsandbytes' LLM.int8; its training form computes in 16 bits
@@ -65,17 +67,17 @@ def rounds_inputs(module: nn.Module) -> bool:
     weight: Any = own.get("_parameters", {}).get("weight")
     if type(weight) is nn.Parameter:
         return False
-    # torchao: of its newer and older tensors.
+    # torchao's newer and older tensors.
     names = ("act_quant_kwargs", "activation_quantization", "input_quant_func")
     return any(getattr(weight, name, None) is not None for name in names)
 
 
 @contextmanager
 def weights_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Keeps bitsandbytes from changing 4-bit weights when they are used without gradients.
+    """Prevents bitsandbytes from changing 4-bit weights when they are used without gradients.
 
     On CPUs with 16-bit instructions, its layers rearrange their weights at the first such call in evaluation mode, and
-    from then on neither pass gradients on nor compute in any other type than bfloat16: training would end there.
+    then neither propagate gradients nor compute in any type but bfloat16, which would end training.
     """
     layers: list[Any] = [module for module in modules if vars(module).get(_REARRANGES)]
     for layer in layers:
@@ -88,12 +90,12 @@ def weights_kept(modules: Iterable[nn.Module]) -> Iterator[None]:
 
 
 def is_packed(parameter: Any) -> bool:
-    """Whether a parameter holds packed bytes of bitsandbytes, whatever its dtype says."""
+    """Whether a parameter contains packed bytes of bitsandbytes, whatever its dtype is."""
     return type(parameter) is not nn.Parameter and hasattr(parameter, "quant_state")
 
 
 def parameter_count(model: nn.Module) -> int:
-    """How many weights a model has. One of 4 bits counts as one, though two of them share a byte."""
+    """The number of weights of a model. A 4-bit weight counts as one, although two of them share a byte."""
     return sum(_entries(parameter) for parameter in model.parameters())
 
 

@@ -1,11 +1,11 @@
-"""Sharing the work of one scoring among the processes of a job.
+"""Shares the work of one scoring among the processes of a job.
 
-Each process feeds its part of the rows, in equally many calls of equal shapes: a sharded model gathers its weights in
-every call, and deadlocks if any process makes one call fewer. Figures are summed, so all processes hold the same ones
-afterwards and continue alike.
+Each process scores its part of the rows, in equally many calls of equal shapes, since a sharded model gathers its
+weights in every call and deadlocks if any process makes one call fewer. Figures are summed, so that all processes have
+the same ones afterwards and continue in the same way.
 
-Whatever may fail on one process alone runs between two barriers. At a barrier every process says whether it failed; if
-any did, all raise. No process then waits for one that has given up.
+Everything that may fail on one process alone runs between two barriers. At a barrier every process reports whether it
+failed; if any did, all raise. So no process waits for one that has failed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from hf_exposure.runtime.model_state import is_sharded, model_device, tensor_par
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether a device had no room, as torch says it on a GPU or on a CPU."""
+    """Whether a device ran out of memory, as reported by torch on a GPU or on a CPU."""
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
@@ -33,7 +33,7 @@ T = TypeVar("T")
 _FINE, _NO_MEMORY, _FAILED = 0, 1, 2
 _MESSAGE_BYTES = 512
 SECONDS_FOR_ALL_TO_FAIL = 60.0
-"""How long a process that failed in a sharded model waits for the others to fail at the same place."""
+"""How long a process that failed in a sharded model waits for the others to fail at the same point."""
 _jobs = itertools.count()
 
 
@@ -41,15 +41,15 @@ class Processes:
     """This process among those that score together.
 
     Args:
-        rank, count: its number and how many there are.
-        device: of the tensors that are exchanged: the model's, as NCCL needs.
-        copies: how many processes in a row must be fed the same inputs (tensor parallelism); they share one part of
-            the work, and the first of them answers for it.
-        sharded: whether the model's own forward pass exchanges tensors. A process that fails alone inside such a pass
-            cannot be waited for: the job ends (`OutOfStepError`).
+        rank, count: its number and the number of processes.
+        device: the device of exchanged tensors: that of the model, as NCCL requires.
+        copies: the number of consecutive processes that must get the same inputs (tensor parallelism); they share one
+            part of the work, and the first of them reports it.
+        sharded: whether the model's own forward pass exchanges tensors. If a process fails alone inside such a pass,
+            the others cannot be notified, so the job ends (`OutOfStepError`).
 
     Attributes:
-        shard, num_shards: number of this process's part of the work, and how many parts there are.
+        shard, num_shards: the number of this process's part of the work, and the number of parts.
     """
 
     def __init__(
@@ -69,9 +69,9 @@ class Processes:
 
     @classmethod
     def of_job(cls, model: nn.Module, *, calls_model: bool = True) -> Processes:
-        """All processes of the initialized default group that score `model`; alone where there is none.
+        """All processes of the initialized default group that score `model`; only this one if there is no group.
 
-        With `calls_model=False` the barriers are about something else, where none can wait inside the model.
+        With `calls_model=False` the barriers are for other work, in which no process can wait inside the model.
         """
         if not (distributed.is_available() and distributed.is_initialized()) or distributed.get_world_size() == 1:
             return SINGLE_PROCESS
@@ -84,9 +84,10 @@ class Processes:
         )
 
     def run_then_barrier(self, work: Callable[[], T]) -> T:
-        """The result of `work`, which calls the model but no method of this class; raises on all if it raises on one.
+        """Returns the result of `work`, which calls the model but no method of this class; raises on all processes if
+        it raises on one.
 
-        Out of memory on one is out of memory on all, so that all try again with less.
+        Out of memory on one counts as out of memory on all, so that all try again with less.
         """
         if self.count == 1:
             return work()
@@ -94,25 +95,29 @@ class Processes:
             result = work()
         except Exception as error:
             self._barrier(error)
-            raise AssertionError("a barrier that is told of an error raises") from error
+            raise AssertionError("a barrier raises if it gets an error") from error
         self._barrier()
         return result
 
     def all_reduce_sum(self, work: Callable[[], np.ndarray]) -> np.ndarray:
-        """The element-wise float64 sum of `work` over all parts, the same on each process. NaN anywhere is NaN."""
+        """The element-wise float64 sum of `work` over all parts, the same on each process. NaN in any part gives
+        NaN.
+        """
         figures = self.run_then_barrier(work)
         if self.count == 1:
             return figures
         return self._all_reduce(figures if self._answers else np.zeros_like(figures))
 
     def broadcast(self, figures: np.ndarray) -> np.ndarray:
-        """The first process's figures, on each; NaN where any process has it: a device may fail on one of them."""
+        """The first process's figures, on every process; NaN where any process has NaN, since a device may fail on
+        one of them.
+        """
         if self.count == 1:
             return figures
         return self.all_reduce_sum(lambda: figures if self._is_first else np.where(np.isnan(figures), figures, 0.0))
 
     def broadcast_text(self, make: Callable[[], str]) -> str:
-        """What `make` gives on the first process, where alone it is called."""
+        """The result of `make` on the first process, which alone calls it."""
         if self.count == 1:
             return make()
         text = self.run_then_barrier(lambda: make() if self._is_first else "").encode()
@@ -123,7 +128,7 @@ class Processes:
         return bytes(tensor.tolist()).decode()
 
     def all_gather_texts(self, text: str) -> list[str]:
-        """The text of each process, in their order."""
+        """The text of each process, in the order of processes."""
         own = text.encode("utf-8")
         if self.count == 1:
             return [text]
@@ -139,11 +144,11 @@ class Processes:
 
     @contextmanager
     def barrier(self) -> Iterator[None]:
-        """All leave this block, or all raise: also for an error between two barriers."""
+        """Either all processes leave this block, or all raise, also for an error between two barriers."""
         try:
             yield
         except Exception as error:
-            # A job that must end: the other processes wait inside the model, and not here.
+            # The job must end: the other processes wait inside the model, not here.
             if self.count > 1 and error is not self._agreed_error and not isinstance(error, OutOfStepError):
                 self._barrier(error)
             raise
@@ -151,7 +156,9 @@ class Processes:
             self._barrier()
 
     def _barrier(self, error: Exception | None = None, number: int = 0) -> int:
-        """The largest of the processes' numbers. Raises if any process failed: its own error where it has one."""
+        """The largest of the processes' numbers. Raises if any process failed, with this process's own error if it
+        has one.
+        """
         if error is not None and self._sharded:
             self._await_failure_of_all(error)
         own = _FINE if error is None else _NO_MEMORY if is_out_of_memory(error) else _FAILED
@@ -170,7 +177,7 @@ class Processes:
         raise error
 
     def _first_message(self, own: str) -> str:
-        """What the first of those that failed worst says, in at most 512 bytes."""
+        """The message of the first process with the most severe failure, in at most 512 bytes."""
         text = own.encode()[:_MESSAGE_BYTES].ljust(_MESSAGE_BYTES)
         mine = torch.tensor(list(text), dtype=torch.uint8, device=self._device)
         all_of_them = [torch.empty_like(mine) for _ in range(self.count)]
@@ -179,9 +186,10 @@ class Processes:
         return next((f"{text} (process {rank})" for rank, text in enumerate(said) if text), "")
 
     def _await_failure_of_all(self, error: Exception) -> None:
-        """Returns if every process fails at this place, as with a model that refuses an argument; else ends the job.
+        """Returns if every process fails at this point, as with a model that refuses an argument; otherwise ends the
+        job.
 
-        Not by a collective: the others may be waiting inside the model's own. The job's store answers at any time.
+        It uses no collective, since the others may be waiting inside the model's own. The job's store always responds.
         """
         store, key = job_store(), next(self._failures)
         deadline = time.monotonic() + SECONDS_FOR_ALL_TO_FAIL

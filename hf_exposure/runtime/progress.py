@@ -1,4 +1,4 @@
-"""A bar that shows that a measurement is under way."""
+"""A progress bar for measurements."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 @contextmanager
 def calls_shown(model: nn.Module, what: str, *, hidden: bool = False) -> Iterator[None]:
-    """Counts the model's forward calls on the terminal. Nobody knows how many are to come: a search ends when it ends.
+    """Counts the model's forward calls on the terminal. Their total is unknown, since the length of a search is.
 
-    The bar goes away at the end. Where there is no terminal, nothing is shown and no hook is put on the model.
+    The bar disappears at the end. Without a terminal, nothing is shown and the model gets no hook.
 
     Args:
-        model: that is called.
-        what: word before the bar.
-        hidden: show nothing.
+        model: the model that is called.
+        what: the word before the bar.
+        hidden: whether to show nothing.
     """
     # The command line imports this module before it knows whether a model is needed.
     from tqdm import tqdm
@@ -29,7 +29,7 @@ def calls_shown(model: nn.Module, what: str, *, hidden: bool = False) -> Iterato
 
     with tqdm(desc=what, unit=" model calls", disable=True if hidden else None, file=sys.stderr, leave=False) as bar:
 
-        def count(*_: Any) -> None:  # whatever a hook returns would take the place of the output
+        def count(*_: Any) -> None:  # a returned value would replace the model's output
             bar.update()
 
         hook = None if bar.disable else unwrap_model(model).register_forward_hook(count)

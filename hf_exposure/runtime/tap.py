@@ -1,4 +1,4 @@
-"""The tap: what a training loop really feeds its model, batch by batch, whoever wrote the loop."""
+"""The tap: the batches that a training loop actually feeds to its model, for any loop."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from torch.utils.hooks import RemovableHandle
 def tap_batches(model: nn.Module, receive: Callable[[dict[str, Any]], None]) -> RemovableHandle:
     """Calls `receive` with the named arguments of each training forward pass of `model`, before that pass.
 
-    It is a forward pre-hook, so it sees what reaches the model after filters, collators, packing and samplers, on this
-    process alone. Passes in evaluation mode or without gradients are not training. Nothing is copied, and the
-    device is not waited for.
+    It is a forward pre-hook, so it sees the inputs of the model after filters, collators, packing and samplers, on
+    this process alone. Passes in evaluation mode or without gradients do not count as training. Nothing is copied, and
+    nothing waits for the device.
 
-    Limits: a loop that calls the model several times for one batch is seen several times. Labels that the loop keeps
-    for itself (a Trainer's `label_smoothing_factor` or `compute_loss_func`) are not among the arguments. A batch whose
-    gradients are thrown away afterwards (a skipped step of mixed precision) counts. Compiled graphs of a model's
-    `forward` stay whole, also with `fullgraph=True`; where the model is a module of torch itself (`nn.Sequential`),
-    the graph begins with its hooks, which `fullgraph=True` then refuses. A loop that calls `model.forward` or a part
-    of the model calls no hook.
+    Limits: if a loop calls the model several times for one batch, the batch is seen several times. Labels that the
+    loop does not pass to the model (a Trainer's `label_smoothing_factor` or `compute_loss_func`) are not among the
+    arguments. A batch whose gradients are discarded later (a skipped step of mixed precision) counts. Compiled graphs
+    of a model's `forward` stay whole, also with `fullgraph=True`; but if the model is a module of torch itself
+    (`nn.Sequential`), the graph begins with its hooks, which `fullgraph=True` refuses. A loop that calls
+    `model.forward` or a part of the model calls no hook.
 
     Args:
-        model: without wrappers; the hook of a wrapper's inner module is called too.
-        receive: must not raise.
+        model: the model without wrappers; the hook of a wrapper's inner module is called too.
+        receive: the function to call; it must not raise.
 
     Returns:
-        its `remove()` closes the tap.
+        A handle whose `remove()` closes the tap.
 
     Example:
         >>> model, seen = nn.Linear(2, 1), []
@@ -56,7 +56,7 @@ def tap_batches(model: nn.Module, receive: Callable[[dict[str, Any]], None]) -> 
 def tap_outputs(model: nn.Module, receive: Callable[[dict[str, Any], Any], None]) -> RemovableHandle:
     """Calls `receive` with the named arguments and the output of each training forward pass, after that pass.
 
-    The limits are those of `tap_batches`. The output has its graph: detach what you keep.
+    The limits are those of `tap_batches`. The output has its autograd graph: detach the tensors that you keep.
 
     Example:
         >>> model, seen = nn.Linear(2, 1), []
@@ -76,11 +76,11 @@ def tap_outputs(model: nn.Module, receive: Callable[[dict[str, Any], Any], None]
 
 
 class HostCopies:
-    """Copies of batches on their way to the CPU, which nobody waits for until they are read.
+    """Asynchronous copies of batches to the CPU; only reading them waits.
 
-    On CUDA a copy is queued behind the device's own work, into pinned memory, with an event that tells when it has
-    arrived. On other devices the copy stays where it is until it is read. Either way it is the batch as it was when
-    `put` was called, whatever the training loop writes into its tensors later.
+    On CUDA, a copy into pinned memory is queued after the device's own work, with an event that shows when it is
+    finished. On other devices the copy stays on the device until it is read. In both cases it is the batch at the time
+    of `put`, whatever the training loop later writes into its tensors.
 
     Example:
         >>> copies, batch = HostCopies(), torch.tensor([1, 2])
@@ -94,7 +94,7 @@ class HostCopies:
         self._queue: deque[tuple[dict[str, torch.Tensor], Any]] = deque()
 
     def put(self, tensors: Mapping[str, torch.Tensor]) -> None:
-        """Begins to copy the tensors of one batch."""
+        """Starts to copy the tensors of one batch."""
         copies, on_cuda = {}, None
         for name, tensor in tensors.items():
             if tensor.device.type == "cuda":
@@ -105,7 +105,7 @@ class HostCopies:
         self._queue.append((copies, event))
 
     def take(self, *, wait: bool) -> list[dict[str, npt.NDArray[np.generic]]]:
-        """The batches that have arrived, in order; with `wait`, all of them."""
+        """The batches whose copies are finished, in order; with `wait`, all of them."""
         found = []
         while self._queue:
             copies, event = self._queue[0]

@@ -1,7 +1,7 @@
-"""What a training batch says of itself: which tokens it holds, where its documents begin, and which tokens count.
+"""The contents of a training batch: its tokens, the starts of its documents, and the tokens that count in the loss.
 
-The labels say it. Where a token has a label, the label is what the model learns to predict, whatever the inputs hold
-there (a mask, noise). Where it has none (-100), the input is the text, and does not count in the loss.
+The labels decide. If a token has a label, the model learns to predict the label, whatever the input is there (a mask,
+noise). If it has none (-100), the input is the text, and does not count in the loss.
 
 Shapes: B rows of S positions; T = B x S tokens, one row after the other; D documents.
 """
@@ -24,13 +24,13 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class TrainedRows:
-    """The tokens of some batches, document by document. A row of a batch is one document or, packed, several.
+    """The tokens of batches, document by document. A row of a batch is one document or, if packed, several.
 
     Attributes:
         values_T: token ids.
         trained_T: whether the token has a label and something before it predicts it, so that it counts in the loss.
-        present_T: whether the token is part of the text: not so where an attention mask leaves it out.
-        offsets: (D + 1,) where each document begins, and T.
+        present_T: whether the token is part of the text, that is, not left out by an attention mask.
+        offsets: (D + 1,) the start of each document, and T.
 
     Example:
         >>> ids, labels = np.array([[5, 6, 7, 5]]), np.array([[5, -100, 7, 5]])
@@ -46,7 +46,7 @@ class TrainedRows:
 
     @classmethod
     def joined(cls, parts: Iterable[TrainedRows]) -> TrainedRows:
-        """One after the other."""
+        """Concatenates the rows of several batches."""
         listed = list(parts)
         first = np.cumsum([0, *(len(one.values_T) for one in listed)])
         offsets = [one.offsets[:-1] + start for one, start in zip(listed, first, strict=False)]
@@ -59,26 +59,27 @@ class TrainedRows:
 
 
 def sequence_tensors(inputs: Mapping[str, Any]) -> dict[str, torch.Tensor]:
-    """Those of a forward pass's arguments that `trained_rows` reads. The device is not waited for."""
+    """The arguments of a forward pass that `trained_rows` reads. Nothing waits for the device."""
     found = {name: inputs[name] for name in _READ if isinstance(inputs.get(name), torch.Tensor)}
-    # A 4-D mask is as large as a row's square, and says nothing that is read here.
+    # A 4-D mask is as large as the square of a row, and has nothing that is read here.
     return {name: value.detach() for name, value in found.items() if value.ndim <= 2}
 
 
 def trained_rows(batch: Mapping[str, npt.NDArray[Any]], *, labels_are_text: bool = False) -> TrainedRows:
     """The documents of one batch.
 
-    A document begins with each row, where `position_ids` do not go on by one, where a 2-D `attention_mask` or
-    `seq_idx` changes its value, and at the places that `cu_seq_lens_q` names. The first token of a document is
-    predicted by nothing that belongs to it, so it does not count, except in an encoder-decoder model, whose decoder
-    has a start token. `shift_labels`, each one place before its token, overrule `labels`, as in a model's loss.
+    A document begins with each row, where `position_ids` do not increase by one, where a 2-D `attention_mask` or
+    `seq_idx` changes its value, and at the positions in `cu_seq_lens_q`. The first token of a document is not
+    predicted from the document, so it does not count, except in an encoder-decoder model, whose decoder has a start
+    token. `shift_labels`, each one position before its token, override `labels`, as in a model's loss.
 
     Args:
         batch: (B, S) arrays by the names of a forward pass's arguments. Without `labels` nothing counts.
-        labels_are_text: of an encoder-decoder model, whose inputs are another text than its labels.
+        labels_are_text: whether the labels are the text, as for an encoder-decoder model, whose inputs are another
+            text.
 
     Raises:
-        ValueError: labels that are not one for each token.
+        ValueError: there is not one label for each token.
     """
     labels, ids = batch.get("labels"), None if labels_are_text else batch.get("input_ids")
     if (shifted := batch.get("shift_labels")) is not None:
@@ -98,7 +99,7 @@ def trained_rows(batch: Mapping[str, npt.NDArray[Any]], *, labels_are_text: bool
     if ids is not None:
         positions, mask, ends, numbers = map(batch.get, ("position_ids", "attention_mask", "cu_seq_lens_q", "seq_idx"))
         if positions is not None and positions.shape[-1:] == text.shape[-1:] and positions.ndim == 2:
-            starts[:, 1:] |= np.diff(positions, axis=1) != 1  # of one row, for all rows alike
+            starts[:, 1:] |= np.diff(positions, axis=1) != 1  # one row of positions applies to all rows
         if mask is not None and mask.shape == text.shape:
             starts[:, 1:] |= np.diff(mask.astype(np.int64), axis=1) != 0
             present = mask != 0

@@ -1,4 +1,4 @@
-"""A hash of a live model's weights: which model a report is about, whatever its file is called."""
+"""A hash of a live model's weights, which identifies the model of a report, whatever its file name."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from hf_exposure.runtime.model_state import is_sharded, unwrap_model
 def weights_sha256(model: nn.Module) -> str | None:
     """SHA-256 over names, types, shapes and bytes of a model's weights and saved buffers, in the order of their names.
 
-    It is the same on any device and whatever file format the weights came from, and another one for another dtype.
+    It does not depend on the device or on the file format of the weights, but it does on their dtype.
 
     Args:
-        model: wrappers of data parallelism and of `torch.compile` are looked through.
+        model: the model; wrappers of data parallelism and of `torch.compile` are ignored.
 
     Returns:
-        64 hexadecimal digits; None where the weights are not all here: served elsewhere, sharded over processes,
+        64 hexadecimal digits; None if the weights are not all available: served elsewhere, sharded over processes,
         offloaded, or packed in a tensor class of a quantization library.
 
     Example:

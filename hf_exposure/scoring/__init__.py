@@ -1,4 +1,4 @@
-"""How surprised a model is: log-perplexities of texts, and next-token bits for search."""
+"""Scoring texts under a model: log-perplexities of texts, and next-token bits for search."""
 
 from hf_exposure.scoring.causal import CausalScorer
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder

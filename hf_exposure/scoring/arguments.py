@@ -1,9 +1,9 @@
-"""What every entry point asks of a model and its tokenizer before anything is computed, and what a model can be fed.
+"""Checks of a model and its tokenizer before anything is computed, and the limits of a model's inputs.
 
-How many tokens fit in a row, and which token ids there are: configurations declare the longest text under many names,
-some in the part for text, and some declare more than the model can read. A table of positions that begins behind the
-padding index, as RoBERTa's does, has fewer rows for text than its configuration says. So the tables themselves are
-looked at too, and the smallest limit counts.
+The limits are the number of tokens in a row, and the number of token ids. Configurations declare the longest text
+under many names, some in the part for text, and some declare more than the model supports. A table of positions that
+begins after the padding index, like RoBERTa's, has fewer rows for text than its configuration says. So the tables
+themselves are checked too, and the smallest limit counts.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.limits import MOST_BATCH_TOKENS
 
 Side = Literal["decoder", "encoder"]
-"""Which part of an encoder-decoder model; a model of one part is a decoder."""
+"""A part of an encoder-decoder model; a model with a single part is a decoder."""
 
-# By preference: a limit of one side counts before one of both.
+# In order of preference: a limit of one side takes precedence over one for both.
 _DECLARED: dict[Side, tuple[str, ...]] = {
     "decoder": ("max_decoder_position_embeddings", "max_target_positions", "max_position_embeddings", "max_seq_len"),
     "encoder": ("max_encoder_position_embeddings", "max_position_embeddings", "max_seq_len"),
 }
-# The attributes that hold a table with one row for each absolute position.
+# The attributes with a table of absolute positions, one row each.
 _TABLES = ("position_embeddings", "position_embedding", "embed_positions", "positions_embed", "wpe")
-# Parts of a model of several kinds of input that read no text, by what their names hold.
+# Parts of names of multimodal models' parts that do not process text.
 _NOT_TEXT = ("vision", "visual", "image", "audio", "speech", "video", "patch")
 _LOAD = "Load it with AutoModelForCausalLM.from_pretrained(...)."
 
 
 def context_length(model: nn.Module, side: Side = "decoder") -> int | None:
-    """The most tokens in one row, special tokens included; None for a model without a limit."""
+    """The maximum number of tokens in one row, including special tokens; None for a model without a limit."""
     limits = [*_declared_limits(getattr(model, "config", None), side), *_table_limits(_part(model, side))]
     return min(limits, default=None)
 
 
 def vocabulary_entries(model: nn.Module, side: Side = "decoder") -> int | None:
-    """How many token ids one side of the model can be fed; None where its embedding does not say."""
+    """The number of token ids that one side of the model accepts; None if its embedding does not show it."""
     part = _part(model, side)
     for owner in (part, model):
         embedding = _input_embeddings(owner)
@@ -55,7 +55,7 @@ def vocabulary_entries(model: nn.Module, side: Side = "decoder") -> int | None:
 
 
 def check_length(longest: int | None, tokens: int, row: int | None = None) -> None:
-    """Raise a `RowInputError` if there are too many tokens: those of text `row`, or of the template."""
+    """Raises a `RowInputError` if there are too many tokens in text `row`, or in the template."""
     if longest is not None and longest < tokens:
         raise RowInputError(
             "texts",
@@ -67,7 +67,7 @@ def check_length(longest: int | None, tokens: int, row: int | None = None) -> No
 
 
 def check_vocabulary(entries: int | None, largest_token: int) -> None:
-    """Raise an `InputError` if the model has no entry for `largest_token`."""
+    """Raises an `InputError` if the model has no entry for `largest_token`."""
     if entries is not None and largest_token >= entries:
         raise InputError(
             "tokenizer",
@@ -94,7 +94,7 @@ def _table_limits(model: nn.Module) -> Iterator[int]:
             continue
         if any(word in part for part in path for word in _NOT_TEXT):
             continue
-        # Positions are counted from behind the padding index, or from an offset that the module keeps.
+        # Positions are counted after the padding index, or from an offset that the module keeps.
         skipped = module.padding_idx + 1 if module.padding_idx is not None else getattr(module, "offset", 0)
         if isinstance(skipped, int) and module.num_embeddings > skipped:
             yield module.num_embeddings - skipped
@@ -107,7 +107,7 @@ def _part(model: nn.Module, side: Side) -> nn.Module:
     get = getattr(model, f"get_{side}", None)
     try:
         part = get() if callable(get) else None
-    except Exception:  # a model may offer the method and have no such part
+    except Exception:  # a model may have the method but no such part
         part = None
     return part if isinstance(part, nn.Module) else model
 
@@ -123,15 +123,15 @@ def _input_embeddings(part: nn.Module) -> Any:
 def check_arguments(
     model: Any, tokenizer: Any, *, end_token: Any, max_batch_tokens: Any, context: Any, source: Any
 ) -> None:
-    """What can be said of the arguments of `make_scorer` without calling the model.
+    """Checks the arguments of `make_scorer` without calling the model.
 
     Raises:
-        InputError: a model that is none, that has no weights, or that does not write text; no tokenizer; other
-            arguments of the wrong type.
+        InputError: the model is none, has no weights, or does not generate text; the tokenizer is none; or another
+            argument has the wrong type.
     """
     check_module("model", model)
     check_tokenizer(tokenizer)
-    # Weights that accelerate keeps elsewhere are on the meta device too, until they are needed.
+    # Weights that accelerate has offloaded are on the meta device too, until they are needed.
     is_empty = any(parameter.is_meta for parameter in model.parameters())
     if is_empty and not any(hasattr(module, "_hf_hook") for module in model.modules()):
         rule = "must have its weights"
@@ -139,7 +139,7 @@ def check_arguments(
     if getattr(getattr(model, "config", None), "return_dict", True) is False:
         rule = "must return objects, but its configuration has return_dict=False"
         raise InputError("model", rule, type(model).__name__, "Set model.config.return_dict = True.")
-    # Of transformers' models; others may have a decoder that goes by another name.
+    # This is so for transformers' models; others may have a decoder with another name.
     can_generate = getattr(model, "can_generate", None)
     if getattr(getattr(model, "config", None), "is_encoder_decoder", False) and can_generate and not can_generate():
         rule = "must be an encoder-decoder model that writes text, not one without a language-model head"
@@ -152,27 +152,27 @@ def check_arguments(
 
 
 def check_batch_tokens(max_batch_tokens: object) -> None:
-    """Raise an `InputError` for what is no number of tokens; None is a default that fits."""
+    """Raises an `InputError` if this is no number of tokens; None means a default that fits."""
     if max_batch_tokens is not None:
         remedy = "Leave it out for a default that fits."
         whole_number("max_batch_tokens", max_batch_tokens, 1, MOST_BATCH_TOKENS, remedy)
 
 
 def check_module(argument: str, model: Any) -> None:
-    """Raise an `InputError` for what is no model: None, a name, a trainer, a class of models."""
+    """Raises an `InputError` if this is no model but None, a name, a trainer or a class."""
     if not isinstance(model, nn.Module):
         shown = model if isinstance(model, str) else type(model).__name__
         raise InputError(argument, "must be a torch module", shown, _LOAD)
 
 
 def check_logits(model: nn.Module, outputs: Any, ids: torch.Tensor) -> None:
-    """Raise an `InputError` unless `outputs` hold logits for each of the tokens `ids` (B, T)."""
+    """Raises an `InputError` unless `outputs` have logits for each of the tokens `ids` (B, T)."""
     logits = getattr(outputs, "logits", None)
     if not isinstance(logits, torch.Tensor):
         rule = "must return an object with .logits"
         remedy = "Set model.config.return_dict = True, or load it with AutoModelForCausalLM."
         raise InputError("model", rule, f"{type(model).__name__}, which returns a {type(outputs).__name__}", remedy)
-    # More positions than tokens are those of a learned prompt.
+    # Further positions belong to a learned prompt.
     fits = logits.ndim == 3 and len(logits) == len(ids) and logits.shape[1] >= ids.shape[1]
     if not fits or not logits.is_floating_point():
         raise no_language_model(model, f"logits of shape {tuple(logits.shape)} for {tuple(ids.shape)} tokens")

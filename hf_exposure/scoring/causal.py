@@ -41,10 +41,11 @@ from hf_exposure.scoring.packed_sampler import PackedSampler
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, Contradiction, Probe, contradiction, probe_for
 from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, TokenTree
 
-# Two ways of computing one token's bits agree within this, by `coarsest_dtype`; beyond it a mask was ignored.
+# Two ways of computing one token's bits agree within this, by `coarsest_dtype`; a larger difference means that a mask
+# was ignored.
 _AGREEMENT_BITS = {torch.float64: 1e-6, torch.float32: 2e-3, torch.float16: 0.1, torch.bfloat16: 0.5, EIGHT_BITS: 0.5}
-# And a whole text's bits in different batches within this: 0.07, 0.013, 7e-6 and 3e-14 measured on texts of 87 bits.
-# With inputs of layers rounded to 8 bits: benchmarks/results/quantized.json.
+# A whole text's bits in different batches agree within this; the measured differences on texts of 87 bits are 0.07,
+# 0.013, 7e-6 and 3e-14. For layers that round their inputs to 8 bits, see benchmarks/results/quantized.json.
 _TOLERANCE_BITS = {torch.float64: 1e-6, torch.float32: 1e-4, torch.float16: 0.02, torch.bfloat16: 0.1, EIGHT_BITS: 1.0}
 _LOGITS_BYTES_CPU = 2**28
 _LOGITS_SHARE_OF_FREE_GPU = 0.2
@@ -53,12 +54,12 @@ _CACHE_SHARE_OF_FREE_GPU = 0.4
 
 @dataclass(frozen=True)
 class Reading:
-    """How a model was found to be read, which holds for its later weights too. It keeps no model alive.
+    """The scoring mode that was found for a model, which stays valid when the weights change. It keeps no model alive.
 
     Attributes:
-        model: that it was found on.
-        computed: what it hangs on besides weights: precision, attention, and what the model is made of.
-        mode: of `CausalScorer`.
+        model: the model for which it was found.
+        computed: everything that it depends on besides weights: precision, attention, and the model's structure.
+        mode: the mode of `CausalScorer`.
         tried: (prefix, length) in tokens at which that mode was found right.
     """
 
@@ -68,12 +69,12 @@ class Reading:
     tried: tuple[tuple[int, int], ...]
 
     def holds_for(self, model: nn.Module) -> bool:
-        """Whether it is the model that this was found on, and computes as it did."""
+        """Whether this is the same model, computing in the same way."""
         return self.model() is model and self.computed == _how_computed(model)
 
     @classmethod
     def kept_for(cls, model: nn.Module) -> Reading | None:
-        """What an earlier scorer of this process found on the very same module, if it still holds."""
+        """The reading that an earlier scorer of this process found for the same module, if it is still valid."""
         kept = _kept_readings.get(model)
         return kept if kept is not None and kept.holds_for(model) else None
 
@@ -83,37 +84,36 @@ _kept_readings: weakref.WeakKeyDictionary[nn.Module, Reading] = weakref.WeakKeyD
 
 
 class CausalScorer:
-    """Scores texts under a causal language model, sharing whatever texts share.
+    """Scores texts under a causal language model, computing common parts of texts only once.
 
-    All texts of a call become one token tree. The prefix that they share is fed once, every other distinct inner
-    token once, and a text's last token is only read. How the tree reaches the model is chosen by a check on the
-    model itself, at the first call and whenever texts are longer than what was checked:
+    All texts of a call become one token tree. Their common prefix and every other distinct inner token are fed once,
+    and a text's last token is only looked up in the output. A check on the model itself chooses how to feed the tree,
+    at the first call and whenever texts are longer than those checked:
 
-    - `packed`: pieces of the tree in one row, under a 4-D ancestor mask, with the prefix's key-value cache;
-    - `cached`: one chain per row after the prefix's cache, for models that take no such mask;
+    - `packed`: pieces of the tree in one row, with a 4-D ancestor mask and the prefix's key-value cache;
+    - `cached`: one chain per row after the prefix's cache, for models that do not accept such a mask;
     - `plain`: whole texts in padded batches, for models without a usable cache (LSTM, recurrent and hybrid ones);
-    - `alone`: one text per call, without padding, for models whose answer depends on the batch or on padding.
+    - `alone`: one text per call, without padding, for models whose outputs depend on the batch or on padding.
 
-    A mode is used only after it agreed, token by token, with texts scored alone: in several rows, twice, at the
-    lengths that are scored. Whenever a call feeds more rows at once than were checked, some of its texts are scored
-    alone too. Rows are padded on the right with positions of their own, so the tokenizer's padding side does not
-    matter.
+    A mode is used only after it has agreed, token by token, with texts scored alone: in several rows, twice, at the
+    lengths to score. If a call feeds more rows at once than were checked, some of its texts are also scored alone.
+    Rows are padded on the right with explicit positions, so the tokenizer's padding side does not matter.
 
-    What was computed for a prefix is kept for the next call: after a training step, make a new scorer.
+    Results for a prefix are kept for the next call: after a training step, make a new scorer.
 
     Args:
         model: any module that takes `input_ids` (B, T) and returns an object with `.logits` (B, T, V).
         tokenizer: a Hugging Face tokenizer.
         end_token: whether the end of each text is scored too.
-        max_batch_tokens: tokens fed in one call; by default what keeps a batch's logits within 256 MiB on a CPU or a
-            fifth of the free memory on a GPU.
-        mode: force one of the modes, without any check; tests and benchmarks do.
-        processes: those that score together; every one of them must make the same calls in the same order.
-        context: what stands before every text, as for `Encoder.of`.
-        encoder: how texts become tokens; by default `Encoder.of` of the tokenizer, `end_token` and `context`.
+        max_batch_tokens: the maximum number of tokens fed in one call; by default so many that a batch's logits take
+            at most 256 MiB on a CPU or a fifth of the free memory on a GPU.
+        mode: forces one of the modes without any check, as in tests and benchmarks.
+        processes: the processes that score together; each must make the same calls in the same order.
+        context: the context before every text, as for `Encoder.of`.
+        encoder: the encoder of texts; by default `Encoder.of` of the tokenizer, `end_token` and `context`.
 
     Attributes:
-        mode: how the model is read; None before the first call.
+        mode: the scoring mode; None before the first call.
     """
 
     note = ""
@@ -137,14 +137,14 @@ class CausalScorer:
         self.mode = mode
         self._is_forced = mode is not None
         # Prefixes and lengths at which the mode was found right. A sliding window shows only beyond its length, and
-        # cuts the cache of a prefix only where that is longer; and if positions depend on the length of a text, the
-        # shortest text counts. So a mode is trusted up to a length that it was tried at, between the shortest and the
-        # longest prefix of those tries.
+        # cuts the cache of a prefix only if that is longer; and if positions depend on the length of a text, the
+        # shortest text matters. So a mode is trusted up to a length at which it was tried, between the shortest and
+        # the longest prefix of those tries.
         self._tried: tuple[tuple[int, int], ...] = ()
         self._batches = BatchCheck(processes, 0.0 if mode is None else math.inf)
         self._contradiction: Contradiction | None = None
         self._max_batch_tokens = max_batch_tokens
-        # Of the last call: tokens in its largest batch, its rows, and how many of them were in a batch.
+        # For the last call: tokens in its largest batch, its rows, and the number of them in a batch.
         self._tokens_at_once = 0
         self._fed = Rows.none(), 1
         self._shape = _model_shape(model)
@@ -157,9 +157,9 @@ class CausalScorer:
         return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, self._tried)
 
     def _read_in(self, mode: Mode) -> Mode:
-        """Takes a mode, and keeps how the model is read for the next scorer of the same module, or forgets it.
+        """Sets the mode, and keeps the reading for the next scorer of the same module, or drops it.
 
-        Processes that score together must make the same calls, whatever each did alone before: they keep nothing.
+        Processes that score together must make the same calls, whatever each did alone before, so they keep nothing.
         """
         self.mode = mode
         reading = self.reading
@@ -170,7 +170,7 @@ class CausalScorer:
         return mode
 
     def read_as(self, reading: Reading) -> None:
-        """Takes over how an earlier state of the model was read; whether batches change anything is checked again."""
+        """Adopts the reading of an earlier state of the model; whether batches change figures is checked again."""
         self.mode = reading.mode
         self._tried = reading.tried
 
@@ -198,7 +198,7 @@ class CausalScorer:
         if not len(encoded):
             return np.zeros(0)
         self._check_vocabulary(int(encoded.matrix_NL.max()))
-        # The last column of the matrix holds a token of the longest text.
+        # The last column of the matrix has a token of the longest text.
         longest = int(np.argmax(encoded.matrix_NL[:, -1]))
         self._check_length(encoded.matrix_NL.shape[1], longest)
         with evaluating(self.model):
@@ -208,7 +208,7 @@ class CausalScorer:
         return totals_N
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
-        """(N,) as `sequence_bits`, by one call of the model for each text, without padding, cache or other texts."""
+        """(N,) like `sequence_bits`, by one call of the model for each text, without padding, cache or other texts."""
         with evaluating(self.model):
             return self._totals_alone(encoded, range(len(encoded)))
 
@@ -246,7 +246,7 @@ class CausalScorer:
 
     def samples_at_once(self, samples: int, length: int) -> int:
         """The number of `samples`, of `length` tokens each, whose caches fit into memory at the same time."""
-        # All heads' keys and values, twice: the model's own concatenation makes a copy.
+        # Keys and values of all heads count twice, since the model's own concatenation makes a copy.
         per_token = 4 * self._shape.layers * self._shape.hidden * compute_dtype(self.model).itemsize
         fits = max(1, _cache_bytes(self.model) // (per_token * (length + 1)))
         return min(samples, self._processes.all_reduce_min(fits))
@@ -255,7 +255,7 @@ class CausalScorer:
         if self.mode not in (None, "packed") or not len(prefix):
             return None
         with evaluating(self.model):
-            # The paths will be longer than those that were read until now.
+            # The paths will be longer than those read so far.
             room = (context_length(self.model) or len(prefix) + length) - len(prefix)
             longest = PathQuery(tuple(prefix[-1:]) * max(1, min(length, room)), 1, np.zeros(0, dtype=np.int64))
             if self._mode_for(PathTree.of(prefix, [longest]).tree) != "packed":
@@ -303,7 +303,7 @@ class CausalScorer:
         return [self._answer_alone(prefix, query) for query in paths.queries]
 
     def _totals_alone(self, encoded: EncodedTexts, chosen: Sequence[int]) -> np.ndarray:
-        """(C,) bits of some of the texts; after the first NaN, the rest is NaN too."""
+        """(C,) bits of the chosen texts; after the first NaN, the rest is NaN too."""
         known: dict[tuple[int, ...], float] = {}
         for number in chosen:
             ids = encoded.ids[number]
@@ -314,7 +314,7 @@ class CausalScorer:
         return np.array([known.get(encoded.ids[number], math.nan) for number in chosen])
 
     def _bits_alone(self, ids: tuple[int, ...]) -> np.ndarray:
-        """(L - 1,) bits of each token from the second on, the text being all that the model is given."""
+        """(L - 1,) bits of each token from the second on, with the text as the model's only input."""
         if not ids:
             return np.zeros(0)
         return self._read_alone(ids, np.arange(len(ids) - 1), np.array(ids[1:], dtype=np.int64))
@@ -331,7 +331,7 @@ class CausalScorer:
         return PathBits(float(bits_E[: len(run)].sum()), bits_E[len(run) :])
 
     def _read_alone(self, ids: Sequence[int], after_E: np.ndarray, token_E: np.ndarray, **inputs: Any) -> np.ndarray:
-        """(E,) bits of each token behind the position `after` (ascending) of the one row `ids`."""
+        """(E,) bits of each token after the position `after` (ascending) in the single row `ids`."""
         device = model_device(self.model)
         self._check_vocabulary(max(ids))
 
@@ -345,7 +345,7 @@ class CausalScorer:
 
     @property
     def _whole_text(self) -> dict[str, Any]:
-        """What a call for one whole text brings besides its tokens."""
+        """Further inputs of a call for one whole text, besides its tokens."""
         return {}
 
     def _text_agreement_bits(self, tokens: int) -> float:
@@ -380,7 +380,7 @@ class CausalScorer:
                 self._max_batch_tokens = tokens
 
     def _fed_order(self, fed_N: np.ndarray) -> np.ndarray:
-        """(N,) numbers of the texts of the last call by how late in their batch the model read their last token.
+        """(N,) numbers of the texts of the last call, by how late in their batch the model processed their last token.
 
         Args:
             fed_N: the vertex after which each text ends; -1 for the end of the prefix.
@@ -480,7 +480,8 @@ class CausalScorer:
     def _agrees_alone(self, probe: Probe, alone: Sequence[np.ndarray], mode: Mode) -> bool:
         """Whether the mode gives the probe's sequences the bits that they get alone.
 
-        Twice, with the rows in one call and in calls of two: a cache that one call changes shows in the next.
+        This is done twice, with the rows in one call and in calls of two, since a cache that one call changes shows in
+        the next.
         """
         try:
             with self._processes.barrier():
@@ -494,11 +495,11 @@ class CausalScorer:
             agrees = all(all_close(*pair, tolerance) for pair in zip(found, [*alone, *alone, *alone], strict=True))
         except OutOfStepError:
             raise
-        except Exception as error:  # a model may refuse a mask, positions or a cache in any way it likes
+        except Exception as error:  # a model may refuse a mask, positions or a cache with any exception
             if is_out_of_memory(error):
                 raise
             agrees = False
-        # All processes take the same way, or none would wait for the others' calls.
+        # All processes must choose the same mode; otherwise some would wait for calls that others do not make.
         return bool(self._processes.all_reduce_min(int(agrees)))
 
     def _batch_tokens(self) -> int:
@@ -511,7 +512,7 @@ class CausalScorer:
         check_vocabulary(vocabulary_entries(self.model), largest_token)
 
     def _check_length(self, tokens: int, row: int | None = None) -> None:
-        """Raise a `RowInputError` if there are too many tokens: those of text `row`, or of the template."""
+        """Raises a `RowInputError` if there are too many tokens in text `row`, or in the template."""
         check_length(context_length(self.model), tokens, row)
 
 
@@ -526,7 +527,9 @@ def tolerance_bits(dtype: torch.dtype) -> float:
 
 
 def _how_computed(model: nn.Module) -> tuple[Any, ...]:
-    """All but weights that a model's answer hangs on: its modules' code, hooks and settings. None is kept alive."""
+    """Everything but weights on which a model's outputs depend: its modules' code, hooks and settings. Nothing is
+    kept alive.
+    """
     config = getattr(model, "config", None)
     made_of = tuple((name, *_made_of(module)) for name, module in model.named_modules())
     return compute_dtype(model), getattr(config, "_attn_implementation", None), _settings(config), made_of
@@ -534,7 +537,7 @@ def _how_computed(model: nn.Module) -> tuple[Any, ...]:
 
 def _made_of(module: nn.Module) -> tuple[Any, ...]:
     own_forward = vars(module).get("forward")
-    # A hook's number is given once in a process. This package's own hooks, such as a progress bar's, only watch.
+    # A hook's number is unique in a process. This package's own hooks, such as a progress bar's, only observe.
     hooks = (*module._forward_hooks.items(), *module._forward_pre_hooks.items())
     others = tuple(number for number, hook in hooks if not _is_own(hook))
     return type(module), type(module).forward, own_forward and weakref.ref(own_forward), others, _settings(module)
@@ -573,13 +576,15 @@ def _model_shape(model: nn.Module) -> ModelShape:
 
 
 def _cache_bytes(model: nn.Module) -> int:
-    """What the caches of many draws may take."""
+    """The memory that the caches of many draws may take."""
     device = model_device(model)
     return int(torch.cuda.mem_get_info(device)[0] * _CACHE_SHARE_OF_FREE_GPU) if device.type == "cuda" else 2**30
 
 
 def default_batch_tokens(model: nn.Module, reads_rows: bool) -> int:
-    """Tokens per call: a device's fill, or fewer so that the logits of a whole batch stay within the budget."""
+    """The number of tokens per call: as many as use a device well, or fewer so that the logits of a whole batch
+    stay within the budget.
+    """
     device = model_device(model)
     ceiling = 2048 if device.type == "cpu" else 65_536
     if reads_rows:

@@ -1,6 +1,6 @@
-"""What a model generates after a prompt, greedily and by sampling, and how likely given continuations are.
+"""Generation after a prompt, greedily and by sampling, and the probability of given continuations.
 
-Everything runs over the whole vocabulary, by plain forward passes, so any causal model will do.
+Everything uses the whole vocabulary and plain forward passes, so any causal model works.
 
 Shapes: N continuations or samples, B of them in a batch, P prompt tokens, L tokens of a continuation, T = P + L,
 V vocabulary entries.
@@ -21,21 +21,21 @@ from hf_exposure.errors import NonFiniteScoreError
 from hf_exposure.runtime.model_state import evaluating, model_device
 from hf_exposure.scoring.token_tree import IntArray, pad_sequences
 
-# Those that a float32 can be divided by.
+# Temperatures by which a float32 can be divided.
 _TEMPERATURES = 1e-30, 1e30
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
-    """How the next token is drawn, in the order that `transformers` takes: temperature, then top-k, then top-p.
+    """How the next token is drawn, in the order of `transformers`: temperature, then top-k, then top-p.
 
     Attributes:
         temperature: divides the logits.
-        top_k: only the k likeliest tokens; ties with the k-th stay in. None for all.
-        top_p: only the fewest tokens, likeliest first, whose probabilities reach p. None for all.
+        top_k: only the k likeliest tokens, including ties with the k-th; None for all.
+        top_p: only the fewest likeliest tokens whose probabilities sum to at least p; None for all.
 
     Raises:
-        InputError: a temperature or `top_k` that is not positive, a `top_p` outside (0, 1].
+        InputError: the temperature or `top_k` is not positive, or `top_p` is outside (0, 1].
     """
 
     temperature: float = 1.0
@@ -57,16 +57,19 @@ class Sampling:
             object.__setattr__(self, "top_p", top_p)
 
     def log_probabilities(self, logits: torch.Tensor) -> torch.Tensor:
-        """(..., V) natural logarithms of the probabilities drawn with, in float32; -inf for what is never drawn."""
+        """(..., V) natural logarithms of the sampling probabilities, in float32; -inf for tokens that are never
+        drawn.
+        """
         logits = logits.float()
-        # Below the likeliest, so that no quotient overflows upwards.
+        # Relative to the likeliest, so that no quotient overflows.
         logits = (logits - logits.amax(dim=-1, keepdim=True)) / self.temperature
         if self.top_k is not None:
             least = logits.topk(min(self.top_k, logits.shape[-1]), dim=-1).values[..., -1:]
             logits = logits.masked_fill(logits < least, -math.inf)
         if self.top_p is not None and self.top_p < 1:
             ordered, tokens = logits.sort(dim=-1)
-            # Dropped from the unlikeliest on, while those dropped hold no more than 1 - p; the likeliest always stays.
+            # Tokens are dropped from the least likely on, while their sum is at most 1 - p; the likeliest always
+            # stays.
             dropped = ordered.softmax(dim=-1).cumsum(dim=-1) <= 1 - self.top_p
             dropped[..., -1] = False
             logits = logits.masked_fill(torch.zeros_like(dropped).scatter(-1, tokens, dropped), -math.inf)
@@ -81,11 +84,11 @@ def continuation_bits(
     *,
     max_batch_tokens: int = 4096,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How likely each continuation is to be drawn after the prompt, and how much of it greedy decoding must be given.
+    """The probability of drawing each continuation after the prompt, and how many of its tokens greedy decoding needs.
 
     Returns:
-        (N,) float64 bits, inf where the scheme never draws it; and (N,) how many of its first tokens come before the
-        part that greedy decoding says alone: 0 where every token is the likeliest at its place (the first of equals).
+        (N,) float64 bits, inf if the scheme never draws it; and (N,) the number of its first tokens before the part
+        that greedy decoding generates alone: 0 if every token is the likeliest at its position (the first of equals).
     """
     matrix_NL = pad_sequences(continuations)
     bits_N, known_N = np.zeros(len(matrix_NL)), np.zeros(len(matrix_NL), dtype=np.int64)
@@ -93,7 +96,8 @@ def continuation_bits(
     with evaluating(model):
         for first in range(0, len(matrix_NL), rows):
             batch_BL = matrix_NL[first : first + rows]
-            # A last token is only read; padding repeats a real token, and a causal model lets nothing look ahead.
+            # The last token is only looked up; padding repeats a real token, which nothing before it sees in a causal
+            # model.
             logits = _logits(model, prompt, np.where(batch_BL < 0, prompt[0], batch_BL)[:, :-1])[:, len(prompt) - 1 :]
             is_token_BL = batch_BL >= 0
             token_BL = torch.as_tensor(np.where(is_token_BL, batch_BL, 0), device=logits.device)
@@ -125,7 +129,7 @@ def draw_samples(
     seed: int,
     max_batch_tokens: int = 4096,
 ) -> IntArray:
-    """(count, length) tokens drawn after the prompt. The random state of torch is left alone."""
+    """(count, length) tokens drawn after the prompt. The random state of torch is not changed."""
     device = model_device(model)
     generator = torch.Generator(device=device).manual_seed(seed % 2**63)
     samples_NL = np.zeros((count, length), dtype=np.int64)
@@ -134,7 +138,7 @@ def draw_samples(
         for first in range(0, count, rows):
             batch_BL = samples_NL[first : first + rows]
             for at in range(length):
-                # Equal beginnings are fed once: with little randomness most of them are.
+                # Equal beginnings are fed once; with little randomness most are equal.
                 distinct, same = np.unique(batch_BL[:, :at], axis=0, return_inverse=True)
                 log_p = sampling.log_probabilities(_logits(model, prompt, distinct)[:, -1])
                 drawn = torch.multinomial(log_p.exp()[torch.as_tensor(same, device=device)], 1, generator=generator)

@@ -1,4 +1,4 @@
-"""Texts to token ids, with the tokenizer's own special tokens in their place.
+"""Encodes texts as token ids, with the tokenizer's own special tokens.
 
 Shapes: N texts of at most L tokens.
 """
@@ -20,14 +20,14 @@ from hf_exposure.errors import InputError, RowInputError
 from hf_exposure.scoring.token_tree import SequenceTree, pad_sequences
 from hf_exposure.tokens import shared_length
 
-# Tried in turn, as a tokenizer may drop what its vocabulary lacks.
+# They are tried in turn, since a tokenizer may drop characters that its vocabulary lacks.
 _PROBES = ("a", "A", "0", "e", " a")
-# What a text may begin with; some tokenizers have words of several digits and none of one.
+# Possible beginnings of a text; some tokenizers have words of several digits but none of one.
 _BEGINNINGS = (*string.printable, *(f"{number:02}" for number in range(100)))
 
 
 class LazyTexts(Sequence[str]):
-    """Texts by number, each of them spelled only when it is asked for: an error message needs one of a million.
+    """Texts by number, each computed only when it is needed, since an error message needs one of a million.
 
     Example:
         >>> texts = LazyTexts(1000, lambda number: f"pin {number:03}")
@@ -57,12 +57,13 @@ class LazyTexts(Sequence[str]):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EncodedTexts:
-    """The canonical encodings of N texts. Kept between calls, it is encoded and arranged once. Its `repr` has no text.
+    """The canonical encodings of N texts. Keep it between calls, so that texts are encoded and arranged once. Its
+    `repr` has no text.
 
     Attributes:
         texts: the N source texts.
         matrix_NL: int32 token ids, padded on the right with -1: the special tokens before a text, the text, and one
-            special token after it where the end is scored.
+            special token after it if the end is scored.
         first_scored: position of the first scored token; those before it are context.
     """
 
@@ -78,7 +79,7 @@ class EncodedTexts:
 
     @cached_property
     def ids(self) -> tuple[tuple[int, ...], ...]:
-        """The token ids of each text without padding, where texts are told apart or walked token by token."""
+        """The token ids of each text without padding."""
         return tuple(tuple(token for token in row if token >= 0) for row in self.matrix_NL.tolist())
 
     @cached_property
@@ -87,7 +88,7 @@ class EncodedTexts:
         return SequenceTree.of_matrix(self.matrix_NL, self.first_scored)
 
     def followed_by(self, other: EncodedTexts) -> EncodedTexts:
-        """Both sets as one."""
+        """Both sets, concatenated."""
         width = max(self.matrix_NL.shape[1], other.matrix_NL.shape[1])
         parts = [
             np.pad(part.matrix_NL, ((0, 0), (0, width - part.matrix_NL.shape[1])), constant_values=-1)
@@ -102,18 +103,18 @@ class EncodedTexts:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Encoder:
-    """Encodes texts the way a training run does, and says which tokens are context.
+    """Encodes texts like a training run, and marks which tokens are context.
 
-    `Encoder.of` makes the one for a causal model; a scorer for another kind of model brings its own.
+    `Encoder.of` makes the encoder for a causal model; a scorer for another kind of model has its own.
 
     Attributes:
         tokenizer: a Hugging Face tokenizer; it is only called, never changed.
-        leading: the tokens before every text. What merges with a text's first character is left to the text.
-        ending: the tokens after every text, () or one.
+        leading: the tokens before every text. A token that merges with a text's first character belongs to the text.
+        ending: the tokens after every text: none or one.
         first_scored: position of the first scored token.
-        context: what stood before each text in training, where something did.
-        before: the text of the context, "" without one.
-        before_ids: its tokens that stay the same whatever text follows, the last of `leading`.
+        context: the context of each text in training, if there was one.
+        before: the text of the context; "" without one.
+        before_ids: its tokens that do not depend on the text after it; they are the last of `leading`.
 
     Example:
         >>> from transformers import ByT5Tokenizer
@@ -133,22 +134,22 @@ class Encoder:
 
     @classmethod
     def of(cls, tokenizer: Any, *, end_token: bool = False, context: CanaryContext | None = None) -> Encoder:
-        """As a causal model reads texts.
+        """The encoder for a causal model.
 
-        Special tokens that the tokenizer puts before a text (BOS) are context. Those after it (EOS) are left out,
-        unless `end_token=True`: then one end token is scored after every text. A first token with nothing before it
-        has no prediction and is not scored.
+        Special tokens that the tokenizer adds before a text (BOS) are context. Those after it (EOS) are left out,
+        unless `end_token=True`: then one end token is scored after every text. A first token with nothing before it is
+        not predicted and not scored.
 
         Args:
             tokenizer: a Hugging Face tokenizer.
             end_token: whether the end of the text is scored too.
-            context: what stood before each text in training. Texts are encoded behind it, and its tokens are context
-                as BOS is. A chat template writes its special tokens itself: the tokenizer then adds none. The end
-                token is the first one that the chat template puts after a text, where it puts any.
+            context: the context of each text in training. Texts are encoded after it, and its tokens are context like
+                BOS. A chat template writes its special tokens itself, so the tokenizer adds none. The end token is the
+                first one that the chat template writes after a text, if any.
 
         Raises:
-            InputError: `end_token=True` with a tokenizer that has none; a context whose last word changes with the
-                text behind it. `encode` raises for an empty text, a text of which no token is predicted, a text that
+            InputError: `end_token=True` with a tokenizer without an end token, or the context's last word depends on
+                the text after it. `encode` raises it for an empty text, a text without a predicted token, a text that
                 the tokenizer maps to its unknown token, and a context that changes the text's last token.
 
         Example:
@@ -176,11 +177,11 @@ class Encoder:
         )
 
     def plain_ids(self, texts: Sequence[str]) -> list[list[int]]:
-        """Token ids of each text behind the context, without those of the context and without special tokens."""
+        """Token ids of each text after the context, without those of the context and without special tokens."""
         if not texts:
             return []
         checked = [self.before + encodable_text(f"texts[{row}]", text) for row, text in enumerate(texts)]
-        # Without masks, which nothing here reads, it takes half the time.
+        # Without masks, which are not needed here, it takes half the time.
         encoded: list[list[int]] = self.tokenizer(
             checked, add_special_tokens=False, return_attention_mask=False, return_token_type_ids=False
         )["input_ids"]
@@ -200,12 +201,12 @@ class Encoder:
     def _behind_context(self, ids: list[int], row: int) -> list[int]:
         stable = len(self.before_ids)
         if tuple(ids[:stable]) != self.before_ids:
-            rule = "must be encoded the same way whatever text stands behind it"
+            rule = "must be encoded the same way whatever text follows it"
             raise RowInputError("context", rule, row, "End the prompt with a full stop and a newline.")
         return ids[stable:]
 
     def check_end(self, texts: Sequence[str]) -> None:
-        """Raise an `InputError` if a whole text's last token is another one in its context."""
+        """Raises an `InputError` if a whole text's last token differs in its context."""
         if self.context is not None:
             self.context.check_end(self.tokenizer, texts)
 
@@ -220,7 +221,7 @@ class Encoder:
                     "texts",
                     "each needs at least one token that the model predicts from those before it",
                     row,
-                    "Use a longer text, or a tokenizer that puts a BOS token first.",
+                    "Use a longer text, or a tokenizer that adds a BOS token.",
                 )
             encoded.append(full)
         return EncodedTexts(tuple(texts), pad_sequences(encoded).astype(np.int32), self.first_scored)
@@ -239,7 +240,9 @@ def _end_id(tokenizer: Any, trailing: Sequence[int]) -> int:
 
 
 def _stable_prefix(tokenizer: Any, before: str) -> tuple[int, ...]:
-    """The tokens of `before` that stay when text follows: the last ones may merge with its first characters."""
+    """The tokens of `before` that do not change when text follows; the last ones may merge with its first
+    characters.
+    """
     if not before:
         return ()
     probes = [before, *(before + beginning for beginning in _BEGINNINGS)]
@@ -248,7 +251,7 @@ def _stable_prefix(tokenizer: Any, before: str) -> tuple[int, ...]:
 
 
 def special_tokens_around(tokenizer: Any) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The special tokens that the tokenizer puts before and after a text."""
+    """The special tokens that the tokenizer adds before and after a text."""
     for probe in _PROBES:
         plain = list(tokenizer(probe, add_special_tokens=False)["input_ids"])
         full = list(tokenizer(probe)["input_ids"])

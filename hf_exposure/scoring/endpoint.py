@@ -1,15 +1,15 @@
-"""A model behind an OpenAI-compatible completions endpoint: token ids go out, the bits of those tokens come back.
+"""A model behind an OpenAI-compatible completions endpoint, which gets token ids and returns the bits of those tokens.
 
-What is asked for is the log-probability of tokens that the caller chooses, so an endpoint that only tells how likely
-its own output was is of no use. Servers have two dialects for it. vLLM's `prompt_logprobs` gives the figure of each
-token of the prompt by its id, with the likeliest alternatives at its place. `echo` with `logprobs`, the older one,
-gives the token's own figure alone, since it names alternatives by text, and several tokens may have one text.
-`Endpoint.connect` finds out which a server has.
+The log-probabilities of tokens that the caller chooses are needed, so an endpoint that only returns those of its own
+output cannot be used. Servers have two dialects for this. vLLM's `prompt_logprobs` returns the log-probability of each
+token of the prompt by its id, with the likeliest alternatives at its position. The older `echo` with `logprobs` is
+only used for the token's own log-probability, since it names alternatives by text, and several tokens may have the
+same text. `Endpoint.connect` finds out which dialect a server has.
 
-A prompt is a secret as often as not, so no error quotes what was sent, nor what the server wrote about it: a message
-has the status alone, but for that of the first requests, whose texts are harmless.
+A prompt is often secret, so no error quotes a prompt or the server's message about it, but only the status. The
+exception are the first requests, whose texts are harmless.
 
-L tokens of a prompt.
+Shapes: L tokens of a prompt.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ Dialect = Literal["prompt_logprobs", "echo"]
 
 _LONGEST_WAIT_S, _FIRST_WAIT_S = 60.0, 0.5
 _TOO_BUSY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
-# What vLLM writes for a probability of 0, which JSON has no number for.
+# vLLM's value for a probability of 0, for which JSON has no number.
 _IMPOSSIBLE = -9999.0
 _LONGEST_REASON, _LONGEST_URL = 200, 2000
 
 
 @dataclass(frozen=True)
 class PromptBits:
-    """What an endpoint says of one prompt of L tokens.
+    """The results of an endpoint for one prompt of L tokens.
 
     Attributes:
-        bits_L: `-log2 p` of each token given those before it; NaN for the first, which has none.
-        alternatives: for each place, the bits of the tokens that the answer names there, by id; empty where none are.
+        bits_L: `-log2 p` of each token given those before it; NaN for the first, which is not predicted.
+        alternatives: for each position, the bits of the tokens that the answer lists there, by id; may be empty.
     """
 
     bits_L: np.ndarray
@@ -63,39 +63,39 @@ class _Answer(NamedTuple):
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    """A redirect would carry the key, and the secrets, to another host."""
+    """Refuses redirects, which would send the key and the secrets to another host."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
 class Endpoint(nn.Module):
-    """A model that answers over HTTP, in the place of one that is loaded here.
+    """A model behind an HTTP API, instead of one that is loaded here.
 
-    `log_perplexity`, `measure_exposure`, `extract` and `rank_bounds` take it as their model, with the tokenizer of the
-    model that is served. It has no weights here, so it is measured, never trained. Canaries are sent to the server:
+    `log_perplexity`, `measure_exposure`, `extract` and `rank_bounds` accept it as their model, with the tokenizer of
+    the served model. It has no weights here, so it can be measured but not trained. Canaries are sent to the server:
     use one that may see them.
 
     Args:
-        url: of the API, up to `/v1`; requests go to `url/completions`. No user, password or query.
-        model: the name by which the server knows the model; the one model that it serves unless given.
-        key_variable: name of the environment variable that holds the key; none is sent unless given. A key travels
+        url: the URL of the API, up to `/v1`, without user, password or query; requests are sent to `url/completions`.
+        model: the name of the model on the server; by default the only model that it serves.
+        key_variable: the name of the environment variable with the key; by default no key is sent. A key is only sent
             over https, or to this machine.
-        prompts_per_request: prompts in one request, at most. With 1, for servers that take one alone.
-        alternatives: how many of the likeliest tokens are asked for at each place, at most: they save requests of a
+        prompts_per_request: the maximum number of prompts in one request; 1 for servers that accept only one.
+        alternatives: the maximum number of likeliest tokens requested at each position, which save requests of a
             search. A server that allows fewer is asked for one.
-        timeout_seconds: without a byte from the server, after which a request has failed.
-        retries: how often a request is repeated after a failure that may pass: no connection, no answer in time,
-            status 408, 409, 425, 429 and 500 to 504. Waits double from 0.5 s, or are what `Retry-After` asks for, a
-            minute at most.
+        timeout_seconds: the time without a byte from the server after which a request has failed.
+        retries: how often a request is repeated after a temporary failure: no connection, no response in time, or
+            status 408, 409, 425, 429 and 500 to 504. Waiting times double from 0.5 s, or follow `Retry-After`, up to a
+            minute.
 
     Attributes:
-        dialect: how the server was found to answer; None before the first use.
-        longest: tokens that a prompt may have, where the server says so (`max_model_len`).
-        requests: how many were answered.
+        dialect: the dialect of the server; None before the first use.
+        longest: the maximum number of tokens in a prompt, if the server gives it (`max_model_len`).
+        requests: the number of answered requests.
 
     Raises:
-        InputError: a URL that is none, or that holds a password; a number out of range.
+        InputError: the URL is invalid or contains a password, or a number is out of range.
 
     Example:
         >>> Endpoint("http://127.0.0.1:8000/v1", "my-model")     # measure_exposure(endpoint, tokenizer, canaries)
@@ -119,7 +119,7 @@ class Endpoint(nn.Module):
         self.key_variable = None if key_variable is None else encodable_text("key_variable", key_variable)
         host = urlsplit(self.url).hostname
         if key_variable is not None and not (self.url.startswith("https://") or host in _THIS_MACHINE):
-            rule = "must begin with https:// where a key is sent"
+            rule = "must begin with https:// if a key is sent"
             raise InputError("url", rule, self.url, "Use https, or leave key_variable out.")
         self.prompts_per_request = whole_number("prompts_per_request", prompts_per_request, 1, 4096)
         self.alternatives = whole_number("alternatives", alternatives, 1, 1000)
@@ -131,9 +131,9 @@ class Endpoint(nn.Module):
         self.dialect: Dialect | None = None
         self.longest: int | None = None
         self.requests = 0
-        # What a report says of the model (`describe_model`).
+        # For the description of the model in a report (`describe_model`).
         self.config = SimpleNamespace(_name_or_path=self._name)
-        # What is meant for this machine goes through no proxy.
+        # Requests to this machine do not use a proxy.
         direct = [urllib.request.ProxyHandler({})] if host in _THIS_MACHINE else []
         self._opener = urllib.request.build_opener(_NoRedirect, *direct)
 
@@ -145,15 +145,15 @@ class Endpoint(nn.Module):
         return f"{self.served_name or 'the model served'} at {self.url}"
 
     def connect(self, text: str, ids: Sequence[int]) -> None:
-        """Finds out which model is served and in which dialect, and that the server has the caller's tokenizer.
+        """Finds out which model is served and in which dialect, and checks that the server has the caller's tokenizer.
 
         Args:
-            text: a harmless one.
-            ids: its tokens, special ones included, by the caller's tokenizer.
+            text: a harmless text.
+            ids: its tokens, including special ones, by the caller's tokenizer.
 
         Raises:
-            EndpointError: no such model; no log-probabilities of the prompt in either dialect; other tokens for that
-                text than `ids`.
+            EndpointError: there is no such model, neither dialect returns log-probabilities of the prompt, or the
+                server has other tokens for the text than `ids`.
         """
         if self.dialect is None:
             self._find_model()
@@ -178,7 +178,7 @@ class Endpoint(nn.Module):
             else:
                 raise self._refused(answer, _why(answer))
         raise EndpointError(
-            f"{self._name} must tell the log-probabilities of a prompt's tokens, and does not "
+            f"{self._name} must return the log-probabilities of a prompt's tokens, but does not "
             f"({'; '.join(dict.fromkeys(tried))}). Serve the model with vLLM, or load it with from_pretrained."
         )
 
@@ -189,13 +189,14 @@ class Endpoint(nn.Module):
 
         Args:
             prompts: token ids, at least one each; at most `prompts_per_request` prompts.
-            alternatives: whether the likeliest tokens of each place are asked for too.
-            **inputs: none: whatever calls it as a model that is loaded here needs one.
+            alternatives: whether to request the likeliest tokens at each position too.
+            **inputs: none; code that passes inputs needs a model that is loaded here.
 
         Raises:
-            InputError: it was called as a model that is loaded here.
-            EndpointError: no answer after all tries, one of another status than 200, or one that is no answer to this.
-            NonFiniteScoreError: NaN.
+            InputError: it was called like a model that is loaded here.
+            EndpointError: there was no response after all tries, its status was not 200, or it does not match the
+                request.
+            NonFiniteScoreError: a log-probability is NaN.
         """
         if inputs:
             rule = "must be loaded here for all but log-perplexities, exposure and search"
@@ -213,14 +214,16 @@ class Endpoint(nn.Module):
         return found
 
     def _request(self, prompt: str | list[Any], dialect: Dialect, alternatives: int) -> dict[str, Any]:
-        # One token is written that nobody reads: not every server takes 0.
+        # The server generates one token that is ignored, since some servers refuse 0.
         request: dict[str, Any] = {"model": self.served_name, "prompt": prompt, "max_tokens": 1, "temperature": 1.0}
         if dialect == "prompt_logprobs":
             return {**request, "prompt_logprobs": alternatives}
         return {**request, "echo": True, "logprobs": alternatives}
 
     def _find_model(self) -> None:
-        """The model's name and its longest prompt, from the server's list; a server without a list must be told."""
+        """Gets the model's name and its longest prompt from the server's list; for a server without a list, the
+        name must be given.
+        """
         answer = self._send("models", None)
         served: list[Mapping[str, Any]] = []
         if answer.status == 200:
@@ -231,7 +234,7 @@ class Endpoint(nn.Module):
         names = [str(one.get("id")) for one in served]
         if self.served_name is None:
             if len(names) != 1:
-                rule = "must be named where the server does not serve one model alone"
+                rule = "must be named unless the server has exactly one model"
                 raise InputError("model", rule, names[:10], "Write Endpoint(url, 'name of the model').")
             self.served_name = names[0]
             self.config._name_or_path = self._name
@@ -240,10 +243,10 @@ class Endpoint(nn.Module):
             raise InputError("model", rule, self.served_name, f"It serves {names[:10]}.")
         longest = next((one.get("max_model_len") for one in served if one.get("id") == self.served_name), None)
         if isinstance(longest, int) and longest > 1:
-            self.longest = longest - 1  # room for the token that nobody reads
+            self.longest = longest - 1  # room for the token that is ignored
 
     def _check_tokenizer(self, text: str, ids: Sequence[int]) -> None:
-        """Sent as a text, it must get the tokens and figures that its ids got."""
+        """Checks that the text gets the same tokens and figures as its ids."""
         assert self.dialect is not None
         answer = self._post(self._request(text, self.dialect, 1))
         if answer.status != 200:
@@ -256,22 +259,25 @@ class Endpoint(nn.Module):
             same = False
         if not same:
             raise EndpointError(
-                f"{self._name} reads a text as other tokens than the tokenizer that was given. Pass the tokenizer of "
-                "the model that is served."
+                f"{self._name} encodes a text as other tokens than the given tokenizer does. Pass the tokenizer of "
+                "the served model."
             )
 
     def _post(self, request: Mapping[str, Any]) -> _Answer:
         return self._send("completions", json.dumps(request).encode())
 
     def _send(self, path: str, body: bytes | None) -> _Answer:
-        """The answer to one request, whatever its status; failures that may pass are tried again."""
+        """The response to one request, whatever its status; temporary failures are retried."""
         headers = {"Content-Type": "application/json", "Accept": "application/json", **self._authorization()}
         request = urllib.request.Request(f"{self.url}/{path}", data=body, headers=headers)
         for tried in range(self.retries + 1):
             answer, failure = None, ""
             try:
                 answer = self._once(request)
-            except (OSError, http.client.HTTPException) as error:  # a refused connection, a timeout, half an answer
+            except (
+                OSError,
+                http.client.HTTPException,
+            ) as error:  # a refused connection, a timeout, or an incomplete response
                 failure = _kind_of(error)
             if answer is not None and answer.status not in _TOO_BUSY:
                 return answer
@@ -280,14 +286,14 @@ class Endpoint(nn.Module):
         tries = f"{self.retries + 1} tries" if self.retries else "one try"
         why = failure or f"status {answer.status}" if answer is not None else failure
         raise EndpointError(
-            f"{self.url} gave no answer in {tries} ({why}). Look whether the server runs, or raise timeout_seconds= "
+            f"{self.url} gave no answer in {tries} ({why}). Check that the server runs, or raise timeout_seconds= "
             "or retries=."
         )
 
     def _once(self, request: urllib.request.Request) -> _Answer:
         try:
             response = self._opener.open(request, timeout=self.timeout_seconds)
-        except urllib.error.HTTPError as refused:  # an answer too
+        except urllib.error.HTTPError as refused:  # this is a response too
             response = refused
         with response:
             body = response.read(LARGEST_ANSWER_BYTES + 1)
@@ -303,20 +309,20 @@ class Endpoint(nn.Module):
             return {}
         key = os.environ.get(self.key_variable, "")
         if not key or not key.isascii() or any(character.isspace() for character in key):
-            rule = "must name an environment variable that holds a key"
+            rule = "must name an environment variable that contains a key"
             raise InputError("key_variable", rule, self.key_variable, f"Type: export {self.key_variable}=...")
         return {"Authorization": f"Bearer {key}"}
 
     def _refused(self, answer: _Answer, why: str) -> EndpointError:
         if answer.status in (401, 403):
-            has_key = "its key was refused" if self.key_variable else "it wants a key"
+            has_key = "its key was refused" if self.key_variable else "it requires a key"
             return EndpointError(
                 f"{self.url}: {has_key} (status {answer.status}). Put the key into an environment variable and write "
                 "key_variable='ITS_NAME'."
             )
         if 300 <= answer.status < 400:
-            return EndpointError(f"{self.url} redirects (status {answer.status}). Write the URL that it leads to.")
-        remedy = "Texts may be longer than its context, or prompts_per_request= more than it takes."
+            return EndpointError(f"{self.url} redirects (status {answer.status}). Write the URL that it redirects to.")
+        remedy = "Texts may be longer than its context, or prompts_per_request= larger than it accepts."
         return EndpointError(f"{self._name} refused a request ({why}). {remedy}")
 
 
@@ -331,12 +337,12 @@ def _checked_url(url: str) -> str:
         is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port is None or parts.port > 0)
     except ValueError:
         is_url = False
-    # What is no URL may be a key that was put in its place: it is not shown.
+    # An invalid URL may be a key that was given by mistake, so it is not shown.
     if not is_url or len(text) > _LONGEST_URL or any(character.isspace() for character in text):
         rule = "must begin with http:// or https://, and name a host"
         raise InputError("url", rule, f"{len(text)} characters", remedy)
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        rule = "must hold neither a user or password nor a query"
+        rule = "must contain neither a user or password nor a query"
         remedy = "Put a key into an environment variable, and name it: key_variable=."
         raise InputError("url", rule, f"a URL of {parts.hostname}", remedy)
     return text
@@ -359,7 +365,7 @@ def _kind_of(error: BaseException) -> str:
 
 
 def _why(answer: _Answer) -> str:
-    """The server's own words, for the first requests alone."""
+    """The server's own message, for the first requests only."""
     try:
         values = json.loads(answer.body)
         said = values.get("error", values)
@@ -376,18 +382,18 @@ def _json(answer: _Answer) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, Mapping):
-        raise EndpointError("the endpoint's answer is no JSON object. Write a URL that ends before /completions.")
+        raise EndpointError("the endpoint's answer is not a JSON object. Write a URL that ends before /completions.")
     return values
 
 
 def _choices(answer: _Answer, prompts: int) -> list[Mapping[str, Any]]:
-    """One for each prompt, in their order, whatever the order of the answer."""
+    """One choice for each prompt, in the order of the prompts."""
     listed = _json(answer).get("choices")
     choices = [one for one in listed if isinstance(one, Mapping)] if isinstance(listed, list) else []
     by_index = {one.get("index", place): one for place, one in enumerate(choices)}
     if len(choices) != prompts or set(by_index) != set(range(prompts)):
         raise EndpointError(
-            f"the endpoint answered {len(choices)} of {prompts} prompts. If it takes one at a time, write "
+            f"the endpoint answered {len(choices)} of {prompts} prompts. If it accepts only one at a time, write "
             "prompts_per_request=1."
         )
     return [by_index[row] for row in range(prompts)]
@@ -398,12 +404,12 @@ def _has_figures(choice: Mapping[str, Any], dialect: Dialect) -> bool:
         return isinstance(choice.get("prompt_logprobs"), list)
     logprobs = choice.get("logprobs")
     figures = logprobs.get("token_logprobs") if isinstance(logprobs, Mapping) else None
-    # Without echo there is one figure, that of the token that was written.
+    # Without echo there is only the figure of the generated token.
     return isinstance(figures, list) and len(figures) > 1
 
 
 def _read(choice: Mapping[str, Any], ids: Sequence[int], dialect: Dialect) -> PromptBits:
-    """The figures of a prompt's tokens; whatever comes after them is of what the model wrote."""
+    """The figures of a prompt's tokens; those after them belong to the generated text."""
     try:
         if dialect == "echo":
             figures = choice["logprobs"]["token_logprobs"]
@@ -421,7 +427,7 @@ def _read(choice: Mapping[str, Any], ids: Sequence[int], dialect: Dialect) -> Pr
     except (KeyError, TypeError, ValueError, AttributeError):
         raise EndpointError(
             f"the endpoint's {dialect} are not those of the {len(ids)} tokens that were sent. Pass the tokenizer of "
-            "the model that is served."
+            "the served model."
         ) from None
 
 
@@ -430,5 +436,5 @@ def _bits(log_probability: object) -> float:
         raise TypeError("no number")
     if log_probability <= _IMPOSSIBLE:
         return math.inf
-    # Rounding may give a certain token a little more than certainty.
+    # Rounding may give a certain token slightly more than certainty.
     return max(0.0, -log_probability / math.log(2.0)) if not math.isnan(log_probability) else math.nan

@@ -1,7 +1,7 @@
-"""The bits of texts and of search states under a model that is served elsewhere.
+"""The bits of texts and of search states under a model behind an API.
 
-A completions endpoint tells the bits of a prompt's own tokens, so a child of a search state costs a prompt that ends
-with it. Where the server names the likeliest tokens at that place too, they spare the prompts of most other children.
+A completions endpoint returns the bits of a prompt's own tokens, so a child of a search state needs a prompt that ends
+with it. If the server also lists the likeliest tokens at that position, most other children need no prompt.
 
 Shapes: N texts, P prefix tokens.
 """
@@ -24,26 +24,26 @@ from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.token_tree import PathBits, PathQuery
 
 _Ids = tuple[int, ...]
-# Harmless texts of different lengths; a tokenizer of few characters has words for the last ones alone.
+# Harmless texts of different lengths; a tokenizer with few characters has tokens only for the last ones.
 _PROBES = ("The cat sat on 12 mats.", "the cat sat on the mat", "0123456789", "0 1 2 3 4 5 6 7 8 9")
 _LEAST_TOLERANCE_BITS, _SAFETY = 1e-4, 4.0
 
 
 class EndpointScorer(Scorer):
-    """Scores texts by the log-probabilities that an endpoint gives to the tokens of its prompt.
+    """Scores texts by the log-probabilities that an endpoint returns for the tokens of its prompt.
 
-    On construction it asks the endpoint about a few harmless texts: whether it tells such log-probabilities, whether
-    it has this tokenizer, and by how much the figure of one text depends on the others of its request. Four times the
-    largest difference, or 1e-4 bits, is `tolerance_bits`: texts whose figures are closer count as ties.
+    On construction it sends a few harmless texts to the endpoint, to check that it returns such log-probabilities and
+    has this tokenizer, and to measure how much the figure of one text depends on the others in its request. Four times
+    the largest difference, but at least 1e-4 bits, is `tolerance_bits`: texts whose figures are closer count as ties.
 
     Args:
-        endpoint: where the model is served.
-        tokenizer: the one of that model.
+        endpoint: the endpoint of the model.
+        tokenizer: the tokenizer of that model.
         end_token: whether the end of each text is scored too.
-        context: what stood before each text in training.
+        context: the context of each text in training.
 
     Raises:
-        EndpointError: the endpoint gives no such log-probabilities, has another tokenizer, or does not answer.
+        EndpointError: the endpoint returns no such log-probabilities, has another tokenizer, or does not answer.
         InputError: no model of that name is served there.
     """
 
@@ -69,7 +69,7 @@ class EndpointScorer(Scorer):
     def note(self) -> str:
         return (
             f"The figures are those of a server: {self.endpoint.config._name_or_path}. It gave one text in different "
-            f"requests the same figure within {self.tolerance_bits:.2g} bits; which weights it serves was not checked."
+            f"requests the same figure within {self.tolerance_bits:.2g} bits; its weights were not checked."
         )
 
     @property
@@ -77,20 +77,20 @@ class EndpointScorer(Scorer):
         return self._one_at_a_time
 
     def distrust_batches(self) -> None:
-        """From now on, each prompt is a request of its own."""
+        """From now on, sends each prompt in a separate request."""
         self._one_at_a_time = True
 
     def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
         """(N,) log-perplexity of each text.
 
         Raises:
-            RowInputError: a text longer than the server's context.
-            EndpointError: no answer.
+            RowInputError: a text is longer than the server's context.
+            EndpointError: there is no response.
         """
         return self._sums(encoded, self._per_request)
 
     def alone_bits(self, encoded: EncodedTexts) -> np.ndarray:
-        """(N,) as `sequence_bits`, each text in a request of its own."""
+        """(N,) like `sequence_bits`, with each text in a separate request."""
         return self._sums(encoded, 1)
 
     def prefix_bits(self, prefix: Sequence[int]) -> np.ndarray:
@@ -102,7 +102,9 @@ class EndpointScorer(Scorer):
         return np.where(np.arange(len(ids)) < self.encoder.first_scored, np.nan, bits_P)
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
-        """Bits of the runs and of the children: one prompt for each path, then one for each child not yet known."""
+        """Bits of the runs and of the children: one prompt for each path, then one for each child that is not yet
+        known.
+        """
         known: dict[_Ids, dict[int, float]] = defaultdict(dict)  # by path: the bits of tokens after it
         paths = [(*prefix, *query.tokens) for query in queries]
         # A first token with nothing before it is not predicted.
@@ -125,7 +127,7 @@ class EndpointScorer(Scorer):
         ]
 
     def _learn(self, known: dict[_Ids, dict[int, float]], prompts: set[_Ids], shared: int) -> None:
-        """Adds what the endpoint says of some prompts, from the last token of their shared prefix on."""
+        """Adds the endpoint's results for prompts, from the last token of their shared prefix on."""
         asked = sorted(ids for ids in prompts if len(ids) > 1)
         for start in range(0, len(asked), self._per_request):
             batch = asked[start : start + self._per_request]
@@ -136,7 +138,7 @@ class EndpointScorer(Scorer):
                         own.setdefault(token, bits)
 
     def _known_of(self, sequences: Sequence[_Ids], per_request: int) -> dict[_Ids, np.ndarray]:
-        """Bits of the tokens of each sequence. Equal sequences are asked for once."""
+        """Bits of the tokens of each sequence. Equal sequences are requested once."""
         distinct = list(dict.fromkeys(sequences))
         found: dict[_Ids, np.ndarray] = {}
         for start in range(0, len(distinct), per_request):
@@ -156,7 +158,9 @@ class EndpointScorer(Scorer):
         return 1 if self._one_at_a_time else self.endpoint.prompts_per_request
 
     def _measured_tolerance(self, ids: _Ids) -> float:
-        """By how much the figures of one text differ: alone, again, and among others of other lengths."""
+        """The largest difference between the figures of one text alone, repeated, and among others of other
+        lengths.
+        """
         sequences = [ids[: len(ids) - cut] for cut in range(len(ids) - 1)][:8]
         alone = [self._known_of([one], 1)[one] for one in sequences]
         again = [self._known_of([one], 1)[one] for one in sequences[:2]]
@@ -165,18 +169,18 @@ class EndpointScorer(Scorer):
         largest = max(abs(math.fsum(one[1:]) - math.fsum(other[1:])) for one, other in pairs)
         if not math.isfinite(largest):
             raise EndpointError(
-                f"{self.endpoint!r} gave a plain text no finite log-probability. Look at the model that it serves."
+                f"{self.endpoint!r} gave a plain text no finite log-probability. Check the model that it serves."
             )
         return max(_LEAST_TOLERANCE_BITS, _SAFETY * largest)
 
 
 def _probe(tokenizer: Any) -> tuple[str, _Ids]:
-    """A harmless text that the tokenizer has at least three tokens for, and those with the special ones it adds."""
+    """A harmless text with at least three tokens, and its tokens with the special ones that the tokenizer adds."""
     encoder = Encoder.of(tokenizer)
     for text in _PROBES:
         try:
             ids = encoder.encode([text]).ids[0]
-        except RowInputError:  # characters that it has no token for
+        except RowInputError:  # it has characters without a token
             continue
         if len(ids) > 2:
             return text, tuple(tokenizer(text)["input_ids"])

@@ -1,8 +1,8 @@
-"""Rows of a token tree through a model: rows chosen, inputs built, logits read, next-token bits returned.
+"""Feeds the rows of a token tree to a model: chooses rows, builds inputs, reads logits, and returns next-token bits.
 
 A row is a contiguous piece of the preorder together with the path of ancestors that leads to its first vertex: all
-ancestors of a vertex are then in its row. The pieces decide everything else. Short pieces that are chains need no
-mask; long ones share their ancestors and the prefix cache, and need an ancestor mask.
+ancestors of a vertex are then in its row. Short pieces that are chains need no mask; long ones share their ancestors
+and the prefix cache, and need an ancestor mask.
 
 Shapes: R rows, B of them with W slots each in a batch, P prefix tokens, M fed vertices, E edges, n positions that are
 read, V vocabulary entries.
@@ -25,26 +25,26 @@ from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.scoring.token_tree import IntArray, TokenTree
 
 Mode = Literal["packed", "cached", "plain", "alone"]
-"""How a model is read; `CausalScorer` says what each means."""
+"""The scoring modes, which `CausalScorer` explains."""
 
 # Row widths to choose from.
 _WIDTHS = (8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512, 768, 1024)
 _LOG2_E = 1.0 / math.log(2.0)
-# Log-sum-exp goes through float32 in pieces of this many logits, so a large vocabulary never doubles its memory. On a
-# CPU the pieces are small enough that the allocator gives the same memory again, without asking the system for it.
+# Log-sum-exp is computed in float32 in pieces of this many logits, so that a large vocabulary does not double its
+# memory. On a CPU the pieces are small enough that the allocator reuses the same memory without a system call.
 _LOGITS_PER_PIECE = 2**24
 _LOGITS_PER_PIECE_ON_CPU = 2**20
-# On a CPU it takes a third of the time on pieces that stay in the processor's cache.
+# On a CPU it takes a third of the time if the pieces stay in the processor's cache.
 _CACHED_LOGITS = 2**18
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """What the cost model needs to know of a model.
+    """The facts about a model that the cost model needs.
 
     Attributes:
-        parameters: those that every token passes through (input embeddings left out).
-        layers, hidden, heads: of the transformer.
+        parameters: the number of parameters that every token passes through (without input embeddings).
+        layers, hidden, heads: those of the transformer.
     """
 
     parameters: int
@@ -55,7 +55,9 @@ class ModelShape:
 
 @dataclass(frozen=True)
 class Rows:
-    """R rows over the preorder: row r holds the path to vertex `start_R[r]`, then vertices up to `stop_R[r]`."""
+    """R rows over the preorder: row r contains the path to vertex `start_R[r]`, then the vertices up to
+    `stop_R[r]`.
+    """
 
     start_R: IntArray
     stop_R: IntArray
@@ -68,28 +70,28 @@ class Rows:
 
     @property
     def width_R(self) -> IntArray:
-        """Slots that each row takes."""
+        """The number of slots of each row."""
         return self.path_length_R + self.stop_R - self.start_R
 
     def __len__(self) -> int:
         return len(self.start_R)
 
     def slots(self, tree: TokenTree, row_B: IntArray, width: int) -> IntArray:
-        """(B, W) fed vertex in each slot of the chosen rows, `tree.size` where a slot is empty."""
+        """(B, W) fed vertex in each slot of the chosen rows; `tree.size` for empty slots."""
         start_B, stop_B, path_length_B = self.start_R[row_B], self.stop_R[row_B], self.path_length_R[row_B]
         offset_BW = np.arange(width) - path_length_B[:, None]
         slots_BW = start_B[:, None] + offset_BW
         slots_BW[offset_BW >= (stop_B - start_B)[:, None]] = tree.size
         ancestor_B = tree.parent_M[start_B]
         while (above_B := ancestor_B >= 0).any():
-            # An ancestor's slot is its depth: the path runs from the top down.
+            # An ancestor's slot is its depth, since the path runs from the top down.
             slots_BW[np.flatnonzero(above_B), tree.depth_M[ancestor_B[above_B]] - 1] = ancestor_B[above_B]
             ancestor_B = np.where(above_B, tree.parent_M[ancestor_B], -1)
         return slots_BW
 
 
 def chain_rows(tree: TokenTree) -> Rows:
-    """One row per bottom vertex, each a plain chain from the top: right for any causal model."""
+    """One row per leaf, each a plain chain from the top, which is valid for any causal model."""
     is_bottom_M = tree.end_M == np.arange(1, tree.size + 1)
     stop_R = np.flatnonzero(is_bottom_M) + 1
     start_R = np.concatenate([[0], stop_R]).astype(np.int64)[:-1]
@@ -97,7 +99,7 @@ def chain_rows(tree: TokenTree) -> Rows:
 
 
 def packed_rows(tree: TokenTree, width: int) -> Rows:
-    """Rows of at most `width` slots (more only where a path alone needs them), filled in preorder."""
+    """Rows of at most `width` slots (more only if a single path needs them), filled in preorder."""
     starts, at = [], 0
     path_length_M = tree.depth_M - 1
     while at < tree.size:
@@ -113,7 +115,7 @@ def choose_row_width(tree: TokenTree, shape: ModelShape) -> int:
 
     A row of W slots after P prefix tokens costs W passes through the weights, W x (W + P) attention pairs, and a copy
     of the prefix's keys and values; rows repeat the path to their first vertex. Longer rows waste attention on pairs
-    that the mask forbids, shorter ones repeat paths and copies.
+    that the mask forbids; shorter ones repeat paths and copies.
     """
     prefix, mean_path = len(tree.prefix_P), float(tree.depth_M.mean()) - 1.0
     per_pair, per_copied_token = _attention_work(shape)
@@ -131,10 +133,10 @@ def choose_row_width(tree: TokenTree, shape: ModelShape) -> int:
 
 
 def choose_row_samples(prefix: int, length: int, shape: ModelShape) -> int:
-    """How many samples share a row whose cache is kept, with the least estimated work.
+    """The number of samples that share a row with a cache, for the least estimated work.
 
     At each step a row copies its prefix's and its own keys and values, and each sample's token attends to all of them:
-    long rows spare copies of the prefix, short ones attention.
+    long rows save copies of the prefix, short ones save attention.
     """
     per_pair, per_copied_token = _attention_work(shape)
     best = math.sqrt(prefix * per_copied_token / (max(1, length) * per_pair))
@@ -142,7 +144,9 @@ def choose_row_samples(prefix: int, length: int, shape: ModelShape) -> int:
 
 
 def _attention_work(shape: ModelShape) -> tuple[int, int]:
-    """Work per attended pair (softmax and mask traffic too), and per copied cache token, in multiply-adds."""
+    """The work per attended pair (including softmax and mask traffic), and per copied cache token, in
+    multiply-adds.
+    """
     return shape.layers * (2 * shape.hidden + 12 * shape.heads), shape.layers * 2 * shape.hidden * 8
 
 
@@ -151,10 +155,10 @@ class Prefix:
     """The shared prefix after its one forward pass.
 
     Attributes:
-        bits_P: bits of each prefix token given those before it; NaN at 0, where nothing is before.
+        bits_P: bits of each prefix token given those before it; NaN for the first token.
         last_logits_1V: logits after the prefix; None for an empty one.
-        cache: the model's own key-value cache, None in plain mode.
-        cache_name: the keyword by which the model takes it back.
+        cache: the model's own key-value cache; None in plain mode.
+        cache_name: the keyword argument that accepts the cache.
     """
 
     bits_P: np.ndarray
@@ -187,7 +191,7 @@ def edge_bits(
 ) -> np.ndarray:
     """(E,) float64 bits of every edge of `tree`; NaN for edges at the end of an empty prefix.
 
-    With several processes each feeds its part of the rows, and all get all figures.
+    With several processes, each feeds its part of the rows, and all get all figures.
     """
     at_root = int(np.searchsorted(tree.edge_parent_E, 0))
     share = -(-len(rows) // processes.num_shards)
@@ -197,8 +201,8 @@ def edge_bits(
         for first in range(0, share, batch_rows):
             row_B = processes.shard * share + np.arange(first, min(first + batch_rows, share))
             is_real_B = (row_B < min((processes.shard + 1) * share, len(rows))) & (row_B < len(rows))
-            # The last row is fed again in place of those that this process lacks: its calls are then as many and as
-            # large as the others'.
+            # The last row is fed again in place of missing ones, so that this process makes as many and as large calls
+            # as the others.
             row_B = np.minimum(row_B, len(rows) - 1)
             width = int((rows.width_R if processes.num_shards > 1 else rows.width_R[row_B]).max())
             found, edges = _score_batch(reader, tree, rows, prefix, mode, row_B, is_real_B, width)
@@ -231,7 +235,7 @@ def _score_batch(
     is_real_B: npt.NDArray[np.bool_],
     width: int,
 ) -> tuple[np.ndarray, slice]:
-    """Bits of the edges below the real rows of a batch, which are consecutive, and where those edges are."""
+    """Bits of the edges below the real rows of a batch, which are consecutive, and the slice of those edges."""
     slots_BW = rows.slots(tree, row_B, width)
     inputs, skipped = _inputs(reader.model, tree, slots_BW, prefix, mode)
     logits = reader(**inputs)
@@ -240,11 +244,11 @@ def _score_batch(
         return np.zeros(0), slice(0, 0)
     first_vertex, stop_vertex = int(rows.start_R[real[0]]), int(rows.stop_R[real[-1]])
     edges = slice(*np.searchsorted(tree.edge_parent_E, [first_vertex, stop_vertex]).tolist())
-    # Ancestors and empty slots are not read: a vertex is read in the one row that holds it as its own.
+    # Ancestors and empty slots are not read: each vertex is read in the single row that owns it.
     start_B1, stop_B1 = rows.start_R[row_B, None], rows.stop_R[row_B, None]
     is_own_BW = (slots_BW >= start_B1) & (slots_BW < stop_B1) & is_real_B[:, None]
     own_row, own_slot = np.nonzero(is_own_BW)
-    # A vertex that only leads to others is fed, and nothing is read after it.
+    # A vertex that only leads to others is fed, but nothing is read after it.
     read_n, parent_E = np.unique(tree.edge_parent_E[edges] - first_vertex, return_inverse=True)
     device = inputs["input_ids"].device
     found = bits_at(
@@ -259,9 +263,9 @@ def _score_batch(
 def _inputs(
     model: nn.Module, tree: TokenTree, slots_BW: IntArray, prefix: Prefix, mode: Mode
 ) -> tuple[dict[str, Any], int]:
-    """Keyword arguments for one call, and how many slots the prefix takes in front of each row."""
+    """Keyword arguments for one call, and the number of prefix slots before each row."""
     device = model_device(model)
-    # Empty slots repeat a real token: any id in the vocabulary does, and none looks like padding.
+    # Empty slots repeat a real token; any id in the vocabulary works, if it does not look like padding.
     filler = tree.token_M[:1]
     ids_BW = torch.as_tensor(np.append(tree.token_M, filler)[slots_BW], device=device)
     if mode == "plain":
@@ -274,7 +278,8 @@ def _inputs(
         depth_BW = np.append(tree.depth_M, 1)[slots_BW]
         inputs["position_ids"] = torch.as_tensor(len(tree.prefix_P) + depth_BW - 1, device=device)
         vertex_BW = torch.as_tensor(slots_BW, device=device)
-        # Empty slots hold the number M, whose "subtree" is [M, M + 1): they see each other and are seen by none.
+        # Empty slots hold the number M, whose "subtree" is [M, M + 1): they see each other, and no other slot sees
+        # them.
         end_BW = torch.as_tensor(np.append(tree.end_M, tree.size + 1)[slots_BW], device=device)
         sees_BWW = (vertex_BW[:, None, :] <= vertex_BW[:, :, None]) & (vertex_BW[:, :, None] < end_BW[:, None, :])
         inputs["attention_mask"] = attention_mask(sees_BWW, len(tree.prefix_P), compute_dtype(model))

@@ -1,9 +1,9 @@
-"""Exposure of random labels: a scorer that reads the labels which a classifier gives to a few inputs as a text.
+"""Exposure of random labels: a scorer that treats the labels of a few inputs under a classifier as a text.
 
-A language model's canary is a random text. A classifier's is a few inputs with random labels: nothing but memory can
-know those. Written as a text, one character for each label, they are a template like any other, with all labelings of
-the inputs as its space: 8 inputs and 10 classes give 10^8. The log-perplexity of a labeling is the sum of the labels'
-bits, `sum_i -log2 p(y_i | x_i)`, so that ranks, exposures and searches mean what they mean for texts.
+A language model's canary is a random text. A classifier's canary is a few inputs with random labels, which can only be
+memorized. Written as a text, with one character for each label, they form an ordinary template, whose space has all
+labelings of the inputs: 8 inputs and 10 classes give 10^8. The log-perplexity of a labeling is the sum of the labels'
+bits, `sum_i -log2 p(y_i | x_i)`, so that ranks, exposures and searches have the same meaning as for texts.
 
 Source: Carlini et al. 2019, Section 10.2: the approach applies to any model with a defined measure of perplexity.
 
@@ -40,7 +40,7 @@ def label_alphabet(classes: int) -> str:
     """One character for each class: digits, then letters, then ideographs.
 
     Raises:
-        InputError: fewer than 2 classes, or more than 20,000.
+        InputError: there are fewer than 2 or more than 20,000 classes.
 
     Example:
         >>> label_alphabet(12)
@@ -52,7 +52,7 @@ def label_alphabet(classes: int) -> str:
 
 
 def label_template(inputs: int, classes: int) -> CanaryTemplate:
-    """All labelings of so many inputs, written as texts: `classes ** inputs` of them.
+    """A template of all `classes ** inputs` labelings of the inputs, written as texts.
 
     Example:
         >>> label_template(8, 10).space_size
@@ -63,10 +63,10 @@ def label_template(inputs: int, classes: int) -> CanaryTemplate:
 
 
 def labels_of(text: str, classes: int) -> list[int]:
-    """The labels that a text of `label_template` stands for, in the order of the inputs: what to train on.
+    """The labels that a text of `label_template` represents, in the order of the inputs, to train on.
 
     Raises:
-        InputError: a character that stands for no class. The text, a secret, is not in the message.
+        InputError: a character represents no class. The message does not contain the text, which is secret.
 
     Example:
         >>> labels_of("30a", 11)
@@ -74,22 +74,23 @@ def labels_of(text: str, classes: int) -> list[int]:
     """
     number_of = {character: number for number, character in enumerate(label_alphabet(classes))}
     if not all(character in number_of for character in encodable_text("text", text)):
-        rule = f"must be characters that stand for {classes} classes"
+        rule = f"must be characters that represent {classes} classes"
         raise InputError("text", rule, f"a text of {len(text)} characters", "Draw it from label_template(...).")
     return [number_of[character] for character in text]
 
 
 class LabelScorer(Scorer):
-    """Bits of labelings of a few inputs under a classifier. The model is read once, on construction.
+    """Bits of labelings of a few inputs under a classifier. The model is called once, on construction.
 
     Args:
-        model: a classifier: from the inputs to logits (P, C), or to an output with `.logits`. Left as it was found.
-        inputs: P inputs as the model takes them: a tensor, or tensors by the names of the model's arguments.
-        classes: C.
+        model: a classifier, from inputs to logits (P, C) or to an output with `.logits`; it is left as it was found.
+        inputs: P inputs in the form that the model accepts: a tensor, or tensors by the names of the model's
+            arguments.
+        classes: the number of classes, C.
 
     Raises:
-        InputError: logits of another shape.
-        NonFiniteScoreError: NaN logits.
+        InputError: the logits have another shape.
+        NonFiniteScoreError: a logit is NaN.
 
     Example:
         >>> model = nn.Linear(4, 3)
@@ -119,14 +120,15 @@ class LabelScorer(Scorer):
         if spoilt.any():
             raise NonFiniteScoreError(where=f"for input {int(spoilt.argmax())}")
         self.bits_PC = -log_probabilities / np.log(2.0) + 0.0
-        # By token, the start token among them, and with one place more than there are inputs: neither is ever said.
+        # The bits are by token, including the start token, and have one more position than there are inputs; neither
+        # occurs in texts.
         self._bits_by_token = np.pad(self.bits_PC, ((0, 1), (1, 0)), constant_values=np.inf)
 
     def encode(self, texts: Sequence[str]) -> EncodedTexts:
         """One token for each label, after a start token.
 
         Raises:
-            InputError: a text with more labels than there are inputs.
+            InputError: a text has more labels than there are inputs.
         """
         encoded = super().encode(texts)
         if len(encoded) and encoded.matrix_NL.shape[1] - 1 > len(self.bits_PC):
@@ -150,7 +152,7 @@ class LabelScorer(Scorer):
         return np.concatenate([[np.nan], self._along(prefix)])[: len(prefix)]
 
     def path_bits(self, prefix: Sequence[int], queries: Sequence[PathQuery]) -> list[PathBits]:
-        """A label does not depend on those before it: only on its place."""
+        """The answers; a label depends only on its position, not on the labels before it."""
         answers = []
         for query in queries:
             ids = (*prefix, *query.tokens)

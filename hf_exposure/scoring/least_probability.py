@@ -1,9 +1,8 @@
-"""How likely each token is to be drawn, at the least, where the model's figures are known to within a tolerance.
+"""Lower bounds on the probability of drawing each token, for model outputs that are known to within a tolerance.
 
-The same text gets figures that differ in their last digits from batch to batch. A bound that is to hold for all of
-them takes each token's probability at its lowest: its own logit lower by the tolerance, those of its rivals higher.
-Top-k and top-p have a border besides, and a token near it may be in or out: it counts as out for itself, and as in
-for its rivals.
+The figures of a text differ in their last digits between batches. A bound for all of them uses each token's lowest
+probability: its own logit is lower by the tolerance, and those of its rivals are higher. Top-k and top-p also have a
+boundary, and a token near it may be in or out: it counts as out for itself, and as in for its rivals.
 
 Shapes: V vocabulary entries.
 """
@@ -18,9 +17,9 @@ from scipy.special import expit, logsumexp
 
 from hf_exposure.scoring.decoding import Sampling
 
-# What sums and exponentials in double precision may be off by, many times over, in nats.
+# A generous bound on the error of sums and exponentials in double precision, in nats.
 _ROUNDING = 1e-9
-# The schemes of `decoding` and of `transformers` add up a vocabulary's probabilities in float32.
+# The schemes of `decoding` and of `transformers` sum a vocabulary's probabilities in float32.
 _FLOAT32 = 2.0**-24
 
 
@@ -30,9 +29,9 @@ def least_probabilities(
     """(V,) a lower bound on each token's probability, for all figures within `tolerance_bits` of those given.
 
     Args:
-        bits_V: -log2 of the probability of every token of the vocabulary, without any scheme; inf for never.
-        sampling: how a token is drawn; None for greedily, where two tokens too near to tell apart both have 0.
-        tolerance_bits: by which each of the figures may be off.
+        bits_V: -log2 of the probability of every token of the vocabulary, without any scheme; inf for probability 0.
+        sampling: the sampling scheme; None for greedy decoding, where two tokens that are too close both have 0.
+        tolerance_bits: the largest error of each figure.
 
     Example:
         >>> least_probabilities(np.array([1.0, 1.0, np.inf]), Sampling(), 0.0).round(6).tolist()
@@ -45,7 +44,7 @@ def least_probabilities(
     order_V = np.argsort(-bits_V, kind="stable")  # the likeliest last
     logs_V = -bits_V[order_V] * math.log(2)
     apart = 2 * tolerance_bits * math.log(2) + _ROUNDING
-    # Of a token: how many are surely above it, and how many may be, itself left out.
+    # For each token: how many are certainly above it, and how many may be, without itself.
     above_V = len(logs_V) - np.searchsorted(logs_V, logs_V + apart, side="right")
     near_V = len(logs_V) - np.searchsorted(logs_V, logs_V - apart, side="left") - 1
     possible_V = np.isfinite(logs_V)
@@ -70,9 +69,9 @@ def least_probabilities(
 
 
 def _log_rivals(scaled_V: npt.NDArray[np.float64], possible_V: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """(V,) the log of the sum over all other tokens that may be drawn."""
+    """(V,) the log of the sum over all other possible tokens."""
     weights_V = np.where(possible_V, scaled_V, -np.inf)
-    # All but the likeliest have the likeliest among their rivals: no digits are lost in the difference.
+    # All but the likeliest have the likeliest among their rivals, so the difference loses no digits.
     with np.errstate(divide="ignore"):
         rivals_V: npt.NDArray[np.float64] = np.log(np.maximum(np.exp(weights_V).sum() - np.exp(weights_V), 0.0))
         rivals_V[-1] = logsumexp(weights_V[:-1]) if len(weights_V) > 1 else -np.inf
@@ -85,19 +84,19 @@ def _tails(
     certain_V: npt.NDArray[np.bool_],
     possible_V: npt.NDArray[np.bool_],
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-    """(V,) the share of what is drawn that each token and those below it have, at least and at most; ascending."""
+    """(V,) the smallest and the largest share of probability of each token and those below it; ascending."""
     sure, maybe = np.where(certain_V, scaled_V, -np.inf), np.where(possible_V, scaled_V, -np.inf)
     place_V = np.arange(len(scaled_V))
     first_near_V = np.searchsorted(scaled_V, scaled_V - margin, side="left")
     last_near_V = np.searchsorted(scaled_V, scaled_V + margin, side="right")
     with np.errstate(divide="ignore", invalid="ignore"):
-        # At the least: itself and what is surely below it, against all others. None that may be on either side and is
-        # ordered before it weighs more than itself.
+        # The smallest: itself and the tokens that are certainly below it, against all others. A token that may be on
+        # either side and comes before it in the order weighs no more than itself.
         near_V = np.log(place_V - first_near_V) + scaled_V
         below_V = np.logaddexp(_log_sums(sure)[first_near_V], scaled_V)
         above_V = np.logaddexp(_log_sums(maybe[::-1])[::-1][place_V + 1], near_V)
         low_V = expit(np.nan_to_num(below_V - above_V - margin, nan=-np.inf))
-        # At the most: itself and all that may be below it, against what is surely above.
+        # The largest: itself and all tokens that may be below it, against those that are certainly above.
         below_V = _log_sums(maybe)[last_near_V]
         above_V = _log_sums(sure[::-1])[::-1][last_near_V]
         high_V = expit(np.nan_to_num(below_V - above_V + margin, nan=np.inf))

@@ -1,7 +1,7 @@
-"""Random samples that go down a graph of texts together, a level at a time.
+"""Random samples that descend a graph of texts together, one level at a time.
 
-While the samples still share most of their states, each distinct state is asked for by its whole path. Once they part,
-a scorer that can keeps the caches of the paths, so that no token is fed twice.
+While the samples share most of their states, each distinct state is scored by its whole path. Once they diverge, a
+scorer that supports it keeps the caches of the paths, so that no token is fed twice.
 
 Shapes: S samples, A of them active in a step, T new tokens of each at most, C children of each at most.
 """
@@ -17,7 +17,7 @@ from hf_exposure.runtime.logits import CacheRefused
 from hf_exposure.scoring.protocol import SampleReader, Scorer
 from hf_exposure.scoring.token_tree import IntArray, PathQuery, pad_sequences
 
-# Caches are kept from the level on at which the samples have this share of distinct states.
+# Caches are kept from the level on at which this share of the samples' states is distinct.
 _APART = 0.25
 _CHECKED_SAMPLES = 8
 # If cached and uncached figures differ by more than this many times the tolerance, the model misread the cache.
@@ -28,10 +28,10 @@ class LockstepSampler:
     """The paths of S samples below one prefix.
 
     Args:
-        scorer: answers for whole paths, and may keep the caches of samples.
-        prefix: tokens that all paths begin with.
-        samples: S.
-        length: tokens that a path is expected to have; used only to size the caches.
+        scorer: the scorer, which answers for whole paths, and may keep the caches of samples.
+        prefix: the tokens with which all paths begin.
+        samples: the number of samples, S.
+        length: the expected number of tokens of a path; used only to size the caches.
     """
 
     def __init__(self, scorer: Scorer, prefix: Sequence[int], samples: int, length: int) -> None:
@@ -39,24 +39,24 @@ class LockstepSampler:
         self._reader: SampleReader | None = None
         self._may_cache = True
         self._order_S = np.full(samples, -1, dtype=np.int64)  # the number of each sample in the reader's order
-        self._cached_S = np.zeros(samples, dtype=np.int64)  # how many tokens of each the reader has cached
+        self._cached_S = np.zeros(samples, dtype=np.int64)  # the number of tokens of each that the reader has cached
         self._steps_cached = 0
 
     @property
     def keeps_caches(self) -> bool:
-        """Whether the paths' caches are kept by now."""
+        """Whether the paths' caches are kept now."""
         return self._reader is not None
 
     def step(
         self, sample_A: IntArray, paths: Sequence[tuple[int, ...]], run_A: IntArray, children_AC: IntArray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Reads what comes after the paths of some samples.
+        """Scores what follows the paths of the given samples.
 
         Args:
-            sample_A: samples, ascending.
-            paths: of each, from the prefix on; each continues the path that the sample had one step before.
-            run_A: how many of the last tokens, all of them new, are asked for.
-            children_AC: tokens whose bits after the path are asked for, padded with -1.
+            sample_A: the samples, ascending.
+            paths: their paths after the prefix; each continues the path of the sample one step before.
+            run_A: the number of last tokens, all of them new, whose bits are requested.
+            children_AC: tokens whose bits after the path are requested, padded with -1.
 
         Returns:
             (A,) bits of the run, and (A, C) bits of the children, inf for padding.
@@ -82,7 +82,7 @@ class LockstepSampler:
         run_A: IntArray,
         children_AC: IntArray,
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """What the kept caches answer; None, now and from then on, where they are refused or found wrong."""
+        """The answer from the caches; None, from now on, if they are refused or found wrong."""
         new = pad_sequences([path[old:] for path, old in zip(paths, self._cached_S[sample_A].tolist(), strict=True)])
         order_A = self._order_S[sample_A]
         by_order = np.argsort(order_A)
@@ -101,7 +101,7 @@ class LockstepSampler:
             by_paths = self._by_paths([paths[line] for line in some.tolist()], run_A[some], children_AC[some])
             found = np.column_stack([run_bits_A, children_bits_AC])
             expected, tolerance = np.column_stack(by_paths), _AGREEMENT * self._scorer.tolerance_bits
-            # Where some figure is NaN, whole paths are asked: they say which.
+            # If a figure is NaN, whole paths are scored, which shows the text.
             if np.isnan(found).any() or not all_close(found[some], expected, tolerance):
                 self._reader, self._may_cache = None, False
                 return None
@@ -110,7 +110,7 @@ class LockstepSampler:
     def _by_paths(
         self, paths: Sequence[tuple[int, ...]], run_A: IntArray, children_AC: IntArray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Each distinct path asked for once, from its beginning."""
+        """Scores each distinct path once, from its beginning."""
         numbers: dict[tuple[int, ...], int] = {}
         number_A = np.array([numbers.setdefault(path, len(numbers)) for path in paths])
         _, first = np.unique(number_A, return_index=True)

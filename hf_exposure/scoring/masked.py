@@ -37,12 +37,12 @@ class MaskedScorer:
     """Scores texts under a masked language model by pseudo-log-likelihood.
 
     `PLL(x) = sum_i -log2 p(x_i | x with token i masked)`: each token is masked in turn and predicted from all the
-    others. It is no log-perplexity: the sum is not the logarithm of a probability of the text, and `2^-bits` over all
-    texts does not sum to at most 1. Ranks and exposures among texts of one template are still well defined. A
-    text has no score before it is whole, so there is no search.
+    others. It is not a log-perplexity: the sum is not the logarithm of a probability of the text, and `2^-bits` over
+    all texts does not sum to at most 1. Ranks and exposures among texts of one template are still well defined. An
+    incomplete text has no score, so there is no search.
 
-    Special tokens around a text are seen but neither masked nor scored. Rows of a batch are of one length: nothing is
-    padded. A text of n tokens costs n rows.
+    Special tokens around a text are visible but neither masked nor scored. Rows of a batch have equal length, without
+    padding. A text of n tokens needs n rows.
 
     Source: Salazar et al. 2020, "Masked Language Model Scoring", Section 2.
 
@@ -52,7 +52,7 @@ class MaskedScorer:
         max_batch_tokens, processes: as for `CausalScorer`.
 
     Raises:
-        InputError: a tokenizer without a mask token.
+        InputError: the tokenizer has no mask token.
     """
 
     why_no_search = "a masked model predicts each token from all the others"
@@ -83,7 +83,7 @@ class MaskedScorer:
 
     @property
     def mode(self) -> Mode:
-        """`plain` batches of rows, or `alone`: one row a call, where the model mixes the rows of a batch."""
+        """`plain` for batches of rows, or `alone` for one row per call if the model mixes the rows of a batch."""
         return "alone" if self._batches.failed else "plain"
 
     @property
@@ -99,11 +99,11 @@ class MaskedScorer:
         return self.encoder.encode(texts)
 
     def sequence_bits(self, encoded: EncodedTexts) -> np.ndarray:
-        """(N,) pseudo-log-likelihood of each text in bits, of at least 0. Equal texts get equal figures.
+        """(N,) pseudo-log-likelihood of each text in bits, at least 0. Equal texts get equal figures.
 
         Raises:
-            InputError: a text longer than the model's context.
-            NonFiniteScoreError: the model returned NaN; names the text's number.
+            InputError: a text is longer than the model's context.
+            NonFiniteScoreError: the model returned NaN; the message gives the text's number.
         """
         distinct = sorted(set(encoded.ids), key=lambda ids: (len(ids), ids))
         self._check_fit(encoded)
@@ -120,7 +120,7 @@ class MaskedScorer:
             ):
                 longest, entries = np.array(rows[-1][0], dtype=np.int64), vocabulary_entries(self.model)
                 self._batches.failed = rows_mix(self._reader, longest, entries, self._processes)
-            # One length at a time: a model need not know what padding is.
+            # One length at a time, so that no padding is needed.
             for width in np.unique(width_R).tolist():
                 start, stop = np.searchsorted(width_R, [width, width + 1]).tolist()
                 bits_R[start:stop] = self._score_rows(rows[start:stop])
@@ -155,7 +155,7 @@ class MaskedScorer:
         self._refuse_search()
 
     def _score_rows(self, rows: list[tuple[tuple[int, ...], int]]) -> np.ndarray:
-        """(R,) bits of the token at each row's place, masked; rows of one length."""
+        """(R,) bits of the masked token at each row's position; the rows have equal length."""
         if self._max_batch_tokens is None:
             fits = default_batch_tokens(self.model, self._reader.reads_rows)
             self._max_batch_tokens = self._processes.all_reduce_min(fits)
@@ -196,7 +196,7 @@ class MaskedScorer:
     def _refuse_search(self) -> NoReturn:
         raise InputError(
             "model",
-            "must read from left to right where texts are searched: a masked model gives a prefix no score",
+            "must read from left to right to search texts: a masked model gives a prefix no score",
             type(self.model).__name__,
             "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal'.",
         )

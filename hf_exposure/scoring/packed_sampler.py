@@ -1,6 +1,6 @@
-"""Many samples of a model's texts at once, each token fed once: the key-value caches of packed rows are kept.
+"""Many samples of a model's texts at once; each token is fed once, since the key-value caches of packed rows are kept.
 
-`TreeLayout` says where each token goes and what it sees; this feeds the model and reads its logits.
+`TreeLayout` determines the slot of each token and what it sees; this file feeds the model and reads its logits.
 
 Shapes: A samples that take a step, T new tokens of each at most, C children of each at most; B rows of W new slots in
 one batch, P prefix tokens, F slots of a row after the prefix, Q queries.
@@ -23,16 +23,16 @@ from hf_exposure.scoring.tree_layout import NewSlots, TokenQueries, TreeLayout
 
 
 class PackedSampler:
-    """Reads what comes after the paths of many samples, which grow step by step below one prefix.
+    """Scores what follows the paths of many samples, which grow step by step after one prefix.
 
     Args:
-        reader: of the model.
-        prefix: after its forward pass, with a cache.
+        reader: the reader of the model.
+        prefix: the prefix after its forward pass, with a cache.
         prefix_length: P.
-        samples: how many; they are numbered so that neighbors have most in common.
-        row_samples: samples in a row.
-        batch_rows: rows in one call of the model.
-        processes: each feeds its part of the rows, in equally many calls of equal shapes.
+        samples: the number of samples, which are numbered so that neighbors have most in common.
+        row_samples: the number of samples in a row.
+        batch_rows: the number of rows in one call of the model.
+        processes: the processes, each of which feeds its part of the rows, in equally many calls of equal shapes.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PackedSampler:
         row_S = np.arange(samples) // row_samples
         rows = int(row_S[-1]) + 1
         share = -(-rows // processes.num_shards)
-        # Rows beyond the last sample are fed too, so that calls are equal on all processes.
+        # Rows after the last sample are fed too, so that calls are equal on all processes.
         own = range(processes.shard * share, (processes.shard + 1) * share)
         self._rows = [own[first : first + batch_rows] for first in range(0, share, batch_rows)]
         self._caches: list[Any] = [None] * len(self._rows)
@@ -58,11 +58,11 @@ class PackedSampler:
     def step(
         self, sample_A: IntArray, tokens_AT: IntArray, run_A: IntArray, children_AC: IntArray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Appends tokens to the paths of some samples and reads what comes after; see `SampleReader`.
+        """Appends tokens to the paths of the given samples and scores what follows; see `SampleReader`.
 
         Raises:
-            CacheRefused: the model cannot go on from its cache. It says so in any way it likes; an error that has
-                another reason comes again where whole paths are asked for.
+            CacheRefused: the model cannot continue from its cache, which it may show by any exception. An error with
+                another cause occurs again when whole paths are scored.
         """
         new = self._layout.append(sample_A, tokens_AT)
         asked = new.queries(tokens_AT, run_A, children_AC)
@@ -80,14 +80,14 @@ class PackedSampler:
         except (OutOfStepError, CacheRefused):
             raise
         except Exception as error:
-            what = "for which memory has no room" if is_out_of_memory(error) else "that the model cannot go on from"
+            what = "too large for the memory" if is_out_of_memory(error) else "from which the model cannot continue"
             raise CacheRefused(f"a cache {what}") from error
-        # What is not asked has the number -1, and so the figure at the end.
+        # Unrequested bits have the number -1, and so get the figure at the end.
         run_number_AT, child_number_AC = np.split(asked.number_AX, [tokens_AT.shape[1]], axis=1)
         return np.append(bits_Q, 0.0)[run_number_AT].sum(axis=1), np.append(bits_Q, np.inf)[child_number_AC]
 
     def _feed(self, batch: int, new: NewSlots, asked: TokenQueries, bits_Q: np.ndarray) -> None:
-        """One call of the model for one batch of this process's rows, and the answers that it gives."""
+        """Calls the model for one batch of this process's rows, and stores the answers."""
         rows, cache = self._rows[batch], self._caches[batch]
         token_BW, depth_BW, sees_BWF = new.of_batch(batch, rows.start, rows.stop)
         device, width = model_device(self._reader.model), token_BW.shape[1]
@@ -102,10 +102,10 @@ class PackedSampler:
         )
         length = self._prefix_length + sees_BWF.shape[2]
         if any(layer.keys.shape[-2] != length for layer in attention_layers(logits.cache)):
-            raise CacheRefused("a cache that does not grow by what is fed")
+            raise CacheRefused("a cache that does not grow by the tokens fed")
         self._caches[batch] = logits.cache
         own = asked.of_rows(rows.start, rows.stop)
-        # The flat positions that are read; they ascend, as the queries do.
+        # The flat positions to read; they ascend, like the queries.
         flat_Q = (asked.row_Q[own] - rows.start) * width + asked.slot_Q[own] - int(new.filled_G[batch])
         is_next_Q = np.diff(flat_Q, prepend=-1) > 0
         bits_Q[own] = bits_at(

@@ -1,8 +1,8 @@
-"""What a model is tried on before a fast way of reading it is trusted.
+"""The sequences on which a model is tested before a fast scoring mode is trusted.
 
-Agreement proves nothing where it could not fail: one chain looks the same with its mask ignored, a short text looks
-the same to a sliding window, and one row cannot show that rows mix. So the sequences that are tried branch, differ in
-length, and are as long as what will be read; each is compared, token by token, with itself alone.
+Agreement proves nothing if it could not fail: one chain looks the same if its mask is ignored, a short text looks the
+same to a sliding window, and one row cannot show that rows mix. So the test sequences branch, differ in length, and
+are as long as the texts to score; each is compared, token by token, with itself alone.
 
 Shapes: N sequences, L tokens of one of them.
 """
@@ -18,17 +18,19 @@ from hf_exposure.scoring.token_tree import SequenceTree, TokenTree
 from hf_exposure.tokens import shared_length
 
 DEPTH_TO_SPARE = 32
-"""How far beyond the tree at hand is tried, where the model's context is known: a search deepens step by step."""
+"""How far beyond the present tree sequences are tested, if the model's context is known, since a search deepens
+step by step.
+"""
 _REAL_CHAINS = 2
 
 
 @dataclass(frozen=True)
 class Probe:
-    """N sequences of a tree's own tokens, and the tree that they make.
+    """N sequences of a tree's own tokens, and their tree.
 
     Attributes:
-        sequences: token ids of each, with the prefix.
-        tree: all of them.
+        sequences: token ids of each sequence, with the prefix.
+        tree: the tree of all of them.
     """
 
     sequences: tuple[tuple[int, ...], ...]
@@ -37,10 +39,10 @@ class Probe:
 
 @dataclass(frozen=True)
 class Contradiction:
-    """Two sequences that begin alike and whose scores there differ when each is read alone.
+    """Two sequences with a common beginning whose scores differ there although each is scored alone.
 
     Attributes:
-        by_length: they are of different lengths; else a later token changed what an earlier one costs.
+        by_length: whether their lengths differ; otherwise a later token changed the cost of an earlier one.
         bits: the difference.
     """
 
@@ -49,10 +51,11 @@ class Contradiction:
 
 
 def probe_for(tree: TokenTree, length: int, context: int | None) -> Probe:
-    """A few of the tree's own paths, and branching ones of its tokens, one of them `length` tokens with the prefix.
+    """A few of the tree's own paths, and branching ones of its tokens, one of them with `length` tokens including the
+    prefix.
 
-    The prefix stays whole unless the model's `context` has no room for it: a cache that is not there would not be
-    missed without one.
+    The prefix is kept whole unless it exceeds the model's `context`, since a missing cache would not be noticed
+    without a prefix.
     """
     bottom = np.flatnonzero(tree.end_M == np.arange(1, tree.size + 1))
     deepest = int(tree.depth_M.argmax()) if tree.size else -1
@@ -61,14 +64,15 @@ def probe_for(tree: TokenTree, length: int, context: int | None) -> Probe:
     known = [*_path(tree, deepest), *tree.prefix_P[::-1].tolist(), *tree.edge_token_E[:1].tolist()]
     first = known[0]
     other = next((token for token in known if token != first), 1 if first == 0 else 0)
-    # A branch needs two tokens: where the prefix fills the context, the probe's is shorter.
+    # A branch needs two tokens: if the prefix fills the context, the probe's prefix is shorter.
     reach = max(2, length - len(tree.prefix_P))
     prefix = tree.prefix_P[: None if context is None else max(0, context - reach)].tolist()
     long = [known[at % len(known)] for at in range(reach)]
     half = reach // 2
-    # Siblings at the top and in the middle: a mask that is ignored lets each see the one before it. Of those that
-    # share the first half, one stops there and one goes on as far as `long` with other tokens, and one stops behind
-    # the prefix: what a model says of what is shared must depend neither on how long a text is nor on what follows.
+    # There are siblings at the top and in the middle: if a mask is ignored, each sees the one before it. Among the
+    # sequences that share the first half, one stops there and one continues up to `long` with other tokens, and one
+    # stops after the prefix: the score of the common part must depend neither on the length of a text nor on what
+    # follows.
     follows = other if long[half] != other else first
     branches = [
         long,
@@ -77,7 +81,7 @@ def probe_for(tree: TokenTree, length: int, context: int | None) -> Probe:
         [*long[:half], *[follows] * (reach - half)],
         [],
     ]
-    # The last token of a sequence is read, not fed; one more makes the path's own last token fed.
+    # The last token of a sequence is not fed; one more token makes the path's own last token fed.
     sequences = tuple(dict.fromkeys((*prefix, *path, first) for path in [*paths, *branches]))
     return Probe(sequences, SequenceTree.of(sequences, 1))
 
@@ -85,13 +89,13 @@ def probe_for(tree: TokenTree, length: int, context: int | None) -> Probe:
 def contradiction(
     sequences: Sequence[tuple[int, ...]], bits: Sequence[np.ndarray], tolerance: float
 ) -> Contradiction | None:
-    """The largest difference between what sequences that begin alike cost there; None within `tolerance`.
+    """The largest difference between the costs of common beginnings of sequences; None within `tolerance`.
 
     Args:
         sequences: N token sequences.
-        bits: of each, (L - 1,) the bits of its tokens from the second on, read alone.
+        bits: for each, (L - 1,) the bits of its tokens from the second on, scored alone.
 
-    A difference between sequences of one length comes first: it shows that later tokens are seen.
+    A difference between sequences of equal length takes precedence: it shows that later tokens are visible.
     """
     found: list[Contradiction] = []
     for one, (ids, own) in enumerate(zip(sequences, bits, strict=True)):

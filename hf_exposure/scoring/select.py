@@ -1,4 +1,4 @@
-"""Which scorer a model needs, found on the model itself, and the log-perplexities of texts under it."""
+"""Chooses the scorer for a model by tests on the model itself, and computes log-perplexities of texts."""
 
 from __future__ import annotations
 
@@ -30,17 +30,18 @@ from hf_exposure.scoring.protocol import Scorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 
 _PROBE_TOKENS = 8
-# Their attention may show nothing in so few tokens.
+# Their attention may not show anything with so few tokens.
 _MASKED_CLASSES = frozenset(MODEL_FOR_MASKED_LM_MAPPING_NAMES.values()) - frozenset(
     MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values()
 )
-# Below this share of the logits' own spread, a difference is rounding: experts and quantized layers mix their tokens.
-# Steps of 8 bits that all tokens share moved logits by up to 0.17 of it, a model that reads both ways by more than 1.
+# A difference below this share of the logits' spread is rounding, since experts and quantized layers mix their tokens.
+# 8-bit steps that all tokens share changed logits by up to 0.17 of it, and a model that reads in both directions by
+# more than 1.
 _ROUNDING = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2, EIGHT_BITS: 0.4}
 
 
 def is_masked_class(model: nn.Module) -> bool:
-    """Whether the class of `model` is a masked language model's, which predicts tokens from both sides.
+    """Whether the class of `model` is that of a masked language model, which predicts tokens from both sides.
 
     Example:
         >>> from transformers import BertConfig, BertForMaskedLM
@@ -61,27 +62,28 @@ def make_scorer(
     context: CanaryContext | None = None,
     reading: Reading | None = None,
 ) -> Scorer:
-    """The scorer that fits `model`: encoder-decoder by its configuration, masked or causal by a check on the model.
+    """The scorer for `model`: an encoder-decoder model is recognized by its configuration, a masked or causal one by a
+    test.
 
-    A model whose earlier logits move when a later token changes reads in both directions: it gets a `MaskedScorer`.
+    If earlier logits change with a later token, the model reads in both directions and gets a `MaskedScorer`.
     An `Endpoint` gets an `EndpointScorer`.
 
     Args:
-        model: left as it was found; the check is three forward passes of 8 tokens.
+        model: the model, which is left as it was found; the test takes three forward passes of 8 tokens.
         tokenizer: its tokenizer.
         source: for an encoder-decoder model: a fixed text, or a function from a target to its source.
         end_token: whether the end of each text is scored too; not for masked models.
-        max_batch_tokens: tokens fed in one call; a default that fits the device.
-        processes: those that share the work; each must make this call.
-        context: what stood before each text in training; for causal models.
-        reading: of a scorer of an earlier state of the same model, by default that of the last one in this process.
-            How a model is to be read does not change with its weights, so the checks are not made again, but for that
-            of every call's batch. They are where anything else about the model changed: precision, attention, a
+        max_batch_tokens: the maximum number of tokens fed in one call; by default so many that they fit the device.
+        processes: the processes that share the work; each must make this call.
+        context: the context of each text in training; for causal models.
+        reading: the reading of a scorer for an earlier state of the same model, by default that of the last one in
+            this process. The scoring mode does not depend on the weights, so it is not tested again, except that every
+            call checks its batch. It is tested again if anything else about the model changed: precision, attention, a
             module, its code, a hook or a setting.
 
     Raises:
-        InputError: no source for an encoder-decoder model, or one for another; a model that reads in both directions
-            with a tokenizer without a mask token, or with `end_token=True`.
+        InputError: an encoder-decoder model has no source, or another model has one; or a model reads in both
+            directions and the tokenizer has no mask token, or `end_token=True`.
 
     Example:
         >>> from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
@@ -117,7 +119,7 @@ def make_scorer(
         raise InputError("source", "goes with encoder-decoder models only", kind, "Leave it out.")
     known = reading if reading is not None and reading.holds_for(model) else None
     if not processes.all_reduce_min(int(known is not None)):
-        # Where one process has to look again, all do.
+        # If one process must test again, all must.
         known = Reading.kept_for(model) if processes.count == 1 else None
     if known or not (is_masked_class(model) or sees_later_tokens(model, tokenizer, processes)):
         scorer = CausalScorer(
@@ -137,7 +139,7 @@ def make_scorer(
         rule = "must read from left to right, or come with a tokenizer that has a mask token"
         remedy = "Its logits depend on later tokens: set tokenizer.mask_token."
         if coarsest_dtype(model) == EIGHT_BITS:
-            remedy += " Or give each token a scale of its own where inputs of layers are quantized."
+            remedy += " Or give each token its own scale if inputs of layers are quantized."
         raise InputError("model", rule, kind, remedy)
     if end_token:
         raise InputError("end_token", "goes with models that read from left to right", True, "Leave it out.")
@@ -161,19 +163,20 @@ def _endpoint_scorer(
         remedy = "Write Endpoint(..., prompts_per_request=...)."
         raise InputError("max_batch_tokens", "does not go with an endpoint", max_batch_tokens, remedy)
     if processes.count > 1:
-        rule = "must be a model of this job where processes share the work"
+        rule = "must be a model of this job if processes share the work"
         raise InputError("model", rule, "an endpoint", "Measure an endpoint from one process.")
     return EndpointScorer(endpoint, tokenizer, end_token=end_token, context=context)
 
 
 def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = SINGLE_PROCESS) -> bool:
-    """Whether the logits of the first tokens move when all tokens after them change: a model that reads both ways.
+    """Whether the logits of the first tokens change with the tokens after them, as in a model that reads in both
+    directions.
 
-    Three forward passes of one row, in evaluation mode, without gradients or random numbers. All processes give one
-    answer.
+    It takes three forward passes of one row, in evaluation mode, without gradients or random numbers. All processes
+    get the same answer.
 
     Raises:
-        InputError: one row gets different logits at two calls.
+        InputError: one row gets different logits in two calls.
     """
     first, second, third = _probe_tokens(tokenizer)
     half = _PROBE_TOKENS // 2
@@ -192,8 +195,10 @@ def sees_later_tokens(model: nn.Module, tokenizer: Any, processes: Processes = S
             one, other, again = processes.run_then_barrier(lambda: [logits_of(row) for row in rows])
         except OutOfStepError:
             raise
-        except Exception as error:  # a model that cannot be called fails again, in scoring, where the message says why
-            # Where it is one on all processes, so that all of them leave here, or none.
+        except (
+            Exception
+        ) as error:  # a model that cannot be called fails again when scoring, with a message that says why
+            # It must be so on all processes, so that all of them leave here, or none.
             if processes.all_reduce_min(int(isinstance(error, InputError))):
                 raise
             if processes.all_reduce_min(int(isinstance(error, TypeError))):
@@ -223,29 +228,30 @@ def log_perplexity(
 ) -> np.ndarray:
     """Log-perplexity of each text in bits: `Px(x) = sum_i -log2 p(x_i | x_<i)`, a sum over tokens, never a mean.
 
-    An encoder-decoder model gives `sum_i -log2 p(y_i | y_<i, source)` (`Seq2SeqScorer`). A masked model gives the
-    pseudo-log-likelihood, each token given all the others, which is another quantity (`MaskedScorer`).
+    For an encoder-decoder model it is `sum_i -log2 p(y_i | y_<i, source)` (`Seq2SeqScorer`). For a masked model it is
+    the pseudo-log-likelihood of each token given all the others, a different quantity (`MaskedScorer`).
 
     Source: Carlini et al. 2019, "The Secret Sharer", Definition 1; Section 6.4 for translation.
 
     Args:
-        model: a language model (any module from `input_ids` to `.logits`). Its training flags, configuration and
-            random state are left as found.
+        model: a language model (any module from `input_ids` to `.logits`). Its training flags and configuration, and
+            random states, are left unchanged.
         tokenizer: its tokenizer. Special tokens before a text (BOS) are context; those after it (EOS) are not scored
             unless `end_token=True`; a first token with nothing before it is not scored.
         texts: N strings, scored in the tokenizer's canonical encoding.
         sources: for an encoder-decoder model, one source for each text or one string for all.
-        end_token: also score one end token after each text.
-        max_batch_tokens: tokens fed in one call of the model; a default that fits the device.
+        end_token: whether to score one end token after each text too.
+        max_batch_tokens: the maximum number of tokens fed in one call; by default so many that they fit the device.
 
     Returns:
-        float64 array (N,), in input order, of at least 0. Equal texts get equal figures. `inf` where the model gives
-        a token probability 0.
+        A float64 array (N,), in input order, of at least 0. Equal texts get equal figures. `inf` if the model gives a
+        token probability 0.
 
     Raises:
-        InputError: a text with no predicted token, longer than the context, or not encodable; sources that are
-            missing, out of place or not as many as texts; a model that reads both ways without a mask token.
-        NonFiniteScoreError: NaN logits; names the text's number, from 0.
+        InputError: a text has no predicted token, is longer than the context, or cannot be encoded; sources are
+            missing, misplaced or not as many as texts; or a model reads in both directions and there is no mask
+            token.
+        NonFiniteScoreError: the model returned NaN; the message gives the text's number, from 0.
 
     Example:
         >>> import torch
@@ -277,7 +283,7 @@ def _given_with_texts(text: str) -> str:
 
 
 def _probe_tokens(tokenizer: Any) -> tuple[int, int, int]:
-    """Three tokens of plain characters, the last two different; the first ids where it has too few of those."""
+    """Three tokens of plain characters, the last two different; the first ids if there are too few of those."""
     special = set(getattr(tokenizer, "all_special_ids", ()))
     encoded = tokenizer(list(string.digits + string.ascii_letters), add_special_tokens=False)["input_ids"]
     plain = list(dict.fromkeys(ids[-1] for ids in encoded if ids and ids[-1] not in special))

@@ -37,27 +37,28 @@ _Pair = tuple[tuple[int, ...], tuple[int, ...]]
 class Seq2SeqScorer(CausalScorer):
     """Scores target texts under an encoder-decoder model: `Px(y | x) = sum_i -log2 p(y_i | y_<i, x)`, teacher-forced.
 
-    The decoder is fed `decoder_start_token_id` and then the target: the first target token is predicted by the start
-    token. Special tokens that the tokenizer puts before a target (BOS, a language code) are context; the end token is
+    The decoder is fed `decoder_start_token_id` and then the target: the first target token is predicted from the start
+    token. Special tokens that the tokenizer adds before a target (BOS, a language code) are context; the end token is
     scored with `end_token=True` only. The source is encoded with all its special tokens, as in training.
 
-    With one fixed source the encoder runs once, and the decoder after it is a causal model: everything that
-    `CausalScorer` does holds, search included. A source of its own for each target may hold the secret too; then
-    texts can be scored but not searched, since a prefix of the target has no score before its source is known.
+    With one fixed source the encoder runs once, and the decoder is then a causal model: everything that `CausalScorer`
+    does applies, including search. If each target has its own source, which may contain the secret too, texts can be
+    scored but not searched, since a prefix of the target has no score before its source is known.
 
     Source: Carlini et al. 2019, "The Secret Sharer", Section 6.4 (neural machine translation).
 
     Args:
-        model: takes `input_ids`, `attention_mask`, `decoder_input_ids` and `encoder_outputs`, as Hugging Face's do.
-        tokenizer: encodes sources, and targets by `text_target`.
-        source: a fixed text, or a function from a target to its source (`SourceTemplate`); None where every call of
-            `sequence_bits` brings its own.
+        model: a model that takes `input_ids`, `attention_mask`, `decoder_input_ids` and `encoder_outputs`, like
+            Hugging Face's.
+        tokenizer: the tokenizer of sources, and of targets by `text_target`.
+        source: a fixed text, or a function from a target to its source (`SourceTemplate`); None if every call of
+            `sequence_bits` has its own sources.
         end_token: whether the end of each target is scored too.
-        max_batch_tokens: source and target tokens fed in one call, as for `CausalScorer`.
+        max_batch_tokens: the maximum number of source and target tokens fed in one call, as for `CausalScorer`.
         mode, processes: as for `CausalScorer`.
 
     Raises:
-        InputError: a model without a decoder start token; a source that is empty or longer than the context.
+        InputError: the model has no decoder start token, or the source is empty or longer than the context.
     """
 
     def __init__(
@@ -86,13 +87,13 @@ class Seq2SeqScorer(CausalScorer):
             decoder.fix_source(self._source_ids([source], given=False)[source])
 
     def sequence_bits(self, encoded: EncodedTexts, sources: Sequence[str] | None = None) -> np.ndarray:
-        """(N,) bits of each target given its source: `sources[i]` where they are given, else the scorer's own.
+        """(N,) bits of each target given its source: `sources[i]` if given, else the scorer's own.
 
         Equal targets with equal sources get equal figures.
 
         Raises:
-            InputError: no source; a number of sources that is not the number of targets; a text beyond the context.
-            NonFiniteScoreError: the model returned NaN; names the target's number.
+            InputError: there is no source, the numbers of sources and targets differ, or a text exceeds the context.
+            NonFiniteScoreError: the model returned NaN; the message gives the target's number.
         """
         if sources is None and isinstance(self.source, str):
             return super().sequence_bits(encoded)
@@ -120,11 +121,11 @@ class Seq2SeqScorer(CausalScorer):
         return super().prefix_bits(prefix)
 
     def _score_pairs(self, encoded: EncodedTexts, sources: Sequence[str]) -> np.ndarray:
-        """Each distinct pair of a source and a target once, in batches of similar lengths."""
+        """Scores each distinct pair of a source and a target once, in batches of similar lengths."""
         ids_of = self._source_ids(sources)
         keys = [(ids_of[source], ids) for source, ids in zip(sources, encoded.ids, strict=True)]
         pairs = sorted(set(keys), key=lambda pair: (len(pair[0]) + len(pair[1]), pair))
-        # Both sides are padded to the longest of a batch: in this order the widths are within a little of the sums.
+        # Both sides are padded to the longest of a batch; in this order there is little padding.
         width_D = np.maximum.accumulate([len(source) for source, _ in pairs])
         width_D = width_D + np.maximum.accumulate([len(target) - 1 for _, target in pairs])
 
@@ -167,13 +168,13 @@ class Seq2SeqScorer(CausalScorer):
     def _score_batch(self, pairs: list[_Pair], together: list[_Pair]) -> np.ndarray:
         """(B,) bits of each pair, padded to the longest of those that all processes score together.
 
-        Padding is on the right: sources are masked there, targets not read.
+        Padding is on the right, where sources are masked and targets are not read.
         """
         device = model_device(self.model)
         longest = max((source for source, _ in together), key=len), max((target for _, target in together), key=len)
         source_BS = pad_sequences([*(source for source, _ in pairs), longest[0]])[:-1]
         target_BT = pad_sequences([*(target for _, target in pairs), longest[1]])[:-1]
-        # A target's last token is read, not fed; what stands after a target is seen by no token of it.
+        # A target's last token is not fed, and no token of a target sees what comes after it.
         fed_BT = np.where(target_BT < 0, target_BT[:, :1], target_BT)[:, :-1]
         logits = self._reader(
             input_ids=torch.as_tensor(fed_BT, device=device),
@@ -191,7 +192,7 @@ class Seq2SeqScorer(CausalScorer):
         return np.bincount(row_E, weights=bits_E, minlength=len(pairs))
 
     def _pair_alone(self, pair: _Pair) -> np.ndarray:
-        """(1,) bits of a target, its source and itself being all that the model is given."""
+        """(1,) bits of a target, with only its source and itself as the model's input."""
         bits: np.ndarray = self._read_pair(*pair)[self.encoder.first_scored - 1 :].sum(keepdims=True)
         return bits
 
@@ -202,7 +203,7 @@ class Seq2SeqScorer(CausalScorer):
         return self._read_alone(target, np.arange(len(tokens)), tokens, source_ids=ids)
 
     def _check_pairs_causal(self, pairs: list[_Pair]) -> None:
-        """Once, that a longest target's first half costs the same when its second half changes."""
+        """Checks once that the first half of a longest target costs the same if its second half changes."""
         if self._is_causal:
             return
         source, target = max(pairs, key=lambda pair: len(pair[1]))
@@ -214,10 +215,12 @@ class Seq2SeqScorer(CausalScorer):
         self._is_causal = True
 
     def _source_ids(self, sources: Sequence[str], *, given: bool = True) -> dict[str, tuple[int, ...]]:
-        """The tokens of each distinct source, special tokens included; `given`: one source for each target."""
+        """The tokens of each distinct source, including special tokens; `given`: whether there is one source for
+        each target.
+        """
 
         def refused(rule: str, source: str, remedy: str) -> InputError:
-            if given:  # it may hold the target's secret
+            if given:  # it may contain the target's secret
                 return RowInputError("source", rule, list(sources).index(source), remedy)
             return InputError("source", rule, described(source), remedy)
 
@@ -236,7 +239,7 @@ class Seq2SeqScorer(CausalScorer):
 
     @property
     def _whole_text(self) -> dict[str, Any]:
-        """The fixed source, so that nothing computed before enters."""
+        """The fixed source, so that no cached result is used."""
         return {"source_ids": self.model.source_ids}
 
     def _required_source(self) -> Callable[[str], str]:
@@ -250,14 +253,14 @@ class Seq2SeqScorer(CausalScorer):
         if not isinstance(self.source, str):
             raise InputError(
                 "source",
-                "must be one fixed text where texts are searched: one that holds the secret differs with each of them",
+                "must be one fixed text to search texts: one that contains the secret differs for each of them",
                 self._required_source(),
                 "Use measure_exposure with method='enumerate', 'sample' or 'skew_normal', or a source without holes.",
             )
 
 
 class _Decoder(nn.Module):
-    """The decoder given its source, as a causal model: `input_ids` are the decoder's own.
+    """The decoder with its source, as a causal model: `input_ids` are those of the decoder.
 
     The whole model is called each time, never its encoder alone, so that sharded models gather their weights.
     """
@@ -282,7 +285,7 @@ class _Decoder(nn.Module):
     def fix_source(self, ids: Sequence[int]) -> None:
         self.source_ids = torch.as_tensor([ids], device=model_device(self.inner))
 
-    # No position_ids and no 4-D mask: a call that brings them is refused, and another way of reading is tried.
+    # There are no position_ids and no 4-D mask: a call with them is refused, and another mode is tried.
     def forward(
         self,
         input_ids: torch.Tensor,
@@ -292,7 +295,7 @@ class _Decoder(nn.Module):
         source_mask: torch.Tensor | None = None,
     ) -> Any:
         if source_ids is not None:
-            # As in training: with labels, models of this kind keep no cache.
+            # As in training; with labels, models of this kind keep no cache.
             masked = {} if source_mask is None else {"attention_mask": source_mask}
             output = self.inner(input_ids=source_ids, decoder_input_ids=input_ids, use_cache=False, **masked)
             return SimpleNamespace(logits=output.logits, cache=None)
@@ -309,12 +312,14 @@ class _Decoder(nn.Module):
         output = self.inner(decoder_input_ids=input_ids, use_cache=use_cache, **inputs)
         self._cache_name, both = returned_cache(output) if use_cache else (self._cache_name, None)
         if both is not None and cache is None and rows == 1:
-            # The caller keeps the target's keys and values; those of the source are the same for every prefix.
+            # The caller keeps the target's keys and values; those of the source are equal for every prefix.
             self._cross_cache = both.cross_attention_cache
         return SimpleNamespace(logits=output.logits, cache=getattr(both, "self_attention_cache", None))
 
     def _encoded_source(self) -> Any:
-        """The encoder's own output for the source, computed once: some decoders read more of it than hidden states."""
+        """The encoder's complete output for the source, computed once, since some decoders use more of it than
+        hidden states.
+        """
         if self._encoded is None:
             assert self.source_ids is not None
             kept: list[Any] = []
@@ -348,14 +353,14 @@ def _expanded(encoded: Any, rows: int) -> Any:
 
 
 def _target_encoder(tokenizer: Any, start_token: int, *, end_token: bool) -> Encoder:
-    """Targets as the decoder reads them: the start token first, then the target's own encoding."""
+    """The encoder of targets for the decoder: the start token first, then the target's own encoding."""
     plain = Encoder.of(_TargetSide(tokenizer), end_token=end_token)
     leading = (start_token, *plain.leading)
     return replace(plain, leading=leading, first_scored=len(leading))
 
 
 class _TargetSide:
-    """A tokenizer that reads every text as a target: another vocabulary or language code, where it has one."""
+    """A tokenizer that encodes every text as a target, with another vocabulary or language code if it has one."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer

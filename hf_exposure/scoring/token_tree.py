@@ -1,12 +1,11 @@
-"""Token sequences as one tree: what they share is scored once.
+"""Token sequences as one tree, so that common parts are scored once.
 
-`PathQuery` and `PathBits` are what a search asks about one of its states, and the answer. `Vertices` is the tree of
-some sequences, `TokenTree` the part of it that a model is fed and the next-token edges that are read. `SequenceTree`
-and `PathTree` go from what is asked, whole sequences or search states, to a token tree, and from its edges' bits back.
+`PathQuery` is the query of a search about one of its states, and `PathBits` the answer. `Vertices` is the tree of
+sequences, and `TokenTree` the part of it that is fed to a model, with the next-token edges to read. `SequenceTree` and
+`PathTree` convert whole sequences or search states to a token tree, and its edges' bits to the answer.
 
 Shapes: N sequences of at most L tokens, V vertices, M fed vertices, E edges, P tokens of prefix, C children. Vertices
-are numbered in preorder (a parent before its children, siblings by token id); -1 stands for the end of the shared
-prefix.
+are numbered in preorder (a parent before its children, siblings by token id); -1 means the end of the shared prefix.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 IntArray = npt.NDArray[np.int64]
-# Token ids as they are stored: half the size.
+# The type of stored token ids, of half the size.
 IdMatrix = npt.NDArray[np.int32] | npt.NDArray[np.int64]
 _ABSENT = -1
 
@@ -28,9 +27,9 @@ class PathQuery:
     """One state of a search.
 
     Attributes:
-        tokens: the path below the search's prefix.
-        run: how many of its last tokens are forced, their bits not yet known.
-        children: token ids whose bits after the path are wanted; may be empty.
+        tokens: the path after the search's prefix.
+        run: the number of its last tokens that are forced and whose bits are not yet known.
+        children: token ids whose bits after the path are requested; may be empty.
     """
 
     tokens: tuple[int, ...]
@@ -40,7 +39,9 @@ class PathQuery:
 
 @dataclass(frozen=True)
 class PathBits:
-    """The answer: bits of the run summed, and (C,) bits of each child. Never renormalized over the children."""
+    """The answer: the sum of the run's bits, and (C,) bits of each child, which are not renormalized over the
+    children.
+    """
 
     run_bits: float
     children_bits: np.ndarray
@@ -53,12 +54,12 @@ class PathBits:
 
 @dataclass(frozen=True)
 class Vertices:
-    """All vertices below the shared prefix, in preorder.
+    """All vertices after the shared prefix, in preorder.
 
     Attributes:
         prefix_P: tokens shared by all sequences.
         token_V, parent_V, depth_V: token id; parent vertex or -1; 1 for a child of the prefix.
-        last_of_sequence_N: the vertex at which each sequence ends; -1 where it ends with the prefix.
+        last_of_sequence_N: the vertex at which each sequence ends; -1 if it ends with the prefix.
     """
 
     prefix_P: IntArray
@@ -70,13 +71,13 @@ class Vertices:
 
 @dataclass(frozen=True)
 class TokenTree:
-    """What a model is asked: feed these vertices after the prefix, read these next-token edges.
+    """The request to a model: feed these vertices after the prefix, and read these next-token edges.
 
     Attributes:
         prefix_P: tokens shared by all.
-        token_M, parent_M, depth_M: of the fed vertices, in preorder.
+        token_M, parent_M, depth_M: token, parent and depth of the fed vertices, in preorder.
         end_M: one past the last fed descendant, so that `a` is `b` or above it iff `a <= b < end_M[a]`.
-        edge_parent_E: ascending; the fed vertex after which a token is read, or -1 for the prefix's end.
+        edge_parent_E: the fed vertex after which a token is read, or -1 for the prefix's end; ascending.
         edge_token_E: the token read there.
     """
 
@@ -103,7 +104,7 @@ class TokenTree:
         edge_parent_E: IntArray,
         edge_token_E: IntArray,
     ) -> TokenTree:
-        """From fed vertices in preorder and edges with ascending parents."""
+        """Builds the tree from fed vertices in preorder and edges with ascending parents."""
         end_M = _subtree_ends(parent_M, depth_M)
         return cls(prefix_P, token_M, parent_M, depth_M, end_M, edge_parent_E, edge_token_E)
 
@@ -118,11 +119,11 @@ def pad_sequences(sequences: Sequence[Sequence[int]]) -> IntArray:
 
 
 def grow_vertices(matrix_NL: IdMatrix, prefix_length: int | None = None) -> Vertices:
-    """The tree of the padded sequences in `matrix_NL`; equal sequences end at one vertex.
+    """The tree of the padded sequences in `matrix_NL`; equal sequences end at the same vertex.
 
     Args:
         matrix_NL: (N, L) token ids of any integer type, -1 after a sequence's end.
-        prefix_length: how many leading tokens to treat as the shared prefix; all that are shared by default.
+        prefix_length: the number of leading tokens to treat as the shared prefix; by default all that are shared.
     """
     shared = _shared_by_rows(matrix_NL) if prefix_length is None else prefix_length
     prefix_P, body_NL = matrix_NL[0, :shared].astype(np.int64), matrix_NL[:, shared:]
@@ -144,14 +145,14 @@ def grow_vertices(matrix_NL: IdMatrix, prefix_length: int | None = None) -> Vert
 
 
 def _shared_by_rows(matrix_NL: IdMatrix) -> int:
-    """As `shared_length`, for the rows of a matrix."""
+    """Like `shared_length`, for the rows of a matrix."""
     same_L = (matrix_NL == matrix_NL[0]).all(axis=0) & (matrix_NL[0] != _ABSENT)
     return int(np.logical_and.accumulate(same_L).sum())
 
 
 def _subtree_ends(parent_M: IntArray, depth_M: IntArray) -> IntArray:
     end_M = np.arange(1, len(parent_M) + 1, dtype=np.int64)
-    # Deepest first, so that a vertex's end is final before its parent reads it.
+    # The deepest come first, so that a vertex's end is final before its parent uses it.
     for level in range(int(depth_M.max(initial=0)), 1, -1):
         at_level = np.flatnonzero(depth_M == level)
         np.maximum.at(end_M, parent_M[at_level], end_M[at_level])
@@ -160,11 +161,12 @@ def _subtree_ends(parent_M: IntArray, depth_M: IntArray) -> IntArray:
 
 @dataclass(frozen=True)
 class SequenceTree:
-    """N whole sequences: inner vertices are fed, every vertex is an edge, a sequence is a sum along its path.
+    """N whole sequences: inner vertices are fed, every vertex has an edge, and a sequence's bits are a sum along its
+    path.
 
     Attributes:
-        tree: what the model is asked.
-        vertices: all V vertices, leaves too.
+        tree: the request to the model.
+        vertices: all V vertices, including leaves.
         edge_of_vertex_V: the edge that reads each vertex.
         first_scored: position of the first scored token in every sequence.
     """
@@ -233,14 +235,14 @@ class SequenceTree:
 
 @dataclass(frozen=True)
 class PathTree:
-    """Search states after one prefix: runs and children are read, and only what stands before one of them is fed.
+    """Search states after one prefix: runs and children are read, and only tokens before one of them are fed.
 
     Attributes:
-        tree: what the model is asked.
-        run_edges_NR: of each query, the edges of its run's tokens in the tree; -1 where a run is shorter.
-        children_edges: of each query, the edges of its children, in their order.
+        tree: the request to the model.
+        run_edges_NR: for each query, the edges of its run's tokens in the tree; -1 where a run is shorter.
+        children_edges: for each query, the edges of its children, in their order.
         read_after_N: the fed vertex after which each query's last token is read; -1 for the end of the prefix.
-        queries: as asked.
+        queries: the queries.
     """
 
     tree: TokenTree
@@ -251,7 +253,7 @@ class PathTree:
 
     @classmethod
     def of(cls, prefix: Sequence[int], queries: Sequence[PathQuery]) -> PathTree:
-        """From queries, in any order; equal paths share their vertices."""
+        """Builds the tree from queries in any order; equal paths share their vertices."""
         matrix_NL = pad_sequences([(*prefix, *query.tokens) for query in queries])
         vertices = grow_vertices(matrix_NL, prefix_length=len(prefix))
         children_N = np.array([len(query.children) for query in queries])
@@ -284,7 +286,7 @@ class PathTree:
         return cls(tree, edge_of_run_V[run_vertices_NR], tuple(children), read_after_N, tuple(queries))
 
     def answers(self, edge_bits_E: np.ndarray) -> list[PathBits]:
-        """One answer per query, in the order asked. A first token with nothing before it is not predicted: 0 bits."""
+        """One answer for each query, in order. A first token with nothing before it is not predicted: 0 bits."""
         bits_E = np.append(edge_bits_E, 0.0)
         if not len(self.tree.prefix_P):
             bits_E[:-1][self.tree.edge_parent_E < 0] = 0.0
@@ -307,7 +309,7 @@ def _last_vertices(vertices: Vertices, run_N: IntArray) -> IntArray:
 
 
 def _with_ancestors(vertices: Vertices, chosen: IntArray) -> npt.NDArray[np.bool_]:
-    """(V,) whether a vertex is one of `chosen` or above one; -1 among them stands for none."""
+    """(V,) whether a vertex is one of `chosen` or above one; -1 means none."""
     is_in_V = np.zeros(len(vertices.token_V) + 1, dtype=bool)
     is_in_V[chosen] = True
     is_in_V = is_in_V[:-1]

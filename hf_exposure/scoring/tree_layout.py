@@ -1,7 +1,7 @@
-"""Where the tokens of many samples go in rows whose key-value caches are kept, and which slots each of them sees.
+"""Assigns the tokens of many samples to slots of rows whose key-value caches are kept, and determines what each sees.
 
-Tree attention: a row of a batch holds several neighboring samples. At each step the new tokens of its samples are
-appended to the row's cache; samples that take the same tokens together share their slots. A mask shows each token the
+This is tree attention: a row of a batch contains several neighboring samples. At each step the new tokens of its
+samples are appended to the row's cache; samples with the same path share their slots. A mask lets each token see the
 shared prefix, its own ancestors and itself. All of this is bookkeeping in numpy; `PackedSampler` feeds the model.
 
 Shapes: S samples, R rows, G batches of rows; A samples that take a step, T new tokens of each at most, C children of
@@ -21,7 +21,7 @@ from hf_exposure.scoring.token_tree import IntArray
 
 @dataclass(frozen=True)
 class TokenQueries:
-    """Q next-token bits that one step asks for, ordered by row and slot: once for all samples of one path.
+    """Q next-token bits that one step requests, ordered by row and slot, once for all samples of one path.
 
     Attributes:
         row_Q, slot_Q, token_Q: the bits of `token` are read after `slot` of `row`.
@@ -40,13 +40,14 @@ class TokenQueries:
 
 @dataclass(frozen=True)
 class NewSlots:
-    """What one step appends, over all rows.
+    """The slots that one step appends, over all rows.
 
     Attributes:
         row_N, slot_N, token_N: the row of each new slot, its number in the row (after the prefix), and its token.
         ancestors_NL: the slots of the tokens before it on its path, from the top down; -1 beyond them.
         row_A, slot_AT: the row of each sample, and the slots of its new tokens; -1 beyond the last.
-        filled_G, width_G: slots in each row of a batch before the step, and how many the step appends to each.
+        filled_G, width_G: the number of slots in each row of a batch before the step, and the number that the step
+            appends.
     """
 
     row_N: IntArray
@@ -59,10 +60,10 @@ class NewSlots:
     width_G: IntArray
 
     def of_batch(self, batch: int, first: int, stop: int) -> tuple[IntArray, IntArray, npt.NDArray[np.bool_]]:
-        """What the rows `first : stop`, which are those of one batch, are fed.
+        """The inputs for the rows `first : stop`, which are those of one batch.
 
-        Rows of a batch are padded on the right to one width, by a real token that no other slot sees. Rows beyond the
-        last sample hold nothing else.
+        Rows of a batch are padded on the right to one width, with a real token that no other slot sees. Rows after the
+        last sample contain only padding.
 
         Returns:
             (B, W) tokens; (B, W) depths, 0 for a token right after the prefix; (B, W, F) whether a new slot sees each
@@ -82,13 +83,13 @@ class NewSlots:
         return token_BW, depth_BW, sees_BWF
 
     def queries(self, tokens_AT: IntArray, run_A: IntArray, children_AC: IntArray) -> TokenQueries:
-        """What is asked about this step: the last `run` new tokens of each sample, and its children, padded on the
-        right. Of samples that share a path and ask for the same, each query is made once.
+        """The queries of this step: the last `run` new tokens of each sample, and its children, padded on the right.
+        Samples that share a path and a query make it only once.
         """
         length_A = (tokens_AT >= 0).sum(axis=1)
         column_T = np.arange(tokens_AT.shape[1])
         is_run_AT = (tokens_AT >= 0) & (column_T >= (length_A - run_A)[:, None])
-        # A token of a run is read after the one before it, a child after the last.
+        # A token of a run is read after the one before it, and a child after the last.
         line, column = np.nonzero(is_run_AT)
         row, slot, token = self.row_A[line], self.slot_AT[line, column - 1], tokens_AT[line, column]
         _, first, same = np.unique(_joint_key(row, slot, token), return_index=True, return_inverse=True)
@@ -96,7 +97,7 @@ class NewSlots:
         last_A = self.slot_AT[np.arange(len(length_A)), length_A - 1]
         _, asking_P, place_A = np.unique(_joint_key(self.row_A, last_A), return_index=True, return_inverse=True)
         if not np.array_equal(children_AC, children_AC[asking_P][place_A]):
-            asking_P = place_A = np.arange(len(last_A))  # of one path, but they ask for different children
+            asking_P = place_A = np.arange(len(last_A))  # they share a path but ask for different children
         children_PC = children_AC[asking_P]
         width_P = (children_PC >= 0).sum(axis=1)
         # A run's token and a path's children each stay together, and begin at `start`.
@@ -120,7 +121,7 @@ class NewSlots:
 class TreeLayout:
     """The slots of S samples in R rows, as their paths grow.
 
-    Three samples share a row. They take the tokens 10, 10, 11 and then 12, 13, 13:
+    For example, three samples share a row. Their tokens are 10, 10, 11 and then 12, 13, 13:
 
         prefix ─┬─ 10 (slot 0) ─┬─ 12 (slot 2)     sample 0: slots 0 2
                 │               └─ 13 (slot 3)     sample 1: slots 0 3
@@ -136,8 +137,7 @@ class TreeLayout:
 
     Args:
         row_S: the row of each sample, ascending.
-        batch_R: the batch of each row. Rows of one batch go through the model together, so that each step pads them
-            to one width.
+        batch_R: the batch of each row. Rows of one batch are fed together, so each step pads them to one width.
 
     Example:
         >>> layout = TreeLayout(row_S=np.array([0, 0, 0]), batch_R=np.array([0]))
@@ -161,7 +161,7 @@ class TreeLayout:
         self._slot_SL = np.full((len(row_S), 0), -1, dtype=np.int64)
 
     def append(self, sample_A: IntArray, tokens_AT: IntArray) -> NewSlots:
-        """Gives slots to the next tokens of some samples, one to all samples of a row that share a path.
+        """Assigns slots to the next tokens of the given samples; samples of a row that share a path share the slot.
 
         Args:
             sample_A: numbers of the samples, each once, ascending.
@@ -180,7 +180,7 @@ class TreeLayout:
             sample, row, token = sample_A[line], row_A[line], tokens_AT[line, column]
             key = _joint_key(row, self._last_S[sample] + 1, token)
             _, first, same = np.unique(key, return_index=True, return_inverse=True)
-            # The new slots are in the order of their rows: each is numbered on from what its row has.
+            # The new slots are in the order of their rows; each is numbered after those that its row already has.
             row_N = row[first]
             slot_N = next_R[row_N] + np.arange(len(first)) - np.searchsorted(row_N, row_N)
             next_R = next_R + np.bincount(row_N, minlength=len(next_R))
@@ -197,7 +197,7 @@ class TreeLayout:
 
 
 def _joint_key(*columns_N: IntArray) -> IntArray:
-    """(N,) one number for each line of several columns of numbers from 0 up, in the order of the lines."""
+    """(N,) one number for each line of several columns of numbers of at least 0, in the order of the lines."""
     key_N = np.zeros_like(columns_N[0])
     for column_N in columns_N:
         key_N = key_N * (int(column_N.max(initial=0)) + 1) + column_N

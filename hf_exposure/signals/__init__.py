@@ -1,4 +1,4 @@
-"""Rows in, arrays out: what a model says of each example of a batch or of each of its tokens, and when it is moved."""
+"""What a model outputs for each example or each token, and how the output changes when the input does."""
 
 from hf_exposure.signals.critical import critical_samples
 from hf_exposure.signals.example_gradients import example_gradients

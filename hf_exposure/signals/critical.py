@@ -1,25 +1,28 @@
-"""Critical samples: rows with another decision of the model close by.
+"""Critical samples: rows close to which the model decides differently.
 
-A row is critical if some point of the box around it, at most `radius` away in each coordinate, is decided otherwise.
-The more rows are critical, the denser are the model's decision boundaries where data are, and the more complex is what
-it has learned: a network that fits noise has far more of them. Labels play no part.
+A row is critical if the model predicts another class at some point at most `radius` away in each coordinate. The more
+rows are critical, the denser the model's decision boundaries are near the data, and the more complex the function that
+it has learned: a network that fits noise has far more critical samples. Labels are not used.
 
-Whether there is such a point cannot be decided for a network; it can be searched for. The search can only miss one, so
-the share of rows found critical is a lower limit on the true share.
+For a network, it cannot be decided whether such a point exists, but one can search for it. Since the search can only
+miss points, the share of rows found critical is a lower limit on the true share.
 
-Langevin adversarial sample search (LASS) repeats, from the row on: a step against the decision in every coordinate,
-some noise, back into the box. What the paper leaves open is fixed as follows.
+Langevin adversarial sample search (LASS) starts at the row and repeats three operations: a step against the decision
+in every coordinate, added noise, and projection back into the box. The choices that the paper leaves open are as
+follows.
 
 - *The class and the sign.* With the predicted class k, the step goes against the gradient of its margin,
-  `f_k - max_{j != k} f_j`, which is 0 on the boundary. The paper's f_k alone says nothing of the other classes: of the
-  rows of random linear classifiers that are critical by the closed form, its gradient finds about seven in ten, that
-  of the softmax output (whose sign is that of the log-odds) more than eight, that of the margin nearly all
-  (`docs/design/0025-critical-samples.md`). Softmax outputs are also flat in 32 bits where a model is sure of itself.
-- *Where.* The gradient is taken where the search is. As printed it is that of the row itself, so that all steps would
-  have one direction.
-- *Sizes.* Step and noise are shares of the radius: the same search in any units.
-- *The end.* After `max_steps` steps. The last `2 / step` of them are without noise: with it, one coordinate in eight
-  is off the side that it was sent to, so a search among hundreds of coordinates would stay 1 % inside the box.
+  `f_k - max_{j != k} f_j`, which is 0 on the boundary. The paper's f_k alone contains no information about the other
+  classes. Of the rows of random linear classifiers that are critical by the closed form, its gradient finds about
+  seven in ten, the gradient of the softmax output (which has the sign of the log-odds) more than eight, and the
+  gradient of the margin nearly all (`docs/design/0025-critical-samples.md`). In 32 bits, softmax outputs are also flat
+  where a model is confident.
+- *Where.* The gradient is taken at the current point of the search. The algorithm as printed takes it at the row
+  itself, so all steps would have the same direction.
+- *Sizes.* Step and noise are shares of the radius, so the search does not depend on the units.
+- *The end.* The search ends after `max_steps` steps. The last `2 / step` of them have no noise: with noise, one
+  coordinate in eight is away from the side of the box that it was moved to, so a search over hundreds of coordinates
+  would stay 1 % inside the box.
 
 Source: Arpit et al., "A Closer Look at Memorization in Deep Networks" (2017), section 4.1 and algorithm 1.
 
@@ -59,42 +62,42 @@ def critical_samples(
     batch_size: int = 64,
     processes: Processes = SINGLE_PROCESS,
 ) -> NDArray[np.bool_]:
-    """Whether LASS finds another decision of the model within `radius` of each row.
+    """Returns whether LASS finds another decision of the model within `radius` of each row.
 
-    The model is left as found: training flags, gradients and random states. It is called in evaluation mode. A row's
-    answer depends on its place among the rows (through the seed), not on the size of batches or the number of
-    processes. The cost is at most `max_steps` forward and backward passes a row, and less for rows that are critical.
+    The model is called in evaluation mode; its training flags and gradients and all random states are restored. A
+    row's result depends on its position among the rows (through the seed), but not on the batch size or the number of
+    processes. The cost is at most `max_steps` forward and backward passes per row, and less for critical rows.
 
-    Text is moved at the embeddings of its tokens. The radius is then that of one coordinate of an embedding, in the
-    embedding layer's own units; padding stays. It tells models apart only in proportion to the size of embeddings
-    (`MovableRows.embedding_scale`: 0.02 to 1 between models), so compare radii as shares of that. Points of the box
-    are mostly no tokens: a critical text is one with a decision boundary close by, not one with another text close by.
-    The decision of a causal language model is the most probable token after the whole text.
+    Text is perturbed at the embeddings of its tokens, except for padding. The radius then applies to each coordinate
+    of an embedding, in the units of the embedding layer. Embeddings differ in size between models
+    (`MovableRows.embedding_scale`: 0.02 to 1), so compare models at the same radius relative to that size. Most points
+    of the box are not embeddings of tokens: a critical text is close to a decision boundary, not necessarily to
+    another text. The decision of a causal language model is the most probable token after the whole text.
 
     Args:
         model: returns logits (N, C), or an output with `.logits`; logits of every token (N, T, C) for texts.
         inputs: (N, ...) floats, the model's first argument; or a mapping of its arguments by name, with a float tensor
-            or with "input_ids". Labels in it are not used.
+            or with "input_ids". Labels in the mapping are not used.
         radius: half the side of the box, in the units of the inputs.
-        step: how far each coordinate goes in one step, as a share of the radius.
-        noise: standard deviation of the noise of each coordinate and step, as a share of the radius.
-        max_steps: after which a search ends.
-        seed: of the noise.
-        argument: the name of what is moved, where a mapping has several float tensors.
-        batch_size: rows of one model call; halved where a device runs out of memory.
-        processes: those that share the rows. All must make the call, and all get the same answer.
+        step: how far each coordinate moves in one step, as a share of the radius.
+        noise: standard deviation of the noise that each step adds to each coordinate, as a share of the radius.
+        max_steps: number of steps after which a search ends.
+        seed: seed of the noise.
+        argument: name of the argument to perturb, if the mapping has several float tensors.
+        batch_size: rows per model call; halved if the device runs out of memory.
+        processes: the processes that share the rows. All must make the call, and all get the same result.
 
     Returns:
         (N,) bools.
 
     Raises:
-        InputError: arguments out of range, inputs that cannot be moved, a model whose output is no logits, or one
-            whose weights are spread over processes.
-        NonFiniteScoreError: NaN logits.
+        InputError: an argument is out of range, the inputs cannot be perturbed, the model does not return logits, or
+            its weights are sharded over processes.
+        NonFiniteScoreError: the model returned NaN.
 
-    Source: Arpit et al. 2017, section 4.1. Their footnote has a step of 0.25 and noise of 0.2.
+    Source: Arpit et al. 2017, section 4.1. A footnote there uses a step of 0.25 and noise of 0.2.
 
-    Example (two classes, boundary at x = 0; within 0.5 of it are the first two rows):
+    Example (two classes with the boundary at x = 0; the first two rows are within 0.5 of it):
         >>> line = nn.Linear(1, 2, bias=False)
         >>> line.weight.data = torch.tensor([[1.0], [-1.0]])
         >>> critical_samples(line, torch.tensor([[0.1], [-0.4], [0.6]]), radius=0.5).tolist()
@@ -104,7 +107,7 @@ def critical_samples(
     search = CriticalSearch(radius, step, noise, max_steps, seed)
     whole_number("batch_size", batch_size, 1)
     refuse_sharded(rows.model)
-    # Rows that follow each other are often alike, and so is what they cost.
+    # Neighboring rows are often similar, and so are their costs.
     own = np.arange(processes.shard, rows.num_rows, processes.num_shards)
 
     def flags() -> NDArray[np.float64]:
@@ -117,25 +120,25 @@ def critical_samples(
 
 
 def refuse_sharded(model: nn.Module) -> None:
-    """Refuses a model whose weights are spread over processes: each search ends after another number of calls.
+    """Refuses a model whose weights are sharded over processes, since searches end after different numbers of calls.
 
     Raises:
-        InputError: it is one.
+        InputError: the model is sharded.
     """
     if is_sharded(model):
-        rule = "must not be spread over processes, which would have to make equally many calls"
-        raise InputError("model", rule, type(model).__name__, "Load the weights whole to measure them.")
+        rule = "must not be sharded over processes, which would have to make equally many calls"
+        raise InputError("model", rule, type(model).__name__, "Load all weights in one process.")
 
 
 class CriticalSearch:
-    """LASS with its settings, as `critical_samples` describes them.
+    """LASS with its settings; see `critical_samples`.
 
     Raises:
-        InputError: a setting out of range, or neither steps nor noise.
+        InputError: a setting is out of range, or step and noise are both 0.
     """
 
     def __init__(self, radius: float, step: float, noise: float, max_steps: int, seed: int) -> None:
-        rule, remedy = "must be finite and above 0", "Write a share of the range of the inputs, such as 0.03."
+        rule, remedy = "must be finite and above 0", "Pass a share of the range of the inputs, such as 0.03."
         self.radius = real_number("radius", radius, rule, remedy, above=0.0)
         rule = "must be a share of the radius from 0 to 2"
         self.step = real_number("step", step, rule, "Write step=0.25.", at_least=0.0, at_most=2.0)
@@ -149,7 +152,7 @@ class CriticalSearch:
         self._noisy_steps = self.max_steps - min(across, self.max_steps // 2)
 
     def run(self, rows: MovableRows, batch_n: NDArray[np.integer]) -> NDArray[np.bool_]:
-        """(n,) whether another decision is found, for the rows of those numbers, in one go."""
+        """Returns (n,) whether another decision is found for each of the given rows, all searched in one batch."""
         critical_n = np.zeros(len(batch_n), dtype=bool)
         generators = [np.random.default_rng([self.seed, int(row)]) for row in batch_n]
         moves, movable = rows.unmoved(batch_n).float(), rows.movable(batch_n)

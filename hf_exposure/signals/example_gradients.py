@@ -1,4 +1,4 @@
-"""The gradient of each example's loss by the weights: what a step on it would do to the network."""
+"""The gradient of each example's loss with respect to the weights."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ from hf_exposure.signals.movable import differentiating
 def example_gradients(
     model: nn.Module, inputs: torch.Tensor, labels_N: Any, layers: Sequence[str] | None = None
 ) -> FloatArray:
-    """Gradient of the cross-entropy of each example, one row for each.
+    """Returns the gradient of each example's cross-entropy with respect to the weights.
 
-    The network is in evaluation mode and is left as found. One example is a batch of its own, so that no other
-    example's statistics enter.
+    The network is called in evaluation mode and left unchanged. Each example forms its own batch, so other examples do
+    not affect its gradient.
 
     Args:
         model: a classifier that returns logits, or an output with `.logits` or ["logits"].
-        inputs: a row for each of N examples.
-        labels_N: classes.
-        layers: names of modules whose weights count; all weights that require gradients unless given.
+        inputs: (N, ...), one row per example.
+        labels_N: (N,) classes.
+        layers: names of the modules whose weights to use; by default all weights that require gradients.
 
     Returns:
-        (N, P) float64, the parameters in the model's order. It is held whole: choose layers, or few examples.
+        (N, P) float64, the parameters in the model's order. The whole array is in memory: choose few layers or few
+        examples.
 
     Raises:
-        InputError: a layer that is none, labels that are not one class for each row, logits of another shape.
+        InputError: a layer is not a module with weights, the labels are not one class per row, or the logits do not
+            have shape (N, classes).
 
-    Example (by hand: two classes from logits w x = 0: the gradient is (p - y) x):
+    Example (by hand: two classes with logits w x = 0, whose gradient is (p - y) x):
         >>> line = nn.Linear(1, 2, bias=False)
         >>> line.weight.data.zero_()
         tensor([[0.],
@@ -57,8 +59,8 @@ def example_gradients(
     device = model_device(bare)
     labels = torch.as_tensor(np.asarray(labels_N)).to(device)
     if labels.dim() != 1 or labels.is_floating_point() or len(labels) != len(inputs) or not wanted:
-        rule, shape = f"must be {len(inputs)} classes, and the model have weights that require gradients", labels.shape
-        raise InputError("labels_N", rule, f"{labels.dtype} of shape {tuple(shape)}", "Pass one class a row.")
+        rule, shape = f"must be {len(inputs)} classes, and the model must have trainable weights", labels.shape
+        raise InputError("labels_N", rule, f"{labels.dtype} of shape {tuple(shape)}", "Pass one class per row.")
     rows = []
     with differentiating(bare):
         for row in range(len(inputs)):

@@ -1,9 +1,9 @@
-"""What the logits of a batch say of each labeled thing in it: loss, probability of the label, correctness, margin.
+"""Signals of each label in a batch, computed from the logits: loss, probability, correctness and margin.
 
-A classifier labels rows. A language model labels tokens, and where a token's logits are depends on its kind: of a
-causal model at the token before, of the others at the token itself.
+A classifier has one label per row, a language model one per token. The logits of a token are at the preceding position
+in a causal model and at the token's own position in other models.
 
-Shapes: B rows of S positions, V classes or vocabulary entries, n labeled things, F figures of each.
+Shapes: B rows of S positions, V classes or vocabulary entries, n labels, F signals per label.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from transformers.models.auto import modeling_auto
 from hf_exposure.errors import InputError
 
 FIGURES = ("loss_bits", "probability", "correct", "margin")
-"""What there is of each labeled thing, in this order."""
+"""The signals of each label, in this order."""
 NO_LABEL = -100
 _LOG2_E = 1.0 / math.log(2.0)
 _ENTRIES_AT_ONCE = 2**24
@@ -31,34 +31,34 @@ _AT_THE_TOKEN = frozenset(
 
 
 class Alignment(StrEnum):
-    """Where the logits of a label are."""
+    """Where the logits of a label are found."""
 
     ROW = "row"
-    """One label for each row: a classifier."""
+    """One label per row: a classifier."""
     SAME = "same"
-    """At the token: a masked model, an encoder-decoder, a classifier of tokens."""
+    """At the token's own position: a masked model, an encoder-decoder model, a token classifier."""
     NEXT = "next"
-    """At the token before: a causal language model."""
+    """At the preceding position: a causal language model."""
 
 
 def alignment_of(model: nn.Module, labels: torch.Tensor, shift_labels: bool | None = None) -> Alignment:
-    """How the labels of a batch meet the logits of a model.
+    """Returns how the labels of a batch are aligned with the logits of a model.
 
     Args:
-        model: any module; one of transformers may say what it is.
+        model: any module; for models of transformers, the configuration tells their kind.
         labels: (B,) classes, or (B, S) tokens.
-        shift_labels: for labels of tokens, whether the logits of each are at the token before it. By default so for
-            all models but encoder-decoders, masked models and classifiers of tokens of transformers.
+        shift_labels: for token labels, whether the logits of each are at the preceding position. This is the default
+            for all models except encoder-decoder models, masked models and token classifiers of transformers.
 
     Raises:
-        InputError: labels that are no whole numbers, or of another shape (regression, several labels a row).
+        InputError: the labels are not integers, or have another shape (regression, several labels per row).
 
     Example:
         >>> alignment_of(nn.Linear(2, 3), torch.tensor([0, 2])).value
         'row'
     """
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool or labels.ndim not in (1, 2):
-        rule = "must be one class for each row, or one token for each position"
+        rule = "must be one class per row, or one token per position"
         raise InputError("labels", rule, f"{labels.dtype} of shape {tuple(labels.shape)}", "Measure classifiers only.")
     if labels.ndim == 1:
         return Alignment.ROW
@@ -70,7 +70,7 @@ def alignment_of(model: nn.Module, labels: torch.Tensor, shift_labels: bool | No
 
 
 def scored_places(labels: torch.Tensor, alignment: Alignment) -> torch.Tensor:
-    """(n, 2) row and position of each labeled thing, in order; the position of a row's own label is -1.
+    """Returns (n, 2): row and position of each label, in order; the position is -1 for labels of whole rows.
 
     Example:
         >>> scored_places(torch.tensor([[5, 6, -100]]), Alignment.NEXT).tolist()
@@ -82,19 +82,20 @@ def scored_places(labels: torch.Tensor, alignment: Alignment) -> torch.Tensor:
     counts = labels != NO_LABEL
     if alignment is Alignment.NEXT:
         counts = counts.clone()
-        counts[:, 0] = False  # nothing predicts it
+        counts[:, 0] = False  # no position predicts it
     return torch.nonzero(counts)
 
 
 def logits_of(output: Any) -> torch.Tensor:
-    """The logits in what a model returned: an output with `.logits`, a mapping, a tuple, or the logits themselves.
+    """Returns the logits from a model's output: an object with `.logits`, a mapping, a tuple, or the logits
+    themselves.
 
     Raises:
-        InputError: something else.
+        InputError: the output is something else.
     """
     found = output["logits"] if isinstance(output, dict) and "logits" in output else getattr(output, "logits", output)
     if isinstance(found, (tuple, list)) and found:
-        # (loss, logits, ...) where the labels were passed.
+        # (loss, logits, ...) if the labels were passed.
         found = next((value for value in found if isinstance(value, torch.Tensor) and value.ndim >= 2), found[0])
     if not isinstance(found, torch.Tensor) or found.ndim < 2:
         remedy = "Return an output with .logits."
@@ -103,19 +104,19 @@ def logits_of(output: Any) -> torch.Tensor:
 
 
 def example_signals(logits: torch.Tensor, labels: torch.Tensor, places: torch.Tensor, alignment: Alignment) -> Any:
-    """(n, F) figures of each labeled thing, float32, on the logits' device.
+    """Returns (n, F) float32 signals of each label, on the logits' device.
 
-    Correct is 1.0 where the label's logit is larger than all others: a tie is no knowledge. The margin is the
-    difference to the largest other logit, and the loss is in bits.
+    `correct` is 1.0 if the label's logit is larger than all others; a tie counts as incorrect. The margin is the
+    difference from the largest other logit. The loss is in bits.
 
     Args:
         logits: (B, V), or (B, S, V).
-        labels: as `alignment_of` takes them.
-        places: (n, 2) as `scored_places` returns them, on the logits' device.
-        alignment: of both.
+        labels: as for `alignment_of`.
+        places: (n, 2), from `scored_places`, on the logits' device.
+        alignment: of the labels with the logits.
 
     Raises:
-        InputError: labels outside of the classes, or fewer than two classes.
+        InputError: a label is outside the range of classes, or there are fewer than two classes.
 
     Example:
         >>> labels = torch.tensor([1])
@@ -124,7 +125,7 @@ def example_signals(logits: torch.Tensor, labels: torch.Tensor, places: torch.Te
     """
     classes = logits.shape[-1]
     if classes < 2:
-        raise InputError("model", "must have two classes or more", classes, "Measure classifiers only.")
+        raise InputError("model", "must have at least two classes", classes, "Measure classifiers only.")
     row_n, position_n = places.unbind(1)
     if alignment is Alignment.ROW:
         label_n = labels[row_n]
@@ -145,10 +146,10 @@ def example_signals(logits: torch.Tensor, labels: torch.Tensor, places: torch.Te
 
 
 def signals_in_place(logits: torch.Tensor, labels: torch.Tensor, alignment: Alignment) -> torch.Tensor:
-    """(B, F), or (B, S, F), figures of every label where it stands; NaN where there is none.
+    """Returns (B, F) or (B, S, F) signals, one entry per place for a label; NaN where there is no label.
 
-    Those of `example_signals`, without asking the device how many there are, so that a training step need not wait.
-    A label that the model has no class for is NaN too.
+    The signals are those of `example_signals`, but the number of labels is not read from the device, so a training
+    step need not wait. A label outside the model's classes also gives NaN.
 
     Example:
         >>> signals_in_place(torch.zeros(2, 2), torch.tensor([1, -100]), Alignment.ROW)[:, 1].tolist()

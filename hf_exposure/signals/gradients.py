@@ -1,7 +1,7 @@
-"""Gradients of a label's logit with respect to the inputs, at checkpoints; variance of gradients is made of them.
+"""Gradients of a label's logit with respect to the inputs, at checkpoints: the input of variance of gradients.
 
-An example whose gradients still move late in training is hard or atypical (Agarwal et al. 2022). The gradient is that
-of the logit, not of the loss: a loss that is nearly 0 has no gradient left to say anything.
+An example whose gradients still change late in training is hard or atypical (Agarwal et al. 2022). The logit is used
+instead of the loss because the gradient of a loss near 0 vanishes.
 
 Shapes: T checkpoints, N examples, n of one batch.
 """
@@ -32,25 +32,26 @@ def label_gradients(
     *,
     argument: str | None = None,
 ) -> FloatArray:
-    """The gradient of each example's label logit with respect to its inputs, at checkpoints of a training.
+    """Returns the gradient of each example's label logit with respect to its inputs, at checkpoints of a training run.
 
-    `variance_of_gradients` takes what is returned. The model is left as found, and called in evaluation mode: one
-    forward and one backward pass a row and checkpoint. Text is moved at the embeddings of its tokens; the label is
-    then the class, or the token that follows the text.
+    Pass the result to `variance_of_gradients`. The model is called in evaluation mode and left unchanged, with one
+    forward and one backward pass per row and checkpoint. For text, the gradient is taken with respect to the
+    embeddings of the tokens; the label is then the class, or the token that follows the text.
 
     Args:
         model: as for `critical_samples`.
         states: `state_dict`s of the model during training, such as those of its checkpoints.
-        inputs: the examples, as for `critical_samples`.
+        inputs: (N, ...) examples, as for `critical_samples`.
         labels: (N,) class of each.
-        batch_size: rows of one model call; halved where a device runs out of memory.
+        batch_size: rows per model call; halved if the device runs out of memory.
         argument: as for `critical_samples`.
 
     Returns:
-        (T, N, ...) gradients, as wide as the inputs or as the embeddings of their tokens.
+        (T, N, ...) gradients, with the shape of the inputs or of the embeddings of their tokens.
 
     Raises:
-        InputError: no state, one of another model, labels that are no classes, and what `critical_samples` refuses.
+        InputError: there are no states, a state belongs to another model, the labels are not classes, or
+            `critical_samples` would refuse the inputs.
 
     Source: Agarwal, D'souza and Hooker, "Estimating Example Difficulty using Variance of Gradients", CVPR 2022,
         section 2.
@@ -69,7 +70,7 @@ def label_gradients(
     labels_N = number_array("labels", labels)
     if labels_N.shape != (rows.num_rows,) or not (labels_N == labels_N.astype(np.int64)).all():
         rule = f"must be ({rows.num_rows},) classes, whole numbers"
-        raise InputError("labels", rule, labels_N.shape, "Pass one label a row.")
+        raise InputError("labels", rule, labels_N.shape, "Pass one label per row.")
     found: list[FloatArray] = []
     with differentiating(rows.model):
         for state in states:
@@ -82,7 +83,7 @@ def label_gradients(
                 if not ((own_n >= 0) & (own_n < logits_nC.shape[1])).all():
                     rule = f"must be classes from 0 to {logits_nC.shape[1] - 1}"
                     raise InputError("labels", rule, "others", "Number the classes from 0.")
-                # Rows are apart, so the gradient of the sum holds that of each.
+                # Rows are independent, so the gradient of the sum contains the gradient of each.
                 (slope,) = torch.autograd.grad(logits_nC.gather(1, own_n[:, None]).sum(), shift, allow_unused=True)
                 slope = torch.zeros_like(shift) if slope is None else slope
                 return list(slope.detach().double().cpu().numpy())

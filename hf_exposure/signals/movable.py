@@ -1,8 +1,8 @@
-"""Rows of a model's inputs at a place where they can be moved a little: float inputs, or embeddings of text.
+"""Rows of a model's inputs in a form that can be perturbed: float inputs, or embeddings of text.
 
-Pixels, waveforms and features are floats, so they can be moved themselves. Tokens cannot; what is moved is what the
-model's embedding layer returns for them. A forward hook moves it, so any model with `get_input_embeddings` will do: it
-need not take `inputs_embeds`, and what it does to embeddings afterwards (positions, scaling) stays.
+Pixels, waveforms and features are floats, so they can be perturbed directly. Tokens cannot; instead, the output of the
+model's embedding layer is perturbed. A forward hook does this, so any model with `get_input_embeddings` is supported:
+it need not accept `inputs_embeds`, and its later processing of embeddings (positions, scaling) is unchanged.
 
 Shapes: N rows, n of them in one call, T tokens, C classes or vocabulary entries.
 """
@@ -25,32 +25,32 @@ from hf_exposure.runtime.precision import weights_kept
 from hf_exposure.runtime.processes import is_out_of_memory
 
 TOKENS, MASK = "input_ids", "attention_mask"
-# Arguments that a decision does not depend on: a loss that the model would compute next to it.
+# Arguments that do not affect the decision: the model would only compute a loss from them.
 _LABELS = ("labels", "label", "label_ids", "start_positions", "end_positions")
 
 T = TypeVar("T")
 
 
 class MovableRows:
-    """The rows of `inputs`, ready to be moved and shown to a model.
+    """The rows of `inputs`, ready to be perturbed and passed to a model.
 
     Args:
         model: returns logits, or an output with `.logits`, or a dictionary with "logits", or a tuple that begins with
             them.
         inputs: a float tensor or array (N, ...), the model's first argument; or a mapping of the model's arguments by
-            name. Of a mapping, tensors with N rows are cut into batches and other values passed on as they are; labels
-            are left out.
-        argument: the name of what is moved, where a mapping has several float tensors; "input_ids" moves embeddings,
-            and is chosen where a mapping has it.
+            name. In a mapping, tensors with N rows are split into batches, other values are passed on unchanged, and
+            labels are left out.
+        argument: name of the argument to perturb, if the mapping has several float tensors; "input_ids" perturbs the
+            embeddings, and is the default if the mapping has it.
 
     Attributes:
-        model: without wrappers.
+        model: the model without wrappers.
         num_rows: N.
-        are_tokens: whether embeddings are moved.
+        are_tokens: whether embeddings are perturbed.
 
     Raises:
-        InputError: no rows, inputs that are no floats or not finite, or several candidates for what is moved. When
-            tokens are moved: a model without `get_input_embeddings`.
+        InputError: there are no rows, the inputs are not finite floats, several arguments could be perturbed, or, for
+            tokens, the model has no `get_input_embeddings`.
 
     Example:
         >>> rows = MovableRows(nn.Linear(2, 3), np.eye(2))
@@ -70,7 +70,7 @@ class MovableRows:
         values = arguments[self._moved]
         self.num_rows, self.are_tokens = len(values), self._moved == TOKENS
         if not self.num_rows:
-            raise InputError("inputs", "must have at least one row", 0, "Pass the rows to look at.")
+            raise InputError("inputs", "must have at least one row", 0, "Pass at least one row.")
         if not self.are_tokens:
             _check_floats(values)
         self._by_row = {k: v for k, v in arguments.items() if _has_rows(v, self.num_rows)}
@@ -81,7 +81,7 @@ class MovableRows:
         return _embedding_layer(self.model) if self.are_tokens else None
 
     def unmoved(self, rows_n: NDArray[np.integer]) -> torch.Tensor:
-        """A shift of 0 for each row: (n, ...) zeros as wide as its float input, or as its tokens' embeddings."""
+        """Returns a shift of 0 for each row: (n, ...) zeros with the shape of its float input or token embeddings."""
         values = self._batch(rows_n)[self._moved]
         with torch.no_grad():
             if self._embeddings is None:
@@ -90,22 +90,22 @@ class MovableRows:
             return torch.zeros_like(embedded)
 
     def movable(self, rows_n: NDArray[np.integer]) -> torch.Tensor:
-        """Bools that broadcast to a shift: False at padding, which the model does not read."""
+        """Returns bools that broadcast to a shift: False at padding, which the model does not read."""
         mask = self.read_mask(rows_n)
         return torch.ones((), dtype=torch.bool, device=model_device(self.model)) if mask is None else mask[..., None]
 
     def logits(
         self, rows_n: NDArray[np.integer], shift: torch.Tensor, parameters: Mapping[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """(n, C) float32 or float64 logits of rows that were moved by `shift`.
+        """Returns (n, C) float32 or float64 logits of the rows perturbed by `shift`.
 
-        Of a model that answers at every token, those of the last token that is read: for a causal language model, its
-        next-token distribution after the whole text.
+        If the model returns logits at every token, those at the last unmasked token are used: for a causal language
+        model, its next-token distribution after the whole text.
 
         Args:
-            rows_n: numbers of the rows.
-            shift: (n, ...) as `unmoved` gives it.
-            parameters: other weights by name to use in place of the model's own.
+            rows_n: indices of the rows.
+            shift: (n, ...), with the shape that `unmoved` returns.
+            parameters: weights by name to use in place of the model's own.
         """
         logits = self.all_logits(rows_n, shift, parameters)
         if logits.dim() == 3 and self.are_tokens:
@@ -120,7 +120,7 @@ class MovableRows:
     def all_logits(
         self, rows_n: NDArray[np.integer], shift: torch.Tensor, parameters: Mapping[str, torch.Tensor] | None = None
     ) -> torch.Tensor:
-        """What the model returns for rows that were moved by `shift`, at every token where it does so."""
+        """Returns the logits of the rows perturbed by `shift`, at every token if the model returns them there."""
         batch = self._batch(rows_n)
         if self._embeddings is None:
             dtype = self._dtype(batch[self._moved])
@@ -140,18 +140,20 @@ class MovableRows:
         return torch.func.functional_call(self.model, dict(parameters), given, named)
 
     def run(self, rows_n: NDArray[np.integer]) -> Any:
-        """The model's output for rows as they are, whatever it is."""
+        """Returns the model's output, of any kind, for the unperturbed rows."""
         batch = self._batch(rows_n)
         if not self.are_tokens:
             batch[self._moved] = batch[self._moved].to(self._dtype(batch[self._moved]))
         return self._call(batch, None)
 
     def read_mask(self, rows_n: NDArray[np.integer]) -> torch.Tensor | None:
-        """(n, T) whether each token is read; None where nothing says so."""
+        """Returns (n, T) whether each token is read; None without an attention mask."""
         return self._batch(rows_n)[MASK].bool() if self.are_tokens and MASK in self._by_row else None
 
     def embedding_scale(self) -> float | None:
-        """The root mean square of the coordinates of the embedding table; None where no embeddings are moved."""
+        """Returns the root mean square of the coordinates of the embedding table; None if no embeddings are
+        perturbed.
+        """
         if self._embeddings is None:
             return None
         weight = getattr(self._embeddings, "weight", None)
@@ -178,9 +180,9 @@ class MovableRows:
 
 @contextmanager
 def differentiating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode with gradients inside; flags, gradients and random states restored after, also on an error.
+    """Evaluation mode with gradients enabled; restores flags, gradients and random states on exit, also on an error.
 
-    Recurrent layers run without cuDNN, which cannot take gradients in evaluation mode.
+    Recurrent layers run without cuDNN, which cannot compute gradients in evaluation mode.
     """
     recurrent = any(isinstance(module, nn.RNNBase) for module in model.modules())
     kernels = torch.backends.cudnn.flags(enabled=torch.backends.cudnn.enabled and not recurrent)
@@ -192,7 +194,9 @@ def differentiating(model: nn.Module) -> Iterator[None]:
 def by_batches(
     rows_N: NDArray[np.integer], batch_size: int, work: Callable[[NDArray[np.integer]], list[T]]
 ) -> list[T]:
-    """What `work` says of each row, batch by batch; half as many rows a call where a device runs out of memory."""
+    """Returns the results of `work` for all rows, batch by batch; halves the batch if the device runs out of
+    memory.
+    """
     found: list[T] = []
     while len(found) < len(rows_N):
         batch = rows_N[len(found) : len(found) + batch_size]
@@ -207,7 +211,7 @@ def by_batches(
 
 @contextmanager
 def _shifting(layer: nn.Module, shift: torch.Tensor) -> Iterator[None]:
-    """The first call of `layer` returns its output moved by `shift`: decoders may share it with encoders."""
+    """Adds `shift` to the output of the first call of `layer` only: decoders may share it with encoders."""
     waiting = [shift]
 
     def hook(module: nn.Module, arguments: tuple[Any, ...], output: torch.Tensor) -> torch.Tensor:
@@ -219,12 +223,12 @@ def _shifting(layer: nn.Module, shift: torch.Tensor) -> Iterator[None]:
     finally:
         handle.remove()
     if waiting:
-        rule = "must call what get_input_embeddings returns"
-        raise InputError("model", rule, "a model that does not", "Return the layer that embeds input_ids from it.")
+        rule = "must call the layer that get_input_embeddings returns"
+        raise InputError("model", rule, "a model that does not", "Return the layer that embeds input_ids.")
 
 
 def _as_tensor(value: Any) -> Any:
-    """Arrays become tensors; what else a model takes (numbers, flags, None) stays."""
+    """Converts arrays to tensors; other arguments (numbers, flags, None) are unchanged."""
     if isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         return torch.as_tensor(value)
     return value.detach() if isinstance(value, torch.Tensor) else value
@@ -255,7 +259,7 @@ def _moved_argument(arguments: dict[str, Any], wanted: str | None) -> str:
 def _check_floats(values: torch.Tensor) -> None:
     finite = torch.isfinite(values).all()
     if not finite:
-        raise InputError("inputs", "must be finite", "NaN or infinity", "Find out where it comes from.")
+        raise InputError("inputs", "must be finite", "NaN or infinity", "Check where these values come from.")
 
 
 def _has_rows(value: Any, rows: int) -> bool:
@@ -269,8 +273,8 @@ def _embedding_layer(model: nn.Module) -> nn.Module:
     except NotImplementedError:
         layer = None
     if not isinstance(layer, nn.Module):
-        rule = "must have get_input_embeddings, since tokens are moved at their embeddings"
-        raise InputError("model", rule, type(model).__name__, "Add the method: it returns the layer that embeds them.")
+        rule = "must have get_input_embeddings, since tokens are perturbed at their embeddings"
+        raise InputError("model", rule, type(model).__name__, "Add a method that returns the embedding layer.")
     return layer
 
 

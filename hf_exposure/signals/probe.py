@@ -1,9 +1,9 @@
-"""A fixed set of rows that a model is asked about again and again: collated once, and shared by all processes.
+"""A fixed set of rows on which a model is evaluated repeatedly: collated once, and shared by all processes.
 
-The batches are the same whatever the number of processes, so that two processes get the figures of one, bit for bit.
-Process i takes batches i, i + n, ...; all make equally many calls, since a sharded model gathers its weights in each.
+The batches do not depend on the number of processes, so the results do not either, bit for bit. Process i of n
+evaluates batches i, i + n, ...; all make equally many calls, since a sharded model gathers its weights in each call.
 
-Shapes: N labeled things, F figures of each, C classes, B rows of a batch.
+Shapes: N labels, F signals per label, C classes, B rows per batch.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MOST_CLASSES = 1000
 
 @dataclass(frozen=True, eq=False)
 class _Batch:
-    """Collated inputs on the CPU, with labels, and the place of its labeled things among all N."""
+    """Collated inputs on the CPU, with labels, and the positions of its labels among all N."""
 
     inputs: Mapping[str, torch.Tensor]
     labels: torch.Tensor
@@ -58,16 +58,17 @@ class _Batch:
 
 @dataclass(eq=False)
 class Probe:
-    """Rows with labels, ready to be fed.
+    """Rows with labels, ready to be passed to the model.
 
     Attributes:
-        alignment: where the logits of a label are.
-        example_N, position_N: the row of each labeled thing, as given, and its place in it; -1 for a row's own label.
-        label_N: its label; -1 for tokens, which are text.
-        rows: how many were given.
-        rows_at_once: of one call; halved where a device runs out of memory.
-        passes_labels: whether the model is given the labels too, as some classifiers demand. A language model is not,
-            since its loss would take as much memory again; but an encoder-decoder is, which makes inputs of them.
+        alignment: where the logits of a label are found.
+        example_N, position_N: the row of each label, and its position in the row; -1 for labels of whole rows.
+        label_N: the class; -1 for tokens, since they are text.
+        rows: number of rows given.
+        rows_at_once: rows per call; halved if the device runs out of memory.
+        passes_labels: whether the labels are passed to the model, as some classifiers require. They are not passed to
+            language models, whose loss would double the memory, except for encoder-decoder models, which derive inputs
+            from the labels.
     """
 
     alignment: Alignment
@@ -92,21 +93,21 @@ class Probe:
         shift_labels: bool | None = None,
         text_column: str = "text",
     ) -> Probe:
-        """Collates some rows for a model.
+        """Collates rows for a model.
 
         Args:
-            argument: what errors call the rows.
-            rows: mappings of a model's inputs with "labels" or "label", such as the rows of a data set; or texts.
-            model: whose forward pass says which columns it takes.
-            tokenizer: for texts, and to pad with; None for other models.
-            collator: makes a batch of rows, such as the trainer's own. By default arrays of one shape are stacked,
-                and others padded on the right.
-            batch_size: rows of one call.
+            argument: name of the rows in error messages.
+            rows: mappings of the model's inputs with "labels" or "label", such as the rows of a data set; or texts.
+            model: its forward signature determines which columns are passed.
+            tokenizer: for texts and for padding; None for other models.
+            collator: makes a batch from rows, such as the trainer's data collator. By default, arrays of equal shape
+                are stacked, and others are padded on the right.
+            batch_size: rows per call.
             shift_labels: as for `alignment_of`.
-            text_column: the column of texts, where rows have no inputs.
+            text_column: the column of texts, used if rows have no inputs.
 
         Raises:
-            InputError: no row, rows of another kind, no label that is scored, or labels that are no classes.
+            InputError: there are no rows, rows of another kind, or no scored labels, or the labels are not classes.
         """
         batch_size = whole_number("batch_size", batch_size, 1)
         listed = list(rows) if isinstance(rows, Iterable) and not isinstance(rows, (str, bytes, Mapping)) else []
@@ -156,14 +157,14 @@ class Probe:
             _takes_labels(model, alignment),
         )
         if not len(probe):
-            raise InputError(argument, "must hold a label that is scored", "none but -100", "Pass labeled rows.")
+            raise InputError(argument, "must have a label that is scored", "none but -100", "Pass labeled rows.")
         return probe._in_order()
 
     def __len__(self) -> int:
         return len(self.example_N)
 
     def digest(self) -> str:
-        """A digest of all inputs and labels: equal probes have equal digests."""
+        """Returns a digest of all inputs and labels: equal probes have equal digests."""
         found = hashlib.sha256()
         for batch in self.batches:
             for name, value in sorted({**batch.inputs, _LABELS: batch.labels}.items()):
@@ -173,17 +174,17 @@ class Probe:
     def read(
         self, model: nn.Module, processes: Processes, *, class_probabilities: bool = False
     ) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
-        """(N, F) figures of each labeled thing under the model as it is now, equal on all processes.
+        """Returns (N, F) signals of each label under the model's current weights, equal on all processes.
 
         Args:
-            model: left as found.
-            processes: that share the batches; all must make this call.
-            class_probabilities: whether the second part of what is returned is the (N, C) probabilities of all
-                classes; None for more than 1,000 of them.
+            model: left unchanged.
+            processes: the processes that share the batches; all must make this call.
+            class_probabilities: whether to also return, as the second element, the (N, C) probabilities of all
+                classes; None if there are more than 1,000.
 
         Raises:
             NonFiniteScoreError: the model returned NaN.
-            InputError: labels that the model has no classes for.
+            InputError: a label is outside the model's classes.
         """
         model = unwrap_model(model)
         with evaluating(model):
@@ -207,7 +208,7 @@ class Probe:
         for number in range(rounds):
             own = number * processes.num_shards + processes.shard
             batch = self.batches[min(own, len(self.batches) - 1)]
-            # The first batch is a whole one, so all processes make as many calls as it takes.
+            # The first batch is a full one, so all processes make as many calls as it needs.
             for first in range(0, len(self.batches[0].labels), self.rows_at_once):
                 at = min(first, len(batch.labels) - 1)
                 rows = slice(at, at + self.rows_at_once)
@@ -245,7 +246,7 @@ class Probe:
         return batch.columns[chosen.numpy()], found
 
     def _in_order(self) -> Probe:
-        """Columns in the order of the rows as given, whatever the batches."""
+        """Sorts the columns by the order in which the rows were given."""
         order = np.lexsort((self.position_N, self.example_N))
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
@@ -257,7 +258,7 @@ class Probe:
 
 
 def _feature(argument: str, number: int, row: Any, model: nn.Module, tokenizer: Any, text_column: str) -> Any:
-    """A row as a collator takes it; a text as its tokens, each of which is a label."""
+    """Returns a row as a collator accepts it; a text becomes its tokens, each of which is a label."""
     text = row.get(text_column) if isinstance(row, Mapping) and _IDS not in row else row
     if isinstance(text, str) and not (isinstance(row, Mapping) and (_LABELS in row or _LABEL in row)):
         check_tokenizer(tokenizer)
@@ -266,7 +267,7 @@ def _feature(argument: str, number: int, row: Any, model: nn.Module, tokenizer: 
         ids = list(tokenizer(text, **limits)[_IDS])
         return {_IDS: ids, _MASK: [1] * len(ids), _LABELS: list(ids)}
     if not isinstance(row, Mapping):
-        rule, remedy = "must hold rows or texts", "Pass the rows of a data set as the model takes them."
+        rule, remedy = "must be rows or texts", "Pass rows of a data set with the model's inputs."
         raise RowInputError(argument, rule, number, remedy, f"{type(row).__name__} at row {number}")
     kept = dict(row)
     if _LABELS not in kept and _LABEL not in kept and _IDS in kept:
@@ -276,7 +277,7 @@ def _feature(argument: str, number: int, row: Any, model: nn.Module, tokenizer: 
 
 
 def _forward_names(model: nn.Module) -> set[str] | None:
-    """The arguments of the forward pass; None where it takes any."""
+    """Returns the arguments of the forward pass; None if it accepts any."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model  # type: ignore[operator]
     parameters = inspect.signature(inner.forward).parameters.values()
     named = {one.name for one in parameters if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
@@ -303,7 +304,7 @@ def _pad_token(tokenizer: Any) -> int:
 
 
 def _padded(argument: str, pad_token: int, features: list[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-    """Tensors of all columns of numbers; rows that differ in length are padded on the right."""
+    """Returns tensors of all numeric columns; rows of unequal length are padded on the right."""
     fills = {_IDS: pad_token, _LABELS: NO_LABEL}
     made = {}
     for name in features[0]:
@@ -315,7 +316,7 @@ def _padded(argument: str, pad_token: int, features: list[Mapping[str, Any]]) ->
                 break
             arrays.append(array)
         if len(arrays) < len(features):
-            continue  # a column of texts, say, which no model takes
+            continue  # such as a column of texts, which no model accepts
         shapes = {array.shape for array in arrays}
         if len(shapes) > 1:
             if any(array.ndim != 1 for array in arrays):

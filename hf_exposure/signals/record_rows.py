@@ -1,9 +1,9 @@
-"""The users' own records as rows of tokens: texts, chats, and pairs of a prompt and a completion.
+"""The user's records as rows of tokens: texts, chats, and pairs of a prompt and a completion.
 
-What is scored is what a trainer trains on by default: every token of a text or a chat after the first, and of a pair
-the completion. Records that are longer than the model's context are cut at its end, as trainers cut them.
+The scored tokens are those that a trainer trains on by default: in a text or a chat all tokens after the first, in a
+pair the completion. Records longer than the model's context are truncated at the end, as trainers do.
 
-Shapes: N records, L tokens of one.
+Shapes: N records of L tokens.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _BATCH = 1000
 
 @dataclass(frozen=True, eq=False, repr=False)
 class EncodedRecords:
-    """Rows of tokens, and which of their tokens are scored. Its `repr` has no text.
+    """Rows of tokens, and which of their tokens are scored. The `repr` contains no text.
 
     Attributes:
         ids: N rows of token ids, special tokens included.
-        first_scored_N: place of the first scored token of each; all after it are scored too.
-        compressed_bits_N: size of each scored text when zlib has compressed it.
-        digests: of each record's content, by which equal ones are found.
-        number_N: of each row's record among those given: records without a scored token are left out.
-        cut: how many records were cut to the context.
-        left_out: how many have no token that the model predicts.
+        first_scored_N: position of each row's first scored token; all later tokens are scored too.
+        compressed_bits_N: size in bits of each scored text after compression by zlib.
+        digests: digests of the records' contents, used to find equal records.
+        number_N: index of each row's record among those given: records without a scored token are left out.
+        cut: number of records truncated to the context.
+        left_out: number of records without a token that the model predicts.
     """
 
     ids: tuple[NDArray[np.int32], ...]
@@ -57,11 +57,11 @@ class EncodedRecords:
 
     @property
     def scored_tokens(self) -> int:
-        """How many tokens are scored in all."""
+        """Total number of scored tokens."""
         return sum(map(len, self.ids)) - int(self.first_scored_N.sum())
 
     def without(self, digests: set[int]) -> EncodedRecords:
-        """Those whose content is not among `digests`."""
+        """Returns the records whose digest is not in `digests`."""
         kept = [place for place, digest in enumerate(self.digests) if digest not in digests]
         return EncodedRecords(
             tuple(self.ids[place] for place in kept),
@@ -82,18 +82,18 @@ def encode_records(
     text_column: str = "text",
     max_tokens: int | None = None,
 ) -> EncodedRecords:
-    """The rows of some records, as they are tokenized for training.
+    """Tokenizes records as for training.
 
     Args:
-        argument: what errors call the records.
+        argument: name of the records in error messages.
         records: strings; lists of messages; or mappings with the key "messages", or "prompt" and "completion" (texts
-            or messages), or `text_column`; such as the rows of a dataset. Read once.
-        tokenizer: the model's. Special tokens before a text are context, an end token after it is not scored.
-        text_column: the key of the text where rows have neither messages nor a prompt and a completion.
-        max_tokens: in one row; what is beyond is cut off.
+            or messages), or `text_column`, such as the rows of a dataset. They are iterated over once.
+        tokenizer: the model's. Special tokens before a text are context; an end token after it is not scored.
+        text_column: the key of the text in rows that have neither messages nor a prompt and a completion.
+        max_tokens: maximum number of tokens per row; longer rows are truncated.
 
     Raises:
-        InputError: a record of none of these kinds, named by its number; a chat without a chat template.
+        InputError: a record is of another kind (the error gives its number), or there is a chat but no chat template.
 
     Example:
         >>> from transformers import ByT5Tokenizer
@@ -103,7 +103,7 @@ def encode_records(
     """
     check_tokenizer(tokenizer)
     if max_tokens is not None:
-        max_tokens = whole_number("max_tokens", max_tokens, 2, remedy="Leave it out for the model's context.")
+        max_tokens = whole_number("max_tokens", max_tokens, 2, remedy="Omit it to use the model's context.")
     if isinstance(records, (str, bytes, Mapping)) or not isinstance(records, Iterable):
         remedy = "Pass a list of texts, or a dataset."
         raise InputError(argument, "must be records in a list", type(records).__name__, remedy)
@@ -115,11 +115,11 @@ def encode_records(
         for record in batch:
             number += 1
             if number >= MOST_TEXTS:
-                raise InputError(argument, f"must hold at most {MOST_TEXTS} records", "more", "Use fewer.")
+                raise InputError(argument, f"must have at most {MOST_TEXTS} records", "more", "Use fewer.")
             contents.append(_content(argument, record, number, tokenizer, text_column))
         first = number + 1 - len(contents)
         for place, (tokens, begins, text) in enumerate(_tokenized(contents, tokenizer, leading)):
-            # A first token with nothing before it is not predicted.
+            # A first token without context is not predicted.
             own, scored = first + place, max(begins, 1)
             if max_tokens is not None and len(tokens) > max_tokens:
                 tokens, cut = tokens[:max_tokens], cut + 1
@@ -155,7 +155,7 @@ def _batches(records: Iterable[Any]) -> Iterable[list[Any]]:
 
 
 def _content(argument: str, record: Any, number: int, tokenizer: Any, text_column: str) -> tuple[str, str, bool]:
-    """What stands before the scored text, the scored text, and whether a chat template wrote both."""
+    """Returns the context, the scored text, and whether both come from a chat template."""
     if isinstance(record, Mapping):
         if record.get(PROMPT) is not None and record.get(COMPLETION) is not None:
             return _pair(argument, record[PROMPT], record[COMPLETION], number, tokenizer)
@@ -165,7 +165,7 @@ def _content(argument: str, record: Any, number: int, tokenizer: Any, text_colum
         return "", _text(argument, record, number), False
     if isinstance(record, Sequence) and record and all(isinstance(turn, Mapping) for turn in record):
         return "", _chat(argument, record, number, tokenizer), True
-    rule = f"must hold texts, chats, or rows with {text_column!r}, {MESSAGES!r} or {PROMPT!r} and {COMPLETION!r}"
+    rule = f"must be texts, chats, or rows with {text_column!r}, {MESSAGES!r} or {PROMPT!r} and {COMPLETION!r}"
     remedy = "Name the column of texts with text_column."
     raise RowInputError(argument, rule, number, remedy, f"another value at record {number}")
 
@@ -178,7 +178,7 @@ def _pair(argument: str, prompt: Any, completion: Any, number: int, tokenizer: A
         raise RowInputError(argument, rule, number, "Convert the rows first.", f"others at record {number}")
     before = _chat(argument, prompt, number, tokenizer, add_generation_prompt=True) if prompt else ""
     whole = _chat(argument, [*prompt, *completion], number, tokenizer)
-    # What the template writes before an answer may differ from what it writes for one that is there (thinking).
+    # A template may write a different prompt before a new answer than before an existing one (thinking).
     shared = len(os.path.commonprefix([before, whole]))
     return whole[:shared], whole[shared:], True
 
@@ -189,7 +189,7 @@ def _chat(argument: str, messages: Sequence[Any], number: int, tokenizer: Any, *
         raise InputError("tokenizer", "must have a chat template", type(tokenizer).__name__, remedy)
     try:
         return str(tokenizer.apply_chat_template(list(messages), tokenize=False, **options))
-    except Exception:  # a template raises whatever it likes, and may quote a record
+    except Exception:  # a template may raise any error, and the error may quote a record
         pass
     rule = "must be messages that the chat template accepts"
     raise RowInputError(argument, rule, number, "Change the roles or their order.", f"others at record {number}")
@@ -202,11 +202,11 @@ def _text(argument: str, text: str, number: int) -> str:
 def _tokenized(
     contents: Sequence[tuple[str, str, bool]], tokenizer: Any, leading: tuple[int, ...]
 ) -> Iterable[tuple[list[int], int, str]]:
-    """The tokens of each row, the place where its scored text begins, and that text."""
+    """Returns each row's tokens, the position where its scored text begins, and that text."""
     wholes = _plain_ids(tokenizer, [before + text for before, text, _ in contents])
     prompts = _plain_ids(tokenizer, [before for before, _, _ in contents if before])
     for (before, text, is_chat), own in zip(contents, wholes, strict=True):
-        # A chat template writes its special tokens itself.
+        # A chat template adds the special tokens itself.
         special = () if is_chat else leading
         context = shared_length([next(prompts), own]) if before else 0
         own = list(own)

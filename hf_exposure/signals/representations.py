@@ -1,4 +1,4 @@
-"""Hidden states of rows, layer by layer, of any model: what `hf_exposure.estimators` compares and probes."""
+"""Hidden states of any model, layer by layer: the input of the comparisons and probes in `hf_exposure.estimators`."""
 
 from __future__ import annotations
 
@@ -28,29 +28,28 @@ def hidden_states(
     *,
     argument: str | None = None,
 ) -> dict[str, NDArray[np.float32]]:
-    """What layers of a model return for each row.
+    """Returns the outputs of a model's layers for each row.
 
-    The model is called in evaluation mode without gradients and left as found; hooks are removed, also on an error.
+    The model is called in evaluation mode without gradients and left unchanged; hooks are removed, also on an error.
 
     Args:
-        model: any module; its output is not looked at.
-        inputs: as for `critical_samples`: floats (N, ...), or a mapping of arguments.
-        layers: names of modules, as in `model.named_modules()`. By default the blocks of the model's longest list of
-            modules (the layers of a transformer); without a list, all modules that hold no others and have weights.
-        reduce: what becomes of states with more than one dimension a row. "last" takes the last token that is read,
-            "mean" the mean over tokens that are read (of images, over places; channels first), "flat" all numbers.
-            A function is given the batch's states (n, ...) and returns (n, D). "last" by default where inputs are
-            tokens, "flat" otherwise.
-        batch_size: rows of one model call; halved where a device runs out of memory.
+        model: any module; its output is not used.
+        inputs: as for `critical_samples`: floats (N, ...) or a mapping of arguments.
+        layers: names of modules, as in `model.named_modules()`. By default the blocks of the model's longest
+            `ModuleList` (the layers of a transformer); without one, all modules with weights and no submodules.
+        reduce: how to reduce states with more than one dimension per row. "last" takes the last unmasked token, "mean"
+            the mean over unmasked tokens (for images over positions, channels first), "flat" all values. A function
+            receives the states (n, ...) of a batch and returns (n, D). The default is "last" for tokens and "flat"
+            otherwise.
+        batch_size: rows per model call; halved if the device runs out of memory.
         argument: as for `critical_samples`.
 
     Returns:
-        (N, D) float32 by layer, in the model's order. A layer that is called several times for a row gives its last
-        call.
+        {layer: (N, D) float32}, in the model's order. If a layer is called several times, its last call counts.
 
     Raises:
-        InputError: a name that is no module of the model, a layer that was not called or returns no tensor with a row
-            for each example, and what `critical_samples` refuses of inputs.
+        InputError: a name is not a module of the model, a layer was not called or does not return a tensor with one
+            row per example, or `critical_samples` would refuse the inputs.
 
     Example:
         >>> model = nn.Sequential(nn.Linear(3, 5), nn.ReLU(), nn.Linear(5, 2))
@@ -69,7 +68,7 @@ def hidden_states(
         raise InputError("layers", "must name at least one layer", names, "Pass names from model.named_modules().")
     how: Any = ("last" if rows.are_tokens else "flat") if reduce is None else reduce
     if not callable(how) and how not in ("last", "mean", "flat"):
-        raise InputError("reduce", "must be 'last', 'mean', 'flat' or a function", how, "Leave it out.")
+        raise InputError("reduce", "must be 'last', 'mean', 'flat' or a function", how, "Omit it.")
 
     def of_batch(batch: NDArray[np.integer]) -> list[list[NDArray[np.float32]]]:
         with _caught({name: modules[name] for name in names}) as caught:
@@ -84,7 +83,7 @@ def hidden_states(
 
 
 def default_layers(model: nn.Module) -> list[str]:
-    """The blocks of the longest `ModuleList`; without one, all modules with weights that hold no other modules."""
+    """Returns the blocks of the longest `ModuleList`; without one, all modules with weights and no submodules."""
     lists = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.ModuleList)]
     if lists:
         name, longest = max(lists, key=lambda named: len(named[1]))
@@ -98,7 +97,7 @@ def default_layers(model: nn.Module) -> list[str]:
 
 @contextmanager
 def _caught(modules: dict[str, nn.Module]) -> Iterator[dict[str, Any]]:
-    """What modules return, by name, for the last call inside."""
+    """Records the output of each module's last call inside the context, by name."""
     caught: dict[str, Any] = {}
 
     def catch(name: str) -> Callable[..., None]:
@@ -120,13 +119,15 @@ def _reduced(
 ) -> NDArray[np.float32]:
     if not isinstance(states, torch.Tensor) or states.dim() < 2 or len(states) != count:
         shown = f"shape {tuple(states.shape)}" if isinstance(states, torch.Tensor) else type(states).__name__
-        rule = f"{name!r} must be called, and return a tensor with a row for each example"
-        raise InputError("layers", rule, shown, "Leave it out, or name a module inside it.")
+        rule = f"{name!r} must be called, and must return a tensor with one row per example"
+        raise InputError("layers", rule, shown, "Omit it, or name a module inside it.")
     states = states.detach()
     if callable(how):
         states = how(states)
         if not isinstance(states, torch.Tensor) or states.dim() != 2 or len(states) != count:
-            raise InputError("reduce", f"must return ({count}, D)", type(states).__name__, "Keep one row an example.")
+            raise InputError(
+                "reduce", f"must return ({count}, D)", type(states).__name__, "Return one row per example."
+            )
     elif states.dim() > 2 and how != "flat":
         states = _over_tokens(states, how, mask) if are_tokens else _over_places(name, states, how)
     flat: NDArray[np.float32] = states.reshape(count, -1).float().cpu().numpy()

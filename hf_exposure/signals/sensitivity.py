@@ -1,25 +1,27 @@
 """Loss-sensitivity: how much the loss after training depends on each training example.
 
-Let L_t be the mean loss over all examples after t steps of SGD. An example x moves L_t through every update that it
-was in, and through all later ones, which start elsewhere. Its sensitivity is `g_t(x) = ||dL_t / dx||_1`, and its mean
-over t is the example's loss-sensitivity. On real data a few examples have much of it; on random data all have some.
+Let L_t be the mean loss over all examples after t steps of SGD. An example x affects L_t through every update that it
+was part of, and through all later updates, which start from other weights. Its sensitivity is `g_t(x) = ||dL_t /
+dx||_1`, and the mean over t is the example's loss-sensitivity. On real data it is large for a few examples; on random
+data all examples have some.
 
-`loss_sensitivity` computes it exactly, by differentiating the whole training. One graph of all updates would hold all
-activations of the training. Instead the weights of each step are kept, and the derivative is taken back through one
-update at a time (`torch.func.vjp` of the update): the same numbers, at one vector-Jacobian product a step for all of
-the losses together. That is for small networks and some thousand steps.
+`loss_sensitivity` computes it exactly, by differentiating the complete training run. A single graph of all updates
+would contain all activations of the run. Instead, the weights of each step are kept, and the derivative is propagated
+back through one update at a time (`torch.func.vjp` of the update). The result is the same, at the cost of one
+vector-Jacobian product per step for all losses together. This is practical for small networks and a few thousand
+steps.
 
-`checkpoint_sensitivity` is for larger models: the norm of the gradient of an example's own loss with respect to it, as
-a mean over checkpoints of a training, whatever optimizer wrote them. It is meant to order examples as the exact form
-does. The first term of the exact derivative, `d/dx <grad L, grad l(x)>` at the checkpoints, was
-tried too: it costs more and orders them less well (`docs/design/0025-critical-samples.md`).
+`checkpoint_sensitivity` is for larger models: it is the norm of the gradient of an example's own loss with respect to
+the example, averaged over checkpoints of a training run with any optimizer. It is meant to rank examples like the
+exact form. The first term of the exact derivative, `d/dx <grad L, grad l(x)>` at the checkpoints, was tested too: it
+costs more and ranks examples less well (`docs/design/0025-critical-samples.md`).
 
 Both differentiate in evaluation mode: without dropout, and with the running statistics of batch norm.
 
 Source: Arpit et al., "A Closer Look at Memorization in Deep Networks" (2017), section 3.2. Unrolling: Maclaurin et
     al., "Gradient-based Hyperparameter Optimization through Reversible Learning" (2015).
 
-Shapes: N examples, T steps at which the loss is differentiated, C classes, K derivatives that are taken back together.
+Shapes: N examples, T steps at which the loss is differentiated, C classes, K derivatives propagated back together.
 """
 
 from __future__ import annotations
@@ -45,21 +47,21 @@ from hf_exposure.signals.movable import MovableRows, by_batches, differentiating
 
 Weights = dict[str, torch.Tensor]
 RowLoss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-"""From all logits and the labels of n rows to (n,) losses."""
+"""A function from the logits and labels of n rows to (n,) losses."""
 
 _ORDERS = {1: 1.0, 2: 2.0, math.inf: math.inf}
 
 
 @dataclass(frozen=True, eq=False)
 class LossSensitivity:
-    """What `loss_sensitivity` found.
+    """The result of `loss_sensitivity`.
 
     Attributes:
-        steps_T: updates after which the loss was differentiated, ascending.
-        losses_T: the mean loss over all examples there.
+        steps_T: numbers of updates after which the loss was differentiated, ascending.
+        losses_T: mean loss over all examples after each of them.
         norms_TN: ||dL_t / dx|| of each example.
-        by_class_TCN: the same of the mean loss over the examples of each class; None unless asked for.
-        labels_N: the examples' classes; None unless asked for.
+        by_class_TCN: the same for the mean loss over the examples of each class; None without `by_class=True`.
+        labels_N: classes of the examples; None without `by_class=True`.
     """
 
     steps_T: NDArray[np.int64]
@@ -70,7 +72,7 @@ class LossSensitivity:
 
     @property
     def sensitivity_N(self) -> FloatArray:
-        """The loss-sensitivity of each example: its mean over all steps that were looked at."""
+        """The loss-sensitivity of each example: the mean over all evaluated steps."""
         return np.asarray(self.norms_TN.mean(axis=0))
 
     @property
@@ -81,11 +83,11 @@ class LossSensitivity:
 
     @property
     def class_matrix_CC(self) -> FloatArray:
-        """Row i, column j: the sensitivity of the loss of class i to training examples of class j, mean over both and
-        over steps (Figure 4); NaN in the columns of classes without examples.
+        """The sensitivity of the loss of class i (row) to training examples of class j (column), averaged over
+        examples and steps (Figure 4); NaN in the columns of classes without examples.
 
         Raises:
-            InputError: it was not asked for.
+            InputError: `loss_sensitivity` was called without `by_class=True`.
         """
         if self.by_class_TCN is None or self.labels_N is None:
             raise InputError("by_class", "must be True for the class matrix", False, "Pass by_class=True.")
@@ -109,27 +111,28 @@ def loss_sensitivity(
     loss: RowLoss | None = None,
     argument: str | None = None,
 ) -> LossSensitivity:
-    """Trains a copy of the model by SGD on the examples, and differentiates its loss with respect to each of them.
+    """Trains a copy of the model by SGD on the examples, and differentiates its loss with respect to each example.
 
-    The model itself is left as found. Memory: the weights of every step, and T (times C with `by_class`) derivatives
-    of the size of `inputs`. For text, x is the embeddings of its tokens, as for `critical_samples`.
+    The model itself is left unchanged. Memory holds the weights of every step, and T (with `by_class`, T times C)
+    derivatives of the size of `inputs`. For text, x is the embeddings of its tokens, as for `critical_samples`.
 
     Args:
         model: as for `critical_samples`; training starts from its weights.
         inputs: the training examples, as for `critical_samples`.
-        labels: (N,) classes, or (N, T) tokens as a causal language model has them, -100 where there is no loss.
-        steps: updates after which the loss is differentiated; one number for after the last alone.
-        learning_rate: of plain SGD.
-        batch_size: examples of one update, drawn in epochs of random order; all of them by default.
-        seed: of the order.
-        by_class: also differentiates the mean loss of each class; for labels that are classes.
-        direct: whether an example's own part in L_t counts too. Without it, only what training on it did to L_t.
+        labels: (N,) classes, or (N, T) tokens as for a causal language model, -100 where no loss is computed.
+        steps: numbers of updates after which to differentiate the loss; a single number means after the last update
+            only.
+        learning_rate: learning rate of plain SGD.
+        batch_size: examples per update, drawn in epochs of random order; by default all examples.
+        seed: seed of the order.
+        by_class: whether to also differentiate the mean loss of each class; requires labels that are classes.
+        direct: whether to include the example's own term in L_t. If False, only the effect of training on it counts.
         norm: 1, 2 or inf.
-        loss: from logits and labels to a loss for each row; cross-entropy by default, for tokens the mean over them.
+        loss: function from logits and labels to one loss per row; by default cross-entropy, averaged over tokens.
         argument: as for `critical_samples`.
 
     Raises:
-        InputError: arguments out of range, labels that do not fit, and what `critical_samples` refuses of inputs.
+        InputError: an argument is out of range, the labels do not fit, or `critical_samples` would refuse the inputs.
 
     Example (one example, one weight, loss by hand: L_1 = (w' x)^2 with w' = w - 2 r w x^2):
         >>> class Line(nn.Module):
@@ -144,20 +147,22 @@ def loss_sensitivity(
     """
     trained = _Examples(MovableRows(model, inputs, argument), labels, loss)
     wanted = _checked_steps(steps)
-    rule, remedy = "must be finite and above 0", "Write learning_rate=0.1, say."
+    rule, remedy = "must be finite and above 0", "Pass learning_rate=0.1, for example."
     rate = real_number("learning_rate", learning_rate, rule, remedy, above=0.0)
     size = trained.num_rows if batch_size is None else whole_number("batch_size", batch_size, 1)
     if norm not in _ORDERS:
         raise InputError("norm", "must be 1, 2 or infinity", norm, "Write norm=1.")
     if flag("by_class", by_class) and not trained.has_classes:
-        raise InputError("by_class", "needs one class for each row", True, "Leave it out.")
+        raise InputError("by_class", "needs one class per row", True, "Omit it.")
     order = batch_order(trained.num_rows, size, wanted[-1], seed)
     with differentiating(trained.rows.model), sdpa_kernel(SDPBackend.MATH):
         return _unrolled(trained, order, wanted, rate, by_class, flag("direct", direct), _ORDERS[norm])
 
 
 def batch_order(num_rows: int, batch_size: int, steps: int, seed: int = 0) -> list[NDArray[np.int64]]:
-    """The rows of each update: every epoch has all rows once, in a new random order; its last batch may be smaller."""
+    """Returns the rows of each update: each epoch has all rows once, in random order; its last batch may be
+    smaller.
+    """
     generator = np.random.default_rng(whole_number("seed", seed, 0, LARGEST_SEED))
     batches: list[NDArray[np.int64]] = []
     while len(batches) < steps:
@@ -177,23 +182,24 @@ def checkpoint_sensitivity(
     loss: RowLoss | None = None,
     argument: str | None = None,
 ) -> FloatArray:
-    """What stands for loss-sensitivity where a training cannot be differentiated: input gradients at checkpoints.
+    """Approximates loss-sensitivity by input gradients at checkpoints, for training runs that cannot be
+    differentiated.
 
-    One forward and one backward pass a row and checkpoint. It is meant to order examples: its size is in other units
-    than that of `loss_sensitivity`.
+    It takes one forward and one backward pass per row and checkpoint. It is meant for ranking examples: its values
+    have other units than those of `loss_sensitivity`.
 
     Args:
-        model, inputs, labels, norm, loss, argument: as for `loss_sensitivity`. The model is left as found.
-        states: `state_dict`s of the model during training, a few or many, the first weights among them.
-        batch_size: rows of one model call.
+        model, inputs, labels, norm, loss, argument: as for `loss_sensitivity`. The model is left unchanged.
+        states: `state_dict`s of the model during training, including the initial weights.
+        batch_size: rows per model call.
 
     Returns:
-        (N,) means over the checkpoints of ||dl(x) / dx||, with l(x) the example's own loss.
+        (N,) means over the checkpoints of ||dl(x) / dx||, where l(x) is the example's own loss.
 
     Raises:
-        InputError: as `loss_sensitivity`; no state, or one of another model.
+        InputError: as for `loss_sensitivity`; or there are no states, or a state belongs to another model.
 
-    Example (by hand, two classes of equal logits: a gradient of 0.5 (w_1 - w_0) for label 0):
+    Example (by hand, two classes with equal logits: the gradient for label 0 is 0.5 (w_1 - w_0)):
         >>> model = nn.Linear(1, 2)
         >>> state = {"weight": torch.tensor([[1.0], [-1.0]]), "bias": torch.zeros(2)}
         >>> checkpoint_sensitivity(model, [state], torch.zeros(1, 1), [0]).tolist()
@@ -210,7 +216,7 @@ def checkpoint_sensitivity(
 
             def of_batch(rows_n: NDArray[np.integer], weights: Weights = weights) -> list[float]:
                 shift = trained.rows.unmoved(rows_n).requires_grad_()
-                # Rows are apart, so the gradient of the sum holds that of each.
+                # Rows are independent, so the gradient of the sum contains the gradient of each.
                 total = trained.losses(rows_n, shift, weights).sum()
                 (slope,) = torch.autograd.grad(total, shift, allow_unused=True)
                 found = _norms(torch.zeros_like(shift) if slope is None else slope, _ORDERS[norm])
@@ -232,14 +238,14 @@ class _Examples:
             raise InputError("labels", "must be whole numbers", type(labels).__name__, "Pass class numbers.") from None
         has_shape = self.labels.dim() in (1, 2) and len(self.labels) == rows.num_rows
         if not has_shape or (loss is None and self.labels.is_floating_point()):
-            rule = f"must be ({rows.num_rows},) classes, or tokens for each of as many rows"
+            rule = f"must be ({rows.num_rows},) classes, or tokens for each row"
             shown = f"{self.labels.dtype} of shape {tuple(self.labels.shape)}"
-            raise InputError("labels", rule, shown, "Pass one label a row.")
+            raise InputError("labels", rule, shown, "Pass one label per row.")
         self.rows, self.num_rows, self._loss = rows, rows.num_rows, loss
         self.has_classes = self.labels.dim() == 1 and not self.labels.is_floating_point()
 
     def losses(self, rows_n: NDArray[np.integer], shift: torch.Tensor, weights: Weights) -> torch.Tensor:
-        """(n,) losses of rows that were moved."""
+        """Returns (n,) losses of perturbed rows."""
         labels = self.labels[torch.as_tensor(rows_n, device=self.labels.device)]
         if self._loss is not None:
             return self._loss(self.rows.all_logits(rows_n, shift, weights), labels)
@@ -272,7 +278,7 @@ def _unrolled(
         weights = {name: w.detach() for name, w in update(weights, still_N[rows_n], rows_n).items()}
         kept.append(weights)
 
-    # One derivative for the mean loss, then one for each class.
+    # One derivative of the mean loss, then one of each class's loss.
     shares = [torch.full((trained.num_rows,), 1.0 / trained.num_rows, dtype=still_N.dtype, device=still_N.device)]
     if by_class:
         classes = range(int(trained.labels.max()) + 1)
@@ -315,12 +321,12 @@ def _unrolled(
 
 
 def weights_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Weights:
-    """The floating-point weights of a state under the model's own names."""
+    """Returns the floating-point weights of a state under the model's own names."""
     weights: Weights = {}
     for name, parameter in model.named_parameters():
         found = state.get(name) if isinstance(state, Mapping) else None
         if not isinstance(found, torch.Tensor) or found.shape != parameter.shape:
-            rule = f"must hold {name!r} with shape {tuple(parameter.shape)}"
+            rule = f"must have {name!r} with shape {tuple(parameter.shape)}"
             raise InputError("states", rule, type(found).__name__, "Pass state_dicts of this model.")
         if parameter.is_floating_point():
             weights[name] = found.detach().to(parameter.device, parameter.dtype)
@@ -328,7 +334,7 @@ def weights_of(model: nn.Module, state: Mapping[str, torch.Tensor]) -> Weights:
 
 
 def _norms(values: torch.Tensor, order: float) -> FloatArray:
-    """The norm of each row."""
+    """Returns the norm of each row."""
     flat = values.detach().flatten(1).double()
     return np.asarray(torch.linalg.vector_norm(flat, ord=order, dim=1).cpu().numpy())
 
@@ -337,5 +343,7 @@ def _checked_steps(steps: int | Sequence[int] | ArrayLike) -> list[int]:
     several = [steps] if np.ndim(steps) == 0 else list(steps)  # type: ignore[arg-type]
     wanted = [whole_number("steps", step, 0) for step in several]
     if not wanted or wanted != sorted(set(wanted)):
-        raise InputError("steps", "must ascend, at least one of them", several[:8], "Write range(0, 1001, 100).")
+        raise InputError(
+            "steps", "must be ascending, with at least one step", several[:8], "Write range(0, 1001, 100)."
+        )
     return wanted

@@ -1,9 +1,10 @@
-"""What one forward pass says of every token of every record: the signals behind membership statistics.
+"""Signals of every token of every record from one forward pass: the input of membership statistics.
 
-Rows are sorted by length, cut into batches that fit, and shared over the processes of a job. What a batch says of a
-row is compared with what the model says of it alone, as for scores: a model that mixes its rows is read row by row.
+Rows are sorted by length, split into batches that fit in memory, and shared among the processes of a job. As for
+scores, the result for a row in a batch is compared with the result for the row alone: a model whose rows influence
+each other is evaluated row by row.
 
-Shapes: N records, B rows of W tokens in a batch, n positions that are read, V vocabulary entries, F figures a token.
+Shapes: N records, B rows of W tokens in a batch, n scored positions, V vocabulary entries, F signals per token.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ from hf_exposure.signals.record_rows import EncodedRecords
 
 _FIGURES = 4
 _LOG2_E = 1.0 / math.log(2.0)
-# Tokens whose figures are in memory at the same time, padding included.
+# Tokens whose signals are in memory at the same time, including padding.
 _TOKENS_AT_ONCE = 2**18
-# Logits that go through float32 at once: on a CPU what stays in the processor's cache.
+# Logits converted to float32 at once: on a CPU, as many as fit into the processor's cache.
 _LOGITS_PER_PIECE = {"cpu": 2**18}
 _LOGITS_PER_PIECE_ELSEWHERE = 2**24
 
 
 class SignalReader:
-    """Reads records under one model. After a training step, make a new one.
+    """Evaluates records under one model. Make a new reader after each training step.
 
     Args:
         model: a causal language model.
-        max_batch_tokens: tokens fed in one call; by default what fits the device.
-        processes: those that share the work; every one of them must make the same calls.
+        max_batch_tokens: tokens per call; by default as many as the device has memory for.
+        processes: the processes that share the work; each must make the same calls.
 
     Attributes:
-        calls: of the model so far.
+        calls: number of model calls so far.
 
     Raises:
-        NonFiniteScoreError: when read, for NaN logits; it names the record's number.
+        NonFiniteScoreError: in `read`, if the model returned NaN; the error gives the record's number.
     """
 
     def __init__(
@@ -63,7 +64,9 @@ class SignalReader:
         return self._reader.counts.calls
 
     def read(self, records: EncodedRecords) -> Iterator[tuple[int, TokenSignals]]:
-        """The number of each row and its signals, shortest rows first. Only some rows are in memory at a time."""
+        """Yields the number of each row and its signals, shortest rows first. Only some rows are in memory at a
+        time.
+        """
         if not len(records):
             return
         largest = max(int(ids.max()) for ids in records.ids)
@@ -81,7 +84,7 @@ class SignalReader:
                 yield row, _signals(own[: len(records.ids[row]) - records.first_scored_N[row]], records, row)
 
     def _figures(self, records: EncodedRecords, chosen: Sequence[int]) -> np.ndarray:
-        """(C, S, F) figures of the scored tokens of some rows, padded to the most that a row has."""
+        """Returns (C, S, F) signals of the scored tokens of some rows, padded to the longest."""
         width_C = np.array([len(records.ids[row]) for row in chosen], dtype=np.int64)
         scored = max(len(records.ids[row]) - int(records.first_scored_N[row]) for row in chosen)
 
@@ -114,10 +117,13 @@ class SignalReader:
         return self._processes.broadcast(found[0, :, 0])
 
     def _score_batch(self, records: EncodedRecords, rows: Sequence[int], width: int, scored: int) -> np.ndarray:
-        """(B, S, F) figures of a batch, whose rows are padded on the right, where no token sees it."""
+        """Returns (B, S, F) signals of a batch whose rows are padded on the right, where padding does not affect
+        tokens.
+        """
         device = model_device(self.model)
         ids_BW = np.stack([np.pad(records.ids[row], (0, width - len(records.ids[row])), mode="edge") for row in rows])
-        # Padding repeats a row's last token: any id in the vocabulary does. A last token is read, not fed.
+        # Padding repeats a row's last token: any id in the vocabulary would do. A last token is predicted, never an
+        # input.
         logits = self._reader(input_ids=torch.as_tensor(ids_BW[:, :-1].astype(np.int64), device=device))
         place_B, slot_B, token_B, target_B = [], [], [], []
         for place, row in enumerate(rows):
@@ -147,7 +153,9 @@ class SignalReader:
 
 
 def _token_figures(logits: Logits, position_n: torch.Tensor, token_n: torch.Tensor) -> np.ndarray:
-    """(n, F) log2 p of each token, mean and variance of log2 p over the vocabulary, whether it is the likeliest."""
+    """Returns (n, F): log2 p of each token, mean and variance of log2 p over the vocabulary, and whether it ranks
+    first.
+    """
     pieces = []
     step = _LOGITS_PER_PIECE.get(position_n.device.type, _LOGITS_PER_PIECE_ELSEWHERE) // logits.vocabulary_size
     for first in range(0, len(position_n), max(1, step)):
@@ -157,7 +165,7 @@ def _token_figures(logits: Logits, position_n: torch.Tensor, token_n: torch.Tens
             chosen_nV = chosen_nV.float()
         log_p_nV = torch.log_softmax(chosen_nV, dim=-1)
         p_nV = log_p_nV.exp()
-        # A token that the model excludes has no part in the moments: 0 times -inf is NaN.
+        # Tokens with probability 0 are left out of the moments: 0 times -inf is NaN.
         known_nV = torch.where(p_nV > 0, log_p_nV, 0.0)
         mean_n1 = (p_nV * known_nV).sum(dim=-1, keepdim=True)
         variance_n = (p_nV * (known_nV - mean_n1) ** 2).sum(dim=-1)
@@ -169,7 +177,7 @@ def _token_figures(logits: Logits, position_n: torch.Tensor, token_n: torch.Tens
 
 
 def _pieces(order: Sequence[int], records: EncodedRecords) -> Iterator[list[int]]:
-    """Rows in the given order, ascending in length, as many at a time as fit the memory."""
+    """Yields rows in the given order, which is ascending in length, as many at a time as fit in memory."""
     piece: list[int] = []
     for row in order:
         if piece and (len(piece) + 1) * len(records.ids[row]) > _TOKENS_AT_ONCE:
@@ -191,7 +199,7 @@ def _signals(figures_TF: np.ndarray, records: EncodedRecords, row: int) -> Token
 
 
 def check_causal(model: nn.Module, why_no_search: str) -> None:
-    """Raise an `InputError` for a model that does not read from left to right."""
+    """Raises an `InputError` for a model that does not read from left to right."""
     if why_no_search or getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         rule = "must be a causal language model: membership statistics need each token given those before it"
         raise InputError("model", rule, type(model).__name__, "Use measure_exposure for this kind of model.")

@@ -1,7 +1,8 @@
-"""Laws for people who write scorers, spaces, token automata or measures of their own.
+"""Laws for people who write their own scorers, spaces, token automata or measures.
 
-Each law is a function that raises an `AssertionError` where it is broken, so that any test framework can call it.
-Expected figures come from elsewhere: a list of texts, one text at a time through the model, every text of a space.
+Each law is a function that raises an `AssertionError` if it is broken, so that any test framework can call it.
+Expected figures come from independent sources: a list of texts, the model on one text at a time, or every text of a
+space.
 
     from hf_exposure.testing import check_scorer, check_search
 

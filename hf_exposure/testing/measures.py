@@ -1,4 +1,4 @@
-"""Laws of measures: what `MeasureCallback` relies on."""
+"""Laws of measures, on which `MeasureCallback` relies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_exposure.measures import Measure, PlainRecord, Record, SeenBatch, Traini
 from hf_exposure.records.run_log import RunLog
 from hf_exposure.runtime.processes import SINGLE_PROCESS
 
-# Keys that end so are wall times, which no two measurements share.
+# Keys with this ending are wall times, which differ between any two measurements.
 _TIMES = "_seconds"
 
 
@@ -28,17 +28,17 @@ def check_measure(
     start: TrainingStart | None = None,
     batches: Sequence[SeenBatch] = (),
 ) -> None:
-    """The laws of a measure.
+    """Checks the laws of a measure.
 
-    Its keys are those that it promises; equal measures give equal figures, whatever the random state; the model, its
-    gradients and all random states are left as found; a measure that takes back a saved state goes on as the one that
-    saved it; a second training begins as the first; and records come back from the log.
+    Its keys are those that it announces; equal measures give equal figures, whatever the random state; the model, its
+    gradients and all random states are left unchanged; a measure that restores a saved state continues like the one
+    that saved it; a second training starts like the first; and records can be restored from the log.
 
     Args:
-        make: returns a new measure, equal at each call.
-        model: in any mode; left as found if the measure keeps its promise.
-        start: what the measure is prepared with; one process and no tokenizer unless given.
-        batches: what it sees before it measures, if it has `on_batch`.
+        make: a function that returns a new, equal measure at each call.
+        model: a model in any mode; it is left unchanged if the measure obeys the laws.
+        start: the argument of `prepare`; by default one process and no tokenizer.
+        batches: the batches that it sees before it measures, if it has `on_batch`.
 
     Raises:
         AssertionError: a law is broken.
@@ -69,7 +69,7 @@ def check_measure(
 
 
 def _check_names(measure: Measure, model: nn.Module) -> None:
-    """The keys are those that are promised, and begin with the measure's name."""
+    """The keys are those announced, and begin with the measure's name."""
     names = measure.metric_names()
     assert measure.name.isidentifier() and names and len(set(names)) == len(names)
     assert all(key.startswith(f"eval_{measure.name}_") for key in names), names
@@ -80,20 +80,20 @@ def _check_names(measure: Measure, model: nn.Module) -> None:
 def _check_repeatable(
     make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch]
 ) -> None:
-    """Two equal measures that saw the same give the same figures, whatever the random state."""
+    """Two equal measures that saw the same batches give the same figures, whatever the random state."""
     first = _figures(_prepared(make, start, batches).measure(model))
     torch.rand(3), np.random.rand(), random.random()
     assert _figures(_prepared(make, start, batches).measure(model)) == first, "the figures of two measures differ"
 
 
 def _check_left_as_found(measure: Measure, model: nn.Module) -> None:
-    """Weights, flags, gradients, hooks and random states are those of before, in training and in evaluation mode."""
+    """Weights, flags, gradients, hooks and random states are unchanged, in training and in evaluation mode."""
     flags = [module.training for module in model.modules()]
     gradients = [parameter.grad for parameter in model.parameters()]
     try:
         for training in (True, False):
             model.train(training)
-            next(iter(model.children()), model).eval()  # a part that differs from the whole
+            next(iter(model.children()), model).eval()  # a part whose mode differs from the whole
             for parameter in model.parameters():
                 parameter.grad = torch.ones_like(parameter) if training and parameter.requires_grad else None
             before = _witness(model)
@@ -111,9 +111,11 @@ def _check_left_as_found(measure: Measure, model: nn.Module) -> None:
 def _check_state(
     make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch]
 ) -> None:
-    """A measure that takes back the state of another one, read from a file, goes on as that one does."""
+    """A measure that restores the state of another one from a file continues like that one."""
     measure = _prepared(make, start, batches)
-    assert bool(measure.state_dict()) == bool(_prepared(make, start, ()).state_dict()), "{} always, or never"
+    assert bool(measure.state_dict()) == bool(_prepared(make, start, ()).state_dict()), (
+        "state_dict must return {} always, or never"
+    )
     measure.measure(model)
     restored = make()
     restored.prepare(start)
@@ -121,22 +123,22 @@ def _check_state(
     for _ in range(2):
         for each in (measure, restored):
             _show(each, batches)
-        assert _figures(restored.measure(model)) == _figures(measure.measure(model)), "the state is not all of it"
+        assert _figures(restored.measure(model)) == _figures(measure.measure(model)), "the saved state is incomplete"
 
 
 def _check_fresh_start(
     make: Callable[[], Measure], model: nn.Module, start: TrainingStart, batches: Sequence[SeenBatch]
 ) -> None:
-    """A second training begins as the first did."""
+    """A second training starts like the first."""
     measure = _prepared(make, start, batches)
     expected = _figures(measure.measure(model))
     measure.prepare(start)
     _show(measure, batches)
-    assert _figures(measure.measure(model)) == expected, "prepare does not start from the beginning"
+    assert _figures(measure.measure(model)) == expected, "prepare does not reset the measure"
 
 
 def _check_log(measure: Measure, model: nn.Module) -> None:
-    """A record is JSON and comes back from the log with its figures."""
+    """A record can be written as JSON and restored from the log with its figures."""
     record = measure.measure(model)
     json.dumps(record.to_dict(), allow_nan=False)
     log: RunLog[Any] = RunLog(measure.name, getattr(measure, "record_from_dict", PlainRecord.from_dict))
@@ -159,17 +161,17 @@ def _show(measure: Any, batches: Sequence[SeenBatch]) -> None:
 
 
 def _figures(record: Record) -> dict[str, str]:
-    """As text, in which NaN equals itself."""
+    """The figures as text, so that NaN equals itself."""
     return {key: repr(float(value)) for key, value in record.metrics().items() if not key.endswith(_TIMES)}
 
 
 def _witness(model: nn.Module) -> dict[str, Any]:
-    """Everything that a measurement might move."""
+    """Everything that a measurement might change."""
     modules, parameters = list(model.modules()), list(model.parameters())
     return {
         "weights": [weight.tolist() for weight in model.state_dict().values()],
         "training flags": [module.training for module in modules],
-        "which weights want gradients": [parameter.requires_grad for parameter in parameters],
+        "which weights require gradients": [parameter.requires_grad for parameter in parameters],
         "gradients": [None if p.grad is None else p.grad.tolist() for p in parameters],
         "grad mode": torch.is_grad_enabled(),
         "hooks": [len(module._forward_hooks) + len(module._forward_pre_hooks) for module in modules],

@@ -21,18 +21,19 @@ from hf_exposure.extraction.encoding_trie import shared_lead
 from hf_exposure.scoring import Encoder, LockstepSampler, PathBits, PathQuery, Scorer
 
 TOLERANCE_BITS = 1e-3
-"""Two computations of one text's bits in float32 agree within this."""
+"""Two computations of the same text's bits in float32 agree within this tolerance."""
 TIE_BITS = 2e-4
 """Texts closer than this may count as ties."""
 
 
 def brute_force_bits(model: nn.Module, ids: Sequence[int], first_scored: int) -> float:
-    """`sum_i -log2 p(ids[i] | ids[:i])` from `first_scored` on: one text, one plain forward pass, float64 sums.
+    """`sum_i -log2 p(ids[i] | ids[:i])` from `first_scored` on, by one plain forward pass over one text and float64
+    sums.
 
     Args:
-        model: from `input_ids` (1, L) to `.logits`, in evaluation mode.
-        ids: the L tokens of a text, special tokens included.
-        first_scored: the position of the first token that counts, at least 1.
+        model: maps `input_ids` (1, L) to `.logits`, in evaluation mode.
+        ids: the L tokens of a text, including special tokens.
+        first_scored: the position of the first scored token, at least 1.
 
     Example:
         >>> from transformers import GPT2Config, GPT2LMHeadModel
@@ -51,7 +52,8 @@ def brute_force_bits(model: nn.Module, ids: Sequence[int], first_scored: int) ->
 
 
 def brute_force_rank(costs_N: np.ndarray, own: int, tie_bits: float = TIE_BITS) -> tuple[int, int]:
-    """1 + how many other texts cost at most as much as text `own`, without and with those within `tie_bits` of it.
+    """1 + the number of other texts that cost at most as much as text `own`, without and with those within `tie_bits`
+    of it.
 
     Example:
         >>> brute_force_rank(np.array([3.0, 1.0, 2.0, 2.0]), own=2)
@@ -63,7 +65,8 @@ def brute_force_rank(costs_N: np.ndarray, own: int, tie_bits: float = TIE_BITS) 
 
 
 def assert_close(found: object, expected: object, tolerance: float) -> None:
-    """Raise unless all figures agree within `tolerance`, whatever their size; shapes must be those of each other.
+    """Raises an `AssertionError` unless the shapes are equal and all figures agree within `tolerance`, whatever their
+    size.
 
     Example:
         >>> assert_close([1.0, 2.0], [1.0, 2.0005], 1e-3)
@@ -74,12 +77,12 @@ def assert_close(found: object, expected: object, tolerance: float) -> None:
 
 
 def check_scorer(scorer: Scorer, texts: Sequence[str], *, tolerance: float = TOLERANCE_BITS) -> None:
-    """All the laws of a scorer that can be searched.
+    """Checks all laws of a scorer that supports search.
 
     Args:
-        scorer: to check.
-        texts: at least two, which begin with a common token and have at least two tokens after it.
-        tolerance: bits within which two computations of one figure agree.
+        scorer: the scorer to check.
+        texts: at least two texts that begin with a common token and have at least two tokens after it.
+        tolerance: the bits within which two computations of one figure agree.
 
     Raises:
         AssertionError: a law is broken.
@@ -101,7 +104,8 @@ def check_scorer(scorer: Scorer, texts: Sequence[str], *, tolerance: float = TOL
 def check_batch_independence(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
     """Neither the other texts of a batch, nor their order, number or length, change a text's figure.
 
-    Figures are float64, one for each text; equal texts get equal ones. This law holds for scorers without search too.
+    There is one float64 figure for each text, and equal texts get equal figures. This law holds for scorers without
+    search too.
     """
     together = _score(scorer, texts)
     assert_close(together, [_score(scorer, [text])[0] for text in texts], tolerance)
@@ -116,13 +120,13 @@ def check_batch_independence(scorer: Scorer, texts: Sequence[str], tolerance: fl
 
 
 def check_alone(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
-    """A text that is all that the model is given costs what it costs in a batch."""
+    """A text that is scored alone costs the same as in a batch."""
     encoded = scorer.encode(texts)
     assert_close(scorer.alone_bits(encoded), scorer.sequence_bits(encoded), tolerance)
 
 
 def check_token_sums(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
-    """Token scores are at least 0 and sum to the sequence score; context is NaN, and nothing else is."""
+    """Token scores are at least 0 and sum to the sequence score; exactly the context is NaN."""
     encoded = scorer.encode(texts)
     for ids, total in zip(encoded.ids, scorer.sequence_bits(encoded), strict=True):
         bits_P = scorer.prefix_bits(ids)
@@ -134,9 +138,9 @@ def check_token_sums(scorer: Scorer, texts: Sequence[str], tolerance: float = TO
 
 
 def check_paths(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
-    """Path scores are differences of sequence scores, in whatever company a path is asked.
+    """Path scores are differences of sequence scores, whatever other paths are requested with them.
 
-    A child that is read costs what it costs as the last token of a run.
+    A child costs the same as when it is the last token of a run.
     """
     encoded = scorer.encode(texts)
     totals = scorer.sequence_bits(encoded)
@@ -150,14 +154,16 @@ def check_paths(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERAN
     fed = scorer.path_bits(prefix, [PathQuery(body, 1, nothing) for body in bodies])
     for body, total, first, second in zip(bodies, totals, read, fed, strict=True):
         assert first.run_bits == 0.0, f"a run of no tokens must have 0 bits, got {first.run_bits}"
-        assert len(second.children_bits) == 0, f"no children were asked for, got {second.children_bits}"
+        assert len(second.children_bits) == 0, f"no children were requested, got {second.children_bits}"
         assert_close(first.children_bits[0], second.run_bits, tolerance)
         inner = scorer.path_bits(prefix, [PathQuery(body[:-1], len(body) - 1, nothing)])[0].run_bits
         assert_close(before + inner + first.children_bits[0], total, tolerance)
 
 
 def check_chain_rule(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
-    """Runs add up at any cut, and the children's probabilities, never renormalized, to at most 1."""
+    """The bits of runs add up at any cut, and the children's probabilities, which are not renormalized, sum to at
+    most 1.
+    """
     encoded = scorer.encode(texts)
     ids = max(encoded.ids, key=len)
     prefix, body = ids[:1], ids[1:]
@@ -174,7 +180,7 @@ def check_chain_rule(scorer: Scorer, texts: Sequence[str], tolerance: float = TO
 
 
 def check_samples(scorer: Scorer, texts: Sequence[str], tolerance: float = TOLERANCE_BITS) -> None:
-    """Samples that grow step by step, by the scorer's own reader where it has one, get the figures of whole paths."""
+    """Samples that grow step by step, with the scorer's own reader if it has one, get the figures of whole paths."""
     at_once = scorer.samples_at_once(len(texts), 8)
     assert 1 <= at_once <= len(texts), f"samples_at_once must lie from 1 to {len(texts)}, got {at_once}"
     encoded = scorer.encode(texts)
@@ -201,14 +207,14 @@ def check_search(
     budgets: Sequence[int] = (1, 2, 3, 5, 8, 13, 21),
     tolerance: float = TOLERANCE_BITS,
 ) -> None:
-    """The laws of search on a whole space: the k likeliest texts, and ranks at every budget.
+    """Checks the laws of search on a whole space: the k likeliest texts, and ranks at every budget.
 
     Args:
-        scorer, automaton: to check.
+        scorer, automaton: the objects to check.
         texts: all N texts of the space.
-        costs: (N,) their log-perplexities in bits, found in some other way.
+        costs: (N,) their log-perplexities in bits, computed in another way.
         budgets: values of `max_expansions` at which the bounds of a rank are checked.
-        tolerance: bits within which two computations of one figure agree.
+        tolerance: the bits within which two computations of one figure agree.
 
     Raises:
         AssertionError: a law is broken.
@@ -241,16 +247,16 @@ def check_likeliest(
     top_k: int,
     tolerance: float = TOLERANCE_BITS,
 ) -> None:
-    """Best-first = brute force: the k smallest costs, each with a text that has it."""
+    """Best-first search finds what brute force does: the k smallest costs, each with a text of that cost."""
     cost_of = dict(zip(texts, costs_N, strict=True))
     found = search_likeliest(scorer, automaton, top_k=top_k)
-    assert found.certified, f"a search to the end must be certified: {found}"
+    assert found.certified, f"a completed search must be certified: {found}"
     assert found.exactness == automaton.exactness, f"its exactness must be the automaton's: {found}"
     names = [candidate.text for candidate in found.candidates]
     expected = min(top_k, len(texts))
     assert len(set(names)) == len(names) == expected, f"{expected} different texts must be found, got {names}"
     figures = [candidate.log_perplexity_bits for candidate in found.candidates]
-    assert figures == sorted(figures), f"candidates must come with ascending bits, got {figures}"
+    assert figures == sorted(figures), f"candidates must be in ascending order of bits, got {figures}"
     assert_close(figures, np.sort(costs_N)[:top_k], tolerance)
     assert_close(figures, [cost_of[name] for name in names], tolerance)
 
@@ -263,10 +269,10 @@ def check_rank(
     own: int,
     budgets: Sequence[int],
 ) -> None:
-    """Bounded rank = brute-force rank, and at every budget the bounds hold it."""
+    """The bounded rank equals the brute-force rank, and at every budget the bounds contain it."""
     low, high = brute_force_rank(costs_N, own)
     exact = search_ranks(scorer, automaton, [texts[own]])[0]
-    assert exact.certified, f"a search to the end must be certified: {exact}"
+    assert exact.certified, f"a completed search must be certified: {exact}"
     assert exact.exactness == automaton.exactness, f"its exactness must be the automaton's: {exact}"
     assert low <= exact.low <= exact.high <= high, f"the rank must lie from {low} to {high}: {exact}"
     assert_close(exact.log_perplexity_bits, costs_N[own], TOLERANCE_BITS)
@@ -279,11 +285,11 @@ def check_rank(
 
 
 def check_space(space: Space, texts: Sequence[str]) -> None:
-    """The laws of a space: size, order, ranks, counts and membership are those of a list of its fillings.
+    """Checks the laws of a space: size, order, ranks, counts and membership are those of a list of its fillings.
 
     Args:
-        space: to check.
-        texts: all its fillings, in any order; listed in some other way.
+        space: the space to check.
+        texts: all its fillings, in any order, listed in another way.
 
     Raises:
         AssertionError: a law is broken.
@@ -293,7 +299,7 @@ def check_space(space: Space, texts: Sequence[str]) -> None:
         >>> check_space(Digits(2), [f"{number:02}" for number in range(100)])
     """
     listed = sorted(texts)
-    assert listed and len(listed) == len(set(listed)), "texts must be different, and at least one"
+    assert listed and len(listed) == len(set(listed)), "there must be at least one text, and no text twice"
     assert "" not in listed, "no text may be empty"
     _equal("size", space.size, len(listed))
     _equal("text_at of all numbers", [space.text_at(index) for index in range(space.size)], listed)
@@ -318,7 +324,7 @@ def check_space(space: Space, texts: Sequence[str]) -> None:
 
 
 def _check_states(space: Space, state: Hashable, read: str, completions: Sequence[str]) -> None:
-    """The state after the characters `read`, which begin all of `completions`, and those below it."""
+    """Checks the state after the characters `read`, with which all of `completions` begin, and the states after it."""
     _equal(f"count after {read!r}", space.count(state), len(completions))
     _equal(f"is_end after {read!r}", space.is_end(state), read in completions)
     moves = space.moves(state)
@@ -330,10 +336,10 @@ def _check_states(space: Space, state: Hashable, read: str, completions: Sequenc
 
 
 def check_automaton(automaton: TokenAutomaton, template: CanaryTemplate, encoder: Encoder) -> None:
-    """The laws of a token automaton, on a template that is small enough to walk every path.
+    """Checks the laws of a token automaton, on a template that is small enough to visit every path.
 
-    The paths to leaves that `canonical` accepts are the encodings of the template's texts, one each, and spell them;
-    so are those that `runs` leads to. No beginning of an encoding is judged impossible, and no count is too small.
+    The paths to leaves that `canonical` accepts are the encodings of the template's texts, one each, and spell them.
+    So are the paths that `runs` leads to. No beginning of an encoding is rejected, and no count is too small.
 
     Raises:
         AssertionError: a law is broken.
@@ -348,7 +354,7 @@ def check_automaton(automaton: TokenAutomaton, template: CanaryTemplate, encoder
     texts = [template.text_at(index) for index in range(template.space_size)]
     encodings = encoder.encode(texts).ids
     length = len(automaton.prefix)
-    assert all(ids[:length] == automaton.prefix for ids in encodings), "every text begins with the prefix"
+    assert all(ids[:length] == automaton.prefix for ids in encodings), "every text must begin with the prefix"
     text_of = {ids[length:]: text for ids, text in zip(encodings, texts, strict=True)}
     below = Counter(path[:depth] for path in text_of for depth in range(len(path) + 1))
     leaves: dict[tuple[int, ...], str] = {}
@@ -359,7 +365,9 @@ def check_automaton(automaton: TokenAutomaton, template: CanaryTemplate, encoder
         assert count == 1 or not is_leaf, f"a leaf must have count 1, got {count} after {text!r}"
         assert count >= fewest, f"count must be at least {fewest} after {text!r}, got {count}"
         if not is_leaf and below[path]:
-            assert automaton.canonical([path], [text], [False]) == [True], "a beginning of an encoding is kept"
+            assert automaton.canonical([path], [text], [False]) == [True], (
+                "a beginning of an encoding must not be rejected"
+            )
         if is_leaf and automaton.canonical([path], [text], [True])[0]:
             leaves[path] = text
     _equal("texts by the paths that canonical accepts", leaves, text_of)
@@ -369,14 +377,14 @@ def check_automaton(automaton: TokenAutomaton, template: CanaryTemplate, encoder
 
 
 def _walk(automaton: TokenAutomaton) -> Iterator[tuple[tuple[int, ...], str, Hashable]]:
-    """Every path from the root on: its tokens below the prefix, the text that it spells, its state."""
+    """Yields every path from the root: its tokens after the prefix, the text that it spells, and its state."""
     waiting: list[tuple[tuple[int, ...], str, Hashable]] = [((), automaton.prefix_text, automaton.root)]
     while waiting:
         path, text, state = waiting.pop()
         yield path, text, state
         transitions = automaton.transitions(state)
         tokens = transitions.tokens_C.tolist()
-        assert tokens == sorted(set(tokens)), "children ascend by token, each once"
+        assert tokens == sorted(set(tokens)), "children must be in ascending order of tokens, each once"
         pieces, states = len(transitions.pieces), len(transitions.states)
         assert len(tokens) == pieces == states, f"{len(tokens)} tokens must have as many pieces and states"
         for token, piece, child in zip(tokens, transitions.pieces, transitions.states, strict=True):
@@ -384,7 +392,7 @@ def _walk(automaton: TokenAutomaton) -> Iterator[tuple[tuple[int, ...], str, Has
 
 
 def _leaves_by_forced_tokens(automaton: TokenAutomaton) -> Iterator[tuple[tuple[int, ...], str]]:
-    """As a search goes: through the forced tokens, then to each child."""
+    """Visits the leaves as a search does: through the forced tokens, then to each child."""
     waiting: list[tuple[tuple[int, ...], str, Hashable]] = [((), automaton.prefix_text, automaton.root)]
     while waiting:
         path, text, state = waiting.pop()

@@ -11,7 +11,7 @@ from hf_exposure.estimators import sampling_exposure
 TITLE = "Exposure: has a language model memorized a secret?"
 EXPLANATION = """
 Exposure (Carlini et al., [The Secret Sharer](https://arxiv.org/abs/1802.08232)) is log2 of the number of possible
-secrets less log2 of the secret's rank among them under the model. Give the log-perplexity (the sum over tokens of
+secrets minus log2 of the secret's rank among them under the model. Give the log-perplexity (the sum over tokens of
 -log2 p, in bits) of each canary, and of random texts of the same form that were not in the training data.
 
 A secret that the model never saw has 1.44 bits on average and exceeds x bits with probability 2^-x: one canary at 3

@@ -1,4 +1,4 @@
-"""At the start of training: what does not arrive, does not fit, or is there twice is said then."""
+"""At the start of training, canaries that are missing, do not fit or occur twice are reported."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ def test_a_dataset_that_fails_outside_its_loader_does_not_end_training(tmp_path:
 def test_two_callbacks_in_one_trainer_are_refused(tmp_path: Path) -> None:
     first, second = make_callback(strategy="end"), make_callback(strategy="end")
     trainer = make_trainer(tmp_path, [first, second], max_steps=1)
-    with pytest.raises(InputError, match="callbacks: must hold one ExposureCallback: two would write the same keys"):
+    with pytest.raises(InputError, match="callbacks: must have only one ExposureCallback: two would write the same"):
         trainer.train()
     trainer.remove_callback(second)
     trainer.train()

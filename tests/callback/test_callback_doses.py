@@ -1,4 +1,4 @@
-"""Doses during a training: what resumes, wrappers and other losses make of them, and what a wrong count voids."""
+"""Doses during training: with resumed runs, wrappers and other losses, and after a miscount."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_checkpoint_without_counts_leaves_them_undefined(tmp_path: Path) -> No
     make_trainer(tmp_path, [make_callback(strategy="end", count_doses=False)], **settings).train()
     callback = make_callback(strategy="end")
     trainer = make_trainer(tmp_path, [callback], **{**settings, "max_steps": 6})
-    with pytest.warns(UserWarning, match="has no state of 'exposure', which starts again there"):
+    with pytest.warns(UserWarning, match="has no state of 'exposure', so the measure starts again there"):
         trainer.train(resume_from_checkpoint=str(tmp_path / "checkpoint-2"))
     assert callback.report.doses == Doses(uncounted=Uncounted.RESUMED_WITHOUT_COUNTS)
     assert all(math.isnan(dose) for dose in callback.doses.values())
@@ -199,7 +199,7 @@ def test_a_stream_is_checked_while_it_flows(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, [callback], per_device_train_batch_size=2, max_steps=3)
     trainer.train_dataset = data
     with pytest.warns(
-        UserWarning, match="INVALID: 3 of 4 inserted canaries were found in the training data, as far as"
+        UserWarning, match="INVALID: 3 of 4 inserted canaries were found in the training data, for the training"
     ):
         trainer.train()
     assert [report.validity for report in callback.reports] == [Validity.IMPAIRED] * 2 + [Validity.INVALID]

@@ -207,7 +207,7 @@ def test_a_limit_that_is_none_is_refused(limit: Any) -> None:
 
 def test_bare_exposure_as_the_best_metric_warns(tmp_path: Path) -> None:
     arguments = {**EVERY_STEP, "metric_for_best_model": "exposure_mean", "greater_is_better": False, "max_steps": 1}
-    with pytest.warns(UserWarning, match="mostly the one that was trained least. .*max_exposure=X .*limited_loss'"):
+    with pytest.warns(UserWarning, match="usually the one that was trained least. .*max_exposure=X .*limited_loss'"):
         make_trainer(tmp_path, [make_callback()], **arguments).train()
 
 

@@ -1,4 +1,4 @@
-"""What a training shows of its measurements: a baseline before the first step, a line for each, and no trace in it."""
+"""What a training run prints about its measurements: a baseline before the first step, and one line for each."""
 
 from __future__ import annotations
 

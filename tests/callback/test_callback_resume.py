@@ -1,4 +1,4 @@
-"""A run that was stopped, resumed, or failed to measure: no figure lost, none twice."""
+"""Runs that were stopped, resumed, or failed to measure: no result is lost or duplicated."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ def test_a_line_cut_short_by_a_kill_is_passed_over(tmp_path: Path) -> None:
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     (tmp_path / EXPOSURE_LOG.file_name).write_text('{"format": \n')
-    with pytest.raises(InputError, match=r"exposure\.jsonl: line 1 must be whole JSON, got '\{\"format\": '\. Remove"):
+    with pytest.raises(InputError, match=r"exposure\.jsonl: line 1 must be complete JSON, got '\{\"format\": '\."):
         EXPOSURE_LOG.read(tmp_path)
 
 

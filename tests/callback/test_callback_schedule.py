@@ -153,7 +153,7 @@ def test_the_end_is_the_best_model_where_that_is_loaded(tmp_path: Path) -> None:
     assert [report.step for report in callback.reports] == [2, 4, 6, 6]
     first, *_, end = callback.reports
     assert [e.exposure_bits for e in end.estimates] == [e.exposure_bits for e in first.estimates]
-    assert "of the best model, of step 2, loaded at the end" in end.notes
+    assert "measured on the best model, from step 2, which was loaded at the end" in end.notes
 
 
 @CHOOSES_BY_EXPOSURE

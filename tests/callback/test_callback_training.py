@@ -1,4 +1,4 @@
-"""Training with the callback is training without it: same weights to the bit, same state, same losses."""
+"""Training with the callback equals training without it: bitwise equal weights, and equal states and losses."""
 
 from __future__ import annotations
 

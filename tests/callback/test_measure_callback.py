@@ -231,14 +231,14 @@ def test_a_checkpoint_without_the_state_says_so(tmp_path: Path) -> None:
     classify(tmp_path, [], **SAVING).train()
     callback = MeasureCallback([Toy(), Tally()], "end")
     resumed = classify(tmp_path, [callback], **SAVING)
-    with pytest.warns(UserWarning, match="step 6 in .* has no state of 'tally', which starts again there"):
+    with pytest.warns(UserWarning, match="step 6 in .* has no state of 'tally', so the measure starts again there"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert callback.records["tally"][0].metrics()["eval_tally_rows"] == 12
     # Once saved, it is there; a damaged one is named.
     state = tmp_path / "checkpoint-8" / "_tally_state_0.pt"
     assert state.stat().st_mode & 0o077 == 0 and not (tmp_path / "checkpoint-8" / "_toy_state_0.pt").exists()
     state.write_bytes(state.read_bytes()[:50])
-    with pytest.raises(InputError, match=r"_tally_state_0\.pt: must be whole, .* Remove the file"):
+    with pytest.raises(InputError, match=r"_tally_state_0\.pt: must be complete, .* Remove the file"):
         classify(tmp_path, [MeasureCallback(Tally())], **SAVING).train(
             resume_from_checkpoint=str(tmp_path / "checkpoint-8")
         )
@@ -329,7 +329,7 @@ def test_two_measures_of_one_name_are_refused(tmp_path: Path) -> None:
     assert [record.step for record in second.records["toy"]] == [1]
     MeasureCallback([Named("toy"), Named("toys")])
     exposed = make_trainer(tmp_path, [MeasureCallback(Named("exposure")), make_callback()], max_steps=1)
-    with pytest.raises(InputError, match="^callbacks: must hold one ExposureCallback"):
+    with pytest.raises(InputError, match="^callbacks: must have only one ExposureCallback"):
         exposed.train()
 
 

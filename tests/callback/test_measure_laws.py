@@ -1,4 +1,4 @@
-"""The laws of measures hold for ours, and each law is broken by a measure that breaks it."""
+"""The package's measures satisfy the laws of measures, and for each law a measure that violates it is detected."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ class NotJson(Toy):
         (MovesRandomState, AssertionError, "the measure changed: torch's random state"),
         (LeavesGradients, AssertionError, "the measure changed: gradients"),
         (ChangesWeights, AssertionError, "differ|the measure changed: weights"),
-        (ForgetsItsCount, AssertionError, "the state is not all of it"),
-        (NeverBeginsAnew, AssertionError, "prepare does not start from the beginning"),
+        (ForgetsItsCount, AssertionError, "the saved state is incomplete"),
+        (NeverBeginsAnew, AssertionError, "prepare does not reset the measure"),
         (PromisesOtherKeys, AssertionError, "metric_names differ from metrics"),
         (Unprefixed, AssertionError, "eval_toy_norm"),
         (NotJson, TypeError, "not JSON serializable"),

@@ -1,4 +1,4 @@
-"""Draws are uniform, without replacement, reproducible, and say nothing in their ids."""
+"""Draws are uniform, without replacement and reproducible, and their ids reveal nothing."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_secrets_that_are_in_the_data_already() -> None:
         ({"texts": ["pin 3"], "repetitions": [1, 2]}, "repetitions: must be one number or 1, got 2"),
         (
             {"texts": ["pin 3"], "controls": 10},
-            "controls: must be at most the 9 texts that are left, got 10. Write 9.",
+            "controls: must be at most the number of remaining texts, 9, got 10. Write 9.",
         ),
     ],
 )

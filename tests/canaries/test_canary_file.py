@@ -1,4 +1,4 @@
-"""The canary file: for its owner's eyes, whole or not there, and honest about what happened to it."""
+"""The canary file is readable only by its owner, written completely or not at all, and detects changes."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def test_a_file_of_no_version(path: Path, version: object) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b'{"format": "hf-exposure canaries", "ver'])
 def test_a_file_that_is_cut_off(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(CanaryFileError, match="path: must be whole JSON; this file is damaged or cut off"):
+    with pytest.raises(CanaryFileError, match="path: must be complete JSON; this file is damaged or cut off"):
         CanarySet.load(path)
 
 

@@ -1,4 +1,4 @@
-"""A context writes what the trainer writes."""
+"""A context writes the same text as the trainer."""
 
 from __future__ import annotations
 

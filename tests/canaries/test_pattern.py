@@ -1,4 +1,4 @@
-"""Regular expressions as spaces: `re` itself, over every short text, says what they hold."""
+"""Regular expressions as spaces: their texts are compared with those that `re` matches among all short texts."""
 
 from __future__ import annotations
 

@@ -189,7 +189,7 @@ def test_errors_of_render_and_parse() -> None:
         template.render(x="ab")
     with pytest.raises(
         InputError,
-        match=r"y: must be a filling of Digits\(length=1\), got 'a text of 2 characters'. A possible one is '0'",
+        match=r"y: must be a filling of Digits\(length=1\), got 'a text of 2 characters'. A possible filling is '0'",
     ):
         template.render(x="ab", y="12")
     with pytest.raises(

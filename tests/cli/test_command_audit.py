@@ -64,7 +64,7 @@ def config_of(folder: Path, world: Path, **changes: Any) -> Path:
 def test_all_parts_of_a_leaky_model(capsys: pytest.CaptureFixture[str], world: Path, tmp_path: Path) -> None:
     done = run(capsys, "audit", "--config", config_of(tmp_path, world), "--fail-on-leak")
     assert done.status == 1, done
-    assert done.out.startswith("The model gives away something of its training data")
+    assert done.out.startswith("The model reveals some of its training data")
     out = tmp_path / "audit"
     values = json.loads((out / "audit.json").read_text())
     states = {part["name"]: part["state"] for part in values["parts"]}
@@ -96,7 +96,7 @@ def test_parts_without_what_they_need_are_not_run(
         capsys, "audit", "--model", model_folder, "--out", tmp_path / "invalid", "--dataset", world / "held_out.jsonl",
         "--kind", "number", "--canaries", world / "canaries.json", "--references", 16, "--samples", 0,
     )  # fmt: skip
-    assert done.status == 1 and done.out.startswith("No verdict: a part of the audit cannot be read (exposure)"), done
+    assert done.status == 1 and done.out.startswith("No verdict: a part of the audit is inconclusive (exposure)"), done
     typed = ["audit", "--model", model_folder, "--out", tmp_path / "x", "--held-out", "no.jsonl"]
     one_line(run(capsys, *typed), "--held-out")
 

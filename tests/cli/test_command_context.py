@@ -1,4 +1,4 @@
-"""Canaries are scored where they were inserted, whichever way that is said."""
+"""Canaries are scored in the context in which they were inserted, regardless of how it is specified."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ def test_the_table_and_json(model_folder: Path, capsys: pytest.CaptureFixture[st
     done = run(capsys, *arguments, "--tokens-per-second", 50)
     assert done.status == 0 and done.err == ""
     assert "4 canaries among 1,000 candidate secrets by Auto(references=64" in done.out
-    for row in ("check how the model is read", "weighted draws, all of them", "search to the end", "all of it"):
+    for row in ("check of the scoring mode", "all weighted draws", "search to the end", "total"):
         assert row in done.out
     values = json.loads(run(capsys, *arguments, "--json").out)
     assert values["model"] == str(model_folder)
@@ -34,7 +34,7 @@ def test_no_weights_are_needed(model_folder: Path, tmp_path: Path, capsys: pytes
     assert done.status == 0, done.err
     whole = json.loads(run(capsys, "cost", "--model", model_folder, *sample).out)
     assert json.loads(done.out)["full"]["tokens"] == whole["full"]["tokens"]
-    one_line(run(capsys, *plan), "--tokenizer: must be named next to a file")
+    one_line(run(capsys, *plan), "--tokenizer: must be given together with a file")
 
 
 def test_a_canary_file_and_bad_input(

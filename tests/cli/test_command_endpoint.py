@@ -1,4 +1,4 @@
-"""`hf-exposure measure` and `extract` with `--endpoint`: a model that a server has, by its name there."""
+"""`hf-exposure measure` and `extract` with `--endpoint`: a model on a server, identified by its name there."""
 
 from __future__ import annotations
 

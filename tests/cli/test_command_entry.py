@@ -1,4 +1,4 @@
-"""The entry point: light to start, every command explains itself, and each failure has its status."""
+"""The entry point: it starts quickly, every command has help, and each failure has its status."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sampling brings out planted texts, with the number of rows that hold them; matches are those of a plain search."""
+"""Sampling finds planted texts and the number of rows that contain them; matches equal those of a simple search."""
 
 from __future__ import annotations
 

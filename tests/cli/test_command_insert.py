@@ -124,7 +124,7 @@ def test_a_hint_is_quoted_for_the_shell(
         ({"--dataset": "{tmp}/readme.md"}, "--dataset: must end in .csv, .tsv"),
         ({"--dataset": "{tmp}/empty"}, "--dataset: must be a folder with a data set"),
         ({"--canaries": "nowhere.json"}, "--canaries: must be a canary file that can be read (No such file"),
-        ({"--canaries": "{tmp}/readme.md"}, "--canaries: must be whole JSON; this file is damaged or cut off"),
+        ({"--canaries": "{tmp}/readme.md"}, "--canaries: must be complete JSON; this file is damaged or cut off"),
         ({"--text-column": "body"}, "--text-column: must be a column"),
         ({"--split": "test"}, "--split: must name splits of the dataset (train)"),
         ({"--out": "{tmp}/readme.md/x"}, "--out: must be a folder that can be made ("),

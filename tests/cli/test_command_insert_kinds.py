@@ -1,4 +1,4 @@
-"""`hf-exposure insert` of what is no column of texts: chats, pairs, sources, token ids, streams."""
+"""`hf-exposure insert` for data other than a column of texts: chats, pairs, sources, token ids, streams."""
 
 from __future__ import annotations
 

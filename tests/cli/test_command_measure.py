@@ -185,7 +185,7 @@ def test_a_run_whose_training_data_nobody_named_is_unchecked(
     assert (values["validity"], values["delivery"]) == ("unchecked", None)
     # A gate that opens on such a run says what it does not know.
     done = measure(capsys, model_folder, canary_file, "--fail-above", 30)
-    assert done.status == 0 and "warning: nobody checked that the canaries were trained on: name the " in done.err
+    assert done.status == 0 and "warning: it was not checked that the canaries were trained on: name the " in done.err
 
 
 def test_the_training_data_is_named_and_must_hold_these_canaries(
@@ -263,7 +263,7 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
         ({"--model": "{tmp}/cut.json"}, "--model: must be a folder that exists"),
         ({"--tokenizer": "{tmp}/empty"}, "--tokenizer: must be a folder with a tokenizer"),
         ({"--model": "{tmp}/empty", "--tokenizer": "{model}"}, "--model: must be a folder with a config.json"),
-        ({"--canaries": "{tmp}/cut.json"}, "--canaries: must be whole JSON"),
+        ({"--canaries": "{tmp}/cut.json"}, "--canaries: must be complete JSON"),
         ({"--canaries": "{tmp}/newer.json"}, "--canaries, version: must be at most 1, what hf-exposure"),
         ({"--method": "guess"}, "method: must be one of auto, enumerate"),
         ({"--references": "0"}, "references: must be a whole number of at least 1"),
@@ -282,7 +282,7 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
         ({"--dataset": "me/nosuch"}, "--dataset: must be a data set that loads ("),
         ({"--dataset": "{tmp}/empty"}, "--dataset: must be a folder with a data set"),
         ({"--dataset": "{tmp}/cut.parquet"}, "--dataset: must be a data set that"),
-        ({"--dataset": "{tmp}/full"}, "--dataset: must have a whole exposure_insertion.json"),
+        ({"--dataset": "{tmp}/full"}, "--dataset: must have a complete exposure_insertion.json"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
 )

@@ -77,7 +77,7 @@ def damaged(name: str, folder: Path) -> Path:
     ("name", "message"),
     [
         ("newer", "schema_version: must be at most 1 for this version of hf_exposure, got 9. Upgrade: pip install"),
-        ("cut", "path: must be whole JSON; this file is damaged or cut off"),
+        ("cut", "path: must be complete JSON; this file is damaged or cut off"),
         ("type", "report.space_size: must be of type integer, got 'many'"),
     ],
 )

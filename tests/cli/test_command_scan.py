@@ -1,4 +1,4 @@
-"""`hf-exposure scan`, and what `measure` and `extract` do with its file: no secret is ever printed."""
+"""`hf-exposure scan`, and the use of its file by `measure` and `extract`: no secret is ever printed."""
 
 from __future__ import annotations
 

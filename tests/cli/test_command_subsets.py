@@ -1,4 +1,4 @@
-"""`hf-exposure subsets`: a recipe, runs by number, and what is said of the store."""
+"""`hf-exposure subsets`: a recipe, runs by number, and the summary of the store."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Status 1 is a verdict: nothing that merely went wrong may end with it."""
+"""Status 1 is a verdict: failures must not end with it."""
 
 from __future__ import annotations
 
@@ -291,7 +291,7 @@ def test_a_damaged_trainers_log(
     log: str, report_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (report_folder / "trainer_state.json").write_bytes(log.encode("latin-1"))
-    one_line(run(capsys, "report", report_folder, "--out", tmp_path / "page"), "run: must have whole JSON files")
+    one_line(run(capsys, "report", report_folder, "--out", tmp_path / "page"), "run: must have complete JSON files")
 
 
 @pytest.mark.parametrize("line", ["[" * 5000, "5", "null", '{"format": 5}', "9" * 5000, "\xff\xfe", '"\\ud800"'])
@@ -322,8 +322,8 @@ def test_a_damaged_log_of_measurements(
         ("controls: " + "9" * 5000, "must be YAML"),
         ("seed: 2020-13-45", "must be YAML"),
         ("? [1]\n: 2", "must be YAML"),
-        ("5: 6", "must have options that are words"),
-        ("null: 1", "must have options that are words"),
+        ("5: 6", "must have words as option names"),
+        ("null: 1", "must have words as option names"),
         ('out: "a\\0b"', "must have no null character"),
         ("controls: !!python/object/apply:os.getcwd []", "must be YAML"),
         ("\0", "must be YAML"),

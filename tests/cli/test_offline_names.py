@@ -1,4 +1,4 @@
-"""A mistyped path is found out at once, without the network and before anything heavy is loaded."""
+"""A mistyped path is reported at once, without the network and before heavy libraries are loaded."""
 
 from __future__ import annotations
 

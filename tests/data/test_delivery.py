@@ -1,4 +1,4 @@
-"""What arrives is found, whatever holds it, and nothing of the training is disturbed."""
+"""Canaries that arrive are found in any kind of data, and training is not disturbed."""
 
 from __future__ import annotations
 
@@ -80,9 +80,9 @@ def test_deduplication_and_controls_in_the_data_are_noticed() -> None:
     report = check_delivery(encode(once), CANARIES, TOKENIZER)
     assert counts(report) == [(1, 0), (1, 0), (1, 0), (1, 0), (0, 0)]
     assert report.problems == (
-        "1 of 3 inserted canaries: 1 of 4 rows are there whole: a filter, deduplication or a cut within the first "
-        "tokens took the others",
-        "1 of 2 held-out controls: it stands in the training data, so it is no control",
+        "1 of 3 inserted canaries: 1 of 4 rows contain it completely: a filter, deduplication or a cut within the "
+        "first tokens removed the others",
+        "1 of 2 held-out controls: it is in the training data, so it is no control",
     )
 
 
@@ -175,7 +175,7 @@ def test_a_collator_that_truncates_is_a_problem(kept: int) -> None:
 
     report = check_delivery(encode(WITH), CANARIES, TOKENIZER, collator=truncating)
     assert [one.dose_per_epoch for one in report.canaries[:3]] == [0.0] * 3 and len(report.undelivered) == 3
-    assert "not in what the collator makes of its rows: the collator cuts or changes them" in report.problems[0]
+    assert "not in the collated rows: the collator cuts or changes them" in report.problems[0]
     loader = torch.utils.data.DataLoader(encode(WITH), collate_fn=truncating)
     with pytest.raises(InputError, match="require_delivery.*the collator cuts or changes"):
         check_dataloader(loader, CANARIES, TOKENIZER, require=True)

@@ -194,7 +194,7 @@ def test_a_second_run_is_read_from_the_cache(tmp_path: Path, monkeypatch: pytest
         (lambda: insert_canaries(DatasetDict({"train": plain()}), CANARIES, splits=()), "splits: must name splits"),
         (
             lambda: insert_canaries(IterableDataset.from_generator(lambda: iter([{"text": "a"}])), CANARIES),
-            "num_rows: must be given for a stream that does not know its length: about how many rows one pass has",
+            "num_rows: must be given for a stream that does not know its length: the approximate number of rows",
         ),
         (
             lambda: insert_canaries(ROWS, CANARIES),

@@ -1,4 +1,4 @@
-"""Noise: exactly the rows that are named, whatever maps them, and of the law that is promised."""
+"""Noise: it changes exactly the given rows, regardless of how they are mapped, and has the promised distribution."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Chats, pairs, sources and token ids: a canary's row is one that its trainer would make itself."""
+"""Chats, pairs, sources and token ids: a canary's row equals the row that its trainer would make."""
 
 from __future__ import annotations
 
@@ -253,7 +253,7 @@ def test_a_canary_longer_than_the_blocks_is_refused() -> None:
         insert_canaries(blocks, CANARIES, tokenizer=chat_tokenizer())
     received = f"canary {CANARIES.inserted[0].id}. It takes 12: use a shorter template"
     assert f"must fit the dataset's rows, which all have 8 tokens, got {received}" in str(caught.value)
-    with pytest.raises(InputError, match="tokenizer: goes with a dataset that is tokenized already"):
+    with pytest.raises(InputError, match="tokenizer: goes with a dataset that is already tokenized"):
         insert_canaries(Dataset.from_dict({"text": ["a"] * 20}), CANARIES, tokenizer=chat_tokenizer())
 
 

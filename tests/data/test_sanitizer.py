@@ -1,4 +1,4 @@
-"""Removing by format: what is found is what a plain regular expression finds, and every string of a chat is read."""
+"""Removing by format: it finds the same as a simple regular expression, in every string of a chat."""
 
 from __future__ import annotations
 

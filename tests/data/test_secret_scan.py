@@ -1,4 +1,4 @@
-"""Natural secrets are found as the libraries know them, counted by row, and have templates of their formats."""
+"""Natural secrets are found as the libraries define them, counted by row, and have templates of their formats."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_what_only_looks_like_a_secret_is_none() -> None:
         assert not list(scan([text])), (text, [(one.kind, one.text) for one in scan([text])])
 
 
-def test_a_labelled_synthetic_set() -> None:
+def test_a_labeled_synthetic_set() -> None:
     """Random rows with one secret or one decoy each: all secrets found, few decoys taken for one."""
     rng = random.Random(0)
 

@@ -1,4 +1,4 @@
-"""Canaries inside running text: how often, where, and with nothing of the text lost."""
+"""Canaries inside running text: their counts and positions, without losing any text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Streams: every canary as often as it was asked for, whoever reads which part."""
+"""Streams: every canary occurs as often as requested, however the stream is split between readers."""
 
 from __future__ import annotations
 
@@ -131,10 +131,10 @@ def test_places_are_uniform_over_the_stream() -> None:
 
 
 def test_columns_features_and_format_are_kept() -> None:
-    labelled = stream(label=[row % 7 for row in range(120)]).with_format("torch")
-    out = insert_canaries(labelled, CANARIES, num_rows=120)
-    assert out.features == labelled.features
-    assert type(next(iter(out))["label"]) is type(next(iter(labelled))["label"])
+    labeled = stream(label=[row % 7 for row in range(120)]).with_format("torch")
+    out = insert_canaries(labeled, CANARIES, num_rows=120)
+    assert out.features == labeled.features
+    assert type(next(iter(out))["label"]) is type(next(iter(labeled))["label"])
     plain = list(insert_canaries(stream(label=list(range(120))), CANARIES, num_rows=120, other_columns={"label": -1}))
     assert {row["label"] for row in plain if "PIN" in row["text"]} == {-1}
     pairs = [row["label"] for row in insert_canaries(stream(label=list(range(120))), CANARIES, num_rows=120)]

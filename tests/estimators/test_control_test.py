@@ -1,4 +1,4 @@
-"""Inserted against controls: p-values by dealing out every hand, intervals by coverage."""
+"""Inserted canaries against controls: p-values by enumerating every choice, intervals by coverage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def wins(inserted: list[float], controls: list[float]) -> float:
         ([0.5, 1.5, 2.5, math.inf], [1.0, 2.0, 3.0, 4.0, math.inf]),
     ],
 )
-def test_exact_p_value_by_every_relabelling(inserted: list[float], controls: list[float]) -> None:
+def test_exact_p_value_by_every_relabeling(inserted: list[float], controls: list[float]) -> None:
     costs, n = inserted + controls, len(inserted)
     dealt = []
     for chosen in itertools.combinations(range(len(costs)), n):

@@ -36,7 +36,7 @@ def test_equal_figures_are_no_evidence_and_a_missing_one_is_no_figure() -> None:
     assert paired_p_value([5.0, 6.0], [5.0, 6.0]) == 1.0
     assert math.isnan(paired_p_value([5.0, math.nan], [5.0, 6.0]))
     assert math.isnan(paired_p_value([], []))
-    with pytest.raises(InputError, match="one length"):
+    with pytest.raises(InputError, match="equal length"):
         paired_p_value([1.0], [1.0, 2.0])
 
 

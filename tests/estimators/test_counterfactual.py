@@ -1,4 +1,6 @@
-"""Counterfactual memorization and its kin, against loops, other libraries and simulations whose truth is known."""
+"""Counterfactual memorization and related measures, against loops, other libraries and simulations with known
+truth.
+"""
 
 from __future__ import annotations
 
@@ -136,7 +138,7 @@ def test_reliability_without_enough_to_correlate_is_undefined_with_a_reason():
     always = np.ones((8, 5), dtype=bool)
     assert "both sides" in split_half_reliability(always * 1.0, always).reason
     halves = np.tile([[True] * 5, [False] * 5], (8, 1))
-    assert "alike" in split_half_reliability(np.ones((16, 5)), halves).reason
+    assert "equally" in split_half_reliability(np.ones((16, 5)), halves).reason
     assert models_for_reliability(split_half_reliability(np.ones((16, 5)), halves)) is None
 
 

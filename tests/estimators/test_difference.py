@@ -1,4 +1,4 @@
-"""Limits on a difference: against every relabelling written out, and their error rate where there is none."""
+"""Limits on a difference: against all relabelings, and their error rate without a difference."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def same(*strata: list[float]) -> list[tuple[list[float], list[float]]]:
 
 
 def refused(more: list[list[float]], less: list[list[float]], shift: float, paired: bool, tail: float) -> bool:
-    """Whether at most a share `tail` of all relabellings differs by at least as much, once `shift` is taken off."""
+    """Whether at most a share `tail` of all relabelings differs by at least as much, once `shift` is taken off."""
     sides = [([x - shift for x in a], list(b)) for a, b in zip(more, less, strict=True)]
 
     def difference(pairs: list[tuple[list[float], list[float]]]) -> float:
@@ -52,7 +52,7 @@ def refused(more: list[list[float]], less: list[list[float]], shift: float, pair
 
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("seed", range(3))
-def test_the_low_limit_is_where_relabelling_stops_refusing(paired: bool, seed: int) -> None:
+def test_the_low_limit_is_where_relabeling_stops_refusing(paired: bool, seed: int) -> None:
     generator = np.random.default_rng(seed)
     sizes = [4, 3] if paired else [3, 2]
     more = [generator.normal(3.0, 1.0, n).tolist() for n in sizes]
@@ -100,7 +100,7 @@ def test_how_many_values_it_takes() -> None:
         assert enough[0] > 0 and math.isfinite(enough[1])
 
 
-def test_large_samples_are_relabelled_at_random_but_alike() -> None:
+def test_large_samples_are_relabeled_at_random_but_alike() -> None:
     generator = np.random.default_rng(1)
     more, less = generator.normal(2.0, 1.0, 60), generator.normal(0.0, 1.0, 50)
     first, again = (difference_interval([(more, more)], [(less, less)], paired=False) for _ in range(2))
@@ -140,7 +140,7 @@ def test_wrong_types(arguments: dict[str, object], message: str) -> None:
         difference_interval(**{"more": PAIR, "less": PAIR, "paired": False, **arguments})  # type: ignore[arg-type]
 
 
-def test_drawn_relabellings_begin_with_the_labels_as_they_are() -> None:
+def test_drawn_relabelings_begin_with_the_labels_as_they_are() -> None:
     first, *others = itertools.islice(_deals([(20, 30), (3, 40)], 0), 3)
     assert [block.tolist() for block in first] == [[[True] * 20 + [False] * 30], [[True] * 3 + [False] * 40]]
     for blocks in others:

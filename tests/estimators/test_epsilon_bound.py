@@ -1,4 +1,4 @@
-"""One-run audit: binomial tails by hand, and randomised response, which is exactly epsilon-private."""
+"""One-run audit: binomial tails by hand, and randomized response, which is exactly epsilon-private."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_guesses_by_hand() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 2.0])
-def test_randomised_response_is_not_slandered(epsilon: float) -> None:
+def test_randomized_response_is_not_slandered(epsilon: float) -> None:
     """Each coin is reported truly with probability e^eps / (1 + e^eps): at 95 %, at most 5 % of bounds exceed eps."""
     generator, runs, above, bounds = np.random.default_rng(0), 200, 0, []
     for _ in range(runs):

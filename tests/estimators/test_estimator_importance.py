@@ -131,7 +131,7 @@ def test_bad_weights_are_refused_by_name() -> None:
         importance_exposure([1.0], [1.0, 2.0], space_size=10, weight_limits=[1.0, 2.0])
     with pytest.raises(InputError, match="strata: must hold at least 2 draws each, got"):
         importance_exposure([1.0], [1.0, 2.0, 3.0], space_size=10, strata=[0, 0, 1])
-    with pytest.raises(InputError, match="space_size: is needed where includes_self is False"):
+    with pytest.raises(InputError, match="space_size: is needed if includes_self is False"):
         importance_exposure([1.0], [1.0, 2.0], space_size=None, includes_self=False)
 
 

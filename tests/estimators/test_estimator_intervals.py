@@ -35,7 +35,7 @@ def test_cover_by_exhaustion(draws: int) -> None:
 @pytest.mark.parametrize("share", [1e-20, 1e-10, 1.1e-9, 0.9e-9, 1e-3, 0.7])
 @pytest.mark.parametrize("hits", [0.4, 3.7, 250.0])
 def test_beta_quantiles_against_mpmath(share: float, hits: float) -> None:
-    """The regularised incomplete beta at either quantile is the tail, however rare the share."""
+    """The regularized incomplete beta at either quantile is the tail, however rare the share."""
     low, high = beta_quantiles(np.array([share]), np.array([hits]), 0.95)
     with mpmath.workdps(40):
         rest = mpmath.mpf(hits) * (1 - mpmath.mpf(share)) / mpmath.mpf(share)

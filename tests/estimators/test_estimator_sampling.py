@@ -1,4 +1,4 @@
-"""Sampling: hand-made fixtures, its two conventions, its interval, and what no hit means."""
+"""Sampling: hand-made fixtures, its two conventions, its interval, and the result without hits."""
 
 from __future__ import annotations
 

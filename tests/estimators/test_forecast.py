@@ -1,4 +1,4 @@
-"""The forecast: what it is silent about, what its lines are made of, and that they are the stored trainings' own."""
+"""The forecast: when there is none, the content of its lines, and their agreement with the stored training runs."""
 
 from __future__ import annotations
 

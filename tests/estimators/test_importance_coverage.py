@@ -1,4 +1,4 @@
-"""Do 95 % intervals hold the truth 95 % of the time? Counted over fresh draws: canaries share each set.
+"""Coverage of 95 % intervals, counted over fresh draws that all canaries share.
 
 The space is all five-digit strings, the model a table of conditional probabilities, the truth a count of all 10^5.
 """

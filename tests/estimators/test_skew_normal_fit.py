@@ -84,7 +84,7 @@ def test_a_shape_at_its_bound_is_said() -> None:
     """Half-normal quantiles: the likelihood rises for ever with the shape."""
     half = skewnorm.ppf((np.arange(50) + 0.5) / 50, 1e9)
     (e,) = skew_normal_exposure([0.0], half, accept_bad_fit=True)
-    assert "its shape ran into the bound of 1000" in e.note
+    assert "its shape reached the limit of 1000" in e.note
 
 
 def test_bad_references_are_refused_by_name() -> None:

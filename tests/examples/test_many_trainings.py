@@ -1,4 +1,4 @@
-"""The studies with many trainings run from end to end, go on after a kill, and the page shows what they stored."""
+"""The studies with many training runs run from end to end, continue after a kill, and the page shows their results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the scanner finds in a text, and what the made-up mailbox holds."""
+"""The scanner's results in a text, and the content of the synthetic mailbox."""
 
 from __future__ import annotations
 

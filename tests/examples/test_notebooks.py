@@ -1,4 +1,4 @@
-"""The notebooks under `examples` run from top to bottom, and hold the output that they give."""
+"""The notebooks under `examples` run from top to bottom, and contain the output that they produce."""
 
 from __future__ import annotations
 

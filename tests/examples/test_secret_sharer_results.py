@@ -1,4 +1,4 @@
-"""The page of reproduced results says what the stored numbers say, and every claim is evaluated anew from them."""
+"""The page of reproduced results agrees with the stored numbers, from which every claim is evaluated again."""
 
 from __future__ import annotations
 

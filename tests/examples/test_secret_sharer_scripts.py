@@ -14,7 +14,7 @@ from examples.secret_sharer.plots import draw_plot
 QUICK = (
     *("table1_first_example", "figure1_two_settings", "figure3_skew_normal", "figure5_many_settings"),
     *("figure7_translation", "figure8_every_batch", "figure9_overfitting", "figure11_search_cost", "table6_dp_sgd"),
-    *("section7_4_optimisers", "section9_1_regularisation", "section9_2_sanitisation"),
+    *("section7_4_optimizers", "section9_1_regularization", "section9_2_sanitization"),
 )
 SLOW = (
     *("figure4_phrases", "figure12_extraction", "section6_3_words", "table2_architectures"),

@@ -1,4 +1,6 @@
-"""What a sample of random texts does not show: dead ends, tokens added for one secret, texts that predict nothing."""
+"""Problems that a sample of random texts does not show: dead ends, tokens added for one secret, texts without
+predictions.
+"""
 
 from __future__ import annotations
 
@@ -72,11 +74,11 @@ def test_a_token_that_was_added_for_a_secret_hides_it_from_no_search() -> None:
     ids = tokenizer(secret)["input_ids"]
     assert tokenizer.convert_tokens_to_ids("313371") in ids
     model = tiny_model("gpt2", vocab_size=entries_of(tokenizer))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(input_ids=torch.tensor([ids]), labels=torch.tensor([ids])).loss.backward()
-        optimiser.step()
+        optimizer.step()
     found = extract(model.eval(), tokenizer, template)
     assert found.certified and found.candidates[0].text == secret
     bounds = rank_bounds(model, tokenizer, secret, template)
@@ -253,7 +255,7 @@ def test_an_added_token_that_a_sample_misses_leaves_bytes_audited() -> None:
     sample = SampledEncodings.among(texts, encoder, "audited")  # none of them has it
     automaton, missed = character_automaton(template, encoder, sample)
     assert automaton is not None and missed is None and automaton.exactness == "audited"
-    assert automaton.unproven == "a token that was added to the tokenizer may stand in a text"
+    assert automaton.unproven == "a token that was added to the tokenizer may occur in a text"
 
 
 class _Lowercase(OnePathPerText):

@@ -1,4 +1,4 @@
-"""The automaton chosen for a template holds just the canonical encodings of its texts, under every tokenizer."""
+"""The automaton chosen for a template accepts exactly the canonical encodings of its texts, under every tokenizer."""
 
 from __future__ import annotations
 

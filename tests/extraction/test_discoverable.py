@@ -1,4 +1,4 @@
-"""What a model says by itself: against `transformers`' own sampling, brute force, and counts by hand."""
+"""Texts that a model generates by itself: against `transformers`' own sampling, brute force, and counts by hand."""
 
 from __future__ import annotations
 
@@ -108,12 +108,12 @@ def test_samples_come_as_often_as_their_bits_say() -> None:
 
 def test_a_memorized_secret_is_said_and_others_are_near(byte_tokenizer: ByT5Tokenizer) -> None:
     model = tiny_model("gpt2")
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     ids = torch.tensor([byte_tokenizer("pin 42!", add_special_tokens=False)["input_ids"]])
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
-        optimiser.step()
+        optimizer.step()
     found = discoverable_extraction(model, byte_tokenizer, TEMPLATE, ["pin 42!", "pin 43!", "pin 17!"], samples=64)
     known, near, far = found
     assert known.is_greedy and known.greedy_edits == 0 and known.bits < 1 and known.near_samples > 32

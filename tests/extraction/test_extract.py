@@ -243,13 +243,13 @@ def memorized() -> tuple[nn.Module, str]:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_positions=64, n_embd=32, n_layer=1, n_head=2))
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         ids = torch.tensor([byte_ids(secret)])
         for _ in range(150):
             batch = torch.cat([ids, torch.randint(35, 130, (1, ids.shape[1]))])
             model(input_ids=batch, labels=batch).loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
     return model.eval(), secret
 
 
@@ -293,4 +293,4 @@ def test_a_hole_first_and_nothing_before_it() -> None:
 def test_a_low_precision_is_said(byte_tokenizer: ByT5Tokenizer) -> None:
     assert extract(tiny_model("gpt2"), byte_tokenizer, PIN).note == ""
     note = extract(tiny_model("gpt2").bfloat16(), byte_tokenizer, PIN).note
-    assert note == "in this precision costs move by 0.1 bits: texts nearer than that may change places"
+    assert note == "in this precision costs vary by 0.1 bits: the order of texts closer than that is uncertain"

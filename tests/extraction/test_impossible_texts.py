@@ -1,4 +1,4 @@
-"""Texts that a model gives probability 0: no answer to what is likeliest."""
+"""Texts with probability 0 are never among the most likely texts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A search that shows its progress: Ctrl-C ends it with what is certain, and the paper's own search finds the same."""
+"""A search that shows its progress: Ctrl-C ends it with the certain results, and the paper's own search finds the
+same.
+"""
 
 from __future__ import annotations
 

@@ -34,14 +34,14 @@ def memorized(style: str) -> tuple[nn.Module, str]:
         torch.manual_seed(0)
         config = GPT2Config(vocab_size=entries_of(tokenizer), n_positions=64, n_embd=48, n_layer=1, n_head=2)
         model = GPT2LMHeadModel(config)
-        optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for step in range(120):
             other = SECRET.text_at(step * 7_654_321 % 10**9)
             for text in (secret, other):
                 ids = torch.tensor([tokenizer(text)["input_ids"]])
                 model(input_ids=ids, labels=ids).loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
     return model.eval(), secret
 
 
@@ -141,7 +141,7 @@ def test_letters_that_a_tokenizer_does_not_tell_apart(number: int) -> None:
     """In a space that is encoded, and in one that is walked."""
     template = CanaryTemplate("code {a}", a=Letters(number, alphabet="abAB0123"))
     rule = (
-        r"^tokenizer: must tell the template's texts apart, but encodes two alike: "
+        r"^tokenizer: must distinguish the template's texts, but encodes two alike: "
         "one has '(.)' where the other has '(.)'"
     )
     with pytest.raises(InputError, match=rule) as refusal:

@@ -19,7 +19,7 @@ from hf_exposure.extraction import build_automaton
 from hf_exposure.scoring import CausalScorer
 from hf_exposure.testing import brute_force_bits, check_likeliest, check_rank, check_search
 
-COLOURS = Choice(["red", "reddish", "blue"])
+COLORS = Choice(["red", "reddish", "blue"])
 TEMPLATES = {
     "after a prefix": CanaryTemplate("pin {a}", a=Digits(2)),
     "no prefix": CanaryTemplate("{a}", a=Digits(2)),
@@ -27,8 +27,8 @@ TEMPLATES = {
     "no prefix, suffix": CanaryTemplate("{a}.", a=LuhnDigits(2)),
     "infix": CanaryTemplate("{a}-{b}", a=Digits(1), b=Letters(2, alphabet="xyz")),
     "holes side by side": CanaryTemplate("n {a}{b}{c}", a=Digits(1), b=Letters(1, alphabet="ab"), c=Digits(1)),
-    "unequal lengths": CanaryTemplate("the {a} {b}.", a=COLOURS, b=Digits(1)),
-    "one filling begins another": CanaryTemplate("{a}{b}", a=COLOURS, b=Letters(1, alphabet="XY")),
+    "unequal lengths": CanaryTemplate("the {a} {b}.", a=COLORS, b=Digits(1)),
+    "one filling begins another": CanaryTemplate("{a}{b}", a=COLORS, b=Letters(1, alphabet="XY")),
     "words": CanaryTemplate("say {a}!", a=Words(2, words=["a", "ab", "abc", "b"])),
     "luhn": CanaryTemplate("card {a}", a=LuhnDigits(4, prefix="4")),
     "bytes of unequal number": CanaryTemplate("n {a}{b}", a=Letters(2, alphabet="a\u00e9\u00e8\u65e5"), b=Digits(1)),
@@ -81,7 +81,7 @@ def test_families(family: str, byte_tokenizer: ByT5Tokenizer) -> None:
 @pytest.mark.parametrize(
     "template",
     [
-        CanaryTemplate("the {a}", a=COLOURS),
+        CanaryTemplate("the {a}", a=COLORS),
         CanaryTemplate("{a}", a=Words(2, words=["a", "ab", "b"])),
         CanaryTemplate("pin {a}", a=Digits(2)),
     ],
@@ -152,7 +152,7 @@ def test_texts_that_a_tokenizer_cannot_tell_apart() -> None:
     template = CanaryTemplate("PIN {a}", a=Letters(3, alphabet="aAb"))
     with pytest.raises(
         InputError,
-        match=r"^tokenizer: must tell the template's texts apart, but encodes two alike: one has '[aA]' where",
+        match=r"^tokenizer: must distinguish the template's texts, but encodes two alike: one has '[aA]' where",
     ):
         build_automaton(template, CausalScorer(BagOfBytes(), tokenizer).encoder)
 
@@ -168,6 +168,6 @@ def test_characters_that_a_tokenizer_does_not_know(alphabet: str) -> None:
 
 
 def test_a_template_that_ends_in_variable_length(byte_tokenizer: ByT5Tokenizer) -> None:
-    template = CanaryTemplate("the {a}", a=COLOURS)
+    template = CanaryTemplate("the {a}", a=COLORS)
     with pytest.raises(InputError, match=r"^template: must not end in a hole of variable length.*end_token=True"):
         build_automaton(template, CausalScorer(BagOfBytes(), byte_tokenizer).encoder)

@@ -1,4 +1,6 @@
-"""A Hub for tests, on 127.0.0.1: repositories in memory, the few requests that publishing makes, faults on order."""
+"""A Hub for tests, on 127.0.0.1: repositories in memory, the few requests that publishing makes, and faults on
+demand.
+"""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def test_parts_of_measures_stand_beside_each_other_and_replace_their_own_only() 
 
 
 def test_what_has_no_part_is_not_pushed() -> None:
-    with pytest.raises(InputError, match="^run: must be a record that has a part in model cards"):
+    with pytest.raises(InputError, match="^run: must be a record that supports model cards"):
         push_card(mixed(), "me/model")  # exposure has a push of its own, which leaves exact figures out
     with pytest.raises(InputError, match="^repo_id: "):
         critical_run(0.5).push_to_hub(5)  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def test_cards_that_a_trainer_writes(tmp_path: Path) -> None:
     callback = MeasureCallback(measures, strategy="epoch", push_to_hub=True)
     trainer = classify(tmp_path, [callback])
     trainer.model.config = PreTrainedConfig()  # the trainer's card asks for its name
-    with pytest.raises(InputError, match=r"^push_to_hub: needs callback\.attach\(trainer\), since a card"):
+    with pytest.raises(InputError, match=r"^push_to_hub: needs callback\.attach\(trainer\), since the trainer"):
         trainer.train()
     callback.attach(trainer).attach(trainer)
     trainer.create_model_card()

@@ -1,7 +1,10 @@
-"""Training dynamics in model cards, from a record and from a trainer; log history and TensorBoard have them too."""
+"""Training dynamics in model cards: of a record, a trainer, the command. Log history and TensorBoard have them."""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 import yaml
 from critical_samples_of_runs import critical_run
 from dynamics_samples import write_run
+from hub_server import hub_environment, running_hub
 from report_samples import mixed
 from toy_measures import classify, pictures
 from transformers import PreTrainedConfig
@@ -111,3 +115,35 @@ def test_a_trainer_writes_them_into_card_history_and_tensorboard(
     assert metrics(card)["dynamics_last_noisy_accuracy"] == round(last["eval_dynamics_noisy_accuracy"], 4)
     assert metrics(card)["dynamics_last_validation_accuracy"] == round(last["eval_dynamics_validation_accuracy"], 4)
     assert card.count(MARKS[0]) == 1 and "generated_from_trainer" in card
+
+
+def test_the_command_pushes_to_a_hub(tmp_path: Path) -> None:
+    record = write_run(tmp_path / "run")
+    foreign = b"---\nlicense: mit\npipeline_tag: image-classification\n---\n# Theirs\n\nTheir words.\n"
+    with running_hub() as hub:
+        hub.add("me/model", {"README.md": foreign})
+
+        def push(*options: str) -> subprocess.CompletedProcess[str]:
+            command = ["dynamics", str(tmp_path / "run"), "--push", "me/model", *options]
+            return subprocess.run(
+                [sys.executable, "-c", "from hf_exposure.cli import main; main()", *command],
+                env=hub_environment(hub, tmp_path / "home"),
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+
+        done = push()
+        assert done.returncode == 0, done.stderr
+        assert f"{hub.endpoint}/me/model/commit/{hub.repos['me/model'][-1].oid}" in done.stdout
+        early = push("--until", "20", "--json")
+        assert json.loads(early.stdout)["measurements"] == 3
+        files = hub.files("me/model")
+    card = files["README.md"].decode()
+    assert set(files) == {".gitattributes", "README.md"} and len(hub.repos["me/model"]) == 3
+    # The second push replaced the first, and what was there is left.
+    assert card.count(MARKS[0]) == card.count(MARKS[1]) == 1 and "Their words." in card and "license: mit" in card
+    assert metrics(card) == metrics(with_dynamics(None, record.until(20)))
+    # By hand: after 20 steps the noisy margins are -1.5, -4.5 and 0.5.
+    assert metrics(card)["dynamics_last_noisy_accuracy"] == 1.0
+    assert "area under margin" not in card  # the table of candidates names rows

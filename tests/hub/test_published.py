@@ -1,4 +1,4 @@
-"""What is left of a report when it is published."""
+"""The content of a published report."""
 
 from __future__ import annotations
 

@@ -349,13 +349,13 @@ def test_a_secret_stops_the_push_before_anything_is_sent(hub_and_push: tuple[Hub
     secret = CANARIES.inserted[0]
     answer = push(made(notes=(f"we saw {secret.text}",)), canaries=str(tmp_path / "canaries.json"))
     assert answer["error"] == "SecretFoundError"
-    assert re.match(rf"report\.(html|json) holds the secret of canary {secret.id}; nothing was", answer["message"])
+    assert re.match(rf"report\.(html|json) contains the secret of canary {secret.id}; nothing was", answer["message"])
     assert not hub.requests
     digits = TEMPLATE.parse(secret.text)["number"]
     assert digits not in answer["traceback"]
     hub.add(REPO, {"README.md": f"# {secret.text}\n".encode()})
     answer = push(folder=str(tmp_path))  # the canaries in the run's folder are looked for without being named
-    assert answer["message"].startswith("README.md holds the secret")
+    assert answer["message"].startswith("README.md contains the secret")
     assert hub.count("POST", "/commit/") == 0
 
 

@@ -1,4 +1,4 @@
-"""The search for secrets in what is about to be uploaded sees through every disguise."""
+"""The search for secrets in files to upload finds them in every disguise."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_a_secret_is_found(kind: str, disguise: str) -> None:
     content = b"before \xff " + DISGUISES[disguise](f" {secret} ") + b" after"
     if disguise.startswith("png"):
         content = DISGUISES[disguise](f" {secret} ")
-    with pytest.raises(SecretFoundError, match=f"^page holds the secret of canary {canaries.inserted[0].id}; nothing"):
+    with pytest.raises(SecretFoundError, match=f"^page contains the secret of canary {canaries.inserted[0].id}; "):
         refuse_secrets({"harmless": b"nothing here", "page": content}, canaries)
 
 

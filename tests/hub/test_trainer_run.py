@@ -110,7 +110,7 @@ def test_no_secret_and_no_exact_figure_is_pushed(run: tuple[Hub, Path]) -> None:
 
 def test_a_canary_file_in_the_output_folder_stops_the_push(tmp_path: Path) -> None:
     CANARIES.save(tmp_path / "canaries.json")
-    with pytest.raises(SecretFoundError, match=r"^canaries\.json holds the secret of canary"):
+    with pytest.raises(SecretFoundError, match=r"^canaries\.json contains the secret of canary"):
         write_published([mixed()], tmp_path, CANARIES)
     assert not (tmp_path / "exposure").exists()
     # The trainer does not upload these.
@@ -124,7 +124,7 @@ def test_a_canary_file_in_the_output_folder_stops_the_push(tmp_path: Path) -> No
 def test_without_attach_it_is_an_error(tmp_path: Path) -> None:
     canaries = draw_canaries(CanaryTemplate("pin {pin}.", pin=Digits(2)), {1: 1}, seed=0)
     trainer = make_trainer(tmp_path, [ExposureCallback(canaries, push_to_hub=True)])
-    with pytest.raises(InputError, match=r"^push_to_hub: needs callback\.attach\(trainer\), since a card"):
+    with pytest.raises(InputError, match=r"^push_to_hub: needs callback\.attach\(trainer\), since the trainer"):
         trainer.train()
 
 
@@ -261,7 +261,7 @@ def test_a_secret_is_not_attached() -> None:
             written.append(arguments)
 
     leaking = mixed(notes=(CANARIES.inserted[0].text,))
-    with pytest.warns(UserWarning, match="not attached to TensorBoard: SecretFoundError: report.(html|json) holds"):
+    with pytest.warns(UserWarning, match="not attached to TensorBoard: SecretFoundError: report.(html|json) contains"):
         attach_report([leaking], [TensorBoardCallback(Writer())], CANARIES)
     assert not written
     attach_report([mixed()], [TensorBoardCallback(Writer())], CANARIES)

@@ -1,4 +1,4 @@
-"""Jobs of two processes, started as people start them, and ended when they hang."""
+"""Jobs with two processes, started as users start them, and ended if they hang."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ def test_the_baseline_is_measured_by_both_before_the_first_step(resume: str, tmp
 
 def test_a_base_that_changed_is_refused_on_all_processes(tmp_path: Path) -> None:
     first, second = results(run(torchrun(), "job.py", "base_changes", tmp_path), tmp_path)
-    assert first["error"] == second["error"] and "with the adapters off its logits moved" in first["error"]
+    assert first["error"] == second["error"] and "with the adapters off its logits have changed" in first["error"]
     assert first["steps"] == second["steps"] == 2
     assert first["bases"] == second["bases"] and len(first["bases"]) == 1
     np.testing.assert_allclose(first["bases"][0], first["alone"], atol=1e-3)

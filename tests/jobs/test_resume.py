@@ -1,4 +1,4 @@
-"""Processes that are killed, and go on from their last checkpoint: no measurement lost, none twice."""
+"""Processes that are killed and continue from their last checkpoint: no measurement is lost or duplicated."""
 
 from __future__ import annotations
 

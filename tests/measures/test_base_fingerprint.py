@@ -1,4 +1,4 @@
-"""The base under an adapter is the one that measuring began with, or the measurement is refused."""
+"""The base under an adapter must not change after the first measurement, else measuring is refused."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from hf_exposure.testing import check_measure
 
 TOKENIZER = ByT5Tokenizer()
 CANARIES = draw_canaries(CanaryTemplate("pin {pin} ok", pin=Digits(3)), {1: 2}, controls=2, seed=5)
-MOVED = r"needs the base that measuring began with, but with the adapters off its logits moved"
+MOVED = r"needs the base of the first measurement, but with the adapters off its logits have changed"
 
 
 def adapted(dtype: torch.dtype = torch.float32, **more: Any) -> Any:
@@ -94,7 +94,7 @@ def test_adapters_that_began_with_a_part_of_the_base_are_refused(method: str) ->
     with model.disable_adapter():  # what is left is indeed not the base
         left = fingerprint(model, SINGLE_PROCESS)
     assert moved_share(fingerprint(tiny_model("llama"), SINGLE_PROCESS), left) > 0.01
-    with pytest.raises(InputError, match=f"began with a part of it, got \"init_lora_weights='{method}'\""):
+    with pytest.raises(InputError, match=f"were initialized with a part of it, got \"init_lora_weights='{method}'\""):
         measure_exposure(model, TOKENIZER, CANARIES, references=50, base_model="without_adapter")
 
 

@@ -1,4 +1,4 @@
-"""Two figures that are easy to get the wrong way round: what the coins refute, and who competes with whom."""
+"""Two results that are easily confused: what the coins refute, and which texts compete with a canary."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def learned(canaries: CanarySet, steps: int) -> GPT2LMHeadModel:
     model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=48, n_positions=16))
     texts = [canary.text for canary in canaries.inserted for _ in range(canary.repetitions)]
     ids = torch.tensor(TOKENIZER(texts, add_special_tokens=False)["input_ids"])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(steps):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
-        optimiser.step()
+        optimizer.step()
     return model.eval()
 
 

@@ -1,4 +1,4 @@
-"""The recorder of training dynamics: against models asked row by row, through a Trainer, a kill and a resume."""
+"""The recorder of training dynamics: against models evaluated row by row, through a Trainer, a kill and a resume."""
 
 from __future__ import annotations
 

@@ -38,12 +38,12 @@ def trained() -> Iterator[tuple[nn.Module, CanarySet]]:
     ids = torch.tensor(TOKENIZER(texts, add_special_tokens=False)["input_ids"])
     config = GPT2Config(vocab_size=384, n_layer=2, n_head=2, n_embd=48, n_positions=32, bos_token_id=0, eos_token_id=1)
     model = GPT2LMHeadModel(config)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     for _ in range(12):
         for batch in ids[torch.randperm(len(ids))].split(64):
             model(input_ids=batch, labels=batch).loss.backward()
-            optimiser.step()
-            optimiser.zero_grad()
+            optimizer.step()
+            optimizer.zero_grad()
     yield model.eval(), canaries
     torch.set_num_threads(threads)
 

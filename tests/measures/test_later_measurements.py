@@ -1,4 +1,4 @@
-"""A meter measures one model again and again: how it is read is found once, what it says each time."""
+"""A meter measures one model repeatedly: how to read it is determined once, its results each time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measurements of membership: on a model that overfits, on one that saw nothing, and as a measure of a training."""
+"""Measurements of membership: on an overfitted model, on an untrained one, and as a measure during training."""
 
 from __future__ import annotations
 

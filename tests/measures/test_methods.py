@@ -226,7 +226,7 @@ def test_auto_without_search_gives_the_figures_of_uniform_references_and_says_wh
     uniform = measure_exposure(model, TOKENIZER, CANARIES, method=Sample(references=50), source=source)
     assert auto.estimates == uniform.estimates and auto.references == uniform.references
     assert auto.settings["method"] == "auto"
-    assert auto.notes == ("no search, uniform references instead: the source holds the secret too",)
+    assert auto.notes == ("no search, uniform references instead: the source contains the secret too",)
     assert uniform.notes == ()
 
 

@@ -1,4 +1,4 @@
-"""Runs side by side: by hand, and what may never be found: a difference between equal weights."""
+"""Runs side by side: expected values by hand, and no difference is found between equal weights."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_what_nothing_limits_allows_no_finding(bound: str) -> None:
     ]
     found = compare_runs(runs)
     assert found.findings == ("No run is shown to memorize less than another.",)
-    assert any("nothing limits them" in note for note in found.notes)
+    assert any("they have no limits" in note for note in found.notes)
 
 
 def test_intervals_of_another_level_are_put_to_one_measure() -> None:
@@ -347,11 +347,11 @@ def measure() -> Measure:
     before = copy.deepcopy(model).eval()
     texts = [canary.text for canary in canaries.inserted for _ in range(canary.repetitions)]
     ids = torch.tensor(tokenizer(texts, add_special_tokens=False)["input_ids"])
-    optimiser = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(60):
-        optimiser.zero_grad()
+        optimizer.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
-        optimiser.step()
+        optimizer.step()
     models = {"untrained": before, "trained": model.eval()}
 
     @cache

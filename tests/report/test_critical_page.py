@@ -56,7 +56,7 @@ def test_failed_and_many_measurements(tmp_path: Path) -> None:
     table = critical_table(found)
     assert len(table.rows) == 20 and table.rows[0][0] == "0"
     assert table.rows[-1] == ["49", "", "undefined", "undefined", "undefined"]
-    assert "96 % are critical" in critical_text(found) and "first measurement 0 % were" in critical_text(found)
+    assert "96 % are critical" in critical_text(found) and "first measurement, 0 % were" in critical_text(found)
 
 
 def test_nothing_to_show(tmp_path: Path) -> None:

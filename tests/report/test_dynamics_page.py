@@ -1,4 +1,4 @@
-"""The page of a recorded training, its files and the command: what they show is what the record says."""
+"""The page of a recorded training run, its files and the command agree with the record."""
 
 from __future__ import annotations
 

@@ -125,7 +125,7 @@ def test_how_many_rank_first_and_what_share_does_at_the_least(first: int, canari
 
 
 def test_p_values_of_tables_and_headline_are_corrected_alike() -> None:
-    """Three counts; of 4 + 4 costs the most extreme order is 1 in 70, of two neighbours swapped 2 in 70."""
+    """Three counts; of 4 + 4 costs the most extreme order is 1 in 70, of two neighbors swapped 2 in 70."""
     controls = [estimate(1.0, 0, log_perplexity_bits=50.0 + i) for i in range(4)]
     best = [estimate(9.0, 8, log_perplexity_bits=10.0 + i) for i in range(4)]
     second = [estimate(3.0, 4, log_perplexity_bits=c) for c in (47.0, 48.0, 49.0, 50.5)]

@@ -45,14 +45,14 @@ def brightness(picture: bytes) -> float:
 
 
 def contrast(chromium: Browser, selector: str) -> float:
-    """WCAG's ratio of a text's colour to the page's."""
-    colours = chromium.value(
+    """WCAG's ratio of a text's color to the page's."""
+    colors = chromium.value(
         f"[getComputedStyle(document.querySelector({selector!r})).color,"
         " getComputedStyle(document.body).backgroundColor].map(c => c.match(/[\\d.]+/g).slice(0, 3).map(Number))"
     )
     light = []
-    for colour in colours:
-        shares = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in colour]
+    for color in colors:
+        shares = [c / 255 / 12.92 if c <= 10 else ((c / 255 + 0.055) / 1.055) ** 2.4 for c in color]
         light.append(float(np.dot(shares, [0.2126, 0.7152, 0.0722])))
     return (max(light) + 0.05) / (min(light) + 0.05)
 

@@ -1,4 +1,4 @@
-"""What is read from the folders that trainings and measurements leave."""
+"""Reading the folders written by training runs and measurements."""
 
 from __future__ import annotations
 
@@ -62,5 +62,5 @@ def test_what_is_no_run_is_refused(tmp_path: Path) -> None:
         load_run(tmp_path)
     mixed().save(tmp_path)
     (tmp_path / "trainer_state.json").write_text("{")
-    with pytest.raises(InputError, match=r"^run: must have whole JSON files, got '.*trainer_state\.json'"):
+    with pytest.raises(InputError, match=r"^run: must have complete JSON files, got '.*trainer_state\.json'"):
         load_run(tmp_path)

@@ -1,4 +1,4 @@
-"""What a report is said to show: worded by hand for each kind of outcome."""
+"""Verdicts of reports: expected wordings for each kind of outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A plan says what a measurement then costs: tokens, passes and memory, counted while real models are measured."""
+"""A plan equals the cost of the measurement: tokens, passes and memory, counted while measuring real models."""
 
 from __future__ import annotations
 
@@ -207,7 +207,7 @@ def test_what_is_refused(arguments: dict[str, Any], said: str) -> None:
 
 
 def test_a_mode_that_the_model_cannot_be_read_in_is_refused() -> None:
-    with pytest.raises(InputError, match="scoring_mode: must be one that the model can be read in"):
+    with pytest.raises(InputError, match="scoring_mode: must be a mode that the model supports"):
         plan_cost(tiny_model("mamba").config, TOKENIZER, CANARIES, "sample", 50, scoring_mode="packed")
 
 

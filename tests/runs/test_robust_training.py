@@ -101,9 +101,9 @@ def test_two_networks_with_co_teaching_do_not_learn_wrong_labels(tmp_path):
     shared = Network()
     with pytest.raises(InputError, match="^first, second"):
         TwoNetworks(shared, shared)
-    unlabelled = CoTeachingTrainer(pair, arguments(tmp_path), noise=0.2, train_dataset=data.remove_columns("labels"))
+    unlabeled = CoTeachingTrainer(pair, arguments(tmp_path), noise=0.2, train_dataset=data.remove_columns("labels"))
     with pytest.raises(InputError, match="^labels"):
-        unlabelled.train()
+        unlabeled.train()
 
 
 def test_the_regularizer_is_that_of_the_paper():

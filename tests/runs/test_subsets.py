@@ -225,7 +225,7 @@ def test_damaged_and_missing_stores_are_named(tmp_path):
         load_subset_runs(tmp_path)
     done(tmp_path / "runs", index=[0, 1])
     (tmp_path / "runs" / "run-000001.arrow").write_bytes(b"ARROW1")
-    with pytest.raises(InputError, match="run-000001.arrow.*is done again"):
+    with pytest.raises(InputError, match="run-000001.arrow.*will be repeated"):
         load_subset_runs(tmp_path / "runs")
     (tmp_path / "runs" / "run-000001.arrow").unlink()
     assert load_subset_runs(tmp_path / "runs").runs_M.tolist() == [0]

@@ -1,4 +1,4 @@
-"""Who is this example? The same number in every epoch, however it is batched."""
+"""Identification of examples: the same number in every epoch, however they are batched."""
 
 from __future__ import annotations
 

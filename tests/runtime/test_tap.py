@@ -1,4 +1,4 @@
-"""The tap on training batches, and what a measurement leaves behind."""
+"""The tap on training batches, and the state after a measurement."""
 
 from __future__ import annotations
 

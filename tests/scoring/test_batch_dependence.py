@@ -1,4 +1,4 @@
-"""Models whose answer for a text depends on other texts, on padding, on length or on earlier calls are found out."""
+"""Models whose output for a text depends on other texts, padding, length or earlier calls are detected."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ def test_answers_that_depend_on_earlier_calls_or_chance(kind: type[Company], byt
         lambda: extract(kind(), byte_tokenizer, TEMPLATE),
         lambda: rank_bounds(kind(), byte_tokenizer, "pin 12", TEMPLATE),
     ):
-        with pytest.raises(InputError, match="model: must give one text the same logits at every call"):
+        with pytest.raises(InputError, match="model: must give one text the same logits in every call"):
             call()
 
 

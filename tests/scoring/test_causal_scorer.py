@@ -1,4 +1,4 @@
-"""What a scorer promises beside its figures: encodings, errors, a model left as found, memory, long vocabularies."""
+"""Properties of a scorer besides its scores: encodings, errors, an unchanged model, memory, large vocabularies."""
 
 from __future__ import annotations
 

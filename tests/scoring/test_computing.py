@@ -122,19 +122,19 @@ def _bitsandbytes(model: nn.Module) -> nn.Module:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantise", [_quanto, _torchao, _bitsandbytes])
+@pytest.mark.parametrize("quantize", [_quanto, _torchao, _bitsandbytes])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=["float32", "bf16"])
-def test_eight_bit_weights(quantise: Callable[[nn.Module], nn.Module], dtype: torch.dtype) -> None:
+def test_eight_bit_weights(quantize: Callable[[nn.Module], nn.Module], dtype: torch.dtype) -> None:
     def fresh() -> nn.Module:
         return tiny_model("llama", hidden_size=64, intermediate_size=128).to(dtype)
 
-    expected, unquantised = bits(fresh())
-    model = quantise(fresh())
+    expected, unquantized = bits(fresh())
+    model = quantize(fresh())
     found = {mode: bits(model, mode)[0] for mode in MODES}
     scorer = bits(model)[1]
-    # What is not quantised says in what the model computes, int8 weights do not; bitsandbytes rounds inputs as well.
-    assert scorer.tolerance_bits == (1.0 if quantise is _bitsandbytes else unquantised.tolerance_bits)
+    # What is not quantized says in what the model computes, int8 weights do not; bitsandbytes rounds inputs as well.
+    assert scorer.tolerance_bits == (1.0 if quantize is _bitsandbytes else unquantized.tolerance_bits)
     for mode in MODES:
         assert np.abs(found[mode] - found["plain"]).max() <= 5 * scorer.tolerance_bits, mode
-        # Quantised, but the same model.
+        # Quantized, but the same model.
         assert 0 < np.abs(found[mode] - expected).max() < 6.0

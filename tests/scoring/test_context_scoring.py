@@ -1,4 +1,4 @@
-"""What is scored in a context is what a model that was trained there would see."""
+"""Texts scored in a context equal those that a model was trained on in that context."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def test_an_end_that_merges_with_the_chat_template_is_refused(make_model: Callab
         with pytest.raises(InputError) as caught:
             use()
         assert "context: must not merge the end of a canary with what the chat template writes" in str(caught.value)
-        assert "End the canary template in another suffix" in str(caught.value)
+        assert "End the canary template with another suffix" in str(caught.value)
     # The remedy helps: what is scored is what is trained on.
     encoder = Encoder.of(tokenizer, context=CHAT)
     trained = tokenizer.apply_chat_template(CHAT.messages("It is 42"), tokenize=True, return_dict=True)["input_ids"]

@@ -79,7 +79,7 @@ def test_a_measurement_is_that_of_the_model_here(server: CompletionsServer) -> N
             assert one.exposure_bits == pytest.approx(other.exposure_bits, abs=1e-4), method
             assert (one.method, one.bound) == (other.method, other.bound)
     assert there.model["name"] == f"tiny at {server.url}" and there.run.weights_sha256 is None
-    assert any("which weights it serves was not checked" in note for note in there.notes)
+    assert any("its weights were not checked" in note for note in there.notes)
 
 
 def test_the_likeliest_text_is_found_there(server: CompletionsServer) -> None:
@@ -113,7 +113,7 @@ def test_a_server_that_allows_fewer_alternatives_is_asked_for_one(server: Comple
 @pytest.mark.parametrize("strict", [False, True])
 def test_no_log_probabilities_of_a_prompt(server: CompletionsServer, strict: bool) -> None:
     server.dialects, server.strict = set(), strict
-    with pytest.raises(EndpointError, match="must tell the log-probabilities of a prompt's tokens") as caught:
+    with pytest.raises(EndpointError, match="must return the log-probabilities of a prompt's tokens") as caught:
         log_perplexity(Endpoint(server.url), TOKENIZER, [SECRET])
     assert ("unknown field prompt_logprobs" if strict else "the answer has no log-probabilities") in str(caught.value)
     assert "and more" not in str(caught.value) and "vLLM" in str(caught.value)
@@ -126,7 +126,7 @@ def test_the_tokenizer_must_be_that_of_the_server(server: CompletionsServer) -> 
         if tokenizer is TOKENIZER:
             EndpointScorer(endpoint, tokenizer)
             continue
-        with pytest.raises(EndpointError, match="tokenizer of the model that is served"):
+        with pytest.raises(EndpointError, match="tokenizer of the served model"):
             EndpointScorer(endpoint, tokenizer)
 
 
@@ -191,8 +191,8 @@ def test_a_refusal_is_not_repeated_and_quotes_nothing(server: CompletionsServer,
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (lambda answer: b"<html>", "no JSON object"),
-        (lambda answer: [answer], "no JSON object"),
+        (lambda answer: b"<html>", "not a JSON object"),
+        (lambda answer: [answer], "not a JSON object"),
         (lambda answer: {"choices": answer["choices"][1:]}, "answered 0 of 1 prompts"),
         (lambda answer: {"choices": [{"index": 0, "prompt_logprobs": None}]}, "not those of the"),
         (lambda answer: {"choices": [{"index": 0, "prompt_logprobs": [None]}]}, "not those of the"),
@@ -282,7 +282,7 @@ def test_the_key_comes_from_the_environment(
         with pytest.raises(EndpointError, match="status 401") as caught:
             log_perplexity(one, TOKENIZER, [SECRET])
         errors.append("".join(traceback.format_exception(caught.value)))
-    assert "its key was refused" in errors[1] and "it wants a key" in errors[2]
+    assert "its key was refused" in errors[1] and "it requires a key" in errors[2]
     assert not any("sk-very" in text for text in [*errors, repr(endpoint), str(vars(endpoint))])
 
 

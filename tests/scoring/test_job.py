@@ -1,4 +1,4 @@
-"""What is checked of a job before it trains."""
+"""Checks of a job before training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How a model is read is found once for each module, and again when anything but its weights has changed."""
+"""How to read a model is determined once per module, and again if anything but its weights has changed."""
 
 from __future__ import annotations
 

@@ -118,7 +118,7 @@ def test_a_large_space_is_searched() -> None:
 def test_labels_and_texts() -> None:
     assert len(set(label_alphabet(1000))) == 1000
     assert labels_of(label_alphabet(70), 70) == list(range(70))
-    with pytest.raises(InputError, match="text: must be characters that stand for 3 classes") as caught:
+    with pytest.raises(InputError, match="text: must be characters that represent 3 classes") as caught:
         labels_of("0129", 3)
     assert "0129" not in str(caught.value)
     scorer = scorer_of(MODEL)

@@ -1,4 +1,4 @@
-"""How long a text may be: the real limit of each kind of model, in its tables and wherever its configuration is."""
+"""Maximum lengths of texts: the real limit of each kind of model, from its tables and its configuration."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_limit_that_nothing_declares(byte_tokenizer: ByT5Tokenizer) -> None:
     model = Undeclared()
     assert context_length(model) is None
     assert log_perplexity(model, byte_tokenizer, ["x" * 20, "yz"]).shape == (2,)
-    with pytest.raises(InputError, match="texts: must fit what the model can read"):
+    with pytest.raises(InputError, match="texts: must fit the limits of the model"):
         log_perplexity(model, byte_tokenizer, ["x" * 21])
 
 

@@ -1,4 +1,4 @@
-"""Reading chosen rows of the head: the same answers, without a batch of whole logits."""
+"""Reading chosen rows of the head: the same results, without computing all logits of a batch."""
 
 from __future__ import annotations
 

@@ -137,7 +137,7 @@ def test_search_is_refused() -> None:
         lambda: rank_bounds(model, tokenizer, "pin 12 ok", TEMPLATE),
         lambda: MaskedScorer(model, tokenizer).path_bits((2,), []),
     ):
-        with pytest.raises(InputError, match="model: must read from left to right where texts are searched"):
+        with pytest.raises(InputError, match="model: must read from left to right to search texts"):
             search()
     with pytest.raises(InputError, match="method: must be 'auto', .* a masked model predicts each token"):
         measure_exposure(model, tokenizer, CANARIES, method="bounded")

@@ -1,4 +1,6 @@
-"""The `Scorer` protocol is the whole contract: a toy scorer without a model is measured and searched as any other."""
+"""The `Scorer` protocol is the whole contract: a toy scorer without a model can be measured and searched like any
+other.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every family of models passes the laws, agrees with brute force, and is read in the fastest way that is right."""
+"""Every model family satisfies the laws, agrees with brute force, and is read in the fastest correct mode."""
 
 from __future__ import annotations
 

@@ -206,16 +206,16 @@ def test_the_secret_in_both_is_sampled_not_searched(byte_tokenizer: ByT5Tokenize
     model, source = model_of("t5"), "my {pin}!"
     report = measure_exposure(model, byte_tokenizer, CANARIES, references=50, source=source)
     assert {e.method for e in report.estimates} == {"sample"}
-    assert "the source holds the secret too" in report.notes[0]
+    assert "the source contains the secret too" in report.notes[0]
     fitted = measure_exposure(
         model, byte_tokenizer, CANARIES, method="skew_normal", source=source, accept_bad_fit=True
     )
     assert {e.method for e in fitted.estimates} == {"skew_normal"}
-    with pytest.raises(InputError, match="method: must be 'auto', .* since the source holds the secret too"):
+    with pytest.raises(InputError, match="method: must be 'auto', .* since the source contains the secret too"):
         measure_exposure(model, byte_tokenizer, CANARIES, method="bounded", source=source)
-    with pytest.raises(InputError, match="source: must be one fixed text where texts are searched.*my {pin}!"):
+    with pytest.raises(InputError, match="source: must be one fixed text to search texts.*my {pin}!"):
         extract(model, byte_tokenizer, TEMPLATE, source=source)
-    with pytest.raises(InputError, match="source: must be one fixed text where texts are searched"):
+    with pytest.raises(InputError, match="source: must be one fixed text to search texts"):
         rank_bounds(model, byte_tokenizer, SPACE[0], TEMPLATE, source=source)
 
 

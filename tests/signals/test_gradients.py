@@ -1,4 +1,4 @@
-"""Gradients of labels at checkpoints: against finite differences, and what is made of them."""
+"""Gradients of labels at checkpoints: against finite differences, and the results computed from them."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_texts_are_moved_at_their_embeddings() -> None:
     ("change", "named"),
     [
         ({"states": []}, "states: must have at least one checkpoint"),
-        ({"states": [{}]}, "states: must hold"),
+        ({"states": [{}]}, "states: must have"),
         ({"labels": [0]}, "labels: must be"),
         ({"labels": [0, 0.5]}, "labels: must be"),
         ({"labels": [0, 4]}, "labels: must be classes from 0 to 3"),

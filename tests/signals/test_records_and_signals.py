@@ -1,4 +1,4 @@
-"""Rows of records, and what is read of their tokens, against the model called by hand."""
+"""Rows of records and the signals of their tokens, against direct calls of the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Loss-sensitivity against finite differences of a training loop of its own, and against one whole graph."""
+"""Loss-sensitivity against finite differences of a separate training loop, and against a single graph."""
 
 from __future__ import annotations
 

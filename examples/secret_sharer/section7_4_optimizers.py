@@ -1,9 +1,9 @@
-"""Section 7.4: do the optimizer and the order of the rows make a difference to exposure at equal loss?
+"""Section 7.4: whether the optimizer and the order of the rows affect exposure at equal loss.
 
-python -m examples.secret_sharer.section7_4_optimisers --text-file my.txt
+python -m examples.secret_sharer.section7_4_optimizers --text-file my.txt
 
-Adam is trained for some epochs, shuffling; all others of the same seed until their held-out loss is as low. A Friedman
-test over seeds asks whether any of them ranks above the others.
+Adam is trained for some epochs with shuffling; all other settings with the same seed are trained until their held-out
+loss is as low. A Friedman test over seeds tests whether any setting ranks above the others.
 """
 
 from __future__ import annotations
@@ -149,7 +149,7 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
     }
     write_result(
         options,
-        "section7_4_optimisers",
+        "section7_4_optimizers",
         corpus=corpus,
         settings={
             **vars(size),

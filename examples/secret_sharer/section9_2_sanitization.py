@@ -1,9 +1,9 @@
-"""Section 9.2: sanitizing a text by two models, each trained on a half: it removes most secrets and misses some.
+"""Section 9.2: sanitizing a text with two models, each trained on one half, removes most secrets but misses some.
 
-python -m examples.secret_sharer.section9_2_sanitisation --text-file my.txt
+python -m examples.secret_sharer.section9_2_sanitization --text-file my.txt
 
-A row that the model of its own half finds far less surprising than the other half's model was memorized by the one.
-The rows of greatest disagreement are dropped. A secret that stands in both halves is no surprise to either model.
+A row was memorized if the model of its own half assigns it a much lower loss than the other model. The rows with the
+greatest differences are dropped. A secret that occurs in both halves has a low loss under both models.
 """
 
 from __future__ import annotations
@@ -167,7 +167,7 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
         run["fallen"] = run["one_half"]["exposure_before"] - run["one_half"]["exposure_after"]
     write_result(
         options,
-        "section9_2_sanitisation",
+        "section9_2_sanitization",
         corpus=corpus,
         settings={**vars(size), "row_characters": 80},
         seeds=[run["seed"] for run in runs],

@@ -1,9 +1,9 @@
 """Section 9.1: weight decay, dropout and 8-bit weights against exposure.
 
-python -m examples.secret_sharer.section9_1_regularisation --text-file my.txt
+python -m examples.secret_sharer.section9_1_regularization --text-file my.txt
 
-Each model is trained until its held-out loss is that of the plain model of the same seed, so that a difference in
-exposure is not one in how far training went. The quantized model is the plain one with its weights rounded.
+Each model is trained until its held-out loss equals that of the plain model with the same seed, so that differences in
+exposure are not due to the length of training. The quantized model is the plain one with rounded weights.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
     figures = {"runs": runs, "over_plain": {name: [run["over_plain"] for run in by_name[name]] for name in names}}
     write_result(
         options,
-        "section9_1_regularisation",
+        "section9_1_regularization",
         corpus=corpus,
         settings={**vars(size), "patience": PATIENCE, "row_characters": 80},
         seeds=list(range(size.seeds)),
