@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import traceback
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -19,6 +21,7 @@ __all__ = [
     "RowInputError",
     "SecretFoundError",
     "described",
+    "kind_and_place",
     "rows_named",
 ]
 
@@ -138,6 +141,25 @@ def first_line(error: BaseException) -> str:
     if type(error).__name__ == "DatasetGenerationError" and error.__cause__ is not None:
         return first_line(error.__cause__)
     return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def kind_and_place(error: BaseException) -> str:
+    """What may be said of an error whose message may quote a secret: its kind, and the file and line that raised it.
+
+    Example:
+        >>> try:
+        ...     compile("def train(:", "recipe.py", "exec")
+        ... except SyntaxError as error:
+        ...     kind_and_place(error)
+        'SyntaxError in recipe.py, line 1'
+    """
+    name = type(error).__name__
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        name += f" ({error.name})"
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{name} in {os.path.basename(error.filename)}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    return name + (f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else "")
 
 
 def rows_named(name_of: Callable[[int], str], work: Callable[[], T]) -> T:

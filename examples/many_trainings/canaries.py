@@ -128,6 +128,17 @@ def scores(model: nn.Module, rows: list[Row]) -> npt.NDArray[np.float64]:
     return np.array(found)
 
 
+def _correlations_with(exposures: npt.NDArray[np.float64], included: npt.NDArray[np.bool_]) -> list[float]:
+    """As `one_run_agreement`, with the mean exposure where it was included in the place of what inclusion caused."""
+    found = []
+    for run_number, had in enumerate(included):
+        others = np.arange(len(included)) != run_number
+        means = np.nanmean(np.where(included[others], exposures[others], np.nan), axis=0)
+        if had.sum() >= 3 and np.ptp(exposures[run_number, had]) and np.ptp(means[had]):
+            found.append(float(stats.spearmanr(exposures[run_number, had], means[had]).statistic))
+    return found
+
+
 def _costs_of_codes(model: nn.Module) -> npt.NDArray[np.float64]:
     """Bits of each of the 10,000 codes after the prefix and of the full stop; the prefix is common to all."""
     codes = np.arange(10_000)
@@ -163,9 +174,14 @@ def run(options: Options) -> None:
     counts = np.array([canary.repetitions for canary in canaries])
     found, agreement = counterfactual_exposure(exposures, included), one_run_agreement(exposures, included)
     caused = found.caused.memorization_N
+    ceiling = (
+        np.log2(TEMPLATE.space_size - len(canaries) + 1) - 1e-9
+    )  # of the first rank; other canaries do not compete
+    often = counts >= 8
     within = [one_run_agreement(exposures[:, counts == count], included[:, counts == count]) for count in size.counts]
     figures: dict[str, Any] = {
         "one_run_correlation": [value for value in agreement.correlation_M.tolist() if value == value],
+        "one_run_correlation_with": _correlations_with(exposures, included),
         "one_run_error_bits": [value for value in agreement.error_bits_M.tolist() if value == value],
         "within_count": [{"count": count, "mean": one.mean} for count, one in zip(size.counts, within, strict=True)],
         "within_count_correlation": float(np.mean([one.mean for one in within])),
@@ -177,10 +193,18 @@ def run(options: Options) -> None:
                 "with_bits": float(found.with_C[counts == count].mean()),
                 "without_bits": float(found.without_C[counts == count].mean()),
                 "caused_bits": float(caused[counts == count].mean()),
+                "share_at_ceiling": float(
+                    np.mean(exposures[:, counts == count][included[:, counts == count]] >= ceiling)
+                ),
                 "standard_error_bits": float(found.caused.standard_error_N[counts == count].mean()),
             }
             for count in size.counts
         ],
+        "spread_of_8_or_more_bits": {
+            "caused": float(caused[often].std()),
+            "with": float(found.with_C[often].std()),
+            "without": float(found.without_C[often].std()),
+        },
         "bits_a_character": float(-runs.scores_MN[:, : len(lines)].mean()),
         "seconds_a_run": float(np.median(runs.seconds_M)),
     }

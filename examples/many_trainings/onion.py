@@ -9,7 +9,8 @@ memorization is compared between two stores that were not used to select them.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ import numpy.typing as npt
 from examples.many_trainings.images import Images, Train, logits_of_label
 from examples.many_trainings.study import Options, draw_images, parse_options, write_result
 from examples.secret_sharer.results import Stopwatch
-from hf_exposure import draw_subsets, run_subsets
+from hf_exposure import SubsetRuns, draw_subsets, run_subsets
 from hf_exposure.estimators import label_memorization
 
 
@@ -62,14 +63,18 @@ def run(options: Options) -> None:
 
 
 def _memorization(options: Options, size: Size, kind: str, rows: Images) -> npt.NDArray[np.float64]:
-    own = replace(options, store=options.store / kind)
-    masks = draw_subsets(len(rows[1]), size.models)
     seed = {"whole": 0, "onion": 1, "random": 2}[kind]
-    train, score = Train(size.epochs, 64), logits_of_label
-    runs = run_subsets(train, rows, masks, store=own.store, score=score, seed=seed, n_jobs=options.jobs)
+    runs = train_all(options, options.store / kind, Train(size.epochs, 64), rows, size.models, seed)
+    return label_memorization(runs.scores_MN > 0, runs.included_MN)
+
+
+def train_all(options: Options, store: Path, train: Train, rows: Images, models: int, seed: int) -> SubsetRuns:
+    """A store of so many trainings on random halves of the rows, all of them finished."""
+    masks = draw_subsets(len(rows[1]), models)
+    runs = run_subsets(train, rows, masks, store=store, score=logits_of_label, seed=seed, n_jobs=options.jobs)
     if runs.missing or runs.diverged:
         raise SystemExit(f"missing runs {runs.missing[:5]}, diverged {dict(runs.diverged)}")
-    return label_memorization(runs.scores_MN > 0, runs.included_MN)
+    return runs
 
 
 if __name__ == "__main__":

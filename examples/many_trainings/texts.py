@@ -19,7 +19,7 @@ from torch import nn
 from examples.many_trainings.canaries import ALPHABET, Train, ids_of, windows
 from examples.many_trainings.study import Options, draw_lines, parse_options, write_result
 from examples.secret_sharer.results import Stopwatch
-from hf_exposure import draw_subsets, run_subsets
+from hf_exposure import SubsetRuns, draw_subsets, run_subsets
 from hf_exposure.estimators import split_half_reliability
 
 WORDS = ("market", "price", "bank", "court", "paper", "plan", "river", "house")
@@ -51,6 +51,18 @@ def accuracy_of_rows(model: nn.Module, rows: list[tuple[str, int]]) -> npt.NDArr
 
 def run(options: Options) -> None:
     size, watch = SIZES[options.size], Stopwatch()
+    kinds, name = draw_kinds(options, size)
+    rows = [(text, 1) for texts in kinds.values() for text in texts]
+    masks = draw_subsets(len(rows), size.models)
+    train, score = Train(size.epochs), accuracy_of_rows
+    runs = run_subsets(train, rows, masks, store=options.store, score=score, n_jobs=options.jobs)
+    settings = {"lines": size.lines, "families": size.families, "unusual": size.unusual, "models": size.models}
+    settings |= {"epochs": size.epochs}
+    write_result(options, "texts", data=name, settings=settings, figures=figures_of(runs, kinds), cost=watch.read())
+
+
+def draw_kinds(options: Options, size: Size) -> tuple[dict[str, list[str]], str]:
+    """{kind: its texts}, and the name of the data."""
     lines, name = draw_lines(options.data, size.lines + size.families)
     generator = np.random.default_rng(0)
     kinds = {"ordinary": lines[: size.lines], "near_duplicates": [], "unusual": []}
@@ -62,25 +74,23 @@ def run(options: Options) -> None:
     letters = [character for character in ALPHABET if character.isalnum() or character == " "]
     for _ in range(size.unusual):
         kinds["unusual"].append("".join(generator.choice(letters, 50)))
-    rows = [(text, 1) for texts in kinds.values() for text in texts]
-    place_of = np.repeat([*kinds], [len(texts) for texts in kinds.values()])
-    masks = draw_subsets(len(rows), size.models)
-    train, score = Train(size.epochs), accuracy_of_rows
-    runs = run_subsets(train, rows, masks, store=options.store, score=score, n_jobs=options.jobs)
+    return kinds, name
+
+
+def figures_of(runs: SubsetRuns, kinds: dict[str, list[str]]) -> dict[str, Any]:
+    """What the rules are about; the rows are those of the kinds, one kind after the other."""
     if runs.missing or runs.diverged:
         raise SystemExit(f"missing runs {runs.missing[:5]}, diverged {dict(runs.diverged)}")
+    place_of = np.repeat([*kinds], [len(texts) for texts in kinds.values()])
     memorization = runs.memorization().memorization_N
     ordinary = float(memorization[place_of == "ordinary"].mean())
     figures: dict[str, Any] = {f"{kind}_mean": float(memorization[place_of == kind].mean()) for kind in kinds}
-    figures |= {
+    return figures | {
         "unusual_minus_ordinary": (memorization[place_of == "unusual"] - ordinary).tolist(),
         "near_duplicates_minus_ordinary": (memorization[place_of == "near_duplicates"] - ordinary).tolist(),
         "half_split": split_half_reliability(runs.scores_MN, runs.included_MN).halves,
         "seconds_a_run": float(np.median(runs.seconds_M)),
     }
-    settings = {"lines": size.lines, "families": size.families, "unusual": size.unusual, "models": size.models}
-    settings |= {"epochs": size.epochs}
-    write_result(options, "texts", data=name, settings=settings, figures=figures, cost=watch.read())
 
 
 if __name__ == "__main__":

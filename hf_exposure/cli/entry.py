@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from contextlib import suppress
-from typing import IO, Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from types import FrameType
+from typing import IO, Annotated, Any
 
 import typer
 from typer.main import get_command
@@ -31,7 +35,7 @@ from hf_exposure.cli.membership import membership
 from hf_exposure.cli.report import push, report, verify
 from hf_exposure.cli.scan import scan
 from hf_exposure.cli.subsets import subsets
-from hf_exposure.errors import ExposureError
+from hf_exposure.errors import ExposureError, kind_and_place
 
 _HELP = "Is a language model memorizing secrets, with what confidence, and could an attacker extract them?"
 
@@ -80,8 +84,8 @@ def main() -> None:
     """Runs the command line and exits.
 
     Exit status: 0 done, 1 a threshold was crossed or the run is invalid, 2 bad usage or input, 3 an unexpected
-    failure, 130 interrupted, 141 the reader of the output closed it. A mere failure may never end with 1, which is a
-    verdict.
+    failure, 130 interrupted, 141 the reader of the output closed it, 143 terminated. A mere failure may never end with
+    1, which is a verdict.
     """
     arguments = [argument for argument in sys.argv[1:] if argument != DEBUG]
     for stream in (sys.stdout, sys.stderr):
@@ -91,14 +95,41 @@ def main() -> None:
             stream.reconfigure(errors="backslashreplace")
     # Retries without a network are reported once, at the end.
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
-    try:
-        status = _run(arguments)
-        if sys.stdout is not None:  # the caller closed it
-            sys.stdout.flush()  # so that a full disk is noticed here
-    except BaseException as error:
-        status = _status_of(error, arguments)
+    with _interrupts_noted() as interrupts:
+        try:
+            status = _run(arguments)
+            if sys.stdout is not None:  # the caller closed it
+                sys.stdout.flush()  # so that a full disk is noticed here
+        except BaseException as error:
+            status = _interrupted(arguments, interrupts[0]) if interrupts else _status_of(error, arguments)
     if status:
         sys.exit(status)
+
+
+@contextmanager
+def _interrupts_noted() -> Iterator[list[int]]:
+    """Ctrl-C, and the SIGTERM of a scheduler, stop the command in order: files and workers are cleaned up.
+
+    They are noted when they come: a library that they stop in its import raises an `ImportError` in their place.
+    """
+    noted: list[int] = []
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
+        raise KeyboardInterrupt
+
+    usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    # Where one is ignored, or somebody else's, it stays so. Only the main thread may set them.
+    ours = [number for number, handler in usual.items() if signal.getsignal(number) is handler]
+    if threading.current_thread() is not threading.main_thread():
+        ours = []
+    for number in ours:
+        signal.signal(number, interrupt)
+    try:
+        yield noted
+    finally:
+        for number in ours:
+            signal.signal(number, usual[number])
 
 
 def _say(message: str) -> None:
@@ -124,6 +155,8 @@ def _run(arguments: list[str]) -> int:
 def _status_of(error: BaseException, arguments: list[str]) -> int:
     """Prints what went wrong, and returns the exit status."""
     if isinstance(error, ExposureError):
+        if error.__cause__ is not None:  # an error of code that is not ours, such as a recipe's training
+            _show_traceback(error.__cause__)
         return _fail(str(error))
     if isinstance(error, BrokenPipeError):
         _silence(sys.stdout)
@@ -148,22 +181,25 @@ def _fail(message: str) -> int:
 
 def _unexpected(error: BaseException) -> int:
     """Names the failure by its kind and place only. Its message comes from another library and may quote a secret."""
-    wants_traceback = DEBUG in sys.argv
-    if wants_traceback:
-        _say("".join(traceback.format_exception(error)).rstrip())
+    wants_traceback = _show_traceback(error)
     is_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     what = "out of memory" if is_memory else "unexpected failure"
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" in {os.path.basename(frames[-1].filename)}, line {frames[-1].lineno}" if frames else ""
     advice = "" if wants_traceback else f" Add {DEBUG} for the traceback, which may quote secrets."
-    _say(f"hf-exposure: {what}: {type(error).__name__}{where}.{advice}")
+    _say(f"hf-exposure: {what}: {kind_and_place(error)}.{advice}")
     return UNEXPECTED
 
 
-def _interrupted(arguments: list[str]) -> int:
+def _show_traceback(error: BaseException) -> bool:
+    """Where `--debug` asks for it; whether it does."""
+    if wanted := DEBUG in sys.argv:
+        _say("".join(traceback.format_exception(error)).rstrip())
+    return wanted
+
+
+def _interrupted(arguments: list[str], number: int = signal.SIGINT) -> int:
     _say("\nhf-exposure: interrupted. No file was left half written. To begin again, type:")
     _say(f"  {shlex.join(['hf-exposure', *arguments])}")
-    return INTERRUPTED
+    return 128 + number  # as the shell reports a program that a signal ended
 
 
 def _silence(stream: IO[str] | None) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from hf_exposure.runs import SubsetRuns
 
 _MODULE = "hf_exposure_recipe"
+_SHOWN = 5
 
 
 def subsets(
@@ -147,15 +148,21 @@ def _summary(runs: SubsetRuns, top: int) -> dict[str, Any]:
     return found
 
 
+def _runs(count: int) -> str:
+    return "1 run" if count == 1 else f"{count} runs"
+
+
 def _shown(found: dict[str, Any], store: Path) -> str:
     from hf_exposure.report.table import aligned
 
     lines = [f"{found['finished']} of {found['models']} runs are finished in {store}."]
     if found["diverged"]:
-        lines.append(f"{len(found['diverged'])} runs diverged and are left out: {', '.join(found['diverged'])}.")
+        reasons = ", ".join(f"{run} ({reason})" for run, reason in list(found["diverged"].items())[:_SHOWN])
+        more = f" and {len(found['diverged']) - _SHOWN} more" if len(found["diverged"]) > _SHOWN else ""
+        lines.append(f"{_runs(len(found['diverged']))} diverged and count in no figure: {reasons}{more}.")
     if found["missing"] and found["seconds_a_run"] is not None:
         minutes = found["missing"] * found["seconds_a_run"] / 60
-        lines.append(f"{found['missing']} runs are missing: about {minutes:.1f} minutes, one after the other.")
+        lines.append(f"Still missing: {_runs(found['missing'])}, about {minutes:.1f} minutes one after the other.")
     if found["undefined_rows"]:
         lines.append(
             f"{found['undefined_rows']} rows have fewer than two models trained with them, or fewer than two without."

@@ -186,9 +186,9 @@ def rmia(
     without_N = _log_means(logs_MN, ~included_MN)
     if flag("offline", offline):
         rest = np.log1p(-share) if share < 1.0 else -np.inf
-        prior_N = np.logaddexp(np.log1p(share) + without_N, rest) - np.log(2.0)
+        prior_N = _log_sums(np.log1p(share) + without_N, rest) - np.log(2.0)
     else:
-        prior_N = np.logaddexp(_log_means(logs_MN, included_MN), without_N) - np.log(2.0)
+        prior_N = _log_sums(_log_means(logs_MN, included_MN), without_N) - np.log(2.0)
     ratio_N = target_N - prior_N
     ratio_Z = target_Z - _log_means(logs_MZ, np.ones_like(logs_MZ, dtype=bool))
     # Equal ratios may differ by rounding: without the tolerance, the order of sums would decide whether a tie counts.
@@ -251,3 +251,9 @@ def _log_means(logs_MN: FloatArray, side_MN: NDArray[np.bool_]) -> FloatArray:
     with np.errstate(divide="ignore"):
         total_N = logsumexp(np.where(side_MN, logs_MN, -np.inf), axis=0)
     return np.where(count_N > 0, total_N - np.log(np.maximum(count_N, 1)), np.nan)
+
+
+def _log_sums(one_N: FloatArray, other_N: ArrayLike) -> FloatArray:
+    """(N,) logarithm of the sum; NaN, and no warning, where one of the two is."""
+    with np.errstate(invalid="ignore"):
+        return np.asarray(np.logaddexp(one_N, other_N), dtype=np.float64)

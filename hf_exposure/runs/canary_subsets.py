@@ -8,11 +8,13 @@ all runs share is not scored.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 from datasets import Dataset
 from numpy.typing import ArrayLike, NDArray
@@ -213,7 +215,22 @@ class _Train:
         # `run_subsets` has seeded numpy, so the positions differ between runs.
         seed = int(np.random.randint(2**31))
         hand = replace(self.canaries, inserted=own)
-        return self.train(insert_canaries(self.dataset, hand, seed=seed, **self.options))
+        with _without_bars():  # one for each run would be too many
+            rows = insert_canaries(self.dataset, hand, seed=seed, **self.options)
+        return self.train(rows)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """No progress bars of `datasets`."""
+    if datasets.are_progress_bars_disabled():
+        yield
+        return
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        datasets.enable_progress_bars()
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDatasetDict
 from numpy.typing import NDArray
 
 from hf_exposure.errors import InputError, described
@@ -26,6 +26,9 @@ def count_rows(argument: str, data: Any) -> int:
     Raises:
         InputError: there are no rows, the parts have unequal lengths, or the data has no length, as for a stream.
     """
+    if isinstance(data, (DatasetDict, IterableDatasetDict)):
+        remedy = f"Pass one of them: {', '.join(map(repr, data))}."
+        raise InputError(argument, "must be one data set, not its splits", type(data).__name__, remedy)
     parts = _parts(data)
     try:
         counts = {len(part) for part in parts} if parts is not None else {len(data)}
@@ -86,16 +89,21 @@ def _feed(found: Any, argument: str, value: Any) -> None:
     if isinstance(value, (str, bytes, bool, int, float, type(None))):
         found.update(f"{type(value).__name__}:{value!r};".encode("utf-8", "surrogatepass"))
     elif isinstance(value, torch.Tensor):
-        _feed(found, argument, value.detach().cpu().numpy())
+        plain = value.detach().cpu()
+        try:
+            _feed(found, argument, plain.numpy())
+        except TypeError:  # numpy has no such numbers, bfloat16 say
+            found.update(f"{plain.dtype}{tuple(plain.shape)};".encode())
+            found.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     elif isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind != "O":
         array = np.ascontiguousarray(value)
         found.update(f"{array.dtype.str}{array.shape};".encode())
         found.update(array.tobytes())
     elif isinstance(value, Dataset):
-        plain = value.with_format(None)
         # As stored by Arrow, without decoding images.
-        for start in range(0, len(plain), _BATCH):
-            table = plain.with_format("arrow")[start : start + _BATCH]
+        arrow = value.with_format("arrow")
+        for start in range(0, len(arrow), _BATCH):
+            table = arrow[start : start + _BATCH]
             found.update(repr(table.to_pydict()).encode("utf-8", "surrogatepass"))
     elif isinstance(value, Mapping):
         found.update(b"{")
@@ -114,7 +122,12 @@ def _feed(found: Any, argument: str, value: Any) -> None:
     elif hasattr(value, "tobytes") and hasattr(value, "size"):  # a PIL image
         found.update(f"{value.size};".encode() + value.tobytes())
     elif hasattr(value, "__getitem__") and hasattr(value, "__len__"):
-        _feed(found, argument, [value[row] for row in range(len(value))])
+        try:
+            rows = [value[row] for row in range(len(value))]
+        except (LookupError, TypeError) as error:
+            rule = "must return each of its rows by their number, dataset[0] the first"
+            raise InputError(argument, rule, type(value).__name__, "Pass datasets.Dataset, or an array.") from error
+        _feed(found, argument, rows)
     else:
         rule = "must contain numbers, texts, arrays, images, and lists or mappings of these"
         remedy = "Pass data_id=, a text that identifies the data."

@@ -37,21 +37,26 @@ from hf_exposure.estimators import (
     split_half_reliability,
     undefined_rows,
 )
-from hf_exposure.files import make_private_folder, read_json, write_aside
+from hf_exposure.files import make_private_folder, one_writer, read_json, write_aside
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
 
 _FORMAT_VERSION = 1
 _RUN = re.compile(r"run-(\d{6,})\.arrow")
-_REMEDIES = {
-    "masks": "Pass the masks that the store was begun with, or use another folder.",
-    "rows": "Pass the data set that the store was begun with, or use another folder.",
-    "data": "Pass the data set that the store was begun with, or use another folder.",
-    "test_rows": "Pass the test set that the store was begun with, or use another folder.",
-    "test_data": "Pass the test set that the store was begun with, or use another folder.",
-    "seed": "Pass the seed that the store was begun with, or use another folder.",
-}
+_DATA = "Pass the original rows in their original order, with the same data_id if there was one"
+_TEST = "Pass the original test set, or none if there was none"
+_MASKS = "Pass the original masks (on the command line, the original --models, --share and --seed)"
+# What all runs of a store have in common, as in its manifest: (name, argument, what it is, what to do).
+_COMMON = (
+    ("rows", "dataset", "have the number of rows", _DATA),
+    ("data", "dataset", "be the one", _DATA),
+    ("test_rows", "test", "have the number of rows", _TEST),
+    ("test_data", "test", "be the one", _TEST),
+    ("models", "masks", "have the number of models", _MASKS),
+    ("seed", "seed", "be the one", "Pass the original seed"),
+    ("masks", "masks", "be those", _MASKS),
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -145,25 +150,29 @@ class SubsetStore:
         place = path_of("store", folder)
         manifest = {"format_version": _FORMAT_VERSION, "models": len(masks_MN), "masks": _hash_of_array(masks_MN)}
         manifest |= facts
-        if not (place / "store.json").exists():
-            try:
-                make_private_folder(place)
-                file = io.BytesIO()
-                np.save(file, masks_MN)
-                write_aside(place / "masks.npy", file.getvalue(), private=True)
-                write_aside(place / "store.json", json.dumps(manifest, indent=1) + "\n", private=True)
-            except OSError as error:
-                rule = f"must be a writable folder ({error.strerror})"
-                raise InputError("store", rule, str(folder), "Pass another folder.") from None
+        try:
+            make_private_folder(place)
+            with one_writer(place):  # two commands may begin it at once, with different masks
+                if not (place / "store.json").exists():
+                    file = io.BytesIO()
+                    np.save(file, masks_MN)
+                    write_aside(place / "masks.npy", file.getvalue(), private=True)
+                    write_aside(place / "store.json", json.dumps(manifest, indent=1) + "\n", private=True)
+        except OSError as error:
+            rule = f"must be a writable folder ({error.strerror})"
+            raise InputError("store", rule, str(folder), "Pass another folder.") from None
         # Read it back, since another process may have made it in the meantime.
         store = cls(place)
-        for name, value in manifest.items():
-            if store.manifest.get(name) != value:
-                argument, remedy = {"data": "dataset", "rows": "dataset", "models": "masks"}.get(name, name), ""
-                remedy = _REMEDIES.get(name, _REMEDIES["masks"])
-                rule = f"must be that of the runs in the store: its {name.replace('_', ' ')} differs"
-                raise InputError(argument.replace("test_rows", "test").replace("test_data", "test"), rule,
-                                 str(folder), remedy)  # fmt: skip
+        for name, argument, what, remedy in _COMMON:
+            begun_with, value = store.manifest.get(name), manifest[name]
+            if begun_with != value:
+                # Hashes say nothing to a person, numbers do.
+                are_numbers = isinstance(begun_with, int) and isinstance(value, int)
+                rule = f"must {what} that the store {str(folder)!r} was begun with"
+                rule += f", {begun_with}" if are_numbers else ""
+                raise InputError(
+                    argument, rule, value if are_numbers else "another", f"{remedy}, or use another folder."
+                )
         return store
 
     @cached_property

@@ -24,17 +24,27 @@ from numpy.typing import ArrayLike
 from tqdm.auto import tqdm
 
 from hf_exposure.checks import flag, real_number, whole_number
-from hf_exposure.errors import ExposureError, InputError, MissingDependencyError, described
+from hf_exposure.errors import (
+    ExposureError,
+    InputError,
+    MissingDependencyError,
+    NonFiniteScoreError,
+    described,
+    kind_and_place,
+)
 from hf_exposure.estimators.arrays import number_array
-from hf_exposure.launch import is_launched
+from hf_exposure.launch import count_of_processes, is_launched
 from hf_exposure.runs.subset_data import count_rows, hash_rows, take_rows
 from hf_exposure.runs.subset_store import Flags, Floats, SubsetRuns, SubsetStore
 from hf_exposure.runtime.model_state import random_states_kept
 
 Train = Callable[[Any], Any]
 Score = Callable[[Any, Any], ArrayLike]
+# The run, its error if it failed, and the error's kind and place.
+_Outcome = tuple[int, BaseException | None, str]
 
 MOST_MODELS = 1_000_000
+_SHOWN = 5
 _LARGEST_RUN_SEED = 2**31 - 1
 # Backends that return results one by one, so that progress is shown as runs finish.
 _STREAMING = ("loky", "threading", "multiprocessing", "sequential")
@@ -44,14 +54,17 @@ class RunFailedError(ExposureError):
     """Some training runs raised errors; finished runs are in the store, and the next call retries the others.
 
     Attributes:
-        failures: {run: name of the error}. The first of these errors is this exception's cause.
+        failures: {run: kind of the error, and the file and line that raised it}. The first of these errors is this
+            exception's cause.
     """
 
     def __init__(self, failures: dict[int, str]) -> None:
-        shown = ", ".join(f"{run} ({name})" for run, name in list(failures.items())[:5])
+        shown = ", ".join(f"{run} ({name})" for run, name in list(failures.items())[:_SHOWN])
+        more = f" and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
         super().__init__(
-            f"{len(failures)} run{'s' if len(failures) > 1 else ''} failed: {shown}. Finished runs are kept; "
-            "call again to retry these, with index= and n_jobs=1 for the traceback."
+            f"{len(failures)} run{'s' if len(failures) > 1 else ''} failed: {shown}{more}. "
+            "Finished runs are kept; call again to retry these. For the traceback, retry one of them with index= "
+            "(on the command line, --index with --debug)."
         )
         self.failures = failures
 
@@ -155,7 +168,8 @@ def run_subsets(
     Raises:
         InputError: an argument is of the wrong kind, the store has other masks, data or seed, or scores have the wrong
             shape.
-        RunFailedError: some training runs raised errors. All other runs are finished first.
+        RunFailedError: some training runs raised errors. All other runs are finished first, except in a job of several
+            processes, which stops at the first failure.
         MissingDependencyError: `n_jobs` is above 1 and joblib is not installed.
 
     Example (the "model" is the mean of its training rows):
@@ -188,7 +202,7 @@ def run_subsets(
     done = kept.done()
     left = [run for run in runs if run not in done]
     tasks = [(run, masks_MN[run], train, score, dataset, test, kept, seed) for run in left]
-    failures: dict[int, BaseException] = {}
+    failures: dict[int, tuple[BaseException, str]] = {}
     shown = tqdm(
         total=len(runs),
         initial=len(runs) - len(left),
@@ -200,17 +214,19 @@ def run_subsets(
         file=sys.stderr,
     )
     with shown:
-        for run, error in _side_by_side(tasks, n_jobs, backend):
+        for run, error, place in _side_by_side(tasks, n_jobs, backend):
             if isinstance(error, InputError):  # an argument is invalid, so every run would fail
                 raise error
             if error is not None:
-                failures[run] = error
+                failures[run] = error, place
+                if count_of_processes() > 1:
+                    break  # others of the job would wait for this process, or meet it in another run
             shown.update()
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if not failures and torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.barrier()  # the first process has written by now
     if failures:
-        names = {run: type(error).__name__ for run, error in sorted(failures.items())}
-        raise RunFailedError(names) from failures[min(failures)]
+        places = {run: place for run, (_, place) in sorted(failures.items())}
+        raise RunFailedError(places) from failures[min(failures)][0]
     return kept.read()
 
 
@@ -223,9 +239,7 @@ def load_subset_runs(store: str | Path) -> SubsetRuns:
     return SubsetStore(store).read()
 
 
-def _side_by_side(
-    tasks: list[tuple[Any, ...]], n_jobs: int, backend: str | None
-) -> Iterator[tuple[int, BaseException | None]]:
+def _side_by_side(tasks: list[tuple[Any, ...]], n_jobs: int, backend: str | None) -> Iterator[_Outcome]:
     if (n_jobs == 1 and backend is None) or not tasks:
         return itertools.starmap(_one_run, tasks)
     try:
@@ -248,7 +262,7 @@ def _side_by_side(
 
 def _one_run(
     run: int, mask_N: Flags, train: Train, score: Score, dataset: Any, test: Any, store: SubsetStore, seed: int
-) -> tuple[int, BaseException | None]:
+) -> _Outcome:
     """Trains, scores and writes one run. An error is returned, so that other runs continue."""
     started = time.perf_counter()
     run_seed = seed_of_run(seed, run)
@@ -258,10 +272,11 @@ def _one_run(
             np.random.seed(run_seed)
             torch.manual_seed(run_seed)
             model = train(take_rows(dataset, np.flatnonzero(mask_N)))
-            scores_N = _checked_scores(score(model, dataset), len(mask_N), "dataset")
-            tests_K = None if test is None else _checked_scores(score(model, test), count_rows("test", test), "test")
-    except Exception as error:
-        return run, _that_travels(error)
+            scores_N, reason = _scored(score, model, dataset, "dataset")
+            tests_K, reason_of_test = (None, "") if test is None else _scored(score, model, test, "test")
+    except (Exception, SystemExit) as error:
+        # A traceback cannot be sent between processes.
+        return run, _that_travels(error), kind_and_place(error)
     # If `accelerate launch` started several processes for one run, only the first writes.
     if int(os.environ.get("RANK", "0")) == 0:
         store.add(
@@ -270,17 +285,19 @@ def _one_run(
             seconds=time.perf_counter() - started,
             scores_N=scores_N,
             test_scores_K=tests_K,
-            reason=_why_diverged(scores_N, tests_K),
+            reason=reason or reason_of_test,
         )
-    return run, None
+    return run, None, ""
 
 
-def _that_travels(error: Exception) -> Exception:
+def _that_travels(error: BaseException) -> BaseException:
     """Returns the error, or one with its name if it cannot be sent between processes."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        return RuntimeError(f"{type(error).__name__}, which cannot be sent from its process")
+        sent = RuntimeError(f"{type(error).__name__}, which cannot be sent from its process")
+        sent.__cause__ = error  # seen where the run was in this process
+        return sent
     return error
 
 
@@ -289,10 +306,15 @@ def seed_of_run(seed: int, run: int) -> int:
     return int(np.random.SeedSequence([seed, run]).generate_state(1)[0]) & _LARGEST_RUN_SEED
 
 
-def _why_diverged(scores_N: Floats, tests: Floats | None) -> str:
-    values = scores_N if tests is None else np.concatenate([scores_N, tests])
-    bad = int((~np.isfinite(values)).sum())
-    return f"{bad} of {values.size} scores are not finite" if bad else ""
+def _scored(score: Score, model: Any, rows: Any, what: str) -> tuple[Floats, str]:
+    """The scores, and how they say that the model diverged, else ""."""
+    count = count_rows(what, rows)
+    try:
+        scores_N = _checked_scores(score(model, rows), count, what)
+    except NonFiniteScoreError as error:  # scorers of ours return no NaN
+        return np.full(count, np.nan), str(error)
+    bad = int((~np.isfinite(scores_N)).sum())
+    return scores_N, f"{bad} of {count} scores are not finite" if bad else ""
 
 
 def _checked_scores(scores: ArrayLike, count: int, what: str) -> Floats:

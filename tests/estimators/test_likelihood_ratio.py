@@ -118,6 +118,13 @@ def test_rmia_against_a_loop():
             assert found[row] == pytest.approx(wanted)
 
 
+@pytest.mark.parametrize("offline, undefined", [(False, [True, True, False]), (True, [False, True, False])])
+def test_rmia_of_a_row_without_models_on_a_side_is_undefined_without_a_warning(offline, undefined):
+    included = [[0, 1, 0], [0, 1, 1]]
+    found = rmia(np.full((2, 3), -1.0), included, [-1.0] * 3, np.full((2, 4), -1.0), [-1.0] * 4, offline=offline)
+    assert np.isnan(found).tolist() == undefined
+
+
 def test_logits_of_probabilities_near_the_ends():
     probabilities = np.array([1e-300, 1e-9, 0.25, 0.5, 1 - 1e-9])
     wanted = np.log(probabilities) - np.log1p(-probabilities)

@@ -19,11 +19,14 @@ from examples.many_trainings import (
     null,
     one_run,
     onion,
+    onion_attack,
     pretraining,
     robust_training,
     subwords,
     subwords_early,
     texts,
+    texts_transformer,
+    texts_transformer_longer,
 )
 from examples.many_trainings.page import PAGE, with_results
 from examples.many_trainings.study import Options
@@ -39,11 +42,14 @@ STUDIES = [
     null,
     one_run,
     onion,
+    onion_attack,
     pretraining,
     robust_training,
     subwords,
     subwords_early,
     texts,
+    texts_transformer,
+    texts_transformer_longer,
 ]
 
 

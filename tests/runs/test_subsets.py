@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from pathlib import Path
@@ -14,15 +15,26 @@ import pandas
 import pyarrow.dataset
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import nn
-from transformers import PretrainedConfig, PreTrainedModel, TrainingArguments
+from transformers import (
+    ByT5Tokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    PretrainedConfig,
+    PreTrainedModel,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from hf_exposure import TrainerRecipe, draw_subsets, load_subset_runs, run_subsets
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import Undefined
-from hf_exposure.runs import RunFailedError, seed_of_run
+from hf_exposure.estimators.membership import loss
+from hf_exposure.files import one_writer
+from hf_exposure.runs import RunFailedError, TextScore, seed_of_run
 from hf_exposure.runs.subset_data import count_rows, hash_rows, take_rows
+from hf_exposure.runs.text_score import token_accuracy
 
 ROWS = np.array([0.0, 1.0, 2.0, 3.0, 4.0, 30.0])
 MASKS = draw_subsets(6, 8)
@@ -118,8 +130,52 @@ def test_a_run_that_fails_stops_no_other_and_is_tried_again(tmp_path):
         done(tmp_path / "runs", train)
     assert set(caught.value.failures) == set(np.flatnonzero(MASKS[:, 5]).tolist())
     assert load_subset_runs(tmp_path / "runs").missing == sorted(caught.value.failures)
+    place = f"ValueError in {Path(__file__).name}, line {train.__code__.co_firstlineno + 2}"
+    assert {*caught.value.failures.values()} == {place}
     broken = False
     assert (done(tmp_path / "runs", train).scores_MN == done(tmp_path / "whole").scores_MN).all()
+
+
+def test_a_library_that_exits_fails_its_run_alone(tmp_path):
+    def train(subset):
+        return sys.exit(1) if 30.0 in subset else mean(subset)
+
+    with pytest.raises(RunFailedError, match="4 runs failed: .*SystemExit"):
+        done(tmp_path / "runs", train)
+    assert len(load_subset_runs(tmp_path / "runs").runs_M) == 4
+
+
+def test_more_failures_than_are_shown_are_counted(tmp_path):
+    with pytest.raises(RunFailedError, match=r"8 runs failed: 0 \(.*, 4 \(ZeroDivisionError [^)]*\) and 3 more\."):
+        done(tmp_path / "runs", lambda subset: 1 / 0)
+
+
+@pytest.mark.parametrize("statistic", [token_accuracy, loss])
+def test_a_text_model_that_diverged_is_recorded_and_not_tried_again(tmp_path, statistic):
+    rows, trained = Dataset.from_dict({"text": ["one line", "two lines", "a third", "and more"]}), []
+
+    def train(subset):
+        model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=8, n_positions=32))
+        trained.append(model)
+        if len(trained) == 2:
+            nn.init.constant_(model.transformer.wte.weight, np.nan)
+        return model
+
+    options = {"store": tmp_path / "runs", "score": TextScore(ByT5Tokenizer(), statistic), "progress": False}
+    for _ in range(2):
+        runs = run_subsets(train, rows, draw_subsets(4, 3), **options)
+        assert {run: "NaN" in reason for run, reason in runs.diverged.items()} == {1: True}
+        assert len(trained) == 3 and runs.runs_M.tolist() == [0, 2] and np.isfinite(runs.scores_MN).all()
+
+
+def test_two_commands_that_begin_a_store_take_turns(tmp_path):
+    with one_writer(tmp_path):
+        other = threading.Thread(target=done, args=(tmp_path,), kwargs={"index": 0})
+        other.start()
+        other.join(0.5)
+        assert other.is_alive() and not list(tmp_path.iterdir())
+    other.join()
+    assert load_subset_runs(tmp_path).runs_M.tolist() == [0]
 
 
 def test_a_diverged_run_is_recorded_with_its_reason_and_left_out(tmp_path):
@@ -146,16 +202,20 @@ def test_rows_that_are_in_every_subset_are_undefined(tmp_path):
 def test_a_store_of_other_masks_data_test_set_or_seed_is_refused(tmp_path):
     done(tmp_path / "runs", index=0)
     base = {"train": mean, "dataset": ROWS, "masks": MASKS, "score": closeness, "seed": 5, "progress": False}
-    for changed, argument in (
-        ({"masks": draw_subsets(6, 8, seed=1)}, "masks"),
-        ({"masks": draw_subsets(6, 9)}, "masks"),
-        ({"dataset": ROWS + 1e-12}, "dataset"),
-        ({"dataset": ROWS[:5], "masks": MASKS[:, :5]}, "masks"),
-        ({"test": ROWS}, "test"),
-        ({"seed": 6}, "seed"),
-        ({"data_id": "mine"}, "dataset"),
+    for changed, start, end in (
+        ({"masks": draw_subsets(6, 8, seed=1)}, "masks: must be those", ", got 'another'. Pass the original masks"),
+        (
+            {"masks": draw_subsets(6, 9)},
+            "masks: must have the number of models",
+            ", 8, got 9. Pass the original masks",
+        ),
+        ({"dataset": ROWS + 1e-12}, "dataset: must be the one", ", got 'another'"),
+        ({"dataset": ROWS[:5], "masks": MASKS[:, :5]}, "dataset: must have the number of rows", ", 6, got 5"),
+        ({"test": ROWS}, "test: must have the number of rows", ", got 'another'"),
+        ({"seed": 6}, "seed: must be the one", ", 5, got 6"),
+        ({"data_id": "mine"}, "dataset: must be the one", ", got 'another'"),
     ):
-        with pytest.raises(InputError, match=f"^{argument}: must be that of the runs in the store"):
+        with pytest.raises(InputError, match=f"^{start} that the store '.*runs' was begun with{end}"):
             run_subsets(store=tmp_path / "runs", **{**base, **changed})
     assert len(list((tmp_path / "runs").glob("run-*"))) == 1
 
@@ -186,6 +246,7 @@ def test_damaged_and_missing_stores_are_named(tmp_path):
         ({"masks": [True] * 6}, "masks"),
         ({"dataset": iter([1, 2])}, "dataset"),
         ({"dataset": []}, "dataset"),
+        ({"dataset": DatasetDict(train=Dataset.from_dict({"x": range(6)}))}, "dataset: must be one .*'train'"),
         ({"dataset": (ROWS, ROWS[:3])}, "dataset"),
         ({"index": 8}, "index"),
         ({"index": "0"}, "index"),
@@ -249,6 +310,20 @@ def test_map_style_data_sets_of_torch():
     assert hash_rows("dataset", data) == hash_rows("dataset", torch.utils.data.Subset(data, range(4)))
 
 
+def test_tensors_of_numbers_that_numpy_lacks_are_told_apart():
+    ones = torch.ones(3, 2, dtype=torch.bfloat16)
+    other = ones.clone()
+    other[2, 1] = 2.0
+    assert hash_rows("dataset", ones) == hash_rows("dataset", ones.clone())
+    assert len({hash_rows("dataset", each) for each in (ones, other, ones.reshape(2, 3), ones.half())}) == 4
+
+
+def test_what_returns_no_rows_by_their_number_is_named(tmp_path):
+    table = pyarrow.table({"x": range(6)})  # table[0] is a column
+    with pytest.raises(InputError, match="^dataset: must return each of its rows by their number.*got 'Table'"):
+        run_subsets(mean, table, MASKS, store=tmp_path / "runs", score=closeness, progress=False)
+
+
 def test_rows_that_cannot_be_hashed_need_a_name(tmp_path):
     rows = [object() for _ in range(6)]
     options = {"store": tmp_path / "runs", "progress": False, "score": lambda model, rows: np.zeros(len(rows))}
@@ -309,6 +384,10 @@ def test_processes_of_one_run_write_once(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="^n_jobs"):
         done(tmp_path / "runs", n_jobs=2)
+    # A process that went on after a failure would meet the others in another run, or wait for them forever.
+    with pytest.raises(RunFailedError) as caught:
+        done(tmp_path / "runs", lambda subset: 1 / 0)
+    assert [*caught.value.failures] == [1]
 
 
 class Config(PretrainedConfig):
@@ -370,6 +449,40 @@ def test_a_trainer_trains_each_model_with_the_runs_seed(tmp_path):
         TrainerRecipe(model_init, None)
     with pytest.raises(InputError, match="^train_dataset"):
         TrainerRecipe(model_init, args, train_dataset=data)
+
+
+class StopsAfterSteps(TrainerCallback):
+    """Counts over all trainings that it sees."""
+
+    steps = 0
+
+    def on_step_end(self, args, state, control, **others):
+        self.steps += 1
+        control.should_training_stop = self.steps >= 5
+        return control
+
+
+def test_a_callback_carries_nothing_from_one_run_into_the_next(tmp_path):
+    data = Dataset.from_dict({"x": np.eye(2).tolist() * 10, "labels": [0, 1] * 10})
+    args = TrainingArguments(
+        str(tmp_path / "out"), learning_rate=0.1, save_strategy="no", report_to="none", use_cpu=True,
+        disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False,
+    )  # fmt: skip
+
+    def score(model, rows):
+        return model(torch.tensor(rows["x"][:]))["logits"][:, 0]
+
+    def runs(store, **index):
+        recipe = TrainerRecipe(lambda: Classifier(Config()), args, callbacks=[StopsAfterSteps()])
+        return run_subsets(recipe, data, draw_subsets(20, 3), store=store, score=score, progress=False, **index)
+
+    assert (runs(tmp_path / "all").scores_MN[2] == runs(tmp_path / "one", index=2).scores_MN[0]).all()
+    recipe = TrainerRecipe(lambda: Classifier(Config()), args, callbacks=[threading.Lock()])
+    with pytest.raises(InputError, match="^callbacks: must be something that can be copied"):
+        recipe(data)
+    optimizer = torch.optim.SGD(nn.Linear(2, 2).parameters(), lr=0.1)
+    with pytest.raises(InputError, match="^optimizers.*optimizer_cls_and_kwargs"):
+        TrainerRecipe(lambda: Classifier(Config()), args, optimizers=(optimizer, None))
 
 
 @pytest.mark.slow
