@@ -194,7 +194,9 @@ def test_auto_searches_where_draws_leave_a_high_rank_open(
     searched: list[list[int]] = []
     search = Bounded.search
     monkeypatch.setattr(
-        Bounded, "search", lambda self, measured, which: searched.append(which) or search(self, measured, which)
+        Bounded,
+        "search",
+        lambda self, measured, which, **more: searched.append(which) or search(self, measured, which, **more),
     )
     drawn, found, cut = (
         measure_exposure(model, byte_tokenizer, canaries, references=budget, **how).estimates

@@ -56,7 +56,7 @@ def test_extract(server: CompletionsServer, folder: Path, capsys: pytest.Capture
 def test_what_is_refused(server: CompletionsServer, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     served = ("--model", "tiny", "--canaries", folder / "canaries.json")
     named = (*served, "--tokenizer", folder / "tokenizer")
-    one_line(run(capsys, "measure", *served, "--endpoint", server.url), "--tokenizer", "next to --endpoint")
+    one_line(run(capsys, "measure", *served, "--endpoint", server.url), "--tokenizer", "together with --endpoint")
     one_line(run(capsys, "measure", *named, "--key-variable", "KEY"), "--key-variable", "goes with --endpoint")
     one_line(run(capsys, "measure", *named, "--endpoint", "localhost"), "--endpoint", "must begin with http")
     one_line(run(capsys, "measure", *named, "--endpoint", server.url, "--device", "cpu"), "--device")

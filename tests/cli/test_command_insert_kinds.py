@@ -168,4 +168,4 @@ def test_bad_input(
 def test_a_saved_folder_is_no_stream(tmp_path: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = saved(tmp_path, text=["row"] * COUNT)
     done = run(capsys, "insert", "--dataset", source, "--canaries", canary_file, "--out", tmp_path / "new", "--stream")
-    one_line(done, "--stream: is no stream", "Leave --stream out.")
+    one_line(done, "--stream: does not go with a folder written by save_to_disk", "Leave --stream out.")
