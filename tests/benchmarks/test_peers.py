@@ -14,10 +14,10 @@ from hf_exposure.records import ExposureEstimate
 
 
 def test_at_most_the_share_of_controls_exceeds_the_threshold() -> None:
-    # Of 200 controls, two may exceed it: it is the third largest.
+    # Two of 200 controls may exceed the threshold: it is the third largest.
     assert threshold_of(range(200)) == 197
     assert threshold_of([*range(199), 1000]) == 197
-    # Of 100, one; of 99, none may.
+    # One of 100 may exceed it, and none of 99.
     assert threshold_of(range(100)) == 98
     assert threshold_of(range(99)) == 98
     # Ties at the threshold do not exceed it.
@@ -36,7 +36,7 @@ def test_detections_are_counted_by_repetitions() -> None:
     # Clopper-Pearson limits of 1 of 2, by hand: 1 - 0.975 ** 0.5 and 0.975 ** 0.5.
     assert found["by_repetitions"]["1"]["low"] == pytest.approx(1 - math.sqrt(0.975))
     assert found["by_repetitions"]["1"]["high"] == pytest.approx(math.sqrt(0.975))
-    # A threshold that is given is not that of the controls.
+    # A given threshold replaces that of the controls.
     assert detections(scores, repetitions, 8.0)["inserted"]["detected"] == 2
 
 
@@ -61,7 +61,7 @@ def test_means_and_errors() -> None:
         template="pin {pin}", spaces={"pin": "Digits(3)"}, space_size=1000, manifest_hash="",
         settings={"confidence_level": 0.95},
     )  # fmt: skip
-    # The second is no proven rank.
+    # The second rank is not proven.
     assert errors([7.0, 0.0, 9.0], report) == {"proven": 2, "mean_error_bits": -1.0, "largest_error_bits": 3.0}
     assert errors([math.inf, 0.0, 9.0], report)["mean_error_bits"] == 1.0
 
