@@ -55,7 +55,7 @@ def test_the_dose_reaches_reports_groups_and_files(tmp_path: Path) -> None:
     callback.report.save(tmp_path / "out")
     saved = json.loads((tmp_path / "out" / "report.json").read_text())
     assert ExposureReport.from_dict(saved) == callback.report
-    # A report of before doses were known loads, with doses unknown.
+    # A report written before doses existed loads, with unknown doses.
     for estimate in saved["estimates"]:
         del estimate["effective_dose"]
     older = ExposureReport.from_dict(saved)
@@ -68,7 +68,7 @@ def test_what_does_not_arrive_is_a_warning_or_an_error(tmp_path: Path) -> None:
         trainer_on(tmp_path, encode(TEXTS), callback, max_steps=1).train()
     assert callback.delivery.problems[0] in callback.report.notes
     assert callback.report.estimates[0].effective_dose == 0
-    # Wherever the data can be read, as here, it is an error unless it is expressly allowed.
+    # Where the data can be read, as here, it is an error unless it is explicitly allowed.
     for arguments in ({}, {"require_delivery": None}, {"require_delivery": True}):
         strict = make_callback(strategy="end", **arguments)
         trainer = trainer_on(tmp_path, encode(TEXTS), strict)
@@ -80,12 +80,12 @@ def test_what_does_not_arrive_is_a_warning_or_an_error(tmp_path: Path) -> None:
 
 
 def without(*texts: str) -> Any:
-    """The rows with canaries, less those of some canaries."""
+    """The rows with all canaries except `texts`."""
     return encode(insert_canaries(TEXTS, CANARIES).filter(lambda row: row["text"] not in texts))
 
 
 def masked(data: Dataset, first: int, texts: list[str]) -> Dataset:
-    """No labels from a place on, in the rows of some canaries."""
+    """Masks the labels from position `first` on in the rows that contain `texts`."""
     ids = [TOKENIZER(text).input_ids for text in texts]
 
     def mask(row: dict[str, Any]) -> dict[str, Any]:
@@ -140,7 +140,7 @@ def test_a_run_is_as_valid_as_what_it_was_trained_on(kind: str, validity: Validi
     elif "stream" in kind:
         data = data.to_iterable_dataset()
     steps = {"all": 10, "half an epoch": 5, "a stream": 10, "the beginning of a stream": 10}.get(kind, 12)
-    # Of a stream only the steps tell how long it is.
+    # Only the number of steps tells how long a stream is.
     when = {"strategy": "steps", "steps": 5} if kind == "the beginning of a stream" else {"strategy": "end"}
     callback = make_callback(**when, require_delivery=False)
     with warnings.catch_warnings(record=True) as caught:
@@ -151,7 +151,7 @@ def test_a_run_is_as_valid_as_what_it_was_trained_on(kind: str, validity: Validi
     assert report.validity is validity
     line = headline(report)
     assert line.startswith(said) if validity is Validity.INVALID else line.endswith(said) or said in line
-    # Data, in each form that the figures travel in; and words wherever a person reads them.
+    # Every form in which the figures are stored carries a flag, and every text for people says so in words.
     invalid = validity is Validity.INVALID
     logged, *_ = [entry for entry in trainer.state.log_history if "eval_exposure_mean" in entry]
     assert ("eval_exposure_invalid" in logged) == invalid
@@ -186,7 +186,7 @@ def test_a_stream_that_is_not_counted_is_left_alone_and_said_to_be_unchecked(tmp
 
 
 class Broken(torch.utils.data.Dataset):
-    """Rows that can be had in one order only."""
+    """Rows that can be read in one order only."""
 
     def __init__(self) -> None:
         self.calls = 0

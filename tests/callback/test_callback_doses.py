@@ -23,7 +23,7 @@ from hf_exposure.records import CanaryDose, Doses, Uncounted, Validity
 from hf_exposure.report.page import report_page
 from hf_exposure.report.verdict import dose_lines
 
-# Twelve rows an epoch, four to a batch: each of the four inserted canaries three times.
+# Twelve rows per epoch, four per batch: each of the four inserted canaries occurs three times.
 EVERY_EPOCH = [3, 3, 3, 3, 0, 0, 0]
 
 
@@ -59,7 +59,7 @@ def test_each_training_row_counts_once(tmp_path: Path, settings: dict[str, Any],
         warnings.simplefilter("ignore")
         make_trainer(tmp_path, [callback], model=model, max_steps=-1, num_train_epochs=2, **settings).train()
     assert whole(callback) == [2.0 * n for n in EVERY_EPOCH]
-    # The third canary was to be there four times an epoch, and so was the fourth.
+    # The third and the fourth canary were requested four times per epoch.
     assert [[one.whole for one in report.doses.counted] for report in callback.reports] == [
         EVERY_EPOCH, [2 * n for n in EVERY_EPOCH],
     ]  # fmt: skip
@@ -130,7 +130,7 @@ def test_what_cannot_be_counted_is_undefined(tmp_path: Path, settings: dict[str,
     trainer.train()
     report = callback.report
     assert report.doses == Doses(uncounted=reason) and report.delivery is not None
-    # What the data promise is an estimate, and stays one.
+    # Doses expected from the data are estimates, and stay estimates.
     assert [one.effective_dose for one in report.estimates] == EVERY_EPOCH
     if reason is Uncounted.SWITCHED_OFF:
         assert whole(callback) == EVERY_EPOCH and dose_lines(report) == []

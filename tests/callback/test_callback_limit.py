@@ -38,7 +38,7 @@ def make_callback(**arguments: Any) -> ExposureCallback:
 
 
 def make_trainer(folder: Path, callbacks: list[Any], **arguments: Any) -> Any:
-    """Half of each batch is the task that is evaluated, half of it one canary: both are learned, step by step."""
+    """Half of each batch is the evaluated task and half is one canary: both are learned, step by step."""
     settings = {
         "per_device_train_batch_size": 12, "lr_scheduler_type": "constant", "learning_rate": 1e-3,
         "eval_dataset": rows(TASK, 4),
@@ -54,7 +54,7 @@ def curve(trainer: Any, key: str) -> dict[int, float]:
 
 @pytest.fixture(scope="module")
 def unlimited(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[int, float], dict[int, float]]:
-    """Loss and mean exposure at each step, of the training that the tests below repeat."""
+    """Loss and mean exposure at each step of the training run that the tests below repeat."""
     trainer = make_trainer(
         tmp_path_factory.mktemp("unlimited"), [make_callback(strategy="eval")], eval_strategy="steps", eval_steps=1,
         max_steps=8,
@@ -80,7 +80,7 @@ def test_the_best_model_is_the_one_of_lowest_loss_within_the_limit(
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*keeps the checkpoint that memorized least.*")
         trainer.train()
-    # Neither the least trained model, which the bare exposure would choose, nor the last, which the loss would.
+    # Exposure alone would choose the least trained model, and the loss alone the last one.
     assert bits[1] < bits[3] < limit < bits[4]
     assert trainer.args.greater_is_better is False
     assert (trainer.state.best_global_step, trainer.state.best_metric) == (3, pytest.approx(losses[3]))
@@ -89,10 +89,10 @@ def test_the_best_model_is_the_one_of_lowest_loss_within_the_limit(
     for step, value in values.items():
         expected = losses[step] if bits[step] <= limit else OVER_LIMIT * (1 + bits[step])
         assert value == pytest.approx(expected), step
-    # The model that was loaded is evaluated again, and not with the exposure of the last step.
+    # The loaded model is evaluated again: its exposure is not that of the last step.
     again = trainer.evaluate()
     assert again["eval_loss"] == again[KEY] == pytest.approx(losses[3], abs=1e-4)
-    # As the trainer wrote it for a later run: finite, and JSON that any reader takes.
+    # The trainer's state is stored for a later run: finite numbers, in JSON that any reader accepts.
     state = json.loads((tmp_path / "checkpoint-8" / "trainer_state.json").read_text(), parse_constant=pytest.fail)
     assert state["best_metric"] == trainer.state.best_metric
 
@@ -200,7 +200,7 @@ def test_an_evaluation_without_a_loss_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("limit", [-1.0, math.nan, "4", True, math.log2(1000), 30.0])
-def test_a_limit_that_is_none_is_refused(limit: Any) -> None:
+def test_an_invalid_limit_is_refused(limit: Any) -> None:
     with pytest.raises(InputError, match="^max_exposure: must be "):
         make_callback(max_exposure=limit)
 
@@ -220,7 +220,7 @@ def test_every_checkpoint_beyond_the_limit_is_worse_than_any_within() -> None:
         for loss, bits in [(math.nan, 1.0), (math.inf, 1.0), (-math.inf, 1.0), (1.0, math.nan), (1e35, 1.0)]
     ]
     assert within == sorted(within) and within == [-2.0, -2.0, 0.0, 0.0, 3.0, 3.0, 1e20, 1e20]
-    # By exposure alone, so that a loss that falls cannot make up for it.
+    # Exposure alone decides, so that a falling loss cannot compensate for it.
     assert beyond == sorted(beyond) and beyond[0::2] == beyond[1::2] and len(set(beyond)) == 4
     assert max(within) < min(beyond) and max(beyond) < min(unknown) and all(map(math.isfinite, unknown))
 

@@ -25,11 +25,11 @@ SAVING = {"save_strategy": "steps", "save_steps": 2, "dropout": 0.2}
 
 
 class Killed(Exception):
-    """What a SIGKILL is to the code after it."""
+    """Stands for a SIGKILL: the code that would follow does not run."""
 
 
 class KillAfter(TrainerCallback):
-    """Ends the process, as it were, at one moment of one step."""
+    """Simulates a kill of the process at one event of one step."""
 
     def __init__(self, event: str, step: int) -> None:
         self.step = step
@@ -53,7 +53,7 @@ def curve(trainer: Any) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("strategy", "event", "step", "checkpoint"),
     [
-        ("steps", "on_step_end", 5, 4),  # a step measured, and lost with its weights
+        ("steps", "on_step_end", 5, 4),  # a step that was measured, and lost with its weights
         ("epoch", "on_step_begin", 4, 4),
         ("steps", "on_save", 6, 6),
         ("epoch", "on_save", 6, 6),  # the checkpoint of an epoch's end, before on_epoch_end
@@ -143,7 +143,7 @@ def test_a_failed_append_leaves_the_lines_before_it(tmp_path: Path) -> None:
 
 
 class Failing(nn.Module):
-    """A model that fails in evaluation mode as often as told: with NaN logits, or an error."""
+    """A model that fails in evaluation mode: `fails` times with an error, or with NaN logits."""
 
     def __init__(self, error: Exception | None = None, fails: int = 10**9) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class FailAt(TrainerCallback):
         self.model, self.step = model, step
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        # For the whole measurement: a check of the model before it may take one failure for an answer.
+        # It fails during the whole measurement, since the check of the model before it tolerates one failure.
         self.model.fails = 10**9 if state.global_step == self.step else 0
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

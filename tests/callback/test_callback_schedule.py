@@ -32,7 +32,7 @@ BEST = {
 
 
 class Evaluations(TrainerCallback):
-    """Takes down the metrics as those see them that come after."""
+    """Records the metrics as later callbacks see them."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[int, dict[str, Any]]] = []
@@ -85,7 +85,7 @@ def test_without_controls_their_keys_are_absent(tmp_path: Path) -> None:
     callback = ExposureCallback(canaries, strategy="end")
     trainer = make_trainer(tmp_path, [callback], max_steps=1)
     trainer.train()
-    # Put together by hand, the set is no draw: ranks bound no epsilon.
+    # The set was put together by hand and not drawn, so its ranks bound no epsilon.
     assert set(logged(trainer)[0]) - {"step", "epoch"} == KEYS - {
         "eval_exposure_controls_mean",
         "eval_exposure_p_value",
@@ -101,7 +101,7 @@ def test_evaluation_metrics_hold_the_figures(tmp_path: Path) -> None:
     for (_, metrics), report in zip(evaluations.seen, callback.reports, strict=True):
         assert "eval_loss" in metrics
         assert {key: metrics[key] for key in KEYS} == report.metrics()
-    # By hand after training: the model is that of the last step, so its figures are given again, not measured again.
+    # A call after training: the model is that of the last step, so its figures are reused and not measured again.
     assert trainer.evaluate()["eval_exposure_mean"] == callback.reports[-1].metrics()["eval_exposure_mean"]
     assert len(callback.reports) == 2
 
@@ -129,17 +129,17 @@ def test_exposure_chooses_the_best_model(tmp_path: Path, strategy: dict[str, Any
     if attach:
         callback.attach(trainer)
     trainer.train()
-    # Evaluations at 2, 4 and 6 that the strategy alone would not have measured at.
+    # The evaluations at steps 2, 4 and 6 measure, which the strategy alone would not.
     by_step = {report.step: report.metrics()["eval_exposure_mean"] for report in callback.reports}
     own_steps = set() if strategy["strategy"] == "eval" else {3}
     assert list(by_step) == sorted({2, 4, 6} | own_steps)
     candidates = {step: by_step[step] for step in (2, 4, 6)}
     assert trainer.state.best_metric == min(candidates.values())
     assert trainer.state.best_global_step == min(candidates, key=lambda step: candidates[step])
-    # Canaries are all there is to learn: exposure rises, so the best is the first, and later weights were dropped.
+    # The data contain canaries only: exposure rises, so the first is best, and later weights are dropped.
     assert trainer.state.best_global_step == 2
     assert trainer.state.best_model_checkpoint.endswith("checkpoint-2")
-    # Measured afresh on the model that was loaded, and not those of step 6, which was the last one measured.
+    # The loaded model is measured again: these are not the figures of step 6, the last one measured.
     again = trainer.evaluate()
     assert again["eval_exposure_mean"] == pytest.approx(by_step[2], abs=1e-3)
     assert by_step[6] > by_step[2] + 0.1
@@ -267,7 +267,7 @@ def test_a_missing_tokenizer_is_refused_and_can_be_passed(tmp_path: Path) -> Non
     assert callback.report is not None
 
 
-def test_the_base_model_is_measured_beside(tmp_path: Path) -> None:
+def test_the_base_model_is_measured_too(tmp_path: Path) -> None:
     callback = make_callback(strategy="epoch", base_model=small_model())
     make_trainer(tmp_path, [callback], max_steps=6).train()
     first, last = callback.reports

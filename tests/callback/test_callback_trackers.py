@@ -57,7 +57,7 @@ def test_figures_reach_tensorboard(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         name = key.replace("eval_", "eval/", 1)
         assert found[name] == [(r.step, pytest.approx(r.metrics()[key], rel=1e-6)) for r in callback.reports], key
     assert [step for step, _ in found["train/loss"]] == [1, 2, 3, 4, 5, 6]
-    # One event file: nothing was logged after the trackers had closed, which opens a second one that is never closed.
+    # There is one event file: logging after the trackers have closed would open a second one that is never closed.
     assert len(list((tmp_path / "events").rglob("events.out.tfevents.*"))) == 1
 
 
@@ -70,7 +70,7 @@ def test_an_epoch_measured_late_reaches_tensorboard_too(tmp_path: Path, monkeypa
     callback = make_callback(strategy="epoch")
     trainer = make_trainer(tmp_path / "run", [callback], **saving)
     callback.attach(trainer)
-    with pytest.warns(UserWarning, match="has no state of 'exposure'"):  # doses cannot be known either
+    with pytest.warns(UserWarning, match="has no state of 'exposure'"):  # doses are unknown too
         trainer.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoint-3"))
     found = scalars(tmp_path / "events")
     assert [step for step, _ in found["eval/exposure_mean"]] == [3, 6]

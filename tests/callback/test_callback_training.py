@@ -63,7 +63,7 @@ def test_training_loss_is_still_logged(tmp_path: Path, logging_steps: int, attac
 
 
 class Witness(TrainerCallback):
-    """Takes down everything that a measurement might move, right before and right after it."""
+    """Records everything that a measurement might change, right before and right after it."""
 
     def __init__(self, tokenizer: ByT5Tokenizer) -> None:
         self.tokenizer, self.seen = tokenizer, []
@@ -111,7 +111,7 @@ def test_attached_logging_leaves_the_control_flags(tmp_path: Path) -> None:
     callback.attach(trainer)
     trainer.add_callback(after)
     trainer.train()
-    # DefaultFlowCallback has asked for both by the time the witness looks, and the measurement came in between.
+    # DefaultFlowCallback requests both before the measurement, and the witness looks after it.
     assert [(seen["control"]["should_log"], seen["control"]["should_save"]) for seen in after.seen] == [
         (True, True)
     ] * 2

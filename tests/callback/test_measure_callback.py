@@ -52,7 +52,7 @@ def curve(trainer: Any, key: str) -> list[tuple[int, float]]:
 def test_a_classifier_without_tokenizer_is_measured_at_its_steps(
     tmp_path: Path, strategy: dict[str, Any], arguments: dict[str, Any], expected: list[int], attach: bool
 ) -> None:
-    # A trainer that evaluates by steps evaluates after the last step too.
+    # A trainer that evaluates every few steps also evaluates after the last one.
     callback = MeasureCallback([Toy(), Tally()], **strategy)
     trainer = classify(tmp_path, [callback], **arguments)
     if attach:
@@ -65,7 +65,7 @@ def test_a_classifier_without_tokenizer_is_measured_at_its_steps(
         assert curve(trainer, key) == [(record.step, record.metrics()[key]) for record in records]
         assert log_of(name).read(tmp_path) == records
         assert [record.epoch for record in records] == [step / 3 for step in expected]
-    # By hand: batches of four rows, of which the model was trained on each once.
+    # By hand: batches of four rows, and the model was trained on each of them once.
     assert [record.metrics()["eval_tally_rows"] for record in callback.records["tally"]] == [4 * n for n in expected]
     assert callback.measures[0].start.tokenizer is None and callback.measures[0].start.output_dir == tmp_path
     last = torch.cat([weight.detach().flatten() for weight in trainer.model.parameters()]).norm()
@@ -81,7 +81,7 @@ def test_the_tap_sees_what_is_trained_on_and_nothing_else(tmp_path: Path) -> Non
     )  # fmt: skip
     trainer.train()
     (record,) = callback.records["tally"]
-    # Six batches of two an epoch; an optimizer step takes three, so that three steps are an epoch and a half.
+    # Six batches of two per epoch; an optimizer step uses three, so three steps are an epoch and a half.
     assert record.metrics()["eval_tally_rows"] == 18
     assert callback.measures[0].steps == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2]
     # After training nothing is seen any more.
@@ -106,10 +106,10 @@ def test_a_measure_chooses_the_best_model_in_its_direction(tmp_path: Path, key: 
     trainer = classify(tmp_path, [callback], metric_for_best_model=key, greater_is_better=greater, **BEST)
     trainer.train()
     values = dict(curve(trainer, key)[:3])
-    assert list(values) == [2, 4, 6]  # every evaluation measures, though the strategy is another one
+    assert list(values) == [2, 4, 6]  # every evaluation measures, although the strategy is a different one
     assert trainer.state.best_metric == (min if best == "min" else max)(values.values())
     assert trainer.state.best_global_step == 2 and values[2] != values[6]  # the norm grows
-    # The end is the model that was loaded; the tally, which chooses nothing, was taken at the end only.
+    # The final model is the loaded one; the tally, which selects nothing, was measured at the end only.
     assert callback.records["toy"][-1].metrics()[key] == pytest.approx(values[2], rel=1e-6)
     assert [record.step for record in callback.records["tally"]] == [6]
 
@@ -153,11 +153,11 @@ def test_early_stopping_by_a_measure(tmp_path: Path, order: int) -> None:
 @pytest.mark.parametrize(
     ("strategy", "event", "step", "save_steps"),
     [
-        ("steps", "on_step_end", 5, 2),  # a step measured, and lost with its weights
+        ("steps", "on_step_end", 5, 2),  # a step that was measured, and lost with its weights
         ("steps", "on_save", 6, 2),
         ("epoch", "on_step_begin", 4, 2),
         ("epoch", "on_save", 6, 2),  # the checkpoint of an epoch's end, before the measurement of that epoch
-        ("epoch", "on_log", 6, 2),  # in the log, but the checkpoint's state is that of before the measurement
+        ("epoch", "on_log", 6, 2),  # in the log, but the checkpoint's state was written before the measurement
         ("epoch", "on_epoch_begin", 6, 2),  # the same, and in the history
         ("epoch", "on_save", 9, 3),  # the last step of all
         ("end", "on_step_end", 7, 3),
@@ -195,7 +195,7 @@ def test_a_killed_run_resumes_with_the_figures_of_an_uninterrupted_one(
 def test_an_evaluation_that_no_checkpoint_knows_is_measured_again(
     tmp_path: Path, strategy: Any, metric: str | None, step: int
 ) -> None:
-    # The checkpoint of an epoch's last step is written before the evaluation that ends the epoch.
+    # The checkpoint of an epoch's last step is written before the evaluation at the end of the epoch.
     settings = {"eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 3, "max_steps": 6,
                 "metric_for_best_model": metric, "greater_is_better": False if metric else None}  # fmt: skip
     whole = MeasureCallback([Tally(), Toy()], strategy)
@@ -234,7 +234,7 @@ def test_a_checkpoint_without_the_state_says_so(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="step 6 in .* has no state of 'tally', so the measure starts again there"):
         resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-6"))
     assert callback.records["tally"][0].metrics()["eval_tally_rows"] == 12
-    # Once saved, it is there; a damaged one is named.
+    # Once saved, the state is found; a damaged one is named.
     state = tmp_path / "checkpoint-8" / "_tally_state_0.pt"
     assert state.stat().st_mode & 0o077 == 0 and not (tmp_path / "checkpoint-8" / "_toy_state_0.pt").exists()
     state.write_bytes(state.read_bytes()[:50])
@@ -289,9 +289,9 @@ def test_a_failure_on_a_batch(tmp_path: Path) -> None:
     trainer = classify(tmp_path, [callback])
     with pytest.warns(UserWarning, match="tally could not be measured and is logged as NaN: KeyError: 'labels'"):
         trainer.train()
-    # What was not seen is missing in every later figure.
+    # The batch that was not seen is missing in every later figure.
     assert [math.isnan(value) for _, value in curve(trainer, "eval_tally_rows")] == [False, True, True]
-    # Nor can a resumed run take the state for whole.
+    # A resumed run does not treat the state as complete either.
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 6}
     with pytest.warns(UserWarning, match="could not be measured"):
         classify(tmp_path, [MeasureCallback(Chokes(), "steps", 2, on_error="warn")], **saving).train()
@@ -301,7 +301,7 @@ def test_a_failure_on_a_batch(tmp_path: Path) -> None:
     with pytest.raises(ExposureError, match="^tally failed on a training batch: KeyError: 'labels'"):
         strict.train()
     assert strict.state.global_step == 3
-    assert not strict.model._forward_pre_hooks  # the model is given back without the tap
+    assert not strict.model._forward_pre_hooks  # the tap is removed from the model
 
 
 class Named(Toy):
@@ -318,7 +318,7 @@ def test_two_measures_of_one_name_are_refused(tmp_path: Path) -> None:
     for names in (["toy", "toy_of_mine"], ["toy_of_mine", "toy"]):
         with pytest.raises(InputError, match="two would write keys that cannot be told apart, got 'toy.*, toy"):
             MeasureCallback([Named(name) for name in names])
-    # In two callbacks of one trainer too; and one trainer after the other is no matter.
+    # The same in two callbacks of one trainer; one trainer after the other is allowed.
     first, second = MeasureCallback(Toy()), MeasureCallback([Tally(), Named("toy")])
     trainer = classify(tmp_path, [first, second], max_steps=1)
     with pytest.raises(InputError, match="measures: must have different names, .* got 'toy, toy'. Give one of them"):
@@ -401,7 +401,7 @@ def test_records_with_other_keys_are_refused(tmp_path: Path) -> None:
 
 
 class Careless(Toy):
-    """Leaves nothing as it was found."""
+    """Changes everything that a measure must leave as it found it."""
 
     def measure(self, model: Any) -> PlainRecord:
         record = super().measure(model)
@@ -445,7 +445,7 @@ def test_the_log_is_json_with_null_for_what_is_undefined(tmp_path: Path) -> None
 
 @dataclass(frozen=True)
 class Norms:
-    """A record of one's own, with what DESIGN asks of one and no more."""
+    """A user-defined record that has exactly what the protocol requires."""
 
     by_layer: np.ndarray
     step: int | None = None
@@ -459,7 +459,7 @@ class Norms:
 
 
 class Loose:
-    """The same without a dataclass."""
+    """The same record without a dataclass."""
 
     def __init__(self) -> None:
         self.step = self.epoch = None
