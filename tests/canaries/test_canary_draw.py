@@ -19,7 +19,7 @@ def texts(canaries: CanarySet) -> list[str]:
 
 
 def test_first_digits_are_uniform() -> None:
-    """A known generator fails this: it draws more than it needs, sorts, and keeps the lexicographically first n."""
+    """A known generator fails this test: it draws too many, sorts, and keeps the lexicographically first n."""
     drawn = draw_canaries(NUMBER, repetitions={1: 4000}, controls=1000, seed=1)
     for position in (0, 4, 8):
         counts = Counter(NUMBER.parse(text)["number"][position] for text in texts(drawn))
@@ -38,7 +38,7 @@ def test_a_space_as_large_as_the_draw_is_shuffled(place: int) -> None:
 
 
 def test_values_of_another_mersenne_twister() -> None:
-    """NumPy's, seeded by array as Python's is: the top 30 of each 32 bits, 10**9 and above thrown away."""
+    """NumPy's, seeded by array like Python's: the top 30 of each 32 bits; values of 10**9 and above are rejected."""
     raw = np.random.RandomState([0]).bytes(40)
     bits = [int.from_bytes(raw[start : start + 4], "little") >> 2 for start in range(0, 40, 4)]
     expected = [f"The random number is {value:09}" for value in bits if value < 10**9][:3]
@@ -84,7 +84,7 @@ def test_without_a_seed_the_system_chooses_and_it_is_kept() -> None:
     assert texts(draw_canaries(NUMBER, repetitions={1: 4}, seed=first.seed)) == texts(first)
 
 
-def test_the_secrets_are_not_in_reprs() -> None:
+def test_secrets_are_not_in_reprs() -> None:
     drawn = draw_canaries(NUMBER, repetitions={1: 1}, controls=1, seed=987654)
     shown = repr(drawn) + repr(drawn.inserted[0]) + str(drawn)
     for canary in drawn:

@@ -111,7 +111,7 @@ def test_a_newer_file_says_upgrade(path: Path) -> None:
 
 
 @pytest.mark.parametrize("version", [None, "1", 0, True])
-def test_a_file_of_no_version(path: Path, version: object) -> None:
+def test_a_file_without_a_version(path: Path, version: object) -> None:
     edited(path, version=version)
     with pytest.raises(CanaryFileError, match="version: must be a whole number of at least 1"):
         CanarySet.load(path)

@@ -31,7 +31,7 @@ def test_coins_are_fair_and_differ_between_seeds() -> None:
         for seed in range(40)
     ]
     assert binomtest(sum(heads), 2000).pvalue > 1e-3
-    # Independent coins vary between draws as Binomial(50, 1/2) does: variance 12.5; chi-square limits at 1e-3.
+    # Independent coins vary between draws like Binomial(50, 1/2): variance 12.5; chi-square limits at 1e-3.
     assert 12.5 * 16.27 / 39 < np.var(heads, ddof=1) < 12.5 * 74.73 / 39
 
 

@@ -17,7 +17,7 @@ from hf_exposure.testing import check_space
 
 
 def luhn_by_hand(text: str) -> bool:
-    """The procedure as printed on paper: double every second digit from the right, add the digits of the results."""
+    """The textbook procedure: double every second digit from the right, then add the digits of the results."""
     doubled = [int(d) * (2 if place % 2 else 1) for place, d in enumerate(reversed(text))]
     return sum(int(d) for number in doubled for d in str(number)) % 10 == 0
 
@@ -73,7 +73,7 @@ def test_equal_after_pickle_and_json(listed: tuple[Space, list[str]]) -> None:
     assert len(repr(space)) < 100
 
 
-def test_sizes_of_spaces_that_nobody_lists() -> None:
+def test_sizes_of_spaces_too_large_to_list() -> None:
     assert Digits(9).size == 1_000_000_000
     assert Letters(20).size == 19928148895209409152340197376  # 26**20
     assert LuhnDigits(16).size == 1_000_000_000_000_000
@@ -82,7 +82,7 @@ def test_sizes_of_spaces_that_nobody_lists() -> None:
     grouped = LuhnDigits(16, separator="-")
     assert grouped.size == 1_000_000_000_000_000 and grouped.fixed_length == 19
     assert grouped.contains("4111-1111-1111-1111") and not grouped.contains("4111111111111111")
-    assert "separator" not in LuhnDigits(16).to_dict()  # manifest hashes from before there were groups still hold
+    assert "separator" not in LuhnDigits(16).to_dict()  # manifest hashes written before groups existed are still valid
 
 
 def test_drawing_many_texts_asks_a_state_for_its_moves_once() -> None:

@@ -33,7 +33,7 @@ TEMPLATES = {
 
 
 def texts_of(template: CanaryTemplate) -> dict[str, dict[str, str]]:
-    """Every text with its filling, by the plain product of the holes' listings and str.format."""
+    """Every text with its filling, from the product of the holes' listings and str.format."""
     lists = {name: [space.text_at(i) for i in range(space.size)] for name, space in template.spaces.items()}
     fillings = [dict(zip(lists, values, strict=True)) for values in itertools.product(*lists.values())]
     return {template.text.format(**filling): filling for filling in fillings}

@@ -1,4 +1,4 @@
-"""Vocabulary words, under small tokenizers of the usual families, trained here."""
+"""Vocabulary words under small tokenizers of the usual families, which are trained here."""
 
 from __future__ import annotations
 
