@@ -20,7 +20,7 @@ class Done(NamedTuple):
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object, plots: bool = False) -> Done:
-    """`hf-exposure ARGUMENTS`, in this process; plots take a second each, and have tests of their own."""
+    """Runs `hf-exposure ARGUMENTS` in this process without plots, which take a second each and have their own tests."""
     typed = sys.argv
     sys.argv = ["hf-exposure", *map(str, arguments)]
     capsys.readouterr()
@@ -36,7 +36,7 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: object, plots: bool = Fa
 
 
 def one_line(done: Done, *parts: str) -> None:
-    """Bad input: status 2, nothing but one line, on stderr."""
+    """Checks that bad input ends with status 2 and exactly one line, on stderr."""
     assert (done.status, done.out) == (2, ""), done
     assert done.err.startswith("hf-exposure: ") and done.err.count("\n") == 1, done.err
     for part in parts:
@@ -44,7 +44,7 @@ def one_line(done: Done, *parts: str) -> None:
 
 
 def start_interruptible(arguments: list[str]) -> subprocess.Popen[str]:
-    """A process that takes Ctrl-C, also where the tests run in the background and ignore it."""
+    """A process that accepts Ctrl-C, even if the tests run in the background and ignore it."""
     return subprocess.Popen(
         arguments,
         stdout=subprocess.PIPE,

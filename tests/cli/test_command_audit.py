@@ -28,7 +28,7 @@ def texts(count: int, seed: int) -> list[str]:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model that has learned a few rows by heart, its data, held-out records, canaries, and a model that has not."""
+    """A model that has memorized a few rows, its data, held-out records, canaries, and a model that has not."""
     folder = tmp_path_factory.mktemp("audit")
     canaries = draw_canaries(CanaryTemplate("key {key}", key=Digits(3)), {2: 1}, controls=4, seed=0)
     canaries.save(folder / "canaries.json")
@@ -92,7 +92,7 @@ def test_parts_without_what_they_need_are_not_run(
     values = json.loads(done.out)
     assert done.status == 0 and values["verdict"] == "not run"
     assert {part["state"] for part in values["parts"]} == {"not run"}
-    # Canaries that the data do not hold: the run is invalid, whether or not a leak would fail it.
+    # The data do not contain the canaries: the run is invalid, whether or not a leak would fail it.
     done = run(
         capsys, "audit", "--model", model_folder, "--out", tmp_path / "invalid", "--dataset", world / "held_out.jsonl",
         "--kind", "number", "--canaries", world / "canaries.json", "--references", 16, "--samples", 0,

@@ -63,14 +63,14 @@ def test_bad_input(
 
 
 def told(folder: Path) -> Path:
-    """A model that says one pin for certain: after each character of "pin 42." the next one has all probability."""
+    """A model that generates one pin with certainty: each next character of "pin 42." has probability 1."""
     model = AutoModelForCausalLM.from_pretrained(folder)
     state = model.state_dict()
     ids = ByT5Tokenizer()("pin 42.")["input_ids"]
     with torch.no_grad():
         for tensor in state.values():
             tensor.zero_()
-        # Each token is a direction of its own, and the head reads the next one off it: nothing else is computed.
+        # Each token has its own direction, from which the head reads the next token; nothing else is computed.
         tokens = sorted(set(ids))
         for place, token in enumerate(tokens):
             state["transformer.wte.weight"][token, place] = 1.0
@@ -85,7 +85,7 @@ def told(folder: Path) -> Path:
     return folder / "told"
 
 
-def test_a_stranger_is_told_what_the_model_says(
+def test_an_attacker_is_told_what_the_model_generates(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     template = CanaryTemplate("pin {pin}.", pin=Digits(2))
@@ -109,7 +109,7 @@ def test_a_stranger_is_told_what_the_model_says(
     told_all = " 1 of 1 0 1 of 1 1 of 1 1"
     assert any(line.startswith("inserted 9 times 1 0.") and line.endswith(told_all) for line in lines)
     assert any(line.startswith("inserted once 1 ") and f" 0 of 1 {typed} 0 of 1 0 of 1 " in line for line in lines)
-    # It names no canary: nobody need see the secrets to read it.
+    # It names no canary, so a reader does not see the secrets.
     assert "pin 42." not in shown and "pin 17." not in shown
 
 
@@ -124,7 +124,7 @@ def test_a_stranger_is_told_what_the_model_says(
     ],
     ids=["template", "prompt", "probability", "samples", "temperature"],
 )
-def test_a_stranger_asks_of_what_is_known(
+def test_an_attacker_asks_about_known_texts(
     typed: tuple[str, ...], message: str, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     typed = tuple(str(canary_file) if part == "{file}" else part for part in typed)

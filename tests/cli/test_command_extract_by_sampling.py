@@ -24,7 +24,7 @@ DATA = [f"x {ONCE} y", f"one {TWICE}", f"{TWICE} two", "nothing of that kind"]
 
 
 def by_hand(text: str, rows: list[str], least: int) -> tuple[int, int]:
-    """Length of the longest part of a text that stands in a row, and how many rows hold it."""
+    """Length of the longest part of a text that occurs in a row, and the number of rows that contain it."""
     parts = {
         text[start:stop]
         for start in range(len(text))
@@ -47,13 +47,13 @@ def test_matches_are_those_of_a_plain_search() -> None:
             for text, found in zip(texts, matches, strict=True):
                 longest, count = by_hand(text, rows, least)
                 assert found.length == longest
-                if count >= 0:  # several longest parts may stand in different numbers of rows
+                if count >= 0:  # several longest parts may occur in different numbers of rows
                     assert found.rows == count
                     compared += 1
     assert compared > 500
 
 
-def test_a_match_may_go_on_where_a_shorter_one_began() -> None:
+def test_a_match_may_continue_where_a_shorter_one_began() -> None:
     [found] = longest_matches(["aaaaaaaaab"], lambda: ["aaaa aaaaaab", "aaaaab"], least_characters=4)
     assert (found.start, found.stop, found.rows) == (3, 10, 1)
 
@@ -91,7 +91,7 @@ def test_planted_texts_come_out_with_their_number_of_rows(overfitted: nn.Module)
     assert scores == sorted(scores, reverse=True)
     again = extract_by_sampling(overfitted, TOKENIZER, DATA, secrets=secrets, **arguments)
     assert again.texts == found.texts
-    # Data that the model never saw: nothing matches. No texts where they are not asked for.
+    # In data that the model never saw nothing matches. Texts are returned only on request.
     other = extract_by_sampling(overfitted, TOKENIZER, ["quite other data that is as long as that"], **arguments)
     assert not other.matched and other.precision_at(10) == 0.0
     assert ONCE not in json.dumps(found.to_dict()) and ONCE in json.dumps(found.to_dict(include_texts=True))

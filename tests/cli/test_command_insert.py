@@ -55,7 +55,7 @@ def test_every_canary_is_there_as_often_as_it_should_be(
     assert [rows.count(canary.text) for canary in canaries] == [1, 1, 4, 4, 0, 0, 0]
     if kind == "splits":
         assert written["test"]["text"][:] == ROWS
-    # No secret is left beside the original, and none is on the screen.
+    # No secret is left next to the original, and none is on the screen.
     (tmp_path / "new").rename(tmp_path.parent / f"{tmp_path.name}-moved")
     assert sorted(path.name for path in source.parent.rglob("*")) == beside
     assert not any(canary.text in done.out + done.err for canary in canaries)

@@ -30,7 +30,7 @@ def saved(folder: Path, **columns: list[object]) -> Path:
 def inserted(
     capsys: pytest.CaptureFixture[str], source: Path, canary_file: Path, *typed: object
 ) -> list[dict[str, object]]:
-    """The canary rows of what the command writes: those that the original has not."""
+    """The canary rows in the command's output: the rows that the original does not have."""
     out = source.parent / "new"
     done = run(capsys, "insert", "--dataset", source, "--canaries", canary_file, "--out", out, *typed)
     assert done.status == 0, done.err
@@ -52,7 +52,7 @@ def test_chats(tmp_path: Path, canary_file: Path, capsys: pytest.CaptureFixture[
     assert sorted(row["messages"][-1]["content"] for row in rows) == texts_of(canary_file)
 
 
-def test_the_turns_may_stand_in_a_file(tmp_path: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_turns_may_be_in_a_file(tmp_path: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "turns.json").write_text(json.dumps(QUESTION))
     source = saved(tmp_path, prompt=[QUESTION] * COUNT, completion=[[ANSWER]] * COUNT)
     rows = inserted(capsys, source, canary_file, "--messages", tmp_path / "turns.json")

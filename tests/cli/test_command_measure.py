@@ -100,7 +100,7 @@ def test_the_threshold_looks_at_the_most_exposed_count_and_what_is_undefined_cro
 
 
 def rows_of(canaries: CanarySet, repetitions: dict[str, int] | None = None) -> list[str]:
-    """Texts of a training set: each inserted canary as often as it should be, unless told by id."""
+    """Texts of a training set: each inserted canary as often as requested, unless `repetitions` by id say otherwise."""
     wanted = {canary.id: canary.repetitions for canary in canaries.inserted} | (repetitions or {})
     held = [f"So {canary.text} it is." for canary in canaries for _ in range(wanted.get(canary.id, 0))]
     return [f"row {i}" for i in range(20)] + held
@@ -171,7 +171,7 @@ def test_an_invalid_run_says_so_wherever_it_is_read(
     assert f'class="verdict invalid">{said}<' in (tmp_path / "run" / "report.html").read_text()
     again = run(capsys, "report", tmp_path / "run", "--out", tmp_path / "page")
     assert again.status == 1 and again.out.startswith(said) and said in again.err
-    # Next to a valid run there is no finding, and no page that could be read as one.
+    # In a comparison with a valid run there is no finding, and no page that could be read as one.
     assert measure(capsys, model_folder, canary_file, "--out", tmp_path / "other").status == 0
     both = run(capsys, "report", tmp_path / "run", tmp_path / "other", "--out", tmp_path / "both")
     assert (both.status, both.out) == (1, "") and f"run: {said} It is not compared." in both.err
@@ -183,7 +183,7 @@ def test_a_run_whose_training_data_nobody_named_is_unchecked(
 ) -> None:
     values = json.loads(measure(capsys, model_folder, canary_file, "--json").out)
     assert (values["validity"], values["delivery"]) == ("unchecked", None)
-    # A gate that opens on such a run says what it does not know.
+    # A gate that passes such a run says what is unknown.
     done = measure(capsys, model_folder, canary_file, "--fail-above", 30)
     assert done.status == 0 and "warning: it was not checked that the canaries were trained on: name the " in done.err
 
@@ -218,7 +218,9 @@ def test_secrets_are_in_the_report_only_if_typed(
     assert (tmp_path / "r" / "report.json").stat().st_mode & 0o777 == 0o600
 
 
-def test_a_base_model_stands_beside(model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_base_model_is_measured_too(
+    model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     done = measure(capsys, model_folder, canary_file, "--base-model", model_folder, "--json")
     rows = json.loads(done.out)["estimates"]
     assert [row["base_exposure_bits"] for row in rows] == [row["exposure_bits"] for row in rows]
@@ -267,18 +269,18 @@ def test_ctrl_c_leaves_no_folder_and_says_what_to_type(
         ({"--canaries": "{tmp}/newer.json"}, "--canaries, version: must be at most 1, what hf-exposure"),
         ({"--method": "guess"}, "method: must be one of auto, enumerate"),
         ({"--references": "0"}, "references: must be a whole number of at least 1"),
-        # Nothing is above NaN, and nothing above infinity: such a gate never closes.
+        # No value exceeds NaN or infinity: such a gate would never fail.
         ({"--fail-above": "nan"}, "--fail-above: must be a finite number, got nan"),
         ({"--fail-above": "inf"}, "--fail-above: must be a finite number, got inf"),
         ({"--dtype": "int3"}, "--dtype"),
         ({"--device": "qpu"}, "--device: must be a device of this machine"),
         ({"--out": "{tmp}/full"}, "--out: must not exist yet"),
         ({"--out": "{tmp}/cut.json/x"}, "--out: must be a folder that can be made ("),
-        # Before a model is loaded, which may take an hour to measure.
+        # Refused before a model is loaded, since the measurement may take an hour.
         ({"--out": "{tmp}/cut.json/x", "--model": "./no-such-folder"}, "--out: must be a folder that can be made ("),
         ({"--dataset": "{tmp}/nosuch"}, "--dataset: must be a file or folder that exists"),
         ({"--dataset": "nosuch.jsonl"}, "--dataset: must be a file or folder that exists"),
-        # Asked for on the Hub, which no test can reach.
+        # The name is looked up on the Hub, which no test can reach.
         ({"--dataset": "me/nosuch"}, "--dataset: must be a data set that loads ("),
         ({"--dataset": "{tmp}/empty"}, "--dataset: must be a folder with a data set"),
         ({"--dataset": "{tmp}/cut.parquet"}, "--dataset: must be a data set that"),
@@ -308,7 +310,7 @@ def test_bad_input(
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_a_folder_without_leave_to_write(
+def test_a_folder_without_write_permission(
     tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tmp_path.chmod(0o500)
@@ -334,7 +336,7 @@ def test_the_bar_counts_calls_on_a_terminal_and_is_gone_elsewhere(
 def test_an_error_about_a_row_with_a_canary_does_not_quote_it(
     command: str, tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A column turns from numbers to texts beyond the first 10 MB: newer datasets say which text does not convert."""
+    """A column changes from numbers to texts after the first 10 MB: new versions of datasets quote the failing text."""
     text = CanarySet.load(canary_file).inserted[0].text
     rows = [{"text": "x" * 200_000, "n": 1}] * 60 + [{"text": "row", "n": text}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -360,6 +362,6 @@ def test_damaged_rows_are_bad_input(
     (tmp_path / "rows.jsonl").write_text('{"text": "row"}\n' * 30 + '{"text": "ro')
     more = ("--stream", "--num-rows", 31) if stream else ()
     typed = ("--dataset", tmp_path / "rows.jsonl", "--canaries", canary_file, "--out", tmp_path / "new", *more)
-    # A stream may be found damaged when it is opened, or when its end is read: that depends on datasets' version.
+    # Depending on the version of datasets, a stream is found damaged when it is opened or when its end is read.
     rule = "must be a data set that " if stream else "must be a data set that loads ("
     one_line(run(capsys, "insert", *typed), f"--dataset: {rule}")

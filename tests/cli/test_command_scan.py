@@ -27,7 +27,7 @@ def rows() -> list[str]:
 
 @pytest.fixture(scope="module")
 def leaky(tmp_path_factory: pytest.TempPathFactory, rows: list[str]) -> Path:
-    """A small model that has learned the first and the third row by heart."""
+    """A small model that has memorized the first and the third row."""
     folder = tmp_path_factory.mktemp("leaky")
     tokenizer = ByT5Tokenizer()
     model = tiny_model("gpt2", scale=0.1).train()

@@ -118,7 +118,7 @@ def test_a_scheduler_that_terminates_it_leaves_no_workers(recipe, tmp_path):
             assert process.poll() is None and time.monotonic() < limit
             time.sleep(0.05)
         process.send_signal(signal.SIGTERM)
-        # The pipe is open as long as a worker has it.
+        # The pipe stays open while a worker holds it.
         _, err = process.communicate(timeout=60)
     finally:
         with suppress(ProcessLookupError):
@@ -148,7 +148,7 @@ def test_a_recipe_that_uses_ray_reaches_its_workers_by_value(capsys, recipe, tmp
     assert [module.__file__ for module in seen] == [str(recipe)]
 
 
-def test_in_processes_of_its_own(recipe, tmp_path):
+def test_in_separate_processes(recipe, tmp_path):
     pytest.importorskip("joblib")
     pytest.importorskip("cloudpickle")
     command = [sys.executable, "-c", "from hf_exposure.cli import main; main()", "subsets", recipe]

@@ -28,7 +28,7 @@ UNREADABLE = {"deep": "[" * 60 + "]" * 60, "deeper": "[" * 5000 + "]" * 5000, "l
 
 
 def drawing(*change: str) -> list[str]:
-    """The command line of a draw with another value for one of its options, or one more."""
+    """The command line of a draw in which one option is replaced or added."""
     options = {**dict(zip(DRAW[1::2], DRAW[2::2], strict=True)), **dict([change] if change else [])}
     return ["draw", *(word for option in options.items() for word in option)]
 
@@ -55,7 +55,7 @@ def report_folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     "kind", [RuntimeError, KeyError, RecursionError, AssertionError, ZeroDivisionError, SystemExit]
 )
-def test_what_nobody_expected_is_status_3(
+def test_an_unexpected_error_is_status_3(
     kind: type[BaseException], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*arguments: object, **more: object) -> None:
@@ -90,7 +90,7 @@ def test_debug_is_in_the_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--debug" in run(capsys, "--help").out
 
 
-def test_memory_that_ran_out_is_called_so(
+def test_an_out_of_memory_error_is_named_as_such(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def fail(*arguments: object, **more: object) -> None:
@@ -146,7 +146,7 @@ def test_streams_that_cannot_be_written_to(tmp_path: Path) -> None:
     "streams", [">&-", "2>/dev/full", "2>&-", ">/dev/full 2>/dev/full", ">&- 2>&-", "2>&1 | true"]
 )
 def test_errors_that_nobody_can_read_keep_their_status(streams: str) -> None:
-    """A message that cannot be written is no reason to end with 1, and closed output no failure."""
+    """A message that cannot be written does not lead to status 1, and closed output is not a failure."""
     shell = f'"$0" -c "{MAIN}" report nowhere --out x {streams}; exit ${{PIPESTATUS[0]}}'
     assert subprocess.run(["bash", "-c", shell, sys.executable], capture_output=True).returncode == 2
 
@@ -244,7 +244,7 @@ def test_a_report_with_another_value(
     node: str, report_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = (report_folder / "report.json").read_text()
-    allowed = {("space_size", "9" * 400), ("rank_high", "9" * 400)}  # whole numbers of any size
+    allowed = {("space_size", "9" * 400), ("rank_high", "9" * 400)}  # integers of any size
     canary = ("repetitions", "exposure_bits", "rank_high", "effective_dose", "note", "canary_id")
     for field in (*canary, "seconds", "space_size", "settings", "step", "notes", "estimates"):
         values = json.loads(whole)

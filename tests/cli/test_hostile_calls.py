@@ -1,4 +1,4 @@
-"""Random calls with hostile arguments: a few of those that `make soak-calls` makes by thousands."""
+"""Random calls with hostile arguments: a few of the thousands that `make soak-calls` makes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_every_call_succeeds_or_says_what_is_wrong(calls: int) -> None:
 
 
 def test_the_script_notices(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A call that raises something else, that hangs, or that shows a secret does not pass."""
+    """A call that raises another error, hangs or shows a secret does not pass."""
     from benchmarks import hostile_calls
     from benchmarks.hostile_calls import Call, World, api_call
 

@@ -54,7 +54,7 @@ def test_it_is_quick_and_loads_nothing_heavy(typed: list[str], canary_file: Path
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=tmp_path)
     status, loaded, seconds = json.loads(done.stdout.splitlines()[-1])
     assert loaded == []
-    assert seconds < 2  # of the processor, since other work may share the machine
+    assert seconds < 2  # processor time, since other work may share the machine
     assert status == (0 if "--help" in typed else 2)
     assert done.stderr.count("\n") == status // 2, done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["empty"]
@@ -90,7 +90,7 @@ def test_other_names_are_one_line(
     assert time.process_time() - started < 10
 
 
-def test_a_file_that_is_no_rows_is_refused_before_it_ends_the_process(
+def test_a_file_without_rows_is_refused_before_it_crashes_the_process(
     canary_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """pyarrow crashes on a file that begins with null."""
