@@ -20,7 +20,7 @@ class Done(NamedTuple):
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object, plots: bool = False) -> Done:
-    """Runs `hf-exposure ARGUMENTS` in this process without plots, which take a second each and have their own tests."""
+    """Runs `hf-exposure ARGUMENTS` in this process without plots, which are slow and have their own tests."""
     typed = sys.argv
     sys.argv = ["hf-exposure", *map(str, arguments)]
     capsys.readouterr()

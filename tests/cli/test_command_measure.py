@@ -100,7 +100,7 @@ def test_the_threshold_looks_at_the_most_exposed_count_and_what_is_undefined_cro
 
 
 def rows_of(canaries: CanarySet, repetitions: dict[str, int] | None = None) -> list[str]:
-    """Texts of a training set: each inserted canary as often as requested, unless `repetitions` by id say otherwise."""
+    """Texts of a training set: each inserted canary as often as requested; `repetitions` overrides counts by id."""
     wanted = {canary.id: canary.repetitions for canary in canaries.inserted} | (repetitions or {})
     held = [f"So {canary.text} it is." for canary in canaries for _ in range(wanted.get(canary.id, 0))]
     return [f"row {i}" for i in range(20)] + held
@@ -336,7 +336,7 @@ def test_the_bar_counts_calls_on_a_terminal_and_is_gone_elsewhere(
 def test_an_error_about_a_row_with_a_canary_does_not_quote_it(
     command: str, tmp_path: Path, model_folder: Path, canary_file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A column changes from numbers to texts after the first 10 MB: new versions of datasets quote the failing text."""
+    """A column changes from numbers to texts after the first 10 MB: new versions of datasets quote that text."""
     text = CanarySet.load(canary_file).inserted[0].text
     rows = [{"text": "x" * 200_000, "n": 1}] * 60 + [{"text": "row", "n": text}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
