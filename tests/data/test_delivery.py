@@ -100,7 +100,7 @@ def test_blocks_of_grouped_texts(length: int) -> None:
     report = check_delivery(Dataset.from_dict({"input_ids": blocks}), CANARIES, TOKENIZER)
     texts = [TOKENIZER.decode(block) for block in blocks]
     assert [one.whole for one in report.canaries] == [sum(text.count(c.text) for text in texts) for c in CANARIES]
-    # Each of the six rows is whole, or cut at the end of one block, and maybe again where the next one begins.
+    # Each of the six rows is whole, or cut at the end of a block and perhaps again at the start of the next one.
     assert sum(one.whole for one in report.canaries) + sum(one.cut for one in report.canaries) >= 5
 
 
@@ -147,7 +147,7 @@ def test_labels_decide_what_is_trained_on() -> None:
     assert "3 of 3 inserted canaries: every token is masked out of the loss (label -100)" in report.problems[0]
     half = encode(WITH).map(lambda row: {"labels": row["input_ids"][:-4] + [-100] * 4})
     report = check_delivery(half, CANARIES, TOKENIZER, collator=default_data_collator)
-    # 13 characters: 12 are predicted, the last 4 of them without a label.
+    # Of 13 characters 12 are predicted, and the last 4 have no label.
     assert report.canaries[2].trained_share == pytest.approx(8 / 12)
     assert report.canaries[2].dose_per_epoch == pytest.approx(4 * 8 / 12)
 
@@ -192,7 +192,7 @@ def test_cuts_of_short_canaries_are_named(kept: int) -> None:
     report = check_delivery(Dataset.from_dict({"input_ids": halves}), canaries, tokenizer)
     assert all(one.whole == 0 and one.cut >= one.requested for one in report.canaries[:8])
     assert all("cut by truncation or packing" in problem for problem in report.problems)
-    # Truncation leaves the beginnings only: from the third digit on they tell one canary from the others.
+    # Truncation keeps the beginnings only: they identify a canary from the third digit on.
     starts = Dataset.from_dict({"input_ids": [row[:kept] for row in ids]})
     report = check_delivery(starts, canaries, tokenizer)
     if kept >= 7:
@@ -241,7 +241,7 @@ def test_a_long_dataset_outside_arrow_is_read_in_part(monkeypatch: pytest.Monkey
     report = check_delivery(encode(WITH).to_list(), CANARIES, TOKENIZER)
     assert report.note == "only the first 3 of 56 rows were read" and report.rows == 3 and not report.complete
     assert report.problems == () and report.undelivered == () and report.doses_per_epoch == {}
-    # Three rows without a canary prove nothing, and are not passed over either.
+    # Three rows without a canary prove nothing, but a warning mentions them.
     assert report.counted() is None
     loader = torch.utils.data.DataLoader(encode(TEXTS).to_list(), collate_fn=default_data_collator)
     with pytest.warns(UserWarning, match="none was found, but only the first 3 of 50 rows were read"):

@@ -118,7 +118,7 @@ def test_removing_is_the_inverse() -> None:
 
 
 @pytest.mark.parametrize("num_proc", [None, 2])
-def test_what_is_cached_beside_the_data_is_its_owners_alone(tmp_path: Path, num_proc: int | None) -> None:
+def test_files_cached_next_to_the_data_are_for_their_owner_only(tmp_path: Path, num_proc: int | None) -> None:
     plain().save_to_disk(tmp_path / "data")
     saved = load_from_disk(tmp_path / "data")
     before = set((tmp_path / "data").iterdir())
@@ -134,7 +134,7 @@ def test_what_is_cached_beside_the_data_is_its_owners_alone(tmp_path: Path, num_
     assert all(any(text in path.read_bytes() for path in new) for text in texts)
 
 
-def test_without_caching_nothing_is_left_beside_the_data(tmp_path: Path) -> None:
+def test_without_caching_nothing_is_left_next_to_the_data(tmp_path: Path) -> None:
     plain().save_to_disk(tmp_path / "data")
     before = set((tmp_path / "data").iterdir())
     disable_caching()

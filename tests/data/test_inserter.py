@@ -1,4 +1,4 @@
-"""The map function by itself: batches in, batches out."""
+"""The map function alone: batches in, batches out."""
 
 from __future__ import annotations
 

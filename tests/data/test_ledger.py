@@ -12,7 +12,7 @@ from hf_exposure.data.ledger import DoseLedger
 from hf_exposure.records.doses import CanaryDose, Uncounted, expected_doses
 
 A, B = (11, 12, 13, 14, 15), (11, 12, 13, 24, 25)
-HEAD = slice(3, 5)  # of both the last two tokens are secret
+HEAD = slice(3, 5)  # the last two tokens of each are secret
 
 
 def ledger(**arguments: Any) -> DoseLedger:
@@ -39,14 +39,14 @@ def counts(rows: list[list[int]], labels: Any = None, seen: DoseLedger | None = 
         ([9, 9, *A[:4]], None, [[0, 0, 0, 1], [0, 0, 0, 0]]),
         ([*A[1:], 9, 9], None, [[0, 0, 0, 1], [0, 0, 0, 0]]),
         ([9, 11, 12, 13, 14, 25], None, [[0, 0, 0, 0], [0, 0, 0, 0]]),
-        # The model is trained to say what the labels say: a mask or noise in the input is no other text.
+        # The model is trained to generate the labels: a mask or noise in the input does not change the text.
         ([9, 11, 99, 13, 14, 15], [9, *A], [[1, 0, 0, 0], [0, 0, 0, 0]]),
         ([9, *A], [9, 11, 12, 13, 24, 25], [[0, 0, 0, 0], [1, 0, 0, 0]]),
     ],
 )
 def test_counts_by_hand(row: list[int], labels: list[int] | None, expected: list[list[int]]) -> None:
     assert counts([row], None if labels is None else [labels]) == expected
-    # Beside another row, whose tokens do not go on here.
+    # The same next to another row, whose tokens do not continue this one.
     assert counts([row, [9] * len(row)], [labels or row, [9] * len(row)]) == expected
 
 
@@ -58,15 +58,15 @@ def test_documents_end_where_batches_say_so() -> None:
     assert counts([row], [labels], position_ids=torch.tensor([at])) == whole
     ends = torch.tensor([0, 2, 7, 12, 13], dtype=torch.int32)
     assert counts([row], [labels], cu_seq_lens_q=ends) == whole
-    # Without boundaries the same labels leave out a token that something predicts.
+    # Without boundaries the same labels omit a token that would be predicted.
     assert counts([row], [labels]) == [[0, 1, 0, 0], [0, 1, 0, 0]]
     # A document that ends within a sequence cuts it.
     within = torch.tensor([[0, 1, 2, 3, 4, 5, 0, 1, 2, 3, 4, 5, 6]])
     assert counts([row], position_ids=within) == [[0, 0, 0, 1], [1, 0, 0, 0]]
-    # Transformers masks documents apart wherever positions do not go on by one, upwards too.
+    # Transformers separates documents wherever positions do not increase by exactly one, so also at a jump upwards.
     jump = torch.tensor([[0, 1, 2, 3, 4, 5, 6, 20, 21, 22, 23, 24, 25]])
     assert counts([row], [[7, 8, *A, -100, *B[1:], 7]], position_ids=jump) == whole
-    # One row of positions serves all rows; those of several axes say nothing.
+    # One row of positions applies to all rows; positions of several axes are ignored.
     assert counts([row, row], position_ids=torch.arange(13)[None]) == [[2, 0, 0, 0], [2, 0, 0, 0]]
     assert counts([row], position_ids=torch.zeros(3, 1, 13, dtype=torch.int64)) == whole
 
@@ -81,7 +81,7 @@ def test_an_encoder_decoder_model_learns_its_labels() -> None:
     seen = ledger(labels_are_text=True)
     seen.see(batch)
     assert seen.counts_K4().tolist() == [[1, 0, 0, 0], [0, 0, 0, 0]]  # and not its inputs
-    # A decoder predicts its first token too: without it, the text is another one.
+    # A decoder predicts its first token too: without that token the text is a different one.
     seen.see({**batch, "labels": torch.tensor([[-100, *A[1:]]])})
     seen.see({**batch, "labels": torch.tensor([[9, *A[:4]]])})
     assert seen.counts_K4().tolist() == [[1, 0, 0, 1], [0, 0, 0, 0]]
@@ -134,7 +134,7 @@ def test_what_cannot_be_counted_says_why(batch: Any, reason: Uncounted) -> None:
 def test_rows_of_random_tokens_against_a_loop() -> None:
     generator = np.random.default_rng(0)
     for _ in range(100):
-        # Few different tokens, so that sequences overlap and repeat.
+        # There are few different tokens, so that sequences overlap and repeat.
         patterns = [tuple(generator.integers(1, 4, generator.integers(3, 7)).tolist()) for _ in range(3)]
         rows = generator.integers(1, 4, (3, 40))
         labels = np.where(generator.random((3, 40)) < 0.9, rows, -100)

@@ -37,7 +37,7 @@ def test_exactly_the_promised_number_is_corrupted(rows: int, share: float) -> No
     assert not (noise.changed & ~noise.corrupted).any() and out.features == labeled(rows).features
 
 
-def test_who_maps_it_changes_nothing() -> None:
+def test_the_way_it_is_mapped_changes_nothing() -> None:
     data, noise = labeled(300), NoiseInjector(num_rows=300, labels=0.4, num_labels=10, seed=1)
     expected = data.map(noise, batched=True, with_indices=True)["label"][:]
     for options in ({"batched": True, "batch_size": 7}, {}, {"num_proc": 2}, {"num_proc": 2, "batched": True}):
@@ -48,13 +48,13 @@ def test_who_maps_it_changes_nothing() -> None:
     assert data.with_format("numpy").map(noise, batched=True, with_indices=True)["label"][:].tolist() == expected
     stream = data.to_iterable_dataset(num_shards=3).map(noise, with_indices=True)
     assert [row["label"] for row in stream] == expected
-    # What a second process, or a second run, knows without mapping anything.
+    # A second process or a second run knows this without mapping anything.
     assert pickle.loads(pickle.dumps(noise)).changed.tolist() == noise.changed.tolist()
     fresh = NoiseInjector(num_rows=300, labels=0.4, num_labels=10, seed=1)
     assert Hasher.hash(fresh) == Hasher.hash(noise) != Hasher.hash(NoiseInjector(300, 0.4, num_labels=10, seed=2))
 
 
-def test_several_workers_of_a_stream_are_refused_but_with_an_index() -> None:
+def test_several_workers_of_a_stream_are_refused_without_an_index() -> None:
     data = labeled(40).add_column("row", list(range(40)))
     expected = data.map(NoiseInjector(40, 0.5, num_labels=10), with_indices=True)["label"][:]
     stream = data.to_iterable_dataset(num_shards=4)
@@ -75,7 +75,7 @@ def test_labels_are_uniform_over_all_classes_whatever_they_were() -> None:
         counts = list(Counter(new[noise.corrupted & (old == label)].tolist()).values())
         assert len(counts) == 4 and stats.chisquare(counts).pvalue > 1e-4
     assert noise.changed.sum() == pytest.approx(0.75 * rows / 2, rel=0.02)
-    # Of two noises, labels and inputs, each hits the rows of the other as often as others.
+    # Noise in labels and noise in inputs are independent: each hits the rows of the other as often as the other rows.
     both = NoiseInjector(rows, 0.5, num_labels=4, inputs=0.5, input_column="x", mean=0.0, std=1.0)
     assert (both.corrupted_labels & both.corrupted_inputs).mean() == pytest.approx(0.25, abs=0.01)
 
@@ -108,7 +108,7 @@ def test_pixels_stay_pixels() -> None:
         assert (np.asarray(old) != np.asarray(new)).any() == noise.changed[number]
     gray = noise({"image": [Image.fromarray(one[:, :, 0]) for one in pixels]}, list(range(6)))["image"]
     assert {one.mode for one in gray} == {"L"}
-    # As lists in a column of bytes they are cut off where the caller says.
+    # Lists in a column of bytes are clipped to the caller's range.
     listed = Dataset.from_dict(
         {"image": pixels.reshape(6, -1).tolist()}, features=Features({"image": List(Value("uint8"))})
     )
@@ -155,7 +155,7 @@ def test_one_class_for_each_example() -> None:
         NoiseInjector(num_rows=20, one_class_per_example=True, labels=0.5, num_labels=10)
 
 
-def test_what_it_was_asked_for_is_in_the_record() -> None:
+def test_its_arguments_are_in_the_record() -> None:
     noise = NoiseInjector(num_rows=10, labels=0.4, num_labels=3, seed=8)
     record = noise.to_dict()
     assert record["seed"] == 8 and record["corrupted"] == 4 and record["changed"] == noise.changed.sum()
@@ -180,7 +180,7 @@ def test_what_it_was_asked_for_is_in_the_record() -> None:
         ({"inputs": 0.5, "input_column": "x", "input_noise": "salt"}, "input_noise"),
     ],
 )
-def test_arguments_that_make_no_noise(arguments: dict[str, Any], named: str) -> None:
+def test_bad_arguments_are_refused(arguments: dict[str, Any], named: str) -> None:
     with pytest.raises(InputError) as raised:
         NoiseInjector(**{"num_rows": 10, **arguments})
     assert raised.value.argument == named
@@ -197,7 +197,7 @@ def test_arguments_that_make_no_noise(arguments: dict[str, Any], named: str) -> 
         ({"target": [0, 1]}, [0, 1], "label_column: must be one of target"),
     ],
 )
-def test_rows_that_it_was_not_made_for(rows: Any, indices: Any, message: str) -> None:
+def test_unexpected_rows_are_refused(rows: Any, indices: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         NoiseInjector(num_rows=4, labels=1.0, num_labels=3)(rows, indices)
 

@@ -29,7 +29,7 @@ SAID = [{"role": "user", "content": "hello"}, {"role": "assistant", "content": "
 
 
 def new_rows(dataset: Dataset, **how: Any) -> list[dict[str, Any]]:
-    """The rows that insertion adds; removal takes exactly those away."""
+    """The rows that insertion adds; checks that removal removes exactly those."""
     out = insert_canaries(dataset, CANARIES, **how)
     assert out.features == dataset.features and len(out) == len(dataset) + 6
     how.pop("source_column", None)
@@ -207,7 +207,7 @@ def test_unknown_values_for_each_token_are_refused(stream: bool) -> None:
     assert all(row["tags"] == [1, 2] for row in rows)
 
 
-def test_a_text_beside_a_prompt_and_a_completion_is_said_to_be_the_canarys() -> None:
+def test_a_text_next_to_a_prompt_and_a_completion_is_the_canarys() -> None:
     data = Dataset.from_dict({name: ["some words"] * 20 for name in ("text", "prompt", "completion")})
     with pytest.warns(
         UserWarning, match="canaries are inserted into the column 'text' only; 'prompt' and 'completion'"
@@ -258,7 +258,7 @@ def test_a_canary_longer_than_the_blocks_is_refused() -> None:
 
 
 def test_rows_with_the_canaries_source_are_no_canaries() -> None:
-    """One source for all: a canary's row is known by its labels, not by what the encoder reads."""
+    """All canaries share one source: a canary's row is identified by its labels, not by the encoder's input."""
     tokenizer = chat_tokenizer()
     source = tokenizer("Say it")["input_ids"]
     data = Dataset.from_list([{"input_ids": source, "labels": [8] * (n + 1)} for n in range(20)])

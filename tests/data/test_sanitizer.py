@@ -62,7 +62,7 @@ def test_every_string_of_a_chat_is_read() -> None:
 
 def test_it_can_be_sent_to_workers() -> None:
     sanitizer = Sanitizer([Digits(2)], "#")
-    assert sanitizer.text("12") == "#"  # what is computed on the way is not sent
+    assert sanitizer.text("12") == "#"  # intermediate results are not sent
     assert pickle.loads(pickle.dumps(sanitizer)).text("34 5") == "# 5"
 
 

@@ -54,11 +54,11 @@ FOUND: dict[str, list[tuple[str, str]]] = {
 NOTHING = [
     "4111 1111 1111 1112 and 4111111111111112",  # no checksum
     "0000000000000000",
-    "000-12-3456 and 666-12-3456 and 900-12-3456 and 536-00-4399",  # never given out
+    "000-12-3456 and 666-12-3456 and 900-12-3456 and 536-00-4399",  # never assigned
     "DE89 3704 0044 0532 0130 01",
     "x@example.com and git@github.com:me/it and a@b",
     "closes: #123456, 2024-01-02 12:30:45 +0100, 1.2.3.4, v2.13.90.0.18-1.1",
-    "d41d8cd98f00b204e9800998ecf8427e",  # a digest is no key of a service
+    "d41d8cd98f00b204e9800998ecf8427e",  # a digest is not a service's key
     "spinning 123456 and pinned 123456",  # no cue
     "account 12345 and account 1234567890123",  # too short, too long
     "sha256:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -115,7 +115,7 @@ def test_a_labeled_synthetic_set() -> None:
     found = scan(rows)
     by_text = {one.text: one.kind.value for one in found}
     missed = [(kind, text) for kind, text in secrets if not any(s in text and k == kind for s, k in by_text.items())]
-    assert not [one for one in missed if one[0] != "ssn"], missed  # 666 and 00 and 0000 are never given out
+    assert not [one for one in missed if one[0] != "ssn"], missed  # 666, 00 and 0000 are never assigned
     assert len(missed) <= 2
     false = [text for text in decoys if any(secret in text for secret in by_text)]
     assert len(false) <= 3, false

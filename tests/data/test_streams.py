@@ -126,7 +126,7 @@ def test_places_are_uniform_over_the_stream() -> None:
     found = [texts(insert_canaries(stream(3), once, seed=seed, num_rows=120)) for seed in range(4)]
     places = [place for one in found for place, text in enumerate(one) if text.startswith("pin")]
     counts, _ = np.histogram(places, bins=4, range=(0, 180))
-    # 240 places over four quarters: 60 each, with a standard deviation of at most 6.7.
+    # Each of the four quarters expects 60 of the 240 places, with a standard deviation of at most 6.7.
     assert counts.sum() == 240 and counts.min() > 35 and counts.max() < 85
 
 
@@ -138,7 +138,7 @@ def test_columns_features_and_format_are_kept() -> None:
     plain = list(insert_canaries(stream(label=list(range(120))), CANARIES, num_rows=120, other_columns={"label": -1}))
     assert {row["label"] for row in plain if "PIN" in row["text"]} == {-1}
     pairs = [row["label"] for row in insert_canaries(stream(label=list(range(120))), CANARIES, num_rows=120)]
-    assert sorted(pairs) == pairs  # a canary has the label of the row after it, or of the last
+    assert sorted(pairs) == pairs  # a canary has the label of the row after it, or of the last row
 
 
 def test_removing_is_the_inverse_and_dictionaries_work() -> None:
