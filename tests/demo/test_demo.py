@@ -41,7 +41,7 @@ def test_the_demo_leaves_what_it_says(tmp_path: Path, text_file: Path, tokenizer
     assert (out / "exposure_by_step.png").stat().st_size > 10_000
     assert stat.S_IMODE((out / "canaries.json").stat().st_mode) == 0o600
     canaries = CanarySet.load(out / "canaries.json")
-    # The likeliest of the first line is a text of the template, and a mark stands by every inserted canary shown.
+    # The likeliest text in the first line is one of the template, and every inserted canary shown has a mark.
     shown = [line for line in result.output.splitlines() if " bits  The random number is " in line]
     assert len(shown) == 4
     inserted = {canary.text for canary in canaries.inserted}
