@@ -1,13 +1,13 @@
 """The code blocks of a Markdown page, run in order, in one folder, as a reader would type them.
 
-A fence of `python` is executed, all of a page in one namespace. One of `bash` must end with status 0. In one of
-`console`, lines after `$ ` are typed, and what the page shows below them must be what comes out: word for word,
-figures and hashes aside. Comments steer it, each on its own line before a fence:
+All `python` fences of a page are executed in one namespace. A `bash` fence must end with status 0. In a `console`
+fence, the lines after `$ ` are run, and their output must equal what the page shows below them, except for figures
+and hashes. Comments control this, each on its own line before a fence:
 
-    <!-- not run: why -->      passed over
+    <!-- not run: why -->      skipped
     <!-- slow -->              run by `make proof` only
-    <!-- prints -->            not code: what the `python` fence before it prints, compared in the same way
-    <!-- setup: python code -->    run first, for what a reader has already (its own data set, its own model)
+    <!-- prints -->            the output of the `python` fence before it, compared in the same way
+    <!-- setup: python code -->    run first; creates what a reader already has (a data set, a model)
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def blocks_of(text: str) -> Iterator[Block]:
 
 
 def run_blocks(page: Path, folder: Path, *, slow: bool) -> int:
-    """Runs the blocks of a page in `folder`; with `slow`, those too that take long. Returns how many were run."""
+    """Runs the blocks of a page in `folder`, with `slow` also the slow ones. Returns the number of blocks run."""
     done = 0
     printed: str | None = None  # by the fence before, if it was run
     # A module that can be found, since a class is pickled by the name of its module.
@@ -93,12 +93,12 @@ def run_blocks(page: Path, folder: Path, *, slow: bool) -> int:
 
 
 def compare(came: str, shown: str, where: str) -> None:
-    """Fails unless the two have one shape."""
+    """Fails unless the two have the same shape."""
     assert shape(came) == shape(shown), f"{where}\n--- came\n{came}\n--- the page shows\n{shown}"
 
 
 def transcript(code: str) -> Iterator[tuple[str, str]]:
-    """Commands of a console block, each with the output shown below it. A backslash goes on with the next line."""
+    """Commands of a console block, each with the output shown below it. A backslash continues a command."""
     for part in re.split(r"^\$ ", code, flags=re.MULTILINE)[1:]:
         lines = part.split("\n")
         end = next(i for i, line in enumerate(lines) if not line.endswith("\\")) + 1
@@ -112,7 +112,7 @@ def shape(text: str) -> list[str]:
 
 
 def typed(command: str, folder: Path, where: str) -> str:
-    """What a command prints; `hf-exposure` is the one of this checkout."""
+    """Runs a command and returns its output; `hf-exposure` is the one of this checkout."""
     shim = folder / ".bin" / "hf-exposure"
     if not shim.exists():
         shim.parent.mkdir(exist_ok=True)

@@ -1,4 +1,4 @@
-"""The example workflow types commands and options that exist, in an order that works."""
+"""The example workflow uses commands and options that exist, in an order that works."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typer.main import get_command
 from hf_exposure.cli import app
 
 
-def test_the_workflow_types_what_exists() -> None:
+def test_the_workflow_uses_what_exists() -> None:
     workflow = yaml.safe_load((ROOT / "examples" / "ci" / "memorization.yml").read_text(encoding="utf-8"))
     (job,) = workflow["jobs"].values()
     script = "\n".join(step["run"] for step in job["steps"] if "run" in step).replace("\\\n", " ")
@@ -22,11 +22,11 @@ def test_the_workflow_types_what_exists() -> None:
     for name, *words in typed:
         known = {option for parameter in commands[name].params for option in parameter.opts}
         assert {word for word in words if word.startswith("--")} <= known
-    # What one step writes, a later one reads.
+    # A later step reads what an earlier one writes.
     written = re.findall(r"--out (\S+)", script)
     assert written == ["canaries.json", "train_with_canaries", "exposure"]
     for name in written[:2]:
         assert re.search(rf"--(canaries|dataset) {name}", script)
-    # The gate is what fails the job: nothing after it hides its status.
+    # The gate fails the job: nothing after it hides its status.
     gate = next(step["run"] for step in job["steps"] if "--fail-above" in step.get("run", ""))
     assert "||" not in gate and "continue-on-error" not in str(job)

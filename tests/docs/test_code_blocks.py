@@ -61,7 +61,7 @@ def test_what_a_page_says_is_printed_is_compared(tmp_path: Path) -> None:
     page.write_text(f"{code}<!-- prints -->\n\n```text\nmedian 1.5\n```\n")
     with pytest.raises(AssertionError, match="the page shows"):
         run_blocks(page, tmp_path, slow=False)
-    # Of a block that is not run, nothing is known.
+    # Nothing is known about a block that is not run.
     page.write_text(f"<!-- slow -->\n\n{code}<!-- prints -->\n\n```text\nmedian 1.5\n```\n")
     assert run_blocks(page, tmp_path, slow=False) == 0
 

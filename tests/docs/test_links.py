@@ -15,7 +15,7 @@ _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 
 
 def anchors_of(page: Path) -> set[str]:
-    """Those written out, and those of headings, as GitHub makes them."""
+    """Explicit anchors, and anchors of headings as GitHub generates them."""
     text = _FENCE.sub("", page.read_text(encoding="utf-8"))
     headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     made = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}

@@ -41,7 +41,7 @@ def test_the_table_of_estimators_is_the_benchmarks() -> None:
         assert cells == [*expected, ", ".join(f"{value:.1f}" for value in seconds)]
 
 
-def test_the_tables_beside_other_tools_are_the_benchmarks() -> None:
+def test_the_tables_of_other_tools_are_the_benchmarks() -> None:
     page = (ROOT / "docs" / "comparison.md").read_text(encoding="utf-8")
     measured = json.loads((ROOT / "benchmarks" / "results" / "peers.json").read_text())["secrets"]
     expected = []

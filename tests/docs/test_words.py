@@ -17,7 +17,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# What is replaced, as a regular expression of whole words in lower case, and what is written instead.
+# Maps a regular expression of whole words in lower case to the words to write instead.
 REPLACED = {
     r"strangers?": "an attacker",
     r"(?:gets?|got|getting) (?:\S+ ){1,6}?out(?= of (?:it|the model|a model)\b|[.,;:?)]|$)": "extracts",
@@ -69,7 +69,7 @@ _FRAGMENTS = re.compile(
     re.MULTILINE,
 )
 _CODE = re.compile(r"``.*?``|\bid=\"[^\"]*\"|`[^`\n]*`|https?:\S+|\]\([^)]*\)|^\[[^\]]*\]: \S+", re.MULTILINE)
-_KEY = re.compile(r"""(["'])[a-z0-9_]+\1""")  # of a mapping: stored results have the old words in some
+_KEY = re.compile(r"""(["'])[a-z0-9_]+\1""")  # a key of a mapping: some keys of stored results contain the old words
 
 
 def files() -> list[Path]:
