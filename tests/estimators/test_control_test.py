@@ -70,7 +70,7 @@ def test_complete_separation_keeps_a_width() -> None:
 
 
 def test_one_against_one_by_hand() -> None:
-    """(1 - a)^2 = z^2 a (1 - a) has the root 1 / (1 + z^2), z = 1.959964."""
+    """The equation (1 - a)^2 = z^2 a (1 - a) has the root 1 / (1 + z^2), with z = 1.959964."""
     assert control_test([0.0], [1.0]).auc_low == pytest.approx(1 / (1 + 1.959964**2), abs=1e-6)
 
 

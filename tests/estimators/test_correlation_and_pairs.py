@@ -14,7 +14,7 @@ from hf_exposure.estimators import paired_p_value, pearson_correlation, rank_cor
 
 
 def counted(differences: list[float], alternative: str) -> float:
-    """The share of all sign changes whose mean is at least as far out; two-sided: twice the smaller tail."""
+    """The share of all sign changes whose mean is at least as extreme; two-sided: twice the smaller tail."""
     means = [np.mean([s * d for s, d in zip(signs, differences, strict=True)])
              for signs in itertools.product((1, -1), repeat=len(differences))]  # fmt: skip
     observed = np.mean(differences)
@@ -99,11 +99,11 @@ def test_what_strata_have_in_common_does_not_count() -> None:
 def test_a_rank_correlation_that_is_undefined() -> None:
     assert math.isnan(rank_correlation([1, 1, 1, 1], [1, 2, 3, 4]).r)
     assert math.isnan(rank_correlation([1], [2]).r)
-    # Each figure varies in another stratum.
+    # Each figure varies in a different stratum.
     assert math.isnan(rank_correlation([1, 2, 3, 3], [5, 5, 6, 7], strata=[0, 0, 1, 1]).r)
     few = rank_correlation([1, 2, 3], [1, 3, 2])
     assert few.r == pytest.approx(0.5) and math.isnan(few.low)
-    # One of 5 differs: a third of the draws do not hold it.
+    # One of 5 values differs: a third of the draws do not contain it.
     assert math.isnan(rank_correlation([0, 0, 0, 0, 1], [1, 2, 3, 4, 5]).low)
     for x, y, strata in (([1, 2], [1], None), ([1, math.nan], [1, 2], None), ([1, 2], [1, 2], [0])):
         with pytest.raises(InputError):

@@ -28,14 +28,14 @@ from hf_exposure.estimators import (
 
 
 def sides(scores, included, row, column):
-    """The scores of `column` by models with `row` and without it, by a loop."""
+    """The scores of `column` under the models trained with `row` and without it, in a loop."""
     with_row = [scores[m][column] for m in range(len(scores)) if included[m][row]]
     without = [scores[m][column] for m in range(len(scores)) if not included[m][row]]
     return with_row, without
 
 
 def simulated(models, rows, truth, noise, seed, binary=False):
-    """Scores whose memorization is `truth`, and coins."""
+    """Scores whose memorization is `truth`, and the coins that included each row."""
     generator = np.random.default_rng(seed)
     included = generator.random((models, rows)) < 0.5
     if binary:
@@ -123,7 +123,7 @@ def test_reliability_is_the_share_of_variance_that_is_true():
     truth = generator.normal(size=2000)
     scores, included = simulated(40, 2000, truth, 3.0, 6)
     found = split_half_reliability(scores, included)
-    # A half has 10 models a side: error variance 9 (1/10 + 1/10) = 1.8 and a little more, for uneven sides.
+    # Each half has 10 models a side: the error variance is 9 (1/10 + 1/10) = 1.8, a little more if sides are uneven.
     assert found.halves == pytest.approx(1 / 2.87, abs=0.03)
     correlation = np.corrcoef(truth, counterfactual_memorization(scores, included))[0, 1]
     assert found.whole == pytest.approx(correlation**2, abs=0.04)

@@ -18,7 +18,7 @@ def same(*strata: list[float]) -> list[tuple[list[float], list[float]]]:
 
 
 def refused(more: list[list[float]], less: list[list[float]], shift: float, paired: bool, tail: float) -> bool:
-    """Whether at most a share `tail` of all relabelings differs by at least as much, once `shift` is taken off."""
+    """Whether at most a share `tail` of all relabelings differs by at least as much after subtracting `shift`."""
     sides = [([x - shift for x in a], list(b)) for a, b in zip(more, less, strict=True)]
 
     def difference(pairs: list[tuple[list[float], list[float]]]) -> float:
@@ -80,7 +80,7 @@ def test_of_all_values_within_the_ends_the_worst_counts(paired: bool) -> None:
 
 @pytest.mark.parametrize("paired", [True, False])
 @pytest.mark.parametrize("sizes", [(4,), (5, 4), (9,)])
-def test_sides_that_were_dealt_by_lot_differ_no_more_often_than_said(paired: bool, sizes: tuple[int, ...]) -> None:
+def test_sides_chosen_at_random_differ_no_more_often_than_promised(paired: bool, sizes: tuple[int, ...]) -> None:
     """Skewed values with strata of their own scale: at 90 %, at most 5 % of low limits above 0."""
     generator, runs, found = np.random.default_rng(5), 120, 0
     for _ in range(runs):

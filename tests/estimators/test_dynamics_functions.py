@@ -40,7 +40,7 @@ def random_record(seed: int, *, missing: float = 0.0) -> np.ndarray:
 
 
 def events_by_loop(looks: list[float]) -> tuple[int, int, int, bool]:
-    """Of one example: forgotten how often, learned how often, first right when, unforgettable."""
+    """For one example: how often it is forgotten, how often learned, when first right, whether unforgettable."""
     forgotten = learned = 0
     first, before = -1, 0.0
     ever_forgotten = False
@@ -89,7 +89,7 @@ def test_split_times_with_rows_that_were_not_looked_at() -> None:
 
 
 def test_alpha_k_forgetting_by_hand() -> None:
-    # 20 canaries: all extracted, then half, none, two (which comes back above 5 %), none.
+    # 20 canaries: all are extracted, then half, none, two (which is above 5 % again), none.
     success = np.zeros((5, 20))
     for row, count in enumerate([20, 10, 0, 2, 0]):
         success[row, :count] = 1
@@ -223,7 +223,7 @@ def test_difficulty_of_equally_hard_examples_is_binomial() -> None:
     found = [difficulty(generator.random((30, 200)) < 0.6) for _ in range(200)]
     assert np.mean([one.overdispersion for one in found]) == pytest.approx(1.0, abs=0.02)
     assert np.mean([one.p_value < 0.1 for one in found]) == pytest.approx(0.1, abs=0.06)
-    # Runs of different accuracy make all examples vary together, which is no difference between examples.
+    # Runs of different accuracy make all examples vary together, which is not a difference between examples.
     shares = np.tile([[0.1], [0.9]], (15, 1))
     p_values = [difficulty(generator.random((30, 200)) < shares).p_value for _ in range(200)]
     assert np.mean(np.array(p_values) < 0.1) == pytest.approx(0.1, abs=0.06)

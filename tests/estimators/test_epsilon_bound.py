@@ -23,14 +23,14 @@ def test_without_delta_it_is_a_binomial_tail(guesses: int, correct: int, epsilon
 
 
 def test_delta_by_hand() -> None:
-    """2 guesses, 2 right, q = 1/2: P(W >= 2) = 1/4; pushes of 1 and 2 are worth 1/2 and 3/4 / 2. 10 canaries."""
+    """10 canaries, 2 guesses, both right, q = 1/2: P(W >= 2) = 1/4; pushes of 1 and 2 are worth 1/2 and 3/4 / 2."""
     p_value = one_run_p_value(0.0, delta=0.001, canaries=10, guesses=2, correct=2)
     assert p_value == pytest.approx(0.25 + 2 * 10 * 0.001 * 0.5)
     assert one_run_p_value(0.0, delta=0.5, canaries=10, guesses=2, correct=2) == 1.0
 
 
 def test_the_bound_is_where_the_tail_is_5_percent() -> None:
-    """All right: q^r = 0.05, so epsilon = ln(q / (1 - q))."""
+    """If all r guesses are right, q^r = 0.05, so epsilon = ln(q / (1 - q))."""
     costs, coins = np.arange(40.0), np.arange(40) < 20
     bound = epsilon_lower_bound(costs, coins)
     assert (bound.guesses, bound.correct, bound.canaries) == (20, 20, 40)
@@ -48,20 +48,20 @@ def test_chance_refutes_nothing_and_says_so() -> None:
 
 
 def test_ties_are_not_guessed_so_that_list_order_cannot_help() -> None:
-    """All costs equal, inserted listed first: a stable sort would guess every coin."""
+    """All costs are equal and inserted canaries come first: a stable sort would guess every coin."""
     bound = epsilon_lower_bound(np.ones(40), np.arange(40) < 20, guesses=40)
     assert (bound.correct, bound.guesses, bound.epsilon) == (0, 40, 0.0)
-    # One tie across each edge: of 4 guesses, 2 remain.
+    # One tie crosses each edge, so 2 of 4 guesses remain.
     assert epsilon_lower_bound([1, 2, 2, 5, 8, 8, 9], [1, 1, 1, 0, 0, 0, 0], guesses=4).correct == 2
 
 
 def test_guesses_by_hand() -> None:
-    """3 guesses: 2 cheapest in (1 right), dearest out (wrong)."""
+    """Three guesses: the 2 lowest costs are guessed in (1 right), the highest is guessed out (wrong)."""
     assert epsilon_lower_bound([5.0, 1.0, 3.0, 2.0, 4.0], [1, 1, 0, 0, 0], guesses=3).correct == 1
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 2.0])
-def test_randomized_response_is_not_slandered(epsilon: float) -> None:
+def test_bounds_hold_for_randomized_response(epsilon: float) -> None:
     """Each coin is reported truly with probability e^eps / (1 + e^eps): at 95 %, at most 5 % of bounds exceed eps."""
     generator, runs, above, bounds = np.random.default_rng(0), 200, 0, []
     for _ in range(runs):

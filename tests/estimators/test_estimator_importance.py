@@ -51,7 +51,7 @@ def test_order_of_references_and_costs_does_not_matter() -> None:
 
 
 def memorized(each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Space of 10^9, one text of cost 1 that the model says half the time; half the draws are uniform."""
+    """A space of 10^9 with one text of cost 1, which the model generates half the time; half the draws are uniform."""
     says_it = np.random.default_rng(seed).random(each) < 0.5
     q_canary, q_other = 0.25 + 0.5e-9, 0.5 * 1e-9 + 0.25e-9
     hit = np.concatenate([np.zeros(each, dtype=bool), says_it])
@@ -60,7 +60,7 @@ def memorized(each: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndar
 
 
 def test_a_memorized_canary_needs_its_weight_limit() -> None:
-    """Rank 1 of 10^9: a limit from its own bits certifies it, the heaviest weight drawn cannot."""
+    """Rank 1 of 10^9: a weight limit from the canary's own bits certifies it; the heaviest weight drawn cannot."""
     references, weights, strata = memorized(2000)
     limit = 2.0 * 2.0**1.0 / 1e9
     (known,) = importance_exposure([1.0], references, weights, space_size=10**9, weight_limits=[limit], strata=strata)
@@ -74,7 +74,7 @@ def test_the_canarys_own_draws_may_be_dropped_and_added_back_exactly() -> None:
     references, weights, _ = memorized(2000)
     without = np.where(references == 1.0, 0.0, weights)
     (e,) = importance_exposure([1.0], references, without, space_size=10**9, weight_limits=4e-9, includes_self=[False])
-    # One unseen text of weight 4e-9 among 4,000 draws is a thousandth of a text, 3.7 times that at 97.5 %.
+    # One unseen text of weight 4e-9 among 4,000 draws is a thousandth of a text, and 3.7 thousandths at 97.5 %.
     assert e.low_bits == pytest.approx(math.log2(10**9), abs=0.01)
     assert e.exposure_bits == pytest.approx(math.log2(10**9), abs=0.01)
     assert e.note == ""
@@ -100,7 +100,7 @@ def test_weights_that_do_not_add_up_widen_the_interval(factor: float) -> None:
     assert "should be 1" not in fair.note and "should be 1" in bent.note
     assert bent.low_bits < fair.low_bits - 0.5 if factor < 1 else bent.high_bits > fair.high_bits + 0.5
     assert bent.low_bits <= bent.exposure_bits <= bent.high_bits
-    # Half the space out of reach may all lie below the canary; it cannot where the weight limits forbid it.
+    # The half of the space that is never drawn may rank below the canary, unless the weight limits rule that out.
     if factor < 1:
         assert bent.low_bits < 1.0
         (limited,) = importance_exposure(
@@ -110,7 +110,7 @@ def test_weights_that_do_not_add_up_widen_the_interval(factor: float) -> None:
 
 
 def test_check_weights_by_hand() -> None:
-    """Weights 0, 2 in two strata of two: within-stratum squares sum to 4 x 1, over 4 squared."""
+    """Weights 0 and 2 in two strata of two: the squares within strata sum to 4 x 1, divided by 4 squared."""
     check = check_weights([0.0, 2.0, 0.0, 2.0], [0, 0, 1, 1])
     assert (check.mean, check.standard_error, check.good) == (1.0, 0.5, True)
     assert check_weights([0.0, 2.0, 0.0, 2.0], [0, 1, 0, 1]).standard_error == 0.0
@@ -136,14 +136,14 @@ def test_bad_weights_are_refused_by_name() -> None:
 
 
 def test_a_surplus_of_weight_widens_both_ends_by_hand() -> None:
-    """Mean weight 1.1: as much as a tenth of the space was counted twice, below the canary or above it."""
+    """A mean weight of 1.1: up to a tenth of the space was counted twice, below the canary or above it."""
     references, weights = np.arange(4000.0), np.ones(4000)
     (fair,) = importance_exposure([1999.0], references, weights, space_size=10**6)
     (bent,) = importance_exposure([1999.0], references, 1.1 * weights, space_size=10**6)
     assert 2.0**-fair.high_bits == pytest.approx(0.4846, abs=1e-3)  # half of 4,000, less 1.96 standard errors
     assert 2.0**-bent.low_bits == pytest.approx(1.1 * 2.0**-fair.low_bits)
     assert 2.0**-bent.high_bits == pytest.approx(2.0**-fair.high_bits - 0.1)
-    # Where more may have been counted twice than was counted at all, nothing is left of the lower end.
+    # If more may have been counted twice than was counted at all, the lower end is 0.
     (none,) = importance_exposure([40.0], references, 1.1 * weights, space_size=10**6)
     assert none.high_bits == math.log2(10**6) and none.low_bits < none.exposure_bits
 
@@ -152,7 +152,7 @@ def test_a_surplus_of_weight_widens_both_ends_by_hand() -> None:
 def test_a_mean_off_by_more_than_five_percent_needs_two_standard_errors(
     mean: float, half_width: float, good: bool
 ) -> None:
-    """100 weights of mean +- half_width: its tenth is a standard error, and the mean is 3.3, 3.3, 1.7 of them off."""
+    """100 weights of mean +- half_width: a tenth of it is the standard error; the means are 3.3, 3.3, 1.7 off."""
     weights = np.tile([mean - half_width, mean + half_width], 50)
     check = check_weights(weights)
     assert (check.mean, check.standard_error) == (pytest.approx(mean), pytest.approx(half_width / 10))
@@ -160,7 +160,7 @@ def test_a_mean_off_by_more_than_five_percent_needs_two_standard_errors(
 
 
 def test_strata_narrow_the_interval() -> None:
-    """Half the draws come from where all are hits and half from where none is: their numbers were fixed, not drawn."""
+    """Half the draws are in a stratum of hits and half in one without hits: these numbers are fixed, not random."""
     references, strata = np.repeat([0.0, 2.0], 500), np.repeat([0, 1], 500)
     (plain,) = importance_exposure([1.0], references, space_size=10**6)
     (stratified,) = importance_exposure([1.0], references, space_size=10**6, strata=strata)
@@ -170,7 +170,7 @@ def test_strata_narrow_the_interval() -> None:
 
 
 def test_every_cost_has_the_variance_of_its_residuals_in_strata_of_unequal_size() -> None:
-    """Draw by draw: a residual is the weight times (1 - y) for a hit, and times -y for a miss."""
+    """The residual of each draw is its weight times (1 - y) for a hit, and times -y for a miss."""
     generator = np.random.default_rng(5)
     references, weights = generator.normal(size=60), generator.uniform(0.1, 2.0, 60)
     strata, costs = np.repeat([0, 1], [12, 48]), np.array([-0.5, 0.1, 0.9])

@@ -25,7 +25,7 @@ def test_limits_equal_scipys(draws: int, level: float) -> None:
 
 @pytest.mark.parametrize("draws", [1, 5, 12])
 def test_cover_by_exhaustion(draws: int) -> None:
-    """For every proportion: the probability of the outcomes whose interval holds it."""
+    """For every proportion, the probability of the outcomes whose interval contains it is computed."""
     outcomes = np.arange(draws + 1)
     low, high = clopper_pearson(outcomes, draws, 0.9)
     for p in np.linspace(0.0, 1.0, 201):

@@ -1,4 +1,4 @@
-"""A canary that was never inserted has P(exposure >= x) <= 2^-x: by counting every case, not by drawing some."""
+"""A canary that was never inserted has P(exposure >= x) <= 2^-x: every case is counted, not sampled."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_exact_ranks(space: list[float]) -> None:
 @pytest.mark.parametrize("draws", [1, 2, 3, 4])
 @pytest.mark.parametrize("space", SPACES)
 def test_sampling(space: list[float], draws: int) -> None:
-    """Every canary with every tuple of references, all equally likely."""
+    """Enumerates every canary with every tuple of references, all equally likely."""
     bits = []
     for references in itertools.product(space, repeat=draws):
         bits += [e.exposure_bits for e in sampling_exposure(space, references, space_size=len(space))]
@@ -41,7 +41,7 @@ def test_sampling(space: list[float], draws: int) -> None:
 
 
 def test_sampling_is_as_sharp_as_ties_allow() -> None:
-    """Canary and 2 draws from n distinct costs: both draws dearer with probability sum_c ((n - 1 - c)/n)^2 / n."""
+    """One canary and 2 draws from n distinct costs: both cost more with probability sum_c ((n - 1 - c)/n)^2 / n."""
     n = 20
     pairs = itertools.product(range(n), repeat=2)
     top = sum(e.exposure_bits > 1.5 for references in pairs for e in sampling_exposure(range(n), references))
@@ -50,7 +50,7 @@ def test_sampling_is_as_sharp_as_ties_allow() -> None:
 
 @pytest.mark.parametrize("draws", [1, 2, 3, 4])
 def test_importance(draws: int) -> None:
-    """Uniform canary, references from a lopsided proposal: every case, with its probability."""
+    """The canary is uniform, references come from a skewed proposal: enumerates every case with its probability."""
     space, proposal = [0.0, 1.0, 1.0, 2.0, 3.0], [0.5, 0.2, 0.1, 0.1, 0.1]
     weights = [1 / (len(space) * q) for q in proposal]
     limits = [max(w for w, other in zip(weights, space, strict=True) if other <= cost) for cost in space]

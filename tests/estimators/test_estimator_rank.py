@@ -18,7 +18,7 @@ few_values = st.lists(st.sampled_from([0.0, 1.0, 1.5, 2.0, math.inf]), max_size=
 
 
 @given(few_values, few_values)
-def test_ranks_are_one_plus_those_not_dearer(costs: list[float], competitors: list[float]) -> None:
+def test_ranks_are_one_plus_the_number_that_cost_no_more(costs: list[float], competitors: list[float]) -> None:
     expected = [1 + len([c for c in competitors if c <= cost]) for cost in costs]
     assert ranks(costs, competitors).tolist() == expected
 
@@ -60,8 +60,8 @@ def test_tolerance_widens_the_ranks_and_leaves_the_point() -> None:
     assert e.exposure_bits == pytest.approx(math.log2(4 / 2))
 
 
-def test_a_rescored_own_cost_is_recognised_within_the_tolerance() -> None:
-    """Own copy rescored a little higher: without a rival the rank is 1, never 0."""
+def test_a_rescored_own_cost_is_recognized_within_the_tolerance() -> None:
+    """The canary's own copy is scored a little higher: without a rival the rank is 1, never 0."""
     (e,) = enumeration_exposure([2.0], [2.0 + 1e-6, 5.0], includes_self=True, tolerance_bits=1e-4)
     assert (e.rank_low, e.rank_high, e.exposure_bits) == (1, 1, 1.0)
     with pytest.raises(InputError, match="includes_self: the canary's own cost must be among the competitors"):

@@ -23,7 +23,7 @@ def test_points_by_hand_in_input_order() -> None:
 def test_tensorflow_privacy_convention() -> None:
     theirs = sampling_exposure([0.0, 3.0], REFERENCES, convention="tensorflow_privacy")
     assert [e.exposure_bits for e in theirs] == pytest.approx([3.0, 0.67807191], abs=1e-8)
-    # Their own test: references 1..16, perplexities 0, 0.1, 20 and 3.5.
+    # From that library's own test: references 1..16, perplexities 0, 0.1, 20 and 3.5.
     theirs = sampling_exposure([0.0, 0.1, 20.0, 3.5], range(1, 17), convention="tensorflow_privacy")
     assert [e.exposure_bits for e in theirs] == pytest.approx([4.0, 4.0, 4.0 - math.log2(17), 2.0])
 

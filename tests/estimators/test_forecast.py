@@ -29,7 +29,7 @@ FRACTIONS = [0.2, 0.4, 0.6]
         ([math.nan, 4.0, 5.0, 6.0], None),
     ],
 )
-def test_what_it_is_silent_about(bits: list[float], silence: Silence | None) -> None:
+def test_when_there_is_no_forecast(bits: list[float], silence: Silence | None) -> None:
     found = forecast_exposure(np.arange(1, len(bits) + 1) / 10, bits, 13.29, canaries=8)
     assert found.silence == silence
     told = [found.expected_bits, found.low_bits, found.high_bits, found.confidence_level]
@@ -37,7 +37,7 @@ def test_what_it_is_silent_about(bits: list[float], silence: Silence | None) -> 
 
 
 def test_chance_is_the_law_of_the_mean_of_canaries_that_were_never_seen() -> None:
-    """One training in twenty at chance level passes for a rise; with more canaries a smaller one is seen."""
+    """At chance level, one training run in twenty looks like a rise; with more canaries a smaller rise is detected."""
     draw = np.random.default_rng(0)
     for canaries in (1, 4, 16):
         means = draw.exponential(1 / math.log(2), (4000, canaries)).mean(axis=1)
@@ -47,10 +47,10 @@ def test_chance_is_the_law_of_the_mean_of_canaries_that_were_never_seen() -> Non
 
 
 def test_features_by_hand() -> None:
-    """Half is done; of late 0.1, 0.3 at 0.25, 0.5. Steadily 0.4 more, by the logarithm of time 0.2 a doubling."""
+    """Half is done, with 0.1 and 0.3 at 0.25 and 0.5: a line in time adds 0.4, one in log time 0.2 per doubling."""
     found = features(np.array([0.1, 0.25, 0.5]), np.array([0.0, 0.1, 0.3]))
     np.testing.assert_allclose(found, [0.4, 0.2, 0.5 * 0.7, 0.5 * 0.7 * 0.3, math.sqrt(0.5) * 0.7], rtol=1e-12)
-    # A rise that would go beyond the top ends there, a fall at the bottom.
+    # A rise is clipped at the top of the space, and a fall at the bottom.
     assert features(np.array([0.1, 0.2, 0.3]), np.array([0.1, 0.5, 0.9]))[0] == pytest.approx(0.1)
     assert features(np.array([0.1, 0.2, 0.3]), np.array([0.9, 0.5, 0.1]))[0] == pytest.approx(-0.1)
 
@@ -62,7 +62,7 @@ def test_an_interval_shrinks_towards_the_end_and_stays_within_the_space() -> Non
         assert 0 <= found.low_bits <= found.expected_bits <= found.high_bits <= 13.29
         widths.append(found.high_bits - found.low_bits)
     assert widths == sorted(widths, reverse=True) and widths[-1] < 2
-    # In shares of the space: with twice the bits everywhere, the forecast has twice the bits.
+    # The forecast works in shares of the space: doubling all bits doubles the forecast.
     double = forecast_exposure(np.linspace(0.1, 1.0, 4) * 0.3, [12.0, 12.4, 12.8, 13.0], 26.58, canaries=4)
     assert double.high_bits - double.low_bits == pytest.approx(2 * widths[0])
 

@@ -55,7 +55,7 @@ def ideal(generator: np.random.Generator, mu: float, canaries: int) -> tuple[NDA
 @pytest.mark.parametrize(("m", "guesses"), [(30, 30), (30, 29), (100, 10), (12, 1)])
 @pytest.mark.parametrize("mu", [0.5, 2.0])
 def test_the_law_of_right_guesses_is_that_of_the_best_guesser(m: int, guesses: int, mu: float) -> None:
-    """Simulated with the largest likelihood ratios: the truth is refuted just where its tail is below the error."""
+    """Simulated with the largest likelihood ratios: the truth is refuted exactly where its tail is below the error."""
     generator, draws = np.random.default_rng(1), 10_000
     coins_Nm = generator.random((draws, m)) < 0.5
     ratios_Nm = mu * (generator.normal(size=(draws, m)) + mu * coins_Nm) - mu**2 / 2
@@ -80,7 +80,7 @@ def test_with_all_guessed_it_is_a_binomial() -> None:
 @pytest.mark.parametrize("claim", CLAIMS)
 @pytest.mark.parametrize("epsilon", [0.0, 1.0, 4.0])
 def test_false_alarms_at_the_truth(claim: Any, epsilon: float) -> None:
-    """Independent Gaussian noise with exactly that epsilon; at 0 no score knows anything (null calibration)."""
+    """Independent Gaussian noise with exactly that epsilon; at 0 scores carry no information (null calibration)."""
     generator, draws = np.random.default_rng(2), 150
     mu = 0.0 if epsilon == 0.0 else gaussian_mu(epsilon, DELTA)
     alarms = 0
@@ -91,10 +91,10 @@ def test_false_alarms_at_the_truth(claim: Any, epsilon: float) -> None:
 
 
 def test_canaries_that_share_their_luck_are_no_independent_noise() -> None:
-    """One |L| for all canaries, drawn as a Gaussian draws it, then a lie with probability 1 / (1 + e^|L|) each.
+    """All canaries share one |L|, drawn as for a Gaussian; each then reports falsely with probability 1 / (1 + e^|L|).
 
-    Each canary is mu-GDP: sign and size of a Gaussian's L are drawn apart. So bounds on the first two claims hold,
-    and that on independent noise does not; this is why the claims are told apart.
+    Each canary is mu-GDP: the sign and the size of a Gaussian's L are drawn separately. So the bounds on the first two
+    claims hold and the bound on independent noise does not; this is why the claims are distinguished.
     """
     generator, draws, mu = np.random.default_rng(3), 200, gaussian_mu(2.0, DELTA)
     alarms = dict.fromkeys(CLAIMS, 0)
@@ -113,7 +113,7 @@ def test_canaries_that_share_their_luck_are_no_independent_noise() -> None:
 
 
 def test_stronger_claims_are_refuted_further() -> None:
-    """Medians over ideal canaries at epsilon 4: the order, and that each says something."""
+    """Medians over ideal canaries at epsilon 4 are ordered by claim, and each bound is informative."""
     generator, mu = np.random.default_rng(4), gaussian_mu(4.0, DELTA)
     bounds = []
     for _ in range(11):
@@ -143,7 +143,7 @@ def test_the_bound_says_what_it_refutes() -> None:
         assert bound.epsilon > 1.0
 
 
-# Other libraries, where they are installed: their arithmetic alone, without what else they import.
+# Other libraries, where they are installed: only their arithmetic is loaded, without their other imports.
 
 
 def module_of(package: str, file: str) -> Any:
@@ -181,7 +181,7 @@ def test_jax_privacy_agrees(m: int, guesses: int, correct: int, delta: float) ->
 
 @pytest.mark.parametrize(("m", "correct"), [(1000, 680), (1000, 560), (200, 150)])
 def test_opake_agrees_up_to_its_chernoff_bound(m: int, correct: int) -> None:
-    """Theirs treats ranks as independent and bounds the tail; ours is the exact law, so somewhat above."""
+    """That library treats ranks as independent and bounds the tail; ours is the exact law, so somewhat higher."""
     theirs = module_of("opake", "api/auditing/one_run/_gdp.py")
     costs_m, coins_m = scores_with(m, m, correct)
     ours = epsilon_lower_bound(costs_m, coins_m, guesses=m, delta=DELTA, claim="independent_gaussian")
@@ -194,7 +194,7 @@ def test_opake_agrees_up_to_its_chernoff_bound(m: int, correct: int) -> None:
 
 
 def scores_with(m: int, guesses: int, correct: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Costs 0 to m - 1 and coins of which exactly so many guesses are right."""
+    """Costs 0 to m - 1, and coins for which exactly the given number of guesses are right."""
     coins_m = np.arange(m) % 2 == 0
     sides = np.arange(m)
     guessed_in, guessed_out = sides < guesses - guesses // 2, sides >= m - guesses // 2

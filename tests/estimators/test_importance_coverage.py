@@ -1,6 +1,7 @@
 """Coverage of 95 % intervals, counted over fresh draws that all canaries share.
 
-The space is all five-digit strings, the model a table of conditional probabilities, the truth a count of all 10^5.
+The space is all five-digit strings, the model is a table of conditional probabilities, and true ranks are counted over
+all 10^5 strings.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from hf_exposure.estimators import importance_exposure
 DIGITS, SPACE = 5, 10**5
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)  # exponents: 0 is uniform
 MODELS = {
-    # name: (seed, spread of the logits, what the memorized path 31415 gains)
+    # name: (seed, spread of the logits, logits added to the memorized path 31415)
     "flat": (1, 0.5, 0.0),
     "uneven": (2, 1.5, 0.0),
     "peaked": (3, 3.0, 0.0),
@@ -57,7 +58,7 @@ class Toy:
 
 
 def coverage(toy: Toy, repeats: int, *, each: int, stratified: bool, canaries: int = 40, limited: bool = True):
-    """Per canary: true rank, share of intervals too low, too high, mean width in bits. Fresh draws every time."""
+    """Per canary: true rank, share of intervals too low, too high, mean width in bits. Each run has fresh draws."""
     ordered = np.sort(toy.costs_R)
     costs = ordered[np.unique(np.geomspace(1, SPACE, canaries).astype(int)) - 1]
     ranks = np.array([(toy.costs_R <= cost).sum() for cost in costs])
@@ -94,7 +95,7 @@ def test_intervals_cover_in_a_short_run(model: str) -> None:
 @pytest.mark.parametrize("each", [250, 1000, 4000])
 @pytest.mark.parametrize("model", MODELS)
 def test_intervals_cover_everywhere(model: str, each: int, stratified: bool) -> None:
-    """400 runs. For one of 38 canaries 3 standard errors are 3.3 %; with 1,000 runs the worst of all was 93.9 %."""
+    """400 runs: for one of 38 canaries 3 standard errors are 3.3 %; in 1,000 runs the worst coverage was 93.9 %."""
     _, too_low, too_high, _ = coverage(Toy.build(*MODELS[model]), 400, each=each, stratified=stratified)
     covered = 1 - too_low - too_high
     assert covered.min() >= 0.91

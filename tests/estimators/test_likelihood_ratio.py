@@ -52,7 +52,7 @@ def test_the_offline_forms_differ_where_a_score_is_lower_than_without_the_row():
 
 
 def test_shared_variance_by_hand():
-    # Squares about the means of the sides: with the row 1 + 1 and 4 + 4, over 2 degrees: 5; without 1 + 1 and 0: 1.
+    # Squares about the means of the sides: with the row 1 + 1 and 4 + 4, over 2 degrees: 5; without it 1 + 1 and 0: 1.
     scores = np.array([[2.0, 4.0], [0.0, 0.0], [0.0, 1.0], [-2.0, 1.0]])
     included = np.array([[1, 1], [1, 1], [0, 0], [0, 0]])
     found = lira(scores, included, [1.0, 1.0], variance="shared")
@@ -63,7 +63,7 @@ def test_shared_variance_by_hand():
     assert found == pytest.approx(wanted)
 
 
-def test_undefined_where_a_side_has_too_few_models_or_no_scatter():
+def test_undefined_where_a_side_has_too_few_models_or_no_variance():
     included = np.array([[1, 1, 1], [0, 1, 1], [0, 0, 0], [0, 0, 0]])
     scores = np.array([[1.0, 1.0, 1.0], [2.0, 2.0, 1.0], [0.0, 0.0, 0.0], [1.0, 1.0, 1.0]])
     assert np.isnan(lira(scores, included, np.ones(3))).tolist() == [True, False, True]
@@ -88,7 +88,7 @@ def test_it_approaches_the_best_attack_and_beats_the_score_alone():
     members = included[0]
     ratios = lira(scores[1:], included[1:], scores[0])
     found = tpr_at_fpr(ratios[members], ratios[~members], 0.01).rate
-    # Two normal laws at a distance of 2 that are known exactly: P(z > z_0.99 - 2) = 0.372.
+    # For two known normal laws at a distance of 2, P(z > z_0.99 - 2) = 0.372.
     best = float(stats.norm.sf(stats.norm.isf(0.01) - 2.0))
     assert found == pytest.approx(best, abs=0.05)
     assert found > 5 * tpr_at_fpr(scores[0][members], scores[0][~members], 0.01).rate

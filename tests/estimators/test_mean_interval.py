@@ -21,7 +21,7 @@ def test_of_two_values_it_is_clopper_and_pearson(hits: int, draws: int, level: f
 
 
 def test_of_one_draw_by_hand() -> None:
-    """D_1 is uniform: the 2.5 % quantile of D_1 x, and of (1 - D_1) 10 + D_1 x from above."""
+    """D_1 is uniform: the limits are the 2.5 % quantile of D_1 x and the 97.5 % quantile of (1 - D_1) 10 + D_1 x."""
     assert mean_interval([4.0], [4.0], 10.0) == pytest.approx((0.025 * 4.0, 10.0 - 0.025 * 6.0))
 
 
@@ -33,7 +33,7 @@ def test_it_is_the_quantile_of_random_weights_for_many_distinct_values() -> None
     low = np.quantile(weights @ np.append(values, 0.0), 0.025)
     high = np.quantile(weights @ np.append(values, 30.0), 0.975)
     found = mean_interval(values, values, 30.0)
-    # More values than levels: at most a level (30 / 512) outwards, and the noise of 4,000 draws.
+    # With more values than levels, limits move outward by at most a level (30 / 512), plus the noise of 4,000 draws.
     assert low - 0.07 <= found[0] <= low + 0.02
     assert high - 0.02 <= found[1] <= high + 0.07
 
@@ -50,8 +50,8 @@ def test_it_grows_with_the_ends_and_shrinks_with_the_level() -> None:
 
 @pytest.mark.parametrize("share", [0.03, 0.1, 0.3])
 @pytest.mark.parametrize(("middle", "draws"), [(0.1, 8), (0.5, 8), (0.9, 8), (0.1, 12)])
-def test_three_valued_populations_are_held(share: float, middle: float, draws: int) -> None:
-    """All outcomes of 0, a middle value and the top, with their probabilities: coverage without chance."""
+def test_three_valued_populations_are_covered(share: float, middle: float, draws: int) -> None:
+    """Enumerates all outcomes of 0, a middle value and the top with their probabilities, so coverage is exact."""
     chances = np.array([1.0 - 2 * share, share, share])
     mean = float(chances @ [0.0, middle, 1.0])
     missed = 0.0

@@ -109,7 +109,7 @@ def test_separation_is_the_rank_test() -> None:
         expected.pvalue
     )
     assert found.auc_low is not None and found.auc_low < found.auc < (found.auc_high or 0)
-    # Order alone counts: infinite scores are the highest.
+    # Only the order matters: infinite scores are the highest.
     assert separation([math.inf, 2.0], [-math.inf, 1.0]).auc == 1.0
 
 
@@ -123,7 +123,7 @@ def test_undefined_has_a_reason() -> None:
 
 
 @pytest.mark.parametrize("statistic", [loss, min_k, min_k_plus_plus, zlib_ratio])
-def test_p_values_are_uniform_where_members_are_as_the_others(statistic: object) -> None:
+def test_p_values_are_uniform_where_members_are_like_the_others(statistic: object) -> None:
     p_values = []
     for seed in range(150):
         scores = [statistic(random_signals(10_000 * seed + number, 12)) for number in range(50)]  # type: ignore[operator]

@@ -21,9 +21,9 @@ def samples() -> dict[str, tuple[np.ndarray, np.ndarray]]:
         "normal": (rng.normal(size=(400, 12)), rng.normal(size=(30, 12))),
         "whole numbers, which tie": (rng.integers(3, size=(400, 3)) * 1.0, rng.integers(3, size=(30, 3)) * 1.0),
         "fewer than are proposed": (rng.normal(size=(15, 4)), rng.normal(size=(9, 4))),
-        # In single precision all of these are one point, unless they are centered.
+        # In single precision all of these coincide unless they are centered.
         "apart by less than single precision": (1e4 + 1e-6 * far, 1e4 + 1e-6 * rng.normal(size=(30, 6))),
-        # In single precision, and with the outlier, all others are one point.
+        # In single precision, the outlier makes all other points coincide.
         "with one far outlier": (np.vstack([1e-6 * far, np.full(6, 1e6)]), 1e-6 * rng.normal(size=(30, 6))),
         "all alike": (np.ones((60, 2)), np.ones((4, 2))),
     }
@@ -31,7 +31,7 @@ def samples() -> dict[str, tuple[np.ndarray, np.ndarray]]:
 
 @pytest.mark.parametrize("kind", samples())
 @pytest.mark.parametrize("k", [1, 10])
-def test_a_tree_finds_what_all_distances_say(kind: str, k: int) -> None:
+def test_a_tree_finds_the_same_as_all_distances(kind: str, k: int) -> None:
     features, queries = samples()[kind]
     assert nearest_by_tree(features, queries, k).tolist() == by_hand(features, queries, k)
 

@@ -12,7 +12,7 @@ from hf_exposure.estimators import one_run_reliability, runs_for_reliability
 
 
 def simulated(generator, runs, canaries, between, within, share=1.0):
-    """Exposures of canaries with lasting differences, runs that shift all of them, and chance."""
+    """Exposures as the sum of lasting differences between canaries, shifts of whole runs, and chance."""
     lasting, shift = generator.normal(size=canaries) * between, generator.normal(size=(runs, 1)) * 5.0
     exposures = 10.0 + lasting + shift + generator.normal(size=(runs, canaries)) * within
     return exposures, generator.random((runs, canaries)) < share

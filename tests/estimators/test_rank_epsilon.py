@@ -22,10 +22,10 @@ from hf_exposure.estimators import epsilon_from_ranks, rank_p_value
 def best_probability(
     k: int, m: int, limit: int, epsilon: float, delta: float, successes: int, *, replacement: bool
 ) -> float:
-    """The largest probability of so many successes, over all (epsilon, delta)-private ways to guess `limit` texts.
+    """The largest probability of that many successes over all (epsilon, delta)-private ways to guess `limit` texts.
 
-    The unknowns are the probabilities of each guessed set under each dataset, and for delta > 0 by how much each
-    exceeds e^epsilon times that under each neighbor: in sum at most delta.
+    The unknowns are the probabilities of each guessed set under each dataset and, for delta > 0, the amounts by which
+    they exceed e^epsilon times those under each neighbor, which sum to at most delta.
     """
     datasets = [d for d in itertools.product(range(k), repeat=m) if replacement or len(set(d)) == m]
     place = {dataset: number for number, dataset in enumerate(datasets)}
@@ -86,7 +86,7 @@ def test_without_replacement_the_whole_space_would_be_too_many() -> None:
     best = best_probability(4, 2, 1, 1.0, 0.0, 1, replacement=False)
     wrong = rank_p_value(1.0, successes=1, canaries=2, threshold_rank=1, candidates=4)
     assert best > wrong + 0.005
-    # ...so the other canary is taken off unless it is said that it was drawn with replacement.
+    # So the other canary is subtracted, unless the caller says that canaries were drawn with replacement.
     assert epsilon_from_ranks([1, 2], 4).candidates == 3
     assert epsilon_from_ranks([1, 2], 4, other_secrets=0).candidates == 4
 
@@ -131,7 +131,7 @@ def test_a_large_delta_refutes_nothing() -> None:
 
 
 def least_alarming(k: int, m: int, limit: int, epsilon: float, threshold: int | None, **how: Any) -> int:
-    """How many ranks of `limit` among m make the bound exceed epsilon; m + 1 where none do."""
+    """The least number of ranks of `limit` among m at which the bound exceeds epsilon; m + 1 if there is none."""
     for successes in range(1, m + 1):
         ranks = [limit] * successes + [None] * (m - successes)
         if epsilon_from_ranks(ranks, k, threshold, **how).epsilon > epsilon:
@@ -146,7 +146,7 @@ SETS = [(k, m) for k in SPACES for m in (1, 2, 5, 10, 40, 100) if m <= k // 2]
 @pytest.mark.parametrize("epsilon", [1.0, 3.0, 6.0])
 @pytest.mark.parametrize("share", [0.0, 0.1])
 def test_false_alarms_of_randomized_response_summed(epsilon: float, share: float) -> None:
-    """Exact sums. The likeliest set of L texts holds the secret with q, and that is the mechanism's epsilon."""
+    """Exact sums: the likeliest set of L texts contains the secret with probability q, which has this epsilon."""
     for k, m in SETS:
         limit = max(1, int(share * k))
         q = limit * math.exp(epsilon) / (limit * math.exp(epsilon) + k - limit)
@@ -157,7 +157,7 @@ def test_false_alarms_of_randomized_response_summed(epsilon: float, share: float
 
 @pytest.mark.parametrize("epsilon", [1.0, 3.0, 6.0])
 def test_false_alarms_of_the_ladder_counted(epsilon: float) -> None:
-    """Randomized response whose other texts follow in random order: every rung has its chance."""
+    """Randomized response whose other texts follow in random order, so every rung may raise a false alarm."""
     generator, draws = np.random.default_rng(7), 20_000
     for k, m in [(10, 5), (100, 40), (1000, 40), (10**6, 10)]:
         first = math.exp(epsilon) / (math.exp(epsilon) + k - 1)
@@ -172,7 +172,7 @@ def test_false_alarms_of_the_ladder_counted(epsilon: float) -> None:
 
 @pytest.mark.parametrize(("k", "m", "epsilon"), [(10, 5, 1.0), (10, 5, 3.0), (100, 50, 1.0)])
 def test_false_alarms_where_each_guess_knows_the_secrets_before_it(k: int, m: int, epsilon: float) -> None:
-    """Distinct secrets: what was drawn before is ruled out, which the proof allows for."""
+    """Secrets are distinct, so earlier ones are ruled out, which the proof allows for."""
     generator, draws = np.random.default_rng(11), 20_000
     secrets_Nm = np.argsort(generator.random((draws, k)), axis=1)[:, :m]
     stays = (math.exp(epsilon) - 1) / (math.exp(epsilon) + k - 1)
@@ -180,19 +180,19 @@ def test_false_alarms_where_each_guess_knows_the_secrets_before_it(k: int, m: in
     successes_N = np.zeros(draws, dtype=int)
     for i in range(m):
         left_Nk = generator.random((draws, k))
-        np.put_along_axis(left_Nk, said_Nm[:, i : i + 1], -1.0, axis=1)  # first of all what was said
-        np.put_along_axis(left_Nk, secrets_Nm[:, :i], 2.0, axis=1)  # last of all what is taken
+        np.put_along_axis(left_Nk, said_Nm[:, i : i + 1], -1.0, axis=1)  # the reported secret comes first
+        np.put_along_axis(left_Nk, secrets_Nm[:, :i], 2.0, axis=1)  # secrets already drawn come last
         successes_N += left_Nk.argmin(axis=1) == secrets_Nm[:, i]
     alarms = (successes_N >= least_alarming(k, m, 1, epsilon, 1)).mean()
     assert alarms <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / draws)
 
 
 def test_ranks_that_leave_out_the_other_canaries_would_raise_false_alarms() -> None:
-    """A model that learned nothing, five of ten texts: three inserted ones in front with probability 1/12."""
+    """A model that learned nothing, with five canaries of ten texts: the first three are all canaries with 1/12."""
     generator, draws = np.random.default_rng(5), 20_000
     order_Nk = np.argsort(generator.random((draws, 10)), axis=1)
     inserted_Nk = order_Nk < 5  # the first five texts are the canaries
-    before_first_other_N = inserted_Nk.cumprod(axis=1).sum(axis=1)  # rank 1 but for each other
+    before_first_other_N = inserted_Nk.cumprod(axis=1).sum(axis=1)  # rank 1 if other canaries are ignored
     assert (before_first_other_N >= least_alarming(10, 5, 1, 0.0, 1)).mean() > 0.07
     places_Nm = np.argsort(order_Nk, axis=1)[:, :5] + 1  # ranks among all
     assert ((places_Nm <= 1).sum(axis=1) >= least_alarming(10, 5, 1, 0.0, 1)).mean() == 0.0
@@ -200,7 +200,7 @@ def test_ranks_that_leave_out_the_other_canaries_would_raise_false_alarms() -> N
 
 
 def test_power_at_epsilon_6() -> None:
-    """The median over randomized response on 1,000 texts, 40 canaries, with the ladder's correction."""
+    """The median under randomized response on 1,000 texts with 40 canaries, with the ladder's correction."""
     q = math.exp(6) / (math.exp(6) + 999)
     successes = int(binom.ppf(0.5, 40, q))
     found = epsilon_from_ranks([1] * successes + [1000] * (40 - successes), 1000)
@@ -209,7 +209,7 @@ def test_power_at_epsilon_6() -> None:
 
 
 def test_the_ladder_by_all_of_its_rungs() -> None:
-    """A loop over every rung with its share of the error."""
+    """Compared with a loop over every rung with its share of the error."""
     generator = np.random.default_rng(0)
     for _ in range(20):
         ranks = np.exp(generator.uniform(0, math.log(10**5), 12)).astype(int).tolist()
@@ -261,6 +261,6 @@ def test_the_space_may_be_too_small_to_refute_anything() -> None:
         ([1] * 1001, {}, "other_secrets: .*with replacement"),
     ],
 )
-def test_what_is_no_rank_is_refused(ranks: Any, arguments: dict[str, Any], said: str) -> None:
+def test_invalid_ranks_are_refused(ranks: Any, arguments: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=f"(?s){said}"):
         epsilon_from_ranks(ranks, 1000, **arguments)

@@ -14,7 +14,7 @@ from hf_exposure.estimators import chance_tpr, control_test, roc_curve, tpr_at_f
 
 
 def best_rate(members: list[float], controls: list[float], fpr: float) -> float:
-    """The highest true-positive rate of all rules "above t" that so many of the controls pass at most."""
+    """The highest true-positive rate of all rules "above t" that at most the given number of controls pass."""
     rates = [0.0]
     for threshold in [-math.inf, *members, *controls]:
         if sum(score > threshold for score in controls) <= fpr * len(controls) + 1e-9:
@@ -60,7 +60,7 @@ def test_ties_count_against_the_attack() -> None:
 
 @pytest.mark.parametrize(("fpr", "shift", "n", "m"), [(0.1, 1.0, 20, 40), (0.01, 2.0, 60, 500), (0.2, 0.0, 10, 12)])
 def test_the_interval_covers_the_true_rate(fpr: float, shift: float, n: int, m: int) -> None:
-    """Of normal scores: the rate at the threshold that a share fpr of all controls passes."""
+    """For normal scores, the true rate is that at the threshold which a share fpr of all controls passes."""
     generator = np.random.default_rng(3)
     truth, covered, runs = norm.sf(norm.isf(fpr) - shift), 0, 400
     for _ in range(runs):
@@ -70,7 +70,7 @@ def test_the_interval_covers_the_true_rate(fpr: float, shift: float, n: int, m: 
 
 
 def test_limits_given_the_threshold_would_cover_too_seldom() -> None:
-    """The reason to allow for it: the same runs, the threshold of 40 controls taken for that of all."""
+    """Why this is allowed for: the same runs, if the threshold of 40 controls is treated as the true one."""
     from hf_exposure.estimators import clopper_pearson
 
     generator = np.random.default_rng(3)

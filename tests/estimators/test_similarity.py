@@ -115,7 +115,7 @@ def test_svcca_is_cca_of_the_strongest_directions() -> None:
     b[:, 0] += 2 * normal(200, 5)[:, 1]
 
     def cca(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """By the eigenvalues of Sxx^-1 Sxy Syy^-1 Syx."""
+        """Computed from the eigenvalues of Sxx^-1 Sxy Syy^-1 Syx."""
         x, y = x - x.mean(0), y - y.mean(0)
         product = np.linalg.solve(x.T @ x, x.T @ y) @ np.linalg.solve(y.T @ y, y.T @ x)
         return np.sqrt(np.sort(np.linalg.eigvals(product).real.clip(0))[::-1])
@@ -140,7 +140,7 @@ def test_intrinsic_dimension_of_flat_pieces(dimension: int) -> None:
 
 
 def test_intrinsic_dimension_by_hand() -> None:
-    """On a line at 0, 1, 3, 7: the two nearest lie at 1 and 3, 1 and 2, 2 and 3, 4 and 6."""
+    """Points on a line at 0, 1, 3, 7: the two nearest are at distances 1 and 3, 1 and 2, 2 and 3, 4 and 6."""
     logs = np.sort(np.log([3 / 1, 2 / 1, 3 / 2, 6 / 4]))
     found = intrinsic_dimension([[0.0], [1.0], [3.0], [7.0]], discard=0.0)
     assert found.dimension == pytest.approx(4 / logs.sum())

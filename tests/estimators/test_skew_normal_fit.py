@@ -30,7 +30,7 @@ def test_no_likelier_fit_is_known_to_scipy(shape: float, count: int) -> None:
     references = skewnorm.rvs(shape, 10, 2, size=count, random_state=count)
     fit = fit_skew_normal(references)
     theirs = skewnorm.logpdf(references, *skewnorm.fit(references)).sum()
-    # Where the likelihood rises for ever, ours stops at |shape| = 1000.
+    # Where the likelihood rises indefinitely, our fit stops at |shape| = 1000.
     assert fit.log_likelihood >= theirs - (1e-4 if abs(fit.shape) < 1000 else 0.5)
 
 
@@ -80,8 +80,8 @@ def test_a_bad_fit_gives_no_figure_unless_accepted() -> None:
     assert "the skew-normal does not fit" in accepted.note
 
 
-def test_a_shape_at_its_bound_is_said() -> None:
-    """Half-normal quantiles: the likelihood rises for ever with the shape."""
+def test_a_shape_at_its_bound_is_reported() -> None:
+    """For half-normal quantiles the likelihood rises indefinitely with the shape."""
     half = skewnorm.ppf((np.arange(50) + 0.5) / 50, 1e9)
     (e,) = skew_normal_exposure([0.0], half, accept_bad_fit=True)
     assert "its shape reached the limit of 1000" in e.note

@@ -1,4 +1,4 @@
-"""The log-CDF against mpmath: the density integrated, digit by digit, in 25 digits."""
+"""The log-CDF against mpmath, which integrates the density with 25 digits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ POINTS = [-150.0, -38.0, -9.0, -4.3, -1.0, -0.01, -0.001, 0.01, 1.0]
 
 
 def reference(z: float, shape: float) -> mpmath.mpf:
-    """ln of the integral of the density below z, in panels that double from the scale on which it falls off."""
+    """ln of the integral of the density below z, over panels that double from the scale on which it decays."""
     steepness = abs(z) + (shape * shape * abs(z) if shape * z < 0 else 0) + 1
     panels = [0] + [mpmath.mpf(2) ** k / steepness for k in range(-3, 9)] + [mpmath.mpf(2) ** 9 / steepness + 60]
     if shape and z > 0:  # the density's step at 0
@@ -55,7 +55,7 @@ def test_shape_zero_is_the_normal_law() -> None:
 
 @pytest.mark.parametrize("shape", [-300.0, -4.0, 0.0, 4.0, 300.0, 1e6])
 def test_it_rises_across_the_seam_between_the_two_forms(shape: float) -> None:
-    """CDF 1e-5 is where the forms meet: no step down, none up."""
+    """The two forms meet at CDF 1e-5: the function has no jump there."""
     at = skewnorm.ppf(1e-5, shape)
     around = at + np.linspace(-1e-3, 1e-3, 401) * abs(at)
     steps = np.diff(log_cdf(around, shape))
