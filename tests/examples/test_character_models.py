@@ -16,7 +16,7 @@ from hf_exposure.scoring import CausalScorer
 
 TEMPLATE = CanaryTemplate("The code is {code}.", code=Digits(3))
 TOKENIZER = character_tokenizer("")
-# Every architecture, and two layers of those that the paper has at two depths.
+# Every architecture, and also two layers of those that the paper has at two depths.
 MODELS = [(name, 1) for name in ARCHITECTURES] + [("lstm", 2), ("gru", 2)]
 
 
@@ -26,7 +26,7 @@ def small_model(architecture: str, layers: int = 1) -> PreTrainedModel:
 
 
 def own_bits(model: PreTrainedModel, text: str) -> float:
-    """One character after the other, each with a call of its own."""
+    """Scores one character after the other, each in its own call."""
     ids = [TOKENIZER.convert_tokens_to_ids(character) for character in text]
     total = 0.0
     for end in range(1, len(ids)):
@@ -75,7 +75,7 @@ def test_saved_and_loaded(architecture: str, layers: int, tmp_path: Path) -> Non
     assert again.config.num_hidden_layers == layers and again.num_parameters() == model.num_parameters()
     ids = torch.arange(12)[None]
     assert all(torch.equal(weight, model.state_dict()[name]) for name, weight in again.state_dict().items())
-    # Kernels that see the same weights at another alignment may differ in the last bit.
+    # Kernels may differ in the last bit if the same weights have a different memory alignment.
     with torch.no_grad():
         torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits)
 

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "examples" / "closer_look" / "results"
 OF_TEXTS = ("text_noise", "canary_forgetting")
 STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
-# Second studies are of a script that has a first one.
+# A second study needs a script that has a first one.
 SCRIPTS = [name for name in CLOSER_LOOK.order if not name.endswith("_second")]
 SECOND = [name for name in CLOSER_LOOK.order if name.endswith("_second")]
 
@@ -79,7 +79,7 @@ def test_the_page_is_up_to_date() -> None:
             assert (ROOT / "docs" / image).read_bytes().startswith(b"\x89PNG")
 
 
-# A size that shows nothing: networks that learned nothing yet agree everywhere, of which means warn.
+# The smallest size shows nothing: untrained networks agree everywhere, and means over empty sets warn.
 @pytest.mark.filterwarnings("ignore:Mean of empty slice:RuntimeWarning", "ignore:invalid value:RuntimeWarning")
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_each_script_runs_at_its_smallest_size(name: str, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_a_second_study_is_a_size_with_a_name_and_seeds() -> None:
         parse_options("Some.", ["--size", "second"])
 
 
-def test_a_script_that_was_killed_goes_on(tmp_path: Path) -> None:
+def test_a_script_that_was_killed_continues(tmp_path: Path) -> None:
     options = parse_options("Some script.", ["--size", "smallest", "--out", str(tmp_path)])
     asked: list[int] = []
 
@@ -133,14 +133,14 @@ def test_a_script_that_was_killed_goes_on(tmp_path: Path) -> None:
     runs, cost = each_run(options, "some", {"size": 1}, [(0,), (1,), (2,)], make)
     assert asked == [0, 1, -1, 2] and runs == [{"seed": seed, "figure": [0.5, seed]} for seed in range(3)]
     assert set(cost) == {"seconds", "processor_seconds"}
-    # Runs of other settings are no help.
+    # Runs with other settings are not used.
     each_run(options, "some", {"size": 2}, [(0,)], make)
     assert asked[-1] == 0
 
 
 @pytest.mark.parametrize("seed", [0, 1])
 def test_on_handwritten_digits_the_noise_is_fit_last_and_found_by_its_margin(seed: int) -> None:
-    """On the images that scikit-learn comes with; the bounds are the paper's trend, and not what was measured."""
+    """Uses the images of scikit-learn; the bounds come from the paper's trend, not from measurements."""
     digits = pytest.importorskip("sklearn.datasets").load_digits()
     whole = Images((digits.data / 16).astype(np.float32), digits.target.astype(np.int64), "digits")
     order = np.random.default_rng(seed).permutation(len(whole))

@@ -49,7 +49,7 @@ def test_a_secret_is_a_text_of_its_template_among_all_that_could_stand_there() -
     assert card.template.contains("{me} 4111-1111-1111-1111") and card.template.space_size == 10**15
     assert one.template == other.template and one.template.space_size == 10**9
     sets = canary_sets([card, one, other], controls=3)
-    # Two of one template do not compete with each other.
+    # Two secrets of one template do not compete with each other.
     assert [[canary.text for canary in canaries.inserted] for canaries in sets] == [
         ["{me} 4111-1111-1111-1111"],
         ["SSN 536-90-4399", "SSN 536-90-4398"],
@@ -65,7 +65,7 @@ def test_the_scanner_finds_what_was_planted_in_a_mailbox_and_nothing_else(seed: 
     assert {one.number: one.times for one in mailbox.planted} == {
         one.number: everything.count(one.number) for one in mailbox.planted
     }
-    # Decoys are there: more texts have the shape of a secret than are one.
+    # There are decoys: more texts look like a secret than are one.
     shaped = set(re.findall(r"\d{3}-\d{2}-\d{4}|\d{4}[ -]?\d{4}[ -]?\d{4}[ -]?\d{4}", everything))
     assert len(shaped) > len(mailbox.planted) + 5
     assert {(one.written, one.occurrences) for one in find_secrets(mailbox.messages)} == {

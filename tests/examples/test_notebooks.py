@@ -37,7 +37,7 @@ def shown(cell: dict[str, Any]) -> str:
 
 
 def as_script(cells: list[str]) -> str:
-    """The cells as one program. Where a cell ends with a value, what a notebook shows of it is made too."""
+    """The cells as one program. If a cell ends with a value, its notebook output is produced too."""
     parts = []
     for source in cells:
         *before, last = ast.parse(source).body
@@ -64,7 +64,7 @@ def test_a_notebook_runs_and_prints_what_it_holds(notebook: Path, tmp_path: Path
     assert done.returncode == 0, done.stderr
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     held = "".join(shown(cell) for cell in cells if cell["cell_type"] == "code")
-    # Figures may differ in the last digit from one processor to another; what is found may not.
+    # Figures may differ in the last digit between processors; the findings may not.
     assert [line for line in held.splitlines() if "<-" in line], "the notebook must find a secret"
     for line in held.splitlines():
         words = [word for word in line.split() if not any(sign.isdigit() for sign in word)]

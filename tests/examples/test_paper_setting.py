@@ -1,4 +1,4 @@
-"""The queue of the paper's own setting: models are resumed, shared out and judged only when they are all there."""
+"""The queue of the paper's setting: models are resumed, distributed, and judged only once all of them exist."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def small(cell: str = "canary", seed: int = 0) -> tuple[Task, dict[str, Any]]:
     return Task(experiment="base", cell=cell, seed=seed), experiments()["base"]
 
 
-def test_a_model_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_model_ends_as_if_it_had_not_been_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task, about = small()
     (tmp_path / "whole").mkdir()
     (tmp_path / "stopped").mkdir()
@@ -82,7 +82,7 @@ def test_a_model_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, mon
             train_model(task, about, TEXT, tmp_path / "stopped", smallest=True)
     rest = train_model(task, about, TEXT, tmp_path / "stopped", smallest=True)
     assert len(whole["epochs"]) > 1 and rest["epochs"] == whole["epochs"]
-    assert json.dumps(rest) == json.dumps(whole)  # NaN and all
+    assert json.dumps(rest) == json.dumps(whole)  # including NaN
 
 
 def test_the_queue_takes_what_no_other_process_holds_and_nothing_twice(tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_a_step_is_the_mean_of_the_rows_own_clipped_gradients(clip: float) -> No
         for (name, weight), gradient in zip(model.named_parameters(), total, strict=True)
     }
     private = with_private_layers(small_model())
-    # One batch of all rows: each is drawn with probability 1.
+    # There is one batch of all rows: each is drawn with probability 1.
     privacy = Privacy(epochs=1, batch_size=len(ROWS), learning_rate=rate, optimizer="sgd", noise=0.0, clip=clip)
     assert train_privately(private, ROWS, privacy, delta=1e-6) == math.inf
     trained = private.state_dict()  # by torch's names
@@ -65,8 +65,8 @@ def test_a_step_is_the_mean_of_the_rows_own_clipped_gradients(clip: float) -> No
         torch.testing.assert_close(trained[name], weight, atol=2e-5, rtol=1e-4)
 
 
-def test_every_batch_has_its_noise_and_booked_is_what_was_foreseen() -> None:
-    # Of 4 rows in batches of 2 on average, one batch in 16 draws nobody.
+def test_every_batch_has_noise_and_the_epsilon_spent_is_the_planned_one() -> None:
+    # With 4 rows in batches of 2 on average, one batch in 16 is empty.
     quiet = Privacy(epochs=4, batch_size=2, learning_rate=0.1, optimizer="sgd", noise=0.0, seed=3)
     loud = Privacy(epochs=4, batch_size=2, learning_rate=0.1, optimizer="sgd", noise=4.0, seed=3)
     models = []
@@ -81,7 +81,7 @@ def test_every_batch_has_its_noise_and_booked_is_what_was_foreseen() -> None:
 
 
 def test_epsilon_of_the_whole_batch_is_the_gaussian_mechanism_s() -> None:
-    """Without sampling, Renyi differential privacy of order a is steps x a / (2 noise^2): Mironov 2017."""
+    """Without sampling, the Renyi divergence of order a is at most steps x a / (2 noise^2) (Mironov 2017)."""
     privacy = Privacy(epochs=10, batch_size=8, learning_rate=0.1, optimizer="sgd", noise=5.0)
     orders = [1 + step / 1000 for step in range(1, 63_000)]
     by_hand = min(10 * a / (2 * 25) + math.log((a - 1) / a) - (math.log(1e-6) + math.log(a)) / (a - 1) for a in orders)

@@ -27,7 +27,7 @@ from examples.secret_sharer.paper_setting.store import experiments
 ROOT = Path(__file__).resolve().parents[2]
 RESULTS = ROOT / "examples" / "secret_sharer" / "results"
 STORED = sorted(path.stem for path in RESULTS.glob("*.json"))
-# Everything that the paper shows of memorization.
+# Everything that the paper shows about memorization.
 PROMISED = {
     *("table1", "table2", "table3", "table4", "table5", "table6"),
     *("figure1", "figure3", "figure4", "figure5", "figure7", "figure8", "figure9", "figure11", "figure12"),
@@ -58,7 +58,7 @@ def values(node: Any, path: list[str]) -> list[float]:
 
 
 def bears_out(made: dict[str, Any], figures: dict[str, Any]) -> bool:
-    """The claim's rule by itself: t-intervals are scipy's test."""
+    """The claim's rule, implemented separately: t-intervals come from scipy."""
     numbers, than, rule = values(figures, made["numbers"].split(".")), made["than"], made["rule"]
     if not numbers or any(math.isnan(number) for number in numbers):
         return False
@@ -74,7 +74,7 @@ def bears_out(made: dict[str, Any], figures: dict[str, Any]) -> bool:
     return bool({"mean_above": low > than, "mean_below": high < than, "mean_holds": low <= than <= high}[rule])
 
 
-# Some stored samples are one number many times: SciPy warns that their variance is rounding.
+# Some stored samples repeat one number: SciPy warns that their variance is rounding error.
 @pytest.mark.filterwarnings("ignore:Precision loss occurred:RuntimeWarning")
 @pytest.mark.parametrize("name", STORED)
 def test_every_claim_is_what_its_numbers_say(name: str) -> None:
