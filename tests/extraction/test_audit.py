@@ -37,7 +37,7 @@ from hf_exposure.scoring import CausalScorer, Encoder
 
 
 def _without_a_piece() -> PreTrainedTokenizerFast:
-    """WordPiece that can go on with Q only behind a or b in one piece: behind a lone b it cannot."""
+    """WordPiece in which Q can follow only in one piece with a or b: it cannot follow a lone b."""
     pieces = ["[UNK]", "key", "a", "b", "##a", "##b", "##aQ", "##bQ", "##1", "##2"]
     backend = Tokenizer(models.WordPiece({piece: number for number, piece in enumerate(pieces)}, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
@@ -88,7 +88,7 @@ def test_a_token_that_was_added_for_a_secret_hides_it_from_no_search() -> None:
 
 
 def test_a_canary_that_the_sample_misses_is_added_to_it() -> None:
-    """Pattern texts around an added token that is longer than the places tried: only the canary itself shows it."""
+    """Pattern texts with an added token that is longer than the places tried: only the canary itself reveals it."""
     tokenizer = _with_a_token_for_the_secret()
     template = CanaryTemplate("code {c}", c=Pattern(r"31337[0-9]{5}|[02-9]{10}"))
     text = "code 3133712345"
@@ -99,7 +99,7 @@ def test_a_canary_that_the_sample_misses_is_added_to_it() -> None:
 
 
 def test_nothing_is_known_of_texts_whose_first_token_is_not_scored() -> None:
-    """Interrupted before its first batch, a search without a prefix has the whole space open."""
+    """If a search without a prefix is interrupted before its first batch, the whole space is open."""
     tokenizer, template = tokenizer_in_style("characters"), CanaryTemplate("{n} ok", n=Digits(4))
     scorer = CausalScorer(tiny_model("gpt2", vocab_size=entries_of(tokenizer)), tokenizer)
     automaton = build_automaton(template, scorer.encoder)
@@ -158,7 +158,7 @@ def test_a_second_search_does_not_audit_an_unchanged_tokenizer_again() -> None:
     assert automata[0] is automata[1] is automata[2]
     copied = _Counting(tokenizer_object=Tokenizer.from_str(source))
     assert build_automaton(template, CausalScorer(model, copied).encoder) is not automata[0]
-    tokenizer.add_tokens(["3133"])  # now another tokenizer, though the same object
+    tokenizer.add_tokens(["3133"])  # now a different tokenizer, though the same object
     again = build_automaton(template, CausalScorer(model, tokenizer).encoder)
     ids = tuple(tokenizer("no 313371.")["input_ids"])
     assert again is not automata[0]
@@ -187,7 +187,7 @@ def test_the_automaton_that_was_used_longest_ago_leaves_the_cache() -> None:
     cache, automaton = AutomatonCache(size=2), build_automaton(template, encoder)
     cache.put(first, automaton)
     cache.put(second, automaton)
-    assert cache.find(first, encoder, []) is automaton  # used later than the second, though put before it
+    assert cache.find(first, encoder, []) is automaton  # used later than the second, though inserted before it
     cache.put(third, automaton)
     assert cache.find(second, encoder, []) is None and cache.find(first, encoder, []) is automaton
 
@@ -259,7 +259,7 @@ def test_an_added_token_that_a_sample_misses_leaves_bytes_audited() -> None:
 
 
 class _Lowercase(OnePathPerText):
-    """The automaton of someone who believes that the tokenizer keeps capital letters."""
+    """An automaton that wrongly assumes that the tokenizer keeps capital letters."""
 
     name, prefix, prefix_text, root = "lowercase", (), "", 0
     exactness: Exactness = "proven"

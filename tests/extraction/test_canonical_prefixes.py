@@ -1,6 +1,6 @@
-"""What is claimed of beginnings of encodings, against all texts encoded one by one.
+"""Claims about beginnings of encodings, against all texts encoded one by one.
 
-The class of failure: a tokenizer of which few texts, too few for any sample, have an encoding with a beginning that is
+The failure to exclude: under some tokenizer a few texts, too few for any sample, have an encoding whose beginning is
 not canonical. Pruning such a beginning loses the text, and the certificate is wrong.
 """
 
@@ -79,7 +79,7 @@ def texts_of(template: CanaryTemplate) -> list[str]:
 
 
 def overfitted(tokenizer: Any, text: str) -> nn.Module:
-    """A model that says one text, with certainty, token by token."""
+    """A model that generates one text with certainty, token by token."""
     ids = tokenizer(text)["input_ids"]
     model = BagOfTokens(entries_of(tokenizer)).eval()
     with torch.no_grad():
@@ -91,7 +91,7 @@ def overfitted(tokenizer: Any, text: str) -> nn.Module:
 
 
 def check_claims(template: CanaryTemplate, tokenizer: Any, few: int = 3) -> tuple[str, bool]:
-    """What the walk of a template claims after `few` texts holds for all: its exactness, and whether it prunes."""
+    """Checks that the walk's claims after `few` texts hold for all; returns its exactness and whether it prunes."""
     texts, encoder = texts_of(template), Encoder.of(tokenizer)
     sample = SampledEncodings.among(texts[:few], encoder, "audited")
     automaton, _ = vocabulary_automaton(template, encoder, sample)
@@ -118,7 +118,7 @@ def test_an_entry_that_begins_within_the_prefix_hides_no_secret() -> None:
 
 @pytest.mark.parametrize("secret", ["dikkatb", "dikkata", "kdikkat", "tdikkta"])
 def test_an_entry_that_merges_cannot_build_hides_no_secret(secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """7 letters of 6: 279,936 texts, of which 6 begin with the entry; 10,000 of them show none but by luck."""
+    """Of 279,936 texts (7 letters of 6) only 6 begin with the entry: a sample of 10,000 is unlikely to contain one."""
     monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 300)
     tokenizer, template = like_llama3(), CanaryTemplate("my user name is {p}!", p=Pattern(r"[dikatb]{7}"))
     text = f"my user name is {secret}!"
@@ -150,7 +150,7 @@ WORDS = [("Ġ", "a"), ("a", "b"), ("b", "c"), ("ab", "c"), ("Ġ", "1"), ("1", "2
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_what_is_proven_of_each_pattern(pattern: str) -> None:
-    """Letters and digits are proven under all of them, but for digits that are grouped from the right."""
+    """Letters and digits are proven under all patterns, except digits that are grouped from the right."""
     tokenizer = byte_level(WORDS, PATTERNS[pattern])
     is_read = pattern != "right"
     letters, digits = CanaryTemplate("is {a}.", a=Letters(4, "abc")), CanaryTemplate("is {a}.", a=Pattern("[123]{5}"))
@@ -163,12 +163,12 @@ def test_boundaries_that_move_turn_pruning_off() -> None:
     tokenizer = byte_level([("Ġ", "Ġ"), ("a", "b"), ("l", "l")], GPT2)
     for space in (Letters(4, "'la"), Letters(4, "a b")):
         check_claims_of(tokenizer, CanaryTemplate("is x{a}.", a=space), "proven", False)
-    # Where one text is left nothing is judged: what the end of the template does is all the same.
+    # Where only one text is left nothing is checked: the end of the template does not matter.
     check_claims_of(tokenizer, CanaryTemplate("is x{a}\n\n  end's", a=Letters(4, "ab")), "proven", True)
 
 
 def test_a_rare_branch_whose_digits_are_grouped_from_the_right() -> None:
-    """Of 11,881,376 + 1,000 texts none that is drawn has digits: each branch is sampled, and pruning stays off."""
+    """No text drawn from 11,881,376 + 1,000 has digits, but each branch is sampled, so pruning stays off."""
     tokenizer = byte_level([(a, b) for a in "0123456789" for b in "0123456789"], FROM_THE_RIGHT)
     template, secret = CanaryTemplate("key {k}!", k=Pattern(r"[a-z]{5}|1[0-9]{3}")), "key 1234!"
     found = extract(overfitted(tokenizer, secret), tokenizer, template)
@@ -224,7 +224,7 @@ def test_a_subclass_that_encodes_as_it_likes_is_not_proven() -> None:
 
 @pytest.mark.parametrize("name", [name for name in PATTERNS if name != "right"])
 def test_the_machine_cuts_texts_as_the_pattern_does(name: str) -> None:
-    """After each character, against the pre-tokenizer itself on the text so far, until a boundary moves."""
+    """Compared after each character with the pre-tokenizer on the text so far, until a boundary moves."""
     draw, machine = random.Random(0), PatternSplit(PATTERNS[name])
     split = pre_tokenizers.Split(Regex(PATTERNS[name]), "isolated")
     moved = 0
@@ -347,7 +347,7 @@ def check_random_claims(data: st.DataObject) -> None:
 
 
 def check_pieces(template: CanaryTemplate, tokenizer: Any) -> None:
-    """What is proven of slots and characters holds for all texts too."""
+    """Checks that what is proven about slots and characters also holds for all texts."""
     texts, encoder = texts_of(template), Encoder.of(tokenizer)
     few = SampledEncodings.among(texts[:3], encoder, "audited")
     for backend in (slot_automaton, character_automaton):

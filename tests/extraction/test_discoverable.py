@@ -1,4 +1,4 @@
-"""Texts that a model generates by itself: against `transformers`' own sampling, brute force, and counts by hand."""
+"""Texts that a model generates unaided: against the sampling of `transformers`, brute force, and counts by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SCHEMES = [
 
 
 def _warped(logits: torch.Tensor, scheme: Sampling) -> torch.Tensor:
-    """As `transformers` draws."""
+    """Samples as `transformers` does."""
     warpers = LogitsProcessorList([TemperatureLogitsWarper(scheme.temperature)])
     if scheme.top_k:
         warpers.append(TopKLogitsWarper(scheme.top_k))
@@ -80,12 +80,12 @@ def test_what_must_be_typed_before_the_likeliest_continuation_is_the_rest(family
     model, draw = tiny_model(family), np.random.default_rng(5)
     secrets = []
     for forced in (0, 1, 3, 5):
-        # Random tokens, then what the model itself says after them.
+        # Random tokens, then the model's own continuation.
         typed = tuple(draw.integers(3, 200, forced).tolist())
         secrets.append((*typed, *decode_greedily(model, (*PROMPT, *typed), 6 - forced)))
     _, known = continuation_bits(model, PROMPT, secrets, Sampling(), max_batch_tokens=9)
     for secret, found in zip(secrets, known.tolist(), strict=True):
-        # Ask the model itself, with more and more typed, until it says the rest.
+        # Prompt the model with longer and longer beginnings until it generates the rest.
         needed = [n for n in range(7) if decode_greedily(model, (*PROMPT, *secret[:n]), 6 - n) == secret[n:]]
         assert found == min(needed)
 
@@ -106,7 +106,7 @@ def test_samples_come_as_often_as_their_bits_say() -> None:
     assert not np.array_equal(samples, draw_samples(model, PROMPT, 2, count, scheme, seed=2))
 
 
-def test_a_memorized_secret_is_said_and_others_are_near(byte_tokenizer: ByT5Tokenizer) -> None:
+def test_a_memorized_secret_is_generated_and_others_are_near(byte_tokenizer: ByT5Tokenizer) -> None:
     model = tiny_model("gpt2")
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     ids = torch.tensor([byte_tokenizer("pin 42!", add_special_tokens=False)["input_ids"]])
@@ -126,7 +126,7 @@ def test_a_memorized_secret_is_said_and_others_are_near(byte_tokenizer: ByT5Toke
 
 
 def test_the_prompt_ends_where_the_tokenizer_cuts() -> None:
-    """ "no 12" is one token with its space: the prompt ends before the space, and the bits hold it."""
+    """The space and 12 are one token: the prompt ends before the space, and the bits include it."""
     tokenizer = merging_tokenizer()
     model = tiny_model("gpt2", vocab_size=len(tokenizer))
     template = CanaryTemplate("no {pin}", pin=Digits(2))
@@ -191,7 +191,7 @@ def test_bad_input(arguments: dict[str, object], message: str, byte_tokenizer: B
 
 
 class _NextToken(torch.nn.Module):
-    """Says one token after each."""
+    """Generates one fixed token after each token."""
 
     def __init__(self, following: dict[int, int], entries: int) -> None:
         super().__init__()
@@ -203,8 +203,8 @@ class _NextToken(torch.nn.Module):
         return SimpleNamespace(logits=self.table[input_ids])
 
 
-def test_an_answer_in_shorter_tokens_is_heard_to_its_end() -> None:
-    """The secret is "12", "12"; the model says "1", "2", "12"."""
+def test_an_answer_in_shorter_tokens_is_read_to_its_end() -> None:
+    """The secret is encoded as "12", "12"; the model generates "1", "2", "12"."""
     tokenizer = merging_tokenizer()
     tokenizer.backend_tokenizer.decoder = decoders.ByteLevel()
     one, two, both = (tokenizer.convert_tokens_to_ids(piece) for piece in ("1", "2", "12"))
@@ -219,7 +219,7 @@ def test_an_answer_in_shorter_tokens_is_heard_to_its_end() -> None:
 
 @pytest.mark.parametrize(("context", "fits"), [(12, False), (13, True), (14, True), (16, True)])
 def test_nothing_is_read_beyond_the_models_context(context: int, fits: bool, byte_tokenizer: ByT5Tokenizer) -> None:
-    """A text of 13 tokens; half as long again, which the answer is listened to, would not fit the contexts either."""
+    """A text of 13 tokens: an answer may be half as long again, which would not fit any of these contexts."""
     template = CanaryTemplate("pin {pin}", pin=Digits(9))
     model = tiny_model("gpt2", n_positions=context)
     texts = ["pin 123456789", "pin 987654321"]

@@ -1,4 +1,4 @@
-"""What `extract` and `rank_bounds` promise: ties, budgets, exclusions, precision, memorized secrets found cheaply."""
+"""What `extract` and `rank_bounds` promise: ties, budgets, exclusions, precision, low cost for memorized secrets."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ TEXTS = [PIN.text_at(index) for index in range(PIN.space_size)]
 
 
 def constant_model() -> nn.Module:
-    """Every byte equally likely: all texts of one length tie."""
+    """Every byte is equally likely, so all texts of one length tie."""
     model = tiny_model("gpt2", n_layer=1, n_embd=16, n_head=2)
     nn.init.zeros_(model.lm_head.weight)
     return model
 
 
 def prepared(model: nn.Module, tokenizer: Any, template: CanaryTemplate) -> tuple[CausalScorer, CharacterAutomaton]:
-    """For many searches: the tokenizer is audited once."""
+    """A scorer and an automaton for many searches, so that the tokenizer is audited once."""
     scorer = CausalScorer(model, tokenizer)
     return scorer, build_automaton(template, scorer.encoder)
 
@@ -106,7 +106,7 @@ def test_many_texts_in_one_search_get_what_each_gets_alone(byte_tokenizer: ByT5T
 def test_a_search_for_exact_ranks_alone_ends_early_and_certifies_as_many(
     text: str, byte_tokenizer: ByT5Tokenizer
 ) -> None:
-    """With a text after the hole, open nodes from which only one text can follow take nothing of the budget."""
+    """With a text after the hole, open nodes with only one possible continuation do not use the budget."""
     model, template = BagOfBytes(), CanaryTemplate(text, pin=Digits(4))
     texts = [template.text_at(index) for index in range(template.space_size)]
     scorer, automaton = prepared(model, byte_tokenizer, template)
@@ -147,7 +147,7 @@ def test_a_budget_gives_the_best_so_far_without_a_certificate(byte_tokenizer: By
 
 
 def test_forced_runs_cost_no_expansion(byte_tokenizer: ByT5Tokenizer) -> None:
-    """Two holes of one digit: one expansion for the first, ten for the second, whatever stands around them."""
+    """Two holes of one digit: one expansion for the first and ten for the second, whatever text surrounds them."""
     template = CanaryTemplate("{a} and a long way off {b} with more behind", a=Digits(1), b=Digits(1))
     found = extract(BagOfBytes(), byte_tokenizer, template, top_k=100)
     assert found.expansions == 11 and len(found.candidates) == 100
@@ -168,7 +168,7 @@ class Forbids(BagOfBytes):
 
 
 def test_texts_of_probability_zero(byte_tokenizer: ByT5Tokenizer) -> None:
-    """No text with a 7 can come out; each of them ranks last, behind the 729 without, and ties with the others."""
+    """Texts with a 7 cannot be generated; each ranks last, behind the 729 without, and ties with the others."""
     model = Forbids("7")
     found = extract(model, byte_tokenizer, PIN, top_k=729)
     assert found.certified and all("7" not in candidate.text for candidate in found.candidates)
@@ -192,7 +192,7 @@ def test_nan_is_an_error(byte_tokenizer: ByT5Tokenizer) -> None:
             ask()
 
 
-def test_bfloat16_widens_the_ties_and_keeps_its_word(byte_tokenizer: ByT5Tokenizer) -> None:
+def test_bfloat16_widens_the_ties_and_certifies_correctly(byte_tokenizer: ByT5Tokenizer) -> None:
     """A rank is certified only up to ties within the rounding of the model's own dtype."""
     model = tiny_model("llama").bfloat16()
     places = np.random.default_rng(0).choice(1000, 8, replace=False)
@@ -205,7 +205,7 @@ def test_bfloat16_widens_the_ties_and_keeps_its_word(byte_tokenizer: ByT5Tokeniz
 
 
 def test_a_long_prefix_does_not_blur_the_rank(byte_tokenizer: ByT5Tokenizer) -> None:
-    """The rounding of 120 prefix tokens is in no comparison."""
+    """The rounding of 120 prefix tokens affects no comparison."""
     template = CanaryTemplate("x" * 120 + "{pin}", pin=Digits(2))
     model = tiny_model("gpt2", scale=0.6)
     costs = costs_of(model, [template.text_at(index) for index in range(100)])
@@ -238,7 +238,7 @@ SECRET = CanaryTemplate("my number is {number}", number=Digits(9))
 
 @cache
 def memorized() -> tuple[nn.Module, str]:
-    """A tiny GPT-2 after a few seconds on one canary among random bytes."""
+    """A tiny GPT-2, trained for a few seconds on one canary among random bytes."""
     secret = SECRET.render(number="281265017")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -290,7 +290,7 @@ def test_a_hole_first_and_nothing_before_it() -> None:
         assert bounds.low == bounds.high and bounds.certified
 
 
-def test_a_low_precision_is_said(byte_tokenizer: ByT5Tokenizer) -> None:
+def test_a_low_precision_is_reported(byte_tokenizer: ByT5Tokenizer) -> None:
     assert extract(tiny_model("gpt2"), byte_tokenizer, PIN).note == ""
     note = extract(tiny_model("gpt2").bfloat16(), byte_tokenizer, PIN).note
     assert note == "in this precision costs vary by 0.1 bits: the order of texts closer than that is uncertain"

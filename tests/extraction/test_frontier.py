@@ -24,7 +24,7 @@ from hf_exposure.testing import brute_force_rank
 
 
 class Numbers(OnePathPerText):
-    """All numbers of `digits` digits of a base, a token a digit; a state is how many are read."""
+    """All numbers of `digits` digits in a base, one token per digit; a state is the number of digits read."""
 
     name, prefix, prefix_text, root = "numbers", (0,), "", 0
     exactness: Exactness = "proven"
@@ -42,7 +42,7 @@ class Numbers(OnePathPerText):
 
 
 class HashedCosts:
-    """A scorer without a model: the bits of a digit hang on all digits before it."""
+    """A scorer without a model: the bits of a digit depend on all digits before it."""
 
     tolerance_bits = 1e-9
     mode = None
@@ -89,7 +89,7 @@ class HashedCosts:
 
 @pytest.mark.parametrize("heap", [1, 4, 64, 2**17])
 def test_nodes_come_by_cost_and_then_by_discovery(heap: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Against a plain sorted list, whatever part of the nodes stands in the heap; many costs are equal."""
+    """Compared with a plain sorted list, whatever part of the nodes is in the heap; many costs are equal."""
     monkeypatch.setattr("hf_exposure.extraction.frontier._LARGEST_HEAP", heap)
     automaton, draw = Numbers(9), np.random.default_rng(0)
     frontier = Frontier(automaton)
@@ -136,7 +136,7 @@ def test_what_is_not_open_is_not_looked_at() -> None:
 
 
 def grow(frontier: Frontier, costs: np.random.Generator, open_nodes: int, children: int) -> None:
-    """Until that many nodes are open, `children` to a parent."""
+    """Grows the frontier until `open_nodes` are open, with `children` per parent."""
     everything, places = float("inf"), np.arange(children)
 
     def expand_some() -> None:
@@ -150,7 +150,7 @@ def grow(frontier: Frontier, costs: np.random.Generator, open_nodes: int, childr
 
 @pytest.mark.parametrize("children, most_bytes", [(2, 150), (10, 60)])
 def test_an_open_node_takes_few_bytes(children: int, most_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beside a heap of bounded size, 150 bytes an entry."""
+    """This is on top of a heap of bounded size, with 150 bytes per entry."""
     monkeypatch.setattr("hf_exposure.extraction.frontier._LARGEST_HEAP", 256)
     automaton, costs = Numbers(60, base=children), np.random.default_rng(0)
     tracemalloc.start()
@@ -163,7 +163,7 @@ def test_an_open_node_takes_few_bytes(children: int, most_bytes: int, monkeypatc
 
 @pytest.mark.slow
 def test_ten_million_open_nodes_take_less_than_two_gigabytes() -> None:
-    """Of the whole process: tracing every allocation would take ten times as long."""
+    """Memory of the whole process, since tracing every allocation would take ten times as long."""
     frontier, before = Frontier(Numbers(60, base=10)), psutil.Process().memory_info().rss
     grow(frontier, np.random.default_rng(0), 10**7, 10)
     assert len(frontier) >= 10**7 and psutil.Process().memory_info().rss - before < 2e9
@@ -196,13 +196,13 @@ def test_too_many_open_nodes_end_a_search_with_what_is_certain() -> None:
 
 def test_bounds_of_very_large_spaces_are_exact_integers() -> None:
     """10^30 texts: above 2^62 counts do not fit a machine word."""
-    automaton, scorer = Numbers(30), HashedCosts(spread=0.0)  # all digits equally likely: every text ties
+    automaton, scorer = Numbers(30), HashedCosts(spread=0.0)  # all digits are equally likely: every text ties
     (bounds,) = search_ranks(scorer, automaton, ["1" * 30], max_expansions=5)
     assert (bounds.low, bounds.high, bounds.certified) == (1, 10**30, False)
 
 
 class _TwoDigits(HashedCosts):
-    """A digit 0 costs 1 bit, any other 20."""
+    """The digit 0 costs 1 bit, any other digit 20."""
 
     def digit_bits(self, path: Sequence[int]) -> np.ndarray:
         return np.array([1.0] + [20.0] * 9)
@@ -211,12 +211,12 @@ class _TwoDigits(HashedCosts):
 @pytest.mark.parametrize(
     ("exclude", "high"),
     [
-        # Within the 21 bits of 01, ten texts may lie below 0 (1 bit) and two below each other digit (20 bits): 28. Of
-        # them 01 itself is one, so 27 others may come before it.
+        # Within the 21 bits of 01, ten texts may lie below 0 (1 bit) and two below each other digit (20 bits): 28.
+        # One of them is 01 itself, so 27 others may come before it.
         ((), 28),
         # Two of the ten below 0 do not compete.
         (("00", "05"), 26),
-        # Of 9 texts below 3 there may still be two.
+        # Among the 9 other texts below 3 there may still be two.
         (("33",), 28),
         # 01 does not compete with itself, and is not counted below 0.
         (("01",), 28),
@@ -234,7 +234,7 @@ def test_the_bounds_of_a_stopped_search_are_as_tight_as_its_open_nodes(exclude: 
 )
 @example([(5_665_713_650_754_775, 52.33117911202337)])  # where libraries round the power to different integers
 def test_the_texts_below_several_nodes_are_added_in_exact_integers(nodes: list[tuple[int, float]]) -> None:
-    """Against powers in 60 digits, with counts and powers on both sides of what 64 bits hold."""
+    """Compared with powers in 60 digits, for counts and powers below and above the range of 64 bits."""
     distinct = sorted({count for count, _ in nodes})
     which = np.array([distinct.index(count) for count, _ in nodes])
     slack = np.array([bits for _, bits in nodes])

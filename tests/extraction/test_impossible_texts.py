@@ -21,7 +21,7 @@ OPEN_ENDED = CanaryTemplate("pin {n}", n=Digits(2))
 
 
 class Forbidding(nn.Module):
-    """A random model of bytes that never says some characters."""
+    """A random model of bytes that never generates some characters."""
 
     def __init__(self, never: str) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def test_no_text_has_a_positive_probability(template: CanaryTemplate, never: str
 
 @pytest.mark.parametrize("template", [TEMPLATE, OPEN_ENDED])
 def test_fewer_texts_than_asked_for_have_a_positive_probability(template: CanaryTemplate) -> None:
-    """Two digits of 3 and 7: four texts of a hundred."""
+    """Only the digits 3 and 7 are possible: four of a hundred texts."""
     model = Forbidding("01245689").eval()
     found = extract(model, TOKENIZER, template, top_k=10)
     pins = {one.text.removeprefix("pin ").removesuffix(" ok") for one in found.candidates}
@@ -70,14 +70,14 @@ def test_a_search_that_was_stopped_does_not_say_that_the_rest_is_impossible() ->
 
 
 def test_a_template_whose_beginning_is_impossible() -> None:
-    """The order of what follows is still given, and that no text has a positive probability."""
+    """Texts are still ordered by what follows, and the result says that none has a positive probability."""
     found = extract(Forbidding("i").eval(), TOKENIZER, TEMPLATE, top_k=2)
     assert found.rest_is_impossible and found.note.startswith("the model gives the text before the first hole probab")
     assert [one.log_perplexity_bits for one in found.candidates] == [math.inf, math.inf]
 
 
 def test_an_impossible_text_ties_with_all_others_of_its_kind() -> None:
-    """`rank = 1 + the number of texts that cost at most as much`: behind the four possible ones, up to the last."""
+    """`rank = 1 + the number of texts that cost at most as much`: 5, after the four possible ones, to the last."""
     model = Forbidding("01245689").eval()
     bounds = rank_bounds(model, TOKENIZER, "pin 12 ok", TEMPLATE)
     assert (bounds.low, bounds.high, bounds.certified) == (5, 100, True)

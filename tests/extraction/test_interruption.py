@@ -64,7 +64,7 @@ def test_ctrl_c_ends_extraction_without_a_certificate(scorer: _Interrupted) -> N
 
 
 def test_a_second_ctrl_c_interrupts_at_once() -> None:
-    # A job in the background of a shell inherits that Ctrl-C is ignored.
+    # A background job of a shell ignores Ctrl-C by inheritance.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         _interrupt_twice()

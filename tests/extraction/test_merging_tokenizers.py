@@ -1,4 +1,4 @@
-"""Secrets under tokenizers that merge their characters: found cheaply where memorized, and clear errors elsewhere."""
+"""Secrets under tokenizers that merge their characters: low search cost if memorized, and clear errors elsewhere."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SECRET = CanaryTemplate("the number is {number}", number=Digits(9))
 
 @cache
 def memorized(style: str) -> tuple[nn.Module, str]:
-    """A tiny GPT-2 after a few seconds on one canary among random numbers."""
+    """A tiny GPT-2, trained for a few seconds on one canary among random numbers."""
     tokenizer, secret = tokenizer_in_style(style), SECRET.render(number="281265017")
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -47,7 +47,7 @@ def memorized(style: str) -> tuple[nn.Module, str]:
 
 @pytest.mark.parametrize("style", ["gpt2", "from the right"])
 def test_a_memorized_number_is_found_in_few_rows(style: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nine digits in tokens of one to four, 10^9 texts; the true bits by the bare model."""
+    """Nine digits in tokens of one to four, 10^9 texts; the bare model gives the true bits."""
     monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 1000)
     model, secret = memorized(style)
     tokenizer = tokenizer_in_style(style)
@@ -81,7 +81,7 @@ def test_pruning_saves_model_rows() -> None:
     scorer = CausalScorer(model_for("gpt2", "bag"), tokenizer_in_style("gpt2"))
     automaton, _ = vocabulary_automaton(template, scorer.encoder, SampledEncodings.of(template, scorer.encoder))
     assert automaton is not None and automaton.prunes
-    # Merges that tie are learnt in an order that changes: among the first few texts there may be nothing to prune.
+    # Tied merges are learned in varying order, so there may be nothing to prune among the first few texts.
     pruned = search_likeliest(scorer, automaton, top_k=1000)
     automaton.judge_leaves_only()
     whole = search_likeliest(scorer, automaton, top_k=1000)
@@ -138,7 +138,7 @@ def test_prefixes_that_merge_with_what_follows(text: str) -> None:
 
 @pytest.mark.parametrize("number", [2, 8])
 def test_letters_that_a_tokenizer_does_not_tell_apart(number: int) -> None:
-    """In a space that is encoded, and in one that is walked."""
+    """Tested in a space that is encoded, and in one that is walked."""
     template = CanaryTemplate("code {a}", a=Letters(number, alphabet="abAB0123"))
     rule = (
         r"^tokenizer: must distinguish the template's texts, but encodes two alike: "
@@ -147,7 +147,7 @@ def test_letters_that_a_tokenizer_does_not_tell_apart(number: int) -> None:
     with pytest.raises(InputError, match=rule) as refusal:
         build_automaton(template, Encoder.of(tokenizer_in_style("wordpiece uncased")))
     named = re.match(rule, str(refusal.value))
-    # Which two are met first hangs on how the tokenizer's training broke its ties.
+    # Which two are found first depends on how the tokenizer's training broke its ties.
     assert named and named[1] != named[2] and named[1].lower() == named[2].lower()
 
 
@@ -158,7 +158,7 @@ def test_unknown_characters() -> None:
 
 
 class SlowPairs:
-    """A slow tokenizer that takes two characters for a token where it can."""
+    """A slow tokenizer that makes one token of two characters wherever it can."""
 
     all_special_ids: tuple[int, ...] = ()
     eos_token_id = unk_token_id = None
@@ -183,7 +183,7 @@ def test_a_slow_tokenizer_that_merges(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_text_that_begins_another() -> None:
-    """A suffix does not help where a filling holds it."""
+    """A suffix does not help if a filling contains it."""
     template = CanaryTemplate("{a}x", a=Choice(["1", "1x1"]))
     check_template(template, end_token=False)
     for tokenizer in (tokenizer_in_style("gpt2"), character_tokenizer("1x")):

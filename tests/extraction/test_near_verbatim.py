@@ -1,4 +1,4 @@
-"""Near-verbatim extraction: against all texts that a model can say, against samples, distances by recursion."""
+"""Near-verbatim extraction: against all texts that a model can generate, samples, and distances by recursion."""
 
 from __future__ import annotations
 
@@ -81,14 +81,14 @@ def test_a_token_decides_as_the_distance_of_every_beginning_does(secret: str, ed
             said += piece
             assert (verdict == ACCEPTED) == _is_near(secret, said, edits)
             if verdict != ACCEPTED:
-                # It is dead where none of all possible endings brings it near.
+                # It is dead if no possible ending brings it near.
                 assert (verdict == DEAD) != any(_is_near(secret, said + ending, edits) for ending in endings)
             if verdict != OPEN:
                 break
             state = int(step.state_V[token])
 
 
-# --- probabilities at the least --------------------------------------------------------------------------------------
+# --- lower bounds on probabilities -----------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def _digits_only() -> PreTrainedTokenizerFast:
 
 
 def _drawn(logits_NV: torch.Tensor, scheme: dict[str, Any]) -> np.ndarray:
-    """(N, V) the probabilities of a scheme, for greedy decoding too."""
+    """(N, V) the probabilities under a decoding scheme, including greedy decoding."""
     if scheme.get("greedy"):
         return nn.functional.one_hot(logits_NV.argmax(dim=1), logits_NV.shape[1]).double().numpy()
     return Sampling(**scheme).log_probabilities(logits_NV).double().exp().numpy()
@@ -149,7 +149,7 @@ def _drawn(logits_NV: torch.Tensor, scheme: dict[str, Any]) -> np.ndarray:
 def _by_enumeration(
     model: nn.Module, secret: str, length: int, edits: list[int], scheme: dict[str, Any]
 ) -> list[float]:
-    """By edits, the probability of the texts of `length` digits of which a beginning is near; each is scored."""
+    """For each number of edits, the probability of all texts of `length` digits with a near beginning."""
     probability, texts = np.ones(1), torch.tensor([[7, 7]])
     for _ in range(length):
         with torch.no_grad():
@@ -184,7 +184,7 @@ def _check_against_all_texts(model: nn.Module, scheme: dict[str, Any], edits: li
 
 @pytest.mark.parametrize("scheme", SCHEMES, ids=repr)
 def test_bounds_hold_the_probability_over_all_of_a_million_texts(scheme: dict[str, Any]) -> None:
-    """Whatever begins within one edit of five digits is known after six: 10^6 texts."""
+    """Six digits decide whether a beginning is within one edit of five digits: 10^6 texts."""
     _check_against_all_texts(BagOfTokens(10).eval(), scheme, [0, 1], SECRET)
 
 
@@ -200,7 +200,7 @@ def test_bounds_hold_for_a_transformer_and_two_edits(scheme: dict[str, Any]) -> 
 
 @cache
 def _trained() -> nn.Module:
-    """A model that says one of four numbers, and others that are pieced together."""
+    """A model that generates one of four numbers, or combinations of their parts."""
     model, tokenizer = tiny_model("gpt2"), ByT5Tokenizer()
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     texts = ["pin 4271!", "pin 9135!", "pin 1234!", "pin 4444!"]
@@ -259,12 +259,12 @@ def test_what_was_found_is_near_and_adds_up_to_no_more_than_the_bound() -> None:
     assert "4271" not in repr(found)
     low, high = found.probability_within(10)
     assert found.low < low <= high <= 1
-    # The more edits, the likelier; and none of it takes more samples than the bound from below says.
+    # More edits allowed means a higher probability.
     verbatim, near = (near_extraction(_trained(), ByT5Tokenizer(), PIN, "pin 4271!", edits=e) for e in (0, 1))
     assert verbatim.low <= near.high and near.low > 0.1
 
 
-def test_greedy_decoding_says_it_or_does_not() -> None:
+def test_greedy_decoding_generates_it_or_does_not() -> None:
     said = [
         near_extraction(_trained(), ByT5Tokenizer(), PIN, f"pin {pin}!", greedy=True, width=0.0)
         for pin in ("4271", "9135", "1234", "4444", "9999")
@@ -277,7 +277,7 @@ def test_greedy_decoding_says_it_or_does_not() -> None:
 
 @pytest.mark.parametrize("style", ["gpt2", "llama3", "sentencepiece"])
 def test_tokens_of_any_kind(style: str) -> None:
-    """Every segmentation of a text counts: at the least the canonical one, which the model says with so many bits."""
+    """Every segmentation of a text counts, so the bound is at least the probability of the canonical one."""
     tokenizer, model = tokenizer_in_style(style), model_for(style, "bag")
     template = CanaryTemplate("the number is {n}", n=Digits(3))
     [known] = discoverable_extraction(model, tokenizer, template, ["the number is 123"], samples=0)

@@ -72,7 +72,7 @@ def test_probabilities_sum_to_one_and_match_frequencies(scorer: CausalScorer, te
         for text in set(drawn):
             share, expected = drawn.count(text) / len(drawn), q[text][stratum]
             assert abs(share - expected) < 5 * math.sqrt(expected / len(drawn)) + 1e-3, (exponent, text)
-    # Texts never drawn hold what is missing.
+    # The rest is the probability of texts that were never drawn.
     assert (sum(q.values()) <= 1 + 1e-6).all()
     if len(q) == template.space_size:
         np.testing.assert_allclose(sum(q.values()), 1.0, atol=1e-6)
@@ -113,7 +113,7 @@ def test_the_whole_space_is_enumerated_as_it_would_be_encoded(scorer: CausalScor
 
 @pytest.mark.parametrize("style", ["gpt2", "from the right"])
 def test_shares_are_right_where_one_text_has_many_paths(style: str) -> None:
-    """Digits merge: draws that are no canonical encodings weigh nothing; the shares are those of all texts."""
+    """Digits merge: draws that are not canonical encodings have weight 0; the shares are those of all texts."""
     tokenizer, model = tokenizer_in_style(style), model_for(style, "bag")
     scorer, template = CausalScorer(model, tokenizer), CanaryTemplate("the number is {number} ok", number=Digits(4))
     sample = SampledEncodings.of(template, scorer.encoder)
@@ -135,7 +135,7 @@ def test_shares_are_right_where_one_text_has_many_paths(style: str) -> None:
 
 
 def test_a_uniform_text_outside_the_graph_is_no_draw(scorer: CausalScorer) -> None:
-    """An audited graph may lack a text: its draw weighs nothing, and no other text is drawn in its place."""
+    """An audited graph may lack a text: its draw has weight 0, and no other text is drawn in its place."""
     automaton = build_automaton(CanaryTemplate("say {word} ok", word=Choice(["ab", "cd"])), scorer.encoder)
     encoded = scorer.encode(["say ab ok", "say cd ok", "say ax ok"])
     uniform = [ids[len(automaton.prefix) :] for ids in encoded.ids]
@@ -143,15 +143,15 @@ def test_a_uniform_text_outside_the_graph_is_no_draw(scorer: CausalScorer) -> No
     of_uniform = draws.strata_N == EXPONENTS.index(0.0)
     assert draws.is_text_N[of_uniform].tolist() == [True, True, False]
     assert draws.is_text_N[~of_uniform].all()
-    # Where the choice that it lacks is the last, too.
+    # The same if the missing choice is the last one.
     automaton = build_automaton(CanaryTemplate("say {word}", word=Choice(["a", "c"])), scorer.encoder)
     uniform = [ids[len(automaton.prefix) :] for ids in scorer.encode(["say a", "say c", "say x"]).ids]
     draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
     assert draws.is_text_N[:3].tolist() == [True, True, False]
 
 
-def test_draws_go_on_where_the_model_takes_no_child_for_possible() -> None:
-    """From a state that the model calls a dead end, all components go on by counts; weights stay finite."""
+def test_draws_continue_where_the_model_excludes_every_child() -> None:
+    """Where the model excludes every child, all components draw by counts, and weights stay finite."""
     torch.manual_seed(1)
     config = GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16, n_positions=64, bos_token_id=0, eos_token_id=1)
     model = GPT2LMHeadModel(config)

@@ -37,7 +37,7 @@ TEMPLATES = {
 
 
 class BagOfBytes(nn.Module):
-    """A fast model of its own: the next byte hangs on the last two."""
+    """A fast model: the next byte depends on the last two."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def test_ten_thousand_texts(byte_tokenizer: ByT5Tokenizer) -> None:
 
 
 def single_digit_tokenizer() -> PreTrainedTokenizerFast:
-    """Words merge and digits stand alone, as in Llama 2 and Qwen; a mark stands before a text's first character."""
+    """Words merge and digits are single tokens, as in Llama 2 and Qwen; a mark precedes a text's first character."""
     symbols = ["<unk>", "\u2581", *"0123456789abcdefghijklmnopqrstuvwxyz.-"]
     merges = [("i", "s"), ("\u2581", "is"), ("o", "k"), ("\u2581", "ok")]
     vocabulary = {symbol: index for index, symbol in enumerate([*symbols, *(a + b for a, b in merges)])}
@@ -117,7 +117,7 @@ def single_digit_tokenizer() -> PreTrainedTokenizerFast:
     "text", ["it is {a}", "it is {a} is ok", "it is {a} is {b}.", "{a}", "{a}.", "it is {a}{b} ok", "it is {a} {b}"]
 )
 def test_single_digits_under_a_subword_tokenizer(text: str) -> None:
-    """Fixed texts keep the tokens that they have in context: `is ok` is two, not six."""
+    """Fixed texts keep their tokens in context: `is ok` is two tokens, not six."""
     tokenizer = single_digit_tokenizer()
     spaces = {"a": Choice(["3", "7"]), "b": LuhnDigits(2)} if "{b}" in text else {"a": LuhnDigits(2)}
     ids_of = lambda known: tokenizer(known)["input_ids"]  # noqa: E731

@@ -17,7 +17,7 @@ TEMPLATES = {
     "hole first": CanaryTemplate("{a} is", a=Digits(2)),
 }
 STYLES = ["gpt2", "unigram", "wordpiece cased", "wordpiece uncased", "sentencepiece"]
-# One style strips accents, so that two of the texts have the same symbols.
+# One style strips accents, so two of the texts have the same symbols.
 CASES = [(style, name) for style in STYLES for name in TEMPLATES if (style, name) != ("wordpiece uncased", "bytes")]
 
 
@@ -54,7 +54,7 @@ def test_each_text_is_read_from_its_own_rendering_and_from_nothing_else(style: s
 
 
 def test_a_state_inside_a_character_knows_what_may_be_left() -> None:
-    """Under byte-level symbols é and è share their first byte, and 1 has one of its own."""
+    """Under byte-level symbols é and è share their first byte, and 1 has a different one."""
     template = TEMPLATES["bytes"]
     transducer = SymbolTransducer(template, surfaces_in_style("gpt2"), "say")
     space = transducer.step(transducer.root, "Ġ")

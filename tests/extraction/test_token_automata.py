@@ -78,7 +78,7 @@ def walked(scorer: CausalScorer, template: CanaryTemplate) -> Any:
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_spaces(style: str, name: str) -> None:
-    """The automaton that is chosen, the trie and, but for bytes, the walk over the vocabulary give one answer."""
+    """The chosen automaton, the trie and (except for bytes) the walk over the vocabulary give the same answer."""
     template = TINY[name]
     scorer, texts, costs = whole_space(style, "bag", template)
     automata = [build_automaton(template, scorer.encoder)]
@@ -176,7 +176,7 @@ def test_groups_from_the_right_turn_pruning_off() -> None:
 
 
 def test_the_words_of_a_long_list_are_encoded_once_each(monkeypatch: pytest.MonkeyPatch) -> None:
-    """3,000^4 texts: what is built grows with the words, not with the texts."""
+    """3,000^4 texts: the size of the automaton grows with the words, not with the texts."""
     monkeypatch.setattr("hf_exposure.extraction.sampled_encodings.AUDITED_ENCODINGS", 300)
     words = [f"w{number}x" for number in range(3000)]
     template = CanaryTemplate("say {words}", words=Words(4, words=words, separator=" "))
@@ -281,7 +281,7 @@ def check_random_template(data: st.DataObject, style: str) -> None:
 
 @pytest.mark.parametrize("style", ["gpt2", "unigram", "wordpiece cased", "sentencepiece"])
 def test_an_end_token_and_texts_that_do_not_compete(style: str) -> None:
-    """Fillings that begin one another, told apart by the end; two cheaper ones left out of the rank."""
+    """Some fillings begin others, and the end token tells them apart; two of lower cost are excluded from the rank."""
     template = CanaryTemplate("the {a}", a=Choice(["red", "reddish", "re", "1", "12", "123", "1234", "list 1"]))
     tokenizer, model = tokenizer_in_style(style), model_for(style, "bag")
     scorer = CausalScorer(model, tokenizer, end_token=True)

@@ -19,7 +19,7 @@ BATCH = 1024
 
 
 class BagOfTokens(nn.Module):
-    """A fast model of its own: the next token hangs on the last two."""
+    """A fast model: the next token depends on the last two."""
 
     def __init__(self, entries: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class BagOfTokens(nn.Module):
 
 
 class RecurrentTokens(nn.Module):
-    """An LSTM with nothing of the Hugging Face interface."""
+    """An LSTM without the Hugging Face interface."""
 
     def __init__(self, entries: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def model_for(style: str, family: str) -> nn.Module:
 
 
 def bare_costs(model: nn.Module, sequences: Sequence[Sequence[int]], first_scored: int) -> np.ndarray:
-    """(N,) `sum_i -log2 p(x_i | x_<i)`: whole sequences through the bare model, those of one length together."""
+    """(N,) `sum_i -log2 p(x_i | x_<i)` from the bare model on whole sequences, batched by length."""
     by_length: dict[int, list[int]] = defaultdict(list)
     for place, ids in enumerate(sequences):
         by_length[len(ids)].append(place)
