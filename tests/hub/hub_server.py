@@ -1,4 +1,4 @@
-"""A Hub for tests, on 127.0.0.1: repositories in memory, the few requests that publishing makes, and faults on
+"""A Hub for tests on 127.0.0.1, with repositories in memory, the few requests that publishing makes, and faults on
 demand.
 """
 
@@ -32,9 +32,9 @@ class Commit:
 
 @dataclass
 class Fault:
-    """An answer in place of the real one, `times` over: a status, or 0 to hang up without one.
+    """Replaces the real answer `times` times by a status, or by none if it is 0 (the connection is closed).
 
-    With `after`, the request is carried out first: its answer is lost on the way.
+    With `after`, the request is executed first, and its answer is lost.
     """
 
     method: str
@@ -47,7 +47,7 @@ class Fault:
 
 @dataclass
 class Hub:
-    """What the server holds, for a test to look at."""
+    """The contents of the server, for tests to inspect."""
 
     repos: dict[str, list[Commit]] = field(default_factory=dict)
     pull_requests: list[Commit] = field(default_factory=list)

@@ -32,7 +32,7 @@ def main() -> None:
         else:
             report = ExposureReport.from_dict(request["report"])
         arguments = request["arguments"]
-        # Most tests have no need of pictures, which take a second.
+        # Most tests do not need plots, which take a second.
         wanted = arguments.pop("plots", False)
         plots.matplotlib_is_installed = functools.partial(bool, wanted)
         if "canaries" in arguments:

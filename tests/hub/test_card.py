@@ -18,7 +18,7 @@ def card(content: str | None = None, **changes: object) -> str:
     return updated_card(content, published(mixed(**changes)), name="model", files=["a.png", "report.json"])
 
 
-def test_what_stands_around_a_section_stays_in_its_place() -> None:
+def test_text_around_a_section_stays_in_its_place() -> None:
     first = card("---\nlicense: mit\n---\n# Title\n\nBefore.\n")
     assert first.endswith(f"{END}\n")
     moved = first.rstrip() + "\n\nAfter.\n"
@@ -51,7 +51,7 @@ def test_data_are_text() -> None:
     assert "<script" not in body
     assert "<b>" not in body
     assert body.count(END) == 1
-    # On one line, in which nothing is mark-up: no table row, heading or link of its own.
+    # The data stay on one line and contain no markup: no table row, heading or link.
     (line,) = [line for line in body.splitlines() if "alert" in line]
     code = re.search(r"<code>(.*?)</code>", line)
     assert code is not None
@@ -70,7 +70,7 @@ def test_the_table_by_hand() -> None:
     assert "![P q](exposure/p_q.png)" in section
 
 
-def test_an_undefined_mean_is_said_and_not_among_the_results() -> None:
+def test_an_undefined_mean_is_shown_and_not_among_the_results() -> None:
     text = card()
     assert "| 1 | 2 | undefined | 2.0, undefined | 0 of 2 |" in text
     assert "| 8 | 2 | at least 7.0 | 9.0, ≥ 5.0 | 1 of 2 (at least 2 %) |" in text  # one of the two is a lower bound

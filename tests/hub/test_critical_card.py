@@ -57,7 +57,7 @@ def test_a_last_measurement_that_failed_gives_no_result() -> None:
     assert results(with_critical(None, 0.3, FAILED)) == []
 
 
-def test_parts_of_measures_stand_beside_each_other_and_replace_their_own_only() -> None:
+def test_each_measure_has_its_own_part_and_replaces_only_that() -> None:
     exposure = updated_card(None, published(mixed()), name="model")
     both = with_critical(with_critical(exposure, 0.3), 0.4, name="critical_train")
     again = with_critical(both, 0.9)
@@ -70,7 +70,7 @@ def test_parts_of_measures_stand_beside_each_other_and_replace_their_own_only() 
 
 def test_what_has_no_part_is_not_pushed() -> None:
     with pytest.raises(InputError, match="^run: must be a record that supports model cards"):
-        push_card(mixed(), "me/model")  # exposure has a push of its own, which leaves exact figures out
+        push_card(mixed(), "me/model")  # exposure has its own push function, which omits exact figures
     with pytest.raises(InputError, match="^repo_id: "):
         critical_run(0.5).push_to_hub(5)  # type: ignore[arg-type]
 

@@ -1,4 +1,4 @@
-"""Training dynamics in model cards: of a record, a trainer, the command. Log history and TensorBoard have them."""
+"""Training dynamics in model cards, pushed by a record, a trainer or the command; also in logs and TensorBoard."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def metrics(card: str) -> dict[str, float]:
 
 def test_means_are_in_the_metadata_and_single_examples_are_not(tmp_path: Path) -> None:
     card = with_dynamics("---\npipeline_tag: image-classification\n---\n# T\n", write_run(tmp_path))
-    # By hand, of the run of dynamics_samples: 32 clean rows are always right, 8 noisy ones are forgotten twice.
+    # By hand for the run of dynamics_samples: 32 clean rows are always right, 8 noisy ones are forgotten twice.
     assert metrics(card) == {
         "dynamics_last_accuracy": 0.8, "dynamics_last_clean_accuracy": 1.0, "dynamics_last_noisy_accuracy": 0.0,
         "dynamics_best_validation_accuracy": 0.9, "dynamics_last_validation_accuracy": 0.6,
@@ -141,7 +141,7 @@ def test_the_command_pushes_to_a_hub(tmp_path: Path) -> None:
         files = hub.files("me/model")
     card = files["README.md"].decode()
     assert set(files) == {".gitattributes", "README.md"} and len(hub.repos["me/model"]) == 3
-    # The second push replaced the first, and what was there is left.
+    # The second push replaced the first and kept the rest of the card.
     assert card.count(MARKS[0]) == card.count(MARKS[1]) == 1 and "Their words." in card and "license: mit" in card
     assert metrics(card) == metrics(with_dynamics(None, record.until(20)))
     # By hand: after 20 steps the noisy margins are -1.5, -4.5 and 0.5.

@@ -35,7 +35,7 @@ def test_by_hand(load: Any) -> None:
     assert found["exposure"] == [pytest.approx(math.log2(9)), pytest.approx(math.log2(9 / 5))]
     assert found["exposure_mean"] == pytest.approx(math.log2(9) / 2 + math.log2(9 / 5) / 2)
     assert found["bound"] == ["lower", "interval"]
-    assert found["high"][0] is None  # draws alone set no upper end
+    assert found["high"][0] is None  # draws alone do not limit the upper end
     assert all(low <= bits for low, bits in zip(found["low"], found["exposure"], strict=True))
 
 
@@ -57,7 +57,7 @@ def test_in_batches(load: Any) -> None:
 
 
 def test_the_papers_way(load: Any) -> None:
-    """Quantiles of a normal law; at its mean, half of all texts are likelier: 1 bit."""
+    """Costs are quantiles of a normal law; at its mean, half of all texts are likelier, which is 1 bit."""
     from scipy.stats import norm
 
     references = [float(50 + 3 * norm.ppf((place + 0.5) / 400)) for place in range(400)]

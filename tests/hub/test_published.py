@@ -59,7 +59,7 @@ def test_figures_by_hand() -> None:
 def test_what_would_name_a_secret_is_gone() -> None:
     seen = published(REPORT)
     assert all(math.isnan(e.log_perplexity_bits) and math.isnan(e.base_exposure_bits) for e in seen.estimates)
-    # Rank 1 is what an exposure of log2|R| says anyhow.
+    # Rank 1 is published, since an exposure of log2|R| reveals it anyway.
     assert [e.rank_high for e in seen.estimates] == [None, 1, None, None, None, None]
     assert seen.settings == {"method": "auto", "confidence_level": 0.95}
     assert seen.model == {"class": "GPT2LMHeadModel", "parameters": 12, "dtype": "float32"}

@@ -225,7 +225,7 @@ def test_a_token_that_is_refused(hub_and_push: tuple[Hub, Push]) -> None:
     [("GET", "/api/models/"), ("HEAD", "/resolve/"), ("POST", "/commit/")],
     ids=["info", "card", "commit"],
 )
-def test_a_server_error_passes(hub_and_push: tuple[Hub, Push], method: str, path: str) -> None:
+def test_a_server_error_is_retried(hub_and_push: tuple[Hub, Push], method: str, path: str) -> None:
     hub, push = hub_and_push
     hub.add(REPO, {"README.md": FOREIGN})
     hub.faults.append(Fault(method, path, 503, times=2))
@@ -375,15 +375,15 @@ def test_no_byte_that_is_sent_gives_a_secret_away(hub_and_push: tuple[Hub, Push]
         assert canary.id.encode() not in sent
     for estimate in report.estimates:
         for figure in (estimate.exposure_bits, estimate.log_perplexity_bits, estimate.low_bits):
-            # Five digits of any figure would be more than a tenth of a bit.
+            # Five digits of any figure would be more precise than a tenth of a bit.
             assert str(figure)[:6].encode() not in hub.files(REPO)["exposure/report.json"]
             assert str(figure)[:6].encode() not in hub.files(REPO)["README.md"]
     assert b"/home/someone" not in sent
-    # The scan sees what is there.
+    # The scan finds a text that is present.
     assert b"Digits(length=9)" in sent
 
 
-def test_critical_samples_are_pushed_beside_exposure(hub_and_push: tuple[Hub, Push]) -> None:
+def test_critical_samples_are_pushed_next_to_exposure(hub_and_push: tuple[Hub, Push]) -> None:
     hub, push = hub_and_push
     hub.add(REPO, {"README.md": FOREIGN})
     push()

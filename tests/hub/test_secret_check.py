@@ -94,14 +94,14 @@ def test_controls_are_secrets_too() -> None:
 
 
 def test_a_short_filling_is_looked_for_in_its_text_only() -> None:
-    """Any page holds the digits 37 somewhere."""
+    """Any page contains the digits 37 somewhere."""
     canaries = CanarySet.from_secrets(CanaryTemplate("pin {pin}.", pin=Digits(2)), ["pin 37."])
     refuse_secrets({"page": b"37 of 40"}, canaries)
     with pytest.raises(SecretFoundError):
         refuse_secrets({"page": b"pin\n  37."}, canaries)
 
 
-def test_the_message_does_not_say_it() -> None:
+def test_the_message_does_not_contain_the_secret() -> None:
     with pytest.raises(SecretFoundError) as caught:
         refuse_secrets({"page": b"281265017"}, NUMBERS)
     assert "281265017" not in str(caught.value)

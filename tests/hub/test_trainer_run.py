@@ -1,4 +1,4 @@
-"""One training that pushes to a Hub on this machine and logs to every tracker installed: what it leaves in each."""
+"""One training run that pushes to a Hub on this machine and logs to every installed tracker: the results in each."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TRACKERS = [name for name in ("tensorboard", "trackio", "wandb", "mlflow") if fi
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Hub, Path]]:
-    """A training of 6 steps with a push at each of two saves and two at the end, in a process of its own.
+    """A training run of 6 steps with a push at each of two saves and two at the end, in its own process.
 
     The folder holds `run` (the output folder), `canaries.json`, `events`, `trackio`, `wandb` and `mlflow.db`.
     """
@@ -66,7 +66,7 @@ def test_the_card_keeps_the_figures(run: tuple[Hub, Path]) -> None:
     card = hub.files(REPO)["README.md"].decode()
     report = EXPOSURE_LOG.read(folder / "run")[-1]
     assert card.count(BEGIN) == 1
-    assert "generated_from_trainer" in card  # the trainer's own card is all there
+    assert "generated_from_trainer" in card  # the trainer's own card is complete
     (model,) = yaml.safe_load(card.split("---\n")[1])["model-index"]
     (result,) = [r for r in model["results"] if r["dataset"]["type"] == "hf_exposure-canaries"]
     values = {m["args"]["repetitions"]: m["value"] for m in result["metrics"] if m["type"] == "exposure"}
@@ -95,7 +95,7 @@ def test_a_push_in_training_takes_the_report_along(run: tuple[Hub, Path]) -> Non
 
 
 def test_no_secret_and_no_exact_figure_is_pushed(run: tuple[Hub, Path]) -> None:
-    """The log of the run holds exact ranks; the trainer uploads its whole output folder but for some names."""
+    """The log of the run contains exact ranks; the trainer uploads its whole output folder except some names."""
     hub, folder = run
     canaries = CanarySet.load(folder / "canaries.json")
     report = EXPOSURE_LOG.read(folder / "run")[-1]
@@ -182,7 +182,7 @@ def test_trackio_has_curves_and_the_artifact(run: tuple[Hub, Path]) -> None:
 
 
 def wandb_records(file: Path) -> list[Any]:
-    """The records of an offline run: LevelDB's log format, protobuf inside."""
+    """The records of an offline run: protobuf messages in LevelDB's log format."""
     from wandb.proto.wandb_internal_pb2 import Record
 
     content, place, records, parts = file.read_bytes(), 7, [], b""
@@ -194,7 +194,7 @@ def wandb_records(file: Path) -> list[Any]:
         _, length, kind = struct.unpack("<IHB", content[place : place + 7])
         parts += content[place + 7 : place + 7 + length]
         place += 7 + length
-        if kind in (1, 4):  # whole, or the last part
+        if kind in (1, 4):  # a whole record, or its last part
             records.append(Record.FromString(parts))
             parts = b""
     return records
@@ -220,7 +220,7 @@ def test_wandb_has_curves_and_the_artifact_offline(run: tuple[Hub, Path]) -> Non
 
 
 def test_mlflow_has_curves_and_the_report(run: tuple[Hub, Path]) -> None:
-    """Its store is read with SQL, as another program would."""
+    """The store is read with SQL, as another program would read it."""
     if find_spec("mlflow") is None:
         pytest.skip("mlflow is not installed")
     _, folder = run
@@ -238,7 +238,7 @@ def test_mlflow_has_curves_and_the_report(run: tuple[Hub, Path]) -> None:
     assert not [1 for (value,) in parameters for canary in CANARIES if canary.text in value]
 
 
-def test_a_tracker_that_fails_is_warned_of() -> None:
+def test_a_tracker_that_fails_causes_a_warning() -> None:
     pytest.importorskip("tensorboard")
     from transformers.integrations import TensorBoardCallback
 
