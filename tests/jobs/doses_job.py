@@ -20,10 +20,10 @@ from pipelines import random_pipeline
 
 
 def zero_settings(stage: str) -> dict[str, Any]:
-    """Those of a trainer with a torch optimizer, as DeepSpeed runs without its compiled one."""
+    """Settings of a trainer with a torch optimizer, since DeepSpeed runs here without its compiled one."""
     import deepspeed
 
-    # A faster exchange over shared memory, which it would compile on first use: minutes, and a compiler.
+    # Faster communication over shared memory would be compiled on first use, which takes minutes and a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     config = {
         "zero_optimization": {"stage": int(stage), "stage3_param_persistence_threshold": 0},
@@ -43,11 +43,11 @@ def main() -> None:
         pipeline = random_pipeline(seed)
         pipeline.settings |= zero_settings(stage) if stage else {}
         if isinstance(pipeline.data, IterableDataset):
-            # One that ends sooner on one process than on the other ends the job, with the callback or without it.
+            # A stream that ends earlier on one process than on the other ends the job, with or without the callback.
             pipeline.data = pipeline.data.repeat(None)
         whole = pipeline.callback(strategy="steps", steps=3)
         if seed % 2:
-            # Stopped and resumed, with a measurement on the way: neither counts anything twice.
+            # Stopped and resumed, with a measurement in between: nothing is counted twice.
             first = pipeline.callback()
             pipeline.trainer(folder / str(seed), [first], save_strategy="steps", save_steps=2, max_steps=2).train()
             trainer = pipeline.trainer(folder / str(seed), [whole], max_steps=5)
@@ -71,5 +71,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    if torch.distributed.is_initialized():  # threads of a group that is left behind may abort a process
+    if torch.distributed.is_initialized():  # threads of a remaining process group may abort a process
         torch.distributed.destroy_process_group()

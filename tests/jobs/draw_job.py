@@ -1,4 +1,4 @@
-"""Draws in a job: `draw_job.py FOLDER` on each process; `draw_job.py FOLDER start` starts two without a launcher."""
+"""Draws in a job: `draw_job.py FOLDER` runs in each process; `draw_job.py FOLDER start` starts two of them."""
 
 from __future__ import annotations
 

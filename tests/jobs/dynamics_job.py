@@ -32,7 +32,7 @@ def main(kind: str, folder: Path) -> None:
         BatchDynamicsMeasure(pictures(11), noisy, name="batches"),
     ]
     callback = MeasureCallback(measures, strategy="steps", steps=1)
-    # As many rows a step, and the same ones, on one process and on two.
+    # One process and two processes use the same rows in each step.
     batch = 4 if "RANK" not in os.environ else 2
     trainer = classify(folder / "out", [callback], max_steps=3, per_device_train_batch_size=batch, model=undropped())
     trainer.train()
@@ -40,7 +40,7 @@ def main(kind: str, folder: Path) -> None:
 
 
 def texts(kind: str, folder: Path) -> None:
-    """A language model as it is, sharded over the processes or not; without a trainer."""
+    """Records the dynamics of a language model, sharded over the processes or not, without a trainer."""
     model = fully_sharded() if kind == "fsdp" else small_model()
     assert is_sharded(model) == (kind == "fsdp")
     measure = DynamicsMeasure(TEXTS, batch_size=2)
@@ -53,7 +53,7 @@ def texts(kind: str, folder: Path) -> None:
 
 
 def seen_in_batches(model: Any, folder: Path, first: bool) -> Any:
-    """From forward passes of one row each, as many on every process: a sharded model gathers its weights in each."""
+    """Forward passes of one row each, equally many on every process: a sharded model gathers its weights in each."""
     measure = BatchDynamicsMeasure(TEXTS, batch_size=2, name="batches")
     processes = Processes.of_job(model, calls_model=False)
     measure.prepare(make_start(model=model, processes=processes, output_dir=folder / "out", is_first_process=first))
@@ -79,7 +79,7 @@ def write(folder: Path, records: list[Any]) -> None:
 
 
 def undropped() -> nn.Module:
-    """Without dropout, which differs between one process and two."""
+    """A model without dropout, which differs between one process and two."""
     model = Classifier()
     model.layers[1].p = 0.0
     return model

@@ -48,7 +48,7 @@ def figures(report: Any) -> dict[str, list[Any]]:
 
 
 def digest(model: nn.Module) -> str:
-    """Of all weights, bit for bit."""
+    """A digest of the exact bits of all weights."""
     found = hashlib.sha256()
     for name, weight in sorted(model.state_dict().items()):
         found.update(name.encode())
@@ -186,7 +186,7 @@ class FailsOn(nn.Module):
 
 
 def fails_on_one(folder: Path, kind: str, rows: str, on_error: str) -> dict[str, Any]:
-    """What each process makes of a fault on process 1."""
+    """How each process reacts to a fault on process 1."""
     callback = ExposureCallback(
         CANARIES, strategy="steps", steps=1, method="sample", references=200, on_error=on_error,
         require_delivery=False,
@@ -210,7 +210,7 @@ def fails_on_one(folder: Path, kind: str, rows: str, on_error: str) -> dict[str,
 
 
 class ChangesBase(TrainerCallback):
-    """Writes to a frozen weight of the base at the second step, on the first process alone."""
+    """Writes to a frozen weight of the base at the second step, on the first process only."""
 
     def on_step_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step == 1 and os.environ["RANK"] == "0":
@@ -219,7 +219,7 @@ class ChangesBase(TrainerCallback):
 
 
 def base_changes(folder: Path) -> dict[str, Any]:
-    """LoRA whose base is what it was at the first step, and not at the second."""
+    """LoRA whose base is unchanged at the first step and changed at the second."""
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(0)
@@ -242,7 +242,7 @@ def base_changes(folder: Path) -> dict[str, Any]:
 
 
 def on_one_only(folder: Path) -> dict[str, Any]:
-    """The callback on the first process alone."""
+    """Adds the callback on the first process only."""
     from hf_exposure.runtime import job
 
     job.SECONDS_FOR_ALL_TO_START = 3.0
@@ -258,13 +258,13 @@ def tokenizer_with(token: str) -> ByT5Tokenizer:
 
 
 DIFFERENT = {"auto": {"references": 64}, "enumerate": {}, **METHODS}
-# Of a small space: a tokenizer is audited in no time.
+# The space is small, so a tokenizer is audited quickly.
 SMALL = CanaryTemplate("pin {pin} ok", pin=Digits(3))
 FEW = draw_canaries(SMALL, repetitions={1: 2, 4: 1}, controls=3, seed=5)
 
 
 class OnRank:
-    """What differs on process 1, by name: arguments for a meter, the set and the tokenizer among them."""
+    """Arguments for a meter, including the set and the tokenizer; the named one differs on process 1."""
 
     def __init__(self, rank: int) -> None:
         self.is_other = rank == 1
@@ -287,7 +287,7 @@ class OnRank:
 
 
 def differs(folder: Path) -> dict[str, Any]:
-    """For each method, and each thing that is another one on process 1: the error of this process, or its figures."""
+    """For each method and each argument that differs on process 1: the error of this process, or its figures."""
     torch.distributed.init_process_group("gloo")
     on_rank, found = OnRank(torch.distributed.get_rank()), {}
     model = make_trainer(folder / "out").model
@@ -323,7 +323,7 @@ def differs(folder: Path) -> dict[str, Any]:
 
 
 def readme(folder: Path) -> dict[str, Any]:
-    """README's own script, unchanged; then the same model and canary file, measured without the other process."""
+    """Runs README's script unchanged, then measures the same model and canary file without the other process."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "docs"))
     from doc_blocks import ROOT, blocks_of
 
@@ -355,7 +355,7 @@ def readme(folder: Path) -> dict[str, Any]:
 
 
 def measures(folder: Path) -> dict[str, Any]:
-    """Toys: whole, killed and resumed, failing on one process, and others on each process."""
+    """Toy measures: uninterrupted, killed and resumed, failing on one process, and different on each process."""
 
     def run(name: str, *toys: Any, resume: str | None = None, kill: bool = False, **how: Any) -> dict[str, Any]:
         callback = MeasureCallback([toy() for toy in toys], **{"strategy": "epoch", **how})
@@ -396,7 +396,7 @@ def measures(folder: Path) -> dict[str, Any]:
 
 
 def membership(folder: Path) -> dict[str, Any]:
-    """Records of many lengths, shared and alone, with another base model; and records that differ on one process."""
+    """Records of many lengths, shared and alone, with a separate base model; and records that differ on one."""
     from hf_exposure.measures import MembershipMeter
 
     torch.distributed.init_process_group("gloo")
@@ -424,7 +424,7 @@ def membership(folder: Path) -> dict[str, Any]:
 
 
 def unwritable(folder: Path, on_error: str) -> dict[str, Any]:
-    """The log cannot be written by the first process, which alone writes it."""
+    """The first process, which alone writes the log, cannot write it."""
     from hf_exposure.records.run_log import RunLog
 
     def full(*_: Any) -> None:
@@ -442,10 +442,10 @@ def unwritable(folder: Path, on_error: str) -> dict[str, Any]:
 
 
 def finish(folder: Path, found: Any) -> None:
-    """Writes what this process saw, and ends it.
+    """Writes what this process saw, and exits.
 
-    At the end of Python, threads of torch's process group may still run where a trainer refers to the group, and then
-    they abort the process now and then ("terminate called without an active exception"). So Python's end is left out.
+    While Python shuts down, threads of torch's process group may still run if a trainer refers to the group, and then
+    they sometimes abort the process ("terminate called without an active exception"). So the shutdown is skipped.
     """
     (folder / f"{os.environ.get('RANK', 0)}.json").write_text(json.dumps(found))
     if torch.distributed.is_initialized():

@@ -47,7 +47,7 @@ def plain() -> list[str]:
 def run(
     launcher: list[str], script: str | Path, *arguments: str | Path, seconds: float = 150.0, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    """Runs a job to its end. One that hangs is killed, and is a failure like any other."""
+    """Runs a job to its end. A job that hangs is killed and counts as a failure."""
     command = [*launcher, str(SCRIPTS / script), *map(str, arguments)]
     started = subprocess.Popen(
         command, env=job_environment(**environment), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
@@ -56,7 +56,7 @@ def run(
     try:
         said, _ = started.communicate(timeout=seconds)
     except subprocess.TimeoutExpired:
-        # Launchers give each process of a job a group of its own.
+        # Launchers give each process of a job its own group.
         launcher_process = psutil.Process(started.pid)
         for process in [*launcher_process.children(recursive=True), launcher_process]:
             process.kill()
@@ -66,7 +66,7 @@ def run(
 
 
 def results(done: subprocess.CompletedProcess[str], folder: Path, processes: int = 2) -> list[dict[str, Any]]:
-    """What each process of a job that succeeded has written."""
+    """The results written by each process of a successful job."""
     assert done.returncode == 0, done.stdout[-6000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(processes)]
 

@@ -57,7 +57,7 @@ def main() -> None:
     )
     checkpoint = get_last_checkpoint(str(folder)) if folder.exists() else None
     while checkpoint and not (Path(checkpoint) / "trainer_state.json").exists():
-        # Cut short by the kill: as people do, the one before is taken.
+        # The last checkpoint is incomplete, so the one before it is used, as a user would.
         os.rename(checkpoint, folder / f"broken-{Path(checkpoint).name}")
         checkpoint = get_last_checkpoint(str(folder))
     trainer.train(resume_from_checkpoint=checkpoint)
@@ -73,5 +73,5 @@ def main() -> None:
 
 if __name__ == "__main__":
     main()
-    if torch.distributed.is_initialized():  # threads of a group that is left behind may abort a process
+    if torch.distributed.is_initialized():  # threads of a remaining process group may abort a process
         torch.distributed.destroy_process_group()

@@ -37,7 +37,7 @@ def fully_sharded() -> Any:
 
 
 def fsdp(folder: Path) -> dict[str, Any]:
-    """`fully_shard`, trained by hand: accelerate leaves FSDP out on a CPU without a word."""
+    """`fully_shard` with a hand-written loop, since accelerate silently skips FSDP on a CPU."""
     model = fully_sharded()
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     found = _measured(model)
@@ -67,7 +67,7 @@ def fsdp(folder: Path) -> dict[str, Any]:
 
 
 def fsdp_lora(folder: Path) -> dict[str, Any]:
-    """LoRA under `fully_shard`: its base before and after two steps, and after a write to one process's part of it."""
+    """LoRA under `fully_shard`: its base before and after two steps, and after a write to one process's shard."""
     from peft import LoraConfig, get_peft_model
 
     distributed.init_process_group("gloo")
@@ -100,10 +100,10 @@ def fsdp_lora(folder: Path) -> dict[str, Any]:
 
 
 def zero(folder: Path, stage: str) -> dict[str, Any]:
-    """DeepSpeed's ZeRO with a torch optimizer, as it runs without its compiled one. A measurement after every step."""
+    """DeepSpeed's ZeRO with a torch optimizer instead of its compiled one, and a measurement after every step."""
     import deepspeed
 
-    # A faster exchange over shared memory, which it would compile on first use: minutes, and a compiler.
+    # Faster communication over shared memory would be compiled on first use, which takes minutes and a compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     config = {
         "zero_optimization": {"stage": int(stage), "stage3_gather_16bit_weights_on_model_save": True,
@@ -136,7 +136,7 @@ def tensor(folder: Path) -> dict[str, Any]:
 
 
 def stranded(folder: Path) -> dict[str, Any]:
-    """One process fails between the model's own exchanges, in the second layer of a pass."""
+    """One process fails between the model's own collective operations, in the second layer of a pass."""
     model = fully_sharded()
     processes.SECONDS_FOR_ALL_TO_FAIL = 3.0
 
@@ -166,7 +166,7 @@ def both_fail(folder: Path) -> dict[str, Any]:
 
 
 def _measured(model: Any) -> dict[str, Any]:
-    """By each method; the calls that it took, and how many weights this process holds."""
+    """Figures by each method, the number of calls, and the number of weights that this process holds."""
     calls = Calls(model)
     found: dict[str, Any] = {}
     for method, settings in METHODS.items():

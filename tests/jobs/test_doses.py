@@ -11,16 +11,16 @@ from launch import plain, results, resumes, run, torchrun
 pytest.importorskip("trl")
 
 
-# Stages of ZeRO, each with a pipeline of an even number and one of an odd number, which stops and resumes:
+# Stages of ZeRO, each with an even-numbered pipeline and an odd-numbered one, which stops and resumes:
 # padding-free, padded; TRL's bfd_split, a stream with workers; an encoder-decoder, TRL's wrapped packing with gradient
 # checkpointing.
 ZERO = ("1100:1", "1101:1", "1104:2", "1103:2", "1112:3", "1117:3")
-# What tells the stages apart, once trained.
+# The class of the optimizer after training shows the stage.
 OPTIMIZERS = {"1": "DeepSpeedZeroOptimizer", "2": "DeepSpeedZeroOptimizer", "3": "DeepSpeedZeroOptimizer_Stage3"}
 
 
 def check(folder: Path, wanted: Sequence[str], processes: int = 2, **environment: str) -> None:
-    seconds = 300 + 60 * len(wanted)  # for the end of one that hangs
+    seconds = 300 + 60 * len(wanted)  # to end a job that hangs
     done = run(torchrun(processes), "doses_job.py", folder, *wanted, seconds=seconds, **environment)
     found = results(done, folder, processes)
     for name in wanted:
@@ -49,13 +49,13 @@ def test_no_miscount_on_two_processes_in_many_pipelines(tmp_path: Path) -> None:
 @pytest.mark.parametrize("processes", [1, 2])
 def test_no_miscount_under_deepspeed_zero(processes: int, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
-    # With ACCELERATE_USE_CPU, accelerate would leave DeepSpeed out without a word: use_cpu of the arguments is enough.
+    # With ACCELERATE_USE_CPU, accelerate would silently skip DeepSpeed; the argument use_cpu is enough.
     check(tmp_path, ZERO, processes, ACCELERATE_USE_CPU="false", ACCELERATE_USE_DEEPSPEED="true")
 
 
 @pytest.mark.slow
 def test_liger_kernels(tmp_path: Path) -> None:
-    """The real fused loss, which Triton interprets: a training without logits has the counts of one with them."""
+    """The real fused loss, interpreted by Triton: training without logits gives the same counts as with them."""
     pytest.importorskip("triton")
     pytest.importorskip("liger_kernel")
     (found,) = results(run(plain(), "liger_job.py", tmp_path, TRITON_INTERPRET="1"), tmp_path, processes=1)

@@ -1,4 +1,4 @@
-"""Measures on two processes: the same figures on both, what each has seen, a kill, and a failure of one."""
+"""Measures on two processes: equal figures on both, the rows that each has seen, a kill, and a failure on one."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def test_measures_of_two_processes_agree_resume_and_fail_together(tmp_path: Path
         for what in ("records", "curve", "steps"):
             assert first[name][what] == second[name][what], (name, what)
     whole, resumed = first["whole"], first["resumed"]
-    # Twelve rows an epoch, half of them on each process.
+    # Twelve rows per epoch, half of them on each process.
     figures = [record["figures"] for record in whole["records"]["tally"]]
     assert [(f["eval_tally_taken"], f["eval_tally_rows"]) for f in figures] == [(1, 12), (2, 24)]
     assert [found["whole"]["own rows"] for found in (first, second)] == [12, 12]
-    # Killed after the first epoch was measured and logged, before that was saved.
+    # Killed after the first epoch was measured and logged, but before it was saved.
     assert first["killed"]["error"].startswith("Killed") and len(first["killed"]["records"]["tally"]) == 1
     assert (resumed["records"], resumed["curve"], resumed["error"]) == (whole["records"], whole["curve"], "")
     assert [found["resumed"]["own rows"] for found in (first, second)] == [12, 12]
-    # A fault of process 1 in the first of three measurements is one of both; the other measure goes on.
+    # A fault on process 1 in the first of three measurements fails on both; the other measure continues.
     for found in (first, second):
         failing = found["failing"]
         assert [record["step"] for record in failing["records"]["fails"]] == [4, 6]

@@ -13,7 +13,7 @@ LAUNCHERS = {"torchrun": torchrun, "accelerate": accelerate_launch}
 
 
 def agree(first: dict[str, Any], second: dict[str, Any], tolerance: float) -> None:
-    """Figures of two measurements; None and NaN are figures too."""
+    """Compares the figures of two measurements, in which None and NaN must agree too."""
     for name, figures in first.items():
         expected = np.array(second[name], dtype=np.float64)
         np.testing.assert_allclose(np.array(figures, dtype=np.float64), expected, rtol=0, atol=tolerance, err_msg=name)
@@ -28,14 +28,14 @@ def test_work_is_shared_and_figures_are_those_of_one_process(launcher: str, tmp_
     for shared, alone in zip(first["reports"], first["alone"], strict=True):
         agree(shared, alone, 1e-3)
     assert first["history"] == [sum(report["exposure_bits"][:3]) / 3 for report in first["reports"]]
-    # Best is least exposed; training ends once two evaluations in a row are no better.
+    # The best model is the least exposed; training ends after two evaluations in a row without improvement.
     best = int(np.argmin(first["history"])) + 1
     assert first["best"] == [best, first["history"][best - 1]]
     assert first["stopped"] == min(6, best + 2)
     for method, found in first["each"].items():
         agree(found["shared"], found["alone"], 1e-3)
         rows, alone_rows = (sum(shape[0] for shape in found[name]) for name in ("shapes", "alone_shapes"))
-        # A search of forty expansions is mostly calls of one row, which nobody can share.
+        # A search of forty expansions consists mostly of calls of one row, which cannot be shared.
         assert rows < alone_rows * (1 if method == "bounded" else 0.75), (method, rows, alone_rows)
 
 
@@ -45,11 +45,11 @@ def test_the_baseline_is_measured_by_both_before_the_first_step(resume: str, tmp
     assert first == second and first["with"]["world"] == 2
     whole, without = first["with"], first["without"]
     assert whole["steps"] == whole["logged"] == [0, 2, 4] and without["steps"] == [2, 4]
-    # Of the model that nobody has trained yet: what one process measures of it alone.
+    # The baseline of the untrained model is what one process measures alone.
     assert whole["untrained"] == without["untrained"] != whole["weights"]
     agree(whole["reports"][0], whole["alone"], 1e-3)
     assert whole["doses"][0] == 0 and whole["doses"][1] == 6
-    # And it changes nothing of the training, nor of later measurements.
+    # It changes neither the training nor later measurements.
     assert whole["weights"] == without["weights"] and whole["reports"][1:] == without["reports"]
     if resume == "resumes":
         assert first["resumed"]["steps"] == [0, 2, 4] and first["resumed"]["reports"][0] == whole["reports"][0]
@@ -78,7 +78,7 @@ def test_training_is_the_same_to_the_bit(processes: int, tmp_path: Path) -> None
     [("nan", "NonFiniteScoreError: the model returned NaN logits"), ("error", "a fault of this device alone")],
 )
 @pytest.mark.parametrize("on_error", ["raise", "warn"])
-def test_a_fault_of_one_process_is_one_of_all(kind: str, message: str, on_error: str, tmp_path: Path) -> None:
+def test_a_fault_on_one_process_fails_on_all(kind: str, message: str, on_error: str, tmp_path: Path) -> None:
     found = results(run(torchrun(), "job.py", "fails_on_one", tmp_path, kind, "1", on_error), tmp_path)
     for result in found:
         said = result["error"] if on_error == "raise" else "".join(result["warnings"])
@@ -98,12 +98,12 @@ def test_out_of_memory_on_one_process_halves_the_batch_of_both(tmp_path: Path) -
         folder.mkdir()
         measured.append(results(run(torchrun(), "job.py", "fails_on_one", folder, "memory", rows, "raise"), folder))
     expected, found = measured
-    # In the batch that failed on one, the other may have gone further; they start again together.
+    # One process may have gone further in the batch that failed on the other; they restart together.
     assert found[0]["rows"][-3:] == found[1]["rows"][-3:] and max(found[0]["rows"]) >= 8
     assert len(found[0]["rows"]) > len(expected[0]["rows"])
     for one, other in zip(found[0]["figures"], expected[0]["figures"], strict=True):
         agree(one, other, 1e-3)
-    # With no room for a single row both give up, and the trainer's batch is left alone.
+    # Without memory for a single row both give up, and the trainer's batch size is unchanged.
     nothing = tmp_path / "nothing"
     nothing.mkdir()
     for result in results(run(torchrun(), "job.py", "fails_on_one", nothing, "memory", "1", "raise"), nothing):

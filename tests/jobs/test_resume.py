@@ -31,13 +31,13 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     [
         (["SIGTERM@5"], True),
         (["SIGKILL@1"], False),  # before any checkpoint
-        (["SIGKILL@4"], True),  # measured, and killed before that step is saved
+        (["SIGKILL@4"], True),  # measured, and killed before the step is saved
         (["save@6"], True),  # half a checkpoint
         (["SIGKILL@3", "save@6", "SIGTERM@7"], True),
     ],
     ids=lambda value: "+".join(value) if isinstance(value, list) else None,
 )
-def test_a_run_that_is_killed_ends_as_if_it_had_not_been(
+def test_a_killed_run_ends_as_if_it_had_not_been_killed(
     stops: list[str], resumes: bool, uninterrupted: dict[str, Any], tmp_path: Path
 ) -> None:
     folder = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""Models whose weights lie on two processes: equal calls on each, and the figures that one process gives."""
+"""Models whose weights are spread over two processes: equal calls on each, and the figures of one process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.slow
 
 
 def check(found: list[dict[str, Any]], folder: Path) -> None:
-    """Both processes say the same, and what one process says that loads the saved weights."""
+    """Both processes give the same figures as one process that loads the saved weights."""
     assert found[0]["figures"] == found[1]["figures"]
     model = AutoModelForCausalLM.from_pretrained(folder / "saved")
     assert found[0]["held"] < sum(weight.numel() for weight in model.parameters())
@@ -31,7 +31,7 @@ def check(found: list[dict[str, Any]], folder: Path) -> None:
 def test_fsdp2(tmp_path: Path) -> None:
     found = results(run(torchrun(), "sharded.py", "fsdp", tmp_path), tmp_path)
     assert found[0]["sharded"]
-    # Eight rows in each of two steps, four on each process; layers that are computed again count once.
+    # Each of two steps has eight rows, four on each process; recomputed layers count once.
     assert found[0]["doses"] == found[1]["doses"] == [4, 4, 4, 4, 0, 0, 0]
     check(found, tmp_path)
     for one in found:
@@ -55,7 +55,7 @@ def test_tensor_parallelism_feeds_a_group_the_same_inputs(tmp_path: Path) -> Non
 @pytest.mark.parametrize("stage", ["2", "3"])
 def test_deepspeed_zero(stage: str, tmp_path: Path) -> None:
     pytest.importorskip("deepspeed")
-    # With ACCELERATE_USE_CPU, accelerate would leave DeepSpeed out without a word: use_cpu of the arguments is enough.
+    # With ACCELERATE_USE_CPU, accelerate would silently skip DeepSpeed; the argument use_cpu is enough.
     environment = {"ACCELERATE_USE_CPU": "false", "ACCELERATE_USE_DEEPSPEED": "true"}
     found = results(run(torchrun(), "sharded.py", "zero", tmp_path, stage, **environment), tmp_path)
     assert found[0]["engine"] == "DeepSpeedEngine" and found[0]["sharded"] == (stage == "3")
@@ -66,13 +66,13 @@ def test_deepspeed_zero(stage: str, tmp_path: Path) -> None:
     check(found, tmp_path)
 
 
-def test_one_that_fails_alone_inside_a_sharded_model_ends_the_job(tmp_path: Path) -> None:
+def test_a_failure_of_one_process_inside_a_sharded_model_ends_the_job(tmp_path: Path) -> None:
     done = run(torchrun(), "sharded.py", "stranded", tmp_path, seconds=100)
     assert done.returncode != 0
     assert "OutOfStepError: RuntimeError: a fault of this device alone. 1 of 2 processes failed inside" in done.stdout
 
 
-def test_both_that_fail_inside_a_sharded_model_go_on_together(tmp_path: Path) -> None:
+def test_a_failure_of_both_inside_a_sharded_model_is_handled_together(tmp_path: Path) -> None:
     first, second = results(run(torchrun(), "sharded.py", "both_fail", tmp_path, seconds=100), tmp_path)
     assert first == second
     assert first["rows"] and max(first["rows"]) < first["refused_from"]
