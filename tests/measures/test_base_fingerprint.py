@@ -1,4 +1,4 @@
-"""The base under an adapter must not change after the first measurement, else measuring is refused."""
+"""If the base under an adapter changes after the first measurement, measuring is refused."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def train_embeddings(model: Any) -> None:
 
 
 def merge_half(model: Any) -> None:
-    """A merge that was undone after the adapter had changed: a part of it stays in the base."""
+    """Undoes a merge after the adapter has changed, so a part of it stays in the base."""
     model.merge_adapter()
     with torch.no_grad():
         for name, weight in model.named_parameters():
@@ -67,7 +67,7 @@ def merge_half(model: Any) -> None:
 def test_a_base_that_changed_between_two_measurements_is_refused(change: Callable[[Any], None]) -> None:
     one, model = meter(), adapted()
     first = measure(one, model)
-    with torch.no_grad():  # what training does: adapters change, the base stays
+    with torch.no_grad():  # as in training: adapters change, the base does not
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.add_(0.1)
@@ -75,7 +75,7 @@ def test_a_base_that_changed_between_two_measurements_is_refused(change: Callabl
     change(model)
     with pytest.raises(InputError, match=MOVED):
         measure(one, model)
-    # Another model has a base of its own, and a new meter begins with what it finds.
+    # A different model has its own base, and a new meter starts with the base that it finds.
     assert len(measure(one, adapted())) == len(CANARIES)
     assert len(measure(meter(), model)) == len(CANARIES)
 
@@ -91,7 +91,7 @@ def test_a_merge_that_is_undone_exactly_changes_nothing() -> None:
 @pytest.mark.parametrize("method", ["pissa", "olora"])
 def test_adapters_that_began_with_a_part_of_the_base_are_refused(method: str) -> None:
     model = adapted(init_lora_weights=method)
-    with model.disable_adapter():  # what is left is indeed not the base
+    with model.disable_adapter():  # the rest is not the base
         left = fingerprint(model, SINGLE_PROCESS)
     assert moved_share(fingerprint(tiny_model("llama"), SINGLE_PROCESS), left) > 0.01
     with pytest.raises(InputError, match=f"were initialized with a part of it, got \"init_lora_weights='{method}'\""):
@@ -102,7 +102,7 @@ def test_adapters_that_are_off_and_still_used_are_refused() -> None:
     model = adapted()
     layer = next(module for module in model.modules() if hasattr(module, "lora_A") and len(module.lora_A))
     is_off = layer.forward
-    # As a kind of adapter that only stops training when it is told to be off.
+    # Like an adapter whose weights are only frozen when it is switched off.
     layer.forward = lambda x: is_off(x) + layer.lora_B["default"](layer.lora_A["default"](x))
     wanted = [weight.requires_grad for weight in model.parameters()]
     with pytest.raises(InputError, match=r"the logits still depend on them, got '.*q_proj.lora_[AB].default.weight'"):

@@ -1,4 +1,4 @@
-"""Exposure that training added: measured beside a base model, or the model's own with its adapters off."""
+"""Exposure that training added, relative to a base model or to the model with its adapters off."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def test_without_its_adapter_a_model_is_its_base(saved: list[str] | None) -> Non
     alone = measure_exposure(tiny_model("llama"), TOKENIZER, CANARIES)
     assert bases(report) == exposures(alone)
     assert exposures(report) != bases(report)
-    # The adapters are back on, and which weights are trained is as it was.
+    # The adapters are back on, and the same weights are trainable as before.
     assert costs(model) == before
     assert [weight.requires_grad for weight in model.parameters()] == wanted
 
@@ -114,7 +114,7 @@ def test_the_callback_refuses_a_base_that_cannot_be_at_the_start(tmp_path: Any) 
     assert trainer.state.global_step == 0
 
 
-def test_lora_training_is_measured_beside_its_base_and_not_disturbed(tmp_path: Any) -> None:
+def test_lora_training_is_measured_with_its_base_and_not_disturbed(tmp_path: Any) -> None:
     def lora() -> nn.Module:
         torch.manual_seed(3)
         return get_peft_model(small_model(), LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))

@@ -111,7 +111,7 @@ def test_the_laws_of_measures(tmp_path: Path) -> None:
     inputs = {name: torch.stack([row[name] for row in pictures(4)]) for name in ("pixels", "labels")}
 
     class Shown(BatchDynamicsMeasure):
-        """Is shown outputs where the laws show batches."""
+        """Observes outputs where the laws show batches."""
 
         def on_batch(self, batch: SeenBatch) -> None:
             self.on_output(batch, {"logits": torch.arange(8.0).reshape(4, 2) * (1 + batch.step)})
@@ -151,7 +151,7 @@ def test_what_the_tap_cannot_see_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="Use DynamicsMeasure"):
         rows = [{"input_ids": [5, 6], "labels": [-100, 6]}]
         BatchDynamicsMeasure(rows).prepare(start_of(masked, output_dir=tmp_path))
-    # As a Trainer passes them that computes a smoothed loss itself.
+    # The inputs are those of a Trainer that computes a smoothed loss itself.
     measure = BatchDynamicsMeasure(pictures())
     measure.prepare(start_of(Classifier(), output_dir=tmp_path))
     with pytest.raises(InputError, match="label_smoothing_factor"):

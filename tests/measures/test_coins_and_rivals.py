@@ -1,4 +1,4 @@
-"""Two results that are easily confused: what the coins refute, and which texts compete with a canary."""
+"""Two results that are easily wrong: what the coins refute, and which texts compete with a canary."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TOKENIZER = ByT5Tokenizer()
 
 
 def learned(canaries: CanarySet, steps: int) -> GPT2LMHeadModel:
-    """A model that was trained on the inserted canaries, as often as each says."""
+    """A model trained on each inserted canary as often as its repetitions say."""
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=48, n_positions=16))
     texts = [canary.text for canary in canaries.inserted for _ in range(canary.repetitions)]
@@ -37,7 +37,7 @@ def learned(canaries: CanarySet, steps: int) -> GPT2LMHeadModel:
 
 @pytest.fixture(scope="module")
 def flipped() -> tuple[CanarySet, Any, np.ndarray]:
-    """40 coins, the heads learned: the set, its report, and the canaries' costs."""
+    """40 coins with memorized heads: the set, its report, and the canaries' costs."""
     canaries = draw_canaries(TEMPLATE, {}, controls=0, coin_flips=40, seed=4)
     model = learned(canaries, 60)
     costs = log_perplexity(model, TOKENIZER, [canary.text for canary in canaries])
@@ -45,21 +45,21 @@ def flipped() -> tuple[CanarySet, Any, np.ndarray]:
 
 
 def test_the_epsilon_of_a_report_is_that_of_likelier_heads(flipped: tuple[CanarySet, Any, np.ndarray]) -> None:
-    """Of 40 coins the 10 likeliest are guessed heads, the 10 least likely tails: counted by hand."""
+    """Of 40 coins the 10 likeliest are guessed heads and the 10 least likely tails, counted by hand."""
     canaries, report, costs = flipped
     heads = [bool(canary.coin) for canary in canaries]
     order = np.argsort(costs).tolist()
     right = sum(heads[i] for i in order[:10]) + sum(not heads[i] for i in order[-10:])
     assert (report.epsilon["guesses"], report.epsilon["correct"]) == (20, right)
-    # Guesses the wrong way round would have 20 - right.
+    # Reversed guesses would give 20 - right.
     assert right >= 16
-    # The least chance q of a right guess that such a count does not refute, and epsilon = ln(q / (1 - q)).
+    # q is the smallest probability of a right guess that this count does not refute, and epsilon = ln(q / (1 - q)).
     q = binomtest(right, 20, alternative="greater").proportion_ci(0.95).low
     assert report.epsilon["epsilon"] == pytest.approx(math.log(q / (1 - q)), abs=1e-6)
 
 
 def test_controls_without_a_coin_are_not_guessed(flipped: tuple[CanarySet, Any, np.ndarray]) -> None:
-    """Canaries whose place was fixed stand between the flipped ones in the set, and must not shift their costs."""
+    """Canaries without a coin are listed between those with coins, and must not shift their costs."""
     drawn = draw_canaries(TEMPLATE, {3: 5}, controls=7, coin_flips=40, seed=4)
     model = learned(drawn, 120)
     report = measure_exposure(model, TOKENIZER, drawn, method="sample", references=50)
@@ -73,7 +73,7 @@ def test_controls_without_a_coin_are_not_guessed(flipped: tuple[CanarySet, Any, 
 
 @pytest.fixture(scope="module")
 def memorized() -> tuple[CanarySet, GPT2LMHeadModel]:
-    """Six canaries that fill the first places together: each has the others for its only rivals."""
+    """Six canaries that take the first six places, so that only the others rank near each of them."""
     canaries = draw_canaries(TEMPLATE, {20: 6}, controls=4, seed=8)
     return canaries, learned(canaries, 80)
 
@@ -92,23 +92,23 @@ def by_definition(canaries: CanarySet, model: GPT2LMHeadModel) -> list[float]:
 
 @pytest.mark.parametrize("method", ["importance", "auto", "bounded", "sample"])
 def test_other_inserted_canaries_do_not_compete(memorized: tuple[CanarySet, GPT2LMHeadModel], method: Any) -> None:
-    """By weighted draws too, of which most hit one of the six."""
+    """This also holds for weighted draws, most of which hit one of the six."""
     canaries, model = memorized
     truth = by_definition(canaries, model)
-    # Were they rivals, the sixth would rank sixth: 2.6 bits less.
+    # If they were rivals, the sixth would rank sixth, which is 2.6 bits less.
     assert min(truth[:6]) > math.log2(994) - 0.6
     found = measure_exposure(model, TOKENIZER, canaries, method=method, references=900, precision_bits=0.01)
     for bits, estimate in zip(truth, found.estimates, strict=True):
         assert estimate.low_bits - 1e-6 <= bits <= estimate.high_bits + 1e-6
     if method == "importance":
         assert {estimate.method for estimate in found.estimates} == {"importance"}
-        # The point too: an interval that reaches to the top would hold anything.
+        # The point estimate is checked too, since an interval up to the top contains any value.
         assert [e.exposure_bits for e in found.inserted] == pytest.approx(truth[:6], abs=0.5)
 
 
 @pytest.mark.parametrize("coin", [True, False])
 def test_coins_that_all_fell_alike_bound_no_epsilon(coin: bool) -> None:
-    """Without both sides nothing tells heads from tails; the estimator itself refuses such coins."""
+    """Without both sides heads and tails cannot be compared; the estimator itself refuses such coins."""
     drawn = draw_canaries(TEMPLATE, {3: 2}, controls=0, coin_flips=40, seed=4)
     alike = CanarySet(
         template=drawn.template,

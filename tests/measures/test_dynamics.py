@@ -111,7 +111,7 @@ def test_models_whose_logits_are_at_the_token(kind: str) -> None:
     assert probe.position_N.tolist() == counted
     expected = [by_hand(output.logits[0, place], labels[place]) for place in counted]
     np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
-    # The mean over the labels is the model's own loss.
+    # The mean over the labels equals the model's own loss.
     assert found[:, 0].mean() * math.log(2) == pytest.approx(output.loss.item(), rel=1e-4)
 
 
@@ -200,7 +200,7 @@ def test_recording_changes_no_weight(tmp_path: Path) -> None:
 def test_a_run_that_is_killed_and_resumed_has_the_record_of_a_whole_one(event: str, tmp_path: Path) -> None:
     recorded(tmp_path / "whole")
     with pytest.raises(Killed):
-        # On save at step 9: the checkpoint is there. At the end of step 8: step 6's is, and later rows are dropped.
+        # On save at step 9 its checkpoint exists; at the end of step 8 that of step 6 does; later rows are dropped.
         recorded(tmp_path / "cut", [KillAt(event, 9 if event == "on_save" else 8)])
     assert len(DynamicsRecord.load(tmp_path / "cut").steps_T) == 4
     recorded(tmp_path / "cut", resume=True)

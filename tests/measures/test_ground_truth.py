@@ -33,7 +33,7 @@ def trained() -> Iterator[tuple[nn.Module, CanarySet]]:
     canaries = draw_canaries(TEMPLATE, {40: 5, 10: 5, 3: 10}, controls=5, seed=3)
     texts = [canary.text for canary in canaries.inserted for _ in range(canary.repetitions)]
     rng = np.random.default_rng(0)
-    # Codes that lean to small digits, so that the unseen ones differ in cost as well.
+    # Codes favor small digits, so that unseen codes differ in cost as well.
     texts += ["code " + "".join(map(str, rng.geometric(0.25, 5) % 10)) + "." for _ in range(400)]
     ids = torch.tensor(TOKENIZER(texts, add_special_tokens=False)["input_ids"])
     config = GPT2Config(vocab_size=384, n_layer=2, n_head=2, n_embd=48, n_positions=32, bos_token_id=0, eos_token_id=1)
@@ -50,7 +50,7 @@ def trained() -> Iterator[tuple[nn.Module, CanarySet]]:
 
 @pytest.fixture(scope="module")
 def costs_of_space(trained: tuple[nn.Module, CanarySet]) -> np.ndarray:
-    """(10^5,) bits of every text in index order, the plain way: whole texts, float64 sums."""
+    """(10^5,) bits of every text in index order, computed plainly: whole texts, float64 sums."""
     model, _ = trained
     found = []
     with torch.no_grad():
@@ -64,7 +64,7 @@ def costs_of_space(trained: tuple[nn.Module, CanarySet]) -> np.ndarray:
 
 
 def _set_of(numbers: list[int]) -> CanarySet:
-    """One inserted canary, the rest controls, so that all but one rank over the whole space."""
+    """One inserted canary and the rest controls, so that all but one rank in the whole space."""
     ids = distinct_ids()
     made = [
         Canary(id=next(ids), text=f"code {n:05d}.", template=TEMPLATE, repetitions=int(i == 0))
@@ -104,7 +104,7 @@ def test_bounded_rank_equals_brute_force_for_100_canaries(
     assert (low <= found_low).all() and (found_high <= high).all()
     assert (found_low <= strict_high).all() and (strict_low <= found_high).all()
     assert found_high.min() == 1 and found_high.max() > 99_000
-    # Exact means exact: the ranks differ from each other only for ties within the tolerance.
+    # Exact ranks differ from the truth only for ties within the tolerance.
     assert np.median(found_high - found_low) <= 1
 
 
@@ -136,7 +136,7 @@ def test_importance_intervals_cover_the_truth(
         covered += int(((low <= truth + 1e-3) & (truth <= high + 1e-3)).sum())
         widths.append(high - low)
     assert covered >= 270, f"{covered} of 300 intervals hold the truth"
-    # Intervals that hold everything by being wide would prove nothing.
+    # Intervals that cover everything because they are wide would prove nothing.
     assert np.median(widths) < 0.5
 
 

@@ -31,7 +31,7 @@ CANARIES = draw_canaries(CanaryTemplate("pin {pin} ok", pin=Digits(5)), {1: 2, 4
 
 
 def calls_of(model: nn.Module, meter: ExposureMeter) -> int:
-    """How often a measurement calls the model. The hook that counts stays: a new one is a change of the model."""
+    """The number of model calls of a measurement. The counting hook stays, since a new hook would change the model."""
     if not hasattr(model, "counted"):
         model.counted = {"calls": 0}  # type: ignore[assignment]
         model.register_forward_pre_hook(lambda *_: model.counted.update(calls=model.counted["calls"] + 1))
@@ -62,7 +62,7 @@ def test_the_second_measurement_makes_fewer_calls_and_gives_the_same(family: str
     )
 
 
-def test_another_model_precision_or_attention_is_looked_at_anew() -> None:
+def test_another_model_precision_or_attention_is_examined_again() -> None:
     model = tiny_model("gpt2", seed=2)
     meter = ExposureMeter(CANARIES, TOKENIZER, method=Sample(references=40))
     first = calls_of(model, meter)
@@ -77,7 +77,7 @@ def test_another_model_precision_or_attention_is_looked_at_anew() -> None:
 
 
 class MixesRows(nn.Module):
-    """A model whose answers depend, from some moment on, on the other rows of a call."""
+    """A model whose outputs depend on the other rows of a call once `mixes` is set."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class MixesRows(nn.Module):
         return output
 
 
-def test_a_model_that_begins_to_mix_rows_is_noticed_all_the_same() -> None:
+def test_a_model_that_begins_to_mix_rows_is_still_noticed() -> None:
     model = MixesRows(tiny_model("gpt2", seed=2))
     meter = ExposureMeter(CANARIES, TOKENIZER, method=Sample(references=400), max_batch_tokens=64)
     assert meter.measure(model).scoring_mode == "packed"
@@ -113,7 +113,7 @@ def test_a_meter_keeps_no_model_alive() -> None:
 
 
 def test_auto_draws_only_for_what_a_search_does_not_rank(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A memorized canary never gets enough hits: draws would go on to the last for it."""
+    """A memorized canary never gets enough hits: it would require all draws."""
     model = tiny_model("gpt2", seed=2, scale=0.05).train()
     (ids,) = TOKENIZER([CANARIES.inserted[1].text], add_special_tokens=False, return_tensors="pt")["input_ids"]
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)

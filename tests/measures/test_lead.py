@@ -26,7 +26,7 @@ def costs() -> np.ndarray:
 
 
 def chosen(costs: np.ndarray, inserted: list[int], controls: list[int]) -> CanarySet:
-    """Canaries by their places in the order of the model."""
+    """Canaries at the given places in the model's order."""
     order = np.argsort(costs)
     return CanarySet(
         inserted=tuple(Canary(text=TEXTS[order[place]], template=TEMPLATE, repetitions=1) for place in inserted),

@@ -52,7 +52,7 @@ def longest_token(text: TokenSignals, base: TokenSignals | None) -> float:
     return float(text.log_probability_T.min())
 
 
-def test_an_overfitted_model_is_found_out(overfitted: nn.Module, tmp_path: Path) -> None:
+def test_an_overfitted_model_is_detected(overfitted: nn.Module, tmp_path: Path) -> None:
     base = tiny_model("gpt2", scale=0.1)
     report = measure_membership(
         overfitted, TOKENIZER, MEMBERS, HELD_OUT, base, statistics={"longest": longest_token},
@@ -70,7 +70,7 @@ def test_an_overfitted_model_is_found_out(overfitted: nn.Module, tmp_path: Path)
     assert loss.tpr[0.1].rate is not None and loss.tpr[0.1].rate > 0.8 and loss.tpr[0.1].low <= loss.tpr[0.1].rate
     assert loss.tpr[0.01].rate is None and "needs 100 held-out records, and there are 40" in loss.tpr[0.01].reason
     assert loss.roc[0][0] == 0.0 and loss.roc[-1] == (1.0, 1.0) and len(loss.most_exposed) == 10
-    # Files: without texts, for their owner, and read back as they were.
+    # Files contain no texts, are readable by their owner only, and load unchanged.
     report.save(tmp_path / "run")
     assert MembershipReport.load(tmp_path / "run") == report
     assert MembershipReport.load(tmp_path / "run" / "membership.json") == report

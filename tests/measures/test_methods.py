@@ -33,7 +33,7 @@ from hf_exposure.errors import InputError
 from hf_exposure.measures import MeasureOptions, MeasureSettings, Method, choose, method_of
 
 CANARIES = draw_canaries(CanaryTemplate("pin {pin} ok", pin=Digits(4)), {1: 2, 4: 2}, controls=3, seed=11)
-# What readers of report.json find under "settings", typed out.
+# The contents of "settings" in report.json, written out.
 KEYS = [
     "method", "references", "max_expansions", "precision_bits", "accept_bad_fit", "seed", "confidence_level",
     "end_token", "delta", "source", "context",
@@ -46,7 +46,7 @@ def model() -> nn.Module:
 
 
 def values_of(report: ExposureReport) -> dict[str, Any]:
-    """All that a report holds but when and for how long it was measured."""
+    """The contents of a report except when and for how long it was measured."""
     values = report.to_dict()
     values["metrics"].pop("eval_exposure_seconds")
     return {name: value for name, value in values.items() if name not in ("seconds", "run")}
@@ -234,7 +234,7 @@ def test_auto_without_search_gives_the_figures_of_uniform_references_and_says_wh
 def test_auto_searches_and_draws_by_its_own_settings(
     model: nn.Module, monkeypatch: pytest.MonkeyPatch, max_expansions: int, budget: int
 ) -> None:
-    """The methods that it consists of, as objects; a search has no more expansions than there are references."""
+    """`auto` consists of these methods; a search has no more expansions than there are references."""
     used: list[Method] = []
     for kind, function in ((Bounded, "search"), (Importance, "draw")):
         original = getattr(kind, function)
@@ -247,7 +247,7 @@ def test_auto_searches_and_draws_by_its_own_settings(
 
 
 def test_the_declared_options_are_the_settings() -> None:
-    """One declaration for function, meter and callback; what it names is what is checked and kept."""
+    """Function, meter and callback share one declaration, which lists the settings that are checked and stored."""
     declared = set(get_type_hints(MeasureOptions))
     assert declared == {*KEYS, "max_batch_tokens", "lead"}
     for name in declared - {"method", "source", "context", "max_batch_tokens"}:
