@@ -59,7 +59,7 @@ def test_the_same_canaries_are_compared_in_pairs() -> None:
     gap = difference_bits(exact(MORE), exact(LESS), [8])
     assert (gap.low_bits, gap.high_bits) == difference_interval(ends(MORE), ends(LESS), paired=True)
     assert gap.mean_bits == pytest.approx(np.mean(MORE) - np.mean(LESS))
-    # The order of a file does not matter: ids say which is which.
+    # The order in a file does not matter: ids identify the canaries.
     shuffled = replace(exact(LESS), estimates=tuple(reversed(exact(LESS).estimates)))
     assert difference_bits(exact(MORE), shuffled, [8]) == gap
 
@@ -72,13 +72,13 @@ def test_other_canaries_are_compared_as_two_samples() -> None:
 
 
 def test_pairs_of_fewer_than_8_are_two_samples() -> None:
-    """16 ways to swap four pairs show nothing; 70 ways to deal two samples of four do."""
+    """16 ways to swap four pairs cannot show a difference; 70 ways to split into two samples of four can."""
     gap = difference_bits(exact(MORE[:4]), exact(LESS[:4]), [8])
     assert (gap.low_bits, gap.high_bits) == difference_interval(ends(MORE[:4]), ends(LESS[:4]), paired=False)
 
 
 def test_published_canaries_are_numbered_by_exposure_and_are_no_pairs() -> None:
-    """Their ids say x8-1, x8-2, ... in both reports, and would pair the most exposed of one with that of the other."""
+    """Their ids are x8-1, x8-2, ... in both reports, which would pair the most exposed canaries of the two."""
     more, less = published(exact(MORE)), published(exact(LESS))
     assert [e.canary_id for e in more.inserted] == [e.canary_id for e in less.inserted]
     gap = difference_bits(more, less, [8])
@@ -105,7 +105,7 @@ def test_each_repetition_count_weighs_the_same() -> None:
 
 
 def test_a_lower_bound_reaches_to_the_top() -> None:
-    """Counted, 12 bits are more than 4; as a lower bound, 4 may be as many as 12."""
+    """As exact figures, 12 bits are more than 4; as a lower bound, 4 bits may be as many as 12."""
     counted = exact([12.0 + i / 10 for i in range(8)])
     low = replace(counted, estimates=with_bits([4.0 + i / 10 for i in range(8)], bound="lower").inserted)
     fewer = exact([4.0 + i / 10 for i in range(8)])
@@ -136,13 +136,13 @@ def test_what_nothing_limits_allows_no_finding(bound: str) -> None:
     assert any("they have no limits" in note for note in found.notes)
 
 
-def test_intervals_of_another_level_are_put_to_one_measure() -> None:
-    """At 50 % an interval misses half the time: it is widened by as much more than one of 95 %."""
+def test_intervals_of_another_level_are_made_comparable() -> None:
+    """A 50 % interval misses half the time, so it is widened by more than a 95 % interval."""
     more = with_bits([9.0 + i / 10 for i in range(8)], settings={"confidence_level": 0.5}, space_size=10**9)
     less = exact([6.5 + i / 10 for i in range(8)])
     wide = difference_bits(more, less, [8])
     sharp = difference_bits(replace(more, settings={"confidence_level": 0.95}), less, [8])
-    # Half-widths of 0.5 bits are 0.5 / 0.674 and 0.5 / 1.96 standard errors; 3.5 of them are taken off.
+    # Half-widths of 0.5 bits mean standard errors of 0.5 / 0.674 and 0.5 / 1.96; 3.5 of them are subtracted.
     assert sharp.low_bits - wide.low_bits == pytest.approx(3.5 * 0.5 / 0.6745 - 3.5 * 0.5 / 1.96, abs=0.01)
     assert wide.low_bits < 0 < sharp.low_bits
 
@@ -154,8 +154,8 @@ def test_who_memorizes_less_at_equal_utility() -> None:
         run("bad", [5.5, 6.5, 7.0, 8.5], 2.50, space_size=10**9),
     ]
     found = compare_runs(runs)
-    # Mean difference 4.875. Own intervals of 0.5 bits at 95 % are widened to 3.5 standard errors, 0.5 * 3.5 / 1.96 =
-    # 0.893; the least of the 69 other ways to deal the canaries swaps 10 and 8: 2 - 1.79; the most 13 and 5: 8 + 1.79.
+    # The mean difference is 4.875. Intervals of 0.5 bits at 95 % are widened to 3.5 standard errors: 0.5 * 3.5 / 1.96
+    # = 0.893; of the 69 other splits of the canaries the least swaps 10 and 8: 2 - 1.79; the most 13 and 5: 8 + 1.79.
     assert found.findings[0] == (
         "dropout memorizes less than plain: 4.9 bits less exposure [0.2, 9.8] at eval_loss 2.01 against 2."
     )
@@ -205,7 +205,7 @@ def test_what_cannot_be_compared_is_noted(other: Run, note: str) -> None:
 
 
 def counted(one: ExposureReport) -> ExposureReport:
-    """The same figures, known exactly."""
+    """The same figures as exact ones."""
     rows = (replace(e, low_bits=e.exposure_bits, high_bits=e.exposure_bits, bound="exact") for e in one.estimates)
     return replace(one, estimates=tuple(rows))
 
@@ -243,7 +243,7 @@ def test_runs_of_other_candidates_are_not_compared_and_the_page_says_so(change: 
     assert "memorizes less" not in comparison_page(found, {})
     values = comparison_values(found)
     assert values["comparable"] == [["a"], ["b"]] and values["findings"][0].startswith("Not compared")
-    # Those that can be compared are, beside it.
+    # Runs that can be compared still are.
     three = compare_runs([*runs, run("c", low, 2.0)])
     assert three.comparable == (("a", "c"), ("b",))
     assert [finding.split(":")[0] for finding in three.findings] == ["Not compared", "c memorizes less than a"]
@@ -261,7 +261,7 @@ def test_too_few_canaries_are_said_to_be() -> None:
 
 
 def measured(costs: np.ndarray, way: str, generator: np.random.Generator) -> ExposureReport:
-    """What a method says of canaries that a share 2^-bits of nine digits passes; all share one set of draws."""
+    """A method's report on canaries that a share 2^-bits of the space outranks; all share one set of draws."""
     top, level = math.log2(10**9), 0.95
     if way == "exact":
         found = [
@@ -272,7 +272,7 @@ def measured(costs: np.ndarray, way: str, generator: np.random.Generator) -> Exp
         references = np.log2(generator.random(2000))
         found = skew_normal_exposure(costs, references, accept_bad_fit=True)
     elif way == "weighted":
-        # Half the draws uniform in bits: at x bits a draw stands for a share of 2^-x.
+        # Half the draws are uniform in bits: at x bits a draw represents a share of 2^-x.
         bits = generator.uniform(0.0, top, 2048)
         uniform = -np.log2(generator.random(2048))
         drawn = np.concatenate([np.minimum(uniform, top), bits])
@@ -309,7 +309,7 @@ WAYS = ["exact", "weighted", "256 draws", "4096 draws", "512 draws at 50 %", "sk
 @pytest.mark.parametrize("canaries", [4, 10])
 @pytest.mark.parametrize("population", POPULATIONS)
 def test_the_same_weights_measured_twice_give_no_finding(population: str, canaries: int) -> None:
-    """Every two ways, on canaries that share draws and so miss together; 'alike' is the worst of all."""
+    """Every pair of methods, on canaries that share draws and so err together; 'alike' is the worst case."""
     generator = np.random.default_rng(11)
     for _ in range(8):
         costs = -np.minimum(POPULATIONS[population](generator, canaries), math.log2(10**9))

@@ -21,7 +21,7 @@ def test_the_summary_is_that_of_the_record(tmp_path: Path) -> None:
     found = read_dynamics(tmp_path)
     values = summary(found)
     noisy_N = record.noisy_N
-    # By hand: margins of noisy examples are -1.5, -4.5, .5, -2.5, 2.5, -.5, so all are right at the third.
+    # By hand: the margins of noisy examples are -1.5, -4.5, .5, -2.5, 2.5, -.5, so all are right at the third.
     assert values["forgetting_events_noisy"] == 2.0 and values["forgetting_events_clean"] == 0.0
     assert values["last_noisy_accuracy"] == 0.0 and values["last_clean_accuracy"] == 1.0
     assert values["unforgettable_fraction"] == (~noisy_N).mean() and values["fit_at_step"] == 20.0
@@ -46,7 +46,7 @@ def test_the_files_for_people_and_for_cleanlab(tmp_path: Path) -> None:
     labels, probabilities = (
         np.load(tmp_path / "page" / name) for name in ("cleanlab_labels.npy", "cleanlab_pred_probs.npy")
     )
-    # What cleanlab.filter.find_label_issues demands of its arguments.
+    # Requirements of cleanlab.filter.find_label_issues for its arguments.
     assert labels.shape == (EXAMPLES,) and labels.dtype.kind == "i" and set(labels) == set(range(CLASSES))
     assert probabilities.shape == (EXAMPLES, CLASSES) and np.allclose(probabilities.sum(axis=1), 1.0)
     assert probabilities.min() >= 0 and probabilities.max() <= 1
@@ -69,7 +69,7 @@ def test_a_record_until_a_step(tmp_path: Path) -> None:
 
 
 def test_cleanlab_reads_the_files(tmp_path: Path) -> None:
-    """A quarter of the rows has a wrong label, which the network gives 1/10 to 3/10 and the true one the rest."""
+    """A quarter of the rows have a wrong label; the network gives it 1/10 to 3/10, and the rest to the true one."""
     pytest.importorskip("cleanlab")
     from cleanlab.filter import find_label_issues
     from cleanlab.rank import get_label_quality_scores

@@ -131,7 +131,7 @@ def test_what_is_no_report_is_refused(change: dict[str, Any], message: str) -> N
         ExposureReport.from_dict(values)
 
 
-def test_fields_of_later_readers_are_passed_over() -> None:
+def test_fields_of_later_versions_are_ignored() -> None:
     values = mixed().to_dict()
     values["surprise"] = values["estimates"][0]["surprise"] = 1
     assert same(asdict(ExposureReport.from_dict(values)), asdict(mixed()))
@@ -272,5 +272,5 @@ def test_no_secret_is_in_what_is_saved(tmp_path: Path) -> None:
             assert secret.encode() not in content, name
     everything = repr(found)
     assert not any(secret in everything for secret in [*secrets, str(seed)])
-    # The scan finds what is there: the ids are.
+    # The scan finds texts that are present: the ids.
     assert canaries.inserted[0].id.encode() in (tmp_path / "report.json").read_bytes()

@@ -45,7 +45,7 @@ def test_the_length_of_the_training_is_what_the_reports_say() -> None:
     by_epochs = [one.with_run(arguments={"max_steps": -1, "num_train_epochs": 4.0}) for one in RUN]
     expected = forecast_exposures(RUN, total_steps=400)
     assert forecast_exposures(by_steps) == forecast_exposures(by_epochs) == expected
-    assert forecast_exposures(RUN) == {}  # nobody says
+    assert forecast_exposures(RUN) == {}  # unknown
     assert forecast_exposures([*by_steps, at(400, 6.0, run=RunFacts(arguments={"max_steps": 400}))]) == {}  # the end
 
 

@@ -79,11 +79,11 @@ def test_each_canarys_own_uncertainty_is_in_the_interval() -> None:
 
 
 def test_a_lower_bound_reaches_to_the_top() -> None:
-    """Eight canaries below all references: nothing but the top limits them, whatever their stored high end."""
+    """Eight canaries below all references: only the top of the space limits them, whatever their stored high end."""
     group = group_of([estimate(5.0, 4, low_bits=4.5, high_bits=5.5, bound="lower") for _ in range(8)])
     assert group.high_bits == pytest.approx(TOP)
     assert group_cells(group)[0] == "≥ 5.0"
-    # Where a search certified how high they can rank, that limits them.
+    # If a search certified their best possible rank, that limits them.
     ranked = group_of(
         [
             estimate(5.0, 4, low_bits=5.0, high_bits=6.0, rank_low=15, rank_high=31, bound="lower", method="bounded")
@@ -125,7 +125,7 @@ def test_how_many_rank_first_and_what_share_does_at_the_least(first: int, canari
 
 
 def test_p_values_of_tables_and_headline_are_corrected_alike() -> None:
-    """Three counts; of 4 + 4 costs the most extreme order is 1 in 70, of two neighbors swapped 2 in 70."""
+    """Three counts: the most extreme order of 4 + 4 costs has p = 1 / 70, and with two neighbors swapped 2 / 70."""
     controls = [estimate(1.0, 0, log_perplexity_bits=50.0 + i) for i in range(4)]
     best = [estimate(9.0, 8, log_perplexity_bits=10.0 + i) for i in range(4)]
     second = [estimate(3.0, 4, log_perplexity_bits=c) for c in (47.0, 48.0, 49.0, 50.5)]
@@ -159,7 +159,7 @@ def test_the_dose_of_a_group_is_the_mean_of_its_members() -> None:
 
 
 def test_the_smallest_p_value_of_the_groups_is_corrected_for_their_number() -> None:
-    """One canary more likely than all three controls: 1 in 4 by chance; of two repetition counts, 2 in 4."""
+    """One canary likelier than all three controls has p = 1 / 4, and 2 / 4 with two repetition counts."""
     rows = [estimate(9.0, 8, log_perplexity_bits=10.0), estimate(2.0, 1, log_perplexity_bits=40.0)]
     controls = [estimate(1.0, 0, log_perplexity_bits=bits) for bits in (20.0, 21.0, 22.0)]
     assert report(rows[0], *controls).memorization_p_value == pytest.approx(0.25)
@@ -181,7 +181,7 @@ POPULATIONS = {
 
 @pytest.mark.parametrize("name", POPULATIONS)
 def test_the_interval_holds_the_mean_of_skewed_populations(name: str) -> None:
-    """300 groups of 8: fewer than 273 (91 %) would refute 95 % at p = 0.003."""
+    """300 groups of 8: coverage in fewer than 273 (91 %) would refute 95 % at p = 0.003."""
     draw, generator = POPULATIONS[name], np.random.default_rng(3)
     mean = draw(np.random.default_rng(4), 2_000_000).mean()
     held = 0

@@ -45,8 +45,8 @@ def test_the_outcome_is_the_threshold_s(bits: list[float], threshold: float | No
 
 def test_each_count_is_held_to_the_threshold_or_all_inserted_together() -> None:
     measured = report(estimate(1.0, 1), estimate(5.0, 8), estimate(9.0, 0), run=RunFacts(threshold_bits=4.0))
-    assert measured.outcome is Outcome.FAIL  # 5 of the second count
-    assert measured.with_run(threshold_of="all inserted").outcome is Outcome.PASS  # 3 over both
+    assert measured.outcome is Outcome.FAIL  # the second count has 5
+    assert measured.with_run(threshold_of="all inserted").outcome is Outcome.PASS  # the mean of both counts is 3
     # A lower bound within the limit does not show that the exposure is.
     lower = report(estimate(2.0, 1, bound="lower", high_bits=9.0), run=RunFacts(threshold_bits=4.0))
     assert lower.with_run(threshold_of="all inserted").outcome is Outcome.FAIL
@@ -145,7 +145,7 @@ def filled_rectangles(document: bytes) -> int:
     """How many rectangles the pages of a PDF file fill."""
     found = 0
     for packed in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", document, re.DOTALL):
-        with contextlib.suppress(zlib.error):  # a picture, or a font
+        with contextlib.suppress(zlib.error):  # an image or a font
             found += len(re.findall(rb"\bre [fB]\b", zlib.decompress(packed)))
     return found
 

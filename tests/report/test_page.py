@@ -1,4 +1,4 @@
-"""The page: self-contained, its figures those of the report, and nothing from data more than text."""
+"""The page is self-contained, its figures are those of the report, and everything from data is plain text."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def test_ten_thousand_canaries_stay_a_small_page() -> None:
     assert len(page.tables[-1]) == 1 + 100
     (data,) = (json.loads(script) for script in page.scripts if "use strict" not in script)
     assert len(data["rows"]) == 10_000
-    # The most exposed are the ones that are shown without scripts.
+    # Without scripts the most exposed canaries are shown.
     assert page.tables[-1][1][2] == f"{9999 / 10_000 * 9:.2f}"
 
 

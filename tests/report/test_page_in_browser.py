@@ -45,7 +45,7 @@ def brightness(picture: bytes) -> float:
 
 
 def contrast(chromium: Browser, selector: str) -> float:
-    """WCAG's ratio of a text's color to the page's."""
+    """WCAG's contrast ratio of a text's color and the page's color."""
     colors = chromium.value(
         f"[getComputedStyle(document.querySelector({selector!r})).color,"
         " getComputedStyle(document.body).backgroundColor].map(c => c.match(/[\\d.]+/g).slice(0, 3).map(Number))"
@@ -63,7 +63,7 @@ def test_no_column_is_cut_on_a_phone_and_the_right_edge_is_one(page: Path, chrom
     cut = "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth).length"
     assert chromium.value(cut) == 0
     chromium.open(page, width=1100)
-    assert chromium.value(cut) <= 1  # the canaries', whose hostile names are long
+    assert chromium.value(cut) <= 1  # the table of canaries, whose hostile names are long
     edges = "[...document.querySelectorAll('main > p, .scroll, figure, dl')].map(e => e.getBoundingClientRect().right)"
     assert len(set(chromium.value(edges))) == 1
 
@@ -80,7 +80,7 @@ def test_it_opens_offline_quickly_and_nothing_hostile_runs(page: Path, chromium:
     assert not problems
     took = chromium.value("performance.timing.loadEventEnd - performance.timing.navigationStart")
     assert took < 5000
-    # The pictures are there, not broken.
+    # The images are present and not broken.
     assert chromium.value("[...document.images].every(i => i.complete && i.naturalWidth > 600)")
 
 

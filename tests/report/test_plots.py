@@ -1,4 +1,4 @@
-"""Plots: there, readable by an image library, and drawn from the figures. Judged by eye when they change."""
+"""Plots exist, are readable by an image library, and show the figures. When they change, people look at them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_files_are_pictures_with_something_on_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("steps", "of_report", "drawn"), [([], 5, False), ([5], 5, False), ([3], 5, True), ([3, 5], 5, True)]
 )
-def test_a_curve_needs_two_moments(tmp_path: Path, steps: list[int], of_report: int, drawn: bool) -> None:
+def test_a_curve_needs_two_checkpoints(tmp_path: Path, steps: list[int], of_report: int, drawn: bool) -> None:
     draw_plots(mixed(step=of_report), [mixed(step=step) for step in steps], tmp_path)
     assert (tmp_path / "exposure_by_step.png").exists() == drawn
 
@@ -181,7 +181,7 @@ def test_the_histogram_counts_every_reference_and_marks_every_canary() -> None:
     marks = {tuple(line.get_xdata()) for line in below.lines}
     assert marks == {(31.0,), (49.0,)}
     assert [tick.get_text() for tick in below.get_yticklabels()] == ["controls", "8\u00d7"]
-    # The law's curve holds as many references as there are, and peaks where they do.
+    # The area under the fitted curve is the number of references, and it peaks where they do.
     (curve,) = above.lines
     costs, expected = curve.get_xdata(), curve.get_ydata()
     assert np.trapezoid(expected, costs) / (edges[1] - edges[0]) == pytest.approx(2000, rel=0.02)
@@ -196,7 +196,7 @@ def test_a_fit_that_no_figure_rests_on_is_not_drawn() -> None:
 def test_chance_is_shaded_where_unseen_canaries_are_and_each_interval_is_drawn() -> None:
     drawn = [estimate(2.0, 1), estimate(5.0, 8, low_bits=5.0, high_bits=5.0), estimate(1.0, 0)]
     (axes,) = by_repetitions(report(*drawn, estimate(math.nan, 1, low_bits=math.nan, high_bits=math.nan))).axes
-    # 2^-x of the unseen exceed x: a half 1 bit, a tenth 3.32, a hundredth 6.64.
+    # A share 2^-x of unseen canaries exceeds x bits: a half exceed 1 bit, a tenth 3.32, a hundredth 6.64.
     extents = [band.get_patch_transform().transform_path(band.get_path()).get_extents() for band in axes.patches]
     tops = sorted(extent.y1 for extent in extents)
     assert [2.0**-top for top in tops] == pytest.approx([0.5, 0.1, 0.01])
@@ -211,7 +211,7 @@ def test_the_density_is_scipys() -> None:
     assert skew_normal_density(costs, law) == pytest.approx(stats.skewnorm(-2.5, 40.0, 6.0).pdf(costs))
 
 
-def test_losses_stand_over_the_same_steps() -> None:
+def test_losses_are_drawn_over_the_same_steps() -> None:
     run = [mixed(step=10), mixed(step=20)]
     log = [
         {"step": 5, "loss": 3.0}, {"step": 10, "eval_loss": 2.5}, {"step": 15, "loss": 2.0},
@@ -234,7 +234,7 @@ def test_all_plots_of_a_run_are_written(tmp_path: Path) -> None:
     assert [path.name for path in draw_plots(mixed(step=1), [], tmp_path, [{"step": 1, "loss": 2.0}])] == names[:2]
 
 
-def test_runs_stand_at_their_utility_and_exposure() -> None:
+def test_runs_are_drawn_at_their_utility_and_exposure() -> None:
     runs = [
         Run(
             name=f"$run {i}_{'x' * 40 * i}",
@@ -268,7 +268,7 @@ def test_small_groups_are_dots_and_large_ones_have_a_band() -> None:
     vertices = controls.get_paths()[0].vertices
     low, high = run[0].groups[0].interval_bits
     assert (vertices[:, 1].min(), vertices[:, 1].max()) == (pytest.approx(low), pytest.approx(high))
-    # Up to the last step, at a few of them: an interval takes time.
+    # The band reaches the last step, but has few steps, since an interval takes time.
     assert vertices[:, 0].max() == 200
     assert len(set(vertices[:, 0])) <= 51
 
@@ -281,7 +281,7 @@ def test_the_curve_of_rates_is_that_of_the_scores() -> None:
     axes = axes_of(figure)
     lines = {str(line.get_label()): line for line in axes.lines}
     (drawn,) = [line for label, line in lines.items() if label.startswith("loss")]
-    # No control passes at first: drawn where one of four would be.
+    # At first no control passes; the curve starts where one of four would.
     assert list(drawn.get_xdata()) == [0.25, 0.25, 0.25, 0.25, 0.25, 0.5, 0.75, 1.0]
     assert list(drawn.get_ydata()) == pytest.approx([0, 1 / 3, 2 / 3, 2 / 3, 1, 1, 1, 1])
     assert "AUC 0.92" in drawn.get_label()

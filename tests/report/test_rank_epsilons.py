@@ -31,7 +31,7 @@ def drawn(*rows: ExposureEstimate, **changes: Any) -> ExposureReport:
 
 
 def test_ranks_among_all_are_those_of_the_whole_space() -> None:
-    """A space of 60 texts with costs far apart: the report's ranks leave the inserted ones out."""
+    """A space of 60 texts with costs far apart: the report's ranks exclude the inserted ones."""
     generator = np.random.default_rng(0)
     for _ in range(10):
         costs = generator.permutation(60) * 3.0
@@ -106,7 +106,7 @@ def test_what_is_printed_names_the_record_the_correction_and_gaussian_noise() ->
     assert "at delta 1e-05" in at_delta and "1/64" not in at_delta and "Gaussian" not in at_delta
 
 
-def test_an_invalid_run_says_nothing_of_privacy() -> None:
+def test_an_invalid_run_says_nothing_about_privacy() -> None:
     assert privacy_sentences(drawn(row(1), delivery=Delivery(inserted=1, found=0, trained=0))) == []
 
 
@@ -121,13 +121,13 @@ TEMPLATE = CanaryTemplate("pin {pin}", pin=Digits(4))
 
 
 @pytest.mark.parametrize("coins", [0, 7])
-def test_a_draw_is_told_from_what_is_none(coins: int) -> None:
+def test_a_draw_is_told_from_other_sets(coins: int) -> None:
     canaries = draw_canaries(TEMPLATE, {2: 2, 1: 3}, controls=4, coin_flips=coins)
     assert is_uniform_draw(canaries)
     assert is_uniform_draw(CanarySet.from_dict(canaries.to_dict()))
     assert not is_uniform_draw(replace(canaries, seed=(canaries.seed or 0) + 1))
     assert not is_uniform_draw(replace(canaries, inserted=canaries.inserted[1:]))
-    # The likelier half of a draw is not uniform, whoever picked it.
+    # A set with a control and an inserted canary swapped is not the draw.
     held_out, first = canaries.controls[0], canaries.inserted[0]
     swapped = replace(
         canaries,

@@ -1,4 +1,4 @@
-"""The histogram of what canaries were compared with."""
+"""The histogram of the references that canaries were compared with."""
 
 from __future__ import annotations
 

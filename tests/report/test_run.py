@@ -31,11 +31,11 @@ def test_a_training_folder_needs_no_report_file(tmp_path: Path) -> None:
     )
     run = load_run(tmp_path)
     assert (run.name, run.report.step, [report.step for report in run.history]) == (tmp_path.name, 20, [10, 20])
-    assert run.utility("eval_loss") == 2.0  # of the report's own step, not the last
+    assert run.utility("eval_loss") == 2.0  # the result at the report's own step, not the last one
     assert math.isnan(run.utility("eval_accuracy"))
 
 
-def test_a_measured_folder_finds_the_log_beside_its_model(tmp_path: Path) -> None:
+def test_a_measured_folder_finds_the_log_next_to_its_model(tmp_path: Path) -> None:
     write_state(tmp_path / "model" / "checkpoint-5", {"step": 5, "eval_loss": 1.5})
     (tmp_path / "model" / "all_results.json").write_text('{"eval_loss": 1.25}')
     model = {"name": str(tmp_path / "model" / "checkpoint-5")}

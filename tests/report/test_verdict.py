@@ -50,7 +50,7 @@ def test_the_sentence_of_the_whole_job() -> None:
             {"space_size": 10**9},
             "Both canaries inserted 8 times rank first among 1,000,000,000 candidate secrets;",
         ),
-        # One of three rank 1 texts among ten is chance.
+        # A canary that ranks first among ten candidates may do so by chance.
         (first(1, 4), {"space_size": 10}, "Nothing can be concluded: canaries inserted 4 times have 29.9 bits of"),
         ([estimate(1.5, 8)], {}, "Nothing can be concluded: canaries inserted 8 times have 1.5 bits of exposure on"),
         (
@@ -81,11 +81,11 @@ def test_each_kind_of_outcome(estimates: list[ExposureEstimate], changes: dict[s
 def test_few_canaries_far_beyond_chance_are_evidence_that_a_rank_test_is_too_small_for() -> None:
     far = [estimate(12.0, 8, log_perplexity_bits=20.5 + i) for i in range(3)]
     few = report(*far, *controls([1.0, 2.0]), space_size=10**9)
-    # 3 against 2: at best 1 in 10 orders. But 12 bits thrice is 2^-36 at most, times what the sum can be made of.
+    # 3 against 2 has at best 1 in 10 orders. But three times 12 bits is at most 2^-36, times the ways to that sum.
     assert few.memorization_p_value == pytest.approx(0.1)
     assert headline(few).startswith("Canaries inserted 8 times were partly memorized: 12.0 bits of exposure")
     assert judgment(few).startswith("The model memorized canaries: at chance level, those inserted 8 times would")
-    # Not where the figures are extrapolated, nor where the controls are exposed as well.
+    # This does not apply if the figures are extrapolated, or if the controls are exposed as well.
     guessed = [
         estimate(12.0, 8, log_perplexity_bits=20.5 + i, method="skew_normal", bound="extrapolated") for i in range(3)
     ]
@@ -102,7 +102,7 @@ def test_exposed_controls_are_pointed_out() -> None:
 
 
 def test_the_controls_are_judged_as_simulated_ones_would_be() -> None:
-    # Exposure of a canary never seen: -log2 of a uniform number. The share of simulated sets that are worse.
+    # An unseen canary's exposure is -log2 of a uniform number; p is the share of simulated sets that are more extreme.
     bits = [1.0, 2.5, 3.0, 0.5, 4.0]
     simulated = -np.log2(np.random.default_rng(0).random((200_000, len(bits)))).sum(axis=1)
     expected = (simulated >= sum(bits)).mean()
@@ -112,7 +112,7 @@ def test_the_controls_are_judged_as_simulated_ones_would_be() -> None:
 
 def test_a_test_that_could_show_nothing_says_so() -> None:
     said = judgment(report(estimate(1.0, 8, log_perplexity_bits=70.0), *controls([1.0, 2.0])))
-    # One canary against two controls: at best 1 in 3 orders.
+    # One canary against two controls has at best 1 in 3 orders.
     assert said.endswith("the test cannot give a p-value below 0.33.")
     assert judgment(report(estimate(1.0))).startswith("Without held-out controls there is nothing to compare with")
 
