@@ -32,7 +32,7 @@ CANARIES = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(2)), {1: 2, 3: 2
 
 
 def counts(texts, canaries):
-    """A "model" that is the texts themselves, and exposure that is how often a canary is among them."""
+    """The "model" is the texts themselves, and exposure is how often a canary occurs in them."""
     return [float(texts.count(canary.text)) for canary in canaries]
 
 
@@ -45,7 +45,7 @@ def done(store, **options):
     return run_canary_subsets(column, given.pop("dataset", ROWS), given.pop("canaries", CANARIES), **given)
 
 
-def test_each_run_has_its_hand_of_canaries_as_often_as_they_say(tmp_path):
+def test_each_run_has_its_own_canaries_as_often_as_requested(tmp_path):
     found = done(tmp_path / "runs")
     wanted = [canary.repetitions for canary in CANARIES.inserted]
     assert (found.included_MC == draw_subsets(6, 10)).all()
@@ -60,7 +60,7 @@ def test_each_run_has_its_hand_of_canaries_as_often_as_they_say(tmp_path):
         found.reliability(5)
 
 
-def test_a_set_that_was_saved_goes_on_and_one_that_is_drawn_again_does_not(tmp_path):
+def test_a_saved_set_continues_and_a_newly_drawn_one_does_not(tmp_path):
     CANARIES.save(tmp_path / "canaries.json")
     done(tmp_path / "runs", index=0)
     assert done(tmp_path / "runs", index=1, canaries=CanarySet.load(tmp_path / "canaries.json")).runs.runs_M.size == 2

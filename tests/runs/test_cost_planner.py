@@ -46,7 +46,7 @@ class Cost(NamedTuple):
 
 
 def cost_of(model: nn.Module, method: Method, **settings: Any) -> Cost:
-    """What the model is fed while it is measured, and the most bytes of tensors that are alive."""
+    """The model's inputs during a measurement, and the peak bytes of live tensors."""
     fed: list[int] = []
     hook = model.register_forward_pre_hook(
         lambda module, arguments, named: fed.append(named["input_ids"].numel()), with_kwargs=True
@@ -63,7 +63,7 @@ def test_what_depends_on_no_weights_is_predicted_exactly(family: str) -> None:
     found = cost_of(model, Sample(references=200))
     plan = plan_cost(model.config, TOKENIZER, CANARIES, Sample(references=200))
     assert plan.scoring_mode == found.mode
-    # A mode that the model refuses takes a call less than one that it gets wrong.
+    # A mode that the model refuses takes one call less than a mode with wrong results.
     assert abs(plan.full.tokens / found.tokens - 1) < (0.001 if found.mode == "packed" else 0.25)
     assert abs(plan.full.passes - found.passes) <= (0 if found.mode == "packed" else 2)
     # With the Mamba of early versions of transformers the plan is 1.6 times what is needed.
@@ -91,11 +91,11 @@ def test_a_large_vocabulary_is_read_at_chosen_rows() -> None:
     assert 0.9 < plan.peak_bytes / found.peak_bytes < 1.1
 
 
-def test_a_space_that_is_counted_out_costs_its_inner_tokens() -> None:
+def test_a_space_that_is_enumerated_costs_its_inner_tokens() -> None:
     canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(3)), {1: 2}, controls=2, seed=0)
     plan = plan_cost(CONFIG, TOKENIZER, canaries)
     assert plan.method == "Enumerate()" and list(plan.parts) == ["probe", "texts"]
-    # 10 + 100 tokens with others behind them; rows repeat the path to their first one, and the last is filled up.
+    # 10 + 100 tokens have others after them; rows repeat the path to their first one, and the last row is padded.
     assert 110 <= plan.parts["texts"].tokens <= 160
 
 
@@ -125,7 +125,7 @@ def test_draws_cost_in_proportion_and_a_search_up_to_its_budget() -> None:
     assert many.cache_bytes > 2 * few.cache_bytes > 0
     short, long = (plan_cost(CONFIG, TOKENIZER, CANARIES, Bounded(max_expansions=count)) for count in (50, 400))
     assert long.parts["search"].tokens > 2 * short.parts["search"].tokens
-    # Auto's budget is its references, where they are fewer.
+    # Auto's budget is its number of references if that is smaller.
     auto = plan_cost(CONFIG, TOKENIZER, CANARIES, Auto(references=400))
     assert auto.parts["search"].tokens == long.parts["search"].tokens
 
@@ -147,7 +147,7 @@ def test_memory_follows_the_dtype() -> None:
         plan_cost(CONFIG, TOKENIZER, CANARIES, "sample", 200, dtype=name) for name in ("float32", "bfloat16")
     )
     assert full.weight_bytes == 4 * full.parameters == 2 * half.weight_bytes
-    # 2 (keys and values) x 2 layers x 64 numbers a token, in 4 and in 2 bytes.
+    # 2 (keys and values) x 2 layers x 64 numbers per token, in 4 and in 2 bytes.
     assert full.cache_bytes == 2 * half.cache_bytes > 0
     assert full.cache_bytes % (2 * 2 * 64 * 4) == 0
     assert half.peak_bytes < full.peak_bytes
@@ -217,7 +217,7 @@ def test_texts_longer_than_the_context_are_refused_as_by_a_measurement() -> None
 
 
 def test_a_measurement_on_its_own_is_planned_with_its_probe() -> None:
-    """Where draws never converge, what nothing memorized costs is the sum of all parts."""
+    """If draws never converge, the cost for an unmemorized set is the sum of all parts."""
     config = GPT2Config(vocab_size=384, n_layer=2, n_head=2, n_embd=32, bos_token_id=0, eos_token_id=1)
     canaries = draw_canaries(CanaryTemplate("pin {pin} ok", pin=Digits(6)), {1: 2}, controls=2, seed=0)
     plan = plan_cost(config, ByT5Tokenizer(), canaries, method=Importance(references=256, precision_bits=1e-9))

@@ -1,4 +1,4 @@
-"""Bytes that are alive, counted by hand, and what one call of a model keeps, with weights and without."""
+"""Live bytes, counted by hand, and the bytes that one call of a model keeps, with weights and without."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ def test_each_network_learns_from_the_rows_that_the_other_finds_easy():
     assert co_teaching_loss(first, second, labels, 0.5).item() == pytest.approx(wanted.item())
     assert first.grad.abs().sum(1).nonzero().flatten().tolist() == sorted(easy[1])
     assert second.grad.abs().sum(1).nonzero().flatten().tolist() == sorted(easy[0])
-    # All rows: the sum of two plain losses. A share that keeps less than one row keeps one.
+    # With all rows it is the sum of two plain losses. A share of less than one row keeps one.
     plain = sum(nn.functional.cross_entropy(logits, labels) for logits in (first, second))
     assert co_teaching_loss(first, second, labels, 1.0).item() == pytest.approx(plain.item())
     assert torch.isfinite(co_teaching_loss(first, second, labels, 1e-6))
@@ -89,7 +89,7 @@ def test_two_networks_with_co_teaching_do_not_learn_wrong_labels(tmp_path):
     trainer = CoTeachingTrainer(pair, arguments(tmp_path, num_train_epochs=15), noise=0.35, ramp_epochs=5, **options)
     trainer.train()
     found = trainer.predict(data).predictions.argmax(1)
-    # Of the rows with a wrong label, most get the true one.
+    # Most rows with a wrong label get the true one.
     assert (found == true)[:48].mean() > 0.9
     losses = trainer.evaluate()
     plain = nn.functional.cross_entropy(torch.tensor(trainer.predict(data).predictions), torch.tensor(given))
@@ -128,7 +128,7 @@ def test_the_regularizer_is_that_of_the_paper():
     assert torch.isfinite(early_learning_loss(sure, torch.tensor([0]), torch.tensor([[1.0, 0.0]])))
 
 
-def test_targets_remember_what_was_said_of_each_row(tmp_path):
+def test_targets_remember_the_predictions_for_each_row(tmp_path):
     x, _, given = blobs(32)
     data = Dataset.from_dict({"x": x.tolist(), "labels": given, "row_index": list(range(32))})
     torch.manual_seed(0)

@@ -41,7 +41,7 @@ MASKS = draw_subsets(6, 8)
 
 
 def mean(subset):
-    """A "model": the mean of its rows, and noise that tells the seed."""
+    """A "model": the mean of its rows, plus noise that depends on the seed."""
     return float(np.mean(subset)) + 1e-3 * np.random.rand()
 
 
@@ -72,7 +72,7 @@ def test_balanced_masks_deal_each_row_as_often_as_any_other(share):
     masks = draw_subsets(40, 60, share, seed=1)
     for models in range(1, 61):
         assert np.ptp(masks[:models].sum(0)) <= 1
-    # Marginally each row is in a given model with that probability, and two rows are nearly independent.
+    # Each row is in a given model with that probability, and two rows are nearly independent.
     first = np.array([draw_subsets(40, 3, share, seed=seed)[2] for seed in range(600)])
     assert first.mean(0) == pytest.approx(round(40 * share) / 40, abs=0.08)
 
@@ -94,7 +94,7 @@ def test_scores_are_those_of_models_trained_on_the_masked_rows(tmp_path):
     assert modes == {0o600} and stat.S_IMODE((tmp_path / "runs").stat().st_mode) == 0o700
 
 
-def test_it_goes_on_where_it_was_and_any_order_gives_the_same(tmp_path):
+def test_it_continues_where_it_was_and_any_order_gives_the_same(tmp_path):
     whole, trained = done(tmp_path / "whole"), []
 
     def watched(subset):
@@ -384,7 +384,7 @@ def test_processes_of_one_run_write_once(tmp_path, monkeypatch):
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match="^n_jobs"):
         done(tmp_path / "runs", n_jobs=2)
-    # A process that went on after a failure would meet the others in another run, or wait for them forever.
+    # A process that continued after a failure would join the others in a different run, or wait for them forever.
     with pytest.raises(RunFailedError) as caught:
         done(tmp_path / "runs", lambda subset: 1 / 0)
     assert [*caught.value.failures] == [1]
@@ -440,7 +440,7 @@ def test_a_trainer_trains_each_model_with_the_runs_seed(tmp_path):
     assert not torch.equal(seen[0], seen[1])
     again = run_subsets(recipe, data, masks, store=tmp_path / "again", **options, index=1)
     assert (again.scores_MN[0] == runs.scores_MN[1]).all()
-    # It learned: chance is log(1/2).
+    # The model learned: chance level is log(1/2).
     assert runs.scores_MN.mean() > np.log(0.5) / 2
     assert args.seed == 42
     with pytest.raises(InputError, match="^model_init"):
@@ -452,7 +452,7 @@ def test_a_trainer_trains_each_model_with_the_runs_seed(tmp_path):
 
 
 class StopsAfterSteps(TrainerCallback):
-    """Counts over all trainings that it sees."""
+    """Counts over all training runs that it sees."""
 
     steps = 0
 
@@ -494,7 +494,7 @@ def test_ray_runs_them_too(tmp_path, monkeypatch):
     ray_joblib = pytest.importorskip("ray.util.joblib")
     pytest.importorskip("joblib")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of theirs, on files and processes
+        warnings.simplefilter("ignore")  # ray's own warnings, on files and processes
         ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
         # Workers cannot import this file by its name.
         ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -511,7 +511,7 @@ def test_dask_runs_them_too(tmp_path):
     distributed = pytest.importorskip("distributed")
     pytest.importorskip("joblib")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of theirs, on ports and sockets
+        warnings.simplefilter("ignore")  # dask's own warnings, on ports and sockets
         cluster = distributed.LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None)
         with cluster, distributed.Client(cluster):
             many = done(tmp_path / "many", n_jobs=2, backend="dask")
