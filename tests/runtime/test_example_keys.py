@@ -60,7 +60,7 @@ def test_an_index_that_survives_is_the_key() -> None:
     batch = {"input_ids": np.array([[5, 6], [7, 8]]), "index": np.array([70, 2**40]), "row": np.array([1, 0])}
     assert example_keys(batch).keys_D.tolist() == [70, 2**40] and example_keys(batch).kind is KeyKind.INDEX
     assert example_keys(batch, "row").keys_D.tolist() == [1, 0]
-    # One that is no number for each row is none.
+    # A column without a number for each row is not an index.
     assert example_keys({**batch, "index": np.array([[1.0], [2.0]])}).kind is KeyKind.CONTENT
 
 
@@ -72,7 +72,7 @@ def test_noise_and_masks_in_the_input_are_the_same_example() -> None:
 
 
 def test_a_key_is_the_same_on_every_machine() -> None:
-    # By hashlib in another process: blake2b of three little-endian 64-bit numbers, 8 bytes.
+    # Computed by hashlib in another process: blake2b of three little-endian 64-bit numbers, 8 bytes.
     assert content_key([1, 2, 300]) == int.from_bytes(bytes.fromhex("3e10280ef75b4228"), "little")
     with pytest.raises(ValueError, match="no rows of tokens"):
         example_keys({"pixels": np.zeros((2, 3))})

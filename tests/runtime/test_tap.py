@@ -95,7 +95,7 @@ class FakeEvent:
 
 
 class FakeOnCuda:
-    """A tensor of a device that this machine has not: it says how it was copied."""
+    """Stands for a tensor on a device that this machine does not have, and records how it was copied."""
 
     device = torch.device("cuda", 0)
 
