@@ -31,7 +31,7 @@ TEMPLATE = CanaryTemplate("pin {pin}", pin=Digits(2))
 
 
 class Company(torch.nn.Module):
-    """A causal model whose logits are changed by what else is in the call."""
+    """A causal model whose logits depend on the rest of the call."""
 
     def __init__(self, inner: torch.nn.Module | None = None) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class Company(torch.nn.Module):
 
 
 class FullExperts(Company):
-    """Experts that take so many tokens of a call and drop the rest, in the order of the batch."""
+    """Experts that process at most `most` tokens of a call, in batch order, and drop the rest."""
 
     most = 26
 
@@ -58,7 +58,7 @@ class FullExperts(Company):
 
 
 class LargeBatchExperts(FullExperts):
-    """As before, but only a batch that is larger than any check of a few texts is cut."""
+    """The same, but with a limit that only batches larger than any check of a few texts exceed."""
 
     most = 1500
 
@@ -87,7 +87,7 @@ def expected_bits(model: torch.nn.Module, texts: list[str]) -> np.ndarray:
 
 @pytest.mark.parametrize("kind", [FullExperts, BatchStatistics, LastRowLeaks])
 def test_answers_that_depend_on_the_batch(kind: type[Company], byte_tokenizer: ByT5Tokenizer) -> None:
-    """Each text is then scored alone, and what is certified is right."""
+    """Each text is then scored alone, and certified results are right."""
     model = kind()
     scorer = CausalScorer(model, byte_tokenizer)
     assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
@@ -111,7 +111,7 @@ def test_a_limit_that_only_a_large_batch_meets(byte_tokenizer: ByT5Tokenizer) ->
     few = scorer.encode(texts[:5])
     assert_close(scorer.sequence_bits(few), expected_bits(model, texts[:5]), 1e-3)
     assert scorer.mode == "packed"
-    # Plain batches of whole texts: packed rows would feed too few tokens to meet the limit.
+    # The batches are plain, with whole texts: packed rows would have too few tokens to exceed the limit.
     texts = [f"{number:03} is the pin of the account" for number in range(300)]
     assert_close(scorer.sequence_bits(scorer.encode(texts)), expected_bits(model, texts), 1e-3)
     assert scorer.mode == "alone"
@@ -119,7 +119,7 @@ def test_a_limit_that_only_a_large_batch_meets(byte_tokenizer: ByT5Tokenizer) ->
 
 @pytest.mark.parametrize("most", [210, 400])
 def test_a_limit_just_above_what_was_checked(most: int, byte_tokenizer: ByT5Tokenizer) -> None:
-    """Each batch that is larger than any before is checked in what was fed last, whatever the order of the texts."""
+    """In each batch larger than all before, the tokens fed last are checked, whatever the order of the texts."""
     model = FullExperts()
     model.most = most
     scorer = CausalScorer(model, byte_tokenizer)
@@ -131,7 +131,7 @@ def test_a_limit_just_above_what_was_checked(most: int, byte_tokenizer: ByT5Toke
 
 
 class ThreeExperts(Company):
-    """Each takes its own tokens, up to a limit that small batches of many equal tokens meet too."""
+    """Each expert takes its own tokens, up to a limit that small batches of many equal tokens exceed too."""
 
     def forward(self, input_ids: torch.Tensor, **keywords: Any) -> Any:
         output = self.inner(input_ids=input_ids, **keywords)
@@ -143,7 +143,7 @@ class ThreeExperts(Company):
 
 
 def test_a_search_that_met_a_wrong_batch_begins_again(byte_tokenizer: ByT5Tokenizer) -> None:
-    """What it had read before may be wrong too, in experts that no checked text goes through."""
+    """Earlier results may be wrong too, in experts that no checked text uses."""
     template = CanaryTemplate("the pin is {pin}.", pin=Digits(3))
     ids = torch.tensor([byte_ids(template.text_at(number)) for number in range(1000)])
     model = ThreeExperts()
@@ -205,7 +205,7 @@ class ReadsPaddedLength(Company):
 
 
 def test_answers_that_depend_on_the_length(byte_tokenizer: ByT5Tokenizer) -> None:
-    """A text has a score, the beginning of one has none: texts are scored alone, and there is no search."""
+    """Whole texts have a score but beginnings have none: texts are scored alone, and there is no search."""
     model = ReadsPaddedLength()
     scorer = CausalScorer(model, byte_tokenizer)
     assert_close(scorer.sequence_bits(scorer.encode(TEXTS)), expected_bits(model, TEXTS), 1e-3)
@@ -274,7 +274,7 @@ def rope_model(kind: str) -> torch.nn.Module:
 
 @pytest.mark.parametrize("first", ["short", "long"])
 def test_positions_that_depend_on_the_length(first: str, byte_tokenizer: ByT5Tokenizer) -> None:
-    """Beyond the original context, longrope reads a whole text with other factors, its prefix too."""
+    """Beyond the original context, longrope uses different factors for the whole text, including its prefix."""
     model = rope_model("longrope")
     short = ["pin 12", "pin 345", "a pin"]
     long = ["the pin of the account is 12", "the pin of the account is 345 now"]
@@ -362,7 +362,7 @@ def test_masked_rows_that_depend_on_the_batch(byte_tokenizer: ByT5Tokenizer) -> 
 
 
 class ManyRows(Company):
-    """Takes no mask of ancestors, so that every open node is a row, and mixes rows where they are many."""
+    """Accepts no mask of ancestors, so every open node is a row, and mixes rows when there are many."""
 
     def forward(self, input_ids: torch.Tensor, attention_mask: Any = None, **keywords: Any) -> Any:
         return super().forward(input_ids, **keywords)
@@ -375,7 +375,7 @@ class ManyRows(Company):
 def test_what_a_certificate_names_is_scored_again_alone(
     is_checked: bool, byte_tokenizer: ByT5Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last line of defense: batches that went wrong before a check of growing batches, or without one."""
+    """The last line of defense against batches that were wrong before a check of growing batches, or without one."""
     if not is_checked:
         monkeypatch.setattr(BatchCheck, "passes", lambda *_: True)
     template = CanaryTemplate("pin {pin}", pin=Digits(3))
@@ -390,7 +390,7 @@ def test_what_a_certificate_names_is_scored_again_alone(
     assert bounds.certified and low <= bounds.low <= bounds.high <= high
 
 
-def test_no_certificate_where_a_text_moves_for_good(
+def test_no_certificate_if_a_score_changes_permanently(
     byte_tokenizer: ByT5Tokenizer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     moved = CausalScorer.alone_bits

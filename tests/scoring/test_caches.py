@@ -48,11 +48,11 @@ def test_layers_that_share_the_keys_of_another_hold_none() -> None:
 
 
 class ListBesideLayers(DynamicCache):
-    """As a family with linear attention keeps its states."""
+    """Keeps its states like a family with linear attention."""
 
 
 class OtherLayer(DynamicLayer):
-    """Whatever it keeps, it is not known."""
+    """A layer with unknown contents."""
 
 
 def with_field(where: str, value: Any) -> Any:

@@ -23,7 +23,7 @@ LETTERS = "0123456789 abcdefghijklmnopqrstuvwxyz"
 
 
 class Wrapped(nn.Module):
-    """A model whose logits, or whose memory, go wrong; everything else is the model's own."""
+    """A model whose logits become NaN or whose memory runs out; everything else is the model's own."""
 
     def __init__(self, inner: nn.Module, *, nan_after: int | None = None, most_rows: int = 10**9) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class Wrapped(nn.Module):
 
 
 def test_bits_of_a_uniform_model_by_hand(byte_tokenizer: ByT5Tokenizer) -> None:
-    """256 entries, all equally likely: 8 bits for each byte but the first, of which nothing is known."""
+    """256 equally likely entries: 8 bits for each byte except the first, which is not predicted."""
     model = SimpleUniform(256)
     assert log_perplexity(model, byte_tokenizer, ["a", "abc", "ab"][1:]).tolist() == [16.0, 8.0]
 
@@ -91,7 +91,7 @@ def test_the_end_token_of_a_tokenizer_that_adds_none(byte_tokenizer: ByT5Tokeniz
 
 
 def test_a_tokenizer_without_the_letter_a() -> None:
-    """What it lacks it drops, so the place of its special tokens must be found on something else."""
+    """It drops unknown characters, so the place of its special tokens must be found with another text."""
     tokenizer = character_tokenizer("0123456789 ", special=True)
     tokenizer.backend_tokenizer.model.unk_token = None
     tokenizer.unk_token = None
@@ -210,7 +210,7 @@ def test_a_long_vocabulary_goes_through_in_pieces(byte_tokenizer: ByT5Tokenizer,
 
 
 def test_shared_tokens_are_fed_once(byte_tokenizer: ByT5Tokenizer) -> None:
-    """All 1,000 numbers after 4 bytes: 4 + 110 tokens fed, where whole texts are 7,000; rows repeat few ancestors."""
+    """All 1,000 numbers after 4 bytes: 4 + 110 tokens are fed instead of 7,000, and rows repeat few ancestors."""
     model = tiny_model("gpt2")
     scorer = CausalScorer(model, byte_tokenizer, mode="packed")
     scorer.sequence_bits(scorer.encode([f"pin {number:03d}" for number in range(1000)]))

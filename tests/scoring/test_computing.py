@@ -30,7 +30,7 @@ def bits(model: nn.Module, mode: Any = None) -> tuple[np.ndarray, CausalScorer]:
 def test_autocast_inside_the_models_forward_is_seen(dtype: torch.dtype) -> None:
     model = tiny_model("llama")
     plain, _ = bits(model)
-    # As Accelerate prepares a model: callbacks get it with its forward wrapped.
+    # Accelerate prepares a model like this: callbacks get it with its forward wrapped.
     wrapped = torch.autocast("cpu", dtype=dtype)(type(model).forward.__get__(model))
     model.forward = ConvertOutputsToFp32(wrapped)
     found = {mode: bits(model, mode)[0] for mode in MODES}
@@ -55,7 +55,7 @@ def test_autocast_is_seen_by_the_masked_scorer() -> None:
 
 
 def test_a_compiled_model_is_not_compiled_for_every_batch() -> None:
-    torch.compiler.reset()  # it gives up on a function that was compiled for too many models
+    torch.compiler.reset()  # torch gives up on a function that was compiled for too many models
     model = tiny_model("gpt2")
     expected, _ = bits(model)
     compilations: list[Any] = []
@@ -85,7 +85,7 @@ def test_a_model_compiled_in_place(backend: str) -> None:
     assert scorer.mode == "packed"
 
 
-def test_gradient_checkpointing_takes_no_cache_away() -> None:
+def test_gradient_checkpointing_does_not_disable_the_cache() -> None:
     model = tiny_model("llama")
     expected, _ = bits(model)
     model.gradient_checkpointing_enable()
@@ -132,9 +132,9 @@ def test_eight_bit_weights(quantize: Callable[[nn.Module], nn.Module], dtype: to
     model = quantize(fresh())
     found = {mode: bits(model, mode)[0] for mode in MODES}
     scorer = bits(model)[1]
-    # What is not quantized says in what the model computes, int8 weights do not; bitsandbytes rounds inputs as well.
+    # Weights that are not quantized give the dtype of computation, not int8 weights; bitsandbytes rounds inputs too.
     assert scorer.tolerance_bits == (1.0 if quantize is _bitsandbytes else unquantized.tolerance_bits)
     for mode in MODES:
         assert np.abs(found[mode] - found["plain"]).max() <= 5 * scorer.tolerance_bits, mode
-        # Quantized, but the same model.
+        # It is quantized, but the same model.
         assert 0 < np.abs(found[mode] - expected).max() < 6.0

@@ -55,7 +55,7 @@ def test_a_chat_is_scored_on_the_ids_of_the_chat_template(
     assert tokenizer.decode(answer) == "It is 42<|end|>\n" and whole.count(1) == (template == WITH_BOS)
     scorer = make_scorer(model, tokenizer, end_token=end_token, context=CHAT)
     found = scorer.sequence_bits(scorer.encode(["It is 42"]))
-    # The newline after the end of the turn is not scored, the end of the turn is with end_token.
+    # The end of the turn is scored with end_token; the newline after it is not.
     assert found[0] == pytest.approx(bits_by_hand(model, asked, answer[: -1 if end_token else -2]), abs=1e-4)
 
 
@@ -100,7 +100,7 @@ def test_an_end_that_merges_with_the_chat_template_is_refused(make_model: Callab
             use()
         assert "context: must not merge the end of a canary with what the chat template writes" in str(caught.value)
         assert "End the canary template with another suffix" in str(caught.value)
-    # The remedy helps: what is scored is what is trained on.
+    # The remedy helps: the scored text is the one that is trained on.
     encoder = Encoder.of(tokenizer, context=CHAT)
     trained = tokenizer.apply_chat_template(CHAT.messages("It is 42"), tokenize=True, return_dict=True)["input_ids"]
     assert list(encoder.encode(["It is 42"]).ids[0]) == trained[:-1]

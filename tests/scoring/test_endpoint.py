@@ -35,7 +35,7 @@ def server() -> Iterator[CompletionsServer]:
 
 @pytest.fixture
 def waits(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """What the client waits between tries, without waiting."""
+    """The client's waiting times between tries, without waiting."""
     seconds: list[float] = []
     monkeypatch.setattr("hf_exposure.scoring.endpoint.time.sleep", seconds.append)
     return seconds
@@ -122,7 +122,7 @@ def test_no_log_probabilities_of_a_prompt(server: CompletionsServer, strict: boo
 def test_the_tokenizer_must_be_that_of_the_server(server: CompletionsServer) -> None:
     other = character_tokenizer(string.printable)
     endpoint = Endpoint(server.url)
-    for tokenizer in (other, other, TOKENIZER, other):  # whatever was found out before
+    for tokenizer in (other, other, TOKENIZER, other):  # whatever was known before
         if tokenizer is TOKENIZER:
             EndpointScorer(endpoint, tokenizer)
             continue
@@ -130,7 +130,7 @@ def test_the_tokenizer_must_be_that_of_the_server(server: CompletionsServer) -> 
             EndpointScorer(endpoint, tokenizer)
 
 
-def test_no_proxy_stands_between_programs_of_one_machine(
+def test_no_proxy_is_used_between_programs_of_one_machine(
     server: CompletionsServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
@@ -145,7 +145,7 @@ def test_which_model(server: CompletionsServer) -> None:
     with pytest.raises(InputError, match="It serves"):
         log_perplexity(Endpoint(server.url, "three"), TOKENIZER, [SECRET])
     assert log_perplexity(Endpoint(server.url, "two"), TOKENIZER, [SECRET]).shape == (1,)
-    server.names = []  # a server that lists nothing is taken at the caller's word
+    server.names = []  # if a server lists no models, the caller's name is used
     assert log_perplexity(Endpoint(server.url, "two"), TOKENIZER, [SECRET]).shape == (1,)
 
 
@@ -237,7 +237,7 @@ def test_texts_longer_than_the_context_are_not_sent(server: CompletionsServer) -
     assert scorer.sequence_bits(scorer.encode(["x" * 31])).shape == (1,)
 
 
-def test_alone_is_a_request_of_its_own(server: CompletionsServer) -> None:
+def test_alone_is_a_separate_request(server: CompletionsServer) -> None:
     scorer = connected(server, prompts_per_request=3)
     encoded = scorer.encode(TEXTS)
     scorer.sequence_bits(encoded)
@@ -255,14 +255,14 @@ def test_alone_is_a_request_of_its_own(server: CompletionsServer) -> None:
 def test_noise_of_the_server_is_its_tolerance(server: CompletionsServer) -> None:
     def noisy(answer: Any) -> Any:
         for choice in answer["choices"]:
-            shift = 0.01 * len(answer["choices"])  # the more prompts in a request, the less likely each token
+            shift = 0.01 * len(answer["choices"])  # more prompts in a request make each token less likely
             for place in choice["prompt_logprobs"][1:]:
                 for one in place.values():
                     one["logprob"] -= shift
         return answer
 
     server.changed = noisy
-    # Seven more texts in a request than alone, over the 23 tokens that are scored of the longest probe.
+    # A request has seven more texts than one alone, and 23 tokens of the longest probe are scored.
     assert connected(server).tolerance_bits == pytest.approx(4 * 0.07 / math.log(2) * 23, rel=0.01)
 
 

@@ -53,7 +53,7 @@ def test_a_single_process_waits_for_nobody() -> None:
 
 
 class Told:
-    """Processes that have said what they hold."""
+    """Processes that have published their values."""
 
     count = 4
 
@@ -78,7 +78,7 @@ def test_the_first_value_that_differs_is_named_with_every_process() -> None:
     )
     with pytest.raises(ProcessesDifferError, match="^seed: .*'3 on processes 0, 3; 4 on processes 1, 2'. Pass one"):
         check_alike(Told(base, others[1], others[2], base), base, remedies)
-    # One process has a value that the first has not even heard of.
+    # One process has a value that the first does not have at all.
     with pytest.raises(ProcessesDifferError, match="^more: .*'nothing on processes 0, 2, 3; 1 on process 1'"):
         check_alike(Told(base, {**base, "more": 1}, base, base), base, remedies)
 
@@ -93,6 +93,6 @@ def test_a_store_that_nobody_opened_is_one_clear_error(monkeypatch: Any) -> None
     template = CanaryTemplate("pin {pin}", pin=Digits(6))
     with pytest.raises(InputError, match=rf"^canaries: must be the same on every .*none at 127.0.0.1:{port} for"):
         draw_canaries(template, {1: 2})
-    # What is no whole job in the environment is none: a process alone, for which nothing is looked up.
+    # Without all of a job's variables there is no job: a single process looks nothing up.
     monkeypatch.delenv("MASTER_PORT")
     assert draw_canaries(template, {1: 2}, seed=3) == draw_canaries(template, {1: 2}, seed=3)

@@ -1,4 +1,4 @@
-"""How to read a model is determined once per module, and again if anything but its weights has changed."""
+"""How to read a model is determined once per module, and again if anything except its weights has changed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXTS = ["the pin is 1234", "the pin is 12", "the pin is 9876 and so on"]
 
 
 class Switchable(torch.nn.Module):
-    """A causal model that ignores its caller's mask where its settings say so."""
+    """A causal model that ignores its caller's mask if its settings say so."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Switchable(torch.nn.Module):
 
 
 def read(model: Switchable) -> tuple[str, int]:
-    """The mode in which it is read now, and how many calls of it that took. The figures must be right."""
+    """The mode in which the model is read now, and the number of calls. Checks that the figures are right."""
     scorer = make_scorer(model, ByT5Tokenizer())
     found = scorer.sequence_bits(scorer.encode(TEXTS))
     expected = [brute_force_bits(model, [byte + 3 for byte in text.encode()], 1) for text in TEXTS]
@@ -98,7 +98,7 @@ def test_weights_and_training_change_nothing() -> None:
 
 
 def test_a_progress_bar_is_no_change_of_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is put on the model for each measurement where there is a terminal."""
+    """In a terminal it is added to the model for each measurement."""
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
     model = Switchable().eval()
     with calls_shown(model, "measuring"):
@@ -109,7 +109,7 @@ def test_a_progress_bar_is_no_change_of_the_model(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_model_that_mixes_the_rows_of_a_large_batch_is_not_trusted_later_either() -> None:
-    """The next scorer must not take over what was found before such a batch came."""
+    """The next scorer must not reuse the mode found before such a batch."""
 
     def leak(module: torch.nn.Module, arguments: Any, output: Any) -> Any:
         if output.logits.shape[0] * output.logits.shape[1] > 600:
@@ -128,7 +128,7 @@ def test_a_model_that_mixes_the_rows_of_a_large_batch_is_not_trusted_later_eithe
 
 
 class ShortMemory(Switchable):
-    """After a cache of more than 8 tokens it takes no mask: what was found behind a short prefix is wrong there."""
+    """After a cache of more than 8 tokens it accepts no mask: the mode found with a short prefix is wrong there."""
 
     def __init__(self, *, complains: bool) -> None:
         super().__init__()

@@ -26,7 +26,7 @@ TEMPLATE = label_template(INPUTS, CLASSES)
 
 
 class Classifier(nn.Module):
-    """Takes arguments by name, and returns an output as transformers does."""
+    """Takes arguments by name, and returns an output like transformers."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ def scorer_of(model: nn.Module) -> Scorer:
 
 
 def all_costs() -> dict[str, float]:
-    """Every labeling's bits from the probabilities, multiplied by hand."""
+    """The bits of every labeling, from the product of its probabilities."""
     MODEL.eval()
     with torch.no_grad():
         probabilities = torch.softmax(MODEL(FEATURES).logits.double(), dim=-1).tolist()
@@ -90,7 +90,7 @@ def test_exposures_are_those_of_all_labelings(method: object) -> None:
 
 
 def test_a_large_space_is_searched() -> None:
-    """13 inputs and 5 classes: each rank is that of a sum of independent choices, counted by sorting the sums."""
+    """13 inputs and 5 classes: a cost is a sum of independent choices, and ranks are counted by sorting the sums."""
     features = torch.randn(13, 6, generator=torch.Generator().manual_seed(2))
     template = label_template(13, CLASSES)
     scorer = LabelScorer(MODEL, {"features": features}, classes=CLASSES)
@@ -99,7 +99,7 @@ def test_a_large_space_is_searched() -> None:
     sums = np.zeros(1)
     for bits_C in scorer.bits_PC:
         sums = (sums[:, None] + bits_C).ravel()
-        sums = sums[sums < scorer.sequence_bits(scorer.encode([nearly]))[0] + 1e-9]  # each further label only adds
+        sums = sums[sums < scorer.sequence_bits(scorer.encode([nearly]))[0] + 1e-9]  # further labels only add
     canaries = CanarySet(
         inserted=(Canary(text=nearly, template=template, repetitions=1),),
         controls=(Canary(text=likeliest, template=template, repetitions=0),),
@@ -133,7 +133,7 @@ def test_labels_and_texts() -> None:
 
 
 def test_a_classifier_is_measured_while_it_trains(tmp_path: Path) -> None:
-    """No tokenizer anywhere, and the labels of the canary become the likeliest of all."""
+    """No tokenizer is used, and the labels of the canary become the likeliest of all."""
     canaries = draw_canaries(TEMPLATE, {1: 1}, controls=4, seed=3)
     rows = {"features": FEATURES.tolist() * 8, "labels": labels_of(canaries.inserted[0].text, CLASSES) * 8}
     measure = ExposureMeasure(canaries, scorer=scorer_of)

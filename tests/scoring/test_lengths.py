@@ -68,7 +68,7 @@ def mpt() -> torch.nn.Module:
 
 @pytest.mark.parametrize(("make", "longest"), [(roberta, 19), (padded_roberta, 14), (opt, 20), (gpt2, 20), (mpt, 20)])
 def test_the_real_limit_of_causal_models(make: Any, longest: int, byte_tokenizer: ByT5Tokenizer) -> None:
-    """At the limit the model is read, and as brute force has it; beyond it, an error says so before a call fails."""
+    """At the limit the scores equal brute force; beyond it, an error says so before a call fails."""
     torch.manual_seed(0)
     model = make().eval()
     assert context_length(model) == longest
@@ -114,7 +114,7 @@ def test_models_without_a_limit() -> None:
 
 
 class Undeclared(torch.nn.Module):
-    """A table of positions under a name that says nothing, and no configuration."""
+    """A table of positions under a meaningless name, and no configuration."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_a_limit_in_the_part_for_text() -> None:
 
 
 def test_a_tokenizer_larger_than_either_embedding(byte_tokenizer: ByT5Tokenizer) -> None:
-    """Before a device-side assertion on a GPU would end the process."""
+    """It is refused before a device-side assertion on a GPU would end the process."""
     torch.manual_seed(0)
     small = {**SMALL, "vocab_size": 110}
     bart = BartForConditionalGeneration(BartConfig(**small, **BOTH_SIDES, max_position_embeddings=40)).eval()

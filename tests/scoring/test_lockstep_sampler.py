@@ -1,4 +1,4 @@
-"""Samples going down together: the figures of whole paths, with and without kept caches."""
+"""Samples drawn in lockstep: the figures of whole paths, with and without kept caches."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ def _small(config: type, **more: int) -> object:
 
 
 def _bits_by_hand(model: nn.Module, path: Sequence[int]) -> np.ndarray:
-    """(V,) bits of whatever comes after the prefix and a path, from one plain forward pass."""
+    """(V,) bits of the next token after the prefix and a path, from one plain forward pass."""
     with torch.no_grad():
         logits = model.eval()(input_ids=torch.tensor([[*PREFIX, *path]])).logits[0, -1].double()
     return -torch.log_softmax(logits, dim=-1).numpy() / np.log(2)
 
 
 def _walk(scorer: CausalScorer, samples: int, seed: int) -> tuple[LockstepSampler, float]:
-    """Random paths of 3 to 6 levels, two forced tokens at the third; the largest error against bits by hand."""
+    """Draws random paths of 3 to 6 levels, with two forced tokens at the third; returns the largest error in bits."""
     generator = np.random.default_rng(seed)
     lengths = generator.integers(3, LEVELS + 1, samples)
     sampler = LockstepSampler(scorer, PREFIX, samples, LEVELS + 2)
@@ -108,7 +108,7 @@ def test_a_cache_that_forgets_is_not_kept(window: int) -> None:
 
 
 class _Forgetful(nn.Module):
-    """A model that spoils the cache of every call that came with a grown one."""
+    """A model that corrupts the cache of every call with a grown cache."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class _Forgetful(nn.Module):
         return output
 
 
-def test_a_cache_that_is_read_otherwise_is_found_out_by_its_figures() -> None:
+def test_a_cache_that_is_read_differently_is_detected_by_its_figures() -> None:
     torch.manual_seed(3)
     scorer = CausalScorer(_Forgetful(_gpt2()), ByT5Tokenizer())
     sampler, worst = _walk(scorer, 40, seed=1)

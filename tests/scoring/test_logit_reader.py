@@ -86,7 +86,7 @@ def test_no_hook_is_left_behind_even_after_an_error() -> None:
 
 
 class _HeadTwice(torch.nn.Module):
-    """Runs its head on other hidden states first, which agree with the true ones at the last position only."""
+    """Runs its head first on different hidden states, which agree with the true ones at the last position only."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def test_a_head_that_runs_twice_is_read_whole(monkeypatch: pytest.MonkeyPatch) -
 
 
 class _ChangedLogits(torch.nn.Module):
-    """A model that changes logits behind its head, in a way that ordinary logits do not show."""
+    """A model that changes logits after its head, in a way that ordinary logits do not reveal."""
 
     def __init__(self, change: Any) -> None:
         super().__init__()
@@ -123,7 +123,7 @@ class _ChangedLogits(torch.nn.Module):
         self.config = self.inner.config
         with torch.no_grad():
             self.inner.lm_head.weight.mul_(0.01)
-            # One token is likely, behind one beginning only.
+            # One token is likely, but only after one beginning.
             ids = torch.tensor([[byte + 3 for byte in b"The number is 03"]])
             hidden = self.inner.transformer(ids).last_hidden_state[0, -1]
             self.inner.lm_head.weight[ord("7") + 3] = 15.0 * hidden / hidden.norm() ** 2
@@ -166,7 +166,7 @@ def _write_by_index(logits: torch.Tensor) -> torch.Tensor:
     ids=["capped", "clamped", "sliced", "divided in place", "masked", "one token", "one row", "by index"],
 )
 def test_logits_that_change_behind_the_head_are_read_whole(change: Any) -> None:
-    """Whatever the logits at hand: a cap leaves small ones as they are."""
+    """This holds whatever the logits are: a cap leaves small ones unchanged."""
     torch.manual_seed(0)
     model = _ChangedLogits(change).eval()
     scorer = CausalScorer(model, ByT5Tokenizer())

@@ -1,4 +1,4 @@
-"""Pseudo-log-likelihoods against a loop by hand, and which models are taken for masked ones."""
+"""Pseudo-log-likelihoods against a hand-written loop, and which models are treated as masked ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ SIZES = {
 
 @cache
 def masked_tokenizer(around: bool = True) -> PreTrainedTokenizerFast:
-    """One token a character; [CLS] before and [SEP] after a text, or nothing."""
+    """One token per character; [CLS] before and [SEP] after a text, or nothing."""
     vocabulary = {name: index for index, name in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"])}
     for character in CHARACTERS:
         vocabulary.setdefault(character, len(vocabulary))
@@ -73,7 +73,7 @@ def bert(family: str = "bert", **changes: Any) -> nn.Module:
 
 
 def hand_bits(model: nn.Module, text: str, around: bool = True) -> float:
-    """Each token masked in turn, one forward pass each."""
+    """Masks each token in turn, with one forward pass each."""
     vocabulary = masked_tokenizer().get_vocab()
     ids = [vocabulary[character] for character in text]
     total = 0.0
@@ -191,7 +191,7 @@ def test_a_model_that_reads_both_ways_needs_a_mask_token() -> None:
 
 @pytest.mark.parametrize("family", [*FAMILIES, "lstm"])
 @pytest.mark.parametrize("scale", [0.02, 0.3, 2.0])
-def test_causal_models_are_not_misjudged(family: str, scale: float, byte_tokenizer: ByT5Tokenizer) -> None:
+def test_causal_models_are_not_taken_for_masked_ones(family: str, scale: float, byte_tokenizer: ByT5Tokenizer) -> None:
     model = tiny_model(family, scale=scale).train()
     state = torch.get_rng_state()
     assert not sees_later_tokens(model, byte_tokenizer)
@@ -201,11 +201,13 @@ def test_causal_models_are_not_misjudged(family: str, scale: float, byte_tokeniz
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("family", ["gpt2", "llama"])
-def test_nor_in_any_precision(family: str, dtype: torch.dtype, byte_tokenizer: ByT5Tokenizer) -> None:
+def test_causal_models_of_any_precision_are_not_taken_for_masked_ones(
+    family: str, dtype: torch.dtype, byte_tokenizer: ByT5Tokenizer
+) -> None:
     assert not sees_later_tokens(tiny_model(family).to(dtype), byte_tokenizer)
 
 
-def test_nor_with_a_mask_token_or_the_name_of_a_masked_model() -> None:
+def test_a_mask_token_or_the_name_of_a_masked_model_does_not_matter() -> None:
     """A mask token proves nothing, nor does the name: the same BERT with a causal mask is a causal model."""
     config = BertConfig(**SIZES, is_decoder=True)
     for model in (tiny_model("gpt2", vocab_size=40), BertLMHeadModel(config).eval()):
@@ -213,8 +215,8 @@ def test_nor_with_a_mask_token_or_the_name_of_a_masked_model() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_a_model_as_it_was_initialised_is_seen_through(dtype: torch.dtype) -> None:
-    """Small random weights, as before any training: attention moves little, and the check still sees it."""
+def test_a_freshly_initialized_masked_model_is_recognized(dtype: torch.dtype) -> None:
+    """With small random weights, as before any training, attention has little effect, and the check still sees it."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = BertForMaskedLM(BertConfig(**SIZES)).to(dtype)
@@ -222,7 +224,7 @@ def test_a_model_as_it_was_initialised_is_seen_through(dtype: torch.dtype) -> No
 
 
 def test_padding_on_the_right_changes_nothing(byte_tokenizer: ByT5Tokenizer) -> None:
-    """Texts of other lengths in a call: the causal model's figures are those of each text alone."""
+    """With texts of different lengths in a call, the causal model's figures are those of each text alone."""
     model = tiny_model("llama")
     together = log_perplexity(model, byte_tokenizer, ["ab", "abcdefghijkl", "xyz"])
     alone = [log_perplexity(model, byte_tokenizer, [text])[0] for text in ("ab", "abcdefghijkl", "xyz")]

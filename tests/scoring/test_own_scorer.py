@@ -34,7 +34,7 @@ MEMBERS = {name for name in (*dir(Scorer), *Scorer.__annotations__) if not name.
 
 
 def cost_by_hand(text: str) -> float:
-    """Bytes are tokens; token 0 to 2 are special ones."""
+    """Bytes are tokens; tokens 0 to 2 are special."""
     ids = [byte + 3 for byte in text.encode()]
     return math.fsum(BITS_VV[before, token] for before, token in zip(ids, ids[1:], strict=False))
 
@@ -43,7 +43,7 @@ COSTS = np.array([cost_by_hand(text) for text in TEXTS])
 
 
 class Guarded:
-    """A scorer that shows nothing but what the protocol names, and is of no class that anyone could ask for."""
+    """A scorer that exposes only the protocol's members, and whose class nobody can check for."""
 
     def __init__(self, scorer: Any) -> None:
         self.__dict__["inner"], self.__dict__["asked"] = scorer, set()
@@ -126,5 +126,5 @@ def test_search_of_a_model_asks_for_nothing_beyond_the_protocol(byte_tokenizer: 
     assert search_ranks(guarded, automaton, ["pin 1234"])[0].certified
     uniform = UniformPaths(template, seed=1).take(guarded, automaton, 0, 16)
     assert len(draw_proposals(guarded, automaton, uniform, np.random.default_rng(1)).texts) == 64
-    # The rest is for measurement, and for batches that were found wrong.
+    # The other members are for measurement, and for batches that were found wrong.
     assert MEMBERS - guarded.asked == {"note", "why_no_search", "distrust_batches", "sequence_bits", "reading"}

@@ -58,11 +58,11 @@ def _figures(model: torch.nn.Module, processes: Processes) -> dict[str, Any]:
     found = search_likeliest(scorer, automaton, top_k=5)
     figures["likeliest"] = [candidate.text for candidate in found.candidates]
     figures["ranks"] = [(bounds.low, bounds.high) for bounds in search_ranks(scorer, automaton, texts[:4])]
-    # Draws follow the figures: they are the same only where those are, to the last bit.
+    # Draws depend on the figures: they are equal only if the figures are equal to the last bit.
     uniform = UniformPaths(TEMPLATE, 0).take(scorer, automaton, 0, 33)
     draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
     figures["draws"], figures["draws' bits"] = list(draws.texts), draws.hole_bits_N.tolist()
-    # A search that ends at its second step, which leaves most of the last batch to nobody.
+    # A search that ends at its second step, so most of the last batch belongs to no process.
     figures["cut short"] = [
         (bounds.low, bounds.high)
         for bounds in search_ranks(scorer, automaton, texts[:4], max_expansions=2, batch_size=7)
@@ -71,7 +71,7 @@ def _figures(model: torch.nn.Module, processes: Processes) -> dict[str, Any]:
 
 
 def _other_families(processes_of: Any) -> dict[str, Any]:
-    """What scores batch by batch: encoder-decoder pairs with a source each, and a masked model."""
+    """Scores batch by batch: encoder-decoder pairs with a source each, and a masked model."""
     translator, masked = _translator(), _masked()
     texts = [TEMPLATE.text_at(index * 7 % 1000) + "!" * (index % 5) for index in range(23)]
     shapes: list[tuple[int, ...]] = []
@@ -179,7 +179,7 @@ def _failures(rank: int) -> dict[str, Any]:
 
 
 def _await(context: Any, seconds: float) -> None:
-    """A process that makes one call fewer than the other would wait for ever: it is ended, and the test fails."""
+    """A process that makes one call fewer than the other would deadlock: it is ended, and the test fails."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         if context.join(timeout=1):
@@ -238,7 +238,7 @@ def _check_failures(results: list[dict[str, Any]]) -> None:
     for result in results:
         np.testing.assert_allclose(result["memory"], expected, atol=1e-3)
         np.testing.assert_allclose(result["after"], expected, atol=1e-3)
-    # Both took smaller batches, though one of them had room: that one only went on to the end of its last large one.
+    # Both used smaller batches though one had memory: that one only finished its last large batch.
     rows = [result["memory rows"] for result in results]
     assert max(rows[0]) > 4 and max(rows[1]) > 4
     assert rows[0][-3:] == rows[1][-3:] and max(rows[0][-3:]) <= 4

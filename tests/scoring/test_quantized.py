@@ -51,7 +51,7 @@ TEMPLATE = CanaryTemplate("pin {pin} ok", pin=Digits(2))
 TEXTS = [f"pin {number:02d} ok" for number in range(100)]
 # bitsandbytes packs blocks of 64 inputs.
 WIDE = {"hidden_size": 64, "intermediate_size": 128}
-# What the libraries say of themselves when they are imported or used, and torch of its own quantization.
+# Warnings of the libraries when they are imported or used, and of torch about its own quantization.
 pytestmark = pytest.mark.filterwarnings(
     "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning", "ignore::SyntaxWarning"
 )
@@ -69,7 +69,7 @@ def alone_bits(model: nn.Module) -> np.ndarray:
 
 
 class SharedScale(nn.Linear):
-    """Rounds what it is given to 8 bits, by the largest entry of the whole batch; marked as optimum-quanto's are."""
+    """Rounds its inputs to 8 bits by the largest entry of the whole batch; marked like optimum-quanto's layers."""
 
     activation_qtype: Any = None
     steps = 127
@@ -113,7 +113,7 @@ def test_rows_that_share_a_step_are_scored_alone(make: Callable[[], nn.Module]) 
     with torch.no_grad():
         logits = model(input_ids=ids).logits[:, :-1].double().log_softmax(-1)
     in_batch = -logits.gather(2, ids[:, 1:, None]).sum((1, 2)).numpy() / math.log(2.0)
-    assert np.abs(in_batch - alone).max() > 1e-3  # what the model itself says of texts in one batch
+    assert np.abs(in_batch - alone).max() > 1e-3  # the model's own scores of texts in one batch
     scorer = make_scorer(model, TOKENIZER)
     assert isinstance(scorer, CausalScorer)
     np.testing.assert_allclose(scorer.sequence_bits(scorer.encode(TEXTS)), alone, atol=1e-6)
@@ -131,7 +131,7 @@ def test_rows_that_share_a_step_are_scored_alone(make: Callable[[], nn.Module]) 
 
 
 def test_tokens_that_move_each_other_too_far_are_scored_and_not_searched() -> None:
-    # Large weights and few steps: the score of a token moves by more than half a bit with those that follow.
+    # Weights are large and steps few: a token's score changes by more than half a bit with later tokens.
     model = with_shared_scale(scale=0.5, steps=40)
     np.testing.assert_allclose(log_perplexity(model, TOKENIZER, TEXTS), alone_bits(model), atol=1e-6)
     canaries = draw_canaries(TEMPLATE, {1: 1}, controls=1, seed=1)
@@ -232,7 +232,7 @@ def test_the_coarsest_type_counts() -> None:
     model = tiny_model("llama")
     assert coarsest_dtype(model) == compute_dtype(model) == torch.float32
     layer = model.model.layers[1].mlp.up_proj
-    layer.compute_dtype = torch.float16  # as layers of packed weights say it
+    layer.compute_dtype = torch.float16  # as layers of packed weights declare it
     assert coarsest_dtype(model) == torch.float16
     layer.to(torch.bfloat16)
     assert coarsest_dtype(model) == torch.bfloat16 and compute_dtype(model) == torch.float32
@@ -243,7 +243,7 @@ def test_the_coarsest_type_counts() -> None:
 
 
 class Marked(nn.Parameter):
-    """A kind of parameter of its own, as libraries make them."""
+    """A subclass of parameter, as libraries define them."""
 
 
 def test_layers_of_libraries_that_round_their_inputs_are_known() -> None:
@@ -354,7 +354,7 @@ def test_quantized_checkpoints_load_score_and_search(kind: str, tmp_path: Path) 
     settings, dtype = KINDS[kind]
     model, tokenizer = ModelSource(name=str(saved(tmp_path, settings()))).load()
     assert coarsest_dtype(model) == dtype
-    # As many weights as before.
+    # The number of weights is unchanged.
     assert parameter_count(model) == sum(p.numel() for p in tiny_model("llama", **WIDE).parameters())
     scorer = make_scorer(model, tokenizer)
     assert isinstance(scorer, CausalScorer)

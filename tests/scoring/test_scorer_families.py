@@ -16,7 +16,7 @@ TEXTS = ["the pin is 1234", "the pin is 12", "the pin is 9876 and so on", "the p
 MODES = {
     "gpt2": "packed",
     "llama": "packed",
-    "mistral": "cached",  # texts outgrow the window of 8 tokens, which a mask of ancestors knows nothing of
+    "mistral": "cached",  # texts exceed the window of 8 tokens, which a mask of ancestors ignores
     "gpt_neox": "packed",
     "opt": "packed",
     "bloom": "cached",  # ALiBi counts places from the mask, not from position ids
@@ -48,8 +48,8 @@ def test_eager_attention(family: str, byte_tokenizer: ByT5Tokenizer) -> None:
 
 @pytest.mark.parametrize("first", ["the pin is 1", "the"])
 @pytest.mark.parametrize("family", MODES)
-def test_the_way_does_not_rest_on_the_first_text(family: str, first: str, byte_tokenizer: ByT5Tokenizer) -> None:
-    """One text, or a short one, shows nothing of masks and windows: agreement on it alone is no evidence."""
+def test_the_mode_does_not_depend_on_the_first_text(family: str, first: str, byte_tokenizer: ByT5Tokenizer) -> None:
+    """One text, or a short one, reveals nothing about masks and windows: agreement on it alone is no evidence."""
     model = tiny_model(family)
     scorer = CausalScorer(model, byte_tokenizer)
     scorer.sequence_bits(scorer.encode([first]))
@@ -57,7 +57,7 @@ def test_the_way_does_not_rest_on_the_first_text(family: str, first: str, byte_t
 
 
 def test_a_window_longer_than_the_first_texts(byte_tokenizer: ByT5Tokenizer) -> None:
-    """Packing is right within the window of 48 tokens, and given up where a later text outgrows it."""
+    """Packing is right within the window of 48 tokens, and abandoned when a later text exceeds it."""
     model = tiny_model("mistral", sliding_window=48)
     scorer = CausalScorer(model, byte_tokenizer)
     short = ["ab", "ac"]
@@ -70,7 +70,7 @@ def test_a_window_longer_than_the_first_texts(byte_tokenizer: ByT5Tokenizer) -> 
 
 @pytest.mark.parametrize("mode", ["packed", "cached", "plain"])
 @pytest.mark.parametrize("rows", [1, 7, 10**6])
-def test_each_way_at_any_batch_size(mode: str, rows: int, byte_tokenizer: ByT5Tokenizer) -> None:
+def test_each_mode_at_any_batch_size(mode: str, rows: int, byte_tokenizer: ByT5Tokenizer) -> None:
     model = tiny_model("llama")
     texts = [f"pin {17 * number % 1000:03d}" for number in range(60)] + ["pin", "no", "pin 017"]
     scorer = CausalScorer(model, byte_tokenizer, max_batch_tokens=rows, mode=mode)
@@ -88,7 +88,7 @@ def test_texts_as_long_as_the_context(family: str, length: int, byte_tokenizer: 
 
 
 def test_half_precision_within_its_rounding(byte_tokenizer: ByT5Tokenizer) -> None:
-    """bfloat16 keeps 8 bits: a token's bits move by up to 2 %, and nothing is summed in bfloat16."""
+    """bfloat16 keeps 8 bits: a token's bits change by up to 2 %, and nothing is summed in bfloat16."""
     model = tiny_model("llama")
     exact = expected_bits(model, TEXTS)
     scorer = CausalScorer(model.bfloat16(), byte_tokenizer)
@@ -106,7 +106,7 @@ def test_double_precision_is_kept(byte_tokenizer: ByT5Tokenizer) -> None:
 
 
 def test_a_model_configured_without_cache(byte_tokenizer: ByT5Tokenizer) -> None:
-    """As gradient checkpointing leaves it."""
+    """The configuration left by gradient checkpointing."""
     model = tiny_model("gpt2")
     model.config.use_cache = False
     scorer = CausalScorer(model, byte_tokenizer)
@@ -115,7 +115,7 @@ def test_a_model_configured_without_cache(byte_tokenizer: ByT5Tokenizer) -> None
 
 
 class MaskIgnoring(torch.nn.Module):
-    """Takes a mask of ancestors and positions without complaint, and reads rows as plain text all the same."""
+    """Accepts a mask of ancestors and positions without an error, but still reads rows as plain text."""
 
     def __init__(self, inner: torch.nn.Module) -> None:
         super().__init__()
@@ -126,7 +126,7 @@ class MaskIgnoring(torch.nn.Module):
 
 
 @pytest.mark.parametrize("first", [["pin 1"], ["ab", "abcdef"], TEXTS])
-def test_a_model_that_ignores_masks_is_found_out(first: list[str], byte_tokenizer: ByT5Tokenizer) -> None:
+def test_a_model_that_ignores_masks_is_detected(first: list[str], byte_tokenizer: ByT5Tokenizer) -> None:
     model = MaskIgnoring(tiny_model("gpt2"))
     scorer = CausalScorer(model, byte_tokenizer)
     scorer.sequence_bits(scorer.encode(first))

@@ -46,7 +46,7 @@ FAMILIES = ["t5", "bart"]
 
 @cache
 def model_of(family: str, dtype: torch.dtype = torch.float32, **changes: Any) -> nn.Module:
-    """Random weights, large enough that the source and every token move the predictions."""
+    """Random weights, so large that the source and every token change the predictions."""
     with torch.random.fork_rng():
         torch.manual_seed(3)
         if family == "t5":
@@ -67,7 +67,7 @@ BART_SIDE = {"layers": 2, "attention_heads": 4, "ffn_dim": 64}
 
 
 def loss_bits(family: str, source: str, target: str, *, end_token: bool = False) -> float:
-    """The model's own training loss, in float64: a mean of nats over the labels, which it shifts by itself."""
+    """The model's own training loss in float64: a mean of nats over the labels, which the model shifts itself."""
     labels = [byte + 3 for byte in target.encode()] + [1] * end_token
     source_ids = torch.tensor([[byte + 3 for byte in source.encode()] + [1]])
     with torch.no_grad():
@@ -128,7 +128,7 @@ def test_equal_pairs_get_equal_figures_in_any_order(byte_tokenizer: ByT5Tokenize
 
 
 def test_special_tokens_before_a_target_are_context() -> None:
-    """As BART is trained: the decoder reads start, BOS, target; the target is what is scored."""
+    """As BART is trained: the decoder reads start, BOS, target; only the target is scored."""
     tokenizer, model = character_tokenizer("pin 0123456789", special=True), model_of("bart", torch.float64)
     ids = tokenizer.convert_tokens_to_ids(list("pin 12"))
     fed = [1, 0, *ids]
@@ -142,7 +142,7 @@ def test_special_tokens_before_a_target_are_context() -> None:
 
 
 class TwoVocabularies(ByT5Tokenizer):
-    """Targets are read in capitals: as with a second vocabulary."""
+    """Encodes targets in capitals, which acts like a second vocabulary."""
 
     def __call__(self, text: Any = None, text_target: Any = None, **keywords: Any) -> Any:
         if text_target is None:
@@ -170,7 +170,7 @@ def test_search_with_a_fixed_source_is_brute_force(family: str, byte_tokenizer: 
 
 
 def defined_ranks(family: str, source: str) -> list[int]:
-    """Word for word as the definition has them; `source` may have the hole {pin}."""
+    """Ranks exactly as defined; `source` may have the hole {pin}."""
     bits = {text: loss_bits(family, source.replace("{pin}", text[4:6]), text) for text in SPACE}
     inserted = {canary.text for canary in CANARIES.inserted}
     return [

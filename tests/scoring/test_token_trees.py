@@ -148,7 +148,7 @@ def test_paths_by_adding_along_each_query(sequences: list[tuple[int, ...]]) -> N
 @few
 @given(SEQUENCES, st.integers(0, 40))
 def test_the_tree_that_a_model_is_tried_on_can_fail(sequences: list[tuple[int, ...]], spare: int) -> None:
-    """It branches at the prefix and below it, is as long as was asked, and never longer."""
+    """It branches at the prefix and below it, and is exactly as long as requested."""
     tree = SequenceTree.of(sequences, 1).tree
     length = max(2, len(tree.prefix_P) + int(tree.depth_M.max(initial=0)) + spare)
     tried = probe_for(tree, length, length).tree.tree

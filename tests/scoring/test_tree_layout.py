@@ -7,12 +7,12 @@ import pytest
 
 from hf_exposure.scoring.tree_layout import NewSlots, TreeLayout
 
-# Tokens, each with when it was taken: what is shared was taken at the same time.
+# Tokens, each with the time when it was appended: shared tokens were appended at the same time.
 Path = tuple[tuple[int, int], ...]
 
 
 class NaiveRows:
-    """Each row as a dictionary from a path to its slot; a path that is in it takes no second slot."""
+    """Each row is a dictionary from a path to its slot; a known path takes no second slot."""
 
     def __init__(self, row_of: list[int], batch_of: list[int]) -> None:
         self.row_of, self.batch_of = row_of, batch_of
@@ -52,13 +52,13 @@ def padded(lines: list[list[int]], width: int) -> np.ndarray:
 
 
 def check_batch(naive: NaiveRows, new: NewSlots, batch: int, before: int) -> None:
-    """What a batch of rows is fed, by the paths in its slots."""
+    """Checks the inputs of a batch of rows by the paths in its slots."""
     rows = [row for row, other in enumerate(naive.batch_of) if other == batch]
     width = naive.filled[batch] - before
     assert (new.filled_G[batch], new.width_G[batch]) == (before, width)
     if not width:
         return
-    # After the last row one more without samples: another process may have more rows.
+    # After the last row there is one without samples, since another process may have more rows.
     lines = len(rows) + (batch == max(naive.batch_of))
     token_BW, depth_BW, sees_BWF = new.of_batch(batch, rows[0], rows[0] + lines)
     assert token_BW.shape == depth_BW.shape == (lines, width) and sees_BWF.shape == (lines, width, before + width)
@@ -66,7 +66,7 @@ def check_batch(naive: NaiveRows, new: NewSlots, batch: int, before: int) -> Non
         path_in = {slot: path for path, slot in naive.slots[rows[line]].items()} if line < len(rows) else {}
         for column in range(width):
             path = path_in.get(before + column)
-            if path is None:  # padding: itself is all it sees below the prefix
+            if path is None:  # padding sees only itself below the prefix
                 assert sees_BWF[line, column].nonzero()[0].tolist() == [before + column]
                 continue
             assert (token_BW[line, column], depth_BW[line, column]) == (path[-1][1], len(path) - 1)
@@ -105,7 +105,7 @@ def test_each_query_is_made_once_and_in_order(seed: int) -> None:
         new = layout.append(np.arange(12), tokens_AT)
         naive.append(list(range(12)), tokens)
         paths = list(naive.paths)
-        # What follows hangs on the path, as in a graph of texts.
+        # The continuations depend on the path, as in a graph of texts.
         sums = [sum(token for _, token in path) for path in paths]
         children = [sorted({number % 5, number % 3}) for number in sums]
         asked = new.queries(tokens_AT, run, padded(children, 2))
