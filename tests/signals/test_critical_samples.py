@@ -35,7 +35,7 @@ def distances(model: nn.Linear, inputs: torch.Tensor) -> np.ndarray:
 
 
 class Mlp(nn.Module):
-    """A network that is neither linear nor sure, with dropout to be turned off."""
+    """A network that is neither linear nor certain, with dropout that must be turned off."""
 
     def __init__(self, width: int = 20, classes: int = 4, seed: int = 1) -> None:
         super().__init__()
@@ -81,12 +81,12 @@ def test_several_classes_never_beyond_the_closed_form() -> None:
     radius = float(np.median(limit))
     found = critical_samples(model, inputs, radius)
     assert not found[limit > radius * 1.0001].any()
-    # The nearest of several boundaries is not always that of the runner-up where the search is.
+    # The nearest of several boundaries is not always that of the runner-up at the current point.
     assert found[limit < radius].mean() > 0.95
 
 
 class RandomGradients(torch.autograd.Function):
-    """The identity, with a gradient that says nothing."""
+    """The identity, with a gradient that carries no information."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:
@@ -223,7 +223,7 @@ def test_moved_embeddings_are_those_that_the_model_takes(number: int) -> None:
     shift = 0.1 * torch.randn(12, 6, 16, generator=torch.Generator().manual_seed(1))
     found = rows.logits(every, shift).detach()
     moved = model.get_input_embeddings()(inputs["input_ids"]).detach() + shift
-    if found.shape[1] == 3:  # it looks for padding among input_ids, which come along with the hook only
+    if found.shape[1] == 3:  # it looks for padding in input_ids, which are passed only with the hook
         one = [model(inputs_embeds=moved[row : row + 1, : inputs["attention_mask"][row].sum()]).logits[0]
                for row in every]  # fmt: skip
     else:
@@ -255,7 +255,7 @@ def test_padding_stays_where_it_is() -> None:
         assert not moved[padded].any() and moved[~padded].all()
 
 
-# Refusals, and what must not be left behind.
+# Refusals, and side effects that must not remain.
 
 
 class NoLogits(nn.Module):

@@ -25,7 +25,7 @@ CHAT = [{"role": "user", "content": "hi?"}, {"role": "assistant", "content": "ok
 
 
 def by_hand(model: nn.Module, ids: list[int], first: int) -> np.ndarray:
-    """(T, 4) as the reader gives it, one token at a time, in float64."""
+    """(T, 4) signals like the reader's, computed one token at a time in float64."""
     logits = model(input_ids=torch.tensor([ids])).logits[0].double()
     rows = []
     for place in range(first, len(ids)):
@@ -47,7 +47,7 @@ def test_signals_are_those_of_each_text_alone(family: str, max_batch_tokens: int
     model = tiny_model(family)
     records = encode_records("members", TEXTS, ByT5Tokenizer())
     found = read(model, records, max_batch_tokens=max_batch_tokens)
-    assert sorted(found) == [0, 1, 2, 3, 4]  # the text of one byte has nothing that is predicted
+    assert sorted(found) == [0, 1, 2, 3, 4]  # nothing is predicted in the text of one byte
     assert records.left_out == 1 and records.number_N.tolist() == [0, 1, 3, 4, 5]
     with torch.no_grad():
         for row, signals in found.items():

@@ -30,7 +30,7 @@ def data(rows: int = 7, width: int = 4, classes: int = 3) -> tuple[torch.Tensor,
 def trained_losses(
     inputs: torch.Tensor, labels: torch.Tensor, batches: list[np.ndarray], rate: float, looked_at: torch.Tensor
 ) -> torch.Tensor:
-    """(N,) losses of `looked_at` after an ordinary SGD training on `inputs`."""
+    """(N,) losses of `looked_at` after ordinary SGD on `inputs`."""
     model = net().eval()
     optimizer = torch.optim.SGD(model.parameters(), lr=rate)
     for rows in batches:
@@ -105,7 +105,7 @@ def language_model() -> GPT2LMHeadModel:
 
 
 def test_texts_are_moved_at_their_embeddings() -> None:
-    """One whole graph of the same training, of a model that takes `inputs_embeds`."""
+    """Compared with a single graph of the same training, for a model that takes `inputs_embeds`."""
     ids = torch.as_tensor(np.random.default_rng(1).integers(2, 20, size=(3, 5)))
     labels = ids.clone()
     labels[0, 3:] = -100
