@@ -30,11 +30,11 @@ KEYS = {
     "eval_exposure_seconds",
 }
 TOKENIZER = ByT5Tokenizer()
-# Each Trainer.train collects garbage: 0.4 s over all that the libraries have loaded, unless that is set aside.
+# Each Trainer.train collects garbage, which takes 0.4 s for all loaded libraries unless their objects are frozen.
 gc.freeze()
-# A test that lets exposure choose the best model on purpose.
+# For tests that choose the best model by exposure on purpose.
 CHOOSES_BY_EXPOSURE = pytest.mark.filterwarnings("ignore:metric_for_best_model='eval_exposure_mean' keeps:UserWarning")
-# Three steps an epoch.
+# Three steps per epoch.
 ROWS, BATCH = 12, 4
 
 
@@ -49,7 +49,7 @@ def small_model(dropout: float = 0.0, seed: int = 0) -> GPT2LMHeadModel:
 
 
 def rows(count: int = ROWS) -> list[dict[str, list[int]]]:
-    """Canary texts again and again, all 8 bytes long: of twelve rows, three for each canary."""
+    """The canary texts repeated, all 8 bytes long: twelve rows contain each canary three times."""
     texts = [canary.text for canary in CANARIES.inserted] * count
     encoded = [TOKENIZER(text).input_ids for text in texts[:count]]
     return [{"input_ids": ids, "labels": ids} for ids in encoded]
@@ -64,7 +64,7 @@ def make_callback(**arguments: Any) -> ExposureCallback:
 
 
 def make_start(**changes: Any) -> TrainingStart:
-    """What a measure is prepared with, outside a training."""
+    """The context that prepares a measure, without a training run."""
     values = {"model": small_model(), "tokenizer": TOKENIZER, "train_dataloader": None, "processes": SINGLE_PROCESS}
     return TrainingStart(**{**values, "output_dir": Path(), **changes})
 
@@ -79,7 +79,7 @@ def make_trainer(
     eval_dataset: Any = None,
     **arguments: Any,
 ) -> Trainer:
-    # Of the canaries that are inserted 4 times; within a test, this is for that test alone.
+    # The canaries that are inserted 4 times cause this; pytest restores the filter after each test.
     warnings.filterwarnings("ignore", "canaries in the training data: 2 of 4 inserted canaries: 3 of 4 rows")
     settings = {
         "output_dir": str(folder), "per_device_train_batch_size": BATCH, "report_to": "none", "use_cpu": True,
@@ -98,7 +98,7 @@ def make_trainer(
 
 
 def logged(trainer: Trainer) -> list[dict[str, Any]]:
-    """The entries of log_history that hold exposure."""
+    """The entries of log_history that contain exposure."""
     return [entry for entry in trainer.state.log_history if "eval_exposure_mean" in entry]
 
 

@@ -1,4 +1,4 @@
-"""Tokenizers with a chat template, built on the spot: one token a character, and special tokens for the turns."""
+"""Tokenizers with a chat template, built on the spot: one token per character, and special tokens for the turns."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 
 class RecurrentModel(nn.Module):
-    """An LSTM with nothing of the Hugging Face interface but `input_ids` in and `.logits` out."""
+    """An LSTM whose only Hugging Face interface is `input_ids` in and `.logits` out."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -45,7 +45,7 @@ class RecurrentModel(nn.Module):
 
 
 def tiny_model(family: str, *, seed: int = 0, scale: float = 0.3, **changes: Any) -> nn.Module:
-    """A random model of `family`, its weights large enough that every token it sees moves its predictions."""
+    """A random model of `family` with weights so large that every token it sees changes its predictions."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         if family == "lstm":
@@ -62,7 +62,7 @@ def tiny_model(family: str, *, seed: int = 0, scale: float = 0.3, **changes: Any
 def character_tokenizer(
     characters: str, *, special: bool = False, metaspace: bool = False, lowercase: bool = False
 ) -> PreTrainedTokenizerFast:
-    """One token a character; `special` puts `<s>` before and `</s>` after a text, `metaspace` a mark for its start."""
+    """One token per character; `special` adds `<s>` before and `</s>` after a text, `metaspace` marks its start."""
     vocabulary = {"<s>": 0, "</s>": 1, "<unk>": 2}
     for character in dict.fromkeys(("\u2581" if metaspace else "") + characters):
         vocabulary[character] = len(vocabulary)
@@ -85,7 +85,7 @@ def character_tokenizer(
 
 
 def merging_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE with a few merges by hand: what a prefix ends with may merge with what follows."""
+    """A byte-level BPE with a few hand-made merges: the end of a prefix may merge with the text that follows."""
     symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
     merges = [("1", "2"), ("12", "3"), ("i", "s"), ("\u0120", "1"), ("n", "o"), (".", "\u010a")]
     vocabulary = {symbol: index for index, symbol in enumerate([*symbols, *(a + b for a, b in merges)])}

@@ -34,7 +34,7 @@ def critical_run(*ratios: float, name: str = "critical") -> CriticalRun:
 
 
 def write_run(folder: Path, *ratios: float, name: str = "critical") -> CriticalRun:
-    """Also as the log that a training leaves."""
+    """Writes the same figures as the log of a training run."""
     made, log = critical_run(*ratios, name=name), RunLog(name, PlainRecord.from_dict)
     log.start(folder, 0)
     for record in made.records:

@@ -13,7 +13,7 @@ MEASUREMENTS, EXAMPLES, CLASSES = 6, 40, 3
 
 
 def write_run(folder: Path, *, tokens: bool = False, noise: bool = True) -> DynamicsRecord:
-    """A record as a training would leave it: clean examples are right from the start, noisy ones waver to the end."""
+    """A record like that of a training run: clean examples are right from the start, noisy ones keep changing."""
     generator = np.random.default_rng(0)
     noisy_N, labels_N = np.arange(EXAMPLES) % 5 == 0, np.arange(EXAMPLES) % CLASSES
     store, log = DynamicsStore(folder / "_dynamics"), RunLog("dynamics", PlainRecord.from_dict)

@@ -16,11 +16,11 @@ class CompletionsServer(ThreadingHTTPServer):
     """Serves `model`; each request is answered from a plain forward pass of one prompt.
 
     Attributes:
-        dialects: which of "prompt_logprobs" and "echo" it understands; what it does not is ignored.
+        dialects: which of "prompt_logprobs" and "echo" it understands; it ignores the others.
         strict: refuses what it does not understand with status 400, and a message.
-        most_alternatives: above which a request is refused.
+        most_alternatives: a request for more of them is refused.
         key: what the Authorization header must be, if anything.
-        refusal: what it says with them.
+        refusal: the error message in the answers of `failures`.
         failures: answers of the next requests: a status, with the headers that come with it; None is silence.
         seen: bodies of all requests for completions; `keys` their Authorization headers.
         changed: a function that spoils an answer.
@@ -138,5 +138,5 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
-        except OSError:  # whoever asked has given up
+        except OSError:  # the client has given up
             pass

@@ -14,9 +14,9 @@ _KILLED = 77
 
 
 def killed_at_each_call(work: Callable[[], Any], prepare: Callable[[], Any]) -> Iterator[int]:
-    """Prepares, and does the work in a child that ends at its first call that changes files; then at the second; ...
+    """Prepares and does the work in a child process that ends at its first file-changing call, then at the second, ...
 
-    Yields the number of the call after each child, until one comes to the end of its work.
+    Yields the number of the call after each child, until a child completes its work.
     """
     number = 1
     while True:

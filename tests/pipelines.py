@@ -87,7 +87,7 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
 
 @dataclass
 class Counted:
-    """How often each canary's text was there, by what the labels say, in the canaries' order."""
+    """How often each canary's text occurred, by whether its labels were trained on, in the canaries' order."""
 
     whole: list[int]
     partly: list[int]
@@ -100,7 +100,7 @@ class Counted:
 
 @dataclass
 class Pipeline:
-    """One random training, which can be made again, from the start or from a checkpoint."""
+    """One random training run, which can be repeated from the start or from a checkpoint."""
 
     kind: str
     canaries: CanarySet
@@ -164,7 +164,7 @@ class Pipeline:
         trainer.training_step = recording
 
     def counted(self, before: float = float("inf")) -> Counted:
-        """By brute force, in the batches recorded at steps below `before`."""
+        """Counts by brute force in the batches recorded at steps below `before`."""
         nothing = [0] * len(self.canaries)
         total = Counted(nothing, nothing, nothing)
         texts = [canary.text for canary in self.canaries]
@@ -175,7 +175,7 @@ class Pipeline:
 
 
 def documents(batch: dict[str, Any], of_labels: bool) -> list[list[tuple[int, bool]]]:
-    """(token, whether it counts in the loss) of each document: nothing predicts the first one of a decoder."""
+    """(token, whether it counts in the loss) of each document; a decoder does not predict its first token."""
     found: list[list[tuple[int, bool]]] = []
     for number, labels in enumerate(batch["labels"]):
         if of_labels:
@@ -197,13 +197,13 @@ def documents(batch: dict[str, Any], of_labels: bool) -> list[list[tuple[int, bo
 
 
 def count_in(document: list[tuple[int, bool]], texts: list[str], tokenizer: Any) -> Counted:
-    """By the text: a canary is there where its tokens spell it, a space or newline before it within the first one."""
+    """Counts by text: a canary occurs where tokens spell it; the first may begin with an extra space or newline."""
     pieces = [tokenizer.decode([token]) if token >= 0 else "\0" for token, _ in document]
     text, starts = "".join(pieces), [0]
     for piece in pieces:
         starts.append(starts[-1] + len(piece))
     whole, partly, masked = [0] * len(texts), [0] * len(texts), [0] * len(texts)
-    # The secret is where the canaries of the set differ.
+    # The secret is the part in which the canaries of the set differ.
     ahead, behind = len(os.path.commonprefix(texts)), len(os.path.commonprefix([one[::-1] for one in texts]))
     for owner, canary in enumerate(texts):
         at = text.find(canary)
@@ -232,7 +232,7 @@ def count_in(document: list[tuple[int, bool]], texts: list[str], tokenizer: Any)
 
 
 def random_pipeline(seed: int, kind: str | None = None) -> Pipeline:
-    """Another pipeline for each seed."""
+    """A different pipeline for each seed."""
     generator = random.Random(f"pipeline {seed}")
     kind = kind or generator.choice(KINDS)
     space = generator.choice([Digits(3), Digits(5), Letters(4)])
@@ -276,13 +276,13 @@ def random_pipeline(seed: int, kind: str | None = None) -> Pipeline:
         named |= {"context": context}
     data = insert_canaries(data, canaries, seed=seed, **named)
     if kind in ("trl chat", "trl pairs") and not is_stream and generator.random() < 0.5:
-        # On the side that may be masked.
+        # Canaries also occur on the side that may be masked.
         data = data.map(lambda row: _asked(generator, row, canaries), new_fingerprint=f"asked {seed}")
     if is_stream:
         data = data.shuffle(seed=seed, buffer_size=generator.choice([5, 20]))
-        # Two processes would get batches of one length from the first one, which texts are not.
+        # With dispatching, the first process would send both processes batches of one length, which texts do not have.
         settings |= {"accelerator_config": {"dispatch_batches": False}}
-        # What a length would tell is not known: so many steps are more or less than an epoch.
+        # The length is unknown, so this number of steps may be more or less than an epoch.
         settings |= {"max_steps": generator.randint(5, 14), "dataloader_num_workers": generator.choice([0, 0, 2])}
     elif generator.random() < 0.2:
         settings["max_steps"] = generator.randint(3, 8)
@@ -308,7 +308,7 @@ def random_pipeline(seed: int, kind: str | None = None) -> Pipeline:
 
 
 def _text(generator: random.Random, template: CanaryTemplate) -> str:
-    """Words, in which texts of the same template stand too."""
+    """Words, sometimes with a text of the same template among them."""
     words = generator.choices(WORDS, k=generator.randint(1, 25))
     if generator.random() < 0.3:
         words.insert(generator.randrange(len(words)), template.text_at(generator.randrange(template.space_size)))
@@ -316,7 +316,7 @@ def _text(generator: random.Random, template: CanaryTemplate) -> str:
 
 
 def _masked(generator: random.Random, ids: list[int]) -> list[int]:
-    """Labels of one row, half of the time without those of a random span."""
+    """Labels of one row; half of the time a random span is masked."""
     first, last = sorted(generator.choices(range(len(ids) + 1), k=2)) if generator.random() < 0.5 else (0, 0)
     return [-100 if first <= place < last else token for place, token in enumerate(ids)]
 
@@ -334,7 +334,7 @@ def _asked(generator: random.Random, row: dict[str, Any], canaries: CanarySet) -
     if generator.random() < 0.7:
         return row
     if "prompt" in row:
-        # Also across the border: the template's text is asked, the secret answered.
+        # Also across the border: the template's text is in the prompt and the secret in the completion.
         at = len(canaries.template.prefix) if generator.random() < 0.5 else len(said)
         return {"prompt": said[:at], "completion": said[at:] + row["completion"]}
     user, assistant = row["messages"]

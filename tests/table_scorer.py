@@ -1,4 +1,4 @@
-"""A scorer without a model: a table of bigram bits. It implements what the `Scorer` protocol asks for and no more."""
+"""A scorer without a model: a table of bigram bits. It implements exactly the `Scorer` protocol."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_exposure.scoring import EncodedTexts, Encoder, PathBits, PathQuery, Scor
 
 
 class TableScorer(Scorer):
-    """A toy language model: the bits of a token hang on the token before it."""
+    """A toy language model: the bits of a token depend on the token before it."""
 
     tolerance_bits = 1e-9
 
@@ -37,6 +37,6 @@ class TableScorer(Scorer):
 
 
 def random_bits(entries: int = 384, seed: int = 0) -> np.ndarray:
-    """(V, V) bits of each token after each other one: rows of probabilities that sum to 1."""
+    """(V, V) bits of each token after each other one; each row's probabilities sum to 1."""
     logits_VV = 3.0 * np.random.default_rng(seed).standard_normal((entries, entries))
     return np.logaddexp2.reduce(logits_VV, axis=1, keepdims=True) - logits_VV

@@ -68,7 +68,7 @@ OLDEST: dict[str, Any] = {
 
 
 def test_a_report_of_the_first_version_loads() -> None:
-    """It has neither `bound` nor doses, delivery, validity, data set, scoring mode nor metrics."""
+    """It has no `bound`, doses, delivery, validity, data set, scoring mode or metrics."""
     found = ExposureReport.from_dict(OLDEST)
     first, control = found.estimates
     assert (first.bound, control.bound) == ("lower", "undefined")
@@ -76,7 +76,7 @@ def test_a_report_of_the_first_version_loads() -> None:
     assert math.isnan(first.effective_dose) and math.isnan(found.p_value) and math.isnan(found.auc)
     assert (found.validity, found.scoring_mode, found.delivery) == (Validity.UNCHECKED, "", None)
     assert (found.notes, type(found.estimates)) == (("n",), tuple)
-    # Settings keep their order, which a page shows, and all that is in them.
+    # Settings keep all their entries, and their order, which a page shows.
     assert list(found.settings.items()) == list(OLDEST["settings"].items())
 
 

@@ -25,7 +25,7 @@ from hf_exposure.report.verdict import dose_lines
 from hf_exposure.runtime.model_state import unwrap_model
 from hf_exposure.runtime.tap import tap_batches
 
-# Twelve rows an epoch, four to a batch: each of the four inserted canaries three times.
+# Twelve rows per epoch, four per batch: each of the four inserted canaries occurs three times.
 EVERY_EPOCH = [3, 3, 3, 3, 0, 0, 0]
 
 
@@ -81,7 +81,7 @@ class TakesAnything(nn.Module):
 def fused_forward(
     self: Any, input_ids: Any = None, labels: Any = None, skip_logits: bool | None = None, **more: Any
 ) -> Any:
-    """Like those of Liger's kernels: in training, the loss without logits."""
+    """Like the models of Liger's kernels: in training it returns the loss without logits."""
     skip_logits = self.training and labels is not None if skip_logits is None else skip_logits
     hidden = self.transformer(input_ids=input_ids).last_hidden_state
     if not skip_logits:
@@ -181,7 +181,7 @@ def test_batches_without_rows_or_tokens_hold_nothing() -> None:
 
 
 @pytest.mark.parametrize("dispatched", [True, False])
-def test_a_loop_of_accelerate_without_a_trainer(dispatched: bool) -> None:
+def test_a_loop_with_accelerate_and_without_a_trainer(dispatched: bool) -> None:
     from accelerate import Accelerator
     from accelerate.utils import DataLoaderConfiguration
 
@@ -206,7 +206,7 @@ def test_a_loop_of_accelerate_without_a_trainer(dispatched: bool) -> None:
 
 
 def test_a_part_of_a_stream_that_has_no_length(tmp_path: Path) -> None:
-    """What accelerate makes for each process of a stream of fewer shards than processes."""
+    """The part that accelerate gives each process if a stream has fewer shards than processes."""
     from accelerate.data_loader import IterableDatasetShard
 
     part = IterableDatasetShard(Dataset.from_list(rows()).to_iterable_dataset(), batch_size=2, num_processes=2)
@@ -229,7 +229,7 @@ def test_resumed_several_times(tmp_path: Path) -> None:
 
 
 def test_resumed_without_skipping_what_was_trained_on(tmp_path: Path) -> None:
-    """With `ignore_data_skip` rows are repeated and lost, which no look at the dataset shows."""
+    """With `ignore_data_skip` rows are repeated and lost, which the dataset alone does not show."""
     settings = {"save_strategy": "steps", "save_steps": 2}
     first = make_trainer(tmp_path, [callback()], max_steps=2, **settings)
     texts = recorded(first)
@@ -261,7 +261,7 @@ def test_a_masked_model_is_not_counted_whoever_masks(tmp_path: Path, known_by: s
     trainer.data_collator, trainer.processing_class = masked, None
     counts._processing_class = type(TOKENIZER)(mask_token="<extra_id_0>")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of the masks that the check of the data happened to draw
+        warnings.simplefilter("ignore")  # depends on the masks that the check of the data happened to draw
         trainer.train()
     assert counts.report.doses == Doses(uncounted=Uncounted.RANDOM_MASKS)
 
@@ -282,7 +282,7 @@ def test_a_loop_past_the_hooks_is_not_taken_for_no_training(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("good_steps", [0, 4])
 def test_a_training_that_begins_again_with_smaller_batches(tmp_path: Path, good_steps: int) -> None:
-    """Weights keep what they learned before memory ran out; what they learned it from is not known then."""
+    """Weights keep what they learned before memory ran out, but the rows they learned it from are unknown."""
     counts = callback()
     trainer = make_trainer(tmp_path, [counts], max_steps=6, auto_find_batch_size=True)
     texts = recorded(trainer)
@@ -330,7 +330,7 @@ def test_the_best_model_has_the_doses_of_its_checkpoint(tmp_path: Path) -> None:
     assert [one.whole for one in counts.report.doses.counted] == EVERY_EPOCH
 
     def forget(trainer: Any) -> None:
-        """The checkpoint is on another machine, say."""
+        """For example, the checkpoint is on another machine."""
         load = trainer._load_best_model
 
         def load_and_forget() -> None:

@@ -1,4 +1,4 @@
-"""Counted doses are what was trained on: random pipelines against a count by brute force, through resumes too."""
+"""Counted doses equal a brute-force count of the training batches: random pipelines, some of them resumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def assert_counted(pipeline: Pipeline, callback: Any, expected: Any) -> None:
     assert [one.whole for one in doses.counted] == expected.whole, pipeline.label
     found = [(one.partly, one.masked) for one in doses.counted]
     parts = list(zip(expected.partly, expected.masked, strict=True))
-    if pipeline.merges:  # whether a token of two characters is the secret's is no matter of characters
+    if pipeline.merges:  # characters do not decide whether a token of two belongs to the secret
         assert [sum(pair) for pair in found] == [sum(pair) for pair in parts], pipeline.label
     else:
         assert found == parts, pipeline.label
@@ -44,7 +44,7 @@ def check(seed: int, folder: Path) -> Pipeline:
         stop = generator.randint(2, 4)
         first = pipeline.trainer(folder, [pipeline.callback()], save_strategy="steps", save_steps=2, max_steps=stop)
         first.train()
-        # A step after the checkpoint is lost with its weights, and is taken again.
+        # A step after the checkpoint is lost with its weights, and repeated.
         before = pipeline.counted(stop - stop % 2)
         pipeline.recorded.clear()
         second = pipeline.trainer(folder, [callback], max_steps=stop + 3)

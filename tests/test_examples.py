@@ -23,7 +23,7 @@ def run(folder: Path, *command: str) -> str:
 
 def test_sft_chat(tmp_path: Path) -> None:
     said = run(tmp_path, str(ROOT / "examples" / "sft_chat.py"), "--rows", "60", "--steps", "8")
-    # 60 chats and 36 canary rows: 8 steps of 16 rows are 1.33 epochs, and which rows come twice is chance.
+    # 60 chats and 36 canary rows: 8 steps of 16 rows are 1.33 epochs, and the rows that occur twice are random.
     (trained,) = re.findall(r"inserted 16 times +trained on +([\d.]+) times", said)
     assert 16.0 < float(trained) < 32.0 and "held-out controls    trained on    0.0" in said
     assert (tmp_path / "exposure-sft" / "report.json").exists()

@@ -112,13 +112,13 @@ def test_a_killed_replacement_leaves_the_old_or_the_new_folder(exchanges: bool, 
     with patch.object(hf_exposure.files, "_exchange", hf_exposure.files._exchange) if exchanges else refuse:
         for _ in killed_at_each_call(lambda: replace_folder(target), prepare):
             if exchanges and sys.platform == "linux":
-                assert contents(target) in (OLD, NEW)  # before anybody has cleaned up
+                assert contents(target) in (OLD, NEW)  # before any clean-up
             clean_up(tmp_path)  # as the next run does
             assert names_in(tmp_path) == ["data"]
             assert contents(target) in (OLD, NEW)
             found.append(contents(target))
         assert found.count(OLD) > 3 and found.count(NEW) > 3
-        # The last child came to its end.
+        # The last child completed its work.
         assert contents(target) == NEW and names_in(tmp_path) == ["data"]
         replace_folder(tmp_path / "made")
         assert contents(tmp_path / "made") == NEW
@@ -151,7 +151,7 @@ def test_folders_are_for_their_owner_alone(tmp_path: Path, open_umask: None) -> 
     make_private_folder(tmp_path / "one" / "two")
     (tmp_path / "shared").mkdir()
     make_private_folder(tmp_path / "shared")
-    assert mode(tmp_path / "shared") == 0o777  # somebody else's decision
+    assert mode(tmp_path / "shared") == 0o777  # the mode is somebody else's decision
     for path in (*(tmp_path / "deep" / "data").rglob("*"), tmp_path / "deep" / "data", tmp_path / "one" / "two"):
         assert mode(path) == (0o700 if path.is_dir() else 0o600), path
     assert os.umask(0) == 0
@@ -245,7 +245,7 @@ def test_only_what_is_known_to_be_abandoned_is_removed(tmp_path: Path) -> None:
         foreign = leftover(tmp_path, gone)
         clean_up(tmp_path)
         assert foreign.exists()
-    # In a container the next run may have the process id of the last one.
+    # In a container the next run may have the same process id as the last one.
     leftover(tmp_path, os.getpid(), name="same")
     with replaced_folder(tmp_path / "new") as aside:
         clean_up(tmp_path)
@@ -281,7 +281,7 @@ def test_a_temporary_folder_goes_with_its_process(tmp_path: Path, monkeypatch: p
 
 
 def test_what_a_process_of_another_container_writes_is_left_alone(tmp_path: Path) -> None:
-    """Of the same host name, its process id may belong to no process here, or to this very one."""
+    """With the same host name, its process id may belong to no process here, or to this process."""
     gone = dead_process()
     names = [leftover(tmp_path, gone), leftover(tmp_path, os.getpid())]
     old = leftover(tmp_path, gone, name="other").rename(tmp_path / f"{names[0].name.replace('data', 'other')}.old")
@@ -294,7 +294,7 @@ def test_what_a_process_of_another_container_writes_is_left_alone(tmp_path: Path
         assert set(tmp_path.iterdir()) == {*names, old}
         holder.kill()
     clean_up(tmp_path)
-    assert names_in(tmp_path) == ["other"]  # what was cut off between two renames is put back
+    assert names_in(tmp_path) == ["other"]  # a folder interrupted between two renames is restored
 
 
 @pytest.mark.parametrize("writes", ["folder", "file", "temporary"])
@@ -318,7 +318,7 @@ def test_whoever_writes_holds_a_lock(writes: str, tmp_path: Path, monkeypatch: p
 
 
 def test_threads_share_a_umask(tmp_path: Path, open_umask: None) -> None:
-    """Whichever block ends first, the others' files stay private, and in the end the umask is what it was."""
+    """Whichever block ends first, the others' files stay private, and the umask is restored at the end."""
     first, second = owner_only(), owner_only()
     first.__enter__()
     second.__enter__()

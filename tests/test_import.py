@@ -12,7 +12,7 @@ import pytest
 
 import hf_exposure
 
-# The contract, typed out: a test that read it off the package could not fail.
+# The contract, written out: a test that derived it from the package could not fail.
 CONTRACT = [
     "CanaryTemplate",
     "Digits",
@@ -53,7 +53,7 @@ def test_the_estimators_need_no_torch() -> None:
     code = "from hf_exposure.estimators import sampling_exposure, skew_normal_exposure, importance_exposure"
     loaded = loaded_after(code)
     assert not loaded & {"torch", "transformers", "datasets", "accelerate"}
-    assert "scipy" in loaded  # the check sees what is there
+    assert "scipy" in loaded  # the check finds a module that is loaded
 
 
 @pytest.mark.parametrize("name", CONTRACT)
@@ -65,7 +65,7 @@ def test_every_name_of_the_contract_is_there(name: str) -> None:
     assert getattr(hf_exposure, name) is value
 
 
-def test_a_star_import_brings_them_all() -> None:
+def test_a_star_import_imports_them_all() -> None:
     namespace: dict[str, object] = {}
     exec("from hf_exposure import *", namespace)
     assert not set(CONTRACT) - set(namespace)
@@ -85,7 +85,7 @@ def test_type_checkers_see_the_same_names() -> None:
         if isinstance(node, ast.ImportFrom)
         for alias in node.names
     ]
-    # With an alias, since a checker takes a plain import for one of the file's own.
+    # With an alias, since a checker treats a plain import as private to the file.
     expected = [(name, name, f"hf_exposure.{home}") for name, home in hf_exposure._HOME_OF.items()]
     assert sorted(imported, key=str) == sorted(expected)
 

@@ -69,7 +69,7 @@ def test_a_planted_import_is_caught(
         assert f"{kept} KEPT" in said
 
 
-# Prints the files that lead back to themselves, a knot a line. Imports for type checkers do not count, all others do.
+# Prints each group of files that import each other on one line. Only imports for type checkers do not count.
 FIND_KNOTS = """
 import grimp
 graph = grimp.build_graph("hf_exposure", exclude_type_checking_imports=True, cache_dir=None)

@@ -46,7 +46,7 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @contextmanager
 def quickly() -> Iterator[None]:
-    """Processor time, since other tests may run beside this one."""
+    """Limits the processor time, since other tests may run at the same time."""
     started = time.process_time()
     yield
     assert time.process_time() - started < SECONDS

@@ -79,7 +79,7 @@ def test_exact_methods_equal_the_definition(
         assert estimate.log_perplexity_bits == pytest.approx(bits[canary.text], abs=1e-6)
         assert (estimate.rank_low, estimate.rank_high) == (rank, rank)
         assert estimate.exposure_bits == pytest.approx(exposure, abs=1e-12)
-    # Ranks of a random model are all over the place; equal ones would prove little.
+    # Ranks under a random model are spread out; equal ones would prove little.
     assert len({rank for rank, _ in defined}) >= 8
 
 
@@ -95,7 +95,7 @@ def test_the_size_of_the_space_is_without_the_other_inserted(make_model: Callabl
             return type("Output", (), {"logits": torch.zeros(*input_ids.shape, 384), "past_key_values": None})()
 
     report = measure_exposure(Constant(), ByT5Tokenizer(), CANARIES, method="enumerate")
-    # Ties count against: R' is 1000 less the 5 other inserted for an inserted one, less all 6 for a control.
+    # Ties count against a canary: R' is 1000 minus the 5 other inserted ones, or minus all 6 for a control.
     assert of(report) == [0.0] * 10
     assert [e.rank_high for e in report.estimates] == [995] * 6 + [994] * 4
     assert [e.rank_low for e in report.estimates] == [1] * 10
@@ -128,7 +128,7 @@ def test_the_seed_fixes_the_references(model: nn.Module) -> None:
     assert run(3) != run(4)
 
 
-def test_references_do_not_go_on_where_the_draw_ended() -> None:
+def test_references_do_not_continue_the_random_numbers_of_the_draw() -> None:
     larger = CanaryTemplate("pin {pin} ok", pin=Digits(9))
     drawn = draw_canaries(larger, {1: 50}, seed=11)
     few = CanarySet(inserted=drawn.inserted[:2], template=larger, seed=11)
@@ -144,14 +144,14 @@ def test_estimates_of_a_small_space_are_near_the_truth(
         model, ByT5Tokenizer(), CANARIES, method=method, references=4000, precision_bits=0.01, seed=2
     )
     assert {e.method for e in report.estimates} == {method}
-    # Within 0.6 bits: loose, but a figure in nats or of another canary is further away.
+    # 0.6 bits is loose, but a figure in nats or of another canary is further away.
     assert of(report) == pytest.approx([exposure for _, exposure in defined], abs=0.6)
     assert sorted(of(report)) != pytest.approx(of(report), abs=0.6)
 
 
 @pytest.fixture(scope="module")
 def memorized(make_model: Callable[..., nn.Module]) -> nn.Module:
-    """A model that learned what the texts look like, and the first canary by heart."""
+    """A model that learned the form of the texts, and memorized the first canary."""
     model = make_model("gpt2", seed=3, scale=0.1)
     texts = [TEXTS[(389 * i) % 1000] for i in range(40)] + [CANARIES.inserted[0].text] * 40
     ids = torch.tensor([[byte + 3 for byte in text.encode()] for text in texts])
@@ -204,7 +204,7 @@ def test_auto_searches_where_draws_leave_a_high_rank_open(
     )
     assert drawn[0].high_bits - drawn[0].low_bits > 1
     assert (found[0].rank_low, found[0].rank_high) == (1, 1)
-    # The dearest of all has a narrow interval far below; a search that does not close leaves the draws.
+    # The least likely canary has a narrow interval far below; an incomplete search keeps the estimate from draws.
     assert searched[0] == [0] and found[1] == drawn[1]
     assert cut == drawn
 
@@ -226,7 +226,7 @@ def test_a_search_without_budget_bounds_the_rank(memorized: nn.Module) -> None:
         assert estimate.exposure_bits == estimate.low_bits <= truth.exposure_bits <= estimate.high_bits
 
 
-def test_the_base_model_is_reported_beside(
+def test_the_base_model_is_reported_too(
     model: nn.Module, make_model: Callable[..., nn.Module], defined: list[tuple[int, float]]
 ) -> None:
     other = make_model("gpt2", seed=2, scale=0.5)
@@ -320,7 +320,7 @@ def test_a_tokenizer_larger_than_the_model_is_refused_before_scoring() -> None:
 
 
 class Remembers(nn.Module):
-    """Knows some texts by heart, and of others nothing: each next byte is then 1 of 384, all alike or nearly so."""
+    """Has memorized some texts; elsewhere each of 384 next bytes is equally likely, or nearly so."""
 
     def __init__(self, texts: list[str], spread: float = 0.0) -> None:
         super().__init__()
@@ -341,7 +341,7 @@ class Remembers(nn.Module):
 
 
 def test_other_inserted_canaries_do_not_compete_in_weighted_draws() -> None:
-    """Six canaries known equally well: each ranks first among the texts that are no canaries, of 10^6 - 5."""
+    """Six canaries are memorized equally well: each ranks first among 10^6 - 5 texts, without the other canaries."""
     template = CanaryTemplate("pin {pin}.", pin=Digits(6))
     canaries = draw_canaries(template, {1: 6}, controls=2, seed=4)
     model = Remembers([canary.text for canary in canaries.inserted])
@@ -353,7 +353,7 @@ def test_other_inserted_canaries_do_not_compete_in_weighted_draws() -> None:
 
 @pytest.mark.parametrize("remembered", [True, False])
 def test_the_epsilon_of_a_report_is_that_of_its_coins(remembered: bool) -> None:
-    """By the estimator on costs from elsewhere; and by hand: 20 guesses, all right, refute what 2^-20 allows."""
+    """Compared with the estimator on separately computed costs; all guesses are right if heads are remembered."""
     template = CanaryTemplate("pin {pin}.", pin=Digits(4))
     canaries = draw_canaries(template, {}, controls=0, coin_flips=40, seed=1)
     kept = [canary.text for canary in canaries if bool(canary.coin) is remembered]
@@ -374,7 +374,7 @@ def test_the_epsilon_of_a_report_is_that_of_its_coins(remembered: bool) -> None:
 
 @pytest.mark.parametrize("method", ["enumerate", "bounded"])
 def test_the_epsilon_of_ranks_is_that_of_places_among_all_texts(method: str) -> None:
-    """Four of six canaries are remembered, so they are the four likeliest of all; by the estimator on their places."""
+    """Four of six canaries are remembered, so they are the likeliest texts; the estimator on their places agrees."""
     template = CanaryTemplate("pin {pin}.", pin=Digits(3))
     canaries = draw_canaries(template, {1: 6}, controls=2, seed=4)
     model = Remembers([canary.text for canary in canaries.inserted[:4]])

@@ -58,7 +58,7 @@ def test_seq2seq_trainer(tmp_path: Path, source: str) -> None:
         callbacks=[callback],
     )
     trainer.train()
-    # 32 rows, 3 steps of 8: what the sampler left for the fourth step is not known here.
+    # 32 rows and 3 steps of 8: the rows that the sampler left for a fourth step are unknown here.
     assert callback.delivery.doses_per_epoch == {
         canary.id: n for canary, n in zip(CANARIES, (2, 2, 5, 0, 0, 0), strict=True)
     }
@@ -66,7 +66,7 @@ def test_seq2seq_trainer(tmp_path: Path, source: str) -> None:
     assert sum(callback.doses.values()) > 0 and callback.report.notes == ()
 
 
-def test_masked_language_modelling(tmp_path: Path) -> None:
+def test_masked_language_modeling(tmp_path: Path) -> None:
     tokenizer = chat_tokenizer()
     tokenizer.add_special_tokens({"mask_token": "<mask>"})
     texts = insert_canaries(Dataset.from_dict({"text": ["Good day."] * 23}), CANARIES)
@@ -89,6 +89,6 @@ def test_masked_language_modelling(tmp_path: Path) -> None:
     trainer.train()
     doses = [estimate.effective_dose for estimate in callback.report.estimates]
     assert doses == pytest.approx([trainer.state.epoch * 0.25 * n for n in (2, 2, 5, 0, 0, 0)])
-    # Nothing predicts a whole text at once, so that these are estimates, and there is no count.
+    # No whole text is predicted at once, so these are estimates, and there is no count.
     assert callback.report.doses.uncounted is Uncounted.RANDOM_MASKS
     assert all(math.isnan(dose) for dose in callback.doses.values())

@@ -1,4 +1,4 @@
-"""A record is shown by whoever registered for its kind; reports in a terminal, a notebook and pandas say the same."""
+"""A record is shown by the presenter of its kind; a terminal, a notebook and pandas show reports consistently."""
 
 from __future__ import annotations
 

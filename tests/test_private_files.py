@@ -1,4 +1,4 @@
-"""What holds secrets or exact figures is for its owner alone under any umask, and a mixture of reports is noticed."""
+"""Files with secrets or exact figures are for their owner only under any umask; mixed-up reports are noticed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def refuse_open(*roots: Path) -> None:
 
 
 def whole_report(folder: Path, step: int) -> ExposureReport:
-    """With every plot there is."""
+    """A saved report with every plot."""
     report = mixed(step=step, references=ReferenceCosts.of([20.0, 21.0 + step]))
     log = [{"step": 1, "loss": 2.0}, {"step": step, "loss": 1.0}]
     report.save(folder, [mixed(step=1)], training_log=log)
@@ -162,7 +162,7 @@ def test_every_mixture_of_two_reports_is_noticed(tmp_path: Path, capsys: pytest.
         one_line(run(capsys, "push", mixture, "--repo-id", "me/model"), "files of one measurement")
         one_line(run(capsys, "report", mixture, tmp_path / "one", "--out", tmp_path / "page"), "of one measurement")
     other.save(mixture)
-    assert ExposureReport.load(mixture).step == 3  # written again, it is one report
+    assert ExposureReport.load(mixture).step == 3  # saved again, it is one report
 
 
 def test_a_report_alone_or_of_an_earlier_version_is_read(tmp_path: Path) -> None:

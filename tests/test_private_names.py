@@ -1,6 +1,6 @@
 """The private names of other libraries that the package uses are still there, and mean what they meant.
 
-Many of them are read with a default, so that a library without them works too. Where a library merely renames one,
+Many of them are read with a default, so that a library without them works too. If a library merely renames one,
 nothing fails: figures become wrong, or a check is skipped. Each test says what depends on its name.
 """
 
@@ -22,7 +22,7 @@ CHECKS: dict[str, tuple[str, Callable[[], bool]]] = {}
 
 
 def depends(name: str, what: str) -> Callable[[Callable[[], bool]], Callable[[], bool]]:
-    """Registers a check of `name`, and says what of the package depends on it."""
+    """Registers a check of `name`, with the part of the package that depends on it."""
 
     def register(check: Callable[[], bool]) -> Callable[[], bool]:
         CHECKS[name] = what, check
@@ -167,7 +167,7 @@ def _name() -> bool:
     return GPT2Config(name_or_path="me/model")._name_or_path == "me/model"
 
 
-@depends("_attn_implementation", "how a model was read is found anew when its attention is another one")
+@depends("_attn_implementation", "how to read a model is determined again if its attention has changed")
 def _attention() -> bool:
     from transformers import GPT2Config, GPT2LMHeadModel
 
@@ -296,7 +296,7 @@ def test_every_private_name_in_use_is_watched() -> None:
 
 
 def _defined(tree: ast.Module) -> Iterator[str]:
-    """What the package itself calls so: functions, classes, variables, fields, modules."""
+    """Names that the package itself defines: functions, classes, variables, fields, modules."""
     for node in ast.walk(tree):
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             yield node.name
@@ -307,7 +307,7 @@ def _defined(tree: ast.Module) -> Iterator[str]:
 
 
 def _used(tree: ast.Module) -> Iterator[str]:
-    """Private names that are read off something, asked for by a text, or imported from elsewhere."""
+    """Private names that are read as attributes, passed to getattr or hasattr, or imported from elsewhere."""
     for node in ast.walk(tree):
         names: list[str] = []
         if isinstance(node, ast.Attribute) and not (isinstance(node.value, ast.Name) and node.value.id == "self"):

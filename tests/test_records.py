@@ -1,4 +1,4 @@
-"""What kind of figure an exposure is: set by every method, kept in files, derived from old ones, decided by alone."""
+"""The kind of an exposure figure: set by every method, kept in files, derived from old files, and alone decisive."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_each_estimator_says_what_its_figures_are() -> None:
     assert kinds(enumeration_exposure(costs, REFERENCES, includes_self=False, tolerance_bits=0.01)) == ["exact"] * 2
     assert kinds(sampling_exposure(costs, REFERENCES, space_size=10**9)) == ["interval", "lower"]
     assert kinds(sampling_exposure(costs, REFERENCES)) == ["interval", "lower"]
-    # Below all of nearly the whole space there is nothing left to be lower than.
+    # Below all of nearly the whole space, the exposure has an upper limit too.
     assert kinds(sampling_exposure([20.0], REFERENCES, space_size=4001)) == ["interval"]
     weights = np.full(4000, 1.0)
     assert kinds(importance_exposure(costs, REFERENCES, weights, space_size=10**9)) == ["interval", "lower"]
@@ -86,7 +86,7 @@ TOP = math.log2(1000)
     ],
 )
 def test_files_without_the_kind_have_it_from_their_figures(figures: dict[str, Any], bound: str) -> None:
-    """The note says the opposite, and must not matter."""
+    """The note contradicts the kind, and must not matter."""
     note = "exact" if bound == "lower" else "a lower bound: undefined"
     values = report(estimate(5.0, 4), estimate(1.0, 0)).to_dict()
     row = {**values["estimates"][0], "note": note, **figures}
@@ -94,12 +94,12 @@ def test_files_without_the_kind_have_it_from_their_figures(figures: dict[str, An
     values["estimates"][0] = row
     restored = ExposureReport.from_dict(values)
     assert restored.estimates[0].bound == bound
-    # Once read it is stored.
+    # Once read, the kind is stored.
     assert restored.to_dict()["estimates"][0]["bound"] == bound
 
 
 def test_the_space_of_a_canary_is_without_the_other_inserted_ones() -> None:
-    """100 of 128 texts were inserted: a canary competes with 28, so that 4.8 bits are the most there are."""
+    """100 of 128 texts were inserted: a canary competes with 28, so the maximum is 4.8 bits."""
     rows = [estimate(3.0, 1, canary_id=str(i), high_bits=math.log2(29)) for i in range(100)]
     values = report(*rows, space_size=128).to_dict()
     for row in values["estimates"]:
@@ -133,7 +133,7 @@ def test_a_kind_that_contradicts_the_figure_is_refused() -> None:
         ExposureReport.from_dict(values)
 
 
-def test_what_is_known_of_an_exposure() -> None:
+def test_what_is_known_about_an_exposure() -> None:
     most = 10.0
     assert estimate(4.0, low_bits=3.5, high_bits=4.5).known_bits(most) == (3.5, 4.5)
     assert estimate(4.0, low_bits=3.5, high_bits=4.5, bound="lower").known_bits(most) == (3.5, most)

@@ -1,6 +1,6 @@
-"""No error, warning, log line or note holds a canary: every class of error is provoked, and all that is said searched.
+"""No error, warning, log line or note contains a canary: every class of error is provoked, and all output is searched.
 
-Searched are the message, arguments and notes of an error and of all causes and contexts behind it, hidden ones too,
+The search covers the message, arguments and notes of an error and of all its causes and contexts, even hidden ones,
 the formatted traceback, warnings, log records, and both output streams.
 """
 
@@ -89,7 +89,7 @@ ROWS = Dataset.from_dict({"text": [f"row {number}" for number in range(20)]})
 
 
 def said_by(error: BaseException) -> Iterator[str]:
-    """All that an error says, and the errors behind it, whether Python would show them or not."""
+    """All text of an error and of its causes and contexts, whether Python would show them or not."""
     seen: set[int] = set()
     waiting = [error]
     while waiting:
@@ -111,7 +111,7 @@ def refuse_leaks(said: str) -> None:
 
 
 class Spoilt(nn.Module):
-    """NaN logits wherever one canary's last digits were read; or an error that quotes what it was given."""
+    """Returns NaN logits after one canary's last digits, or raises an error that quotes its input."""
 
     def __init__(self, fault: str = "nan") -> None:
         super().__init__()
@@ -286,7 +286,7 @@ def unreachable_hub(folder: Path) -> None:
 
 
 def refusing_endpoint(folder: Path) -> None:
-    """It quotes what it was sent."""
+    """A server that quotes its input in an error."""
     with serving(tiny_model("gpt2"), TOKENIZER) as server:
         scorer = EndpointScorer(Endpoint(server.url), TOKENIZER)
         server.failures = [(400, {"X-Prompt": OWN.text})]
@@ -311,7 +311,7 @@ def card_with_a_secret(folder: Path) -> None:
 
 
 def mixed_types(folder: Path) -> None:
-    """Chats where the column holds numbers: Arrow quotes what it cannot convert."""
+    """Chats in a column of numbers: Arrow quotes the value that it cannot convert."""
     context = CanaryContext(prompt=[{"role": "user", "content": "?"}])
     insert_canaries(Dataset.from_dict({"messages": [1] * 20}), CANARIES, context=context)
 
@@ -515,8 +515,8 @@ def test_the_canary_named_is_the_one(tmp_path: Path) -> None:
         PROVOKED["insert, blocks"][1](tmp_path)
 
 
-def test_a_reference_is_not_told_by_its_number() -> None:
-    """In a space that is enumerated the number of a text is the text."""
+def test_a_reference_is_not_identified_by_its_number() -> None:
+    """In an enumerated space, the number of a text gives the text away."""
     canaries = CanarySet.from_secrets(CanaryTemplate("{d}", d=Digits(2)), ["17"])
     tokenizer = character_tokenizer("01234567")
     with pytest.raises(RowInputError, match="got a text of the template") as caught:
@@ -524,9 +524,9 @@ def test_a_reference_is_not_told_by_its_number() -> None:
     assert not any(character.isdigit() for character in str(caught.value))
 
 
-@pytest.mark.filterwarnings("ignore:INVALID. 0 of 3 inserted canaries:UserWarning")  # its rows hold none
+@pytest.mark.filterwarnings("ignore:INVALID. 0 of 3 inserted canaries:UserWarning")  # its rows contain none
 @pytest.mark.parametrize("fault", ["nan", "text"])
-def test_a_training_that_goes_on_logs_no_secret(
+def test_a_training_run_that_continues_logs_no_secret(
     fault: str, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -540,7 +540,7 @@ def test_a_training_that_goes_on_logs_no_secret(
 
 
 def test_the_notes_of_a_report_hold_no_secret() -> None:
-    """What makes a search impossible, and why delivery could not be checked."""
+    """The notes say why a search is impossible, and why delivery could not be checked."""
     lowercased = character_tokenizer("number .0123456789abcdef", lowercase=True)
     template = CanaryTemplate("number {n}.", n=Choice(["0A", "0a", *DIGITS]))
     canaries = CanarySet.from_secrets(template, [f"number {DIGITS[0]}."], controls=2, seed=0)
@@ -624,7 +624,7 @@ def test_an_error_that_quotes_is_replaced_and_others_are_not() -> None:
         without_secrets(CANARIES, fail(caused))
     assert kept.value is caused and isinstance(caused.__cause__, ValueError)
     assert caused.__cause__.__cause__ is None and caused.__context__ is None
-    # Digits within a longer number are another number.
+    # Digits within a longer number are a different number.
     longer = f"{DIGITS[0]}0"
     with pytest.raises(KeyError):
         without_secrets(CANARIES, fail(KeyError(longer)))

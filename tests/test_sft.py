@@ -170,6 +170,6 @@ def test_prompts_that_fill_the_rows_leave_no_canary(tmp_path: Path) -> None:
     report = check_delivery(
         trainer.train_dataset, CANARIES, trainer.processing_class, collator=trainer.data_collator, context=long
     )
-    # Newer versions of trl cut the rows themselves; older ones leave it to the collator.
+    # New versions of trl truncate the rows themselves; old ones leave it to the collator.
     reasons = "it is not in the training data", "not in the collated rows"
     assert len(report.undelivered) == 3 and any(reason in report.problems[0] for reason in reasons)

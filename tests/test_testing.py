@@ -1,4 +1,4 @@
-"""Every law can fail: for each there is a scorer, a space or an automaton that breaks it, and is caught."""
+"""Every law can fail: for each, a scorer, a space or an automaton breaks it and is caught."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from hf_exposure.testing import (
     check_token_sums,
 )
 
-SAYS_WHAT = r"\w"  # outside pytest's own rewriting, a bare `assert` says nothing
+SAYS_WHAT = r"\w"  # without pytest's rewriting, a bare `assert` has no message
 TEXTS = ["pin 123", "pin 129", "pin 5!", "pin one two", "pin 777"]
 
 
@@ -237,7 +237,7 @@ def test_search_that_is_not_brute_force_is_caught() -> None:
         lambda scorer, graph, costs_N: check_rank(scorer, graph, SPACE, costs_N, int(order[-1]), (1, 3)),
         lambda scorer, graph, costs_N: check_search(scorer, graph, SPACE, costs_N),
     ]
-    others = costs[order[::-1]][np.argsort(order)]  # the likeliest text is said to be the unlikeliest
+    others = costs[order[::-1]][np.argsort(order)]  # the likeliest text is made the least likely
     likeliest = SPACE[order[0]]
     without = Altered(automaton, canonical=lambda paths, texts, ends: [text != likeliest for text in texts])
     for law in laws:

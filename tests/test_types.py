@@ -1,4 +1,4 @@
-"""What a type checker says of a user's script: it sees the package's types, and finds what would fail when it runs."""
+"""A type checker on a user's script sees the package's types, and finds mistakes that would fail at run time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import hf_exposure
 
 pytest.importorskip("mypy")
 ROOT = Path(hf_exposure.__file__).resolve().parents[1]
-# The libraries below the package are not read: that takes minutes, and what is tested here are our own types.
+# The package's dependencies are not read: that takes minutes, and only the package's own types are tested here.
 CONFIG = """\
 [mypy]
 [mypy-torch.*,transformers.*,datasets.*,accelerate.*,numpy.*,scipy.*,pyarrow.*,tokenizers.*,huggingface_hub.*]
@@ -48,7 +48,7 @@ report.save(Path("exposure"))
 bits: float = report.estimates[0].exposure_bits
 again: CanarySet = draw_canaries(presets.credit_card(), {1: 4})
 """
-# A line, and what of the message says that it is understood.
+# A line with a mistake, and the part of the message that shows that it is understood.
 WRONG = {
     "a name the package lacks": ("from hf_exposure import ExposureCalback", "ExposureCalback"),
     "a wrong argument of draw_canaries": ("draw_canaries(template, repetition={1: 4})", "repetition"),
@@ -67,7 +67,7 @@ WRONG = {
 
 @pytest.fixture(scope="module")
 def said(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, str]:
-    """What mypy says of each script, by its name; all are read in one run."""
+    """mypy's output for each script by its name; all are checked in one run."""
     folder = tmp_path_factory.mktemp("scripts")
     scripts = {"right": RIGHT, "revealed": "reveal_type(ExposureCallback)\n"}
     scripts |= {_module(name): f"{line}\n" for name, (line, _) in WRONG.items()}

@@ -1,4 +1,4 @@
-"""What counts as valid, case by case, and that nothing of an invalid run can be read without the word."""
+"""What counts as valid, case by case; an invalid run is marked as invalid wherever its results are shown."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NONE = Delivery(inserted=8, found=0, trained=0)
     [
         ({}, Validity.VALID, []),
         ({"epochs": 1.0}, Validity.VALID, []),
-        ({"epochs": 1 - 1e-9}, Validity.VALID, []),  # an epoch that was summed up from its steps
+        ({"epochs": 1 - 1e-9}, Validity.VALID, []),  # an epoch computed as a sum of its steps
         ({"found": 0, "trained": 0}, Validity.INVALID, ["0 of 8 inserted canaries were found in the training data"]),
         ({"found": 7, "trained": 7}, Validity.INVALID, ["7 of 8 inserted canaries were found in the training data"]),
         (
@@ -64,7 +64,7 @@ def test_the_counts_decide(counts: dict[str, Any], validity: Validity, flaws: li
         assert judgment(found) == judgment(mixed())
 
 
-def test_a_report_of_before_validity_was_known_is_unchecked() -> None:
+def test_a_report_older_than_validity_is_unchecked() -> None:
     values = mixed().to_dict()
     assert (values.pop("validity"), values.pop("delivery")) == ("unchecked", None)
     assert ExposureReport.from_dict(values).validity is Validity.UNCHECKED
@@ -75,7 +75,7 @@ def test_a_report_of_before_validity_was_known_is_unchecked() -> None:
 
 
 def test_memorization_is_no_finding_of_an_invalid_run() -> None:
-    """Even where figures look memorized: another training, or the base model, may have seen them."""
+    """Even if the canaries look memorized: another training run, or the base model, may have seen them."""
     known = [estimate(29.9, 64, rank_low=1, rank_high=1, log_perplexity_bits=5.0 + i) for i in range(4)]
     found = report(*known, estimate(1.0, 0, log_perplexity_bits=60.0), space_size=10**9, delivery=NONE)
     assert "memorized canaries" not in (said := headline(found) + judgment(found)) and "memorization" not in said

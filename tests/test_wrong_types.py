@@ -184,7 +184,7 @@ def test_arrays_and_series_of_texts_pass(make_model: Callable[..., nn.Module], b
 
 
 class Returns(nn.Module):
-    """A model that returns whatever it is told to make of the logits."""
+    """A model that returns the result of a given function of the logits."""
 
     def __init__(self, make: Callable[[torch.Tensor], Any]) -> None:
         super().__init__()
@@ -206,7 +206,7 @@ def on_meta() -> nn.Module:
 
 
 def classifier(pad_token_id: int | None = 0) -> nn.Module:
-    """Without a padding token it takes one row only."""
+    """A model that accepts only one row without a padding token."""
     config = transformers.GPT2Config(vocab_size=384, n_layer=1, n_head=2, n_embd=16, pad_token_id=pad_token_id)
     return transformers.GPT2ForSequenceClassification(config)
 

@@ -1,5 +1,5 @@
-"""Tokenizers in the styles of the well-known ones, trained here on Python's own manual and on numbers, so that digits
-merge. A vocabulary is small; how a text is cut is not."""
+"""Tokenizers in the styles of well-known ones, trained here on Python's own manual and on numbers, so that digits
+merge. The vocabularies are small, but texts are split as in the originals."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FROM_THE_RIGHT = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}{1,3}(?=(?:\p{N}{3})*(?:\P
 
 @cache
 def corpus() -> tuple[str, ...]:
-    """Prose, and as many numbers, alone and behind words."""
+    """Prose and equally many numbers, alone and after words."""
     prose = "".join(topics.values())[:150_000].split("\n")
     draw = random.Random(0)
     numbers = [f"{draw.randrange(10 ** draw.randrange(1, 10))}" for _ in range(4000)]
@@ -46,7 +46,7 @@ def _byte_level(pattern: str | None, size: int, **model: Any) -> Tokenizer:
 
 
 def _sentencepiece(size: int) -> Tokenizer:
-    """As SentencePiece trains BPE: no split but at spaces, which are marked; unknown characters fall back to bytes."""
+    """BPE as in SentencePiece: splits only at spaces, which are marked; unknown characters fall back to bytes."""
     backend = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>", fuse_unk=True))
     backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     bytes_ = [f"<0x{byte:02X}>" for byte in range(256)]
@@ -109,7 +109,7 @@ STYLES = (*_STYLES, "bytes")
 
 @cache
 def tokenizer_in_style(name: str) -> Any:
-    """A tokenizer of `transformers`, its end token set; trained once a process."""
+    """A tokenizer of `transformers` with an end token; trained once per process."""
     if name == "bytes":
         return ByT5Tokenizer()
     backend = _STYLES[name]()

@@ -15,7 +15,7 @@ from hf_exposure.runtime.processes import SINGLE_PROCESS
 
 
 class Toy:
-    """What all toys have: no tokenizer, no state."""
+    """The common base of all toys: no tokenizer, no state."""
 
     name = "toy"
     larger_is_better = frozenset({"eval_toy_score"})
@@ -95,11 +95,11 @@ class FailsAt(Toy):
 
 
 class Killed(Exception):
-    """What a SIGKILL is to the code after it."""
+    """Stands for a SIGKILL: the code that would follow does not run."""
 
 
 class KillAt(TrainerCallback):
-    """Ends the process, as it were, at one event of one step."""
+    """Simulates a kill of the process at one event of one step."""
 
     def __init__(self, event: str, step: int, key: str = "") -> None:
         self.step, self.key = step, key
@@ -135,7 +135,7 @@ def pictures(count: int = 12) -> list[dict[str, torch.Tensor]]:
 
 
 def classify(folder: Path, callbacks: list[TrainerCallback], **arguments: Any) -> Trainer:
-    """A trainer of pictures, three steps an epoch, that has no tokenizer."""
+    """A trainer of pictures with three steps per epoch and no tokenizer."""
     settings = {
         "output_dir": str(folder), "per_device_train_batch_size": 4, "report_to": "none", "use_cpu": True,
         "learning_rate": 0.1, "save_strategy": "no", "logging_steps": 1000, "disable_tqdm": True, "seed": 0,
