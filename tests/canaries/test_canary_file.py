@@ -162,7 +162,7 @@ def test_an_edited_id_or_seed(path: Path) -> None:
         {"manifest_hash": None},
     ],
 )
-def test_an_edited_file_is_told_without_quoting_it(path: Path, changes: dict[str, object]) -> None:
+def test_an_edited_file_is_reported_without_quoting_it(path: Path, changes: dict[str, object]) -> None:
     edited(path, **changes)
     with pytest.raises(CanaryFileError, match="path: must .*edited by hand, got '") as caught:
         CanarySet.load(path)

@@ -30,7 +30,7 @@ def test_the_likeliest_are_those_of_brute_force(model_folder: Path, capsys: pyte
     assert all(text in shown for _, text in best)
 
 
-def test_a_canary_file_brings_the_template_and_marks(
+def test_a_canary_file_provides_the_template_and_marks(
     model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     template = CanaryTemplate("pin {pin}.", pin=Digits(2))

@@ -66,14 +66,14 @@ def overfitted() -> nn.Module:
         optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
         for _ in range(70):
             for text in (ONCE, TWICE):
-                ids = torch.tensor([[1, *TOKENIZER(text)["input_ids"]]])  # the end token before and behind it
+                ids = torch.tensor([[1, *TOKENIZER(text)["input_ids"]]])  # the end token before and after it
                 model(input_ids=ids, labels=ids).loss.backward()
             optimizer.step()
             optimizer.zero_grad()
     return model.eval()
 
 
-def test_planted_texts_come_out_with_their_number_of_rows(overfitted: nn.Module) -> None:
+def test_planted_texts_are_found_with_their_number_of_rows(overfitted: nn.Module) -> None:
     torch.manual_seed(5)
     state = torch.get_rng_state()
     arguments: dict[str, Any] = {"samples": 30, "length": 40, "least_characters": 20, "seed": 3}

@@ -104,7 +104,7 @@ def test_other_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     one_line(run(capsys, "report", folder, "--out", file / "x"), "--out: must be a folder that can be made (")
 
 
-def test_push_hands_the_report_over(
+def test_push_uploads_the_report(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     calls: list[tuple[Any, ...]] = []

@@ -77,7 +77,7 @@ def test_bad_input_is_one_line(capsys, recipe, tmp_path):
     one_line(run(capsys, "subsets", recipe, "--store", tmp_path / "other"), "must define train")
 
 
-def test_a_recipe_that_fails_is_told_by_its_place_and_with_debug_by_its_traceback(capsys, recipe, tmp_path):
+def test_a_failing_recipe_is_reported_with_its_place_and_with_debug_a_traceback(capsys, recipe, tmp_path):
     store = ("--store", tmp_path / "runs", "--models", 4, "--index", 1)
     recipe.write_text(RECIPE + "\ndef train(subset):\n    return len(subset.columns)\n")
     failed = run(capsys, "subsets", recipe, *store)
@@ -91,7 +91,7 @@ def test_a_recipe_that_fails_is_told_by_its_place_and_with_debug_by_its_tracebac
     assert "ModuleNotFoundError (no_such_module) in recipe.py, line 1." in run(capsys, "subsets", recipe, *store).err
 
 
-def test_diverged_runs_are_told_with_their_reasons(capsys, recipe, tmp_path):
+def test_diverged_runs_are_reported_with_their_reasons(capsys, recipe, tmp_path):
     recipe.write_text(RECIPE + "\ndef score(model, rows):\n    return np.full(len(rows), np.nan)\n")
     done = run(capsys, "subsets", recipe, "--store", tmp_path / "runs", "--models", 7)
     assert "0 of 7 runs are finished" in done.out
@@ -126,7 +126,7 @@ def test_a_scheduler_that_terminates_it_leaves_no_workers(recipe, tmp_path):
     assert process.returncode == 143 and "interrupted" in err, err
 
 
-def test_an_interrupt_that_a_library_makes_an_import_error_of_is_one(recipe, tmp_path):
+def test_an_interrupt_that_a_library_turns_into_an_import_error_is_one(recipe, tmp_path):
     recipe.write_text(
         "import os, signal\n"
         "try:\n    os.kill(os.getpid(), signal.SIGINT)\n"

@@ -40,7 +40,7 @@ def test_verify_refuses_what_was_changed_and_tells_an_invalid_run(
     one_line(run(capsys, "verify", tmp_path / "nowhere"), "must be a folder or report that exists")
 
 
-def test_env_names_versions_and_nothing_of_the_machine_s_owner(capsys: pytest.CaptureFixture[str]) -> None:
+def test_env_names_versions_and_nothing_about_the_machines_owner(capsys: pytest.CaptureFixture[str]) -> None:
     values = json.loads(run(capsys, "env", "--json").out)
     assert values["torch"].startswith("2.")
     shown = run(capsys, "env").out

@@ -147,7 +147,7 @@ def test_labels_decide_what_is_trained_on() -> None:
     assert "3 of 3 inserted canaries: every token is masked out of the loss (label -100)" in report.problems[0]
     half = encode(WITH).map(lambda row: {"labels": row["input_ids"][:-4] + [-100] * 4})
     report = check_delivery(half, CANARIES, TOKENIZER, collator=default_data_collator)
-    # Of 13 characters 12 are predicted, and the last 4 have no label.
+    # 12 of the 13 characters are predicted, and the last 4 have no label.
     assert report.canaries[2].trained_share == pytest.approx(8 / 12)
     assert report.canaries[2].dose_per_epoch == pytest.approx(4 * 8 / 12)
 

@@ -83,7 +83,7 @@ def test_what_only_looks_like_a_secret_is_none() -> None:
 
 
 def test_a_labeled_synthetic_set() -> None:
-    """Random rows with one secret or one decoy each: all secrets found, few decoys taken for one."""
+    """Random rows with one secret or one decoy each: all secrets are found, and few decoys are mistaken for one."""
     rng = random.Random(0)
 
     def digits(count: int) -> str:

@@ -90,7 +90,7 @@ def test_false_alarms_at_the_truth(claim: Any, epsilon: float) -> None:
     assert alarms / draws <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / draws)
 
 
-def test_canaries_that_share_their_luck_are_no_independent_noise() -> None:
+def test_canaries_that_share_their_luck_do_not_have_independent_noise() -> None:
     """All canaries share one |L|, drawn as for a Gaussian; each then reports falsely with probability 1 / (1 + e^|L|).
 
     Each canary is mu-GDP: the sign and the size of a Gaussian's L are drawn separately. So the bounds on the first two

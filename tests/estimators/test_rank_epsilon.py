@@ -86,7 +86,7 @@ def test_without_replacement_the_whole_space_would_be_too_many() -> None:
     best = best_probability(4, 2, 1, 1.0, 0.0, 1, replacement=False)
     wrong = rank_p_value(1.0, successes=1, canaries=2, threshold_rank=1, candidates=4)
     assert best > wrong + 0.005
-    # So the other canary is subtracted, unless the caller says that canaries were drawn with replacement.
+    # So the other canary is subtracted, unless the caller states that canaries were drawn with replacement.
     assert epsilon_from_ranks([1, 2], 4).candidates == 3
     assert epsilon_from_ranks([1, 2], 4, other_secrets=0).candidates == 4
 

@@ -122,7 +122,7 @@ def test_svcca_is_cca_of_the_strongest_directions() -> None:
 
     whole = cca(a, b)[: min(a.shape[1], b.shape[1])]
     assert svcca(a, b, variance=1.0) == pytest.approx(whole.mean(), rel=1e-6)
-    # The two weak directions of `a` hold less than a millionth of its variance.
+    # The two weak directions of `a` have less than a millionth of its variance.
     centered = a - a.mean(0)
     directions = np.linalg.eigh(centered.T @ centered)[1][:, -3:]
     assert svcca(a, b, variance=0.999) == pytest.approx(cca(centered @ directions, b)[:3].mean(), rel=1e-3)
@@ -136,7 +136,7 @@ def test_intrinsic_dimension_of_flat_pieces(dimension: int) -> None:
     found = intrinsic_dimension(flat)
     assert found.dimension == pytest.approx(dimension, rel=0.15)
     assert intrinsic_dimension(7.0 * flat + 1.0).dimension == pytest.approx(found.dimension)
-    assert intrinsic_dimension(np.concatenate([flat, flat[:100]])) == found  # copies say nothing
+    assert intrinsic_dimension(np.concatenate([flat, flat[:100]])) == found  # copies carry no information
 
 
 def test_intrinsic_dimension_by_hand() -> None:

@@ -238,7 +238,7 @@ def test_bytes_are_proven_and_cached_though_the_tokenizer_is_slow(kind: type) ->
     automaton = build_automaton(template, Encoder.of(tokenizer))
     assert (automaton.name, automaton.exactness, automaton.unproven) == ("characters", "proven", "")
     assert build_automaton(template, Encoder.of(tokenizer)) is automaton
-    tokenizer.add_tokens(["31337"])  # a token that some texts have: the graph lacks their encodings
+    tokenizer.add_tokens(["31337"])  # some texts contain this token, and the graph lacks their encodings
     with pytest.raises(InputError, match="must be a fast one to search a large space"):
         build_automaton(template, Encoder.of(tokenizer))
     short = CanaryTemplate("caf\u00e9 {n}.", n=Digits(5))

@@ -381,7 +381,7 @@ def _by_merges(entries: str, merges: Sequence[tuple[str, str]], pre_tokenizer: A
 
 
 def test_a_merge_over_the_end_of_the_prefix_that_no_sample_shows_leaves_the_walk_unproven() -> None:
-    """Of 8^9 texts, only those that begin with abcdefgh have another token before the hole."""
+    """Of 8^9 texts, only those that begin with abcdefgh have a different token before the hole."""
     letters = "abcdefgh"
     merges = [(letters[:at], letters[at]) for at in range(1, 8)] + [("y", letters)]
     tokenizer = _by_merges("key" + letters, merges, pre_tokenizers.WhitespaceSplit())

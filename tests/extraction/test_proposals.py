@@ -55,7 +55,7 @@ def test_draws_are_texts_with_their_true_costs(scorer: CausalScorer, template: C
     automaton = build_automaton(template, scorer.encoder)
     draws = _draw(scorer, template, automaton, 400, seed=0)
     assert all(template.contains(text) for text in draws.texts)
-    assert not any(text in repr(draws) for text in draws.texts)  # the model may have said a canary
+    assert not any(text in repr(draws) for text in draws.texts)  # the model may have generated a canary
     whole = scorer.sequence_bits(scorer.encode(draws.texts))
     prefix = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
     np.testing.assert_allclose(draws.hole_bits_N + prefix, whole, atol=1e-3)

@@ -74,7 +74,7 @@ def test_characters_that_render_alike_are_refused() -> None:
 
 
 def test_symbols_are_written_in_the_order_of_the_text() -> None:
-    """A space that is dropped is decided by the symbol behind it; one at the end, by the last symbol."""
+    """The symbol after a space decides whether it is dropped; for a space at the end, the last symbol does."""
     template = CanaryTemplate("a {n} ", n=Digits(1))
     transducer = SymbolTransducer(template, surfaces_in_style("wordpiece cased"), "a")
     texts = {text for _, text in spelled(transducer, transducer.root)}

@@ -1,6 +1,6 @@
 """A process that pushes: `HF_ENDPOINT` is read when huggingface_hub is imported, so it is set before this starts.
 
-One JSON request a line on standard input, one JSON answer a line on standard output.
+Each line of standard input is a JSON request, and each line of standard output a JSON answer.
 """
 
 from __future__ import annotations

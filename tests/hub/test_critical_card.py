@@ -1,4 +1,4 @@
-"""Critical samples in model cards: beside exposure, replaced by a second push, written by a trainer."""
+"""Critical samples in model cards: next to exposure, replaced by a second push, written by a trainer."""
 
 from __future__ import annotations
 

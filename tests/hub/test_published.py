@@ -87,7 +87,7 @@ def test_the_order_of_the_set_is_gone() -> None:
 
 
 def test_groups_are_tested_on_exposures() -> None:
-    """Log-perplexities are withheld; exposures order texts alike, so the exact test says the same."""
+    """Log-perplexities are withheld; exposures order texts in the same way, so the exact test has the same result."""
     rows = [estimate(f"i{k}", 4, 3.0 + k) for k in range(5)] + [estimate(f"c{k}", 0, 0.5 + k) for k in range(6)]
     report = replace(REPORT, estimates=tuple(rows))
     expected = mannwhitneyu([3.0 + k for k in range(5)], [0.5 + k for k in range(6)], alternative="greater").pvalue

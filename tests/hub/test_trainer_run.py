@@ -135,7 +135,7 @@ def reports(folder: Path) -> list[ExposureReport]:
 
 
 def check_artifact(folder: Path, files: dict[str, bytes]) -> None:
-    """An artifact holds the published report, and no secret."""
+    """An artifact contains the published report and no secret."""
     assert "report.json" in files
     restored = ExposureReport.from_dict(json.loads(files["report.json"]))
     assert restored.step == 6
