@@ -93,7 +93,7 @@ def run(options: Options) -> None:
         "columns": ["regularizer", "strength", "training accuracy on randY", "best validation accuracy on real data"],
         "rows": [
             [
-                name,
+                _in_words(name),
                 f"{value:g}",
                 ", ".join(f"{one:.2f}" for one in of(name, value, "fit")),
                 ", ".join(f"{one:.3f}" for one in of(name, value, "best")),
@@ -107,7 +107,7 @@ def run(options: Options) -> None:
         "y": "best validation accuracy on real data",
         "series": [
             {
-                "name": name,
+                "name": _in_words(name),
                 "x": [of(*one, "fit")[0] for one in settings if one[0] in (name, "none")],
                 "y": [of(*one, "best")[0] for one in settings if one[0] in (name, "none")],
             }
@@ -125,6 +125,10 @@ def run(options: Options) -> None:
         plots=[plot] * (len(size.strengths) > 1),  # a line of two points shows nothing
         cost=cost,
     )
+
+
+def _in_words(name: str) -> str:
+    return "dropout and adversarial training" if name == "dropout_adversarial" else name.replace("_", " ")
 
 
 def _less(above: list[float], below: list[float]) -> list[float]:

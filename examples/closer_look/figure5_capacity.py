@@ -83,6 +83,7 @@ def run(options: Options) -> None:
         "title": "Best validation accuracy by width",
         "x": "units of each of two hidden layers",
         "y": "best validation accuracy",
+        "y_is_share": True,
         "log_x": 2,
         "series": [
             band(name, list(size.widths), [best(name, width) for width in size.widths])  # type: ignore[arg-type]

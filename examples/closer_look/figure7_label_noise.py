@@ -89,12 +89,14 @@ def run(options: Options) -> None:
             "title": "Validation accuracy with random labels",
             "x": "epochs",
             "y": "accuracy on clean validation images",
+            "y_is_share": True,
             "series": [band(name, epochs, _by_epoch(by_setting[name], "validation")) for name in shown],
         },
         {
             "title": "40 % random labels: clean before noise",
             "x": "epochs",
             "y": "accuracy",
+            "y_is_share": True,
             "series": [
                 band(title, epochs, _by_epoch(by_setting["labels 40%"], key))
                 for title, key in (

@@ -112,6 +112,7 @@ def run(options: Options) -> None:
             "title": f"Critical samples in a box of {RADIUS}",
             "x": "epochs",
             "y": "share of held-out inputs",
+            "y_is_share": True,
             "series": [
                 band(kind, list(size.looks), list(zip(*(run["ratios"] for run in own), strict=True)))
                 for kind, own in of.items()

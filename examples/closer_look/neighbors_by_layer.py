@@ -78,6 +78,7 @@ def run(options: Options) -> None:
             "title": "Agreement with the 10 nearest neighbors, second hidden layer",
             "x": "epochs",
             "y": "share of held-out images",
+            "y_is_share": True,
             "series": [
                 band(
                     kind, list(size.looks), list(zip(*(run["agreement"]["second hidden"] for run in own), strict=True))

@@ -133,6 +133,7 @@ def run(options: Options) -> None:
             "title": f"Accuracy of a text classifier, {NOISE:.0%} random labels",
             "x": "epochs",
             "y": "accuracy",
+            "y_is_share": True,
             "series": [
                 band(title, epochs, _by_epoch(labels, key))  # type: ignore[arg-type]
                 for title, key in (
@@ -146,6 +147,7 @@ def run(options: Options) -> None:
             "title": "Share of the noisy rows that is fit",
             "x": "epochs",
             "y": "right by the label trained on",
+            "y_is_share": True,
             "series": [band(kind, epochs, _by_epoch(own, "noisy")) for kind, own in of.items()],  # type: ignore[arg-type]
         },
     ]

@@ -60,7 +60,7 @@ def run(options: Options) -> None:
     size, watch = SIZES[options.size], Stopwatch()
     lines, name = draw_lines(options.data, size.each * len(REPETITIONS) + size.more, CONTEXT + LENGTH)
     runs = each_seed(options, size.seeds, lambda seed: _one_seed(lines, size, seed))
-    settings = {"each": size.each, "steps": size.steps, "seeds": size.seeds, "repetitions": list(REPETITIONS)}
+    settings = {"lines_each": size.each, "steps": size.steps, "seeds": size.seeds, "repetitions": list(REPETITIONS)}
     settings |= {"contexts": list(CONTEXTS), "widths": list(WIDTHS)}
     write_result(options, "extraction", data=name, settings=settings, figures={"runs": runs}, cost=watch.read())
 

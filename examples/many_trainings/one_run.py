@@ -98,7 +98,7 @@ def run(options: Options) -> None:
         ],
         "seconds_a_run": float(np.median(runs.runs.seconds_M)),
     }
-    settings = {"lines": size.lines, "each": size.each, "controls": size.controls, "models": size.models}
+    settings = {"lines": size.lines, "canaries_each": size.each, "controls": size.controls, "models": size.models}
     settings |= {"epochs": size.epochs, "counts": list(size.counts), "space": TEMPLATE.space_size}
     write_result(options, "one_run", data=name, settings=settings, figures=figures, cost=watch.read())
 

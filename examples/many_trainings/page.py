@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from examples.many_trainings import RESULTS
 from examples.secret_sharer.claims import check_claim
@@ -16,6 +17,45 @@ __all__ = ["PAGE", "with_results"]
 
 PAGE = Path(__file__).parents[2] / "docs" / "many_trainings.md"
 _BEGIN, _END = "<!-- results -->\n", "<!-- end of results -->"
+
+
+# What a stored setting means. A name has one meaning in all studies.
+_SETTINGS = {
+    "canaries_each": "{} canaries for each repetition count",
+    "characters": "{} characters of text",
+    "contexts": "contexts of {} characters",
+    "controls": "{} held-out controls",
+    "copies": "{} copies of each repeated line",
+    "counts": "repetition counts {}",
+    "draws": "{} draws",
+    "epochs": "{} epochs",
+    "families": "{} groups of near-duplicates",
+    "fine_tuning_epochs": "{} epochs of fine-tuning",
+    "gradients": "{} rows whose gradients are compared",
+    "held_out": "{} held-out lines",
+    "layer": "{} rows in a layer",
+    "lines": "{} lines of text",
+    "lines_each": "{} lines for each repetition count",
+    "models": "{} models",
+    "noise": "share of noisy labels {}",
+    "pretraining_epochs": "{} epochs of pre-training",
+    "repeated": "{} repeated lines",
+    "repetitions": "repetition counts {}",
+    "rows": "{} rows",
+    "seeds": "{} seeds",
+    "share": "share of the rows in each subset {}",
+    "space": "{} candidate secrets",
+    "steps": "{} steps",
+    "targets": "{} target models",
+    "tests": "{} test rows",
+    "unique": "{} unique lines",
+    "unusual": "{} rows of random characters",
+    "validation": "{} validation rows",
+    "vocabularies": "vocabularies of {} units",
+    "weights": "{} weights",
+    "width": "{} hidden units",
+    "widths": "widths of {} hidden units",
+}
 
 
 def with_results(page: str) -> str:
@@ -30,7 +70,7 @@ def _study(rules: Path) -> str:
     record = json.loads(stored.read_text(encoding="utf-8")) if stored.exists() else None
     lines = [f"### {words['title']}", ""]
     if record is not None:
-        settings = ", ".join(f"{name} {value}" for name, value in record["settings"].items())
+        settings = "; ".join(_in_words(name, value) for name, value in record["settings"].items())
         lines += [f"Data: {record['data']}. Settings: {settings}.", ""]
     lines += ["| rule | found | holds |", "|---|---|---|"]
     for claim in words["claims"]:
@@ -44,6 +84,12 @@ def _study(rules: Path) -> str:
         source = "" if claim["source"] == "paper" else " (ours)"
         lines.append(f"| {claim['sentence'].strip()}{source} | {found} | {holds} |")
     return "\n".join([*lines, ""])
+
+
+def _in_words(name: str, value: Any) -> str:
+    """A setting as a reader of the page sees it."""
+    *others, last = (f"{one:,}" for one in (value if isinstance(value, list) else [value]))
+    return _SETTINGS[name].format(f"{', '.join(others)} and {last}" if others else last)
 
 
 if __name__ == "__main__":

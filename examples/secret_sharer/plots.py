@@ -1,10 +1,11 @@
 """Draws the plots specified in a result's JSON: lines, points or bars, without computing anything.
 
     {"title": ..., "x": label, "y": label, "series": [...], "log_x": False, "log_y": False,
-     "lines": [{"y" or "x": value, "label": ...}]}
+     "y_is_share": False, "lines": [{"y" or "x": value, "label": ...}]}
 
 A series is {"name": ..., "x": [...], "y": [...]}, with `kind` "line" (the default), "points" or "bars", and with
-`low` and `high` next to `y` for an interval. Instead of series there may be pictures, each a list of rows of
+`low` and `high` next to `y` for an interval. `y_is_share` cuts intervals to what a share can be, 0 to 1: a t-interval
+of a few shares can be wider. Instead of series there may be pictures, each a list of rows of
 hexadecimal digits, drawn side by side from blue (1) over white (8) to red (f).
 """
 
@@ -12,6 +13,8 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from hf_exposure.report.plots import GRAY, color, dashes, marker_style, new_figure
 
@@ -28,7 +31,7 @@ def draw_plot(spec: dict[str, Any], path: Path) -> None:
         return
     figure, (axes,) = new_figure(spec["title"])
     for place, series in enumerate(spec["series"]):
-        _draw_series(axes, series, place)
+        _draw_series(axes, series, place, (0, 1) if spec.get("y_is_share") else (-np.inf, np.inf))
     for line in spec.get("lines", []):
         draw, look = (axes.axhline, ":") if "y" in line else (axes.axvline, "--")
         draw(line.get("y", line.get("x")), color=GRAY, linewidth=1, linestyle=look, label=line["label"])
@@ -65,7 +68,7 @@ def _save(figure: Any, path: Path) -> None:
     figure.savefig(path, metadata={"Software": None})
 
 
-def _draw_series(axes: Any, series: dict[str, Any], place: int) -> None:
+def _draw_series(axes: Any, series: dict[str, Any], place: int, possible: tuple[float, float]) -> None:
     x, y, kind = series["x"], series["y"], series.get("kind", "line")
     if kind == "bars":
         axes.bar(x, y, width=series["width"], color=color(place), alpha=0.5, label=series["name"])
@@ -78,5 +81,5 @@ def _draw_series(axes: Any, series: dict[str, Any], place: int) -> None:
         axes.plot(x, y, linestyle=dashes(place), markersize=4, label=series["name"], **style)
     if "low" in series:
         known = [at for at, low in enumerate(series["low"]) if low is not None]
-        low, high = [series["low"][at] for at in known], [series["high"][at] for at in known]
+        low, high = (np.clip([series[end][at] for at in known], *possible) for end in ("low", "high"))
         axes.fill_between([x[at] for at in known], low, high, color=color(place), alpha=0.15, linewidth=0)

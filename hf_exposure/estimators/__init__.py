@@ -101,7 +101,6 @@ from hf_exposure.estimators.similarity import (
     svcca,
 )
 from hf_exposure.estimators.skew_normal import (
-    FitJudgement,
     FitJudgment,
     SkewNormalFit,
     fit_skew_normal,
@@ -109,6 +108,7 @@ from hf_exposure.estimators.skew_normal import (
     log_cdf,
     skew_normal_exposure,
 )
+from hf_exposure.estimators.skew_normal import FitJudgement as FitJudgement  # the old name, not in `__all__`
 
 __all__ = [
     "ChanceRate",
@@ -122,7 +122,6 @@ __all__ = [
     "Dilation",
     "EpsilonBound",
     "ExposureForecast",
-    "FitJudgement",
     "FitJudgment",
     "ForgettingEvents",
     "ForgettingOverSteps",

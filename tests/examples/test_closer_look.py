@@ -99,6 +99,16 @@ def test_each_script_runs_at_its_smallest_size(name: str, tmp_path: Path) -> Non
         assert (tmp_path / f"{place}.png").stat().st_size > 5_000
 
 
+def test_the_interval_of_a_share_is_drawn_within_0_and_1(tmp_path: Path) -> None:
+    def drawn(low: float, high: float, **how: bool) -> bytes:
+        series = {"name": "one", "x": [1, 2], "y": [0.5, 0.9], "low": [low, 0.8], "high": [high, 0.95]}
+        draw_plot({"title": "", "x": "", "y": "", "series": [series], **how}, tmp_path / "plot.png")
+        return (tmp_path / "plot.png").read_bytes()
+
+    assert drawn(-0.7, 1.8, y_is_share=True) == drawn(0, 1) != drawn(-0.7, 1.8)
+    assert drawn(0.2, 0.7, y_is_share=True) == drawn(0.2, 0.7)
+
+
 @pytest.mark.parametrize("name", SECOND)
 def test_a_second_study_stands_next_to_the_first_and_has_seeds_of_its_own(name: str) -> None:
     first = name.removesuffix("_second")
