@@ -3,8 +3,8 @@
 python -m examples.closer_look.canary_forgetting
 
 A small GPT-2 of characters is trained on rows of words and on canaries, inserted 1 to 16 times. `DynamicsMeasure`
-looks at the digits of each canary after each epoch, `ExposureCallback` at its exposure in the end. Then training goes
-on with other rows and without canaries: how fast does an attack forget them?
+records the digits of each canary after each epoch, and `ExposureCallback` measures its exposure at the end. Training
+then continues on other rows without canaries, to see how fast an attack stops finding them.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`canaries` of each number of repetitions; `rows` of text in each of the two splits, of `words` words.
+    """There are `canaries` for each repetition count, and `rows` rows of `words` words in each of the two splits.
 
-    In the second split canaries are looked at after `every` steps.
+    During the second split the canaries are measured every `every` steps.
     """
 
     canaries: int
@@ -187,7 +187,7 @@ def _run_of(size: Size, seed: int) -> dict[str, Any]:
 def _train(
     model: Any, texts: list[str], canaries: CanarySet, size: Size, seed: int, folder: Path, *, is_second: bool
 ) -> list[Any]:
-    """Trains on one split, and returns the exposures: before and during the second one, after the first one."""
+    """Trains on one split and returns the exposures: after the first split, or before and during the second one."""
     tokenizer = ByT5Tokenizer()
     dynamics = DynamicsMeasure([canary.text for canary in canaries.inserted], batch_size=256)
     looks = MeasureCallback(
@@ -212,7 +212,7 @@ def _train(
         callbacks=[looks, exposure],
     )
     with warnings.catch_warnings():
-        # In the second split no canary is meant to arrive.
+        # No canary is expected in the second split.
         warnings.filterwarnings("ignore", "INVALID: 0 of", UserWarning)
         trainer.train()
     return exposure.reports
@@ -229,7 +229,7 @@ def _summary(
     learned_K = np.where(events.first_learned_N < 0, np.inf, events.first_learned_N)
     others: dict[str, npt.NDArray[Any]] = {
         "forgetting events": first["events"].sum(axis=0),
-        # Toneva et al. sort an example that is never right behind the most forgotten ones.
+        # Toneva et al. rank an example that is never classified correctly after the most forgotten ones.
         "forgetting, never right last": np.where(events.first_learned_N < 0, np.inf, events.counts_N),
         "first right": learned_K,
         "confidence": data_map(first["probability"]).confidence_N,
@@ -267,7 +267,7 @@ def _exposures(report: Any, canaries: CanarySet) -> Floats:
 
 
 def _of_digits(record: DynamicsRecord, count: int) -> dict[str, Floats]:
-    """Of each canary: its digits' forgetting events; whether all are right, mean probability, least margin."""
+    """For each canary: forgetting events of its digits, whether all are right, mean probability, and lowest margin."""
     start = len(TEMPLATE.prefix.encode())
     is_digit = (record.position_N >= start) & (record.position_N < start + DIGITS)
     assert is_digit.sum() == count * DIGITS

@@ -2,9 +2,10 @@
 
 python -m examples.closer_look.figure1_difficulty --mnist FOLDER
 
-Each draw of the data is trained on from many initializations and orders. Of each example, the share of trainings that
-misclassify it is compared with that of equally hard examples, a binomial. A second study does so among the examples of
-one class, on other draws: in the first, the networks had learned little more than which classes to name.
+On each draw of the data, many networks are trained with different initializations and orders. For each example, the
+share of trainings that misclassify it is compared with a binomial distribution, which holds if all examples are
+equally hard. A second study, on other draws, compares examples of the same class: in the first study the networks had
+learned little more than which classes to predict.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ KINDS: dict[str, dict[str, float]] = {"real": {}, "randX": {"inputs": 1.0}, "ran
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`measured` of `images` are looked at, in each of `runs` trainings on each of `seeds` draws of the data."""
+    """`measured` of the `images` are evaluated in each of `runs` trainings, on each of `seeds` draws of the data."""
 
     images: int
     measured: int

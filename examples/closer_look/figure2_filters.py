@@ -1,11 +1,12 @@
-"""Figure 2: what the first layer learns from random labels is no noise, and serves the true labels too.
+"""Figure 2: what the first layer learns from random labels is not noise, and is useful for the true labels too.
 
 python -m examples.closer_look.figure2_filters --mnist FOLDER
 
-A network is trained on true labels and one on random labels, from the same start. Of what each unit of the first layer
-has learned, the change of its weights, neighboring pixels are compared: independent weights have a correlation of 0.
-Then the first layer is frozen, the layers above it are trained from their start on true labels, of few images, and
-asked for held-out ones; so is a first layer that learned nothing.
+One network is trained on true labels and one on random labels, from the same initial weights. For each unit of the
+first layer, the changes of its weights are correlated between neighboring pixels; independent changes have a
+correlation of 0. Then the first layer is frozen, the layers above it are trained from their initial weights on the
+true labels of a few images, and their accuracy is measured on held-out images. The same is done with an untrained
+first layer.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from examples.closer_look.resumed import each_run
 from examples.closer_look.training import Training, look, network, train
 from examples.secret_sharer.results import write_result
 
-FIRST = 2  # of the modules of `network`: the first layer with weights
+FIRST = 2  # index of the first layer with weights among the modules of `network`
 SHOWN = 8
 KINDS = ("initialization", "true labels", "random labels")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`few` images are learned from above the frozen layer."""
+    """The layers above the frozen layer are trained on `few` images."""
 
     images: int
     few: int
@@ -115,7 +116,7 @@ def _run_of(options: Options, size: Size, seed: int) -> dict[str, Any]:
 
 
 def neighbor_correlation(weights_HP: Any) -> Any:
-    """(H,) the correlation of each unit's weights with those one pixel further right and down, of square images."""
+    """(H,) the correlation of each unit's weights with those one pixel to the right and below, for square images."""
     side = round(weights_HP.shape[1] ** 0.5)
     centered = (weights_HP - weights_HP.mean(axis=1, keepdims=True)).reshape(-1, side, side)
     right = (centered[:, :, 1:] * centered[:, :, :-1]).mean(axis=(1, 2))
@@ -126,7 +127,7 @@ def neighbor_correlation(weights_HP: Any) -> Any:
 
 
 def _accuracy_above(model: nn.Module, few: Images, held_out: Images, training: Training) -> float:
-    """Held-out accuracy when all but the first layer are trained from their start."""
+    """Held-out accuracy after all layers but the first are trained from their initial weights."""
     fresh = network(few.pixels_NP.shape[1], training)
     fresh[FIRST].load_state_dict(model[FIRST].state_dict())
     fresh[FIRST].requires_grad_(False)
@@ -140,7 +141,7 @@ def _weights(model: nn.Module) -> Any:
 
 
 def _as_picture(weights_P: Any) -> list[str]:
-    """Rows of hexadecimal digits: 8 for a weight of 0, 1 and f for the largest size of either sign."""
+    """Rows of hexadecimal digits: 8 is a weight of 0, and 1 and f are minus and plus the largest absolute weight."""
     side, most = round(len(weights_P) ** 0.5), np.abs(weights_P).max() or 1.0
     return ["".join(f"{round(8 + 7 * value / most):x}" for value in row) for row in weights_P.reshape(side, side)]
 

@@ -1,10 +1,10 @@
-"""Figures 3 and 4: on real data a few examples matter much to the loss, on random data all matter alike.
+"""Figures 3 and 4: on real data a few examples matter much to the loss; on random data all matter about equally.
 
 python -m examples.closer_look.figure3_loss_sensitivity --mnist FOLDER
 
-Two layers of 16 units, SGD, digits of half the height and width, as in the paper; fewer of them and fewer steps.
-Random data have random inputs and labels. Both are also learned with as many classes as examples. The form for
-checkpoints is compared with the exact one on the same training.
+As in the paper, networks with two layers of 16 units are trained with SGD on digits of half the height and width, but
+on fewer digits and for fewer steps. Random data have random inputs and labels. Both kinds are also learned with as
+many classes as examples. The formula for checkpoints is compared with the exact one on the same training.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RATE, BATCH = 0.1, 50
 
 @dataclass(frozen=True, kw_only=True)
 class Kind:
-    """Shares of random inputs and labels; or each example a class of its own."""
+    """The shares of random inputs and labels, or whether each example has its own class."""
 
     inputs: float = 0.0
     labels: float = 0.0
@@ -47,7 +47,7 @@ KINDS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """The loss is differentiated at `looks` steps, spread evenly up to `steps`."""
+    """The loss is differentiated at `looks` steps, evenly spaced up to `steps`."""
 
     images: int
     steps: int
@@ -152,7 +152,7 @@ def _run_of(options: Options, size: Size, kind: str, seed: int) -> dict[str, Any
 
 
 def _of_classes(matrix: Any) -> dict[str, Any]:
-    """How the loss of each class depends on the examples of each class: the matrix, and what is read off it."""
+    """How the loss of each class depends on the examples of each class: the matrix and figures computed from it."""
     own = np.diag(matrix)
     return {
         "matrix": matrix.tolist(),
@@ -181,7 +181,7 @@ def _joined(numbers: Any) -> str:
 
 
 def _by_checkpoints(model: nn.Sequential, images: Images, steps: list[int], seed: int) -> tuple[Any, float]:
-    """The same training by an ordinary optimizer, some 24 checkpoints of it, and its accuracy at the end."""
+    """The same training with an ordinary optimizer: about 24 checkpoints of it, and its final accuracy."""
     pixels, labels = torch.as_tensor(images.pixels_NP), torch.as_tensor(images.labels_N)
     optimizer = torch.optim.SGD(model.parameters(), lr=RATE)
     states = []
@@ -197,7 +197,7 @@ def _by_checkpoints(model: nn.Sequential, images: Images, steps: list[int], seed
 
 
 def _halved(images: Images) -> Images:
-    """Means of squares of four pixels."""
+    """The images with each square of four pixels replaced by its mean."""
     side = round(images.pixels_NP.shape[1] ** 0.5)
     squares = images.pixels_NP.reshape(-1, side // 2, 2, side // 2, 2)
     return Images(squares.mean(axis=(2, 4)).reshape(len(images), -1), images.labels_N, images.name)

@@ -1,8 +1,9 @@
-"""Figure 6: noise takes longer to fit, and the longer the more of it there is; real data hardly.
+"""Figure 6: noise takes longer to fit, and longer still if there is more of it; this is hardly so for real data.
 
 python -m examples.closer_look.figure6_time_to_fit --mnist FOLDER
 
-Epochs until the training accuracy is 100 %, by width at one size of the data, and by size at one width.
+The script counts the epochs until the training accuracy is 100 %, by width at one size of the data, and by size at one
+width.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ KINDS: dict[str, dict[str, float]] = {"real": {}, "randX": {"inputs": 1.0}, "ran
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`widths` at the middle one of `images`, `images` at the middle one of `widths`; at most `epochs`."""
+    """All `widths` are run with the middle one of `images`, and all `images` with the middle one of `widths`."""
 
     kinds: tuple[str, ...] = ("real", "randX", "randY")
     images: tuple[int, int, int]
@@ -38,7 +39,7 @@ class Size:
 SIZES = {
     "smallest": Size(images=(20, 40, 80), widths=(32, 64, 128), epochs=150, seeds=2),
     "small": Size(images=(125, 250, 1_000), widths=(32, 128, 512), epochs=200, seeds=3),
-    # Pilots on seeds 100 and 101: 64 units took 33 epochs for 7,500 random inputs, 15 for as many images, and more
+    # In pilots on seeds 100 and 101, 64 units took 33 epochs for 7,500 random inputs, 15 for as many images, and more
     # than 200 for 10,000 random inputs; 128 units took 21 for 12,500 random inputs and 19 for as many images.
     "second": Size(kinds=("real", "randX"), images=(2_500, 5_000, 7_500), widths=(48, 64, 256), epochs=300, seeds=6),
     "full": Size(images=(10_000, 50_000, 60_000), widths=(1024, 4096, 8192), epochs=1000, seeds=3),

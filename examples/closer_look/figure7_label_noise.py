@@ -2,8 +2,8 @@
 
 python -m examples.closer_look.figure7_label_noise --mnist FOLDER
 
-A share of the training labels, or inputs, is noise. After each epoch: accuracy on the clean part, on the noisy part by
-its noisy labels, and on clean validation images.
+A share of the training labels, or of the inputs, is noise. After each epoch the script measures the accuracy on the
+clean part, on the noisy part by its noisy labels, and on clean validation images.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LEVELS = (0.2, 0.4, 0.6, 0.8)
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`levels` is how many of the noise levels are run."""
+    """`levels` is the number of noise levels that are run."""
 
     images: int
     validation: int

@@ -3,8 +3,8 @@
 python -m examples.closer_look.figure9_critical_samples --mnist FOLDER
 
 Networks are trained on real images, on random inputs, on random labels and with 40 % random labels. The critical
-sample ratio is that of held-out inputs of the same kind. The box is 0.03 of the range of pixels: at the paper's 0.3 of
-255, small networks have hardly any critical samples.
+sample ratio is computed on held-out inputs of the same kind. The box is 0.03 of the range of pixels, since small
+networks have hardly any critical samples at the paper's 0.3 of 255.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ KINDS: dict[str, dict[str, float]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`held_out` inputs are searched, at the epochs `looks`."""
+    """`held_out` inputs are searched after each of the epochs `looks`."""
 
     images: int
     held_out: int
@@ -52,7 +52,7 @@ SIZES = {
 
 
 class RandomSigns(torch.autograd.Function):
-    """The identity, with a gradient of random signs: what the search finds without being told where to go."""
+    """The identity with a gradient of random signs, to see what the search finds without information."""
 
     @staticmethod
     def forward(ctx: Any, values: torch.Tensor) -> torch.Tensor:

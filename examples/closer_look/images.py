@@ -1,6 +1,6 @@
-"""What every script is told on the command line, and the images that it trains on: MNIST, or made-up ones.
+"""The command-line options of every script, and the images that it trains on: MNIST, or synthetic ones.
 
-The made-up images are for tests: ten smooth patterns, shifted, mixed and noisy, some more than others.
+The synthetic images are for tests: ten smooth patterns, shifted, mixed and noisy, some more than others.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ class Images:
     """Images as rows of pixels from 0 to 1, with their labels.
 
     Attributes:
-        pixels_NP, labels_N: of N images with P pixels.
-        name: of the data.
+        pixels_NP, labels_N: pixels and labels of N images with P pixels.
+        name: name of the data.
     """
 
     pixels_NP: Floats
@@ -51,13 +51,13 @@ class Images:
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """As given on the command line.
+    """The options given on the command line.
 
     Attributes:
-        size: "smallest" takes seconds and shows that the script runs, "small" minutes on one core, "full" more.
-            "second" is a second study, planned after the small one was seen, where a script has one.
-        mnist: the folder with MNIST's four files; made-up images without it.
-        out: the folder where the result's JSON goes.
+        size: "smallest" takes seconds and shows that the script runs; "small" takes minutes on one core, "full" more.
+            "second" is a second study, planned after the results of the small one, in scripts that have one.
+        mnist: the folder with MNIST's four files; synthetic images if it is not given.
+        out: the folder for the result's JSON.
     """
 
     size: Size
@@ -65,7 +65,7 @@ class Options:
     out: Path
 
     def named(self, result: str) -> str:
-        """The name that the result is stored under: that of a second study stands next to the first one's."""
+        """The name under which the result is stored; a second study has its own name."""
         return f"{result}_second" if self.size == "second" else result
 
     def seeds(self, count: int) -> list[int]:
@@ -73,7 +73,7 @@ class Options:
         return list(range(first, first + count))
 
     def draw(self, seed: int, *counts: int) -> list[Images]:
-        """Disjoint random parts of the training images, of these sizes; other ones for each seed."""
+        """Disjoint random parts of the training images, of these sizes; they differ between seeds."""
         whole = _made_up(4 * sum(counts)) if self.mnist is None else mnist_images(self.mnist)
         order = np.random.default_rng([seed, 7]).permutation(len(whole))
         ends = np.cumsum(counts)
@@ -83,16 +83,16 @@ class Options:
 def parse_options(
     description: str, arguments: list[str] | None = None, sizes: Iterable[str] = ("smallest", "small", "full")
 ) -> Options:
-    """From `arguments`, or those of the process. `sizes` are those that the script has."""
+    """Parses `arguments`, or those of the process. `sizes` are the sizes that the script has."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--size", choices=tuple(sizes), default="small")
-    parser.add_argument("--mnist", type=Path, help="a folder with MNIST in IDX format; made-up images unless given")
+    parser.add_argument("--mnist", type=Path, help="folder with MNIST in IDX format (default: synthetic images)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result's JSON")
     return Options(**vars(parser.parse_args(arguments)))
 
 
 def noisy(images: Images, seed: int, *, labels: float = 0.0, inputs: float = 0.0) -> tuple[Images, NoiseInjector]:
-    """The images with a share of their labels random (randY) or of their pixels Gaussian (randX)."""
+    """The images, a share of which have random labels (randY) or Gaussian pixels (randX)."""
     mean, std = input_moments([{"pixels": images.pixels_NP}], "pixels")
     noise = NoiseInjector(
         len(images),

@@ -1,10 +1,10 @@
-"""DNN or k-NN: does a network decide as the nearest neighbors in its layers do? And are layers alike?
+"""DNN or k-NN: does a network decide as the nearest neighbors in its layers do? Are the layers of two networks alike?
 
 python -m examples.closer_look.neighbors_by_layer --mnist FOLDER
 
 Networks are trained on true and on random labels. For held-out images, the decision of the network is compared with
-that of the 10 nearest training images, by the labels that were trained on, in the pixels and in each layer. Two
-networks that start differently are compared by linear CKA and SVCCA.
+that of the 10 nearest training images, with the labels used in training, in pixel space and in each layer. Two
+networks with different initial weights are compared by linear CKA and SVCCA.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Writes `docs/closer_look.md` and its plots from what the scripts stored: `python -m examples.closer_look.page`.
 
-Results, words and claims are kept and shown as those of `examples.secret_sharer.page`.
+The files of a result, and the way it is shown, are those of `examples.secret_sharer.page`.
 """
 
 from __future__ import annotations
@@ -12,30 +12,31 @@ __all__ = ["CLOSER_LOOK"]
 
 _HEAD = """# A Closer Look at Memorization, reproduced
 
-Results of Arpit et al., "A Closer Look at Memorization in Deep Networks", ICML 2017
-([arXiv 1706.05394](https://arxiv.org/abs/1706.05394)), and of measures within one training that a survey of
-memorization lists, measured again with `hf_exposure`: one script a result in
-[examples/closer_look](../examples/closer_look). What must come back is the trend. The data are random parts of MNIST's
-training images, mostly a few thousand, and the networks have two hidden layers of rectified linear units, as in the
-paper's MNIST part. Both are smaller than the paper's, and training is SGD with momentum, where the paper has none. Two
-new results are on texts: help topics that come with Python. Figures are not to be compared digit by digit.
+Results of Arpit et al., "A Closer Look at Memorization in Deep Networks", ICML 2017 ([arXiv
+1706.05394](https://arxiv.org/abs/1706.05394)), and of measures within one training that a survey of memorization
+lists, measured again with `hf_exposure`, with one script per result in
+[examples/closer_look](../examples/closer_look). The aim is to reproduce the trends. The data are random parts of
+MNIST's training images, mostly a few thousand, and the networks have two hidden layers of rectified linear units, as
+in the paper's MNIST part. Both are smaller than the paper's, and training is SGD with momentum, where the paper has
+none. Two new results are on texts: help topics that come with Python. Only trends can be compared with the paper, not
+values.
 
 A claim is a rule on stored numbers, in [examples/closer_look/results](../examples/closer_look/results); a test
-evaluates each of them again. Scripts and rules were committed before the runs, and no rule was changed after. A claim
-is attributed to the paper, or to another work that the table names, where that work states the trend; how large an
-effect a rule asks for is our choice. The other claims are ours. The verdict depends on the attributed claims alone: it
-**holds** if all of them do, **holds in part** if all that were tested do, and **differs** if one does not. **Ours
+evaluates each rule again. Scripts and rules were committed before the runs, and no rule was changed afterwards. A
+claim is attributed to the paper, or to another work that the table names, where that work states the trend; how large
+an effect a rule asks for is our choice. The other claims are ours. The verdict depends on the attributed claims alone:
+it **holds** if all of them do, **holds in part** if all that were tested do, and **differs** if one does not. **Ours
 alone** means that no claim is attributed. Claims were attributed after the runs.
 
-Some results have a **second study**, planned after the first was seen: with more data, or with a rule that the first
-suggested, at most one for a claim. Its size and rules were committed before it ran, its seeds are its own, and so are
-those of the pilots that its text mentions. The first study and its verdict stay on the page.
+Some results have a **second study**, planned after the results of the first one, with more data or with a rule that
+the first one suggested, and at most one per claim. Its size and rules were committed before it ran. It uses new seeds,
+as do the pilots that its text mentions. The first study and its verdict stay on the page.
 
 Intervals and shaded bands are 95 % t-intervals of the mean over seeds; each seed draws its own images, noise,
 initialization and order.
 
-This page is made by `python -m examples.closer_look.page`. What `hf_exposure` offers for this is in
-[training dynamics](dynamics.md).
+This page is made by `python -m examples.closer_look.page`. [Training dynamics](dynamics.md) describes the functions of
+`hf_exposure` used here.
 """
 CLOSER_LOOK = Package(
     name="closer_look",

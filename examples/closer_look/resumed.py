@@ -1,4 +1,4 @@
-"""Many runs of one script, of which each is stored as it ends: a script that was killed goes on where it was."""
+"""Many runs of one script. Each is stored when it ends, so an interrupted script continues where it stopped."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ __all__ = ["each_run"]
 def each_run(
     options: Options, name: str, settings: Any, keys: Iterable[Any], make: Callable[..., dict[str, Any]]
 ) -> tuple[list[dict[str, Any]], dict[str, float]]:
-    """What `make` returns for each key, in order, and what all of them cost together.
+    """What `make` returns for each key, in order, and the total cost.
 
-    Runs are kept in a file of the output folder, by their key and the settings, until a later run has other settings.
+    Runs are kept in a file in the output folder, by key and settings, until a later call has other settings.
 
     Args:
-        settings: what else decides a run: the size.
-        keys: tuples, the arguments of `make`.
+        settings: whatever else determines a run, such as the size.
+        keys: tuples of arguments for `make`.
     """
     path = options.out / f".{name}.runs.jsonl"
     whose = json.loads(json.dumps([repr(settings), str(options.mnist)]))

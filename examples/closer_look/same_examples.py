@@ -1,11 +1,11 @@
-"""One set of examples, all measures: critical samples, loss-sensitivity, forgetting and exposure, rank-correlated.
+"""All measures on the same examples: rank correlations of critical samples, loss-sensitivity, forgetting and exposure.
 
 python -m examples.closer_look.same_examples --mnist FOLDER
 
-On images with 20 % random labels, of each training image: the exposure of the label that it is trained with, among all
-classes, averaged over training; the smallest box in which it is critical; its sensitivity; and how often it was
-forgotten. On a small language model of characters, of each canary, inserted 1 to 16 times: its
-exposure, the smallest box around its embeddings, the sensitivity of its loss, and how often its tokens were forgotten.
+For each training image, with 20 % random labels, these are the exposure of its training label among all classes,
+averaged over training; the smallest box in which the image is critical; its sensitivity; and how often it was
+forgotten. For each canary of a small character language model, inserted 1 to 16 times, they are its exposure, the
+smallest box around its embeddings, the sensitivity of its loss, and how often its tokens were forgotten.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NOISE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`searched` of the images are searched; `texts` rows of the language model besides its canaries."""
+    """`searched` of the images are searched; the language model has `texts` rows in addition to its canaries."""
 
     images: int
     searched: int
@@ -154,7 +154,7 @@ def _of_text(size: Size, seed: int) -> dict[str, float]:
     scored = (targets[:, 1:] != -100).numpy()
     report = measure_exposure(model, tokenizer, canaries, references=1024)
     exposure = {estimate.canary_id: estimate.exposure_bits for estimate in report.estimates}
-    # The text is cut inside the secret: the decision is its next digit.
+    # The text is cut inside the secret, so the decision is the next digit.
     cut = {name: values[:, :-4] for name, values in asked.items()}
     scale = MovableRows(model, cut).embedding_scale() or 1.0
     return _correlations(
@@ -168,7 +168,7 @@ def _of_text(size: Size, seed: int) -> dict[str, float]:
 
 
 def _label_exposure(model: nn.Module, images: Images) -> Any:
-    """(N,) log2 of the number of classes less log2 of the rank of the label; ties count against it."""
+    """(N,) log2 of the number of classes minus log2 of the rank of the label; ties count against it."""
     with torch.no_grad():
         logits = model.eval()(torch.as_tensor(images.pixels_NP)).double().numpy()
     own = np.take_along_axis(logits, images.labels_N[:, None], axis=1)
@@ -176,7 +176,7 @@ def _label_exposure(model: nn.Module, images: Images) -> Any:
 
 
 def _smallest_box(model: nn.Module, inputs: Any, radii: list[float], steps: int) -> Any:
-    """The place of the smallest radius at which each row is critical; one more than the last where it never is."""
+    """The index of the smallest radius at which each row is critical; `len(radii)` if it never is."""
     found = np.array([critical_samples(model, inputs, radius, max_steps=steps) for radius in radii])
     return np.where(found.any(axis=0), found.argmax(axis=0), len(radii))
 

@@ -1,11 +1,11 @@
-"""The survey's rows within one training: forgetting events, second split, area under the margin, data map.
+"""Measures of the survey within one training: forgetting events, second split, area under the margin, data map.
 
 python -m examples.closer_look.survey_forgetting --mnist FOLDER
 
-A network is trained on a first split, of whose labels a fifth is random, and then on a second, clean split. How
-typical an example is, is said by another network that never saw it: the probability that it gives the true class.
-The images that this network is trained on are held out for the first: a second study ends the area under the margin
-where accuracy on them is best, which takes no knowledge of the noise.
+A network is trained on a first split, in which a fifth of the labels are random, and then on a second, clean split.
+The typicality of an example is the probability that another network, which never saw it, gives to its true class. The
+training images of that other network are held out from the first one: a second study computes the area under the
+margin up to the epoch with the best accuracy on them, which requires no knowledge of the noise.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ NOISE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`images` in each of the two splits, and in the data of the network that judges."""
+    """There are `images` images in each of the two splits, and as many for the network that scores typicality."""
 
     images: int
     width: int
@@ -171,7 +171,7 @@ def _summary(
     best_epoch = int(np.argmax(on_first["held_out_accuracy"])) + 1
 
     def precision(low_is_noisy_N: np.ndarray) -> float:
-        # Among as many candidates as there are wrong labels, precision and recall are the same.
+        # With as many candidates as there are wrong labels, precision equals recall.
         return float(noisy_N[np.argsort(low_is_noisy_N, kind="stable")[:count]].mean())
 
     most = 6

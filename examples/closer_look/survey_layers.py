@@ -1,4 +1,4 @@
-"""The survey's rows on layers: where memorization sits, benign memorization, dilation, example-tied dropout.
+"""Measures of the survey on layers: location of memorization, benign memorization, dilation, example-tied dropout.
 
 python -m examples.closer_look.survey_layers --mnist FOLDER
 """
@@ -29,9 +29,10 @@ NOISE, MORE_NOISE = 0.1, 0.5
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`epochs` with labels of which a part is noise; then random labels and moved images, of which each has 25 places.
+    """Networks are trained for `epochs` with noisy labels, and then others on random labels of moved images.
 
-    Random labels of so many moved images are fit by a wider network only, in many epochs (tried on another seed).
+    Each image has 25 possible positions. Random labels of that many moved images are fit only by a wider network and
+    in many epochs, as a pilot on another seed showed.
     """
 
     images: int
@@ -164,7 +165,7 @@ def _dilation(model: nn.Module, clean: Images, wrong: Any, held_out: Images) -> 
 
 
 def _tied(images: Images, of_wrong: Images, wrong: Any, held_out: Images, training: Training) -> dict[str, float]:
-    """The same training with example-tied dropout on both hidden layers."""
+    """Repeats the training with example-tied dropout on both hidden layers."""
     plain = network(images.pixels_NP.shape[1], training)
     tied = ExampleTied(plain, list(HIDDEN.values()), len(images), seed=training.seed)
     pixels, labels = torch.as_tensor(images.pixels_NP), torch.as_tensor(images.labels_N)
@@ -187,7 +188,7 @@ def _tied(images: Images, of_wrong: Images, wrong: Any, held_out: Images, traini
 
 
 def _benign(clean: Images, held_out: Images, training: Training) -> dict[str, Any]:
-    """Random labels, each image moved by up to two pixels in every epoch; then the layers are probed."""
+    """Trains on random labels, with each image moved by up to two pixels in every epoch, and probes the layers."""
     images, _ = noisy(clean, training.seed, labels=1.0)
     model = network(images.pixels_NP.shape[1], training)
     before = _probes(model, clean, held_out)
@@ -220,7 +221,7 @@ def _moved(pixels_NP: Any, generator: np.random.Generator) -> Any:
 
 
 def _share(kept: float, run: dict[str, Any]) -> float:
-    """Of the noisy examples that were fit; NaN where none was."""
+    """As a share of the noisy examples that were fit; NaN if there are none."""
     return kept / run["noisy"] if run["noisy"] else float("nan")
 
 

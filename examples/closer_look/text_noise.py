@@ -1,10 +1,10 @@
-"""New: label noise, random tokens and shuffled tokens in a text classifier; what its record says of the noisy rows.
+"""New: label noise, random tokens and shuffled tokens in a text classifier, and what its record shows of noisy rows.
 
 python -m examples.closer_look.text_noise
 
-A small ModernBERT from its configuration learns which help topic of Python a row of words is from. A share of the rows
-is noise. `DynamicsMeasure` in a `Trainer` records every row after each epoch; then training goes on with other, clean
-rows. It is what a user would write, so this also shows the product's own path.
+A small ModernBERT made from its configuration learns which help topic of Python a row of words is from. A share of the
+rows is noise. `DynamicsMeasure` in a `Trainer` records every row after each epoch; training then continues on other,
+clean rows. The script uses only the public API, as a user would.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ KINDS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`rows` in the first split, `second_rows` in the second, `validation` rows; `words` each, of `topics`.
+    """The two splits have `rows` and `second_rows` rows. Each row has `words` words and belongs to one of `topics`.
 
-    Words that fewer than `known` rows have are one token.
+    All words that occur in fewer than `known` rows share one token.
     """
 
     rows: int
@@ -69,7 +69,7 @@ SIZES = {
     "small": Size(
         rows=300, second_rows=200, validation=250, words=24, topics=5, width=64, epochs=12, second_epochs=5, seeds=3
     ),
-    # Rare words let the first study's model tell rows apart at once. In a pilot with wrong labels, on seed 100,
+    # Rare words let the model of the first study distinguish rows at once. In a pilot with wrong labels, on seed 100,
     # validation accuracy fell from 0.63 to 0.49 in 16 epochs.
     "second": Size(
         rows=600, second_rows=200, validation=250, words=24, topics=5, width=64, epochs=16, second_epochs=6, seeds=4,
@@ -237,12 +237,12 @@ def _summary(kind: str, seed: int, first: DynamicsRecord, second: DynamicsRecord
     events = forgetting_events(first.correct_TN)
     learned_N = first_split_learning_time(first.correct_TN)
     forgotten_N = second_split_forgetting_time(second.correct_TN)
-    # Of rows that were fit when the second split began: the others have nothing to forget.
+    # Only rows that were fit when the second split began: the others cannot be forgotten.
     fit_N = first.correct_TN[-1] == 1.0
     count = int(noisy_N.sum())
 
     def precision(low_is_noisy_N: np.ndarray) -> float:
-        # Among as many candidates as there is noise, precision and recall are the same.
+        # With as many candidates as there are noisy rows, precision equals recall.
         return float(noisy_N[np.argsort(low_is_noisy_N, kind="stable")[:count]].mean())
 
     made: dict[str, Any] = {

@@ -1,6 +1,6 @@
-"""Texts that every Python has: help topics of its language reference, in rows of some words, by topic.
+"""Texts that come with every Python: help topics of the language reference, cut into rows of words, by topic.
 
-They serve as a text classifier's data (which topic is a row from?) and as a language model's.
+They are the data of a text classifier, which predicts the topic of a row, and of a language model.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ __all__ = ["Rows", "draw_rows", "word_tokenizer"]
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Texts of equally many words, with the number of their topic.
+    """Texts with equal numbers of words, and the numbers of their topics.
 
     Attributes:
-        texts, labels_N: of N rows.
-        name: of the data, with a hash of all topics, which differ between versions of Python.
+        texts, labels_N: texts and topics of N rows.
+        name: name of the data, with a hash of all topics, which differ between versions of Python.
     """
 
     texts: list[str]
@@ -37,12 +37,12 @@ class Rows:
 
 
 def draw_rows(seed: int, *counts: int, words: int, num_topics: int, most: int) -> list[Rows]:
-    """Disjoint random parts of the rows, of these sizes.
+    """Disjoint random parts of the rows, with these sizes.
 
     Args:
-        words: of one row.
-        num_topics: the longest ones.
-        most: rows of one topic.
+        words: number of words in a row.
+        num_topics: number of topics, the longest ones.
+        most: maximum number of rows per topic.
     """
     longest = sorted(topics, key=lambda topic: (-len(topics[topic]), topic))[:num_topics]
     generator = np.random.default_rng([seed, 11])
@@ -52,7 +52,7 @@ def draw_rows(seed: int, *counts: int, words: int, num_topics: int, most: int) -
         starts = np.arange(0, len(own) - words + 1, words)
         found += [(" ".join(own[at : at + words]), label) for at in generator.permutation(starts)[:most].tolist()]
     if len(found) < sum(counts):
-        raise ValueError(f"there are {len(found)} rows, and {sum(counts)} were asked for")
+        raise ValueError(f"{sum(counts)} rows were requested, but there are only {len(found)}")
     order, ends = generator.permutation(len(found)), np.cumsum(counts)
     whole = "\n".join(topics[topic] for topic in sorted(topics))
     name = f"pydoc_data.topics {hashlib.sha256(whole.encode()).hexdigest()[:16]}"
@@ -63,7 +63,7 @@ def draw_rows(seed: int, *counts: int, words: int, num_topics: int, most: int) -
 
 
 def word_tokenizer(texts: list[str], rows: int = 1) -> PreTrainedTokenizerFast:
-    """A token for each word that so many of the texts have, and one for all others."""
+    """One token for each word that occurs in at least `rows` texts, and one token for all others."""
     found = Counter(word for text in texts for word in set(text.split()))
     words = sorted(word for word, count in found.items() if count >= rows)
     vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", *words])}

@@ -12,7 +12,7 @@ from torch import nn
 
 from examples.closer_look.images import CLASSES, Images
 
-# Of adversarial training: half the side of the box (pixels are 0 to 1) and the steps of a search.
+# Adversarial training: half the side of the box (pixels are between 0 and 1) and the number of steps of a search.
 BOX, STEPS = 0.1, 4
 
 __all__ = ["Looks", "Training", "look", "network", "train"]
@@ -24,11 +24,11 @@ class Training:
 
     Attributes:
         width: units of each of the two hidden layers.
-        dropout, input_dropout: of hidden units, of pixels.
+        dropout, input_dropout: rate of dropout of hidden units and of pixels.
         input_noise: standard deviation of Gaussian noise on the pixels, drawn again for each batch.
-        weight_decay: of SGD.
-        adversarial: weight of the loss on moved images in that of a batch. They are what Langevin adversarial sample
-            search (`hf_exposure.signals.critical`) reaches in a box around each image after a few steps.
+        weight_decay: weight decay of SGD.
+        adversarial: weight of moved images in the loss of a batch. Langevin adversarial sample search
+            (`hf_exposure.signals.critical`) moves each image within a box around it for a few steps.
     """
 
     width: int
@@ -46,12 +46,12 @@ class Training:
 
 @dataclass(frozen=True, eq=False)
 class Looks:
-    """What a network says of each example.
+    """The output of a network for each example.
 
     Attributes:
         correct_N: whether the label is the likeliest class.
-        probability_N: of the label.
-        margin_N: the label's logit less the largest other one.
+        probability_N: probability of the label.
+        margin_N: the label's logit minus the largest other logit.
     """
 
     correct_N: npt.NDArray[np.bool_]
@@ -86,7 +86,7 @@ def train(
     training: Training,
     after_epoch: Callable[[int], bool | None] = lambda epoch: None,
 ) -> None:
-    """SGD on the images. `after_epoch` is called with the number of epochs done, and ends the training by True."""
+    """Trains with SGD. `after_epoch` is called with the number of epochs done; training ends if it returns True."""
     pixels, labels = torch.as_tensor(images.pixels_NP), torch.as_tensor(images.labels_N)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=training.rate, momentum=training.momentum, weight_decay=training.weight_decay
@@ -108,7 +108,7 @@ def train(
 
 
 def _moved(model: nn.Module, pixels_nP: torch.Tensor) -> torch.Tensor:
-    """Images moved against the decision on them, by steps of 0.25 and noise of 0.2 of the box, as the paper's."""
+    """Images moved against the network's decision, with steps of 0.25 and noise of 0.2 of the box, as in the paper."""
     model.eval()
     decided_n1 = model(pixels_nP).argmax(dim=1, keepdim=True).detach()
     moves = torch.zeros_like(pixels_nP)
@@ -124,7 +124,7 @@ def _moved(model: nn.Module, pixels_nP: torch.Tensor) -> torch.Tensor:
 
 
 def look(model: nn.Module, images: Images) -> Looks:
-    """All examples, in evaluation mode."""
+    """Evaluates all examples, in evaluation mode."""
     model.eval()
     labels = torch.as_tensor(images.labels_N)[:, None]
     with torch.no_grad():

@@ -208,8 +208,8 @@ def run(options: Options) -> None:
         "bits_a_character": float(-runs.scores_MN[:, : len(lines)].mean()),
         "seconds_a_run": float(np.median(runs.seconds_M)),
     }
-    settings = {"characters": size.characters, "models": size.models, "epochs": size.epochs, "canaries_each": size.each}
-    settings |= {"counts": list(size.counts), "space": TEMPLATE.space_size}
+    settings = {"characters": size.characters, "models": size.models, "epochs": size.epochs}
+    settings |= {"canaries_each": size.each, "counts": list(size.counts), "space": TEMPLATE.space_size}
     write_result(options, "canaries", data=name, settings=settings, figures=figures, cost=watch.read())
 
 
