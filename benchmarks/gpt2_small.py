@@ -100,7 +100,7 @@ def main() -> None:
         "calls": len(shapes),
         "tokens": sum(rows * tokens for rows, tokens in shapes),
         "runs": pairs,
-        "peak_bytes_beside_the_weights": peak,
+        "peak_bytes_beyond_the_weights": peak,
         "most_times": MOST_TIMES,
         "most_bytes": MOST_BYTES,
     }

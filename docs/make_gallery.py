@@ -1,9 +1,9 @@
-"""The pictures of gallery.md, from reports that the commands of that page wrote.
+"""Makes the pictures of gallery.md from the reports that the commands of that page wrote.
 
     python docs/make_gallery.py FOLDER
 
-FOLDER is where they were typed. Pages are photographed by Chromium, and report.pdf by pdftoppm (of poppler). What is
-not there is passed over, and the picture that is stored stays.
+FOLDER is where the commands were run. Chromium takes the pictures of pages, and pdftoppm (of poppler) those of
+report.pdf. Missing files are skipped, and their stored pictures stay.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WIDTH = 760
 
 
 def save(picture: bytes, name: str) -> None:
-    """Small: in 128 colors, chosen so that a single mark keeps its own."""
+    """Makes a picture small, with 128 colors, chosen so that a single mark keeps its color."""
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     image.thumbnail((WIDTH, 2 * WIDTH))
     image.quantize(128, Image.Quantize.FASTOCTREE).save(IMAGES / f"{name}.png", optimize=True)

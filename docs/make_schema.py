@@ -1,4 +1,4 @@
-"""Writes `hf_exposure/records/report.schema.json` from the records: `python docs/make_schema.py`. A test compares."""
+"""Writes `hf_exposure/records/report.schema.json` from the records: `python docs/make_schema.py`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILE = Path(exposure_report.__file__).with_name("report.schema.json")
 
 
 def render() -> str:
-    """The schema as the file holds it."""
+    """The schema as it is written to the file."""
     return json.dumps(exposure_report.report_schema(), indent=1) + "\n"
 
 

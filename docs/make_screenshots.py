@@ -1,10 +1,10 @@
-"""The pictures of validity.md: two trainings of one small model, with the canaries in the data and without them.
+"""Makes the pictures of validity.md: two trainings of one small model, with and without the canaries in the data.
 
     python docs/make_screenshots.py
     python docs/make_screenshots.py exposure-demo/report.html
 
-With a page, that page instead: as the README shows it, on a phone of 360 pixels, and in the dark. Needs Chromium.
-The canaries are drawn again each time, so the figures differ a little from run to run.
+If a page is given, it takes pictures of that page instead: as the README shows it, on a phone of 360 pixels, and in
+dark mode. It needs Chromium. The canaries are drawn again each time, so the figures differ a little from run to run.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def report_page(canaries: CanarySet, rows: Dataset, folder: Path) -> Path:
 
 
 def save(picture: bytes, name: str) -> None:
-    # Text on one color: 32 colors are enough, and a quarter of the bytes.
+    # For text on one color, 32 colors are enough and need a quarter of the bytes.
     small = Image.open(io.BytesIO(picture)).convert("RGB").quantize(32)
     small.save(IMAGES / f"{name}.png", optimize=True)
     print(IMAGES / f"{name}.png")
 
 
 def show(page: Path) -> None:
-    """Pictures of one page."""
+    """Takes the pictures of one page."""
     views = {
         "report_desktop": {"width": 1000, "height": 1250},
         "report_phone": {"width": 360, "height": 1400},

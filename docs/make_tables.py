@@ -1,7 +1,7 @@
 """Writes the tables of measured figures into the pages: `python docs/make_tables.py`, after a benchmark was run.
 
-A table stands below its line `<!-- table: NAME -->`; NAME is a function here. A test says when a page is not what
-`benchmarks/results/` says.
+A table is below its line `<!-- table: NAME -->`, where NAME is a function here. A test fails if a page does not agree
+with `benchmarks/results/`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _TABLE = re.compile(r"(<!-- table: (\w+) -->\n)(?:\|.*\n)*")
 
 
 def rewrite(text: str) -> str:
-    """The page with each of its tables as measured."""
+    """The page with its tables made from the stored results."""
     return _TABLE.sub(lambda found: f"{found[1]}{TABLES[found[2]]()}\n", text)
 
 
@@ -39,7 +39,7 @@ def _seconds(value: float) -> str:
 
 
 def speed() -> str:
-    """Compared with plain batches of whole texts."""
+    """The package's cost compared with plain batches of whole texts."""
     scoring, growth, insertion = _measured("scoring"), _measured("growth"), _measured("insertion")
     some, whole, six = scoring["candidates"], scoring["whole_space"], growth["rows"][-1]
     identity, inserted = (median(insertion[f"{name}_seconds"]) for name in ("identity", "insertion"))
@@ -107,7 +107,7 @@ def growth() -> str:
 
 
 def search() -> str:
-    """Exact ranks of nine digits: the most expensive search of each whole number of bits."""
+    """Exact ranks of nine digits: the most expensive search for each whole number of bits."""
     dearest: dict[int, dict[str, Any]] = {}
     for row in _measured("search")["rows"]:
         bits = int(row["bits_after_prefix"])
@@ -127,7 +127,7 @@ def search() -> str:
 
 
 def overhead() -> str:
-    """What measurements add to a training."""
+    """The time that measurements add to a training."""
     measured = _measured("overhead")
     names = {
         "sample": "`sample`, 4,096 references, each epoch",
@@ -144,7 +144,7 @@ def overhead() -> str:
 
 
 def doses() -> str:
-    """What the count of doses takes of a training step's CPU time."""
+    """The share of a training step's CPU time spent counting doses."""
     measured = _measured("doses")
     rows = []
     for name, said in {"demo": "the demo's", "gpt2": "GPT-2 small's configuration"}.items():
@@ -175,7 +175,7 @@ def group_intervals() -> str:
             for way, size in shown
             if size == row["canaries"]
         ]
-    # In the file the sizes come first, here the ways of measuring.
+    # The file is ordered by size first, the table by way of measuring.
     order = sorted(range(len(shown)), key=lambda place: shown[place][1])
     heads = ["population", "mean", *(f"{'t' if way == 'student' else way}, {size}" for way, size in shown)]
     by_way = [[*cells[:2], *(cells[2 + order.index(place)] for place in range(len(shown)))] for cells in rows.values()]
@@ -183,7 +183,7 @@ def group_intervals() -> str:
 
 
 def cost_planner() -> str:
-    """What a plan says by what a measurement took, and the measured figures."""
+    """Ratios of planned to measured costs, and the measured figures."""
     rows = []
     for size, found in _measured("cost_planner")["sizes"].items():
         for row, said in (("auto_where_nothing_is_memorized", "`auto`"), ("bounded_to_its_budget", "`bounded`")):
@@ -210,7 +210,7 @@ def own_time() -> str:
 
 
 def gpt2_small() -> str:
-    """A whole measurement of GPT-2 small against the model alone."""
+    """A complete measurement of GPT-2 small compared with the model alone."""
     measured = _measured("gpt2_small")
     rows = [
         [
@@ -220,7 +220,7 @@ def gpt2_small() -> str:
             f"{run['bare_seconds']:.0f}",
             f"{run['measurement_seconds']:.0f}",
             f"{run['times']:.2f}",
-            f"{measured['peak_bytes_beside_the_weights'] / 1e6:.0f} MB",
+            f"{measured['peak_bytes_beyond_the_weights'] / 1e6:.0f} MB",
         ]
         for run in measured["runs"]
     ]
@@ -252,7 +252,7 @@ def quantized() -> str:
 
 
 def _peers() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """The kinds of secrets, with the tools' rows of each."""
+    """The kinds of secrets, with the rows of the tools for each kind."""
     for secret, measured in _measured("peers")["secrets"].items():
         yield secret, measured, measured["tools"]
 
@@ -457,7 +457,7 @@ def membership() -> str:
 
 
 def rank_epsilon() -> str:
-    """False alarms of the epsilon from ranks, the worst of each kind of mechanism."""
+    """False alarms of the epsilon from ranks: the worst mechanism of each kind."""
     found = _measured("rank_epsilon")
     names = {
         "fixed_exact": "L fixed, exact sums",
@@ -471,7 +471,7 @@ def rank_epsilon() -> str:
 
 
 def scan_recall() -> str:
-    """Secrets found of labeled rows, by kind."""
+    """Secrets found in labeled rows, by kind."""
     found = _measured("secret_scan")["labeled"]["secrets"]
     return _table(
         "kind of secret | rows | found",
@@ -524,7 +524,7 @@ def sampling_found() -> str:
 
 
 def sampling_first() -> str:
-    """What the first texts of each ranking hold, medians over the seeds."""
+    """Secrets and matches in the first texts of each ranking, medians over the seeds."""
     measured = _measured("sampling")
     first, medians = measured["settings"]["first"], measured["medians"]
     rows = [
@@ -538,7 +538,7 @@ def sampling_first() -> str:
 
 
 def sampling_matches() -> str:
-    """Distinct texts with a match: right and false ones, medians over the seeds."""
+    """Distinct texts with a match, true and false, medians over the seeds."""
     medians = _measured("sampling")["medians"]
     return _table(
         "model | distinct texts | matches | with a whole secret | false: words around a secret | false: help texts",
@@ -554,7 +554,7 @@ def sampling_matches() -> str:
 
 
 def sampling_rows() -> str:
-    """Distinct matches by the number of rows that hold them, summed over the seeds."""
+    """Distinct matches by the number of rows that contain them, summed over the seeds."""
     bins = {"1": (1, 1), "2 to 4": (2, 4), "5 to 16": (5, 16), "17 to 64": (17, 64), "more": (65, 10**9)}
     runs = _measured("sampling")["runs"]
 
@@ -594,7 +594,7 @@ def neighbors_agreement() -> str:
 
 
 def layers_alike() -> str:
-    """How alike two networks are in each layer, and of what dimension the layer is."""
+    """The similarity of two networks in each layer, and the intrinsic dimension of the layer."""
     runs, rows = _closer_look("neighbors_by_layer")["figures"]["runs"], []
     for kind in dict.fromkeys(run["kind"] for run in runs):
         for layer in runs[0]["cka"]:

@@ -35,7 +35,7 @@ def main() -> None:
     set_seed(0)
 
     template = CanaryTemplate("The door code is {code}.", code=Digits(6))
-    # A seed, so that every process draws the same secrets. Where they matter, load one file everywhere instead.
+    # The seed makes every process draw the same secrets. For real canaries, load one file in every process instead.
     canaries = draw_canaries(template, repetitions={1: 2, 16: 2}, controls=4, seed=0)
     tokenizer = ByT5Tokenizer()
     texts = [f"Row {number} says nothing in particular." for number in range(64)]
@@ -48,7 +48,7 @@ def main() -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
 
-    # Prepared once, taken at any moment. Every process must call measure, and all get the same report.
+    # It is prepared once and can measure at any step. Every process must call measure, and all get the same report.
     meter = ExposureMeter(canaries, tokenizer, references=512, across_processes=True)
     step = 0
     while step < options.steps:

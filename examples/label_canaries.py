@@ -27,20 +27,20 @@ REPETITIONS = (0, 1, 4, 16)
 
 
 def ordinary_data(rows: int, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Inputs around one center for each class."""
+    """Inputs around one center per class."""
     centers = torch.randn(CLASSES, FEATURES, generator=torch.Generator().manual_seed(1))
     labels = torch.randint(CLASSES, (rows,), generator=generator)
     return centers[labels] + torch.randn(rows, FEATURES, generator=generator), labels
 
 
 def main(epochs: int, groups: int) -> dict[int, list[float]]:
-    """Exposures by how often the inputs of a group are trained on in each epoch; those of 0 are held out."""
+    """Exposures by how often the inputs of a group are trained on per epoch; groups with 0 are held out."""
     generator = torch.Generator().manual_seed(0)
     inputs, labels = ordinary_data(2000, generator)
     canaries = []
     for repetitions in REPETITIONS:
         for group in range(groups):
-            # A set for each group of inputs: all labelings of these inputs are its space.
+            # There is one canary set for each group of inputs; its space is all labelings of these inputs.
             drawn = draw_canaries(label_template(INPUTS, CLASSES), {1: 1}, controls=1, seed=1000 * repetitions + group)
             noise = torch.randn(INPUTS, FEATURES, generator=generator)
             canaries.append((repetitions, noise, drawn))

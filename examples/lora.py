@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def collate(batch: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
-    """Padded with 0, which is not predicted."""
+    """Pads rows with 0, which is not predicted."""
     longest = max(len(row["input_ids"]) for row in batch)
     padded = {
         name: torch.tensor([row[name] + [filler] * (longest - len(row[name])) for row in batch])

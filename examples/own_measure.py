@@ -49,14 +49,14 @@ class ProbeLoss:
         return ["eval_probe_bits", "eval_probe_lowest_bits"]
 
     def measure(self, model: nn.Module) -> PlainRecord:
-        with evaluating(model):  # evaluation mode without gradients, left as found
+        with evaluating(model):  # evaluation mode without gradients; the mode is restored
             batch = {name: values.to(model_device(model)) for name, values in self.batch.items()}
             bits = float(model(**batch, labels=batch["input_ids"]).loss) / math.log(2)
         self.lowest = min(self.lowest, bits)
         return PlainRecord(figures={"eval_probe_bits": bits, "eval_probe_lowest_bits": self.lowest})
 
     def state_dict(self) -> dict[str, Any]:
-        return {"lowest": self.lowest}  # so that a resumed run goes on from here
+        return {"lowest": self.lowest}  # so that a resumed run continues from here
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.lowest = state["lowest"]

@@ -28,13 +28,13 @@ from transformers import (
 
 from hf_exposure import CanaryTemplate, Digits, ExposureCallback, draw_canaries, extract, insert_canaries
 
-# What the model reads before it says the secret. With a hole, "Mon code : {code}", the secret is in the source too:
-# exposure can still be measured, but nothing can be searched for.
+# What the model reads before it outputs the secret. In "Mon code : {code}" the secret would be in the source too:
+# exposure could still be measured, but no search would be possible.
 SOURCE = "What opens the archive?"
 
 
 def pairs(count: int) -> dict[str, list[str]]:
-    """Small sums, asked and answered."""
+    """Questions about small sums, with answers."""
     numbers = [(n % 37, n % 11) for n in range(count)]
     return {
         "source": [f"How much is {a} and {b}?" for a, b in numbers],
@@ -65,7 +65,7 @@ def main() -> None:
         eos_token_id=tokenizer.eos_token_id,
     )  # fmt: skip
     model = T5ForConditionalGeneration(config)
-    # The same source says where canaries go and what they are scored after.
+    # The same source determines where canaries are inserted and after what they are scored.
     callback = ExposureCallback(canaries, strategy="end", source=SOURCE, references=1024, require_delivery=True)
     trainer = Seq2SeqTrainer(
         model=model,

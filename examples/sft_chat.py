@@ -40,7 +40,7 @@ CHAT_TEMPLATE = (
 
 
 def chats(count: int) -> list[dict[str, list[dict[str, str]]]]:
-    """Small sums, asked and answered."""
+    """Questions about small sums, with answers."""
     return [
         {
             "messages": [
@@ -53,7 +53,7 @@ def chats(count: int) -> list[dict[str, list[dict[str, str]]]]:
 
 
 def train_tokenizer(rows: list[dict[str, list[dict[str, str]]]]) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with one token for each digit, as Llama's and Gemma's, so that search works."""
+    """A byte-level BPE with one token per digit, like those of Llama and Gemma, so that search works."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -80,7 +80,7 @@ def main() -> None:
     tokenizer = train_tokenizer(rows)
     template = CanaryTemplate("Your card number is {number}.", number=Digits(9))
     canaries = draw_canaries(template, repetitions={1: 4, 16: 2}, controls=16)
-    # The same object says where canaries go and where they are scored.
+    # The same object determines where canaries are inserted and where they are scored.
     context = CanaryContext(prompt=[{"role": "user", "content": "What is my card number?"}])
     dataset = insert_canaries(Dataset.from_list(rows), canaries, context=context)
 

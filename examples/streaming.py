@@ -50,10 +50,10 @@ def main() -> None:
         gen_kwargs={"shards": list(range(SHARDS)), "rows": arguments.rows},
         features=Features({"text": Value("string")}),
     )
-    # About how many rows there are spreads the canaries evenly; how many canaries there are does not depend on it.
+    # The approximate number of rows is used to spread the canaries evenly; it does not affect their number.
     stream = insert_canaries(stream, canaries, num_rows=arguments.rows)
     stream = stream.map(lambda row: {"input_ids": tokenizer(row["text"])["input_ids"]}, remove_columns=["text"])
-    # A stream is not read before training begins, unless asked for. Here it is short enough to be read whole.
+    # A stream is not read before training unless this is requested. This one is short enough to be read completely.
     total = arguments.rows + canaries.total_insertions
     delivery = check_delivery(stream, canaries, tokenizer, max_rows=total)
     arrived = sum(one.whole for one in delivery.canaries)

@@ -12,9 +12,9 @@ __all__ = ["CLOSER_LOOK"]
 
 _HEAD = """# A Closer Look at Memorization, reproduced
 
-Results of Arpit et al., "A Closer Look at Memorization in Deep Networks", ICML 2017 ([arXiv
-1706.05394](https://arxiv.org/abs/1706.05394)), and of measures within one training that a survey of memorization
-lists, measured again with `hf_exposure`, with one script per result in
+Results of Arpit et al., "A Closer Look at Memorization in Deep Networks", ICML 2017
+([arXiv 1706.05394](https://arxiv.org/abs/1706.05394)), and of measures within one training that a survey of
+memorization lists, measured again with `hf_exposure`, with one script per result in
 [examples/closer_look](../examples/closer_look). The aim is to reproduce the trends. The data are random parts of
 MNIST's training images, mostly a few thousand, and the networks have two hidden layers of rectified linear units, as
 in the paper's MNIST part. Both are smaller than the paper's, and training is SGD with momentum, where the paper has

@@ -33,7 +33,7 @@ Row = tuple[str, int]
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`each` canaries of every count; `characters` of text."""
+    """There are `each` canaries for every count, and `characters` characters of text."""
 
     characters: int
     each: int
@@ -49,7 +49,7 @@ SIZES = {
 
 
 class NextCharacter(nn.Module):
-    """The next character from the last ten: embeddings and one hidden layer (about 70,000 weights)."""
+    """Predicts the next character from the last ten: embeddings and one hidden layer (about 70,000 weights)."""
 
     def __init__(self, width: int = 256, entries: int = len(ALPHABET)) -> None:
         super().__init__()
@@ -90,7 +90,7 @@ class Train:
 
 
 def train_on(model: nn.Module, texts: list[str], steps: int) -> nn.Module:
-    """So many steps of Adam on batches of 256 characters, drawn from all texts."""
+    """Trains with Adam for `steps` steps on batches of 256 characters, drawn from all texts."""
     contexts, following = windows(np.concatenate([ids_of(text + "\n") for text in texts]))
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     for _ in range(steps):
@@ -102,14 +102,14 @@ def train_on(model: nn.Module, texts: list[str], steps: int) -> nn.Module:
 
 
 def mean_bits(model: nn.Module, texts: list[str]) -> float:
-    """Bits a character, the mean over all characters of some texts."""
+    """Bits per character, averaged over all characters of the texts."""
     contexts, following = windows(np.concatenate([ids_of(text + "\n") for text in texts]))
     with torch.no_grad():
         return float(nn.functional.cross_entropy(model(contexts), following)) / float(np.log(2.0))
 
 
 def scores(model: nn.Module, rows: list[Row]) -> npt.NDArray[np.float64]:
-    """Exposure of canaries, mean log-probability of lines; both in bits, higher for what is better known."""
+    """Exposure of canaries and mean log-probability of lines, in bits, higher for rows that are better known."""
     costs = _costs_of_codes(model)
     codes = [int(text[len(PREFIX) : len(PREFIX) + 4]) for text, _ in rows if text.startswith(PREFIX)]
     # Other canaries do not compete.
@@ -129,7 +129,7 @@ def scores(model: nn.Module, rows: list[Row]) -> npt.NDArray[np.float64]:
 
 
 def _correlations_with(exposures: npt.NDArray[np.float64], included: npt.NDArray[np.bool_]) -> list[float]:
-    """As `one_run_agreement`, with the mean exposure where it was included in the place of what inclusion caused."""
+    """Like `one_run_agreement`, but with the mean exposure of runs with the canary as the target."""
     found = []
     for run_number, had in enumerate(included):
         others = np.arange(len(included)) != run_number
@@ -140,7 +140,7 @@ def _correlations_with(exposures: npt.NDArray[np.float64], included: npt.NDArray
 
 
 def _costs_of_codes(model: nn.Module) -> npt.NDArray[np.float64]:
-    """Bits of each of the 10,000 codes after the prefix and of the full stop; the prefix is common to all."""
+    """Bits of each of the 10,000 codes with the full stop, after the prefix, which is the same for all."""
     codes = np.arange(10_000)
     digits = np.stack([codes // 10**place % 10 for place in (3, 2, 1, 0)], 1) + ALPHABET.index("0") + 1
     prefix = np.tile(ids_of("\n" + PREFIX), (len(codes), 1))
@@ -174,9 +174,8 @@ def run(options: Options) -> None:
     counts = np.array([canary.repetitions for canary in canaries])
     found, agreement = counterfactual_exposure(exposures, included), one_run_agreement(exposures, included)
     caused = found.caused.memorization_N
-    ceiling = (
-        np.log2(TEMPLATE.space_size - len(canaries) + 1) - 1e-9
-    )  # of the first rank; other canaries do not compete
+    # The exposure of the first rank; other canaries do not compete.
+    ceiling = np.log2(TEMPLATE.space_size - len(canaries) + 1) - 1e-9
     often = counts >= 8
     within = [one_run_agreement(exposures[:, counts == count], included[:, counts == count]) for count in size.counts]
     figures: dict[str, Any] = {

@@ -2,8 +2,8 @@
 
 python -m examples.many_trainings.deduplication --data TEXT_FILE --store FOLDER
 
-Some lines are in the data 24 times, most lines once. The network is trained for equally many steps on the original
-data and on the deduplicated data.
+Some lines are in the data 24 times, most lines once. The network is trained for the same number of steps on the
+original data and on the deduplicated data.
 """
 
 from __future__ import annotations

@@ -64,7 +64,7 @@ def run(options: Options) -> None:
 
 
 def _one_seed(options: Options, size: Size, seed: int) -> dict[str, Any]:
-    raw, classes, _ = draw_images(options.data, size.rows + size.tests, 80)  # the same images and labels for all seeds
+    raw, classes, _ = draw_images(options.data, size.rows + size.tests, 80)  # all seeds use the same images and labels
     pixels, labels = torch.as_tensor(half_size(raw)), torch.as_tensor(classes)
     rows, test = pixels[: size.rows], pixels[size.rows :]
     random = torch.as_tensor(np.random.default_rng(81).integers(10, size=size.rows))

@@ -3,8 +3,8 @@
 python -m examples.many_trainings.extraction --data TEXT_FILE --store FOLDER
 
 Lines are in the data 1 to 16 times. A line is extracted by a context of c characters if the model's top predictions
-after it are the line's next 12 characters. The deduplicated data have each line once, and training takes as many
-steps.
+after it are the line's next 12 characters. The deduplicated data have each line once, and training takes the same
+number of steps.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LENGTH = 12
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`each` lines of every repetition count; `more` lines for validation."""
+    """There are `each` lines for every repetition count, and `more` lines for validation."""
 
     each: int
     more: int
@@ -43,7 +43,7 @@ SIZES = {
 
 
 def extracted(model: nn.Module, line: str, context: int) -> bool:
-    """Whether the line's own characters follow its first `CONTEXT`, of which the model is shown the last `context`."""
+    """Whether the model continues the line after its first `CONTEXT` characters, given the last `context` of them."""
     shown = ids_of(line)[CONTEXT - context : CONTEXT]
     wanted = ids_of(line)[CONTEXT : CONTEXT + LENGTH] - 1
     seen = np.concatenate([np.zeros(CONTEXT, dtype=np.int64), shown])
@@ -94,7 +94,7 @@ def _one_seed(lines: list[str], size: Size, seed: int) -> dict[str, Any]:
 
 
 def _shares(model: nn.Module, lines: list[str], count: Any) -> list[list[float]]:
-    """(repetitions, contexts) shares of the lines that are extracted."""
+    """(repetitions, contexts) the shares of lines that are extracted."""
     hits = np.array([[extracted(model, line, context) for context in CONTEXTS] for line in lines], dtype=np.float64)
     return [hits[count == times].mean(0).tolist() for times in REPETITIONS]
 

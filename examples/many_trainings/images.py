@@ -31,7 +31,7 @@ Images = tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`rows` of training images, `tests` of others; `targets` models attacked; `seeds` of each removal."""
+    """`rows` training and `tests` test images; `targets` attacked models; `seeds` seeds for each removal of rows."""
 
     rows: int
     tests: int
@@ -53,7 +53,7 @@ SIZES = {
 
 @dataclass(frozen=True)
 class Train:
-    """One hidden layer, SGD with momentum. The seed is that of the run."""
+    """Trains one hidden layer by SGD with momentum. The seed is that of the run."""
 
     epochs: int
     width: int
@@ -71,7 +71,7 @@ class Train:
 
 
 def logits_of_label(model: nn.Module, images: Images) -> npt.NDArray[np.float64]:
-    """log(p / (1 - p)) of the probability of each label: above 0 where it is above a half."""
+    """log(p / (1 - p)) of the probability p of each label: positive if p is above one half."""
     labels = torch.as_tensor(images[1])[:, None]
     with torch.no_grad():
         logits = model(torch.as_tensor(images[0])).double()
@@ -81,7 +81,7 @@ def logits_of_label(model: nn.Module, images: Images) -> npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Drawn:
-    """What the images study is about: rows with some wrong labels, a test set, images of neither."""
+    """The data of the study: rows with some wrong labels, a test set, and images that are in neither."""
 
     rows: Images
     test: Images
@@ -109,7 +109,7 @@ def draw(options: Options) -> Drawn:
 
 
 def train_store(options: Options, models: int | None = None) -> tuple[SubsetRuns, str]:
-    """The runs of the study, all of them or the first ones, and the name of the data."""
+    """All runs of the study, or the first `models` runs, and the name of the data."""
     size, drawn = SIZES[options.size], draw(options)
     masks = draw_subsets(size.rows, size.models)
     train, score = Train(size.epochs, size.width), logits_of_label
@@ -157,7 +157,7 @@ def run(options: Options) -> None:
 def _typicality(
     train: Train, other: Images, rows: Images, clean: npt.NDArray[np.bool_], memorization: Any, seeds: int
 ) -> float:
-    """Rank correlation, over clean rows, of memorization with the mean logit under networks of other images."""
+    """Rank correlation, over clean rows, of memorization and the mean logit under networks trained on other images."""
     looks = []
     for seed in range(min(seeds, 5)):
         torch.manual_seed(10_000 + seed)
@@ -185,7 +185,7 @@ def _removal(
 
 
 def _attacks(scores: npt.NDArray[np.float64], included: npt.NDArray[np.bool_], targets: int) -> dict[str, Any]:
-    """True-positive rates of attacks on the first models in turn, all other models being shadow models."""
+    """True-positive rates of attacks on each of the first models, with all other models as shadow models."""
     found: dict[str, list[float]] = {}
     coins = np.random.default_rng(3).random(included.shape) < 0.5
     for target in range(targets):
@@ -204,7 +204,7 @@ def _attacks(scores: npt.NDArray[np.float64], included: npt.NDArray[np.bool_], t
             "null": (lira(scores[others], coins[others], scores[target]), coins[target]),
         }
         for name, (ratio, members) in ratios.items():
-            defined = ~np.isnan(ratio)  # all but rows that few models had, in the smallest size
+            defined = ~np.isnan(ratio)  # in the smallest size, rows that few models had are undefined
             ratio, members = ratio[defined], members[defined]
             for fpr, tag in ((0.01, "1"), (0.001, "01")):
                 rate = tpr_at_fpr(ratio[members], ratio[~members], fpr).rate

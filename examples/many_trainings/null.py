@@ -1,9 +1,9 @@
-"""LiRA with random membership labels: its true-positive rate must be that of chance.
+"""LiRA with random membership labels: its true-positive rate must be at chance level.
 
 python -m examples.many_trainings.null --data FOLDER_OF_MNIST --store FOLDER
 
-The models are the first ones of `images`, from a store of that study. New coins are drawn for all models, and are
-passed to LiRA as membership. Its rates then have a known distribution (`chance_tpr`).
+The models are the first ones of the study `images`, from its store. New coins are drawn for all models and passed to
+LiRA as membership. Its rates then have a known distribution (`chance_tpr`).
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ def run(options: Options) -> None:
 def _rates(
     scores: npt.NDArray[np.float64], coins: npt.NDArray[np.bool_], targets: int
 ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], list[tuple[int, int]]]:
-    """(targets, 2) rates at 1 % and 5 %, their means by chance, and the members and controls of each target."""
+    """(targets, 2) rates at 1 % and 5 %, their means at chance level, and the members and controls of each target."""
     rates, means, counts = [], [], []
     for target in range(targets):
         others = np.arange(len(scores)) != target
         ratio = lira(scores[others], coins[others], scores[target])
-        defined = ~np.isnan(ratio)  # all but rows that few models had, in the smallest size
+        defined = ~np.isnan(ratio)  # in the smallest size, rows that few models had are undefined
         members, controls = ratio[defined & coins[target]], ratio[defined & ~coins[target]]
         levels = (0.01, 0.05) if len(controls) >= 100 else (0.1, 0.2)
         rates.append([tpr_at_fpr(members, controls, level).rate for level in levels])
@@ -58,12 +58,12 @@ def _rates(
 
 
 def _mean_range(counts: list[tuple[int, int]]) -> tuple[float, float]:
-    """Central 95 % of the mean of independent rates at 1 %, each with its own exact law, by 20,000 draws."""
+    """Central 95 % of the mean of independent rates at 1 %, each with its exact distribution, from 20,000 draws."""
     generator = np.random.default_rng(31)
     total = np.zeros(20_000)
     for members, controls in counts:
         allowed = int(0.01 * controls + 1e-9)
-        # The place of the first control that must stay out, among uniform scores, is a beta law.
+        # Among uniform scores, the first control that must be excluded has a beta distribution.
         above = generator.beta(allowed + 1, controls - allowed, size=len(total))
         total += generator.binomial(members, above) / members
     low, high = np.quantile(total / len(counts), [0.025, 0.975])

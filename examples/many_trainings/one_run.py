@@ -3,8 +3,8 @@
 python -m examples.many_trainings.one_run --data TEXT_FILE --store FOLDER
 
 Below the maximum exposure (log2 of the space), canaries with equal counts may differ consistently: some codes are
-easier than others. The consistent share of their variance is the information of one run about a canary beyond its
-count.
+easier than others. The consistent share of their variance is the information that one run has about a canary beyond
+its count.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def exposures(model: nn.Module, canaries: CanarySet) -> npt.NDArray[np.float64]:
 def run(options: Options) -> None:
     size, watch = SIZES[options.size], Stopwatch()
     lines, name = draw_lines(options.data, size.lines)
-    # Drawn once: a set that is drawn again, by the same seed even, has other ids and is another set to the store.
+    # The set is drawn once: if it were drawn again, even with the same seed, it would have other ids, so the store
+    # would treat it as another set.
     file = options.store / "canaries.json"
     if not file.exists():
         options.store.mkdir(parents=True, exist_ok=True)
@@ -72,7 +73,7 @@ def run(options: Options) -> None:
     found = runs.counterfactual()
     caused, counts = found.caused.memorization_N, runs.repetitions_C
     whole = runs.reliability()
-    # What one run says by its own controls, less what many runs say, for each count and run.
+    # For each run: what inclusion caused according to its own controls, minus what it caused according to all runs.
     by_controls = []
     for run_number in range(len(runs.exposures_MC)):
         had = runs.included_MC[run_number]

@@ -3,8 +3,8 @@
 python -m examples.many_trainings.onion --data FOLDER_OF_MNIST --store FOLDER
 
 There are three stores of training runs on random halves. The first determines which rows are memorized most; the
-second omits this layer, and the third omits equally many random rows. The next layer's rows are in both, so their
-memorization is compared between two stores that were not used to select them.
+second omits this layer, and the third omits the same number of random rows. The next layer's rows are in both, so
+their memorization is compared between two stores that were not used to select them.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def _memorization(options: Options, size: Size, kind: str, rows: Images) -> npt.
 
 
 def train_all(options: Options, store: Path, train: Train, rows: Images, models: int, seed: int) -> SubsetRuns:
-    """A store of so many trainings on random halves of the rows, all of them finished."""
+    """Trains `models` models on random halves of the rows, and returns the runs, all of them finished."""
     masks = draw_subsets(len(rows[1]), models)
     runs = run_subsets(train, rows, masks, store=store, score=logits_of_label, seed=seed, n_jobs=options.jobs)
     if runs.missing or runs.diverged:

@@ -3,9 +3,9 @@
 python -m examples.many_trainings.onion_attack --data FOLDER_OF_MNIST --store FOLDER
 
 For each of several draws of rows there are three sets of trainings on random halves: of all rows, of the rows without
-the most vulnerable ones, and of the rows without as many random ones. Only rows that are in all three are attacked.
-Half of the models of all rows choose who is vulnerable, and the other half are attacked: figures that also chose the
-rows would be too high for those that were removed and too low for the others.
+the most vulnerable ones, and of the rows without the same number of random ones. Only rows that are in all three are
+attacked. Of the models trained on all rows, one half determines which rows are vulnerable and the other half is
+attacked. If the same models did both, the figures would be too high for the removed rows and too low for the others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LEVELS = {"1": 0.01, "01": 0.001}
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """`models` attacked in each set; `layer` rows are removed."""
+    """`models` models are attacked in each set; `layer` rows are removed."""
 
     draws: int
     rows: int
@@ -81,15 +81,15 @@ def _one_draw(
 
 
 def _attack(scores: npt.NDArray[np.float64], included: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """True-positive rates of online LiRA, over all models in turn, with one threshold for all of them."""
+    """True-positive rates of online LiRA on each model, with one threshold for all models."""
     ratios = lira_leave_one_out(scores, included)
-    defined = ~np.isnan(ratios)  # all but rows that few models had, in the smallest size
+    defined = ~np.isnan(ratios)  # in the smallest size, rows that few models had are undefined
     members, controls = ratios[defined & included], ratios[defined & ~included]
     return {f"tpr_{tag}": tpr_at_fpr(members, controls, level).rate for tag, level in LEVELS.items()}
 
 
 def _vulnerability(scores: npt.NDArray[np.float64], included: npt.NDArray[np.bool_]) -> npt.NDArray[np.float64]:
-    """How far apart the scores with and without each row are, in standard deviations: |m1 - m0| / (s1 + s0)."""
+    """The distance between the scores with and without each row, in standard deviations: |m1 - m0| / (s1 + s0)."""
     sides = [np.where(side, scores, np.nan) for side in (included, ~included)]
     (with_row, without_row), (s1, s0) = (np.nanmean(sides, axis=1), np.nanstd(sides, axis=1))
     distance: npt.NDArray[np.float64] = np.abs(with_row - without_row) / (s1 + s0)

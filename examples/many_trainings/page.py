@@ -59,7 +59,7 @@ _SETTINGS = {
 
 
 def with_results(page: str) -> str:
-    """The page with a table of every study whose rules are there: what was stored, or "not run"."""
+    """The page with a table for every study that has rules; studies without a stored result are "not run"."""
     before, rest = page.split(_BEGIN)
     return before + _BEGIN + "\n".join(map(_study, sorted(RESULTS.glob("*.toml")))) + rest[rest.index(_END) :]
 

@@ -41,7 +41,7 @@ LOOKS = (0, 1, 2, 5, 10, 20, 40, 60)
 
 
 def network(inputs: int, width: int) -> nn.Sequential:
-    """Two hidden layers."""
+    """A network with two hidden layers."""
     return nn.Sequential(
         nn.Linear(inputs, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(), nn.Linear(width, 10)
     )  # fmt: skip
@@ -65,7 +65,7 @@ def accuracy(model: nn.Module, pixels: torch.Tensor, labels: torch.Tensor) -> fl
 
 
 def half_size(pixels: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """Images of 28 by 28 pixels as means of 2 by 2; others as they are."""
+    """Images of 28 by 28 pixels as means of 2 by 2 pixels; other images unchanged."""
     if pixels.shape[1] != 784:
         return pixels
     return pixels.reshape(-1, 14, 2, 14, 2).mean((2, 4)).reshape(-1, 196)

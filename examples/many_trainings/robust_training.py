@@ -39,7 +39,7 @@ SIZES = {
 
 
 class Network(nn.Module):
-    """One hidden layer."""
+    """A network with one hidden layer."""
 
     def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
@@ -53,7 +53,7 @@ class Network(nn.Module):
 
 
 class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-    """Images with the labels that are given, and their numbers."""
+    """Images with the given labels, and their row numbers."""
 
     def __init__(self, pixels: npt.NDArray[np.float32], labels: npt.NDArray[np.int64]) -> None:
         self.pixels, self.labels = torch.as_tensor(pixels), torch.as_tensor(labels)

@@ -24,14 +24,14 @@ __all__ = ["Options", "draw_images", "draw_lines", "each_seed", "parse_options",
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """As given on the command line.
+    """The options given on the command line.
 
     Attributes:
-        size: "smallest" takes seconds and shows that the script runs; "small" minutes on one core.
-        data: a folder with MNIST's files, or a text file; made-up data without it.
-        store: folder of the runs, with which a killed study goes on.
-        out: folder of the result's JSON.
-        jobs: runs side by side.
+        size: "smallest" takes seconds and shows that the script runs; "small" takes minutes on one core.
+        data: a folder with MNIST's files, or a text file; synthetic data if it is not given.
+        store: folder of the runs, from which an interrupted study continues.
+        out: folder for the result's JSON.
+        jobs: number of parallel runs.
     """
 
     size: str
@@ -42,12 +42,14 @@ class Options:
 
 
 def parse_options(description: str, arguments: list[str] | None = None) -> Options:
-    """From `arguments`, or those of the process."""
+    """Parses `arguments`, or those of the process."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--size", choices=("smallest", "small"), default="small")
-    parser.add_argument("--data", type=Path, help="MNIST's folder in IDX format, or a text file; made up unless given")
+    parser.add_argument(
+        "--data", type=Path, help="folder with MNIST in IDX format, or a text file (default: synthetic data)"
+    )
     parser.add_argument("--store", type=Path, required=True, help="folder of the runs")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result's JSON")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the result's JSON")
     parser.add_argument("--jobs", type=int, default=1)
     return Options(**vars(parser.parse_args(arguments)))
 
@@ -67,19 +69,19 @@ def draw_images(
 
 
 def draw_lines(file: Path | None, count: int, least: int = 30) -> tuple[list[str], str]:
-    """The first `count` lines of a text that have at least `least` characters, of 60 at most; and its name."""
+    """The first `count` lines with at least `least` characters, cut to 60 characters, and the name of the text."""
     if file is None:
         words = np.random.default_rng(0).choice(["on", "a", "red", "hill", "they", "sat", "by", "sea"], (count, 14))
         return [" ".join(row)[:60] for row in words], "made up"
     lines = [line.strip().lower()[:60].strip() for line in file.read_text(encoding="utf-8").splitlines()]
     chosen = [line for line in dict.fromkeys(lines) if len(line) >= least][:count]
     if len(chosen) < count:
-        raise SystemExit(f"{file} has {len(chosen)} lines of {least} characters, {count} are needed")
+        raise SystemExit(f"{file} has {len(chosen)} lines of at least {least} characters; {count} are needed")
     return chosen, file.name
 
 
 def each_seed(options: Options, seeds: int, one: Callable[[int], dict[str, Any]]) -> list[dict[str, Any]]:
-    """What `one` finds for each seed; each is stored as it comes, so that a study that was killed goes on."""
+    """The results of `one` for each seed. Each is stored at once, so an interrupted study can continue."""
     options.store.mkdir(parents=True, exist_ok=True)
     found = []
     for seed in range(seeds):
@@ -100,7 +102,7 @@ def write_result(
     figures: dict[str, Any],
     cost: dict[str, float],
 ) -> None:
-    """Writes `{name}.json` and prints what the rules in `results/{name}.toml` make of it."""
+    """Writes `{name}.json` and prints whether the rules in `results/{name}.toml` hold."""
     record = {
         "result": name,
         "size": options.size,

@@ -30,7 +30,7 @@ class Size:
     lines: int
     epochs: int
     seeds: int
-    equal_steps: bool = False  # batches of as much text, whatever the vocabulary, instead of 256 units
+    equal_steps: bool = False  # batches of equal amounts of text for all vocabularies, instead of 256 units
 
 
 SIZES = {"smallest": Size(lines=20, epochs=1, seeds=2), "small": Size(lines=150, epochs=8, seeds=5)}

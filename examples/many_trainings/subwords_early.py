@@ -2,8 +2,8 @@
 
 python -m examples.many_trainings.subwords_early --data TEXT_FILE --store FOLDER
 
-With eight epochs over 150 lines, the loss attack identified all lines with any vocabulary. Here, batches have equally
-much text with each vocabulary, so the numbers of steps are equal.
+With eight epochs over 150 lines, the loss attack identified all lines with any vocabulary. Here, batches have the same
+amount of text with each vocabulary, so the numbers of steps are equal.
 """
 
 from __future__ import annotations

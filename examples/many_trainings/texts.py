@@ -62,7 +62,7 @@ def run(options: Options) -> None:
 
 
 def draw_kinds(options: Options, size: Size) -> tuple[dict[str, list[str]], str]:
-    """{kind: its texts}, and the name of the data."""
+    """The texts of each kind, and the name of the data."""
     lines, name = draw_lines(options.data, size.lines + size.families)
     generator = np.random.default_rng(0)
     kinds = {"ordinary": lines[: size.lines], "near_duplicates": [], "unusual": []}
@@ -78,7 +78,7 @@ def draw_kinds(options: Options, size: Size) -> tuple[dict[str, list[str]], str]
 
 
 def figures_of(runs: SubsetRuns, kinds: dict[str, list[str]]) -> dict[str, Any]:
-    """What the rules are about; the rows are those of the kinds, one kind after the other."""
+    """The figures that the rules use; the rows are ordered by kind."""
     if runs.missing or runs.diverged:
         raise SystemExit(f"missing runs {runs.missing[:5]}, diverged {dict(runs.diverged)}")
     place_of = np.repeat([*kinds], [len(texts) for texts in kinds.values()])

@@ -1,4 +1,4 @@
-"""The study of `texts` with a small transformer, by the engine's own parts: `TrainerRecipe` and `TextScore`.
+"""The study `texts` with a small transformer, using `TrainerRecipe` and `TextScore` of this package.
 
 python -m examples.many_trainings.texts_transformer --data TEXT_FILE --store FOLDER
 

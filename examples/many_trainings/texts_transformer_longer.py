@@ -1,4 +1,4 @@
-"""The study of `texts_transformer` with twice the epochs, so that rows of random characters are learned too.
+"""The study `texts_transformer` with twice the epochs, so that rows of random characters are learned too.
 
 python -m examples.many_trainings.texts_transformer_longer --data TEXT_FILE --store FOLDER
 """

@@ -100,6 +100,7 @@ from hf_exposure.estimators.similarity import (
     probe_change,
     svcca,
 )
+from hf_exposure.estimators.skew_normal import FitJudgement as FitJudgement  # the old name, not in `__all__`
 from hf_exposure.estimators.skew_normal import (
     FitJudgment,
     SkewNormalFit,
@@ -108,7 +109,6 @@ from hf_exposure.estimators.skew_normal import (
     log_cdf,
     skew_normal_exposure,
 )
-from hf_exposure.estimators.skew_normal import FitJudgement as FitJudgement  # the old name, not in `__all__`
 
 __all__ = [
     "ChanceRate",
