@@ -24,7 +24,7 @@ The rules:
 - share_at_least, share_at_most: of all numbers a `share` or more is at least, at most `than`;
 - interval_holds: two numbers, the ends of an interval, which contains `than`.
 
-A rule has a power, the smallest effect that so many models can show. `Power` computes it before any run, from the
+The power of a rule is the smallest effect that a number of models can show. It is computed before any run, from the
 scatter of single models.
 """
 
@@ -64,13 +64,13 @@ RULES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Checked:
-    """A claim, and what it comes to on figures.
+    """A claim, and the result of checking it on figures.
 
     Attributes:
         words: the claim as written.
-        values: the numbers that it is about; none where the figures lack them, or where it is not tested.
-        spread: (mean, low, high): the interval for rules on the mean, else the least and the greatest number.
-        holds: None where it is not tested.
+        values: the numbers that it is about; empty if the figures lack them, or if it is not tested.
+        spread: (mean, low, high): the interval for rules on the mean, otherwise the smallest and the largest number.
+        holds: None if it is not tested.
     """
 
     words: Mapping[str, Any]
@@ -87,7 +87,7 @@ def numbers_at(figures: Any, path: str) -> list[float]:
     """All numbers at `path`, in order; NaN for null.
 
     Raises:
-        KeyError, IndexError: the figures have no such place.
+        KeyError, IndexError: the figures have nothing at this path.
 
     Example:
         >>> numbers_at({"runs": [{"bits": 1.0, "width": 8}, {"bits": 2.0, "width": 16}]}, "runs.*.bits")
@@ -110,7 +110,7 @@ def numbers_at(figures: Any, path: str) -> list[float]:
 
 
 def interval(numbers: Any) -> tuple[float, float, float]:
-    """(mean, low, high): the 95 % t-interval of the mean of independent numbers; NaN where there are too few."""
+    """(mean, low, high): the 95 % t-interval of the mean of independent numbers; NaN if there are too few."""
     values_N = np.asarray(numbers, dtype=np.float64)
     if not values_N.size:
         return math.nan, math.nan, math.nan
@@ -122,7 +122,7 @@ def interval(numbers: Any) -> tuple[float, float, float]:
 
 
 def check_claim(words: Mapping[str, Any], figures: Mapping[str, Any]) -> Checked:
-    """The claim on these figures. A claim on no number, or on one that is NaN, does not hold.
+    """Checks the claim on these figures. A claim without numbers, or with a NaN, does not hold.
 
     Example:
         >>> words = {"source": "ours", "sentence": "", "rule": "all_at_most", "numbers": "ranks.*", "than": 1}
@@ -160,10 +160,10 @@ def check_claim(words: Mapping[str, Any], figures: Mapping[str, Any]) -> Checked
 
 
 def verdict(checked: Sequence[Checked]) -> str:
-    """What the paper's claims come to; ours decide nothing.
+    """The verdict on the paper's claims; our claims do not affect it.
 
     "holds": all of them were tested and hold. "holds in part": all that were tested hold. "differs": one does not.
-    "not tested": none was tested. "ours alone": there is none.
+    "not tested": none was tested. "ours alone": the paper has no claim here.
     """
     found = [one.holds for one in checked if one.is_the_papers]
     if not found:
@@ -177,10 +177,10 @@ def verdict(checked: Sequence[Checked]) -> str:
 
 
 def detectable_difference(sd: float, models: int, power: float = 0.8, level: float = 0.95) -> float:
-    """The mean difference that a two-sided t-test of `models` independent differences shows with this power.
+    """The mean difference that a two-sided t-test of `models` independent differences detects with this power.
 
     Args:
-        sd: standard deviation of one difference, in any unit; the answer has the same.
+        sd: standard deviation of one difference, in any unit; the result has the same unit.
 
     Example:
         >>> round(detectable_difference(1.0, 10), 2)
@@ -197,7 +197,7 @@ def detectable_difference(sd: float, models: int, power: float = 0.8, level: flo
 
 
 def share_power(models: int, share: float, true_share: float) -> float:
-    """The probability that a rule "a `share` or more of `models`" is met where each model meets it with `true_share`.
+    """The probability that "a `share` or more of `models`" holds if each model meets it with chance `true_share`.
 
     Example:
         >>> round(share_power(10, 0.8, 0.95), 3), round(share_power(10, 0.8, 0.5), 3)

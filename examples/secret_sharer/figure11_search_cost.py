@@ -2,7 +2,7 @@
 
 Training is stopped at every other epoch. The paper's search is Dijkstra's algorithm: one prefix per call, the cheapest
 first. This package's search returns the certified rank and evaluates many prefixes per call. Both must expand every
-prefix that costs less than the canary.
+prefix with a lower cost than the canary.
 """
 
 from __future__ import annotations
@@ -53,9 +53,9 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
 
 
 def search_both_ways(model: Any, corpus: Corpus, canary: Canary, settings: dict[str, Any]) -> dict[str, float] | None:
-    """The cost of both searches for one canary; None where ours does not end within its budget.
+    """The cost of both searches for one canary; None if ours does not end within its budget.
 
-    The paper's is left out (NaN) where it would take more calls of the model than its own budget allows.
+    The paper's search is left out (NaN) if it would need more calls of the model than its own budget allows.
     """
     template = canary.template
     ours = rank_bounds(model, corpus.tokenizer, canary.text, template, max_expansions=settings["budget"])
@@ -71,7 +71,7 @@ def search_both_ways(model: Any, corpus: Corpus, canary: Canary, settings: dict[
     }
     if ours.expansions > settings["paper_budget"]:
         return point | dict.fromkeys(("paper_expansions", "paper_calls", "paper_seconds"), math.nan)
-    # Dijkstra's search has found the canary once it has as many texts as the canary's rank.
+    # Dijkstra's search has found the canary once the number of texts it found equals the canary's rank.
     paper = extract(model, corpus.tokenizer, template, top_k=ours.high, unbatched=True)
     return point | {
         "paper_expansions": paper.expansions,
@@ -101,7 +101,7 @@ def run(options: Options) -> None:
 
 
 def summary(points: list[dict[str, Any]], digits: int) -> dict[str, float]:
-    """One seed's slope of log2(prefixes) on exposure, and its means; NaN where it has no such search."""
+    """One seed's slope of log2(prefixes) on exposure, and its means; NaN if it has no such search."""
     exposures, costs = [p["exposure"] for p in points], np.log2([p["expansions"] for p in points])
     both = [math.log2(p["paper_calls"] / p["calls"]) for p in points if math.isfinite(p["paper_calls"])]
     near = [p["expansions"] for p in points if p["below_top"] <= NEAR_TOP_BITS]

@@ -35,7 +35,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 TRAINING: dict[str, Any] = {"batch_size": 16, "learning_rate": 6e-3}
-# The paper's: none comes out below, all do above.
+# In the paper, no canary below and every canary above is extracted.
 NEVER_BELOW, ALWAYS_ABOVE = 31.0, 33.0
 
 
@@ -72,7 +72,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
 
 
 def comes_out_first(model: Any, corpus: Corpus, canary: Canary, canaries: CanarySet, budget: int) -> int | None:
-    """1 where no number but another canary is likelier, 0 where some is, None where the budget leaves it open."""
+    """1 if no number except other canaries is likelier, 0 if one is, None if the budget does not suffice to tell."""
     others = [other.text for other in canaries.inserted if other != canary]
     bounds = rank_bounds(model, corpus.tokenizer, canary.text, TEMPLATE, max_expansions=budget, exclude=others)
     if bounds.high == 1:
@@ -101,7 +101,7 @@ def run(options: Options) -> None:
 
 
 def summary(points: list[dict[str, Any]]) -> dict[str, float]:
-    """How well exposure tells extraction; NaN where there is nothing to tell apart."""
+    """How well exposure predicts extraction; NaN if all canaries have the same outcome."""
     out = np.array([point["exposure"] for point in points if point["extracted"]])
     kept = np.array([point["exposure"] for point in points if not point["extracted"]])
     above = [point["extracted"] for point in points if point["exposure"] > ALWAYS_ABOVE]
@@ -128,7 +128,7 @@ def page_table(points: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def page_plot(points: list[dict[str, Any]]) -> dict[str, Any]:
-    # Jitter that is no chance, so that equal points can be told apart.
+    # Deterministic jitter, so that equal points can be distinguished.
     series = [
         {
             "name": name,

@@ -47,7 +47,7 @@ SIZES: dict[str, dict[str, Any]] = {
 
 
 def one_run(corpus: Corpus, settings: dict[str, Any], name: str, seed: int) -> dict[str, Any]:
-    """Train by one strategy until the target, then measure every canary."""
+    """Trains by one strategy until the target loss, then measures every canary."""
     strategy = STRATEGIES[name]
     canaries = draw_canaries(TEMPLATE, dict.fromkeys(settings["repetitions"], settings["each"]), controls=8, seed=seed)
     torch.manual_seed(seed)
@@ -92,7 +92,7 @@ def run(options: Options) -> None:
 
 
 def pair(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
-    """The two strategies at one seed, which are given the same canaries at the same places."""
+    """The two strategies at one seed, with the same canaries at the same positions."""
     first, second = (next(r for r in runs if r["strategy"] == name and r["seed"] == seed) for name in STRATEGIES)
     differences = []
     for each in (first, second):

@@ -25,7 +25,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {"characters": 250_000, "width": 268, "epochs": 12, "samples": 1_000_000, "seeds": [0, 1, 2, 3, 4]},
 }
 TEMPLATE = presets.random_number(9)
-# The test is taken at the paper's million samples and at fewer: it says when the difference starts to show.
+# The test uses the paper's million samples and fewer, to show from how many on the difference is detected.
 TESTED = (1_000, 10_000, 100_000, 1_000_000)
 BINS = 80
 
@@ -38,7 +38,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
     secret = canaries.inserted[0].text
     drawn = np.random.default_rng(seed).integers(TEMPLATE.space_size, size=settings["samples"]).tolist()
     texts = [secret, *(TEMPLATE.text_at(index) for index in drawn)]
-    # A recurrent model takes as many steps for many rows as for few.
+    # A recurrent model needs as many steps for many rows as for few.
     canary_bits, *others = log_perplexity(model, corpus.tokenizer, texts, max_batch_tokens=2**16).tolist()
     costs_N = np.asarray(others)
     fit = fit_skew_normal(costs_N)
@@ -59,7 +59,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
 
 
 def tested(fit: SkewNormalFit, costs_N: np.ndarray, count: int) -> dict[str, float]:
-    """The law of all samples against the first `count` of them."""
+    """The law fitted to all samples, tested on the first `count` of them."""
     ks = kstest(costs_N, skewnorm(fit.shape, fit.loc, fit.scale).cdf)
     judged = judge_fit(costs_N, fit)
     return {
@@ -112,16 +112,16 @@ def page_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 def page_plot(run: dict[str, Any]) -> dict[str, Any]:
     edges = np.asarray(run["edges"])
-    centres, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0])
-    law = skewnorm(run["shape"], run["loc"], run["scale"]).pdf(centres) * width
+    centers, width = (edges[1:] + edges[:-1]) / 2, float(edges[1] - edges[0])
+    law = skewnorm(run["shape"], run["loc"], run["scale"]).pdf(centers) * width
     shares = np.asarray(run["counts"]) / sum(run["counts"])
     return {
         "title": f"Log-perplexities of {sum(run['counts']):,} numbers and the skew-normal law (seed 0)",
         "x": "log-perplexity (bits)",
         "y": "share of the numbers",
         "series": [
-            {"name": "measured", "kind": "bars", "x": centres.tolist(), "y": shares.tolist(), "width": width},
-            {"name": "skew-normal", "x": centres.tolist(), "y": law.tolist()},
+            {"name": "measured", "kind": "bars", "x": centers.tolist(), "y": shares.tolist(), "width": width},
+            {"name": "skew-normal", "x": centers.tolist(), "y": law.tolist()},
         ],
         "lines": [{"x": run["canary_bits"], "label": "the canary"}],
     }

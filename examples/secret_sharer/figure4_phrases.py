@@ -30,7 +30,7 @@ SIZES: dict[str, dict[str, Any]] = {
     },
 }
 TEMPLATE = presets.smart_compose()
-# Short ones, so that a text of 400,000 characters has as many rows as the most frequent phrase.
+# Rows are short, so that a text of 400,000 characters has as many rows as the most frequent phrase.
 ROW_CHARACTERS, BATCH_ROWS = 35, 32
 
 
@@ -39,7 +39,7 @@ def run(options: Options) -> None:
     corpus, runs = options.corpus(settings["characters"], ROW_CHARACTERS), []
     counts = [count for plan in settings["plans"] for count in plan]
     for seed in settings["seeds"]:
-        # Ten thousand rows of one phrase would be most of what the model of the others reads.
+        # Ten thousand rows of one phrase would be most of the data of the model with the other phrases.
         trials = [one_model(corpus, settings, plan, seed) for plan in settings["plans"]]
         found = {count: values for trial in reversed(trials) for count, values in trial["exposures"].items()}
         means = {count: float(np.mean(values)) for count, values in found.items()}
@@ -72,7 +72,7 @@ def run(options: Options) -> None:
 
 
 def one_model(corpus: Corpus, settings: dict[str, Any], plan: dict[int, int], seed: int) -> dict[str, Any]:
-    """A model that read the text and the phrases of `plan` once; held-out phrases next to them."""
+    """Trains one epoch on the text and the phrases of `plan`, and measures these and held-out phrases."""
     trial = run_trial(
         corpus,
         {"phrase": draw_canaries(TEMPLATE, plan, controls=8, seed=seed)},

@@ -25,7 +25,8 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {"characters": 400_000, "models": 300, "widths": [64, 128, 256], "epochs": 20, "each": 2}
     | {"references": 4096},
 }
-# The mean over canaries of all three: one count alone would be at chance in one model and at the top in another.
+# The mean over canaries of all three counts: a single count would be at chance level in one model and at the
+# maximum in another.
 REPETITIONS, BLOCKS = (1, 2, 4), 4
 
 
@@ -80,7 +81,7 @@ def run(options: Options) -> None:
 
 
 def is_on_front(model: dict[str, Any], models: list[dict[str, Any]]) -> bool:
-    """Whether no other has both a lower loss and less exposure."""
+    """Whether no other model has both a lower loss and less exposure."""
     return not any(
         other["validation_bits"] < model["validation_bits"] and other["exposure"] < model["exposure"]
         for other in models
@@ -88,14 +89,14 @@ def is_on_front(model: dict[str, Any], models: list[dict[str, Any]]) -> bool:
 
 
 def correlations(models: list[dict[str, Any]]) -> list[float]:
-    """Of loss and exposure, in `BLOCKS` disjoint groups of models: independent numbers, for an interval."""
+    """Correlations of loss and exposure in `BLOCKS` disjoint groups of models, which are independent."""
     blocks = [models[start::BLOCKS] for start in range(BLOCKS)]
     pairs = [[(m["validation_bits"], m["exposure"]) for m in block] for block in blocks if len(block) > 2]
     return [float(spearmanr(*zip(*pair, strict=True)).statistic) for pair in pairs]
 
 
 def pearson(models: list[dict[str, Any]]) -> dict[str, Any]:
-    """Of perplexity (2 to the bits per character) and exposure, as in the paper, with its 95 % interval (Fisher)."""
+    """The correlation of perplexity (per character) and exposure, as in the paper, with its 95 % interval (Fisher)."""
     if len(models) < 4:
         return {}
     found = pearsonr([2.0 ** model["validation_bits"] for model in models], [model["exposure"] for model in models])
@@ -103,13 +104,13 @@ def pearson(models: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def best_model(models: list[dict[str, Any]]) -> dict[str, Any]:
-    """How far the model of the lowest loss is from the exposure of a canary that ranks first."""
+    """The maximum exposure minus that of the model with the lowest loss."""
     best = min(models, key=lambda model: model["validation_bits"])
     return {"best_model_below_top": TEMPLATE.log2_space_size - best["exposure"]}
 
 
 def spread_at_equal_loss(models: list[dict[str, Any]], apart: float = 0.1) -> list[float]:
-    """The largest difference in exposure between two models whose losses are at most `apart`."""
+    """The largest difference in exposure between two models whose losses differ by at most `apart`."""
     return [
         max(
             abs(a["exposure"] - b["exposure"])

@@ -25,7 +25,7 @@ from hf_exposure.measures import ExposureMeter
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What is trained; `repetitions` maps insertions to canaries of each model."""
+    """The training; `repetitions` maps insertions to numbers of canaries in each model."""
 
     pairs: int
     width: int
@@ -51,7 +51,7 @@ SIZES = {
         references=4096,
         seeds=5,
     ),
-    # The paper's has some 100,000 pairs, and one canary in each model.
+    # The paper has some 100,000 pairs, and one canary in each model.
     "full": Size(
         pairs=100_000,
         width=512,
@@ -102,7 +102,7 @@ def _run(size: Size, seed: int) -> dict[str, Any]:
 def train_pairs(
     model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pairs: Dataset, epochs: int, seed: int
 ) -> None:
-    """Teacher forcing on shuffled batches of 32 pairs."""
+    """Trains with teacher forcing on shuffled batches of 32 pairs."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     generator = torch.Generator().manual_seed(seed)
     sources, targets = (tokenizer(pairs[name][:], padding=True, return_tensors="pt") for name in ("source", "target"))
@@ -125,7 +125,7 @@ def train_pairs(
 def _exposures(
     model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, canaries: CanarySet, size: Size, seed: int
 ) -> dict[str, Any]:
-    """Of every canary: insertions, the paper's extrapolation, and what sampling says (at most log2 of references)."""
+    """For every canary: insertions, the paper's extrapolation, and the estimate from uniform references."""
     found: dict[str, Any] = {"canaries": []}
     reports = {}
     for method in ("skew_normal", "sample"):

@@ -25,13 +25,13 @@ SIZES: dict[str, dict[str, Any]] = {
     "full": {"characters": 400_000, "width": 268, "epochs": 3, "references": 4096, "seeds": [0, 1, 2, 3, 4]},
 }
 BATCH_ROWS, FIRST_ROWS = 8, 48
-# Without momentum: what a batch teaches, it teaches at once.
+# Without momentum, a batch has its whole effect at once.
 TRAINING: dict[str, Any] = {"optimizer": "sgd", "learning_rate": 5.0, "batch_size": BATCH_ROWS, "shuffle": False}
 
 
 def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, Any]:
     canaries = draw_canaries(TEMPLATE, {1: 1}, controls=0, seed=seed)
-    # Among the first rows, at a random place.
+    # At a random position among the first rows.
     first = insert_canaries(corpus.train.select(range(FIRST_ROWS)), canaries, seed=seed)
     rows = concatenate_datasets([first, corpus.train.select(range(FIRST_ROWS, len(corpus.train)))])["text"]
     canary_batch = list(rows).index(canaries.inserted[0].text) // BATCH_ROWS
@@ -52,7 +52,7 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
     training = Training(epochs=settings["epochs"], seed=seed, **TRAINING)
     train(model, encode_rows(corpus.tokenizer, rows), training, after_batch=look)
     batches = len(exposures) // settings["epochs"]
-    # From the second epoch on: in the first the model has not yet learned what a number is.
+    # From the second epoch on, since in the first one the model has not yet learned what a number is.
     at = [epoch * batches + canary_batch for epoch in range(1, settings["epochs"])]
     changes = [after - before for before, after in zip(exposures, exposures[1:], strict=False)]
     spikes = [changes[place - 1] for place in at]

@@ -77,7 +77,7 @@ def run(options: Options) -> None:
 
 
 def compared(run: dict[str, Any], epochs: int) -> dict[str, float]:
-    """Exposure at the lowest validation loss against its peak and the end; NaN where nothing comes after."""
+    """Exposure at the lowest validation loss compared with its maximum and the end; NaN if no epoch follows."""
     peak, at_best, best = max(run["exposures"]), run["exposure_at_best"], run["best_epoch"]
     after = (run["last_exposure"] - at_best) / (epochs - best) if best < epochs else math.nan
     return {

@@ -37,13 +37,21 @@ _VARYING = {
         "HR has me as {number}",
     ),
 }
-_TIMES = ((1, True), (2, True), (4, True), (8, True), (16, True), (4, False), (16, False))  # and: one context?
+_TIMES = (
+    (1, True),
+    (2, True),
+    (4, True),
+    (8, True),
+    (16, True),
+    (4, False),
+    (16, False),
+)  # and: same context?
 _DECOYS = ("call 713-555-{serial:04}", "order {wrong}", "Invoice 000-{pair:02}-{serial:04}", "see 9{pair:02}-12-3456")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Planted:
-    """A secret, how often it stands in the mailbox, and whether always behind the same words."""
+    """A secret, how often it occurs in the mailbox, and whether always after the same words."""
 
     kind: str
     number: str = field(repr=False)
@@ -53,17 +61,17 @@ class Planted:
 
 @dataclass(frozen=True, kw_only=True)
 class Mailbox:
-    """Messages, one a string, and the secrets among them."""
+    """Messages, one string each, and the secrets in them."""
 
     messages: tuple[str, ...] = field(repr=False)
     planted: tuple[Planted, ...]
 
 
 def make_mailbox(sentences: Sequence[str], messages: int = 1000, seed: int = 0) -> Mailbox:
-    """`messages` messages of a header, a sentence or two and sometimes a number: a secret, or a decoy in every sixth.
+    """Makes `messages` messages of a header, one or two sentences and sometimes a secret; every sixth has a decoy.
 
-    Seven secrets of each kind are planted: 1, 2, 4, 8 and 16 times behind the same words, 4 and 16 times behind
-    changing ones. Decoys look alike and are not valid: telephone numbers, order numbers, unissued ranges.
+    Seven secrets of each kind are planted: 1, 2, 4, 8 and 16 times after the same words, 4 and 16 times after
+    different words. Decoys look similar but are not valid: telephone numbers, order numbers, unissued ranges.
     """
     generator = random.Random(seed)
     planted = tuple(
@@ -82,7 +90,7 @@ def make_mailbox(sentences: Sequence[str], messages: int = 1000, seed: int = 0) 
 def _lines(secret: Planted, owner: str, generator: random.Random) -> list[str]:
     forms = _VARYING[secret.kind]
     first = generator.randrange(len(forms))
-    # In turn, so that no form is had twice before all were had once.
+    # Forms are used in turn, so that none is used twice before all were used once.
     chosen = [
         _SAME[secret.kind] if secret.one_context else forms[(first + at) % len(forms)] for at in range(secret.times)
     ]
@@ -107,6 +115,6 @@ def _number(kind: str, generator: random.Random) -> str:
 
 def _decoy(generator: random.Random) -> str:
     card = _number("card", generator)
-    wrong = card[:-1] + str((int(card[-1]) + 1) % 10)  # its check digit does not fit
+    wrong = card[:-1] + str((int(card[-1]) + 1) % 10)  # its check digit is wrong
     pair, serial = generator.randrange(100), generator.randrange(10_000)
     return generator.choice(_DECOYS).format(pair=pair, serial=serial, wrong=wrong)

@@ -1,4 +1,4 @@
-"""Trains models until they are as good as another, so that exposures are compared at equal utility."""
+"""Trains models until they are as good as another one, so that exposures are compared at equal utility."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ def train_to_loss(
     *,
     every: int = 5,
 ) -> dict[str, Any]:
-    """Trains until the held-out loss is at most `loss` bits per character, looked at every so many batches.
+    """Trains until the held-out loss, evaluated at regular intervals, is at most `loss` bits per character.
 
     Returns:
-        the batches that it took, the loss, and whether it came that low in `training.epochs`.
+        the number of batches, the loss, and whether the loss was reached within `training.epochs`.
     """
     state: dict[str, Any] = {"batches": 0, "reached": False}
 
@@ -47,7 +47,7 @@ def exposure_figures(
     references: int,
     seed: int,
 ) -> dict[str, Any]:
-    """The exposure of every inserted canary in bits, in the set's order, their mean, and that of the controls."""
+    """Exposures of the inserted canaries in bits, in the set's order, their mean, and the mean of the controls."""
     measured = measure_exposure(
         model,
         tokenizer,
@@ -66,7 +66,7 @@ def exposure_figures(
 
 
 def plot_at_equal_loss(title: str, by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    """Mean exposure against held-out loss: a point for each run, by what was done."""
+    """Mean exposure against held-out loss: a point for each run, with a series per setting."""
     series = []
     for name, runs in by_name.items():
         x, y = [run["test_loss"] for run in runs], [run["mean_exposure"] for run in runs]

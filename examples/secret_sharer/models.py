@@ -23,15 +23,15 @@ _HEADS = 4
 
 
 class CharacterConfig(PreTrainedConfig):
-    """A character model that is no transformer.
+    """A character model that is not a transformer.
 
     Args:
         architecture: "lstm", "gru", "cnn" or "wavenet".
         vocab_size: V.
-        hidden_size: H, of the embedding and of every layer.
-        num_hidden_layers: recurrent layers, convolutions, or WaveNet's stacks of dilations 1 to 16.
+        hidden_size: H, the width of the embedding and of every layer.
+        num_hidden_layers: number of recurrent layers, of convolutions, or of WaveNet's stacks of dilations 1 to 16.
         kernel_size: characters that one convolution of the CNN sees.
-        dropout: on the embedding and on the output of every layer, in training.
+        dropout: rate on the embedding and on the output of every layer, in training.
     """
 
     model_type = "secret_sharer_character"
@@ -56,7 +56,7 @@ class CharacterConfig(PreTrainedConfig):
 
 
 class CharacterModel(PreTrainedModel):
-    """Embedding, body, output layer: the body is chosen by `config.architecture`."""
+    """Embedding, body and output layer; `config.architecture` determines the body."""
 
     config_class = CharacterConfig
     base_model_prefix = "character"
@@ -70,7 +70,7 @@ class CharacterModel(PreTrainedModel):
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
-        """torch's own initial values: they suit these layers, and post_init would replace them."""
+        """Keeps torch's own initial values, which suit these layers; post_init would replace them."""
 
     def get_input_embeddings(self) -> nn.Module:
         return self.embedding
@@ -79,9 +79,9 @@ class CharacterModel(PreTrainedModel):
         return self.head
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor | None = None, **_: Any) -> CausalLMOutput:
-        """Logits (B, T, V), and the mean loss in nats where `labels` (B, T) are given; -100 marks what does not count.
+        """Logits (B, T, V), and the mean loss in nats if `labels` (B, T) are given; labels of -100 are ignored.
 
-        An attention mask is ignored: rows are padded on the right, and nothing looks ahead.
+        An attention mask is ignored, since rows are padded on the right and the model is causal.
         """
         logits_BTV = self.head(self.drop(self.body(self.drop(self.embedding(input_ids)))))
         loss = None
@@ -106,7 +106,7 @@ class Recurrent(nn.Module):
 
 
 class CausalConvolution(nn.Conv1d):
-    """A convolution over (B, H, T) that sees a position and those before it."""
+    """A convolution over (B, H, T) that sees each position and the ones before it."""
 
     def forward(self, hidden_BHT: torch.Tensor) -> torch.Tensor:
         before = (self.kernel_size[0] - 1) * self.dilation[0]
@@ -114,7 +114,7 @@ class CausalConvolution(nn.Conv1d):
 
 
 class Convolutional(nn.Module):
-    """Causal convolutions with ReLU, each added to what it was fed."""
+    """Causal convolutions with ReLU and residual connections."""
 
     def __init__(self, config: CharacterConfig) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class Convolutional(nn.Module):
 
 
 class WaveNet(nn.Module):
-    """Stacks of dilated, gated causal convolutions over two characters; what all of them pass on is added up.
+    """Stacks of dilated, gated causal convolutions over two characters, whose skip outputs are summed.
 
     Source: van den Oord et al. 2016, "WaveNet", Sections 2.1, 2.3 and 2.4.
     """
@@ -168,11 +168,11 @@ def make_model(
     dropout: float = 0.0,
     positions: int = 512,
 ) -> PreTrainedModel:
-    """A model with fresh weights, of the given width, or the widest of at most about `parameters` weights.
+    """A model with random weights: of the given width, or the widest with at most about `parameters` weights.
 
     Args:
         architecture: one of `ARCHITECTURES`; "transformer" is GPT-2.
-        positions: the longest text of the transformer; the others have no limit.
+        positions: maximum length of the transformer's texts; the others have no limit.
 
     Seed torch before the call: the weights are drawn here.
     """
@@ -188,7 +188,7 @@ def _build(
         return CharacterModel(
             CharacterConfig(architecture, vocab_size, width, num_hidden_layers=layers, dropout=dropout)
         )
-    # Tokens that GPT-2's config names by default are not in this vocabulary.
+    # The default special tokens of GPT-2's config are not in this vocabulary.
     no_specials = {"bos_token_id": None, "eos_token_id": None}
     drops = {"resid_pdrop": dropout, "embd_pdrop": dropout, "attn_pdrop": dropout}
     size = {"n_layer": layers, "n_embd": width, "n_head": _HEADS, "n_positions": positions}
@@ -196,7 +196,7 @@ def _build(
 
 
 def _widest(architecture: str, vocab_size: int, parameters: int, layers: int, positions: int) -> int:
-    """The largest width, a multiple of `_HEADS`, that keeps within `parameters`: the count grows with the width."""
+    """The largest width, a multiple of `_HEADS`, with at most `parameters` weights; the count grows with the width."""
     low, high = 1, 1024
     while low < high:
         middle = (low + high + 1) // 2

@@ -18,21 +18,21 @@ from hf_exposure import CanarySet, CanaryTemplate, Digits, LuhnDigits
 __all__ = ["NaturalSecret", "canary_sets", "find_secrets"]
 
 MOST_CONTEXT = 32  # characters before a secret that an attacker is assumed to know
-# No digit nor hyphen next to them: not the middle of something longer.
+# No digit or hyphen next to them, so that they are not part of something longer.
 _CARD = re.compile(r"(?<![\d-])\d{4}([ -]?)\d{4}\1\d{4}\1\d{4}(?![\d-])")
 _SOCIAL_SECURITY = re.compile(r"(?<![\d-])\d{3}-\d{2}-\d{4}(?![\d-])")
 
 
 @dataclass(frozen=True, kw_only=True)
 class NaturalSecret:
-    """A number that was found, all its places together.
+    """A number that was found, with all its occurrences.
 
     Attributes:
         kind: "card" or "social security".
-        written: the number as it stands in most of its places.
-        context: what stands before it there most often, on its line, at most 32 characters.
-        occurrences: places in all.
-        in_context: those with that context and that way of writing it.
+        written: the number as it is most often written.
+        context: the most frequent text before it on its line, at most 32 characters.
+        occurrences: total number of occurrences.
+        in_context: number of occurrences with this context and this way of writing it.
     """
 
     kind: str
@@ -43,7 +43,7 @@ class NaturalSecret:
 
     @property
     def template(self) -> CanaryTemplate:
-        """The context, and every number of the kind that could stand behind it, written the same way."""
+        """The context followed by any number of the kind, written the same way."""
         fixed = self.context.replace("{", "{{").replace("}", "}}")
         if self.kind == "card":
             separator = self.written[4] if len(self.written) > 16 else ""
@@ -82,9 +82,9 @@ def find_secrets(rows: Iterable[str]) -> list[NaturalSecret]:
 
 
 def canary_sets(secrets: Iterable[NaturalSecret], controls: int = 16, seed: int | None = None) -> list[CanarySet]:
-    """One set for each template among the secrets: those with one context are measured together, as `CanarySet` does.
+    """One set for each template among the secrets, since a `CanarySet` has a single template.
 
-    Controls are drawn from the rest of the space: that a text holds one of them is as likely as guessing a secret.
+    Controls are drawn from the rest of the space; that a text contains one is as unlikely as guessing a secret.
     """
     by_template: dict[tuple[str, str], list[NaturalSecret]] = {}
     for secret in secrets:
@@ -98,6 +98,6 @@ def canary_sets(secrets: Iterable[NaturalSecret], controls: int = 16, seed: int 
 
 
 def _context(before: str) -> str:
-    """The end of what stands before a secret: its own line, or where that is empty the line before."""
+    """The end of the line before a secret, or of the whole text before it if its line begins with it."""
     line = before.rsplit("\n", 1)[-1]
     return (line or before)[-MOST_CONTEXT:]

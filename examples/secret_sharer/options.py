@@ -17,12 +17,12 @@ Size = Literal["smallest", "small", "full"]
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """As given on the command line.
+    """The options given on the command line.
 
     Attributes:
-        size: "smallest" takes seconds and shows that the script runs, "small" minutes on two cores, "full" is the
-            largest that a script knows: nearer to the paper's, and still below it.
-        out: the folder where the result's JSON goes.
+        size: "smallest" takes seconds and shows that the script runs, "small" takes minutes on two cores; "full" is
+            the largest size of a script, closer to the paper's but still smaller.
+        out: the folder for the result's JSON.
     """
 
     size: Size
@@ -31,18 +31,22 @@ class Options:
     out: Path
 
     def corpus(self, characters: int, row_characters: int = 100) -> Corpus:
-        """The first `characters` of the text that was asked for."""
+        """The first `characters` characters of the requested text."""
         return load_corpus(self.text_file, self.dataset, characters=characters, row_characters=row_characters)
 
 
 def parse_options(description: str, arguments: list[str] | None = None) -> Options:
-    """From `arguments`, or those of the process."""
+    """Parses `arguments`, or those of the process."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--size", choices=("smallest", "small", "full"), default="small")
     parser.add_argument(
-        "--full", action="store_const", const="full", dest="size", help="the largest size, still below the paper's"
+        "--full",
+        action="store_const",
+        const="full",
+        dest="size",
+        help="largest size, still smaller than the paper's",
     )
-    parser.add_argument("--text-file", type=Path, help="any text; the reference that comes with Python unless given")
+    parser.add_argument("--text-file", type=Path, help="a text file (default: the reference that comes with Python)")
     parser.add_argument("--dataset", help="a folder or Hub id with a column named text")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the result's JSON")
     return Options(**vars(parser.parse_args(arguments)))

@@ -1,22 +1,22 @@
-"""Writes pages of results with plots, such as `docs/reproduction.md`, from the results of the scripts and the queue.
+"""Writes pages of results with plots, such as `docs/reproduction.md`, from the stored results of scripts and queue.
 
 A result is two files in `results/`: `{name}.json`, which its script writes, and `{name}.toml`:
 
     title = "Figure 8: ..."
     paper = "What the paper shows."
-    script = "figure8"                                  # where another result's script made this one too
+    script = "figure8"                                  # if another result's script also made this one
     canary_share = "one of 541 rows (0.2 %)"
-    not_comparable = "Why no verdict can be given."     # where that is so
-    remark = "What to make of it, and what was tried."
+    not_comparable = "Why no verdict can be given."     # only then
+    remark = "How to interpret it, and what was tried."
     [[claims]]                                          # as `examples.secret_sharer.claims` reads them
-    [paper_setting]                                     # the experiment in the paper's own setting, where there is one
+    [paper_setting]                                     # the experiment in the paper's own setting, if there is one
     experiment = "base"                                 # of paper_setting/experiments.toml
     design = "..."
     [[paper_setting.claims]]                            # on {"cells": {name: [models]}, "derived": {...}}
-    models = 10                                         # how many it is meant for
+    models = 10                                         # number of models needed
     scatter = 1.0                                       # guessed standard deviation of one number, for the power
 
-Claims are written before the models that they are about are trained. A verdict is computed from the paper's claims
+Claims are written before the corresponding models are trained. A verdict is computed from the paper's claims
 alone (`claims.verdict`). A result without a JSON file is listed as not run. `python -m examples.secret_sharer.page`
 
 Other packages of scripts have the same two files per result, and a `Package` with their locations.
@@ -52,34 +52,34 @@ _HEAD = """# The Secret Sharer, reproduced
 Every table, and every figure that shows a measurement of memorization (Figures 2, 6 and 10 are illustrations), of
 Carlini, Liu, Erlingsson, Kos and Song, "The Secret Sharer: Evaluating and Testing Unintended Memorization in Neural
 Networks", USENIX Security 2019 ([arXiv 1802.08232](https://arxiv.org/abs/1802.08232)), measured again with
-`hf_exposure`: one script a result in [examples/secret_sharer](../examples/secret_sharer). What this page says of the
-paper was compared with its text. Numbers of tables, figures and sections are those of that version; the first version
-of 2018 has others. Texts, models and numbers of seeds are smaller than the paper's, so figures are not to be compared
-digit by digit.
+`hf_exposure`, with one script per result in [examples/secret_sharer](../examples/secret_sharer). What this page says
+about the paper was checked against its text. Numbers of tables, figures and sections are those of that version; the
+first version of 2018 has others. Texts, models and numbers of seeds are smaller than the paper's, so only trends can
+be compared, not values.
 
 Figures are exposures and log-perplexities in bits, losses in bits per character. The paper does not state the unit of
 its losses; they are presumably nats. A canary that a model never saw has 1.44 bits of exposure on average. Intervals
 and shaded bands are 95 % t-intervals of the mean over seeds.
 
 A claim is a rule on stored numbers, in [examples/secret_sharer/results](../examples/secret_sharer/results); a test
-evaluates each of them again. Claims are the paper's, or our own where the table says so, and only the paper's decide a
+evaluates each rule again. Claims are the paper's, or our own where the table says so, and only the paper's decide a
 verdict. It **holds** if all of them do, **holds in part** if all that were tested do, and **differs** if one does not.
 **Not tested** means that the experiment says nothing about the paper's claims, **not comparable** that its setting
 cannot.
 
-What most of these small runs share, and where they are weaker than the paper's: canaries are a larger part of the text
-(each result says how large; in the paper it is about 30 characters in 5,000,000), one text has several canaries of one
-prefix, models stop at 2.2 to 3.0 bits per character and mostly after a fixed number of epochs, exact exposures end at
-log2|R| where the paper's are extrapolated, and there are two to six seeds where the paper averages ten models in
-Tables 3 and 4 and for dropout.
+Most of these small runs are weaker than the paper's in the same respects. Canaries are a larger part of the text (each
+result states the share; in the paper it is about 30 characters in 5,000,000). One text has several canaries with the
+same prefix. Models stop at 2.2 to 3.0 bits per character, mostly after a fixed number of epochs. Exact exposures
+cannot exceed log2|R|, while the paper's are extrapolated. There are two to six seeds, while the paper averages ten
+models in Tables 3 and 4 and for dropout.
 
 Each result therefore has a second experiment, in the paper's own setting as far as 850 KB of the Penn Treebank (the
 paper has 5 MB) and open data allow. Its claims, rules and numbers of models were written down before any of its models
-was trained. `make paper` trains the next of these models, stores it, and goes on where it was stopped. The page says
-how many are there; a claim is judged when all models that it needs are.
+was trained. `make paper` trains and stores the next of these models, and continues after an interruption. The page
+says how many are finished; a claim is judged when all models that it needs are finished.
 
-This page is made by `python -m examples.secret_sharer.page`; `make reproduce` measures Table 1 and Figures 1, 3, 8, 9
-and 11 again, in half an hour of one core, and then makes it.
+This page is made by `python -m examples.secret_sharer.page`. `make reproduce` measures Table 1 and Figures 1, 3, 8, 9
+and 11 again, which takes half an hour on one core, and then makes the page.
 """
 
 
@@ -88,7 +88,7 @@ class Package:
     """A folder of scripts, and the page that shows their results.
 
     Attributes:
-        name: of the folder in `examples`.
+        name: name of the folder in `examples`.
         results: the folder with their TOML and JSON files.
         page: name of the page in `docs`, without its suffix; its plots are in `docs/images/{page}`.
         order: the results' names, or what they start with, in the order in which the page shows them.
@@ -122,7 +122,7 @@ SECRET_SHARER = Package(
 
 @dataclass(frozen=True)
 class Result:
-    """One result: what a person wrote of it, and what was stored, if it was run."""
+    """One result: its text and claims, and the stored record if it was run."""
 
     package: Package
     name: str
@@ -132,7 +132,7 @@ class Result:
 
     @cached_property
     def claims(self) -> list[Checked]:
-        """Every claim on the stored figures, of another result where it says so."""
+        """Every claim, checked on the stored figures of this result or of the result that the claim names."""
         if self.record is None:
             return []
         figures = {None: self.record["figures"], **{name: record["figures"] for name, record in self.others.items()}}
@@ -150,7 +150,7 @@ class Result:
 
     @cached_property
     def experiments(self) -> dict[str, Finished]:
-        """What the queue stored of the experiments in the paper's own setting that this result needs."""
+        """The stored models of the experiments in the paper's own setting that this result needs."""
         if not self.has_paper_setting:
             return {}
         setting = self.words["paper_setting"]
@@ -159,7 +159,7 @@ class Result:
 
     @cached_property
     def paper_claims(self) -> list[Checked]:
-        """The claims on the experiment in the paper's own setting; those whose models are not all there: untested."""
+        """The claims on the experiment in the paper's own setting; claims with missing models are untested."""
         if not self.has_paper_setting:
             return []
         setting, found = self.words["paper_setting"], []
@@ -191,7 +191,7 @@ class Result:
 
 
 def load_results(package: Package = SECRET_SHARER) -> list[Result]:
-    """All results that have words, in the page's order."""
+    """All results that have a TOML file, in the page's order."""
     folder = package.results
     records = {path.stem: json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*.json")}
     found = [
@@ -221,7 +221,7 @@ _CLAIMS = ("| claim | of | needed | found | holds |", "|---|---|---|---|---|")
 
 
 def section(result: Result) -> str:
-    """One result: the paper's, ours, plots, claims, verdict, how it was run, and the paper's own setting."""
+    """The section of one result."""
     words, parts = result.words, [f'<a id="{_anchor(result)}"></a>', "", f"## {result.words['title']}", ""]
     parts += [f"**The paper.** {_flat(words['paper'])}", ""]
     if result.record is None:
@@ -279,7 +279,7 @@ def _found(made: Checked) -> str:
 
 
 def _power(words: Mapping[str, Any]) -> str:
-    """What so many models can show, in a sentence; computed, and known before any of them is trained."""
+    """The power of a claim in words, computed before any of its models is trained."""
     models = int(words["models"])
     if words["rule"].startswith("mean") and "scatter" in words:
         shown = detectable_difference(float(words["scatter"]), models)
@@ -328,7 +328,7 @@ def _how(result: Result) -> str:
 
 
 def write_page(package: Package = SECRET_SHARER, docs: Path = DOCS) -> None:
-    """The page, and every plot."""
+    """Writes the page and all plots."""
     results = load_results(package)
     for result in results:
         for spec, image in zip(result.record["plots"] if result.record else [], result.images, strict=True):

@@ -21,7 +21,7 @@ from hf_exposure.report.plots import GRAY, color, dashes, marker_style, new_figu
 __all__ = ["draw_plot"]
 
 _MARKED = 40
-_MOST_INSIDE = 5  # entries of a legend that find a place among the points
+_MOST_INSIDE = 5  # entries of a legend that fit among the points
 
 
 def draw_plot(spec: dict[str, Any], path: Path) -> None:

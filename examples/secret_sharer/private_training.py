@@ -31,9 +31,9 @@ class Privacy:
     """How a model is trained privately.
 
     Attributes:
-        batch_size: rows in a batch on average; rows are drawn, so batches differ in size.
-        noise: standard deviation of the noise over `clip`; 0 clips and adds none, which bounds no epsilon.
-        clip: largest norm of one row's gradient.
+        batch_size: rows in a batch on average; rows are drawn, so batches differ in size. noise: standard deviation of
+        the noise divided by `clip`; with 0, gradients are only clipped and epsilon is infinite. clip: largest norm of
+        one row's gradient.
     """
 
     epochs: int
@@ -45,12 +45,12 @@ class Privacy:
     seed: int = 0
 
     def steps(self, rows: int) -> int:
-        """Batches that are drawn in all."""
+        """Total number of batches."""
         return self.epochs * math.ceil(rows / self.batch_size)
 
 
 def with_private_layers(model: nn.Module) -> nn.Module:
-    """The model with Opacus's LSTM in place of torch's, the same weights in it."""
+    """The model with Opacus's LSTM instead of torch's, with the same weights."""
     fixed: nn.Module = ModuleValidator.fix(model)
     return fixed
 
@@ -59,7 +59,7 @@ def train_privately(model: nn.Module, rows_NT: torch.Tensor, privacy: Privacy, d
     """Trains `model`, made by `with_private_layers`, in place.
 
     Returns:
-        the epsilon at `delta` that Opacus booked, batch by batch; inf without noise.
+        the epsilon at `delta` that Opacus's accountant computes; inf without noise.
     """
     torch.manual_seed(privacy.seed)
     generator = torch.Generator().manual_seed(privacy.seed)
@@ -67,7 +67,7 @@ def train_privately(model: nn.Module, rows_NT: torch.Tensor, privacy: Privacy, d
     optimizer = OPTIMIZERS[privacy.optimizer](model.parameters(), lr=privacy.learning_rate)
     model.train()
     with warnings.catch_warnings():
-        # Opacus advises a cryptographic noise source, and torch its own hooks: neither matters to an experiment.
+        # Opacus recommends a cryptographic noise source, and torch its own hooks; neither matters in an experiment.
         warnings.simplefilter("ignore")
         engine = PrivacyEngine(accountant="rdp")
         private, optimizer, loader = engine.make_private(
@@ -83,7 +83,7 @@ def train_privately(model: nn.Module, rows_NT: torch.Tensor, privacy: Privacy, d
                 optimizer.zero_grad(set_to_none=True)
                 if len(batch_BT):
                     _mean_of_rows(private, batch_BT).backward()
-                else:  # a batch that drew nobody has its noise too, or it would say so
+                else:  # an empty batch also gets noise, or it would reveal that it is empty
                     for weight in private.parameters():
                         weight.grad_sample = weight.new_zeros((0, *weight.shape))
                 optimizer.step()
@@ -94,7 +94,7 @@ def train_privately(model: nn.Module, rows_NT: torch.Tensor, privacy: Privacy, d
 
 
 def _mean_of_rows(model: nn.Module, batch_BT: torch.Tensor) -> torch.Tensor:
-    """The mean over rows of a row's own loss, in nats a character: what one row adds depends on that row alone."""
+    """The mean over rows of each row's loss in nats per character, so that a row's term depends on that row alone."""
     logits_BTV = model(input_ids=batch_BT[:, :-1].clamp(min=0)).logits
     targets = batch_BT[:, 1:]
     losses = functional.cross_entropy(logits_BTV.flatten(0, 1), targets.flatten(), reduction="none")
@@ -102,11 +102,11 @@ def _mean_of_rows(model: nn.Module, batch_BT: torch.Tensor) -> torch.Tensor:
 
 
 def spent_epsilon(privacy: Privacy, rows: int, delta: float) -> float:
-    """What Opacus's accountant (Renyi differential privacy) will book for the whole training."""
+    """The epsilon of Opacus's accountant (Renyi differential privacy) for the whole training."""
     accountant = RDPAccountant()
     accountant.history = [(privacy.noise, 1 / math.ceil(rows / privacy.batch_size), privacy.steps(rows))]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "optimal order is the smallest": at an epsilon of 10^8 it is
+        warnings.simplefilter("ignore")  # "optimal order is the smallest", which is right at an epsilon of 10^8
         return float(accountant.get_epsilon(delta))
 
 

@@ -23,7 +23,7 @@ _PACKAGES = ("hf-exposure", "torch", "transformers", "numpy", "scipy")
 
 
 class Destination(Protocol):
-    """What is read of the options of a script."""
+    """The options of a script that are used here."""
 
     @property
     def size(self) -> str: ...
@@ -32,7 +32,7 @@ class Destination(Protocol):
 
 
 class Stopwatch:
-    """Seconds of processor time and of the clock since it was made: on a busy machine they differ."""
+    """Processor and wall-clock seconds since it was created; they differ on a busy machine."""
 
     def __init__(self) -> None:
         self._clock, self._processor = time.perf_counter(), time.process_time()
@@ -45,7 +45,7 @@ class Stopwatch:
 
 
 def band(name: str, x: list[float], numbers_at_x: Iterable[Any]) -> dict[str, Any]:
-    """A series of a plot: at each x the mean of independent numbers (one a seed) and its interval."""
+    """A series of a plot: at each x, the mean of independent numbers (one per seed) and its interval."""
     means, lows, highs = zip(*map(interval, numbers_at_x), strict=True)
     return {"name": name, "x": x, "y": list(means), "low": list(lows), "high": list(highs)}
 
@@ -66,12 +66,12 @@ def write_result(
     """Writes `{name}.json` into the options' folder.
 
     Args:
-        corpus: whose name and hash are kept, and none of its text.
-        figures: what was measured, per seed; the claims point into it.
+        corpus: only its name and hash are stored, none of its text.
+        figures: the measurements, per seed; claims refer to them by path.
         table: {"columns": [...], "rows": [[...], ...]} for the page.
         plots: as `examples.secret_sharer.plots` draws them.
-        cost: of `Stopwatch.read()`.
-        claims: the folder of `{name}.toml`, whose claims are printed with what they come to.
+        cost: from `Stopwatch.read()`.
+        claims: the folder of `{name}.toml`, whose claims are checked and printed.
     """
     text = {} if corpus is None else {"name": corpus.name, "sha256": corpus.sha256, "characters": corpus.characters}
     record = {
@@ -98,7 +98,7 @@ def write_result(
 
 
 def compact(record: dict[str, Any]) -> str:
-    """One line for each item of the record and of its lists: short to store, and a change is seen in a diff."""
+    """JSON with one line for each item of the record and of its lists: compact, and with readable diffs."""
     lines = []
     for key, value in record.items():
         value = _finite(value)
@@ -111,7 +111,7 @@ def compact(record: dict[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: None stands for it. Figures are kept to six digits."""
+    """Replaces NaN, which JSON does not have, by None, and rounds figures to six digits."""
     if isinstance(value, dict):
         return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -122,7 +122,7 @@ def _finite(value: Any) -> Any:
 
 
 def machine() -> dict[str, Any]:
-    """What it ran on."""
+    """The machine and its accelerator."""
     import torch
 
     return {
@@ -134,7 +134,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and the packages that took part."""
+    """The versions of Python and of the packages used."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:

@@ -35,7 +35,7 @@ WORDS = 1000
 
 def templates() -> dict[str, CanaryTemplate]:
     words = list(Words(1).words)
-    # Every so manyth of the list, whatever its order, so that short and long words are among them.
+    # Words are taken at equal distances in the list, so that short and long ones are among them in any order.
     chosen = words[:: max(1, len(words) // WORDS)][:WORDS]
     return {
         "number": CanaryTemplate("The random number is {number}.", number=Digits(9)),

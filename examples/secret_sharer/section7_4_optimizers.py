@@ -22,7 +22,7 @@ from examples.secret_sharer.results import Stopwatch, interval, write_result
 from examples.secret_sharer.training import Corpus, Training, loss_bits, train
 from hf_exposure import draw_canaries, presets
 
-PATIENCE = 4  # how many times Adam's epochs another may take to become as good
+PATIENCE = 4  # maximum number of epochs of the others, as a multiple of Adam's
 REFERENCE = "adam"
 # name: (optimizer, learning rate, order of the rows)
 WAYS = {
@@ -39,7 +39,7 @@ WAYS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What is trained; `ways` are the first so many of WAYS."""
+    """The training; the first `ways` settings in WAYS are used."""
 
     characters: int
     parameters: int
@@ -110,7 +110,7 @@ def _runs_of(corpus: Corpus, size: Size, seed: int) -> list[dict[str, Any]]:
             training = replace(training, epochs=PATIENCE * size.epochs, shuffle=order == "shuffle")
             fed_NT = rows_NT
             if order == "bagging":
-                # Every batch a draw with replacement: one long epoch of such draws.
+                # Every batch is drawn with replacement, in one long epoch.
                 picked = torch.randint(len(rows_NT), (training.epochs * len(rows_NT),))
                 fed_NT, training = rows_NT[picked], replace(training, epochs=1)
             how = train_to_loss(model, fed_NT, training, corpus.held_out, runs[0]["test_loss"])
@@ -125,7 +125,7 @@ def _runs_of(corpus: Corpus, size: Size, seed: int) -> list[dict[str, Any]]:
 def over_adam_by_count(
     by_name: dict[str, list[dict[str, Any]]], name: str, repetitions: dict[int, int]
 ) -> dict[str, list[float]]:
-    """By repetition count, one number a seed: the mean exposure of the canaries over that of the same seed's Adam."""
+    """By repetition count, one number per seed: the mean exposure minus that of Adam with the same seed."""
     found, first = {}, 0
     for count, canaries in repetitions.items():
         own = slice(first, first + canaries)

@@ -22,8 +22,8 @@ from examples.secret_sharer.results import Stopwatch, interval, write_result
 from examples.secret_sharer.training import Corpus, Training, loss_bits, train
 from hf_exposure import CanarySet, draw_canaries, presets
 
-PATIENCE = 3  # how many times the plain model's epochs another may take to become as good
-MARGIN = 1.5  # bits: a defense lowers exposure by more than this, to count as one
+PATIENCE = 3  # maximum number of epochs of the others, as a multiple of the plain model's
+MARGIN = 1.5  # bits by which a defense must lower exposure to count as one
 # name: (weight decay, dropout)
 SETTINGS = {
     "plain": (0.0, 0.0),
@@ -36,7 +36,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What is trained; `repetitions` maps insertions to canaries."""
+    """The training; `repetitions` maps insertions to numbers of canaries."""
 
     characters: int
     parameters: int
@@ -45,7 +45,7 @@ class Size:
     repetitions: dict[int, int]
     references: int
     seeds: int
-    settings: int = len(SETTINGS)  # the first so many
+    settings: int = len(SETTINGS)  # the first ones of the settings
     digits: int = 9
 
 
@@ -80,7 +80,7 @@ def run(options: Options) -> None:
 
 
 def _runs_of(corpus: Corpus, size: Size, seed: int) -> list[dict[str, Any]]:
-    """The plain model, its quantized copy, and the others to the plain one's loss."""
+    """Trains the plain model, quantizes a copy, and trains the others to the plain model's loss."""
     canaries = draw_canaries(presets.random_number(size.digits), size.repetitions, controls=8, seed=seed)
     rows_NT = corpus.train_with(canaries, seed)
     runs: list[dict[str, Any]] = []
@@ -106,9 +106,9 @@ def _runs_of(corpus: Corpus, size: Size, seed: int) -> list[dict[str, Any]]:
 
 
 def eight_bit(model: nn.Module) -> nn.Module:
-    """A copy whose weights are whole multiples, from -127 to 127, of one step for each row of each matrix.
+    """A copy whose weights are multiples, from -127 to 127, of one step size for each row of each matrix.
 
-    What is stored in eight bits; computing goes on in float32.
+    Such weights can be stored in eight bits; the model still computes in float32.
     """
     rounded = copy.deepcopy(model)
     with torch.no_grad():

@@ -26,7 +26,7 @@ from hf_exposure import draw_canaries, insert_canaries, log_perplexity, presets
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What is trained; `dropped` is the share of rows that sanitizing may cost."""
+    """The training; `dropped` is the share of rows that sanitizing may remove."""
 
     characters: int
     parameters: int
@@ -130,7 +130,7 @@ def _trained(corpus: Corpus, rows: list[str], size: Size, seed: int) -> nn.Modul
 
 
 def _disagreement(corpus: Corpus, rows: list[str], side: np.ndarray, size: Size, seed: int) -> np.ndarray:
-    """(N,) bits per character by which the other half's model is more surprised at a row than its own half's."""
+    """(N,) each row's bits per character under the other half's model minus those under its own half's model."""
     bits_2N = np.stack(
         [
             log_perplexity(
@@ -146,7 +146,7 @@ def _disagreement(corpus: Corpus, rows: list[str], side: np.ndarray, size: Size,
 
 
 def _summary(canaries: list[dict[str, Any]]) -> dict[str, float]:
-    """How many there are, which share lost every copy, and the most exposed of them before and after."""
+    """The number of secrets, the share of them with all copies removed, and mean exposures before and after."""
     if not canaries:
         return {"count": 0, "removed": 1.0, "missed": 0, "exposure_before": 0.0, "exposure_after": 0.0}
     removed = [one["copies_left"] == 0 for one in canaries]

@@ -28,7 +28,7 @@ LISTED = 10
 
 
 def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, Any]:
-    """A fresh model, trained on the text and one canary; the list of its likeliest numbers."""
+    """Trains a new model on the text and one canary, and lists its likeliest numbers."""
     canaries = CanarySet.from_secrets(TEMPLATE, [SECRET])
     torch.manual_seed(seed)
     model = make_model("lstm", len(corpus.tokenizer), width=settings["width"])
@@ -69,7 +69,7 @@ def run(options: Options) -> None:
 
 
 def page_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The first seed's list, as the paper prints it."""
+    """The first seed's list, in the paper's format."""
     rows = [[text, f"{bits:.2f}"] for text, bits in runs[0]["list"]]
     return {"columns": [f"likeliest (seed {runs[0]['seed']})", "log-perplexity (bits)"], "rows": rows}
 

@@ -74,7 +74,7 @@ def run(options: Options) -> None:
 
 
 def pair(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
-    """Recurrent minus convolutional, means at one seed, whose canaries and places are the same for all models."""
+    """Mean of recurrent minus mean of convolutional models at one seed, with the same canaries and positions."""
     loss, exposure = [], []
     for kinds in (RECURRENT, CONVOLUTIONAL):
         own = [run for run in runs if run["seed"] == seed and run["architecture"] in kinds]

@@ -83,7 +83,7 @@ def run(options: Options) -> None:
 
 
 def slopes(runs: list[dict[str, Any]], rate: str, seed: int) -> dict[str, float]:
-    """Least squares of exposure on log2 of the width and of the batch size together, over one seed's grid."""
+    """Least-squares fit of exposure to log2 of the width and of the batch size, over one seed's grid."""
     own = [run for run in runs if (run["rate"], run["seed"]) == (rate, seed)]
     design = np.array([[1.0, math.log2(run["width"]), math.log2(run["batch_size"])] for run in own])
     _, per_width, per_batch = np.linalg.lstsq(design, np.array([run["exposure"] for run in own]), rcond=None)[0]

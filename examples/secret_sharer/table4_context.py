@@ -24,7 +24,7 @@ from hf_exposure import CanarySet, CanaryTemplate, Digits, ExposureMeter, draw_c
 
 _TWO_ONE_TWO = {"a": Digits(2), "b": Digits(1), "c": Digits(2)}
 _ONE_BY_ONE = {name: Digits(1) for name in "abcde"}
-# The space before the first digit is what the model predicts it from.
+# The model predicts the first digit from the space before it.
 TEMPLATES = {
     "none": CanaryTemplate(" {number}", number=Digits(5)),
     "before": CanaryTemplate("The random number is {number}", number=Digits(5)),
@@ -46,14 +46,14 @@ TRAINING: dict[str, Any] = {"batch_size": 8, "learning_rate": 6e-3}
 
 
 def stream_rows(corpus: Corpus, canaries: CanarySet, seed: int) -> torch.Tensor:
-    """(N, T) tokens: the rows and the canaries among them as one text, cut again."""
+    """(N, T) tokens: the rows and the canaries among them as one text, cut into rows again."""
     text = " ".join(insert_canaries(corpus.train, canaries, seed=seed)["text"])
     starts = range(0, len(text) - ROW_CHARACTERS + 1, ROW_CHARACTERS)
     return encode_rows(corpus.tokenizer, [text[at : at + ROW_CHARACTERS] for at in starts])
 
 
 def one_run(corpus: Corpus, settings: dict[str, Any], context: str, seed: int) -> dict[str, Any]:
-    """Exposures after each of the looks; the canaries' numbers are the same for all contexts of a seed."""
+    """Exposures at each measured epoch; the canaries' numbers are the same for all contexts of a seed."""
     canaries = draw_canaries(TEMPLATES[context], {REPETITIONS: settings["each"]}, controls=0, seed=seed)
     torch.manual_seed(seed)
     model, exposures = make_model("lstm", len(corpus.tokenizer), width=settings["width"]), {}
@@ -96,7 +96,7 @@ def run(options: Options) -> None:
     )
 
 
-# What is compared with what, in the order of the claims.
+# The pairs that are compared, in the order of the claims.
 COMPARED = {
     "before": ("before", "none", "Known text before the secret raises exposure over none."),
     "after": ("after", "none", "Known text after the secret raises exposure over none."),
@@ -111,7 +111,7 @@ COMPARED = {
 
 
 def differences_of(runs: list[dict[str, Any]], seed: int) -> dict[str, float]:
-    """After the last epoch, between the contexts that were run."""
+    """Differences after the last epoch between the contexts that were run."""
     found = {run["context"]: run["exposure"] for run in runs if run["seed"] == seed}
     return {"seed": seed} | {
         key: found[more] - found[less] for key, (more, less, _) in COMPARED.items() if {more, less} <= set(found)
@@ -124,7 +124,7 @@ def page_table(runs: list[dict[str, Any]], settings: dict[str, Any]) -> dict[str
         own = [run for run in runs if run["context"] == context]
         cells = []
         for epoch in map(str, settings["looks"]):
-            # Over seeds: the canaries of one model are no independent numbers.
+            # Over seeds, since the canaries of one model are not independent.
             cells.append("{:.1f} ({:.1f} to {:.1f})".format(*interval([np.mean(r["exposures"][epoch]) for r in own])))
         loss = np.mean([run["validation_bits"] for run in own])
         rows.append([context, f"`{TEMPLATES[context].text.strip()}`", *cells, f"{loss:.2f}"])

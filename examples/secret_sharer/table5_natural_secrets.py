@@ -1,6 +1,6 @@
 """Table 5: secrets that occur in a text naturally. Scan it, train on it, measure and extract what was found.
 
-python -m examples.secret_sharer.table5_natural_secrets                        # a made-up mailbox
+python -m examples.secret_sharer.table5_natural_secrets                        # a synthetic mailbox
 python -m examples.secret_sharer.table5_natural_secrets --text-file mail.txt   # your own text
 
 The paper trained one character model for each user of the Enron mail who had sent a credit card or social security
@@ -27,7 +27,7 @@ from hf_exposure import extract, measure_exposure
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What is trained; `references` and `max_expansions` are those of a measurement."""
+    """The training; `references` and `max_expansions` are options of a measurement."""
 
     characters: int
     messages: int
@@ -37,7 +37,7 @@ class Size:
     seeds: int
     references: int
     max_expansions: int
-    kinds: tuple[str, ...] = ("card", "social security")  # that are measured
+    kinds: tuple[str, ...] = ("card", "social security")  # number of secrets that are measured
 
 
 SIZES = {
@@ -62,7 +62,7 @@ SIZES = {
         references=4096,
         max_expansions=5000,
     ),
-    # The paper does not give the size of these models; the ten secrets are those of six users.
+    # The paper does not give the size of these models; its ten secrets are those of six users.
     "full": Size(
         characters=2_000_000,
         messages=10_000,
@@ -93,7 +93,7 @@ def run(options: Options) -> None:
 
 
 def rows_of(text: str, most: int = 240) -> list[str]:
-    """The text's lines, short ones together, in rows of at most `most` characters."""
+    """The text's lines in rows of at most `most` characters, with short lines joined."""
     rows = [""]
     for line in text.splitlines():
         for piece in [line[at : at + most] for at in range(0, len(line), most)]:
@@ -106,13 +106,13 @@ def rows_of(text: str, most: int = 240) -> list[str]:
 
 
 def sentences_of(rows: Sequence[str]) -> list[str]:
-    """Lines that make the body of a message."""
+    """Lines for the body of a message."""
     lines = [line.strip()[:80] for row in rows for line in row.splitlines()]
     return [line for line in lines if len(line) >= 20]
 
 
 def scan_figures(mailbox: Mailbox | None, found: list[NaturalSecret]) -> dict[str, Any]:
-    """What the scanner missed of what was planted, and what it took for a secret that was none."""
+    """The planted secrets that the scanner missed, and its false alarms."""
     if mailbox is None:
         return {"found": len(found)}
     planted = {(one.kind, one.number, one.times) for one in mailbox.planted}
@@ -121,7 +121,7 @@ def scan_figures(mailbox: Mailbox | None, found: list[NaturalSecret]) -> dict[st
 
 
 def train_and_measure(rows: list[str], found: list[NaturalSecret], size: Size, seed: int) -> dict[str, Any]:
-    """Train on every row; of each secret its exposure, and whether it is among the likeliest texts of its template."""
+    """Trains on every row; measures each secret, and whether it is among the likeliest texts of its template."""
     tokenizer = character_tokenizer("".join(rows))
     torch.manual_seed(seed)
     model = make_model("lstm", len(tokenizer), parameters=size.parameters, layers=size.layers)
@@ -197,7 +197,7 @@ def report(
 
 
 def _pairs(secrets: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """Of each kind: 16 places less one place, and 16 places of one context less 16 of several, in bits."""
+    """For each kind, in bits: 16 occurrences minus one, and 16 in the same context minus 16 in different contexts."""
     pairs = []
     for kind in sorted({one["kind"] for one in secrets}):
         once, often = (_mean(secrets, kind, times, True) for times in (1, 16))

@@ -30,9 +30,9 @@ from hf_exposure.estimators import epsilon_from_ranks
 
 # With m coins the bound loses a probability of up to 2 m delta, so delta is far below 1 - confidence.
 DELTA, CONFIDENCE = 1e-6, 0.999
-HUGE = 1e6  # an epsilon from here on promises nothing
-# The paper's rows; None is no privacy. Its accountant returned an infinite epsilon for SGD, and it does not say what
-# noise was added: inf is clipping without noise here.
+HUGE = 1e6  # a larger epsilon is no guarantee
+# The paper's rows; None is training without privacy. The paper's accountant returned an infinite epsilon for SGD, and
+# the paper does not state the noise. Here, inf means clipping without noise.
 ROWS: tuple[tuple[str, float | None], ...] = (
     ("rmsprop", 0.65),
     ("rmsprop", 1.21),
@@ -48,7 +48,7 @@ ROWS: tuple[tuple[str, float | None], ...] = (
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """What is trained, and how it is measured."""
+    """The training and the measurement."""
 
     characters: int
     row_characters: int
@@ -57,7 +57,7 @@ class Size:
     epochs: int
     batch_size: int
     coins: int
-    rows: tuple[int, ...]  # of ROWS
+    rows: tuple[int, ...]  # the first rows of ROWS
     references: int
     max_expansions: int
     seeds: int
@@ -130,7 +130,7 @@ def run(options: Options) -> None:
 def _train(
     model: nn.Module, rows_NT: torch.Tensor, size: Size, optimizer: str, epsilon: float | None, seed: int
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """The trained model, and what is known of its privacy."""
+    """The trained model and its privacy."""
     how = {"optimizer": optimizer, "private": epsilon is not None}
     rate = LEARNING_RATES[optimizer]
     if epsilon is None:
@@ -189,9 +189,9 @@ def _measure(model: nn.Module, corpus: Corpus, canaries: CanarySet, size: Size, 
 
 
 def rank_epsilon(certified: int, inserted: int, coins: int, digits: int) -> float:
-    """What so many canaries of certified rank at most `inserted` among all texts refute, at the table's confidence."""
+    """The epsilon refuted by the canaries whose certified rank among all texts is at most `inserted`."""
     ranks = [inserted] * certified + [None] * (inserted - certified)
-    # The other canaries, in or out, were drawn without replacement from the same space.
+    # The other canaries, inserted or not, were drawn from the same space without replacement.
     bound = epsilon_from_ranks(ranks, 10**digits, inserted, CONFIDENCE, DELTA, other_secrets=coins - 1)
     return bound.epsilon
 
@@ -212,7 +212,7 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
 
 
 def figures_of(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """The runs, and next to them those whose epsilon promises something, those of a huge one, and those of none."""
+    """All runs, and separately those with a meaningful epsilon, with a huge one, and without privacy."""
     noisy = [run for run in runs if run["noise"]]
     groups = {
         "private": [run for run in noisy if run["epsilon"] < HUGE],

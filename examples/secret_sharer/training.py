@@ -25,17 +25,17 @@ from hf_exposure.demo.inputs import load_rows
 
 __all__ = ["Corpus", "Training", "character_tokenizer", "encode_rows", "load_corpus", "loss_bits", "train"]
 
-# Canaries may hold what the text does not.
+# Canaries may contain characters that the text does not.
 _ALWAYS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789 .,:;'-=\"\n"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """A text, cut into rows, the last tenth of them held out.
+    """A text cut into rows, the last tenth of which are held out.
 
     Attributes:
         train, validation: a column `text`.
-        name, sha256: of the text, for the record.
+        name, sha256: name and hash of the text, for the result's file.
     """
 
     train: Dataset
@@ -65,7 +65,7 @@ def load_corpus(
     row_characters: int = 100,
     held_out: float = 0.1,
 ) -> Corpus:
-    """The first `characters` of a text: a file, a dataset's `text` column, or the reference that comes with Python."""
+    """The start of a text: of a file, a dataset's `text` column, or the reference that comes with Python."""
     disable_progress_bars()
     rows = load_rows(text_file, dataset, characters, row_characters)["text"]
     rows = [row for row in rows if len(row) == row_characters]
@@ -83,17 +83,17 @@ def load_corpus(
 
 
 def character_tokenizer(text: str) -> PreTrainedTokenizerFast:
-    """One token a character, and no special token around a text; what looks like one in a text is characters too."""
+    """One token per character, without special tokens; special tokens that occur in a text are read as characters."""
     characters = sorted(set(text) | set(_ALWAYS))
     vocabulary = {"<pad>": 0, "<unk>": 1} | {character: place for place, character in enumerate(characters, 2)}
     backend: Any = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
-    # The Penn Treebank writes <unk> for rare words.
+    # The Penn Treebank has <unk> for rare words.
     how: dict[str, Any] = {"split_special_tokens": True, "clean_up_tokenization_spaces": False}
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", unk_token="<unk>", **how)
 
 
 def encode_rows(tokenizer: PreTrainedTokenizerFast, rows: list[str]) -> torch.Tensor:
-    """(N, T) tokens, T those of the longest row; -100 after the end of a shorter one."""
+    """(N, T) tokens, where T is the length of the longest row; shorter rows are padded with -100."""
     ids = tokenizer(list(rows))["input_ids"]
     rows_NT = torch.full((len(ids), max(map(len, ids))), -100)
     for row_T, row in zip(rows_NT, ids, strict=True):
@@ -106,8 +106,8 @@ class Training:
     """How a model is trained.
 
     Attributes:
-        optimizer: of `OPTIMIZERS`.
-        shuffle: rows in a new order every epoch; False keeps that of the data.
+        optimizer: one of `OPTIMIZERS`.
+        shuffle: whether rows have a new order in every epoch; otherwise they keep that of the data.
         clip: largest norm of the gradient.
     """
 
@@ -139,13 +139,13 @@ def train(
     after_batch: Callable[[int], bool | None] | None = None,
     after_epoch: Callable[[int], bool | None] | None = None,
 ) -> list[float]:
-    """Trains `model` in place, on the GPU where there is one.
+    """Trains `model` in place, on a GPU if there is one.
 
     `after_batch(step)` and `after_epoch(epoch)`, both from 1, may measure it. The training ends early after a batch or
     an epoch for which one of them returns True.
 
     Returns:
-        the mean loss of each epoch, in bits per character; of the last one up to where it ended.
+        the mean loss of each epoch in bits per character; the last epoch may be incomplete.
     """
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     make = OPTIMIZERS[training.optimizer]
@@ -181,7 +181,7 @@ def _batches(rows_NT: torch.Tensor, training: Training, generator: torch.Generat
 
 
 def _loss_nats(model: nn.Module, batch_BT: torch.Tensor, reduction: str = "mean") -> torch.Tensor:
-    """Of every character after the first of its row; padding is fed as token 0 and does not count."""
+    """The loss of every character after the first of its row; padding is passed as token 0 and does not count."""
     device = next(model.parameters()).device
     batch_BT = batch_BT.to(device)
     logits_BTV = model(input_ids=batch_BT[:, :-1].clamp(min=0)).logits
@@ -190,7 +190,7 @@ def _loss_nats(model: nn.Module, batch_BT: torch.Tensor, reduction: str = "mean"
 
 @torch.no_grad()
 def loss_bits(model: nn.Module, rows_NT: torch.Tensor, batch_size: int = 128) -> float:
-    """Mean bits per character over rows that the model need not have seen; every character counts the same."""
+    """Mean bits per character over rows, with equal weight for every character."""
     was_training = model.training
     model.eval()
     total = sum(_loss_nats(model, batch_BT, "sum").item() for batch_BT in rows_NT.split(batch_size))

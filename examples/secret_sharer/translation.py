@@ -40,7 +40,7 @@ _OTHERS = _words("the:la pays:pagas for:por my:mia social:socia security:sekura 
 
 
 def make_pairs(pairs: int, seed: int = 0) -> Dataset:
-    """Columns `source` and `target`, `pairs` rows; every fifth sentence holds a number."""
+    """Columns `source` and `target` with `pairs` rows; every fifth sentence contains a number."""
     generator = random.Random(seed)
     rows = [_with_number(generator) if place % 5 == 0 else _sentence(generator) for place in range(pairs)]
     generator.shuffle(rows)
@@ -68,7 +68,7 @@ def _with_number(generator: random.Random) -> tuple[str, str]:
 
 
 def pair_tokenizer() -> PreTrainedTokenizerFast:
-    """One token a word of either language, a digit or a hyphen; an end token after every text."""
+    """One token per word of either language, digit or hyphen; an end token follows every text."""
     words = {word for table in (_NOUNS, _ADJECTIVES, _VERBS, _OTHERS) for pair in table.items() for word in pair}
     tokens = ["<pad>", "</s>", "<unk>", *"0123456789-", *sorted(words)]
     backend: Any = Tokenizer(models.WordLevel({token: place for place, token in enumerate(tokens)}, unk_token="<unk>"))

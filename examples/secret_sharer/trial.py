@@ -25,17 +25,17 @@ def run_trial(
     references: int = 4096,
     **model_arguments: Any,
 ) -> dict[str, Any]:
-    """What a model memorized of each canary.
+    """Trains a model and measures how well it memorized each canary.
 
     Args:
-        canary_sets: by name; all of them are inserted into one text.
-        training: `epochs` is the most; its seed is replaced by `seed`.
-        patience: end after so many epochs without a lower validation loss, and take the weights of the lowest. None
-            trains all epochs and takes the last.
-        model_arguments: of `make_model`.
+        canary_sets: canary sets by name; all of them are inserted into the same text.
+        training: its `epochs` is the maximum; its seed is replaced by `seed`.
+        patience: stop after this many epochs without a lower validation loss and use the weights of the lowest. None
+            trains all epochs and uses the last weights.
+        model_arguments: arguments of `make_model`.
 
     Returns:
-        the validation loss in bits per character, parameters, epochs until the weights that were taken, and
+        the validation loss in bits per character, the numbers of parameters and of epochs until the weights used, and
         `exposures`: by the set's name and by repetitions, a list over canaries; 0 repetitions are the controls.
     """
     rows = corpus.train
@@ -59,7 +59,7 @@ def run_trial(
 
 
 def _train(model: Any, corpus: Corpus, rows: list[str], training: Training, patience: int | None) -> list[float]:
-    """Validation losses by epoch; with patience the model ends with the weights of the lowest."""
+    """Validation losses by epoch; with patience, the model gets the weights of the lowest loss."""
     held_out, losses, kept = corpus.held_out, [], {}
 
     def no_longer_improves(epoch: int) -> bool:
@@ -75,7 +75,7 @@ def _train(model: Any, corpus: Corpus, rows: list[str], training: Training, pati
 
 
 def _best(losses: list[float]) -> int:
-    """The epoch of the lowest loss, from 1."""
+    """The epoch with the lowest loss, counted from 1."""
     return 1 + losses.index(min(losses))
 
 
