@@ -109,7 +109,7 @@ def run(options: Options) -> None:
     for name in pairs:
         for where in ("all", "within"):
             found = [run["correlations"][name][where] for run in runs]
-            shown = ["all canaries" if where == "all" else "equally often inserted"]
+            shown = ["all canaries" if where == "all" else "canaries with the same count"]
             rows.append([f"exposure and {name}", *shown, *(_spread(one) for one in found)])
     for count in REPETITIONS:
         of_count = [run["k"][str(count)] for run in runs]
@@ -121,7 +121,7 @@ def run(options: Options) -> None:
     steps = runs[0]["steps"]
     plots = [
         {
-            "title": "Exposure after the canaries were last trained on",
+            "title": "Exposure after training on the canaries has ended",
             "x": "steps without canaries",
             "y": "mean exposure (bits)",
             "series": [

@@ -90,7 +90,12 @@ def run(options: Options) -> None:
         **({} if both is None else {"adversarial_over_dropout": _less(both, halved["dropout"])}),
     }
     table = {
-        "columns": ["regularizer", "strength", "training accuracy on randY", "best validation accuracy on real data"],
+        "columns": [
+            "regularizer",
+            "strength",
+            "training accuracy on random labels",
+            "best validation accuracy on real data",
+        ],
         "rows": [
             [
                 _in_words(name),
@@ -102,7 +107,7 @@ def run(options: Options) -> None:
         ],
     }
     plot = {
-        "title": f"Memorization capped, and what it costs (seed {seeds[0]})",
+        "title": f"Limits on memorization, and their cost in accuracy (seed {seeds[0]})",
         "x": "final training accuracy on random labels",
         "y": "best validation accuracy on real data",
         "series": [

@@ -60,8 +60,8 @@ def run(options: Options) -> None:
             "data",
             "mean error rate",
             "variance over that of a binomial",
-            "p of equal difficulty",
-            "within a class",
+            "p-value of equal difficulty",
+            "variance ratio within a class",
         ],  # fmt: skip
         "rows": [
             [

@@ -83,8 +83,9 @@ def run(options: Options) -> None:
     }
     shown = ("gini_first", "gini_last", "off_diagonal", "diagonal_share", "rank_correlation", "accuracy")
     table = {
-        "columns": ["data", "Gini, first look", "Gini, last", "other classes against own", "highest on diagonal",
-                    "rank correlation of checkpoint form", "training accuracy"],
+        "columns": ["data", "Gini coefficient, first step measured", "Gini coefficient, last step",
+                    "other classes against own", "highest on diagonal",
+                    "rank correlation with the checkpoint formula", "training accuracy"],
         "rows": [[kind, *(_joined(run.get(key) for run in own) for key in shown)] for kind, own in of.items()],
     }  # fmt: skip
     steps = of["real"][0]["steps"]
@@ -99,7 +100,7 @@ def run(options: Options) -> None:
                 if KINDS[kind].own_classes == own_classes
             ],
         }
-        for title, own_classes in (("classes of digits", False), ("a class each", True))
+        for title, own_classes in (("classes of digits", False), ("each example its own class", True))
     ]
     plots.append(_class_plot(of))
     write_result(
@@ -170,8 +171,8 @@ def _class_plot(of: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         series.append({"name": kind, "x": list(range(1, len(mean) + 1)), "y": mean})
     return {
         "title": "Sensitivity of a class's loss to the examples of each class",
-        "x": "classes of examples, the most important first",
-        "y": "share of the highest",
+        "x": "classes of examples, most important first",
+        "y": "share of the highest sensitivity",
         "series": series,
     }
 

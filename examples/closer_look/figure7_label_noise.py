@@ -72,7 +72,14 @@ def run(options: Options) -> None:
         for kind in ("labels", "inputs")
     }
     table = {
-        "columns": ["noise", "best validation accuracy", "epoch", "last", "noise fit at best", "noise fit at the end"],
+        "columns": [
+            "noise",
+            "best validation accuracy",
+            "best epoch",
+            "last validation accuracy",
+            "share of noise fit at the best epoch",
+            "share of noise fit at the end",
+        ],
         "rows": [
             [
                 name,
@@ -93,7 +100,7 @@ def run(options: Options) -> None:
             "series": [band(name, epochs, _by_epoch(by_setting[name], "validation")) for name in shown],
         },
         {
-            "title": "40 % random labels: clean before noise",
+            "title": "40 % random labels: clean labels are learned first",
             "x": "epochs",
             "y": "accuracy",
             "y_is_share": True,

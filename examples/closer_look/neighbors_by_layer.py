@@ -62,7 +62,7 @@ def run(options: Options) -> None:
     }
     table = {
         "columns": ["labels", "layer", *(f"agreement, epoch {epoch}" for epoch in size.looks), "CKA of two networks",
-                    "SVCCA of two", "intrinsic dimension"],
+                    "SVCCA of two networks", "intrinsic dimension"],
         "rows": [
             [kind, layer, *(_joined(run["agreement"][layer][at] for run in own) for at in range(len(size.looks))),
              *(_joined(run[key][layer] for run in own) for key in ("cka", "svcca", "dimension"))]

@@ -85,7 +85,7 @@ def run(options: Options) -> None:
     plots = [
         {
             "title": "Forgetting events of clean and noisy examples",
-            "x": "forgetting events in training (the last bar: or more)",
+            "x": "forgetting events in training (last bar: this many or more)",
             "y": "share of the examples",
             "series": [
                 {
@@ -99,9 +99,9 @@ def run(options: Options) -> None:
             ],
         },
         {
-            "title": "Share of the first split that is still right",
+            "title": "Share of the first split still predicted correctly",
             "x": "epochs on the second split",
-            "y": "share right, by the labels of the first split",
+            "y": "share predicted as labeled in the first split",
             "series": [
                 {"name": name, "x": list(range(1, size.second_epochs + 1)), "y": first[f"second_{name}"]}
                 for name in ("typical", "atypical", "noisy")

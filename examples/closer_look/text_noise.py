@@ -109,7 +109,7 @@ def run(options: Options) -> None:
         ("best validation accuracy", "best"),
         ("its epoch", "best_epoch"),
         ("last validation accuracy", "last"),
-        ("noisy rows right at the best epoch", "noisy_at_best"),
+        ("share of noisy rows fit at the best epoch", "noisy_at_best"),
         ("forgetting events, noisy", "forgotten_noisy"),
         ("forgetting events, clean", "forgotten_clean"),
         ("first-split learning time, noisy", "learned_noisy"),
@@ -144,9 +144,9 @@ def run(options: Options) -> None:
             ],
         },
         {
-            "title": "Share of the noisy rows that is fit",
+            "title": "Share of noisy rows that are fit",
             "x": "epochs",
-            "y": "right by the label trained on",
+            "y": "share predicted as labeled",
             "y_is_share": True,
             "series": [band(kind, epochs, _by_epoch(own, "noisy")) for kind, own in of.items()],  # type: ignore[arg-type]
         },

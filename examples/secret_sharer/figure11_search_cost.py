@@ -141,7 +141,7 @@ def page_plots(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
             ("calls, ours: many prefixes each", points, "calls"),
         )
     ]
-    title = "What it costs to find a canary, by its exposure"
+    title = "Cost of finding a canary, by its exposure"
     return [{"title": title, "x": "exposure (bits)", "y": "number", "log_y": 10, "series": series}]
 
 

@@ -132,7 +132,7 @@ def page_plot(runs: list[dict[str, Any]], repetitions: list[int]) -> dict[str, A
         "y": "exposure (bits)",
         "log_x": 2,
         "series": series,
-        "lines": [{"y": TEMPLATE.log2_space_size, "label": "log2|R|: the likeliest of all"}],
+        "lines": [{"y": TEMPLATE.log2_space_size, "label": "log2|R|: ranks first"}],
     }
 
 

@@ -94,7 +94,7 @@ def run(options: Options) -> None:
 
 
 def page_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    columns = ["seed", "samples", "KS distance", "KS p-value", "below the law's 1 % quantile: seen", "expected"]
+    columns = ["seed", "samples", "KS distance", "KS p-value", "numbers below the law's 1 % quantile", "expected"]
     rows = [
         [
             run["seed"],

@@ -189,7 +189,7 @@ def _table(by_count: dict[int, list[float]], runs: list[dict[str, Any]]) -> dict
         mean, low, high = interval(bits)
         sampled = [one["sampled_bits"] for run in runs for one in run["canaries"] if one["repetitions"] == times]
         rows.append([times, round(mean, 1), f"[{low:.1f}, {high:.1f}]", round(_mean(sampled), 1)])
-    return {"columns": ["inserted", "exposure (skew-normal)", "95 % interval", "by sampling"], "rows": rows}
+    return {"columns": ["inserted", "exposure (skew-normal)", "95 % interval", "exposure by sampling"], "rows": rows}
 
 
 def _plot(by_count: dict[int, list[float]]) -> dict[str, Any]:

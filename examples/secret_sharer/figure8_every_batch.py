@@ -98,7 +98,13 @@ def page_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
         ]
         for run in runs
     ]
-    columns = ["seed", "change at the canary's batch, epoch 2 on", "mean change at the others", "highest", "last"]
+    columns = [
+        "seed",
+        "changes at the canary's batch, from epoch 2",
+        "mean change at other batches",
+        "highest exposure",
+        "last exposure",
+    ]
     return {"columns": columns, "rows": rows}
 
 

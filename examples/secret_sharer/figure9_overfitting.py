@@ -88,7 +88,14 @@ def compared(run: dict[str, Any], epochs: int) -> dict[str, float]:
 
 
 def page_table(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    columns = ["seed", "lowest validation loss: epoch", "exposure there", "peak exposure", "at epoch", "last exposure"]
+    columns = [
+        "seed",
+        "lowest validation loss: epoch",
+        "exposure there",
+        "highest exposure",
+        "at epoch",
+        "last exposure",
+    ]
     rows = [
         [
             run["seed"],
@@ -107,11 +114,11 @@ def page_plots(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
     best = float(np.mean([run["best_epoch"] for run in runs]))
     line = [{"x": best, "label": "lowest validation loss (mean)"}]
     exposure = {
-        "title": "Exposure of canaries inserted once, into overfitting",
+        "title": "Exposure of canaries inserted once, trained into overfitting",
         "x": "epochs",
         "y": "exposure (bits)",
         "series": [over_epochs(runs, "exposures", "exposure, mean of the seeds")],
-        "lines": [*line, {"y": TEMPLATE.log2_space_size, "label": "log2|R|: the likeliest of all"}],
+        "lines": [*line, {"y": TEMPLATE.log2_space_size, "label": "log2|R|: ranks first"}],
     }
     losses = {
         "title": "Training and validation loss of the same models",

@@ -172,7 +172,7 @@ def _table(by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
         "reached the loss",
         "held-out loss (bits)",
         "exposure",
-        "over Adam, 95 % interval",
+        "difference to Adam, 95 % interval",
     ]
     rows = []
     for name, chosen in by_name.items():

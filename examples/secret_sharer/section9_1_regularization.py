@@ -149,7 +149,7 @@ def _report(options: Options, size: Size, corpus: Corpus, runs: list[dict[str, A
 
 
 def _table(by_name: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
-    columns = ["defense", "held-out loss (bits)", "reached it", "exposure", "over plain, 95 % interval"]
+    columns = ["defense", "held-out loss (bits)", "reached the loss", "exposure", "difference to plain, 95 % interval"]
     rows = []
     for name, chosen in by_name.items():
         mean, low, high = interval([run["over_plain"] for run in chosen])

@@ -193,20 +193,23 @@ def _table(runs: list[dict[str, Any]], size: Size) -> dict[str, Any]:
                 )
     ordinary = np.mean([run["ordinary_dropped"] for run in runs])
     rows.append(["ordinary rows", "", f"{ordinary:.1%}", "", ""])
-    return {"columns": ["inserted", "standing in", "removed whole", "exposure before", "after"], "rows": rows}
+    return {
+        "columns": ["inserted", "occurs in", "all copies removed", "exposure before", "exposure after"],
+        "rows": rows,
+    }
 
 
 def _plot(runs: list[dict[str, Any]]) -> dict[str, Any]:
     canaries = [one for run in runs for one in run["canaries"]]
     series = []
-    for name, missed in (("removed whole", False), ("missed", True)):
+    for name, missed in (("all copies removed", False), ("missed", True)):
         chosen = [one for one in canaries if (one["copies_left"] > 0) == missed]
         x, y = [one["exposure_before"] for one in chosen], [one["exposure_after"] for one in chosen]
         series.append({"name": name, "kind": "points", "x": x, "y": y})
     return {
         "title": "Exposure before and after sanitizing",
         "x": "exposure of a model trained on all rows (bits)",
-        "y": "trained on what is left (bits)",
+        "y": "exposure of a model trained on the remaining rows (bits)",
         "series": series,
     }
 

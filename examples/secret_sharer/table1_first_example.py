@@ -83,8 +83,8 @@ def page_plot(runs: list[dict[str, Any]]) -> dict[str, Any]:
         }
         for run in runs
     ]
-    title = "The likeliest numbers: the canary first, its near misses behind it"
-    return {"title": title, "x": "place among all 10^9 numbers", "y": "log-perplexity (bits)", "series": series}
+    title = "The likeliest numbers: the canary, followed by similar numbers"
+    return {"title": title, "x": "rank among all 10^9 numbers", "y": "log-perplexity (bits)", "series": series}
 
 
 if __name__ == "__main__":

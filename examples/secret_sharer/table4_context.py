@@ -138,7 +138,7 @@ def page_plot(runs: list[dict[str, Any]], contexts: list[str]) -> dict[str, Any]
         values = [value for run in runs if run["context"] == context for value in run["last"]]
         x = [place + 0.6 * (at / len(values) - 0.5) for at in range(len(values))]
         series.append({"name": context, "kind": "points", "x": x, "y": values})
-    title = "Known text around and inside a secret, one point a canary"
+    title = "Known text around and inside a secret, one point per canary"
     lines = [{"y": TEMPLATES["none"].log2_space_size, "label": "log2|R|"}]
     return {
         "title": title,

@@ -229,7 +229,7 @@ def _table(runs: list[dict[str, Any]]) -> dict[str, Any]:
         for run in runs
         for one in sorted(run["secrets"], key=lambda one: (one["kind"], one["occurrences"], one["in_context"]))
     ]
-    columns = ["mailbox", "secret", "places", "of them behind the words measured", "exposure (its interval)"]
+    columns = ["mailbox", "secret", "occurrences", "of them after the words measured", "exposure (interval)"]
     return {"columns": [*columns, "log2 R", "extracted"], "rows": rows}
 
 
@@ -244,8 +244,8 @@ def _plot(runs: list[dict[str, Any]]) -> dict[str, Any]:
             x, y = [one["occurrences"] for one in chosen], [one["exposure_bits"] for one in chosen]
             series.append({"name": f"{kind}, {words}", "kind": "points", "x": x, "y": y})
     return {
-        "title": "Natural secrets: exposure against places",
-        "x": "places in the mailbox",
+        "title": "Natural secrets: exposure against occurrences",
+        "x": "occurrences in the mailbox",
         "y": "exposure (bits)",
         "log_x": 2,
         "series": series,

@@ -248,7 +248,7 @@ def _table(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "optimizer",
         "epsilon (Opacus)",
         "epsilon refuted by coins",
-        "guesses right",
+        "correct guesses",
         "epsilon refuted by ranks",
         "test loss (bits)",
         "exposure",
@@ -275,8 +275,8 @@ def _table(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def _plot(runs: list[dict[str, Any]]) -> dict[str, Any]:
     series = []
     for name, chosen in (
-        ("epsilon to 89", [run for run in runs if run["private"] and run["epsilon"] < HUGE]),
-        ("huge epsilon, or clipping alone", [run for run in runs if run["private"] and run["epsilon"] >= HUGE]),
+        ("epsilon up to 89", [run for run in runs if run["private"] and run["epsilon"] < HUGE]),
+        ("huge epsilon, or clipping only", [run for run in runs if run["private"] and run["epsilon"] >= HUGE]),
         ("no privacy", [run for run in runs if not run["private"]]),
     ):
         x, y = [run["test_loss"] for run in chosen], [run["mean_exposure"] for run in chosen]
