@@ -39,7 +39,7 @@ SIZES = ("1 million", "10 million", "124 million")
 
 
 def inputs_of(size: str) -> tuple[PretrainedConfig, Any]:
-    """A configuration and a tokenizer: bytes, GPT-2's, and one of 128,000 entries and more."""
+    """A configuration and a tokenizer: bytes, GPT-2's, or one with at least 128,000 entries."""
     known = {source.name: source for source in SOURCES}
     if size == "1 million":
         sizes = {"n_layer": 4, "n_head": 4, "n_embd": 128, "n_positions": 128}
@@ -55,7 +55,7 @@ def inputs_of(size: str) -> tuple[PretrainedConfig, Any]:
 
 
 class Shape(NamedTuple):
-    """Rows of new tokens after cached ones, and whether a 4-D mask is given."""
+    """Rows of new tokens after cached ones, and whether a 4-D mask is passed."""
 
     rows: int
     length: int
@@ -64,7 +64,7 @@ class Shape(NamedTuple):
 
 
 class Watch:
-    """Counts what a model is fed, and the processor time that it takes, its head on chosen rows included."""
+    """Counts the tokens fed to a model and its processor time, including its head on chosen rows."""
 
     def __init__(self, model: nn.Module) -> None:
         self.shapes: Counter[Shape] = Counter()
@@ -99,12 +99,12 @@ class Watch:
 
     @property
     def tokens(self) -> int:
-        """Fed so far."""
+        """The number of tokens fed so far."""
         return sum(shape.rows * shape.length * count for shape, count in self.shapes.items())
 
 
 def bare_seconds(model: nn.Module, shapes: Counter[Shape]) -> float:
-    """Processor time of forward passes of random tokens in these shapes, the head on every position."""
+    """Processor time of forward passes of random tokens in these shapes, with the head on every position."""
     total = 0.0
     with torch.no_grad():
         for shape, count in shapes.items():
@@ -143,7 +143,7 @@ def resident_bytes(field: str) -> int:
 
 
 def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> dict[str, Any]:
-    """The first of two measurements for memory, the second for time."""
+    """Measures the memory of a first measurement and the time of a second one."""
     meter = ExposureMeter(CANARIES, tokenizer, method=method, **settings)
     before = resident_bytes("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # resets the peak
@@ -200,7 +200,7 @@ def measured_of(size: str) -> dict[str, Any]:
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval()
     found = {name: measured(model, tokenizer, name, **some) for name, some in SETTINGS.items()}
-    del found["bounded"]["resident_bytes"]  # includes memory that the draws needed
+    del found["bounded"]["resident_bytes"]  # this includes memory that drawing needed
     return {**found, "vocabulary": len(tokenizer)}
 
 

@@ -69,8 +69,8 @@ class Stopwatch:
 def median_interval(values: list[float], confidence: float = 0.95) -> tuple[float, float, float]:
     """Two of the ascending `values` with the median of their distribution between them, and how certain that is.
 
-    Each value lies below that median with probability 1/2. The narrowest pair of the confidence asked for, or the
-    first and the last value.
+    Each value lies below that median with probability 1/2. Returns the narrowest pair with the requested
+    confidence, or the first and the last value.
 
     Example:
         >>> median_interval([1.0, 2.0, 3.0])

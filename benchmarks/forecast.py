@@ -43,7 +43,7 @@ class Case:
 
     Attributes:
         training: part and number.
-        fractions, bits: of the measurements until then.
+        fractions, bits: fractions of the training and exposures of the measurements up to then.
     """
 
     training: tuple[str, int]
@@ -56,7 +56,7 @@ class Case:
 
 
 def trainings_of(*parts: str) -> list[dict[str, Any]]:
-    """The stored trainings of some parts."""
+    """The stored training runs of the given parts."""
     lines = STORE.read_text(encoding="utf-8").splitlines()
     return [one for one in map(json.loads, lines) if one["part"] in parts]
 
@@ -176,7 +176,7 @@ def tested(trainings: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def of_an_lstm() -> dict[str, Any]:
-    """Another kind of training altogether: the mean of four of an LSTM, nine digits, canaries inserted once."""
+    """A different kind of training: the mean of four runs of an LSTM with nine digits and canaries inserted once."""
     drawn = json.loads(OVERFITTING.read_text(encoding="utf-8"))
     series = drawn["plots"][0]["series"][0]
     fractions, bits = np.array(series["x"]) / series["x"][-1], np.array(series["y"])

@@ -80,7 +80,7 @@ class Transformer(nn.Module):
 
 
 def settings_of(part: str, number: int) -> dict[str, Any]:
-    """What a training is made with."""
+    """The settings of a training run."""
     choice = random.Random(f"{part} training {number}")
     return {
         "part": part,
@@ -95,7 +95,7 @@ def settings_of(part: str, number: int) -> dict[str, Any]:
 
 
 def train(settings: dict[str, Any], rows: list[str]) -> dict[str, Any]:
-    """The training with its measurements: the exposures of all canaries at each step that was measured."""
+    """Runs the training; returns it with the exposures of all canaries at each measured step."""
     started = time.process_time()
     seed = settings["seed"]
     canaries = draw_canaries(TEMPLATE, REPETITIONS, controls=0, seed=seed)
@@ -154,7 +154,7 @@ def _ids(texts: list[str]) -> torch.Tensor:
 
 @torch.no_grad()
 def _exposures(model: nn.Module, secrets: list[str]) -> np.ndarray:
-    """The exposure of each secret, by the bits of all texts of the template; other secrets do not compete."""
+    """The exposure of each secret, from the bits of all texts of the template; other secrets do not compete."""
     bits = np.zeros(1)
     for known in range(DIGITS):
         beginnings = [TEMPLATE.prefix + f"{number:0{known}}"[:known] for number in range(10**known)]
@@ -178,7 +178,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--store", type=Path, default=STORE)
     for part, count in TRAININGS.items():
-        parser.add_argument(f"--{part}", type=int, default=count, help="how many of that part")
+        parser.add_argument(f"--{part}", type=int, default=count, help="number of runs in that part")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     text = "\n".join(topics.values())

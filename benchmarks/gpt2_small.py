@@ -48,7 +48,7 @@ class PeakMemory:
 
 
 def shapes_of_calls(model: nn.Module, work: Callable[[], Any]) -> list[tuple[int, int]]:
-    """Rows and tokens of every call of the model that `work` makes."""
+    """Rows and tokens of every call of the model by `work`."""
     shapes: list[tuple[int, int]] = []
 
     def note(module: nn.Module, arguments: Any, named: dict[str, Any]) -> None:
@@ -60,14 +60,14 @@ def shapes_of_calls(model: nn.Module, work: Callable[[], Any]) -> list[tuple[int
 
 
 def bare_forwards(model: nn.Module, shapes: list[tuple[int, int]]) -> None:
-    """The model alone."""
+    """Calls the model alone."""
     with torch.no_grad():
         for rows, tokens in shapes:
             model(input_ids=torch.zeros((rows, tokens), dtype=torch.long))
 
 
 def processor_seconds(work: Callable[[], Any]) -> float:
-    """Of this process."""
+    """Processor seconds of this process."""
     started = time.process_time()
     work()
     return time.process_time() - started

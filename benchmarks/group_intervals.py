@@ -45,7 +45,7 @@ SPACE_SIZE = 10**9
 TOP = math.log2(SPACE_SIZE)
 SIZES = (8, 12, 20, 40)
 GROUPS = 1000
-# For so many groups, the limits are computed for the width; for others, only whether they contain the mean.
+# The limits, for the width, are computed for this many groups; for others, only whether they contain the mean.
 WHOLE = 40
 REFERENCES = 256
 LEVEL = 0.95
@@ -59,7 +59,7 @@ def chance(generator: np.random.Generator, count: int) -> NDArray[np.float64]:
 
 
 def mixture(share: float) -> Draw:
-    """A share of them ranks first."""
+    """Returns exposures of canaries, a share of which ranks first."""
     return lambda generator, count: np.where(generator.random(count) < share, TOP, chance(generator, count))
 
 
@@ -83,7 +83,7 @@ def exact(bits: NDArray[np.float64], generator: np.random.Generator) -> list[Cos
 
 
 def by_references(bits: NDArray[np.float64], generator: np.random.Generator) -> list[CostEstimate]:
-    """By one set of uniform references: a text of exposure x is passed by a share 2^-x of them."""
+    """Measures by one set of uniform references; a share 2^-x of them is more likely than a text of exposure x."""
     references = np.log2(generator.random(REFERENCES))
     return sampling_exposure(-bits, references, space_size=SPACE_SIZE, confidence_level=LEVEL)
 
@@ -92,7 +92,7 @@ WAYS = {"exact": exact, f"{REFERENCES} references": by_references}
 
 
 def grouped(estimates: list[CostEstimate]) -> RepetitionGroup:
-    """As in a report."""
+    """The interval as in a report."""
     canaries = [
         ExposureEstimate(
             canary_id=str(place), repetitions=1, log_perplexity_bits=1.0, exposure_bits=e.exposure_bits,

@@ -38,7 +38,7 @@ class Recorder(nn.Module):
 
 
 def plain_seconds(model: nn.Module, texts: list[str]) -> float:
-    """The baseline: batches of whole texts, and log-softmax of all logits."""
+    """The baseline: batches of whole texts and log-softmax of all logits."""
     started = time.perf_counter()
     with torch.no_grad():
         for first in range(0, len(texts), PLAIN_BATCH):
@@ -49,7 +49,7 @@ def plain_seconds(model: nn.Module, texts: list[str]) -> float:
 
 
 def enumerate_once(model: nn.Module, digits: int) -> tuple[float, EncodedTexts]:
-    """Seconds from the template's automaton to the bits of all its texts."""
+    """Seconds from building the template's automaton to the bits of all its texts."""
     template = CanaryTemplate("The random number is {number}", number=Digits(digits))
     scorer = CausalScorer(model, TOKENIZER)
     automaton = build_automaton(template, scorer.encoder)
@@ -60,14 +60,14 @@ def enumerate_once(model: nn.Module, digits: int) -> tuple[float, EncodedTexts]:
 
 
 def bare_seconds(model: nn.Module, space: EncodedTexts) -> float:
-    """The model alone on the batches of the scorer."""
+    """Calls the model alone on the batches of the scorer."""
     recorder = Recorder(model)
     CausalScorer(recorder, TOKENIZER, mode="packed").sequence_bits(space)
     started = time.perf_counter()
     with torch.no_grad():
         for inputs in recorder.calls:
             cache = inputs.get("past_key_values")
-            if cache is not None:  # a call appends to its cache: cut back to the prefix
+            if cache is not None:  # a call appends to its cache, which is cut back to the prefix
                 cache.crop(-(cache.get_seq_length() - len(space.tree.tree.prefix_P)))
             model(**inputs)
     return time.perf_counter() - started

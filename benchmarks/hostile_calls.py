@@ -63,7 +63,7 @@ class Hang(BaseException):
 
 
 class Awkward:
-    """Answers no question."""
+    """Raises an error whenever it is asked anything."""
 
     def __repr__(self) -> str:
         raise RuntimeError("no repr")
@@ -99,7 +99,7 @@ def deep(depth: int) -> list[Any]:
     return nested
 
 
-# What may stand where anything else is expected. Each is made again, since iterators are used up.
+# Values that replace any argument. Each is created for each call, since iterators are consumed.
 VALUES: list[Callable[[], Any]] = [
     *(lambda value=value: value for value in (
         None, True, False, -1, 0, 1, 2, 3, 7, 10**9, 10**18, 10**30, 10**5000, 0.0, 0.5, 1.0, 2.5, -0.5, 1e308,
@@ -129,7 +129,7 @@ class Call:
 
 @dataclass
 class World:
-    """What the calls are made with: canaries, a model, and files of every kind, in a folder of their own."""
+    """The inputs of the calls: canaries, a model, and files of every kind, in a separate folder."""
 
     folder: Path
     template: Any
@@ -178,7 +178,7 @@ class World:
         return cls(folder, template, canaries, model, tokenizer, report, (*fillings, str(canaries.seed)))
 
     def own_values(self) -> list[Callable[[], Any]]:
-        """Values of the package's own types, which are as wrong in most places."""
+        """Values of the package's own types, which are also wrong in most places."""
         meta = transformers.AutoConfig.from_pretrained(self.folder / "model")
         return [
             lambda: self.template, lambda: self.canaries, lambda: self.model, lambda: self.tokenizer,
@@ -338,12 +338,12 @@ WORDS = (
 
 @dataclass(frozen=True)
 class Command:
-    """A command line that works: option and value, None for a flag, "" for what has no option."""
+    """A valid command line: options and values; None marks a flag, "" an argument without an option."""
 
     name: str
     options: tuple[tuple[str, str | None], ...]
     more: tuple[tuple[str, str | None], ...] = ()
-    refused: tuple[tuple[str, str], ...] = ()  # of which one is always typed
+    refused: tuple[tuple[str, str], ...] = ()  # one of them is always given
     prints_secrets: bool = False
 
 
@@ -420,10 +420,10 @@ BUDGETS = (
     "--text-bytes",
     "--discoverable",
     "",
-)  # without them work is long
+)  # without them the call takes long
 
 
-# What JSON may hold in place of anything; the texts are put in as they are.
+# Values that replace any value in JSON; texts are inserted verbatim.
 NODES = (
     "null", "true", "-1", "0", "3", "1e999", "NaN", "Infinity", "1e308", "1e-400", "9" * 30, "9" * 400, "9" * 5000,
     '""', '"x"', '"yes"', '"\\ud800"', '"\\u0000"', "[]", "{}", "[5]", '{"a": 5}', "0.5", "[" * 60 + "]" * 60,
@@ -462,7 +462,7 @@ def damage(file: Path, choose: random.Random) -> None:
 
 
 def _with_another_node(values: Any, choose: random.Random) -> str:
-    """The JSON of `values` with one value replaced, wherever it stands."""
+    """The JSON of `values` with one value replaced, at any depth."""
     values, marker = copy.deepcopy(values), "replaced here"
     places = [(parent, key) for parent in _parents(values) for key in _keys(parent)]
     parent, key = choose.choice(places)
@@ -584,7 +584,7 @@ def command_call(number: int, seed: int, world: World, debug: bool = False) -> O
     said_out, said_err = (stream.buffer.getvalue().decode(errors="replace") for stream in (out, err))
     if debug:
         print(said_out[-2000:], said_err[-6000:])
-    if " Hang in " in said_err:  # the entry point takes it for a failure of the command's own
+    if " Hang in " in said_err:  # the entry point treats it as a failure of the command
         return Outcome("hang", "hang", title)
     verdict = "" if status in (0, 1, 2) else f"status {status}: {said_err.strip()[-200:]}"
     if status == 2 and said_err.count("\n") != 1 and "Warning" not in said_err:
@@ -614,7 +614,7 @@ def no() -> bool:
 
 @contextlib.contextmanager
 def limits(seconds: float) -> Iterator[None]:
-    """Raises `Hang` inside when the call takes longer; processor time, since other work may share the machine."""
+    """Raises `Hang` if the call takes longer, in processor time, since other work may share the machine."""
 
     def stop(*_: Any) -> None:
         raise Hang
@@ -632,7 +632,7 @@ def limits(seconds: float) -> Iterator[None]:
 
 @contextlib.contextmanager
 def captured(printed: io.StringIO) -> Iterator[None]:
-    """Output and warnings go to `printed`."""
+    """Redirects output and warnings to `printed`."""
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed), warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda message, *_, **__: printed.write(f"{message}\n")  # type: ignore[assignment]

@@ -66,13 +66,13 @@ def own_bytes() -> int:
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError("this system does not tell memory of one's own from that of files: run it on Linux")
+    raise RuntimeError("this system does not separate private memory from that of files: run this on Linux")
 
 
 def measure_memory(path: Path) -> dict[str, float]:
-    """Peak growth in bytes, and seconds, of inserting into the rows at `path`."""
+    """Peak memory growth in bytes, and seconds, of inserting into the rows at `path`."""
     dataset, canaries = Dataset.from_file(str(path)), canaries_to_insert()
-    insert_canaries(dataset.select(range(2000)), canaries)  # loads everything that is loaded on first use
+    insert_canaries(dataset.select(range(2000)), canaries)  # load everything that is loaded on first use
     before, done = own_bytes(), threading.Event()
     peak = [before]
 

@@ -46,7 +46,7 @@ def build(sizes: dict[str, int], device: str) -> LlamaForCausalLM:
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Seconds of the second of two runs, the device waited for, and what it gave."""
+    """Seconds of the second of two runs, with the device synchronized, and its result."""
     for _ in range(2):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
@@ -58,7 +58,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def plain_bits(model: nn.Module, ids: np.ndarray) -> np.ndarray:
-    """(N,) bits of texts of one length: whole texts in batches, log-softmax of everything."""
+    """(N,) bits of texts of equal length: whole texts in batches, with log-softmax of all logits."""
     totals = []
     for first in range(0, len(ids), PLAIN_BATCH):
         rows = torch.as_tensor(ids[first : first + PLAIN_BATCH], device=next(model.parameters()).device).long()
@@ -69,7 +69,7 @@ def plain_bits(model: nn.Module, ids: np.ndarray) -> np.ndarray:
 
 
 def bare_seconds(model: nn.Module, encoded: EncodedTexts) -> float:
-    """The model alone, including its head, on the batches of the scorer."""
+    """Calls the model alone, including its head, on the batches of the scorer."""
     recorder = Recorder(model)
     scorer = CausalScorer(recorder, TOKENIZER, mode="packed")
     scorer.sequence_bits(encoded)
@@ -130,7 +130,7 @@ def search_ratio(model: nn.Module) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--small", action="store_true", help="use a tiny model, to try the benchmark on any machine")
+    parser.add_argument("--small", action="store_true", help="use a tiny model, to run the benchmark on any machine")
     small = parser.parse_args().small
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = build(SMALL if small else LARGE, device)

@@ -40,7 +40,7 @@ SETTINGS = {"full": 1e-3, "lora": 1e-2}
 
 
 def windows() -> list[str]:
-    """All help texts one after the other, in pieces of equal length."""
+    """All help texts joined and cut into pieces of equal length."""
     text = "\n\n".join(pydoc_data.topics.topics.values())
     return [text[at : at + WINDOW] for at in range(0, len(text) - WINDOW, WINDOW)]
 
@@ -56,7 +56,7 @@ def tokenizer_of(texts: list[str]) -> PreTrainedTokenizerFast:
 
 
 def train(model: Any, tokenizer: Any, texts: list[str], epochs: int, rate: float, seed: int) -> None:
-    """Plain AdamW over shuffled batches of 8, padded on the right."""
+    """Trains with AdamW on shuffled batches of 8, padded on the right."""
     rng = np.random.default_rng(seed)
     rows = tokenizer(texts)["input_ids"]
     optimizer = torch.optim.AdamW([weight for weight in model.parameters() if weight.requires_grad], rate)
@@ -131,7 +131,7 @@ def run(seed: int) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the seeds to run")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds to run")
     seeds = SEEDS[: parser.parse_args().seeds]
     started = time.perf_counter()
     runs = []

@@ -82,10 +82,10 @@ PACKAGES: dict[str, dict[str, tuple[str, ...]]] = {
         "vocabulary_automaton": ("extraction/test_symbol_transducer.py", "extraction/test_merging_tokenizers.py"),
     },
 }
-# `X | None` is an annotation nearly everywhere; `is` for `==` and the like say nothing about figures.
+# `X | None` is nearly always an annotation; `is` for `==` and similar changes do not concern figures.
 _LEFT_OUT = ("BitOr", "_Is", "RemoveDecorator", "ExceptionReplacer", "VariableReplacer", "VariableInserter")
 _PASSED, _FAILED = 0, 1
-# Of the time that the tests take without a mutation; a loop that no longer ends is noticed too.
+# Multiple of the time that the tests take without a mutation; this also detects endless loops.
 _PATIENCE, _MORE_SECONDS = 5.0, 60.0
 
 
@@ -95,9 +95,9 @@ class Mutant:
 
     Attributes:
         package, module: which module.
-        line: its number.
-        before, after: the line as it is, and as it was run.
-        operator: cosmic-ray's name of the change.
+        line: number of the line.
+        before, after: the original line, and the mutated line.
+        operator: cosmic-ray's name for the change.
         code: the module's whole source with the change.
     """
 
@@ -119,7 +119,7 @@ class Mutant:
 
 
 def places_of(package: str, module: str) -> list[tuple[int, list[tuple[str, int]]]]:
-    """The places of a module: line, and what can be done there as an operator's name and its occurrence."""
+    """The places of a module: the line, and the possible mutations there as names and occurrences of operators."""
     from cosmic_ray.ast import ast_nodes, get_ast
     from cosmic_ray.plugins import get_operator, operator_names
 
@@ -156,7 +156,7 @@ def mutants_of(
 
 
 def _lines_without_code(source: str) -> set[int]:
-    """Lines of annotations of names and arguments, and of `__all__`."""
+    """The lines of annotations of names and arguments, and of `__all__`."""
     lines: set[int] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.AnnAssign) and node.value is None:
@@ -192,7 +192,7 @@ class _Finder:
 
 
 def run_tests(package: str, module: str, code: str | None, seconds: float | None) -> str:
-    """ "killed", "survived" or "timed out" of the tests of a module in a forked child, with other code or its own."""
+    """Runs a module's tests in a forked child, possibly with other code: "killed", "survived" or "timed out"."""
     child = os.fork()
     if child == 0:
         try:
@@ -221,10 +221,10 @@ def _in_child(package: str, module: str, code: str | None) -> int:
         sys.meta_path.insert(0, _Finder(f"hf_exposure.{package}.{module}", path_of(package, module), code))
     os.chdir(ROOT)
     mutated = importlib.import_module(f"hf_exposure.{package}.{module}")
-    # Not by pytest, which would rewrite the assertions of the file on the disk and run that.
+    # Not loaded by pytest, which would rewrite the assertions of the file on the disk and run that.
     if doctest.testmod(mutated, optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).failed:
         return _FAILED
-    # Libraries that were imported before the fork cannot be rewritten by pytest, which warns of it.
+    # Pytest warns that it cannot rewrite libraries that were imported before the fork.
     options = ["-x", "-q", "--no-header", "-W", "ignore::pytest.PytestAssertRewriteWarning"]
     return int(pytest.main([*options, *(f"tests/{test}" for test in PACKAGES[package][module])]))
 
@@ -244,7 +244,7 @@ def main() -> None:
     started, packages = time.monotonic(), chosen.packages.split(",")
     _import_what_is_heavy(packages)
     places = {(package, module): places_of(package, module) for package in packages for module in PACKAGES[package]}
-    # A stream for each module, so that what is drawn from one does not depend on which others run.
+    # One random stream per module, so that its mutants do not depend on which other modules run.
     mutants = [
         mutants_of(package, module, found, random.Random(f"{chosen.seed} {package} {module}"))
         for (package, module), found in places.items()

@@ -49,7 +49,7 @@ def fine_tune(folder: Path, *, small: bool) -> None:
     if small:
         base = base.replace("n_layer=3, n_embd=128", "n_layer=2, n_embd=64")
     names: dict[str, Any] = {}
-    if Path("base/model.safetensors").exists():  # all but the training of the base
+    if Path("base/model.safetensors").exists():  # everything except the training of the base model
         base = re.sub(r"^train\(base, .*$", "", base, flags=re.MULTILINE)
     for code in (base, canaries, insert):
         exec(code, names)
@@ -61,7 +61,7 @@ def fine_tune(folder: Path, *, small: bool) -> None:
 
 
 def edits_of(secret: str, said: str) -> tuple[int, int]:
-    """By the plain table: the least distance of any beginning, and a bound below that of any continuation."""
+    """From the plain table: the smallest distance of any prefix, and a lower bound on that of any continuation."""
     row = list(range(len(secret) + 1))
     least = row[-1]
     for place, character in enumerate(said, 1):
@@ -75,10 +75,10 @@ def edits_of(secret: str, said: str) -> tuple[int, int]:
 def near_samples(
     model: Any, tokenizer: Any, secrets: list[str], prompt: list[int], scheme: dict[str, Any]
 ) -> list[int]:
-    """How many of the samples begin within the distance of each secret.
+    """The number of samples whose beginning is within the distance of each secret.
 
-    Samples with equal beginnings go on together: how many take which token is one multinomial draw. Those that can
-    come near no secret any more are not followed.
+    Samples with equal beginnings are continued together, with one multinomial draw of their next tokens. Samples that
+    can no longer be near any secret are dropped.
     """
     draw, before = np.random.default_rng(1), tokenizer.decode(prompt)
     near = [0] * len(secrets)
@@ -95,7 +95,7 @@ def near_samples(
                 drawn = draw.multinomial(count, chance)
                 for token in np.flatnonzero(drawn).tolist():
                     if token == tokenizer.eos_token_id:
-                        continue  # finished, and not close
+                        continue  # finished, but not close
                     said = tokenizer.decode([*prompt, *beginning, token])[len(before) :]
                     left = []
                     for number in candidates:

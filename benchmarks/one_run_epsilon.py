@@ -30,20 +30,20 @@ SHARES = (0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 def correct_guesses(costs_m: np.ndarray, coins_m: np.ndarray, guesses: int) -> int:
-    """The number of correct guesses: the bound depends on nothing else."""
+    """The number of correct guesses, on which alone the bound depends."""
     order = np.argsort(costs_m)
     return int(coins_m[order[: guesses - guesses // 2]].sum() + (~coins_m[order[len(order) - guesses // 2 :]]).sum())
 
 
 @cache
 def bound(canaries: int, guesses: int, correct: int, claim: Claim) -> float:
-    """Returns the bound for so many correct guesses, from the public function."""
+    """Returns the bound for this number of correct guesses, from the public function."""
     coins_m = np.zeros(canaries, dtype=bool)
     coins_m[: guesses - guesses // 2] = True
     if guesses < canaries:
         coins_m[guesses - guesses // 2] = True
     guessed = [*range(guesses - guesses // 2), *range(canaries - guesses // 2, canaries)]
-    # On both sides, since coins with a single outcome are refused.
+    # Both outcomes occur, since coins with a single outcome are refused.
     wrong = [*guessed[::2], *guessed[1::2]][: guesses - correct]
     coins_m[wrong] = ~coins_m[wrong]
     found = epsilon_lower_bound(

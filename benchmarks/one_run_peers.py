@@ -34,7 +34,7 @@ def module_of(package: str, file: str) -> Any:
 
 
 def opake_epsilon(module: Any, canaries: int, guesses: int, correct: int) -> float:
-    """Its bound on mu by bisection of its p-value, as an epsilon."""
+    """The bound on mu by bisection of the peer's p-value, as an epsilon."""
     low, high = 0.0, 10.0
     for _ in range(24):
         middle = (low + high) / 2
@@ -44,7 +44,7 @@ def opake_epsilon(module: Any, canaries: int, guesses: int, correct: int) -> flo
 
 
 def main() -> None:
-    """Compares and writes."""
+    """Compares the bounds and writes the result."""
     jax, opake = module_of("jax_privacy", "auditing.py"), module_of("opake", "api/auditing/one_run/_gdp.py")
     rows = []
     for canaries, guesses, correct in GUESSES:

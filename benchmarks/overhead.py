@@ -26,7 +26,7 @@ TOKENIZER = ByT5Tokenizer()
 
 
 def train(callback: ExposureCallback, steps: int = -1) -> dict[str, Any]:
-    """Seconds of one run, with and without what the callback measured."""
+    """Seconds of one run, with and without the callback's measurements."""
     transformers.set_seed(0)
     rows = insert_canaries(load_rows(None, None, 100_000, 200), callback.canaries, seed=0)
     encoded = rows.map(lambda batch: TOKENIZER(batch["text"]), batched=True, remove_columns=["text"])
@@ -49,7 +49,7 @@ def train(callback: ExposureCallback, steps: int = -1) -> dict[str, Any]:
         trainer.train()
         whole = time.perf_counter() - started
     measuring = [report.seconds for report in callback.reports]
-    # Preparing (drawing, encoding, auditing the tokenizer) happens once, at the start of training.
+    # Preparation (drawing, encoding, auditing the tokenizer) happens once, at the start of training.
     return {
         "whole_seconds": whole,
         "measuring_seconds": measuring,

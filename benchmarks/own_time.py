@@ -57,7 +57,7 @@ def unit_seconds(model: GPT2LMHeadModel) -> float:
 
 
 def measure(name: str) -> dict[str, Any]:
-    """The rows of one tokenizer, in units."""
+    """The table rows of one tokenizer, in units."""
     (source,) = (one for one in SOURCES if one.name == name)
     tokenizer = source.load(CACHE)
     model = tiny_model(tokenizer)
@@ -95,13 +95,13 @@ def measure(name: str) -> dict[str, Any]:
     in_suffix, exact = processor_seconds(lambda: rank_bounds(model, tokenizer, ranked, RANK_IN))
 
     def score_all() -> int:
-        """Brute force: every text whole, in plain batches."""
+        """Brute force: every whole text, in plain batches."""
         scorer = CausalScorer(model, tokenizer, mode="plain")
         bits = scorer.sequence_bits(scorer.encode([RANK_IN.text_at(index) for index in range(RANK_IN.space_size)]))
         return int((bits <= bits[7777] + scorer.tolerance_bits).sum())
 
     def score_all_as_anyone_would() -> int:
-        """Brute force without this package: whole texts of one length in batches, all of their logits."""
+        """Brute force without this package: whole texts of equal length in batches, with all logits."""
         ids = tokenizer([RANK_IN.text_at(index) for index in range(RANK_IN.space_size)])["input_ids"]
         bits_N = torch.empty(len(ids))
         for length in {len(row) for row in ids}:
@@ -116,7 +116,7 @@ def measure(name: str) -> dict[str, Any]:
     by_force, rank_of_all = processor_seconds(score_all)
     as_anyone, rank_by_logits = processor_seconds(score_all_as_anyone_would)
     assert exact.low <= rank_of_all <= exact.high
-    # Single-precision sums order a few texts with nearly equal scores differently.
+    # In single precision, a few texts with nearly equal scores are ordered differently.
     assert exact.low - 10 <= rank_by_logits <= exact.high + 10
     return {
         "tokenizer": name,

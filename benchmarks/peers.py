@@ -92,13 +92,13 @@ _FORMULAS = "tensorflow_privacy/privacy/privacy_tests/secret_sharer/exposures.py
 
 
 def threshold_of(controls: Iterable[float], false_positives: float = FALSE_POSITIVES) -> float:
-    """The lowest of the controls' scores that at most this share of them exceed."""
+    """The lowest control score that at most this share of the controls exceeds."""
     descending = sorted(controls, reverse=True)
     return descending[math.floor(false_positives * len(descending))]
 
 
 def detected(scores: Iterable[float], threshold: float) -> dict[str, Any]:
-    """How many scores exceed the threshold, with the Clopper-Pearson interval of their share."""
+    """The number of scores above the threshold, with the Clopper-Pearson interval of their share."""
     above = [score > threshold for score in scores]
     low, high = clopper_pearson([sum(above)], len(above))
     return {"detected": sum(above), "of": len(above), "low": float(low[0]), "high": float(high[0])}
@@ -134,7 +134,7 @@ class Cost:
 
 @contextmanager
 def counted(*models: PreTrainedModel) -> Iterator[Cost]:
-    """Counts what happens inside."""
+    """Counts processor time and tokens within the block."""
     cost = Cost()
 
     def count(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -153,7 +153,7 @@ def counted(*models: PreTrainedModel) -> Iterator[Cost]:
 
 @dataclass
 class Trained:
-    """What every tool gets."""
+    """The inputs of every tool."""
 
     model: PreTrainedModel
     base: PreTrainedModel
@@ -195,7 +195,7 @@ def learn(model: PreTrainedModel, texts: list[str]) -> float:
 
 
 def text_parts() -> list[Dataset]:
-    """The base model's text, the training's, and text that no model sees."""
+    """The text of the base model, the text of the training, and text that no model sees."""
     text = load_rows(None, None, 3 * PART_ROWS * ROW_CHARACTERS, ROW_CHARACTERS)
     ends = [PART_ROWS, 2 * PART_ROWS, len(text)]
     return [text.select(range(start, end)) for start, end in zip([0, *ends], ends, strict=False)]
@@ -221,7 +221,7 @@ def train(secret: Space, base: PreTrainedModel, parts: Sequence[Dataset]) -> Tra
 
 
 def hf_exposure_row(trained: Trained, base_model: PreTrainedModel | None) -> tuple[dict[str, Any], ExposureReport]:
-    """`measure_exposure` with all defaults."""
+    """Calls `measure_exposure` with all defaults."""
     with counted(trained.model, trained.base) as cost:
         report = measure_exposure(trained.model, TOKENIZER, trained.canaries, base_model=base_model)
     gained = [e.exposure_bits - (e.base_exposure_bits if base_model else 0.0) for e in report.estimates]
@@ -246,7 +246,7 @@ def hf_exposure_row(trained: Trained, base_model: PreTrainedModel | None) -> tup
 
 
 def extraction_row(trained: Trained) -> dict[str, Any]:
-    """How many inserted canaries are among the template's likeliest texts, with the settings of the demo."""
+    """The number of inserted canaries among the template's likeliest texts, with the demo's settings."""
     inserted = {canary.text: canary.repetitions for canary in trained.canaries.inserted}
     top_k, limit = DemoSettings.top_k, 20_000
     with counted(trained.model) as cost:
@@ -262,7 +262,7 @@ def extraction_row(trained: Trained) -> dict[str, Any]:
 
 
 def mean_losses(model: PreTrainedModel, texts: Sequence[str], batch: int = 256) -> list[float]:
-    """Nats per token of texts of one length, in plain batches: what a user of the formulas writes."""
+    """Nats per token of texts of equal length in plain batches, as a user of the formulas would write it."""
     losses: list[float] = []
     with torch.inference_mode():
         for start in range(0, len(texts), batch):
@@ -283,7 +283,7 @@ def uniform_texts(canaries: CanarySet, count: int) -> list[str]:
 
 
 def tensorflow_formulas() -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """Interpolation and extrapolation, from their file: the package itself imports TensorFlow."""
+    """Loads interpolation and extrapolation from their file, since the package itself imports TensorFlow."""
     path = metadata.distribution("tensorflow-privacy").locate_file(_FORMULAS)
     spec = importlib.util.spec_from_file_location("tensorflow_privacy_exposures", str(path))
     assert spec is not None and spec.loader is not None
@@ -319,7 +319,7 @@ def tensorflow_privacy_rows(trained: Trained, report: ExposureReport) -> dict[st
 
 
 def means(bits: Sequence[float], repetitions: Sequence[int]) -> dict[str, float]:
-    """By repetition count."""
+    """The mean exposure by repetition count."""
     counts = sorted(set(repetitions))
     return {
         str(count): float(np.mean([one for one, r in zip(bits, repetitions, strict=True) if r == count]))
@@ -328,7 +328,7 @@ def means(bits: Sequence[float], repetitions: Sequence[int]) -> dict[str, float]
 
 
 def errors(bits: Sequence[float], report: ExposureReport) -> dict[str, Any]:
-    """Differences from the exposures that search proved, over the canaries of which it did."""
+    """Differences from the exposures that the search proved, over the canaries for which it did."""
     known = [one - e.exposure_bits for one, e in zip(bits, report.estimates, strict=True) if e.bound == "exact"]
     finite = [one for one in known if math.isfinite(one)]
     return {"proven": len(known), "mean_error_bits": float(np.mean(finite)) if finite else None,
@@ -379,7 +379,7 @@ def figures_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def memaudit_manifest(memaudit: Any, trained: Trained) -> dict[str, Any]:
-    """Our canaries as memaudit's, inserted by memaudit: the rows must be those that the model was trained on."""
+    """Our canaries inserted by memaudit; the rows must equal those that the model was trained on."""
     canary_type = importlib.import_module("memaudit.types").Canary
     theirs = []
     for canary in trained.canaries:
@@ -399,16 +399,16 @@ def memaudit_manifest(memaudit: Any, trained: Trained) -> dict[str, Any]:
 
 
 def canary_share(trained: Trained) -> float:
-    """Of the characters of the training text (its tokens are bytes)."""
+    """The canaries' share of the characters of the training text, whose tokens are bytes."""
     inserted = sum(len(canary.text) * canary.repetitions for canary in trained.canaries.inserted)
     return inserted / sum(map(len, trained.rows["text"]))
 
 
 def compare(trained: Trained) -> dict[str, Any]:
-    """One training, all tools."""
+    """Runs one training and all tools."""
     alone, report = hf_exposure_row(trained, None)
     bits = [estimate.exposure_bits for estimate in report.estimates]
-    # Just below the limit, since a score must exceed the threshold and the law says "at least".
+    # Just below the limit, since a score must exceed the threshold and the rule says "at least".
     limit = math.nextafter(math.log2(1 / FALSE_POSITIVES), 0.0)
     tools: dict[str, Any] = {
         "hf_exposure": alone,
@@ -452,9 +452,7 @@ def trained_on(names: Sequence[str], folder: Path | None) -> Iterator[tuple[str,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--keep", type=Path, help="folder that keeps the trained models: the next run takes them from it"
-    )
+    parser.add_argument("--keep", type=Path, help="folder that keeps the trained models for the next run")
     arguments = parser.parse_args()
     transformers.logging.set_verbosity_error()
     disable_progress_bars()

@@ -35,10 +35,10 @@ TEMPLATE = CanaryTemplate("The random number is {number}", number=Digits(9))
 REFERENCES = 4096
 MANY_REFERENCES = 10**6
 RANKS = (8, 64, 512)
-# A collective of one number, and what one process receives in a second: a network between machines, not within one.
+# Seconds of a collective of one number, and bytes received per second, for a network between machines.
 LATENCY_SECONDS, BYTES_PER_SECOND = 50e-6, 20e9
 PARAMETERS_7B = ModelShape(parameters=7_000_000_000, layers=32, hidden=4096, heads=32)
-# bfloat16 multiply-adds that one accelerator does in a second, as large matrices reach it.
+# bfloat16 multiply-adds per second of one accelerator with large matrices.
 MULTIPLY_ADDS_PER_SECOND = 2e14
 
 
@@ -51,9 +51,9 @@ def small_model() -> GPT2LMHeadModel:
 
 
 def measure(processes: int, shared: bool = True) -> float:
-    """Seconds of one measurement shared by so many real processes, the better of two.
+    """Seconds of one measurement shared by this many real processes, the better of two.
 
-    Not shared, each process does the whole at the same time: how much they slow each other on this machine.
+    If not shared, each process does the whole at the same time, which shows how much they slow each other down.
     """
     with socket.socket() as probe, tempfile.TemporaryDirectory() as folder:
         probe.bind(("127.0.0.1", 0))
@@ -111,13 +111,13 @@ def tree_of_a_million() -> TokenTree:
     example = CausalScorer(small_model(), ByT5Tokenizer()).encode([TEMPLATE.text_at(0)]).matrix_NL[0]
     numbers = np.random.default_rng(0).choice(10**9, MANY_REFERENCES, replace=False)
     matrix = np.repeat(example[None, :], len(numbers), axis=0)
-    # Bytes of digits are neighbors, and the example's are all zeros.
+    # The bytes of digits are consecutive, and the example has only zeros.
     matrix[:, -9:] += (numbers[:, None] // 10 ** np.arange(8, -1, -1) % 10).astype(matrix.dtype)
     return EncodedTexts([""] * len(matrix), matrix, 1).tree.tree
 
 
 def sharded_plan(count: int, tree: TokenTree) -> dict[str, Any]:
-    """The calls of one process that scores `tree` by a 7-billion-parameter model in `count` shards, in arithmetic."""
+    """The computed calls of one process that scores `tree` by a 7-billion-parameter model in `count` shards."""
     width = choose_row_width(tree, PARAMETERS_7B)
     rows = packed_rows(tree, width)
     share, batch = -(-len(rows) // count), max(1, 65_536 // width)

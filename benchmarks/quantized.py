@@ -47,12 +47,12 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 # GPT-2's layers are not nn.Linear, so torchao leaves them unchanged.
 LIBRARIES = {"llama": ("bitsandbytes", "torchao"), "gpt2": ("bitsandbytes",)}
-# The type that is not quantized, and the standard deviation of the weights.
+# The type of unquantized weights, and the standard deviation of the weights.
 VARIANTS = {"llama": (("float32", 0.1), ("bfloat16", 0.1), ("float32", 0.3)), "gpt2": (("float32", 0.1),)}
 
 
 def kinds() -> Iterator[tuple[str, str, Any]]:
-    """The library, what it does, and the configuration that says so."""
+    """The library, a description, and the configuration."""
     from torchao import quantization as ao
 
     four_bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4"}
@@ -77,9 +77,7 @@ def kinds() -> Iterator[tuple[str, str, Any]]:
 def main() -> None:
     """Measures all kinds, prints a line for each, and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--only", default="", help="Run only kinds whose description contains this; nothing is written then."
-    )
+    parser.add_argument("--only", default="", help="run only kinds whose description contains this, and write nothing")
     only = parser.parse_args().only
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
@@ -125,7 +123,7 @@ def row(family: str, library: str, kind: str, settings: Any, dtype: str, scale: 
 
 
 def search(model: nn.Module, alone_N: np.ndarray) -> dict[str, Any]:
-    """The five likeliest texts, and the bounds of four ranks, next to those of every text alone."""
+    """The five likeliest texts and the bounds of four ranks, compared with scoring every text alone."""
     cost_of = dict(zip(TEXTS, alone_N.tolist(), strict=True))
     likeliest = extract(model, TOKENIZER, TEMPLATE, top_k=5)
     costs = [cost_of[each.text] for each in likeliest.candidates]

@@ -30,13 +30,13 @@ from hf_exposure.estimators import epsilon_from_ranks
 EPSILONS = (1.0, 3.0, 6.0)
 SPACES = (10, 100, 1_000, 10_000, 100_000, 1_000_000)
 CANARIES = (1, 2, 5, 10, 40, 100)
-SHARES = (0.0, 0.01, 0.1, 0.4)  # of the space, guessed; 0 is one text
+SHARES = (0.0, 0.01, 0.1, 0.4)  # shares of the space that are guessed; 0 means one text
 DRAWS = 100_000
 ERROR = 0.05
 
 
 def least_alarming(k: int, m: int, limit: int, epsilon: float, threshold: int | None, **how: Any) -> int:
-    """How many of m ranks must be `limit` for the bound to exceed epsilon; m + 1 where none do. By bisection."""
+    """The number of m ranks that must be `limit` for the bound to exceed epsilon; m + 1 if none suffices."""
 
     def alarms(successes: int) -> bool:
         ranks = [limit] * successes + [None] * (m - successes)
@@ -50,7 +50,7 @@ def least_alarming(k: int, m: int, limit: int, epsilon: float, threshold: int | 
 
 
 def fixed(k: int, m: int, epsilon: float, how: dict[str, Any]) -> float:
-    """The largest rate of false alarms over the shares that are guessed, summed exactly."""
+    """The largest rate of false alarms over the guessed shares, summed exactly."""
     rates = []
     for share in SHARES:
         limit = max(1, int(share * k))
@@ -75,7 +75,7 @@ def ladder(k: int, m: int, epsilon: float, how: dict[str, Any], generator: np.ra
 
 
 def distinct(k: int, m: int, epsilon: float, generator: np.random.Generator) -> float:
-    """The rate of false alarms where each guess is the answer, or another text if the answer is a secret before it."""
+    """The rate of false alarms if each guess is the answer, or another text if the answer is an earlier secret."""
     stays = (math.exp(epsilon) - 1) / (math.exp(epsilon) + k - 1)
     least, alarms, block = least_alarming(k, m, 1, epsilon, None), 0, max(1, 2_000_000 // k)
     done = 0

@@ -30,7 +30,7 @@ def write_result(name: str, figures: dict[str, Any]) -> Path:
 
 
 def _finite(value: Any) -> Any:
-    """JSON knows no NaN: None stands for it."""
+    """Replaces NaN, which JSON does not have, by None."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -55,7 +55,7 @@ def machine() -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """Of Python and of the installed packages that matter to speed."""
+    """The versions of Python and of the installed packages that affect speed."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
         try:
@@ -66,7 +66,7 @@ def versions() -> dict[str, str]:
 
 
 def _processor() -> str:
-    # platform.processor() is empty or the bare architecture on most Linux systems.
+    # On most Linux systems, platform.processor() is empty or only the architecture.
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:

@@ -71,7 +71,7 @@ def plant(rng: random.Random) -> dict[str, tuple[str, int, str]]:
 
 
 def with_ends(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
-    """The end token before and behind each text, so that sampling can begin and end."""
+    """Adds the end token before and after each text, so that sampling can begin and end."""
     tokenizer.add_special_tokens({"eos_token": "<|end|>", "bos_token": "<|end|>"})
     end = ("<|end|>", tokenizer.eos_token_id)
     tokenizer.backend_tokenizer.post_processor = processors.TemplateProcessing(
@@ -81,7 +81,7 @@ def with_ends(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
 
 
 def first_texts(found: SamplingExtraction) -> dict[str, Any]:
-    """What the first texts of a ranking hold."""
+    """Secrets and matches in the first texts of a ranking."""
     first = found.texts[:FIRST]
     return {
         "with_secret": sum(bool(one.secrets) for one in first),
@@ -91,7 +91,7 @@ def first_texts(found: SamplingExtraction) -> dict[str, Any]:
 
 
 def figures(found: SamplingExtraction, secrets: NaturalSecrets, planted: dict[str, tuple[str, int, str]]) -> Any:
-    """What one attack brought out, whatever the ranking."""
+    """The result of one attack, independent of the ranking."""
     by_id = {secret.id: secret for secret in secrets if secret.text in planted}
     written = {identifier for identifier in found.secrets_found if identifier in by_id}
 
@@ -131,7 +131,7 @@ def _by_count(written: set[str], by_id: Any, planted: Any, *, natural: bool) -> 
 
 
 def run(seed: int) -> dict[str, Any]:
-    """One deal, one fine-tune, one draw that each statistic ranks, and the control."""
+    """Runs one split of the data, one fine-tune, one draw that each statistic ranks, and the control."""
     torch.manual_seed(seed)
     texts = windows()
     dealt = [texts[number] for number in np.random.default_rng(seed).permutation(len(texts))]
@@ -158,7 +158,7 @@ def run(seed: int) -> dict[str, Any]:
     for name in STATISTICS:
         ranked = extract_by_sampling(model, tokenizer, rows, rank_by=name, base_model=base, **attack)
         rankings[name] = first_texts(ranked)
-        # The same seed draws the same texts: all that differs is their order.
+        # The same seed draws the same texts, so only their order differs.
         again = figures(ranked, secrets, planted) | {"seconds": None}
         if fine_tuned not in (None, again):
             raise RuntimeError(f"{name} ranks other texts than the statistics before it")
@@ -177,7 +177,7 @@ def run(seed: int) -> dict[str, Any]:
 
 
 def medians(runs: list[Any]) -> Any:
-    """Of each figure that all runs have."""
+    """The medians of all figures that all runs have."""
     if isinstance(runs[0], dict):
         return {key: medians([one[key] for one in runs]) for key in runs[0] if all(key in one for one in runs)}
     return None if runs[0] is None else median(runs)
@@ -185,7 +185,7 @@ def medians(runs: list[Any]) -> Any:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many of the seeds to run")
+    parser.add_argument("--seeds", type=int, default=len(SEEDS), help="number of seeds to run")
     seeds = SEEDS[: parser.parse_args().seeds]
     started, cpu = time.perf_counter(), time.process_time()
     runs = []

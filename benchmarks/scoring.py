@@ -36,7 +36,7 @@ LOG2_E = 1.0 / np.log(2.0)
 
 
 def plain_bits(model: GPT2LMHeadModel, ids: list[list[int]]) -> np.ndarray:
-    """(N,) bits of each text, the way that a short script would."""
+    """(N,) bits of each text, computed as in a short script."""
     totals = []
     for start in range(0, len(ids), 64):
         rows = [torch.tensor(row) for row in ids[start : start + 64]]
@@ -50,7 +50,7 @@ def plain_bits(model: GPT2LMHeadModel, ids: list[list[int]]) -> np.ndarray:
 
 
 def alternate(ways: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> tuple[dict[str, float], dict[str, Any]]:
-    """Median seconds of each way, taken in turns, and the last answer of each."""
+    """Median seconds of each method, run in turn, and the last result of each."""
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     answers: dict[str, Any] = {}
     for _ in range(repeats):
@@ -62,7 +62,7 @@ def alternate(ways: dict[str, Callable[[], Any]], repeats: int = REPEATS) -> tup
 
 
 def scored(model: GPT2LMHeadModel, tokenizer: Any, encoded: EncodedTexts) -> np.ndarray:
-    """From token ids alone: the tree is built again and the model tried again each time."""
+    """Scores from token ids alone; the tree is built and the model is tested again each time."""
     return CausalScorer(model, tokenizer).sequence_bits(dataclasses.replace(encoded))
 
 
@@ -92,7 +92,7 @@ def candidates(model: GPT2LMHeadModel, tokenizer: Any) -> dict[str, Any]:
 
 
 def whole_space(model: GPT2LMHeadModel, tokenizer: Any) -> dict[str, Any]:
-    """(b) All 10^5 candidates of five digits; the plain way on every 50th of them, times 50."""
+    """(b) All 10^5 candidates of five digits; the plain method on every 50th of them, times 50."""
     template = CanaryTemplate("The random number is {number}", number=Digits(5))
     step = SPACE // SUBSAMPLE
     texts = [template.text_at(index) for index in range(SPACE)]
@@ -129,7 +129,7 @@ def whole_space(model: GPT2LMHeadModel, tokenizer: Any) -> dict[str, Any]:
 
 
 def sweep(model: GPT2LMHeadModel, tokenizer: Any, encoded: EncodedTexts) -> dict[str, Any]:
-    """Seconds at each row width of the packed way, and the width that the cost model chooses."""
+    """Seconds of the packed method at each row width, and the width that the cost model chooses."""
     choose, tree = causal.choose_row_width, encoded.tree.tree
     chosen = choose(tree, CausalScorer(model, tokenizer)._shape)
 

@@ -31,7 +31,7 @@ SETS = {
 
 
 def rank_all(model: GPT2LMHeadModel, step: int) -> list[dict[str, Any]]:
-    """One row for each canary whose own bits say that its search is cheap."""
+    """One row for each canary with few enough bits for a fast search."""
     rows = []
     for name, (canaries, digits) in SETS.items():
         scorer = CausalScorer(model, TOKENIZER)
@@ -60,7 +60,7 @@ def rank_all(model: GPT2LMHeadModel, step: int) -> list[dict[str, Any]]:
 
 
 def train(canary_sets: list[CanarySet]) -> list[dict[str, Any]]:
-    """Trains, and ranks along the way."""
+    """Trains the model and ranks canaries during training."""
     transformers.set_seed(0)
     data = load_rows(None, None, 100_000, 200)
     for number, canaries in enumerate(canary_sets):

@@ -49,7 +49,7 @@ def dijkstra(scorer: CausalScorer, automaton: TokenAutomaton, text: str) -> dict
 
 
 def paper_batched(scorer: CausalScorer, automaton: TokenAutomaton, text: str) -> dict[str, Any]:
-    """The paper's rule: a fixed batch per call, and twice as many calls as the first find took."""
+    """The paper's rule: a fixed batch per call, and twice as many calls as until the first find."""
     started, spent, frontier = time.perf_counter(), SearchCost(), Frontier(automaton)
     calls_at_find = math.inf
     while spent.forward_passes < 2 * calls_at_find and spent.expansions < MOST_EXPANSIONS:
@@ -76,10 +76,10 @@ def _cost(spent: SearchCost, started: float, found: bool) -> dict[str, Any]:
 
 
 def beam_finds_best(model: GPT2LMHeadModel, canaries: CanarySet, best: str, rows: int) -> bool:
-    """Whether beam search comes out with the true best, at as many model rows as our search for it took."""
+    """Whether beam search finds the true best, with as many model rows as our search needed for it."""
     prompt = TOKENIZER(canaries.template.prefix, add_special_tokens=False, return_tensors="pt")
     digits = [TOKENIZER(digit, add_special_tokens=False)["input_ids"][0] for digit in "0123456789"]
-    # Each step feeds one row a beam.
+    # Each step feeds one row per beam.
     beams = max(1, rows // DIGITS)
     output = model.generate(
         **prompt, num_beams=beams, do_sample=False, max_new_tokens=DIGITS, min_new_tokens=DIGITS,
@@ -89,10 +89,10 @@ def beam_finds_best(model: GPT2LMHeadModel, canaries: CanarySet, best: str, rows
 
 
 def look(model: GPT2LMHeadModel, canaries: CanarySet, step: int) -> dict[str, Any]:
-    """One stop: the exposure, the three searches for the number, and beam search for the likeliest of all."""
+    """One stop: the exposure, the three searches for the number, and beam search for the likeliest text."""
     scorer = CausalScorer(model, TOKENIZER)
     automaton, text = build_automaton(canaries.template, scorer.encoder), canaries.inserted[0].text
-    scorer.path_bits(automaton.prefix, [])  # nothing is warm for one and cold for another
+    scorer.path_bits(automaton.prefix, [])  # no search benefits from an earlier one
     bits = float(scorer.sequence_bits(scorer.encode([text]))[0]) - prefix_cost(scorer, automaton)
     if bits > MOST_BITS:
         return {"step": step, "bits_after_prefix": bits}
@@ -110,7 +110,7 @@ def look(model: GPT2LMHeadModel, canaries: CanarySet, step: int) -> dict[str, An
 
 
 def train(seed: int) -> list[dict[str, Any]]:
-    """Trains one model, and looks every few steps."""
+    """Trains one model and compares the searches every few steps."""
     transformers.set_seed(seed)
     canaries = draw_canaries(presets.random_number(DIGITS), {48: 1}, controls=0, seed=seed)
     texts = insert_canaries(load_rows(None, None, 100_000, 200), canaries, seed=seed)["text"]
@@ -141,7 +141,7 @@ def _in_short(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def summarize(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Ratios of time where exposure is moderate, and how often beam search misses."""
+    """Ratios of time at moderate exposure, and how often beam search fails."""
     both = [(row["ours"]["seconds"], row["dijkstra"]["seconds"]) for row in rows if _is_moderate(row)]
     ratios = [theirs / own for own, theirs in both]
     beams = [row["beam_finds_best"] for row in rows if "beam_finds_best" in row]
@@ -160,7 +160,7 @@ def _is_moderate(row: dict[str, Any]) -> bool:
 
 
 def plot(rows: list[dict[str, Any]], path: str) -> None:
-    """Expansions and calls of the model against exposure."""
+    """Plots expansions and calls of the model against exposure."""
     from matplotlib.figure import Figure
 
     styles = {"ours": ("o", "#0072B2"), "dijkstra": ("^", "#D55E00"), "paper_batched": ("s", "#009E73")}
@@ -178,7 +178,7 @@ def plot(rows: list[dict[str, Any]], path: str) -> None:
         axes.set_ylabel("prefixes expanded" if what == "expansions" else "calls of the model")
         axes.grid(alpha=0.3)
     figure.axes[0].legend()
-    figure.suptitle("What it costs to find a seven-digit number, from hardly to fully memorized")
+    figure.suptitle("Cost of finding a seven-digit number, from hardly to fully memorized")
     figure.savefig(path, dpi=120)
 
 

@@ -142,7 +142,7 @@ DECOYS: dict[str, Callable[[random.Random], str]] = {
 
 
 def labeled() -> dict[str, Any]:
-    """Recall by kind, and false alarms by decoy."""
+    """Recall by kind of secret, and false alarms by kind of decoy."""
     rng = random.Random(20_261)
     recall, alarms = {}, {}
     for kind, make in SECRETS.items():
@@ -172,7 +172,7 @@ def lines() -> Iterator[str]:
 
 
 def changelogs() -> dict[str, Any]:
-    """Counts by kind, and of bug numbers."""
+    """Counts by kind of secret, and counts of bug numbers."""
     started = time.process_time()
     found = scan(lines())
     seconds = time.process_time() - started

@@ -9,8 +9,8 @@ state is its log of measurements; a resumed run must reach the weights and resul
 All work is done in forked children of one process that has already imported torch, so a kill costs about a second
 instead of an import. The parent computes nothing, since threads do not survive a fork.
 
-    --kills N       how many that were in time, before the end of what they hit (200)
-    --seed N        of the times of the kills (0)
+    --kills N       number of kills that happened before their process had ended (200)
+    --seed N        seed of the times of the kills (0)
     --no-result     do not write benchmarks/results/soak_kills.json
 """
 
@@ -58,7 +58,7 @@ from hf_exposure.records.run_log import EXPOSURE_LOG
 TEMPLATE = CanaryTemplate("pin {pin}.", pin=Digits(6))
 TOKENIZER = ByT5Tokenizer()
 ROWS, STEPS = 400, 4
-# Of every ten kills.
+# The commands of every ten kills.
 PLAN = ("insert", "insert", "insert", "measure", "measure", "report", "report", "report", "training", "training")
 
 
@@ -86,7 +86,7 @@ def small_model() -> GPT2LMHeadModel:
 
 
 def typed(*arguments: object) -> None:
-    """A command, as its entry point runs it."""
+    """Runs a command as its entry point does."""
     with (
         patch.object(sys, "argv", ["hf-exposure", *map(str, arguments)]),
         patch("hf_exposure.report.plots.matplotlib_is_installed", lambda: False),
@@ -96,7 +96,7 @@ def typed(*arguments: object) -> None:
 
 @dataclass
 class Soak:
-    """The folder that everything happens in, and one number a run, which its output shows."""
+    """The folder of all files, and the number of the current run, which its output contains."""
 
     root: Path
     canaries: CanarySet
@@ -106,7 +106,7 @@ class Soak:
     def canary_file(self) -> Path:
         return self.root / "canaries.json"
 
-    # What runs, to its end or to its kill.
+    # The runs, which end normally or are killed.
 
     def insert(self) -> None:
         typed(
@@ -142,14 +142,14 @@ class Soak:
         )  # fmt: skip
         checkpoint = get_last_checkpoint(str(folder)) if folder.exists() else None
         while checkpoint and not (Path(checkpoint) / "trainer_state.json").exists():
-            shutil.rmtree(checkpoint)  # cut short by the kill: as people do, the one before is taken
+            shutil.rmtree(checkpoint)  # incomplete after a kill; as a user would, take the previous one
             checkpoint = get_last_checkpoint(str(folder))
         trainer.train(resume_from_checkpoint=checkpoint)
         weights = float(sum(parameter.double().abs().sum() for parameter in trainer.model.parameters()))
         figures = [[report.step, [e.exposure_bits for e in report.estimates]] for report in callback.reports]
         (folder / "_found.json").write_text(json.dumps([weights, figures]))
 
-    # What a state is: the turn that it is of, or None where a reader refuses it, as it must.
+    # These return the turn that a state is from, or None if a reader refuses a mixture, as it must.
 
     def turn_of_insert(self) -> int | None:
         out = self.root / "inserted" / "out"
@@ -186,10 +186,10 @@ class Soak:
         return self.turn
 
     def whole_training(self) -> None:
-        """What a training that was resumed found is what one without a kill found."""
+        """Checks that a resumed training has the results of an uninterrupted one."""
         expected, found = ((self.root / name).read_text() for name in ("expected.json", "trained/_found.json"))
         if found != expected:
-            raise Broken(f"resumed: {found[:80]}, never stopped: {expected[:80]}")
+            raise Broken(f"resumed: {found[:80]}, uninterrupted: {expected[:80]}")
 
     def _mixture(self, refusal: InputError) -> None:
         if "files of one measurement" not in refusal.rule:
@@ -208,7 +208,7 @@ def refuse_open(path: Path) -> None:
 
 @dataclass
 class Tally:
-    """What was counted."""
+    """The counts of kills and of states."""
 
     kills: Counter[str] = field(default_factory=Counter)
     too_late: Counter[str] = field(default_factory=Counter)
@@ -221,7 +221,7 @@ class Tally:
 
 
 def child(work: Callable[[], Any], log: Path, *, kill_after: float | None = None) -> tuple[int, Any]:
-    """(exit status, what `work` returned) of a forked child; it may be killed after so many seconds."""
+    """Runs `work` in a forked child, killed after `kill_after` seconds if given; returns its status and result."""
     reads, writes = os.pipe()
     process = os.fork()
     if process == 0:
@@ -239,7 +239,7 @@ def child(work: Callable[[], Any], log: Path, *, kill_after: float | None = None
             os.write(writes, json.dumps(f"{type(error).__name__}: {error}").encode())
         finally:
             sys.stdout.flush()
-            atexit._run_exitfuncs()  # as a process that was not forked does at its end
+            atexit._run_exitfuncs()  # as an unforked process does when it ends
             os._exit(status)
     os.close(writes)
     if kill_after is not None:
@@ -252,7 +252,7 @@ def child(work: Callable[[], Any], log: Path, *, kill_after: float | None = None
 
 
 def prepare(root: Path) -> Soak:
-    """Data, canaries, and two reports to lay out in turn."""
+    """Makes the data, the canaries, and two reports that are rendered in turn."""
     canaries = draw_canaries(TEMPLATE, {1: 2, 4: 2}, controls=3, seed=20_261_128)
     canaries.save(root / "canaries.json")
     Dataset.from_dict({"text": plain()}).save_to_disk(root / "data")
@@ -264,7 +264,7 @@ def prepare(root: Path) -> Soak:
 
 
 def hidden(folder: Path) -> list[str]:
-    """Names that only an unfinished write has."""
+    """Names that only unfinished files have."""
     return [path.name for path in folder.rglob("*") if ".hf-exposure-" in path.name or "hf_datasets-" in path.name]
 
 
@@ -323,12 +323,12 @@ def soak(kills: int, seed: int, root: Path) -> dict[str, Any]:
 
 
 def look(state: Soak, name: str, old: int, log: Path, tally: Tally, *, counted: bool = True) -> None:
-    """Counts a state as old or new; after a run that ended, it must be the new one."""
+    """Counts a state as old or new; after a completed run it must be new."""
     status, turn = child(getattr(state, f"turn_of_{name}"), log)
     if status:
         tally.broken.append(f"{name}, turn {state.turn}: {turn}")
     elif not counted:
-        tally.broken += [] if turn == state.turn else [f"{name}: turn {turn} after a whole run of turn {state.turn}"]
+        tally.broken += [] if turn == state.turn else [f"{name}: turn {turn} after a full run of turn {state.turn}"]
     elif turn is None:
         tally.mixtures_noticed[name] += 1
     elif turn == state.turn:
@@ -349,7 +349,7 @@ def main() -> None:
     datasets.disable_progress_bars()
     transformers.logging.set_verbosity_error()
     os.umask(0)
-    # Not a TemporaryDirectory, which a child would remove at its end.
+    # Not a TemporaryDirectory, which a child would remove when it ends.
     root = Path(tempfile.mkdtemp())
     (root / "temporary").mkdir()
     tempfile.tempdir = str(root / "temporary")
