@@ -122,7 +122,7 @@ def holds(group: RepetitionGroup, mean: float) -> bool:
 
 
 def measure(draw: Draw, mean: float, size: int, groups: int) -> dict[str, Any]:
-    """Returns coverage and mean width over so many groups, for each way of measuring and for Student's t."""
+    """Returns coverage and mean width over `groups` groups, for each way of measuring and for Student's t."""
     generator = np.random.default_rng(0)
     held: dict[str, list[bool]] = {name: [] for name in [*WAYS, "student"]}
     widths: dict[str, list[float]] = {name: [] for name in held}

@@ -1,8 +1,9 @@
-"""What the API pages change in docstrings before griffe takes them apart, as an extension of it.
+"""A griffe extension that prepares docstrings for the API pages.
 
-- `low, high: confidence limits` is one entry for two parameters or attributes; griffe wants an entry for each.
+- `low, high: confidence limits` is one entry for two parameters or attributes; griffe needs one entry each.
 - `Example:` is a section of doctests; griffe calls it `Examples:`.
-- A name that `hf_exposure` itself has is marked, since it is imported from there.
+- A name that can be imported from `hf_exposure` itself is marked.
+- A name that is only kept for its earlier spelling is left out.
 """
 
 from __future__ import annotations
@@ -21,11 +22,16 @@ _EXAMPLE = re.compile(r"^Example(?: \((?P<title>.+)\))?:$", re.MULTILINE)
 
 
 class Docstrings(griffe.Extension):
-    """Named in mkdocs.yml, under mkdocstrings."""
+    """The extension, which mkdocs.yml names under mkdocstrings."""
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = for_griffe(obj.docstring.value)
+
+    def on_class_members(self, *, cls: griffe.Class, **_: Any) -> None:
+        for name, member in list(cls.members.items()):
+            if member.docstring is not None and member.docstring.value.startswith("The earlier spelling of"):
+                cls.del_member(name)
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
         for name, home in ast.literal_eval(str(pkg["_HOME_OF"].value)).items():
@@ -34,7 +40,7 @@ class Docstrings(griffe.Extension):
 
 
 def for_griffe(docstring: str) -> str:
-    """A docstring of this project as griffe's Google style has it.
+    """Converts a docstring of this project to griffe's Google style.
 
     Example:
         >>> print(for_griffe("Args:\\n    low, high: ends.\\n\\nExample (by hand):"))
