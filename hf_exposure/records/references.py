@@ -71,13 +71,13 @@ class ReferenceCosts:
         """
         if self.count < FEWEST_REFERENCES or self.low_bits == self.high_bits:
             return None
-        centres = (self.edges_bits[1:] + self.edges_bits[:-1]) / 2
+        centers = (self.edges_bits[1:] + self.edges_bits[:-1]) / 2
         if (total := sum(self.counts)) > _MOST_FITTED:
             # Evenly spaced quantiles represent a million costs.
             places = (np.arange(_MOST_FITTED) + 0.5) / _MOST_FITTED * total
-            costs_N = centres[np.searchsorted(np.cumsum(self.counts), places.astype(np.int64), side="right")]
+            costs_N = centers[np.searchsorted(np.cumsum(self.counts), places.astype(np.int64), side="right")]
         else:
-            costs_N = np.repeat(centres, self.counts)
+            costs_N = np.repeat(centers, self.counts)
         try:
             return fit_skew_normal(costs_N)
         except InputError:
