@@ -15,10 +15,10 @@ import torch
 from examples.secret_sharer.claims import check_claim
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.page import load_results
-from examples.secret_sharer.paper_setting import character_models
+from examples.secret_sharer.paper_setting import character_models, store
 from examples.secret_sharer.paper_setting.__main__ import main
 from examples.secret_sharer.paper_setting.character_models import number_costs, quantize, search_costs, train_model
-from examples.secret_sharer.paper_setting.store import Task, experiments, finished, tasks, write_model
+from examples.secret_sharer.paper_setting.store import Task, experiments, finished, settings_of, tasks, write_model
 from examples.secret_sharer.training import character_tokenizer
 from hf_exposure import log_perplexity
 
@@ -61,15 +61,20 @@ def test_only_searches_that_ended_count() -> None:
     assert found["log2_expansions_per_bit"] == pytest.approx(-0.5), "five doublings less over ten bits more"
 
 
-def small(cell: str = "canary", seed: int = 0) -> tuple[Task, dict[str, Any]]:
-    return Task(experiment="base", cell=cell, seed=seed), experiments()["base"]
+def without_times(found: dict[str, Any]) -> str:
+    epochs = [
+        {name: value for name, value in epoch.items() if name != "processor_seconds"} for epoch in found["epochs"]
+    ]
+    return json.dumps(found | {"epochs": epochs})  # NaN and all
 
 
 def test_a_model_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    task, about = small()
+    task = Task(experiment="base", cell="canary", seed=0)
+    rated = Task(experiment="base_rates", cell="rate 4e-3", seed=100)
+    settings = {**(settings_of(rated) or {}), "canary": True, **character_models.SMALLEST}
     (tmp_path / "whole").mkdir()
     (tmp_path / "stopped").mkdir()
-    whole = train_model(task, about, TEXT, tmp_path / "whole", smallest=True)
+    whole = train_model(task, settings, TEXT, tmp_path / "whole")
     saved = character_models._Training.save
 
     def save_and_stop(self: Any, path: Path) -> None:
@@ -79,16 +84,18 @@ def test_a_model_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, mon
     with monkeypatch.context() as patched:
         patched.setattr(character_models._Training, "save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
-            train_model(task, about, TEXT, tmp_path / "stopped", smallest=True)
-    rest = train_model(task, about, TEXT, tmp_path / "stopped", smallest=True)
-    assert len(whole["epochs"]) > 1 and rest["epochs"] == whole["epochs"]
-    assert json.dumps(rest) == json.dumps(whole)  # NaN and all
+            train_model(task, settings, TEXT, tmp_path / "stopped")
+    rest = train_model(task, settings, TEXT, tmp_path / "stopped")
+    assert len(whole["epochs"]) > 1 and without_times(rest) == without_times(whole)
 
 
 def test_the_queue_takes_what_no_other_process_holds_and_nothing_twice(tmp_path: Path) -> None:
     text, out, work = tmp_path / "text.txt", tmp_path / "out", tmp_path / "work"
     text.write_text(TEXT)
     queue = ["--text-file", str(text), "--smallest", "--out", str(out), "--work", str(work), "--experiment", "base"]
+    assert main(queue) == 0, "no learning rate is chosen"
+    for task in tasks("base_rates"):
+        write_model(task, {"best_validation_bits": 1.0}, out, text={})
     held = Task(experiment="base", cell="canary", seed=0)
     place = work / "base" / "canary_00"
     place.mkdir(parents=True)
@@ -110,6 +117,41 @@ def test_the_order_is_that_of_the_stages_and_of_the_seeds() -> None:
     assert [(one.cell, one.seed) for one in base[:3]] == [("canary", 0), ("no canary", 0), ("canary", 1)]
     every = [task.path() for name in experiments() for task in tasks(name)]
     assert len(set(every)) == len(every), "no two models share a file"
+
+
+def test_the_rate_is_that_of_the_lowest_loss_among_the_cells_that_agree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = {
+        "rates": {
+            "stage": 1,
+            "first_seed": 100,
+            "cells": {"a": 1, "b": 1, "c": 1, "d": 1},
+            "variants": {
+                "a": {"batch_size": 16, "learning_rate": 0.1},
+                "b": {"batch_size": 16, "learning_rate": 0.2},
+                "c": {"batch_size": 64, "learning_rate": 0.1},
+                "d": {"batch_size": 64, "learning_rate": 0.2},
+            },
+        },
+        "real": {
+            "stage": 2,
+            "like": "other",
+            "rates": "rates",
+            "cells": {"small": 1, "large": 1},
+            "settings": {"width": 5},
+            "variants": {"small": {"batch_size": 16}, "large": {"batch_size": 64}},
+        },
+        "other": {"stage": 3, "cells": {}, "settings": {"width": 7, "layers": 2}},
+    }
+    monkeypatch.setattr(store, "experiments", lambda: made)
+    small, large = (Task(experiment="real", cell=cell, seed=0) for cell in ("small", "large"))
+    for task, loss in zip(tasks("rates"), [1.9, 2.0, 1.8, 1.7], strict=True):
+        assert task.seed == 100 and settings_of(large, tmp_path) is None
+        write_model(task, {"best_validation_bits": loss}, tmp_path, text={})
+    assert settings_of(small, tmp_path) == {"width": 5, "layers": 2, "batch_size": 16, "learning_rate": 0.1}
+    assert settings_of(large, tmp_path) == {"width": 5, "layers": 2, "batch_size": 64, "learning_rate": 0.2}
+    assert [len(models) for models in finished("rates", tmp_path).cells.values()] == [1, 1, 1, 1]
 
 
 def test_a_claim_waits_for_all_its_models(tmp_path: Path) -> None:

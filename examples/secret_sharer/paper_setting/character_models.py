@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -28,25 +29,22 @@ from hf_exposure import Canary, draw_canaries, extract, presets, rank_bounds, sp
 from hf_exposure.estimators import SkewNormalFit, fit_skew_normal, log_cdf
 
 TEMPLATE = presets.random_number(9)
-_SMALLEST = {
+SMALLEST = {
     **{"characters": 6_000, "layers": 1, "width": 12, "row_characters": 40, "batch_size": 16, "epochs": 3},
     **{"patience": 1, "references": 200, "law_samples": 500, "look_expansions": 50, "max_expansions": 50},
 }
 
 
-def train_model(task: Task, about: Mapping[str, Any], text: str, place: Path, *, smallest: bool) -> dict[str, Any]:
+def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path) -> dict[str, Any]:
     """Trains one model, or goes on with it, and measures it.
 
     Args:
-        about: of `experiments.toml`: settings, and what each cell changes of them.
+        settings: of `experiments.toml`.
         place: a folder for unfinished work: after each epoch `state.pt` holds all that is needed to go on.
 
     Returns:
-        what claims point into, with `settings` and the log of the epochs.
+        what claims point into, and the log of the epochs.
     """
-    settings = {**about["settings"], **about.get("variants", {}).get(task.cell, {})}
-    if smallest:
-        settings |= {name: value for name, value in _SMALLEST.items() if name in settings}
     training = _Training(task, settings, text)
     training.resume(place / "state.pt")
     while not training.is_over:
@@ -54,9 +52,9 @@ def train_model(task: Task, about: Mapping[str, Any], text: str, place: Path, *,
         print(task.cell, task.seed, training.log[-1], flush=True)
         training.save(place / "state.pt")
     found = training.summary()
-    if task.experiment == "base" and task.cell == "canary":
+    if training.canary is not None and "law_samples" in settings:
         found |= training.measure_thoroughly()
-    return {"settings": settings, "epochs": training.log, **found}
+    return {"epochs": training.log, **found}
 
 
 class _Training:
@@ -68,7 +66,7 @@ class _Training:
         split = text.rindex("\n", 0, round(0.9 * len(text))) + 1
         self.tokenizer = character_tokenizer(text)
         canaries = draw_canaries(TEMPLATE, {1: 1}, controls=0, seed=task.seed)
-        self.canary: Canary | None = None if task.cell == "no canary" else canaries.inserted[0]
+        self.canary: Canary | None = canaries.inserted[0] if settings["canary"] else None
         read = text[:split] if self.canary is None else splice_canaries(text[:split], canaries, seed=task.seed)
         self.stream_L, self.held_out_NT = self._ids(read), self._rows(self._ids(text[split:]), 0)
         torch.manual_seed(task.seed)
@@ -103,6 +101,7 @@ class _Training:
 
     def epoch(self) -> None:
         """Trains one, and measures."""
+        started = time.process_time()
         offset = int(torch.randint(self.settings["row_characters"], (), generator=self.generator))
         rows_NT = self._rows(self.stream_L, offset)
         rows_NT = rows_NT[torch.randperm(len(rows_NT), generator=self.generator)]
@@ -122,7 +121,8 @@ class _Training:
             "training_bits": total / len(batches) / math.log(2),
             "validation_bits": loss_bits(self.model, self.held_out_NT),
         }
-        self.log.append(found | (self._look() if self.canary is not None else {}))
+        found |= self._look() if self.canary is not None else {}
+        self.log.append(found | {"processor_seconds": time.process_time() - started})
         if self.best_epoch == len(self.log):
             self.best = copy.deepcopy(self.model.state_dict())
 

@@ -15,7 +15,7 @@ from typing import Any
 from examples.secret_sharer import RESULTS
 from examples.secret_sharer.results import compact, machine, versions
 
-__all__ = ["Finished", "Task", "experiments", "finished", "tasks", "write_model"]
+__all__ = ["Finished", "Task", "chosen_rate", "experiments", "finished", "settings_of", "tasks", "write_model"]
 
 FOLDER = RESULTS / "paper_setting"
 _EXPERIMENTS = Path(__file__).with_name("experiments.toml")
@@ -92,21 +92,56 @@ def experiments() -> dict[str, dict[str, Any]]:
 
 def tasks(name: str) -> list[Task]:
     """The models of an experiment, those of the first seeds first."""
-    cells = experiments()[name]["cells"]
+    about = experiments()[name]
+    cells, first = about["cells"], about.get("first_seed", 0)
     return [
-        Task(experiment=name, cell=cell, seed=seed)
-        for seed in range(max(cells.values()))
+        Task(experiment=name, cell=cell, seed=first + place)
+        for place in range(max(cells.values()))
         for cell, models in cells.items()
-        if seed < models
+        if place < models
     ]
+
+
+def settings_of(task: Task, folder: Path = FOLDER) -> dict[str, Any] | None:
+    """How a model is trained and measured; None as long as its learning rate is not chosen."""
+    about = experiments()[task.experiment]
+    settings = _settings(about) | about.get("variants", {}).get(task.cell, {})
+    if "rates" in about:
+        rate = chosen_rate(about["rates"], settings, folder)
+        return None if rate is None else settings | {"learning_rate": rate}
+    return settings
+
+
+def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
+    shared = _settings(experiments()[about["like"]]) if "like" in about else {}
+    return shared | about.get("settings", {})
+
+
+def chosen_rate(name: str, settings: Mapping[str, Any], folder: Path = FOLDER) -> float | None:
+    """The learning rate of the lowest validation loss in an experiment that trains with several; None before its end.
+
+    Its cells change the rate and whatever else it was chosen for; those count that agree with `settings` on the rest.
+    """
+    variants = experiments()[name]["variants"]
+    losses: dict[float, float] = {}
+    for task in tasks(name):
+        variant = variants[task.cell]
+        if any(settings[key] != value for key, value in variant.items() if key != "learning_rate"):
+            continue
+        path = task.path(folder)
+        if not path.exists():
+            return None
+        losses[variant["learning_rate"]] = json.loads(path.read_text(encoding="utf-8"))["best_validation_bits"]
+    return min(losses, key=losses.__getitem__)
 
 
 def finished(name: str, folder: Path = FOLDER) -> Finished:
     """The models of an experiment that are stored."""
-    needed = experiments()[name]["cells"]
+    about = experiments()[name]
+    needed, first = about["cells"], about.get("first_seed", 0)
     cells: dict[str, list[dict[str, Any]]] = {cell: [] for cell in needed}
     for task in tasks(name):
         path = task.path(folder)
-        if path.exists() and len(cells[task.cell]) == task.seed:
+        if path.exists() and len(cells[task.cell]) == task.seed - first:
             cells[task.cell].append(json.loads(path.read_text(encoding="utf-8")))
     return Finished(cells, needed)
