@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.smallest and options.out == FOLDER:
         parser.error("--smallest needs --out: its models are no results")
     if arguments is None:
-        os.nice(10)
+        os.nice(5)
         torch.set_num_threads(1)
     text = "".join(path.read_text(encoding="utf-8") for path in options.text_file)
     about_text = {
