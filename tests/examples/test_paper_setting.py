@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import re
 import string
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +14,18 @@ import numpy as np
 import pytest
 import torch
 
-from examples.secret_sharer.claims import check_claim
+from examples.secret_sharer import RESULTS
+from examples.secret_sharer.claims import check_claim, numbers_at
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.page import load_results
-from examples.secret_sharer.paper_setting import character_models, store
+from examples.secret_sharer.paper_setting import character_models, store, stream_training
 from examples.secret_sharer.paper_setting.__main__ import main
-from examples.secret_sharer.paper_setting.character_models import number_costs, quantize, search_costs, train_model
+from examples.secret_sharer.paper_setting.character_models import train_model
+from examples.secret_sharer.paper_setting.measuring import quantize, scorer_of, search_costs
 from examples.secret_sharer.paper_setting.store import Task, experiments, finished, settings_of, tasks, write_model
 from examples.secret_sharer.training import character_tokenizer
 from hf_exposure import log_perplexity
+from hf_exposure.scoring import RecurrentScorer
 
 TEXT = "".join(f" the {word} of {number} days\n" for number, word in enumerate(string.ascii_lowercase * 12))
 
@@ -30,14 +35,16 @@ def small_model() -> Any:
     return make_model("lstm", len(character_tokenizer("")), layers=2, width=16).eval()
 
 
-def test_costs_by_states_are_those_of_whole_texts() -> None:
-    model, tokenizer = small_model(), character_tokenizer("")
-    numbers = np.array(
-        [281265017, 0, 999999999, 281265117, 281265017, 42, *np.random.default_rng(0).integers(0, 10**9, 50)]
+@pytest.mark.parametrize("kind", ["lstm", "gru"])
+def test_a_character_model_reads_step_by_step_what_it_reads_in_rows(kind: str) -> None:
+    torch.manual_seed(0)
+    model, tokenizer = make_model(kind, len(character_tokenizer("")), layers=2, width=16), character_tokenizer("")
+    texts = ["The random number is 281265017", "The random number is 000000000", "Another text"]
+    scorer = scorer_of(model, tokenizer)
+    assert isinstance(scorer, RecurrentScorer)
+    np.testing.assert_allclose(
+        scorer.sequence_bits(scorer.encode(texts)), log_perplexity(model, tokenizer, texts), atol=2e-4
     )
-    found = number_costs(model, tokenizer, numbers, rows=17)
-    expected = log_perplexity(model, tokenizer, [f"The random number is {number:09d}" for number in numbers])
-    np.testing.assert_allclose(found, expected, atol=2e-4)
 
 
 def test_a_quantized_copy_has_few_values_near_the_old_ones() -> None:
@@ -71,18 +78,18 @@ def without_times(found: dict[str, Any]) -> str:
 def test_a_model_that_was_stopped_ends_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     task = Task(experiment="base", cell="canary", seed=0)
     rated = Task(experiment="base_rates", cell="rate 4e-3", seed=100)
-    settings = {**(settings_of(rated) or {}), "canary": True, **character_models.SMALLEST}
+    settings = {**(settings_of(rated) or {}), "inserted": 1, **character_models.SMALLEST}
     (tmp_path / "whole").mkdir()
     (tmp_path / "stopped").mkdir()
     whole = train_model(task, settings, TEXT, tmp_path / "whole")
-    saved = character_models._Training.save
+    saved = stream_training.StreamTraining._save
 
     def save_and_stop(self: Any, path: Path) -> None:
         saved(self, path)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(character_models._Training, "save", save_and_stop)
+        patched.setattr(stream_training.StreamTraining, "_save", save_and_stop)
         with pytest.raises(KeyboardInterrupt):
             train_model(task, settings, TEXT, tmp_path / "stopped")
     rest = train_model(task, settings, TEXT, tmp_path / "stopped")
@@ -184,3 +191,37 @@ def test_what_has_not_run_is_not_judged() -> None:
         for made, words in zip(result.paper_claims, result.words["paper_setting"]["claims"], strict=True):
             models = result.experiments[words.get("experiment", result.words["paper_setting"]["experiment"])]
             assert (made.holds is None) == (models.missing_for(words) is not None)
+
+
+# Numbers of bugs, for the changelogs.
+LONG_TEXT = TEXT + "".join(f"closes #{number}\n" for number in range(123456, 123516))
+
+
+@pytest.mark.parametrize("name", [name for name, about in experiments().items() if "runner" in about])
+def test_every_claim_finds_its_numbers_in_what_is_stored(name: str, tmp_path: Path) -> None:
+    """One smallest model of each cell, by the queue itself; those of all seeds stand for it."""
+    text, out = tmp_path / "text.txt", tmp_path / "out"
+    text.write_text(LONG_TEXT)
+    queue = ["--text-file", str(text), "--smallest", "--out", str(out), "--work", str(tmp_path / "work")]
+    about = experiments()[name]
+    rates = about.get("rates")
+    for task in tasks(rates) if rates else []:
+        write_model(task, {"best_validation_bits": 5.0 + task.seed / 1e4}, out, text={})
+    assert main([*queue, "--experiment", name, "--models", str(len(about["cells"]))]) == len(about["cells"])
+    first = {task.cell: json.loads(task.path(out).read_text()) for task in tasks(name)[: len(about["cells"])]}
+    for task in tasks(name)[len(first) :]:
+        write_model(task, first[task.cell], out, text={})
+    found = finished(name, out)
+    assert found.count == found.planned
+    judged = 0
+    for path in sorted(RESULTS.glob("*.toml")):
+        setting = tomllib.loads(path.read_text())["paper_setting"]
+        for claim in setting["claims"]:
+            if claim.get("experiment", setting["experiment"]) != name:
+                continue
+            judged += 1
+            for numbers in (claim["numbers"], claim.get("minus", claim["numbers"])):
+                # What a model has decides which items are chosen; the figure has to be there in any.
+                any_item = re.sub(r"\[.*?\]", "*", numbers)
+                assert numbers_at(found.figures, any_item), (path.stem, numbers)
+    assert judged or name.endswith("_rates")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from examples.secret_sharer import RESULTS
+from examples.secret_sharer.paper_setting.derived import DERIVED
 from examples.secret_sharer.results import compact, machine, versions
 
 __all__ = ["Finished", "Task", "chosen_rate", "experiments", "finished", "settings_of", "tasks", "write_model"]
@@ -39,10 +42,12 @@ class Finished:
     """What the queue stored of an experiment.
 
     Attributes:
+        name: of the experiment.
         cells: the models of each cell in the order of their seeds, without gaps: a later seed waits for its elders.
         needed: how many models each cell is to have.
     """
 
+    name: str
     cells: Mapping[str, list[dict[str, Any]]]
     needed: Mapping[str, int]
 
@@ -56,8 +61,9 @@ class Finished:
 
     @cached_property
     def figures(self) -> dict[str, Any]:
-        """What claims point into."""
-        return {"cells": dict(self.cells), "derived": {}}
+        """What claims point into; what is derived of all models together is there once all of them are."""
+        derive = DERIVED.get(self.name) if self.count == self.planned else None
+        return {"cells": dict(self.cells), "derived": derive(self.cells) if derive else {}}
 
     def missing_for(self, claim: Mapping[str, Any]) -> tuple[int, int] | None:
         """(models that are there, models needed) where a cell that the claim names is not complete, else None."""
@@ -106,9 +112,19 @@ def settings_of(task: Task, folder: Path = FOLDER) -> dict[str, Any] | None:
     """How a model is trained and measured; None as long as its learning rate is not chosen."""
     about = experiments()[task.experiment]
     settings = _settings(about) | about.get("variants", {}).get(task.cell, {})
+    draw = random.Random(task.seed)
+    settings |= {name: draw.choice(options) for name, options in settings.pop("choices", {}).items()}
     if "rates" in about:
-        rate = chosen_rate(about["rates"], settings, folder)
-        return None if rate is None else settings | {"learning_rate": rate}
+        losses = _losses(about["rates"], folder)
+        if losses is None:
+            return None
+        settings["learning_rate"] = chosen_rate(losses, settings)
+        if "until_times" in about:
+            lowest: dict[str, float] = {}
+            for variant, loss in losses:
+                way = str({name: value for name, value in variant.items() if name != "learning_rate"})
+                lowest[way] = min(loss, lowest.get(way, math.inf))
+            settings["until_bits"] = about["until_times"] * max(lowest.values())
     return settings
 
 
@@ -117,22 +133,32 @@ def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
     return shared | about.get("settings", {})
 
 
-def chosen_rate(name: str, settings: Mapping[str, Any], folder: Path = FOLDER) -> float | None:
-    """The learning rate of the lowest validation loss in an experiment that trains with several; None before its end.
-
-    Its cells change the rate and whatever else it was chosen for; those count that agree with `settings` on the rest.
-    """
+def _losses(name: str, folder: Path) -> list[tuple[dict[str, Any], float]] | None:
+    """Of an experiment that trains with several rates: what each cell changes, and its lowest validation loss."""
+    found = finished(name, folder)
+    if found.count < found.planned:
+        return None
     variants = experiments()[name]["variants"]
-    losses: dict[float, float] = {}
-    for task in tasks(name):
-        variant = variants[task.cell]
-        if any(settings[key] != value for key, value in variant.items() if key != "learning_rate"):
-            continue
-        path = task.path(folder)
-        if not path.exists():
-            return None
-        losses[variant["learning_rate"]] = json.loads(path.read_text(encoding="utf-8"))["best_validation_bits"]
-    return min(losses, key=losses.__getitem__)
+    return [
+        (variants[cell], min(model["best_validation_bits"] for model in models))
+        for cell, models in found.cells.items()
+    ]
+
+
+def chosen_rate(losses: Sequence[tuple[Mapping[str, Any], float]], settings: Mapping[str, Any]) -> float:
+    """The learning rate of the lowest loss among those that agree with the settings on whatever else they change.
+
+    Example:
+        >>> losses = [({"width": 8, "learning_rate": 0.1}, 2.0), ({"width": 9, "learning_rate": 0.2}, 1.0)]
+        >>> chosen_rate(losses, {"width": 8}), chosen_rate(losses, {"width": 9})
+        (0.1, 0.2)
+    """
+    alike = [
+        (loss, float(variant["learning_rate"]))
+        for variant, loss in losses
+        if all(settings[name] == value for name, value in variant.items() if name != "learning_rate")
+    ]
+    return min(alike)[1]
 
 
 def finished(name: str, folder: Path = FOLDER) -> Finished:
@@ -144,4 +170,4 @@ def finished(name: str, folder: Path = FOLDER) -> Finished:
         path = task.path(folder)
         if path.exists() and len(cells[task.cell]) == task.seed - first:
             cells[task.cell].append(json.loads(path.read_text(encoding="utf-8")))
-    return Finished(cells, needed)
+    return Finished(name, cells, needed)
