@@ -33,7 +33,7 @@ from hf_exposure.extraction import build_automaton, search_likeliest
 
 SMALLEST = {
     **{"characters": 6_000, "layers": 1, "width": 12, "parameters": 8_000, "row_tokens": 40, "batch_size": 16},
-    **{"epochs": 3, "patience": 1, "references": 200, "law_samples": 500, "look_expansions": 50},
+    **{"epochs": 2, "patience": 1, "references": 200, "law_samples": 500, "look_expansions": 50},
     **{"max_expansions": 50},
 }
 

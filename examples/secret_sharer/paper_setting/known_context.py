@@ -25,7 +25,7 @@ from examples.secret_sharer.training import character_tokenizer
 from hf_exposure import CanaryTemplate, Digits, draw_canaries
 from hf_exposure.estimators import fit_skew_normal
 
-SMALLEST = {**CHARACTERS, "epochs": 2, "looks": [1, 10], "pieces": 3}
+SMALLEST = {**CHARACTERS, "epochs": 10, "pieces": 3}
 
 FORMATS = {
     "outer": ("{number}", {"number": Digits(9)}),

@@ -47,8 +47,8 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
         privacy = replace(privacy, noise=noise)
     torch.manual_seed(task.seed)
     sizes = {name: settings[name] for name in ("layers", "width")}
-    model = make_model("lstm", len(tokenizer), **sizes)
-    training = PrivateTraining(with_private_layers(model), rows_NT, privacy, canary_row)
+    private = with_private_layers(make_model("lstm", len(tokenizer), **sizes))
+    training = PrivateTraining(private, rows_NT, privacy, canary_row)
     log: list[dict[str, float]] = []
     state = place / "state.pt"
     if state.exists():
@@ -63,8 +63,8 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
         state.with_suffix(".aside").replace(state)
     training.close()
     plain = make_model("lstm", len(tokenizer), **sizes)
-    weights = training.model.state_dict()
-    plain.load_state_dict({name.removeprefix("_module."): weight for name, weight in weights.items()})
+    weights = private.state_dict()  # by torch's names and by Opacus's
+    plain.load_state_dict({name: weights[name] for name in plain.state_dict()})
     plain.eval()
     references = random_texts(canaries.template, settings["references"], task.seed + 1)
     found = CanaryLook(tokenizer, canaries.template, canary, references).both(plain, settings["max_expansions"])
