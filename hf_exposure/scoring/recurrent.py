@@ -20,7 +20,7 @@ from hf_exposure.errors import NonFiniteScoreError
 from hf_exposure.runtime.model_state import evaluating, model_device
 from hf_exposure.scoring.encoding import EncodedTexts, Encoder
 from hf_exposure.scoring.protocol import Scorer
-from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, SequenceTree, TokenTree
+from hf_exposure.scoring.token_tree import IntArray, PathBits, PathQuery, PathTree, SequenceTree, TokenTree
 
 _ROWS = 8192  # texts of one tree: their states are kept while it is read
 
@@ -115,7 +115,7 @@ class RecurrentScorer(Scorer):
             bits_E[read] = bits_BV[place_M[tree.edge_parent_E[read]], tree.edge_token_E[read]]
         return bits_E
 
-    def _after(self, prefix: Sequence[int]) -> tuple[Any, np.ndarray, np.ndarray]:
+    def _after(self, prefix: Sequence[int] | IntArray) -> tuple[Any, np.ndarray, np.ndarray]:
         """After a prefix, kept for the next call: the state, (V,) bits of the next token, (P,) bits of the prefix."""
         ids = tuple(int(token) for token in prefix)
         if self._prefix is None or self._prefix[0] != ids:
