@@ -19,14 +19,14 @@ from examples.secret_sharer.paper_setting.known_context import FORMATS, mean_cos
 from examples.secret_sharer.paper_setting.measuring import CanaryLook, random_texts, scorer_of
 from examples.secret_sharer.paper_setting.private_models import rows_with
 from examples.secret_sharer.paper_setting.store import Task, settings_of, tasks, write_model
-from examples.secret_sharer.paper_setting.stream_training import StreamTraining
+from examples.secret_sharer.paper_setting.stream_training import StreamTraining, parts_of
 from examples.secret_sharer.paper_setting.templates import TEMPLATES
 from examples.secret_sharer.paper_setting.word_models import template_of, word_tokenizer
 from examples.secret_sharer.training import character_tokenizer
 from hf_exposure import CanaryTemplate, Digits, draw_canaries, log_perplexity, rank_bounds
 
 TEXT = "".join(f" no it was n't black {number} times\n" for number in range(300))
-TOKENIZER = character_tokenizer("")
+TOKENIZER, PARTS = character_tokenizer(""), parts_of(TEXT, None, seed=0)
 SETTINGS: dict[str, Any] = {
     **{"layers": 1, "width": 8, "row_tokens": 40, "batch_size": 16, "optimizer": "adam", "learning_rate": 1e-2},
     "epochs": 3,
@@ -69,29 +69,30 @@ def test_a_look_at_a_canary_is_what_the_library_says(kind: str) -> None:
 def test_rows_in_order_are_cut_outside_the_canary() -> None:
     for seed in range(5):
         canaries = draw_canaries(TEMPLATES["number"], {1: 1}, controls=0, seed=seed)
-        settings = SETTINGS | {"in_order": True, "place": 0.1, "row_tokens": 100}
-        training = StreamTraining(settings, TEXT, TOKENIZER, canaries, seed)
+        canary = canaries.inserted[0].text
+        parts = parts_of(TEXT, canaries, seed, place=0.1)
+        training = StreamTraining(SETTINGS | {"row_tokens": 100}, *parts, TOKENIZER, seed, whole=canary)
         rows_NT = training._rows(training.stream_L, training.fixed_offset)
-        row = "".join(TOKENIZER.convert_ids_to_tokens(rows_NT[training.canary_row].tolist()))
-        assert canaries.inserted[0].text in row
+        row = "".join(TOKENIZER.convert_ids_to_tokens(rows_NT[training.whole_in_row].tolist()))
+        assert canary in row
 
 
 def test_a_training_to_a_loss_ends_there(tmp_path: Path) -> None:
     whole, short = (tmp_path / name for name in ("whole", "short"))
     for folder in (whole, short):
         folder.mkdir()
-    free = StreamTraining(SETTINGS, TEXT, TOKENIZER, None, 0)
+    free = StreamTraining(SETTINGS, *PARTS, TOKENIZER, 0)
     free.run(whole)
     losses = [epoch["validation_bits"] for epoch in free.log]
     until = 0.5 * (losses[0] + losses[1])
-    ended = StreamTraining(SETTINGS | {"until_bits": until}, TEXT, TOKENIZER, None, 0)
+    ended = StreamTraining(SETTINGS | {"until_bits": until}, *PARTS, TOKENIZER, 0)
     ended.run(short)
     assert len(ended.log) == 2 and ended.log[1]["validation_bits"] <= until
     assert ended.summary()["validation_bits"] == ended.log[1]["validation_bits"]
 
 
 def test_patience_leaves_the_weights_of_the_lowest_loss(tmp_path: Path) -> None:
-    training = StreamTraining(SETTINGS | {"patience": 1, "learning_rate": 1.0, "epochs": 60}, TEXT, TOKENIZER, None, 0)
+    training = StreamTraining(SETTINGS | {"patience": 1, "learning_rate": 1.0, "epochs": 60}, *PARTS, TOKENIZER, 0)
     training.run(tmp_path)
     losses = [epoch["validation_bits"] for epoch in training.log]
     assert min(losses) < losses[-1], "else this shows nothing"

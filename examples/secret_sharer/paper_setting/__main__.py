@@ -71,7 +71,8 @@ def main(arguments: list[str] | None = None) -> int:
                 settings |= {name: value for name, value in runner.SMALLEST.items() if name in settings}
             found = runner.train_model(task, settings, text, place)
             write_model(task, {"settings": settings, **found}, options.out, text=about_text)
-            (place / "state.pt").unlink(missing_ok=True)
+            for state in place.rglob("state.pt"):
+                state.unlink()
             trained += 1
             print(f"{task.experiment}: {task.cell}, seed {task.seed}: done", flush=True)
     return trained

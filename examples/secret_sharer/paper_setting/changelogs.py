@@ -21,7 +21,7 @@ import numpy as np
 from examples.secret_sharer.paper_setting.character_models import SMALLEST as CHARACTERS
 from examples.secret_sharer.paper_setting.measuring import scorer_of
 from examples.secret_sharer.paper_setting.store import Task
-from examples.secret_sharer.paper_setting.stream_training import StreamTraining
+from examples.secret_sharer.paper_setting.stream_training import StreamTraining, parts_of
 from examples.secret_sharer.training import character_tokenizer
 from hf_exposure import CanaryTemplate, Digits
 from hf_exposure.extraction import build_automaton, search_ranks
@@ -40,9 +40,10 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
     if packages:
         text = gzip.decompress((_DOCUMENTATION / package).read_bytes()).decode("utf-8", "replace")
     text = text[: settings["characters"]]
-    training = StreamTraining(settings, text, character_tokenizer(text), None, task.seed)
+    read, held_out = parts_of(text, None, task.seed)
+    training = StreamTraining(settings, read, held_out, character_tokenizer(text), task.seed)
     training.run(place)
-    places = numbers_in(training.read)
+    places = numbers_in(read)
     chosen = random.Random(task.seed).sample(places, min(settings["numbers"], len(places)))
     scorer = scorer_of(training.model, training.tokenizer)
     ranks: list[int] = []

@@ -24,7 +24,7 @@ from examples.secret_sharer.paper_setting.measuring import (
     search_costs,
 )
 from examples.secret_sharer.paper_setting.store import Task
-from examples.secret_sharer.paper_setting.stream_training import StreamTraining
+from examples.secret_sharer.paper_setting.stream_training import StreamTraining, parts_of
 from examples.secret_sharer.paper_setting.templates import TEMPLATES
 from examples.secret_sharer.training import character_tokenizer, loss_bits
 from hf_exposure import CanarySet, draw_canaries
@@ -50,7 +50,7 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
     """
     text = text[: settings["characters"]]
     canaries = canaries_of(settings, task.seed)
-    training = StreamTraining(settings, text, character_tokenizer(text), canaries, task.seed)
+    training = StreamTraining(settings, *parts_of(text, canaries, task.seed), character_tokenizer(text), task.seed)
     if canaries is None:
         training.run(place)
         return {"epochs": training.log, **training.summary()}

@@ -11,7 +11,7 @@ from examples.secret_sharer.paper_setting.character_models import SMALLEST as CH
 from examples.secret_sharer.paper_setting.character_models import canaries_of
 from examples.secret_sharer.paper_setting.measuring import CanaryLook, random_texts
 from examples.secret_sharer.paper_setting.store import Task
-from examples.secret_sharer.paper_setting.stream_training import StreamTraining
+from examples.secret_sharer.paper_setting.stream_training import StreamTraining, parts_of
 from examples.secret_sharer.training import character_tokenizer
 
 SMALLEST = CHARACTERS
@@ -22,9 +22,10 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
     text = text[: settings["characters"]]
     canaries = canaries_of(settings, task.seed)
     assert canaries is not None
-    training = StreamTraining(settings, text, character_tokenizer(text), canaries, task.seed)
+    parts, canary = parts_of(text, canaries, task.seed, place=settings["place"]), canaries.inserted[0]
+    training = StreamTraining(settings, *parts, character_tokenizer(text), task.seed, whole=canary.text)
     references = random_texts(canaries.template, settings["references"], task.seed + 1)
-    look = CanaryLook(training.tokenizer, canaries.template, canaries.inserted[0], references)
+    look = CanaryLook(training.tokenizer, canaries.template, canary, references)
     bits: list[float] = []
 
     def of_the_epoch() -> dict[str, Any]:
@@ -34,7 +35,7 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
 
     training.run(place, of_the_epoch, lambda: bits.append(look.extrapolated(training.model)[0]["skew_normal_bits"]))
     exposures = [one for epoch in training.log for one in epoch["after_batches"]]
-    at = training.canary_row // settings["batch_size"]
+    at = training.whole_in_row // settings["batch_size"]
     return {
         "epochs": training.log,
         **training.summary(),

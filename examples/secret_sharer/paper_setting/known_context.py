@@ -20,7 +20,7 @@ import numpy as np
 from examples.secret_sharer.paper_setting.character_models import SMALLEST as CHARACTERS
 from examples.secret_sharer.paper_setting.measuring import extrapolated_bits, scorer_of
 from examples.secret_sharer.paper_setting.store import Task
-from examples.secret_sharer.paper_setting.stream_training import StreamTraining
+from examples.secret_sharer.paper_setting.stream_training import StreamTraining, parts_of
 from examples.secret_sharer.training import character_tokenizer
 from hf_exposure import CanaryTemplate, Digits, draw_canaries
 from hf_exposure.estimators import fit_skew_normal
@@ -42,7 +42,7 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
     before, after = ("".join(draw.choices(string.ascii_lowercase, k=5)) if has_outer else "" for _ in range(2))
     format_, holes = FORMATS[task.cell]
     inserted = draw_canaries(CanaryTemplate(before + format_ + after, **holes), {1: 1}, controls=0, seed=task.seed)
-    training = StreamTraining(settings, text, character_tokenizer(text), inserted, task.seed)
+    training = StreamTraining(settings, *parts_of(text, inserted, task.seed), character_tokenizer(text), task.seed)
     bare = CanaryTemplate(format_, **holes)
     numbers = np.random.default_rng(task.seed + 1).integers(0, bare.space_size, settings["references"])
     fillings = [

@@ -24,11 +24,20 @@ from examples.secret_sharer.models import make_model
 from examples.secret_sharer.training import OPTIMIZERS, loss_bits
 from hf_exposure import CanarySet, splice_canaries
 
-__all__ = ["StreamTraining"]
+__all__ = ["StreamTraining", "parts_of"]
 
 _CLIP = 1.0
 # A training that ends at a loss looks at it so often, once an epoch ended near it.
 _BATCHES_BETWEEN_CHECKS, _NEAR = 5, 1.05
+
+
+def parts_of(
+    text: str, canaries: CanarySet | None, seed: int, *, place: float | None = None, line_end: str = "\n"
+) -> tuple[str, str]:
+    """What is read, canaries in it at random places or at one, and what is held out: the last tenth of the lines."""
+    split = text.rindex(line_end, 0, round(0.9 * len(text))) + len(line_end)
+    read = text[:split]
+    return read if canaries is None else splice_canaries(read, canaries, seed=seed, place=place), text[split:]
 
 
 class StreamTraining:
@@ -36,35 +45,28 @@ class StreamTraining:
 
     Args:
         settings: of `experiments.toml`.
-        text: the last tenth of its lines is held out.
-        line_end: what a line ends with.
-        canaries: spliced into the rest; None for none.
-        seed: of the place, the weights and the order of the rows.
+        read, held_out: texts; `parts_of` makes them.
+        seed: of the weights and of the order of the rows.
+        whole: a part of the text that rows do not cut in two where they are read in order.
 
     Attributes:
-        read: what the model is trained on.
         log: one entry for each epoch: losses in bits per token, and what was found after it.
     """
 
     def __init__(
         self,
         settings: Mapping[str, Any],
-        text: str,
+        read: str,
+        held_out: str,
         tokenizer: PreTrainedTokenizerFast,
-        canaries: CanarySet | None,
         seed: int,
-        line_end: str = "\n",
+        whole: str = "",
     ) -> None:
         self.settings, self.tokenizer = settings, tokenizer
-        split = text.rindex(line_end, 0, round(0.9 * len(text))) + len(line_end)
-        self.read = text[:split]
-        if canaries is not None:
-            self.read = splice_canaries(self.read, canaries, seed=seed, place=settings.get("place"))
-        self.stream_L, self.held_out_NT = self._ids(self.read), self._rows(self._ids(text[split:]), 0)
-        # Rows that are read in order are cut at the same places in each epoch: none of them in the canary.
-        at = self.read.index(canaries.inserted[0].text) if canaries is not None else 0
-        self.fixed_offset = (at - settings["row_tokens"] // 3) % settings["row_tokens"]
-        self.canary_row = (at - self.fixed_offset) // settings["row_tokens"]
+        self.stream_L, self.held_out_NT = self._ids(read), self._rows(self._ids(held_out), 0)
+        at, length = read.index(whole), settings["row_tokens"]
+        self.fixed_offset = (at - length // 3) % length
+        self.whole_in_row = (at - self.fixed_offset) // length
         torch.manual_seed(seed)
         self.model = make_model(
             settings.get("architecture", "lstm"),

@@ -18,7 +18,7 @@ from examples.secret_sharer.paper_setting.character_models import SMALLEST as CH
 from examples.secret_sharer.paper_setting.documentation import docstrings
 from examples.secret_sharer.paper_setting.measuring import CanaryLook, random_texts
 from examples.secret_sharer.paper_setting.store import Task
-from examples.secret_sharer.paper_setting.stream_training import StreamTraining
+from examples.secret_sharer.paper_setting.stream_training import StreamTraining, parts_of
 from hf_exposure import CanaryTemplate, Words, draw_canaries
 
 SMALLEST = {**CHARACTERS, "text": "treebank", "words": 100, "row_tokens": 10}
@@ -32,14 +32,14 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
     text = docstrings(settings["characters"]) if settings["text"] == "documentation" else text
     text = words_of(text[: settings["characters"]])
     tokenizer = word_tokenizer(text, settings["words"])
-    if not settings["inserted"]:
-        training = StreamTraining(settings, text, tokenizer, None, task.seed, line_end=_LINE_END)
-        training.run(place)
-        return {"epochs": training.log, **training.summary()}
-    template = template_of(settings["secret"], tokenizer, task.seed)
-    canaries = draw_canaries(template, {settings["inserted"]: 1}, controls=0, seed=task.seed)
-    training = StreamTraining(settings, text, tokenizer, canaries, task.seed, line_end=_LINE_END)
+    template, canaries = template_of(settings["secret"], tokenizer, task.seed), None
+    if settings["inserted"]:
+        canaries = draw_canaries(template, {settings["inserted"]: 1}, controls=0, seed=task.seed)
+    parts = parts_of(text, canaries, task.seed, line_end=_LINE_END)
+    training = StreamTraining(settings, *parts, tokenizer, task.seed)
     training.run(place)
+    if canaries is None:
+        return {"epochs": training.log, **training.summary()}
     references = random_texts(template, settings["references"], task.seed + 1)
     look = CanaryLook(tokenizer, template, canaries.inserted[0], references, rows=_SCORED_AT_ONCE)
     return {
