@@ -1,7 +1,7 @@
 """Table 5: six-digit numbers of bugs in the changelogs of the operating system's packages, which nobody inserted.
 
 One model for each changelog. A number that occurs once in the part that the model reads is ranked among all 10^6
-numbers behind the words before it on its line; the search always ends, so ranks are exact.
+numbers behind the words before it on its line. 111,111 expansions are all prefixes, so that ranks are exact.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ SMALLEST = {**CHARACTERS, "packages": [], "numbers": 2}
 
 _DOCUMENTATION = Path("/usr/share/doc")
 _MOST_CONTEXT = 32
-_PREFIXES = sum(10**digits for digits in range(6))
 
 
 def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
     for before, number in chosen:
         template = CanaryTemplate(before.replace("{", "{{").replace("}", "}}") + "{number}", number=Digits(6))
         automaton = build_automaton(template, scorer.encoder)
-        (rank,) = search_ranks(scorer, automaton, [before + number], max_expansions=_PREFIXES)
+        (rank,) = search_ranks(scorer, automaton, [before + number], max_expansions=settings["max_expansions"])
         ranks.append(rank.high)
     return {
         "epochs": training.log,
