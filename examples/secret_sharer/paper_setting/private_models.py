@@ -19,7 +19,7 @@ from examples.secret_sharer.models import make_model
 from examples.secret_sharer.paper_setting.character_models import SMALLEST as CHARACTERS
 from examples.secret_sharer.paper_setting.character_models import canaries_of
 from examples.secret_sharer.paper_setting.measuring import CanaryLook, random_texts
-from examples.secret_sharer.paper_setting.store import Task
+from examples.secret_sharer.paper_setting.store import Task, keep_state, kept_state
 from examples.secret_sharer.private_training import Privacy, PrivateTraining, noise_for, with_private_layers
 from examples.secret_sharer.training import character_tokenizer, encode_rows, loss_bits
 from hf_exposure.estimators import epsilon_from_ranks
@@ -50,17 +50,15 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
     private = with_private_layers(make_model("lstm", len(tokenizer), **sizes))
     training = PrivateTraining(private, rows_NT, privacy, canary_row)
     log: list[dict[str, float]] = []
-    state = place / "state.pt"
-    if state.exists():
-        kept = torch.load(state, weights_only=False)
+    kept = kept_state(place)
+    if kept is not None:
         training.load_state_dict(kept["training"])
         log = kept["log"]
     while len(log) < privacy.epochs:
         training.epoch()
         log.append({"validation_bits": loss_bits(training.model, held_out_NT)})
         print(log[-1], flush=True)
-        torch.save({"training": training.state_dict(), "log": log}, state.with_suffix(".aside"))
-        state.with_suffix(".aside").replace(state)
+        keep_state(place, {"training": training.state_dict(), "log": log})
     training.close()
     plain = make_model("lstm", len(tokenizer), **sizes)
     weights = private.state_dict()  # by torch's names and by Opacus's

@@ -14,11 +14,24 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from examples.secret_sharer import RESULTS
 from examples.secret_sharer.paper_setting.derived import DERIVED
 from examples.secret_sharer.results import compact, machine, versions
 
-__all__ = ["Finished", "Task", "chosen_rate", "experiments", "finished", "settings_of", "tasks", "write_model"]
+__all__ = [
+    "Finished",
+    "Task",
+    "chosen_rate",
+    "experiments",
+    "finished",
+    "keep_state",
+    "kept_state",
+    "settings_of",
+    "tasks",
+    "write_model",
+]
 
 FOLDER = RESULTS / "paper_setting"
 _EXPERIMENTS = Path(__file__).with_name("experiments.toml")
@@ -88,6 +101,18 @@ def write_model(task: Task, found: Mapping[str, Any], folder: Path = FOLDER, *, 
     aside.write_text(compact(record) + "\n", encoding="utf-8")
     os.replace(aside, path)
     return path
+
+
+def keep_state(place: Path, state: dict[str, Any]) -> None:
+    """Keeps an unfinished model in its folder: written aside and renamed, so that one or the other is whole."""
+    torch.save(state, place / "state.aside")
+    (place / "state.aside").replace(place / "state.pt")
+
+
+def kept_state(place: Path) -> dict[str, Any] | None:
+    """What `keep_state` kept last; None where nothing was kept."""
+    path = place / "state.pt"
+    return torch.load(path, weights_only=True) if path.exists() else None
 
 
 def experiments() -> dict[str, dict[str, Any]]:

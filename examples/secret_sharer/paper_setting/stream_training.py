@@ -21,6 +21,7 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerFast
 
 from examples.secret_sharer.models import make_model
+from examples.secret_sharer.paper_setting.store import keep_state, kept_state
 from examples.secret_sharer.training import OPTIMIZERS, loss_bits
 from hf_exposure import CanarySet, splice_canaries
 
@@ -107,11 +108,13 @@ class StreamTraining:
         """Trains to the end, from where it was stopped; with patience the weights of the lowest loss are taken.
 
         Args:
-            place: a folder for unfinished work: after each epoch `state.pt` holds all that is needed to go on.
+            place: a folder for unfinished work.
             look: after each epoch, in evaluation mode: what to add to its entry in the log.
             after_batch: called in training mode.
         """
-        self._resume(place / "state.pt")
+        state = kept_state(place)
+        if state is not None:
+            self._resume(state)
         while not self.is_over:
             started = time.process_time()
             found = self._epoch(after_batch) | dict(look() if look is not None else {})
@@ -119,7 +122,7 @@ class StreamTraining:
             if self.best_epoch == len(self.log):
                 self.best = copy.deepcopy(self.model.state_dict())
             print(self.log[-1], flush=True)
-            self._save(place / "state.pt")
+            keep_state(place, self._state())
         if "patience" in self.settings:
             self.model.load_state_dict(self.best)
         self.model.eval()
@@ -165,20 +168,14 @@ class StreamTraining:
     def _validation_bits(self) -> float:
         return loss_bits(self.model, self.held_out_NT)
 
-    def _save(self, path: Path) -> None:
-        """All that is needed to go on, written aside and renamed."""
-        state = {
+    def _state(self) -> dict[str, Any]:
+        """All that is needed to go on."""
+        return {
             **{"model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(), "best": self.best},
             **{"generator": self.generator.get_state(), "torch": torch.get_rng_state(), "log": self.log},
         }
-        torch.save(state, path.with_suffix(".aside"))
-        path.with_suffix(".aside").replace(path)
 
-    def _resume(self, path: Path) -> None:
-        """Goes on from `_save`, where it was called."""
-        if not path.exists():
-            return
-        state = torch.load(path, weights_only=True)
+    def _resume(self, state: dict[str, Any]) -> None:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.generator.set_state(state["generator"])

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from examples.secret_sharer.figure7_translation import TEMPLATE
-from examples.secret_sharer.paper_setting.store import Task
+from examples.secret_sharer.paper_setting.store import Task, keep_state, kept_state
 from examples.secret_sharer.translation import SOURCE, PairTraining, make_pairs, pair_model, pair_tokenizer
 from hf_exposure import draw_canaries, insert_canaries, log_perplexity, rank_bounds
 from hf_exposure.measures import ExposureMeter
@@ -38,9 +38,8 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
     training = PairTraining(model, tokenizer, pairs, seed)
     losses: list[float] = []
     best: dict[str, torch.Tensor] = {}
-    state = place / "state.pt"
-    if state.exists():
-        kept = torch.load(state, weights_only=True)
+    kept = kept_state(place)
+    if kept is not None:
         training.load_state_dict(kept["training"])
         losses, best = kept["losses"], kept["best"]
     while not losses or (
@@ -52,8 +51,7 @@ def train_model(task: Task, settings: Mapping[str, Any], text: str, place: Path)
         if _best_epoch(losses) == len(losses):
             best = copy.deepcopy(model.state_dict())
         print(task.cell, seed, losses[-1], flush=True)
-        torch.save({"training": training.state_dict(), "losses": losses, "best": best}, state.with_suffix(".aside"))
-        state.with_suffix(".aside").replace(state)
+        keep_state(place, {"training": training.state_dict(), "losses": losses, "best": best})
     model.load_state_dict(best)
     (canary,) = canaries.inserted
     how = {"references": settings["references"], "seed": seed, "source": SOURCE}
