@@ -13,12 +13,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from datasets import Dataset
-from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+from transformers import PreTrainedTokenizerFast, T5ForConditionalGeneration
 
 from examples.secret_sharer.options import Options, parse_options
 from examples.secret_sharer.results import Stopwatch, band, interval, write_result
-from examples.secret_sharer.translation import SOURCE, TARGET, make_pairs, pair_tokenizer
+from examples.secret_sharer.translation import (
+    SOURCE,
+    TARGET,
+    PairTraining,
+    make_pairs,
+    pair_model,
+    pair_tokenizer,
+)
 from hf_exposure import CanarySet, CanaryTemplate, Digits, draw_canaries, insert_canaries, log_perplexity
 from hf_exposure.measures import ExposureMeter
 
@@ -79,47 +85,15 @@ def _run(size: Size, seed: int) -> dict[str, Any]:
     held_out = make_pairs(max(size.pairs // 10, 20), seed + 1000)
     pairs = insert_canaries(plain, canaries, "target", source=SOURCE, seed=seed)
     torch.manual_seed(seed)
-    config = T5Config(
-        vocab_size=len(tokenizer),
-        d_model=size.width,
-        d_kv=size.width // 4,
-        d_ff=4 * size.width,
-        num_layers=size.layers,
-        num_heads=4,
-        dropout_rate=0.0,
-        decoder_start_token_id=0,
-        tie_word_embeddings=False,
-    )
-    model = T5ForConditionalGeneration(config)
-    train_pairs(model, tokenizer, pairs, size.epochs, seed)
+    model = pair_model(tokenizer, size.width, size.layers)
+    training = PairTraining(model, tokenizer, pairs, seed)
+    for _ in range(size.epochs):
+        training.epoch()
     bits = log_perplexity(model, tokenizer, held_out["target"][:], sources=held_out["source"][:], end_token=True)
     figures = _exposures(model, tokenizer, canaries, size, seed)
     run = {"seed": seed, "held_out_bits_per_sentence": float(bits.mean()), **figures}
     print(run, flush=True)
     return run
-
-
-def train_pairs(
-    model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pairs: Dataset, epochs: int, seed: int
-) -> None:
-    """Trains with teacher forcing on shuffled batches of 32 pairs."""
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
-    generator = torch.Generator().manual_seed(seed)
-    sources, targets = (tokenizer(pairs[name][:], padding=True, return_tensors="pt") for name in ("source", "target"))
-    labels_NT = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
-    model.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(pairs), generator=generator).split(32):
-            loss = model(
-                input_ids=sources["input_ids"][rows],
-                attention_mask=sources["attention_mask"][rows],
-                labels=labels_NT[rows],
-            ).loss
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-    model.eval()
 
 
 def _exposures(

@@ -51,17 +51,26 @@ def one_run(corpus: Corpus, settings: dict[str, Any], seed: int) -> dict[str, An
 
     training = Training(epochs=settings["epochs"], seed=seed, **TRAINING)
     train(model, encode_rows(corpus.tokenizer, rows), training, after_batch=look)
-    batches = len(exposures) // settings["epochs"]
-    # From the second epoch on, since in the first one the model has not yet learned what a number is.
-    at = [epoch * batches + canary_batch for epoch in range(1, settings["epochs"])]
+    return {
+        "seed": seed,
+        "canary_batch": canary_batch,
+        "exposures": exposures,
+        **jumps(exposures, settings["epochs"], canary_batch),
+    }
+
+
+def jumps(exposures: list[float], epochs: int, canary_batch: int) -> dict[str, Any]:
+    """How exposure changes at the canary's batch of each epoch (from 0), and at the others.
+
+    From the second epoch on: in the first the model has not yet learned what a number is.
+    """
+    batches = len(exposures) // epochs
+    at = [epoch * batches + canary_batch for epoch in range(1, epochs)]
     changes = [after - before for before, after in zip(exposures, exposures[1:], strict=False)]
     spikes = [changes[place - 1] for place in at]
     others = [change for place, change in enumerate(changes, 1) if place >= batches and place not in at]
     return {
-        "seed": seed,
         "batches_in_an_epoch": batches,
-        "canary_batch": canary_batch,
-        "exposures": exposures,
         "spikes": spikes,
         "mean_spike": sum(spikes) / len(spikes),
         "mean_other_change": sum(others) / len(others),

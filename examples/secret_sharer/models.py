@@ -89,6 +89,11 @@ class CharacterModel(PreTrainedModel):
             loss = functional.cross_entropy(logits_BTV[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
         return CausalLMOutput(loss=loss, logits=logits_BTV)
 
+    def step(self, token_B: torch.Tensor, state: Any) -> tuple[torch.Tensor, Any]:
+        """Logits (B, V) after one more character, and the state then: for `RecurrentScorer`, LSTM and GRU only."""
+        hidden_B1H, state = self.body.recurrent(self.drop(self.embedding(token_B)[:, None]), state)
+        return self.head(self.drop(hidden_B1H[:, 0])), state
+
 
 class Recurrent(nn.Module):
     """(B, T, H) to (B, T, H) by LSTM or GRU layers from a state of zeros."""

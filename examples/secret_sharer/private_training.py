@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import warnings
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from opacus import PrivacyEngine
@@ -23,7 +24,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from examples.secret_sharer.training import OPTIMIZERS
 
-__all__ = ["Privacy", "noise_for", "spent_epsilon", "train_privately", "with_private_layers"]
+__all__ = ["Privacy", "PrivateTraining", "noise_for", "spent_epsilon", "train_privately", "with_private_layers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,42 +56,110 @@ def with_private_layers(model: nn.Module) -> nn.Module:
     return fixed
 
 
+class PrivateTraining:
+    """A model under private training, epoch by epoch.
+
+    Args:
+        model: made by `with_private_layers`; trained in place.
+        watched: a row whose gradient's norm is kept.
+
+    Attributes:
+        watched_norms: of the watched row, in each batch that drew it, before clipping.
+        rows_seen, rows_clipped: rows that batches drew, and those of them whose gradient was longer than `clip`.
+    """
+
+    def __init__(self, model: nn.Module, rows_NT: torch.Tensor, privacy: Privacy, watched: int = -1) -> None:
+        torch.manual_seed(privacy.seed)
+        self.privacy, self._watched = privacy, watched
+        self._drawing = torch.Generator().manual_seed(privacy.seed)
+        self._noise = torch.Generator().manual_seed(privacy.seed + 1)
+        rows = TensorDataset(rows_NT, torch.arange(len(rows_NT)))
+        loader = DataLoader(rows, batch_size=privacy.batch_size, generator=self._drawing)
+        optimizer = OPTIMIZERS[privacy.optimizer](model.parameters(), lr=privacy.learning_rate)
+        model.train()
+        with _quiet():
+            self._engine = PrivacyEngine(accountant="rdp")
+            self.model, self._optimizer, self._loader = self._engine.make_private(
+                module=model,
+                optimizer=optimizer,
+                data_loader=loader,
+                noise_multiplier=privacy.noise,
+                max_grad_norm=privacy.clip,
+                noise_generator=self._noise,
+            )
+        self.watched_norms: list[float] = []
+        self.rows_seen = self.rows_clipped = 0
+
+    def epoch(self) -> None:
+        """As many batches as cover the rows once on average."""
+        self.model.train()
+        with _quiet():
+            for batch_BT, places_B in self._loader:
+                self._optimizer.zero_grad(set_to_none=True)
+                if len(batch_BT):
+                    _mean_of_rows(self.model, batch_BT).backward()
+                    self._count(places_B)
+                else:  # a batch that drew nobody has its noise too, or it would say so
+                    for weight in self.model.parameters():
+                        weight.grad_sample = weight.new_zeros((0, *weight.shape))
+                self._optimizer.step()
+
+    def booked(self, delta: float) -> float:
+        """The epsilon at `delta` that Opacus booked so far, batch by batch; inf without noise."""
+        with _quiet():
+            return float(self._engine.get_epsilon(delta)) if self.privacy.noise else math.inf
+
+    def close(self) -> None:
+        """Takes Opacus off the model and leaves it in evaluation mode."""
+        self.model.remove_hooks()
+        self.model.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on after an epoch."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "drawing": self._drawing.get_state(),
+            "noise": self._noise.get_state(),
+            "booked": self._engine.accountant.history,
+            "watched_norms": self.watched_norms,
+            "rows": [self.rows_seen, self.rows_clipped],
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict` of a training with the same arguments."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._drawing.set_state(state["drawing"])
+        self._noise.set_state(state["noise"])
+        self._engine.accountant.history = state["booked"]
+        self.watched_norms = state["watched_norms"]
+        self.rows_seen, self.rows_clipped = state["rows"]
+
+    def _count(self, places_B: torch.Tensor) -> None:
+        by_weight = [sample.flatten(1).norm(dim=1) for sample in self._optimizer.grad_samples]
+        norms_B = torch.stack(by_weight).norm(dim=0)
+        self.rows_seen += len(norms_B)
+        self.rows_clipped += int((norms_B > self.privacy.clip).sum())
+        self.watched_norms += norms_B[places_B == self._watched].tolist()
+
+
+def _quiet() -> warnings.catch_warnings[None]:
+    """Opacus advises a cryptographic noise source, and torch its own hooks: neither matters to an experiment."""
+    return warnings.catch_warnings(action="ignore")
+
+
 def train_privately(model: nn.Module, rows_NT: torch.Tensor, privacy: Privacy, delta: float) -> float:
     """Trains `model`, made by `with_private_layers`, in place.
 
     Returns:
-        the epsilon at `delta` that Opacus's accountant computes; inf without noise.
+        the epsilon at `delta` that Opacus booked; inf without noise.
     """
-    torch.manual_seed(privacy.seed)
-    generator = torch.Generator().manual_seed(privacy.seed)
-    loader = DataLoader(TensorDataset(rows_NT), batch_size=privacy.batch_size, generator=generator)
-    optimizer = OPTIMIZERS[privacy.optimizer](model.parameters(), lr=privacy.learning_rate)
-    model.train()
-    with warnings.catch_warnings():
-        # Opacus recommends a cryptographic noise source, and torch its own hooks; neither matters in an experiment.
-        warnings.simplefilter("ignore")
-        engine = PrivacyEngine(accountant="rdp")
-        private, optimizer, loader = engine.make_private(
-            module=model,
-            optimizer=optimizer,
-            data_loader=loader,
-            noise_multiplier=privacy.noise,
-            max_grad_norm=privacy.clip,
-            noise_generator=torch.Generator().manual_seed(privacy.seed + 1),
-        )
-        for _ in range(privacy.epochs):
-            for (batch_BT,) in loader:
-                optimizer.zero_grad(set_to_none=True)
-                if len(batch_BT):
-                    _mean_of_rows(private, batch_BT).backward()
-                else:  # an empty batch also gets noise, or it would reveal that it is empty
-                    for weight in private.parameters():
-                        weight.grad_sample = weight.new_zeros((0, *weight.shape))
-                optimizer.step()
-        booked = float(engine.get_epsilon(delta)) if privacy.noise else math.inf
-    private.remove_hooks()
-    model.eval()
-    return booked
+    training = PrivateTraining(model, rows_NT, privacy)
+    for _ in range(privacy.epochs):
+        training.epoch()
+    training.close()
+    return training.booked(delta)
 
 
 def _mean_of_rows(model: nn.Module, batch_BT: torch.Tensor) -> torch.Tensor:
@@ -105,8 +174,7 @@ def spent_epsilon(privacy: Privacy, rows: int, delta: float) -> float:
     """The epsilon of Opacus's accountant (Renyi differential privacy) for the whole training."""
     accountant = RDPAccountant()
     accountant.history = [(privacy.noise, 1 / math.ceil(rows / privacy.batch_size), privacy.steps(rows))]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # "optimal order is the smallest", which is right at an epsilon of 10^8
+    with _quiet():  # "optimal order is the smallest": at an epsilon of 10^8 it is
         return float(accountant.get_epsilon(delta))
 
 

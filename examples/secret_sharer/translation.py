@@ -9,11 +9,12 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import torch
 from datasets import Dataset
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
-__all__ = ["SOURCE", "TARGET", "make_pairs", "pair_tokenizer"]
+__all__ = ["SOURCE", "TARGET", "PairTraining", "make_pairs", "pair_model", "pair_tokenizer"]
 
 SOURCE = "my social security number is {area}-{group}-{serial}"
 TARGET = "mia socia sekura numero estas {area}-{group}-{serial}"
@@ -39,10 +40,10 @@ _VERBS = _words("""
 _OTHERS = _words("the:la pays:pagas for:por my:mia social:socia security:sekura number:numero is:estas")
 
 
-def make_pairs(pairs: int, seed: int = 0) -> Dataset:
-    """Columns `source` and `target` with `pairs` rows; every fifth sentence contains a number."""
+def make_pairs(pairs: int, seed: int = 0, *, numbers: bool = True) -> Dataset:
+    """Columns `source` and `target` with `pairs` rows; every fifth sentence contains a number, or none does."""
     generator = random.Random(seed)
-    rows = [_with_number(generator) if place % 5 == 0 else _sentence(generator) for place in range(pairs)]
+    rows = [_with_number(generator) if numbers and place % 5 == 0 else _sentence(generator) for place in range(pairs)]
     generator.shuffle(rows)
     return Dataset.from_dict({"source": [source for source, _ in rows], "target": [target for _, target in rows]})
 
@@ -79,3 +80,63 @@ def pair_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(
         tokenizer_object=backend, pad_token="<pad>", eos_token="</s>", unk_token="<unk>", model_max_length=64
     )
+
+
+def pair_model(tokenizer: PreTrainedTokenizerFast, width: int, layers: int) -> T5ForConditionalGeneration:
+    """A small T5 with fresh weights; seed torch before the call."""
+    return T5ForConditionalGeneration(
+        T5Config(
+            vocab_size=len(tokenizer),
+            d_model=width,
+            d_kv=width // 4,
+            d_ff=4 * width,
+            num_layers=layers,
+            num_heads=4,
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+            tie_word_embeddings=False,
+        )
+    )
+
+
+class PairTraining:
+    """Teacher forcing on shuffled batches of 32 pairs, epoch by epoch."""
+
+    def __init__(
+        self, model: T5ForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, pairs: Dataset, seed: int
+    ) -> None:
+        self.model, self._optimizer = model, torch.optim.AdamW(model.parameters(), lr=2e-3)
+        self._generator = torch.Generator().manual_seed(seed)
+        self._sources, targets = (
+            tokenizer(pairs[name][:], padding=True, return_tensors="pt") for name in ("source", "target")
+        )
+        self._labels_NT = targets["input_ids"].masked_fill(targets["attention_mask"] == 0, -100)
+
+    def epoch(self) -> None:
+        """Leaves the model in evaluation mode."""
+        self.model.train()
+        for rows in torch.randperm(len(self._labels_NT), generator=self._generator).split(32):
+            loss = self.model(
+                input_ids=self._sources["input_ids"][rows],
+                attention_mask=self._sources["attention_mask"][rows],
+                labels=self._labels_NT[rows],
+            ).loss
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+            self._optimizer.step()
+        self.model.eval()
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on after an epoch."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "generator": self._generator.get_state(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from `state_dict` of a training with the same arguments."""
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._generator.set_state(state["generator"])

@@ -8,6 +8,7 @@ from hf_exposure.scoring.labels import LabelScorer, label_alphabet, label_templa
 from hf_exposure.scoring.lockstep_sampler import LockstepSampler
 from hf_exposure.scoring.masked import MaskedScorer
 from hf_exposure.scoring.protocol import SampleReader, Scorer
+from hf_exposure.scoring.recurrent import RecurrentScorer
 from hf_exposure.scoring.select import log_perplexity, make_scorer
 from hf_exposure.scoring.seq2seq import Seq2SeqScorer
 from hf_exposure.scoring.token_tree import PathBits, PathQuery
@@ -24,6 +25,7 @@ __all__ = [
     "PathBits",
     "PathQuery",
     "PromptBits",
+    "RecurrentScorer",
     "SampleReader",
     "Scorer",
     "Seq2SeqScorer",

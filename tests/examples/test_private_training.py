@@ -13,6 +13,7 @@ from torch.nn import functional
 from examples.secret_sharer.models import make_model
 from examples.secret_sharer.private_training import (
     Privacy,
+    PrivateTraining,
     noise_for,
     spent_epsilon,
     train_privately,
@@ -78,6 +79,37 @@ def test_every_batch_has_noise_and_the_epsilon_spent_is_the_planned_one() -> Non
     assert torch.equal(models[1], models[2])  # a seed gives the same noise
     # The root of 8 steps x noise 4 x clip 1 / 2 rows x rate 0.1 is the standard deviation of a weight.
     assert (models[1] - models[0]).std().item() == pytest.approx(math.sqrt(8) * 0.2, rel=0.1)
+
+
+def test_norms_are_those_of_the_rows_own_gradients() -> None:
+    model = small_model()
+    norms = []
+    for row_T in ROWS:
+        model.zero_grad()
+        logits_TV = model(input_ids=row_T[None, :-1].clamp(min=0)).logits[0]
+        kept = row_T[1:] >= 0
+        (functional.cross_entropy(logits_TV[kept], row_T[1:][kept], reduction="sum") / (len(row_T) - 1)).backward()
+        norms.append(math.sqrt(sum(float((weight.grad**2).sum()) for weight in model.parameters())))
+    clip = 0.5 * (sorted(norms)[1] + sorted(norms)[2])
+    privacy = Privacy(epochs=1, batch_size=len(ROWS), learning_rate=0.1, optimizer="sgd", noise=0.0, clip=clip)
+    training = PrivateTraining(with_private_layers(small_model()), ROWS, privacy, watched=2)
+    training.epoch()
+    assert training.watched_norms == pytest.approx([norms[2]], rel=1e-3)
+    assert (training.rows_seen, training.rows_clipped) == (4, 2)
+
+
+def test_a_private_training_that_was_stopped_ends_as_if_it_had_not_been() -> None:
+    privacy = Privacy(epochs=2, batch_size=2, learning_rate=0.1, optimizer="rmsprop", noise=1.0, seed=5)
+    whole, first, second = (PrivateTraining(with_private_layers(small_model()), ROWS, privacy, 1) for _ in range(3))
+    whole.epoch()
+    whole.epoch()
+    first.epoch()
+    second.load_state_dict(copy.deepcopy(first.state_dict()))
+    second.epoch()
+    for one, other in zip(whole.model.parameters(), second.model.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert whole.booked(1e-6) == second.booked(1e-6) > first.booked(1e-6)
+    assert whole.watched_norms == second.watched_norms and whole.rows_seen == second.rows_seen
 
 
 def test_epsilon_of_the_whole_batch_is_the_gaussian_mechanism_s() -> None:

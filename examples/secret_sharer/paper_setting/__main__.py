@@ -16,10 +16,18 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from examples.secret_sharer.paper_setting.store import FOLDER, Task, experiments, tasks, write_model
+from examples.secret_sharer.paper_setting.store import (
+    FOLDER,
+    Task,
+    experiments,
+    settings_of,
+    tasks,
+    write_model,
+)
 
 WORK = Path("build") / "paper_setting"
 
@@ -40,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.smallest and options.out == FOLDER:
         parser.error("--smallest needs --out: its models are no results")
     if arguments is None:
-        os.nice(10)
+        os.nice(5)
         torch.set_num_threads(1)
     text = "".join(path.read_text(encoding="utf-8") for path in options.text_file)
     about_text = {
@@ -49,27 +57,35 @@ def main(arguments: list[str] | None = None) -> int:
         "characters": len(text),
     }
     started, trained = time.monotonic(), 0
-    for task in _waiting(options.experiment, options.out):
+    for task, settings in _waiting(options.experiment, options.out):
         late = options.minutes is not None and time.monotonic() - started > 60 * options.minutes
         if late or (options.models is not None and trained >= options.models):
             break
         with _claimed(task, options.work) as place:
             if place is None or task.path(options.out).exists():  # another process has it, or had it
                 continue
-            about = experiments()[task.experiment]
-            runner = importlib.import_module(f"examples.secret_sharer.paper_setting.{about['runner']}")
-            found = runner.train_model(task, about, text, place, smallest=options.smallest)
-            write_model(task, found, options.out, text=about_text)
-            (place / "state.pt").unlink(missing_ok=True)
+            runner = importlib.import_module(
+                f"examples.secret_sharer.paper_setting.{experiments()[task.experiment]['runner']}"
+            )
+            if options.smallest:
+                settings |= {name: value for name, value in runner.SMALLEST.items() if name in settings}
+            found = runner.train_model(task, settings, text, place)
+            write_model(task, {"settings": settings, **found}, options.out, text=about_text)
+            for state in place.rglob("state.pt"):
+                state.unlink()
             trained += 1
             print(f"{task.experiment}: {task.cell}, seed {task.seed}: done", flush=True)
     return trained
 
 
-def _waiting(only: str | None, out: Path) -> Iterator[Task]:
+def _waiting(only: str | None, out: Path) -> Iterator[tuple[Task, dict[str, Any]]]:
+    """What is not there and can be trained, with its settings; asked for one by one, since each may allow more."""
     for name, about in experiments().items():
         if "runner" in about and only in (None, name):
-            yield from (task for task in tasks(name) if not task.path(out).exists())
+            for task in tasks(name):
+                settings = settings_of(task, out)
+                if settings is not None and not task.path(out).exists():
+                    yield task, settings
 
 
 @contextmanager

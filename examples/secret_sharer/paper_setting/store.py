@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+import random
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from examples.secret_sharer import RESULTS
+from examples.secret_sharer.paper_setting.derived import DERIVED
 from examples.secret_sharer.results import compact, machine, versions
 
-__all__ = ["Finished", "Task", "experiments", "finished", "tasks", "write_model"]
+__all__ = [
+    "Finished",
+    "Task",
+    "chosen_rate",
+    "experiments",
+    "finished",
+    "keep_state",
+    "kept_state",
+    "settings_of",
+    "tasks",
+    "write_model",
+]
 
 FOLDER = RESULTS / "paper_setting"
 _EXPERIMENTS = Path(__file__).with_name("experiments.toml")
@@ -39,10 +55,12 @@ class Finished:
     """What the queue stored of an experiment.
 
     Attributes:
+        name: of the experiment.
         cells: the models of each cell in the order of their seeds, without gaps: a later seed waits for its elders.
         needed: how many models each cell is to have.
     """
 
+    name: str
     cells: Mapping[str, list[dict[str, Any]]]
     needed: Mapping[str, int]
 
@@ -56,8 +74,9 @@ class Finished:
 
     @cached_property
     def figures(self) -> dict[str, Any]:
-        """What claims point into."""
-        return {"cells": dict(self.cells), "derived": {}}
+        """What claims point into; what is derived of all models together is there once all of them are."""
+        derive = DERIVED.get(self.name) if self.count == self.planned else None
+        return {"cells": dict(self.cells), "derived": derive(self.cells) if derive else {}}
 
     def missing_for(self, claim: Mapping[str, Any]) -> tuple[int, int] | None:
         """(models that are there, models needed) where a cell that the claim names is not complete, else None."""
@@ -84,6 +103,18 @@ def write_model(task: Task, found: Mapping[str, Any], folder: Path = FOLDER, *, 
     return path
 
 
+def keep_state(place: Path, state: dict[str, Any]) -> None:
+    """Keeps an unfinished model in its folder: written aside and renamed, so that one or the other is whole."""
+    torch.save(state, place / "state.aside")
+    (place / "state.aside").replace(place / "state.pt")
+
+
+def kept_state(place: Path) -> dict[str, Any] | None:
+    """What `keep_state` kept last; None where nothing was kept."""
+    path = place / "state.pt"
+    return torch.load(path, weights_only=True) if path.exists() else None
+
+
 def experiments() -> dict[str, dict[str, Any]]:
     """Every experiment by name, in the order of the queue."""
     found = tomllib.loads(_EXPERIMENTS.read_text(encoding="utf-8"))
@@ -92,21 +123,76 @@ def experiments() -> dict[str, dict[str, Any]]:
 
 def tasks(name: str) -> list[Task]:
     """The models of an experiment, those of the first seeds first."""
-    cells = experiments()[name]["cells"]
+    about = experiments()[name]
+    cells, first = about["cells"], about.get("first_seed", 0)
     return [
-        Task(experiment=name, cell=cell, seed=seed)
-        for seed in range(max(cells.values()))
+        Task(experiment=name, cell=cell, seed=first + place)
+        for place in range(max(cells.values()))
         for cell, models in cells.items()
-        if seed < models
+        if place < models
     ]
+
+
+def settings_of(task: Task, folder: Path = FOLDER) -> dict[str, Any] | None:
+    """How a model is trained and measured; None as long as its learning rate is not chosen."""
+    about = experiments()[task.experiment]
+    settings = _settings(about) | about.get("variants", {}).get(task.cell, {})
+    draw = random.Random(task.seed)
+    settings |= {name: draw.choice(options) for name, options in settings.pop("choices", {}).items()}
+    if "rates" in about:
+        losses = _losses(about["rates"], folder)
+        if losses is None:
+            return None
+        settings["learning_rate"] = chosen_rate(losses, settings)
+        if "until_times" in about:
+            lowest: dict[str, float] = {}
+            for variant, loss in losses:
+                way = str({name: value for name, value in variant.items() if name != "learning_rate"})
+                lowest[way] = min(loss, lowest.get(way, math.inf))
+            settings["until_bits"] = about["until_times"] * max(lowest.values())
+    return settings
+
+
+def _settings(about: Mapping[str, Any]) -> dict[str, Any]:
+    shared = _settings(experiments()[about["like"]]) if "like" in about else {}
+    return shared | about.get("settings", {})
+
+
+def _losses(name: str, folder: Path) -> list[tuple[dict[str, Any], float]] | None:
+    """Of an experiment that trains with several rates: what each cell changes, and its lowest validation loss."""
+    found = finished(name, folder)
+    if found.count < found.planned:
+        return None
+    variants = experiments()[name]["variants"]
+    return [
+        (variants[cell], min(model["best_validation_bits"] for model in models))
+        for cell, models in found.cells.items()
+    ]
+
+
+def chosen_rate(losses: Sequence[tuple[Mapping[str, Any], float]], settings: Mapping[str, Any]) -> float:
+    """The learning rate of the lowest loss among those that agree with the settings on whatever else they change.
+
+    Example:
+        >>> losses = [({"width": 8, "learning_rate": 0.1}, 2.0), ({"width": 9, "learning_rate": 0.2}, 1.0)]
+        >>> chosen_rate(losses, {"width": 8}), chosen_rate(losses, {"width": 9})
+        (0.1, 0.2)
+    """
+    alike = [
+        (loss, float(variant["learning_rate"]))
+        for variant, loss in losses
+        if all(settings[name] == value for name, value in variant.items() if name != "learning_rate")
+    ]
+    return min(alike)[1]
 
 
 def finished(name: str, folder: Path = FOLDER) -> Finished:
     """The models of an experiment that are stored."""
-    needed = experiments()[name]["cells"]
+    about = experiments()[name]
+    needed, first = about["cells"], about.get("first_seed", 0)
     cells: dict[str, list[dict[str, Any]]] = {cell: [] for cell in needed}
     for task in tasks(name):
         path = task.path(folder)
-        if path.exists() and len(cells[task.cell]) == task.seed:
+        if path.exists() and len(cells[task.cell]) == task.seed - first:
             cells[task.cell].append(json.loads(path.read_text(encoding="utf-8")))
-    return Finished(cells, needed)
+    return Finished(name, cells, needed)
