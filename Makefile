@@ -64,6 +64,7 @@ bench: $(VENV)/.installed
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.group_intervals
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.sampling
 	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.demo
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.processes
 	# Requires the extra "quantized".
 	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks.quantized
