@@ -106,25 +106,25 @@ def control_test(
 def _counted_p_value(midranks: FloatArray, n: int) -> float:
     """The share of all choices of n of the midranks whose sum is at most that of the first n.
 
-    `ways[j, s]`: the number of choices of j costs, among those seen so far, whose doubled midranks sum to s. It is
-    stored as a share of all choices, so that no count overflows.
+    `ways[j, s]` is the number of choices of j costs, among those seen so far, whose doubled midranks sum to s; no sum
+    larger than the observed one is counted. At most 150 costs have 9e43 choices, which a float64 can hold.
     """
     doubled = np.rint(2.0 * midranks).astype(np.int64)
-    # Only choices of the smaller group are counted; they determine the sum of the other.
-    dealt, mirrored = (n, False) if n <= doubled.size - n else (doubled.size - n, True)
-    observed = int(doubled[n:].sum() if mirrored else doubled[:n].sum())
-    ascending = np.sort(doubled)
-    ways = np.zeros((dealt + 1, int(ascending[-dealt:].sum()) + 1))
+    chosen = doubled[:n]
+    if 2 * n > doubled.size:
+        # The smaller group decides as well: its sum is as small with ranks counted from the other end.
+        doubled = 2 * (doubled.size + 1) - doubled
+        chosen = doubled[n:]
+    dealt, observed, ascending = chosen.size, int(chosen.sum()), np.sort(doubled)
+    ways = np.zeros((dealt + 1, observed + 1))
     ways[0, 0] = 1.0
-    for seen, cost in enumerate(ascending.tolist(), start=1):
+    for seen, cost in enumerate(ascending[ascending <= observed].tolist(), start=1):
         # `top` is the largest possible sum so far, and enough costs must remain to complete each choice.
-        top = int(ascending[max(0, seen - dealt) : seen].sum())
+        top = min(observed, int(ascending[max(0, seen - dealt) : seen].sum()))
         # In descending order, so that no cost is used twice.
         for j in range(min(seen, dealt), max(0, dealt - doubled.size + seen - 1), -1):
             ways[j, cost : top + 1] += ways[j - 1, : top + 1 - cost]
-    chosen = ways[dealt]
-    extreme = chosen[observed:].sum() if mirrored else chosen[: observed + 1].sum()
-    return float(extreme / chosen.sum())
+    return float(ways[dealt].sum() / math.comb(doubled.size, dealt))
 
 
 def auc_limits(auc: float, n: int, m: int, confidence_level: float) -> tuple[float, float]:

@@ -141,6 +141,7 @@ class CausalScorer:
         # shortest text matters. So a mode is trusted up to a length at which it was tried, between the shortest and
         # the longest prefix of those tries.
         self._tried: tuple[tuple[int, int], ...] = ()
+        self._adopted: Reading | None = None
         self._batches = BatchCheck(processes, 0.0 if mode is None else math.inf)
         self._contradiction: Contradiction | None = None
         self._max_batch_tokens = max_batch_tokens
@@ -154,6 +155,9 @@ class CausalScorer:
     def reading(self) -> Reading | None:
         if self.mode in (None, "alone") or self._batches.failed or self._contradiction is not None:
             return None
+        adopted = self._adopted
+        if adopted is not None and (adopted.mode, adopted.tried) == (self.mode, self._tried):
+            return adopted
         return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, self._tried)
 
     def _read_in(self, mode: Mode) -> Mode:
@@ -173,6 +177,7 @@ class CausalScorer:
         """Adopts the reading of an earlier state of the model; whether batches change figures is checked again."""
         self.mode = reading.mode
         self._tried = reading.tried
+        self._adopted = reading
 
     @property
     def counts(self) -> ForwardCounts:
