@@ -40,6 +40,8 @@ class RecurrentModel(Protocol):
 class RecurrentScorer(Scorer):
     """Scores texts and search states step by step, each state of the model computed once.
 
+    The state after a prefix is kept for the next call: after a training step, make a new scorer.
+
     Args:
         model: a module with a `step`; left as it was found.
         tokenizer: its tokenizer.
