@@ -115,8 +115,8 @@ def search_ranks(
     Nodes are expanded in order of cost, so a search up to one text covers all likelier texts too: together they take
     as long as the text with the highest cost alone, and each gets the same bounds as alone.
 
-    With `only_exact` the search ends as soon as its budget cannot certify another rank. It certifies
-    the same ranks, but the bounds of the others are wider.
+    With `only_exact` the search ends when its budget cannot certify another rank, as far as `Search.lacks_budget` can
+    tell; the bounds of the other ranks are then wider.
     """
     limits, excluded = _limits(max_expansions, batch_size, max_open_nodes), tuple(exclude)
     return confirmed(scorer, lambda: _search_ranks(scorer, automaton, texts, excluded, limits, progress, only_exact))
