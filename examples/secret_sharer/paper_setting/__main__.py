@@ -8,6 +8,7 @@ each takes a model that no other holds. One thread, and nice, so that other work
 from __future__ import annotations
 
 import argparse
+import ctypes
 import fcntl
 import hashlib
 import importlib
@@ -30,6 +31,8 @@ from examples.secret_sharer.paper_setting.store import (
 )
 
 WORK = Path("build") / "paper_setting"
+# Parameters of `mallopt`, from glibc's malloc.h.
+_MALLOC_TRIM_THRESHOLD, _MALLOC_MMAP_MAX = -1, -4
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,6 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
         "--text-file", type=Path, nargs="+", required=True, help="the text: Penn Treebank parts, put one after another"
     )
     parser.add_argument("--experiment", help="only this one; all that can be run unless given")
+    parser.add_argument("--cell", help="only this one of the experiments")
     parser.add_argument("--models", type=int, help="end after so many")
     parser.add_argument("--minutes", type=float, help="start no model after so many minutes")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder of the models' JSON files")
@@ -50,6 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments is None:
         os.nice(5)
         torch.set_num_threads(1)
+        _keep_freed_memory()
     text = "".join(path.read_text(encoding="utf-8") for path in options.text_file)
     about_text = {
         "name": " + ".join(path.name for path in options.text_file),
@@ -57,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         "characters": len(text),
     }
     started, trained = time.monotonic(), 0
-    for task, settings in _waiting(options.experiment, options.out):
+    for task, settings in _waiting(options.experiment, options.cell, options.out):
         late = options.minutes is not None and time.monotonic() - started > 60 * options.minutes
         if late or (options.models is not None and trained >= options.models):
             break
@@ -78,12 +83,20 @@ def main(arguments: list[str] | None = None) -> int:
     return trained
 
 
-def _waiting(only: str | None, out: Path) -> Iterator[tuple[Task, dict[str, Any]]]:
+def _keep_freed_memory() -> None:
+    """Keeps glibc from giving large tensors back to the system: a quarter of a training step is page faults otherwise."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_MALLOC_MMAP_MAX, 0)
+        mallopt(_MALLOC_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def _waiting(only: str | None, cell: str | None, out: Path) -> Iterator[tuple[Task, dict[str, Any]]]:
     """What is not there and can be trained, with its settings; asked for one by one, since each may allow more."""
     for name, about in experiments().items():
         if "runner" in about and only in (None, name):
             for task in tasks(name):
-                settings = settings_of(task, out)
+                settings = settings_of(task, out) if cell in (None, task.cell) else None
                 if settings is not None and not task.path(out).exists():
                     yield task, settings
 

@@ -152,8 +152,9 @@ class StreamTraining:
         self.model.train()
         for batch_BT in rows_NT.split(settings["batch_size"]):
             self.optimizer.zero_grad(set_to_none=True)
-            logits_BTV = self.model(input_ids=batch_BT[:, :-1]).logits
-            loss = functional.cross_entropy(logits_BTV.flatten(0, 1), batch_BT[:, 1:].flatten())
+            with torch.autocast("cpu", torch.bfloat16, enabled=settings.get("precision") == "bfloat16"):
+                logits_BTV = self.model(input_ids=batch_BT[:, :-1]).logits
+            loss = functional.cross_entropy(logits_BTV.float().flatten(0, 1), batch_BT[:, 1:].flatten())
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), _CLIP)
             self.optimizer.step()
