@@ -221,7 +221,7 @@ def test_every_claim_finds_its_numbers_in_what_is_stored(name: str, tmp_path: Pa
     text.write_text(LONG_TEXT)
     queue = ["--text-file", str(text), "--smallest", "--out", str(out), "--work", str(tmp_path / "work")]
     about, (paths, named) = experiments()[name], named_cells(name)
-    assert paths or name.endswith("_rates")
+    assert paths or name.endswith(("_rates", "_precision"))
     for task in tasks(about["rates"]) if "rates" in about else []:
         write_model(task, {"best_validation_bits": 5.0 + task.seed / 1e4}, out, text={})
     first_of, copied = {}, []
