@@ -3,8 +3,11 @@
 Uniform draws almost never yield a text that is likely under the model; draws from the model do, and are reweighted.
 Several temperatures at once cover the whole range of costs, and a uniform part bounds the weights.
 
-Shapes: N draws, A of them unfinished at a level, B of those in a block, O of one component, G of the uniform one; D
-different choices of a level, with C children (padded); S components of the mixture.
+The last token of a text is never fed, and at the last choice the model gives the bits of every token. So a draw is
+kept with all texts that it could have ended with, and all of them count.
+
+Shapes: N draws, A of them unfinished at a level, B of those in a block, E of those that end at it, O of one component,
+G of the uniform one; D different choices of a level, with C children (padded); S components of the mixture.
 """
 
 from __future__ import annotations
@@ -24,6 +27,63 @@ from hf_exposure.scoring import LockstepSampler, Scorer
 # Exponents on the model's probabilities: 0 is uniform over texts, 1 is the model. See docs/design.
 EXPONENTS = (0.0, 0.5, 1.0, 1.5)
 _BLOCK = 2**16
+# With more endings than this (100 MB), draws count the text drawn alone.
+_MOST_ENDINGS = 2**22
+
+
+@dataclass(frozen=True)
+class Endings:
+    """The texts that each of N draws could have ended with at its last choice; C of them, padded with shares of 0.
+
+    Attributes:
+        bits_NC: their bits after the automaton's prefix.
+        log2_q_NC: log2 of the probability that the mixture gives each.
+        shares_NC: the probability that the draw's own component gives each of them, given that the draw ends here.
+        stems: the text of each draw up to that choice.
+        pieces: what each ending adds to it.
+    """
+
+    bits_NC: np.ndarray
+    log2_q_NC: np.ndarray
+    shares_NC: np.ndarray
+    stems: tuple[str, ...] = field(repr=False)
+    pieces: tuple[Sequence[str], ...] = field(repr=False)
+
+    @classmethod
+    def together(cls, parts: Sequence[Endings]) -> Endings:
+        """All parts, one after another."""
+        width = max(part.bits_NC.shape[1] for part in parts)
+
+        def joined(name: str, padding: float) -> np.ndarray:
+            return np.concatenate([_widened(getattr(part, name), width, padding) for part in parts])
+
+        return cls(
+            joined("bits_NC", np.inf),
+            joined("log2_q_NC", 0.0),
+            joined("shares_NC", 0.0),
+            tuple(itertools.chain.from_iterable(part.stems for part in parts)),
+            tuple(itertools.chain.from_iterable(part.pieces for part in parts)),
+        )
+
+    def in_order(self, order: np.ndarray) -> Endings:
+        """Those of the draws with these numbers."""
+        numbers = order.tolist()
+        return Endings(
+            self.bits_NC[order],
+            self.log2_q_NC[order],
+            self.shares_NC[order],
+            tuple(self.stems[draw] for draw in numbers),
+            tuple(self.pieces[draw] for draw in numbers),
+        )
+
+    def among(self, texts: set[str]) -> np.ndarray:
+        """(N, C) whether each ending is one of these texts."""
+        beginnings = {text[:length] for text in texts for length in range(len(text) + 1)}
+        found_NC = np.zeros(self.bits_NC.shape, dtype=bool)
+        for draw, (stem, pieces) in enumerate(zip(self.stems, self.pieces, strict=True)):
+            if stem in beginnings:
+                found_NC[draw, : len(pieces)] = [stem + piece in texts for piece in pieces]
+        return found_NC
 
 
 @dataclass(frozen=True)
@@ -37,6 +97,7 @@ class Proposals:
         strata_N: (N,) the component that each was drawn from; all components draw equally often.
         is_text_N: (N,) whether the drawn tokens are the canonical ones of a text. Others have weight 0, which leaves
             the weighted shares unbiased.
+        endings: all texts that each could have ended with; None if a text has several paths, or there are too many.
     """
 
     texts: tuple[str, ...] = field(repr=False)
@@ -44,11 +105,22 @@ class Proposals:
     log2_q_NS: np.ndarray
     strata_N: np.ndarray
     is_text_N: np.ndarray
+    endings: Endings | None = None
 
     def weights(self, space_size: int) -> np.ndarray:
         """(N,) balance-heuristic weights `1 / (|R| q_mix(r))`, with a mean of about 1 and at most S."""
         log2_mixture = np.logaddexp2.reduce(self.log2_q_NS, axis=1) - math.log2(self.log2_q_NS.shape[1])
         return np.where(self.is_text_N, np.exp2(-math.log2(space_size) - log2_mixture), 0.0)
+
+    def rows(self, space_size: int, without: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N, C) bits, weights and shares of the texts that each draw counts; the texts `without` have weight 0."""
+        if self.endings is None:
+            weights_N = self.weights(space_size) * np.array([text not in without for text in self.texts])
+            return self.hole_bits_N[:, None], weights_N[:, None], np.ones((len(weights_N), 1))
+        ends = self.endings
+        counts_NC = (ends.shares_NC > 0.0) & ~ends.among(without)
+        weights_NC = np.where(counts_NC, np.exp2(-math.log2(space_size) - ends.log2_q_NC), 0.0)
+        return ends.bits_NC, weights_NC, ends.shares_NC
 
     def join(self, other: Proposals) -> Proposals:
         """Both sets, concatenated."""
@@ -58,6 +130,7 @@ class Proposals:
             np.concatenate([self.log2_q_NS, other.log2_q_NS]),
             np.concatenate([self.strata_N, other.strata_N]),
             np.concatenate([self.is_text_N, other.is_text_N]),
+            Endings.together([self.endings, other.endings]) if self.endings and other.endings else None,
         )
 
 
@@ -97,7 +170,8 @@ def draw_proposals(
     part = max(1, scorer.samples_at_once(len(uniform) * len(EXPONENTS), length) // len(EXPONENTS))
     drawn: Proposals | None = None
     for first in range(0, len(uniform), part):
-        more = _Walk(scorer, automaton, uniform[first : first + part], length, generator).run()
+        walk = _Walk(scorer, automaton, uniform[first : first + part], length, generator)
+        more = walk.run(_MOST_ENDINGS * part // len(uniform))
         drawn = more if drawn is None else drawn.join(more)
     assert drawn is not None
     return drawn
@@ -125,9 +199,12 @@ class _Walk:
         self._bits = np.zeros(draws)
         self._log2_q = np.zeros((draws, len(EXPONENTS)))
         self._forced: dict[Hashable, ForcedTokens | None] = {}
+        self._ends: list[tuple[np.ndarray, Endings]] = []
 
-    def run(self) -> Proposals:
+    def run(self, most_endings: int) -> Proposals:
         """Runs until all draws are whole texts, or known not to be texts."""
+        # The first component draws each text with equal probability, whatever the shape of the graph.
+        self._log2_uniform = -math.log2(self._automaton.count(self._automaton.root))
         alive = np.arange(len(self._strata))
         while len(alive):
             alive = self._level(alive)
@@ -135,9 +212,9 @@ class _Walk:
         self._is_text[whole] = self._automaton.canonical(
             [self._paths[draw] for draw in whole], [self._texts[draw] for draw in whole], [True] * len(whole)
         )
-        # The first component draws each text with equal probability, whatever the shape of the graph.
-        self._log2_q[:, 0] = -math.log2(self._automaton.count(self._automaton.root))
-        return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata, self._is_text)
+        self._log2_q[:, 0] = self._log2_uniform
+        endings = self._endings(most_endings)
+        return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata, self._is_text, endings)
 
     def _level(self, alive: np.ndarray) -> np.ndarray:
         """Appends the forced tokens of the draws and one choice each; returns the unfinished draws."""
@@ -164,9 +241,64 @@ class _Walk:
         self._is_text[alive[child < 0]] = False
         lines = np.flatnonzero(child >= 0)
         alive, at, child = alive[lines], at[lines], child[lines]
+        if self._automaton.one_path:
+            self._keep_endings(alive, choices, at, child_bits[lines], child)
         self._bits[alive] += child_bits[lines, child]
         self._log2_q[alive] += log2_q[lines]
         return self._go_to(alive, [choices.transitions[line] for line in at.tolist()], child)
+
+    def _keep_endings(
+        self, alive: np.ndarray, choices: _Choices, at_A: np.ndarray, child_bits_AC: np.ndarray, child_A: np.ndarray
+    ) -> None:
+        """Keeps all endings of the draws that end with this choice."""
+        ends = np.flatnonzero(choices.is_leaf_DC[at_A, child_A])
+        width = max(1, child_bits_AC.shape[1])
+        for first in range(0, len(ends), max(1, _BLOCK // width)):
+            lines_E = ends[first : first + max(1, _BLOCK // width)]
+            draws_E, at_E = alive[lines_E], at_A[lines_E]
+            is_leaf_EC, counts_EC = choices.is_leaf_DC[at_E], choices.log2_counts_DC[at_E]
+            bits_EC = _some_possible(child_bits_AC[lines_E], counts_EC)
+            mixture_EC = np.full(bits_EC.shape, self._log2_uniform)
+            own_EC = np.zeros(bits_EC.shape)
+            for component, exponent in enumerate(EXPONENTS):
+                scores_EC = _scores(bits_EC, counts_EC, exponent)
+                own_EC[self._strata[draws_E] == component] = scores_EC[self._strata[draws_E] == component]
+                if component:
+                    before_E1 = self._log2_q[draws_E, component, None] - np.logaddexp2.reduce(scores_EC, 1)[:, None]
+                    mixture_EC = np.logaddexp2(mixture_EC, before_E1 + scores_EC)
+            own_EC[~is_leaf_EC] = -np.inf
+            shares_EC = np.exp2(own_EC - own_EC.max(axis=1, keepdims=True))
+            endings = Endings(
+                self._bits[draws_E, None] + child_bits_AC[lines_E],
+                np.where(is_leaf_EC, mixture_EC - math.log2(len(EXPONENTS)), 0.0),
+                shares_EC / shares_EC.sum(axis=1, keepdims=True),
+                tuple(self._texts[draw] for draw in draws_E.tolist()),
+                tuple(choices.transitions[line].pieces for line in at_E.tolist()),
+            )
+            self._ends.append((draws_E, endings))
+
+    def _endings(self, most: int) -> Endings | None:
+        """The endings of all draws; a draw whose last tokens are no choice has one."""
+        if not self._automaton.one_path:
+            return None
+        draws = len(self._strata)
+        if draws * max((ends.bits_NC.shape[1] for _, ends in self._ends), default=1) > most:
+            return None
+        parts = [ends for _, ends in self._ends]
+        ended = np.concatenate([np.zeros(0, dtype=np.int64), *(own for own, _ in self._ends)])
+        rest = np.setdiff1d(np.arange(draws), ended)
+        if rest.size:
+            log2_mixture = np.logaddexp2.reduce(self._log2_q[rest], axis=1) - math.log2(len(EXPONENTS))
+            parts.append(
+                Endings(
+                    self._bits[rest, None],
+                    log2_mixture[:, None],
+                    self._is_text[rest, None].astype(np.float64),
+                    tuple(self._texts[draw] for draw in rest.tolist()),
+                    (("",),) * len(rest),
+                )
+            )
+        return Endings.together(parts).in_order(np.argsort(np.concatenate([ended, rest])))
 
     def _without_strays(self, alive: np.ndarray, forced: list[ForcedTokens]) -> tuple[np.ndarray, list[ForcedTokens]]:
         """Removes uniform texts that an audited graph lacks, without replacing them."""
@@ -267,6 +399,7 @@ class _Choices:
         width_D: the number of children of each.
         tokens_DC: their tokens; -1 for padding.
         log2_counts_DC: log2 of the number of texts below each; -inf for padding.
+        is_leaf_DC: whether each is the end of a text.
     """
 
     transitions: list[Transitions]
@@ -274,6 +407,7 @@ class _Choices:
     width_D: np.ndarray
     tokens_DC: np.ndarray
     log2_counts_DC: np.ndarray
+    is_leaf_DC: np.ndarray
 
     @classmethod
     def of(cls, transitions_A: list[Transitions]) -> _Choices:
@@ -284,9 +418,16 @@ class _Choices:
         width_D = np.array(list(map(len, transitions)))
         tokens_DC = np.full((len(transitions), width_D.max()), -1, dtype=np.int64)
         log2_counts_DC = np.full(tokens_DC.shape, -np.inf)
+        is_leaf_DC = np.zeros(tokens_DC.shape, dtype=bool)
         for number, (each, width) in enumerate(zip(transitions, width_D.tolist(), strict=True)):
             tokens_DC[number, :width], log2_counts_DC[number, :width] = each.tokens_C, each.log2_counts_C
-        return cls(transitions, at_A, width_D, tokens_DC, log2_counts_DC)
+            is_leaf_DC[number, each.leaves_C] = True
+        return cls(transitions, at_A, width_D, tokens_DC, log2_counts_DC, is_leaf_DC)
+
+
+def _widened(values_NC: np.ndarray, width: int, padding: float) -> np.ndarray:
+    """The values with columns of padding added."""
+    return np.pad(values_NC, ((0, 0), (0, width - values_NC.shape[1])), constant_values=padding)
 
 
 def _some_possible(bits_BC: np.ndarray, counts_BC: np.ndarray) -> np.ndarray:

@@ -136,10 +136,9 @@ class Importance(Method):
         prefix_bits = prefix_cost(measured.scorer, measured.automaton)
         generator = np.random.default_rng(seed_stream("proposals", measured.seed))
         draws: Proposals | None = None
-        wanted = _FIRST_DRAWS
+        wanted, enough = min(_FIRST_DRAWS, self.references), None
         while True:
             have = len(draws.texts) if draws else 0
-            wanted = min(wanted, self.references - have)
             uniform = measured.uniform.take(
                 measured.scorer, measured.automaton, have // len(EXPONENTS), -(-wanted // len(EXPONENTS))
             )
@@ -147,10 +146,14 @@ class Importance(Method):
             draws = new if draws is None else draws.join(new)
             estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
             wide = [estimates[canary] for canary in canaries if not self.has_converged(estimates[canary])]
-            if len(draws.texts) >= self.references or not wide:
+            if enough is None and wide:
+                # A draw that counts all its endings is worth several that count one.
+                enough = math.ceil(self.references / np.median([estimate.draw_gain for estimate in wide]))
+            missing = (enough or 0) - len(draws.texts)
+            if missing <= 0 or not wide:
                 is_uniform = draws.is_text_N & (draws.strata_N == EXPONENTS.index(0.0))
                 return estimates, ReferenceCosts.of(prefix_bits + draws.hole_bits_N[is_uniform])
-            wanted = max(map(self._draws_missing, wide, itertools.repeat(len(draws.texts))))
+            wanted = min(missing, max(map(self._draws_missing, wide, itertools.repeat(len(draws.texts)))))
 
     def has_converged(self, estimate: CostEstimate) -> bool:
         """Whether no more draws are needed for an estimate."""
@@ -171,9 +174,8 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
     """Estimates for all canaries, whose bits after the prefix are `hole_bits_K`, from one weighted set."""
     assert measured.automaton is not None
     space_size = measured.canaries.template.space_size
-    inserted = {canary.text for canary in measured.canaries.inserted}
-    # Inserted canaries do not compete with each other, so draws that hit one have weight 0.
-    weights_N = draws.weights(space_size) * np.array([text not in inserted for text in draws.texts])
+    # Inserted canaries do not compete with each other.
+    bits_NC, weights_NC, shares_NC = draws.rows(space_size, {canary.text for canary in measured.canaries.inserted})
     # The model's own component gives a text of b bits a probability of at least 2^-b, so its weight is bounded.
     rarest = np.exp2(np.minimum(0.0, hole_bits_K - math.log2(space_size))) if measured.automaton.prefix else 1.0
     limits_K = len(EXPONENTS) * np.broadcast_to(rarest, hole_bits_K.shape)
@@ -182,12 +184,13 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
         estimates += importance_exposure(
             # Draws that are the canary itself, or tie with it, may cost more by a rounding error.
             hole_bits_K[members] + measured.scorer.tolerance_bits,
-            draws.hole_bits_N,
-            weights_N,
+            bits_NC,
+            weights_NC,
             space_size=measured.effective_space_size(int(members[0])),
             confidence_level=measured.confidence_level,
             weight_limits=limits_K[members],
             strata=draws.strata_N,
+            shares=shares_NC,
             includes_self=~measured.is_inserted_K[members],
         )
     return estimates

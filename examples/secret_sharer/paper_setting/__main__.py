@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _keep_freed_memory() -> None:
-    """Keeps glibc from giving large tensors back to the system: a quarter of a training step is page faults otherwise."""
+    """Keeps glibc from returning large tensors to the system: page faults took a quarter of a training step."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_MALLOC_MMAP_MAX, 0)
