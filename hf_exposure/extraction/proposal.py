@@ -245,7 +245,9 @@ class _Walk:
             self._keep_endings(alive, choices, at, child_bits[lines], child)
         self._bits[alive] += child_bits[lines, child]
         self._log2_q[alive] += log2_q[lines]
-        return self._go_to(alive, [choices.transitions[line] for line in at.tolist()], child)
+        self._go_to(alive, [choices.transitions[line] for line in at.tolist()], child)
+        # The last token's bits are already known, so a whole text is never fed.
+        return alive[~choices.is_leaf_DC[at, child]]
 
     def _keep_endings(
         self, alive: np.ndarray, choices: _Choices, at_A: np.ndarray, child_bits_AC: np.ndarray, child_A: np.ndarray
@@ -328,17 +330,12 @@ class _Walk:
         self._is_text[alive[~lives]] = False
         return alive[lives], [one for one in reached if one is not None]
 
-    def _go_to(self, alive: np.ndarray, transitions: list[Transitions], child: np.ndarray) -> np.ndarray:
-        """Appends the chosen children; returns the draws that are not yet whole texts."""
-        is_open = np.zeros(len(alive), dtype=bool)
-        for line, (draw, taken) in enumerate(zip(alive.tolist(), child.tolist(), strict=True)):
-            state = transitions[line].states[taken]
-            self._states[draw] = state
-            self._paths[draw] += (int(transitions[line].tokens_C[taken]),)
-            self._texts[draw] += transitions[line].pieces[taken]
-            # The last token's bits are already known, so a whole text is never fed.
-            is_open[line] = not self._automaton.is_leaf(state)
-        return alive[is_open]
+    def _go_to(self, alive: np.ndarray, transitions: list[Transitions], child: np.ndarray) -> None:
+        """Appends the chosen children."""
+        for draw, of_draw, taken in zip(alive.tolist(), transitions, child.tolist(), strict=True):
+            self._states[draw] = of_draw.states[taken]
+            self._paths[draw] += (int(of_draw.tokens_C[taken]),)
+            self._texts[draw] += of_draw.pieces[taken]
 
     def _choose(
         self, alive: np.ndarray, choices: _Choices, at_A: np.ndarray, child_bits_AC: np.ndarray

@@ -107,7 +107,8 @@ class Importance(Method):
     """Draws weighted references from the model itself: one set serves every canary, from 1 bit to log2|R|.
 
     Args:
-        references: the maximum number of draws.
+        references: the maximum number of draws. Where a draw counts all texts that it could have ended with, drawing
+            stops as soon as it is as precise as this many draws of one text each.
         precision_bits: drawing stops once every interval is this narrow.
 
     Raises:
@@ -203,7 +204,8 @@ class Auto(Method):
     support search (`choose`).
 
     Args:
-        references: the maximum number of draws; a space with no more texts than this is enumerated.
+        references: the maximum number of draws, as for `Importance`; a space with no more texts than this is
+            enumerated.
         max_expansions: the budget of one search, at most `references`.
         precision_bits: as for `Importance`.
 

@@ -64,8 +64,9 @@ def plan_cost(
 
     No weights are needed. The measurement runs on a stand-in with random logits: its calls are counted, and the
     largest are traced through the model's own code without allocating memory. How many draws suffice and whether there
-    is something to search for depend on the weights, so two costs are given: with all `references` drawn and a search
-    to the end of its budget (`full`), and for a model that has memorized nothing (`unmemorized`).
+    is something to search for depend on the weights, so two costs are given: with as many draws as `references` allow
+    and a search to the end of its budget (`full`), and for a model that has memorized nothing (`unmemorized`). Where
+    draws count all texts that they could have ended with, as many are planned as for random logits.
 
     The search assumes a model without strong preferences among the texts, trained or not. A model that prefers few of
     them reaches complete texts early, and its search processes several times as many tokens within the same budget. If
