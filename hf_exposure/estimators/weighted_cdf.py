@@ -48,7 +48,7 @@ class WeightedCdf:
         low_K, high_K: (K,) confidence limits, in [0, 1].
         variance_K: (K,) variances of `share_K`.
         hits_K: (K,) numbers of draws with weight above 0 at or below the cost.
-        gain_K: (K,) how many times as many draws of one text each would have the same variance; 1 if unknown.
+        gain_K: (K,) how many times as many draws of one text each would have the same variance; 1 without hits.
     """
 
     share_K: FloatArray
@@ -120,8 +120,9 @@ def weighted_cdf(
     _, high_K = _limits(*_moments(sums, hit_K=unseen_K, miss_K=none_K), confidence_level)
     gain_K = np.ones(costs_K.shape)
     if references_NC.shape[1] > 1:
-        _, single_K = _moments(_sums_of_singles(draws, sums, mass_NC * own_NC), hit_K=own_K, miss_K=none_K)
-        np.divide(single_K, variance_K, out=gain_K, where=variance_K > 0.0)
+        _, rows_K = _moments(sums, hit_K=none_K, miss_K=none_K)
+        _, singles_K = _moments(_sums_of_singles(draws, sums, mass_NC * own_NC), hit_K=none_K, miss_K=none_K)
+        np.divide(singles_K, rows_K, out=gain_K, where=rows_K > 0.0)
     is_first_NC = (mass_NC > 0.0) & (_before(mass_NC) == 0.0)
     return WeightedCdf(
         share_K=share_K,

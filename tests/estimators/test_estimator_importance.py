@@ -182,7 +182,7 @@ def test_every_cost_has_the_variance_of_its_residuals_in_strata_of_unequal_size(
     generator = np.random.default_rng(5)
     references, weights = generator.normal(size=(60, endings)), generator.uniform(0.1, 2.0, (60, endings))
     shares = generator.dirichlet(np.ones(endings), 60)
-    shares[:10, 1:] = 0.0  # rows of one text, padded
+    shares[:10, 1:], weights[:10, 1:] = 0.0, 99.0  # rows of one text; whatever the padding weighs
     strata, costs = np.repeat([0, 1], [12, 48]), np.array([0.1, -0.5, 0.9, 9.0])
     found = weighted_cdf(costs, references, weights, shares, limits_K=None, strata_N=strata, confidence_level=0.95)
     counts = shares > 0.0
@@ -215,15 +215,14 @@ def test_a_draw_of_many_endings_counts_what_one_of_them_would_on_average() -> No
 
 
 def test_the_gain_is_the_ratio_of_variances_over_many_draws() -> None:
-    """1,000 sets of 40 draws, whose rows hold texts of other ranks: by one text each, and by all of them."""
+    """1,000 sets of 40 draws, whose rows hold texts of other ranks and weights: by one text each, and by all."""
     generator = np.random.default_rng(2)
-    space = generator.permutation(1000).astype(float).reshape(100, 10)
-    rows_of = generator.integers(0, 100, (1000, 40))
-    chosen = generator.integers(0, 10, (1000, 40))
-    whole = (space <= 300).mean(axis=1)[rows_of].mean(axis=1)
-    singles = (space[rows_of, chosen] <= 300).mean(axis=1)
-    (found,) = importance_exposure([300.0], space, np.ones((100, 10)), space_size=1000, shares=np.full((100, 10), 0.1))
+    space, weights = generator.permutation(1000).astype(float).reshape(100, 10), generator.uniform(0.1, 1.9, (100, 10))
+    rows_of, chosen = generator.integers(0, 100, (1000, 40)), generator.integers(0, 10, (1000, 40))
+    hits = weights * (space <= 300)
+    whole = hits.mean(axis=1)[rows_of].sum(axis=1) / weights.mean(axis=1)[rows_of].sum(axis=1)
+    singles = hits[rows_of, chosen].sum(axis=1) / weights[rows_of, chosen].sum(axis=1)
+    (found,) = importance_exposure([300.0], space, weights, space_size=1000, shares=np.full((100, 10), 0.1))
     assert found.draw_gain == pytest.approx(singles.var() / whole.var(), rel=0.2)
-    (alone,) = importance_exposure([300.0], space.ravel(), space_size=1000)
+    (alone,) = importance_exposure([300.0], space.ravel(), weights.ravel(), space_size=1000)
     assert alone.draw_gain == 1.0
-    assert found.effective_hits == pytest.approx(100 * 0.3 * found.draw_gain, rel=0.05)
