@@ -217,7 +217,7 @@ def test_a_draw_of_many_endings_counts_what_one_of_them_would_on_average() -> No
 def test_the_gain_is_the_ratio_of_variances_over_many_draws() -> None:
     """1,000 sets of 40 draws, whose rows hold texts of other ranks and weights: by one text each, and by all."""
     generator = np.random.default_rng(2)
-    space, weights = generator.permutation(1000).astype(float).reshape(100, 10), generator.uniform(0.1, 1.9, (100, 10))
+    space, weights = generator.permutation(1000).astype(float).reshape(100, 10), generator.lognormal(0.0, 1.0, (100, 10))
     rows_of, chosen = generator.integers(0, 100, (1000, 40)), generator.integers(0, 10, (1000, 40))
     hits = weights * (space <= 300)
     whole = hits.mean(axis=1)[rows_of].sum(axis=1) / weights.mean(axis=1)[rows_of].sum(axis=1)
