@@ -101,7 +101,7 @@ def importance_exposure(
             the interval. Each needs at least 2 draws.
         shares: (N, C) if a draw is known up to its last step: the probability of each of the C texts that it can end
             with, given the rest. All of them count, which narrows the interval; `references` and `weights` are then
-            (N, C) too. A row sums to at most 1, and padding has a share of 0.
+            (N, C) too. A row sums to at most 1. Padding has a share of 0, any cost and any finite weight.
         includes_self: scalar or (K,): whether the draws can hit the canary itself, with its weight. False if its own
             draws have weight 0; the canary is then added exactly, as 1 text of |R'|.
 
@@ -114,8 +114,8 @@ def importance_exposure(
         have been counted there.
 
     Raises:
-        InputError: a cost is NaN or -inf, there are no references, or the weights are negative, not finite, all 0 or
-            not (N,).
+        InputError: a cost is NaN or -inf, there are no references, the weights are negative, not finite, all 0 or not
+            in the shape of the references, or `shares` are negative, above 1 in a row or in another shape.
 
     Source: importance sampling with multiple proposals and the balance heuristic, Veach and Guibas, SIGGRAPH 1995.
         Coverage measured, four toy models of 10^5 strings, 38 canaries of rank 1 to 10^5, 1,000 fresh sets of 1,000
@@ -135,6 +135,8 @@ def importance_exposure(
     log2_size = math.inf if space_size is None else math.log2(checked_space_size(space_size))
     draws = len(references_NC)
     weights_NC = _checked_weights(weights, (draws,) if shares is None else references_NC.shape).reshape(draws, -1)
+    if not (weights_NC * shares_NC).any():
+        raise InputError("weights", "must not all be 0 where shares are above 0", "0", "Draw more references.")
     strata_N = _checked_strata(strata, draws)
     limits_K = None if weight_limits is None else _checked_limits(weight_limits, costs_K.size)
     apart_K = ~checked_flags("includes_self", includes_self, costs_K.size, "Pass True, or one for each cost.")
@@ -226,12 +228,14 @@ def _checked_draws(references: ArrayLike, shares: ArrayLike | None) -> tuple[Flo
         references_N = checked_costs("references", references, smallest_count=1)
         return references_N[:, None], np.ones((references_N.size, 1))
     references_NC, shares_NC = number_array("references", references), number_array("shares", shares)
-    checked_costs("references", references_NC.ravel(), smallest_count=1)
     if references_NC.ndim != 2 or shares_NC.shape != references_NC.shape:
-        rule = "must have one row per draw, like references"
+        rule = "must be (N, C), as references then are"
         raise InputError("shares", rule, f"{shares_NC.shape} for {references_NC.shape}", "Pad rows with shares of 0.")
-    if not (shares_NC >= 0.0).all() or not (shares_NC.sum(axis=1) <= 1.0 + 1e-9).all():
-        raise InputError("shares", "must be at least 0, and at most 1 in a row", "others", "Divide rows by their sum.")
+    checked_costs("references", references_NC.ravel(), smallest_count=1)
+    if not (shares_NC >= 0.0).all():
+        raise InputError("shares", "must be at least 0", "others", "Pass probabilities.")
+    if not (shares_NC.sum(axis=1) <= 1.0 + 1e-9).all():
+        raise InputError("shares", "must sum to at most 1 in each row", "more", "Divide each row by its sum.")
     return references_NC, shares_NC
 
 

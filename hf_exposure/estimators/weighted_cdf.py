@@ -48,7 +48,8 @@ class WeightedCdf:
         low_K, high_K: (K,) confidence limits, in [0, 1].
         variance_K: (K,) variances of `share_K`.
         hits_K: (K,) numbers of draws with weight above 0 at or below the cost.
-        gain_K: (K,) how many times as many draws of one text each would have the same variance; 1 without hits.
+        gain_K: (K,) the variance of as many draws of one text each, divided by this one; both with the canary as one
+            more draw.
     """
 
     share_K: FloatArray
@@ -120,9 +121,8 @@ def weighted_cdf(
     _, high_K = _limits(*_moments(sums, hit_K=unseen_K, miss_K=none_K), confidence_level)
     gain_K = np.ones(costs_K.shape)
     if references_NC.shape[1] > 1:
-        _, rows_K = _moments(sums, hit_K=none_K, miss_K=none_K)
-        _, singles_K = _moments(_sums_of_singles(draws, sums, mass_NC * own_NC), hit_K=none_K, miss_K=none_K)
-        np.divide(singles_K, rows_K, out=gain_K, where=rows_K > 0.0)
+        _, singles_K = _moments(_sums_of_singles(draws, sums, mass_NC * own_NC), hit_K=own_K, miss_K=none_K)
+        np.divide(singles_K, variance_K, out=gain_K, where=variance_K > 0.0)
     is_first_NC = (mass_NC > 0.0) & (_before(mass_NC) == 0.0)
     return WeightedCdf(
         share_K=share_K,
@@ -130,7 +130,7 @@ def weighted_cdf(
         high_K=high_K,
         variance_K=variance_K,
         hits_K=draws.below(is_first_NC.astype(np.float64)).sum(axis=0).astype(np.int64),
-        gain_K=gain_K,
+        gain_K=np.maximum(gain_K, 1.0),
     )
 
 
@@ -151,13 +151,14 @@ class _Draws:
         """The values in the order of the texts' costs."""
         return np.take_along_axis(values_NC, self._order_NC, axis=1)
 
-    def of_strata(self, values_N: FloatArray) -> FloatArray:
-        """(S, 1) sums over the draws of each stratum."""
-        return np.bincount(self.strata_N, values_N, self._strata)[:, None]
+    def below_and_all(self, values_NC: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """(S, K) sums over the texts at or below each cost, and (S, 1) over all, equal where all are; by cost."""
+        sums_SB = np.cumsum(self._binned(values_NC), axis=1)
+        return sums_SB[:, self._place_K], sums_SB[:, -1:]
 
     def below(self, values_NC: FloatArray) -> FloatArray:
         """(S, K) sums over the texts at or below each cost; the values are by cost."""
-        return np.cumsum(self._binned(values_NC), axis=1)[:, self._place_K]
+        return self.below_and_all(values_NC)[0]
 
     def above(self, values_NC: FloatArray) -> FloatArray:
         """(S, K) sums over the other texts, which are added from the other end, so that nothing is left of none."""
@@ -186,13 +187,14 @@ def _sums(draws: _Draws, mass_NC: FloatArray) -> _Sums:
     When a text of mass p moves below the cost, x^2 grows by p (2 x + p), and u^2 and x u change likewise.
     """
     before_NC, after_NC = _before(mass_NC), _before(mass_NC[:, ::-1])[:, ::-1]
+    weight_SK, weight_S1 = draws.below_and_all(mass_NC)
     return _Sums(
-        weight_SK=draws.below(mass_NC),
+        weight_SK=weight_SK,
         below_SK=draws.below(mass_NC * (2.0 * before_NC + mass_NC)),
         cross_SK=draws.below(mass_NC * (after_NC - before_NC)),
         above_SK=draws.above(mass_NC * (2.0 * after_NC + mass_NC)),
-        weight_S1=draws.of_strata(mass_NC.sum(axis=1)),
-        draws_S1=draws.of_strata(np.ones(len(mass_NC))),
+        weight_S1=weight_S1,
+        draws_S1=np.bincount(draws.strata_N)[:, None].astype(np.float64),
     )
 
 
@@ -213,11 +215,11 @@ def _moments(sums: _Sums, *, hit_K: FloatArray, miss_K: FloatArray) -> tuple[Flo
     -y for a miss. Differences between strata are not random, since their sizes are fixed, and are left out of the
     variance.
     """
-    total_K = sums.weight_S1.sum() + hit_K + miss_K
+    total_K = sums.weight_S1.sum(axis=0) + hit_K + miss_K
     y = (sums.weight_SK.sum(axis=0) + hit_K) / total_K
     squares_SK = (1.0 - y) ** 2 * sums.below_SK - 2.0 * y * (1.0 - y) * sums.cross_SK + y**2 * sums.above_SK
     mean_SK = (sums.weight_SK - y * sums.weight_S1) / sums.draws_S1
-    overall_K = (sums.weight_SK.sum(axis=0) - y * sums.weight_S1.sum()) / sums.draws_S1.sum()
+    overall_K = (sums.weight_SK.sum(axis=0) - y * sums.weight_S1.sum(axis=0)) / sums.draws_S1.sum()
     within_SK = np.maximum(squares_SK - sums.draws_S1 * (mean_SK - overall_K) ** 2, 0.0)
     added_K = (hit_K * (1.0 - y)) ** 2 + (miss_K * y) ** 2
     return y, (within_SK.sum(axis=0) + added_K) / total_K**2

@@ -17,6 +17,7 @@ import math
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -27,7 +28,7 @@ from hf_exposure.scoring import LockstepSampler, Scorer
 # Exponents on the model's probabilities: 0 is uniform over texts, 1 is the model. See docs/design.
 EXPONENTS = (0.0, 0.5, 1.0, 1.5)
 _BLOCK = 2**16
-# With more endings than this (100 MB), draws count the text drawn alone.
+# With more endings than this (their arrays take 100 MB), draws count the text drawn alone.
 _MOST_ENDINGS = 2**22
 
 
@@ -64,6 +65,11 @@ class Endings:
             tuple(itertools.chain.from_iterable(part.stems for part in parts)),
             tuple(itertools.chain.from_iterable(part.pieces for part in parts)),
         )
+
+    @property
+    def count(self) -> int:
+        """N times C, which is what they take."""
+        return self.bits_NC.size
 
     def in_order(self, order: np.ndarray) -> Endings:
         """Those of the draws with these numbers."""
@@ -130,7 +136,7 @@ class Proposals:
             np.concatenate([self.log2_q_NS, other.log2_q_NS]),
             np.concatenate([self.strata_N, other.strata_N]),
             np.concatenate([self.is_text_N, other.is_text_N]),
-            Endings.together([self.endings, other.endings]) if self.endings and other.endings else None,
+            None if self.endings is None or other.endings is None else Endings.together([self.endings, other.endings]),
         )
 
 
@@ -159,8 +165,10 @@ def draw_proposals(
     automaton: TokenAutomaton,
     uniform: Sequence[tuple[int, ...]],
     generator: np.random.Generator,
+    *,
+    beside: Proposals | None = None,
 ) -> Proposals:
-    """Draws texts, equally many from each component of the mixture.
+    """Draws texts, equally many from each component of the mixture, and returns them after those of `beside`.
 
     Component 0 is uniform over texts, and its draws are given as token paths. The others are drawn here, equally many
     each: at a state, component `t` takes child `j` with probability proportional to `count_j^max(0, 1 - t) 2^(-t
@@ -168,10 +176,11 @@ def draw_proposals(
     """
     length = max(map(len, uniform))
     part = max(1, scorer.samples_at_once(len(uniform) * len(EXPONENTS), length) // len(EXPONENTS))
-    drawn: Proposals | None = None
+    drawn = beside
     for first in range(0, len(uniform), part):
-        walk = _Walk(scorer, automaton, uniform[first : first + part], length, generator)
-        more = walk.run(_MOST_ENDINGS * part // len(uniform))
+        # All draws keep their endings, or none do.
+        room = _MOST_ENDINGS if drawn is None else 0 if drawn.endings is None else _MOST_ENDINGS - drawn.endings.count
+        more = _Walk(scorer, automaton, uniform[first : first + part], length, generator, room).run()
         drawn = more if drawn is None else drawn.join(more)
     assert drawn is not None
     return drawn
@@ -187,6 +196,7 @@ class _Walk:
         uniform: Sequence[tuple[int, ...]],
         length: int,
         generator: np.random.Generator,
+        most_endings: int,
     ) -> None:
         self._automaton, self._generator, self._uniform = automaton, generator, uniform
         self._strata = np.repeat(np.arange(len(EXPONENTS)), len(uniform))
@@ -199,12 +209,14 @@ class _Walk:
         self._bits = np.zeros(draws)
         self._log2_q = np.zeros((draws, len(EXPONENTS)))
         self._forced: dict[Hashable, ForcedTokens | None] = {}
-        self._ends: list[tuple[np.ndarray, Endings]] = []
-
-    def run(self, most_endings: int) -> Proposals:
-        """Runs until all draws are whole texts, or known not to be texts."""
         # The first component draws each text with equal probability, whatever the shape of the graph.
-        self._log2_uniform = -math.log2(self._automaton.count(self._automaton.root))
+        self._log2_uniform = -math.log2(automaton.count(automaton.root))
+        # By draws; None where endings are not kept.
+        self._ends: list[tuple[np.ndarray, Endings]] | None = [] if automaton.one_path else None
+        self._most_endings = most_endings
+
+    def run(self) -> Proposals:
+        """Runs until all draws are whole texts, or known not to be texts."""
         alive = np.arange(len(self._strata))
         while len(alive):
             alive = self._level(alive)
@@ -213,7 +225,7 @@ class _Walk:
             [self._paths[draw] for draw in whole], [self._texts[draw] for draw in whole], [True] * len(whole)
         )
         self._log2_q[:, 0] = self._log2_uniform
-        endings = self._endings(most_endings)
+        endings = None if self._ends is None else self._endings(self._ends)
         return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata, self._is_text, endings)
 
     def _level(self, alive: np.ndarray) -> np.ndarray:
@@ -237,58 +249,62 @@ class _Walk:
         alive, at, child_bits = alive[is_open], choices.at_A[is_open], child_bits[is_open]
         if not len(alive):
             return alive
-        child, log2_q = self._choose(alive, choices, at, child_bits)
+        child, log2_q, log2_totals = self._choose(alive, choices, at, child_bits)
         self._is_text[alive[child < 0]] = False
         lines = np.flatnonzero(child >= 0)
-        alive, at, child = alive[lines], at[lines], child[lines]
-        if self._automaton.one_path:
-            self._keep_endings(alive, choices, at, child_bits[lines], child)
-        self._bits[alive] += child_bits[lines, child]
+        alive, at, child, child_bits = alive[lines], at[lines], child[lines], child_bits[lines]
+        transitions = [choices.transitions[line] for line in at.tolist()]
+        states = [of_draw.states[taken] for of_draw, taken in zip(transitions, child.tolist(), strict=True)]
+        is_leaf = np.array([self._automaton.is_leaf(state) for state in states], dtype=bool)
+        ends = np.flatnonzero(is_leaf)
+        if len(ends):
+            self._keep_endings(alive[ends], choices, at[ends], child_bits[ends], log2_totals[lines[ends]])
+        self._bits[alive] += child_bits[np.arange(len(alive)), child]
         self._log2_q[alive] += log2_q[lines]
-        self._go_to(alive, [choices.transitions[line] for line in at.tolist()], child)
+        for draw, of_draw, state, taken in zip(alive.tolist(), transitions, states, child.tolist(), strict=True):
+            self._states[draw] = state
+            self._paths[draw] += (int(of_draw.tokens_C[taken]),)
+            self._texts[draw] += of_draw.pieces[taken]
         # The last token's bits are already known, so a whole text is never fed.
-        return alive[~choices.is_leaf_DC[at, child]]
+        return alive[~is_leaf]
 
     def _keep_endings(
-        self, alive: np.ndarray, choices: _Choices, at_A: np.ndarray, child_bits_AC: np.ndarray, child_A: np.ndarray
+        self, draws: np.ndarray, choices: _Choices, at_E: np.ndarray, bits_EC: np.ndarray, log2_totals_ES: np.ndarray
     ) -> None:
-        """Keeps all endings of the draws that end with this choice."""
-        ends = np.flatnonzero(choices.is_leaf_DC[at_A, child_A])
-        width = max(1, child_bits_AC.shape[1])
-        for first in range(0, len(ends), max(1, _BLOCK // width)):
-            lines_E = ends[first : first + max(1, _BLOCK // width)]
-            draws_E, at_E = alive[lines_E], at_A[lines_E]
-            is_leaf_EC, counts_EC = choices.is_leaf_DC[at_E], choices.log2_counts_DC[at_E]
-            bits_EC = _some_possible(child_bits_AC[lines_E], counts_EC)
-            mixture_EC = np.full(bits_EC.shape, self._log2_uniform)
-            own_EC = np.zeros(bits_EC.shape)
+        """Keeps all endings of draws that end with a choice, unless there are too many."""
+        if self._ends is None or len(self._strata) * bits_EC.shape[1] > self._most_endings:
+            self._ends = None
+            return
+        block = max(1, _BLOCK // bits_EC.shape[1])
+        for first in range(0, len(draws), block):
+            part = slice(first, first + block)
+            draws_B, at_B, counts_BC = draws[part], at_E[part], choices.log2_counts_DC[at_E[part]]
+            is_leaf_BC, possible_BC = choices.is_leaf_DC[at_B], _some_possible(bits_EC[part], counts_BC)
+            mixture_BC = np.full(counts_BC.shape, self._log2_uniform)
+            own_BC = np.empty(counts_BC.shape)
             for component, exponent in enumerate(EXPONENTS):
-                scores_EC = _scores(bits_EC, counts_EC, exponent)
-                own_EC[self._strata[draws_E] == component] = scores_EC[self._strata[draws_E] == component]
+                scores_BC = _scores(possible_BC, counts_BC, exponent)
+                is_own_B = self._strata[draws_B] == component
+                own_BC[is_own_B] = scores_BC[is_own_B]
                 if component:
-                    before_E1 = self._log2_q[draws_E, component, None] - np.logaddexp2.reduce(scores_EC, 1)[:, None]
-                    mixture_EC = np.logaddexp2(mixture_EC, before_E1 + scores_EC)
-            own_EC[~is_leaf_EC] = -np.inf
-            shares_EC = np.exp2(own_EC - own_EC.max(axis=1, keepdims=True))
+                    before_B = self._log2_q[draws_B, component] - log2_totals_ES[part, component]
+                    mixture_BC = np.logaddexp2(mixture_BC, before_B[:, None] + scores_BC)
+            own_BC[~is_leaf_BC] = -np.inf
+            shares_BC = np.exp2(own_BC - own_BC.max(axis=1, keepdims=True))
             endings = Endings(
-                self._bits[draws_E, None] + child_bits_AC[lines_E],
-                np.where(is_leaf_EC, mixture_EC - math.log2(len(EXPONENTS)), 0.0),
-                shares_EC / shares_EC.sum(axis=1, keepdims=True),
-                tuple(self._texts[draw] for draw in draws_E.tolist()),
-                tuple(choices.transitions[line].pieces for line in at_E.tolist()),
+                self._bits[draws_B, None] + bits_EC[part],
+                np.where(is_leaf_BC, mixture_BC - math.log2(len(EXPONENTS)), 0.0),
+                shares_BC / shares_BC.sum(axis=1, keepdims=True),
+                tuple(self._texts[draw] for draw in draws_B.tolist()),
+                tuple(choices.transitions[line].pieces for line in at_B.tolist()),
             )
-            self._ends.append((draws_E, endings))
+            self._ends.append((draws_B, endings))
 
-    def _endings(self, most: int) -> Endings | None:
+    def _endings(self, ends: list[tuple[np.ndarray, Endings]]) -> Endings:
         """The endings of all draws; a draw whose last tokens are no choice has one."""
-        if not self._automaton.one_path:
-            return None
-        draws = len(self._strata)
-        if draws * max((ends.bits_NC.shape[1] for _, ends in self._ends), default=1) > most:
-            return None
-        parts = [ends for _, ends in self._ends]
-        ended = np.concatenate([np.zeros(0, dtype=np.int64), *(own for own, _ in self._ends)])
-        rest = np.setdiff1d(np.arange(draws), ended)
+        parts = [of_part for _, of_part in ends]
+        ended = np.concatenate([np.zeros(0, dtype=np.int64), *(draws for draws, _ in ends)])
+        rest = np.setdiff1d(np.arange(len(self._strata)), ended)
         if rest.size:
             log2_mixture = np.logaddexp2.reduce(self._log2_q[rest], axis=1) - math.log2(len(EXPONENTS))
             parts.append(
@@ -330,34 +346,27 @@ class _Walk:
         self._is_text[alive[~lives]] = False
         return alive[lives], [one for one in reached if one is not None]
 
-    def _go_to(self, alive: np.ndarray, transitions: list[Transitions], child: np.ndarray) -> None:
-        """Appends the chosen children."""
-        for draw, of_draw, taken in zip(alive.tolist(), transitions, child.tolist(), strict=True):
-            self._states[draw] = of_draw.states[taken]
-            self._paths[draw] += (int(of_draw.tokens_C[taken]),)
-            self._texts[draw] += of_draw.pieces[taken]
-
     def _choose(
         self, alive: np.ndarray, choices: _Choices, at_A: np.ndarray, child_bits_AC: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A child for each draw, by its component's shares, or the child of a uniform draw's own text (-1 if there is
-        none); and (A, S) log2 of the share that each component gives it.
+        none); (A, S) log2 of the share that each component gives it, and of the component's total over all children.
         """
         child_A = np.empty(len(alive), dtype=np.int64)
-        log2_q_AS = np.empty((len(alive), len(EXPONENTS)))
+        log2_q_AS, log2_totals_AS = np.empty((2, len(alive), len(EXPONENTS)))
         uniform_A = self._generator.random(len(alive))
         block = max(1, _BLOCK // child_bits_AC.shape[1])  # stays in a processor's cache
         for first in range(0, len(alive), block):
             part = slice(first, first + block)
             counts_BC = choices.log2_counts_DC[at_A[part]]
             bits_BC = _some_possible(child_bits_AC[part], counts_BC)
-            log2_totals_BS, child_B = self._share(alive[part], counts_BC, bits_BC, uniform_A[part])
+            log2_totals_AS[part], child_B = self._share(alive[part], counts_BC, bits_BC, uniform_A[part])
             is_given_B = self._strata[alive[part]] == 0
             child_B[is_given_B] = self._given(alive[part][is_given_B], choices.tokens_DC[at_A[part][is_given_B]])
             lines = np.arange(len(child_B))
             scores_SB = [_scores(bits_BC[lines, child_B], counts_BC[lines, child_B], each) for each in EXPONENTS]
-            child_A[part], log2_q_AS[part] = child_B, np.stack(scores_SB, axis=1) - log2_totals_BS
-        return child_A, log2_q_AS
+            child_A[part], log2_q_AS[part] = child_B, np.stack(scores_SB, axis=1) - log2_totals_AS[part]
+        return child_A, log2_q_AS, log2_totals_AS
 
     def _share(
         self, draws_B: np.ndarray, counts_BC: np.ndarray, bits_BC: np.ndarray, uniform_B: np.ndarray
@@ -396,7 +405,6 @@ class _Choices:
         width_D: the number of children of each.
         tokens_DC: their tokens; -1 for padding.
         log2_counts_DC: log2 of the number of texts below each; -inf for padding.
-        is_leaf_DC: whether each is the end of a text.
     """
 
     transitions: list[Transitions]
@@ -404,7 +412,14 @@ class _Choices:
     width_D: np.ndarray
     tokens_DC: np.ndarray
     log2_counts_DC: np.ndarray
-    is_leaf_DC: np.ndarray
+
+    @cached_property
+    def is_leaf_DC(self) -> np.ndarray:
+        """Whether each child is the end of a text."""
+        is_leaf_DC = np.zeros(self.tokens_DC.shape, dtype=bool)
+        for number, each in enumerate(self.transitions):
+            is_leaf_DC[number, each.leaves_C] = True
+        return is_leaf_DC
 
     @classmethod
     def of(cls, transitions_A: list[Transitions]) -> _Choices:
@@ -415,11 +430,9 @@ class _Choices:
         width_D = np.array(list(map(len, transitions)))
         tokens_DC = np.full((len(transitions), width_D.max()), -1, dtype=np.int64)
         log2_counts_DC = np.full(tokens_DC.shape, -np.inf)
-        is_leaf_DC = np.zeros(tokens_DC.shape, dtype=bool)
         for number, (each, width) in enumerate(zip(transitions, width_D.tolist(), strict=True)):
             tokens_DC[number, :width], log2_counts_DC[number, :width] = each.tokens_C, each.log2_counts_C
-            is_leaf_DC[number, each.leaves_C] = True
-        return cls(transitions, at_A, width_D, tokens_DC, log2_counts_DC, is_leaf_DC)
+        return cls(transitions, at_A, width_D, tokens_DC, log2_counts_DC)
 
 
 def _widened(values_NC: np.ndarray, width: int, padding: float) -> np.ndarray:

@@ -108,7 +108,7 @@ class Importance(Method):
 
     Args:
         references: the maximum number of draws. Where a draw counts all texts that it could have ended with, drawing
-            stops as soon as it is as precise as this many draws of one text each.
+            stops when it is as precise, for three in four canaries, as this many draws of one text each.
         precision_bits: drawing stops once every interval is this narrow.
 
     Raises:
@@ -137,24 +137,28 @@ class Importance(Method):
         prefix_bits = prefix_cost(measured.scorer, measured.automaton)
         generator = np.random.default_rng(seed_stream("proposals", measured.seed))
         draws: Proposals | None = None
-        wanted, enough = min(_FIRST_DRAWS, self.references), None
+        wanted, enough = min(_FIRST_DRAWS, self.references), self.references
         while True:
             have = len(draws.texts) if draws else 0
             uniform = measured.uniform.take(
                 measured.scorer, measured.automaton, have // len(EXPONENTS), -(-wanted // len(EXPONENTS))
             )
-            new = draw_proposals(measured.scorer, measured.automaton, uniform, generator)
-            draws = new if draws is None else draws.join(new)
-            estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
+            new = draw_proposals(measured.scorer, measured.automaton, uniform, generator, beside=draws)
+            estimates = _weighed(measured, new, measured.costs_K - prefix_bits)
             wide = [estimates[canary] for canary in canaries if not self.has_converged(estimates[canary])]
-            if enough is None and wide:
-                # A draw that counts all its endings is worth several that count one.
-                enough = math.ceil(self.references / np.median([estimate.draw_gain for estimate in wide]))
-            missing = (enough or 0) - len(draws.texts)
+            if wide and (draws is None or new.endings is None):
+                enough = self.draws_needed(wide)
+            draws = new
+            missing = enough - len(draws.texts)
             if missing <= 0 or not wide:
                 is_uniform = draws.is_text_N & (draws.strata_N == EXPONENTS.index(0.0))
                 return estimates, ReferenceCosts.of(prefix_bits + draws.hole_bits_N[is_uniform])
             wanted = min(missing, max(map(self._draws_missing, wide, itertools.repeat(len(draws.texts)))))
+
+    def draws_needed(self, estimates: Sequence[CostEstimate]) -> int:
+        """The number of draws that are as precise for three in four canaries as `references` of one text each."""
+        gains = [estimate.draw_gain or 1.0 for estimate in estimates]
+        return math.ceil(self.references / float(np.quantile(gains, 0.25, method="lower")))
 
     def has_converged(self, estimate: CostEstimate) -> bool:
         """Whether no more draws are needed for an estimate."""
@@ -174,9 +178,10 @@ class Importance(Method):
 def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -> list[CostEstimate]:
     """Estimates for all canaries, whose bits after the prefix are `hole_bits_K`, from one weighted set."""
     assert measured.automaton is not None
-    space_size = measured.canaries.template.space_size
-    # Inserted canaries do not compete with each other.
-    bits_NC, weights_NC, shares_NC = draws.rows(space_size, {canary.text for canary in measured.canaries.inserted})
+    inserted = {canary.text for canary in measured.canaries.inserted}
+    # Inserted canaries do not compete with each other, so the space is that of all other texts.
+    space_size = max(1, measured.canaries.template.space_size - len(inserted))
+    bits_NC, weights_NC, shares_NC = draws.rows(space_size, inserted)
     # The model's own component gives a text of b bits a probability of at least 2^-b, so its weight is bounded.
     rarest = np.exp2(np.minimum(0.0, hole_bits_K - math.log2(space_size))) if measured.automaton.prefix else 1.0
     limits_K = len(EXPONENTS) * np.broadcast_to(rarest, hole_bits_K.shape)

@@ -133,9 +133,15 @@ def test_bad_weights_are_refused_by_name() -> None:
     with pytest.raises(InputError, match="strata: must hold at least 2 draws each, got"):
         importance_exposure([1.0], [1.0, 2.0, 3.0], space_size=10, strata=[0, 0, 1])
     row = [[1.0, 2.0]]
-    for shares, rule in (([0.5, 0.5], "must have one row per draw"), ([[0.9, 0.9]], "at most 1 in a row")):
-        with pytest.raises(InputError, match=f"shares: .*{rule}"):
+    for shares, rule in (
+        ([0.5, 0.5], r"must be \(N, C\), as references then are"),
+        ([[0.9, 0.9]], "must sum to at most 1 in each row"),
+        ([[1.1, -0.1]], "must be at least 0"),
+    ):
+        with pytest.raises(InputError, match=f"shares: {rule}"):
             importance_exposure([1.0], row, space_size=10, shares=shares)
+    with pytest.raises(InputError, match="weights: must not all be 0 where shares are above 0"):
+        importance_exposure([1.0], row, [[1.0, 0.0]], space_size=10, shares=[[0.0, 1.0]])
     with pytest.raises(InputError, match=r"weights: must be one per reference, \(1, 2\)"):
         importance_exposure([1.0], row, [1.0], space_size=10, shares=[[0.5, 0.5]])
     with pytest.raises(InputError, match="space_size: is needed if includes_self is False"):
@@ -217,12 +223,30 @@ def test_a_draw_of_many_endings_counts_what_one_of_them_would_on_average() -> No
 def test_the_gain_is_the_ratio_of_variances_over_many_draws() -> None:
     """1,000 sets of 40 draws, whose rows hold texts of other ranks and weights: by one text each, and by all."""
     generator = np.random.default_rng(2)
-    space, weights = generator.permutation(1000).astype(float).reshape(100, 10), generator.lognormal(0.0, 1.0, (100, 10))
+    space, weights = (
+        generator.permutation(1000).astype(float).reshape(100, 10),
+        generator.lognormal(0.0, 1.0, (100, 10)),
+    )
     rows_of, chosen = generator.integers(0, 100, (1000, 40)), generator.integers(0, 10, (1000, 40))
     hits = weights * (space <= 300)
     whole = hits.mean(axis=1)[rows_of].sum(axis=1) / weights.mean(axis=1)[rows_of].sum(axis=1)
     singles = hits[rows_of, chosen].sum(axis=1) / weights[rows_of, chosen].sum(axis=1)
-    (found,) = importance_exposure([300.0], space, weights, space_size=1000, shares=np.full((100, 10), 0.1))
-    assert found.draw_gain == pytest.approx(singles.var() / whole.var(), rel=0.2)
+    # Each row many times, so that the canary, which counts as one more draw, does not matter.
+    often = np.tile(space, (200, 1)), np.tile(weights, (200, 1))
+    (found,) = importance_exposure([300.0], *often, space_size=1000, shares=np.full((20_000, 10), 0.1))
+    assert found.draw_gain == pytest.approx(singles.var() / whole.var(), rel=0.1)
     (alone,) = importance_exposure([300.0], space.ravel(), weights.ravel(), space_size=1000)
     assert alone.draw_gain == 1.0
+
+
+@pytest.mark.parametrize("endings", [1, 10])
+def test_a_cost_above_all_draws_is_as_precise_as_their_number(endings: int) -> None:
+    """Whatever their weights, and however their sums are rounded."""
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        references, weights = generator.normal(size=(90, endings)), generator.uniform(0.1, 2.0, (90, endings))
+        (e,) = importance_exposure(
+            [9.0], references, weights, space_size=10**6, strata=np.arange(90) % 3,
+            shares=generator.dirichlet(np.ones(endings), 90),
+        )  # fmt: skip
+        assert (e.effective_hits, e.exposure_bits) == (90.0, 0.0)
