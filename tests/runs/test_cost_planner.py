@@ -85,7 +85,7 @@ def test_every_part_is_predicted(method: Method) -> None:
 
 
 def test_fewer_draws_are_planned_where_each_counts_all_its_endings() -> None:
-    model = tiny_model("gpt2")
+    model = tiny_model("gpt2", scale=0.05)
     spent = {}
     for ending in ("", " ok"):
         canaries = draw_canaries(CanaryTemplate("pin {pin}" + ending, pin=Digits(6)), {1: 4}, controls=40, seed=0)
@@ -93,7 +93,7 @@ def test_fewer_draws_are_planned_where_each_counts_all_its_endings() -> None:
         plan = plan_cost(model.config, TOKENIZER, canaries, method)
         assert plan.unmemorized is not None
         assert 0.8 < plan.unmemorized.tokens / found.tokens < 1.25
-        assert found.tokens < 1.02 * plan.full.tokens
+        assert found.tokens < 1.05 * plan.full.tokens
         spent[ending] = found.tokens
     # Of six digits, five are fed: without endings to count, the cost would be at least four fifths.
     assert spent[""] < 0.7 * spent[" ok"]
