@@ -132,7 +132,8 @@ def _ways_by_sum(ascending: tuple[int, ...], dealt: int) -> FloatArray:
         # In descending order, so that no rank is used twice.
         for j in range(min(seen, dealt), max(0, dealt - len(ascending) + seen - 1), -1):
             ways[j, rank : top + 1] += ways[j - 1, : top + 1 - rank]
-    return ways[dealt].copy()
+    of_all: FloatArray = ways[dealt].copy()  # without the rest, which would be kept as well
+    return of_all
 
 
 def auc_limits(auc: float, n: int, m: int, confidence_level: float) -> tuple[float, float]:

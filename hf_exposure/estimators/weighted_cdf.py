@@ -173,7 +173,7 @@ class _Draws:
     def _binned(self, values_NC: FloatArray) -> FloatArray:
         numbers_NC = self.strata_N[:, None] * self._bins + self._first_NC
         sums = np.bincount(numbers_NC.ravel(), values_NC.ravel(), self._strata * self._bins)
-        return sums.reshape(self._strata, self._bins)
+        return sums.reshape(self._strata, self._bins).astype(np.float64, copy=False)
 
 
 def _before(mass_NC: FloatArray) -> FloatArray:

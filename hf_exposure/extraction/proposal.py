@@ -256,8 +256,8 @@ class _Walk:
         transitions = [choices.transitions[line] for line in at.tolist()]
         states = [of_draw.states[taken] for of_draw, taken in zip(transitions, child.tolist(), strict=True)]
         is_leaf = np.array([self._automaton.is_leaf(state) for state in states], dtype=bool)
-        ends = np.flatnonzero(is_leaf)
-        if len(ends):
+        if is_leaf.any():
+            ends = np.flatnonzero(is_leaf)
             self._keep_endings(alive[ends], choices, at[ends], child_bits[ends], log2_totals[lines[ends]])
         self._bits[alive] += child_bits[np.arange(len(alive)), child]
         self._log2_q[alive] += log2_q[lines]
@@ -266,7 +266,8 @@ class _Walk:
             self._paths[draw] += (int(of_draw.tokens_C[taken]),)
             self._texts[draw] += of_draw.pieces[taken]
         # The last token's bits are already known, so a whole text is never fed.
-        return alive[~is_leaf]
+        unfinished: np.ndarray = alive[~is_leaf]
+        return unfinished
 
     def _keep_endings(
         self, draws: np.ndarray, choices: _Choices, at_E: np.ndarray, bits_EC: np.ndarray, log2_totals_ES: np.ndarray
