@@ -297,6 +297,9 @@ class World:
             Call("importance_exposure", estimators.importance_exposure, {
                 "costs": costs, "references": references, "weights": [1.0] * 40, "space_size": 1000,
                 "confidence_level": 0.95, "weight_limits": 1.0, "strata": [0] * 40, "includes_self": True}),
+            Call("importance_exposure of rows", estimators.importance_exposure, {
+                "costs": costs, "references": [references], "weights": [[1.0] * 40], "space_size": 1000,
+                "shares": [[0.025] * 40]}),
             Call("sampling_exposure", estimators.sampling_exposure, {
                 "costs": costs, "references": references, "space_size": 1000, "confidence_level": 0.95,
                 "convention": "valid"}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -104,27 +105,35 @@ def control_test(
 
 
 def _counted_p_value(midranks: FloatArray, n: int) -> float:
-    """The share of all choices of n of the midranks whose sum is at most that of the first n.
-
-    `ways[j, s]` is the number of choices of j costs, among those seen so far, whose doubled midranks sum to s; no sum
-    larger than the observed one is counted. At most 150 costs have 9e43 choices, which a float64 can hold.
-    """
+    """The share of all choices of n of the midranks whose sum is at most that of the first n."""
     doubled = np.rint(2.0 * midranks).astype(np.int64)
     chosen = doubled[:n]
     if 2 * n > doubled.size:
         # The smaller group decides as well: its sum is as small with ranks counted from the other end.
         doubled = 2 * (doubled.size + 1) - doubled
         chosen = doubled[n:]
-    dealt, observed, ascending = chosen.size, int(chosen.sum()), np.sort(doubled)
-    ways = np.zeros((dealt + 1, observed + 1))
+    ways_S = _ways_by_sum(tuple(np.sort(doubled).tolist()), chosen.size)
+    return float(ways_S[: int(chosen.sum()) + 1].sum() / math.comb(doubled.size, chosen.size))
+
+
+# Without ties, the ranks of a training's measurements are always the same.
+@lru_cache(maxsize=8)
+def _ways_by_sum(ascending: tuple[int, ...], dealt: int) -> FloatArray:
+    """The number of choices of `dealt` of the ranks for each sum from 0 on.
+
+    `ways[j, s]` is the number of choices of j ranks, among those seen so far, that sum to s. At most 150 ranks have
+    9e43 choices, which a float64 can hold.
+    """
+    ways = np.zeros((dealt + 1, sum(ascending[len(ascending) - dealt :]) + 1))
     ways[0, 0] = 1.0
-    for seen, cost in enumerate(ascending[ascending <= observed].tolist(), start=1):
-        # `top` is the largest possible sum so far, and enough costs must remain to complete each choice.
-        top = min(observed, int(ascending[max(0, seen - dealt) : seen].sum()))
-        # In descending order, so that no cost is used twice.
-        for j in range(min(seen, dealt), max(0, dealt - doubled.size + seen - 1), -1):
-            ways[j, cost : top + 1] += ways[j - 1, : top + 1 - cost]
-    return float(ways[dealt].sum() / math.comb(doubled.size, dealt))
+    for seen, rank in enumerate(ascending, start=1):
+        # `top` is the largest possible sum so far, and enough ranks must remain to complete each choice.
+        top = sum(ascending[max(0, seen - dealt) : seen])
+        # In descending order, so that no rank is used twice.
+        for j in range(min(seen, dealt), max(0, dealt - len(ascending) + seen - 1), -1):
+            ways[j, rank : top + 1] += ways[j - 1, : top + 1 - rank]
+    of_all: FloatArray = ways[dealt].copy()  # without the rest, which would be kept as well
+    return of_all
 
 
 def auc_limits(auc: float, n: int, m: int, confidence_level: float) -> tuple[float, float]:

@@ -53,7 +53,7 @@ def check_weights(weights: ArrayLike, strata: ArrayLike | None = None) -> Weight
         >>> check_weights(np.full(100, 0.7)).good
         False
     """
-    weights_N = _checked_weights(weights, number_array("weights", weights).size)
+    weights_N = _checked_weights(weights, (number_array("weights", weights).size,))
     strata_N = _checked_strata(strata, weights_N.size)
     counts_S = np.bincount(strata_N)
     means_S = np.bincount(strata_N, weights_N) / counts_S
@@ -74,6 +74,7 @@ def importance_exposure(
     confidence_level: float = 0.95,
     weight_limits: ArrayLike | None = None,
     strata: ArrayLike | None = None,
+    shares: ArrayLike | None = None,
     includes_self: ArrayLike = True,
 ) -> list[CostEstimate]:
     """Exposure as `-log2` of the weighted share of draws that cost no more than the canary.
@@ -85,7 +86,7 @@ def importance_exposure(
 
     Args:
         costs: (K,) costs of the canaries in bits, lower = likelier.
-        references: (N,) costs of the draws.
+        references: (N,) costs of the draws; (N, C) if each draw has `shares`.
         weights: (N,) `1 / (|R'| q(r))` with q the probability of being drawn; their mean is about 1. A draw outside R'
             (another inserted canary, an encoding that is not canonical) has weight 0 and stays in the list. None means
             uniform draws.
@@ -98,20 +99,23 @@ def importance_exposure(
             hide: about `log2(N / heaviest)` minus 2.
         strata: (N,) the proposal that each draw came from, if the number from each was fixed in advance; this narrows
             the interval. Each needs at least 2 draws.
+        shares: (N, C) if a draw is known up to its last step: the probability of each of the C texts that it can end
+            with, given the rest. All of them count, which narrows the interval; `references` and `weights` are then
+            (N, C) too. A row sums to at most 1. Padding has a share of 0, any cost and any finite weight.
         includes_self: scalar or (K,): whether the draws can hit the canary itself, with its weight. False if its own
             draws have weight 0; the canary is then added exactly, as 1 text of |R'|.
 
     Returns:
-        One `CostEstimate` per cost, in input order, with `effective_hits`. The interval covers the exposure by
-        enumeration, with ties against the canary. The errors of canaries that share draws are dependent. `bound` is
-        "lower" if no draw is at or below the cost, else "interval". Notes report this, effective hits below 100,
-        missing `weight_limits`, and a mean weight other than 1. The last also widens the interval: the share that the
-        draws did not account for may lie below the canary, unless `weight_limits` rule that out, and a surplus may
+        One `CostEstimate` per cost, in input order, with `effective_hits` and `draw_gain`. The interval covers the
+        exposure by enumeration, with ties against the canary. The errors of canaries that share draws are dependent.
+        `bound` is "lower" if no draw is at or below the cost, else "interval". Notes report this, effective hits below
+        100, missing `weight_limits`, and a mean weight other than 1. The last also widens the interval: the share that
+        the draws did not account for may lie below the canary, unless `weight_limits` rule that out, and a surplus may
         have been counted there.
 
     Raises:
-        InputError: a cost is NaN or -inf, there are no references, or the weights are negative, not finite, all 0 or
-            not (N,).
+        InputError: a cost is NaN or -inf, there are no references, the weights are negative, not finite, all 0 or not
+            in the shape of the references, or `shares` are negative, above 1 in a row or in another shape.
 
     Source: importance sampling with multiple proposals and the balance heuristic, Veach and Guibas, SIGGRAPH 1995.
         Coverage measured, four toy models of 10^5 strings, 38 canaries of rank 1 to 10^5, 1,000 fresh sets of 1,000
@@ -126,25 +130,28 @@ def importance_exposure(
         (9.65, 9.97)
     """
     costs_K = checked_costs("costs", costs)
-    references_N = checked_costs("references", references, smallest_count=1)
+    references_NC, shares_NC = _checked_draws(references, shares)
     level = checked_confidence(confidence_level)
     log2_size = math.inf if space_size is None else math.log2(checked_space_size(space_size))
-    weights_N = _checked_weights(weights, references_N.size)
-    strata_N = _checked_strata(strata, references_N.size)
+    draws = len(references_NC)
+    weights_NC = _checked_weights(weights, (draws,) if shares is None else references_NC.shape).reshape(draws, -1)
+    if not (weights_NC * shares_NC).any():
+        raise InputError("weights", "must not all be 0 where shares are above 0", "0", "Draw more references.")
+    strata_N = _checked_strata(strata, draws)
     limits_K = None if weight_limits is None else _checked_limits(weight_limits, costs_K.size)
     apart_K = ~checked_flags("includes_self", includes_self, costs_K.size, "Pass True, or one for each cost.")
     if space_size is None and apart_K.any():
         raise InputError("space_size", "is needed if includes_self is False", None, "Pass template.space_size.")
-    shares = weighted_cdf(
-        costs_K, references_N, weights_N, limits_K=limits_K, strata_N=strata_N, confidence_level=level
+    found = weighted_cdf(
+        costs_K, references_NC, weights_NC, shares_NC, limits_K=limits_K, strata_N=strata_N, confidence_level=level
     )
-    check = check_weights(weights_N, strata_N)
-    low_K, high_K = _widened(shares, check, limits_K is not None)
+    check = check_weights((weights_NC * shares_NC).sum(axis=1), strata_N)
+    low_K, high_K = _widened(found, check, limits_K is not None)
     own_K = np.where(apart_K, 2.0**-log2_size, 0.0)
-    point_bits, low_bits, high_bits = (_bits(share_K, own_K, log2_size) for share_K in (shares.share_K, high_K, low_K))
-    effective_K = _effective_hits(shares, own_K)
+    point_bits, low_bits, high_bits = (_bits(share_K, own_K, log2_size) for share_K in (found.share_K, high_K, low_K))
+    effective_K = _effective_hits(found, own_K)
     unlimited = weights is not None and limits_K is None
-    open_K = (shares.hits_K == 0) & (point_bits < log2_size - CLOSE_TO_THE_SPACE)
+    open_K = (found.hits_K == 0) & (point_bits < log2_size - CLOSE_TO_THE_SPACE)
     return [
         CostEstimate(
             exposure_bits=float(point_bits[k]),
@@ -152,8 +159,9 @@ def importance_exposure(
             high_bits=float(high_bits[k]),
             method="importance",
             bound="lower" if open_K[k] else "interval",
-            note=_note(open_K[k], references_N.size, effective_K[k], log2_size, check, unlimited),
+            note=_note(open_K[k], draws, effective_K[k], log2_size, check, unlimited),
             effective_hits=float(effective_K[k]),
+            draw_gain=float(found.gain_K[k]),
         )
         for k in range(costs_K.size)
     ]
@@ -214,13 +222,30 @@ def _note(is_open: bool, draws: int, effective: float, log2_size: float, check: 
     return "; ".join(said)
 
 
-def _checked_weights(weights: ArrayLike | None, draws: int) -> FloatArray:
+def _checked_draws(references: ArrayLike, shares: ArrayLike | None) -> tuple[FloatArray, FloatArray]:
+    """(N, C) costs and shares; a draw of one text has the share 1."""
+    if shares is None:
+        references_N = checked_costs("references", references, smallest_count=1)
+        return references_N[:, None], np.ones((references_N.size, 1))
+    references_NC, shares_NC = number_array("references", references), number_array("shares", shares)
+    if references_NC.ndim != 2 or shares_NC.shape != references_NC.shape:
+        rule = "must be (N, C), as references then are"
+        raise InputError("shares", rule, f"{shares_NC.shape} for {references_NC.shape}", "Pad rows with shares of 0.")
+    checked_costs("references", references_NC.ravel(), smallest_count=1)
+    if not (shares_NC >= 0.0).all():
+        raise InputError("shares", "must be at least 0", "others", "Pass probabilities.")
+    if not (shares_NC.sum(axis=1) <= 1.0 + 1e-9).all():
+        raise InputError("shares", "must sum to at most 1 in each row", "more", "Divide each row by its sum.")
+    return references_NC, shares_NC
+
+
+def _checked_weights(weights: ArrayLike | None, shape: tuple[int, ...]) -> FloatArray:
     if weights is None:
-        return np.ones(draws)
+        return np.ones(shape)
     weights_N = number_array("weights", weights)
-    if weights_N.shape != (draws,) or not draws:
+    if weights_N.shape != shape or not shape[0]:
         raise InputError(
-            "weights", f"must be one per reference, ({draws},)", weights_N.shape, "Pass them in the references' order."
+            "weights", f"must be one per reference, {shape}", weights_N.shape, "Pass them in the references' order."
         )
     if not np.isfinite(weights_N).all() or (weights_N < 0.0).any() or not (weights_N > 0.0).any():
         raise InputError(

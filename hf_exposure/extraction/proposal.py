@@ -3,8 +3,11 @@
 Uniform draws almost never yield a text that is likely under the model; draws from the model do, and are reweighted.
 Several temperatures at once cover the whole range of costs, and a uniform part bounds the weights.
 
-Shapes: N draws, A of them unfinished at a level, B of those in a block, O of one component, G of the uniform one; D
-different choices of a level, with C children (padded); S components of the mixture.
+The last token of a text is never fed, and at the last choice the model gives the bits of every token. So a draw is
+kept with all texts that it could have ended with, and all of them count.
+
+Shapes: N draws, A of them unfinished at a level, B of those in a block, E of those that end at it, O of one component,
+G of the uniform one; D different choices of a level, with C children (padded); S components of the mixture.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import math
 import random
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -24,6 +28,68 @@ from hf_exposure.scoring import LockstepSampler, Scorer
 # Exponents on the model's probabilities: 0 is uniform over texts, 1 is the model. See docs/design.
 EXPONENTS = (0.0, 0.5, 1.0, 1.5)
 _BLOCK = 2**16
+# With more endings than this (their arrays take 100 MB), draws count the text drawn alone.
+_MOST_ENDINGS = 2**22
+
+
+@dataclass(frozen=True)
+class Endings:
+    """The texts that each of N draws could have ended with at its last choice; C of them, padded with shares of 0.
+
+    Attributes:
+        bits_NC: their bits after the automaton's prefix.
+        log2_q_NC: log2 of the probability that the mixture gives each.
+        shares_NC: the probability that the draw's own component gives each of them, given that the draw ends here.
+        stems: the text of each draw up to that choice.
+        pieces: what each ending adds to it.
+    """
+
+    bits_NC: np.ndarray
+    log2_q_NC: np.ndarray
+    shares_NC: np.ndarray
+    stems: tuple[str, ...] = field(repr=False)
+    pieces: tuple[Sequence[str], ...] = field(repr=False)
+
+    @classmethod
+    def together(cls, parts: Sequence[Endings]) -> Endings:
+        """All parts, one after another."""
+        width = max(part.bits_NC.shape[1] for part in parts)
+
+        def joined(name: str, padding: float) -> np.ndarray:
+            return np.concatenate([_widened(getattr(part, name), width, padding) for part in parts])
+
+        return cls(
+            joined("bits_NC", np.inf),
+            joined("log2_q_NC", 0.0),
+            joined("shares_NC", 0.0),
+            tuple(itertools.chain.from_iterable(part.stems for part in parts)),
+            tuple(itertools.chain.from_iterable(part.pieces for part in parts)),
+        )
+
+    @property
+    def count(self) -> int:
+        """N times C, which is what they take."""
+        return self.bits_NC.size
+
+    def in_order(self, order: np.ndarray) -> Endings:
+        """Those of the draws with these numbers."""
+        numbers = order.tolist()
+        return Endings(
+            self.bits_NC[order],
+            self.log2_q_NC[order],
+            self.shares_NC[order],
+            tuple(self.stems[draw] for draw in numbers),
+            tuple(self.pieces[draw] for draw in numbers),
+        )
+
+    def among(self, texts: set[str]) -> np.ndarray:
+        """(N, C) whether each ending is one of these texts."""
+        beginnings = {text[:length] for text in texts for length in range(len(text) + 1)}
+        found_NC = np.zeros(self.bits_NC.shape, dtype=bool)
+        for draw, (stem, pieces) in enumerate(zip(self.stems, self.pieces, strict=True)):
+            if stem in beginnings:
+                found_NC[draw, : len(pieces)] = [stem + piece in texts for piece in pieces]
+        return found_NC
 
 
 @dataclass(frozen=True)
@@ -37,6 +103,7 @@ class Proposals:
         strata_N: (N,) the component that each was drawn from; all components draw equally often.
         is_text_N: (N,) whether the drawn tokens are the canonical ones of a text. Others have weight 0, which leaves
             the weighted shares unbiased.
+        endings: all texts that each could have ended with; None if a text has several paths, or there are too many.
     """
 
     texts: tuple[str, ...] = field(repr=False)
@@ -44,11 +111,22 @@ class Proposals:
     log2_q_NS: np.ndarray
     strata_N: np.ndarray
     is_text_N: np.ndarray
+    endings: Endings | None = None
 
     def weights(self, space_size: int) -> np.ndarray:
         """(N,) balance-heuristic weights `1 / (|R| q_mix(r))`, with a mean of about 1 and at most S."""
         log2_mixture = np.logaddexp2.reduce(self.log2_q_NS, axis=1) - math.log2(self.log2_q_NS.shape[1])
         return np.where(self.is_text_N, np.exp2(-math.log2(space_size) - log2_mixture), 0.0)
+
+    def rows(self, space_size: int, without: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(N, C) bits, weights and shares of the texts that each draw counts; the texts `without` have weight 0."""
+        if self.endings is None:
+            weights_N = self.weights(space_size) * np.array([text not in without for text in self.texts])
+            return self.hole_bits_N[:, None], weights_N[:, None], np.ones((len(weights_N), 1))
+        ends = self.endings
+        counts_NC = (ends.shares_NC > 0.0) & ~ends.among(without)
+        weights_NC = np.where(counts_NC, np.exp2(-math.log2(space_size) - ends.log2_q_NC), 0.0)
+        return ends.bits_NC, weights_NC, ends.shares_NC
 
     def join(self, other: Proposals) -> Proposals:
         """Both sets, concatenated."""
@@ -58,6 +136,7 @@ class Proposals:
             np.concatenate([self.log2_q_NS, other.log2_q_NS]),
             np.concatenate([self.strata_N, other.strata_N]),
             np.concatenate([self.is_text_N, other.is_text_N]),
+            None if self.endings is None or other.endings is None else Endings.together([self.endings, other.endings]),
         )
 
 
@@ -86,8 +165,10 @@ def draw_proposals(
     automaton: TokenAutomaton,
     uniform: Sequence[tuple[int, ...]],
     generator: np.random.Generator,
+    *,
+    beside: Proposals | None = None,
 ) -> Proposals:
-    """Draws texts, equally many from each component of the mixture.
+    """Draws texts, equally many from each component of the mixture, and returns them after those of `beside`.
 
     Component 0 is uniform over texts, and its draws are given as token paths. The others are drawn here, equally many
     each: at a state, component `t` takes child `j` with probability proportional to `count_j^max(0, 1 - t) 2^(-t
@@ -95,9 +176,11 @@ def draw_proposals(
     """
     length = max(map(len, uniform))
     part = max(1, scorer.samples_at_once(len(uniform) * len(EXPONENTS), length) // len(EXPONENTS))
-    drawn: Proposals | None = None
+    drawn = beside
     for first in range(0, len(uniform), part):
-        more = _Walk(scorer, automaton, uniform[first : first + part], length, generator).run()
+        # All draws keep their endings, or none do.
+        room = _MOST_ENDINGS if drawn is None else 0 if drawn.endings is None else _MOST_ENDINGS - drawn.endings.count
+        more = _Walk(scorer, automaton, uniform[first : first + part], length, generator, room).run()
         drawn = more if drawn is None else drawn.join(more)
     assert drawn is not None
     return drawn
@@ -113,6 +196,7 @@ class _Walk:
         uniform: Sequence[tuple[int, ...]],
         length: int,
         generator: np.random.Generator,
+        most_endings: int,
     ) -> None:
         self._automaton, self._generator, self._uniform = automaton, generator, uniform
         self._strata = np.repeat(np.arange(len(EXPONENTS)), len(uniform))
@@ -125,6 +209,11 @@ class _Walk:
         self._bits = np.zeros(draws)
         self._log2_q = np.zeros((draws, len(EXPONENTS)))
         self._forced: dict[Hashable, ForcedTokens | None] = {}
+        # The first component draws each text with equal probability, whatever the shape of the graph.
+        self._log2_uniform = -math.log2(automaton.count(automaton.root))
+        # By draws; None where endings are not kept.
+        self._ends: list[tuple[np.ndarray, Endings]] | None = [] if automaton.one_path else None
+        self._most_endings = most_endings
 
     def run(self) -> Proposals:
         """Runs until all draws are whole texts, or known not to be texts."""
@@ -135,9 +224,9 @@ class _Walk:
         self._is_text[whole] = self._automaton.canonical(
             [self._paths[draw] for draw in whole], [self._texts[draw] for draw in whole], [True] * len(whole)
         )
-        # The first component draws each text with equal probability, whatever the shape of the graph.
-        self._log2_q[:, 0] = -math.log2(self._automaton.count(self._automaton.root))
-        return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata, self._is_text)
+        self._log2_q[:, 0] = self._log2_uniform
+        endings = None if self._ends is None else self._endings(self._ends)
+        return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata, self._is_text, endings)
 
     def _level(self, alive: np.ndarray) -> np.ndarray:
         """Appends the forced tokens of the draws and one choice each; returns the unfinished draws."""
@@ -160,13 +249,75 @@ class _Walk:
         alive, at, child_bits = alive[is_open], choices.at_A[is_open], child_bits[is_open]
         if not len(alive):
             return alive
-        child, log2_q = self._choose(alive, choices, at, child_bits)
+        child, log2_q, log2_totals = self._choose(alive, choices, at, child_bits)
         self._is_text[alive[child < 0]] = False
         lines = np.flatnonzero(child >= 0)
-        alive, at, child = alive[lines], at[lines], child[lines]
-        self._bits[alive] += child_bits[lines, child]
+        alive, at, child, child_bits = alive[lines], at[lines], child[lines], child_bits[lines]
+        transitions = [choices.transitions[line] for line in at.tolist()]
+        states = [of_draw.states[taken] for of_draw, taken in zip(transitions, child.tolist(), strict=True)]
+        is_leaf = np.array([self._automaton.is_leaf(state) for state in states], dtype=bool)
+        if is_leaf.any():
+            ends = np.flatnonzero(is_leaf)
+            self._keep_endings(alive[ends], choices, at[ends], child_bits[ends], log2_totals[lines[ends]])
+        self._bits[alive] += child_bits[np.arange(len(alive)), child]
         self._log2_q[alive] += log2_q[lines]
-        return self._go_to(alive, [choices.transitions[line] for line in at.tolist()], child)
+        for draw, of_draw, state, taken in zip(alive.tolist(), transitions, states, child.tolist(), strict=True):
+            self._states[draw] = state
+            self._paths[draw] += (int(of_draw.tokens_C[taken]),)
+            self._texts[draw] += of_draw.pieces[taken]
+        # The last token's bits are already known, so a whole text is never fed.
+        unfinished: np.ndarray = alive[~is_leaf]
+        return unfinished
+
+    def _keep_endings(
+        self, draws: np.ndarray, choices: _Choices, at_E: np.ndarray, bits_EC: np.ndarray, log2_totals_ES: np.ndarray
+    ) -> None:
+        """Keeps all endings of draws that end with a choice, unless there are too many."""
+        if self._ends is None or len(self._strata) * bits_EC.shape[1] > self._most_endings:
+            self._ends = None
+            return
+        block = max(1, _BLOCK // bits_EC.shape[1])
+        for first in range(0, len(draws), block):
+            part = slice(first, first + block)
+            draws_B, at_B, counts_BC = draws[part], at_E[part], choices.log2_counts_DC[at_E[part]]
+            is_leaf_BC, possible_BC = choices.is_leaf_DC[at_B], _some_possible(bits_EC[part], counts_BC)
+            mixture_BC = np.full(counts_BC.shape, self._log2_uniform)
+            own_BC = np.empty(counts_BC.shape)
+            for component, exponent in enumerate(EXPONENTS):
+                scores_BC = _scores(possible_BC, counts_BC, exponent)
+                is_own_B = self._strata[draws_B] == component
+                own_BC[is_own_B] = scores_BC[is_own_B]
+                if component:
+                    before_B = self._log2_q[draws_B, component] - log2_totals_ES[part, component]
+                    mixture_BC = np.logaddexp2(mixture_BC, before_B[:, None] + scores_BC)
+            own_BC[~is_leaf_BC] = -np.inf
+            shares_BC = np.exp2(own_BC - own_BC.max(axis=1, keepdims=True))
+            endings = Endings(
+                self._bits[draws_B, None] + bits_EC[part],
+                np.where(is_leaf_BC, mixture_BC - math.log2(len(EXPONENTS)), 0.0),
+                shares_BC / shares_BC.sum(axis=1, keepdims=True),
+                tuple(self._texts[draw] for draw in draws_B.tolist()),
+                tuple(choices.transitions[line].pieces for line in at_B.tolist()),
+            )
+            self._ends.append((draws_B, endings))
+
+    def _endings(self, ends: list[tuple[np.ndarray, Endings]]) -> Endings:
+        """The endings of all draws; a draw whose last tokens are no choice has one."""
+        parts = [of_part for _, of_part in ends]
+        ended = np.concatenate([np.zeros(0, dtype=np.int64), *(draws for draws, _ in ends)])
+        rest = np.setdiff1d(np.arange(len(self._strata)), ended)
+        if rest.size:
+            log2_mixture = np.logaddexp2.reduce(self._log2_q[rest], axis=1) - math.log2(len(EXPONENTS))
+            parts.append(
+                Endings(
+                    self._bits[rest, None],
+                    log2_mixture[:, None],
+                    self._is_text[rest, None].astype(np.float64),
+                    tuple(self._texts[draw] for draw in rest.tolist()),
+                    (("",),) * len(rest),
+                )
+            )
+        return Endings.together(parts).in_order(np.argsort(np.concatenate([ended, rest])))
 
     def _without_strays(self, alive: np.ndarray, forced: list[ForcedTokens]) -> tuple[np.ndarray, list[ForcedTokens]]:
         """Removes uniform texts that an audited graph lacks, without replacing them."""
@@ -196,39 +347,27 @@ class _Walk:
         self._is_text[alive[~lives]] = False
         return alive[lives], [one for one in reached if one is not None]
 
-    def _go_to(self, alive: np.ndarray, transitions: list[Transitions], child: np.ndarray) -> np.ndarray:
-        """Appends the chosen children; returns the draws that are not yet whole texts."""
-        is_open = np.zeros(len(alive), dtype=bool)
-        for line, (draw, taken) in enumerate(zip(alive.tolist(), child.tolist(), strict=True)):
-            state = transitions[line].states[taken]
-            self._states[draw] = state
-            self._paths[draw] += (int(transitions[line].tokens_C[taken]),)
-            self._texts[draw] += transitions[line].pieces[taken]
-            # The last token's bits are already known, so a whole text is never fed.
-            is_open[line] = not self._automaton.is_leaf(state)
-        return alive[is_open]
-
     def _choose(
         self, alive: np.ndarray, choices: _Choices, at_A: np.ndarray, child_bits_AC: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A child for each draw, by its component's shares, or the child of a uniform draw's own text (-1 if there is
-        none); and (A, S) log2 of the share that each component gives it.
+        none); (A, S) log2 of the share that each component gives it, and of the component's total over all children.
         """
         child_A = np.empty(len(alive), dtype=np.int64)
-        log2_q_AS = np.empty((len(alive), len(EXPONENTS)))
+        log2_q_AS, log2_totals_AS = np.empty((2, len(alive), len(EXPONENTS)))
         uniform_A = self._generator.random(len(alive))
         block = max(1, _BLOCK // child_bits_AC.shape[1])  # stays in a processor's cache
         for first in range(0, len(alive), block):
             part = slice(first, first + block)
             counts_BC = choices.log2_counts_DC[at_A[part]]
             bits_BC = _some_possible(child_bits_AC[part], counts_BC)
-            log2_totals_BS, child_B = self._share(alive[part], counts_BC, bits_BC, uniform_A[part])
+            log2_totals_AS[part], child_B = self._share(alive[part], counts_BC, bits_BC, uniform_A[part])
             is_given_B = self._strata[alive[part]] == 0
             child_B[is_given_B] = self._given(alive[part][is_given_B], choices.tokens_DC[at_A[part][is_given_B]])
             lines = np.arange(len(child_B))
             scores_SB = [_scores(bits_BC[lines, child_B], counts_BC[lines, child_B], each) for each in EXPONENTS]
-            child_A[part], log2_q_AS[part] = child_B, np.stack(scores_SB, axis=1) - log2_totals_BS
-        return child_A, log2_q_AS
+            child_A[part], log2_q_AS[part] = child_B, np.stack(scores_SB, axis=1) - log2_totals_AS[part]
+        return child_A, log2_q_AS, log2_totals_AS
 
     def _share(
         self, draws_B: np.ndarray, counts_BC: np.ndarray, bits_BC: np.ndarray, uniform_B: np.ndarray
@@ -275,6 +414,14 @@ class _Choices:
     tokens_DC: np.ndarray
     log2_counts_DC: np.ndarray
 
+    @cached_property
+    def is_leaf_DC(self) -> np.ndarray:
+        """Whether each child is the end of a text."""
+        is_leaf_DC = np.zeros(self.tokens_DC.shape, dtype=bool)
+        for number, each in enumerate(self.transitions):
+            is_leaf_DC[number, each.leaves_C] = True
+        return is_leaf_DC
+
     @classmethod
     def of(cls, transitions_A: list[Transitions]) -> _Choices:
         """The choices of the transitions that each draw has reached."""
@@ -287,6 +434,11 @@ class _Choices:
         for number, (each, width) in enumerate(zip(transitions, width_D.tolist(), strict=True)):
             tokens_DC[number, :width], log2_counts_DC[number, :width] = each.tokens_C, each.log2_counts_C
         return cls(transitions, at_A, width_D, tokens_DC, log2_counts_DC)
+
+
+def _widened(values_NC: np.ndarray, width: int, padding: float) -> np.ndarray:
+    """The values with columns of padding added."""
+    return np.pad(values_NC, ((0, 0), (0, width - values_NC.shape[1])), constant_values=padding)
 
 
 def _some_possible(bits_BC: np.ndarray, counts_BC: np.ndarray) -> np.ndarray:

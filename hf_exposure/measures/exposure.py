@@ -12,7 +12,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, Unpack, cast, get_args
 
@@ -31,6 +31,7 @@ from hf_exposure.data.ledger import KINDS, DoseLedger
 from hf_exposure.errors import InputError
 from hf_exposure.estimators import CostEstimate, control_test, epsilon_lower_bound
 from hf_exposure.estimators.epsilon import Claim
+from hf_exposure.estimators.estimate import ExposureFigures
 from hf_exposure.extraction import TokenAutomaton, UniformPaths, build_automaton, check_template
 from hf_exposure.measures.base_model import BaseFigures, BaseModel, check_base_model
 from hf_exposure.measures.described import describe_model, package_versions
@@ -451,6 +452,10 @@ def epsilons_of(canaries: CanarySet, costs_K: NDArray[np.float64], settings: Mea
     return [asdict(bound) for bound in bounds]
 
 
+# What an estimate of a cost has in common with that of a canary.
+_SHARED = {each.name for each in fields(ExposureFigures)}
+
+
 def _estimate_of(
     canary: Canary,
     cost: float,
@@ -460,7 +465,7 @@ def _estimate_of(
     base_exposure_bits: float,
 ) -> ExposureEstimate:
     """An estimator's result for a cost, with the canary's id."""
-    shared = {name: value for name, value in vars(figures).items() if name != "effective_hits"}
+    shared = {name: value for name, value in vars(figures).items() if name in _SHARED}
     return ExposureEstimate(
         canary_id=canary.id,
         repetitions=canary.repetitions,

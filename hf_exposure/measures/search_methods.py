@@ -107,7 +107,8 @@ class Importance(Method):
     """Draws weighted references from the model itself: one set serves every canary, from 1 bit to log2|R|.
 
     Args:
-        references: the maximum number of draws.
+        references: the maximum number of draws. Where a draw counts all texts that it could have ended with, drawing
+            stops when it is as precise, for three in four canaries, as this many draws of one text each.
         precision_bits: drawing stops once every interval is this narrow.
 
     Raises:
@@ -136,21 +137,28 @@ class Importance(Method):
         prefix_bits = prefix_cost(measured.scorer, measured.automaton)
         generator = np.random.default_rng(seed_stream("proposals", measured.seed))
         draws: Proposals | None = None
-        wanted = _FIRST_DRAWS
+        wanted, enough = min(_FIRST_DRAWS, self.references), self.references
         while True:
             have = len(draws.texts) if draws else 0
-            wanted = min(wanted, self.references - have)
             uniform = measured.uniform.take(
                 measured.scorer, measured.automaton, have // len(EXPONENTS), -(-wanted // len(EXPONENTS))
             )
-            new = draw_proposals(measured.scorer, measured.automaton, uniform, generator)
-            draws = new if draws is None else draws.join(new)
-            estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
+            new = draw_proposals(measured.scorer, measured.automaton, uniform, generator, beside=draws)
+            estimates = _weighed(measured, new, measured.costs_K - prefix_bits)
             wide = [estimates[canary] for canary in canaries if not self.has_converged(estimates[canary])]
-            if len(draws.texts) >= self.references or not wide:
+            if wide and (draws is None or new.endings is None):
+                enough = self.draws_needed(wide)
+            draws = new
+            missing = enough - len(draws.texts)
+            if missing <= 0 or not wide:
                 is_uniform = draws.is_text_N & (draws.strata_N == EXPONENTS.index(0.0))
                 return estimates, ReferenceCosts.of(prefix_bits + draws.hole_bits_N[is_uniform])
-            wanted = max(map(self._draws_missing, wide, itertools.repeat(len(draws.texts))))
+            wanted = min(missing, max(map(self._draws_missing, wide, itertools.repeat(len(draws.texts)))))
+
+    def draws_needed(self, estimates: Sequence[CostEstimate]) -> int:
+        """The number of draws that are as precise for three in four canaries as `references` of one text each."""
+        gains = [estimate.draw_gain or 1.0 for estimate in estimates]
+        return math.ceil(self.references / float(np.quantile(gains, 0.25, method="lower")))
 
     def has_converged(self, estimate: CostEstimate) -> bool:
         """Whether no more draws are needed for an estimate."""
@@ -170,10 +178,10 @@ class Importance(Method):
 def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -> list[CostEstimate]:
     """Estimates for all canaries, whose bits after the prefix are `hole_bits_K`, from one weighted set."""
     assert measured.automaton is not None
-    space_size = measured.canaries.template.space_size
     inserted = {canary.text for canary in measured.canaries.inserted}
-    # Inserted canaries do not compete with each other, so draws that hit one have weight 0.
-    weights_N = draws.weights(space_size) * np.array([text not in inserted for text in draws.texts])
+    # Inserted canaries do not compete with each other, so the space is that of all other texts.
+    space_size = max(1, measured.canaries.template.space_size - len(inserted))
+    bits_NC, weights_NC, shares_NC = draws.rows(space_size, inserted)
     # The model's own component gives a text of b bits a probability of at least 2^-b, so its weight is bounded.
     rarest = np.exp2(np.minimum(0.0, hole_bits_K - math.log2(space_size))) if measured.automaton.prefix else 1.0
     limits_K = len(EXPONENTS) * np.broadcast_to(rarest, hole_bits_K.shape)
@@ -182,12 +190,13 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
         estimates += importance_exposure(
             # Draws that are the canary itself, or tie with it, may cost more by a rounding error.
             hole_bits_K[members] + measured.scorer.tolerance_bits,
-            draws.hole_bits_N,
-            weights_N,
+            bits_NC,
+            weights_NC,
             space_size=measured.effective_space_size(int(members[0])),
             confidence_level=measured.confidence_level,
             weight_limits=limits_K[members],
             strata=draws.strata_N,
+            shares=shares_NC,
             includes_self=~measured.is_inserted_K[members],
         )
     return estimates
@@ -200,7 +209,8 @@ class Auto(Method):
     support search (`choose`).
 
     Args:
-        references: the maximum number of draws; a space with no more texts than this is enumerated.
+        references: the maximum number of draws, as for `Importance`; a space with no more texts than this is
+            enumerated.
         max_expansions: the budget of one search, at most `references`.
         precision_bits: as for `Importance`.
 

@@ -9,7 +9,7 @@ search, and for a model that has memorized nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Unpack, cast
 
@@ -20,6 +20,7 @@ from hf_exposure.canaries import CanarySet
 from hf_exposure.canaries.secrecy import without_secrets
 from hf_exposure.checks import check_tokenizer, instance_of, one_of, real_number
 from hf_exposure.errors import InputError
+from hf_exposure.estimators import CostEstimate
 from hf_exposure.measures import (
     Auto,
     Bounded,
@@ -65,7 +66,8 @@ def plan_cost(
     No weights are needed. The measurement runs on a stand-in with random logits: its calls are counted, and the
     largest are traced through the model's own code without allocating memory. How many draws suffice and whether there
     is something to search for depend on the weights, so two costs are given: with all `references` drawn and a search
-    to the end of its budget (`full`), and for a model that has memorized nothing (`unmemorized`).
+    to the end of its budget (`full`), and for a model that has memorized nothing (`unmemorized`). Where draws count
+    all texts that they could have ended with, the latter has as many of them as random logits need.
 
     The search assumes a model without strong preferences among the texts, trained or not. A model that prefers few of
     them reaches complete texts early, and its search processes several times as many tokens within the same budget. If
@@ -193,11 +195,18 @@ class _WatchedSearch(_Watched):
     searches = True
 
 
+class _AllDraws(Importance):
+    """Makes as many draws as allowed, whatever each is worth."""
+
+    def draws_needed(self, estimates: Sequence[CostEstimate]) -> int:
+        return self.references
+
+
 def _parts_of(method: Method) -> dict[PartName, Method]:
     """Returns the parts of a method besides scoring texts, set so that they stop only at their budget."""
     parts: dict[PartName, Method] = {}
     if isinstance(method, (Auto, Importance)):
-        parts["references"] = Importance(references=method.references, precision_bits=math.ulp(0.0))
+        parts["references"] = _AllDraws(references=method.references, precision_bits=math.ulp(0.0))
     if isinstance(method, Auto):
         parts["search"] = Bounded(max_expansions=min(method.max_expansions, method.references))
     elif isinstance(method, Bounded):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -131,6 +132,18 @@ def test_bad_weights_are_refused_by_name() -> None:
         importance_exposure([1.0], [1.0, 2.0], space_size=10, weight_limits=[1.0, 2.0])
     with pytest.raises(InputError, match="strata: must hold at least 2 draws each, got"):
         importance_exposure([1.0], [1.0, 2.0, 3.0], space_size=10, strata=[0, 0, 1])
+    row = [[1.0, 2.0]]
+    for shares, rule in (
+        ([0.5, 0.5], r"must be \(N, C\), as references then are"),
+        ([[0.9, 0.9]], "must sum to at most 1 in each row"),
+        ([[1.1, -0.1]], "must be at least 0"),
+    ):
+        with pytest.raises(InputError, match=f"shares: {rule}"):
+            importance_exposure([1.0], row, space_size=10, shares=shares)
+    with pytest.raises(InputError, match="weights: must not all be 0 where shares are above 0"):
+        importance_exposure([1.0], row, [[1.0, 0.0]], space_size=10, shares=[[0.0, 1.0]])
+    with pytest.raises(InputError, match=r"weights: must be one per reference, \(1, 2\)"):
+        importance_exposure([1.0], row, [1.0], space_size=10, shares=[[0.5, 0.5]])
     with pytest.raises(InputError, match="space_size: is needed if includes_self is False"):
         importance_exposure([1.0], [1.0, 2.0], space_size=None, includes_self=False)
 
@@ -169,20 +182,71 @@ def test_strata_narrow_the_interval() -> None:
     assert stratified.exposure_bits == pytest.approx(plain.exposure_bits)
 
 
-def test_every_cost_has_the_variance_of_its_residuals_in_strata_of_unequal_size() -> None:
-    """The residual of each draw is its weight times (1 - y) for a hit, and times -y for a miss."""
+@pytest.mark.parametrize("endings", [1, 3])
+def test_every_cost_has_the_variance_of_its_residuals_in_strata_of_unequal_size(endings: int) -> None:
+    """The residual of a draw: each of its texts has its weight times share, times (1 - y) for a hit, -y for a miss."""
     generator = np.random.default_rng(5)
-    references, weights = generator.normal(size=60), generator.uniform(0.1, 2.0, 60)
-    strata, costs = np.repeat([0, 1], [12, 48]), np.array([-0.5, 0.1, 0.9])
-    found = weighted_cdf(costs, references, weights, limits_K=None, strata_N=strata, confidence_level=0.95)
-    for cost, share, variance in zip(costs, found.share_K, found.variance_K, strict=True):
-        own = max(weight for weight, reference in zip(weights, references, strict=True) if reference <= cost)
-        total = weights.sum() + own
-        y = (sum(weights[references <= cost]) + own) / total
-        residuals = [w * ((1.0 if r <= cost else 0.0) - y) for w, r in zip(weights, references, strict=True)]
+    references, weights = generator.normal(size=(60, endings)), generator.uniform(0.1, 2.0, (60, endings))
+    shares = generator.dirichlet(np.ones(endings), 60)
+    shares[:10, 1:], weights[:10, 1:] = 0.0, 99.0  # rows of one text; whatever the padding weighs
+    strata, costs = np.repeat([0, 1], [12, 48]), np.array([0.1, -0.5, 0.9, 9.0])
+    found = weighted_cdf(costs, references, weights, shares, limits_K=None, strata_N=strata, confidence_level=0.95)
+    counts = shares > 0.0
+    for cost, share, variance, hits in zip(costs, found.share_K, found.variance_K, found.hits_K, strict=True):
+        own = weights[counts & (references <= cost)].max()
+        total = (weights * shares).sum() + own
+        y = ((weights * shares)[references <= cost].sum() + own) / total
+        residuals = (weights * shares * ((references <= cost) - y)).sum(axis=1)
         squares = (own * (1.0 - y)) ** 2
         for stratum in (0, 1):
-            of_it = [one for one, label in zip(residuals, strata, strict=True) if label == stratum]
+            of_it = residuals[strata == stratum]
             between = len(of_it) * (np.mean(of_it) - np.mean(residuals)) ** 2
             squares += sum(one**2 for one in of_it) - between
-        assert (share, variance) == (pytest.approx(y), pytest.approx(squares / total**2))
+        assert (share, variance) == (pytest.approx(y), pytest.approx(squares / total**2, abs=1e-15))
+        assert hits == (counts & (references <= cost)).any(axis=1).sum()
+
+
+def test_a_draw_of_many_endings_counts_what_one_of_them_would_on_average() -> None:
+    """Two rows of two texts with one weight each, so that the total is fixed: the mean over the four ways to end."""
+    references, shares, weights = [[1.0, 3.0], [2.0, 4.0]], [[0.25, 0.75], [0.5, 0.5]], [[0.5, 0.5], [2.0, 2.0]]
+    costs = [0.0, 1.0, 2.5, 3.0, 5.0]
+    rows = importance_exposure(costs, references, weights, space_size=10**6, weight_limits=2.0, shares=shares)
+    mean = np.zeros(len(costs))
+    for one, other in itertools.product((0, 1), repeat=2):
+        singles = importance_exposure(
+            costs, [references[0][one], references[1][other]], [0.5, 2.0], space_size=10**6, weight_limits=2.0
+        )
+        mean += shares[0][one] * shares[1][other] * np.exp2([-e.exposure_bits for e in singles])
+    np.testing.assert_allclose(np.exp2([-e.exposure_bits for e in rows]), mean)
+
+
+def test_the_gain_is_the_ratio_of_variances_over_many_draws() -> None:
+    """1,000 sets of 40 draws, whose rows hold texts of other ranks and weights: by one text each, and by all."""
+    generator = np.random.default_rng(2)
+    space, weights = (
+        generator.permutation(1000).astype(float).reshape(100, 10),
+        generator.lognormal(0.0, 1.0, (100, 10)),
+    )
+    rows_of, chosen = generator.integers(0, 100, (1000, 40)), generator.integers(0, 10, (1000, 40))
+    hits = weights * (space <= 300)
+    whole = hits.mean(axis=1)[rows_of].sum(axis=1) / weights.mean(axis=1)[rows_of].sum(axis=1)
+    singles = hits[rows_of, chosen].sum(axis=1) / weights[rows_of, chosen].sum(axis=1)
+    # Each row many times, so that the canary, which counts as one more draw, does not matter.
+    often = np.tile(space, (200, 1)), np.tile(weights, (200, 1))
+    (found,) = importance_exposure([300.0], *often, space_size=1000, shares=np.full((20_000, 10), 0.1))
+    assert found.draw_gain == pytest.approx(singles.var() / whole.var(), rel=0.1)
+    (alone,) = importance_exposure([300.0], space.ravel(), weights.ravel(), space_size=1000)
+    assert alone.draw_gain == 1.0
+
+
+@pytest.mark.parametrize("endings", [1, 10])
+def test_a_cost_above_all_draws_is_as_precise_as_their_number(endings: int) -> None:
+    """Whatever their weights, and however their sums are rounded."""
+    for seed in range(40):
+        generator = np.random.default_rng(seed)
+        references, weights = generator.normal(size=(90, endings)), generator.uniform(0.1, 2.0, (90, endings))
+        (e,) = importance_exposure(
+            [9.0], references, weights, space_size=10**6, strata=np.arange(90) % 3,
+            shares=generator.dirichlet(np.ones(endings), 90),
+        )  # fmt: skip
+        assert (e.effective_hits, e.exposure_bits) == (90.0, 0.0)

@@ -61,3 +61,28 @@ def test_importance(draws: int) -> None:
         bits += [e.exposure_bits for e in estimates]
         probabilities += [math.prod(proposal[i] for i in drawn) / len(space)] * len(space)
     assert_no_more_than_its_share(bits, probabilities)
+
+
+@pytest.mark.parametrize("draws", [1, 2, 3])
+@pytest.mark.parametrize("space", [[[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]], [[0.0, 3.0], [1.0, 4.0], [2.0, 2.0]]])
+@pytest.mark.parametrize("proposal", [[1 / 3, 1 / 3, 1 / 3], [0.6, 0.3, 0.1]])
+def test_draws_that_count_all_their_endings(draws: int, space: list[list[float]], proposal: list[float]) -> None:
+    """Three rows of two texts each: enumerates every canary with every tuple of rows and its probability."""
+    row_shares = [[0.7, 0.3], [0.5, 0.5], [0.2, 0.8]]
+    costs = [cost for row in space for cost in row]
+    weights = [[1 / (6 * q * share) for share in shares] for q, shares in zip(proposal, row_shares, strict=True)]
+    of_text = [(w, c) for ws, cs in zip(weights, space, strict=True) for w, c in zip(ws, cs, strict=True)]
+    limits = [max(w for w, other in of_text if other <= cost) for cost in costs]
+    bits, probabilities = [], []
+    for drawn in itertools.product(range(3), repeat=draws):
+        estimates = importance_exposure(
+            costs,
+            [space[i] for i in drawn],
+            [weights[i] for i in drawn],
+            space_size=6,
+            weight_limits=limits,
+            shares=[row_shares[i] for i in drawn],
+        )
+        bits += [e.exposure_bits for e in estimates]
+        probabilities += [math.prod(proposal[i] for i in drawn) / 6] * 6
+    assert_no_more_than_its_share(bits, probabilities)

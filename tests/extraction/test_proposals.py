@@ -78,6 +78,79 @@ def test_probabilities_sum_to_one_and_match_frequencies(scorer: CausalScorer, te
         np.testing.assert_allclose(sum(q.values()), 1.0, atol=1e-6)
 
 
+OPEN_ENDED = [
+    CanaryTemplate("pin {pin}", pin=Digits(2)),
+    # Of equally many characters, but not bytes: after "y", one child is the end of a text, and one is not.
+    CanaryTemplate("the {who}", who=Choice(["yz", "yé", "yè", "éa", "éb", "zz"])),
+]
+
+
+@pytest.mark.parametrize("template", [*OPEN_ENDED, TEMPLATES[0]], ids=lambda template: template.text)
+def test_every_ending_has_its_cost_its_share_and_the_probability_of_the_mixture(
+    scorer: CausalScorer, template: CanaryTemplate
+) -> None:
+    automaton = build_automaton(template, scorer.encoder)
+    draws = _draw(scorer, template, automaton, 2000, seed=2)
+    endings = draws.endings
+    assert endings is not None
+    texts = [template.text_at(index) for index in range(template.space_size)]
+    prefix = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
+    bits = dict(zip(texts, scorer.sequence_bits(scorer.encode(texts)) - prefix, strict=True))
+    q = {text: np.exp2(row) for text, row in zip(draws.texts, draws.log2_q_NS, strict=True)}
+    assert set(q) == set(texts)
+    np.testing.assert_allclose(endings.shares_NC.sum(axis=1), 1.0)
+    for draw, (stem, pieces) in enumerate(zip(endings.stems, endings.pieces, strict=True)):
+        own, ended = q[draws.texts[draw]], [stem + piece for piece in pieces]
+        counted = [c for c in range(len(ended)) if endings.shares_NC[draw, c] > 0.0]
+        assert draws.texts[draw] in [ended[c] for c in counted]
+        for c in counted:
+            assert endings.bits_NC[draw, c] == pytest.approx(bits[ended[c]], abs=1e-3)
+            assert np.exp2(endings.log2_q_NC[draw, c]) == pytest.approx(q[ended[c]].mean(), rel=1e-3)
+            # Endings share their beginning, so that their shares are in proportion to their probabilities.
+            place = ended.index(draws.texts[draw])
+            ratio = endings.shares_NC[draw, c] / endings.shares_NC[draw, place]
+            stratum = draws.strata_N[draw]
+            assert ratio == pytest.approx(q[ended[c]][stratum] / own[stratum], rel=1e-3)
+    assert (endings.shares_NC.max(axis=1) < 1.0).any() == (template in OPEN_ENDED)
+
+
+@pytest.mark.parametrize("template", [*OPEN_ENDED, TEMPLATES[0]], ids=lambda template: template.text)
+def test_rows_give_every_share_of_the_space_and_leave_out_what_is_excluded(
+    scorer: CausalScorer, template: CanaryTemplate
+) -> None:
+    automaton = build_automaton(template, scorer.encoder)
+    draws = _draw(scorer, template, automaton, 8000, seed=4)
+    texts = [template.text_at(index) for index in range(template.space_size)]
+    prefix = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
+    bits = scorer.sequence_bits(scorer.encode(texts)) - prefix
+    order = np.argsort(bits)
+    without = {texts[place] for place in order[[0, 2]]}
+    for excluded in (set(), without):
+        bits_NC, weights_NC, shares_NC = draws.rows(template.space_size, excluded)
+        mass_NC = weights_NC * shares_NC
+        for rank in range(1, len(texts) + 1):
+            among = sum(texts[place] not in excluded for place in order[:rank])
+            hit_N = (mass_NC * (bits_NC <= bits[order[rank - 1]] + 1e-4)).sum(axis=1)
+            error = hit_N.std() / math.sqrt(len(hit_N))
+            assert abs(hit_N.mean() - among / len(texts)) < 5 * error + 1e-9, rank
+    if template in OPEN_ENDED:
+        single = draws.weights(template.space_size) * (draws.hole_bits_N <= np.median(bits))
+        bits_NC, weights_NC, shares_NC = draws.rows(template.space_size, set())
+        whole = (weights_NC * shares_NC * (bits_NC <= np.median(bits))).sum(axis=1)
+        assert whole.var() < single.var()
+
+
+def test_too_many_endings_are_not_kept(scorer: CausalScorer, monkeypatch: pytest.MonkeyPatch) -> None:
+    automaton = build_automaton(OPEN_ENDED[0], scorer.encoder)
+    monkeypatch.setattr("hf_exposure.extraction.proposal._MOST_ENDINGS", 3999)
+    few, many = (_draw(scorer, OPEN_ENDED[0], automaton, count, seed=0) for count in (396, 400))
+    assert few.endings is not None and many.endings is None
+    assert few.join(many).endings is None and few.join(few).endings.bits_NC.shape == (792, 10)
+    bits_NC, weights_NC, shares_NC = many.rows(100, set())
+    assert bits_NC.shape == weights_NC.shape == shares_NC.shape == (400, 1)
+    np.testing.assert_array_equal(weights_NC[:, 0], many.weights(100))
+
+
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
 def test_the_uniform_part_is_uniform_and_bounds_the_weights(scorer: CausalScorer, template: CanaryTemplate) -> None:
     automaton = build_automaton(template, scorer.encoder)

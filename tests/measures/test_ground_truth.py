@@ -50,12 +50,16 @@ def trained() -> Iterator[tuple[nn.Module, CanarySet]]:
 
 @pytest.fixture(scope="module")
 def costs_of_space(trained: tuple[nn.Module, CanarySet]) -> np.ndarray:
-    """(10^5,) bits of every text in index order, computed plainly: whole texts, float64 sums."""
-    model, _ = trained
+    """(10^5,) bits of every text in index order."""
+    return _costs_of_space(trained[0], ".")
+
+
+def _costs_of_space(model: nn.Module, ending: str) -> np.ndarray:
+    """(10^5,) bits of every text with that ending, computed plainly: whole texts, float64 sums."""
     found = []
     with torch.no_grad():
         for first in range(0, 10**5, 2000):
-            texts = [f"code {number:05d}." for number in range(first, first + 2000)]
+            texts = [f"code {number:05d}{ending}" for number in range(first, first + 2000)]
             ids = torch.tensor(TOKENIZER(texts, add_special_tokens=False)["input_ids"])
             log_p = torch.log_softmax(model(input_ids=ids).logits.double(), dim=-1)
             taken = log_p[:, :-1].gather(2, ids[:, 1:, None]).squeeze(2)
@@ -63,14 +67,14 @@ def costs_of_space(trained: tuple[nn.Module, CanarySet]) -> np.ndarray:
     return np.concatenate(found)
 
 
-def _set_of(numbers: list[int]) -> CanarySet:
+def _set_of(numbers: list[int], ending: str = ".") -> CanarySet:
     """One inserted canary and the rest controls, so that all but one rank in the whole space."""
-    ids = distinct_ids()
+    ids, template = distinct_ids(), CanaryTemplate("code {code}" + ending, code=Digits(5))
     made = [
-        Canary(id=next(ids), text=f"code {n:05d}.", template=TEMPLATE, repetitions=int(i == 0))
+        Canary(id=next(ids), text=f"code {n:05d}{ending}", template=template, repetitions=int(i == 0))
         for i, n in enumerate(numbers)
     ]
-    return CanarySet(inserted=(made[0],), controls=tuple(made[1:]), template=TEMPLATE)
+    return CanarySet(inserted=(made[0],), controls=tuple(made[1:]), template=template)
 
 
 def _true_ranks(costs: np.ndarray, numbers: list[int], tolerance: float) -> tuple[np.ndarray, np.ndarray]:
@@ -117,12 +121,13 @@ def test_enumeration_equals_brute_force(trained: tuple[nn.Module, CanarySet], co
     assert all([estimate.rank_high for estimate in report.estimates] <= high)
 
 
-def test_importance_intervals_cover_the_truth(
-    trained: tuple[nn.Module, CanarySet], costs_of_space: np.ndarray
-) -> None:
+@pytest.mark.parametrize("ending", [".", ""])
+def test_importance_intervals_cover_the_truth(trained: tuple[nn.Module, CanarySet], ending: str) -> None:
+    """Without a text after the code, each draw counts the ten codes that it could have ended with."""
     model, _ = trained
+    costs_of_space = _costs_of_space(model, ending)
     numbers = _spread_numbers(costs_of_space, 10)
-    canaries = _set_of(numbers)
+    canaries = _set_of(numbers, ending)
     _, ranks = _true_ranks(costs_of_space, numbers, 0.0)
     sizes = 10**5 - (np.arange(10) > 0)
     truth = np.log2(sizes) - np.log2(ranks)

@@ -269,3 +269,18 @@ def test_settings_of_a_method_are_given_by_name_and_stay(kind: type[Any]) -> Non
     method = kind()
     with pytest.raises(AttributeError):
         method.references = 5
+
+
+def test_the_weights_account_for_the_space_without_the_inserted_canaries(model: nn.Module) -> None:
+    """A tenth of the space is inserted. The weights of the rest have a mean of 1, so that no note warns of them."""
+    canaries = draw_canaries(CanaryTemplate("pin {pin}", pin=Digits(3)), {1: 100}, controls=20, seed=3)
+    exact, drawn = (
+        measure_exposure(model, TOKENIZER, canaries, method)
+        for method in (Enumerate(), Importance(references=8192, precision_bits=1e-9))
+    )
+    assert not any("should be 1" in estimate.note for estimate in drawn.estimates)
+    covered = [
+        one.low_bits - 1e-6 <= other.exposure_bits <= one.high_bits + 1e-6
+        for one, other in zip(drawn.estimates, exact.estimates, strict=True)
+    ]
+    assert sum(covered) >= 0.9 * len(covered)

@@ -19,6 +19,7 @@ from hf_exposure import (
     Auto,
     Bounded,
     CanaryContext,
+    CanarySet,
     CanaryTemplate,
     CostPlan,
     Digits,
@@ -45,14 +46,14 @@ class Cost(NamedTuple):
     mode: str
 
 
-def cost_of(model: nn.Module, method: Method, **settings: Any) -> Cost:
+def cost_of(model: nn.Module, method: Method, canaries: CanarySet = CANARIES, **settings: Any) -> Cost:
     """The model's inputs during a measurement, and the peak bytes of live tensors."""
     fed: list[int] = []
     hook = model.register_forward_pre_hook(
         lambda module, arguments, named: fed.append(named["input_ids"].numel()), with_kwargs=True
     )
     with LiveBytes([*model.parameters(), *model.buffers()]) as memory:
-        report = measure_exposure(model, TOKENIZER, CANARIES, method, **settings)
+        report = measure_exposure(model, TOKENIZER, canaries, method, **settings)
     hook.remove()
     return Cost(sum(fed), len(fed), memory.peak, report.scoring_mode)
 
@@ -81,6 +82,21 @@ def test_every_part_is_predicted(method: Method) -> None:
     assert 0.8 < plan.full.tokens / found.tokens < 1.25
     assert 0.8 < plan.full.passes / found.passes < 1.25
     assert 0.75 < plan.peak_bytes / found.peak_bytes < 1.25
+
+
+def test_fewer_draws_are_planned_where_each_counts_all_its_endings() -> None:
+    model = tiny_model("gpt2", scale=0.05)
+    spent = {}
+    for ending in ("", " ok"):
+        canaries = draw_canaries(CanaryTemplate("pin {pin}" + ending, pin=Digits(6)), {1: 4}, controls=40, seed=0)
+        found, method = cost_of(model, Importance(references=3000), canaries), Importance(references=3000)
+        plan = plan_cost(model.config, TOKENIZER, canaries, method)
+        assert plan.unmemorized is not None
+        assert 0.8 < plan.unmemorized.tokens / found.tokens < 1.25
+        assert found.tokens < 1.05 * plan.full.tokens
+        spent[ending] = found.tokens
+    # Of six digits, five are fed: without endings to count, the cost would be at least four fifths.
+    assert spent[""] < 0.7 * spent[" ok"]
 
 
 def test_a_large_vocabulary_is_read_at_chosen_rows() -> None:
