@@ -22,7 +22,7 @@ from hf_exposure.runtime.model_state import model_device
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes, is_out_of_memory
 
 # If a call feeds this many times the tokens of any checked call, this many of its texts are also scored alone; if it
-# feeds more at all, only the one that was fed last.
+# feeds more at all, or if earlier scorers of the model checked as many, only the one that was fed last.
 _GROWTH = 4.0
 _CHECKED_TEXTS = 3
 _OTHER_ROWS = 4
@@ -39,11 +39,13 @@ class BatchCheck:
         processes: the processes that score together.
         trusted_tokens: tokens of the largest call that was found right.
         failed: whether a batch was found wrong; from then on, texts are scored alone.
+        known_tokens: tokens of the largest call that was found right in an earlier state of the same model.
     """
 
     processes: Processes = SINGLE_PROCESS
     trusted_tokens: float = 0.0
     failed: bool = False
+    known_tokens: float = 0.0
 
     @property
     def lost_trust(self) -> bool:
@@ -63,7 +65,7 @@ class BatchCheck:
         Args:
             tokens: the number of tokens in its largest batch.
             order_N: the numbers of its texts, by how late in their batch they were fed. The last is compared, and if
-                the batch is much larger than before, the first and one between as well.
+                the batch is much larger than any before, the first and one between as well.
             in_batch, alone: functions from a text's number to its (n,) figures.
             tolerance: bits within which the figures must agree.
 
@@ -72,7 +74,8 @@ class BatchCheck:
         """
         if self.failed or tokens <= self.trusted_tokens:
             return not self.failed
-        most = _CHECKED_TEXTS if tokens > _GROWTH * self.trusted_tokens else 1
+        known = max(self.trusted_tokens, self.known_tokens)
+        most = _CHECKED_TEXTS if tokens > _GROWTH * known else 1
         chosen = np.unique(np.linspace(len(order_N) - 1, 0, num=min(most, len(order_N))).astype(int))
         numbers = np.asarray(order_N)[chosen].tolist()
         own = [alone(number) for number in numbers]

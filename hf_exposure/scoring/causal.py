@@ -61,12 +61,14 @@ class Reading:
         computed: everything that it depends on besides weights: precision, attention, and the model's structure.
         mode: the mode of `CausalScorer`.
         tried: (prefix, length) in tokens at which that mode was found right.
+        batch_tokens: tokens of the largest call whose batches were found right.
     """
 
     model: weakref.ref[nn.Module]
     computed: tuple[Any, ...]
     mode: Mode | None
     tried: tuple[tuple[int, int], ...]
+    batch_tokens: float = 0.0
 
     def holds_for(self, model: nn.Module) -> bool:
         """Whether this is the same model, computing in the same way."""
@@ -155,10 +157,10 @@ class CausalScorer:
     def reading(self) -> Reading | None:
         if self.mode in (None, "alone") or self._batches.failed or self._contradiction is not None:
             return None
-        adopted = self._adopted
+        adopted, tokens = self._adopted, max(self._batches.trusted_tokens, self._batches.known_tokens)
         if adopted is not None and (adopted.mode, adopted.tried) == (self.mode, self._tried):
-            return adopted
-        return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, self._tried)
+            return replace(adopted, batch_tokens=tokens)
+        return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, self._tried, tokens)
 
     def _read_in(self, mode: Mode) -> Mode:
         """Sets the mode, and keeps the reading for the next scorer of the same module, or drops it.
@@ -174,10 +176,13 @@ class CausalScorer:
         return mode
 
     def read_as(self, reading: Reading) -> None:
-        """Adopts the reading of an earlier state of the model; whether batches change figures is checked again."""
+        """Adopts the reading of an earlier state of the model; whether batches change figures is checked again, on
+        fewer texts.
+        """
         self.mode = reading.mode
         self._tried = reading.tried
         self._adopted = reading
+        self._batches.known_tokens = reading.batch_tokens
 
     @property
     def counts(self) -> ForwardCounts:

@@ -69,11 +69,33 @@ def test_another_model_precision_or_attention_is_examined_again() -> None:
     later = calls_of(model, meter)
     assert later < first
     assert calls_of(tiny_model("gpt2", seed=2), meter) == first  # as the first of a new model
-    assert calls_of(model, meter) == later  # it is the module that is remembered, not the last measurement
+    # It is the module that is remembered, not the last measurement; but three texts are scored alone again.
+    assert calls_of(model, meter) == later + 2
     assert calls_of(model.double(), meter) == first
     model.set_attn_implementation("eager")
     assert calls_of(model, meter) == first
     assert calls_of(model, meter) == later
+
+
+def test_later_measurements_score_one_text_alone_and_larger_batches_three() -> None:
+    model = tiny_model("gpt2", seed=2)
+    alone: list[int] = []
+    model.register_forward_pre_hook(
+        lambda _, __, named: alone.append(1) if named["input_ids"].shape == (1, text_tokens) else None,
+        with_kwargs=True,
+    )
+    text_tokens = len(TOKENIZER(CANARIES.inserted[0].text, add_special_tokens=False)["input_ids"])
+    meter = ExposureMeter(CANARIES, TOKENIZER, method=Sample(references=40))
+    meter.measure(model)
+    alone.clear()
+    trained_a_little(model, seed=3)
+    meter.measure(model)
+    assert len(alone) == 1
+    larger = ExposureMeter(CANARIES, TOKENIZER, method=Sample(references=400))
+    larger._reading = meter._reading
+    alone.clear()
+    larger.measure(model)
+    assert len(alone) == 3
 
 
 class MixesRows(nn.Module):
