@@ -12,6 +12,7 @@ A result is two files in `results/`: `{name}.json`, which its script writes, and
     [paper_setting]                                     # the experiment in the paper's own setting, if there is one
     experiment = "base"                                 # of paper_setting/experiments.toml
     design = "..."
+    remark = "..."                                      # once there are results
     [[paper_setting.claims]]                            # on {"cells": {name: [models]}, "derived": {...}}
     models = 10                                         # number of models needed
     scatter = 1.0                                       # guessed standard deviation of one number, for the power
@@ -298,8 +299,9 @@ def _paper_setting(result: Result) -> list[str]:
     setting = result.words["paper_setting"]
     counts = ", ".join(f"{one.count} of {one.planned} of `{name}`" for name, one in result.experiments.items())
     head = (
-        f"**In the paper's own setting: {result.paper_verdict}.** {_flat(setting['design'])} Models so far: {counts}."
-    )
+        f"**In the paper's own setting: {result.paper_verdict}.** {_flat(setting['design'])} Models so far: {counts}. "
+        + _flat(setting.get("remark", ""))
+    ).rstrip()
     rows = [_claim_row(made)[:-1] + f"| {_power(made.words)} |" for made in result.paper_claims]
     return [head, "", "| claim | of | needed | found | holds | power |", "|---|---|---|---|---|---|", *rows, ""]
 
