@@ -143,12 +143,12 @@ class Importance(Method):
             uniform = measured.uniform.take(
                 measured.scorer, measured.automaton, have // len(EXPONENTS), -(-wanted // len(EXPONENTS))
             )
-            new = draw_proposals(measured.scorer, measured.automaton, uniform, generator, beside=draws)
-            estimates = _weighed(measured, new, measured.costs_K - prefix_bits)
+            is_first = draws is None
+            draws = draw_proposals(measured.scorer, measured.automaton, uniform, generator, beside=draws)
+            estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
             wide = [estimates[canary] for canary in canaries if not self.has_converged(estimates[canary])]
-            if wide and (draws is None or new.endings is None):
+            if wide and (is_first or draws.endings is None):
                 enough = self.draws_needed(wide)
-            draws = new
             missing = enough - len(draws.texts)
             if missing <= 0 or not wide:
                 is_uniform = draws.is_text_N & (draws.strata_N == EXPONENTS.index(0.0))
