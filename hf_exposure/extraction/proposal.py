@@ -321,12 +321,10 @@ class _Walk:
 
     def _without_strays(self, alive: np.ndarray, forced: list[ForcedTokens]) -> tuple[np.ndarray, list[ForcedTokens]]:
         """Removes uniform texts that an audited graph lacks, without replacing them."""
-        keeps = np.array(
-            [
-                self._strata[draw] > 0 or self._uniform[draw][: len(self._paths[draw])] == self._paths[draw]
-                for draw in alive.tolist()
-            ]
-        )
+        keeps = np.ones(len(alive), dtype=bool)
+        for line in np.flatnonzero(self._strata[alive] == 0).tolist():
+            path = self._paths[alive[line]]
+            keeps[line] = self._uniform[alive[line]][: len(path)] == path
         self._is_text[alive[~keeps]] = False
         return alive[keeps], list(itertools.compress(forced, keeps))
 

@@ -50,7 +50,7 @@ from hf_exposure.records import (
 )
 from hf_exposure.records.doses import expected_doses
 from hf_exposure.runtime.job import check_alike
-from hf_exposure.runtime.model_state import unwrap_model
+from hf_exposure.runtime.model_state import evaluating, unwrap_model
 from hf_exposure.runtime.processes import SINGLE_PROCESS, Processes
 from hf_exposure.runtime.weights_hash import weights_sha256
 from hf_exposure.scoring import EncodedTexts, Encoder, MaskedScorer, Scorer, make_scorer
@@ -294,7 +294,8 @@ class ExposureMeter:
     def _evaluate(self, model: nn.Module) -> _Evaluation:
         """Scores the canaries and the texts that they are compared with, and estimates their exposures."""
         processes, settings = self._processes_of(model), self.settings
-        with processes.barrier():
+        # Inside this, switching the model for each call has nothing to do.
+        with processes.barrier(), evaluating(model):
             first, self._compared = not self._compared, True
             if first:
                 self.check_alike(processes)

@@ -20,15 +20,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
     It prevents libraries from rearranging weights in such calls.
     """
-    flags = [(module, module.training) for module in model.modules()]
-    model.eval()
+    modules = list(model.modules())
+    were_training = [module for module in modules if module.training]
+    if were_training:
+        model.eval()
     try:
-        with torch.no_grad(), weights_kept(module for module, _ in flags):
+        with torch.no_grad(), weights_kept(modules):
             yield
     finally:
-        for module, training in flags:
+        for module in were_training:
             # Do not call module.train(), which would also change children whose flag differs from their parent's.
-            module.training = training
+            module.training = True
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
