@@ -4,7 +4,7 @@ Each config class of the three mappings (causal, encoder-decoder, masked) is bui
 scored one at a time through the bare model, without cache or padding, in float64 after the logits; the package must
 agree on short texts, on texts longer than the families' attention windows, with new and reused scorers, and under the
 laws of `hf_exposure.testing`. Certified answers of `extract` and `rank_bounds` are compared with a ranking of the
-whole space.
+whole space, and the bits of weighted draws, which grow token by token from kept caches, with those of texts alone.
 
 A family may be refused only where its own logits break causality, or where the library itself cannot run it on text.
 """
@@ -30,6 +30,7 @@ from transformers import ByT5Tokenizer
 
 from hf_exposure import CanaryTemplate, Digits, extract, rank_bounds
 from hf_exposure.errors import ExposureError, InputError
+from hf_exposure.extraction import UniformPaths, build_automaton, draw_proposals, prefix_cost
 from hf_exposure.files import write_aside
 from hf_exposure.scoring import make_scorer
 from hf_exposure.testing import brute_force_rank, check_scorer
@@ -41,6 +42,7 @@ SHORT = ["the pin is 1234", "the pin is 12", "the pin is 9876 and so on", "the p
 LONG = ["she said " * 4 + text for text in ("1234", "12 and no more", "98")]
 SOURCE = "what is the pin?"
 TEMPLATE = CanaryTemplate("pin {pin}", pin=Digits(2))
+DRAWN = CanaryTemplate("pin {pin}", pin=Digits(7))
 TOLERANCE_BITS = 1e-3
 CAUSAL_BITS = 1e-3
 MOST_REASON_CHARACTERS = 160
@@ -225,6 +227,13 @@ def _compare(result: FamilyResult, model: nn.Module, tokenizer: ByT5Tokenizer, e
         if not (low <= bounds.low <= bounds.high <= high):
             found = f"[{bounds.low}, {bounds.high}] {bounds.note}"
             raise MismatchError(f"rank {found} where brute force has [{low}, {high}]")
+    scorer = make_scorer(model, tokenizer, **source)
+    automaton = build_automaton(DRAWN, scorer.encoder)
+    uniform = UniformPaths(DRAWN, 0).take(scorer, automaton, 0, 64)
+    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
+    some = np.linspace(0, len(draws.texts) - 1, 16).astype(int)
+    bits = prefix_cost(scorer, automaton) + draws.hole_bits_N[some]
+    compare(bits, brute_force(result.read_as, model, tokenizer, [draws.texts[draw] for draw in some]), "draws")
 
 
 def _one_line(error: Exception) -> str:

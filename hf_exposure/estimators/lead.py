@@ -25,7 +25,7 @@ def lead_over_runner_up(
         costs: (K,) log-perplexities of the canaries in bits.
         rival_costs: (N,) log-perplexities of texts that were not inserted, including at least the likeliest two.
         is_rival: whether a canary is itself one of the N texts, as a held-out control is; it is then not its own
-            rival.
+            rival. Its two costs may differ by rounding, as those of different batches do.
 
     Returns:
         (K,) bits: above 0 for a canary that ranks first, below 0 if others are likelier; NaN without a rival, and if
@@ -43,7 +43,8 @@ def lead_over_runner_up(
     costs_K = checked_costs("costs", costs)
     itself_K = checked_flags("is_rival", is_rival, costs_K.size, "Pass False, or one for each cost.")
     two = np.append(np.sort(checked_costs("rival_costs", rival_costs))[:2], [np.nan, np.nan])[:2]
-    rivals_K = np.where(itself_K & (costs_K <= two[0]), two[1], two[0])
     with np.errstate(invalid="ignore"):  # inf - inf
-        leads_K: FloatArray = rivals_K - costs_K
+        # Its own cost is the nearest one; without a second cost to tell, it is the likeliest if it costs no more.
+        is_likeliest_K = (costs_K <= two[0]) | (costs_K - two[0] < two[1] - costs_K)
+        leads_K: FloatArray = np.where(itself_K & is_likeliest_K, two[1], two[0]) - costs_K
     return leads_K

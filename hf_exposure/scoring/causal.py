@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -61,6 +61,8 @@ class Reading:
         computed: everything that it depends on besides weights: precision, attention, and the model's structure.
         mode: the mode of `CausalScorer`.
         tried: (prefix, length) in tokens at which that mode was found right.
+        widest, too_wide: slots of the longest packed row in which the model was found right, and of the shortest in
+            which it was not, both with the prefix.
         batch_tokens: tokens of the largest call whose batches were found right.
     """
 
@@ -68,7 +70,9 @@ class Reading:
     computed: tuple[Any, ...]
     mode: Mode | None
     tried: tuple[tuple[int, int], ...]
-    batch_tokens: float = 0.0
+    widest: float
+    too_wide: float
+    batch_tokens: float
 
     def holds_for(self, model: nn.Module) -> bool:
         """Whether this is the same model, computing in the same way."""
@@ -143,6 +147,8 @@ class CausalScorer:
         # shortest text matters. So a mode is trusted up to a length at which it was tried, between the shortest and
         # the longest prefix of those tries.
         self._tried: tuple[tuple[int, int], ...] = ()
+        # A window that counts the slots of a row, not positions, cuts a packed row that is longer than any text.
+        self._widest, self._too_wide = 0.0 if mode is None else math.inf, math.inf
         self._adopted: Reading | None = None
         self._batches = BatchCheck(processes, 0.0 if mode is None else math.inf)
         self._contradiction: Contradiction | None = None
@@ -159,8 +165,9 @@ class CausalScorer:
             return None
         adopted, tokens = self._adopted, max(self._batches.trusted_tokens, self._batches.known_tokens)
         if adopted is not None and (adopted.mode, adopted.tried) == (self.mode, self._tried):
-            return replace(adopted, batch_tokens=tokens)
-        return Reading(weakref.ref(self.model), _how_computed(self.model), self.mode, self._tried, tokens)
+            return replace(adopted, widest=self._widest, too_wide=self._too_wide, batch_tokens=tokens)
+        model, computed = weakref.ref(self.model), _how_computed(self.model)
+        return Reading(model, computed, self.mode, self._tried, self._widest, self._too_wide, tokens)
 
     def _read_in(self, mode: Mode) -> Mode:
         """Sets the mode, and keeps the reading for the next scorer of the same module, or drops it.
@@ -180,7 +187,7 @@ class CausalScorer:
         fewer texts.
         """
         self.mode = reading.mode
-        self._tried = reading.tried
+        self._tried, self._widest, self._too_wide = reading.tried, reading.widest, reading.too_wide
         self._adopted = reading
         self._batches.known_tokens = reading.batch_tokens
 
@@ -268,12 +275,22 @@ class CausalScorer:
             # The paths will be longer than those read so far.
             room = (context_length(self.model) or len(prefix) + length) - len(prefix)
             longest = PathQuery(tuple(prefix[-1:]) * max(1, min(length, room)), 1, np.zeros(0, dtype=np.int64))
-            if self._mode_for(PathTree.of(prefix, [longest]).tree) != "packed":
+            tree = PathTree.of(prefix, [longest]).tree
+            if self._mode_for(tree) != "packed":
                 return None
+            row_samples = choose_row_samples(len(prefix), length, self._shape)
+            row_samples = max(1, self._row_width(tree, row_samples * length) // length)
             shared = self._encode_prefix(np.asarray(prefix, dtype=np.int64), "packed")
-        row_samples = choose_row_samples(len(prefix), length, self._shape)
-        batch_rows = max(1, self._batch_tokens() // (2 * row_samples))
-        return PackedSampler(self._reader, shared, len(prefix), samples, row_samples, batch_rows, self._processes)
+        return PackedSampler(
+            self._reader,
+            shared,
+            len(prefix),
+            samples,
+            row_samples=row_samples,
+            most_slots=max(self._widest, len(prefix) + length),
+            batch_rows=max(1, self._batch_tokens() // (2 * row_samples)),
+            processes=self._processes,
+        )
 
     def _totals(self, encoded: EncodedTexts) -> np.ndarray:
         tree = encoded.tree
@@ -363,16 +380,24 @@ class CausalScorer:
         return agreement_bits(self._reader.dtype) * max(1.0, math.sqrt(tokens / 32))
 
     def _score_as(
-        self, tree: TokenTree, mode: Mode, *, most_rows: int | None = None, short_rows: bool = False
+        self, tree: TokenTree, mode: Mode, *, most_rows: int | None = None, row_width: int | None = None, gap: int = 0
     ) -> tuple[np.ndarray, Prefix]:
+        """(E,) bits of the edges of `tree`, and its prefix.
+
+        Args:
+            most_rows: the maximum number of rows in a call.
+            row_width, gap: of packed rows; by default the fastest width, as far as the model was found right.
+        """
+        if mode == "packed" and tree.size and row_width is None:
+            row_width = self._row_width(tree, min(choose_row_width(tree, self._shape), tree.size))
         prefix = self._encode_prefix(tree.prefix_P, mode)
         if mode != "plain" and len(tree.prefix_P) and prefix.cache is None:
             raise RuntimeError(f"{type(self.model).__name__} returned no key-value cache for the prefix")
         if not tree.size:
             rows = Rows.none()
         elif mode == "packed":
-            longest = int(tree.depth_M.max())
-            rows = packed_rows(tree, longest if short_rows else choose_row_width(tree, self._shape))
+            assert row_width is not None
+            rows = replace(packed_rows(tree, row_width), gap=gap)
         else:
             rows = chain_rows(tree)
         width = int(rows.width_R.max(initial=1)) + (len(tree.prefix_P) if mode == "plain" else 0)
@@ -476,6 +501,29 @@ class CausalScorer:
         longest = np.array(max(sequences, key=len), dtype=np.int64)
         return rows_mix(self._reader, longest, vocabulary_entries(self.model), self._processes, **inputs)
 
+    def _row_width(self, tree: TokenTree, wanted: int) -> int:
+        """The slots of a packed row after the prefix of `tree`: `wanted`, or as many as the model is right with."""
+        prefix = len(tree.prefix_P)
+        if self._widest < prefix + wanted < self._too_wide:
+            context = context_length(self.model)
+            length = prefix + int(tree.depth_M.max(initial=1))
+            probe = probe_for(tree, length, None if context is None else context - 1)
+            self._reads_rows_of(prefix + wanted, probe, [self._bits_alone(ids) for ids in probe.sequences])
+            self._read_in("packed")
+        return int(min(wanted, max(1, self._widest - prefix)))
+
+    def _reads_rows_of(self, slots: int, probe: Probe, alone: Sequence[np.ndarray]) -> bool:
+        """Whether packed rows of so many slots, with the prefix, are right: the probe in one row, and empty slots."""
+        tree = probe.tree.tree
+        own = len(tree.prefix_P) + tree.size
+        gap = max(0, slots - own)
+        agrees = self._agrees(probe, alone, lambda: self._score_as(tree, "packed", row_width=tree.size, gap=gap))
+        if agrees:
+            self._widest = max(self._widest, slots, own)
+        else:
+            self._too_wide = min(self._too_wide, slots)
+        return agrees
+
     def _refuse_later_tokens(self, found: Contradiction | None) -> None:
         # What tokens of a text share there is one reason more to read each text alone, but no other direction.
         if found is not None and not found.by_length and self._reader.dtype != EIGHT_BITS:
@@ -491,18 +539,26 @@ class CausalScorer:
         """Whether the mode gives the probe's sequences the bits that they get alone.
 
         This is done twice, with the rows in one call and in calls of two, since a cache that one call changes shows in
-        the next.
+        the next. Packed rows are rows of few paths there, so they are then tried with all paths in one row.
         """
+        tree = probe.tree.tree
+        short = int(tree.depth_M.max(initial=1))
+        return (
+            self._agrees(probe, alone, lambda: self._score_as(tree, mode, most_rows=2, row_width=short))
+            and self._agrees(probe, alone, lambda: self._score_as(tree, mode, row_width=short))
+            and (mode != "packed" or self._reads_rows_of(len(tree.prefix_P) + tree.size, probe, alone))
+        )
+
+    def _agrees(
+        self, probe: Probe, alone: Sequence[np.ndarray], score: Callable[[], tuple[np.ndarray, Prefix]]
+    ) -> bool:
+        """Whether the probe's sequences get the bits that they get alone."""
         try:
             with self._processes.barrier():
-                passes = [
-                    self._score_as(probe.tree.tree, mode, most_rows=2, short_rows=True),
-                    self._score_as(probe.tree.tree, mode, short_rows=True),
-                    self._score_as(probe.tree.tree, mode),
-                ]
-            found = [bits for bits_E, prefix in passes for bits in probe.tree.bits_along(bits_E, prefix.bits_P)]
+                bits_E, prefix = score()
+            found = probe.tree.bits_along(bits_E, prefix.bits_P)
             tolerance = agreement_bits(self._reader.dtype)
-            agrees = all(all_close(*pair, tolerance) for pair in zip(found, [*alone, *alone, *alone], strict=True))
+            agrees = all(all_close(*pair, tolerance) for pair in zip(found, alone, strict=True))
         except OutOfStepError:
             raise
         except Exception as error:  # a model may refuse a mask, positions or a cache with any exception

@@ -57,11 +57,17 @@ class ModelShape:
 class Rows:
     """R rows over the preorder: row r contains the path to vertex `start_R[r]`, then the vertices up to
     `stop_R[r]`.
+
+    Attributes:
+        start_R, stop_R: the first vertex of each row, and the one after its last.
+        path_length_R: the number of vertices above the first one.
+        gap: the number of empty slots after the first slot of each row, which make it as wide as rows of larger trees.
     """
 
     start_R: IntArray
     stop_R: IntArray
     path_length_R: IntArray
+    gap: int = 0
 
     @classmethod
     def none(cls) -> Rows:
@@ -71,7 +77,7 @@ class Rows:
     @property
     def width_R(self) -> IntArray:
         """The number of slots of each row."""
-        return self.path_length_R + self.stop_R - self.start_R
+        return self.path_length_R + self.stop_R - self.start_R + self.gap
 
     def __len__(self) -> int:
         return len(self.start_R)
@@ -79,7 +85,7 @@ class Rows:
     def slots(self, tree: TokenTree, row_B: IntArray, width: int) -> IntArray:
         """(B, W) fed vertex in each slot of the chosen rows; `tree.size` for empty slots."""
         start_B, stop_B, path_length_B = self.start_R[row_B], self.stop_R[row_B], self.path_length_R[row_B]
-        offset_BW = np.arange(width) - path_length_B[:, None]
+        offset_BW = np.arange(width - self.gap) - path_length_B[:, None]
         slots_BW = start_B[:, None] + offset_BW
         slots_BW[offset_BW >= (stop_B - start_B)[:, None]] = tree.size
         ancestor_B = tree.parent_M[start_B]
@@ -87,7 +93,8 @@ class Rows:
             # An ancestor's slot is its depth, since the path runs from the top down.
             slots_BW[np.flatnonzero(above_B), tree.depth_M[ancestor_B[above_B]] - 1] = ancestor_B[above_B]
             ancestor_B = np.where(above_B, tree.parent_M[ancestor_B], -1)
-        return slots_BW
+        empty_BW = np.full((len(row_B), self.gap), tree.size)
+        return np.concatenate([slots_BW[:, :1], empty_BW, slots_BW[:, 1:]], axis=1) if self.gap else slots_BW
 
 
 def chain_rows(tree: TokenTree) -> Rows:

@@ -31,6 +31,7 @@ class PackedSampler:
         prefix_length: P.
         samples: the number of samples, which are numbered so that neighbors have most in common.
         row_samples: the number of samples in a row.
+        most_slots: the longest row, with the prefix, in which the model was found right.
         batch_rows: the number of rows in one call of the model.
         processes: the processes, each of which feeds its part of the rows, in equally many calls of equal shapes.
     """
@@ -42,10 +43,12 @@ class PackedSampler:
         prefix_length: int,
         samples: int,
         row_samples: int,
+        most_slots: float,
         batch_rows: int,
         processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self._reader, self._prefix, self._prefix_length, self._processes = reader, prefix, prefix_length, processes
+        self._most_slots = most_slots
         row_S = np.arange(samples) // row_samples
         rows = int(row_S[-1]) + 1
         share = -(-rows // processes.num_shards)
@@ -90,6 +93,9 @@ class PackedSampler:
         """Calls the model for one batch of this process's rows, and stores the answers."""
         rows, cache = self._rows[batch], self._caches[batch]
         token_BW, depth_BW, sees_BWF = new.of_batch(batch, rows.start, rows.stop)
+        length = self._prefix_length + sees_BWF.shape[2]
+        if length > self._most_slots:
+            raise CacheRefused("rows longer than the model was tried with")
         device, width = model_device(self._reader.model), token_BW.shape[1]
         logits = self._reader(
             input_ids=torch.as_tensor(token_BW, device=device),
@@ -100,7 +106,6 @@ class PackedSampler:
             use_cache=True,
             **{self._prefix.cache_name: repeat_cache(self._prefix.cache, len(rows)) if cache is None else cache},
         )
-        length = self._prefix_length + sees_BWF.shape[2]
         if any(layer.keys.shape[-2] != length for layer in attention_layers(logits.cache)):
             raise CacheRefused("a cache that does not grow by the tokens fed")
         self._caches[batch] = logits.cache

@@ -88,3 +88,11 @@ def test_a_lead_without_a_rival_is_undefined() -> None:
     assert math.isnan(lead_over_runner_up([1.0], [])[0])
     assert math.isnan(lead_over_runner_up([1.0], [1.0], is_rival=True)[0])
     assert lead_over_runner_up([1.0], [math.inf])[0] == math.inf
+
+
+@pytest.mark.parametrize("rounding", [-1e-6, 0.0, 1e-6])
+def test_a_control_is_not_its_own_rival_if_its_cost_moves_by_rounding(rounding: float) -> None:
+    rivals = [7.0, 3.0, 5.0, math.inf]
+    leads = lead_over_runner_up([3.0 + rounding, 5.0 + rounding, 7.0 + rounding], rivals, is_rival=True)
+    np.testing.assert_allclose(leads, [2.0, -2.0, -4.0], atol=1e-5)
+    assert lead_over_runner_up([3.0 + rounding], [3.0, math.inf], is_rival=True)[0] == math.inf

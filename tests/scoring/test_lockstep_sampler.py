@@ -87,14 +87,17 @@ def _walk(scorer: CausalScorer, samples: int, seed: int) -> tuple[LockstepSample
 def test_kept_caches_give_the_figures_of_whole_paths_for_fewer_tokens(build) -> None:  # type: ignore[no-untyped-def]
     torch.manual_seed(3)
     scorer = CausalScorer(build(), ByT5Tokenizer(), max_batch_tokens=64)
-    sampler, worst = _walk(scorer, 60, seed=0)
-    assert worst < 1e-3
-    assert sampler.keeps_caches
-    kept = scorer.counts.tokens
     plain = CausalScorer(scorer.model, ByT5Tokenizer(), max_batch_tokens=64)
     plain.sample_reader = lambda *_: None  # type: ignore[assignment]
-    assert _walk(plain, 60, seed=0)[1] < 1e-3
-    assert kept < plain.counts.tokens
+    fed = []
+    for each in (scorer, plain):
+        _walk(each, 60, seed=1)  # how the model reads is tried here
+        before = each.counts.tokens
+        sampler, worst = _walk(each, 60, seed=0)
+        assert worst < 1e-3
+        assert sampler.keeps_caches == (each is scorer)
+        fed.append(each.counts.tokens - before)
+    assert fed[0] < fed[1]
 
 
 @pytest.mark.parametrize("window", [7, 20])
