@@ -36,7 +36,4 @@ def leads_by_search(measured: Measurement, max_expansions: int, ranked_first: in
         if len(rivals) > any(one.text in controls for one in rivals[:1]) or wanted == space_size:
             break
         wanted = min(space_size, wanted + 1 + len(inserted))
-    # A control has the cost that was measured, not that of another batch, so that it is recognized as itself.
-    known = dict(zip(texts, measured.costs_K.tolist(), strict=True))
-    costs = [known.get(one.text, one.log_perplexity_bits) for one in rivals]
-    return lead_over_runner_up(measured.costs_K, costs, is_rival=~is_inserted_K)
+    return lead_over_runner_up(measured.costs_K, [one.log_perplexity_bits for one in rivals], is_rival=~is_inserted_K)

@@ -20,17 +20,17 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
     It prevents libraries from rearranging weights in such calls.
     """
-    modules = list(model.modules())
-    were_training = [module for module in modules if module.training]
-    if were_training:
+    flags = [(module, module.training) for module in model.modules()]
+    if any(training for _, training in flags):
         model.eval()
     try:
-        with torch.no_grad(), weights_kept(modules):
+        with torch.no_grad(), weights_kept(module for module, _ in flags):
             yield
     finally:
-        for module in were_training:
+        for module, training in flags:
             # Do not call module.train(), which would also change children whose flag differs from their parent's.
-            module.training = True
+            if module.training != training:
+                module.training = training
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:

@@ -39,7 +39,7 @@ from hf_exposure.scoring.forward import (
 )
 from hf_exposure.scoring.packed_sampler import PackedSampler
 from hf_exposure.scoring.probe import DEPTH_TO_SPARE, Contradiction, Probe, contradiction, probe_for
-from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, TokenTree
+from hf_exposure.scoring.token_tree import PathBits, PathQuery, PathTree, SequenceTree, TokenTree
 
 # Two ways of computing one token's bits agree within this, by `coarsest_dtype`; a larger difference means that a mask
 # was ignored.
@@ -61,8 +61,8 @@ class Reading:
         computed: everything that it depends on besides weights: precision, attention, and the model's structure.
         mode: the mode of `CausalScorer`.
         tried: (prefix, length) in tokens at which that mode was found right.
-        widest, too_wide: slots of the longest packed row in which the model was found right, and of the shortest in
-            which it was not, both with the prefix.
+        widest, too_wide: slots of the longest packed row, with the prefix, for which the model was found right, and of
+            the shortest for which it was not.
         batch_tokens: tokens of the largest call whose batches were found right.
     """
 
@@ -278,16 +278,24 @@ class CausalScorer:
             tree = PathTree.of(prefix, [longest]).tree
             if self._mode_for(tree) != "packed":
                 return None
-            row_samples = choose_row_samples(len(prefix), length, self._shape)
-            row_samples = max(1, self._row_width(tree, row_samples * length) // length)
+            length = max(1, length)
+            wanted = min(samples, choose_row_samples(len(prefix), length, self._shape)) * length
+            row_samples = max(1, self._row_width(tree, wanted, wanted) // length)
             shared = self._encode_prefix(np.asarray(prefix, dtype=np.int64), "packed")
+
+        def reads_rows_of(slots: int) -> bool:
+            """Tries rows that are longer than expected, with room for further steps."""
+            new = slots - len(prefix)
+            with evaluating(self.model):
+                return new <= length or self._row_width(tree, new * 3 // 2, new) >= new
+
         return PackedSampler(
             self._reader,
             shared,
             len(prefix),
             samples,
             row_samples=row_samples,
-            most_slots=max(self._widest, len(prefix) + length),
+            reads_rows_of=reads_rows_of,
             batch_rows=max(1, self._batch_tokens() // (2 * row_samples)),
             processes=self._processes,
         )
@@ -389,7 +397,8 @@ class CausalScorer:
             row_width, gap: of packed rows; by default the fastest width, as far as the model was found right.
         """
         if mode == "packed" and tree.size and row_width is None:
-            row_width = self._row_width(tree, min(choose_row_width(tree, self._shape), tree.size))
+            wanted = choose_row_width(tree, self._shape)
+            row_width = self._row_width(tree, wanted, min(wanted, tree.size))
         prefix = self._encode_prefix(tree.prefix_P, mode)
         if mode != "plain" and len(tree.prefix_P) and prefix.cache is None:
             raise RuntimeError(f"{type(self.model).__name__} returned no key-value cache for the prefix")
@@ -501,23 +510,41 @@ class CausalScorer:
         longest = np.array(max(sequences, key=len), dtype=np.int64)
         return rows_mix(self._reader, longest, vocabulary_entries(self.model), self._processes, **inputs)
 
-    def _row_width(self, tree: TokenTree, wanted: int) -> int:
-        """The slots of a packed row after the prefix of `tree`: `wanted`, or as many as the model is right with."""
-        prefix = len(tree.prefix_P)
-        if self._widest < prefix + wanted < self._too_wide:
+    def _row_width(self, tree: TokenTree, wanted: int, needed: int) -> int:
+        """The slots of a packed row after the prefix of `tree`: `wanted`, or as many as the model is right with.
+
+        Wider rows are tried only where `needed` slots, at most `wanted`, are more than were found right.
+        """
+        prefix, longest = len(tree.prefix_P), int(tree.depth_M.max(initial=1))
+        if self._widest < prefix + needed and prefix + wanted < self._too_wide:
             context = context_length(self.model)
-            length = prefix + int(tree.depth_M.max(initial=1))
-            probe = probe_for(tree, length, None if context is None else context - 1)
-            self._reads_rows_of(prefix + wanted, probe, [self._bits_alone(ids) for ids in probe.sequences])
-            self._read_in("packed")
-        return int(min(wanted, max(1, self._widest - prefix)))
+            probe = probe_for(tree, prefix + longest, None if context is None else context - 1)
+            alone = [self._bits_alone(ids) for ids in probe.sequences]
+            if not self._reads_rows_of(prefix + wanted, probe, alone):
+                self._reads_rows_of((int(self._widest) + prefix + wanted) // 2, probe, alone)
+            self._read_in("packed")  # for the next scorer of the module
+        return int(min(wanted, max(longest, self._widest - prefix)))
 
     def _reads_rows_of(self, slots: int, probe: Probe, alone: Sequence[np.ndarray]) -> bool:
-        """Whether packed rows of so many slots, with the prefix, are right: the probe in one row, and empty slots."""
-        tree = probe.tree.tree
+        """Whether packed rows of so many slots, with the prefix, are right: the probe in one row with empty slots.
+
+        The empty slots come after the first of the row, so every later token must see something before them: without a
+        common prefix, only sequences with the same first token are read. A window that is a few slots short hides too
+        little to be noticed, so a few more slots are tried.
+        """
+        first = max(probe.sequences, key=len)[0]
+        chosen = [number for number, ids in enumerate(probe.sequences) if ids[0] == first]
+        sequences = tuple(probe.sequences[number] for number in chosen)
+        part = Probe(sequences, SequenceTree.of(sequences, 1))
+        tree = part.tree.tree
         own = len(tree.prefix_P) + tree.size
-        gap = max(0, slots - own)
-        agrees = self._agrees(probe, alone, lambda: self._score_as(tree, "packed", row_width=tree.size, gap=gap))
+        gap = max(0, slots - own) + DEPTH_TO_SPARE
+        agrees = self._agrees(
+            part,
+            [alone[number] for number in chosen],
+            lambda: self._score_as(tree, "packed", row_width=tree.size, gap=gap),
+            needs_memory=False,
+        )
         if agrees:
             self._widest = max(self._widest, slots, own)
         else:
@@ -538,8 +565,8 @@ class CausalScorer:
     def _agrees_alone(self, probe: Probe, alone: Sequence[np.ndarray], mode: Mode) -> bool:
         """Whether the mode gives the probe's sequences the bits that they get alone.
 
-        This is done twice, with the rows in one call and in calls of two, since a cache that one call changes shows in
-        the next. Packed rows are rows of few paths there, so they are then tried with all paths in one row.
+        The rows are read in calls of two and in one call, since a cache that one call changes shows in the next. The
+        packed ones are rows of few paths there, so all paths are then read in one row.
         """
         tree = probe.tree.tree
         short = int(tree.depth_M.max(initial=1))
@@ -550,9 +577,17 @@ class CausalScorer:
         )
 
     def _agrees(
-        self, probe: Probe, alone: Sequence[np.ndarray], score: Callable[[], tuple[np.ndarray, Prefix]]
+        self,
+        probe: Probe,
+        alone: Sequence[np.ndarray],
+        score: Callable[[], tuple[np.ndarray, Prefix]],
+        *,
+        needs_memory: bool = True,
     ) -> bool:
-        """Whether the probe's sequences get the bits that they get alone."""
+        """Whether the probe's sequences get the bits that they get alone.
+
+        Unless the call `needs_memory`, running out of it is an answer too.
+        """
         try:
             with self._processes.barrier():
                 bits_E, prefix = score()
@@ -562,7 +597,7 @@ class CausalScorer:
         except OutOfStepError:
             raise
         except Exception as error:  # a model may refuse a mask, positions or a cache with any exception
-            if is_out_of_memory(error):
+            if needs_memory and is_out_of_memory(error):
                 raise
             agrees = False
         # All processes must choose the same mode; otherwise some would wait for calls that others do not make.

@@ -55,7 +55,7 @@ class LockstepSampler:
         Args:
             sample_A: the samples, ascending.
             paths: their paths after the prefix; each continues the path of the sample one step before.
-            run_A: the number of last tokens, all of them new, whose bits are requested.
+            run_A: the number of last tokens whose bits are requested; fewer than those that are new.
             children_AC: tokens whose bits after the path are requested, padded with -1.
 
         Returns:

@@ -8,6 +8,7 @@ one batch, P prefix tokens, F slots of a row after the prefix, Q queries.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -31,7 +32,8 @@ class PackedSampler:
         prefix_length: P.
         samples: the number of samples, which are numbered so that neighbors have most in common.
         row_samples: the number of samples in a row.
-        most_slots: the longest row, with the prefix, in which the model was found right.
+        reads_rows_of: whether the model is right in rows of so many slots, with the prefix. All processes ask it, at
+            the same steps.
         batch_rows: the number of rows in one call of the model.
         processes: the processes, each of which feeds its part of the rows, in equally many calls of equal shapes.
     """
@@ -43,12 +45,12 @@ class PackedSampler:
         prefix_length: int,
         samples: int,
         row_samples: int,
-        most_slots: float,
+        reads_rows_of: Callable[[int], bool],
         batch_rows: int,
         processes: Processes = SINGLE_PROCESS,
     ) -> None:
         self._reader, self._prefix, self._prefix_length, self._processes = reader, prefix, prefix_length, processes
-        self._most_slots = most_slots
+        self._reads_rows_of = reads_rows_of
         row_S = np.arange(samples) // row_samples
         rows = int(row_S[-1]) + 1
         share = -(-rows // processes.num_shards)
@@ -69,6 +71,8 @@ class PackedSampler:
         """
         new = self._layout.append(sample_A, tokens_AT)
         asked = new.queries(tokens_AT, run_A, children_AC)
+        if not self._reads_rows_of(self._prefix_length + int((new.filled_G + new.width_G).max())):
+            raise CacheRefused("rows longer than the model reads")
 
         def own_part() -> np.ndarray:
             bits_Q = np.zeros(len(asked.token_Q))
@@ -93,9 +97,6 @@ class PackedSampler:
         """Calls the model for one batch of this process's rows, and stores the answers."""
         rows, cache = self._rows[batch], self._caches[batch]
         token_BW, depth_BW, sees_BWF = new.of_batch(batch, rows.start, rows.stop)
-        length = self._prefix_length + sees_BWF.shape[2]
-        if length > self._most_slots:
-            raise CacheRefused("rows longer than the model was tried with")
         device, width = model_device(self._reader.model), token_BW.shape[1]
         logits = self._reader(
             input_ids=torch.as_tensor(token_BW, device=device),
@@ -106,6 +107,7 @@ class PackedSampler:
             use_cache=True,
             **{self._prefix.cache_name: repeat_cache(self._prefix.cache, len(rows)) if cache is None else cache},
         )
+        length = self._prefix_length + sees_BWF.shape[2]
         if any(layer.keys.shape[-2] != length for layer in attention_layers(logits.cache)):
             raise CacheRefused("a cache that does not grow by the tokens fed")
         self._caches[batch] = logits.cache

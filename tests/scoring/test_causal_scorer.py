@@ -168,6 +168,13 @@ def test_nan_names_the_text_and_leaves_no_mark(byte_tokenizer: ByT5Tokenizer) ->
     assert_close(scorer.sequence_bits(scorer.encode(healthy)), expected, 1e-3)
 
 
+def test_a_training_flag_that_a_forward_pass_sets_is_restored(byte_tokenizer: ByT5Tokenizer) -> None:
+    model = tiny_model("gpt2").eval()
+    model.transformer.h[0].register_forward_hook(lambda module, *_: setattr(module, "training", True))
+    log_perplexity(model, byte_tokenizer, PINS)
+    assert not any(module.training for module in model.modules())
+
+
 @pytest.mark.parametrize("fails", [False, True])
 def test_the_model_and_the_generators_are_left_as_found(fails: bool, byte_tokenizer: ByT5Tokenizer) -> None:
     model = tiny_model("gpt2", attn_pdrop=0.5, resid_pdrop=0.5, embd_pdrop=0.5)

@@ -80,9 +80,8 @@ class Finished:
 
     def missing_for(self, claim: Mapping[str, Any]) -> tuple[int, int] | None:
         """(models that are there, models needed) where a cell that the claim names is not complete, else None."""
-        named = {
-            path.split(".")[1]: None for path in (claim["numbers"], claim.get("minus")) if path and path[:6] == "cells."
-        }
+        paths = [path for path in (claim["numbers"], claim.get("minus")) if path and path[:6] == "cells."]
+        named = {path.split(".")[1] for path in paths}
         if not named or "*" in named:
             pairs = [(len(self.cells[cell]), needed) for cell, needed in self.needed.items()]
         else:
