@@ -294,7 +294,7 @@ class ExposureMeter:
     def _evaluate(self, model: nn.Module) -> _Evaluation:
         """Scores the canaries and the texts that they are compared with, and estimates their exposures."""
         processes, settings = self._processes_of(model), self.settings
-        # Inside this, switching the model for each call has nothing to do.
+        # The scorer's own calls of `evaluating` then find nothing to switch.
         with processes.barrier(), evaluating(model):
             first, self._compared = not self._compared, True
             if first:

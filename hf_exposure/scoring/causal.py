@@ -463,8 +463,7 @@ class CausalScorer:
         mode: Mode = "alone"
         reached = length
         for tried in dict.fromkeys((spare, length)):
-            # Whole texts are one token longer than what is fed of them.
-            probe = probe_for(tree, tried, None if context is None else context - 1)
+            probe = self._probe_for(tree, tried)
             has_prefix = len(tree.prefix_P) > 0
             try:
                 mode = self._fastest_mode(probe, has_prefix=has_prefix)
@@ -480,6 +479,11 @@ class CausalScorer:
                 break
         self._tried = (*(self._tried if mode == self.mode else ()), (len(tree.prefix_P), reached))
         return mode
+
+    def _probe_for(self, tree: TokenTree, length: int) -> Probe:
+        context = context_length(self.model)
+        # Whole texts are one token longer than what is fed of them.
+        return probe_for(tree, length, None if context is None else context - 1)
 
     def _fastest_mode(self, probe: Probe, *, has_prefix: bool) -> Mode:
         """The fastest mode in which each of the probe's sequences gets the bits that it gets alone.
@@ -517,8 +521,7 @@ class CausalScorer:
         """
         prefix, longest = len(tree.prefix_P), int(tree.depth_M.max(initial=1))
         if self._widest < prefix + needed and prefix + wanted < self._too_wide:
-            context = context_length(self.model)
-            probe = probe_for(tree, prefix + longest, None if context is None else context - 1)
+            probe = self._probe_for(tree, prefix + longest)
             alone = [self._bits_alone(ids) for ids in probe.sequences]
             if not self._reads_rows_of(prefix + wanted, probe, alone):
                 self._reads_rows_of((int(self._widest) + prefix + wanted) // 2, probe, alone)

@@ -127,7 +127,7 @@ def test_a_row_that_outgrows_what_was_tried_is_refused(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("most", [90, 140, 200])
-def test_a_row_that_does_not_fit_into_memory_is_not_tried_again(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_tried_row_that_does_not_fit_into_memory_is_no_error(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     original = LogitReader.__call__
 
     def limited(self: LogitReader, **inputs: Any) -> Any:
