@@ -166,7 +166,7 @@ def measured(model: nn.Module, tokenizer: Any, method: str, **settings: int) -> 
     }
 
 
-def compared(planned: dict[str, Any], plan: dict[str, Any], found: dict[str, Any]) -> dict[str, Any]:
+def compared(planned: dict[str, Any], peak_bytes: int, found: dict[str, Any]) -> dict[str, Any]:
     """Compares the plan with the measurement, with ratios of predicted to measured values."""
     rate = found["tokens"] / found["seconds_of_bare_forwards"]
     predicted = {
@@ -174,7 +174,7 @@ def compared(planned: dict[str, Any], plan: dict[str, Any], found: dict[str, Any
         "passes": planned["passes"],
         "seconds": planned["tokens"] / rate + planned["own_seconds"],
         "seconds_in_the_model": planned["tokens"] / rate,
-        "tensor_bytes": plan["peak_bytes"],
+        "tensor_bytes": peak_bytes,
     }
     ratios = {name: predicted[name] / found[name] for name in predicted}
     return {"predicted": predicted, "measured": found, "predicted_by_measured": ratios}
@@ -223,13 +223,16 @@ def main() -> None:
     figures: dict[str, Any] = {}
     for size in typed.sizes or SIZES:
         plan, found = in_a_process("plan", size), in_a_process("measure", size)
+        auto, bounded = plan["auto"], plan["bounded"]
         figures[size] = {
-            "parameters": plan["auto"]["parameters"],
+            "parameters": auto["parameters"],
             "vocabulary": found["vocabulary"],
             "planning_seconds": plan["planning_seconds"],
-            "in_full": plan["auto"]["full"],
-            "auto_where_nothing_is_memorized": compared(plan["auto"]["unmemorized"], plan["auto"], found["auto"]),
-            "bounded_to_its_budget": compared(plan["bounded"]["full"], plan["bounded"], found["bounded"]),
+            "in_full": {**auto["full"], "tensor_bytes": auto["peak_bytes"]},
+            "auto_where_nothing_is_memorized": compared(
+                auto["unmemorized"], auto["unmemorized_peak_bytes"], found["auto"]
+            ),
+            "bounded_to_its_budget": compared(bounded["full"], bounded["peak_bytes"], found["bounded"]),
         }
         for row in ("auto_where_nothing_is_memorized", "bounded_to_its_budget"):
             ratios = figures[size][row]["predicted_by_measured"]

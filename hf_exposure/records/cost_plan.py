@@ -57,6 +57,8 @@ class CostPlan(Presented):
         peak_bytes: peak memory of tensors in addition to the weights. The package's own arrays and objects need
             further memory of the host.
         cache_bytes: peak memory of key-value caches; it is part of `peak_bytes`.
+        unmemorized_peak_bytes: the part of `peak_bytes` that a model that memorized nothing needs. None if
+            `unmemorized` is.
         tokens_per_second: throughput of the device in large batches; NaN if it was not given.
         seconds_per_pass: additional time of each call.
     """
@@ -75,6 +77,7 @@ class CostPlan(Presented):
     weight_bytes: int
     peak_bytes: int
     cache_bytes: int
+    unmemorized_peak_bytes: int | None
     tokens_per_second: float = math.nan
     seconds_per_pass: float = 0.0
 
@@ -91,7 +94,7 @@ class CostPlan(Presented):
             ...     parameters=10**6, dtype="float32", scoring_mode="packed", space_size=1000, canaries=8,
             ...     method="Sample(references=64)", choice="",
             ...     parts={"texts": Spent(tokens=500, passes=4, own_seconds=0.1)}, unmemorized=None,
-            ...     weight_bytes=4 * 10**6, peak_bytes=10**6, cache_bytes=10**5,
+            ...     weight_bytes=4 * 10**6, peak_bytes=10**6, cache_bytes=10**5, unmemorized_peak_bytes=None,
             ...     tokens_per_second=1000.0, seconds_per_pass=0.01,
             ... )
             >>> round(plan.seconds(plan.full), 2)

@@ -41,10 +41,15 @@ def plan_text(plan: CostPlan) -> str:
         )
     lines.append(
         f"Memory: {_size(plan.weight_bytes)} of weights ({plan.parameters:,} in {plan.dtype}), and tensors of up to "
-        f"{_size(plan.peak_bytes)}, {_size(plan.cache_bytes)} of them key-value caches."
+        f"{_size(plan.peak_bytes)}{_unmemorized(plan)}, {_size(plan.cache_bytes)} of them key-value caches."
     )
     lines.append(f"Assumed: the model is scored in mode {plan.scoring_mode!r}{_rate(plan) if is_timed else ''}.")
     return "\n".join(lines)
+
+
+def _unmemorized(plan: CostPlan) -> str:
+    peak = plan.unmemorized_peak_bytes
+    return "" if peak is None else f" ({_size(peak)} if nothing is memorized)"
 
 
 def _rate(plan: CostPlan) -> str:

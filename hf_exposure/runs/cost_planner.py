@@ -132,14 +132,15 @@ def plan_cost(
         model.begin(wants_parts=True)
         meter.measure(model)
         calls = model.finished_calls()
-    unmemorized = None
+    unmemorized = unmemorized_peak = None
     if isinstance(watched.inner, (Auto, Importance)):
         # A new meter is needed: this one has already determined how the model is read.
         fresh, _, _ = _meter(asked.method, model, tokenizer, canaries, around)
         model.begin(wants_parts=False)
-        fresh.measure(model)
+        with memory:
+            fresh.measure(model)
         unmemorized = _spent(model.finished_calls())
-    parts = _parts(calls)
+        unmemorized_peak, _ = _peak_bytes(skeleton, model.calls)
     peak, caches = _peak_bytes(skeleton, [call for call in calls if call.stage != _AGAIN])
     return CostPlan(
         parameters=skeleton.parameters,
@@ -149,11 +150,12 @@ def plan_cost(
         canaries=len(canaries),
         method=repr(watched.inner),
         choice=choice,
-        parts=parts,
+        parts=_parts(calls),
         unmemorized=unmemorized,
         weight_bytes=skeleton.weight_bytes,
         peak_bytes=peak,
         cache_bytes=caches,
+        unmemorized_peak_bytes=unmemorized_peak,
         tokens_per_second=math.nan if tokens_per_second is None else tokens_per_second,
         seconds_per_pass=per_pass,
     )

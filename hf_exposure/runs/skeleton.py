@@ -130,8 +130,7 @@ class Skeleton:
     def call_bytes(self, shape: CallShape) -> int:
         """Returns the maximum number of bytes that a call adds to those alive before it.
 
-        The inputs and the given cache are alive before the call. The head runs on a single position of each row only
-        if `LogitReader` arranges for this.
+        The inputs and the given cache are alive before the call. The logits are those that `LogitReader` needs.
 
         Raises:
             InputError: the model does not accept such inputs.
@@ -155,12 +154,8 @@ class Skeleton:
             inputs, _prefix = self._inputs(shape)
             before = memory.live
             memory.restart()
-            hooks = self._only_last_position() if LogitReader(self.model).reads_rows else []
-            try:
+            with LogitReader(self.model).head_postponed():
                 self.model(**inputs)
-            finally:
-                for hook in hooks:
-                    hook.remove()
             added: int = memory.peak - before
             return added
 
@@ -186,10 +181,3 @@ class Skeleton:
 
     def _named_cache(self, tokens: int, rows: int) -> tuple[str, Any]:
         return returned_cache(self.model(input_ids=torch.ones((rows, tokens), dtype=torch.long), use_cache=True))
-
-    def _only_last_position(self) -> list[Any]:
-        head = self.model.get_output_embeddings()
-        return [
-            head.register_forward_pre_hook(lambda module, arguments: (arguments[0][..., -1:, :], *arguments[1:])),
-            head.register_forward_hook(lambda module, arguments, output: output.clone()),
-        ]

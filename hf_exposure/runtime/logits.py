@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -165,9 +166,8 @@ class LogitReader:
         self.counts.tokens += batch * positions
         if self._head is None:
             return self._whole(self._run(inputs), inputs)
-        taken: list[torch.Tensor] = []
-        given: list[torch.Tensor] = []
-        output = self._run_headless(self._head, inputs, taken, given)
+        with self.head_postponed() as (taken, given):
+            output = self._run_headless(inputs)
         if output is None or not self._is_last_step(taken, given, output.logits):
             self._head = None
             return self._whole(self._run(inputs), inputs)
@@ -175,21 +175,35 @@ class LogitReader:
         name, cache = returned_cache(output)
         return Logits(lambda position_n: head(hidden[position_n]), output.logits.shape[-1], positions, cache, name)
 
-    def _run_headless(
-        self, head: nn.Module, inputs: dict[str, Any], taken: list[torch.Tensor], given: list[torch.Tensor]
-    ) -> Any:
-        """The model's output with known numbers for logits; None if the model cannot process those."""
+    @contextmanager
+    def head_postponed(self) -> Iterator[tuple[list[torch.Tensor], list[torch.Tensor]]]:
+        """Inside it, the head of a model that `reads_rows` runs on one position, and gives the model known numbers.
+
+        Yields:
+            the inputs that the head was given, and the (V,) numbers that it returned for each position; empty until
+            the model runs.
+        """
+        taken: list[torch.Tensor] = []
+        given: list[torch.Tensor] = []
+        head = self._head
+        if head is None:
+            yield taken, given
+            return
         with (
             head.register_forward_pre_hook(_let_one_position_through(taken)),
             head.register_forward_hook(self._give_known_numbers(taken, given)),
         ):
-            try:
-                return self._run(inputs)
-            except torch.OutOfMemoryError:
-                raise
-            except RuntimeError:
-                # An error that does not come from the known numbers occurs again in the full call.
-                return None
+            yield taken, given
+
+    def _run_headless(self, inputs: dict[str, Any]) -> Any:
+        """The model's output with known numbers for logits; None if the model cannot process those."""
+        try:
+            return self._run(inputs)
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError:
+            # An error that does not come from the known numbers occurs again in the full call.
+            return None
 
     def _give_known_numbers(
         self, taken: list[torch.Tensor], given: list[torch.Tensor]

@@ -86,21 +86,24 @@ def test_every_part_is_predicted(method: Method) -> None:
 
 def test_fewer_draws_are_planned_where_each_counts_all_its_endings() -> None:
     model = tiny_model("gpt2", scale=0.05)
-    spent = {}
+    needed = {}
     for ending in ("", " ok"):
         canaries = draw_canaries(CanaryTemplate("pin {pin}" + ending, pin=Digits(6)), {1: 4}, controls=40, seed=0)
         found, method = cost_of(model, Importance(references=3000), canaries), Importance(references=3000)
         plan = plan_cost(model.config, TOKENIZER, canaries, method)
-        assert plan.unmemorized is not None
+        assert plan.unmemorized is not None and plan.unmemorized_peak_bytes is not None
         assert 0.8 < plan.unmemorized.tokens / found.tokens < 1.25
-        assert found.tokens < 1.05 * plan.full.tokens
-        spent[ending] = found.tokens
+        assert 0.75 < plan.unmemorized_peak_bytes / found.peak_bytes < 1.25
+        assert found.tokens < 1.05 * plan.full.tokens and found.peak_bytes < 1.05 * plan.peak_bytes
+        needed[ending] = found, plan
     # Of six digits, five are fed: without endings to count, the cost would be at least four fifths.
-    assert spent[""] < 0.7 * spent[" ok"]
+    assert needed[""][0].tokens < 0.7 * needed[" ok"][0].tokens
+    # The stated memory for an unmemorized set is not that of all draws.
+    assert needed[""][1].unmemorized_peak_bytes < 0.9 * needed[""][1].peak_bytes
 
 
 def test_a_large_vocabulary_is_read_at_chosen_rows() -> None:
-    model = tiny_model("gpt2", vocab_size=20_000)
+    model = tiny_model("gpt2", vocab_size=100_000)
     found = cost_of(model, Sample(references=200))
     plan = plan_cost(model.config, TOKENIZER, CANARIES, Sample(references=200))
     assert (plan.full.tokens, plan.full.passes) == (found.tokens, found.passes)
