@@ -230,8 +230,7 @@ def _compare(result: FamilyResult, model: nn.Module, tokenizer: ByT5Tokenizer, e
     # In small batches, since the reference code of some linear attention takes gigabytes for a large one.
     scorer = make_scorer(model, tokenizer, max_batch_tokens=256, **source)
     automaton = build_automaton(DRAWN, scorer.encoder)
-    uniform = UniformPaths(DRAWN, 0).take(scorer, automaton, 0, 24)
-    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
+    draws = draw_proposals(scorer, automaton, 96, UniformPaths(DRAWN, 0), np.random.default_rng(0))
     some = np.linspace(0, len(draws.texts) - 1, 16).astype(int)
     bits = prefix_cost(scorer, automaton) + draws.hole_bits_N[some]
     compare(bits, brute_force(result.read_as, model, tokenizer, [draws.texts[draw] for draw in some]), "draws")

@@ -44,8 +44,10 @@ class WeightCheck:
     good: bool
 
 
-def check_weights(weights: ArrayLike, strata: ArrayLike | None = None) -> WeightCheck:
-    """Compares the mean weight of (N,) draws with 1; `strata` is as in `importance_exposure`.
+def check_weights(
+    weights: ArrayLike, strata: ArrayLike | None = None, batches: ArrayLike | None = None
+) -> WeightCheck:
+    """Compares the mean weight of (N,) draws with 1; `strata` and `batches` are as in `importance_exposure`.
 
     Example:
         >>> check_weights([0.5, 1.5, 1.0, 1.0])
@@ -55,10 +57,12 @@ def check_weights(weights: ArrayLike, strata: ArrayLike | None = None) -> Weight
     """
     weights_N = _checked_weights(weights, (number_array("weights", weights).size,))
     strata_N = _checked_strata(strata, weights_N.size)
-    counts_S = np.bincount(strata_N)
-    means_S = np.bincount(strata_N, weights_N) / counts_S
-    mean = float(weights_N.mean())
-    error = float(np.sqrt(((weights_N - means_S[strata_N]) ** 2).sum()) / weights_N.size)
+    batches_N = _checked_batches(batches, strata_N)
+    means_S = np.bincount(strata_N, weights_N) / np.bincount(strata_N)
+    mean, off_N = float(weights_N.mean()), weights_N - means_S[strata_N]
+    if batches_N is not None:
+        off_N = np.bincount(batches_N, off_N).astype(np.float64)
+    error = float(np.sqrt((off_N**2).sum()) / weights_N.size)
     off = abs(mean - 1.0)
     # The 1e-9 allows for rounding of equal weights.
     good = off <= 4.0 * error + 1e-9 and (off <= 0.05 or off <= 2.0 * error)
@@ -75,6 +79,7 @@ def importance_exposure(
     weight_limits: ArrayLike | None = None,
     strata: ArrayLike | None = None,
     shares: ArrayLike | None = None,
+    batches: ArrayLike | None = None,
     includes_self: ArrayLike = True,
 ) -> list[CostEstimate]:
     """Exposure as `-log2` of the weighted share of draws that cost no more than the canary.
@@ -102,6 +107,10 @@ def importance_exposure(
         shares: (N, C) if a draw is known up to its last step: the probability of each of the C texts that it can end
             with, given the rest. All of them count, which narrows the interval; `references` and `weights` are then
             (N, C) too. A row sums to at most 1. Padding has a share of 0, any cost and any finite weight.
+        batches: (N,) labels of batches of draws that depend on each other, such as those that were spread evenly over
+            what they could have been; batches are independent. The interval is that of their sums. Each batch belongs
+            to one stratum, and each stratum needs at least 2; from 16 of each, intervals cover as they should. None
+            means that all draws are independent.
         includes_self: scalar or (K,): whether the draws can hit the canary itself, with its weight. False if its own
             draws have weight 0; the canary is then added exactly, as 1 text of |R'|.
 
@@ -138,14 +147,22 @@ def importance_exposure(
     if not (weights_NC * shares_NC).any():
         raise InputError("weights", "must not all be 0 where shares are above 0", "0", "Draw more references.")
     strata_N = _checked_strata(strata, draws)
+    batches_N = _checked_batches(batches, strata_N)
     limits_K = None if weight_limits is None else _checked_limits(weight_limits, costs_K.size)
     apart_K = ~checked_flags("includes_self", includes_self, costs_K.size, "Pass True, or one for each cost.")
     if space_size is None and apart_K.any():
         raise InputError("space_size", "is needed if includes_self is False", None, "Pass template.space_size.")
     found = weighted_cdf(
-        costs_K, references_NC, weights_NC, shares_NC, limits_K=limits_K, strata_N=strata_N, confidence_level=level
+        costs_K,
+        references_NC,
+        weights_NC,
+        shares_NC,
+        limits_K=limits_K,
+        strata_N=strata_N,
+        batches_N=batches_N,
+        confidence_level=level,
     )
-    check = check_weights((weights_NC * shares_NC).sum(axis=1), strata_N)
+    check = check_weights((weights_NC * shares_NC).sum(axis=1), strata_N, batches_N)
     low_K, high_K = _widened(found, check, limits_K is not None)
     own_K = np.where(apart_K, 2.0**-log2_size, 0.0)
     point_bits, low_bits, high_bits = (_bits(share_K, own_K, log2_size) for share_K in (found.share_K, high_K, low_K))
@@ -273,13 +290,34 @@ def _checked_strata(strata: ArrayLike | None, draws: int) -> NDArray[np.int64]:
     """Labels 0..S-1. Each stratum needs two draws to estimate its variance."""
     if strata is None:
         return np.zeros(draws, dtype=np.int64)
-    try:
-        labels = np.asarray(at_most("strata", strata, draws) if isinstance(strata, Sequence) else strata)
-        _, strata_N, counts_S = np.unique(labels, return_inverse=True, return_counts=True)
-    except (TypeError, ValueError):  # labels without an order, or rows of unequal length
-        raise InputError("strata", "must be labels of one kind", type(strata).__name__, "Or leave it out.") from None
-    if labels.shape != (draws,):
-        raise InputError("strata", f"must be one label per reference, ({draws},)", labels.shape, "Or leave it out.")
+    strata_N = _checked_labels("strata", strata, draws)
+    counts_S = np.bincount(strata_N)
     if counts_S.size > 1 and counts_S.min() < 2:
         raise InputError("strata", "must hold at least 2 draws each", int(counts_S.min()), "Merge the small ones.")
-    return strata_N.astype(np.int64)
+    return strata_N
+
+
+def _checked_batches(batches: ArrayLike | None, strata_N: NDArray[np.int64]) -> NDArray[np.int64] | None:
+    """Labels 0..B-1 of batches, each within one stratum, of which each needs two; None if draws are independent."""
+    if batches is None:
+        return None
+    batches_N = _checked_labels("batches", batches, strata_N.size)
+    pairs = np.unique(np.column_stack([batches_N, strata_N]), axis=0)
+    if len(pairs) > batches_N.max() + 1:
+        raise InputError("batches", "must each lie in one stratum", "one in several", "Give each stratum its own.")
+    fewest = int(np.bincount(pairs[:, 1]).min())
+    if fewest < 2:
+        raise InputError("batches", "must be at least 2 in each stratum", fewest, "Draw more batches.")
+    return batches_N
+
+
+def _checked_labels(name: str, labels: ArrayLike, draws: int) -> NDArray[np.int64]:
+    """The labels, one per draw, as numbers from 0."""
+    try:
+        found = np.asarray(at_most(name, labels, draws) if isinstance(labels, Sequence) else labels)
+        _, number_N = np.unique(found, return_inverse=True)
+    except (TypeError, ValueError):  # labels without an order, or rows of unequal length
+        raise InputError(name, "must be labels of one kind", type(labels).__name__, "Or leave it out.") from None
+    if found.shape != (draws,):
+        raise InputError(name, f"must be one label per reference, ({draws},)", found.shape, "Or leave it out.")
+    return number_N.astype(np.int64)

@@ -21,11 +21,15 @@ row never counts more than its heaviest text. So the canary, counted as one whol
 texts of its own row that are at or below it; with these, the share is its rank among all texts of N + 1 exchangeable
 rows, and therefore the p-value stays valid. A draw of one text is the row with a share of 1.
 
+Draws may also depend on each other in batches, as those that were spread evenly do. A batch then counts as one row
+with the texts of all its draws, and the variance is that of independent batches. The canary remains one draw.
+
 Weights are divided by their sum, not by the number of draws. The latter is unbiased, while the former has a bias of
 order 1/N; but the latter keeps the noise of the mean weight at shares near 1, where the former is exact, and in
 measurements its intervals miss there.
 
-Legend: K costs, N draws, C texts of a draw (padded with shares of 0), S strata.
+Legend: K costs, N draws, C texts of a draw (padded with shares of 0), S strata. If draws depend on each other, N and
+C are batches and the texts of a batch from `_Draws` on.
 """
 
 from __future__ import annotations
@@ -48,8 +52,8 @@ class WeightedCdf:
         low_K, high_K: (K,) confidence limits, in [0, 1].
         variance_K: (K,) variances of `share_K`.
         hits_K: (K,) numbers of draws with weight above 0 at or below the cost.
-        gain_K: (K,) the variance of as many draws of one text each, divided by this one; both with the canary as one
-            more draw.
+        gain_K: (K,) the variance of as many independent draws of one text each, divided by this one; both with the
+            canary as one more draw.
     """
 
     share_K: FloatArray
@@ -62,18 +66,24 @@ class WeightedCdf:
 
 @dataclass(frozen=True, kw_only=True)
 class _Sums:
-    """Sums over the draws, stratum by stratum, for each cost (SK) or over all (S1).
+    """Sums over the rows, stratum by stratum, for each cost (SK) or over all (S1).
 
-    With x the weight of a draw's texts at or below the cost and u that of the others, `weight_SK` is the sum of x, and
-    `below_SK`, `cross_SK` and `above_SK` are those of x^2, x u and u^2.
+    With n the number of draws in a row, x the weight of its texts at or below the cost and u that of the others,
+    `weight_SK` is the sum of x, `sized_SK` that of n x, and `below_SK`, `cross_SK` and `above_SK` are those of x^2,
+    x u and u^2. `weight_S1` and `sized_S1` are the first two over all texts; `draws_S1` and `squares_S1` are the sums
+    of n and n^2. `correction_S1` is the factor of the variance that makes up for the mean that is estimated.
     """
 
     weight_SK: FloatArray
+    sized_SK: FloatArray
     below_SK: FloatArray
     cross_SK: FloatArray
     above_SK: FloatArray
     weight_S1: FloatArray
+    sized_S1: FloatArray
     draws_S1: FloatArray
+    squares_S1: FloatArray
+    correction_S1: FloatArray
 
 
 def weighted_cdf(
@@ -84,6 +94,7 @@ def weighted_cdf(
     *,
     limits_K: FloatArray | None,
     strata_N: NDArray[np.int64],
+    batches_N: NDArray[np.int64] | None = None,
     confidence_level: float,
 ) -> WeightedCdf:
     """Estimates, for every cost, the share of the space that costs no more, with limits.
@@ -97,6 +108,8 @@ def weighted_cdf(
             the interval, and for the point the heaviest draw at or below the cost.
         strata_N: label 0..S-1 of the proposal that each draw came from, if their numbers were fixed in advance; all 0
             for one sample.
+        batches_N: labels of the batches of draws that depend on each other, each within one stratum; None if all draws
+            are independent.
         confidence_level: of the two-sided interval.
 
     Example (by hand: 3 of 4 equal draws are at or below 2.5, and the canary makes it 4 of 5):
@@ -106,8 +119,19 @@ def weighted_cdf(
         >>> shares.share_K, shares.hits_K
         (array([0.8]), array([3]))
     """
+    counted_NC = np.where(shares_NC > 0.0, weights_NC, 0.0)
+    first_N = np.where(counted_NC > 0.0, references_NC, np.inf).min(axis=1)
+    singles_S1, is_plain = np.bincount(strata_N)[:, None].astype(np.float64), references_NC.shape[1] == 1
+    size_N = np.ones(len(strata_N))
+    if batches_N is not None:
+        row_NC = _of_batches(batches_N)
+        references_NC, counted_NC, shares_NC = (
+            _joined(values_NC, row_NC, padding)
+            for values_NC, padding in ((references_NC, np.inf), (counted_NC, 0.0), (shares_NC, 0.0))
+        )
+        strata_N, size_N = strata_N[row_NC[:, 0]], (row_NC >= 0).sum(axis=1).astype(np.float64)
     draws = _Draws(costs_K, references_NC, strata_N)
-    own_NC = draws.by_cost(np.where(shares_NC > 0.0, weights_NC, 0.0))
+    own_NC = draws.by_cost(counted_NC)
     mass_NC = own_NC * draws.by_cost(shares_NC)
     heaviest, heaviest_hit_K = float(own_NC.max()), draws.largest_below(own_NC)
     if limits_K is None:
@@ -115,23 +139,40 @@ def weighted_cdf(
         own_K = np.where(heaviest_hit_K > 0.0, heaviest_hit_K, heaviest)
     else:
         unseen_K = own_K = np.maximum(limits_K, heaviest_hit_K)
-    sums, none_K = _sums(draws, mass_NC), np.zeros(costs_K.shape)
+    sums, none_K = _sums(draws, mass_NC, size_N, batches_N is not None), np.zeros(costs_K.shape)
     share_K, variance_K = _moments(sums, hit_K=own_K, miss_K=none_K)
     low_K, _ = _limits(*_moments(sums, hit_K=none_K, miss_K=none_K + heaviest), confidence_level)
     _, high_K = _limits(*_moments(sums, hit_K=unseen_K, miss_K=none_K), confidence_level)
     gain_K = np.ones(costs_K.shape)
-    if references_NC.shape[1] > 1:
-        _, singles_K = _moments(_sums_of_singles(draws, sums, mass_NC * own_NC), hit_K=own_K, miss_K=none_K)
+    if not is_plain or batches_N is not None:
+        singles = _sums_of_singles(draws, sums, mass_NC * own_NC, singles_S1)
+        _, singles_K = _moments(singles, hit_K=own_K, miss_K=none_K)
         np.divide(singles_K, variance_K, out=gain_K, where=variance_K > 0.0)
-    is_first_NC = (mass_NC > 0.0) & (_before(mass_NC) == 0.0)
     return WeightedCdf(
         share_K=share_K,
         low_K=low_K,
         high_K=high_K,
         variance_K=variance_K,
-        hits_K=draws.below(is_first_NC.astype(np.float64)).sum(axis=0).astype(np.int64),
+        hits_K=np.searchsorted(np.sort(first_N), costs_K, side="right"),
         gain_K=np.maximum(gain_K, 1.0),
     )
+
+
+def _of_batches(batches_N: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The numbers of the draws of each batch, one batch per row, padded with -1."""
+    _, batch_N = np.unique(batches_N, return_inverse=True)
+    order_N = np.argsort(batch_N, kind="stable")
+    first_N = np.searchsorted(batch_N[order_N], batch_N[order_N])
+    column_N = np.arange(len(order_N)) - first_N
+    rows = np.full((int(batch_N.max()) + 1, int(column_N.max()) + 1), -1, dtype=np.int64)
+    rows[batch_N[order_N], column_N] = order_N
+    return rows
+
+
+def _joined(values_NC: FloatArray, rows: NDArray[np.int64], padding: float) -> FloatArray:
+    """The values of all draws in each of the rows, one after another."""
+    found = np.where((rows >= 0)[:, :, None], values_NC[rows], padding)
+    return found.reshape(len(rows), -1)
 
 
 class _Draws:
@@ -181,27 +222,45 @@ def _before(mass_NC: FloatArray) -> FloatArray:
     return np.pad(np.cumsum(mass_NC[:, :-1], axis=1), ((0, 0), (1, 0)))
 
 
-def _sums(draws: _Draws, mass_NC: FloatArray) -> _Sums:
-    """The sums for the weights times shares of the texts, by cost.
+def _sums(draws: _Draws, mass_NC: FloatArray, size_N: FloatArray, depend: bool) -> _Sums:
+    """The sums for the weights times shares of the texts, by cost; `depend` says that rows are batches.
 
     When a text of mass p moves below the cost, x^2 grows by p (2 x + p), and u^2 and x u change likewise.
     """
     before_NC, after_NC = _before(mass_NC), _before(mass_NC[:, ::-1])[:, ::-1]
     weight_SK, weight_S1 = draws.below_and_all(mass_NC)
+    sized_SK, sized_S1 = draws.below_and_all(mass_NC * size_N[:, None])
+    rows_S1, draws_S1, squares_S1 = (
+        np.bincount(draws.strata_N, values_N)[:, None].astype(np.float64)
+        for values_N in (np.ones_like(size_N), size_N, size_N**2)
+    )
     return _Sums(
         weight_SK=weight_SK,
+        sized_SK=sized_SK,
         below_SK=draws.below(mass_NC * (2.0 * before_NC + mass_NC)),
         cross_SK=draws.below(mass_NC * (after_NC - before_NC)),
         above_SK=draws.above(mass_NC * (2.0 * after_NC + mass_NC)),
         weight_S1=weight_S1,
-        draws_S1=np.bincount(draws.strata_N)[:, None].astype(np.float64),
+        sized_S1=sized_S1,
+        draws_S1=draws_S1,
+        squares_S1=squares_S1,
+        # Of independent draws there is one more, the canary.
+        correction_S1=rows_S1 / np.maximum(rows_S1 - 1.0, 1.0) if depend else np.ones_like(rows_S1),
     )
 
 
-def _sums_of_singles(draws: _Draws, sums: _Sums, square_NC: FloatArray) -> _Sums:
-    """What the sums would be on average if each draw were one of its texts; `square_NC` is share times weight^2."""
+def _sums_of_singles(draws: _Draws, sums: _Sums, square_NC: FloatArray, draws_S1: FloatArray) -> _Sums:
+    """What the sums would be on average if each draw were independent and one of its texts.
+
+    `square_NC` is share times weight^2.
+    """
     return replace(
         sums,
+        sized_SK=sums.weight_SK,
+        sized_S1=sums.weight_S1,
+        draws_S1=draws_S1,
+        squares_S1=draws_S1,
+        correction_S1=np.ones_like(draws_S1),
         below_SK=draws.below(square_NC),
         cross_SK=np.zeros_like(sums.cross_SK),
         above_SK=draws.above(square_NC),
@@ -211,16 +270,18 @@ def _sums_of_singles(draws: _Draws, sums: _Sums, square_NC: FloatArray) -> _Sums
 def _moments(sums: _Sums, *, hit_K: FloatArray, miss_K: FloatArray) -> tuple[FloatArray, FloatArray]:
     """Share and variance of the sample with one more hit of weight `hit_K` and one more miss of weight `miss_K`.
 
-    This is a ratio estimator: the residual of a draw is (1 - y) x - y u: its weight times (1 - y) for a hit, and times
+    This is a ratio estimator: the residual of a row is (1 - y) x - y u: its weight times (1 - y) for a hit, and times
     -y for a miss. Differences between strata are not random, since their sizes are fixed, and are left out of the
-    variance.
+    variance, and so are those between batches of different sizes.
     """
     total_K = sums.weight_S1.sum(axis=0) + hit_K + miss_K
     y = (sums.weight_SK.sum(axis=0) + hit_K) / total_K
     squares_SK = (1.0 - y) ** 2 * sums.below_SK - 2.0 * y * (1.0 - y) * sums.cross_SK + y**2 * sums.above_SK
     mean_SK = (sums.weight_SK - y * sums.weight_S1) / sums.draws_S1
     overall_K = (sums.weight_SK.sum(axis=0) - y * sums.weight_S1.sum(axis=0)) / sums.draws_S1.sum()
-    within_SK = np.maximum(squares_SK - sums.draws_S1 * (mean_SK - overall_K) ** 2, 0.0)
+    off_SK, sized_SK = mean_SK - overall_K, sums.sized_SK - y * sums.sized_S1
+    squares_SK += off_SK * ((off_SK + 2.0 * overall_K) * sums.squares_S1 - 2.0 * sized_SK)
+    within_SK = sums.correction_S1 * np.maximum(squares_SK, 0.0)
     added_K = (hit_K * (1.0 - y)) ** 2 + (miss_K * y) ** 2
     return y, (within_SK.sum(axis=0) + added_K) / total_K**2
 

@@ -6,12 +6,20 @@ from hf_exposure.extraction.by_sampling import extract_by_sampling
 from hf_exposure.extraction.character_automaton import CharacterAutomaton
 from hf_exposure.extraction.discoverable import discoverable_extraction
 from hf_exposure.extraction.near_verbatim import near_extraction
-from hf_exposure.extraction.proposal import EXPONENTS, Proposals, UniformPaths, draw_proposals
+from hf_exposure.extraction.proposal import (
+    EXPONENTS,
+    OF_EIGHT,
+    Proposals,
+    UniformPaths,
+    draw_proposals,
+    largest_weights,
+)
 from hf_exposure.extraction.search import extract, prefix_cost, search_likeliest
 from hf_exposure.extraction.token_automaton import TokenAutomaton, Transitions, enumerate_texts
 
 __all__ = [
     "EXPONENTS",
+    "OF_EIGHT",
     "CharacterAutomaton",
     "Proposals",
     "TokenAutomaton",
@@ -24,6 +32,7 @@ __all__ = [
     "enumerate_texts",
     "extract",
     "extract_by_sampling",
+    "largest_weights",
     "near_extraction",
     "prefix_cost",
     "rank_bounds",

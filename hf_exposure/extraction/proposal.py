@@ -3,11 +3,16 @@
 Uniform draws almost never yield a text that is likely under the model; draws from the model do, and are reweighted.
 Several temperatures at once cover the whole range of costs, and a uniform part bounds the weights.
 
+Draws of a component are made in batches, and those of a batch are spread evenly (array-RQMC). At each choice they are
+sorted by their bits so far; neighbors, which have much the same choices, then take places far apart among the
+children, which are also sorted by their bits. Each draw alone is as random as if it were independent, but the shares
+found by a batch vary less. Batches are independent of each other.
+
 The last token of a text is never fed, and at the last choice the model gives the bits of every token. So a draw is
 kept with all texts that it could have ended with, and all of them count.
 
 Shapes: N draws, A of them unfinished at a level, B of those in a block, E of those that end at it, O of one component,
-G of the uniform one; D different choices of a level, with C children (padded); S components of the mixture.
+G of a given one; D different choices of a level, with C children (padded); S components of the mixture.
 """
 
 from __future__ import annotations
@@ -25,9 +30,15 @@ from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.token_automaton import ForcedTokens, TokenAutomaton, Transitions
 from hf_exposure.scoring import LockstepSampler, Scorer
 
-# Exponents on the model's probabilities: 0 is uniform over texts, 1 is the model. See docs/design.
+# Exponents on the model's probabilities, and how many of 8 draws are by each: 0 is uniform over texts, 1 is the model.
+# See docs/design.
 EXPONENTS = (0.0, 0.5, 1.0, 1.5)
+OF_EIGHT = (2, 1, 4, 1)
+_LOG2_PARTS = np.log2(OF_EIGHT) - 3.0
 _BLOCK = 2**16
+# A component's draws are in as many batches as this, which their variance needs, and in more if these would be larger
+# than `_BATCH_SIZE`.
+_BATCHES, _BATCH_SIZE = 8, 16
 # With more endings than this (their arrays take 100 MB), draws count the text drawn alone.
 _MOST_ENDINGS = 2**22
 
@@ -100,7 +111,8 @@ class Proposals:
         texts: the N texts drawn.
         hole_bits_N: (N,) their bits after the automaton's prefix.
         log2_q_NS: (N, S) log2 of the probability that each component gives each draw.
-        strata_N: (N,) the component that each was drawn from; all components draw equally often.
+        strata_N: (N,) the component that each was drawn from, in the proportions of `OF_EIGHT`.
+        batches_N: (N,) the batch of each draw. Draws of different batches are independent.
         is_text_N: (N,) whether the drawn tokens are the canonical ones of a text. Others have weight 0, which leaves
             the weighted shares unbiased.
         endings: all texts that each could have ended with; None if a text has several paths, or there are too many.
@@ -110,13 +122,13 @@ class Proposals:
     hole_bits_N: np.ndarray
     log2_q_NS: np.ndarray
     strata_N: np.ndarray
+    batches_N: np.ndarray
     is_text_N: np.ndarray
     endings: Endings | None = None
 
     def weights(self, space_size: int) -> np.ndarray:
-        """(N,) balance-heuristic weights `1 / (|R| q_mix(r))`, with a mean of about 1 and at most S."""
-        log2_mixture = np.logaddexp2.reduce(self.log2_q_NS, axis=1) - math.log2(self.log2_q_NS.shape[1])
-        return np.where(self.is_text_N, np.exp2(-math.log2(space_size) - log2_mixture), 0.0)
+        """(N,) balance-heuristic weights `1 / (|R| q_mix(r))`, with a mean of about 1 and at most 4."""
+        return np.where(self.is_text_N, np.exp2(-math.log2(space_size) - _log2_mixture(self.log2_q_NS)), 0.0)
 
     def rows(self, space_size: int, without: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(N, C) bits, weights and shares of the texts that each draw counts; the texts `without` have weight 0."""
@@ -135,9 +147,34 @@ class Proposals:
             np.concatenate([self.hole_bits_N, other.hole_bits_N]),
             np.concatenate([self.log2_q_NS, other.log2_q_NS]),
             np.concatenate([self.strata_N, other.strata_N]),
+            np.concatenate([self.batches_N, self.batches_N.max() + 1 + other.batches_N]),
             np.concatenate([self.is_text_N, other.is_text_N]),
             None if self.endings is None or other.endings is None else Endings.together([self.endings, other.endings]),
         )
+
+
+def largest_weights(automaton: TokenAutomaton, hole_bits_K: np.ndarray, space_size: int) -> np.ndarray:
+    """(K,) the largest weight that a text of at most so many bits after the prefix can have as a draw.
+
+    With n texts in all, the component of exponent t gives a text of b bits at least `2^(-t b) n^-max(0, 1 - t)`: by
+    Hoelder's inequality, the total over the children of a state is at most `count^max(0, 1 - t)` of that state. This
+    needs counts that add up, so where a text has several paths, the components between 0 and 1 are left out. Without a
+    prefix nothing scores the first token, and only the uniform component is sure to give a text anything.
+    """
+    log2_count = math.log2(automaton.count(automaton.root))
+    log2_least_KS = np.full((len(hole_bits_K), len(EXPONENTS)), -np.inf)
+    for component, exponent in enumerate(EXPONENTS):
+        if exponent == 0.0:
+            log2_least_KS[:, component] = -log2_count
+        elif automaton.prefix and (exponent >= 1.0 or automaton.one_path):
+            log2_least_KS[:, component] = -exponent * hole_bits_K - max(0.0, 1.0 - exponent) * log2_count
+    return np.exp2(-math.log2(space_size) - _log2_mixture(log2_least_KS))
+
+
+def _log2_mixture(log2_q_XS: np.ndarray) -> np.ndarray:
+    """(X,) log2 of the probability that the mixture gives, from those of its components."""
+    found: np.ndarray = np.logaddexp2.reduce(log2_q_XS + _LOG2_PARTS, axis=1)
+    return found
 
 
 class UniformPaths:
@@ -163,44 +200,71 @@ class UniformPaths:
 def draw_proposals(
     scorer: Scorer,
     automaton: TokenAutomaton,
-    uniform: Sequence[tuple[int, ...]],
+    draws: int,
+    uniform: UniformPaths,
     generator: np.random.Generator,
     *,
     beside: Proposals | None = None,
 ) -> Proposals:
-    """Draws texts, equally many from each component of the mixture, and returns them after those of `beside`.
+    """Draws texts from all components of the mixture, and returns them after those of `beside`.
 
-    Component 0 is uniform over texts, and its draws are given as token paths. The others are drawn here, equally many
-    each: at a state, component `t` takes child `j` with probability proportional to `count_j^max(0, 1 - t) 2^(-t
-    bits_j)`, so that exponent 1 is the model restricted to the template.
+    Their number is rounded up to a multiple of 8, and is at least 16, since the variance needs two of each component.
+
+    At a state, component `t` takes child `j` with probability proportional to `count_j^max(0, 1 - t) 2^(-t bits_j)`,
+    so that exponent 0 is uniform over texts and exponent 1 is the model restricted to the template. Where a text may
+    have several paths, the counts are not those of texts, and component 0 takes the next texts of `uniform` instead.
+
+    Source: array-RQMC, L'Ecuyer, Lecot and Tuffin, "A randomized quasi-Monte Carlo simulation method for Markov
+        chains", Operations Research 56, 2008; here with a random shift for each batch and choice.
     """
-    length = max(map(len, uniform))
-    part = max(1, scorer.samples_at_once(len(uniform) * len(EXPONENTS), length) // len(EXPONENTS))
+    eighth, uniforms = max(2, -(-draws // 8)), OF_EIGHT[0]
+    have = 0 if beside is None else len(beside.texts) // 8
+    paths = uniform.take(scorer, automaton, 0 if automaton.one_path else have * uniforms, eighth * uniforms)
+    length = max(map(len, paths))
+    part = max(1, scorer.samples_at_once(8 * eighth, length) // 8)
     drawn = beside
-    for first in range(0, len(uniform), part):
+    for first in range(0, eighth, part):
         # All draws keep their endings, or none do.
         room = _MOST_ENDINGS if drawn is None else 0 if drawn.endings is None else _MOST_ENDINGS - drawn.endings.count
-        more = _Walk(scorer, automaton, uniform[first : first + part], length, generator, room).run()
+        given = None if automaton.one_path else paths[first * uniforms : (first + part) * uniforms]
+        more = _Walk(scorer, automaton, min(part, eighth - first), given, length, generator, room).run()
         drawn = more if drawn is None else drawn.join(more)
     assert drawn is not None
     return drawn
 
 
 class _Walk:
-    """N draws that proceed from the root to whole texts, one level at a time."""
+    """N draws that proceed from the root to whole texts, one level at a time.
+
+    Args:
+        scorer, automaton, generator: as for `draw_proposals`.
+        eighth: an eighth of the number of draws.
+        given: the paths of the draws of component 0; None if they are drawn too.
+        length: the expected number of tokens of a path.
+        most_endings: the largest number of endings that are kept.
+    """
 
     def __init__(
         self,
         scorer: Scorer,
         automaton: TokenAutomaton,
-        uniform: Sequence[tuple[int, ...]],
+        eighth: int,
+        given: Sequence[tuple[int, ...]] | None,
         length: int,
         generator: np.random.Generator,
         most_endings: int,
     ) -> None:
-        self._automaton, self._generator, self._uniform = automaton, generator, uniform
-        self._strata = np.repeat(np.arange(len(EXPONENTS)), len(uniform))
-        draws = len(self._strata)
+        self._automaton, self._generator, self._given = automaton, generator, given
+        counts_S = eighth * np.array(OF_EIGHT)
+        self._strata, draws = np.repeat(np.arange(len(EXPONENTS)), counts_S), 8 * eighth
+        self._is_given = np.zeros(draws, dtype=bool) if given is None else self._strata == 0
+        batches_S = np.minimum(counts_S, np.maximum(_BATCHES, counts_S // _BATCH_SIZE))
+        if given is not None:
+            batches_S[0] = counts_S[0]  # they are independent
+        # The number of each draw among those of its component.
+        number_N = np.arange(draws) - np.repeat(np.cumsum(counts_S) - counts_S, counts_S)
+        before_S = np.cumsum(batches_S) - batches_S
+        self._batches = (before_S + number_N[:, None] * batches_S // counts_S)[np.arange(draws), self._strata]
         self._sampler = LockstepSampler(scorer, automaton.prefix, draws, length)
         self._states: list[Hashable] = [automaton.root] * draws
         self._texts = [automaton.prefix_text] * draws
@@ -226,7 +290,9 @@ class _Walk:
         )
         self._log2_q[:, 0] = self._log2_uniform
         endings = None if self._ends is None else self._endings(self._ends)
-        return Proposals(tuple(self._texts), self._bits, self._log2_q, self._strata, self._is_text, endings)
+        return Proposals(
+            tuple(self._texts), self._bits, self._log2_q, self._strata, self._batches, self._is_text, endings
+        )
 
     def _level(self, alive: np.ndarray) -> np.ndarray:
         """Appends the forced tokens of the draws and one choice each; returns the unfinished draws."""
@@ -281,7 +347,7 @@ class _Walk:
             part = slice(first, first + block)
             draws_B, at_B, counts_BC = draws[part], at_E[part], choices.log2_counts_DC[at_E[part]]
             is_leaf_BC, possible_BC = choices.is_leaf_DC[at_B], _some_possible(bits_EC[part], counts_BC)
-            mixture_BC = np.full(counts_BC.shape, self._log2_uniform)
+            mixture_BC = np.full(counts_BC.shape, self._log2_uniform + _LOG2_PARTS[0])
             own_BC = np.empty(counts_BC.shape)
             for component, exponent in enumerate(EXPONENTS):
                 scores_BC = _scores(possible_BC, counts_BC, exponent)
@@ -289,12 +355,12 @@ class _Walk:
                 own_BC[is_own_B] = scores_BC[is_own_B]
                 if component:
                     before_B = self._log2_q[draws_B, component] - log2_totals_ES[part, component]
-                    mixture_BC = np.logaddexp2(mixture_BC, before_B[:, None] + scores_BC)
+                    mixture_BC = np.logaddexp2(mixture_BC, (before_B + _LOG2_PARTS[component])[:, None] + scores_BC)
             own_BC[~is_leaf_BC] = -np.inf
             shares_BC = np.exp2(own_BC - own_BC.max(axis=1, keepdims=True))
             endings = Endings(
                 self._bits[draws_B, None] + bits_EC[part],
-                np.where(is_leaf_BC, mixture_BC - math.log2(len(EXPONENTS)), 0.0),
+                np.where(is_leaf_BC, mixture_BC, 0.0),
                 shares_BC / shares_BC.sum(axis=1, keepdims=True),
                 tuple(self._texts[draw] for draw in draws_B.tolist()),
                 tuple(choices.transitions[line].pieces for line in at_B.tolist()),
@@ -307,11 +373,10 @@ class _Walk:
         ended = np.concatenate([np.zeros(0, dtype=np.int64), *(draws for draws, _ in ends)])
         rest = np.setdiff1d(np.arange(len(self._strata)), ended)
         if rest.size:
-            log2_mixture = np.logaddexp2.reduce(self._log2_q[rest], axis=1) - math.log2(len(EXPONENTS))
             parts.append(
                 Endings(
                     self._bits[rest, None],
-                    log2_mixture[:, None],
+                    _log2_mixture(self._log2_q[rest])[:, None],
                     self._is_text[rest, None].astype(np.float64),
                     tuple(self._texts[draw] for draw in rest.tolist()),
                     (("",),) * len(rest),
@@ -320,11 +385,13 @@ class _Walk:
         return Endings.together(parts).in_order(np.argsort(np.concatenate([ended, rest])))
 
     def _without_strays(self, alive: np.ndarray, forced: list[ForcedTokens]) -> tuple[np.ndarray, list[ForcedTokens]]:
-        """Removes uniform texts that an audited graph lacks, without replacing them."""
+        """Removes given texts that an audited graph lacks, without replacing them."""
+        if self._given is None:
+            return alive, forced
         keeps = np.ones(len(alive), dtype=bool)
-        for line in np.flatnonzero(self._strata[alive] == 0).tolist():
+        for line in np.flatnonzero(self._is_given[alive]).tolist():
             path = self._paths[alive[line]]
-            keeps[line] = self._uniform[alive[line]][: len(path)] == path
+            keeps[line] = self._given[alive[line]][: len(path)] == path
         self._is_text[alive[~keeps]] = False
         return alive[keeps], list(itertools.compress(forced, keeps))
 
@@ -348,29 +415,49 @@ class _Walk:
     def _choose(
         self, alive: np.ndarray, choices: _Choices, at_A: np.ndarray, child_bits_AC: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A child for each draw, by its component's shares, or the child of a uniform draw's own text (-1 if there is
-        none); (A, S) log2 of the share that each component gives it, and of the component's total over all children.
+        """A child for each draw, by its component's shares, or the child of a given text (-1 if there is none); (A, S)
+        log2 of the share that each component gives it, and of the component's total over all children.
         """
         child_A = np.empty(len(alive), dtype=np.int64)
         log2_q_AS, log2_totals_AS = np.empty((2, len(alive), len(EXPONENTS)))
-        uniform_A = self._generator.random(len(alive))
+        point_A = self._points(alive)
         block = max(1, _BLOCK // child_bits_AC.shape[1])  # stays in a processor's cache
         for first in range(0, len(alive), block):
             part = slice(first, first + block)
             counts_BC = choices.log2_counts_DC[at_A[part]]
             bits_BC = _some_possible(child_bits_AC[part], counts_BC)
-            log2_totals_AS[part], child_B = self._share(alive[part], counts_BC, bits_BC, uniform_A[part])
-            is_given_B = self._strata[alive[part]] == 0
-            child_B[is_given_B] = self._given(alive[part][is_given_B], choices.tokens_DC[at_A[part][is_given_B]])
+            log2_totals_AS[part], child_B = self._share(alive[part], counts_BC, bits_BC, point_A[part])
+            is_given_B = self._is_given[alive[part]]
+            if self._given is not None:
+                of_given = alive[part][is_given_B]
+                child_B[is_given_B] = self._on_path(self._given, of_given, choices.tokens_DC[at_A[part][is_given_B]])
             lines = np.arange(len(child_B))
             scores_SB = [_scores(bits_BC[lines, child_B], counts_BC[lines, child_B], each) for each in EXPONENTS]
             child_A[part], log2_q_AS[part] = child_B, np.stack(scores_SB, axis=1) - log2_totals_AS[part]
         return child_A, log2_q_AS, log2_totals_AS
 
+    def _points(self, alive: np.ndarray) -> np.ndarray:
+        """(A,) a number in [0, 1) for each draw, uniform by itself; those of a batch are spread evenly.
+
+        By their bits so far, 2, 4, 8, ... neighbors are in different halves, quarters, eighths, ... up to one shift of
+        the whole batch.
+        """
+        batch_A = self._batches[alive]
+        order_A = np.lexsort((self._bits[alive], batch_A))
+        ordered_A = batch_A[order_A]
+        number_A = np.arange(len(alive)) - np.searchsorted(ordered_A, ordered_A)
+        shifts = self._generator.random(int(self._batches.max()) + 1)
+        point_A = np.empty(len(alive))
+        point_A[order_A] = (_radical_inverse(number_A) + shifts[ordered_A]) % 1.0
+        return point_A
+
     def _share(
-        self, draws_B: np.ndarray, counts_BC: np.ndarray, bits_BC: np.ndarray, uniform_B: np.ndarray
+        self, draws_B: np.ndarray, counts_BC: np.ndarray, bits_BC: np.ndarray, point_B: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """(B, S) log2 of each component's total over the children, and (B,) a child by each draw's own component."""
+        """(B, S) log2 of each component's total over the children, and (B,) a child by each draw's own component.
+
+        A child is taken by a point in [0, 1) from the children in ascending order of their bits.
+        """
         child_B = np.zeros(len(draws_B), dtype=np.int64)
         log2_totals = []
         for component, exponent in enumerate(EXPONENTS):
@@ -379,17 +466,17 @@ class _Walk:
             weights_BC = np.exp2(scores_BC - top_B1)
             log2_totals.append(top_B1[:, 0] + np.log2(weights_BC.sum(axis=1)))
             own = np.flatnonzero(self._strata[draws_B] == component)
-            cumulative_OC = np.cumsum(weights_BC[own], axis=1)
-            reached_O1 = (uniform_B[own] * cumulative_OC[:, -1])[:, None]
+            order_OC = np.argsort(bits_BC[own], axis=1, kind="stable")
+            cumulative_OC = np.cumsum(np.take_along_axis(weights_BC[own], order_OC, axis=1), axis=1)
+            reached_O1 = (point_B[own] * cumulative_OC[:, -1])[:, None]
             # Rounding may run past the last child.
-            child_B[own] = np.minimum(
-                (cumulative_OC <= reached_O1).sum(axis=1), np.isfinite(counts_BC[own]).sum(1) - 1
-            )
+            place_O = np.minimum((cumulative_OC <= reached_O1).sum(axis=1), np.isfinite(counts_BC[own]).sum(1) - 1)
+            child_B[own] = order_OC[np.arange(len(own)), place_O]
         return np.stack(log2_totals, axis=1), child_B
 
-    def _given(self, draws: np.ndarray, tokens_GC: np.ndarray) -> np.ndarray:
-        """(G,) the child of each uniform draw's own text; -1 if there is none."""
-        token_G = np.array([self._uniform[draw][len(self._paths[draw])] for draw in draws.tolist()], dtype=np.int64)
+    def _on_path(self, given: Sequence[tuple[int, ...]], draws: np.ndarray, tokens_GC: np.ndarray) -> np.ndarray:
+        """(G,) the child on the path of each given text; -1 if there is none."""
+        token_G = np.array([given[draw][len(self._paths[draw])] for draw in draws.tolist()], dtype=np.int64)
         is_own_GC = tokens_GC == token_G[:, None]
         return np.where(is_own_GC.any(axis=1), is_own_GC.argmax(axis=1), -1)
 
@@ -432,6 +519,20 @@ class _Choices:
         for number, (each, width) in enumerate(zip(transitions, width_D.tolist(), strict=True)):
             tokens_DC[number, :width], log2_counts_DC[number, :width] = each.tokens_C, each.log2_counts_C
         return cls(transitions, at_A, width_D, tokens_DC, log2_counts_DC)
+
+
+def _radical_inverse(numbers: np.ndarray) -> np.ndarray:
+    """The bits of whole numbers, read backwards behind the point: van der Corput's sequence in base 2.
+
+    Example:
+        >>> _radical_inverse(np.arange(6)).tolist()
+        [0.0, 0.5, 0.25, 0.75, 0.125, 0.625]
+    """
+    found, rest, place = np.zeros(len(numbers)), numbers.copy(), 0.5
+    while rest.any():
+        found += place * (rest & 1)
+        rest, place = rest >> 1, place / 2
+    return found
 
 
 def _widened(values_NC: np.ndarray, width: int, padding: float) -> np.ndarray:

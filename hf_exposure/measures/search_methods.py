@@ -20,7 +20,14 @@ from hf_exposure.estimators import exposure_from_rank, importance_exposure
 from hf_exposure.estimators.arrays import FloatArray
 from hf_exposure.estimators.estimate import CostEstimate
 from hf_exposure.estimators.importance import ENOUGH_HITS
-from hf_exposure.extraction import EXPONENTS, Proposals, draw_proposals, prefix_cost, search_ranks
+from hf_exposure.extraction import (
+    EXPONENTS,
+    Proposals,
+    draw_proposals,
+    largest_weights,
+    prefix_cost,
+    search_ranks,
+)
 from hf_exposure.limits import MOST_ENUMERATED
 from hf_exposure.measures.lead import leads_by_search
 from hf_exposure.measures.methods import (
@@ -107,8 +114,9 @@ class Importance(Method):
     """Draws weighted references from the model itself: one set serves every canary, from 1 bit to log2|R|.
 
     Args:
-        references: the maximum number of draws. Where a draw counts all texts that it could have ended with, drawing
-            stops when it is as precise, for three in four canaries, as this many draws of one text each.
+        references: the maximum number of draws. Draws are spread evenly, and each counts all texts that it could have
+            ended with, if nothing is scored after the secret. So fewer of them suffice: drawing stops when it is as
+            precise, for nine in ten canaries, as this many independent draws of one text each.
         precision_bits: drawing stops once every interval is this narrow.
 
     Raises:
@@ -139,16 +147,15 @@ class Importance(Method):
         draws: Proposals | None = None
         wanted, enough = min(_FIRST_DRAWS, self.references), self.references
         while True:
-            have = len(draws.texts) if draws else 0
-            uniform = measured.uniform.take(
-                measured.scorer, measured.automaton, have // len(EXPONENTS), -(-wanted // len(EXPONENTS))
-            )
             is_first = draws is None
-            draws = draw_proposals(measured.scorer, measured.automaton, uniform, generator, beside=draws)
+            draws = draw_proposals(
+                measured.scorer, measured.automaton, wanted, measured.uniform, generator, beside=draws
+            )
             estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
-            wide = [estimates[canary] for canary in canaries if not self.has_converged(estimates[canary])]
-            if wide and (is_first or draws.endings is None):
-                enough = self.draws_needed(wide)
+            watched = [estimates[canary] for canary in canaries]
+            wide = [estimate for estimate in watched if not self.has_converged(estimate)]
+            if is_first or draws.endings is None:
+                enough = self.draws_needed(watched)
             missing = enough - len(draws.texts)
             if missing <= 0 or not wide:
                 is_uniform = draws.is_text_N & (draws.strata_N == EXPONENTS.index(0.0))
@@ -156,9 +163,11 @@ class Importance(Method):
             wanted = min(missing, max(map(self._draws_missing, wide, itertools.repeat(len(draws.texts)))))
 
     def draws_needed(self, estimates: Sequence[CostEstimate]) -> int:
-        """The number of draws that are as precise for three in four canaries as `references` of one text each."""
-        gains = [estimate.draw_gain or 1.0 for estimate in estimates]
-        return math.ceil(self.references / float(np.quantile(gains, 0.25, method="lower")))
+        """The number of draws with which nine in ten canaries have converged, or are estimated as precisely as from
+        `references` independent draws of one text each.
+        """
+        gains = [math.inf if self.has_converged(estimate) else estimate.draw_gain or 1.0 for estimate in estimates]
+        return math.ceil(self.references / float(np.quantile(gains, 0.1, method="lower")))
 
     def has_converged(self, estimate: CostEstimate) -> bool:
         """Whether no more draws are needed for an estimate."""
@@ -182,9 +191,7 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
     # Inserted canaries do not compete with each other, so the space is that of all other texts.
     space_size = max(1, measured.canaries.template.space_size - len(inserted))
     bits_NC, weights_NC, shares_NC = draws.rows(space_size, inserted)
-    # The model's own component gives a text of b bits a probability of at least 2^-b, so its weight is bounded.
-    rarest = np.exp2(np.minimum(0.0, hole_bits_K - math.log2(space_size))) if measured.automaton.prefix else 1.0
-    limits_K = len(EXPONENTS) * np.broadcast_to(rarest, hole_bits_K.shape)
+    limits_K = largest_weights(measured.automaton, hole_bits_K, space_size)
     estimates: list[CostEstimate] = []
     for members in measured.groups():
         estimates += importance_exposure(
@@ -197,6 +204,7 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
             weight_limits=limits_K[members],
             strata=draws.strata_N,
             shares=shares_NC,
+            batches=draws.batches_N,
             includes_self=~measured.is_inserted_K[members],
         )
     return estimates

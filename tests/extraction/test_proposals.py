@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 
 import numpy as np
@@ -14,12 +15,14 @@ from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 from hf_exposure import CanaryTemplate, Choice, Digits, Words
 from hf_exposure.extraction import (
     EXPONENTS,
+    OF_EIGHT,
     Proposals,
     TokenAutomaton,
     UniformPaths,
     build_automaton,
     draw_proposals,
     enumerate_texts,
+    largest_weights,
 )
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.vocabulary_automaton import vocabulary_automaton
@@ -46,8 +49,7 @@ def scorer() -> CausalScorer:
 def _draw(
     scorer: CausalScorer, template: CanaryTemplate, automaton: TokenAutomaton, count: int, seed: int
 ) -> Proposals:
-    uniform = UniformPaths(template, seed).take(scorer, automaton, 0, count // len(EXPONENTS))
-    return draw_proposals(scorer, automaton, uniform, np.random.default_rng(seed))
+    return draw_proposals(scorer, automaton, count, UniformPaths(template, seed), np.random.default_rng(seed))
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
@@ -59,7 +61,7 @@ def test_draws_are_texts_with_their_true_costs(scorer: CausalScorer, template: C
     whole = scorer.sequence_bits(scorer.encode(draws.texts))
     prefix = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
     np.testing.assert_allclose(draws.hole_bits_N + prefix, whole, atol=1e-3)
-    assert np.bincount(draws.strata_N).tolist() == [100] * len(EXPONENTS)
+    assert np.bincount(draws.strata_N).tolist() == [50 * part for part in OF_EIGHT]
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=lambda template: template.text)
@@ -105,7 +107,7 @@ def test_every_ending_has_its_cost_its_share_and_the_probability_of_the_mixture(
         assert draws.texts[draw] in [ended[c] for c in counted]
         for c in counted:
             assert endings.bits_NC[draw, c] == pytest.approx(bits[ended[c]], abs=1e-3)
-            assert np.exp2(endings.log2_q_NC[draw, c]) == pytest.approx(q[ended[c]].mean(), rel=1e-3)
+            assert np.exp2(endings.log2_q_NC[draw, c]) == pytest.approx(q[ended[c]] @ OF_EIGHT / 8, rel=1e-3)
             # Endings share their beginning, so that their shares are in proportion to their probabilities.
             place = ended.index(draws.texts[draw])
             ratio = endings.shares_NC[draw, c] / endings.shares_NC[draw, place]
@@ -143,9 +145,9 @@ def test_rows_give_every_share_of_the_space_and_leave_out_what_is_excluded(
 def test_too_many_endings_are_not_kept(scorer: CausalScorer, monkeypatch: pytest.MonkeyPatch) -> None:
     automaton = build_automaton(OPEN_ENDED[0], scorer.encoder)
     monkeypatch.setattr("hf_exposure.extraction.proposal._MOST_ENDINGS", 3999)
-    few, many = (_draw(scorer, OPEN_ENDED[0], automaton, count, seed=0) for count in (396, 400))
+    few, many = (_draw(scorer, OPEN_ENDED[0], automaton, count, seed=0) for count in (392, 400))
     assert few.endings is not None and many.endings is None
-    assert few.join(many).endings is None and few.join(few).endings.bits_NC.shape == (792, 10)
+    assert few.join(many).endings is None and few.join(few).endings.bits_NC.shape == (784, 10)
     bits_NC, weights_NC, shares_NC = many.rows(100, set())
     assert bits_NC.shape == weights_NC.shape == shares_NC.shape == (400, 1)
     np.testing.assert_array_equal(weights_NC[:, 0], many.weights(100))
@@ -157,11 +159,30 @@ def test_the_uniform_part_is_uniform_and_bounds_the_weights(scorer: CausalScorer
     draws = _draw(scorer, template, automaton, 4000, seed=0)
     np.testing.assert_allclose(draws.log2_q_NS[:, 0], -math.log2(template.space_size), atol=1e-9)
     weights = draws.weights(template.space_size)
-    assert weights.max() <= len(EXPONENTS) + 1e-9
+    assert weights.max() <= 8 / OF_EIGHT[0] + 1e-9
     assert abs(weights.mean() - 1) < 5 * weights.std() / math.sqrt(len(weights))
-    # A text of b bits weighs at most S 2^b / |R|.
-    limits = len(EXPONENTS) * np.exp2(draws.hole_bits_N) / template.space_size
+    # Half of the draws are from the model, which gives a text of b bits at least 2^-b.
+    assert (weights <= 2 * np.exp2(draws.hole_bits_N) / template.space_size * (1 + 1e-6)).all()
+    limits = largest_weights(automaton, draws.hole_bits_N, template.space_size)
     assert (weights <= limits * (1 + 1e-6)).all()
+    assert (limits <= np.minimum(4.0, 2 * np.exp2(draws.hole_bits_N) / template.space_size)).all()
+
+
+def test_the_largest_weight_by_hand(scorer: CausalScorer) -> None:
+    """1,000 texts; at 2^-b = 1/1000 the components give at least 1, 1, 1 and 1000^-0.5 thousandths, and make 2, 1, 4
+    and 1 of 8 draws.
+    """
+    bits = np.array([math.log2(1000), 0.0, 200.0])
+    automaton = copy.copy(build_automaton(CanaryTemplate("pin {pin}", pin=Digits(3)), scorer.encoder))
+    by_hand = [8 / (7 + 1000**-0.5), 8 / (2 + 1000**0.5 + 5000), 4.0]
+    np.testing.assert_allclose(largest_weights(automaton, bits, 1000), by_hand)
+    automaton.one_path = False
+    by_hand = [8 / (6 + 1000**-0.5), 8 / (2 + 5000), 4.0]
+    np.testing.assert_allclose(largest_weights(automaton, bits, 1000), by_hand)
+    # Nothing scores the first token.
+    automaton = build_automaton(CanaryTemplate("{pin}", pin=Digits(3)), scorer.encoder)
+    if not automaton.prefix:
+        np.testing.assert_allclose(largest_weights(automaton, bits, 1000), 4.0)
 
 
 def test_the_same_seed_draws_the_same(scorer: CausalScorer) -> None:
@@ -197,7 +218,7 @@ def test_shares_are_right_where_one_text_has_many_paths(style: str) -> None:
     truth = bare_costs(model, encoded.ids, encoded.first_scored) - prefix
     draws = _draw(scorer, template, automaton, 6000, seed=3)
     weights = draws.weights(template.space_size)
-    assert 0 < (weights == 0).sum() < 0.75 * len(weights) and weights.max() <= len(EXPONENTS) + 1e-9
+    assert 0 < (weights == 0).sum() < 0.75 * len(weights) and weights.max() <= 8 / OF_EIGHT[0] + 1e-9
     assert not weights[~draws.is_text_N].any()
     of_text = dict(zip(encoded.texts, truth, strict=True))
     drawn = [of_text[text] for text, is_text in zip(draws.texts, draws.is_text_N, strict=True) if is_text]
@@ -209,18 +230,28 @@ def test_shares_are_right_where_one_text_has_many_paths(style: str) -> None:
 
 def test_a_uniform_text_outside_the_graph_is_no_draw(scorer: CausalScorer) -> None:
     """An audited graph may lack a text: its draw has weight 0, and no other text is drawn in its place."""
-    automaton = build_automaton(CanaryTemplate("say {word} ok", word=Choice(["ab", "cd"])), scorer.encoder)
-    encoded = scorer.encode(["say ab ok", "say cd ok", "say ax ok"])
-    uniform = [ids[len(automaton.prefix) :] for ids in encoded.ids]
-    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
+
+    class Given(UniformPaths):
+        def __init__(self, texts: list[str]) -> None:
+            self._ids = scorer.encode(texts).ids
+
+    def audited(template: CanaryTemplate) -> TokenAutomaton:
+        automaton = copy.copy(build_automaton(template, scorer.encoder))
+        assert automaton.one_path
+        automaton.one_path = False  # as graphs that may lack a text are
+        return automaton
+
+    automaton = audited(CanaryTemplate("say {word} ok", word=Choice(["ab", "cd"])))
+    texts = ["say ab ok", "say cd ok", "say ax ok", "say cd ok"]
+    draws = draw_proposals(scorer, automaton, 16, Given(texts), np.random.default_rng(0))
     of_uniform = draws.strata_N == EXPONENTS.index(0.0)
-    assert draws.is_text_N[of_uniform].tolist() == [True, True, False]
+    assert draws.is_text_N[of_uniform].tolist() == [True, True, False, True]
     assert draws.is_text_N[~of_uniform].all()
     # The same if the missing choice is the last one.
-    automaton = build_automaton(CanaryTemplate("say {word}", word=Choice(["a", "c"])), scorer.encoder)
-    uniform = [ids[len(automaton.prefix) :] for ids in scorer.encode(["say a", "say c", "say x"]).ids]
-    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
-    assert draws.is_text_N[:3].tolist() == [True, True, False]
+    automaton = audited(CanaryTemplate("say {word}", word=Choice(["a", "c"])))
+    given = Given(["say a", "say c", "say x", "say c"])
+    draws = draw_proposals(scorer, automaton, 16, given, np.random.default_rng(0))
+    assert draws.is_text_N[:4].tolist() == [True, True, False, True]
 
 
 def test_draws_continue_where_the_model_excludes_every_child() -> None:

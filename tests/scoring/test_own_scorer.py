@@ -77,8 +77,7 @@ def test_search_is_brute_force(scorer: TableScorer) -> None:
 
 def test_draws_from_it_estimate_ranks(scorer: TableScorer) -> None:
     automaton = build_automaton(TEMPLATE, scorer.encoder)
-    uniform = UniformPaths(TEMPLATE, seed=1).take(scorer, automaton, 0, 2000)
-    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(1))
+    draws = draw_proposals(scorer, automaton, 8000, UniformPaths(TEMPLATE, seed=1), np.random.default_rng(1))
     before = float(np.nansum(scorer.prefix_bits(automaton.prefix)))
     np.testing.assert_allclose(draws.hole_bits_N + before, [cost_by_hand(text) for text in draws.texts], atol=1e-9)
     # Component 1 takes each digit with the model's probability among the ten digits.
@@ -124,7 +123,7 @@ def test_search_of_a_model_asks_for_nothing_beyond_the_protocol(byte_tokenizer: 
     automaton = build_automaton(template, guarded.encoder)
     assert search_likeliest(guarded, automaton, top_k=3).certified
     assert search_ranks(guarded, automaton, ["pin 1234"])[0].certified
-    uniform = UniformPaths(template, seed=1).take(guarded, automaton, 0, 16)
-    assert len(draw_proposals(guarded, automaton, uniform, np.random.default_rng(1)).texts) == 64
+    uniform = UniformPaths(template, seed=1)
+    assert len(draw_proposals(guarded, automaton, 64, uniform, np.random.default_rng(1)).texts) == 64
     # The other members are for measurement, and for batches that were found wrong.
     assert MEMBERS - guarded.asked == {"note", "why_no_search", "distrust_batches", "sequence_bits", "reading"}

@@ -59,8 +59,7 @@ def _figures(model: torch.nn.Module, processes: Processes) -> dict[str, Any]:
     figures["likeliest"] = [candidate.text for candidate in found.candidates]
     figures["ranks"] = [(bounds.low, bounds.high) for bounds in search_ranks(scorer, automaton, texts[:4])]
     # Draws depend on the figures: they are equal only if the figures are equal to the last bit.
-    uniform = UniformPaths(TEMPLATE, 0).take(scorer, automaton, 0, 33)
-    draws = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
+    draws = draw_proposals(scorer, automaton, 132, UniformPaths(TEMPLATE, 0), np.random.default_rng(0))
     figures["draws"], figures["draws' bits"] = list(draws.texts), draws.hole_bits_N.tolist()
     # A search that ends at its second step, so most of the last batch belongs to no process.
     figures["cut short"] = [

@@ -49,8 +49,7 @@ def test_samples_get_the_bits_of_texts_alone(window: int) -> None:
     model = _neo(window)
     scorer = CausalScorer(model, TOKENIZER)
     automaton = build_automaton(TEMPLATE, scorer.encoder)
-    uniform = UniformPaths(TEMPLATE, 0).take(scorer, automaton, 0, 64)
-    drawn = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
+    drawn = draw_proposals(scorer, automaton, 256, UniformPaths(TEMPLATE, 0), np.random.default_rng(0))
     prefix_bits = prefix_cost(scorer, automaton)
     for number in np.linspace(0, len(drawn.texts) - 1, 12).astype(int):
         expected = _bits_by_hand(model, drawn.texts[number])
@@ -139,8 +138,7 @@ def test_a_tried_row_that_does_not_fit_into_memory_is_no_error(most: int, monkey
     model = _neo(512)
     scorer = CausalScorer(model, TOKENIZER, max_batch_tokens=64)
     automaton = build_automaton(TEMPLATE, scorer.encoder)
-    uniform = UniformPaths(TEMPLATE, 0).take(scorer, automaton, 0, 8)
-    drawn = draw_proposals(scorer, automaton, uniform, np.random.default_rng(0))
+    drawn = draw_proposals(scorer, automaton, 32, UniformPaths(TEMPLATE, 0), np.random.default_rng(0))
     bits = prefix_cost(scorer, automaton) + drawn.hole_bits_N
     monkeypatch.undo()
     np.testing.assert_allclose(bits[::5], [_bits_by_hand(model, text) for text in drawn.texts[::5]], atol=1e-3)
