@@ -85,14 +85,15 @@ def test_every_part_is_predicted(method: Method) -> None:
 
 
 def test_fewer_draws_are_planned_where_each_counts_all_its_endings() -> None:
-    model = tiny_model("gpt2", scale=0.05)
+    model = tiny_model("gpt2", scale=0.02)
     needed = {}
     for ending in ("", " ok"):
         canaries = draw_canaries(CanaryTemplate("pin {pin}" + ending, pin=Digits(6)), {1: 4}, controls=40, seed=0)
-        found, method = cost_of(model, Importance(references=3000), canaries), Importance(references=3000)
+        method = Importance(references=8000)
+        found = cost_of(model, method, canaries)
         plan = plan_cost(model.config, TOKENIZER, canaries, method)
         assert plan.unmemorized is not None and plan.unmemorized_peak_bytes is not None
-        assert 0.8 < plan.unmemorized.tokens / found.tokens < 1.25
+        assert 0.75 < plan.unmemorized.tokens / found.tokens < 1.3
         assert 0.75 < plan.unmemorized_peak_bytes / found.peak_bytes < 1.25
         assert found.tokens < 1.05 * plan.full.tokens and found.peak_bytes < 1.05 * plan.peak_bytes
         needed[ending] = found, plan
