@@ -15,7 +15,13 @@ from typing import Any
 import torch
 import transformers
 from datasets import disable_progress_bars
-from transformers import ByT5Tokenizer, DataCollatorForLanguageModeling, Trainer, TrainingArguments
+from transformers import (
+    ByT5Tokenizer,
+    DataCollatorForLanguageModeling,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from benchmarks.record import write_result
 from hf_exposure import CanarySet, ExposureCallback, draw_canaries, insert_canaries, presets
@@ -28,10 +34,15 @@ ROUNDS = 3
 TOKENIZER = ByT5Tokenizer()
 
 
-def train(callback: ExposureCallback, steps: int = -1) -> dict[str, Any]:
-    """The seconds of each measurement of one run, and their sum divided by the time of training alone."""
+def draw_overhead_canaries() -> CanarySet:
+    """The canaries of all runs: 40 inserted ones and 64 controls."""
+    return draw_canaries(presets.random_number(9), {1: 20, 8: 15, 32: 5}, controls=64, seed=0)
+
+
+def train(canaries: CanarySet, callbacks: list[TrainerCallback], steps: int = -1) -> float:
+    """The seconds of a training with the canaries inserted."""
     transformers.set_seed(0)
-    rows = insert_canaries(load_rows(None, None, 100_000, 200), callback.canaries, seed=0)
+    rows = insert_canaries(load_rows(None, None, 100_000, 200), canaries, seed=0)
     encoded = rows.map(lambda batch: TOKENIZER(batch["text"]), batched=True, remove_columns=["text"])
     model = load_model("small-gpt2", TOKENIZER, 256)
     with tempfile.TemporaryDirectory() as folder:
@@ -46,11 +57,16 @@ def train(callback: ExposureCallback, steps: int = -1) -> dict[str, Any]:
             train_dataset=encoded,
             data_collator=DataCollatorForLanguageModeling(TOKENIZER, mlm=False),
             processing_class=TOKENIZER,
-            callbacks=[callback],
+            callbacks=callbacks,
         )
         started = time.perf_counter()
         trainer.train()
-        whole = time.perf_counter() - started
+        return time.perf_counter() - started
+
+
+def measured(callback: ExposureCallback, steps: int = -1) -> dict[str, Any]:
+    """The seconds of each measurement of one run, and their sum divided by the time of training alone."""
+    whole = train(callback.canaries, [callback], steps)
     measuring = [report.seconds for report in callback.reports]
     # Preparation (drawing, encoding, auditing the tokenizer) happens once, at the start of training.
     return {
@@ -64,15 +80,15 @@ def train(callback: ExposureCallback, steps: int = -1) -> dict[str, Any]:
 
 def round_of(canaries: CanarySet) -> dict[str, dict[str, Any]]:
     """One run with each method after every epoch, and one with a measurement after every step."""
-    found = {method: train(ExposureCallback(canaries, method=method, references=4096)) for method in METHODS}
+    found = {method: measured(ExposureCallback(canaries, method=method, references=4096)) for method in METHODS}
     each_step = ExposureCallback(canaries, strategy="steps", steps=1, method="sample", references=256)
-    return found | {"every_step_256_references": train(each_step, steps=40)}
+    return found | {"every_step_256_references": measured(each_step, steps=40)}
 
 
 def main() -> None:
     transformers.logging.set_verbosity_error()
     disable_progress_bars()
-    canaries = draw_canaries(presets.random_number(9), {1: 20, 8: 15, 32: 5}, controls=64, seed=0)
+    canaries = draw_overhead_canaries()
     rounds: list[dict[str, dict[str, Any]]] = []
     for _ in range(ROUNDS):
         rounds.append(round_of(canaries))

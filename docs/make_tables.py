@@ -143,6 +143,38 @@ def overhead() -> str:
     return _table("method | measurements | seconds each | added to the training time", rows)
 
 
+def draws() -> str:
+    found = _measured("draws")
+    groups = list(dict.fromkeys(name for epoch in found["epochs"] for name in epoch["spread"]["groups"]))
+
+    def both(epoch: dict[str, Any], figure: Callable[[dict[str, Any]], str]) -> str:
+        return " / ".join(figure(epoch[kind]) for kind in ("independent", "spread"))
+
+    def width(group: str) -> Callable[[dict[str, Any]], str]:
+        return lambda kind: f"{kind['groups'][group]['mean_width_bits']:.2f}"
+
+    def error(kind: dict[str, Any]) -> str:
+        return f"{kind['groups'][groups[0]]['root_mean_square_error_bits']:.3f}"
+
+    def contain(kind: dict[str, Any]) -> str:
+        return f"{100 * kind['groups'][groups[0]]['contain_the_truth']:.0f} %"
+
+    rows = [
+        [
+            str(number),
+            both(epoch, lambda kind: f"{kind['draws']:,.0f}"),
+            both(epoch, lambda kind: f"{kind['tokens']:,.0f}"),
+            *(both(epoch, width(group)) if group in epoch["spread"]["groups"] else "-" for group in groups),
+            both(epoch, error),
+            both(epoch, contain),
+        ]
+        for number, epoch in enumerate(found["epochs"], start=1)
+    ]
+    widths = [f"mean width, {name} bits" for name in groups]
+    heads = ["epoch (independent / spread)", "draws", "tokens fed", *widths, "root mean square error", "contain the truth"]
+    return _table(" | ".join(heads), rows)
+
+
 def doses() -> str:
     """The share of a training step's CPU time spent counting doses."""
     measured = _measured("doses")

@@ -40,3 +40,35 @@ def random_bits(entries: int = 384, seed: int = 0) -> np.ndarray:
     """(V, V) bits of each token after each other one; each row's probabilities sum to 1."""
     logits_VV = 3.0 * np.random.default_rng(seed).standard_normal((entries, entries))
     return np.logaddexp2.reduce(logits_VV, axis=1, keepdims=True) - logits_VV
+
+
+class DigitScorer(TableScorer):
+    """A toy language model of digits: their bits depend on their position and on the digit before; other bytes are
+    certain.
+
+    Args:
+        tokenizer: a byte tokenizer whose tokens are bytes plus 3.
+        bits_PDD: (P, 10, 10) bits of each digit, at each of P positions, after each digit; 0 comes before the first.
+        start: the number of tokens before the first digit.
+    """
+
+    def __init__(self, tokenizer: Any, bits_PDD: np.ndarray, start: int) -> None:
+        super().__init__(tokenizer, np.zeros((384, 384)))
+        self.bits_PDD, self.start = bits_PDD, start
+
+    def after(self, ids: Sequence[int]) -> np.ndarray:
+        """(384,) bits of the token that follows these."""
+        position, bits_V = len(ids) - self.start, np.zeros(384)
+        if 0 <= position < len(self.bits_PDD):
+            bits_V[_DIGITS] = self.bits_PDD[position, ids[-1] - _DIGITS[0] if position else 0]
+        return bits_V
+
+    def answer(self, ids: Sequence[int], query: PathQuery) -> PathBits:
+        run = range(len(ids) - query.run, len(ids))
+        return PathBits(float(sum(self.after(ids[:at])[ids[at]] for at in run)), self.after(ids)[query.children])
+
+    def along(self, ids: Sequence[int]) -> np.ndarray:
+        return np.array([self.after(ids[:at])[ids[at]] if at else 0.0 for at in range(len(ids))])
+
+
+_DIGITS = np.arange(10) + ord("0") + 3

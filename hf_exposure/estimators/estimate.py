@@ -123,8 +123,9 @@ class CostEstimate(ExposureFigures):
     Attributes:
         effective_hits: the number of equal draws at or below the cost that would be as precise, if the exposure was
             estimated from draws, else None. Stop drawing early only above 100.
-        draw_gain: the variance of as many draws of one text each, divided by the estimate's, if it was estimated from
-            draws, else None; above 1 where draws count all texts that they could have ended with.
+        draw_gain: the variance of as many independent draws of one text each, divided by the estimate's, if it was
+            estimated from draws, else None; above 1 where draws were spread evenly or count all texts that they could
+            have ended with.
     """
 
     effective_hits: float | None = None

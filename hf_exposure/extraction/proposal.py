@@ -437,7 +437,7 @@ class _Walk:
         return child_A, log2_q_AS, log2_totals_AS
 
     def _points(self, alive: np.ndarray) -> np.ndarray:
-        """(A,) a number in [0, 1) for each draw, uniform by itself; those of a batch are spread evenly.
+        """(A,) a number in [0, 1) for each draw: each is uniform, and those of a batch are spread evenly.
 
         By their bits so far, 2, 4, 8, ... neighbors are in different halves, quarters, eighths, ... up to one shift of
         the whole batch.

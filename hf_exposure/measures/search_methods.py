@@ -154,7 +154,7 @@ class Importance(Method):
             estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
             watched = [estimates[canary] for canary in canaries]
             wide = [estimate for estimate in watched if not self.has_converged(estimate)]
-            if is_first or draws.endings is None:
+            if wide and (is_first or draws.endings is None):
                 enough = self.draws_needed(watched)
             missing = enough - len(draws.texts)
             if missing <= 0 or not wide:

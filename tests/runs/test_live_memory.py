@@ -11,7 +11,7 @@ from conftest import tiny_model
 from hf_exposure.errors import InputError
 from hf_exposure.runs.live_memory import LiveBytes
 from hf_exposure.runs.skeleton import CallShape, Skeleton
-from hf_exposure.runtime.logits import repeat_cache, returned_cache
+from hf_exposure.runtime.logits import LogitReader, repeat_cache, returned_cache
 
 
 def test_views_share_what_is_freed_with_the_last_of_them() -> None:
@@ -56,12 +56,17 @@ def test_a_call_without_weights_keeps_what_one_with_weights_does(family: str, sh
     assert skeleton.parameters == sum(parameter.numel() for parameter in model.parameters())
 
 
-def test_the_head_of_a_large_vocabulary_runs_on_one_position_of_each_row() -> None:
+def test_the_head_of_a_large_vocabulary_runs_as_the_reader_runs_it() -> None:
+    """It needs the logits of one position, and known numbers instead of all others."""
+    model: Any = tiny_model("gpt2", vocab_size=200_000)
+    mask = torch.zeros((8, 1, 32, 32))
+    inputs = {"input_ids": torch.ones((8, 32), dtype=torch.long), "position_ids": torch.arange(32).expand(8, -1)}
+    with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers()]) as memory:
+        LogitReader(model)(**inputs, attention_mask=mask, use_cache=True)
     shape = CallShape(8, 32, 0, shares_past=False, has_mask=True, keeps_cache=True)
-    position_bytes = 8 * 20_000 * 4
-    large = Skeleton(tiny_model("gpt2", vocab_size=20_000).config, torch.float32).call_bytes(shape)
-    small = Skeleton(tiny_model("gpt2", vocab_size=100).config, torch.float32).call_bytes(shape)
-    assert 0 < large - small < 3 * position_bytes
+    planned = Skeleton(model.config, torch.float32).call_bytes(shape)
+    assert planned == pytest.approx(memory.peak, rel=0.02)
+    assert planned < 8 * 200_000 * 4, "the logits of a position of each row alone would need this"
 
 
 def test_a_token_in_the_cache() -> None:
