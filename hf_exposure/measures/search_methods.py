@@ -114,10 +114,11 @@ class Importance(Method):
     """Draws weighted references from the model itself: one set serves every canary, from 1 bit to log2|R|.
 
     Args:
-        references: the maximum number of draws. Draws are spread evenly, and each counts all texts that it could have
-            ended with, if nothing is scored after the secret. So fewer of them suffice: drawing stops when it is as
-            precise, for nine in ten canaries, as this many independent draws of one text each.
-        precision_bits: drawing stops once every interval is this narrow.
+        references: the maximum number of draws, rounded up to a multiple of 8, at least 16. Draws are spread evenly,
+            and each counts all texts that it could have ended with, if nothing is scored after the secret. So fewer of
+            them suffice: drawing stops when it is as precise, for nine in ten canaries, as this many independent draws
+            of one text each.
+        precision_bits: an interval this narrow is precise enough.
 
     Raises:
         InputError: a number is out of range.

@@ -37,7 +37,7 @@ def plan_text(plan: CostPlan) -> str:
     lines += ["", str(table), ""]
     if plan.unmemorized is not None:
         lines.append(
-            "Drawing stops once every interval is narrow enough; a search runs only if a canary may rank high."
+            "Drawing stops once most intervals are narrow enough; a search runs only if a canary may rank high."
         )
     lines.append(
         f"Memory: {_size(plan.weight_bytes)} of weights ({plan.parameters:,} in {plan.dtype}), and tensors of up to "

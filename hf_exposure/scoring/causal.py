@@ -418,10 +418,10 @@ class CausalScorer:
                 self._fed = rows, batch_rows
                 return edge_bits(self._reader, tree, rows, prefix, mode, batch_rows, self._processes), prefix
             except (RuntimeError, MemoryError) as error:
-                if not is_out_of_memory(error) or tokens <= width:
+                # A call of one row cannot become smaller, and says nothing about calls of many.
+                if not is_out_of_memory(error) or batch_rows == 1:
                     raise
-                tokens //= 2
-                self._max_batch_tokens = tokens
+                tokens = self._max_batch_tokens = batch_rows * width // 2
 
     def _fed_order(self, fed_N: np.ndarray) -> np.ndarray:
         """(N,) numbers of the texts of the last call, by how late in their batch the model processed their last token.
