@@ -77,6 +77,7 @@ def importance_exposure(
     space_size: int | None,
     confidence_level: float = 0.95,
     weight_limits: ArrayLike | None = None,
+    own_weights: ArrayLike | None = None,
     strata: ArrayLike | None = None,
     shares: ArrayLike | None = None,
     batches: ArrayLike | None = None,
@@ -102,6 +103,9 @@ def importance_exposure(
             of b bits; a heavier draw raises the limit to its own weight. Without limits only the heaviest drawn weight
             is known, and the `low_bits` of a memorized canary cannot exceed what one unseen text of that weight could
             hide: about `log2(N / heaviest)` minus 2.
+        own_weights: (K,): the weight that each canary itself would have as a draw; NaN where unknown. It counts in the
+            point estimate in place of the limit, which is at least as large, so that rare canaries are not
+            underestimated. The interval does not depend on it.
         strata: (N,) the proposal that each draw came from, if the number from each was fixed in advance; this narrows
             the interval. Each needs at least 2 draws.
         shares: (N, C) if a draw is known up to its last step: the probability of each of the C texts that it can end
@@ -149,6 +153,7 @@ def importance_exposure(
     strata_N = _checked_strata(strata, draws)
     batches_N = _checked_batches(batches, strata_N)
     limits_K = None if weight_limits is None else _checked_limits(weight_limits, costs_K.size)
+    own_weight_K = None if own_weights is None else _checked_own(own_weights, costs_K.size)
     apart_K = ~checked_flags("includes_self", includes_self, costs_K.size, "Pass True, or one for each cost.")
     if space_size is None and apart_K.any():
         raise InputError("space_size", "is needed if includes_self is False", None, "Pass template.space_size.")
@@ -158,6 +163,7 @@ def importance_exposure(
         weights_NC,
         shares_NC,
         limits_K=limits_K,
+        own_K=own_weight_K,
         strata_N=strata_N,
         batches_N=batches_N,
         confidence_level=level,
@@ -284,6 +290,14 @@ def _checked_limits(weight_limits: ArrayLike, canaries: int) -> FloatArray:
             "Pass 4 * min(1, 2**b / space_size) for canaries of b bits.",
         )
     return np.broadcast_to(limits, (canaries,)).astype(np.float64)
+
+
+def _checked_own(own_weights: ArrayLike, canaries: int) -> FloatArray:
+    own_K = np.asarray(own_weights, dtype=np.float64)
+    if own_K.shape != (canaries,) or not ((own_K > 0.0) & (own_K < np.inf) | np.isnan(own_K)).all():
+        rule = f"must be one finite number above 0, or NaN, per cost, ({canaries},)"
+        raise InputError("own_weights", rule, f"shape {own_K.shape}", "Leave own_weights out where they are unknown.")
+    return own_K.copy()
 
 
 def _checked_strata(strata: ArrayLike | None, draws: int) -> NDArray[np.int64]:

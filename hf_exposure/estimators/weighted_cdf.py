@@ -93,6 +93,7 @@ def weighted_cdf(
     shares_NC: FloatArray,
     *,
     limits_K: FloatArray | None,
+    own_K: FloatArray | None = None,
     strata_N: NDArray[np.int64],
     batches_N: NDArray[np.int64] | None = None,
     confidence_level: float,
@@ -106,6 +107,9 @@ def weighted_cdf(
         shares_NC: the probability that each text is the one drawn, given its row; 0 for padding.
         limits_K: the largest weight that a text at or below each cost can have. None: the largest weight drawn for
             the interval, and for the point the heaviest draw at or below the cost.
+        own_K: the weight with which the canary counts in the point estimate, if it is known; NaN or None if not, and
+            then the limit takes its place. Of all canaries at or below a cost, the heaviest counts, so that the share
+            never falls as the cost rises.
         strata_N: label 0..S-1 of the proposal that each draw came from, if their numbers were fixed in advance; all 0
             for one sample.
         batches_N: labels of the batches of draws that depend on each other, each within one stratum; None if all draws
@@ -136,9 +140,15 @@ def weighted_cdf(
     heaviest, heaviest_hit_K = float(own_NC.max()), draws.largest_below(own_NC)
     if limits_K is None:
         unseen_K = np.full(costs_K.shape, heaviest)
-        own_K = np.where(heaviest_hit_K > 0.0, heaviest_hit_K, heaviest)
+        unknown_K = np.where(heaviest_hit_K > 0.0, heaviest_hit_K, heaviest)
     else:
-        unseen_K = own_K = np.maximum(limits_K, heaviest_hit_K)
+        unseen_K = unknown_K = np.maximum(limits_K, heaviest_hit_K)
+    if own_K is None:
+        own_K = unknown_K
+    else:
+        order_K = np.argsort(costs_K, kind="stable")
+        own_K = np.where(np.isnan(own_K), unknown_K, own_K)
+        own_K[order_K] = np.maximum.accumulate(own_K[order_K])
     sums, none_K = _sums(draws, mass_NC, size_N, batches_N is not None), np.zeros(costs_K.shape)
     share_K, variance_K = _moments(sums, hit_K=own_K, miss_K=none_K)
     low_K, _ = _limits(*_moments(sums, hit_K=none_K, miss_K=none_K + heaviest), confidence_level)

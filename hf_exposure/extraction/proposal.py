@@ -11,8 +11,9 @@ found by a batch vary less. Batches are independent of each other.
 The last token of a text is never fed, and at the last choice the model gives the bits of every token. So a draw is
 kept with all texts that it could have ended with, and all of them count.
 
-Shapes: N draws, A of them unfinished at a level, B of those in a block, E of those that end at it, O of one component,
-G of a given one; D different choices of a level, with C children (padded); S components of the mixture.
+Shapes: N draws, K watched texts, A of all these unfinished at a level, B of those in a block, E of those that end at
+it, O of one component, G on a given path; D different choices of a level, with C children (padded); S components of
+the mixture.
 """
 
 from __future__ import annotations
@@ -116,6 +117,8 @@ class Proposals:
         is_text_N: (N,) whether the drawn tokens are the canonical ones of a text. Others have weight 0, which leaves
             the weighted shares unbiased.
         endings: all texts that each could have ended with; None if a text has several paths, or there are too many.
+        watched_log2_q_KS: (K, S) log2 of the probability that each component gives the texts that were watched; NaN
+            for texts that the graph lacks.
     """
 
     texts: tuple[str, ...] = field(repr=False)
@@ -125,10 +128,18 @@ class Proposals:
     batches_N: np.ndarray
     is_text_N: np.ndarray
     endings: Endings | None = None
+    watched_log2_q_KS: np.ndarray = field(default_factory=lambda: np.zeros((0, len(EXPONENTS))))
 
     def weights(self, space_size: int) -> np.ndarray:
         """(N,) balance-heuristic weights `1 / (|R| q_mix(r))`, with a mean of about 1 and at most 4."""
         return np.where(self.is_text_N, np.exp2(-math.log2(space_size) - _log2_mixture(self.log2_q_NS)), 0.0)
+
+    def watched_weights(self, space_size: int) -> np.ndarray:
+        """(K,) the weights of the watched texts; NaN where unknown."""
+        weights_K = np.full(len(self.watched_log2_q_KS), np.nan)
+        known_K = ~np.isnan(self.watched_log2_q_KS).any(axis=1)
+        weights_K[known_K] = np.exp2(-math.log2(space_size) - _log2_mixture(self.watched_log2_q_KS[known_K]))
+        return weights_K
 
     def rows(self, space_size: int, without: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(N, C) bits, weights and shares of the texts that each draw counts; the texts `without` have weight 0."""
@@ -150,6 +161,7 @@ class Proposals:
             np.concatenate([self.batches_N, self.batches_N.max() + 1 + other.batches_N]),
             np.concatenate([self.is_text_N, other.is_text_N]),
             None if self.endings is None or other.endings is None else Endings.together([self.endings, other.endings]),
+            np.concatenate([self.watched_log2_q_KS, other.watched_log2_q_KS]),
         )
 
 
@@ -204,6 +216,7 @@ def draw_proposals(
     uniform: UniformPaths,
     generator: np.random.Generator,
     *,
+    watched: Sequence[tuple[int, ...]] = (),
     beside: Proposals | None = None,
 ) -> Proposals:
     """Draws texts from all components of the mixture, and returns them after those of `beside`.
@@ -214,6 +227,8 @@ def draw_proposals(
     so that exponent 0 is uniform over texts and exponent 1 is the model restricted to the template. Where a text may
     have several paths, the counts are not those of texts, and component 0 takes the next texts of `uniform` instead.
 
+    The paths `watched`, after the automaton's prefix, are followed too, for the probabilities of these texts as draws.
+
     Source: array-RQMC, L'Ecuyer, Lecot and Tuffin, "A randomized quasi-Monte Carlo simulation method for Markov
         chains", Operations Research 56, 2008; here with a random shift for each batch and choice.
     """
@@ -221,25 +236,29 @@ def draw_proposals(
     have = 0 if beside is None else len(beside.texts) // 8
     paths = uniform.take(scorer, automaton, 0 if automaton.one_path else have * uniforms, eighth * uniforms)
     length = max(map(len, paths))
-    part = max(1, scorer.samples_at_once(8 * eighth, length) // 8)
+    length = max(length, *map(len, watched), 0)
+    room_for = scorer.samples_at_once(8 * eighth + len(watched), length)
+    part = max(1, (room_for - len(watched)) // 8)
     drawn = beside
     for first in range(0, eighth, part):
         # All draws keep their endings, or none do.
         room = _MOST_ENDINGS if drawn is None else 0 if drawn.endings is None else _MOST_ENDINGS - drawn.endings.count
         given = None if automaton.one_path else paths[first * uniforms : (first + part) * uniforms]
-        more = _Walk(scorer, automaton, min(part, eighth - first), given, length, generator, room).run()
+        followed = () if first else watched
+        more = _Walk(scorer, automaton, min(part, eighth - first), given, followed, length, generator, room).run()
         drawn = more if drawn is None else drawn.join(more)
     assert drawn is not None
     return drawn
 
 
 class _Walk:
-    """N draws that proceed from the root to whole texts, one level at a time.
+    """N draws and then K watched texts that proceed from the root to whole texts, one level at a time.
 
     Args:
         scorer, automaton, generator: as for `draw_proposals`.
         eighth: an eighth of the number of draws.
         given: the paths of the draws of component 0; None if they are drawn too.
+        watched: the paths of the watched texts.
         length: the expected number of tokens of a path.
         most_endings: the largest number of endings that are kept.
     """
@@ -250,28 +269,34 @@ class _Walk:
         automaton: TokenAutomaton,
         eighth: int,
         given: Sequence[tuple[int, ...]] | None,
+        watched: Sequence[tuple[int, ...]],
         length: int,
         generator: np.random.Generator,
         most_endings: int,
     ) -> None:
-        self._automaton, self._generator, self._given = automaton, generator, given
-        counts_S = eighth * np.array(OF_EIGHT)
-        self._strata, draws = np.repeat(np.arange(len(EXPONENTS)), counts_S), 8 * eighth
-        self._is_given = np.zeros(draws, dtype=bool) if given is None else self._strata == 0
+        self._automaton, self._generator, self._draws = automaton, generator, 8 * eighth
+        counts_S, draws = eighth * np.array(OF_EIGHT), 8 * eighth
+        strata_N = np.repeat(np.arange(len(EXPONENTS)), counts_S)
+        # Watched texts belong to no component, and each is a batch.
+        self._strata = np.append(strata_N, np.full(len(watched), -1))
+        self._given = dict(enumerate(given or ())) | dict(enumerate(watched, start=draws))
+        self._is_given = np.isin(np.arange(len(self._strata)), list(self._given))
         batches_S = np.minimum(counts_S, np.maximum(_BATCHES, counts_S // _BATCH_SIZE))
         if given is not None:
             batches_S[0] = counts_S[0]  # they are independent
         # The number of each draw among those of its component.
         number_N = np.arange(draws) - np.repeat(np.cumsum(counts_S) - counts_S, counts_S)
         before_S = np.cumsum(batches_S) - batches_S
-        self._batches = (before_S + number_N[:, None] * batches_S // counts_S)[np.arange(draws), self._strata]
-        self._sampler = LockstepSampler(scorer, automaton.prefix, draws, length)
-        self._states: list[Hashable] = [automaton.root] * draws
-        self._texts = [automaton.prefix_text] * draws
-        self._paths: list[tuple[int, ...]] = [()] * draws
-        self._is_text = np.ones(draws, dtype=bool)
-        self._bits = np.zeros(draws)
-        self._log2_q = np.zeros((draws, len(EXPONENTS)))
+        batches_N = (before_S + number_N[:, None] * batches_S // counts_S)[np.arange(draws), strata_N]
+        self._batches = np.append(batches_N, batches_S.sum() + np.arange(len(watched)))
+        walkers = len(self._strata)
+        self._sampler = LockstepSampler(scorer, automaton.prefix, walkers, length)
+        self._states: list[Hashable] = [automaton.root] * walkers
+        self._texts = [automaton.prefix_text] * walkers
+        self._paths: list[tuple[int, ...]] = [()] * walkers
+        self._is_text = np.ones(walkers, dtype=bool)
+        self._bits = np.zeros(walkers)
+        self._log2_q = np.zeros((walkers, len(EXPONENTS)))
         self._forced: dict[Hashable, ForcedTokens | None] = {}
         # The first component draws each text with equal probability, whatever the shape of the graph.
         self._log2_uniform = -math.log2(automaton.count(automaton.root))
@@ -280,7 +305,7 @@ class _Walk:
         self._most_endings = most_endings
 
     def run(self) -> Proposals:
-        """Runs until all draws are whole texts, or known not to be texts."""
+        """Runs until all are whole texts, or known not to be texts."""
         alive = np.arange(len(self._strata))
         while len(alive):
             alive = self._level(alive)
@@ -290,8 +315,16 @@ class _Walk:
         )
         self._log2_q[:, 0] = self._log2_uniform
         endings = None if self._ends is None else self._endings(self._ends)
+        drawn, watched = slice(self._draws), slice(self._draws, None)
         return Proposals(
-            tuple(self._texts), self._bits, self._log2_q, self._strata, self._batches, self._is_text, endings
+            texts=tuple(self._texts[drawn]),
+            hole_bits_N=self._bits[drawn],
+            log2_q_NS=self._log2_q[drawn],
+            strata_N=self._strata[drawn],
+            batches_N=self._batches[drawn],
+            is_text_N=self._is_text[drawn],
+            endings=endings,
+            watched_log2_q_KS=np.where(self._is_text[watched, None], self._log2_q[watched], np.nan),
         )
 
     def _level(self, alive: np.ndarray) -> np.ndarray:
@@ -323,7 +356,7 @@ class _Walk:
         states = [of_draw.states[taken] for of_draw, taken in zip(transitions, child.tolist(), strict=True)]
         is_leaf = np.array([self._automaton.is_leaf(state) for state in states], dtype=bool)
         if is_leaf.any():
-            ends = np.flatnonzero(is_leaf)
+            ends = np.flatnonzero(is_leaf & (alive < self._draws))
             self._keep_endings(alive[ends], choices, at[ends], child_bits[ends], log2_totals[lines[ends]])
         self._bits[alive] += child_bits[np.arange(len(alive)), child]
         self._log2_q[alive] += log2_q[lines]
@@ -339,7 +372,7 @@ class _Walk:
         self, draws: np.ndarray, choices: _Choices, at_E: np.ndarray, bits_EC: np.ndarray, log2_totals_ES: np.ndarray
     ) -> None:
         """Keeps all endings of draws that end with a choice, unless there are too many."""
-        if self._ends is None or len(self._strata) * bits_EC.shape[1] > self._most_endings:
+        if self._ends is None or self._draws * bits_EC.shape[1] > self._most_endings:
             self._ends = None
             return
         block = max(1, _BLOCK // bits_EC.shape[1])
@@ -371,7 +404,7 @@ class _Walk:
         """The endings of all draws; a draw whose last tokens are no choice has one."""
         parts = [of_part for _, of_part in ends]
         ended = np.concatenate([np.zeros(0, dtype=np.int64), *(draws for draws, _ in ends)])
-        rest = np.setdiff1d(np.arange(len(self._strata)), ended)
+        rest = np.setdiff1d(np.arange(self._draws), ended)
         if rest.size:
             parts.append(
                 Endings(
@@ -386,8 +419,6 @@ class _Walk:
 
     def _without_strays(self, alive: np.ndarray, forced: list[ForcedTokens]) -> tuple[np.ndarray, list[ForcedTokens]]:
         """Removes given texts that an audited graph lacks, without replacing them."""
-        if self._given is None:
-            return alive, forced
         keeps = np.ones(len(alive), dtype=bool)
         for line in np.flatnonzero(self._is_given[alive]).tolist():
             path = self._paths[alive[line]]
@@ -428,9 +459,7 @@ class _Walk:
             bits_BC = _some_possible(child_bits_AC[part], counts_BC)
             log2_totals_AS[part], child_B = self._share(alive[part], counts_BC, bits_BC, point_A[part])
             is_given_B = self._is_given[alive[part]]
-            if self._given is not None:
-                of_given = alive[part][is_given_B]
-                child_B[is_given_B] = self._on_path(self._given, of_given, choices.tokens_DC[at_A[part][is_given_B]])
+            child_B[is_given_B] = self._on_path(alive[part][is_given_B], choices.tokens_DC[at_A[part][is_given_B]])
             lines = np.arange(len(child_B))
             scores_SB = [_scores(bits_BC[lines, child_B], counts_BC[lines, child_B], each) for each in EXPONENTS]
             child_A[part], log2_q_AS[part] = child_B, np.stack(scores_SB, axis=1) - log2_totals_AS[part]
@@ -474,9 +503,9 @@ class _Walk:
             child_B[own] = order_OC[np.arange(len(own)), place_O]
         return np.stack(log2_totals, axis=1), child_B
 
-    def _on_path(self, given: Sequence[tuple[int, ...]], draws: np.ndarray, tokens_GC: np.ndarray) -> np.ndarray:
+    def _on_path(self, draws: np.ndarray, tokens_GC: np.ndarray) -> np.ndarray:
         """(G,) the child on the path of each given text; -1 if there is none."""
-        token_G = np.array([given[draw][len(self._paths[draw])] for draw in draws.tolist()], dtype=np.int64)
+        token_G = np.array([self._given[draw][len(self._paths[draw])] for draw in draws.tolist()], dtype=np.int64)
         is_own_GC = tokens_GC == token_G[:, None]
         return np.where(is_own_GC.any(axis=1), is_own_GC.argmax(axis=1), -1)
 

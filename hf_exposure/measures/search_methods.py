@@ -43,7 +43,7 @@ from hf_exposure.records import RankBounds, ReferenceCosts
 
 # Number of the first weighted draws of an adaptive measurement; their intervals show how many more are likely to be
 # needed.
-_FIRST_DRAWS = 1024
+_FIRST_DRAWS = 1280
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,16 +147,25 @@ class Importance(Method):
         generator = np.random.default_rng(seed_stream("proposals", measured.seed))
         draws: Proposals | None = None
         wanted, enough = min(_FIRST_DRAWS, self.references), self.references
+        # The weights of canaries matter where they are rare, and cost little if there are few beside the draws.
+        rare = sorted(canaries, key=measured.costs_K.__getitem__)[: wanted // 32]
         while True:
             is_first = draws is None
+            watched = rare if is_first else []
             draws = draw_proposals(
-                measured.scorer, measured.automaton, wanted, measured.uniform, generator, beside=draws
+                measured.scorer,
+                measured.automaton,
+                wanted,
+                measured.uniform,
+                generator,
+                watched=[measured.encoded.ids[canary][len(measured.automaton.prefix) :] for canary in watched],
+                beside=draws,
             )
-            estimates = _weighed(measured, draws, measured.costs_K - prefix_bits)
-            watched = [estimates[canary] for canary in canaries]
-            wide = [estimate for estimate in watched if not self.has_converged(estimate)]
+            estimates = _weighed(measured, draws, measured.costs_K - prefix_bits, rare)
+            asked = [estimates[canary] for canary in canaries]
+            wide = [estimate for estimate in asked if not self.has_converged(estimate)]
             if wide and (is_first or draws.endings is None):
-                enough = self.draws_needed(watched)
+                enough = self.draws_needed(asked)
             missing = enough - len(draws.texts)
             if missing <= 0 or not wide:
                 is_uniform = draws.is_text_N & (draws.strata_N == EXPONENTS.index(0.0))
@@ -185,14 +194,20 @@ class Importance(Method):
         return max(have, math.ceil(have * (times - 1.0))) if math.isfinite(times) else self.references
 
 
-def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -> list[CostEstimate]:
-    """Estimates for all canaries, whose bits after the prefix are `hole_bits_K`, from one weighted set."""
+def _weighed(
+    measured: Measurement, draws: Proposals, hole_bits_K: FloatArray, watched: Sequence[int]
+) -> list[CostEstimate]:
+    """Estimates for all canaries, whose bits after the prefix are `hole_bits_K`, from one weighted set, in which those
+    with the indices `watched` were watched.
+    """
     assert measured.automaton is not None
     inserted = {canary.text for canary in measured.canaries.inserted}
     # Inserted canaries do not compete with each other, so the space is that of all other texts.
     space_size = max(1, measured.canaries.template.space_size - len(inserted))
     bits_NC, weights_NC, shares_NC = draws.rows(space_size, inserted)
     limits_K = largest_weights(measured.automaton, hole_bits_K, space_size)
+    own_K = np.full(len(hole_bits_K), np.nan)
+    own_K[list(watched)] = draws.watched_weights(space_size)
     estimates: list[CostEstimate] = []
     for members in measured.groups():
         estimates += importance_exposure(
@@ -203,6 +218,7 @@ def _weighed(measured: Measurement, draws: Proposals, hole_bits_K: FloatArray) -
             space_size=measured.effective_space_size(int(members[0])),
             confidence_level=measured.confidence_level,
             weight_limits=limits_K[members],
+            own_weights=own_K[members],
             strata=draws.strata_N,
             shares=shares_NC,
             batches=draws.batches_N,

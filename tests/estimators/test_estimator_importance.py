@@ -34,6 +34,23 @@ def test_a_share_by_hand() -> None:
     assert e.note.startswith("the estimate rests on few samples (")
 
 
+def test_the_canary_counts_with_its_own_weight_where_that_is_known() -> None:
+    """As above, the hits weigh 0.75 and all draws 4; only the points change, and never fall as the cost rises."""
+    costs, references, weights = [2.0, 1.5, 2.5, 2.2], [5.0, 1.0, 2.0, 3.0], [2.0, 0.5, 0.25, 1.25]
+    limited = importance_exposure(costs, references, weights, space_size=10**6, weight_limits=0.5)
+    known = importance_exposure(
+        costs, references, weights, space_size=10**6, weight_limits=0.5, own_weights=[0.1, 0.3, np.nan, 0.2]
+    )
+    # At 2.0 the 0.3 of the canary at 1.5 counts, and at 2.5 the limit.
+    expected = [(0.75 + 0.3) / 4.3, (0.5 + 0.3) / 4.3, (0.75 + 0.5) / 4.5, (0.75 + 0.3) / 4.3]
+    assert [each.exposure_bits for each in known] == pytest.approx(-np.log2(expected))
+    for one, other in zip(limited, known, strict=True):
+        assert (one.low_bits, one.high_bits) == (other.low_bits, other.high_bits)
+    for wrong in ([0.1], [0.1, 0.2, 0.3, 0.0], [0.1, 0.2, 0.3, math.inf], [-1.0, 1.0, 1.0, 1.0]):
+        with pytest.raises(InputError, match="own_weights: must be one finite number above 0, or NaN, per cost"):
+            importance_exposure(costs, references, weights, space_size=10**6, own_weights=wrong)
+
+
 def test_order_of_references_and_costs_does_not_matter() -> None:
     generator = np.random.default_rng(1)
     references, weights, strata = generator.normal(size=90), generator.uniform(0.5, 1.5, 90), np.repeat([0, 1, 2], 30)

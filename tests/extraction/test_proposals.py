@@ -247,6 +247,11 @@ def test_a_uniform_text_outside_the_graph_is_no_draw(scorer: CausalScorer) -> No
     of_uniform = draws.strata_N == EXPONENTS.index(0.0)
     assert draws.is_text_N[of_uniform].tolist() == [True, True, False, True]
     assert draws.is_text_N[~of_uniform].all()
+    # The weight of a watched text that the graph lacks is unknown.
+    watched = [ids[len(automaton.prefix) :] for ids in scorer.encode(texts).ids]
+    beside = draw_proposals(scorer, automaton, 16, Given(texts), np.random.default_rng(0), watched=watched)
+    assert np.isnan(beside.watched_weights(2)).tolist() == [False, False, True, False]
+    np.testing.assert_allclose(beside.watched_weights(2)[:2], draws.weights(2)[:2])
     # The same if the missing choice is the last one.
     automaton = audited(CanaryTemplate("say {word}", word=Choice(["a", "c"])))
     given = Given(["say a", "say c", "say x", "say c"])

@@ -45,6 +45,7 @@ class Setting(NamedTuple):
     template: CanaryTemplate
     automaton: TokenAutomaton
     costs_R: np.ndarray
+    weights_R: np.ndarray
 
     def draws(self, number: int, seed: int) -> Proposals:
         uniform = UniformPaths(self.template, seed)
@@ -62,9 +63,17 @@ def setting(model: str, ending: str) -> Setting:
     strings = np.indices((10,) * DIGITS).reshape(DIGITS, -1)
     before = np.concatenate([np.zeros((1, SPACE), dtype=int), strings[:-1]])
     costs_R = sum(bits[position, before[position], strings[position]] for position in range(DIGITS))
+    # Each component draws each digit with the model's probability to the power of its exponent.
+    mixture_R = np.zeros(SPACE)
+    for exponent, part in zip(EXPONENTS, OF_EIGHT, strict=True):
+        tilted = np.exp2(-exponent * bits)
+        tilted /= tilted.sum(axis=2, keepdims=True)
+        each = [tilted[position, before[position], strings[position]] for position in range(DIGITS)]
+        mixture_R += part / 8 * np.prod(each, axis=0)
     template = CanaryTemplate("code {code}" + ending, code=Digits(DIGITS))
     scorer = DigitScorer(ByT5Tokenizer(), bits, start=5)
-    return Setting(scorer, template, build_automaton(template, scorer.encoder), np.asarray(costs_R))
+    automaton = build_automaton(template, scorer.encoder)
+    return Setting(scorer, template, automaton, np.asarray(costs_R), 1.0 / (SPACE * mixture_R))
 
 
 def shares(of: Setting, draws: Proposals, costs_K: np.ndarray) -> np.ndarray:
@@ -76,8 +85,8 @@ def shares(of: Setting, draws: Proposals, costs_K: np.ndarray) -> np.ndarray:
 
 def coverage(of: Setting, number: int, repeats: int) -> tuple[np.ndarray, np.ndarray]:
     """(K,) share of the intervals that contain the truth, for ranks from 1 to all; (K,) their mean width in bits."""
-    ordered = np.sort(of.costs_R)
-    costs_K = ordered[np.unique(np.geomspace(1, SPACE, 40).astype(int)) - 1]
+    canaries_K = np.argsort(of.costs_R)[np.unique(np.geomspace(1, SPACE, 40).astype(int)) - 1]
+    costs_K = of.costs_R[canaries_K]
     truth_K = np.log2(SPACE) - np.log2([(of.costs_R <= cost + 1e-9).sum() for cost in costs_K])
     covered_K, width_K = np.zeros((2, costs_K.size))
     for seed in range(repeats):
@@ -89,6 +98,7 @@ def coverage(of: Setting, number: int, repeats: int) -> tuple[np.ndarray, np.nda
             weights_NC,
             space_size=SPACE,
             weight_limits=largest_weights(of.automaton, costs_K, SPACE),
+            own_weights=of.weights_R[canaries_K],
             strata=draws.strata_N,
             shares=shares_NC,
             batches=draws.batches_N,
@@ -114,10 +124,33 @@ def test_batches_lie_in_one_component_and_are_of_one_size(number: int) -> None:
     assert len(np.unique(joined.batches_N)) == 2 * len(pairs)
 
 
+@pytest.mark.parametrize("ending", ENDINGS)
+@pytest.mark.parametrize("model", MODELS)
+def test_watched_texts_get_their_weights(model: str, ending: str) -> None:
+    """The most and the least likely text and some between, beside the draws, which do not change."""
+    of = setting(model, ending)
+    numbers = np.argsort(of.costs_R)[np.linspace(0, SPACE - 1, 11).astype(int)]
+    encoded = of.scorer.encode([of.template.text_at(int(number)) for number in numbers])
+    watched = [ids[len(of.automaton.prefix) :] for ids in encoded.ids]
+    uniform, generator = UniformPaths(of.template, 0), np.random.default_rng(0)
+    draws = draw_proposals(of.scorer, of.automaton, 40, uniform, generator, watched=watched)
+    assert len(draws.texts) == len(draws.batches_N) == 40
+    np.testing.assert_allclose(draws.watched_weights(SPACE), of.weights_R[numbers])
+    drawn = [int(text[5:10]) for text in draws.texts]
+    np.testing.assert_allclose(draws.weights(SPACE), of.weights_R[drawn])
+    joined = draws.join(draw_proposals(of.scorer, of.automaton, 16, uniform, generator))
+    np.testing.assert_allclose(joined.watched_weights(SPACE), of.weights_R[numbers])
+    # In parts, where the memory holds few texts at once.
+    of.scorer.samples_at_once = lambda samples, length: min(samples, 30)  # type: ignore[method-assign]
+    parts = draw_proposals(of.scorer, of.automaton, 40, uniform, generator, watched=watched)
+    assert len(parts.texts) == 40 and len(np.unique(parts.batches_N)) == 40
+    np.testing.assert_allclose(parts.watched_weights(SPACE), of.weights_R[numbers])
+
+
 def test_points_of_a_batch_are_as_far_apart_as_can_be() -> None:
     """Those of 16 draws are a sixteenth apart, and those of 2, 4 and 8 neighbors by bits a half, fourth and eighth."""
     of = setting("flat", "")
-    walk = _Walk(of.scorer, of.automaton, 32, None, DIGITS, np.random.default_rng(0), 0)
+    walk = _Walk(of.scorer, of.automaton, 32, None, (), DIGITS, np.random.default_rng(0), 0)
     walk._bits = np.random.default_rng(1).random(256)
     alive = np.arange(256)
     points_N = walk._points(alive)
@@ -180,19 +213,22 @@ def test_a_canary_that_was_never_inserted_has_the_exposures_of_chance(model: str
     chance.
     """
     of = setting(model, "")
-    ordered = np.sort(of.costs_R)[10::20]
-    limits = largest_weights(of.automaton, ordered, SPACE)
+    canaries_K = np.argsort(of.costs_R)[10::20]
+    costs_K = of.costs_R[canaries_K]
+    limits = largest_weights(of.automaton, costs_K, SPACE)
+    assert (of.weights_R[canaries_K] <= limits).all()
     found = []
     for seed in range(30):
         draws = of.draws(number, seed)
         bits_NC, weights_NC, shares_NC = draws.rows(SPACE, set())
         found.append(
             weighted_cdf(
-                ordered + 1e-9,
+                costs_K + 1e-9,
                 bits_NC,
                 weights_NC,
                 shares_NC,
                 limits_K=limits,
+                own_K=of.weights_R[canaries_K],
                 strata_N=draws.strata_N,
                 batches_N=draws.batches_N,
                 confidence_level=0.95,

@@ -89,7 +89,7 @@ def test_fewer_draws_are_planned_where_each_counts_all_its_endings() -> None:
     needed = {}
     for ending in ("", " ok"):
         canaries = draw_canaries(CanaryTemplate("pin {pin}" + ending, pin=Digits(6)), {1: 4}, controls=40, seed=0)
-        method = Importance(references=8000)
+        method = Importance(references=8000, precision_bits=1e-9)
         found = cost_of(model, method, canaries)
         plan = plan_cost(model.config, TOKENIZER, canaries, method)
         assert plan.unmemorized is not None and plan.unmemorized_peak_bytes is not None
