@@ -171,7 +171,7 @@ def draws() -> str:
         for number, epoch in enumerate(found["epochs"], start=1)
     ]
     widths = [f"mean width, {name} bits" for name in groups]
-    heads = ["epoch (independent / spread)", "draws", "tokens fed", *widths, "root mean square error", "contain the truth"]
+    heads = ["epoch (independent / spread)", "draws", "tokens fed", *widths, "root mean square error", "cover"]
     return _table(" | ".join(heads), rows)
 
 

@@ -20,7 +20,7 @@ from hf_exposure.estimators.arrays import (
     number_array,
 )
 from hf_exposure.estimators.estimate import CostEstimate
-from hf_exposure.estimators.weighted_cdf import WeightedCdf, weighted_cdf
+from hf_exposure.estimators.weighted_cdf import WeightedCdf, mean_correction, weighted_cdf
 
 # With fewer effective hits than this, the estimated rank is uncertain by more than a tenth.
 ENOUGH_HITS = 100
@@ -58,11 +58,19 @@ def check_weights(
     weights_N = _checked_weights(weights, (number_array("weights", weights).size,))
     strata_N = _checked_strata(strata, weights_N.size)
     batches_N = _checked_batches(batches, strata_N)
-    means_S = np.bincount(strata_N, weights_N) / np.bincount(strata_N)
-    mean, off_N = float(weights_N.mean()), weights_N - means_S[strata_N]
+    counts_S = np.bincount(strata_N).astype(np.float64)
+    means_S = np.bincount(strata_N, weights_N) / counts_S
+    mean, squares_N = float(weights_N.mean()), (weights_N - means_S[strata_N]) ** 2
     if batches_N is not None:
-        off_N = np.bincount(batches_N, off_N).astype(np.float64)
-    error = float(np.sqrt((off_N**2).sum()) / weights_N.size)
+        size_B, off_B = (
+            np.bincount(batches_N).astype(np.float64),
+            np.bincount(batches_N, weights_N - means_S[strata_N]),
+        )
+        stratum_B = strata_N[np.unique(batches_N, return_index=True)[1]]
+        squares_N = (
+            off_B**2 * mean_correction(counts_S, np.bincount(stratum_B, size_B**2).astype(np.float64))[stratum_B]
+        )
+    error = float(np.sqrt(squares_N.sum()) / weights_N.size)
     off = abs(mean - 1.0)
     # The 1e-9 allows for rounding of equal weights.
     good = off <= 4.0 * error + 1e-9 and (off <= 0.05 or off <= 2.0 * error)
@@ -88,7 +96,8 @@ def importance_exposure(
     One weighted set of references serves every canary of the template, from 3 bits to `log2 |R'|`. With equal weights
     (None) this is sampling: m of N draws at or below give `log2((N + 1)/(m + 1))` with the Clopper-Pearson interval.
     `weighted_cdf.py` explains the method. The canary counts as one more draw, as heavy as `weight_limits` allows, so
-    that a canary that was never inserted has `P(exposure >= x) <= 2^-x` here too.
+    that a canary that was never inserted has `P(exposure >= x) <= 2^-x` here too, which is proven for independent
+    draws and measured for batches of draws that are spread evenly.
 
     Args:
         costs: (K,) costs of the canaries in bits, lower = likelier.
@@ -113,7 +122,7 @@ def importance_exposure(
             (N, C) too. A row sums to at most 1. Padding has a share of 0, any cost and any finite weight.
         batches: (N,) labels of batches of draws that depend on each other, such as those that were spread evenly over
             what they could have been; batches are independent. The interval is that of their sums. Each batch belongs
-            to one stratum, and each stratum needs at least 2; from 16 of each, intervals cover as they should. None
+            to one stratum, and each stratum needs at least 2; with 8 of each, intervals cover as they should. None
             means that all draws are independent.
         includes_self: scalar or (K,): whether the draws can hit the canary itself, with its weight. False if its own
             draws have weight 0; the canary is then added exactly, as 1 text of |R'|.
@@ -131,7 +140,8 @@ def importance_exposure(
             in the shape of the references, or `shares` are negative, above 1 in a row or in another shape.
 
     Source: importance sampling with multiple proposals and the balance heuristic, Veach and Guibas, SIGGRAPH 1995.
-        Coverage measured, four toy models of 10^5 strings, 38 canaries of rank 1 to 10^5, 1,000 fresh sets of 1,000
+        Coverage measured, independent draws from four toy models of 10^5 strings, as many of each of four proposals,
+        38 canaries of rank 1 to 10^5, 1,000 fresh sets of 1,000
         to 16,000 draws, `weight_limits` given: the 95 % interval contained the truth in 96.0 to 98.2 % of cases with
             `strata`, in 97.1 to 99.0 % without, and in at least 93.9 % for every single canary.
 

@@ -124,7 +124,8 @@ def weighted_cdf(
         (array([0.8]), array([3]))
     """
     counted_NC = np.where(shares_NC > 0.0, weights_NC, 0.0)
-    first_N = np.where(counted_NC > 0.0, references_NC, np.inf).min(axis=1)
+    counts_N = (counted_NC > 0.0).any(axis=1)
+    first_N = np.where(counted_NC > 0.0, references_NC, np.inf).min(axis=1)[counts_N]
     singles_S1, is_plain = np.bincount(strata_N)[:, None].astype(np.float64), references_NC.shape[1] == 1
     size_N = np.ones(len(strata_N))
     if batches_N is not None:
@@ -240,9 +241,8 @@ def _sums(draws: _Draws, mass_NC: FloatArray, size_N: FloatArray, depend: bool) 
     before_NC, after_NC = _before(mass_NC), _before(mass_NC[:, ::-1])[:, ::-1]
     weight_SK, weight_S1 = draws.below_and_all(mass_NC)
     sized_SK, sized_S1 = draws.below_and_all(mass_NC * size_N[:, None])
-    rows_S1, draws_S1, squares_S1 = (
-        np.bincount(draws.strata_N, values_N)[:, None].astype(np.float64)
-        for values_N in (np.ones_like(size_N), size_N, size_N**2)
+    draws_S1, squares_S1 = (
+        np.bincount(draws.strata_N, values_N)[:, None].astype(np.float64) for values_N in (size_N, size_N**2)
     )
     return _Sums(
         weight_SK=weight_SK,
@@ -255,8 +255,17 @@ def _sums(draws: _Draws, mass_NC: FloatArray, size_N: FloatArray, depend: bool) 
         draws_S1=draws_S1,
         squares_S1=squares_S1,
         # Of independent draws there is one more, the canary.
-        correction_S1=rows_S1 / np.maximum(rows_S1 - 1.0, 1.0) if depend else np.ones_like(rows_S1),
+        correction_S1=mean_correction(draws_S1, squares_S1) if depend else np.ones_like(draws_S1),
     )
+
+
+def mean_correction(draws: FloatArray, squares: FloatArray) -> FloatArray:
+    """The factor that makes up for squares around a mean that was estimated from the same batches.
+
+    For batches of n draws, whose sums have variances in proportion to n, it is N^2 / (N^2 - sum of n^2). For B batches
+    of one size that is B / (B - 1).
+    """
+    return draws**2 / (draws**2 - squares)
 
 
 def _sums_of_singles(draws: _Draws, sums: _Sums, square_NC: FloatArray, draws_S1: FloatArray) -> _Sums:

@@ -40,6 +40,11 @@ _BLOCK = 2**16
 # A component's draws are in as many batches as this, which their variance needs, and in more if these would be larger
 # than `_BATCH_SIZE`.
 _BATCHES, _BATCH_SIZE = 8, 16
+# So many uniform texts show the length of a path, where the uniform draws are not given.
+_TYPICAL = 64
+# The order of draws and children is that of their bits rounded to so many decimals. So rounding errors do not change
+# the draws of a model to which all texts are the same.
+_DECIMALS = 2
 # With more endings than this (their arrays take 100 MB), draws count the text drawn alone.
 _MOST_ENDINGS = 2**22
 
@@ -192,7 +197,8 @@ def _log2_mixture(log2_q_XS: np.ndarray) -> np.ndarray:
 class UniformPaths:
     """Uniformly random texts of a template, with replacement, as token paths.
 
-    They are drawn and encoded once, and kept, so that a measurement with the same seed uses the same ones.
+    They are drawn and encoded once, and kept, so that a measurement with the same seed uses the same ones, if it uses
+    them: where each text has one path, uniform draws are spread evenly like all others (`draw_proposals`).
     """
 
     def __init__(self, template: CanaryTemplate, seed: int) -> None:
@@ -222,6 +228,7 @@ def draw_proposals(
     """Draws texts from all components of the mixture, and returns them after those of `beside`.
 
     Their number is rounded up to a multiple of 8, and is at least 16, since the variance needs two of each component.
+    Where the memory holds few draws at once, batches are smaller, so that intervals are wider.
 
     At a state, component `t` takes child `j` with probability proportional to `count_j^max(0, 1 - t) 2^(-t bits_j)`,
     so that exponent 0 is uniform over texts and exponent 1 is the model restricted to the template. Where a text may
@@ -234,7 +241,10 @@ def draw_proposals(
     """
     eighth, uniforms = max(2, -(-draws // 8)), OF_EIGHT[0]
     have = 0 if beside is None else len(beside.texts) // 8
-    paths = uniform.take(scorer, automaton, 0 if automaton.one_path else have * uniforms, eighth * uniforms)
+    if automaton.one_path:
+        paths = uniform.take(scorer, automaton, 0, min(_TYPICAL, eighth * uniforms))
+    else:
+        paths = uniform.take(scorer, automaton, have * uniforms, eighth * uniforms)
     length = max(map(len, paths))
     length = max(length, *map(len, watched), 0)
     room_for = scorer.samples_at_once(8 * eighth + len(watched), length)
@@ -281,7 +291,7 @@ class _Walk:
         self._strata = np.append(strata_N, np.full(len(watched), -1))
         self._given = dict(enumerate(given or ())) | dict(enumerate(watched, start=draws))
         self._is_given = np.isin(np.arange(len(self._strata)), list(self._given))
-        batches_S = np.minimum(counts_S, np.maximum(_BATCHES, counts_S // _BATCH_SIZE))
+        batches_S = np.minimum(counts_S, np.maximum(_BATCHES, -(-counts_S // _BATCH_SIZE)))
         if given is not None:
             batches_S[0] = counts_S[0]  # they are independent
         # The number of each draw among those of its component.
@@ -472,7 +482,7 @@ class _Walk:
         the whole batch.
         """
         batch_A = self._batches[alive]
-        order_A = np.lexsort((self._bits[alive], batch_A))
+        order_A = np.lexsort((np.round(self._bits[alive], _DECIMALS), batch_A))
         ordered_A = batch_A[order_A]
         number_A = np.arange(len(alive)) - np.searchsorted(ordered_A, ordered_A)
         shifts = self._generator.random(int(self._batches.max()) + 1)
@@ -495,7 +505,7 @@ class _Walk:
             weights_BC = np.exp2(scores_BC - top_B1)
             log2_totals.append(top_B1[:, 0] + np.log2(weights_BC.sum(axis=1)))
             own = np.flatnonzero(self._strata[draws_B] == component)
-            order_OC = np.argsort(bits_BC[own], axis=1, kind="stable")
+            order_OC = np.argsort(np.round(bits_BC[own], _DECIMALS), axis=1, kind="stable")
             cumulative_OC = np.cumsum(np.take_along_axis(weights_BC[own], order_OC, axis=1), axis=1)
             reached_O1 = (point_B[own] * cumulative_OC[:, -1])[:, None]
             # Rounding may run past the last child.

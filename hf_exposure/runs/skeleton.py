@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from hf_exposure.errors import InputError, first_line
@@ -39,6 +41,33 @@ class CallShape:
     shares_past: bool
     has_mask: bool
     keeps_cache: bool
+
+
+class _Derived(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base class has no annotations
+    """Follows tensors through copies, and notices any other operation on them: `is_changed`. To divide by 1 is to copy."""
+
+    def __init__(self, sources: list[torch.Tensor]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._sources, self._copies, self.is_changed = sources, set[int](), False
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
+        results = function(*args, **(kwargs or {}))
+        followed = self._copies | {source.untyped_storage()._cdata for source in self._sources}
+        if _tensors(results) and any(tensor.untyped_storage()._cdata in followed for tensor in _tensors(args)):
+            is_by_one = function in _BY_ONE and args[1:] == (1,)
+            if function.is_view or function in _COPIES or is_by_one:
+                self._copies |= {tensor.untyped_storage()._cdata for tensor in _tensors(results)}
+            else:
+                self.is_changed = True
+        return results
+
+
+_COPIES = (torch.ops.aten._to_copy.default, torch.ops.aten.clone.default)
+_BY_ONE = (torch.ops.aten.mul.Tensor, torch.ops.aten.div.Tensor)
+
+
+def _tensors(values: Any) -> list[torch.Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, torch.Tensor)]
 
 
 @dataclass(frozen=True)
@@ -130,7 +159,8 @@ class Skeleton:
     def call_bytes(self, shape: CallShape) -> int:
         """Returns the maximum number of bytes that a call adds to those alive before it.
 
-        The inputs and the given cache are alive before the call. The logits are those that `LogitReader` needs.
+        The inputs and the given cache are alive before the call. The logits are those that `LogitReader` needs: all of
+        them if the model computes with them after its head, as far as its operations show.
 
         Raises:
             InputError: the model does not accept such inputs.
@@ -154,10 +184,21 @@ class Skeleton:
             inputs, _prefix = self._inputs(shape)
             before = memory.live
             memory.restart()
-            with LogitReader(self.model).head_postponed():
+            if not self._reads_rows:
                 self.model(**inputs)
+            else:
+                with LogitReader(self.model).head_postponed():
+                    self.model(**inputs)
             added: int = memory.peak - before
             return added
+
+    @cached_property
+    def _reads_rows(self) -> bool:
+        """Whether the head can be postponed: it is large, and the model does not compute with its logits."""
+        reader = LogitReader(self.model)
+        with reader.head_postponed() as (_, given), _Derived(given) as derived:
+            self.model(input_ids=torch.ones((1, 2), dtype=torch.long))
+        return bool(given) and not derived.is_changed
 
     def _inputs(self, shape: CallShape) -> tuple[dict[str, Any], Any]:
         """Returns the inputs of a call, and the cache of the prefix that all rows share."""

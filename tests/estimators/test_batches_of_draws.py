@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -43,12 +44,15 @@ def test_shares_and_variances_by_hand(sizes: tuple[int, ...]) -> None:
         for stratum in (0, 1):
             # The mean residual of a draw, as far as it differs from that of all draws.
             off, within = residual_N[strata == stratum].mean() - residual_N.mean(), 0.0
+            counts = np.unique(batches[strata == stratum], return_counts=True)[1]
+            # Two batches of one size: their sums vary by twice the squares around the mean that they share.
+            correction = counts.sum() ** 2 / (counts.sum() ** 2 - (counts**2).sum())
+            assert correction == pytest.approx(2.0) or counts[0] != counts[1]
             for batch in np.unique(batches[strata == stratum]):
                 in_batch = batches == batch
-                # Two batches: their sums vary by twice the squares around the mean that they share.
                 residual, size = residual_N[in_batch].sum(), in_batch.sum()
-                within += 2.0 * ((residual - size * off) ** 2 + 2.0 * size**2 * off * residual_N.mean())
-            squares += max(within, 0.0)
+                within += (residual - size * off) ** 2 + 2.0 * size**2 * off * residual_N.mean()
+            squares += correction * max(within, 0.0)
         assert (share, variance) == (pytest.approx(y), pytest.approx(squares / total**2, abs=1e-15))
         assert hits == below.any(axis=1).sum()
 
@@ -82,8 +86,37 @@ def test_batches_of_one_draw_are_independent_draws() -> None:
         # The variance grows by 200 / 199.
         assert other.high_bits - other.low_bits == pytest.approx(one.high_bits - one.low_bits, rel=0.004)
     assert check_weights(weights, strata, np.arange(400)).standard_error == pytest.approx(
-        check_weights(weights, strata).standard_error
+        check_weights(weights, strata).standard_error * math.sqrt(200 / 199)
     )
+
+
+@pytest.mark.parametrize("sizes", [[16] * 8, [16] * 8 + [1] * 8, [16] * 2 + [1] * 8, [3, 1]])
+def test_the_variance_of_batches_is_right_on_average(sizes: list[int]) -> None:
+    """4,000 sets of draws that are in fact independent, so that the variance of a batch grows with its size."""
+    generator = np.random.default_rng(len(sizes))
+    batches, repeats = np.repeat(np.arange(len(sizes)), sizes), 4000
+    shares, variances, errors = np.zeros((3, repeats))
+    for repeat in range(repeats):
+        weights = np.where(generator.random(len(batches)) < 0.3, 1.0, 2.0)
+        errors[repeat] = check_weights(weights, batches=batches).standard_error
+        shares[repeat] = weights.mean()
+        variances[repeat] = errors[repeat] ** 2
+    assert variances.mean() == pytest.approx(shares.var(), rel=0.08)
+
+
+def test_an_infinite_cost_counts_only_draws_with_weight() -> None:
+    """Two of four draws have weight 0; a text that the model excludes has them all at or below it."""
+    references, weights = np.array([1.0, 2.0, np.inf, 4.0]), np.array([1.0, 0.0, 1.0, 0.0])
+    found = weighted_cdf(
+        np.array([0.0, 3.0, np.inf]),
+        references[:, None],
+        weights[:, None],
+        np.ones((4, 1)),
+        limits_K=None,
+        strata_N=np.zeros(4, dtype=np.int64),
+        confidence_level=0.95,
+    )
+    assert found.hits_K.tolist() == [0, 1, 2]
 
 
 def test_draws_that_avoid_each_other_give_narrower_intervals_and_a_gain() -> None:
