@@ -44,7 +44,7 @@ class CallShape:
 
 
 class _Derived(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base class has no annotations
-    """Follows tensors through copies, and notices any other operation on them: `is_changed`. To divide by 1 is to copy."""
+    """Follows tensors through copies, which a division by 1 is too, and notices any other operation: `is_changed`."""
 
     def __init__(self, sources: list[torch.Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

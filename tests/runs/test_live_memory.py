@@ -82,17 +82,14 @@ def test_the_head_of_a_large_vocabulary_runs_as_the_reader_runs_it(head: str, dt
     """It needs the logits of one position, and known numbers instead of all others, unless the model changes them."""
     model: Any = AutoModelForCausalLM.from_config(_HEADS[head], dtype=dtype).eval()
     inputs = {"input_ids": torch.ones((8, 32), dtype=torch.long), "use_cache": True}
-    reader = LogitReader(model)
-    with torch.no_grad():
-        reader(**inputs)
-        with LiveBytes([*model.parameters(), *model.buffers()]) as memory:
-            reader(**inputs)
+    with torch.no_grad(), LiveBytes([*model.parameters(), *model.buffers()]) as memory:
+        LogitReader(model)(**inputs)
     planned = Skeleton(_HEADS[head], dtype).call_bytes(
         CallShape(8, 32, 0, shares_past=False, has_mask=False, keeps_cache=True)
     )
     all_logits = 8 * 32 * 50_000 * dtype.itemsize
     assert (memory.peak > all_logits) == (head in ("capped", "scaled"))
-    assert planned == pytest.approx(memory.peak, rel=0.05 if memory.peak > all_logits else 0.6)
+    assert planned == pytest.approx(memory.peak, rel=0.05)
 
 
 def test_a_token_in_the_cache() -> None:
