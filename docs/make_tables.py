@@ -640,7 +640,7 @@ def layers_alike() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     one.__name__: one
     for one in (
-        speed, estimators, growth, search, overhead, doses, group_intervals, own_time, gpt2_small, quantized,
+        speed, estimators, growth, search, overhead, draws, doses, group_intervals, own_time, gpt2_small, quantized,
         cost_planner, one_run_epsilon, rank_epsilon, membership, scan_recall, scan_alarms,
         sampling_found, sampling_first, sampling_matches, sampling_rows,
         neighbors_agreement, layers_alike,
