@@ -45,7 +45,7 @@ PACKAGES: dict[str, dict[str, tuple[str, ...]]] = {
         "difference": ("estimators/test_difference.py",),
         "epsilon": ("estimators/test_epsilon_bound.py",),
         "estimate": ("estimators/test_estimator_sampling.py", "test_records.py"),
-        "importance": ("estimators/test_estimator_importance.py",),
+        "importance": ("estimators/test_estimator_importance.py", "estimators/test_batches_of_draws.py"),
         "intervals": ("estimators/test_estimator_intervals.py", "estimators/test_mean_interval.py"),
         "rank": (
             "estimators/test_estimator_rank.py",
@@ -53,7 +53,7 @@ PACKAGES: dict[str, dict[str, tuple[str, ...]]] = {
             "estimators/test_estimator_sampling.py",
         ),
         "skew_normal": ("estimators/test_skew_normal_fit.py", "estimators/test_skew_normal_tail.py"),
-        "weighted_cdf": ("estimators/test_estimator_importance.py",),
+        "weighted_cdf": ("estimators/test_estimator_importance.py", "estimators/test_batches_of_draws.py"),
     },
     "measures": {
         "base_model": ("measures/test_base_model.py",),
@@ -71,7 +71,7 @@ PACKAGES: dict[str, dict[str, tuple[str, ...]]] = {
         "encoding_trie": ("extraction/test_search_brute_force.py", "extraction/test_token_automata.py"),
         "expansion": ("extraction/test_frontier.py", "extraction/test_search_brute_force.py"),
         "frontier": ("extraction/test_frontier.py", "extraction/test_search_brute_force.py"),
-        "proposal": ("extraction/test_proposals.py",),
+        "proposal": ("extraction/test_proposals.py", "extraction/test_spread_draws.py"),
         "sampled_encodings": ("extraction/test_audit.py",),
         "search": ("extraction/test_frontier.py", "extraction/test_extract.py"),
         "slot_automaton": ("extraction/test_token_automata.py", "extraction/test_automaton_laws.py"),

@@ -245,8 +245,7 @@ def draw_proposals(
         paths = uniform.take(scorer, automaton, 0, min(_TYPICAL, eighth * uniforms))
     else:
         paths = uniform.take(scorer, automaton, have * uniforms, eighth * uniforms)
-    length = max(map(len, paths))
-    length = max(length, *map(len, watched), 0)
+    length = max(map(len, [*paths, *watched]))
     room_for = scorer.samples_at_once(8 * eighth + len(watched), length)
     part = max(1, (room_for - len(watched)) // 8)
     drawn = beside
