@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import hf_exposure
 
@@ -53,6 +54,20 @@ def _constants() -> bool:
 
 
 # torch
+
+
+@depends("_to_copy", "a planned cost knows casts of logits from computations with them")
+def _to_copy() -> bool:
+    seen: list[object] = []
+
+    class Seen(TorchDispatchMode):
+        def __torch_dispatch__(self, function: object, types: object, args: tuple = (), kwargs: dict | None = None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Seen():
+        torch.zeros(2, dtype=torch.bfloat16).float()
+    return torch.ops.aten._to_copy.default in seen
 
 
 @depends("_get_default_store", "processes of a job agree on canaries and notice that one of them is missing")

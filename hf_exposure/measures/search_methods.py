@@ -147,7 +147,7 @@ class Importance(Method):
         generator = np.random.default_rng(seed_stream("proposals", measured.seed))
         draws: Proposals | None = None
         wanted, enough = min(_FIRST_DRAWS, self.references), self.references
-        # The weights of canaries matter where they are rare, and cost little if there are few beside the draws.
+        # The weights of canaries matter where they are rare, and cost little next to the draws.
         rare = sorted(canaries, key=measured.costs_K.__getitem__)[: wanted // 32]
         while True:
             is_first = draws is None

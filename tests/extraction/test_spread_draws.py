@@ -127,14 +127,14 @@ def test_batches_lie_in_one_component_and_are_of_one_size(number: int) -> None:
 @pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("model", MODELS)
 def test_watched_texts_get_their_weights(model: str, ending: str) -> None:
-    """The most and the least likely text and some between, beside the draws, which do not change."""
+    """The most and the least likely text and some between, which do not count as draws."""
     of = setting(model, ending)
     numbers = np.argsort(of.costs_R)[np.linspace(0, SPACE - 1, 11).astype(int)]
     encoded = of.scorer.encode([of.template.text_at(int(number)) for number in numbers])
     watched = [ids[len(of.automaton.prefix) :] for ids in encoded.ids]
     uniform, generator = UniformPaths(of.template, 0), np.random.default_rng(0)
     draws = draw_proposals(of.scorer, of.automaton, 40, uniform, generator, watched=watched)
-    assert len(draws.texts) == len(draws.batches_N) == 40
+    assert len(draws.texts) == len(draws.batches_N) == len(draws.rows(SPACE, set())[0]) == 40
     np.testing.assert_allclose(draws.watched_weights(SPACE), of.weights_R[numbers])
     drawn = [int(text[5:10]) for text in draws.texts]
     np.testing.assert_allclose(draws.weights(SPACE), of.weights_R[drawn])
