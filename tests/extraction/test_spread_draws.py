@@ -26,7 +26,7 @@ from hf_exposure.extraction import (
     draw_proposals,
     largest_weights,
 )
-from hf_exposure.extraction.proposal import _Walk
+from hf_exposure.extraction.proposal import _by_bits, _Walk
 
 DIGITS, SPACE = 5, 10**5
 MODELS = {
@@ -236,3 +236,12 @@ def test_a_canary_that_was_never_inserted_has_the_exposures_of_chance(model: str
         )
     for bits in (0.1, 0.5, 1.0, 2.0, 3.0, 5.0):
         assert (np.concatenate(found) <= 2.0**-bits).mean() <= 1.01 * 2.0**-bits
+
+
+@pytest.mark.parametrize("children", [10, 64, 65, 300])
+def test_children_are_in_order_of_their_bits(children: int) -> None:
+    """To two decimals, and up to 327 bits where there are many; children of equal bits stay as they were."""
+    bits_OC = np.random.default_rng(0).exponential(8.0, (20, children))
+    bits_OC[:, ::7], bits_OC[:, 3::7] = 4.0 + 1e-6 * np.arange(len(bits_OC[0, ::7])), np.inf
+    order_OC = _by_bits(bits_OC)
+    np.testing.assert_array_equal(order_OC, np.argsort(np.round(bits_OC, 2), axis=1, kind="stable"))
