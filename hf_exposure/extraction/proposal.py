@@ -505,9 +505,10 @@ class _Walk:
             top_B1 = scores_BC.max(axis=1, keepdims=True)
             weights_BC = np.exp2(scores_BC - top_B1)
             log2_totals.append(top_B1[:, 0] + np.log2(weights_BC.sum(axis=1)))
-            own = np.flatnonzero(self._strata[draws_B] == component)
+            own = np.flatnonzero((self._strata[draws_B] == component) & ~self._is_given[draws_B])
             order_OC = _by_bits(bits_BC[own])
-            cumulative_OC = np.cumsum(np.take_along_axis(weights_BC[own], order_OC, axis=1), axis=1)
+            # Faster than `take_along_axis`.
+            cumulative_OC = np.cumsum(np.take(weights_BC, order_OC + (own * weights_BC.shape[1])[:, None]), axis=1)
             reached_O1 = (point_B[own] * cumulative_OC[:, -1])[:, None]
             # Rounding may run past the last child.
             place_O = np.minimum((cumulative_OC <= reached_O1).sum(axis=1), np.isfinite(counts_BC[own]).sum(1) - 1)
@@ -563,9 +564,10 @@ class _Choices:
 
 def _by_bits(bits_OC: np.ndarray) -> np.ndarray:
     """(O, C) the numbers of the children in ascending order of their rounded bits; equal ones stay in order."""
-    rounded_OC = np.rint(bits_OC * 10**_DECIMALS)
+    rounded_OC = bits_OC.astype(np.float32)
+    np.rint(np.multiply(rounded_OC, 10**_DECIMALS, out=rounded_OC), out=rounded_OC)
     if bits_OC.shape[1] > _MANY_CHILDREN:
-        rounded_OC = np.minimum(rounded_OC, 2**15 - 1).astype(np.int16)
+        rounded_OC = np.minimum(rounded_OC, 2**15 - 1, out=rounded_OC).astype(np.int16)
     return np.argsort(rounded_OC, axis=1, kind="stable")
 
 
