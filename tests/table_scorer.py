@@ -42,6 +42,25 @@ def random_bits(entries: int = 384, seed: int = 0) -> np.ndarray:
     return np.logaddexp2.reduce(logits_VV, axis=1, keepdims=True) - logits_VV
 
 
+DIGIT_MODELS = {
+    # name: (seed, spread of the logits, logits added to the memorized path 31415)
+    "flat": (1, 0.5, 0.0),
+    "uneven": (2, 1.5, 0.0),
+    "peaked": (3, 3.0, 0.0),
+    "memorized": (4, 1.0, 9.0),
+}
+
+
+def digit_logits(seed: int, spread: float, gain: float) -> np.ndarray:
+    """(5, 10, 10) logits of each digit, at each of five positions, after each digit; 0 comes before the first."""
+    logits: np.ndarray = np.random.default_rng(seed).normal(size=(5, 10, 10)) * spread
+    previous = 0
+    for position, digit in enumerate((3, 1, 4, 1, 5)):
+        logits[position, previous, digit] += gain
+        previous = digit
+    return logits
+
+
 class DigitScorer(TableScorer):
     """A toy language model of digits: their bits depend on their position and on the digit before; other bytes are
     certain.

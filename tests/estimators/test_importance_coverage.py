@@ -10,19 +10,14 @@ import dataclasses
 
 import numpy as np
 import pytest
+from table_scorer import DIGIT_MODELS as MODELS
+from table_scorer import digit_logits
 
 from hf_exposure import Importance
 from hf_exposure.estimators import CostEstimate, importance_exposure
 
 DIGITS, SPACE = 5, 10**5
 TEMPERATURES = (0.0, 0.5, 1.0, 1.5)  # exponents: 0 is uniform
-MODELS = {
-    # name: (seed, spread of the logits, logits added to the memorized path 31415)
-    "flat": (1, 0.5, 0.0),
-    "uneven": (2, 1.5, 0.0),
-    "peaked": (3, 3.0, 0.0),
-    "memorized": (4, 1.0, 9.0),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +29,7 @@ class Toy:
 
     @classmethod
     def build(cls, seed: int, spread: float, gain: float) -> Toy:
-        logits = np.random.default_rng(seed).normal(size=(DIGITS, 10, 10)) * spread  # position, previous digit, digit
-        previous = 0
-        for position, digit in enumerate((3, 1, 4, 1, 5)):
-            logits[position, previous, digit] += gain
-            previous = digit
+        logits = digit_logits(seed, spread, gain)
         strings = np.indices((10,) * DIGITS).reshape(DIGITS, -1)
         proposals = []
         for exponent in TEMPERATURES:

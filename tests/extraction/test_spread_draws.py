@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
-from table_scorer import DigitScorer
+from table_scorer import DIGIT_MODELS as MODELS
+from table_scorer import DigitScorer, digit_logits
 from transformers import ByT5Tokenizer
 
 from hf_exposure import CanaryTemplate, Digits
@@ -29,13 +30,6 @@ from hf_exposure.extraction import (
 from hf_exposure.extraction.proposal import _by_bits, _Walk
 
 DIGITS, SPACE = 5, 10**5
-MODELS = {
-    # name: (seed, spread of the logits, logits added to the memorized path 31415)
-    "flat": (1, 0.5, 0.0),
-    "uneven": (2, 1.5, 0.0),
-    "peaked": (3, 3.0, 0.0),
-    "memorized": (4, 1.0, 9.0),
-}
 # After "." nothing is left to count but the text itself.
 ENDINGS = ["", "."]
 
@@ -53,12 +47,7 @@ class Setting(NamedTuple):
 
 
 def setting(model: str, ending: str) -> Setting:
-    seed, spread, gain = MODELS[model]
-    logits = np.random.default_rng(seed).normal(size=(DIGITS, 10, 10)) * spread
-    previous = 0
-    for position, digit in enumerate((3, 1, 4, 1, 5)):
-        logits[position, previous, digit] += gain
-        previous = digit
+    logits = digit_logits(*MODELS[model])
     bits = (np.logaddexp.reduce(logits, axis=2, keepdims=True) - logits) / np.log(2)
     strings = np.indices((10,) * DIGITS).reshape(DIGITS, -1)
     before = np.concatenate([np.zeros((1, SPACE), dtype=int), strings[:-1]])
