@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.extraction.canonicity import GraphPiece, prove_graph
 from hf_exposure.extraction.encoding_trie import not_prefix_free_error, same_tokens_error, shared_lead
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
+from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, State, Transitions
 from hf_exposure.extraction.tokenizer_reading import (
     TokenizerReading,
@@ -75,8 +77,14 @@ class CharacterAutomaton(OnePathPerText):
         """Proves that each encoding is a path, or raises `UnknownSplit`. `texts` are some texts of the template."""
         if encodes_one_by_one(encoder.tokenizer):
             check_one_by_one(self.template, encoder, self.prefix_text)
-            return
-        prove_graph(TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts), self._graph_pieces)
+            added = encoder.tokenizer.added_tokens_decoder
+        else:
+            reading = TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts)
+            prove_graph(reading, self._graph_pieces)
+            added = reading.added
+        # The prefix and a character need not begin any text, so that an added token may occur there alone.
+        if not added.keys().isdisjoint(chain.from_iterable(self._tokens_of.values())):
+            raise UnknownSplit("a character was encoded as a token that was added to the tokenizer")
 
     def _graph_pieces(self, position: Any) -> Iterator[GraphPiece]:
         is_literal = self._literal_after(position) is not None

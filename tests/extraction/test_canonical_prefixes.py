@@ -19,7 +19,7 @@ from token_models import BagOfTokens, entries_of
 from tokenizer_styles import FROM_THE_RIGHT, GPT2, LLAMA3, QWEN, tokenizer_in_style
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 from torch import nn
-from transformers import PreTrainedTokenizerFast
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
 from hf_exposure import CanaryTemplate, Choice, Digits, Letters, Pattern, Words, extract, rank_bounds
 from hf_exposure.errors import InputError
@@ -184,6 +184,25 @@ def test_a_token_added_inside_a_word_is_not_proven_away(normalized: bool) -> Non
     tokenizer.add_tokens([AddedToken("cab", normalized=normalized)])
     assert check_claims(template, tokenizer)[0] == "audited"
     check_pieces(template, tokenizer)
+
+
+@pytest.mark.parametrize("tokenizer", [byte_level([], None), ByT5Tokenizer()], ids=["fast", "slow"])
+def test_an_added_token_of_the_prefix_and_a_character_is_in_no_text(tokenizer: Any) -> None:
+    """The tokens of a character are those that it adds to the prefix, even if it follows it in no text."""
+    template = CanaryTemplate(" {w}{n}!", w=Words(2, words=["ab", "b'll"], separator=" "), n=Digits(1))
+    assert built_from_few(template, tokenizer).exactness == "proven"
+    tokenizer.add_tokens([AddedToken(" '")])
+    assert all(" '" not in text for text in texts_of(template))
+    assert "added to the tokenizer" in built_from_few(template, tokenizer).unproven
+    check_pieces(template, tokenizer)
+
+
+def built_from_few(template: CanaryTemplate, tokenizer: Any) -> Any:
+    """The automaton of characters, from a sample of three texts."""
+    encoder = Encoder.of(tokenizer)
+    few = SampledEncodings.among(texts_of(template)[:3], encoder, "audited")
+    automaton, _ = character_automaton(template, encoder, few)
+    return automaton
 
 
 @pytest.mark.parametrize(
