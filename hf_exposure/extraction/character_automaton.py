@@ -15,9 +15,8 @@ several tokens (the two bytes of "é") adds a state for each beginning of its to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from functools import lru_cache, partial
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -29,6 +28,7 @@ from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.split_pattern import UnknownSplit
 from hf_exposure.extraction.token_automaton import NO_TRANSITIONS, Exactness, OnePathPerText, State, Transitions
 from hf_exposure.extraction.tokenizer_reading import (
+    MOST_STEPS,
     TokenizerReading,
     check_one_by_one,
     encodes_one_by_one,
@@ -77,14 +77,29 @@ class CharacterAutomaton(OnePathPerText):
         """Proves that each encoding is a path, or raises `UnknownSplit`. `texts` are some texts of the template."""
         if encodes_one_by_one(encoder.tokenizer):
             check_one_by_one(self.template, encoder, self.prefix_text)
-            added = encoder.tokenizer.added_tokens_decoder
-        else:
-            reading = TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts)
-            prove_graph(reading, self._graph_pieces)
-            added = reading.added
-        # The prefix and a character need not begin any text, so that an added token may occur there alone.
-        if not added.keys().isdisjoint(chain.from_iterable(self._tokens_of.values())):
-            raise UnknownSplit("a character was encoded as a token that was added to the tokenizer")
+            self._check_added_tokens(encoder.tokenizer.added_tokens_decoder.keys())
+            return
+        reading = TokenizerReading(self.template, encoder, self.prefix_text, self.prefix, texts)
+        prove_graph(reading, self._graph_pieces)
+        self._check_added_tokens(reading.added.keys())
+
+    def _check_added_tokens(self, added: Set[int]) -> None:
+        """Raises `UnknownSplit` if a character was encoded as a token that was added to the tokenizer.
+
+        Characters are encoded after the prefix, and the two need not begin any text, so a token that is in no text may
+        be there.
+        """
+        seen = {position_after(self.template, self.template.start, self.prefix_text)}
+        open_positions = list(seen)
+        while open_positions:
+            for piece in self._graph_pieces(open_positions.pop()):
+                if piece.is_in_context and not added.isdisjoint(self._tokens_of[piece.text]):
+                    raise UnknownSplit("a character was encoded as a token that was added to the tokenizer")
+                if piece.after not in seen:
+                    seen.add(piece.after)
+                    open_positions.append(piece.after)
+            if len(seen) > MOST_STEPS:
+                raise UnknownSplit("the template has too many states")
 
     def _graph_pieces(self, position: Any) -> Iterator[GraphPiece]:
         is_literal = self._literal_after(position) is not None
