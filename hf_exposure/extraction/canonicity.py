@@ -68,9 +68,14 @@ class _Place:
 
 
 class _PieceCuts:
-    """The cuts of each piece into words, which must be the same wherever it occurs."""
+    """The cuts of each piece into words, which must be the same wherever it occurs.
+
+    Raises:
+        UnknownSplit: a character of the texts may have no entry.
+    """
 
     def __init__(self, reading: TokenizerReading) -> None:
+        reading.check_entries()
         self._reading, self._machine = reading, reading.machine
         self._cuts: dict[object, list[str]] = {}
 

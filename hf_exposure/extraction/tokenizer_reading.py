@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Mapping, Sequence
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Any
 
 from tokenizers import models
@@ -227,6 +228,34 @@ class TokenizerReading:
             return last + first not in self._entries
         return not self._joins_bytes  # because a character without an entry becomes bytes
 
+    def check_entries(self) -> None:
+        """Raises `UnknownSplit` if the model may lack an entry for a symbol of a text after the prefix.
+
+        Neighbors without entries may become one token, or none, depending on what is next to them.
+        """
+        model = self._backend.model
+        if not isinstance(model, (models.BPE, models.Unigram)):
+            return  # then each word is encoded alone, and is one unknown token
+        around = [
+            (before, after)
+            for before in ("", getattr(model, "continuing_subword_prefix", None) or "")
+            for after in ("", getattr(model, "end_of_word_suffix", None) or "")
+        ]
+        for character in _letters(self.template, self.prefix_text).union(self.section[-1:]):
+            steps = self.machine.step(self.machine.start, character)
+            for image, step in zip_longest(self.machine.map.images[character], steps):
+                if step is None or step.kind != "dropped":
+                    symbols = self.machine.rendered(image)
+                    forms = [before + symbol + after for symbol in symbols for before, after in around]
+                    if None in map(model.token_to_id, forms) and not self._becomes_bytes(symbols):
+                        raise UnknownSplit("a character has no entry")
+
+    def _becomes_bytes(self, symbols: str) -> bool:
+        """Whether symbols without entries become their bytes."""
+        entries = [f"<0x{byte:02X}>" for byte in symbols.encode()]
+        falls_back = json.loads(self._backend.to_str())["model"].get("byte_fallback")
+        return bool(falls_back) and None not in map(self._backend.model.token_to_id, entries)
+
     @property
     def root(self) -> Any:
         """The template's state after the prefix."""
@@ -343,9 +372,12 @@ def _check_class(tokenizer: Any) -> None:
             raise UnknownSplit(f"{kind.__name__} has its own encoding code")
 
 
-def _letters(template: CanaryTemplate) -> frozenset[str]:
-    parts = (set(part) if isinstance(part, str) else part[1].alphabet for part in template.segments)
-    return frozenset().union(*parts)
+def _letters(template: CanaryTemplate, after: str = "") -> frozenset[str]:
+    """The characters of the texts, behind the beginning `after` of the template's prefix."""
+    parts = list(template.segments)
+    if after:
+        parts[0] = str(parts[0]).removeprefix(after)
+    return frozenset().union(*(set(part) if isinstance(part, str) else part[1].alphabet for part in parts))
 
 
 def _failures(content: str) -> list[int]:

@@ -149,6 +149,23 @@ class SymbolTransducer:
             text, position = text + character, after
         return SymbolStep(text, SymbolState(position, self._class_of(text[-1]), ""))
 
+    def ending(self, state: SymbolState) -> str | None:
+        """The rest of the text that ends in a state, "" or characters that are dropped; None if none ends.
+
+        Raises:
+            InputError: several texts end, with the same symbols.
+        """
+        if state.read:
+            return None
+        endings = [""] if self.template.is_end(state.position) else []
+        for character, after in self.template.moves(state.position).items():
+            if not self._rendered(state.before, character):
+                rest = self.ending(SymbolState(after, self._class_of(character), ""))
+                endings += [] if rest is None else [character + rest]
+        if len(endings) > 1:
+            raise same_tokens_error(endings[0], endings[1])
+        return endings[0] if endings else None
+
     def count(self, state: SymbolState) -> int:
         """The number of texts that continue from a state."""
         if not state.read:
@@ -312,9 +329,9 @@ class VocabularyAutomaton:
         if state == _END:
             return NO_TRANSITIONS
         found: dict[int, tuple[str, SymbolState]] = {}
-        if not state.read and self.template.is_end(state.position):
+        if (rest := self._transducer.ending(state)) is not None:
             if self._encoder.ending:
-                found[self._encoder.ending[0]] = ("", _END)
+                found[self._encoder.ending[0]] = (rest, _END)
             elif self.template.moves(state.position):
                 raise not_prefix_free_error(self.template)
         open_nodes = [(self._entries.root, "", state)]

@@ -197,6 +197,79 @@ def test_an_added_token_of_the_prefix_and_a_character_is_in_no_text(tokenizer: A
     check_pieces(template, tokenizer)
 
 
+def with_unknowns(kind: str) -> PreTrainedTokenizerFast:
+    """A tokenizer of characters that has no entries for some of those in `WITH_UNKNOWNS`."""
+    entries = ["<unk>", *"eis! ", *(f"<0x{byte:02X}>" for byte in range(256) if "bytes" in kind)]
+    if kind == "BPE, half the bytes":
+        entries = entries[: len(entries) // 2]
+    if kind.startswith("Unigram"):
+        model = models.Unigram([(entry, -1.0) for entry in entries], unk_id=0, byte_fallback="bytes" in kind)
+    else:
+        vocabulary = {entry: number for number, entry in enumerate(entries)}
+        fuses = kind == "BPE, fusing"
+        model = models.BPE(
+            vocab=vocabulary, merges=[], unk_token="<unk>", fuse_unk=fuses, byte_fallback="bytes" in kind
+        )
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), clean_up_tokenization_spaces=False)
+
+
+WITH_UNKNOWNS = CanaryTemplate("is {a}{b}!", a=Choice(["e", "s", "日"]), b=Choice(["e", "s", "i", "本"]))
+
+
+@pytest.mark.parametrize(
+    "kind, exactness",
+    [
+        ("Unigram", "audited"),
+        ("BPE, fusing", "audited"),
+        ("BPE, half the bytes", "audited"),
+        ("Unigram, bytes", "proven"),
+        ("BPE, bytes", "proven"),
+    ],
+)
+def test_characters_without_entries_are_proven_only_as_bytes(kind: str, exactness: str) -> None:
+    """Two unknown neighbors may become one token."""
+    tokenizer = with_unknowns(kind)
+    assert built_from_few(WITH_UNKNOWNS, tokenizer).exactness == exactness
+    check_pieces(WITH_UNKNOWNS, tokenizer)
+
+
+def test_unknown_characters_may_be_in_the_prefix_and_in_what_is_dropped() -> None:
+    assert (
+        built_from_few(CanaryTemplate("日 {a}!", a=Letters(2, "es")), with_unknowns("Unigram")).exactness == "proven"
+    )
+    tokenizer = with_unknowns("Unigram")
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.CharDelimiterSplit("本")
+    assert built_from_few(CanaryTemplate("is {a}本!", a=Letters(2, "es")), tokenizer).exactness == "proven"
+
+
+def test_a_text_may_end_in_a_character_that_is_dropped_where_another_goes_on() -> None:
+    """Without the space, "7a " is a beginning of "7ab "; an end token distinguishes them."""
+    tokenizer = byte_level([("a", "b")], None)
+    splits = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    tokenizer.eos_token = "!"
+    encoder = Encoder.of(tokenizer, end_token=True)
+    template = CanaryTemplate("7{p} ", p=Pattern("[ab]{1,3}"))
+    with pytest.raises(InputError, match="begins another of its texts"):
+        vocabulary_automaton(template, Encoder.of(tokenizer), SampledEncodings.among(["7aba "], encoder, "audited"))
+    everything = SampledEncodings.among(texts_of(template), encoder, "proven")
+    automaton, missed = vocabulary_automaton(template, encoder, everything)
+    assert automaton is not None and missed is None
+    found = [follow_tokens(automaton, ids[len(automaton.prefix) :]) for ids in everything.ids]
+    assert found == texts_of(template)
+
+
+def test_two_texts_with_different_dropped_ends_are_alike() -> None:
+    tokenizer = byte_level([], None)
+    splits = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    tokenizer.eos_token = "!"
+    encoder = Encoder.of(tokenizer, end_token=True)
+    template = CanaryTemplate("7{p}", p=Choice(["a ", "a\n", "ab"]))
+    with pytest.raises(InputError, match=r"encodes two alike: one has '\\n' where the other has ' '"):
+        vocabulary_automaton(template, encoder, SampledEncodings.among(["7ab"], encoder, "audited"))
+
+
 def built_from_few(template: CanaryTemplate, tokenizer: Any) -> Any:
     """The automaton of characters, from a sample of three texts."""
     encoder = Encoder.of(tokenizer)
