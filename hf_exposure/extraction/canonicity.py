@@ -240,6 +240,22 @@ def prove_claims(reading: TokenizerReading, entries: Entries) -> Claims:
     return Claims(complete, "" if stay else _MOVES, stay)
 
 
+def ends_may_be_dropped(reading: TokenizerReading) -> bool:
+    """Whether a text may end in characters that leave no token, where another text goes on."""
+    machine, segments = reading.machine, reading.template.segments
+    spaces = [segment[1] for segment in segments if not isinstance(segment, str)]
+
+    def is_dropped(character: str) -> bool:
+        return all(step.kind == "dropped" for step in machine.step(machine.start, character))
+
+    if isinstance(segments[-1], str):
+        if not all(map(is_dropped, segments[-1])):
+            return False
+        if any(space.fixed_length is None for space in spaces):
+            return True
+    return any(map(is_dropped, spaces[-1].alphabet))
+
+
 def _merging(model: Mapping[str, Any]) -> models.BPE:
     """The merges alone, without the look-up of whole words."""
     split = (pair.split(" ", 1) if isinstance(pair, str) else pair for pair in model["merges"])

@@ -25,6 +25,7 @@ States are expanded on demand, so the size of the space does not matter.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -32,7 +33,13 @@ import numpy as np
 
 from hf_exposure.canaries import CanaryTemplate
 from hf_exposure.canaries.word_spaces import WordTrie
-from hf_exposure.extraction.canonicity import Claims, Entries, prove_claims, unbuildable_entries
+from hf_exposure.extraction.canonicity import (
+    Claims,
+    Entries,
+    ends_may_be_dropped,
+    prove_claims,
+    unbuildable_entries,
+)
 from hf_exposure.extraction.encoding_trie import not_prefix_free_error, same_tokens_error
 from hf_exposure.extraction.sampled_encodings import SampledEncodings
 from hf_exposure.extraction.split_pattern import UnknownSplit
@@ -257,7 +264,11 @@ class VocabularyAutomaton:
         before = self._encoder.tokenizer.convert_ids_to_tokens(list(self.prefix[-1:]))
         tokens = self.transitions(self.root).tokens_C.tolist()
         first = [surface_of[token] for token in tokens if token in surface_of]
-        return prove_claims(reading, Entries(model, self._token_of, self._transducer.symbols, "".join(before), first))
+        entries = Entries(model, self._token_of, self._transducer.symbols, "".join(before), first)
+        claims = prove_claims(reading, entries)
+        if claims.complete or self._encoder.ending or not ends_may_be_dropped(reading):
+            return claims
+        return replace(claims, complete="a text may end in characters that leave no token")
 
     def count(self, state: Any) -> int:
         return 1 if state == _END else self._transducer.count(state)

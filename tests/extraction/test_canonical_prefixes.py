@@ -259,6 +259,26 @@ def test_a_text_may_end_in_a_character_that_is_dropped_where_another_goes_on() -
     assert found == texts_of(template)
 
 
+@pytest.mark.parametrize(
+    "template, first, exactness",
+    [
+        (CanaryTemplate("7{p} ", p=Choice(["1", "a", "aba"])), "71 ", "audited"),  # "7a " begins "7aba "
+        (CanaryTemplate("7{p}{q} ", p=Choice(["1", "a", "aba"]), q=Digits(1)), "710 ", "audited"),
+        (CanaryTemplate("7{p}", p=Choice(["11", "a ", "ab"])), "711", "audited"),  # "7a " begins "7ab"
+        (CanaryTemplate("7{p} ", p=Letters(3, "a1")), "7111 ", "proven"),
+        (CanaryTemplate("7{p} !", p=Choice(["1", "a", "aba"])), "71 !", "proven"),
+        (CanaryTemplate("7{p}", p=Choice(["1", "aba"])), "71", "proven"),
+    ],
+)
+def test_ends_that_may_be_dropped_are_not_proven(template: CanaryTemplate, first: str, exactness: str) -> None:
+    tokenizer = byte_level([("a", "b")], None)
+    splits = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False, use_regex=False)]
+    tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(splits)
+    encoder = Encoder.of(tokenizer)
+    automaton, _ = vocabulary_automaton(template, encoder, SampledEncodings.among([first], encoder, "audited"))
+    assert automaton is not None and automaton.exactness == exactness
+
+
 def test_two_texts_with_different_dropped_ends_are_alike() -> None:
     tokenizer = byte_level([], None)
     splits = [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False, use_regex=False)]
