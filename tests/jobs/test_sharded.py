@@ -35,7 +35,7 @@ def test_fsdp2(tmp_path: Path) -> None:
     assert found[0]["doses"] == found[1]["doses"] == [4, 4, 4, 4, 0, 0, 0]
     check(found, tmp_path)
     for one in found:
-        assert one["critical"].startswith("model: must not be spread over processes")
+        assert one["critical"].startswith("model: must not be sharded over processes")
 
 
 def test_the_base_under_adapters_of_a_sharded_model(tmp_path: Path) -> None:
