@@ -268,8 +268,11 @@ class TokenizerReading:
         start = 0
         for token, (_, end) in zip(encoding.ids, encoding.offsets, strict=True):
             if token in self.added:
-                if self.added[token].rstrip or self.added[token].content not in fixed:
+                added = self.added[token]
+                if added.rstrip or added.content not in fixed:
                     raise UnknownSplit("a token of the context may include the text after it")
+                if added.single_word and end == len(fixed):
+                    raise UnknownSplit("a token of the context depends on the text after it")
                 start = max(start, end)
         return fixed[start:], start == 0
 
