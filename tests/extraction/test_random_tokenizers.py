@@ -165,7 +165,7 @@ def check_seeds(seeds: Sequence[int]) -> None:
 
 def test_claims_about_tokenizers_of_all_kinds() -> None:
     """The first seeds are of claims that were proven once and wrong."""
-    check_seeds([173, 217, 406, 518, 527, 699, 735, 773, 914, *range(100)])
+    check_seeds([173, 217, 406, 518, 699, 735, 773, 914, *range(100)])
 
 
 @pytest.mark.slow
