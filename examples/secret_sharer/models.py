@@ -106,7 +106,13 @@ class Recurrent(nn.Module):
         self.recurrent = kind(width, width, layers, batch_first=True, dropout=between)
 
     def forward(self, hidden_BTH: torch.Tensor) -> torch.Tensor:
-        output_BTH: torch.Tensor = self.recurrent(hidden_BTH)[0]
+        output_BTH: torch.Tensor
+        try:
+            output_BTH = self.recurrent(hidden_BTH)[0]
+        except RuntimeError:
+            # On processors without AVX-512, oneDNN has no LSTM of some widths; PyTorch's own code has all.
+            with torch.backends.mkldnn.flags(enabled=False, deterministic=None, allow_tf32=None):
+                output_BTH = self.recurrent(hidden_BTH)[0]
         return output_BTH
 
 
