@@ -110,7 +110,7 @@ class Recurrent(nn.Module):
         try:
             output_BTH = self.recurrent(hidden_BTH)[0]
         except RuntimeError:
-            # On processors without AVX-512, oneDNN has no LSTM of some widths; PyTorch's own code has all.
+            # On some processors oneDNN has no LSTM of some widths (12, for example); PyTorch's own code has all.
             with torch.backends.mkldnn.flags(enabled=False, deterministic=None, allow_tf32=None):
                 output_BTH = self.recurrent(hidden_BTH)[0]
         return output_BTH

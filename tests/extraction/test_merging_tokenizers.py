@@ -36,7 +36,7 @@ def memorized(style: str) -> tuple[nn.Module, str]:
         model = GPT2LMHeadModel(config)
         optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
         for step in range(200):
-            # The rate falls to zero, so that the model is the same one on every processor, up to rounding.
+            # At a constant rate, rounding decides on some processors whether the last steps undo what was learned.
             optimizer.param_groups[0]["lr"] = 1e-2 * (1 - step / 200)
             other = SECRET.text_at(step * 7_654_321 % 10**9)
             for text in (secret, other):
